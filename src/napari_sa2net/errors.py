@@ -1,0 +1,111 @@
+"""Every error a user can meet. Each message says what is wrong and what to do."""
+
+from __future__ import annotations
+
+
+class SA2NetError(Exception):
+    """Base of all errors of this package; ``str(error)`` is meant for the user."""
+
+
+class Cancelled(SA2NetError):
+    """The user cancelled the job; nothing was changed."""
+
+
+class SettingsError(SA2NetError, ValueError):
+    """A setting is out of its bounds or contradicts another."""
+
+
+# --- images ----------------------------------------------------------------------------
+
+
+class ImageError(SA2NetError, ValueError):
+    """The image cannot be segmented (text, complex numbers, all NaN, ...)."""
+
+
+class AxesError(ImageError):
+    """The axes string does not fit the array."""
+
+
+class ChannelError(ImageError):
+    """The chosen channels do not exist or do not fit the model."""
+
+
+class ImageFileError(SA2NetError):
+    """An image file is missing, unreadable or of an unknown format."""
+
+
+class OutputError(SA2NetError):
+    """A result cannot be written (folder missing, no permission, disk full)."""
+
+
+# --- models ----------------------------------------------------------------------------
+
+
+class ModelNotFoundError(SA2NetError, LookupError):
+    """No bundled or registered model and no file of that name."""
+
+
+class ModelExistsError(SA2NetError):
+    """A model of that name exists already, or a bundled model would be changed."""
+
+
+class CheckpointError(SA2NetError, ValueError):
+    """A model file cannot be used; the subclasses say why."""
+
+
+class CheckpointPathError(CheckpointError):
+    """The path is missing, a directory, or cannot be read."""
+
+
+class UnsafeCheckpointError(CheckpointError):
+    """The pickle holds more than tensors and plain values, so it could run code."""
+
+
+class CorruptCheckpointError(CheckpointError):
+    """The file is empty, truncated or damaged."""
+
+
+class ForeignCheckpointError(CheckpointError):
+    """A readable file, but not a SA2-Net: keys are missing or surplus."""
+
+
+class CheckpointShapeError(CheckpointError):
+    """The weights have shapes that no SA2-Net has."""
+
+
+class NonFiniteWeightsError(CheckpointError):
+    """The weights hold NaN or infinity."""
+
+
+class CardError(CheckpointError):
+    """The model card is missing, malformed or of a newer schema version."""
+
+
+# --- running ---------------------------------------------------------------------------
+
+
+class DeviceError(SA2NetError):
+    """The device that was asked for is not there."""
+
+
+class OutOfMemoryError(SA2NetError, MemoryError):
+    """Memory ran out even with the smallest tiles."""
+
+
+class EngineError(SA2NetError):
+    """The engine process could not start, died, or broke the protocol."""
+
+
+# --- training and scoring --------------------------------------------------------------
+
+
+class TrainingDataError(SA2NetError, ValueError):
+    """The training folder is incomplete or inconsistent."""
+
+
+class TrainingError(SA2NetError):
+    """Training could not go on (loss not finite, checkpoint of another run, ...)."""
+
+
+class EvaluationError(SA2NetError, ValueError):
+    """Predictions and truth cannot be compared (missing file, different shapes)."""

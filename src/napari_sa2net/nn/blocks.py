@@ -1,0 +1,190 @@
+"""Building blocks of SA2-Net.
+
+Attribute names are those of the published code's state dicts, so that published
+checkpoints load by name. Source of every block: Fiaz et al., BMVC 2023 (arXiv 2309.16661)
+and its published code.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from napari_sa2net.nn.focal import FocalExponent
+
+
+class ConvBatchNorm(nn.Module):
+    """Conv3 + BatchNorm + ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(self.conv(x)))
+
+
+def double_conv(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Two times Conv3 + BatchNorm + ReLU."""
+    return nn.Sequential(
+        ConvBatchNorm(in_channels, out_channels), ConvBatchNorm(out_channels, out_channels)
+    )
+
+
+class DownBlock(nn.Module):
+    """Encoder stage: MaxPool 2, then two convolutions."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.nConvs = double_conv(in_channels, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.nConvs(F.max_pool2d(x, 2))
+
+
+class ChannelLayerNorm(nn.Module):
+    """LayerNorm over the channel axis at each pixel (biased variance, eps 1e-6)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Channels last is a view for channels_last tensors, and layer_norm is fused there.
+        y = F.layer_norm(
+            x.permute(0, 2, 3, 1), (x.shape[1],), self.weight, self.bias, eps=1e-6
+        )
+        return y.permute(0, 3, 1, 2)
+
+
+def depthwise(channels: int, kernel: int) -> nn.Conv2d:
+    """Depthwise k×k convolution."""
+    return nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
+
+
+class LocalScaleAttention(nn.Module):
+    """LSA: one scale's features gated by what two receptive fields agree on.
+
+    The gates are σ(ReLU(·)), so they lie in [0.5, 1).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.project_in = nn.Conv2d(channels, 4 * channels, 1)
+        self.dwconv3x3 = depthwise(4 * channels, 3)
+        self.dwconv5x5 = depthwise(4 * channels, 5)
+        self.project_out = nn.Conv2d(4 * channels, channels, 1)
+        self.gate = nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.project_in(x)
+        value = F.relu(self.dwconv3x3(x))
+        # The published code gates two halves apart and concatenates: the same product.
+        return self.project_out(value * self.gate(F.relu(self.dwconv5x5(x))))
+
+
+class Mlp(nn.Module):
+    """Pixel-wise MLP with a depthwise positional term and a residual."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = ChannelLayerNorm(channels)
+        self.fc1 = nn.Conv2d(channels, 4 * channels, 1)
+        self.pos = depthwise(channels, 3)
+        self.fc2 = nn.Conv2d(4 * channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = self.norm(x)
+        n = n + F.gelu(self.pos(n))
+        return self.fc2(F.gelu(self.fc1(n))) + x
+
+
+class ScaleAwareAttention(nn.Module):
+    """SA2: local attention per scale, then scale gates and a global query over all four.
+
+    Parameters
+    ----------
+    channels : int
+        Base channels C. The four inputs have C channels each; output i has
+        (C, 2C, 4C, 8C)[i] channels at its input's resolution.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        for i, width in enumerate((1, 2, 4, 8), start=1):
+            self.add_module(f"gcn{i}", LocalScaleAttention(channels))
+            self.add_module(f"mlp{i}", Mlp(channels))
+            self.add_module(f"conv{i}", nn.Conv2d(channels, width * channels, 3, padding=1))
+        self.bn = nn.BatchNorm2d(4 * channels)
+        self.conv = nn.Conv2d(4 * channels, channels + 4, 3, padding=1)
+        self.qconv = depthwise(channels, 5)
+        # Identities: places where attention can be watched (or changed) by a hook.
+        self.scale_gates = nn.Identity()
+        self.global_query = nn.Identity()
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        grid = features[2].shape[-2:]
+        local = [
+            self.get_submodule(f"gcn{i}")(resize(f, grid))
+            for i, f in enumerate(features, start=1)
+        ]
+        y = F.gelu(self.conv(self.bn(torch.cat(local, dim=1))))
+        gates = self.scale_gates(y[:, self.channels :])
+        query = self.global_query(F.gelu(self.qconv(y[:, : self.channels])))
+        out = []
+        for i, (f, loc) in enumerate(zip(features, local, strict=True), start=1):
+            e = resize(loc * gates[:, i - 1 : i] * query, f.shape[-2:]) + f
+            out.append(self.get_submodule(f"conv{i}")(self.get_submodule(f"mlp{i}")(e)))
+        return out
+
+
+class AttentionGate(nn.Module):
+    """The gate of adaptive up-attention: ψ = σ(BN(Conv1(GELU[g, s]))), one channel."""
+
+    def __init__(self, channels: int, gamma: float = 1.0, learnable_gamma: bool = False) -> None:
+        super().__init__()
+        self.dwconv = nn.Sequential(
+            ChannelLayerNorm(channels),
+            nn.Conv2d(channels, channels, 1),
+            nn.GELU(),
+            depthwise(channels, 11),
+        )
+        self.conv = nn.Sequential(depthwise(channels, 5))
+        self.psi = nn.Sequential(nn.Conv2d(2 * channels, 1, 1), nn.BatchNorm2d(1), nn.Sigmoid())
+        self.focal = FocalExponent(gamma, learnable_gamma)
+        self.proj = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
+        up = F.interpolate(deep, scale_factor=2, mode="nearest")
+        s = self.conv(skip)
+        psi = self.focal(self.psi(F.gelu(torch.cat([self.dwconv(up), s], dim=1))))
+        return self.proj(psi * s) + skip
+
+
+class UpBlock(nn.Module):
+    """Decoder stage: adaptive up-attention (AuA), then two convolutions."""
+
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int,
+        gamma: float = 1.0,
+        learnable_gamma: bool = False,
+    ) -> None:
+        super().__init__()
+        self.AG = AttentionGate(channels, gamma, learnable_gamma)
+        self.nConvs = double_conv(channels, out_channels)
+
+    def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
+        return self.nConvs(self.AG(deep, skip))
+
+
+def resize(x: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
+    """Bilinear resize to (h, w), align_corners=False; the tensor itself if it fits."""
+    if x.shape[-2:] == tuple(size):
+        return x
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
