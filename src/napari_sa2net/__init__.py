@@ -1,0 +1,39 @@
+"""Cell and nucleus segmentation with SA2-Net, in napari, from Python and from the shell.
+
+>>> import napari_sa2net as sa2net
+>>> model = sa2net.load_model("nuclei")
+>>> result = sa2net.segment(image, model=model)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from napari_sa2net.inference.api import attention, segment
+    from napari_sa2net.metrics import evaluate
+    from napari_sa2net.models.model import load_model
+
+# Loaded on first use (PEP 562): napari imports this package for its manifest, and torch must
+# not come along.
+_LAZY = {
+    "attention": "napari_sa2net.inference.api",
+    "evaluate": "napari_sa2net.metrics",
+    "load_model": "napari_sa2net.models.model",
+    "segment": "napari_sa2net.inference.api",
+}
+
+__all__ = ["__version__", "attention", "evaluate", "load_model", "segment"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
