@@ -1,0 +1,1 @@
+"""Session state, requests and controllers; no Qt, no napari, no torch."""
