@@ -1,0 +1,307 @@
+"""The object table: one row per label, computed plane by plane from sums over pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from napari_sa2net.errors import SettingsError
+
+#: Width (px) of the rim outside an object that its confidence looks at.
+RIM = 2
+
+_COLUMNS: dict[str, str] = {
+    "area_px": "int64",
+    "area_um2": "float64",
+    "diameter_px": "float64",
+    "eccentricity": "float64",
+    "mean_intensity": "float64",
+    "confidence": "float64",
+    "touches_border": "bool",
+    "centroid_y": "float64",
+    "centroid_x": "float64",
+}
+
+
+def object_table(
+    labels: Any,
+    probability_fg: Any = None,
+    image: Any = None,
+    pixel_size_um: float | Sequence[float] | None = None,
+    stack_axes: str = "",
+) -> pd.DataFrame:
+    """Measure every labelled object.
+
+    Parameters
+    ----------
+    labels : integer array, shape (\\*stack, H, W)
+        0 is background. Numpy, dask or zarr; one plane at a time is read. Labels are
+        unique over the stack, or linked across planes; gaps in the numbering are fine.
+    probability_fg : float array of the same shape, optional
+        Foreground probability; without it the confidence is NaN.
+    image : array, shape of labels or with one more, last axis of channels, optional
+        Raw intensities; channels are averaged. Without it mean_intensity is NaN.
+    pixel_size_um : float or (y, x) pair, optional
+        Micrometres per pixel; without it area_um2 is NaN.
+    stack_axes : str
+        One letter per stack axis, such as "TZ".
+
+    Returns
+    -------
+    DataFrame, one row per label in ascending order, with the columns
+
+    label : int64
+    t, z, ... : int64
+        For stacks: plane where the object appears first, one column per stack axis.
+    planes : int64
+        For stacks: number of planes with the object.
+    area_px : int64
+        Pixels with this label, over all its planes.
+    area_um2 : float64
+        area_px in µm²; NaN when the pixel size is unknown.
+    diameter_px : float64
+        Diameter of the circle with the mean area per plane.
+    eccentricity : float64
+        0 for a circle, towards 1 for a line, from second moments; over planes weighted by
+        area.
+    mean_intensity : float64
+        Mean of the finite pixels of the raw image.
+    confidence : float64
+        Expected overlap of the object with the truth when each pixel is cell with its
+        probability: sum of the probability inside, over the area plus the probability in
+        the unlabelled rim of 2 px around it. In [0, 1]; low for faint objects and for
+        blurred outlines. It does not know of wrong cuts between touching cells.
+    touches_border : bool
+    centroid_y, centroid_x : float64
+        In pixels, 0 is the centre of the first one; over planes the mean.
+
+    An image without objects gives an empty table with the same columns and dtypes.
+
+    Raises
+    ------
+    SettingsError
+        If shapes, dtypes or axes do not fit.
+    """
+    labels = (
+        labels if hasattr(labels, "shape") and hasattr(labels, "dtype") else np.asarray(labels)
+    )
+    shape = tuple(labels.shape)
+    _check(labels, shape, probability_fg, image, stack_axes)
+    size_y, size_x = _pixel_size(pixel_size_um)
+
+    parts = []
+    for index in np.ndindex(*shape[:-2]):
+        plane = np.asarray(labels[index])
+        probability = None if probability_fg is None else np.asarray(probability_fg[index])
+        intensity = None if image is None else np.asarray(image[index])
+        sums = _plane_sums(plane, probability, intensity)
+        if sums is not None:
+            for axis, at in zip(stack_axes.lower(), index, strict=True):
+                sums[axis] = at
+            parts.append(pd.DataFrame(sums))
+    if not parts:
+        return empty_table(stack_axes)
+    table = _combine(parts, stack_axes.lower())
+    table["area_um2"] = table["area_px"] * (size_y * size_x)
+    columns = _dtypes(stack_axes)
+    return table[list(columns)].astype(columns)
+
+
+def empty_table(stack_axes: str = "") -> pd.DataFrame:
+    """A table without rows, with the columns and dtypes of :func:`object_table`."""
+    columns = _dtypes(stack_axes)
+    return pd.DataFrame({name: np.empty(0, dtype) for name, dtype in columns.items()})
+
+
+def concat_tables(tables: Sequence[pd.DataFrame], stack_axes: str = "") -> pd.DataFrame:
+    """Put tables of several planes under each other, keeping dtypes when some are empty."""
+    columns = _dtypes(stack_axes)
+    filled = [table for table in tables if len(table)]
+    if not filled:
+        return empty_table(stack_axes)
+    return pd.concat(filled, ignore_index=True)[list(columns)].astype(columns)
+
+
+def offset_labels(labels: NDArray[np.integer[Any]], offset: int) -> NDArray[np.int32]:
+    """Add ``offset`` to every object, so that labels stay unique over a stack (int32).
+
+    Raises
+    ------
+    SettingsError
+        If a label would pass the int32 range.
+    """
+    labels = np.asarray(labels)
+    if labels.size and int(labels.max()) + offset > np.iinfo(np.int32).max:
+        raise SettingsError(
+            "The stack has more objects than labels can number (2147483647): raise the "
+            "smallest size, or segment fewer planes at once."
+        )
+    return np.where(labels > 0, labels + offset, 0).astype(np.int32)
+
+
+# --- one plane -------------------------------------------------------------------------
+
+
+def _plane_sums(
+    labels: NDArray[Any], probability: NDArray[Any] | None, image: NDArray[Any] | None
+) -> dict[str, Any] | None:
+    """Sums per object of one plane, as columns; None without objects."""
+    height, width = labels.shape
+    rows, cols = np.nonzero(labels)
+    if rows.size == 0:
+        return None
+    values, number = _compact(labels[rows, cols])
+    n = values.size
+
+    def total(weights: NDArray[Any]) -> NDArray[np.float64]:
+        return np.bincount(number, weights=weights, minlength=n)
+
+    area = np.bincount(number, minlength=n)
+    centre_y, centre_x = total(rows) / area, total(cols) / area
+    dy, dx = rows - centre_y[number], cols - centre_x[number]
+    sums: dict[str, Any] = {
+        "label": values.astype(np.int64),
+        "area_px": area,
+        "sum_y": centre_y * area,
+        "sum_x": centre_x * area,
+        "weighted_eccentricity": area
+        * _eccentricity(total(dy * dy) / area, total(dx * dx) / area, total(dy * dx) / area),
+        "inside": np.nan,
+        "union": np.nan,
+        "intensity": 0.0,
+        "finite": 0,
+    }
+    edge = (rows == 0) | (rows == height - 1) | (cols == 0) | (cols == width - 1)
+    sums["touches_border"] = np.bincount(number[edge], minlength=n) > 0
+    if probability is not None:
+        inside = np.nan_to_num(probability[rows, cols].astype(np.float64)).clip(0, 1)
+        sums["inside"] = total(inside)
+        sums["union"] = area + _rim_sums(labels, probability, values)
+    if image is not None:
+        pixels = image[rows, cols].astype(np.float64)
+        if pixels.ndim == 2:
+            pixels = pixels.mean(axis=1)
+        finite = np.isfinite(pixels)
+        sums["intensity"] = total(np.where(finite, pixels, 0))
+        sums["finite"] = np.bincount(number[finite], minlength=n)
+    return sums
+
+
+def _compact(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Distinct values and the number of each element's value, like np.unique but faster.
+
+    Labels of a plane are mostly a dense range, where counting beats sorting.
+    """
+    low, high = int(values.min()), int(values.max())
+    if high - low > 4 * values.size + 1_000_000:
+        distinct, number = np.unique(values, return_inverse=True)
+        return distinct, number.astype(np.int64)
+    shifted = (values - values.dtype.type(low)).astype(np.int64)
+    present = np.zeros(high - low + 1, bool)
+    present[shifted] = True
+    distinct = np.flatnonzero(present)
+    position = np.cumsum(present) - 1
+    return (distinct + low).astype(values.dtype), position[shifted]
+
+
+def _eccentricity(
+    yy: NDArray[np.float64], xx: NDArray[np.float64], yx: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Eccentricity of the ellipse with these second central moments."""
+    mean = (yy + xx) / 2
+    spread = np.sqrt(((yy - xx) / 2) ** 2 + yx**2)
+    major, minor = mean + spread, np.maximum(mean - spread, 0)
+    ratio = np.divide(minor, major, out=np.ones_like(major), where=major > 0)
+    return np.sqrt(np.maximum(1 - ratio, 0))
+
+
+def _rim_sums(
+    labels: NDArray[Any], probability: NDArray[Any], values: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Probability in the unlabelled rim around each object; of two, the higher label's."""
+    square = (2 * RIM + 1, 2 * RIM + 1)
+    grown = ndimage.maximum_filter(labels, size=square, mode="nearest")
+    rows, cols = np.nonzero((labels == 0) & (grown > 0))
+    owner = np.searchsorted(values, grown[rows, cols])
+    outside = np.nan_to_num(probability[rows, cols].astype(np.float64)).clip(0, 1)
+    return np.bincount(owner, weights=outside, minlength=values.size)
+
+
+# --- several planes --------------------------------------------------------------------
+
+
+def _combine(parts: list[pd.DataFrame], axes: str) -> pd.DataFrame:
+    """Join the sums of all planes and turn them into measurements."""
+    rows = pd.concat(parts, ignore_index=True)
+    rows["planes"] = 1
+    how = dict.fromkeys(axes, "first") | dict.fromkeys(
+        ("planes", "area_px", "sum_y", "sum_x", "weighted_eccentricity", "intensity", "finite"),
+        "sum",
+    )
+    if len(parts) > 1:
+        grouped = rows.groupby("label", sort=True)
+        table = grouped.agg({**how, "touches_border": "any"})
+        # min_count: NaN stays NaN where there was no probability
+        table[["inside", "union"]] = grouped[["inside", "union"]].sum(min_count=1)
+        table = table.reset_index()
+    else:
+        table = rows
+    area = table["area_px"]
+    table["diameter_px"] = np.sqrt(4 / np.pi * area / table["planes"])
+    table["eccentricity"] = table["weighted_eccentricity"] / area
+    with np.errstate(invalid="ignore"):
+        table["mean_intensity"] = table["intensity"] / table["finite"]
+    table["confidence"] = table["inside"] / table["union"]
+    table["centroid_y"] = table["sum_y"] / area
+    table["centroid_x"] = table["sum_x"] / area
+    return table
+
+
+def _dtypes(stack_axes: str) -> dict[str, str]:
+    stack = dict.fromkeys(stack_axes.lower(), "int64")
+    if stack:
+        stack["planes"] = "int64"
+    return {"label": "int64", **stack, **_COLUMNS}
+
+
+def _pixel_size(pixel_size_um: float | Sequence[float] | None) -> tuple[float, float]:
+    if pixel_size_um is None:
+        return np.nan, np.nan
+    sizes = np.atleast_1d(np.asarray(pixel_size_um, np.float64))
+    if sizes.size not in (1, 2) or not (np.isfinite(sizes).all() and (sizes > 0).all()):
+        raise SettingsError(
+            "The pixel size must be one positive number or a (y, x) pair in micrometres, "
+            f"not {pixel_size_um!r}."
+        )
+    return float(sizes[0]), float(sizes[-1])
+
+
+def _check(
+    labels: Any, shape: tuple[int, ...], probability: Any, image: Any, axes: str
+) -> None:
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise SettingsError(f"Labels must be whole numbers, not {labels.dtype}.")
+    if len(shape) != len(axes) + 2:
+        raise SettingsError(
+            f"Labels of shape {shape} do not fit the stack axes {axes!r}: {len(axes) + 2} "
+            "dimensions are expected, one per stack axis and Y, X."
+        )
+    for name, array in _named(probability, image):
+        extra = len(array.shape) - len(shape) if name == "image" else 0
+        if tuple(array.shape[: len(shape)]) != shape or extra not in (0, 1):
+            raise SettingsError(
+                f"The {name} has shape {tuple(array.shape)}, the labels {shape}: measure on "
+                "the image that was segmented."
+            )
+
+
+def _named(probability: Any, image: Any) -> Iterator[tuple[str, Any]]:
+    if probability is not None:
+        yield "probability", probability
+    if image is not None:
+        yield "image", image
