@@ -1,0 +1,293 @@
+"""Scores of labelled objects against the truth.
+
+An image is scored once into counts (:func:`score_image`); counts of any group of images are
+pooled (:func:`pool`), so that an image with many objects weighs as much as its objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import maximum_bipartite_matching
+
+from napari_sa2net.errors import EvaluationError
+
+#: IoU thresholds of mean_ap.
+THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
+#: Keys of the scores, in the order of tables.
+SCORES = ("ap50", "ap75", "mean_ap", "f1", "pq", "aji", "dice", "iou")
+
+
+@dataclass(frozen=True)
+class MatchCounts:
+    """Objects matched one to one at one IoU threshold; counts add up over images."""
+
+    tp: int = 0
+    fp: int = 0
+    fn: int = 0
+
+    def __add__(self, other: MatchCounts) -> MatchCounts:
+        return MatchCounts(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn)
+
+    @property
+    def ap(self) -> float:
+        """TP / (TP + FP + FN); 1 where there is nothing to find and nothing was found."""
+        return _ratio(self.tp, self.tp + self.fp + self.fn)
+
+    @property
+    def f1(self) -> float:
+        """2 TP / (2 TP + FP + FN); 1 where there is nothing on either side."""
+        return _ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """What one image adds to pooled scores.
+
+    Attributes
+    ----------
+    matches : tuple of MatchCounts
+        One per threshold of THRESHOLDS.
+    matched_iou : float
+        Sum of the IoU of the pairs matched at 0.5 (for PQ).
+    aji_intersection, aji_union : int
+        Pixels, summed as in the aggregated Jaccard index.
+    dice, iou : float
+        Of the foregrounds; 1 for two empty images.
+    """
+
+    matches: tuple[MatchCounts, ...]
+    matched_iou: float
+    aji_intersection: int
+    aji_union: int
+    dice: float
+    iou: float
+
+    @property
+    def n_predicted(self) -> int:
+        """Number of predicted objects."""
+        return self.matches[0].tp + self.matches[0].fp
+
+    @property
+    def n_truth(self) -> int:
+        """Number of true objects."""
+        return self.matches[0].tp + self.matches[0].fn
+
+
+def evaluate(labels: Any, truth: Any) -> dict[str, float]:
+    """Score labels against the truth.
+
+    Parameters
+    ----------
+    labels, truth : integer array, or lists of as many arrays
+        Pairs of the same shape; 0 is background, labels need not be consecutive. A boolean
+        mask is one object.
+
+    Returns
+    -------
+    dict with
+
+    ap50, ap75, mean_ap : float
+        TP / (TP + FP + FN) with one-to-one matching at IoU >= 0.5, at 0.75, and the mean
+        over 0.50, 0.55 ... 0.90. Counts are summed over all images before dividing.
+    f1, pq : float
+        F1 and panoptic quality at IoU 0.5, pooled in the same way.
+    aji : float
+        Aggregated Jaccard index, pooled.
+    dice, iou : float
+        Of the foreground, mean over the images.
+
+    Two empty images score 1 everywhere.
+
+    Raises
+    ------
+    EvaluationError
+        If shapes or list lengths differ, or labels are not whole numbers >= 0.
+    """
+    several = isinstance(labels, (list, tuple)), isinstance(truth, (list, tuple))
+    if several[0] != several[1]:
+        raise EvaluationError(
+            "Give two arrays or two lists of arrays, not a list on one side alone."
+        )
+    if not several[0]:
+        return pool([score_image(labels, truth)])
+    predictions, truths = list(labels), list(truth)
+    if len(predictions) != len(truths):
+        raise EvaluationError(
+            f"{len(predictions)} predictions cannot be compared with {len(truths)} true "
+            "images: give one prediction for each, in the same order."
+        )
+    return pool([score_image(p, t) for p, t in zip(predictions, truths, strict=True)])
+
+
+def pool(scores: Iterable[ImageScore]) -> dict[str, float]:
+    """Pool image scores into the dict of :func:`evaluate`.
+
+    Raises
+    ------
+    EvaluationError
+        If there is no image.
+    """
+    scores = list(scores)
+    if not scores:
+        raise EvaluationError("There is no image to score.")
+    counts = [
+        sum((score.matches[i] for score in scores), MatchCounts())
+        for i in range(len(THRESHOLDS))
+    ]
+    half = counts[THRESHOLDS.index(0.5)]
+    return {
+        "ap50": half.ap,
+        "ap75": counts[THRESHOLDS.index(0.75)].ap,
+        "mean_ap": float(np.mean([count.ap for count in counts])),
+        "f1": half.f1,
+        "pq": _ratio(
+            sum(score.matched_iou for score in scores), half.tp + (half.fp + half.fn) / 2
+        ),
+        "aji": _ratio(
+            sum(score.aji_intersection for score in scores),
+            sum(score.aji_union for score in scores),
+        ),
+        "dice": float(np.mean([score.dice for score in scores])),
+        "iou": float(np.mean([score.iou for score in scores])),
+    }
+
+
+def score_image(labels: ArrayLike, truth: ArrayLike) -> ImageScore:
+    """Score one image; arguments and errors as for :func:`evaluate`."""
+    predicted, true = _checked(labels, "The labels"), _checked(truth, "The truth")
+    if predicted.shape != true.shape:
+        raise EvaluationError(
+            f"The labels have shape {predicted.shape} and the truth {true.shape}: compare "
+            "labels of the same image at the same size."
+        )
+    p, n_p = _numbered(predicted)
+    t, n_t = _numbered(true)
+    # Overlaps of all pairs that share a pixel, background included as number 0.
+    pair, shared = _counts(p * (n_t + 1) + t, (n_p + 1) * (n_t + 1))
+    p_of, t_of = pair // (n_t + 1), pair % (n_t + 1)
+    size_p = np.bincount(p_of, weights=shared, minlength=n_p + 1).astype(np.int64)
+    size_t = np.bincount(t_of, weights=shared, minlength=n_t + 1).astype(np.int64)
+    objects = (p_of > 0) & (t_of > 0)
+    p_of, t_of, shared = p_of[objects] - 1, t_of[objects] - 1, shared[objects]
+    size_p, size_t = size_p[1:], size_t[1:]
+    union = size_p[p_of] + size_t[t_of] - shared
+    iou = shared / union
+
+    matches = []
+    matched_iou = 0.0
+    for threshold in THRESHOLDS:
+        chosen = _one_to_one(p_of, t_of, iou >= threshold, n_p, n_t)
+        if threshold == 0.5:
+            matched_iou = float(iou[chosen].sum())
+        tp = chosen.size
+        matches.append(MatchCounts(tp, n_p - tp, n_t - tp))
+
+    common = int(shared.sum())
+    either = int(size_p.sum() + size_t.sum()) - common
+    return ImageScore(
+        tuple(matches),
+        matched_iou,
+        *_aji_sums(p_of, t_of, shared, union, size_p, size_t),
+        dice=_ratio(2 * common, either + common),
+        iou=_ratio(common, either),
+    )
+
+
+def _one_to_one(
+    p_of: NDArray[np.int64],
+    t_of: NDArray[np.int64],
+    fits: NDArray[np.bool_],
+    n_p: int,
+    n_t: int,
+) -> NDArray[np.int64]:
+    """Positions of the pairs of a largest one-to-one matching among those that fit.
+
+    Above an IoU of 0.5 an object fits at most one other. At exactly 0.5 it may fit two (the
+    halves of one cell): only then is there something to choose.
+    """
+    at = np.flatnonzero(fits)
+    if np.unique(p_of[at]).size == at.size and np.unique(t_of[at]).size == at.size:
+        return at
+    graph = coo_array((np.ones(at.size), (p_of[at], t_of[at])), shape=(n_p, n_t)).tocsr()
+    partner = maximum_bipartite_matching(graph, perm_type="column")
+    return at[partner[p_of[at]] == t_of[at]]
+
+
+def _aji_sums(
+    p_of: NDArray[np.int64],
+    t_of: NDArray[np.int64],
+    shared: NDArray[np.int64],
+    union: NDArray[np.int64],
+    size_p: NDArray[np.int64],
+    size_t: NDArray[np.int64],
+) -> tuple[int, int]:
+    """Aggregated intersection and union after Kumar et al., IEEE TMI 2017.
+
+    Every true object takes the prediction of highest IoU (of equal ones the lowest label),
+    which may be taken twice; predictions that none took count in the union.
+    """
+    order = np.lexsort((p_of, -(shared / union), t_of))
+    true, start = np.unique(t_of[order], return_index=True)
+    best = order[start]
+    missed = np.ones(size_t.size, bool)
+    missed[true] = False
+    unused = np.ones(size_p.size, bool)
+    unused[p_of[best]] = False
+    return (
+        int(shared[best].sum()),
+        int(union[best].sum() + size_t[missed].sum() + size_p[unused].sum()),
+    )
+
+
+def _checked(labels: ArrayLike, name: str) -> NDArray[Any]:
+    try:
+        array = np.asarray(labels)
+    except ValueError as error:  # ragged
+        raise EvaluationError(f"{name} are not an array of numbers: {error}") from error
+    if not (np.issubdtype(array.dtype, np.integer) or array.dtype == np.bool_):
+        raise EvaluationError(
+            f"{name} must be whole numbers, one per object, not {array.dtype}: convert them "
+            "with labels.astype(int) if they are."
+        )
+    if array.ndim < 2:
+        raise EvaluationError(f"{name} must have at least the axes Y and X, not {array.ndim}.")
+    if array.dtype.kind == "i" and array.size and array.min() < 0:
+        raise EvaluationError(f"{name} must not be negative; 0 is background.")
+    return array
+
+
+def _numbered(labels: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
+    """Flat labels renumbered 0..n, with n."""
+    line = labels.ravel()
+    if line.size == 0:
+        return line.astype(np.int64), 0
+    high = int(line.max())
+    if high > 4 * line.size + 1_000_000:  # counting would take more room than sorting
+        distinct, number = np.unique(np.append(line, 0), return_inverse=True)
+        return number[:-1].astype(np.int64), distinct.size - 1
+    line = line.astype(np.int64)
+    present = np.zeros(high + 1, bool)
+    present[line] = True
+    present[0] = True
+    return (np.cumsum(present) - 1)[line], int(present.sum()) - 1
+
+
+def _counts(values: NDArray[np.int64], n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Distinct values below n with their counts, by counting where n is small."""
+    if n > 4 * values.size + 1_000_000:
+        distinct, counts = np.unique(values, return_counts=True)
+        return distinct, counts
+    counts = np.bincount(values, minlength=1)
+    distinct = np.flatnonzero(counts)
+    return distinct, counts[distinct]
+
+
+def _ratio(part: float, whole: float) -> float:
+    """Part of the whole; 1 where the whole is nothing."""
+    return float(part / whole) if whole else 1.0
