@@ -73,12 +73,20 @@ class CheckpointShapeError(CheckpointError):
     """The weights have shapes that no SA2-Net has."""
 
 
+class CheckpointDtypeError(CheckpointError):
+    """The weights are integers, complex, sparse or quantised."""
+
+
 class NonFiniteWeightsError(CheckpointError):
     """The weights hold NaN or infinity."""
 
 
 class CardError(CheckpointError):
     """The model card is missing, malformed or of a newer schema version."""
+
+
+class DownloadError(SA2NetError):
+    """A model could not be downloaded, or is not the file that was promised."""
 
 
 # --- running ---------------------------------------------------------------------------
@@ -94,6 +102,10 @@ class OutOfMemoryError(SA2NetError, MemoryError):
 
 class EngineError(SA2NetError):
     """The engine process could not start, died, or broke the protocol."""
+
+
+class NotKeptError(EngineError):
+    """The engine no longer keeps the probabilities of that result."""
 
 
 # --- training and scoring --------------------------------------------------------------

@@ -1,0 +1,72 @@
+"""Writing files so that a reader sees the old one or the whole new one, never a part."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from napari_sa2net.errors import OutputError
+
+#: Unfinished files start with this; a folder's readers skip them.
+TEMPORARY_PREFIX = ".part-"
+
+
+def write_atomically(
+    path: str | os.PathLike[str], content: bytes | Callable[[BinaryIO], None]
+) -> Path:
+    """Write a file beside its place, flush it to disk, and rename it over.
+
+    Parameters
+    ----------
+    path : path
+        An existing file is replaced; its folder is made if need be.
+    content : bytes, or a callable that writes to the open file
+
+    Returns
+    -------
+    The path.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written; an existing one is then as it was.
+    """
+    path = Path(path).expanduser()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
+    except (OSError, ValueError) as error:
+        raise _cannot_write(path, error) from error
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _cannot_write(path: Path, error: Exception) -> OutputError:
+    return OutputError(
+        f"{str(path)!r} cannot be written ({error}). "
+        "Check that the folder may be written to and that the disk is not full."
+    )
+
+
+def _umask() -> int:
+    # There is no way to ask for it without setting it.
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,197 @@
+"""Model files: ours (safetensors with a card) and what both published scripts save."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from io import BufferedReader
+from pathlib import Path
+from typing import Literal
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from napari_sa2net.config import NetworkConfig
+from napari_sa2net.errors import CardError, CorruptCheckpointError, NonFiniteWeightsError
+from napari_sa2net.files import write_atomically
+from napari_sa2net.models.card import (
+    CARD_KEY,
+    ModelCard,
+    card_of_header,
+    is_safetensors,
+    open_checked,
+    read_card,
+    read_header,
+)
+from napari_sa2net.models.importers import published_card, read_published
+from napari_sa2net.models.model import Model
+from napari_sa2net.models.weights import build_network
+from napari_sa2net.nn import SA2Net
+
+__all__ = ["load_checkpoint", "open_model", "read_card", "save_model"]
+
+logger = logging.getLogger(__name__)
+
+FLOAT16_MAX = torch.finfo(torch.float16).max
+
+
+def save_model(
+    path: str | os.PathLike[str],
+    net: SA2Net,
+    card: ModelCard,
+    dtype: Literal["float32", "float16"] = "float32",
+) -> Path:
+    """Write a model file; atomically, so a half-written one is never seen.
+
+    Parameters
+    ----------
+    path : path
+        An existing file is replaced.
+    net : SA2Net
+        On any device. Learned focal exponents go into the card's network.
+    card : ModelCard
+        Its network must have the sizes of `net`.
+    dtype : "float32" or "float16"
+        Of the convolutions. Vectors (norms, biases) stay float32: they are few, and a
+        running variance may be too small or large for float16.
+
+    Returns
+    -------
+    Path of the file.
+
+    Raises
+    ------
+    CardError
+        If the card does not fit the network.
+    NonFiniteWeightsError
+        If a weight is NaN or infinite.
+    OutputError
+        If the file cannot be written.
+    """
+    sizes = (card.network.in_channels, card.network.n_classes, card.network.base_channels)
+    if sizes != (net.in_channels, net.n_classes, net.base_channels):
+        raise CardError(
+            f"The card says {sizes} (input channels, classes, base channels), the network has "
+            f"{(net.in_channels, net.n_classes, net.base_channels)}. Make the card for it."
+        )
+    # A fixed γ lives in the card; a learned one becomes fixed when it is saved.
+    network = NetworkConfig(**{**card.network.model_dump(), "gamma": net.gamma})
+    card = card.model_copy(update={"network": network})
+    tensors = {
+        key: _to_store(key, value, dtype)
+        for key, value in net.state_dict().items()
+        if not key.endswith(".focal.gamma")
+    }
+    data = safetensors.torch.save(tensors, metadata={CARD_KEY: card.to_json()})
+    return write_atomically(path, data)
+
+
+def _to_store(key: str, value: Tensor, dtype: str) -> Tensor:
+    value = value.detach().cpu().contiguous()
+    if not value.is_floating_point():
+        return value
+    value = value.float()
+    if not torch.isfinite(value).all():
+        raise NonFiniteWeightsError(
+            f"The weight {key} holds NaN or infinity, so the model is not saved. "
+            "Train again from an earlier state, with a lower learning rate."
+        )
+    if dtype == "float16" and value.ndim > 1 and float(value.abs().max()) < FLOAT16_MAX:
+        value = value.half()
+    return value
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> SA2Net:
+    """Load the network of a model file or of a published checkpoint.
+
+    The format is recognised by content, never by suffix.
+
+    Parameters
+    ----------
+    path : path
+        Our safetensors file, the dict of the published MoNuSeg/GlaS script, or the bare
+        state dict of the ISIC/SegPC script.
+
+    Returns
+    -------
+    SA2Net
+        Float32, on the CPU, in eval mode.
+
+    Raises
+    ------
+    CheckpointPathError
+        Missing, a folder, or unreadable.
+    CorruptCheckpointError
+        Empty, truncated or damaged.
+    UnsafeCheckpointError
+        A pickle that holds more than tensors and plain values.
+    ForeignCheckpointError
+        Another kind of file, or another network.
+    CheckpointShapeError, CheckpointDtypeError, NonFiniteWeightsError
+        Weights that no SA2-Net has.
+    CardError
+        Our file without a usable card.
+    """
+    with open_checked(path) as file:
+        net, _ = _load(file, Path(path))
+    return net
+
+
+def open_model(path: str | os.PathLike[str]) -> Model:
+    """Load network and card of a model file or a published checkpoint.
+
+    A published checkpoint gets the card that its script implies; the unused weights that
+    were left out are in ``card.dropped_keys``.
+
+    Raises
+    ------
+    CheckpointError
+        As `load_checkpoint`.
+    """
+    path = Path(path).expanduser()
+    with open_checked(path) as file:
+        # One handle for both, so that hash and weights are of the same file even if it is
+        # replaced meanwhile.
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        net, card = _load(file, path)
+    return Model(net, card, path.absolute(), sha256)
+
+
+def _load(file: BufferedReader, path: Path) -> tuple[SA2Net, ModelCard]:
+    file.seek(0)
+    if is_safetensors(file.read(9)):
+        return _load_ours(file, str(path))
+    published = read_published(file, str(path))
+    net, dropped = build_network(published.state_dict, str(path), drop_unused=True)
+    if dropped:
+        logger.info(
+            "%s: left out %d weights that the published network never uses: %s",
+            path,
+            len(dropped),
+            ", ".join(dropped),
+        )
+    return net, published_card(path, net, dropped, script=published.script)
+
+
+def _load_ours(file: BufferedReader, where: str) -> tuple[SA2Net, ModelCard]:
+    card = card_of_header(read_header(file, where), where)
+    file.seek(0)
+    try:
+        state_dict = safetensors.torch.load(file.read())
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise CorruptCheckpointError(
+            f"{where} is damaged ({error}). Download or copy it again."
+        ) from error
+    net, _ = build_network(state_dict, where, gamma=card.network.gamma)
+    sizes = (net.in_channels, net.n_classes, net.base_channels)
+    network = card.network
+    if sizes != (network.in_channels, network.n_classes, network.base_channels):
+        raise CardError(
+            f"The card in {where} does not belong to its weights: they have {sizes[0]} input "
+            f"channels, {sizes[1]} classes and {sizes[2]} base channels. "
+            "Get the file again from where it came."
+        )
+    return net, card

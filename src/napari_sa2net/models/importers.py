@@ -1,0 +1,261 @@
+"""The two formats of published SA2-Net checkpoints, read without running their pickles."""
+
+from __future__ import annotations
+
+import pickletools
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import torch
+from torch.serialization import MAGIC_NUMBER
+
+from napari_sa2net.config import InputConfig, NetworkConfig
+from napari_sa2net.errors import (
+    CheckpointError,
+    CorruptCheckpointError,
+    ForeignCheckpointError,
+    UnsafeCheckpointError,
+)
+from napari_sa2net.models.card import ModelCard
+from napari_sa2net.nn import SA2Net
+
+#: "folds": dict of the MoNuSeg/GlaS script; "bare": state dict of the ISIC/SegPC script.
+Script = Literal["folds", "bare"]
+
+EXPECTED = (
+    "Expected is a model file of napari-sa2net, or a published SA2-Net checkpoint "
+    "(*.pth.tar or *.pt)."
+)
+AGAIN = "Download or copy it again."
+#: A legacy torch file is a few pickles one after the other; the weights follow.
+LEGACY_PICKLES = 5
+#: What state dicts are made of, all of it known to torch's safe loading.
+HARMLESS_TORCH = re.compile(
+    r"torch\.\w*Storage|torch\._utils\._rebuild_\w+|torch\.\w*Tensor|torch\.device"
+    r"|torch\.nn\.parameter\.\w+|torch\._tensor\._rebuild_from_type_v2|torch\.Size"
+    r"|torch\.storage\.\w+|torch\.(float|int|uint|bfloat|bool|complex)\w*|torch\.serialization\.\w+"
+)
+HARMLESS = {
+    "collections.OrderedDict",
+    "_codecs.encode",
+    "numpy.dtype",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """State dict of a published checkpoint, and the script that wrote it."""
+
+    state_dict: Mapping[str, object]
+    script: Script
+
+
+class _NumpyValue:
+    """Stands in for numpy scalars (a loss, a score): nothing here needs their value.
+
+    Replacing them means that no code of numpy runs on the file's bytes.
+    """
+
+    def __init__(self, *_args: object) -> None:
+        pass
+
+    def __setstate__(self, _state: object) -> None:
+        pass
+
+
+SAFE_GLOBALS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    (_NumpyValue, "numpy.dtype"),
+    (_NumpyValue, "numpy.core.multiarray.scalar"),
+    (_NumpyValue, "numpy._core.multiarray.scalar"),
+]
+
+
+def read_published(file: BufferedReader, where: str) -> Published:
+    """Read a published checkpoint.
+
+    Raises
+    ------
+    CorruptCheckpointError, ForeignCheckpointError, UnsafeCheckpointError
+    """
+    _check_container(file, where)
+    file.seek(0)
+    try:
+        with torch.serialization.safe_globals(SAFE_GLOBALS):
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a file of unknown origin provokes
+        raise _why(file, where, error) from error
+    if not isinstance(content, Mapping):
+        raise ForeignCheckpointError(
+            f"{where} holds a {type(content).__name__}, not a network's weights. {EXPECTED}"
+        )
+    inner = content.get("state_dict")
+    if isinstance(inner, Mapping):
+        return Published(inner, "folds")
+    return Published(content, "bare")
+
+
+def _check_container(file: BufferedReader, where: str) -> None:
+    """Refuse what is neither a whole zip with a pickle nor a pickle."""
+    file.seek(0)
+    start = file.read(8)
+    if len(start) < 8:
+        raise CorruptCheckpointError(f"{where} has only {len(start)} bytes. {AGAIN}")
+    if start[:4] == b"PK\x03\x04":
+        try:
+            with zipfile.ZipFile(file) as archive:
+                names = archive.namelist()
+                pickled = any(name.endswith("/data.pkl") for name in names)
+                # Torch reads weights without looking at their checksums.
+                damaged = archive.testzip() if pickled else None
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
+            raise CorruptCheckpointError(f"{where} is truncated or damaged. {AGAIN}") from error
+        except (RuntimeError, NotImplementedError) as error:  # encrypted, odd compression
+            raise ForeignCheckpointError(
+                f"{where} is a zip of another kind. {EXPECTED}"
+            ) from error
+        if not pickled:
+            raise ForeignCheckpointError(f"{where} is a zip without weights. {EXPECTED}")
+        if damaged:
+            raise CorruptCheckpointError(f"{where} is damaged at {damaged}. {AGAIN}")
+        if any("/code/" in name for name in names):
+            raise UnsafeCheckpointError(
+                f"{where} is a TorchScript program, which holds code, and is not run. "
+                "Ask its author for the state dict."
+            )
+    elif start[:1] != b"\x80":
+        # Not handed to torch at all; old pickles are told from other files for the message.
+        names = _globals(file)
+        if names:
+            raise _unsafe(where, names)
+        raise ForeignCheckpointError(f"{where} is not a checkpoint. {EXPECTED}")
+
+
+def _why(file: BufferedReader, where: str, error: Exception) -> CheckpointError:
+    """The error to raise for a file that torch refused."""
+    try:
+        names = _globals(file)
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, RecursionError):
+        return CorruptCheckpointError(f"{where} is truncated or damaged. {AGAIN}")
+    if names:
+        return _unsafe(where, names)
+    text = str(error)
+    if "magic number" in text or "protocol version" in text.lower():
+        return ForeignCheckpointError(f"{where} is a pickle without a network. {EXPECTED}")
+    reason = text.splitlines()[0] if text else type(error).__name__
+    return CorruptCheckpointError(f"{where} is truncated or damaged ({reason}). {AGAIN}")
+
+
+def _globals(file: BufferedReader) -> list[str]:
+    """Names that a pickle would import and that no state dict needs; nothing is run.
+
+    Raises
+    ------
+    ValueError, EOFError, zipfile.BadZipFile
+        If a torch file's pickle is truncated or damaged.
+    """
+    file.seek(0)
+    start = file.read(4)
+    file.seek(0)
+    if start == b"PK\x03\x04":
+        with zipfile.ZipFile(file) as archive:
+            name = next(n for n in archive.namelist() if n.endswith("/data.pkl"))
+            with archive.open(name) as pickled:
+                return _needless(set(_imports(pickled)))
+    if start[:1] != b"\x80":
+        try:
+            return _needless(set(_imports(file)))
+        except (ValueError, EOFError):
+            return []
+    found = set(_imports(file))
+    file.seek(0)
+    if any(arg == MAGIC_NUMBER for _, arg, _ in pickletools.genops(file)):
+        for _ in range(LEGACY_PICKLES - 1):
+            found.update(_imports(file))
+    return _needless(found)
+
+
+def _imports(file: IO[bytes]) -> Iterator[str]:
+    """Qualified names that one pickle imports, read without running it."""
+    texts: list[str] = []
+    for op, arg, _ in pickletools.genops(file):
+        if op.name in ("GLOBAL", "INST"):
+            yield str(arg).replace(" ", ".")
+        elif op.name == "STACK_GLOBAL":
+            yield ".".join(texts[-2:])
+        elif isinstance(arg, str):
+            texts.append(arg)
+
+
+def _needless(names: set[str]) -> list[str]:
+    return sorted(
+        name for name in names if name not in HARMLESS and not HARMLESS_TORCH.fullmatch(name)
+    )
+
+
+def _unsafe(where: str, names: list[str]) -> UnsafeCheckpointError:
+    return UnsafeCheckpointError(
+        f"{where} is a pickle that would run code when opened (it asks for "
+        f"{', '.join(names[:3])}), so it was not opened. If you trust its author, ask for the "
+        "state dict alone: torch.save(net.state_dict(), 'weights.pt')"
+    )
+
+
+def published_card(
+    path: Path, net: SA2Net, dropped: tuple[str, ...], script: Script
+) -> ModelCard:
+    """The card that a published checkpoint would have.
+
+    The MoNuSeg/GlaS script reads images as BGR, divides by 255 and resizes all of it to
+    224 px; of the ISIC/SegPC script no more than the division is known.
+    """
+    colour = net.in_channels == 3
+    if script == "folds":
+        expected = InputConfig(
+            channel_order="BGR" if colour else "any",
+            normalization="divide",
+            divisor=255,
+            resize_to=224,
+        )
+        source = "MoNuSeg/GlaS"
+    else:
+        expected = InputConfig(
+            channel_order="RGB" if colour else "any", normalization="divide", divisor=255
+        )
+        source = "ISIC/SegPC"
+    return ModelCard(
+        name=name_of_file(path),
+        description=f"Imported from a checkpoint of the published {source} script.",
+        network=NetworkConfig(
+            in_channels=net.in_channels,
+            n_classes=net.n_classes,
+            base_channels=net.base_channels,
+        ),
+        classes=class_names(net.n_classes),
+        input=expected,
+        licence="not stated in the file; ask its author",
+        dropped_keys=dropped,
+    )
+
+
+def class_names(n_classes: int) -> tuple[str, ...]:
+    """Names for the classes of a checkpoint that does not name them."""
+    if n_classes == 1:
+        return ("foreground",)
+    if n_classes == 2:
+        return ("background", "foreground")
+    return ("background", *(f"class {i}" for i in range(1, n_classes)))
+
+
+def name_of_file(path: Path) -> str:
+    """A model name made of a file's name, without the endings of checkpoints."""
+    stem = re.sub(r"(\.(pth|pt|tar|ckpt|bin|safetensors))+$", "", path.name, flags=re.I)
+    name = re.sub(r"[^\w .-]+", "_", stem).strip(" .")[:64].strip(" .")
+    return name or "imported"

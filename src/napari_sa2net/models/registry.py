@@ -1,0 +1,309 @@
+"""Models by name: those of the package, and the user's in a folder of their own.
+
+Nothing here needs torch. Changes hold a lock of the folder and end in one rename, so two
+processes may use it at once and a reader never sees half a model.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import filelock
+import platformdirs
+
+from napari_sa2net.errors import (
+    CheckpointError,
+    ModelExistsError,
+    ModelNotFoundError,
+    OutputError,
+    SettingsError,
+)
+from napari_sa2net.files import TEMPORARY_PREFIX, write_atomically
+from napari_sa2net.models.card import ModelCard, open_checked, read_card
+
+logger = logging.getLogger(__name__)
+
+SUFFIX = ".safetensors"
+#: Environment variable with the folder that holds `models`.
+HOME_VARIABLE = "SA2NET_HOME"
+#: Seconds to wait for another process that changes the registry.
+LOCK_TIMEOUT = 30
+MAX_NAME = 64
+
+# Letters of any language, digits, and in the middle spaces, dots, dashes.
+_NAME = re.compile(r"\w(?:[\w .-]*[\w-])?")
+# Names that Windows keeps for devices, also with an ending.
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model that is there by name.
+
+    Attributes
+    ----------
+    name : str
+    path : Path
+    bundled : bool
+        Part of the package: cannot be removed or renamed.
+    card : ModelCard
+        Its name is the entry's.
+    size_bytes : int
+    """
+
+    name: str
+    path: Path
+    bundled: bool
+    card: ModelCard
+    size_bytes: int
+
+
+def bundled_models_dir() -> Path:
+    """Folder of the models that come with the package."""
+    return Path(__file__).parent.parent / "weights"
+
+
+def user_models_dir() -> Path:
+    """Folder of the user's models; it may not exist yet."""
+    home = os.environ.get(HOME_VARIABLE)
+    root = home or platformdirs.user_data_dir("napari-sa2net", appauthor=False)
+    return Path(root).expanduser().absolute() / "models"
+
+
+def is_model_name(name: str) -> bool:
+    """Whether a model may be called so: a portable file name without separators."""
+    return (
+        len(name) <= MAX_NAME
+        and _NAME.fullmatch(name) is not None
+        and _RESERVED.fullmatch(name) is None
+    )
+
+
+def check_model_name(name: str) -> str:
+    """The name; raises SettingsError if no model may be called so."""
+    if not is_model_name(name):
+        raise SettingsError(
+            f"{name!r} cannot name a model. Use 1 to {MAX_NAME} letters, digits, spaces, "
+            "dots, dashes or underscores, beginning with a letter or digit."
+        )
+    return name
+
+
+def list_models() -> list[ModelEntry]:
+    """All models, bundled ones first, each group by name.
+
+    A damaged file is left out, and named in a warning of the log.
+    """
+    entries = []
+    for path, bundled in _files():
+        try:
+            entries.append(_entry(path, bundled))
+        except CheckpointError as error:
+            logger.warning("Left out of the list of models: %s", error)
+    return entries
+
+
+def find_model(name: str) -> ModelEntry | None:
+    """The model of that name (upper and lower case alike), or None.
+
+    Raises
+    ------
+    CheckpointError
+        If there is such a file but its card cannot be read.
+    """
+    for path, bundled in _files():
+        if path.name.removesuffix(SUFFIX).casefold() == name.casefold():
+            return _entry(path, bundled)
+    return None
+
+
+def get_model(name: str) -> ModelEntry:
+    """As `find_model`, but raises ModelNotFoundError if there is none."""
+    entry = find_model(name)
+    if entry is None:
+        raise model_not_found(name)
+    return entry
+
+
+def model_not_found(name: str) -> ModelNotFoundError:
+    """The error for a name that no model has, with those that there are."""
+    names = ", ".join(path.name.removesuffix(SUFFIX) for path, _ in _files()) or "none"
+    return ModelNotFoundError(
+        f"There is no model and no file {name!r}. Models: {names}. "
+        "Import a file with: sa2net models import FILE"
+    )
+
+
+def add_file(source: str | os.PathLike[str], name: str, overwrite: bool = False) -> ModelEntry:
+    """Copy one of our model files into the registry, byte for byte.
+
+    Raises
+    ------
+    SettingsError, ModelExistsError, CheckpointError, OutputError
+        If the name is not allowed or taken (by a bundled model: even with `overwrite`), the
+        file has no readable card, or cannot be copied.
+    """
+    check_model_name(name)
+    read_card(source)
+    with open_checked(source) as file, _locked():
+        _check_free(name, overwrite)
+        target = user_models_dir() / f"{name}{SUFFIX}"
+        write_atomically(target, lambda out: _copy(file, out))
+        # On file systems that tell case, "Cells" would stay beside the new "cells".
+        for path in _user_files():
+            if path != target and _same(path, name):
+                path.unlink(missing_ok=True)
+    return _entry(target, bundled=False)
+
+
+def export_model(
+    name: str, destination: str | os.PathLike[str], overwrite: bool = False
+) -> Path:
+    """Copy a model's file to a path, or into a folder under the model's name.
+
+    Returns
+    -------
+    Path of the copy.
+
+    Raises
+    ------
+    ModelNotFoundError, OutputError
+        If there is no such model; if the destination exists or cannot be written.
+    """
+    entry = get_model(name)
+    target = Path(destination).expanduser()
+    if target.is_dir():
+        target = target / f"{entry.name}{SUFFIX}"
+    if target.exists() and not overwrite:
+        raise OutputError(f"{target} exists already. Give another path, or overwrite it.")
+    with open_checked(entry.path) as file:
+        return write_atomically(target, lambda out: _copy(file, out))
+
+
+def remove_model(name: str) -> None:
+    """Delete a model of the user.
+
+    Raises
+    ------
+    ModelNotFoundError
+        If there is none of that name.
+    ModelExistsError
+        If it is a bundled one.
+    OutputError
+        If the file cannot be deleted.
+    """
+    with _locked():
+        path = _user_path(name, "removed")
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            raise model_not_found(name) from None
+        except OSError as error:
+            raise OutputError(f"{path} cannot be deleted ({error}).") from error
+
+
+def rename_model(name: str, new_name: str) -> ModelEntry:
+    """Give a model of the user another name; its file's content, and sha256, stay.
+
+    Raises
+    ------
+    SettingsError, ModelNotFoundError, ModelExistsError, OutputError
+    """
+    check_model_name(new_name)
+    with _locked():
+        path = _user_path(name, "renamed")
+        if name.casefold() != new_name.casefold():
+            _check_free(new_name, overwrite=False)
+        target = path.with_name(f"{new_name}{SUFFIX}")
+        try:
+            os.replace(path, target)
+        except OSError as error:
+            raise OutputError(f"{path} cannot be renamed ({error}).") from error
+    return _entry(target, bundled=False)
+
+
+def _entry(path: Path, bundled: bool) -> ModelEntry:
+    name = path.name.removesuffix(SUFFIX)
+    card = read_card(path).model_copy(update={"name": name})
+    return ModelEntry(name, path, bundled, card, path.stat().st_size)
+
+
+def _files() -> Iterator[tuple[Path, bool]]:
+    # A bundled model is never shadowed, so it comes first.
+    for path in _model_files(bundled_models_dir()):
+        yield path, True
+    for path in _user_files():
+        yield path, False
+
+
+def _user_files() -> list[Path]:
+    return _model_files(user_models_dir())
+
+
+def _model_files(folder: Path) -> list[Path]:
+    try:
+        paths = sorted(folder.iterdir(), key=lambda path: path.name.casefold())
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
+    return [
+        path
+        for path in paths
+        if path.name.endswith(SUFFIX)
+        and not path.name.startswith(TEMPORARY_PREFIX)
+        and path.is_file()
+    ]
+
+
+def _same(path: Path, name: str) -> bool:
+    return path.name.removesuffix(SUFFIX).casefold() == name.casefold()
+
+
+def _check_free(name: str, overwrite: bool) -> None:
+    for path, bundled in _files():
+        if _same(path, name) and (bundled or not overwrite):
+            what = "A bundled model" if bundled else "A model"
+            advice = "Choose another name." if bundled else "Choose another, or overwrite it."
+            raise ModelExistsError(f"{what} is called {name!r} already. {advice}")
+
+
+def _user_path(name: str, what: str) -> Path:
+    for path, bundled in _files():
+        if _same(path, name):
+            if bundled:
+                raise ModelExistsError(
+                    f"{name!r} comes with the package and cannot be {what}. "
+                    "Export it and import the copy under another name."
+                )
+            return path
+    raise model_not_found(name)
+
+
+def _copy(source: BinaryIO, target: BinaryIO) -> None:
+    source.seek(0)
+    shutil.copyfileobj(source, target, 1 << 20)
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    folder = user_models_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder / ".lock", timeout=LOCK_TIMEOUT):
+            yield
+    except filelock.Timeout:
+        raise OutputError(
+            f"Another program has been changing {folder} for {LOCK_TIMEOUT} s. Try again."
+        ) from None
+    except OSError as error:
+        raise OutputError(
+            f"{folder} cannot be written ({error}). Check its permissions, or set "
+            f"{HOME_VARIABLE} to another folder."
+        ) from error
