@@ -1,0 +1,42 @@
+"""Images in, labels out: axes, channels, normalisation and files, without torch."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .io import ImageFile, list_images, read_image, write_labels, write_tiff_float
+    from .plan import ImagePlan, plan_image
+    from .synthetic import synthetic_nuclei
+
+_HOME = {
+    "ImagePlan": "plan",
+    "plan_image": "plan",
+    "ImageFile": "io",
+    "list_images": "io",
+    "read_image": "io",
+    "write_labels": "io",
+    "write_tiff_float": "io",
+    "synthetic_nuclei": "synthetic",
+}
+__all__ = [
+    "ImageFile",
+    "ImagePlan",
+    "list_images",
+    "plan_image",
+    "read_image",
+    "synthetic_nuclei",
+    "write_labels",
+    "write_tiff_float",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,390 @@
+"""How an image goes into a network: axes, channels, levels, and any window on request."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import InputConfig
+from ..errors import ImageError
+from .axes import Axes, resolve_axes
+from .channels import channel_mapping, choose_channels, mix_channels
+from .normalize import Levels, apply_levels, measure_levels, unit_levels
+from .sampling import Window, read_sample, sample_windows
+
+
+def plan_image(
+    image: Any,
+    axes: str | None = None,
+    channels: int | Iterable[int] | None = None,
+    normalize: bool = True,
+    model_input: InputConfig | None = None,
+    in_channels: int = 3,
+    measure: bool = True,
+) -> ImagePlan:
+    """Decide how `image` goes into a network.
+
+    Parameters
+    ----------
+    image : array
+        numpy, dask or zarr array, anything with shape, dtype and slicing, or a list of
+        multiscale levels, of which the first, full-size one is used. Any real dtype.
+    axes : str, optional
+        One letter per axis, see `resolve_axes`.
+    channels : int or iterable of int, optional
+        Channels to use; unsaid: the colours of an RGB(A) image, otherwise the first.
+    normalize : bool
+        False: values go into the network as they are.
+    model_input : InputConfig, optional
+        What the model expects.
+    in_channels : int
+        Channels that the network takes.
+    measure : bool
+        Look at the pixel values now. Otherwise at the first use of `levels`, `constant` or
+        `read`, so that a description costs nothing.
+
+    Raises
+    ------
+    ImageError
+        Not an image of real numbers, or no finite value in it.
+    AxesError, ChannelError
+        `axes` or `channels` do not fit the image or the model.
+    """
+    array = _as_array(image)
+    plan = ImagePlan(
+        array,
+        resolve_axes(tuple(array.shape), axes),
+        channels,
+        normalize,
+        model_input or InputConfig(),
+        in_channels,
+    )
+    if measure:
+        _ = plan.measured
+    return plan
+
+
+class ImagePlan:
+    """An image as a network sees it; made by `plan_image`.
+
+    Attributes
+    ----------
+    image : array
+        The array, full resolution.
+    axes : str
+        One letter per axis of `image`: Y, X, C for channels, others are a stack.
+    shape, dtype
+        Of `image`.
+    is_lazy : bool
+        Values come from disk or a task graph rather than from memory.
+    stack_axes, stack_shape : str, tuple of int
+        The axes that are walked through plane by plane, in the image's order.
+    spatial : (int, int)
+        Height and width.
+    channel_axis : int or None
+    n_channels : int
+        Channels of the image, 1 without a channel axis.
+    channels : tuple of int
+        Those that are used.
+    is_rgb : bool
+        The channel axis holds colours.
+    is_empty : bool
+        There is no pixel.
+    """
+
+    def __init__(
+        self,
+        array: Any,
+        axes: Axes,
+        channels: int | Iterable[int] | None,
+        normalize: bool,
+        model_input: InputConfig,
+        in_channels: int,
+    ) -> None:
+        self.image = array
+        self.shape: tuple[int, ...] = tuple(int(n) for n in array.shape)
+        self.dtype = np.dtype(array.dtype)
+        self.axes = axes.names
+        self.is_rgb = axes.rgb
+        self.is_lazy = not isinstance(array, np.ndarray) or isinstance(array, np.memmap)
+        self.stack_axes = axes.stack
+        self.stack_shape = tuple(self.shape[self.axes.index(name)] for name in axes.stack)
+        self.spatial = (self.shape[axes.y], self.shape[axes.x])
+        self.channel_axis = axes.channel
+        self.n_channels = 1 if axes.channel is None else self.shape[axes.channel]
+        self.channels = choose_channels(channels, self.n_channels, axes.rgb)
+        self.is_empty = 0 in self.shape
+        self.normalize = bool(normalize)
+        self.model_input = model_input
+        self.in_channels = in_channels
+        self._mapping = (
+            channel_mapping(len(self.channels), in_channels, model_input.channel_order)
+            if self.channels
+            else np.zeros((in_channels, 0), np.float32)
+        )
+
+    # --- shape ---------------------------------------------------------------------------
+
+    @property
+    def label_axes(self) -> str:
+        """Axes of a mask of this image: its own, in their order, without channels."""
+        return self.axes.replace("C", "")
+
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """Shape of a mask of this image."""
+        return tuple(self.shape[self.axes.index(name)] for name in self.label_axes)
+
+    @property
+    def n_planes(self) -> int:
+        """Number of planes, 1 for a single image."""
+        return math.prod(self.stack_shape)
+
+    def indices(self) -> Iterator[tuple[int, ...]]:
+        """Index of every plane along the stack axes; one empty index for a single image."""
+        return product(*(range(n) for n in self.stack_shape))
+
+    def to_label_axes(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Bring an array of stack axes + (Y, X) to the image's own order of axes (a view)."""
+        have = self.stack_axes + "YX"
+        return np.transpose(array, [have.index(name) for name in self.label_axes])
+
+    def describe(self, pixel_size_um: float | tuple[float, float] | None = None) -> str:
+        """One line for people: size, channels used, pixel size where known.
+
+        Parameters
+        ----------
+        pixel_size_um : float or (float, float), optional
+            Pixel size in µm, or along Y and X.
+        """
+        height, width = self.spatial
+        size = f"{height} × {width}"
+        if self.stack_axes:
+            counts = " × ".join(str(n) for n in self.stack_shape)
+            noun = "plane" if self.n_planes == 1 else "planes"
+            size = f"{counts} {noun} ({' × '.join(self.stack_axes)}) of {size}"
+        parts = [size, self._describe_channels()]
+        if pixel_size_um is not None:
+            y, x = np.broadcast_to(np.asarray(pixel_size_um, float), 2)
+            same = math.isclose(y, x, rel_tol=1e-3)
+            parts.append(f"{y:.3g} µm/px" if same else f"{y:.3g} × {x:.3g} µm/px")
+        return " · ".join(parts)
+
+    def _describe_channels(self) -> str:
+        if self.n_channels == 1:
+            return "1 channel"
+        if self.is_rgb and self.channels == (0, 1, 2):
+            return "RGB"
+        noun = "channel" if len(self.channels) == 1 else "channels"
+        return f"{noun} {', '.join(map(str, self.channels)) or 'none'} of {self.n_channels}"
+
+    # --- values --------------------------------------------------------------------------
+
+    @cached_property
+    def measured(self) -> Levels:
+        """Levels over the whole image, its stack included; a sample of huge or lazy ones."""
+        if self.is_empty:
+            return unit_levels(len(self.channels))
+        for effort in (1, 16):
+            windows, complete = sample_windows(
+                self.n_planes, *self.spatial, self._chunk(), not self.is_lazy, effort
+            )
+            samples = read_sample(windows, self._read_window, effort)
+            # A flat sample of a larger image may just be its empty background.
+            if complete or not all(_is_flat(sample) for sample in samples):
+                break
+        else:
+            complete = not self.is_lazy and self._is_flat_throughout()
+        return measure_levels(samples, self.model_input, self.normalize, complete)
+
+    @property
+    def levels(self) -> NDArray[np.float64]:
+        """Values that become 0 and 1, float64 (chosen channels, 2)."""
+        return self.measured.as_array()
+
+    @property
+    def constant(self) -> bool:
+        """Every pixel has the same value: there is nothing to segment."""
+        return self.measured.constant
+
+    def read(
+        self, index: Sequence[int], y0: int, y1: int, x0: int, x1: int
+    ) -> NDArray[np.float32]:
+        """A window of one plane, as the network takes it.
+
+        Only the window is loaded, and a pixel's value does not depend on the window.
+
+        Parameters
+        ----------
+        index : sequence of int
+            The plane, one number per stack axis.
+        y0, y1, x0, x1 : int
+            Rows y0 … y1 − 1 and columns x0 … x1 − 1, inside the image.
+
+        Returns
+        -------
+        float32 (in_channels, y1 − y0, x1 − x0), C-contiguous and finite
+
+        Raises
+        ------
+        ImageError
+            The window lies outside the image, or the pixels could not be loaded.
+        """
+        values = self.read_raw(index, y0, y1, x0, x1)
+        return mix_channels(apply_levels(values, self.measured), self._mapping)
+
+    def read_raw(
+        self, index: Sequence[int], y0: int, y1: int, x0: int, x1: int
+    ) -> NDArray[Any]:
+        """The chosen channels of a window in the image's dtype, (chosen, y1 − y0, x1 − x0)."""
+        index = tuple(index)
+        height, width = self.spatial
+        if not (0 <= y0 <= y1 <= height and 0 <= x0 <= x1 <= width):
+            raise ImageError(
+                f"Rows {y0}…{y1}, columns {x0}…{x1} are not inside the image of "
+                f"{height} × {width} pixels."
+            )
+        if len(index) != len(self.stack_shape) or not all(
+            0 <= i < n for i, n in zip(index, self.stack_shape, strict=True)
+        ):
+            raise ImageError(
+                f"There is no plane {index}: the stack has shape {self.stack_shape}."
+            )
+        if 0 in (y1 - y0, x1 - x0, len(self.channels)):
+            return np.zeros((len(self.channels), y1 - y0, x1 - x0), self.dtype)
+        first, last = min(self.channels), max(self.channels) + 1
+        if self.channel_axis is None or last - first <= 2 * len(self.channels) + 2:
+            block = self._load(index, slice(y0, y1), slice(x0, x1), slice(first, last))
+            picks = [channel - first for channel in self.channels]
+            return block if picks == list(range(len(block))) else block[picks]
+        rows = [
+            self._load(index, slice(y0, y1), slice(x0, x1), slice(channel, channel + 1))
+            for channel in self.channels
+        ]
+        return np.concatenate(rows)
+
+    def _load(self, index: tuple[int, ...], y: slice, x: slice, c: slice) -> NDArray[Any]:
+        """One block (channels, rows, columns), straight from the array."""
+        at: dict[str, int | slice] = {"Y": y, "X": x, "C": c}
+        at |= dict(zip(self.stack_axes, index, strict=True))
+        try:
+            block = np.asarray(self.image[tuple(at[name] for name in self.axes)])
+        except MemoryError:
+            raise
+        except Exception as error:  # any reader's own error: file gone, chunk damaged, ...
+            raise ImageError(f"The pixels could not be loaded: {error}") from error
+        kept = [name for name in self.axes if name in "YXC"]
+        if block.ndim != len(kept):
+            raise ImageError(
+                f"Slicing this {type(self.image).__name__} gave {block.ndim} axes instead of "
+                f"{len(kept)}; convert it with numpy.asarray first."
+            )
+        if "C" not in kept:
+            return block.transpose(kept.index("Y"), kept.index("X"))[np.newaxis]
+        return block.transpose([kept.index(name) for name in "CYX"])
+
+    def _read_window(self, window: Window) -> NDArray[Any]:
+        index = np.unravel_index(window.plane, self.stack_shape) if self.stack_shape else ()
+        plane = tuple(int(i) for i in index)
+        return self.read_raw(plane, window.y0, window.y1, window.x0, window.x1)
+
+    def _is_flat_throughout(self) -> bool:
+        """Whether each chosen channel has one finite value at most, over all planes."""
+        found: list[set[float]] = [set() for _ in self.channels]
+        for index in self.indices():
+            for values, plane in zip(
+                found, self.read_raw(index, 0, self.spatial[0], 0, self.spatial[1]), strict=True
+            ):
+                values |= {
+                    float(np.fmin.reduce(plane, axis=None)),
+                    float(np.fmax.reduce(plane, axis=None)),
+                }
+                if len({value for value in values if np.isfinite(value)}) > 1:
+                    return False
+        return True
+
+    def _chunk(self) -> tuple[int, int] | None:
+        """Chunk size along Y and X of a lazy array that tells it."""
+        chunks = getattr(self.image, "chunks", None)
+        if isinstance(self.image, np.ndarray) or not isinstance(chunks, tuple):
+            return None
+        if len(chunks) != len(self.shape):
+            return None
+        sizes = [max(c) if isinstance(c, tuple) else int(c) for c in chunks]
+        return max(sizes[self.axes.index("Y")], 1), max(sizes[self.axes.index("X")], 1)
+
+
+def _is_flat(sample: NDArray[Any]) -> bool:
+    if sample.dtype.kind == "f":
+        sample = sample[np.isfinite(sample)]
+    return sample.size == 0 or bool((sample == sample[0]).all())
+
+
+def _as_array(image: Any) -> Any:
+    """The full-size array of whatever a caller calls an image, checked."""
+    if isinstance(image, (str, bytes)):
+        raise ImageError(
+            "This is text, not an image; open a file with napari_sa2net.data.read_image."
+        )
+    if isinstance(image, Sequence) and not hasattr(image, "__array_interface__"):
+        image = _first_level(image)
+    try:
+        dtype = np.dtype(image.dtype)
+        shape = tuple(image.shape)
+        image.__getitem__  # noqa: B018
+    except Exception:
+        image = _to_numpy(image)
+        dtype, shape = image.dtype, image.shape
+    if isinstance(image, np.generic) or type(image) is np.matrix:
+        image = np.asarray(image)
+    if dtype.kind not in "biuf":
+        raise ImageError(f"An image needs real numbers; these values are {_spoken(dtype)}.")
+    if not all(isinstance(n, (int, np.integer)) for n in shape):
+        raise ImageError(
+            f"The array's shape {shape} is not known yet; call compute_chunk_sizes() on it."
+        )
+    return image
+
+
+def _to_numpy(image: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(image)
+    except Exception as error:
+        raise ImageError(
+            f"A {type(image).__name__} is not an image; pass a numpy, dask or zarr array."
+        ) from error
+
+
+def _first_level(levels: Sequence[Any]) -> Any:
+    """The first of multiscale levels; nested lists of numbers become an array."""
+    if len(levels) == 0:
+        raise ImageError("This list holds no image.")
+    shapes = [tuple(getattr(level, "shape", ())) for level in levels]
+    if len(shapes[0]) < 2:
+        return _to_numpy(levels)
+    same_axes = all(len(shape) == len(shapes[0]) for shape in shapes)
+    sizes = [math.prod(shape) for shape in shapes]
+    if len(levels) > 1 and not (same_axes and sizes == sorted(sizes, reverse=True)):
+        raise ImageError(
+            f"A list is taken as one image at falling resolutions, but its shapes are {shapes}."
+        )
+    if len(levels) > 1 and sizes[0] > 0 and sizes[0] == sizes[1]:
+        raise ImageError(
+            "A list of equally large images is no multiscale image; "
+            "stack them with numpy.stack or pass one at a time."
+        )
+    return levels[0]
+
+
+def _spoken(dtype: np.dtype[Any]) -> str:
+    words = {"c": "complex numbers", "U": "text", "S": "text", "O": "Python objects"}
+    words |= {"M": "dates", "m": "time spans", "V": "records", "T": "text"}
+    return words.get(dtype.kind, str(dtype)) + (
+        "; pass numpy.abs(image) or its real part" if dtype.kind == "c" else ""
+    )
