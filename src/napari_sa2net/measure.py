@@ -27,6 +27,17 @@ _COLUMNS: dict[str, str] = {
     "centroid_x": "float64",
 }
 
+#: Columns of the sums of a plane that add up over planes.
+_SUMMED = (
+    "planes",
+    "area_px",
+    "sum_y",
+    "sum_x",
+    "weighted_eccentricity",
+    "intensity",
+    "finite",
+)
+
 
 def object_table(
     labels: Any,
@@ -159,7 +170,7 @@ def _plane_sums(
     n = values.size
 
     def total(weights: NDArray[Any]) -> NDArray[np.float64]:
-        return np.bincount(number, weights=weights, minlength=n)
+        return np.bincount(number, weights=weights, minlength=n).astype(np.float64)
 
     area = np.bincount(number, minlength=n)
     centre_y, centre_x = total(rows) / area, total(cols) / area
@@ -229,7 +240,7 @@ def _rim_sums(
     rows, cols = np.nonzero((labels == 0) & (grown > 0))
     owner = np.searchsorted(values, grown[rows, cols])
     outside = np.nan_to_num(probability[rows, cols].astype(np.float64)).clip(0, 1)
-    return np.bincount(owner, weights=outside, minlength=values.size)
+    return np.bincount(owner, outside, minlength=values.size).astype(np.float64)
 
 
 # --- several planes --------------------------------------------------------------------
@@ -239,10 +250,7 @@ def _combine(parts: list[pd.DataFrame], axes: str) -> pd.DataFrame:
     """Join the sums of all planes and turn them into measurements."""
     rows = pd.concat(parts, ignore_index=True)
     rows["planes"] = 1
-    how = dict.fromkeys(axes, "first") | dict.fromkeys(
-        ("planes", "area_px", "sum_y", "sum_x", "weighted_eccentricity", "intensity", "finite"),
-        "sum",
-    )
+    how = dict.fromkeys(axes, "first") | dict.fromkeys(_SUMMED, "sum")
     if len(parts) > 1:
         grouped = rows.groupby("label", sort=True)
         table = grouped.agg({**how, "touches_border": "any"})
