@@ -1,0 +1,111 @@
+"""Geometry between layers and arrays: axes in words, boxes, transforms; plain numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import permutations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_sa2net.data.axes import STACK_NAMES
+
+_WORDS = {"Z": "planes in depth (Z)", "T": "time points (T)", "C": "channels (C)"}
+_LABELS = {
+    "z": "Z", "depth": "Z", "plane": "Z", "t": "T", "time": "T", "frame": "T",
+    "c": "C", "ch": "C", "channel": "C", "channels": "C",
+}  # fmt: skip
+
+
+def guess_axes(ndim: int, rgb: bool, labels: Sequence[str] = ()) -> str:
+    """Spell the axes of a layer's array.
+
+    Parameters
+    ----------
+    ndim : int
+        Axes that the layer shows; the samples of an RGB layer are not among them.
+    rgb : bool
+        The array has one more axis at the end: the colours.
+    labels : sequence of str
+        The layer's axis labels; used where all leading ones are known words.
+
+    Returns
+    -------
+    str
+        Leading axes, then ``YX``, then ``S`` where `rgb` (samples, so that a channel axis
+        beside them stays one).
+    """
+    n_lead = ndim - 2
+    named = [_LABELS.get(label.strip().lower(), "") for label in labels[:n_lead]]
+    if n_lead and len(named) == n_lead and all(named) and len(set(named)) == n_lead:
+        lead = "".join(named)
+    else:
+        lead = STACK_NAMES[:n_lead][::-1]
+    return lead + "YX" + ("S" if rgb else "")
+
+
+def axes_choices(axes: str) -> list[tuple[str, str]]:
+    """Other spellings of the leading axes, each with its words; empty for a 2-D image.
+
+    Up to three leading axes are offered in every order of planes, time and channels; the
+    given spelling comes first.
+    """
+    end = axes.index("Y")
+    lead, tail = axes[:end], axes[end:]
+    if not lead:
+        return []
+    letters = "ZT" if tail.endswith("S") else "ZTC"
+    leads = [lead]
+    if len(lead) <= len(letters):
+        leads += [
+            spelled
+            for letters_in_order in permutations(letters, len(lead))
+            if (spelled := "".join(letters_in_order)) != lead
+        ]
+    return [
+        (spelled + tail, " × ".join(_WORDS.get(s, f"stack ({s})") for s in spelled))
+        for spelled in leads
+    ]
+
+
+def visible_box(corners: NDArray[np.floating], shape: tuple[int, int]) -> tuple[int, ...]:
+    """Pixels of a plane that lie in a quadrilateral's bounding box.
+
+    Parameters
+    ----------
+    corners : (n, 2) float
+        Corners in pixel coordinates (pixel centres at whole numbers), y and x.
+    shape : tuple of int
+        Height and width of the plane.
+
+    Returns
+    -------
+    tuple of int
+        ``(y0, y1, x0, x1)`` clipped to the plane; empty where nothing is visible.
+    """
+    low = np.floor(corners.min(axis=0) + 0.5)
+    high = np.ceil(corners.max(axis=0) + 0.5)
+    y0, x0 = (int(np.clip(v, 0, n)) for v, n in zip(low, shape, strict=True))
+    y1, x1 = (int(np.clip(v, 0, n)) for v, n in zip(high, shape, strict=True))
+    return y0, max(y0, y1), x0, max(x0, x1)
+
+
+def linear_part(points: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Matrix of an affine map from the images of the origin and of the unit vectors.
+
+    Parameters
+    ----------
+    points : (n + 1, n) float
+        Where the map sends 0, e₀ … eₙ₋₁.
+    """
+    return (points[1:] - points[0]).T
+
+
+def unit_points(ndim: int) -> NDArray[np.floating]:
+    """The origin and the unit vectors, (n + 1, n)."""
+    return np.vstack([np.zeros(ndim), np.eye(ndim)])
+
+
+def parallelogram_area(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
+    """Area spanned by two vectors of any dimension."""
+    return float(np.sqrt(max(0.0, (a @ a) * (b @ b) - (a @ b) ** 2)))

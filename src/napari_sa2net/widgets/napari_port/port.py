@@ -1,0 +1,309 @@
+"""The viewer as the pages see it: the image they work on, and the results they show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Image, Labels
+from psygnal import Signal
+
+from napari_sa2net.app.session import ImageSource, SegmentOutcome
+from napari_sa2net.widgets.napari_port.connections import Connections
+from napari_sa2net.widgets.napari_port.measuring import MeasureLine
+from napari_sa2net.widgets.napari_port.reading import image_source, layer_key
+from napari_sa2net.widgets.napari_port.results import (
+    METADATA_KEY,
+    ResultLayer,
+    keep_selection,
+    place_labels,
+)
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+    from numpy.typing import NDArray
+
+PLUGIN = "napari-sa2net"
+TABLE = ("napari", "Features table widget")
+
+
+class NapariPort:
+    """Follows the viewer's image layers and owns the result layers.
+
+    Attributes
+    ----------
+    images_changed
+        The list of image layers or a name in it changed.
+    image_changed
+        Another image is current, or something of it (not its pixels) changed.
+    view_changed
+        The camera or a slider moved.
+    pixels_changed, image_gone
+        An image's content changed; its layer was deleted. With the layer's key.
+    result_edited, result_gone
+        A person edited a result; its layer was deleted. With the result's key.
+    """
+
+    images_changed = Signal()
+    image_changed = Signal()
+    view_changed = Signal()
+    pixels_changed = Signal(str)
+    image_gone = Signal(str)
+    result_edited = Signal(str)
+    result_gone = Signal(str)
+
+    def __init__(self, viewer: Viewer) -> None:
+        self.viewer = viewer
+        self.pinned = False
+        self._current: Image | None = None
+        self._axes: dict[str, str] = {}
+        self._channels: dict[str, tuple[int, ...]] = {}
+        self._results: dict[str, ResultLayer] = {}
+        self._measure: MeasureLine | None = None
+        self._watched: dict[Image, Connections] = {}
+        self._layer_connections = Connections()
+        self._connections = Connections()
+        connect = self._connections.connect
+        layers = viewer.layers
+        connect(layers.events.inserted, self._inserted)
+        connect(layers.events.removed, self._removed)
+        connect(layers.events.reordered, self._renamed)
+        connect(layers.selection.events.active, self._selected)
+        for event in ("current_step", "ndisplay", "order"):
+            connect(getattr(viewer.dims.events, event), self._moved)
+        camera = getattr(viewer, "scene", viewer).camera
+        for event in ("center", "zoom"):
+            connect(getattr(camera.events, event), self._moved)
+        for layer in self.images():
+            self._watch(layer)
+        self._follow()
+
+    # --- the image ---------------------------------------------------------------------
+
+    def images(self) -> list[Image]:
+        """Image layers, the topmost first."""
+        return [layer for layer in reversed(self.viewer.layers) if isinstance(layer, Image)]
+
+    def choices(self) -> list[tuple[str, str]]:
+        """Key and name of every image layer, the topmost first."""
+        return [(layer_key(layer), layer.name) for layer in self.images()]
+
+    @property
+    def current(self) -> Image | None:
+        """The image layer that the pages work on."""
+        return self._current
+
+    def source(self) -> ImageSource | None:
+        """The current image as it is now."""
+        layer = self._current
+        if layer is None:
+            return None
+        key = layer_key(layer)
+        return image_source(self.viewer, layer, self._axes.get(key), self._channels.get(key))
+
+    def choose(self, key: str) -> None:
+        """Work on an image, and stay with it (pinned) whatever is selected."""
+        for layer in self.images():
+            if layer_key(layer) == key:
+                self.pinned = True
+                self._set_current(layer)
+
+    def set_pinned(self, pinned: bool) -> None:
+        """Stay with the current image, or follow the selection again."""
+        self.pinned = pinned
+        if not pinned:
+            self._follow()
+
+    def set_axes(self, axes: str) -> None:
+        """Spell the current image's axes; its channels start anew."""
+        if self._current is not None:
+            key = layer_key(self._current)
+            self._axes[key] = axes
+            self._channels.pop(key, None)
+            self.image_changed.emit()
+
+    def set_channels(self, channels: tuple[int, ...]) -> None:
+        """Choose the current image's channels that go in."""
+        if self._current is not None:
+            self._channels[layer_key(self._current)] = channels
+            self.image_changed.emit()
+
+    def open(self, paths: list[str]) -> None:
+        """Open files with whichever reader napari finds."""
+        self.viewer.open(paths, plugin=None)
+
+    def open_sample(self, name: str) -> None:
+        """Open one of our sample images."""
+        self.viewer.open_sample(PLUGIN, name)
+
+    def measure(
+        self,
+        later: Callable[[Callable[[], None]], None],
+        done: Callable[[float | None], None],
+    ) -> None:
+        """Let the person drag a line over the current image; see `MeasureLine`."""
+        self.cancel_measure()
+        if self._current is not None:
+            self._measure = MeasureLine(self.viewer, self._current, later, done)
+
+    def cancel_measure(self) -> None:
+        """Take the line tool away, if it is there."""
+        if self._measure is not None:
+            self._measure.cancel()
+            self._measure = None
+
+    # --- results -----------------------------------------------------------------------
+
+    def show(self, outcome: SegmentOutcome) -> None:
+        """Show a result over its image, in the place of the one that it replaces.
+
+        Nothing happens where the image is gone. Selection and camera stay as they are.
+        """
+        image = self._image(outcome.request.source.key)
+        if image is None:
+            return
+        result = outcome.result
+        labels, arguments = place_labels(
+            image, outcome.request.source, outcome.labels, result.offset
+        )
+        old = self._results.pop(outcome.replaces, None) if outcome.replaces else None
+        if old is not None and old.alive and not old.edited and old.layer.ndim == labels.ndim:
+            shown = old
+            shown.adopt(lambda: self._edited(outcome.key))
+            shown.replace(labels, arguments)
+        else:
+            if old is not None:
+                old.disconnect()
+            layer = Labels(labels, name=f"{image.name} cells", **arguments)
+            with keep_selection(self.viewer):
+                self.viewer.add_layer(layer)
+            shown = ResultLayer(self.viewer, layer, image, lambda: self._edited(outcome.key))
+        self._results[outcome.key] = shown
+        shown.set_metadata(result.provenance)
+        if result.objects is not None:
+            shown.set_table(result.objects)
+
+    def update_labels(self, key: str, labels: NDArray[Any]) -> None:
+        """Show labels that a slider made anew."""
+        shown = self._results.get(key)
+        if shown is not None and shown.alive and not shown.edited:
+            shown.replace(labels.reshape(shown.layer.data.shape))
+
+    def update_table(self, key: str, table: dict[str, NDArray[Any]]) -> None:
+        """Show the table that belongs to the labels."""
+        shown = self._results.get(key)
+        if shown is not None and shown.alive:
+            shown.set_table(table)
+
+    def show_table(self, key: str) -> Any:
+        """Open napari's features table on a result; None where there is none to open."""
+        shown = self._results.get(key)
+        if shown is None or not shown.alive:
+            return None
+        self.viewer.layers.selection.active = shown.layer
+        dock, _ = self.viewer.window.add_plugin_dock_widget(*TABLE)
+        return dock
+
+    def result_layer(self, key: str) -> Labels | None:
+        """The layer of a result, if it is there."""
+        shown = self._results.get(key)
+        return shown.layer if shown is not None and shown.alive else None
+
+    def close(self) -> None:
+        """Leave the viewer with no callback of ours; the layers are the user's."""
+        self.cancel_measure()
+        self._connections.disconnect()
+        self._layer_connections.disconnect()
+        for connections in self._watched.values():
+            connections.disconnect()
+        self._watched.clear()
+        for shown in self._results.values():
+            shown.disconnect()
+        self._results.clear()
+        self._current = None
+
+    # --- what napari says --------------------------------------------------------------
+
+    def _inserted(self, event: Any) -> None:
+        if isinstance(event.value, Image):
+            self._watch(event.value)
+            self.images_changed.emit()
+            self._follow()
+
+    def _removed(self, event: Any) -> None:
+        layer = event.value
+        for key, shown in list(self._results.items()):
+            if shown.layer is layer:
+                shown.disconnect()
+                del self._results[key]
+                self.result_gone.emit(key)
+        if not isinstance(layer, Image):
+            return
+        connections = self._watched.pop(layer, None)
+        if connections is not None:
+            connections.disconnect()
+        key = layer_key(layer)
+        self._axes.pop(key, None)
+        self._channels.pop(key, None)
+        self.image_gone.emit(key)
+        if layer is self._current:
+            self.pinned = False
+            self._set_current(None)
+            self._follow()
+        self.images_changed.emit()
+
+    def _selected(self, event: Any = None) -> None:
+        self._follow()
+
+    def _renamed(self, event: Any = None) -> None:
+        self.images_changed.emit()
+        self.image_changed.emit()
+
+    def _moved(self, event: Any = None) -> None:
+        self.view_changed.emit()
+
+    def _placed(self, event: Any = None) -> None:
+        self.image_changed.emit()
+
+    def _pixels(self, layer: Image) -> None:
+        self.pixels_changed.emit(layer_key(layer))
+        if layer is self._current:
+            self.image_changed.emit()
+
+    def _edited(self, key: str) -> None:
+        self.result_edited.emit(key)
+
+    # --- inside ------------------------------------------------------------------------
+
+    def _image(self, key: str) -> Image | None:
+        return next((layer for layer in self.images() if layer_key(layer) == key), None)
+
+    def _follow(self) -> None:
+        """The selected image unless pinned; with no image selected stay, else the topmost."""
+        images = self.images()
+        if self.pinned and self._current in images:
+            return
+        active = self.viewer.layers.selection.active
+        if isinstance(active, Image):
+            self._set_current(active)
+        elif self._current not in images:
+            self._set_current(images[0] if images else None)
+
+    def _set_current(self, layer: Image | None) -> None:
+        if layer is self._current:
+            return
+        self._layer_connections.disconnect()
+        self._current = layer
+        if layer is not None:
+            for name in ("scale", "translate", "rotate", "shear", "affine", "units"):
+                self._layer_connections.connect(getattr(layer.events, name), self._placed)
+        self.image_changed.emit()
+
+    def _watch(self, layer: Image) -> None:
+        connections = Connections()
+        connections.connect(layer.events.name, self._renamed)
+        connections.connect(layer.events.data, lambda event: self._pixels(layer))
+        self._watched[layer] = connections
+
+
+__all__ = ["METADATA_KEY", "PLUGIN", "NapariPort"]

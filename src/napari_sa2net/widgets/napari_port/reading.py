@@ -1,0 +1,126 @@
+"""Describe image layers: axes, pixel size, plane and part that are shown."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_sa2net.app.session import ImageSource
+from napari_sa2net.widgets.napari_port import geometry
+
+if TYPE_CHECKING:
+    from napari.layers import Image, Layer
+    from napari.viewer import Viewer
+    from numpy.typing import NDArray
+
+
+def layer_key(layer: Layer) -> str:
+    """Identifies a layer for as long as it lives, whatever it is called."""
+    return str(layer.unique_id)
+
+
+def layer_axes(layer: Image) -> str:
+    """Spelling of the layer's array as its shape, colours and axis labels suggest it."""
+    labels = tuple(getattr(layer, "axis_labels", ()))
+    return geometry.guess_axes(layer.ndim, bool(layer.rgb), labels)
+
+
+def pixel_size_um(layer: Layer) -> float | None:
+    """Side of a square of one pixel's area in micrometres; None where units are unknown.
+
+    All transforms count, so a pixel size given through ``affine`` is found too.
+    """
+    try:
+        factors = [float((1 * unit).to("micrometer").magnitude) for unit in layer.units[-2:]]
+    except Exception:  # pint: pixels and the like are no lengths
+        return None
+    points = np.array([layer.data_to_world(p) for p in geometry.unit_points(layer.ndim)])
+    vectors = geometry.linear_part(points)
+    vectors[-2:] *= np.array(factors)[:, None]
+    # a plane tilted out of YX by a 3-D rotation: lengths along Z need the same unit
+    area = geometry.parallelogram_area(vectors[-2:, -2], vectors[-2:, -1])
+    return float(np.sqrt(area)) if np.isfinite(area) and area > 0 else None
+
+
+def _in_layer_units(viewer: Viewer, layer: Layer, world: NDArray[Any]) -> NDArray[Any]:
+    """A world position (last axes) in the layer's units; napari converts lengths to draw."""
+    world = np.array(world, dtype=float)[-layer.ndim :]
+    units = getattr(viewer.dims, "units", None)
+    if units is None or len(world) < layer.ndim:
+        return world
+    for i, (shown, own) in enumerate(zip(units[-layer.ndim :], layer.units, strict=True)):
+        with suppress(Exception):
+            world[i] *= float((1 * shown).to(own).magnitude)
+    return world
+
+
+def shown_plane(viewer: Viewer, layer: Image, axes: str) -> tuple[int, ...] | None:
+    """Stack index that the viewer shows, in the order of the stack axes; None for 2-D."""
+    names = axes[: layer.ndim]
+    stack = [i for i, name in enumerate(names) if name not in "YXC"]
+    if not stack:
+        return None
+    position = layer.world_to_data(_in_layer_units(viewer, layer, viewer.dims.point))
+    shape = _shape(layer)
+    return tuple(int(np.clip(round(float(position[i])), 0, shape[i] - 1)) for i in stack)
+
+
+def shown_channel(viewer: Viewer, layer: Image, axes: str) -> int | None:
+    """Channel that the viewer shows, where the layer has a channel axis of its own."""
+    channel = axes[: layer.ndim].find("C")
+    if channel < 0:
+        return None
+    position = layer.world_to_data(_in_layer_units(viewer, layer, viewer.dims.point))
+    return int(np.clip(round(float(position[channel])), 0, _shape(layer)[channel] - 1))
+
+
+def visible_box(viewer: Viewer, layer: Image) -> tuple[int, int, int, int] | None:
+    """Part of the layer's planes that the camera shows: ``(y0, y1, x0, x1)`` in pixels.
+
+    None in the 3-D display and where other axes than the last two are displayed.
+    """
+    shown = tuple(viewer.dims.displayed)
+    ndim = viewer.dims.ndim
+    if len(shown) != 2 or sorted(shown) != [ndim - 2, ndim - 1]:
+        return None
+    camera = viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera
+    if hasattr(viewer, "canvas"):
+        size = np.array(viewer.canvas.viewbox_size(viewer.layers), dtype=float)
+    else:
+        size = np.array((800.0, 600.0))
+    half = size / camera.zoom / 2
+    corners = []
+    for sign in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
+        point = np.array(viewer.dims.point, dtype=float)
+        # the camera's axes follow the order of display, also when x and y are swapped
+        for axis, center, side in zip(shown, camera.center[-2:], half * sign, strict=True):
+            point[axis] = center + side
+        corners.append(layer.world_to_data(_in_layer_units(viewer, layer, point))[-2:])
+    height, width = _shape(layer)[-2:]
+    y0, y1, x0, x1 = geometry.visible_box(np.array(corners), (height, width))
+    return y0, y1, x0, x1
+
+
+def _shape(layer: Image) -> tuple[int, ...]:
+    """Shape of the finest level without the colours of an RGB layer."""
+    data = layer.data[0] if layer.multiscale else layer.data
+    return tuple(data.shape[: layer.ndim])
+
+
+def image_source(
+    viewer: Viewer, layer: Image, axes: str | None, channels: tuple[int, ...] | None
+) -> ImageSource:
+    """The layer as it is now: array, axes, pixel size, plane and view that are shown."""
+    axes = axes or layer_axes(layer)
+    return ImageSource(
+        key=layer_key(layer),
+        name=layer.name,
+        data=layer.data,
+        axes=axes,
+        channels=channels,
+        pixel_size_um=pixel_size_um(layer),
+        plane=shown_plane(viewer, layer, axes),
+        view=visible_box(viewer, layer),
+    )

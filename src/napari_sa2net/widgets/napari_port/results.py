@@ -1,0 +1,169 @@
+"""Labels layers that we make: where they lie, and whose they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.utils.transforms import Affine
+
+from napari_sa2net.app.session import ImageSource
+from napari_sa2net.widgets.napari_port import geometry
+from napari_sa2net.widgets.napari_port.reading import layer_axes
+
+if TYPE_CHECKING:
+    from napari.layers import Image, Labels
+    from napari.viewer import Viewer
+    from numpy.typing import NDArray
+
+METADATA_KEY = "napari-sa2net"
+
+
+def place_labels(
+    layer: Image, source: ImageSource, labels: NDArray[np.int32], offset: tuple[int, ...]
+) -> tuple[NDArray[np.int32], dict[str, Any]]:
+    """Array and transform arguments of a Labels layer that lies over its image.
+
+    Parameters
+    ----------
+    layer : Image
+        The layer that was segmented.
+    source : ImageSource
+        Its description at that time (axes, channels).
+    labels : int32
+        Labels in the image's axes without channels, of a window of the image.
+    offset : tuple of int
+        Index of the window's first element in the image without channels.
+
+    Returns
+    -------
+    labels : int32
+        With an axis of length 1 for channels that lie between stack axes and the plane:
+        napari aligns axes from the last, so that axis must stay to keep the others apart.
+    arguments : dict
+        scale, translate, rotate, shear, affine, units, axis_labels.
+    """
+    names = (source.axes or layer_axes(layer))[: layer.ndim]
+    channel = names.find("C")
+    keep = list(range(layer.ndim))
+    start = list(offset)
+    if channel >= 0:
+        start.insert(channel, source.channels[0] if source.channels else 0)
+        if channel == 0:
+            keep.remove(0)
+            start[0] = 0
+        else:
+            labels = np.expand_dims(labels, channel)
+    # the window's corner before the affine: world = affine(linear @ data + translate)
+    corner = np.asarray(layer.affine.inverse(layer.data_to_world(start)))
+    arguments: dict[str, Any] = {
+        "translate": corner[keep],
+        "affine": layer.affine.affine_matrix[np.ix_([*keep, -1], [*keep, -1])],
+        "units": tuple(layer.units[i] for i in keep),
+    }
+    labels_of_axes = tuple(layer.axis_labels[i] for i in keep)
+    arguments["axis_labels"] = labels_of_axes
+    if len(keep) == layer.ndim:
+        parts: Any = layer
+    else:
+        points = [
+            layer.affine.inverse(layer.data_to_world(p))
+            for p in geometry.unit_points(layer.ndim)
+        ]
+        linear = geometry.linear_part(np.array(points))[np.ix_(keep, keep)]
+        parts = Affine(linear_matrix=linear, ndim=len(keep))
+    arguments.update(scale=parts.scale, rotate=parts.rotate, shear=parts.shear)
+    return labels, arguments
+
+
+class ResultLayer:
+    """A Labels layer of ours; replaced in place until a person edits it.
+
+    Attributes
+    ----------
+    edited : bool
+        A person, or someone's script, changed the labels.
+    """
+
+    def __init__(
+        self, viewer: Viewer, layer: Labels, image: Image, on_edit: Callable[[], None]
+    ) -> None:
+        self.viewer = viewer
+        self.layer = layer
+        self.image = image
+        self.edited = False
+        self._on_edit = on_edit
+        self._writing = False
+        self._events = (layer.events.paint, layer.events.labels_update, layer.events.data)
+        for event in self._events:
+            event.connect(self._changed)
+
+    @property
+    def alive(self) -> bool:
+        return self.layer in self.viewer.layers
+
+    def replace(
+        self, labels: NDArray[np.int32], arguments: dict[str, Any] | None = None
+    ) -> None:
+        """Show other labels, and move the layer where `arguments` differ."""
+        with self._quietly():
+            self.layer.data = labels
+            for name, value in (arguments or {}).items():
+                old = getattr(self.layer, name)
+                if name == "affine":
+                    old = old.affine_matrix
+                if name in ("units", "axis_labels"):
+                    same = old == value
+                else:
+                    same = np.shape(old) == np.shape(value) and np.allclose(old, value)
+                if not same:
+                    setattr(self.layer, name, value)
+
+    def set_table(self, table: dict[str, NDArray[Any]]) -> None:
+        """Put the object table into the layer's features; napari finds rows by ``index``."""
+        import pandas as pd
+
+        with self._quietly():
+            self.layer.features = pd.DataFrame({"index": table["label"], **table})
+
+    def set_metadata(self, provenance: dict[str, Any]) -> None:
+        """Record model, settings and versions in ``layer.metadata``."""
+        self.layer.metadata = {**self.layer.metadata, METADATA_KEY: provenance}
+
+    def adopt(self, on_edit: Callable[[], None]) -> None:
+        """Belong to another run from now on."""
+        self._on_edit = on_edit
+
+    def disconnect(self) -> None:
+        """Leave the layer to the user, with no callback of ours on it."""
+        for event in self._events:
+            event.disconnect(self._changed)
+
+    @contextmanager
+    def _quietly(self) -> Iterator[None]:
+        self._writing = True
+        try:
+            yield
+        finally:
+            self._writing = False
+
+    def _changed(self, event: Any = None) -> None:
+        if self._writing or self.edited:
+            return
+        self.edited = True
+        self._on_edit()
+
+
+@contextmanager
+def keep_selection(viewer: Viewer) -> Iterator[None]:
+    """A new layer takes the selection in napari; give it back."""
+    selection = viewer.layers.selection
+    chosen, active = set(selection), selection.active
+    try:
+        yield
+    finally:
+        alive = {layer for layer in chosen if layer in viewer.layers}
+        selection.active = active if active in viewer.layers else None
+        selection.update(alive)

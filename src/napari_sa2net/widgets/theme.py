@@ -1,0 +1,115 @@
+"""Colours and icons of the pages on top of napari's own style sheet."""
+
+from __future__ import annotations
+
+from napari.utils.theme import get_theme
+from qtpy.QtCore import QPointF, QRectF, Qt
+from qtpy.QtGui import QColor, QIcon, QPainter, QPainterPath, QPen, QPixmap
+
+#: the one accent; white text on it keeps a contrast above 4.5 in both themes
+ACCENT = "#1f75c4"
+ACCENT_HOVER = "#2b86da"
+ACCENT_PRESSED = "#185d9d"
+
+
+def _rgba(color: QColor, alpha: float) -> str:
+    return f"rgba({color.red()}, {color.green()}, {color.blue()}, {round(255 * alpha)})"
+
+
+def text_color(theme: str) -> QColor:
+    """Colour of text in a napari theme."""
+    return QColor(get_theme(theme).text.as_hex())
+
+
+def style_sheet(theme: str) -> str:
+    """Style sheet of our pages for the napari theme named ``theme``."""
+    colors = get_theme(theme)
+    text = QColor(colors.text.as_hex())
+    error = QColor("#e5484d" if colors.type == "dark" else "#c62a2f")
+    line = _rgba(text, 0.18)
+    # one size for every kind of control: napari's own differ by a point, which looks
+    # ragged in a form
+    return f"""
+    #sa2net QPushButton, #sa2net QComboBox, #sa2net QCheckBox, #sa2net QRadioButton,
+    #sa2net QAbstractSpinBox, #sa2net QToolButton, #sa2net QLabel {{ font-size: {_pt()}pt; }}
+    #sa2net QLabel[role="muted"] {{ color: {_rgba(text, 0.66)}; }}
+    #sa2net QLabel[role="summary"] {{ font-weight: 600; }}
+    #sa2net QLabel[role="title"] {{ font-weight: 600; font-size: {_pt() + 2}pt; }}
+    #sa2net QLabel:disabled {{ color: {_rgba(text, 0.4)}; }}
+    #sa2net QPushButton[role="primary"] {{
+        background-color: {ACCENT}; color: white; font-weight: 600;
+        padding: 8px; border-radius: 4px; font-size: {_pt() + 1}pt; }}
+    #sa2net QPushButton[role="primary"]:hover {{ background-color: {ACCENT_HOVER}; }}
+    #sa2net QPushButton[role="primary"]:pressed {{ background-color: {ACCENT_PRESSED}; }}
+    #sa2net QPushButton[role="primary"]:disabled {{
+        background-color: {_rgba(text, 0.10)}; color: {_rgba(text, 0.45)}; border: 0px; }}
+    #sa2net QPushButton[role="cancel"] {{
+        background-color: transparent; color: {colors.text.as_hex()}; font-weight: 600;
+        padding: 7px; border-radius: 4px; border: 1px solid {_rgba(text, 0.5)};
+        font-size: {_pt() + 1}pt; }}
+    #sa2net QPushButton[role="cancel"]:hover {{ background-color: {_rgba(text, 0.08)}; }}
+    #sa2net QPushButton[role="link"] {{
+        background: transparent; color: {_link(colors.type)}; padding: 2px; border: 0px; }}
+    #sa2net QPushButton[role="link"]:hover {{ text-decoration: underline; }}
+    #sa2net QPushButton[role="link"]:disabled {{ color: {_rgba(text, 0.4)}; border: 0px; }}
+    #sa2net QToolButton {{ padding: 3px; border-radius: 3px; }}
+    #sa2net QToolButton[role="fold"] {{
+        background: transparent; border: 0px; padding: 2px; font-weight: 600; }}
+    #sa2net QToolButton[role="info"] {{
+        background: transparent; border: 1px solid {_rgba(text, 0.5)};
+        border-radius: 10px; min-width: 18px; max-width: 18px;
+        min-height: 18px; max-height: 18px; padding: 0px; font-weight: 600; }}
+    #sa2net QToolButton[role="info"]:hover {{ background-color: {_rgba(text, 0.12)}; }}
+    #sa2net QFrame[role="line"] {{ background-color: {line}; max-height: 1px; }}
+    #sa2net QFrame[role="error"] {{
+        background-color: {_rgba(error, 0.12)}; border-left: 3px solid {error.name()};
+        border-radius: 2px; }}
+    #sa2net QFrame[role="error"] QLabel, #sa2net QFrame[role="error"] QPushButton,
+    #sa2net QFrame[role="hint"] QLabel {{ background: transparent; }}
+    #sa2net QFrame[role="hint"] {{
+        background-color: {_rgba(QColor(ACCENT), 0.16)}; border-left: 3px solid {ACCENT};
+        border-radius: 2px; }}
+    #sa2net QProgressBar {{
+        border: 0px; border-radius: 3px; background-color: {line};
+        min-height: 6px; max-height: 6px; }}
+    #sa2net QProgressBar::chunk {{ background-color: {ACCENT}; border-radius: 3px; }}
+    """
+
+
+def _pt() -> int:
+    from napari.settings import get_settings
+
+    return int(get_settings().appearance.font_size)
+
+
+def _link(kind: str) -> str:
+    return "#6db3f2" if kind == "dark" else ACCENT_PRESSED
+
+
+def pin_icon(color: QColor, *, filled: bool) -> QIcon:
+    """A drawing pin: outlined while the page follows the selection, filled when pinned."""
+    size = 48
+    pixmap = QPixmap(size, size)
+    pixmap.fill(Qt.GlobalColor.transparent)
+    painter = QPainter(pixmap)
+    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+    painter.translate(size / 2, size / 2)
+    painter.rotate(0 if filled else 40)
+    painter.setPen(QPen(color, 3.5, join=Qt.PenJoinStyle.RoundJoin))
+    head = QPainterPath()
+    head.addRoundedRect(QRectF(-9, -20, 18, 5), 2, 2)
+    body = QPainterPath()
+    body.moveTo(-6, -15)
+    body.lineTo(6, -15)
+    body.lineTo(8, -2)
+    body.lineTo(13, 4)
+    body.lineTo(-13, 4)
+    body.lineTo(-8, -2)
+    body.closeSubpath()
+    if filled:
+        painter.setBrush(color)
+    painter.drawPath(head)
+    painter.drawPath(body)
+    painter.drawLine(QPointF(0, 4), QPointF(0, 20))
+    painter.end()
+    return QIcon(pixmap)
