@@ -106,7 +106,7 @@ def list_models() -> list[ModelEntry]:
     for path, bundled in _files():
         try:
             entries.append(_entry(path, bundled))
-        except CheckpointError as error:
+        except (CheckpointError, FileNotFoundError) as error:  # removed meanwhile
             logger.warning("Left out of the list of models: %s", error)
     return entries
 
