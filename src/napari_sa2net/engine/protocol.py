@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from napari_sa2net.config import InstanceConfig, PredictConfig
@@ -96,7 +95,7 @@ class WarmUp:
 
     job: int
     model: str
-    predict: PredictConfig = PredictConfig()
+    predict: PredictConfig = field(default_factory=PredictConfig)
 
 
 @dataclass(frozen=True)
@@ -126,8 +125,8 @@ class Segment:
     axes: str | None = None
     channels: tuple[int, ...] | None = None
     normalize: bool = True
-    predict: PredictConfig = PredictConfig()
-    instances: InstanceConfig = InstanceConfig()
+    predict: PredictConfig = field(default_factory=PredictConfig)
+    instances: InstanceConfig = field(default_factory=InstanceConfig)
     pixel_size_um: float | None = None
     keep_as: str = ""
     window: Window = Window()
@@ -142,7 +141,7 @@ class Derive:
 
     job: int
     key: str
-    instances: InstanceConfig = InstanceConfig()
+    instances: InstanceConfig = field(default_factory=InstanceConfig)
     table: bool = False
 
 
@@ -338,6 +337,8 @@ class Died:
 
     Attributes
     ----------
+    message
+        What happened and what to do; empty when it was ended to cancel a job.
     restarting
         The client starts another one by itself; else `EngineClient.restart` does.
     """

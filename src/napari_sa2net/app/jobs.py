@@ -1,0 +1,58 @@
+"""Jobs in flight: numbers, and what each one is for."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Literal
+
+from napari_sa2net.app.requests import SegmentRequest
+
+JobKind = Literal["warm_up", "segment", "derive", "measure"]
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A job that was submitted; ``key`` and ``request`` name the result it belongs to."""
+
+    number: int
+    kind: JobKind
+    key: str = ""
+    request: SegmentRequest | None = None
+    table: bool = False
+
+
+class JobBook:
+    """Numbers jobs and finds them again; a job that is not in it is stale."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+        self._jobs: dict[int, Job] = {}
+
+    def open(
+        self,
+        kind: JobKind,
+        key: str = "",
+        request: SegmentRequest | None = None,
+        table: bool = False,
+    ) -> Job:
+        job = Job(next(self._numbers), kind, key, request, table)
+        self._jobs[job.number] = job
+        return job
+
+    def get(self, number: int) -> Job | None:
+        return self._jobs.get(number)
+
+    def close(self, number: int) -> Job | None:
+        """Remove and return the job; None when it was dropped before."""
+        return self._jobs.pop(number, None)
+
+    def find(self, kind: JobKind, key: str | None = None) -> Job | None:
+        """The newest open job of a kind (and of a key)."""
+        for job in reversed(self._jobs.values()):
+            if job.kind == kind and (key is None or job.key == key):
+                return job
+        return None
+
+    def all(self, kind: JobKind | None = None) -> list[Job]:
+        return [j for j in self._jobs.values() if kind is None or j.kind == kind]

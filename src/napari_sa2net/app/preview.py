@@ -1,0 +1,43 @@
+"""What can be said of an image before anything is read of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from napari_sa2net.data.plan import plan_image
+from napari_sa2net.errors import SA2NetError
+
+if TYPE_CHECKING:
+    from napari_sa2net.app.session import ImageSource
+    from napari_sa2net.data.plan import ImagePlan
+
+
+def source_plan(source: ImageSource) -> ImagePlan:
+    """Axes, shape and channels of a source; no pixel is read.
+
+    Raises
+    ------
+    ImageError
+        It is no image of numbers, or its axes or channels do not fit.
+    """
+    return plan_image(source.data, source.axes, source.channels, measure=False)
+
+
+def image_line(source: ImageSource) -> str:
+    """``512 × 640 · 1 channel · 0.32 µm/px``, or what is wrong with the image."""
+    try:
+        return source_plan(source).describe(source.pixel_size_um)
+    except SA2NetError as error:
+        return str(error)
+
+
+def pixels_to_segment(
+    source: ImageSource, box: tuple[int, int, int, int] | None, one_plane: bool
+) -> int:
+    """Image pixels that a run covers; 0 for an image that cannot be run."""
+    try:
+        plan = source_plan(source)
+    except SA2NetError:
+        return 0
+    y0, y1, x0, x1 = box or (0, plan.spatial[0], 0, plan.spatial[1])
+    return (y1 - y0) * (x1 - x0) * (1 if one_plane else plan.n_planes)

@@ -1,0 +1,226 @@
+"""What a viewer's session holds, as evented state; widgets bind to ``Session.events``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from psygnal import SignalGroupDescriptor
+
+from napari_sa2net.config import InstanceConfig, PredictConfig
+from napari_sa2net.engine.protocol import EngineInfo, ObjectTable, SegmentResult, Summary
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from napari_sa2net.app.requests import SegmentRequest
+
+EngineState = Literal["stopped", "starting", "ready", "busy", "down"]
+Where = Literal["whole", "view"]
+Planes = Literal["current", "all"]
+Sliders = Literal["none", "live", "edited", "lost"]
+
+SLIDER_WORDS: dict[str, str] = {
+    "none": "Segment first; then these adjust the result live.",
+    "live": "",
+    "edited": "You edited these cells, so the sliders no longer change them. "
+    "Segment again for a new layer.",
+    "lost": "The probabilities of this result are no longer kept. Segment again to adjust it.",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSource:
+    """An image as a layer offers it; a new object whenever anything of it changes.
+
+    Attributes
+    ----------
+    key
+        Identifies the layer for as long as it lives.
+    data
+        numpy, dask, zarr or a list of levels, finest first.
+    axes
+        Spelling as `napari_sa2net.segment` takes it; None lets the shape decide.
+    channels
+        Channels that go in; None for the default.
+    pixel_size_um
+        Micrometres per pixel; None where units are unknown.
+    plane
+        Stack index that is shown, in the order of the stack axes; None for a 2-D image.
+    view
+        ``(y0, y1, x0, x1)`` in pixels that the camera shows, clipped to the image.
+    """
+
+    key: str
+    name: str
+    data: Any
+    axes: str | None = None
+    channels: tuple[int, ...] | None = None
+    pixel_size_um: float | None = None
+    plane: tuple[int, ...] | None = None
+    view: tuple[int, int, int, int] | None = None
+
+    @property
+    def level0(self) -> Any:
+        """The finest level of a multiscale image, else the data itself."""
+        data = self.data
+        if isinstance(data, (list, tuple)) or type(data).__name__ == "MultiScaleData":
+            return data[0]
+        return data
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(int(n) for n in self.level0.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.level0.dtype)
+
+
+@dataclass(frozen=True)
+class JobProgress:
+    """Progress of the running job; ``total`` 0 while it is unknown."""
+
+    done: int
+    total: int
+    what: str
+
+    @property
+    def fraction(self) -> float:
+        """Between 0 and 1."""
+        return min(1.0, self.done / self.total) if self.total else 0.0
+
+    def __str__(self) -> str:
+        return f"{self.done} of {self.total} {self.what}" if self.total else self.what
+
+
+@dataclass(frozen=True)
+class ErrorInfo:
+    """An error for the page: class name, words with the next step, details to fold out."""
+
+    kind: str
+    message: str
+    details: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentOutcome:
+    """A finished segmentation, for the view to show.
+
+    Attributes
+    ----------
+    key
+        Names the result, new for every run; `LabelsUpdate` and `TableUpdate` carry it.
+    replaces
+        Key of the image's former result if no person has edited it: its layer takes the new
+        labels. None: the labels go to a new layer.
+    request
+        What was asked for, with the source image.
+    result
+        Labels (int32, see `SegmentResult`), offset, table, provenance.
+    """
+
+    key: str
+    replaces: str | None
+    request: SegmentRequest
+    result: SegmentResult
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        return self.result.labels  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelsUpdate:
+    """New labels, same shape and place, for the result of that key (a slider moved)."""
+
+    key: str
+    labels: NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class TableUpdate:
+    """The object table that belongs to the newest labels of that key."""
+
+    key: str
+    objects: ObjectTable
+
+
+@dataclass
+class Session:
+    """Evented state of one viewer; written by the controller, read by any widget.
+
+    ``session.events.<field>.connect(callback)`` calls back with the new value, on the thread
+    on which the controller runs. Widgets change it through the controller's methods.
+
+    Attributes
+    ----------
+    image, image_line
+        The image, and its preview line ("512 × 640 · 1 channel · 0.32 µm/px").
+    models, model
+        Entries of the registry, and the name of the chosen one.
+    engine, device_line
+        Engine state, and a line on the device once it is known.
+    running, progress
+        Whether a segmentation is in flight, and how far it is.
+    sliders, sliders_note
+        Whether the instance settings act on the shown result, and why not, in words.
+    result_key, summary
+        Key of the image's newest result, and its line ("143 cells · median 96 µm² · ...").
+    estimate_s
+        Seconds that segmenting would take, from the engine's probe; None before it.
+    error
+        What to show; None after the next success or `SegmentController.dismiss_error`.
+    """
+
+    events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
+
+    image: ImageSource | None = None
+    image_line: str = ""
+    models: tuple[Any, ...] = ()
+    model: str = "nuclei"
+    predict: PredictConfig = field(default_factory=PredictConfig)
+    instances: InstanceConfig = field(default_factory=InstanceConfig)
+    normalize: bool = True
+    where: Where = "whole"
+    planes: Planes = "all"
+    engine: EngineState = "stopped"
+    device_line: str = ""
+    info: EngineInfo | None = None
+    running: bool = False
+    progress: JobProgress | None = None
+    sliders: Sliders = "none"
+    sliders_note: str = SLIDER_WORDS["none"]
+    result_key: str = ""
+    summary: str = ""
+    estimate_s: float | None = None
+    error: ErrorInfo | None = None
+
+
+def summary_line(summary: Summary, pixel_size_um: float | None) -> str:
+    """``143 cells · median 96 µm² · 3 touch the border``."""
+    n = summary.n_objects
+    if n == 0:
+        return "No cells found"
+    parts = [f"{n} cell{'' if n == 1 else 's'}"]
+    area = summary.median_area_px
+    if math.isfinite(area):
+        if pixel_size_um:
+            parts.append(f"median {area * pixel_size_um**2:.3g} µm²")
+        else:
+            parts.append(f"median {area:.0f} px²")
+    if summary.n_border:
+        verb = "touches" if summary.n_border == 1 else "touch"
+        parts.append(f"{summary.n_border} {verb} the border")
+    return " · ".join(parts)
+
+
+def device_line(info: EngineInfo) -> str:
+    """``CPU, 2 threads (no GPU found)`` or the accelerator's name."""
+    if info.device == "cpu":
+        plural = "" if info.threads == 1 else "s"
+        note = "" if len(info.devices) > 1 else "; no GPU found, it works all the same"
+        return f"CPU, {info.threads} thread{plural}{note}"
+    return f"{info.device_name} ({info.device})"

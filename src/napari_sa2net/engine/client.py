@@ -1,0 +1,424 @@
+"""napari's side of the engine: starts it, talks to it, starts it again when it dies.
+
+Nothing here blocks the caller. One thread starts the engine and reads its events, one shares
+images and sends requests, one serves regions of lazy images.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import sys
+import threading
+import time
+import traceback
+import weakref
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from napari_sa2net.data.plan import plan_image
+from napari_sa2net.engine import protocol as p
+from napari_sa2net.engine.images import Sources, image_reference
+from napari_sa2net.engine.link import EXIT_NO_TORCH, Link, describe_end
+from napari_sa2net.engine.shm import take
+from napari_sa2net.errors import Cancelled, EngineError, SA2NetError
+
+_log = logging.getLogger(__name__)
+
+GRACE_S = 1.0
+"""A cancelled job that has not stopped by then is stopped by force."""
+MAX_CRASHES, CRASH_WINDOW_S = 3, 60.0
+"""So many crashes within so many seconds, and the engine stays down."""
+
+_TERMINAL = (p.Done, p.Failed, p.WasCancelled)
+
+
+@dataclass
+class _Job:
+    """A job without an answer yet."""
+
+    request: p.JobRequest
+    sent: bool = False
+    cancelled: bool = False
+    shared: list[str] = field(default_factory=list)
+    timer: threading.Timer | None = None
+
+
+class EngineClient:
+    """Client of one engine process.
+
+    Parameters
+    ----------
+    on_event
+        Called with every event, one at a time, on a thread of the client's. Every job that
+        was submitted gets exactly one `Done`, `Failed` or `WasCancelled`, also when the
+        engine dies; after `close`, nothing is called.
+    python
+        Interpreter of the engine; this one if not given.
+    """
+
+    def __init__(self, on_event: Callable[[p.Event], None], python: str | None = None) -> None:
+        self._on_event = on_event
+        self._python = python or sys.executable
+        self._emitting = threading.RLock()
+        self._state = threading.Condition()
+        self._outbox: deque[p.Request | _Emit] = deque()
+        self._regions: deque[tuple[Link, p.ReadRegion]] = deque()
+        self._jobs: dict[int, _Job] = {}
+        self._sources = Sources()
+        self._link: Link | None = None
+        self._ready = False
+        self._forced = False
+        self._down: EngineError | None = None
+        self._crashes: deque[float] = deque(maxlen=MAX_CRASHES)
+        self._threads: list[threading.Thread] = []
+        self._closed = False
+        _alive.add(self)
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the engine while it is connected."""
+        link = self._link
+        return link.process.pid if link is not None else None
+
+    def start(self) -> None:
+        """Start the engine in the background; returns at once. Once is enough."""
+        with self._state:
+            if self._threads or self._closed:
+                return
+            for target, name in (
+                (self._supervise, "sa2net-engine"),
+                (self._send_all, "sa2net-send"),
+                (self._serve_regions, "sa2net-regions"),
+            ):
+                self._threads.append(threading.Thread(target=target, name=name, daemon=True))
+            for thread in self._threads:
+                thread.start()
+
+    def restart(self) -> None:
+        """Start the engine again where it stays down; else do nothing but `start`."""
+        self.start()
+        with self._state:
+            self._crashes.clear()
+            self._down = None
+            self._state.notify_all()
+
+    def submit(self, request: p.Request) -> None:
+        """Queue a request; returns at once. Images and labels in it may be any array."""
+        with self._state:
+            if self._closed:
+                return
+            if isinstance(request, p.JobRequest):
+                self._jobs[request.job] = _Job(request)
+            elif isinstance(request, p.Forget):
+                self._sources.remove(request.key)
+            self._outbox.append(request)
+            self._state.notify_all()
+
+    def cancel(self, job: int) -> None:
+        """Stop a job: politely, and by ending the engine when it has not stopped in 1 s."""
+        with self._state:
+            entry = self._jobs.get(job)
+            if entry is None or entry.cancelled:
+                return
+            entry.cancelled = True
+            if not entry.sent:
+                # The sending thread finds it cancelled.
+                self._outbox.appendleft(_Emit(p.WasCancelled(job)))
+            else:
+                self._outbox.appendleft(p.Cancel(job))
+                entry.timer = threading.Timer(GRACE_S, self._force, (job,))
+                entry.timer.daemon = True
+                entry.timer.start()
+            self._state.notify_all()
+
+    def close(self, timeout: float = 0.0) -> None:
+        """End the engine, by force after a second, and free everything.
+
+        Returns at once, or waits up to ``timeout`` seconds until all is gone.
+        """
+        with self._state:
+            if not self._closed:
+                self._closed = True
+                for job in self._jobs.values():
+                    if job.timer is not None:
+                        job.timer.cancel()
+                self._jobs.clear()
+                self._outbox.clear()
+                self._sources.clear()
+                ender = threading.Thread(target=self._end, name="sa2net-end", daemon=True)
+                self._threads.append(ender)
+                ender.start()
+            self._state.notify_all()
+        deadline = time.monotonic() + timeout
+        for thread in list(self._threads):
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    # --- starting, reading, ending -----------------------------------------------------
+
+    def _supervise(self) -> None:
+        while not self._closed:
+            self._emit(p.Starting())
+            link: Link | None = None
+            failure: EngineError | None = None
+            try:
+                link = Link(self._python)
+                with self._state:
+                    self._link = link
+                if self._closed:
+                    break
+                link.connect()
+                with self._state:
+                    self._ready = True
+                    self._state.notify_all()
+                self._read(link)
+            except EngineError as error:
+                _log.debug("engine: %s", error)
+                failure = error
+            self._engine_gone(link, failure)
+        with self._state:
+            link, self._link = self._link, None
+        if link is not None:
+            link.end()
+
+    def _read(self, link: Link) -> None:
+        while True:
+            try:
+                event = link.receive()
+            except (EOFError, OSError):
+                return
+            except Exception:
+                # What cannot be unpickled leaves the pipe in an unknown state.
+                _log.exception("the engine sent what cannot be read")
+                link.kill()
+                return
+            if isinstance(event, p.ReadRegion):
+                with self._state:
+                    self._regions.append((link, event))
+                    self._state.notify_all()
+            elif isinstance(event, p.Release):
+                link.pool.release(event.name)
+            elif isinstance(event, p.Done):
+                self._finish(self._received(link, event))
+            elif isinstance(event, _TERMINAL):
+                self._finish(event)
+            else:
+                self._emit(event)
+
+    def _received(self, link: Link, event: p.Done) -> p.Event:
+        """The event with its labels copied out of shared memory."""
+        result = event.result
+        if not isinstance(result, p.SegmentResult):
+            return event
+        ref = result.labels
+        try:
+            labels = take(ref)
+        except EngineError as error:
+            return p.Failed(event.job, type(error).__name__, str(error))
+        with contextlib.suppress(OSError):
+            link.send(p.Release(ref.name))
+        return replace(event, result=replace(result, labels=labels))
+
+    def _engine_gone(self, link: Link | None, failure: EngineError | None) -> None:
+        status = link.end() if link is not None else None
+        details = link.last_words() if link is not None else ""
+        with self._state:
+            self._link = None
+            self._ready = False
+            if self._closed:
+                return
+            forced, self._forced = self._forced, False
+            answers: list[p.Event] = []
+            message = describe_end(status) if status is not None else str(failure)
+            for number, job in self._jobs.items():
+                if job.cancelled or (job.sent and forced):
+                    answers.append(p.WasCancelled(number))
+                elif job.sent:
+                    answers.append(p.Failed(number, "EngineError", message, details))
+            self._sources.clear()
+            now = time.monotonic()
+            if not forced:
+                self._crashes.append(now)
+            hopeless = status == EXIT_NO_TORCH or (
+                len(self._crashes) == MAX_CRASHES
+                and now - self._crashes[0] < CRASH_WINDOW_S
+            )
+            if hopeless:
+                if status != EXIT_NO_TORCH:
+                    message = (
+                        f"The engine stopped {MAX_CRASHES} times within a minute and was not "
+                        "started again. Restart it when the cause is gone; the details say "
+                        f"more. Last: {message}"
+                    )
+                self._down = EngineError(message)
+                self._state.notify_all()
+        for answer in answers:
+            self._finish(answer)
+        self._emit(p.Died("" if forced else message, details, restarting=not hopeless))
+        with self._state:
+            self._state.wait_for(lambda: self._down is None or self._closed)
+
+    def _force(self, job: int) -> None:
+        """The job did not stop in time: end the engine."""
+        with self._state:
+            if job not in self._jobs or self._link is None:
+                return
+            self._forced = True
+            link = self._link
+        link.kill()
+
+    def _end(self) -> None:
+        link = self._link
+        if link is None:
+            return
+        with contextlib.suppress(OSError):
+            link.send(p.Shutdown())
+        link.end(GRACE_S)
+
+    # --- sending -------------------------------------------------------------------------
+
+    def _send_all(self) -> None:
+        while True:
+            with self._state:
+                self._state.wait_for(
+                    lambda: self._closed
+                    or (self._outbox and (self._ready or self._down or self._is_emit()))
+                )
+                if self._closed:
+                    return
+                item = self._outbox.popleft()
+                link, down = self._link, self._down
+            if isinstance(item, _Emit):
+                self._finish(item.event)
+            elif down is not None:
+                if isinstance(item, p.JobRequest):
+                    self._finish(p.Failed(item.job, "EngineError", str(down)))
+            elif link is not None:
+                self._send(link, item)
+
+    def _is_emit(self) -> bool:
+        return isinstance(self._outbox[0], _Emit)
+
+    def _send(self, link: Link, request: p.Request) -> None:
+        if not isinstance(request, p.JobRequest):
+            with contextlib.suppress(OSError):
+                link.send(request)
+            return
+        entry = self._jobs.get(request.job)
+        if entry is None or entry.cancelled:
+            return
+        try:
+            wire = self._prepare(link, request, entry)
+        except Cancelled:
+            return
+        except SA2NetError as error:
+            self._finish(p.Failed(request.job, type(error).__name__, str(error)))
+            return
+        except Exception as error:
+            message = f"The image could not be sent to the engine: {error}"
+            details = traceback.format_exc()
+            self._finish(p.Failed(request.job, type(error).__name__, message, details))
+            return
+        with self._state:
+            if self._link is not link:
+                # The engine died meanwhile; the next one gets it.
+                entry.shared.clear()
+                self._outbox.appendleft(request)
+                return
+            if entry.cancelled:
+                return
+            entry.sent = True
+        # When the pipe breaks here, the reading thread answers the job.
+        with contextlib.suppress(OSError):
+            link.send(wire)
+
+    def _prepare(self, link: Link, request: p.JobRequest, entry: _Job) -> p.JobRequest:
+        """The request with references instead of arrays."""
+
+        def check() -> None:
+            if entry.cancelled or self._closed:
+                raise Cancelled("cancelled while the image was copied")
+
+        if isinstance(request, p.Segment):
+            name = request.keep_as or f"job-{request.job}"
+            image = plan_image(request.image, request.axes, request.channels, measure=False).image
+            ref = image_reference(image, name, link.pool, self._sources, check)
+            wire: p.JobRequest = replace(request, image=ref)
+        elif isinstance(request, p.Measure):
+            ref = link.pool.share(request.labels, check)
+            wire = replace(request, labels=ref)
+        else:
+            return request
+        if isinstance(ref, p.ArrayRef):
+            entry.shared.append(ref.name)
+        return wire
+
+    def _serve_regions(self) -> None:
+        while True:
+            with self._state:
+                self._state.wait_for(lambda: self._closed or self._regions)
+                if self._closed:
+                    return
+                link, request = self._regions.popleft()
+            try:
+                region = self._sources.read(request.source, request.key)
+                answer = p.RegionData(request.token, link.pool.share(region))
+            except Exception as error:
+                answer = p.RegionData(request.token, None, str(error))
+            with contextlib.suppress(OSError):
+                link.send(answer)
+
+    # --- telling -------------------------------------------------------------------------
+
+    def _finish(self, event: Any) -> None:
+        """Emit a job's last event, unless it has had one."""
+        with self._state:
+            job = self._jobs.pop(event.job, None)
+            link = self._link
+            if job is None:
+                return
+            if job.timer is not None:
+                job.timer.cancel()
+        for name in job.shared:
+            if link is not None:
+                link.pool.release(name)
+        request = job.request
+        if isinstance(request, p.Segment) and not (
+            request.keep_as and isinstance(event, p.Done)
+        ):
+            self._sources.remove(request.keep_as or f"job-{request.job}")
+        self._emit(event)
+
+    def _emit(self, event: p.Event) -> None:
+        with self._emitting:
+            if self._closed:
+                return
+            try:
+                self._on_event(event)
+            except Exception:
+                _log.exception("error while an engine event was handled")
+
+
+@dataclass(frozen=True)
+class _Emit:
+    """Not a request: an event to be told from a thread of ours."""
+
+    event: p.WasCancelled
+
+
+_alive: weakref.WeakSet[EngineClient] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    """The interpreter ends: daemon threads no longer run, so end the engines here."""
+    for client in list(_alive):
+        client._closed = True
+        link = client._link
+        if link is not None:
+            link.kill()
+            link.end()
