@@ -1,0 +1,78 @@
+"""What the commands print: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import pydantic
+from cyclopts import CycloptsError
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def stdout() -> Console:
+    """A console on the present stdout (made anew, so that redirection is seen)."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def stderr() -> Console:
+    """A console on the present stderr."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def error(message: str) -> None:
+    """One line that says what is wrong and what to do."""
+    stderr().print(Text.assemble(("error: ", "bold red"), " ".join(message.split())))
+
+
+def warning(message: str) -> None:
+    """One line on something that may not be what the user wants."""
+    stderr().print(Text.assemble(("note: ", "yellow"), " ".join(message.split())))
+
+
+def usage_error(problem: CycloptsError) -> None:
+    """A mistake on the command line, in one line, with where to look."""
+    cause = problem.__cause__
+    if isinstance(cause, pydantic.ValidationError):
+        message = settings_message(cause)
+    else:
+        message = str(problem)
+    chain = problem.command_chain or ()
+    error(f"{message} (see: {' '.join(('sa2net', *chain))} --help)")
+
+
+def settings_message(problem: pydantic.ValidationError) -> str:
+    """Pydantic's complaint in the words of the flags."""
+    parts = []
+    for item in problem.errors():
+        flag = "--" + "-".join(str(part) for part in item["loc"]).replace("_", "-")
+        parts.append(f"{flag} {item['input']}: {item['msg'].lower()}")
+    return "; ".join(parts)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout, nothing else."""
+    json.dump(value, sys.stdout, indent=2, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None
+) -> None:
+    """A plain table; all columns but the first are right-aligned."""
+    view = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for position, column in enumerate(columns):
+        view.add_column(
+            column, justify="left" if position == 0 else "right", overflow="fold", no_wrap=False
+        )
+    for row in rows:
+        view.add_row(*(Text(cell) for cell in row))
+    console = stdout()
+    if not console.is_terminal:
+        # A pipe has no width; cells must not be folded at a guess of 80 columns.
+        console.width = 200
+    console.print(view, soft_wrap=False)

@@ -1,0 +1,173 @@
+"""``sa2net models``: list, show, import, export, remove."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+
+from napari_sa2net.cli import console
+from napari_sa2net.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from napari_sa2net.models import ModelCard, ModelEntry
+
+models = App(name="models", help="List, show, import, export and remove models.")
+
+_Flag = Annotated[bool, Parameter(negative="")]
+
+
+@models.command(name="list")
+def list_command(*, json: _Flag = False) -> None:
+    """List bundled and imported models.
+
+    Parameters
+    ----------
+    json
+        Print one JSON document.
+    """
+    from napari_sa2net.models import list_models
+    from napari_sa2net.models.registry import user_models_dir
+
+    entries = list_models()
+    if json:
+        console.print_json([_describe(entry) for entry in entries])
+        return
+    rows = [
+        (
+            entry.name,
+            "bundled" if entry.bundled else "yours",
+            f"{entry.card.diameter:g} px" if entry.card.diameter else "any",
+            f"{entry.size_bytes / 1e6:.1f} MB",
+            entry.card.description,
+        )
+        for entry in entries
+    ]
+    console.table(("name", "from", "object size", "file", "description"), rows)
+    console.stderr().print(f"Your models are in {user_models_dir()}", style="dim")
+
+
+@models.command
+def show(model: str, /, *, json: _Flag = False) -> None:
+    """Show a model's card: what it was trained on, scores, object size, licence.
+
+    Parameters
+    ----------
+    model
+        Name, or path of a model file.
+    json
+        Print one JSON document.
+    """
+    card, details = _card(model)
+    if json:
+        console.print_json({**details, "card": card.model_dump(mode="json")})
+        return
+    fields: dict[str, Any] = {**details, **card.model_dump(mode="json")}
+    rows = [(name, _text(value)) for name, value in fields.items() if value not in (None, "")]
+    out = console.stdout()
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        indented = value.replace("\n", "\n" + " " * (width + 2))
+        out.print(f"{name:<{width}}  {indented}", markup=False)
+
+
+@models.command(name="import")
+def import_command(file: Path, /, *, name: str | None = None, overwrite: _Flag = False) -> None:
+    """Take a model file or a published SA2-Net checkpoint into the list.
+
+    Parameters
+    ----------
+    file
+        Our .safetensors, or a published .pth.tar or .pt.
+    name
+        What to call it; unsaid: as the file.
+    overwrite
+        Replace your model of that name.
+    """
+    from napari_sa2net.models import import_model
+
+    entry = import_model(file, name, overwrite)
+    dropped = len(entry.card.dropped_keys)
+    if dropped:
+        console.warning(
+            f"{dropped} weights that the published network never uses were left out."
+        )
+    console.stdout().print(f"imported {entry.name}: {entry.path}", markup=False)
+
+
+@models.command(name="export")
+def export_command(model: str, destination: Path, /, *, overwrite: _Flag = False) -> None:
+    """Copy a model's file somewhere else.
+
+    Parameters
+    ----------
+    model
+        Name of the model.
+    destination
+        File, or a folder that is there.
+    overwrite
+        Replace an existing file.
+    """
+    from napari_sa2net.models import export_model
+
+    target = export_model(model, destination, overwrite)
+    console.stdout().print(f"exported {model}: {target}", markup=False)
+
+
+@models.command
+def remove(model: str, /) -> None:
+    """Delete one of your models; bundled ones stay.
+
+    Parameters
+    ----------
+    model
+        Name of the model.
+    """
+    from napari_sa2net.models import remove_model
+
+    remove_model(model)
+    console.stdout().print(f"removed {model}", markup=False)
+
+
+def _describe(entry: ModelEntry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "path": str(entry.path),
+        "bundled": entry.bundled,
+        "size_bytes": entry.size_bytes,
+        "card": entry.card.model_dump(mode="json"),
+    }
+
+
+def _card(model: str) -> tuple[ModelCard, dict[str, Any]]:
+    """Card of a name, of one of our files, or of a published checkpoint."""
+    from napari_sa2net.models import find_model, open_model, read_card
+    from napari_sa2net.models.registry import is_model_name, model_not_found
+
+    entry = find_model(model) if is_model_name(model) else None
+    if entry is not None:
+        details = _describe(entry)
+        del details["card"]
+        return entry.card, details
+    path = Path(model).expanduser()
+    if not path.exists():
+        raise model_not_found(model)
+    try:
+        card = read_card(path)
+    except CheckpointError:
+        # A published checkpoint has no card of its own; opening it makes one, or says why not.
+        card = open_model(path).card
+    return card, {"path": str(path), "size_bytes": path.stat().st_size}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(
+            f"{key}: {json_module.dumps(item, ensure_ascii=False)}"
+            for key, item in value.items()
+        )
+    if isinstance(value, list):
+        return ", ".join(str(item) for item in value)
+    return str(value)

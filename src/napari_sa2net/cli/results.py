@@ -1,0 +1,185 @@
+"""The output folder of a batch: masks, tables, records; every file whole or not there.
+
+::
+
+    OUT/NAME.tif              labels
+    OUT/objects.csv           one row per object of every image in OUT
+    OUT/extra/run.json        the last run: model, settings, what became of each image
+    OUT/extra/images/NAME.json, NAME.csv    record and table of one image
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from napari_sa2net import __version__
+from napari_sa2net.cli.naming import Job
+from napari_sa2net.errors import OutputError
+from napari_sa2net.files import write_atomically
+
+SCHEMA_VERSION = 1
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """Path, size (bytes) and time of change of a file or of all files of a folder."""
+    if path.is_dir():
+        files = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
+    else:
+        files = [path]
+    stats = [file.stat() for file in files]
+    return {
+        "path": str(path.resolve()),
+        "size": sum(s.st_size for s in stats),
+        "mtime_ns": max((s.st_mtime_ns for s in stats), default=0),
+    }
+
+
+def settings_key(settings: dict[str, Any], model_sha256: str) -> str:
+    """Digest of everything but the image that a result depends on."""
+    content = {"settings": settings, "model": model_sha256, "version": __version__}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+class ResultFolder:
+    """Reads and writes the output folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it is not there.
+    key : str
+        Of :func:`settings_key`; results with another one are not taken as done.
+    overwrite : bool
+        Do everything again, and replace masks that came from elsewhere.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path, key: str = "", overwrite: bool = False) -> None:
+        self.folder = folder
+        self._records = folder / "extra" / "images"
+        self._key = key
+        self._overwrite = overwrite
+        try:
+            self._records.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"The output folder {folder} cannot be made ({error}). Choose another one."
+            ) from error
+
+    def mask_path(self, name: str) -> Path:
+        """Where the labels of an image go."""
+        return self.folder / f"{name}.tif"
+
+    def finished(self, job: Job) -> dict[str, Any] | None:
+        """Record of an image that needs not be done again, else None."""
+        record = self._read(job.name)
+        if (
+            self._overwrite
+            or record is None
+            or record.get("state") != "done"
+            or record.get("key") != self._key
+            or record.get("input") != fingerprint(job.path)
+            or not self.mask_path(job.name).is_file()
+        ):
+            return None
+        return record
+
+    def claim(self, job: Job) -> dict[str, Any]:
+        """Note that an image is being done, before its mask is written.
+
+        Returns
+        -------
+        Fingerprint of the image, for :meth:`finish`.
+
+        Raises
+        ------
+        OutputError
+            If a mask of that name is there and came from somewhere else.
+        """
+        mask = self.mask_path(job.name)
+        if mask.exists() and not self._overwrite:
+            record = self._read(job.name)
+            if record is None:
+                raise OutputError(
+                    f"{mask} exists and was not written by sa2net. Choose another output "
+                    "folder, or replace it with --overwrite."
+                )
+            if record.get("input", {}).get("path") != str(job.path.resolve()):
+                raise OutputError(
+                    f"{mask} belongs to another image, {record.get('input', {}).get('path')}. "
+                    "Choose another output folder, or replace it with --overwrite."
+                )
+        source = fingerprint(job.path)
+        self._write(job.name, {"state": "running", "input": source})
+        return source
+
+    def finish(
+        self, job: Job, source: dict[str, Any], table_csv: str, record: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Write the table and then the record, which makes the image count as done."""
+        write_atomically(self._records / f"{job.name}.csv", table_csv.encode())
+        record = {"state": "done", "key": self._key, "input": source, **record}
+        self._write(job.name, record)
+        return record
+
+    def write_manifest(self, manifest: dict[str, Any]) -> None:
+        """Write ``extra/run.json``."""
+        content = {"schema_version": SCHEMA_VERSION, "version": __version__, **manifest}
+        write_atomically(self.folder / "extra" / "run.json", _json(content))
+
+    def write_objects(self) -> int:
+        """Write ``objects.csv`` anew from the tables of all finished images.
+
+        Returns
+        -------
+        Number of objects.
+        """
+        columns: dict[str, None] = {"image": None}
+        for _, reader in self._tables():
+            columns.update(dict.fromkeys(reader.fieldnames or ()))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+        writer.writeheader()
+        count = 0
+        # Rows are copied as text, so that no number changes on the way.
+        for name, reader in self._tables():
+            for row in reader:
+                writer.writerow({"image": name, **row})
+                count += 1
+        write_atomically(
+            self.folder / "objects.csv", text.getvalue().encode("utf-8", "surrogateescape")
+        )
+        return count
+
+    def _tables(self) -> Iterator[tuple[str, csv.DictReader[str]]]:
+        for path in sorted(self._records.glob("*.csv")):
+            record = self._read(path.stem)
+            if record and record.get("state") == "done" and self.mask_path(path.stem).is_file():
+                with path.open(newline="", encoding="utf-8") as file:
+                    yield path.stem, csv.DictReader(file)
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        try:
+            record = json.loads((self._records / f"{name}.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
+        return record if isinstance(record, dict) else None
+
+    def _write(self, name: str, record: dict[str, Any]) -> None:
+        content = {"schema_version": SCHEMA_VERSION, **record}
+        write_atomically(self._records / f"{name}.json", _json(content))
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()

@@ -1,0 +1,277 @@
+"""``sa2net segment``: masks and tables of files, folders and OME-Zarr images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from napari_sa2net.cli import console
+from napari_sa2net.cli.naming import Job, name_jobs
+from napari_sa2net.cli.progress import BatchProgress
+from napari_sa2net.cli.results import ResultFolder, settings_key
+from napari_sa2net.config import InstanceConfig, PredictConfig
+from napari_sa2net.errors import OutputError, SA2NetError, SettingsError
+
+if TYPE_CHECKING:
+    from napari_sa2net.models import Model
+
+_OBJECTS = Group("Objects", help="Unsaid: as tuned for the model.", sort_key=1)
+_RUNNING = Group("Running", sort_key=2)
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """What every image of a batch is segmented with."""
+
+    axes: str | None = None
+    channels: tuple[int, ...] | None = None
+    normalize: bool = True
+    predict: PredictConfig = field(default_factory=PredictConfig)
+    instances: InstanceConfig = field(default_factory=InstanceConfig)
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON; without the device, on which the result does not depend."""
+        return {
+            "axes": self.axes,
+            "channels": self.channels,
+            "normalize": self.normalize,
+            "predict": self.predict.model_dump(mode="json", exclude={"device"}),
+            "instances": self.instances.model_dump(mode="json"),
+        }
+
+
+def segment(
+    inputs: Annotated[list[str], Parameter(negative="")],
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    model: str = "nuclei",
+    axes: str | None = None,
+    channels: str | None = None,
+    normalize: bool = True,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
+    instances: Annotated[
+        InstanceConfig | None, Parameter(name="*", group=_OBJECTS, show_default=False)
+    ] = None,
+    predict: Annotated[PredictConfig | None, Parameter(name="*", group=_RUNNING)] = None,
+) -> int:
+    """Segment images into labelled masks and a table of objects.
+
+    Writes OUT/NAME.tif (labels), OUT/objects.csv, and records under OUT/extra. A batch that
+    was interrupted goes on where it stopped when the same command is given again.
+
+    Parameters
+    ----------
+    inputs
+        Images, folders, globs ("plate*/*.tif") and OME-Zarr folders.
+    output
+        Folder for the results.
+    model
+        Name of a model, or a model file.
+    axes
+        One letter per axis of the images, such as ZYX or CYX; unsaid: as the file tells.
+    channels
+        Channels to segment, counted from 0, such as 1 or 0,2.
+    normalize
+        Stretch the intensities as the model expects; off: they are taken as they are.
+    overwrite
+        Do finished images again, and replace masks that came from elsewhere.
+    json
+        Print one JSON document about the run on stdout.
+    """
+    from napari_sa2net.data import list_images
+    from napari_sa2net.inference.devices import resolve_device
+    from napari_sa2net.models import load_model
+
+    jobs = name_jobs(list_images(inputs))
+    _refuse_inputs_as_outputs(jobs, output)
+    predict = predict or PredictConfig()
+    resolve_device(predict.device)
+    loaded = load_model(model)
+    settings = BatchSettings(
+        axes,
+        _channel_numbers(channels),
+        normalize,
+        predict,
+        # Only what was said on the command line replaces the model's own tuning.
+        loaded.card.instance.model_copy(
+            update=instances.model_dump(include=instances.model_fields_set) if instances else {}
+        ),
+    )
+    summary = run_batch(jobs, output, loaded, settings, overwrite=overwrite, quiet=json)
+    if json:
+        console.print_json(summary)
+    return _exit_code(summary)
+
+
+def run_batch(
+    jobs: Sequence[Job],
+    output: Path,
+    model: Model,
+    settings: BatchSettings,
+    *,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Segment all images; a bad one is noted, and the rest are done.
+
+    Returns
+    -------
+    The manifest that is also in ``extra/run.json``.
+
+    Raises
+    ------
+    OutputError
+        If the output folder cannot be written.
+    KeyboardInterrupt
+        On Ctrl-C, after the table and the manifest of what is done have been written.
+    """
+    folder = ResultFolder(output, settings_key(settings.describe(), model.sha256), overwrite)
+    images: list[dict[str, Any]] = []
+    start = time.monotonic()
+    stopped: BaseException | None = None
+    with BatchProgress(len(jobs), quiet) as progress:
+        for job in jobs:
+            try:
+                images.append(_one(job, folder, model, settings, progress))
+            except (KeyboardInterrupt, SystemExit) as error:
+                stopped = error
+                break
+    summary = {
+        "state": "interrupted" if stopped else "finished",
+        "model": {"name": model.name, "sha256": model.sha256},
+        "settings": settings.describe(),
+        "output": str(output.resolve()),
+        "seconds": round(time.monotonic() - start, 3),
+        "n_images": len(jobs),
+        "n_done": sum(image["state"] != "failed" for image in images),
+        "n_failed": sum(image["state"] == "failed" for image in images),
+        "images": images,
+    }
+    summary["n_objects"] = folder.write_objects()
+    folder.write_manifest(summary)
+    if not quiet:
+        _report(summary)
+    if stopped:
+        raise stopped
+    return summary
+
+
+def _one(
+    job: Job,
+    folder: ResultFolder,
+    model: Model,
+    settings: BatchSettings,
+    progress: BatchProgress,
+) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": job.name, "input": str(job.path)}
+    try:
+        record = folder.finished(job)
+        if record is not None:
+            progress.end(job.name, f"{record['objects']} objects (done before)", "dim")
+            return {**entry, "state": "skipped", "objects": record["objects"]}
+        progress.begin(job.name)
+        record = segment_file(job, folder, model, settings, progress)
+    except SA2NetError as error:
+        progress.end(job.name, str(error), "red")
+        return {**entry, "state": "failed", "error": str(error)}
+    except Exception as error:  # one odd file must not end a night's run
+        message = f"unexpected {type(error).__name__}: {error}"
+        progress.end(job.name, message, "red")
+        return {**entry, "state": "failed", "error": message}
+    progress.end(job.name, f"{record['objects']} objects in {record['seconds']:.1f} s")
+    return {
+        **entry,
+        "state": "done",
+        "objects": record["objects"],
+        "seconds": record["seconds"],
+    }
+
+
+def segment_file(
+    job: Job,
+    folder: ResultFolder,
+    model: Model,
+    settings: BatchSettings,
+    progress: BatchProgress,
+) -> dict[str, Any]:
+    """Segment one file and write everything about it; returns its record."""
+    from napari_sa2net.data import read_image, write_labels
+    from napari_sa2net.inference.api import segment as segment_image
+
+    start = time.monotonic()
+    try:
+        source = folder.claim(job)
+    except OSError as error:
+        raise OutputError(f"{job.path} cannot be read ({error}).") from error
+    image = read_image(job.path)
+    result = segment_image(
+        image.array,
+        model,
+        axes=settings.axes or image.axes,
+        channels=settings.channels,
+        normalize=settings.normalize,
+        pixel_size_um=image.pixel_size_um,
+        progress=progress.step,
+        **settings.predict.model_dump(),
+        **settings.instances.model_dump(),
+    )
+    write_labels(
+        folder.mask_path(job.name),
+        result.labels,
+        pixel_size_um=image.pixel_size_um,
+        metadata=result.provenance,
+    )
+    record = {
+        "objects": len(result.objects),
+        "seconds": round(time.monotonic() - start, 3),
+        "provenance": result.provenance,
+    }
+    return folder.finish(job, source, result.objects.to_csv(index=False), record)
+
+
+def _refuse_inputs_as_outputs(jobs: Sequence[Job], output: Path) -> None:
+    sources = {job.path.resolve() for job in jobs}
+    for job in jobs:
+        target = (output / f"{job.name}.tif").resolve()
+        if target in sources:
+            raise SettingsError(
+                f"The mask of {job.path} would replace the image {target}. "
+                "Choose another output folder."
+            )
+
+
+def _channel_numbers(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.replace(",", " ").split())
+    except ValueError:
+        raise SettingsError(
+            f"--channels {text}: give numbers counted from 0, such as 1 or 0,2."
+        ) from None
+
+
+def _exit_code(summary: dict[str, Any]) -> int:
+    if not summary["n_failed"]:
+        return 0
+    return 1 if summary["n_done"] else 2
+
+
+def _report(summary: dict[str, Any]) -> None:
+    failed = [image for image in summary["images"] if image["state"] == "failed"]
+    done = f"{summary['n_done']} of {summary['n_images']} images"
+    console.stderr().print(
+        f"{done} in {summary['seconds']:.1f} s with {summary['model']['name']}; "
+        f"{summary['n_objects']} objects in {summary['output']}/objects.csv"
+    )
+    if summary["state"] == "interrupted":
+        console.warning("Stopped. Give the same command again to go on from here.")
+    for image in failed:
+        console.error(f"{image['input']}: {image['error']}")
