@@ -1,16 +1,14 @@
-"""Class probabilities to labelled objects: watershed basins merged where they are shallow.
+"""Class probabilities to labelled objects, and objects of planes to objects of stacks.
 
-The probabilities make a landscape (see :func:`_landscape`) whose hills are cells. Every
-foreground pixel climbs to its summit, which cuts the foreground into basins; a basin whose
-summit rises less than a depth ``h`` above the pass to a higher neighbour is merged into it.
-That is the h-maxima watershed, without its slow greyscale reconstruction, and a foreground
-component keeps at least one object whatever ``h`` is. Everything works on the flat list of
-foreground pixels, so the cost follows the cells and not the image.
+The probabilities and the shape of the foreground make a landscape whose hills are cells
+(:func:`_landscape`). The foreground is cut between two hills where the pass is deep enough
+below the lower summit (:mod:`napari_sa2net.inference.basins`); how deep, the split setting
+says. A foreground component keeps at least one object, so that small ones are never lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,14 +17,13 @@ from scipy import ndimage
 
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.errors import SettingsError
+from napari_sa2net.inference.basins import Basins, Floats, Index, inner_distance
 
 Labels = NDArray[np.int32]
-_Index = NDArray[np.int64]
-_Float = NDArray[np.float64]
 
 # --- parameters, chosen on validation images -------------------------------------------
 
-#: Depth h of a pass, in landscape units, at split = 0.5; it grows to infinity at 0.
+#: Depth of a pass, in landscape units, that cuts at split = 0.5; infinite at 0.
 DEPTH = 0.15
 #: Exponent of ((1 - split) / split) in the depth.
 DEPTH_POWER = 1.0
@@ -40,10 +37,8 @@ DISTANCE_WEIGHT = 0.3
 DISTANCE_WEIGHT_BINARY = 0.6
 #: Pixels added to the distance before the logarithm, against steps on a coarse grid.
 DISTANCE_OFFSET = 1.0
-#: Parts smaller than this (px²) are never cut off.
+#: Parts smaller than this (px²) are not cut off.
 SMALLEST_PART = 5
-#: Rounds of the exact distance transform over the foreground before scipy's takes over.
-DISTANCE_ROUNDS = 64
 
 _EIGHT = np.ones((3, 3), dtype=bool)
 
@@ -66,8 +61,8 @@ def label_objects(
     Returns
     -------
     int32 array, shape (H, W)
-        0 is background; objects are numbered 1..n by their first pixel in raster order.
-        The same input gives the same labels, whatever the threads.
+        0 is background; objects are numbered 1..n by their first pixel in raster order and
+        are connected (diagonals count). The same input gives the same labels.
 
     Raises
     ------
@@ -81,7 +76,7 @@ def label_objects(
     if config.split == 0:
         labels = ndimage.label(mask, structure=_EIGHT, output=np.int32)[0]
     else:
-        labels = _split(mask, probability, foreground, classes, config.split)
+        labels = _split(mask, probability, foreground, list(classes), config.split)
     return _clean(labels, config)
 
 
@@ -95,13 +90,13 @@ def foreground_probability(
     SettingsError
         If the classes are unknown or do not fit the array.
     """
-    if probability.ndim != 3 or probability.shape[0] != len(classes):
-        raise SettingsError(
-            f"Probabilities of shape (classes, Y, X) are needed with {len(classes)} classes "
-            f"({', '.join(classes)}), but the array has shape {probability.shape}."
-        )
     names = list(classes)
-    if "background" in names:
+    if probability.ndim != 3 or probability.shape[0] != len(names):
+        raise SettingsError(
+            f"Probabilities of shape (classes, Y, X) with {len(names)} classes are needed "
+            f"({', '.join(names)}), but the array has shape {probability.shape}."
+        )
+    if set(names) in ({"background", "interior", "boundary"}, {"background", "foreground"}):
         result: NDArray[np.floating[Any]] = 1 - probability[names.index("background")]
         return result
     if names == ["foreground"]:
@@ -112,8 +107,8 @@ def foreground_probability(
     )
 
 
-def _depth(split: float) -> float:
-    """Depth h that a pass needs to cut; infinite at split 0, DEPTH_MIN at 1."""
+def cut_depth(split: float) -> float:
+    """Depth below the lower summit from which a pass cuts, for a split setting > 0."""
     return max(DEPTH * ((1 - split) / split) ** DEPTH_POWER, DEPTH_MIN)
 
 
@@ -121,197 +116,39 @@ def _split(
     mask: NDArray[np.bool_],
     probability: NDArray[np.floating[Any]],
     foreground: NDArray[np.floating[Any]],
-    classes: Sequence[str],
+    names: list[str],
     split: float,
 ) -> Labels:
-    """Label the foreground, cut along passes deeper than the split setting asks for."""
+    """Label the foreground, cut along passes as deep as the split setting asks for."""
     height, width = mask.shape
     labels = np.zeros((height, width), np.int32)
-    rows, cols = np.nonzero(mask)
-    if rows.size == 0:
-        return labels
-    stride = width + 2  # one pixel of padding: neighbours never wrap around
-    flat = (rows + 1) * stride + (cols + 1)
-    height_of = np.full((height + 2) * stride, -np.inf)
-    # The tiny slope makes all heights different, so a plateau has one way up.
-    height_of[flat] = _landscape(mask, rows, cols, probability, foreground, classes)
-    height_of[flat] -= flat * 1e-13
-
-    summit, position = _climb(height_of, flat, stride)
-    peak = height_of[flat[summit]]
-    basin_of = np.full(height_of.size, -1, np.int64)
-    basin_of[flat] = position
-    first, second, saddle = _passes(height_of, basin_of, flat, position, stride)
-    area = np.bincount(position, minlength=peak.size)
-    group = merge_basins(peak, area, first, second, saddle, _depth(split))
-    labels[rows, cols] = group[position] + 1
+    pixels = np.flatnonzero(mask)
+    if pixels.size:
+        landscape = _landscape(mask, pixels, probability, foreground, names)
+        basins = Basins((height, width), pixels, landscape)
+        group = basins.merged(cut_depth(split), SMALLEST_PART)
+        labels.ravel()[pixels] = (group + 1).astype(np.int32)[basins.basin]
     return labels
 
 
 def _landscape(
     mask: NDArray[np.bool_],
-    rows: _Index,
-    cols: _Index,
+    pixels: Index,
     probability: NDArray[np.floating[Any]],
     foreground: NDArray[np.floating[Any]],
-    classes: Sequence[str],
-) -> _Float:
+    names: list[str],
+) -> Floats:
     """Height of every foreground pixel: what the network saw plus the shape of the mask.
 
     The logarithm makes a neck count by its width relative to the cells on both sides,
     whatever their size.
     """
-    names = list(classes)
-    distance = np.log(_distance(mask, rows, cols) + DISTANCE_OFFSET)
-    if "interior" in names and "boundary" in names:
-        interior = probability[names.index("interior")][rows, cols]
-        boundary = probability[names.index("boundary")][rows, cols]
-        seen = np.nan_to_num(interior) - BOUNDARY_WEIGHT * np.nan_to_num(boundary)
-        return seen + DISTANCE_WEIGHT * distance
-    return foreground[rows, cols] + DISTANCE_WEIGHT_BINARY * distance
-
-
-def _distance(mask: NDArray[np.bool_], rows: _Index, cols: _Index) -> _Float:
-    """Exact Euclidean distance of the foreground pixels to the background inside the image.
-
-    Two passes (columns, then rows) over the foreground only; images of small objects are
-    done several times faster than by scipy, which takes over for large ones.
-    """
-    height, width = mask.shape
-    if mask.all():
-        return np.full(rows.size, float(max(height, width)))
-    far = 4 * (height + width)
-    number = np.arange(height, dtype=np.int32)[:, None]
-    above = np.maximum.accumulate(np.where(mask, np.int32(-far), number), axis=0)
-    below = np.minimum.accumulate(np.where(mask, np.int32(far), number)[::-1], axis=0)[::-1]
-    column = np.minimum(number - above, below - number)
-    squared = np.full((height, width + 2 * DISTANCE_ROUNDS), float(far) ** 2)
-    squared[:, DISTANCE_ROUNDS:-DISTANCE_ROUNDS] = column.astype(np.float64) ** 2
-    line = squared.ravel()
-    where = rows * squared.shape[1] + cols + DISTANCE_ROUNDS
-    best = line[where]
-    active = np.arange(rows.size)
-    for step in range(1, DISTANCE_ROUNDS + 1):
-        active = active[best[active] > step * step]
-        if active.size == 0:
-            return np.sqrt(best)
-        at = where[active]
-        beside = np.minimum(line[at - step], line[at + step]) + step * step
-        best[active] = np.minimum(best[active], beside)
-    result: _Float = ndimage.distance_transform_edt(mask)[rows, cols]
-    return result
-
-
-def _climb(height_of: _Float, flat: _Index, stride: int) -> tuple[_Index, _Index]:
-    """Follow the steepest ascent of every pixel to its summit.
-
-    Returns the summits, as positions in ``flat``, and the number of each pixel's summit.
-    """
-    own = height_of[flat]
-    gain = np.zeros(flat.size)
-    target = flat.copy()
-    for offset in (1, stride, stride + 1, stride - 1):
-        scale = 1.0 if offset in (1, stride) else 0.5**0.5
-        for signed in (-offset, offset):
-            rise = (height_of[flat + signed] - own) * scale
-            better = rise > gain
-            gain[better] = rise[better]
-            target[better] = flat[better] + signed
-    place = np.empty(height_of.size, np.int64)
-    place[flat] = np.arange(flat.size)
-    parent = place[target]
-    while True:
-        above = parent[parent]
-        if np.array_equal(above, parent):
-            break
-        parent = above
-    summit = np.flatnonzero(parent == np.arange(flat.size))
-    number = np.empty(flat.size, np.int64)
-    number[summit] = np.arange(summit.size)
-    return summit, number[parent]
-
-
-def _passes(
-    height_of: _Float, basin_of: _Index, flat: _Index, position: _Index, stride: int
-) -> tuple[_Index, _Index, _Float]:
-    """Highest pass between every two basins that touch: (first, second, height)."""
-    firsts, seconds, heights = [], [], []
-    for offset in (1, stride - 1, stride, stride + 1):
-        other = basin_of[flat + offset]
-        touch = np.flatnonzero((other >= 0) & (other != position))
-        firsts.append(position[touch])
-        seconds.append(other[touch])
-        at = flat[touch]
-        heights.append(np.minimum(height_of[at], height_of[at + offset]))
-    first, second = np.concatenate(firsts), np.concatenate(seconds)
-    return _highest(
-        np.minimum(first, second), np.maximum(first, second), np.concatenate(heights)
-    )
-
-
-def _highest(first: _Index, second: _Index, saddle: _Float) -> tuple[_Index, _Index, _Float]:
-    """One edge per pair, with its highest pass."""
-    if first.size == 0:
-        return first, second, saddle
-    key = first * (int(second.max()) + 1) + second
-    order = np.argsort(key, kind="stable")
-    key = key[order]
-    start = np.flatnonzero(np.r_[True, key[1:] != key[:-1]])
-    return first[order[start]], second[order[start]], np.maximum.reduceat(saddle[order], start)
-
-
-def merge_basins(
-    peak: _Float, area: _Index, first: _Index, second: _Index, saddle: _Float, depth: float
-) -> _Index:
-    """Merge basins over passes less than ``depth`` below the lower of the two summits.
-
-    All basins whose highest pass leads to a higher neighbour merge at once, in rounds until
-    nothing changes; the result equals merging one by one from the highest pass down.
-
-    Parameters
-    ----------
-    peak, area : array, shape (n,)
-        Height of each basin's summit (all different) and its pixels; basins smaller than
-        SMALLEST_PART merge whatever their depth.
-    first, second, saddle : array, shape (m,)
-        Pairs of touching basins with the height of the pass between them.
-    depth : float
-        Smallest depth that separates.
-
-    Returns
-    -------
-    int64 array, shape (n,)
-        Number of the basin that each one ended in.
-    """
-    group = np.arange(peak.size)
-    area = area.copy()
-    while first.size:
-        low = np.where(peak[first] < peak[second], first, second)
-        high = first + second - low
-        # Best pass of every basin, over both directions of every edge.
-        best = np.full(peak.size, -np.inf)
-        np.maximum.at(best, first, saddle)
-        np.maximum.at(best, second, saddle)
-        shallow = (peak[low] - saddle < depth) | (area[low] < SMALLEST_PART)
-        up = np.flatnonzero((saddle == best[low]) & shallow)
-        if up.size == 0:
-            break
-        parent = np.arange(peak.size)
-        # Of equal passes the one written last wins: the highest neighbour.
-        up = up[np.argsort(peak[high[up]], kind="stable")]
-        parent[low[up]] = high[up]
-        while True:  # chains end, since parents are strictly higher
-            above = parent[parent]
-            if np.array_equal(above, parent):
-                break
-            parent = above
-        group = parent[group]
-        area = np.bincount(parent, weights=area, minlength=peak.size).astype(np.int64)
-        first, second = parent[first], parent[second]
-        apart = first != second
-        first, second = np.minimum(first, second)[apart], np.maximum(first, second)[apart]
-        first, second, saddle = _highest(first, second, saddle[apart])
-    return group
+    distance = np.log(inner_distance(mask, pixels) + DISTANCE_OFFSET)
+    if "boundary" in names:
+        interior = np.nan_to_num(probability[names.index("interior")].ravel()[pixels])
+        boundary = np.nan_to_num(probability[names.index("boundary")].ravel()[pixels])
+        return interior - BOUNDARY_WEIGHT * boundary + DISTANCE_WEIGHT * distance
+    return foreground.ravel()[pixels] + DISTANCE_WEIGHT_BINARY * distance
 
 
 # --- after the watershed ---------------------------------------------------------------
@@ -458,7 +295,7 @@ def link_planes(labels: Any, overlap: float, out: Any = None) -> Any:
     return out
 
 
-def linked_planes(planes: Iterable[Any], overlap: float) -> Iterable[Labels]:
+def linked_planes(planes: Iterable[Any], overlap: float) -> Iterator[Labels]:
     """Yield linked planes one by one, keeping only two in memory."""
     linker = PlaneLinker(overlap)
     for plane in planes:
