@@ -118,11 +118,13 @@ class SA2Net(nn.Module):
         if not deep_supervision:
             return [main]
         size = p1.shape[-2:]
+        # Published: resize, then Conv1. Both are linear and the bilinear weights sum to 1,
+        # so the order does not matter, and few channels are cheaper to resize than many.
         return [
             main,
-            self.outc3(resize(p2, size)),
-            self.outc2(resize(p3, size)),
-            self.outc1(resize(p4, size)),
+            resize(self.outc3(p2), size),
+            resize(self.outc2(p3), size),
+            resize(self.outc1(p4), size),
         ]
 
     def forward(self, x: Tensor, deep_supervision: bool = False) -> Tensor | list[Tensor]:
