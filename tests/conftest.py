@@ -1,0 +1,19 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """Folder of data and reference numbers beside the project; skips where it is absent."""
+    folder = Path(
+        os.environ.get("SA2NET_DATA") or Path(__file__).parent.parent.parent / "shared"
+    )
+    if not folder.is_dir():
+        pytest.skip("no folder of shared data (set SA2NET_DATA)")
+    return folder
