@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import AxesError
+from napari_sa2net.errors import AxesError
 
 #: Names given to unnamed stack axes, the one next to the plane first.
 STACK_NAMES = "ZTPMVHARLEIQBDFGJKNOUW"

@@ -8,7 +8,7 @@ from operator import index as as_index
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ChannelError
+from napari_sa2net.errors import ChannelError
 
 
 def choose_channels(

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import InputConfig
-from ..errors import ImageError
+from napari_sa2net.config import InputConfig
+from napari_sa2net.errors import ImageError
 
 #: Normalised values are clipped to these, so that a hot pixel cannot swamp its neighbours.
 CLIP = (-0.5, 1.5)

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import InputConfig
-from ..errors import ImageError
-from .axes import Axes, resolve_axes
-from .channels import channel_mapping, choose_channels, mix_channels
-from .normalize import Levels, apply_levels, measure_levels, unit_levels
-from .sampling import Window, read_sample, sample_windows
+from napari_sa2net.config import InputConfig
+from napari_sa2net.data.axes import Axes, resolve_axes
+from napari_sa2net.data.channels import channel_mapping, choose_channels, mix_channels
+from napari_sa2net.data.normalize import Levels, apply_levels, measure_levels, unit_levels
+from napari_sa2net.data.sampling import Window, read_sample, sample_windows
+from napari_sa2net.errors import ImageError
 
 
 def plan_image(

@@ -1,0 +1,195 @@
+"""Results out: labels and float maps as TIFF, plane by plane, all of it or nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_sa2net.data.axes import STACK_NAMES
+from napari_sa2net.errors import AxesError, ImageError, OutputError
+from napari_sa2net.files import write_atomically
+
+#: Planes with more pixels are written in tiles, so that none is ever whole in memory.
+MAX_PLANE_PIXELS = 64_000_000
+_TILE = 1024
+_CLASSIC_BYTES = 2**32 - 2**25
+_KEY = "napari-sa2net"
+
+
+def write_labels(
+    path: str | Path,
+    labels: Any,
+    pixel_size_um: float | tuple[float, float] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    axes: str | None = None,
+) -> None:
+    """Write integer labels as a zlib-compressed TIFF that reads back in the same shape.
+
+    Parameters
+    ----------
+    path : str or Path
+        File to make or replace; its folder is made if need be.
+    labels : array
+        Whole numbers ≥ 0 of any shape from 2-D up, lazy ones are read plane by plane.
+        uint16 in the file where they fit, otherwise int32.
+    pixel_size_um : float or (float, float), optional
+        Pixel size in µm, or along Y and X.
+    metadata : mapping, optional
+        Provenance, kept as JSON in the file.
+    axes : str, optional
+        One letter per axis; unsaid: a stack of YX.
+
+    Raises
+    ------
+    OutputError
+        No labels, or they cannot be written there. Nothing is left behind then.
+    """
+    dtype = np.dtype(labels.dtype)
+    if dtype.kind not in "bui":
+        raise OutputError(f"Labels must be whole numbers, not {dtype}; convert them first.")
+    kept: np.dtype[Any] = np.dtype(np.uint16)
+    if dtype.kind != "b" and dtype not in (np.uint8, np.uint16):
+        least, most = _extent(labels)
+        if least < 0 or most > np.iinfo(np.int32).max:
+            raise OutputError(f"Labels must lie in 0 … 2147483647; these are {least} … {most}.")
+        kept = np.dtype(np.uint16 if most <= np.iinfo(np.uint16).max else np.int32)
+    _write(Path(path), labels, kept, pixel_size_um, metadata, axes, level=6)
+
+
+def write_tiff_float(
+    path: str | Path,
+    array: Any,
+    pixel_size_um: float | tuple[float, float] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    axes: str | None = None,
+) -> None:
+    """Write real numbers as a float32 TIFF; otherwise as `write_labels`."""
+    dtype = np.dtype(array.dtype)
+    if dtype.kind not in "biuf":
+        raise OutputError(f"Only real numbers can be written, not {dtype}.")
+    _write(Path(path), array, np.dtype(np.float32), pixel_size_um, metadata, axes, level=1)
+
+
+def _write(
+    path: Path,
+    array: Any,
+    dtype: np.dtype[Any],
+    pixel_size_um: float | tuple[float, float] | None,
+    metadata: Mapping[str, Any] | None,
+    axes: str | None,
+    level: int,
+) -> None:
+    import tifffile
+
+    shape = tuple(int(n) for n in array.shape)
+    axes = _check_axes(axes, shape)
+    n_bytes = math.prod(shape) * dtype.itemsize
+    empty = n_bytes == 0
+    size = None if pixel_size_um is None else np.broadcast_to(pixel_size_um, 2).astype(float)
+    options: dict[str, Any] = {"photometric": "minisblack", "metadata": {"axes": axes}}
+    if not empty:
+        options |= {"compression": "zlib", "compressionargs": {"level": level}}
+    # ImageJ's layout carries the pixel size to Fiji, but drops axes of length 1 and knows
+    # few types; tifffile's own keeps every shape, and centimetres are read by all.
+    imagej = (
+        dtype != np.int32
+        and not empty
+        and n_bytes < _CLASSIC_BYTES
+        and 1 not in shape[:-2]
+        and axes in ("YX", "ZYX", "TYX", "TZYX", "CYX", "ZCYX", "TCYX", "TZCYX")
+    )
+    note = json.dumps(dict(metadata), default=str) if metadata else None
+    if imagej:
+        if size is not None:
+            options["metadata"]["unit"] = "um"
+            options |= {"resolution": (1 / size[1], 1 / size[0])}
+        if note:
+            options["metadata"]["Info"] = note
+    else:
+        if size is not None:
+            options |= {"resolution": (1e4 / size[1], 1e4 / size[0])}
+            options["resolutionunit"] = "CENTIMETER"
+        if note:
+            options["metadata"][_KEY] = json.loads(note)
+    data: Any = None
+    if empty:
+        data = np.zeros(shape, dtype)
+    elif math.prod(shape[-2:]) > MAX_PLANE_PIXELS:
+        options["tile"] = (_TILE, _TILE)
+        data = _tiles(array, shape, dtype)
+    else:
+        data = _planes(array, shape, dtype)
+
+    def save(file: BinaryIO) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # an empty array is what we mean
+            # A name of its own, since tifffile trips over files known by number only.
+            handle = tifffile.FileHandle(file, name=path.name, size=0)
+            with tifffile.TiffWriter(
+                handle, imagej=imagej, shaped=not imagej, bigtiff=n_bytes >= _CLASSIC_BYTES
+            ) as tif:
+                tif.write(data, shape=shape, dtype=dtype, **options)
+
+    write_atomically(path, save)
+
+
+def _check_axes(axes: str | None, shape: tuple[int, ...]) -> str:
+    if len(shape) < 2:
+        raise OutputError(f"Only images can be written; this has {len(shape)} axes.")
+    if axes is None:
+        return STACK_NAMES[: len(shape) - 2][::-1] + "YX"
+    if len(axes) != len(shape):
+        raise AxesError(f"axes {axes!r} does not name the {len(shape)} axes of {shape}.")
+    return axes.upper()
+
+
+def _blocks(shape: tuple[int, ...], side: int) -> Iterator[tuple[int | slice, ...]]:
+    """Index of each plane, or of each square of a plane larger than `side`."""
+    height, width = shape[-2:]
+    for index in np.ndindex(shape[:-2]):
+        for y in range(0, height, side):
+            for x in range(0, width, side):
+                rows, columns = slice(y, min(y + side, height)), slice(x, min(x + side, width))
+                yield (*index, rows, columns)
+
+
+def _extent(labels: Any) -> tuple[int, int]:
+    """Smallest and largest label, 0 and 0 without any."""
+    least, most = 0, 0
+    shape = tuple(int(n) for n in labels.shape)
+    if 0 in shape or len(shape) < 2:
+        return 0, 0
+    for block in _blocks(shape, 8192):
+        values = _load(labels, block)
+        least, most = min(least, int(values.min())), max(most, int(values.max()))
+    return least, most
+
+
+def _planes(array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+    for index in np.ndindex(shape[:-2]):
+        plane = _load(array, (*index, slice(None), slice(None)))
+        yield np.ascontiguousarray(plane, dtype)
+
+
+def _tiles(array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+    for block in _blocks(shape, _TILE):
+        tile = np.zeros((_TILE, _TILE), dtype)
+        values = _load(array, block)
+        tile[: values.shape[0], : values.shape[1]] = values
+        yield tile
+
+
+def _load(array: Any, index: tuple[int | slice, ...]) -> NDArray[Any]:
+    try:
+        return np.asarray(array[index])
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a lazy array raises
+        raise ImageError(f"What should be written could not be loaded: {error}") from error
