@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from napari_sa2net.data.io import image_name
 from napari_sa2net.errors import SettingsError
-
-_DOUBLE_SUFFIXES = (".ome.tif", ".ome.tiff", ".ome.zarr")
 
 
 @dataclass(frozen=True)
@@ -18,15 +17,6 @@ class Job:
 
     name: str
     path: Path
-
-
-def image_stem(path: Path) -> str:
-    """File name without its ending; ``.ome.tif`` and the like count as one ending."""
-    lowered = path.name.lower()
-    for suffix in _DOUBLE_SUFFIXES:
-        if lowered.endswith(suffix) and len(lowered) > len(suffix):
-            return path.name[: -len(suffix)]
-    return path.stem
 
 
 def name_jobs(paths: Sequence[Path]) -> list[Job]:
@@ -46,7 +36,7 @@ def name_jobs(paths: Sequence[Path]) -> list[Job]:
         If some names cannot be told apart.
     """
     unique = list({path.resolve(): path for path in paths}.values())
-    names = {path: image_stem(path) for path in unique}
+    names = {path: image_name(path) for path in unique}
     for refine in (_with_folder, _with_ending, _with_folder_and_ending):
         for group in _groups(names):
             if len(group) > 1:
@@ -71,11 +61,11 @@ def _groups(names: dict[Path, str]) -> list[list[Path]]:
 
 
 def _with_folder(path: Path) -> str:
-    return f"{path.resolve().parent.name}_{image_stem(path)}"
+    return f"{path.resolve().parent.name}_{image_name(path)}"
 
 
 def _with_ending(path: Path) -> str:
-    return f"{image_stem(path)}_{path.suffix.lstrip('.').lower()}"
+    return f"{image_name(path)}_{path.suffix.lstrip('.').lower()}"
 
 
 def _with_folder_and_ending(path: Path) -> str:

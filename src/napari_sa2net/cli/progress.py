@@ -67,6 +67,12 @@ class BatchProgress:
         """Callback of the prediction: ``done`` of ``total`` steps of the present image."""
         self._progress.update(self._tiles, completed=done, total=total)
 
+    def note(self, name: str, message: str) -> None:
+        """Something about the present image that the user should know."""
+        if not self._quiet:
+            line = Text.assemble((f"{name}: ", "yellow"), " ".join(message.split()))
+            self._progress.console.print(line)
+
     def end(self, name: str, message: str, style: str = "") -> None:
         """The present image is finished, skipped or failed."""
         self._done += 1

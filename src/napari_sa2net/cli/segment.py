@@ -211,6 +211,8 @@ def segment_file(
     except OSError as error:
         raise OutputError(f"{job.path} cannot be read ({error}).") from error
     image = read_image(job.path)
+    for note in image.notes:
+        progress.note(job.name, note)
     result = segment_image(
         image.array,
         model,
@@ -227,6 +229,7 @@ def segment_file(
         result.labels,
         pixel_size_um=image.pixel_size_um,
         metadata=result.provenance,
+        axes=result.plan.label_axes,
     )
     record = {
         "objects": len(result.objects),

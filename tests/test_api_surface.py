@@ -1,0 +1,80 @@
+"""Names and signatures that other people's code relies on."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import napari_sa2net
+
+
+def parameters(function) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("napari_sa2net", ("load_model", "segment", "attention", "evaluate", "__version__")),
+        ("napari_sa2net.nn", ("SA2Net", "capture_attention")),
+        ("napari_sa2net.models", ("load_checkpoint", "load_model", "save_model", "ModelCard")),
+        ("napari_sa2net.data", ("read_image", "plan_image", "write_labels", "list_images")),
+    ],
+)
+def test_public_names(module, names):
+    found = importlib.import_module(module)
+    for name in names:
+        assert hasattr(found, name), f"{module}.{name}"
+        assert name in dir(found)
+
+
+@pytest.mark.parametrize("name", ["segment", "attention"])
+def test_both_ways_through_the_network_take_the_same_arguments(name):
+    wanted = ["image", "model", "axes", "channels", "diameter", "normalize", "device"]
+    found = parameters(getattr(napari_sa2net, name))
+    assert found[:2] == wanted[:2]
+    assert set(wanted) <= set(found)
+
+
+def test_evaluate_takes_labels_and_truth():
+    assert parameters(napari_sa2net.evaluate)[:2] == ["labels", "truth"]
+
+
+def test_network_arguments():
+    from napari_sa2net.nn import SA2Net
+
+    assert parameters(SA2Net)[:3] == ["in_channels", "n_classes", "base_channels"]
+    assert parameters(SA2Net.forward)[1:3] == ["x", "deep_supervision"]
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(AttributeError, match="no attribute 'segmnt'"):
+        _ = napari_sa2net.segmnt
+
+
+def test_version_is_that_of_the_distribution():
+    assert importlib.metadata.version("napari-sa2net") == napari_sa2net.__version__
+
+
+def test_script_and_manifest_are_registered():
+    scripts = importlib.metadata.entry_points(group="console_scripts", name="sa2net")
+    assert [entry.value for entry in scripts] == ["napari_sa2net.cli:main"]
+    manifests = importlib.metadata.entry_points(group="napari.manifest", name="napari-sa2net")
+    assert [entry.value for entry in manifests] == ["napari_sa2net:napari.yaml"]
+
+
+def test_script_starts_and_names_its_commands():
+    run = subprocess.run(
+        [sys.executable, "-m", "napari_sa2net.cli", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    for command in ("segment", "evaluate", "models", "train", "demo", "doctor"):
+        assert command in run.stdout

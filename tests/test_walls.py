@@ -1,0 +1,83 @@
+"""The walls between rooms, and that torch stays out of the window's process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ("torch", "lightning", "kornia", "torchmetrics")
+WINDOW = ("napari", "qtpy", "magicgui", "PyQt5", "PyQt6", "PySide6")
+
+
+def modules_after(statement: str) -> set[str]:
+    """Top-level names in sys.modules of a fresh Python after a statement."""
+    script = f"import sys\n{statement}\nprint(' '.join(sorted(sys.modules)))"
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert run.returncode == 0, run.stderr
+    return set(run.stdout.split())
+
+
+def test_import_contracts():
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from importlinter.cli import lint_imports_command as c; c()",
+            "--no-cache",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        timeout=100,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "0 broken" in run.stdout
+
+
+def test_the_package_itself_is_light():
+    loaded = modules_after("import napari_sa2net")
+    assert not loaded.intersection((*HEAVY, *WINDOW, "numpy", "pandas", "scipy", "skimage"))
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "napari_sa2net.config",
+        "napari_sa2net.errors",
+        "napari_sa2net.data",
+        "napari_sa2net.data.io",
+        "napari_sa2net.data.plan",
+        "napari_sa2net.data.synthetic",
+        "napari_sa2net.data.samples",
+        "napari_sa2net.measure",
+        "napari_sa2net.metrics",
+        "napari_sa2net.evaluation",
+        "napari_sa2net.inference",
+        "napari_sa2net.inference.instances",
+        "napari_sa2net.inference.tiles",
+        "napari_sa2net.models",
+        "napari_sa2net.models.card",
+        "napari_sa2net.models.registry",
+        "napari_sa2net.engine.client",
+        "napari_sa2net.engine.protocol",
+        "napari_sa2net.app.session",
+        "napari_sa2net.app.controllers",
+        "napari_sa2net.cli",
+    ],
+)
+def test_imports_without_torch_and_without_a_window(module):
+    loaded = modules_after(f"import {module}")
+    assert module in loaded
+    assert not loaded.intersection((*HEAVY, *WINDOW))
+
+
+def test_widgets_import_without_torch():
+    loaded = modules_after("import napari_sa2net.widgets.dock")
+    assert not loaded.intersection(HEAVY)
