@@ -8,7 +8,7 @@ says. A foreground component keeps at least one object, so that small ones are n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -96,7 +96,7 @@ def foreground_probability(
             f"Probabilities of shape (classes, Y, X) with {len(names)} classes are needed "
             f"({', '.join(names)}), but the array has shape {probability.shape}."
         )
-    if set(names) in ({"background", "interior", "boundary"}, {"background", "foreground"}):
+    if sorted(names) in (["background", "boundary", "interior"], ["background", "foreground"]):
         result: NDArray[np.floating[Any]] = 1 - probability[names.index("background")]
         return result
     if names == ["foreground"]:
@@ -288,15 +288,9 @@ def link_planes(labels: Any, overlap: float, out: Any = None) -> Any:
     -------
     out, with labels 1..n unique over the stack, numbered in the order of appearance.
     """
+    linker = PlaneLinker(overlap)
     if out is None:
         out = np.zeros(labels.shape, np.int32)
-    for z, plane in enumerate(linked_planes(labels, overlap)):
-        out[z] = plane
+    for z in range(labels.shape[0]):
+        out[z] = linker.add(np.asarray(labels[z]))
     return out
-
-
-def linked_planes(planes: Iterable[Any], overlap: float) -> Iterator[Labels]:
-    """Yield linked planes one by one, keeping only two in memory."""
-    linker = PlaneLinker(overlap)
-    for plane in planes:
-        yield linker.add(np.asarray(plane))
