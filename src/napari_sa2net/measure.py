@@ -152,7 +152,9 @@ def offset_labels(labels: NDArray[np.integer[Any]], offset: int) -> NDArray[np.i
             "The stack has more objects than labels can number (2147483647): raise the "
             "smallest size, or segment fewer planes at once."
         )
-    return np.where(labels > 0, labels + offset, 0).astype(np.int32)
+    moved = labels.astype(np.int32)
+    moved[moved > 0] += offset
+    return moved
 
 
 # --- one plane -------------------------------------------------------------------------

@@ -269,7 +269,9 @@ def _numbered(labels: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
         return line.astype(np.int64), 0
     high = int(line.max())
     if high > 4 * line.size + 1_000_000:  # counting would take more room than sorting
-        distinct, number = np.unique(np.append(line, 0), return_inverse=True)
+        distinct, number = np.unique(
+            np.concatenate((line, np.zeros(1, line.dtype))), return_inverse=True
+        )
         return number[:-1].astype(np.int64), distinct.size - 1
     line = line.astype(np.int64)
     present = np.zeros(high + 1, bool)

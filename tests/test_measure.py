@@ -1,0 +1,229 @@
+"""The object table against scikit-image, by hand, and over stacks."""
+
+from __future__ import annotations
+
+import time
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+import pytest
+from skimage.measure import label, regionprops
+
+from napari_sa2net.errors import SettingsError
+from napari_sa2net.measure import concat_tables, empty_table, object_table, offset_labels
+
+
+def blobs(seed=0, shape=(60, 80)):
+    from scipy.ndimage import gaussian_filter
+
+    field = gaussian_filter(np.random.default_rng(seed).standard_normal(shape), 2)
+    return label(field > 0.05).astype(np.int32)
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(5).random((60, 80))
+
+
+def test_equal_to_regionprops(image):
+    labels = blobs()
+    table = object_table(labels, image=image, pixel_size_um=(0.5, 0.25))
+    regions = regionprops(labels, image)
+    assert len(table) == len(regions) > 10
+    for row, region in zip(table.itertuples(), regions, strict=True):
+        y, x = region.centroid
+        assert row.label == region.label
+        assert row.area_px == region.area
+        assert row.area_um2 == pytest.approx(region.area * 0.125)
+        assert row.diameter_px == pytest.approx(region.equivalent_diameter_area)
+        assert row.eccentricity == pytest.approx(region.eccentricity, abs=1e-6)
+        assert row.mean_intensity == pytest.approx(region.intensity_mean)
+        assert (row.centroid_y, row.centroid_x) == pytest.approx((y, x))
+        top, left, bottom, right = region.bbox
+        assert row.touches_border == (top == 0 or left == 0 or bottom == 60 or right == 80)
+    assert table["touches_border"].any()
+    assert not table["touches_border"].all()
+
+
+def test_gaps_and_huge_labels_give_the_same_rows(image):
+    labels = blobs()
+    plain = object_table(labels, image=image)
+    sparse = np.where(labels > 0, labels.astype(np.int64) * 10**9 + 7, 0)
+    table = object_table(sparse, image=image)
+    assert np.array_equal(table["label"], plain["label"] * 10**9 + 7)
+    pd.testing.assert_frame_equal(table.drop(columns="label"), plain.drop(columns="label"))
+
+
+def test_single_pixels_and_lines():
+    labels = np.zeros((5, 9), int)
+    labels[2, 2] = 1
+    labels[4, 3:8] = 2
+    table = object_table(labels)
+    assert table["eccentricity"].tolist() == [0, 1]
+    assert table["diameter_px"][0] == pytest.approx(np.sqrt(4 / np.pi))
+    assert table["touches_border"].tolist() == [False, True]
+
+
+def test_unknown_is_nan():
+    table = object_table(blobs())
+    assert table[["area_um2", "mean_intensity", "confidence"]].isna().all().all()
+
+
+def test_channels_are_averaged_and_holes_in_the_data_left_out():
+    labels = np.array([[1, 1, 0, 2]])
+    rgb = np.array([[[1, 2, 3], [4, 5, 6], [0, 0, 0], [7, 7, 7]]], np.uint8)
+    assert object_table(labels, image=rgb)["mean_intensity"].tolist() == [3.5, 7]
+    holes = np.array([[np.nan, 4.0, 0, np.inf]])
+    means = object_table(labels, image=holes)["mean_intensity"]
+    assert means[0] == 4
+    assert np.isnan(means[1])
+
+
+# --- confidence ------------------------------------------------------------------------
+
+
+def square(inside, outside):
+    labels = np.zeros((12, 12), int)
+    labels[4:8, 4:8] = 1
+    return labels, np.where(labels > 0, inside, outside).astype(np.float32)
+
+
+def confidence(inside, outside):
+    return object_table(*square(inside, outside))["confidence"][0]
+
+
+def test_confidence_is_the_expected_overlap():
+    assert confidence(1, 0) == 1
+    assert confidence(0.6, 0) == pytest.approx(0.6)
+    # 16 px inside, and a rim of 8 * 8 - 16 px outside
+    assert confidence(0.8, 0.1) == pytest.approx(0.8 * 16 / (16 + 0.1 * 48))
+
+
+def test_confidence_falls_with_faintness_and_blur():
+    assert confidence(0.9, 0) > confidence(0.7, 0)
+    assert confidence(0.9, 0) > confidence(0.9, 0.2) > confidence(0.9, 0.4)
+
+
+def test_a_neighbour_does_not_lower_the_confidence():
+    labels, probability = square(1, 0)
+    labels[4:8, 8:11] = 2
+    probability[4:8, 8:11] = 1
+    assert object_table(labels, probability)["confidence"].tolist() == [1, 1]
+
+
+def test_confidence_stays_between_0_and_1():
+    labels = blobs()
+    wild = np.random.default_rng(0).normal(0.5, 3, labels.shape)
+    wild[::7] = np.nan
+    found = object_table(labels, wild)["confidence"]
+    assert found.between(0, 1).all()
+
+
+# --- empty -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("shape", "axes"), [((5, 5), ""), ((0, 5), ""), ((0, 5, 5), "Z")])
+def test_without_objects_columns_and_dtypes_are_the_same(shape, axes):
+    empty = object_table(np.zeros(shape, np.int32), pixel_size_um=1, stack_axes=axes)
+    filled = object_table(np.ones((1,) * len(axes) + (5, 5), np.int32), stack_axes=axes)
+    assert len(empty) == 0
+    assert empty.dtypes.to_dict() == filled.dtypes.to_dict()
+    pd.testing.assert_frame_equal(empty, empty_table(axes))
+
+
+# --- stacks ----------------------------------------------------------------------------
+
+
+def test_planes_of_a_stack_are_measured_one_by_one():
+    first, second = blobs(0), blobs(1)
+    stack = np.stack([first, offset_labels(second, int(first.max()))])[None]
+    table = object_table(stack, stack_axes="TZ", image=stack.astype(float))
+    assert list(table.columns[:5]) == ["label", "t", "z", "planes", "area_px"]
+    assert (table["t"] == 0).all()
+    assert (table["planes"] == 1).all()
+    assert np.array_equal(table["mean_intensity"], table["label"])
+    for z, plane in enumerate((first, second)):
+        alone = object_table(plane)
+        rows = table[table["z"] == z].reset_index(drop=True)
+        columns = ["area_px", "eccentricity", "centroid_y", "touches_border"]
+        pd.testing.assert_frame_equal(rows[columns], alone[columns])
+
+
+def test_a_linked_cell_is_one_row():
+    stack = np.zeros((3, 20, 20), int)
+    stack[1, 5:15, 5:15] = 4
+    stack[2, 5:15, 6:12] = 4
+    stack[0, 0, 0] = 2
+    probability = np.where(stack > 0, 0.5, 0)
+    table = object_table(stack, probability, pixel_size_um=2, stack_axes="Z")
+    assert table["label"].tolist() == [2, 4]
+    cell = table.iloc[1]
+    assert (cell["z"], cell["planes"], cell["area_px"], cell["area_um2"]) == (1, 2, 160, 640)
+    assert cell["diameter_px"] == pytest.approx(np.sqrt(4 / np.pi * 80))
+    assert cell["centroid_x"] == pytest.approx((100 * 9.5 + 60 * 8.5) / 160)
+    assert cell["confidence"] == pytest.approx(0.5)
+    assert table["touches_border"].tolist() == [True, False]
+
+
+def test_lazy_stacks_are_read():
+    stack = np.stack([blobs(0), blobs(0)])
+    lazy = da.from_array(stack, chunks=(1, 30, 40))
+    table = object_table(lazy, lazy > 0, lazy, stack_axes="T")
+    pd.testing.assert_frame_equal(table, object_table(stack, stack > 0, stack, stack_axes="T"))
+    assert (table["confidence"] == 1).all()
+
+
+def test_tables_join_with_their_dtypes():
+    parts = [empty_table(), object_table(blobs(0)), empty_table(), object_table(blobs(1))]
+    joined = concat_tables(parts)
+    assert len(joined) == len(parts[1]) + len(parts[3])
+    assert joined.dtypes.to_dict() == parts[1].dtypes.to_dict()
+    assert joined.index.tolist() == list(range(len(joined)))
+    pd.testing.assert_frame_equal(concat_tables([], "Z"), empty_table("Z"))
+
+
+def test_offset_labels():
+    labels = np.array([[0, 1], [3, 0]], np.uint8)
+    moved = offset_labels(labels, 300)
+    assert moved.dtype == np.int32
+    assert moved.tolist() == [[0, 301], [303, 0]]
+    with pytest.raises(SettingsError, match="2147483647"):
+        offset_labels(labels, 2**31 - 2)
+
+
+# --- refused, speed --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "says"),
+    [
+        ({"labels": np.zeros((4, 4))}, "whole numbers"),
+        ({"labels": np.zeros((2, 4, 4), int)}, "stack axes"),
+        ({"labels": np.zeros((4, 4), int), "stack_axes": "Z"}, "stack axes"),
+        ({"labels": np.zeros((4, 4), int), "probability_fg": np.zeros((4, 5))}, "probability"),
+        ({"labels": np.zeros((4, 4), int), "image": np.zeros((3, 4, 4))}, "image"),
+        ({"labels": np.zeros((4, 4), int), "pixel_size_um": 0}, "positive"),
+        ({"labels": np.zeros((4, 4), int), "pixel_size_um": (1, 2, 3)}, "pixel size"),
+        ({"labels": np.zeros((4, 4), int), "pixel_size_um": float("nan")}, "positive"),
+    ],
+)
+def test_what_does_not_fit_is_refused(kwargs, says):
+    with pytest.raises(SettingsError, match=says):
+        object_table(**kwargs)
+
+
+def test_hundreds_of_objects_are_measured_at_once():
+    cell = np.zeros((44, 44), int)
+    cell[10:34, 10:34] = 1
+    labels = np.tile(cell, (23, 23))
+    labels[labels > 0] = label(labels)[labels > 0]
+    assert labels.max() == 529
+    image = labels.astype(np.float32)
+    times = []
+    for _ in range(3):
+        start = time.process_time()
+        table = object_table(labels, labels > 0, image)
+        times.append(time.process_time() - start)
+    assert len(table) == 529
+    assert min(times) < 0.4  # 0.06 s alone on a slow core
