@@ -1,0 +1,152 @@
+"""Small things that all panels use."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtWidgets import (
+    QAbstractSpinBox,
+    QComboBox,
+    QFrame,
+    QGridLayout,
+    QLabel,
+    QPushButton,
+    QSizePolicy,
+    QSlider,
+    QToolButton,
+    QWidget,
+)
+
+
+def tip_of(model: type[BaseModel], field: str) -> str:
+    """Help text of a settings field, as the form's tooltip."""
+    info = model.model_fields[field]
+    return info.description or info.title or field
+
+
+def muted(text: str = "") -> QLabel:
+    """A grey label that wraps."""
+    label = QLabel(text)
+    label.setProperty("role", "muted")
+    label.setWordWrap(True)
+    return label
+
+
+def link_button(text: str, tip: str) -> QPushButton:
+    """A button that looks like a link."""
+    button = QPushButton(text)
+    button.setProperty("role", "link")
+    button.setCursor(Qt.CursorShape.PointingHandCursor)
+    button.setToolTip(tip)
+    button.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
+    return button
+
+
+def separator() -> QFrame:
+    """A thin horizontal line."""
+    line = QFrame()
+    line.setProperty("role", "line")
+    line.setFixedHeight(1)
+    return line
+
+
+def fold_button(text: str, tip: str) -> QToolButton:
+    """A heading with an arrow that opens and closes what is under it."""
+    button = QToolButton()
+    button.setText(text)
+    button.setToolTip(tip)
+    button.setProperty("role", "fold")
+    button.setCheckable(True)
+    button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+    button.setArrowType(Qt.ArrowType.RightArrow)
+
+    def turn(opened: bool) -> None:
+        button.setArrowType(Qt.ArrowType.DownArrow if opened else Qt.ArrowType.RightArrow)
+
+    button.toggled.connect(turn)
+    return button
+
+
+def repolish(widget: QWidget) -> None:
+    """Apply the style sheet again after a property that it looks at changed."""
+    style = widget.style()
+    if style is not None:
+        style.unpolish(widget)
+        style.polish(widget)
+
+
+class Form(QWidget):
+    """Rows of a label and a field, the fields aligned."""
+
+    def __init__(self, label_width: int, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        grid = QGridLayout(self)
+        grid.setContentsMargins(0, 0, 0, 0)
+        grid.setHorizontalSpacing(8)
+        grid.setVerticalSpacing(6)
+        grid.setColumnMinimumWidth(0, label_width)
+        grid.setColumnStretch(1, 1)
+        self._grid = grid
+        self._rows: dict[QWidget, QLabel] = {}
+
+    def add(self, title: str, field: QWidget, tip: str) -> None:
+        """Add a row; the tooltip goes on the label and, where it has none, on the field."""
+        row = self._grid.rowCount()
+        label = QLabel(title)
+        label.setToolTip(tip)
+        label.setBuddy(field)
+        if not field.toolTip():
+            field.setToolTip(tip)
+        if not field.accessibleName():
+            field.setAccessibleName(title)
+        self._grid.addWidget(label, row, 0, Qt.AlignmentFlag.AlignVCenter)
+        self._grid.addWidget(field, row, 1)
+        self._rows[field] = label
+
+    def add_wide(self, field: QWidget) -> None:
+        """Add a field without a label in the fields' column."""
+        self._grid.addWidget(field, self._grid.rowCount(), 1)
+
+    def set_row_visible(self, field: QWidget, visible: bool) -> None:
+        """Show or hide a field with its label."""
+        field.setVisible(visible)
+        self._rows[field].setVisible(visible)
+
+
+class WheelGuard(QObject):
+    """Keep the mouse wheel for scrolling: a control takes it only while it has the focus."""
+
+    def guard(self, root: QWidget) -> None:
+        """Watch every slider, number field and list inside ``root``."""
+        for kind in (QSlider, QAbstractSpinBox, QComboBox):
+            for widget in root.findChildren(kind):
+                widget.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+                widget.installEventFilter(self)
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        if (
+            event is not None
+            and event.type() == QEvent.Type.Wheel
+            and isinstance(watched, QWidget)
+            and not watched.hasFocus()
+        ):
+            event.ignore()
+            return True
+        return super().eventFilter(watched, event)
+
+
+def duration_words(seconds: float) -> str:
+    """``about 5 seconds``, ``about 3 minutes``."""
+    if seconds < 1.5:
+        return "about a second"
+    if seconds < 10:
+        return f"about {round(seconds)} seconds"
+    if seconds < 55:
+        return f"about {5 * round(seconds / 5)} seconds"
+    if seconds < 90:
+        return "about a minute"
+    if seconds < 3300:
+        return f"about {round(seconds / 60)} minutes"
+    if seconds < 5400:
+        return "about an hour"
+    return f"about {round(seconds / 3600)} hours"

@@ -1,0 +1,108 @@
+"""The dock: all pages, or one of them alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QEvent, QSize, Qt
+from qtpy.QtWidgets import QFrame, QScrollArea, QTabWidget, QVBoxLayout, QWidget
+
+from napari_sa2net.widgets.common import WheelGuard
+from napari_sa2net.widgets.pages import PAGES, Page, page_named
+from napari_sa2net.widgets.theme import style_sheet
+from napari_sa2net.widgets.workspace import Workspace
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+WIDTH = 360
+
+
+class SA2NetDock(QWidget):
+    """Dock widget with the pages of SA2-Net; with a single page there are no tabs.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    pages : tuple of Page, optional
+        All pages where it is not given.
+    """
+
+    def __init__(self, viewer: Viewer, pages: tuple[Page, ...] = PAGES) -> None:
+        super().__init__()
+        self.setObjectName("sa2net")
+        self._viewer = viewer
+        self._docked = False
+        self.workspace: Workspace | None = Workspace.of(viewer)
+        self.pages = [page.make(self.workspace) for page in pages]
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        if len(pages) == 1:
+            layout.addWidget(_scrolled(self.pages[0]))
+        else:
+            tabs = QTabWidget()
+            for page, widget in zip(pages, self.pages, strict=True):
+                index = tabs.addTab(_scrolled(widget), page.name)
+                tabs.setTabToolTip(index, page.tip)
+            layout.addWidget(tabs)
+        self._wheel = WheelGuard(self)
+        for widget in self.pages:
+            self._wheel.guard(widget)
+        self.setMinimumWidth(300)
+        viewer.events.theme.connect(self._restyle)
+        self._restyle()
+        # when napari closes, its window deletes the dock without a word to the widget
+        self.destroyed.connect(self.workspace.release)
+
+    def sizeHint(self) -> QSize:
+        return QSize(WIDTH, 640)
+
+    def shut(self) -> None:
+        """End the engine (with the last page) and undo every connection; harmless twice."""
+        workspace, self.workspace = self.workspace, None
+        if workspace is None:
+            return
+        self.destroyed.disconnect(workspace.release)
+        self._viewer.events.theme.disconnect(self._restyle)
+        for widget in self.pages:
+            widget.shut()  # type: ignore[attr-defined]
+        workspace.release()
+
+    def event(self, event: QEvent | None) -> bool:
+        if event is not None:
+            kind = event.type()
+            if kind == QEvent.Type.ParentChange:
+                # napari takes the widget out of its dock when a person closes it
+                if self.parentWidget() is not None:
+                    self._docked = True
+                elif self._docked:
+                    self.shut()
+            elif kind in (QEvent.Type.FontChange, QEvent.Type.Show):
+                self._restyle()
+        return super().event(event)
+
+    def _restyle(self, event: object = None) -> None:
+        sheet = style_sheet(self._viewer.theme)
+        if sheet != self.styleSheet():
+            self.setStyleSheet(sheet)
+        for widget in self.pages:
+            widget.set_theme(self._viewer.theme)  # type: ignore[attr-defined]
+
+
+def _scrolled(page: QWidget) -> QScrollArea:
+    area = QScrollArea()
+    area.setWidget(page)
+    area.setWidgetResizable(True)
+    area.setFrameShape(QFrame.Shape.NoFrame)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    return area
+
+
+class SegmentDock(SA2NetDock):
+    """The Segment page alone."""
+
+    def __init__(self, viewer: Viewer) -> None:
+        super().__init__(viewer, (page_named("Segment"),))
+
+
+__all__ = ["SA2NetDock", "SegmentDock"]

@@ -1,0 +1,164 @@
+"""Which model, and its card behind an info button."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from qtpy.QtCore import QPoint, Qt, Signal
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_sa2net.models.registry import ModelEntry
+
+_SCORES = {
+    "ap50": "AP@0.5",
+    "ap75": "AP@0.75",
+    "mean_ap": "mean AP",
+    "f1": "F1",
+    "pq": "PQ",
+    "aji": "AJI",
+    "dice": "Dice",
+    "iou": "IoU",
+}
+
+
+def card_html(entry: ModelEntry) -> str:
+    """The card of a model in words, as rich text."""
+    card = entry.card
+    rows: list[tuple[str, str]] = []
+    data = card.training.get("data")
+    if data:
+        rows.append(("Trained on", escape(_words(data))))
+    if card.diameter:
+        rows.append(("Object size", f"about {card.diameter:g} px across; images are resized"))
+    kind = "colour" if card.input.channel_order in ("RGB", "BGR") else "any channels"
+    if card.network.in_channels == 1:
+        kind = "one channel"
+    rows.append(("Looks at", kind))
+    for name, scores in card.scores.items():
+        shown = [f"{_SCORES[k]} {v:.2f}" for k, v in scores.items() if k in _SCORES]
+        if shown:
+            rows.append((f"Scores, {escape(name)}", " · ".join(shown)))
+    if card.licence:
+        rows.append(("Licence", escape(card.licence)))
+    if card.parent:
+        rows.append(("Learned from", escape(card.parent.split(" ")[0])))
+    rows.append(("File", f"{entry.size_bytes / 1e6:.1f} MB, made {card.created[:10]}"))
+    table = "".join(
+        f"<tr><td style='padding:2px 10px 2px 0'>{name}</td><td>{value}</td></tr>"
+        for name, value in rows
+    )
+    text = f"<h3 style='margin:0'>{escape(entry.name)}</h3>"
+    if card.description:
+        text += f"<p style='margin:4px 0'>{escape(card.description)}</p>"
+    return f"{text}<table cellspacing='0'>{table}</table>"
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k}: {_words(v)}" for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_words(v) for v in value)
+    return str(value)
+
+
+class CardPopup(QFrame):
+    """The card beside its button; a click elsewhere closes it."""
+
+    def __init__(self, parent: QWidget) -> None:
+        super().__init__(parent, Qt.WindowType.Popup)
+        self.setObjectName("sa2net")
+        self.label = QLabel()
+        self.label.setTextFormat(Qt.TextFormat.RichText)
+        self.label.setWordWrap(True)
+        self.label.setFixedWidth(320)
+        self.label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(12, 10, 12, 10)
+        layout.addWidget(self.label)
+
+    def show_card(self, entry: ModelEntry, under: QWidget) -> None:
+        """Show a model's card under a widget, right edges aligned."""
+        self.label.setText(card_html(entry))
+        self.adjustSize()
+        corner = under.mapToGlobal(QPoint(under.width(), under.height() + 4))
+        self.move(corner - QPoint(self.width(), 0))
+        self.show()
+
+
+class ModelRow(QWidget):
+    """List of models and the info button.
+
+    Signals
+    -------
+    valueChanged : str
+        Name of the model that was picked.
+    """
+
+    valueChanged = Signal(str)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._entries: dict[str, ModelEntry] = {}
+        self.combo = QComboBox()
+        self.combo.setSizeAdjustPolicy(
+            QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
+        )
+        self.combo.setMinimumContentsLength(8)
+        self.combo.setToolTip("The trained network that finds the cells")
+        self.info = QToolButton()
+        self.info.setText("i")
+        self.info.setProperty("role", "info")
+        self.info.setToolTip("What this model was trained on, its scores, object size, licence")
+        self.info.setAccessibleName("About this model")
+        self.popup = CardPopup(self)
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(6)
+        layout.addWidget(self.combo, 1)
+        layout.addWidget(self.info)
+        self.combo.activated.connect(self._activated)
+        self.info.clicked.connect(self.show_card)
+
+    def set_models(self, entries: tuple[ModelEntry, ...], current: str) -> None:
+        """Offer models; says nothing."""
+        self._entries = {entry.name: entry for entry in entries}
+        self.combo.blockSignals(True)
+        self.combo.clear()
+        for name in self._entries:
+            self.combo.addItem(name, name)
+        self.combo.blockSignals(False)
+        self.setValue(current)
+
+    def value(self) -> str | None:
+        """Name of the shown model."""
+        return self.combo.currentData()
+
+    def setValue(self, name: str) -> None:
+        """Show a model by name; says nothing."""
+        self.combo.blockSignals(True)
+        self.combo.setCurrentIndex(self.combo.findData(name))
+        self.combo.blockSignals(False)
+        self.info.setEnabled(self.entry() is not None)
+
+    def entry(self) -> ModelEntry | None:
+        """The shown model with its card."""
+        return self._entries.get(self.value() or "")
+
+    def show_card(self) -> None:
+        """Open the card of the shown model."""
+        entry = self.entry()
+        if entry is not None:
+            self.popup.show_card(entry, self)
+
+    def _activated(self, index: int) -> None:
+        self.info.setEnabled(True)
+        self.valueChanged.emit(self.combo.itemData(index))

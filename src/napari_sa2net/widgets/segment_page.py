@@ -1,0 +1,389 @@
+"""The Segment page: image, model, size, one button; then live sliders."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtGui import QKeyEvent
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QFrame,
+    QLabel,
+    QMainWindow,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_sa2net.app.preview import source_plan
+from napari_sa2net.app.session import ErrorInfo, ImageSource, SegmentOutcome
+from napari_sa2net.config import PredictConfig
+from napari_sa2net.errors import SA2NetError
+from napari_sa2net.widgets.advanced import AdvancedSection
+from napari_sa2net.widgets.common import Form, duration_words, repolish, separator
+from napari_sa2net.widgets.empty_state import EmptyState
+from napari_sa2net.widgets.error_box import ErrorBox
+from napari_sa2net.widgets.image_row import ImageDetails, ImageRow
+from napari_sa2net.widgets.model_row import ModelRow
+from napari_sa2net.widgets.napari_port.connections import Connections
+from napari_sa2net.widgets.napari_port.geometry import axes_choices
+from napari_sa2net.widgets.progress_line import ProgressLine
+from napari_sa2net.widgets.region_row import RegionRow
+from napari_sa2net.widgets.result_section import ResultSection
+from napari_sa2net.widgets.size_row import TIP as SIZE_TIP
+from napari_sa2net.widgets.size_row import SizeRow
+from napari_sa2net.widgets.theme import text_color
+
+if TYPE_CHECKING:
+    from napari_sa2net.data.plan import ImagePlan
+    from napari_sa2net.widgets.workspace import Workspace
+
+LABEL_WIDTH = 76
+SAMPLES = [
+    ("nuclei", "Synthetic nuclei with the true outlines"),
+    ("tissue", "Stained tissue (DAB and haematoxylin)"),
+    ("nuclei_stack", "Stack of nuclei, 60 planes"),
+    ("timelapse", "Time-lapse of cells, 30 frames"),
+]
+SEGMENT_TIP = "Find the cells. The result is a new layer over the image"
+
+
+class SegmentPage(QWidget):
+    """Binds the panels to the session; all state lives there."""
+
+    def __init__(self, workspace: Workspace, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.session = workspace.session
+        self.controller = workspace.controller
+        self.port = workspace.port
+        self._workspace = workspace
+        self._dispatch = workspace.dispatch
+        self._axes_shown: tuple[Any, ...] = ()
+        self._build()
+        self._connect()
+        self._images_changed()
+        for field in ("models", "image", "sliders", "device_line", "running", "error"):
+            getattr(self, f"_show_{field}")()
+
+    # --- building ------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        self.empty = EmptyState(SAMPLES)
+        self.work = QWidget()
+        self.image_row = ImageRow()
+        self.details = ImageDetails(LABEL_WIDTH)
+        self.model_row = ModelRow()
+        self.size_row = SizeRow()
+        self.region_row = RegionRow()
+        self.advanced = AdvancedSection(LABEL_WIDTH)
+        self.hint = QFrame()
+        self.hint.setProperty("role", "hint")
+        hint_layout = QVBoxLayout(self.hint)
+        hint_layout.setContentsMargins(10, 6, 8, 6)
+        hint_text = QLabel("Drag a line across one cell in the image. Esc cancels.")
+        hint_text.setWordWrap(True)
+        hint_layout.addWidget(hint_text)
+        self.button = QPushButton("Segment")
+        self.progress = ProgressLine()
+        self.error = ErrorBox()
+        self.result = ResultSection(LABEL_WIDTH)
+
+        top = Form(LABEL_WIDTH)
+        top.add("Image", self.image_row, "The image layer to segment")
+        middle = Form(LABEL_WIDTH)
+        middle.add("Model", self.model_row, "The trained network that finds the cells")
+        middle.add("Object size", self.size_row, SIZE_TIP)
+        middle.add("Where", self.region_row, "How much of the image is segmented")
+        work = QVBoxLayout(self.work)
+        work.setContentsMargins(0, 0, 0, 0)
+        work.setSpacing(8)
+        parts: list[QWidget] = [top, self.details, middle, self.hint, self.advanced]
+        parts += [self.button, self.progress, self.error, separator(), self.result]
+        for part in parts:
+            work.addWidget(part)
+        self.hint.setVisible(False)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(12, 10, 12, 10)
+        layout.addWidget(self.empty)
+        layout.addWidget(self.work)
+        layout.addStretch(1)
+        # the camera moves many times a second; what depends on it follows when it rests
+        self._rest = QTimer(self)
+        self._rest.setSingleShot(True)
+        self._rest.setInterval(250)
+
+    def _connect(self) -> None:
+        self._connections = Connections()
+        connect = self._connections.connect
+        events = self.session.events
+        for field, show in (
+            ("models", self._show_models),
+            ("model", self._show_models),
+            ("image", self._show_image),
+            ("image_line", self._show_image_line),
+            ("instances", self._show_settings),
+            ("predict", self._show_settings),
+            ("running", self._show_running),
+            ("progress", self._show_progress),
+            ("estimate_s", self._show_progress),
+            ("engine", self._show_progress),
+            ("device_line", self._show_device_line),
+            ("info", self._show_device_line),
+            ("sliders", self._show_sliders),
+            ("summary", self._show_sliders),
+            ("error", self._show_error),
+        ):
+            connect(getattr(events, field), show)
+        connect(self.port.images_changed, self._images_changed)
+        connect(self.port.image_changed, self._images_changed)
+        connect(self.port.view_changed, self._view_moved)
+        connect(self.controller.result_ready, self._result_ready)
+        self._rest.timeout.connect(self._view_rested)
+        self.empty.openWanted.connect(self._open)
+        self.empty.sampleWanted.connect(self._open_sample)
+        self.image_row.chosen.connect(self._choose_image)
+        self.image_row.pinToggled.connect(self._pin)
+        self.details.axesChosen.connect(self.port.set_axes)
+        self.details.channelsChosen.connect(self.port.set_channels)
+        self.model_row.valueChanged.connect(self._choose_model)
+        self.size_row.valueChanged.connect(self._size_changed)
+        self.size_row.measureToggled.connect(self._measure)
+        self.region_row.valueChanged.connect(self._region_changed)
+        self.advanced.predictChanged.connect(self._predict_changed)
+        self.advanced.instancesChanged.connect(self._instances_changed)
+        self.advanced.normalizeChanged.connect(
+            lambda: self.controller.set_normalize(self.advanced.normalize())
+        )
+        self.button.clicked.connect(self._pressed)
+        self.error.dismissed.connect(self.controller.dismiss_error)
+        self.error.restartWanted.connect(self.controller.restart_engine)
+        self.result.valueChanged.connect(self._instances_changed)
+        self.result.tableWanted.connect(self._open_table)
+
+    def shut(self) -> None:
+        """Undo every connection to session and port; the page is about to go."""
+        self._rest.stop()
+        self.port.cancel_measure()
+        self._connections.disconnect()
+
+    def set_theme(self, theme: str) -> None:
+        """Follow napari's theme where a style sheet cannot."""
+        self.image_row.set_color(text_color(theme))
+
+    # --- what a person does --------------------------------------------------------------
+
+    def _pressed(self) -> None:
+        if self.session.running:
+            self.controller.cancel()
+            return
+        self.port.cancel_measure()
+        # plane and view are those of this moment
+        self._workspace.refresh_image()
+        self.controller.segment()
+
+    def _open(self) -> None:
+        paths, _ = QFileDialog.getOpenFileNames(self, "Open an image")
+        if paths:
+            self._guarded(lambda: self.port.open(paths))
+
+    def _open_sample(self, name: str) -> None:
+        self._guarded(lambda: self.port.open_sample(name))
+
+    def _guarded(self, action: Any) -> None:
+        """Say in the page what went wrong with an action of napari's."""
+        try:
+            action()
+        except Exception as error:
+            import traceback
+
+            self.session.error = ErrorInfo(
+                type(error).__name__, str(error), traceback.format_exc()
+            )
+
+    def _choose_image(self, key: str) -> None:
+        self.port.choose(key)
+        self.image_row.set_pinned(self.port.pinned)
+
+    def _pin(self, pinned: bool) -> None:
+        self.port.set_pinned(pinned)
+        self.image_row.set_pinned(self.port.pinned)
+
+    def _choose_model(self, name: str) -> None:
+        self.controller.set_model(name)
+        self._take_model_defaults()
+
+    def _take_model_defaults(self) -> None:
+        """Thresholds were tuned for each model; what becomes of the cells stays as chosen."""
+        entry = self.model_row.entry()
+        if entry is not None:
+            self.controller.set_instances(self.advanced.instances(entry.card.instance))
+
+    def _size_changed(self, diameter: float | None) -> None:
+        predict = self.session.predict
+        self.controller.set_predict(
+            PredictConfig(**{**predict.model_dump(), "diameter": diameter})
+        )
+
+    def _measure(self, wanted: bool) -> None:
+        if not wanted:
+            self.port.cancel_measure()
+            return
+        self._set_measuring(True)
+        self.port.measure(lambda call: QTimer.singleShot(0, call), self._measured)
+
+    def _measured(self, length: float | None) -> None:
+        self._set_measuring(False)
+        if length is not None:
+            self.size_row.setValue(length)
+            self._size_changed(self.size_row.value())
+
+    def _set_measuring(self, measuring: bool) -> None:
+        self.size_row.set_measuring(measuring)
+        self.hint.setVisible(measuring)
+
+    def _region_changed(self) -> None:
+        self.controller.set_region(self.region_row.where(), self.region_row.planes())
+        self._workspace.refresh_image()
+
+    def _predict_changed(self) -> None:
+        self.controller.set_predict(self.advanced.predict(self.session.predict))
+
+    def _instances_changed(self) -> None:
+        config = self.advanced.instances(self.result.value(self.session.instances))
+        self.controller.set_instances(config)
+
+    def _open_table(self) -> None:
+        def show() -> None:
+            known = set(self.port.viewer.window.dock_widgets)
+            dock = self.port.show_table(self.session.result_key)
+            if dock is None:
+                return
+            window = self.window()
+            if isinstance(window, QMainWindow) and dock.name not in known:
+                # beside the canvas it would squeeze this page
+                window.addDockWidget(Qt.DockWidgetArea.BottomDockWidgetArea, dock)
+            dock.show()
+            dock.raise_()
+
+        self._guarded(show)
+
+    def keyPressEvent(self, event: QKeyEvent | None) -> None:
+        if event is not None and event.key() == Qt.Key.Key_Escape and self.hint.isVisible():
+            self.port.cancel_measure()
+            return
+        super().keyPressEvent(event)
+
+    # --- what the viewer and the session say ---------------------------------------------
+
+    def _images_changed(self) -> None:
+        source = self.session.image
+        self.image_row.set_choices(self.port.choices(), source.key if source else None)
+        self.image_row.set_pinned(self.port.pinned)
+
+    def _view_moved(self) -> None:
+        if self.session.where == "view" or self.session.planes == "current":
+            self._rest.start()
+
+    def _view_rested(self) -> None:
+        self._workspace.refresh_image()
+
+    def _result_ready(self, outcome: SegmentOutcome) -> None:
+        if self.session.predict.diameter is None:
+            self.size_row.set_estimate(outcome.result.diameter)
+        area = outcome.result.summary.median_area_px
+        if math.isfinite(area) and area > 0:
+            self.result.set_typical_area(area)
+
+    def _show_models(self, _: Any = None) -> None:
+        had = self.model_row.entry() is not None
+        self.model_row.set_models(self.session.models, self.session.model)
+        if not had and self.model_row.entry() is not None:
+            self._take_model_defaults()
+        self._show_running()
+
+    def _show_image(self, _: Any = None) -> None:
+        source = self.session.image
+        self.empty.setVisible(source is None)
+        self.work.setVisible(source is not None)
+        if source is None:
+            return
+        self._images_changed()
+        self.size_row.set_pixel_size(source.pixel_size_um)
+        self.result.set_pixel_size(source.pixel_size_um)
+        shown = (source.key, source.axes, source.channels, source.shape)
+        if shown != self._axes_shown:
+            self._axes_shown = shown
+            self._show_axes(source)
+        self._show_image_line()
+
+    def _show_axes(self, source: ImageSource) -> None:
+        spelled = source.axes or ""
+        self.details.set_axes(axes_choices(spelled) if spelled else [], spelled)
+        names: list[str] = []
+        chosen: tuple[int, ...] = ()
+        stack = False
+        with suppress(SA2NetError):  # the preview line says what is wrong
+            plan = source_plan(source)
+            stack = bool(plan.stack_axes)
+            names, chosen = _channel_names(plan), plan.channels
+        self.details.set_channels(names, chosen)
+        self.region_row.set_stack(stack)
+        self.advanced.set_stack(stack)
+
+    def _show_image_line(self, _: Any = None) -> None:
+        self.details.line.setText(self.session.image_line)
+
+    def _show_settings(self, _: Any = None) -> None:
+        session = self.session
+        self.size_row.setValue(session.predict.diameter)
+        self.result.setValue(session.instances)
+        self.advanced.set_values(session.predict, session.instances, session.normalize)
+
+    def _show_device_line(self, _: Any = None) -> None:
+        self.advanced.set_info(self.session.info)
+        self._show_progress()
+
+    def _show_running(self, _: Any = None) -> None:
+        running = self.session.running
+        self.button.setText("Cancel" if running else "Segment")
+        self.button.setToolTip("Stop; nothing is changed" if running else SEGMENT_TIP)
+        self.button.setProperty("role", "cancel" if running else "primary")
+        self.button.setEnabled(running or bool(self.session.models))
+        repolish(self.button)
+        self._show_progress()
+
+    def _show_progress(self, _: Any = None) -> None:
+        session = self.session
+        self.progress.set_progress(session.progress if session.running else None, self._idle())
+
+    def _idle(self) -> str:
+        session = self.session
+        if not session.models:
+            return "No model is installed. Install one with: sa2net models import FILE"
+        if session.engine == "starting" or (session.engine != "down" and not session.info):
+            return "Getting ready in the background; you can press Segment already."
+        parts = []
+        if session.estimate_s is not None:
+            parts.append(duration_words(session.estimate_s).capitalize())
+        if session.device_line:
+            parts.append(f"on {session.device_line}" if parts else session.device_line)
+        return " ".join(parts)
+
+    def _show_sliders(self, _: Any = None) -> None:
+        session = self.session
+        self.result.set_state(session.sliders, session.sliders_note, session.summary)
+
+    def _show_error(self, _: Any = None) -> None:
+        self.error.set_error(self.session.error, can_restart=self.session.engine == "down")
+
+
+def _channel_names(plan: ImagePlan) -> list[str]:
+    """What the image's channels are called; empty where there is but one."""
+    if plan.channel_axis is None:
+        return []
+    if plan.axes.endswith("C") and plan.n_channels in (3, 4):
+        return ["red", "green", "blue"]
+    return [str(i + 1) for i in range(plan.n_channels)]

@@ -1,0 +1,99 @@
+"""How large the cells are: a number, or a line dragged across one."""
+
+from __future__ import annotations
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QDoubleSpinBox, QHBoxLayout, QVBoxLayout, QWidget
+
+from napari_sa2net.widgets.common import link_button, muted
+
+TIP = (
+    "Typical diameter of a cell in pixels of the image. The image is resized so that cells "
+    "look as large as those the model learned from. auto: estimated from the image"
+)
+MEASURE_TIP = "Drag a line across one cell in the image to measure its diameter"
+
+
+class SizeRow(QWidget):
+    """Object size in pixels, or automatic.
+
+    Signals
+    -------
+    valueChanged : object
+        Diameter in px, or None for automatic.
+    measureToggled : bool
+        The measuring tool is wanted, or no longer.
+    """
+
+    valueChanged = Signal(object)
+    measureToggled = Signal(bool)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._pixel_size: float | None = None
+        self._estimate: float | None = None
+        self.spin = QDoubleSpinBox()
+        self.spin.setRange(0, 10000)
+        self.spin.setDecimals(1)
+        self.spin.setSuffix(" px")
+        self.spin.setSpecialValueText("auto")
+        self.spin.setKeyboardTracking(False)
+        self.spin.setToolTip(TIP)
+        self.measure = link_button("measure…", MEASURE_TIP)
+        self.measure.setCheckable(True)
+        self.note = muted()
+        row = QHBoxLayout()
+        row.setSpacing(6)
+        row.addWidget(self.spin, 1)
+        row.addWidget(self.measure)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        layout.addLayout(row)
+        layout.addWidget(self.note)
+        self.spin.valueChanged.connect(self._changed)
+        self.measure.clicked.connect(self.measureToggled)
+        self._update_note()
+
+    def value(self) -> float | None:
+        """Diameter in px; None for automatic."""
+        value = self.spin.value()
+        return max(value, 1.0) if value > 0 else None
+
+    def setValue(self, value: float | None) -> None:
+        """Show a diameter; says nothing."""
+        self.spin.blockSignals(True)
+        self.spin.setValue(value or 0)
+        self.spin.blockSignals(False)
+        self._update_note()
+
+    def set_pixel_size(self, pixel_size_um: float | None) -> None:
+        """Micrometres per pixel, for the note beside the number."""
+        self._pixel_size = pixel_size_um
+        self._update_note()
+
+    def set_estimate(self, diameter: float | None) -> None:
+        """What the last run took for the size (px)."""
+        self._estimate = diameter
+        self._update_note()
+
+    def set_measuring(self, measuring: bool) -> None:
+        """Show whether the line tool is active; says nothing."""
+        self.measure.setChecked(measuring)
+        self.measure.setText("cancel" if measuring else "measure…")
+
+    def _changed(self) -> None:
+        self._update_note()
+        self.valueChanged.emit(self.value())
+
+    def _update_note(self) -> None:
+        value, size = self.value(), self._pixel_size
+        if value is not None:
+            text = f"{value * size:.3g} µm" if size else ""
+        elif self._estimate is not None:
+            text = f"last estimate: {self._estimate:.3g} px"
+            text += f" = {self._estimate * size:.3g} µm" if size else ""
+        else:
+            text = ""
+        self.note.setText(text)
+        self.note.setVisible(bool(text))

@@ -1,0 +1,72 @@
+"""What all pages of one viewer share: session, controller, engine and port."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QObject
+
+from napari_sa2net.app.controllers import SegmentController
+from napari_sa2net.app.session import Session
+from napari_sa2net.widgets.napari_port import NapariPort
+from napari_sa2net.widgets.qt_dispatch import GuiDispatcher
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+_workspaces: weakref.WeakKeyDictionary[Any, Workspace] = weakref.WeakKeyDictionary()
+
+
+class Workspace(QObject):
+    """One per viewer; lives as long as a page of it is open.
+
+    The engine process starts with the first page and ends with the last.
+    """
+
+    def __init__(self, viewer: Viewer) -> None:
+        super().__init__()
+        self._users = 0
+        self.session = Session()
+        self.dispatch = GuiDispatcher()
+        self.port = NapariPort(viewer)
+        self.controller = SegmentController(self.session, dispatch=self.dispatch)
+        port, controller = self.port, self.controller
+        port.image_changed.connect(self._image_changed)
+        port.pixels_changed.connect(controller.image_changed)
+        port.image_gone.connect(controller.forget_image)
+        port.result_edited.connect(controller.mark_edited)
+        port.result_gone.connect(controller.forget_result)
+        controller.result_ready.connect(port.show)
+        controller.labels_updated.connect(lambda u: port.update_labels(u.key, u.labels))
+        controller.table_ready.connect(lambda u: port.update_table(u.key, u.objects))
+
+    @classmethod
+    def of(cls, viewer: Viewer) -> Workspace:
+        """The viewer's workspace; count one more user of it (see `release`)."""
+        workspace = _workspaces.get(viewer)
+        if workspace is None:
+            workspace = _workspaces[viewer] = cls(viewer)
+            workspace.controller.refresh_models()
+            workspace.controller.set_image(workspace.port.source())
+            workspace.controller.start()
+        workspace._users += 1
+        return workspace
+
+    def release(self) -> None:
+        """One user less; the last one ends the engine and leaves the viewer."""
+        self._users -= 1
+        if self._users == 0:
+            for viewer, workspace in list(_workspaces.items()):
+                if workspace is self:
+                    del _workspaces[viewer]
+            self.dispatch.close()
+            self.controller.close()
+            self.port.close()
+
+    def refresh_image(self) -> None:
+        """Take plane and view as they are shown now."""
+        self.controller.set_image(self.port.source())
+
+    def _image_changed(self) -> None:
+        self.refresh_image()
