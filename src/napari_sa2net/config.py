@@ -19,10 +19,10 @@ class Settings(BaseModel):
 class NetworkConfig(Settings):
     """Shape of a SA2-Net."""
 
-    in_channels: int = Field(3, ge=1, le=64, title="Input channels")
-    n_classes: int = Field(3, ge=1, le=16, title="Classes")
+    in_channels: int = Field(3, ge=1, le=1024, title="Input channels")
+    n_classes: int = Field(3, ge=1, le=1024, title="Classes")
     base_channels: int = Field(
-        16, ge=1, le=256, title="Base channels", description="Width C of the network"
+        16, ge=1, le=1024, title="Base channels", description="Width C of the network"
     )
     gamma: tuple[Gamma, Gamma, Gamma, Gamma] = Field(
         (1.0, 1.0, 1.0, 1.0),

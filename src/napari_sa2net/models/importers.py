@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import pickletools
 import re
 import zipfile
@@ -33,6 +34,13 @@ EXPECTED = (
     "(*.pth.tar or *.pt)."
 )
 AGAIN = "Download or copy it again."
+SAVE_AGAIN = (
+    "If you trust its author, ask for the state dict alone: "
+    "torch.save(net.state_dict(), 'weights.pt')"
+)
+ZIP_START = b"PK\x03\x04"
+#: Of every pickle since protocol 2, the oldest that torch writes.
+PICKLE_START = b"\x80"
 #: A legacy torch file is a few pickles one after the other; the weights follow.
 LEGACY_PICKLES = 5
 #: What state dicts are made of, all of it known to torch's safe loading.
@@ -108,7 +116,7 @@ def _check_container(file: BufferedReader, where: str) -> None:
     start = file.read(8)
     if len(start) < 8:
         raise CorruptCheckpointError(f"{where} has only {len(start)} bytes. {AGAIN}")
-    if start[:4] == b"PK\x03\x04":
+    if _is_zip(file):
         try:
             with zipfile.ZipFile(file) as archive:
                 names = archive.namelist()
@@ -130,7 +138,7 @@ def _check_container(file: BufferedReader, where: str) -> None:
                 f"{where} is a TorchScript program, which holds code, and is not run. "
                 "Ask its author for the state dict."
             )
-    elif start[:1] != b"\x80":
+    elif start[:1] != PICKLE_START:
         # Not handed to torch at all; old pickles are told from other files for the message.
         names = _globals(file)
         if names:
@@ -146,11 +154,27 @@ def _why(file: BufferedReader, where: str, error: Exception) -> CheckpointError:
         return CorruptCheckpointError(f"{where} is truncated or damaged. {AGAIN}")
     if names:
         return _unsafe(where, names)
-    text = str(error)
-    if "magic number" in text or "protocol version" in text.lower():
-        return ForeignCheckpointError(f"{where} is a pickle without a network. {EXPECTED}")
-    reason = text.splitlines()[0] if text else type(error).__name__
-    return CorruptCheckpointError(f"{where} is truncated or damaged ({reason}). {AGAIN}")
+    if not _is_zip(file) and not _is_legacy(file):
+        return ForeignCheckpointError(f"{where} is a pickle, but holds no network. {EXPECTED}")
+    if isinstance(error, pickle.UnpicklingError):
+        # A whole pickle without imports, so not a truncated one.
+        return UnsafeCheckpointError(
+            f"{where} is pickled in a way that weights need not be, so it was not opened. "
+            f"{SAVE_AGAIN}"
+        )
+    # Torch's own message is not shown: it advises to switch the safe loading off.
+    return CorruptCheckpointError(f"{where} is truncated or damaged. {AGAIN}")
+
+
+def _is_zip(file: BufferedReader) -> bool:
+    file.seek(0)
+    return file.read(4) == ZIP_START
+
+
+def _is_legacy(file: BufferedReader) -> bool:
+    """Whether it begins with the pickled number that torch wrote before it used zips."""
+    file.seek(0)
+    return any(arg == MAGIC_NUMBER for _, arg, _ in pickletools.genops(file))
 
 
 def _globals(file: BufferedReader) -> list[str]:
@@ -161,24 +185,24 @@ def _globals(file: BufferedReader) -> list[str]:
     ValueError, EOFError, zipfile.BadZipFile
         If a torch file's pickle is truncated or damaged.
     """
-    file.seek(0)
-    start = file.read(4)
-    file.seek(0)
-    if start == b"PK\x03\x04":
+    if _is_zip(file):
         with zipfile.ZipFile(file) as archive:
             name = next(n for n in archive.namelist() if n.endswith("/data.pkl"))
             with archive.open(name) as pickled:
                 return _needless(set(_imports(pickled)))
-    if start[:1] != b"\x80":
+    file.seek(0)
+    start = file.read(1)
+    file.seek(0)
+    if start != PICKLE_START:
         try:
             return _needless(set(_imports(file)))
         except (ValueError, EOFError):
             return []
-    found = set(_imports(file))
+    n_pickles = LEGACY_PICKLES if _is_legacy(file) else 1
     file.seek(0)
-    if any(arg == MAGIC_NUMBER for _, arg, _ in pickletools.genops(file)):
-        for _ in range(LEGACY_PICKLES - 1):
-            found.update(_imports(file))
+    found: set[str] = set()
+    for _ in range(n_pickles):
+        found.update(_imports(file))
     return _needless(found)
 
 
@@ -196,15 +220,19 @@ def _imports(file: IO[bytes]) -> Iterator[str]:
 
 def _needless(names: set[str]) -> list[str]:
     return sorted(
-        name for name in names if name not in HARMLESS and not HARMLESS_TORCH.fullmatch(name)
+        name
+        for name in names
+        # Text files happen to parse as pickles, but do not import what Python can.
+        if all(part.isidentifier() for part in name.split("."))
+        and name not in HARMLESS
+        and not HARMLESS_TORCH.fullmatch(name)
     )
 
 
 def _unsafe(where: str, names: list[str]) -> UnsafeCheckpointError:
     return UnsafeCheckpointError(
         f"{where} is a pickle that would run code when opened (it asks for "
-        f"{', '.join(names[:3])}), so it was not opened. If you trust its author, ask for the "
-        "state dict alone: torch.save(net.state_dict(), 'weights.pt')"
+        f"{', '.join(names[:3])}), so it was not opened. {SAVE_AGAIN}"
     )
 
 
