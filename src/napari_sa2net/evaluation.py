@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_sa2net.errors import EvaluationError, ImageFileError
+from napari_sa2net.errors import EvaluationError, ImageError, ImageFileError
 from napari_sa2net.metrics import SCORES, ImageScore, pool, score_image
 
 #: Endings of label files; anything else in the folders (tables, notes) is passed over.
@@ -206,8 +206,10 @@ def _all_there(missing: list[str], folder: str | Path, what: str) -> None:
 def _score_files(predicted: Path, truth: Path) -> ImageScore:
     try:
         return score_image(_read_labels(predicted), _read_labels(truth))
-    except ImageFileError as error:
-        raise EvaluationError(f"{predicted.name} cannot be scored. {error}") from error
+    except (ImageFileError, ImageError) as error:
+        raise EvaluationError(
+            f"{predicted} cannot be scored against {truth}. {error}"
+        ) from error
     except EvaluationError as error:
         raise EvaluationError(f"{predicted} against {truth}: {error}") from error
 
@@ -216,7 +218,7 @@ def _read_labels(path: Path) -> NDArray[Any]:
     from napari_sa2net.data import read_image  # the file formats load on first use
 
     image = read_image(path)
-    if image.axes is not None and "C" in image.axes:
+    if image.axes.endswith("C"):
         raise EvaluationError(
             f"{path.name} is a colour image: labels are one whole number per pixel."
         )
