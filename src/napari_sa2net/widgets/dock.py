@@ -13,7 +13,7 @@ from napari_sa2net.widgets.theme import style_sheet
 from napari_sa2net.widgets.workspace import Workspace
 
 if TYPE_CHECKING:
-    from napari.viewer import Viewer
+    import napari.viewer
 
 WIDTH = 360
 
@@ -28,8 +28,12 @@ class SA2NetDock(QWidget):
         All pages where it is not given.
     """
 
-    def __init__(self, viewer: Viewer, pages: tuple[Page, ...] = PAGES) -> None:
+    # napari passes the viewer where it finds this annotation, spelled so
+    def __init__(self, viewer: napari.viewer.Viewer, pages: tuple[Page, ...] = PAGES) -> None:
         super().__init__()
+        # to plugins napari hands a proxy that gives new proxies of layers at every access;
+        # telling layers apart needs the viewer itself
+        viewer = getattr(viewer, "__wrapped__", viewer)
         self.setObjectName("sa2net")
         self._viewer = viewer
         self._docked = False
@@ -101,7 +105,7 @@ def _scrolled(page: QWidget) -> QScrollArea:
 class SegmentDock(SA2NetDock):
     """The Segment page alone."""
 
-    def __init__(self, viewer: Viewer) -> None:
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__(viewer, (page_named("Segment"),))
 
 

@@ -122,7 +122,7 @@ class ChannelButton(QToolButton):
 
     def _show(self, chosen: tuple[int, ...]) -> None:
         self._value = chosen
-        self.setText(", ".join(self._names[i] for i in chosen) + "  ")
+        self.setText(", ".join(self._names[i] for i in chosen if i < len(self._names)) + "  ")
 
 
 class ImageDetails(Form):
