@@ -470,9 +470,7 @@ class SegmentController:
             state = "edited" if result.edited else "live" if result.kept else "lost"
             session.sliders = state  # type: ignore[assignment]
             session.result_key = result.key
-            session.summary = summary_line(
-                result.summary, result.request.source.pixel_size_um
-            )
+            session.summary = summary_line(result.summary, result.request.source.pixel_size_um)
         session.sliders_note = SLIDER_WORDS[session.sliders]
 
     def _set_running(self, progress: JobProgress) -> None:

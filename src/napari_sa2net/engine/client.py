@@ -89,14 +89,7 @@ class EngineClient:
         with self._state:
             if self._threads or self._closed:
                 return
-            for target, name in (
-                (self._supervise, "sa2net-engine"),
-                (self._send_all, "sa2net-send"),
-                (self._serve_regions, "sa2net-regions"),
-            ):
-                self._threads.append(threading.Thread(target=target, name=name, daemon=True))
-            for thread in self._threads:
-                thread.start()
+            self._thread(self._boot, "sa2net-engine")
 
     def restart(self) -> None:
         """Start the engine again where it stays down; else do nothing but `start`."""
@@ -149,9 +142,7 @@ class EngineClient:
                 self._jobs.clear()
                 self._outbox.clear()
                 self._sources.clear()
-                ender = threading.Thread(target=self._end, name="sa2net-end", daemon=True)
-                self._threads.append(ender)
-                ender.start()
+                self._thread(self._end, "sa2net-end")
             self._state.notify_all()
         deadline = time.monotonic() + timeout
         for thread in list(self._threads):
@@ -159,6 +150,18 @@ class EngineClient:
                 thread.join(max(0.0, deadline - time.monotonic()))
 
     # --- starting, reading, ending -----------------------------------------------------
+
+    def _thread(self, target: Callable[[], None], name: str) -> None:
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _boot(self) -> None:
+        # Give the interpreter's lock back to the caller of `start` before anything else.
+        time.sleep(0.005)
+        self._thread(self._send_all, "sa2net-send")
+        self._thread(self._serve_regions, "sa2net-regions")
+        self._supervise()
 
     def _supervise(self) -> None:
         while not self._closed:
@@ -244,8 +247,7 @@ class EngineClient:
             if not forced:
                 self._crashes.append(now)
             hopeless = status == EXIT_NO_TORCH or (
-                len(self._crashes) == MAX_CRASHES
-                and now - self._crashes[0] < CRASH_WINDOW_S
+                len(self._crashes) == MAX_CRASHES and now - self._crashes[0] < CRASH_WINDOW_S
             )
             if hopeless:
                 if status != EXIT_NO_TORCH:
@@ -285,8 +287,10 @@ class EngineClient:
         while True:
             with self._state:
                 self._state.wait_for(
-                    lambda: self._closed
-                    or (self._outbox and (self._ready or self._down or self._is_emit()))
+                    lambda: (
+                        self._closed
+                        or (self._outbox and (self._ready or self._down or self._is_emit()))
+                    )
                 )
                 if self._closed:
                     return
@@ -345,7 +349,9 @@ class EngineClient:
 
         if isinstance(request, p.Segment):
             name = request.keep_as or f"job-{request.job}"
-            image = plan_image(request.image, request.axes, request.channels, measure=False).image
+            image = plan_image(
+                request.image, request.axes, request.channels, measure=False
+            ).image
             ref = image_reference(image, name, link.pool, self._sources, check)
             wire: p.JobRequest = replace(request, image=ref)
         elif isinstance(request, p.Measure):

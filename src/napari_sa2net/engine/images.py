@@ -85,7 +85,7 @@ def image_reference(
     shape = tuple(int(n) for n in image.shape)
     if math.prod(shape) * dtype.itemsize > WHOLE_LIMIT:
         sources.add(name, image)
-        return RegionRef(name, shape, dtype.str)
+        return RegionRef(name, shape, dtype.str, _chunks(image))
     try:
         return pool.share(image, check)
     except (OSError, ValueError, RuntimeError) as error:
@@ -103,3 +103,11 @@ def _stored(array: Any) -> FileRef | None:
     if root is None or not Path(root).is_dir():
         return None
     return FileRef(str(Path(root).resolve()), str(getattr(array, "path", "")))
+
+
+def _chunks(array: Any) -> tuple[int, ...] | None:
+    """Largest chunk along each axis, of dask (tuples of sizes) or zarr (sizes)."""
+    chunks = getattr(array, "chunks", None)
+    if not isinstance(chunks, tuple) or len(chunks) != len(array.shape):
+        return None
+    return tuple(int(max(c)) if isinstance(c, tuple) else int(c) for c in chunks)

@@ -63,11 +63,14 @@ class RegionRef:
         Name under which the client serves it.
     shape, dtype
         As of `ArrayRef`.
+    chunks
+        Largest chunk along each axis; None where unknown.
     """
 
     source: str
     shape: tuple[int, ...]
     dtype: str
+    chunks: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -254,8 +257,8 @@ class SegmentResult:
     offset
         Index of the first element of ``labels`` in the image without C.
     objects
-        Table columns, or None where it was not asked for. ``centroid_*`` are in pixels of
-        ``labels``.
+        Table columns, or None where it was not asked for. Positions (``z``, ``centroid_y``,
+        ...) count from the first pixel of the image, also where only a window was segmented.
     diameter
         Object diameter (px of the image) that set the scale; None where nothing was rescaled.
     """
@@ -357,6 +360,4 @@ class ReadRegion:
     key: tuple[int | slice, ...]
 
 
-Event = (
-    Starting | Ready | Progress | Done | Failed | WasCancelled | Died | ReadRegion | Release
-)
+Event = Starting | Ready | Progress | Done | Failed | WasCancelled | Died | ReadRegion | Release

@@ -1,0 +1,305 @@
+"""What the engine does for each request; the one module here that needs torch."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from napari_sa2net.config import InputConfig, PredictConfig
+from napari_sa2net.data.plan import ImagePlan
+from napari_sa2net.engine import protocol as p
+from napari_sa2net.engine.kept import Kept, KeptResults, summarize
+from napari_sa2net.engine.remote import (
+    WindowPlan,
+    open_image,
+    resolve_box,
+    resolve_index,
+    widen,
+)
+from napari_sa2net.engine.server import Server
+from napari_sa2net.engine.shm import take
+from napari_sa2net.errors import Cancelled, SettingsError
+from napari_sa2net.inference.api import Prediction, choose_scale, plan_for, predict_image
+from napari_sa2net.inference.devices import device_name, resolve_device
+from napari_sa2net.inference.predictor import HALO, Predictor
+from napari_sa2net.models.model import Model, load_model
+from napari_sa2net.models.registry import find_model, is_model_name
+from napari_sa2net.provenance import provenance
+
+MAX_MODELS = 2
+PROBE = 512
+"""Side of the tile (px) that a warm-up times."""
+
+
+class Handlers:
+    """Answers requests one at a time, on the server's main thread."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._kept = KeptResults()
+        self._models: OrderedDict[tuple[Any, ...], Model] = OrderedDict()
+        self._predictors: OrderedDict[tuple[Any, ...], Predictor] = OrderedDict()
+
+    def run(self, request: p.JobRequest) -> Any:
+        """The result of a request; raises what goes wrong."""
+        match request:
+            case p.WarmUp():
+                return self.warm_up(request)
+            case p.Segment():
+                return self.segment(request)
+            case p.Derive():
+                return self.derive(request)
+            case p.Measure():
+                return self.measure(request)
+
+    def forget(self, key: str) -> None:
+        """Drop what is kept under a key."""
+        self._kept.forget(key)
+
+    def info(self, device: str = "auto") -> p.EngineInfo:
+        """What this process runs on."""
+        chosen = resolve_device(device)
+        devices = ["cpu"]
+        if torch.cuda.is_available():
+            devices += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        if torch.backends.mps.is_available():
+            devices.append("mps")
+        return p.EngineInfo(
+            device=str(chosen),
+            device_name=device_name(chosen),
+            torch_version=str(torch.__version__),
+            pid=os.getpid(),
+            devices=tuple(devices),
+            threads=torch.get_num_threads(),
+        )
+
+    # --- requests ------------------------------------------------------------------------
+
+    def warm_up(self, request: p.WarmUp) -> p.EngineInfo:
+        """Load the model and time one tile; the first run of a network is slower."""
+        cancelled = self._server.cancelled(request.job)
+        model = self._model(request.model)
+        predictor = self._predictor(model, request.predict, model.card.input)
+        side = min(PROBE, predictor.tile)
+        channels = model.card.network.in_channels
+        x = np.random.default_rng(0).random((channels, side, side), np.float32)
+        seconds = 0.0
+        for _ in range(2):
+            if cancelled():
+                raise Cancelled("Cancelled; nothing was changed.")
+            start = time.perf_counter()
+            predictor.probabilities(x)
+            seconds = time.perf_counter() - start
+        info = self.info(request.predict.device)
+        return p.EngineInfo(
+            **{
+                **vars(info),
+                "seconds_per_megapixel": seconds / (side * side / 1e6),
+                "model": request.model,
+                "model_diameter": model.card.diameter,
+            }
+        )
+
+    def segment(self, request: p.Segment) -> p.SegmentResult:
+        """Run the network, keep the probabilities, make labels and table."""
+        start = time.perf_counter()
+        job = request.job
+        cancelled = self._server.cancelled(job)
+
+        def progress(done: int, total: int, what: str) -> None:
+            self._server.send(p.Progress(job, done, total, what))
+            self._server.between()
+
+        model = self._model(request.model)
+        image = open_image(
+            request.image, lambda name, key: self._server.read_region(name, key, job)
+        )
+        if isinstance(request.image, p.ArrayRef):
+            self._server.send(p.Release(request.image.name))
+        try:
+            progress(0, 0, "reading the image")
+            whole = plan_for(
+                model, image.array, request.axes, request.channels, request.normalize
+            )
+            window = _window(whole, request.window)
+            predictor = self._predictor(model, request.predict, whole.model_input)
+            made, probability = _predict(
+                model, predictor, whole, window, request, progress, cancelled
+            )
+            kept = Kept(
+                window,
+                image,
+                probability,
+                model.card.classes,
+                request.pixel_size_um,
+                made.diameter,
+                _record(model, window, request, made),
+            )
+            progress(0, 0, "separating the cells")
+            labels = kept.labels(request.instances, cancelled, progress)
+            objects = kept.table(labels)
+            result = self._result(request.keep_as, kept, labels, objects, made.n_tiles, start)
+        except BaseException:
+            image.close()
+            raise
+        if request.keep_as:
+            self._kept.put(request.keep_as, kept)
+        else:
+            image.close()
+        return result
+
+    def derive(self, request: p.Derive) -> p.SegmentResult:
+        """Labels of kept probabilities, with the table if asked for."""
+        start = time.perf_counter()
+        kept = self._kept.get(request.key)
+        labels = kept.labels(request.instances, self._server.cancelled(request.job))
+        kept.provenance = {
+            **kept.provenance,
+            "settings": {
+                **kept.provenance["settings"],
+                "instances": request.instances.model_dump(mode="json"),
+            },
+        }
+        objects = kept.table(labels) if request.table else None
+        return self._result(request.key, kept, labels, objects, 0, start)
+
+    def measure(self, request: p.Measure) -> p.ObjectTable:
+        """The table of labels that came from the client."""
+        labels = take(request.labels)
+        self._server.send(p.Release(request.labels.name))
+        kept = self._kept.get(request.key)
+        if labels.shape != kept.plan.label_shape or labels.dtype.kind not in "iu":
+            raise SettingsError(
+                f"Labels of shape {labels.shape} do not fit the result of shape "
+                f"{kept.plan.label_shape}; segment again."
+            )
+        return kept.table(labels)
+
+    # --- inside --------------------------------------------------------------------------
+
+    def _result(
+        self,
+        key: str,
+        kept: Kept,
+        labels: Any,
+        objects: p.ObjectTable | None,
+        n_tiles: int,
+        start: float,
+    ) -> p.SegmentResult:
+        return p.SegmentResult(
+            key=key,
+            labels=self._server.pool.share(labels),
+            offset=kept.offset,
+            summary=summarize(labels, kept.plan.label_axes),
+            objects=objects,
+            diameter=kept.diameter,
+            provenance=kept.provenance,
+            n_tiles=n_tiles,
+            seconds=time.perf_counter() - start,
+        )
+
+    def _model(self, name: str) -> Model:
+        """A model by name or path, read again only when its file has changed."""
+        entry = find_model(name) if is_model_name(name) else None
+        path = entry.path if entry is not None else Path(name)
+        try:
+            stat = path.stat()
+        except OSError:
+            return load_model(name)
+        key = (name, str(path), stat.st_mtime_ns, stat.st_size)
+        if key not in self._models:
+            self._models[key] = load_model(name)
+            while len(self._models) > MAX_MODELS:
+                gone = self._models.popitem(last=False)[1]
+                for one in [k for k in self._predictors if k[0] == id(gone)]:
+                    del self._predictors[one]
+        self._models.move_to_end(key)
+        return self._models[key]
+
+    def _predictor(
+        self, model: Model, config: PredictConfig, expects: InputConfig
+    ) -> Predictor:
+        """A predictor, made again only when something of it differs."""
+        same = config.model_copy(update={"diameter": None, "rescale": True})
+        key = (id(model), same, expects)
+        if key not in self._predictors:
+            # One network on the device at a time: its memory is scarce.
+            self._predictors.clear()
+            self._predictors[key] = Predictor(model, config, input_config=expects)
+        predictor = self._predictors[key]
+        predictor.config = config
+        return predictor
+
+
+def _window(whole: ImagePlan, window: p.Window) -> WindowPlan:
+    index = resolve_index(whole, window.index)
+    return WindowPlan(whole, index, resolve_box(whole, window.box))
+
+
+def _predict(
+    model: Model,
+    predictor: Predictor,
+    whole: ImagePlan,
+    window: WindowPlan,
+    request: p.Segment,
+    progress: Any,
+    cancelled: Any,
+) -> tuple[Prediction, Any]:
+    """Prediction, and the probabilities of the window."""
+    index, box = resolve_index(whole, request.window.index), request.window.box
+    options: dict[str, Any] = {
+        "instances": request.instances,
+        "predictor": predictor,
+        "progress": progress,
+        "cancelled": cancelled,
+    }
+    if box is None:
+        made = predict_image(model, window, **options)
+        return made, made.probability
+    # The view is segmented as it would be within the whole image: with its object size, and
+    # with context around it.
+    diameter, scale = choose_scale(predictor, whole, request.instances, cancelled)
+    predictor.config = predictor.config.model_copy(update={"diameter": diameter})
+    inner = resolve_box(whole, box)
+    outer = inner
+    if not whole.is_empty:
+        margin = int(np.ceil(HALO / scale))
+        everything = bool(predictor.input.resize_to)
+        outer = widen(inner, whole.spatial, max(whole.spatial) if everything else margin)
+    made = predict_image(model, WindowPlan(whole, index, outer), **options)
+    y, x = inner[0] - outer[0], inner[2] - outer[2]
+    crop = (..., slice(y, y + window.spatial[0]), slice(x, x + window.spatial[1]))
+    return made, np.ascontiguousarray(made.probability[crop])
+
+
+def _record(
+    model: Model, window: WindowPlan, request: p.Segment, made: Prediction
+) -> dict[str, Any]:
+    box = request.window.box
+    return provenance(
+        model.name,
+        model.sha256,
+        {
+            "image": {
+                "axes": window.axes,
+                "shape": list(window.shape),
+                "origin": window.origin,
+                "channels": list(window.channels),
+                "normalize": request.normalize,
+                "whole": box is None and request.window.index is None,
+            },
+            "predict": request.predict,
+            "instances": request.instances,
+        },
+        request.pixel_size_um,
+        diameter=made.diameter,
+        scale=made.scale,
+        device=made.device,
+        precision=made.precision,
+    )

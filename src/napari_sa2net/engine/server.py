@@ -1,0 +1,240 @@
+"""The engine's loop: one thread listens to napari, the main thread works."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_sa2net.engine import protocol as p
+from napari_sa2net.engine.shm import Pool, take
+from napari_sa2net.errors import Cancelled, ImageError, OutOfMemoryError, SA2NetError
+
+_PARENT_CHECK_S = 1.0
+
+
+class Work(Protocol):
+    """What answers requests; `napari_sa2net.engine.handlers.Handlers`."""
+
+    def info(self) -> p.EngineInfo: ...
+    def run(self, request: p.JobRequest) -> Any: ...
+    def forget(self, key: str) -> None: ...
+
+
+class Server:
+    """The engine's end of the pipe.
+
+    Parameters
+    ----------
+    connection
+        To the client, authenticated.
+    folder
+        For temporary files; removed at the end.
+    """
+
+    def __init__(self, connection: Connection, folder: str) -> None:
+        self.pool = Pool(folder)
+        self._folder = folder
+        self._connection = connection
+        self._sending = threading.Lock()
+        self._state = threading.Condition()
+        self._queue: deque[p.JobRequest | p.Forget | p.Shutdown] = deque()
+        self._running: list[p.JobRequest] = []
+        self._stopped: set[int] = set()
+        self._tokens = itertools.count()
+        self._regions: dict[int, p.RegionData | None] = {}
+        self._parent = os.getppid()
+        self._work: Work | None = None
+
+    # --- listening -----------------------------------------------------------------------
+
+    def listen(self) -> None:
+        """Take requests from now on, in a thread; end the process when the client is gone."""
+        threading.Thread(target=self._listen, name="listen", daemon=True).start()
+
+    def _listen(self) -> None:
+        try:
+            while os.getppid() == self._parent:
+                # A fork of napari's may hold the pipe open after napari has gone.
+                if self._connection.poll(_PARENT_CHECK_S):
+                    self._take(self._connection.recv())
+        except (EOFError, OSError):
+            pass
+        except Exception:
+            traceback.print_exc()
+        finally:
+            self._vanish()
+
+    def _vanish(self) -> None:
+        """End at once, also in the middle of a tile, and leave nothing behind."""
+        try:
+            self.pool.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
+        finally:
+            os._exit(0)
+
+    def _take(self, request: p.Request) -> None:
+        if isinstance(request, p.Release):
+            self.pool.release(request.name)
+            return
+        if isinstance(request, p.Cancel):
+            self._cancel(request.job)
+            return
+        with self._state:
+            dropped: list[int] = []
+            late = ""
+            if isinstance(request, p.RegionData):
+                if request.token in self._regions:
+                    self._regions[request.token] = request
+                elif request.array is not None:
+                    late = request.array.name
+            else:
+                if isinstance(request, p.Derive):
+                    dropped = self._overtake(request.key)
+                self._queue.append(request)
+            self._state.notify_all()
+        for job in dropped:
+            self.send(p.WasCancelled(job))
+        if late:
+            # Its job was cancelled while the client read.
+            self.send(p.Release(late))
+
+    def _overtake(self, key: str) -> list[int]:
+        """Drop the derivations of a key that still wait, and stop one that runs."""
+        old = [r for r in self._queue if isinstance(r, p.Derive) and r.key == key]
+        for request in old:
+            self._queue.remove(request)
+        for running in self._running:
+            if isinstance(running, p.Derive) and running.key == key:
+                self._stopped.add(running.job)
+        return [request.job for request in old]
+
+    def _cancel(self, job: int) -> None:
+        with self._state:
+            for request in self._queue:
+                if isinstance(request, p.JobRequest) and request.job == job:
+                    self._queue.remove(request)
+                    break
+            else:
+                if any(running.job == job for running in self._running):
+                    self._stopped.add(job)
+                    self._state.notify_all()
+                return
+        self.send(p.WasCancelled(job))
+
+    # --- working -------------------------------------------------------------------------
+
+    def work(self, work: Work) -> None:
+        """Answer requests until `Shutdown`; call `listen` before."""
+        self._work = work
+        self.send(p.Ready(work.info()))
+        while True:
+            with self._state:
+                self._state.wait_for(lambda: self._queue)
+                request = self._queue.popleft()
+            if isinstance(request, p.Shutdown):
+                self._vanish()
+            self._answer(request)
+
+    def between(self) -> None:
+        """Between two tiles: answer what is quick, so that sliders live while others run."""
+        if len(self._running) > 1:
+            return
+        while True:
+            with self._state:
+                quick = (p.Derive, p.Measure, p.Forget)
+                request = next((r for r in self._queue if isinstance(r, quick)), None)
+                if request is None:
+                    return
+                self._queue.remove(request)
+            self._answer(request)
+
+    def _answer(self, request: p.JobRequest | p.Forget | p.Shutdown) -> None:
+        assert self._work is not None
+        if isinstance(request, p.Forget):
+            self._work.forget(request.key)
+            return
+        assert isinstance(request, p.JobRequest)
+        with self._state:
+            self._running.append(request)
+        try:
+            event: p.Event = p.Done(request.job, self._work.run(request))
+        except Cancelled:
+            event = p.WasCancelled(request.job)
+        except BaseException as error:
+            event = failure(request.job, error)
+        with self._state:
+            self._running.remove(request)
+            self._stopped.discard(request.job)
+        self.send(event)
+
+    # --- what handlers use ---------------------------------------------------------------
+
+    def send(self, event: p.Event) -> None:
+        """Send an event; the end of the client ends this process."""
+        try:
+            with self._sending:
+                self._connection.send(event)
+        except OSError:
+            self._vanish()
+
+    def cancelled(self, job: int) -> Callable[[], bool]:
+        """Asked between tiles and planes: shall the job stop?"""
+        return lambda: job in self._stopped
+
+    def read_region(
+        self, source: str, key: tuple[int | slice, ...], job: int
+    ) -> NDArray[np.generic]:
+        """Part of an array that the client serves.
+
+        Raises
+        ------
+        ImageError
+            The client cannot read it.
+        Cancelled
+            The job was cancelled meanwhile.
+        """
+        with self._state:
+            token = next(self._tokens)
+            self._regions[token] = None
+        self.send(p.ReadRegion(token, source, key))
+        with self._state:
+            self._state.wait_for(lambda: self._regions[token] or job in self._stopped)
+            answer = self._regions.pop(token)
+        if answer is None:
+            raise Cancelled("cancelled while the image was read")
+        if answer.array is None:
+            raise ImageError(answer.error)
+        region = take(answer.array)
+        self.send(p.Release(answer.array.name))
+        return region
+
+
+def failure(job: int, error: BaseException) -> p.Failed:
+    """The event for an error: ours as they are, foreign ones with what can be done."""
+    details = "".join(traceback.format_exception(error))
+    kind = type(error).__name__
+    message = str(error)
+    if isinstance(error, SA2NetError):
+        return p.Failed(job, kind, message, details)
+    if isinstance(error, MemoryError) or "out of memory" in message.lower():
+        message = (
+            "Memory ran out. Close other programs, choose smaller tiles or the device 'cpu' "
+            "under Advanced, or segment only the view."
+        )
+        return p.Failed(job, OutOfMemoryError.__name__, message, details)
+    first = message.strip().splitlines()[0][:200] if message.strip() else ""
+    message = (
+        f"Something unexpected went wrong ({kind}{': ' + first if first else ''}). Run again; "
+        "if it happens again, copy the details into a report."
+    )
+    return p.Failed(job, kind, message, details)
