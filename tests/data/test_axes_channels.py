@@ -1,0 +1,128 @@
+"""Axes and channels: what is meant when nothing is said, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_sa2net.config import InputConfig
+from napari_sa2net.data import plan_image
+from napari_sa2net.data.axes import resolve_axes
+from napari_sa2net.errors import AxesError, ChannelError
+
+
+@pytest.mark.parametrize(
+    ("shape", "names", "rgb"),
+    [
+        ((5, 6), "YX", False),
+        ((5, 6, 3), "YXC", True),
+        ((5, 6, 4), "YXC", True),
+        ((5, 6, 2), "ZYX", False),
+        ((3, 5, 6), "ZYX", False),
+        ((2, 3, 5, 6), "TZYX", False),
+        ((7, 5, 6, 3), "ZYXC", True),
+        ((9, 7, 5, 6, 4), "TZYXC", True),
+        ((3, 4), "YX", False),
+        ((1, 1), "YX", False),
+        ((0, 0, 3), "YXC", True),
+    ],
+)
+def test_unsaid(shape: tuple[int, ...], names: str, rgb: bool) -> None:
+    axes = resolve_axes(shape)
+    assert (axes.names, axes.rgb) == (names, rgb)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "names", "rgb", "stack"),
+    [
+        ((3, 5, 6), "cyx", "CYX", False, ""),
+        ((5, 6, 3), "YXC", "YXC", True, ""),
+        ((5, 6, 3), "YXZ", "YXZ", False, "Z"),
+        ((3, 5, 6), "SYX", "CYX", True, ""),
+        ((2, 3, 5, 6), "TCYX", "TCYX", False, "T"),
+        ((5, 6, 2, 3), "YXTC", "YXTC", True, "T"),
+        ((2, 5, 6, 3), "CYXS", "ZYXC", True, "Z"),
+        ((4, 5, 6), "PXY", "PXY", False, "P"),
+    ],
+)
+def test_said(shape: tuple[int, ...], axes: str, names: str, rgb: bool, stack: str) -> None:
+    resolved = resolve_axes(shape, axes)
+    assert (resolved.names, resolved.rgb, resolved.stack) == (names, rgb, stack)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "says"),
+    [
+        ((), None, "single value"),
+        ((7,), None, "row of 7"),
+        ((5, 6), "Y", "names 1 axes"),
+        ((5, 6), "ZYX", "has 2"),
+        ((5, 6, 7), "YXY", "Y twice"),
+        ((5, 6, 7), "ZTX", "no Y"),
+        ((5, 6, 7), "CYZ", "no X"),
+        ((5, 6), "Y1", "letters"),
+        ((5, 6), "", "letters"),
+        ((5, 6), ("Y", "X"), "string"),
+        ((1,) * 40, None, "40 axes"),
+    ],
+)
+def test_refused_axes(shape: tuple[int, ...], axes: str | None, says: str) -> None:
+    with pytest.raises(AxesError, match=says):
+        resolve_axes(shape, axes)
+
+
+def test_default_channels() -> None:
+    assert plan_image(np.zeros((4, 5))).channels == (0,)
+    assert plan_image(np.zeros((4, 5, 3))).channels == (0, 1, 2)
+    assert plan_image(np.zeros((4, 5, 4))).channels == (0, 1, 2)
+    assert plan_image(np.zeros((3, 4, 5)), axes="CYX").channels == (0,)
+    assert plan_image(np.zeros((4, 5, 2)), axes="YXC").channels == (0,)
+    assert plan_image(np.zeros((4, 5, 3)), channels=np.int64(2)).channels == (2,)
+
+
+@pytest.mark.parametrize("channels", [3, -1, (0, 9), (), "0", (0.0,), True, [None]])
+def test_refused_channels(channels: object) -> None:
+    with pytest.raises(ChannelError):
+        plan_image(np.zeros((3, 4, 5)), axes="CYX", channels=channels)
+
+
+def test_no_channel_axis_has_channel_0_only() -> None:
+    assert plan_image(np.zeros((4, 5)), channels=0).channels == (0,)
+    with pytest.raises(ChannelError, match="channel 0 only"):
+        plan_image(np.zeros((4, 5)), channels=1)
+
+
+@pytest.fixture
+def planes() -> np.ndarray:
+    """Five channels, (C, Y, X), of values that stay as they are without normalisation."""
+    return np.random.default_rng(0).random((5, 6, 7)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("channels", "order", "n", "expected"),
+    [
+        ((0, 1, 2), "RGB", 3, lambda p: p[[0, 1, 2]]),
+        ((2, 0, 4), "RGB", 3, lambda p: p[[2, 0, 4]]),
+        ((0, 1, 2), "BGR", 3, lambda p: p[[2, 1, 0]]),
+        ((0, 1, 2, 3), "BGR", 4, lambda p: p[[2, 1, 0, 3]]),
+        ((3,), "RGB", 3, lambda p: p[[3, 3, 3]]),
+        ((3,), "BGR", 4, lambda p: p[[3, 3, 3, 3]]),
+        ((3,), "any", 3, lambda p: p[[3, 3, 3]]),
+        ((3,), "any", 1, lambda p: p[[3]]),
+        ((4, 1), "any", 2, lambda p: p[[4, 1]]),
+        ((0, 1), "RGB", 3, lambda p: np.stack([p[:2].mean(0)] * 3)),
+        ((0, 1, 2, 4), "RGB", 3, lambda p: np.stack([p[[0, 1, 2, 4]].mean(0)] * 3)),
+        ((0, 1, 2), "RGB", 1, lambda p: p[:3].mean(0)[None]),
+    ],
+)
+def test_channels_reach_the_network(planes, channels, order, n, expected) -> None:
+    plan = plan_image(
+        planes, "CYX", channels, False, InputConfig(channel_order=order), in_channels=n
+    )
+    np.testing.assert_allclose(plan.read((), 0, 6, 0, 7), expected(planes), atol=1e-6)
+
+
+@pytest.mark.parametrize(("channels", "n"), [((0,), 2), ((0, 1), 3), ((0, 1, 2), 2)])
+def test_separate_stains_must_fit(planes, channels, n) -> None:
+    with pytest.raises(ChannelError, match=f"takes {n} channels"):
+        plan_image(planes, "CYX", channels, True, InputConfig(channel_order="any"), n)

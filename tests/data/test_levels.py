@@ -1,0 +1,175 @@
+"""Normalisation: one scale for the whole image, whatever its type and size."""
+
+from __future__ import annotations
+
+import dask.array as da
+import numpy as np
+import pytest
+
+from napari_sa2net.config import InputConfig
+from napari_sa2net.data import plan_image
+from napari_sa2net.errors import ImageError
+
+DIVIDE = InputConfig(normalization="divide")
+
+
+def test_percentiles_of_a_ramp() -> None:
+    ramp = np.arange(1000, dtype=np.uint16).reshape(20, 50)
+    plan = plan_image(ramp)
+    assert plan.levels == pytest.approx(np.array([[10, 998]]), abs=1.5)
+    low, high = plan.levels[0]
+    expected = np.clip((ramp - low) / (high - low), -0.5, 1.5)
+    np.testing.assert_allclose(plan.read((), 0, 20, 0, 50)[1], expected, atol=1e-6)
+
+
+def test_a_hot_pixel_changes_nothing_else_and_is_clipped() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.normal(100, 10, (64, 64))
+    hot = image.copy()
+    hot[5, 5], hot[6, 6] = 1e9, -1e9
+    plain, spoilt = (plan_image(i).read((), 0, 64, 0, 64)[0] for i in (image, hot))
+    assert (spoilt[5, 5], spoilt[6, 6]) == (1.5, -0.5)
+    assert np.abs(plain - spoilt)[10:].max() < 0.02
+
+
+def test_one_scale_for_the_whole_stack() -> None:
+    stack = np.stack([np.full((8, 8), 10), np.full((8, 8), 30)])
+    stack[:, 0] = 0
+    plan = plan_image(stack)
+    dim, bright = (plan.read((i,), 0, 8, 0, 8)[0, 4, 4] for i in (0, 1))
+    assert dim == pytest.approx(1 / 3)
+    assert bright == pytest.approx(1)
+
+
+def test_an_almost_empty_colour_is_not_blown_up() -> None:
+    rng = np.random.default_rng(0)
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[..., 0] = rng.integers(0, 200, (64, 64))
+    image[..., 1] = rng.integers(0, 3, (64, 64))
+    low, high = plan_image(image).levels.T
+    widths = high - low
+    assert widths[1:] == pytest.approx([widths[0] / 4] * 2)
+    assert np.abs(plan_image(image).read((), 0, 64, 0, 64)[2]).max() == 0
+
+
+def test_few_bright_pixels_on_even_ground_are_seen() -> None:
+    image = np.zeros((200, 200), np.uint16)
+    image[100:104, 100:104] = 500
+    plan = plan_image(image)
+    assert not plan.constant
+    assert plan.read((), 100, 101, 100, 101).max() == 1
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("value", [0, 7, -3.5, 1e300, 255])
+def test_constant(value: float, normalize: bool) -> None:
+    plan = plan_image(np.full((9, 8), value), normalize=normalize)
+    assert plan.constant
+    assert not plan.is_empty
+    if normalize:
+        assert not plan.read((), 0, 9, 0, 8).any()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_constant_large(dtype: type) -> None:
+    image = np.full((2300, 2300), 5, dtype)
+    assert plan_image(image).constant
+    image[2299, 2298] = 6  # off every sampling grid
+    assert not plan_image(image).constant
+
+
+def test_constant_large_lazy_is_not_claimed() -> None:
+    lazy = da.zeros((40000, 40000), chunks=2000, dtype=np.uint16)
+    plan = plan_image(lazy)
+    assert not plan.constant
+    assert not plan.read((), 0, 5, 0, 5).any()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.full((5, 6), np.nan),
+        np.full((5, 6), np.inf, np.float32),
+        np.full((2, 5, 6), [[[np.nan]], [[-np.inf]]]),
+        da.full((5, 6), np.nan, chunks=3),
+        np.full((2100, 2100), np.nan, np.float16),
+    ],
+)
+@pytest.mark.parametrize("normalize", [True, False])
+def test_no_finite_value(image, normalize: bool) -> None:
+    with pytest.raises(ImageError, match="no finite value"):
+        plan_image(image, normalize=normalize)
+
+
+def test_nan_and_infinity_among_values() -> None:
+    image = np.linspace(0, 1, 100).reshape(10, 10)
+    image[0, :3] = np.nan, np.inf, -np.inf
+    assert plan_image(image).read((), 0, 1, 0, 3)[0].tolist() == [[0, 1.5, -0.5]]
+    raw = plan_image(image, normalize=False).read((), 0, 1, 0, 4)[0, 0]
+    assert raw == pytest.approx([0, 1, image[0, 3], image[0, 3]])
+
+
+def test_a_dead_channel_beside_a_live_one() -> None:
+    image = np.random.default_rng(0).random((9, 9, 3))
+    image[..., 1] = np.nan
+    values = plan_image(image).read((), 0, 9, 0, 9)
+    assert not values[1].any()
+    assert values[0].max() > 0.9
+
+
+def test_divide() -> None:
+    image = np.arange(200, dtype=np.uint8).reshape(10, 20)
+    values = plan_image(image, model_input=DIVIDE).read((), 0, 10, 0, 20)
+    np.testing.assert_array_equal(values[0], image.astype(np.float32) / 255)
+    as_float = plan_image(image.astype(float), model_input=DIVIDE).read((), 0, 10, 0, 20)
+    np.testing.assert_allclose(as_float, values, atol=1e-7)
+
+
+@pytest.mark.parametrize("factor", [1 / 255, 257, -1])
+def test_divide_falls_back_where_values_are_not_8_bit(factor: float) -> None:
+    image = np.arange(256).reshape(16, 16) * factor
+    values = plan_image(image, model_input=DIVIDE).read((), 0, 16, 0, 16)
+    assert values.max() == pytest.approx(1, abs=0.02)
+    assert values.min() == pytest.approx(0, abs=0.02)
+
+
+def test_raw_values_stay() -> None:
+    image = np.random.default_rng(0).normal(0, 1000, (7, 9)).astype(np.float32)
+    for plan in (
+        plan_image(image, normalize=False),
+        plan_image(image, model_input=InputConfig(normalization="none")),
+    ):
+        np.testing.assert_array_equal(plan.read((), 0, 7, 0, 9)[0], image)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"),
+    [
+        (np.float64, -1e308, 1e308),
+        (np.float64, 0, 1e-307),
+        (np.float32, 0, 1e-44),
+        (np.float32, -3e38, 3e38),
+        (np.float16, -6e4, 6e4),
+        (np.int64, -(2**63), 2**63 - 1),
+        (np.uint64, 2**63, 2**63 + 2**20),
+        (np.uint32, 4_294_967_000, 4_294_967_200),
+        (np.int8, -128, 127),
+        (np.bool_, 0, 1),
+        (np.longdouble, 0, 1e30),
+    ],
+)
+def test_extreme_ranges(dtype: type, low: float, high: float) -> None:
+    image = np.full((10, 10), low, dtype)
+    image[:, 5:] = dtype(high)
+    values = plan_image(image).read((), 0, 10, 0, 10)[0]
+    assert values[0, 0] == pytest.approx(0, abs=1e-5)
+    assert values[0, 9] == pytest.approx(1, abs=1e-5)
+
+
+def test_lazy_sample_is_close_and_repeatable() -> None:
+    rng = da.random.default_rng(1)
+    lazy = rng.gamma(2, 100, (4, 1500, 1500), chunks=(1, 500, 700)).persist()
+    plan = plan_image(lazy)
+    full = np.percentile(lazy[:, ::3, ::3].compute(), [1, 99.8])
+    assert plan.levels[0] == pytest.approx(full, rel=0.03)
+    np.testing.assert_array_equal(plan.levels, plan_image(lazy).levels)

@@ -1,0 +1,214 @@
+"""Windows of an image: the same values however they are cut, and only they are loaded."""
+
+from __future__ import annotations
+
+import threading
+
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+
+from napari_sa2net.data import plan_image
+from napari_sa2net.errors import ImageError
+
+
+class Counting:
+    """A lazy array that counts the pixels it hands out."""
+
+    def __init__(self, shape: tuple[int, ...], chunks: tuple[int, ...]) -> None:
+        self.shape, self.dtype, self.chunks = shape, np.dtype(np.uint16), chunks
+        self.loaded, self.largest = 0, 0
+        self.lock = threading.Lock()
+
+    def __getitem__(self, key):
+        at = [
+            np.arange(n)[k] if isinstance(k, slice) else np.array(k)
+            for k, n in zip(key, self.shape, strict=True)
+        ]
+        grids = np.meshgrid(*at, indexing="ij")
+        values = sum((i + 1) * g for i, g in enumerate(grids)) % 60000
+        values = values.reshape([a.size for a in at if a.ndim]).astype(np.uint16)
+        self.loaded += values.size
+        self.largest = max(self.largest, values.size)
+        return values
+
+
+def test_attributes() -> None:
+    plan = plan_image(np.zeros((2, 3, 4, 50, 60), np.uint8), axes="TCZYX")
+    assert (plan.axes, plan.shape, plan.dtype) == ("TCZYX", (2, 3, 4, 50, 60), np.uint8)
+    assert (plan.stack_axes, plan.stack_shape, plan.spatial) == ("TZ", (2, 4), (50, 60))
+    assert (plan.channel_axis, plan.n_channels, plan.channels) == (1, 3, (0,))
+    assert (plan.is_lazy, plan.is_rgb, plan.is_empty) == (False, False, False)
+    assert len(list(plan.indices())) == plan.n_planes == 8
+    assert list(plan.indices())[5] == (1, 1)
+    assert list(plan_image(np.zeros((4, 5))).indices()) == [()]
+
+
+def test_label_axes_follow_the_image() -> None:
+    image = np.random.default_rng(0).random((7, 3, 5, 2))
+    plan = plan_image(image, axes="XTYC")
+    assert (plan.label_axes, plan.label_shape) == ("XTY", (7, 3, 5))
+    planes = np.stack([plan.read_raw(i, 0, 5, 0, 7)[0] for i in plan.indices()])
+    np.testing.assert_array_equal(plan.to_label_axes(planes), image[..., 0])
+
+
+@pytest.mark.parametrize(
+    ("image", "size", "expected"),
+    [
+        (np.zeros((512, 640)), 0.32, "512 × 640 · 1 channel · 0.32 µm/px"),
+        (np.zeros((512, 640, 3)), None, "512 × 640 · RGB"),
+        (np.zeros((9, 8)), (0.5, 0.25), "9 × 8 · 1 channel · 0.5 × 0.25 µm/px"),
+        (np.zeros((30, 51, 51)), None, "30 planes (Z) of 51 × 51 · 1 channel"),
+        (np.zeros((5, 30, 5, 6)), None, "5 × 30 planes (T × Z) of 5 × 6 · 1 channel"),
+    ],
+)
+def test_describe(image, size, expected) -> None:
+    assert plan_image(image, measure=False).describe(pixel_size_um=size) == expected
+
+
+def test_describe_names_the_channels_in_use() -> None:
+    image = np.zeros((4, 5, 6))
+    assert plan_image(image, "CYX").describe() == "5 × 6 · channel 0 of 4"
+    assert plan_image(image, "CYX", (3, 1)).describe() == "5 × 6 · channels 3, 1 of 4"
+
+
+@pytest.mark.parametrize("axes", ["TCYX", "YXCT", "CXTY"])
+@pytest.mark.parametrize("channels", [(0,), (2, 0), (0, 7), (0, 8, 4)])
+def test_any_window_gives_the_same_values(axes: str, channels: tuple[int, ...]) -> None:
+    size = {"T": 2, "C": 9, "Y": 33, "X": 47}
+    image = np.random.default_rng(0).normal(50, 20, [size[a] for a in axes])
+    plan = plan_image(image, axes, channels)
+    whole = plan.read((1,), 0, 33, 0, 47)
+    assert whole.shape == (3, 33, 47)
+    assert whole.dtype == np.float32
+    assert whole.flags.c_contiguous
+    for y0, y1, x0, x1 in [(0, 1, 0, 1), (3, 30, 11, 12), (32, 33, 0, 47), (7, 24, 9, 42)]:
+        window = plan.read((1,), y0, y1, x0, x1)
+        np.testing.assert_array_equal(window, whole[:, y0:y1, x0:x1])
+        assert window.flags.c_contiguous
+
+
+def test_reading_does_not_touch_the_image() -> None:
+    image = np.random.default_rng(0).random((20, 20)).astype(np.float32)
+    image[3, 3] = np.nan
+    before = image.copy()
+    for normalize in (True, False):
+        plan_image(image, normalize=normalize).read((), 0, 20, 0, 20)[:] = 5
+    np.testing.assert_array_equal(image, before)
+
+
+@pytest.mark.parametrize(
+    "window", [(-1, 2, 0, 2), (0, 11, 0, 2), (3, 2, 0, 2), (0, 2, 0, 13), (0, 2, 5, 1)]
+)
+def test_windows_outside_are_refused(window: tuple[int, int, int, int]) -> None:
+    with pytest.raises(ImageError, match="not inside"):
+        plan_image(np.zeros((10, 12))).read((), *window)
+
+
+@pytest.mark.parametrize("index", [(), (3,), (-1,), (0, 0)])
+def test_planes_outside_are_refused(index: tuple[int, ...]) -> None:
+    with pytest.raises(ImageError, match="no plane"):
+        plan_image(np.zeros((3, 10, 12))).read(index, 0, 1, 0, 1)
+
+
+def test_only_the_window_is_loaded() -> None:
+    image = Counting((4, 3, 20000, 30000), (1, 1, 500, 500))
+    plan = plan_image(image, axes="ZCYX", channels=(2,), measure=False)
+    assert plan.describe() == "4 planes (Z) of 20000 × 30000 · channel 2 of 3"
+    assert image.loaded == 0
+    plan.levels  # noqa: B018
+    assert image.loaded <= 64_000_000
+    assert image.largest <= 1024**2
+    assert plan.is_lazy
+    image.loaded = 0
+    values = plan.read((1,), 100, 164, 200, 232)
+    assert image.loaded == 64 * 32
+    assert values.shape == (3, 64, 32)
+
+
+def test_channels_far_apart_are_loaded_alone() -> None:
+    image = Counting((40, 64, 64), (1, 64, 64))
+    plan = plan_image(image, axes="CYX", channels=(0, 39))
+    image.loaded = 0
+    plan.read((), 0, 64, 0, 64)
+    assert image.loaded == 2 * 64 * 64
+
+
+@pytest.mark.parametrize("kind", ["dask", "zarr2", "zarr3", "memmap"])
+def test_lazy_equals_memory(kind: str, tmp_path) -> None:
+    image = np.random.default_rng(0).integers(0, 4000, (3, 70, 90), dtype=np.uint16)
+    if kind == "dask":
+        lazy = da.from_array(image, chunks=(1, 32, 32))
+    elif kind == "memmap":
+        np.save(tmp_path / "a.npy", image)
+        lazy = np.load(tmp_path / "a.npy", mmap_mode="r")
+    else:
+        lazy = zarr.create_array(
+            str(tmp_path / "a.zarr"),
+            data=image,
+            chunks=(1, 32, 32),
+            zarr_format=int(kind[-1]),
+        )
+    plan, memory = plan_image(lazy), plan_image(image)
+    assert plan.is_lazy
+    np.testing.assert_array_equal(plan.levels, memory.levels)
+    for window in [(0, 70, 0, 90), (31, 33, 60, 90)]:
+        np.testing.assert_array_equal(plan.read((2,), *window), memory.read((2,), *window))
+
+
+def test_multiscale_uses_the_first_level() -> None:
+    from napari.layers._multiscale_data import MultiScaleData
+
+    full = np.random.default_rng(0).random((40, 60))
+    levels = [full, full[::2, ::2], full[::4, ::4]]
+    for image in (levels, tuple(levels), [da.from_array(a) for a in levels], [full]):
+        assert plan_image(image).shape == (40, 60)
+    plan = plan_image(MultiScaleData(levels))
+    np.testing.assert_array_equal(plan.read_raw((), 0, 40, 0, 60)[0], full)
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [
+        [],
+        [np.zeros((4, 4))] * 2,
+        [np.zeros((4, 4)), np.zeros((8, 8))],
+        [np.zeros((4, 4, 2)), np.zeros((2, 2))],
+        [[1, 2], [3]],
+        ["a", "b"],
+    ],
+)
+def test_other_lists_are_refused(levels) -> None:
+    with pytest.raises(ImageError):
+        plan_image(levels)
+
+
+def test_nested_lists_of_numbers_are_an_image() -> None:
+    assert plan_image([[1, 2, 3], [4, 5, 6]]).shape == (2, 3)
+
+
+def test_a_failing_reader_is_named() -> None:
+    def fail(_block):
+        raise OSError("the disk is gone")
+
+    lazy = da.zeros((8, 8), chunks=4).map_blocks(fail, dtype=float, meta=np.empty((0, 0)))
+    with pytest.raises(ImageError, match="the disk is gone"):
+        plan_image(lazy)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 5, 5), (0, 0, 3), (2, 0, 4)])
+def test_zero_size(shape: tuple[int, ...]) -> None:
+    plan = plan_image(np.zeros(shape, np.uint16))
+    assert plan.is_empty
+    assert plan.levels.shape == (len(plan.channels), 2)
+    height, width = plan.spatial
+    for index in plan.indices():
+        assert plan.read(index, 0, height, 0, width).shape == (3, height, width)
+
+
+def test_no_channel_at_all() -> None:
+    plan = plan_image(np.zeros((0, 5, 6)), axes="CYX")
+    assert plan.is_empty
+    assert plan.label_shape == (5, 6)
+    assert plan.read((), 0, 5, 0, 6).tolist() == np.zeros((3, 5, 6)).tolist()

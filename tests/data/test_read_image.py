@@ -1,0 +1,406 @@
+"""Image files: pixels, axes, sizes and names as the writing program meant them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from PIL import Image
+
+from napari_sa2net.data import list_images, plan_image, read_image, tiff
+from napari_sa2net.data.image_file import micrometres
+from napari_sa2net.errors import AxesError, ImageFileError
+
+
+def _ramp(*shape: int, dtype: type = np.uint16) -> np.ndarray:
+    return np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+
+
+def _same(path: Path, array: np.ndarray, axes: str) -> None:
+    image = read_image(path)
+    assert image.axes == axes
+    assert image.array.dtype == array.dtype
+    np.testing.assert_array_equal(image.array[...], array)
+    plan_image(image.array, image.axes)
+
+
+# --- TIFF ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "axes"),
+    [
+        ((20, 30), np.uint8, "YX"),
+        ((20, 30), ">u2", "YX"),
+        ((20, 30, 3), np.uint8, "YXC"),
+        ((20, 30, 4), np.uint8, "YXC"),
+        ((20, 30, 3), np.float32, "YXC"),
+        ((7, 20, 30), np.uint16, "ZYX"),
+        ((2, 7, 20, 30), np.int16, "TZYX"),
+        ((7, 20, 30, 3), np.uint8, "ZYXC"),
+        ((1, 1), np.float64, "YX"),
+        ((1, 20, 30), np.uint8, "ZYX"),
+    ],
+)
+def test_plain_tiff(tmp_path, shape, dtype, axes) -> None:
+    array = _ramp(*shape, dtype=dtype)
+    photometric = "rgb" if axes.endswith("C") else "minisblack"
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric=photometric)
+    _same(tmp_path / "a.tif", array.astype(array.dtype.newbyteorder("=")), axes)
+    assert read_image(tmp_path / "a.tif").pixel_size_um is None
+
+
+def test_pages_without_metadata_are_a_stack(tmp_path) -> None:
+    array = _ramp(5, 20, 30)
+    with tifffile.TiffWriter(tmp_path / "a.tif", shaped=False) as tif:
+        for page in array:
+            tif.write(page, metadata=None, contiguous=False)
+    _same(tmp_path / "a.tif", array, "ZYX")
+
+
+def test_imagej(tmp_path) -> None:
+    array = _ramp(4, 3, 20, 30)
+    meta = {"axes": "TCYX", "unit": "um", "spacing": 2.0}
+    tifffile.imwrite(
+        tmp_path / "a.tif", array, imagej=True, metadata=meta, resolution=(1 / 0.3, 1 / 0.3)
+    )
+    _same(tmp_path / "a.tif", array, "TCYX")
+    image = read_image(tmp_path / "a.tif")
+    assert image.pixel_size_um == pytest.approx(0.3)
+    assert image.scale_um == pytest.approx({"Z": 2.0, "Y": 0.3, "X": 0.3})
+
+
+def test_imagej_in_pixels_has_no_size(tmp_path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", _ramp(9, 9), imagej=True, resolution=(4, 4))
+    assert read_image(tmp_path / "a.tif").pixel_size_um is None
+
+
+def test_ome_tiff(tmp_path) -> None:
+    array = _ramp(2, 3, 20, 30)
+    meta = {
+        "axes": "CZYX",
+        "PhysicalSizeX": 320,
+        "PhysicalSizeXUnit": "nm",
+        "PhysicalSizeY": 0.0005,
+        "PhysicalSizeYUnit": "mm",
+        "PhysicalSizeZ": 2,
+        "Channel": {"Name": ["DAPI", "actin"]},
+    }
+    tifffile.imwrite(tmp_path / "plate 1.ome.tif", array, metadata=meta)
+    _same(tmp_path / "plate 1.ome.tif", array, "CZYX")
+    image = read_image(tmp_path / "plate 1.ome.tif")
+    assert image.name == "plate 1"
+    assert image.channel_names == ("DAPI", "actin")
+    assert image.scale_um == pytest.approx({"Z": 2, "Y": 0.5, "X": 0.32})
+    assert image.pixel_size_um == pytest.approx(0.4)  # the area of a pixel is 0.16 µm²
+
+
+def test_planar_rgb(tmp_path) -> None:
+    array = _ramp(3, 20, 30, dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric="rgb", planarconfig="separate")
+    image = read_image(tmp_path / "a.tif")
+    assert plan_image(image.array, image.axes).channels == (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("unit", "per_unit", "expected"),
+    [
+        ("CENTIMETER", 1e4 / 0.25, 0.25),
+        ("INCH", 25400 / 0.5, 0.5),
+        ("INCH", 72, None),
+        ("CENTIMETER", 28.3, None),
+        ("NONE", 3, None),
+    ],
+)
+def test_resolution_tags(tmp_path, unit, per_unit, expected) -> None:
+    tifffile.imwrite(
+        tmp_path / "a.tif", _ramp(9, 9), resolution=(per_unit,) * 2, resolutionunit=unit
+    )
+    size = read_image(tmp_path / "a.tif").pixel_size_um
+    assert size == (None if expected is None else pytest.approx(expected, rel=1e-4))
+
+
+@pytest.mark.parametrize("compression", [None, "zlib", "lzw"])
+def test_large_tiff_stays_on_disk(tmp_path, monkeypatch, compression) -> None:
+    monkeypatch.setattr(tiff, "LAZY_BYTES", 10_000)
+    array = _ramp(5, 100, 120)
+    options = {"tile": (32, 32)} if compression else {}
+    tifffile.imwrite(tmp_path / "a.tif", array, compression=compression, **options)
+    image = read_image(tmp_path / "a.tif")
+    assert not isinstance(image.array, np.ndarray)
+    plan = plan_image(image.array, image.axes)
+    assert plan.is_lazy
+    np.testing.assert_array_equal(plan.read_raw((2,), 30, 70, 5, 99)[0], array[2, 30:70, 5:99])
+
+
+def test_pyramid_is_read_at_full_size(tmp_path, monkeypatch) -> None:
+    array = _ramp(128, 256, dtype=np.uint8)
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif") as tif:
+        tif.write(array, subifds=1, tile=(64, 64))
+        tif.write(array[::2, ::2], subfiletype=1, tile=(64, 64))
+    _same(tmp_path / "a.ome.tif", array, "YX")
+    monkeypatch.setattr(tiff, "LAZY_BYTES", 100)
+    _same(tmp_path / "a.ome.tif", array, "YX")
+
+
+def test_further_series_are_noted(tmp_path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
+        tif.write(_ramp(20, 30))
+        tif.write(_ramp(5, 6))
+    image = read_image(tmp_path / "a.tif")
+    assert image.array.shape == (20, 30)
+    assert "1 further" in image.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("unit", "expected"),
+    [
+        ("µm", 1), ("μm", 1), ("um", 1), ("micron", 1), ("microns", 1), ("micrometer", 1),
+        ("\\u00B5m", 1), ("nanometre", 1e-3), ("mm", 1e3), ("meter", 1e6), ("pixel", None),
+        ("", None), (None, None), ("reference frame", None),
+    ],
+)  # fmt: skip
+def test_units(unit, expected) -> None:
+    assert micrometres(unit) == expected
+
+
+# --- OME-Zarr --------------------------------------------------------------------------
+
+AXES = [
+    {"name": "t", "type": "time"},
+    {"name": "c", "type": "channel"},
+    {"name": "y", "type": "space", "unit": "micrometer"},
+    {"name": "x", "type": "space", "unit": "micrometer"},
+]
+
+
+def _ome_zarr(path: Path, array: np.ndarray, version: str, **changes: object) -> zarr.Group:
+    group = zarr.open_group(str(path), mode="w", zarr_format=3 if version == "0.5" else 2)
+    group.create_array("full/0", data=array, chunks=(1, 1, 16, 16))
+    group.create_array("full/1", data=np.ascontiguousarray(array[..., ::2, ::2]))
+    steps = [{"type": "scale", "scale": [1, 1, 0.4, 0.2]}]
+    multiscale = {
+        "version": version,
+        "axes": AXES,
+        "datasets": [{"path": f"full/{i}", "coordinateTransformations": steps} for i in (0, 1)],
+        "coordinateTransformations": [{"type": "scale", "scale": [3, 1, 2, 1]}],
+    } | changes
+    attributes = {
+        "multiscales": [{k: v for k, v in multiscale.items() if v is not None}],
+        "omero": {"channels": [{"label": "DAPI"}, {"label": "GFP"}]},
+    }
+    group.attrs.update({"ome": attributes} if version == "0.5" else attributes)
+    return group
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_ome_zarr(tmp_path, version) -> None:
+    array = _ramp(3, 2, 40, 50)
+    _ome_zarr(tmp_path / "well.ome.zarr", array, version)
+    _same(tmp_path / "well.ome.zarr", array, "TCYX")
+    image = read_image(tmp_path / "well.ome.zarr")
+    assert isinstance(image.array, zarr.Array)
+    assert (image.name, image.channel_names) == ("well", ("DAPI", "GFP"))
+    assert image.scale_um == pytest.approx({"Y": 0.8, "X": 0.2})
+    assert image.pixel_size_um == pytest.approx(0.4)
+    assert read_image(tmp_path / "well.ome.zarr" / "full" / "1").array.shape[-2:] == (20, 25)
+
+
+def test_ome_zarr_written_by_the_reference_library(tmp_path) -> None:
+    from ome_zarr.writer import write_image
+
+    array = _ramp(2, 64, 96)
+    for version in (2, 3):
+        group = zarr.open_group(str(tmp_path / f"{version}.zarr"), zarr_format=version)
+        write_image(array, group, axes="cyx", scale_factors=[2])
+        _same(tmp_path / f"{version}.zarr", array, "CYX")
+
+
+@pytest.mark.parametrize("axes", [["t", "c", "y", "x"], None])
+def test_ome_zarr_before_0_4(tmp_path, axes) -> None:
+    _ome_zarr(tmp_path / "a.zarr", _ramp(3, 2, 40, 50), "0.3", axes=axes)
+    image = read_image(tmp_path / "a.zarr")
+    assert image.axes == ("TCYX" if axes else "CZYX")
+    assert image.pixel_size_um is None
+
+
+def test_ome_zarr_without_units_has_no_size(tmp_path) -> None:
+    axes = [{"name": axis["name"], "type": axis["type"]} for axis in AXES]
+    _ome_zarr(tmp_path / "a.zarr", _ramp(3, 2, 40, 50), "0.4", axes=axes)
+    assert read_image(tmp_path / "a.zarr").pixel_size_um is None
+
+
+def test_bioformats2raw_layout(tmp_path) -> None:
+    zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=2)
+    _ome_zarr(tmp_path / "a.zarr" / "0", _ramp(1, 2, 40, 50), "0.4")
+    assert read_image(tmp_path / "a.zarr").axes == "TCYX"
+
+
+def test_plain_zarr(tmp_path) -> None:
+    array = _ramp(3, 20, 30)
+    zarr.create_array(str(tmp_path / "a.zarr"), data=array)
+    _same(tmp_path / "a.zarr", array, "ZYX")
+    group = zarr.open_group(str(tmp_path / "b.zarr"), mode="w")
+    group.create_array("data", data=array, dimension_names=["c", "y", "x"])
+    _same(tmp_path / "b.zarr", array, "ZYX")
+    _same(tmp_path / "b.zarr" / "data", array, "CYX")
+
+
+def test_zarr_that_is_no_image(tmp_path) -> None:
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w")
+    with pytest.raises(ImageFileError, match="no array"):
+        read_image(tmp_path / "a.zarr")
+    group.create_array("p", data=_ramp(2, 2))
+    group.create_array("q", data=_ramp(2, 2))
+    with pytest.raises(ImageFileError, match="2 arrays: p, q"):
+        read_image(tmp_path / "a.zarr")
+    group.attrs["ome"] = {"plate": {}}
+    with pytest.raises(ImageFileError, match="plate"):
+        read_image(tmp_path / "a.zarr")
+    _ome_zarr(tmp_path / "b.zarr", _ramp(1, 1, 4, 4), "0.5", axes=AXES[1:])
+    with pytest.raises(ImageFileError, match="3 axes, but the array has 4"):
+        read_image(tmp_path / "b.zarr")
+    (tmp_path / "c.zarr").mkdir()
+    with pytest.raises(ImageFileError):
+        read_image(tmp_path / "c.zarr")
+
+
+# --- pictures and NPY ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".PNG"])
+def test_pictures(tmp_path, suffix) -> None:
+    for shape, axes in [((20, 30), "YX"), ((20, 30, 3), "YXC")]:
+        array = (_ramp(*shape) % 256).astype(np.uint8)
+        Image.fromarray(array).save(tmp_path / f"a{suffix}")
+        _same(tmp_path / f"a{suffix}", array, axes)
+
+
+def test_png_of_other_kinds(tmp_path) -> None:
+    deep = _ramp(20, 30)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "deep.png").array, deep)
+    colours = np.zeros((8, 8, 3), np.uint8)
+    colours[:4, :, 0] = 255
+    Image.fromarray(colours).quantize(4).save(tmp_path / "palette.png")
+    _same(tmp_path / "palette.png", colours, "YXC")
+    grey_alpha = np.dstack([colours[..., 0], np.full((8, 8), 9, np.uint8)])
+    Image.fromarray(grey_alpha, "LA").save(tmp_path / "la.png")
+    _same(tmp_path / "la.png", colours[..., 0], "YX")
+    Image.fromarray(colours[..., 0] > 0).save(tmp_path / "bits.png")
+    _same(tmp_path / "bits.png", colours[..., 0] > 0, "YX")
+
+
+def test_jpeg(tmp_path) -> None:
+    Image.fromarray(np.full((20, 30, 3), 77, np.uint8)).save(tmp_path / "a.jpeg")
+    _same(tmp_path / "a.jpeg", np.full((20, 30, 3), 77, np.uint8), "YXC")
+    Image.new("CMYK", (30, 20)).save(tmp_path / "cmyk.jpg")
+    assert read_image(tmp_path / "cmyk.jpg").array.shape == (20, 30, 3)
+
+
+def test_npy(tmp_path) -> None:
+    np.save(tmp_path / "a.npy", _ramp(4, 20, 30))
+    _same(tmp_path / "a.npy", _ramp(4, 20, 30), "ZYX")
+    assert isinstance(read_image(tmp_path / "a.npy").array, np.memmap)
+    np.save(tmp_path / "empty.npy", np.zeros((0, 30)))
+    assert read_image(tmp_path / "empty.npy").array.shape == (0, 30)
+    np.save(tmp_path / "row.npy", np.zeros(5))
+    with pytest.raises(AxesError, match="row of 5"):
+        read_image(tmp_path / "row.npy")
+
+
+# --- damage ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png", ".jpg", ".bmp", ".npy", ".ome.tif", ".svs"])
+@pytest.mark.parametrize("content", [b"", b"no image at all, just text" * 9])
+def test_damaged_files(tmp_path, suffix, content) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ImageFileError, match=f"a{suffix}"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("suffix", [".tif", ".png", ".npy"])
+def test_truncated_files(tmp_path, suffix, share) -> None:
+    path = tmp_path / f"a{suffix}"
+    array = np.random.default_rng(0).integers(0, 255, (60, 70), dtype=np.uint8)
+    if suffix == ".npy":
+        np.save(path, array)
+    elif suffix == ".png":
+        Image.fromarray(array).save(path)
+    else:
+        tifffile.imwrite(path, array, compression="zlib", rowsperstrip=4)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(ImageFileError):
+        read_image(path)
+
+
+def test_objects_in_npy_are_not_unpickled(tmp_path) -> None:
+    np.save(tmp_path / "a.npy", np.array([[print, 1]], object), allow_pickle=True)
+    with pytest.raises(ImageFileError):
+        read_image(tmp_path / "a.npy")
+
+
+def test_what_is_no_image_file(tmp_path) -> None:
+    with pytest.raises(ImageFileError, match="no file"):
+        read_image(tmp_path / "missing.tif")
+    with pytest.raises(ImageFileError, match="is a folder"):
+        read_image(tmp_path)
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(ImageFileError, match="unknown kind"):
+        read_image(tmp_path / "notes.txt")
+
+
+# --- lists -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b10.tif", "b2.TIF", "a.png", ".hidden.png", "notes.txt", "sub/c.tif"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    zarr.create_array(str(tmp_path / "z.zarr"), data=_ramp(4, 4))
+    return tmp_path
+
+
+def test_list_folder(folder) -> None:
+    found = list_images(folder)
+    assert [path.name for path in found] == ["a.png", "b2.TIF", "b10.tif", "z.zarr"]
+    assert list_images(str(folder)) == found
+
+
+def test_list_mixture_without_doubles(folder) -> None:
+    found = list_images([folder / "b10.tif", f"{folder}/b*", folder / "z.zarr", folder])
+    assert [path.name for path in found] == ["b10.tif", "b2.TIF", "z.zarr", "a.png"]
+
+
+def test_list_patterns(folder) -> None:
+    names = {path.name for path in list_images(str(folder / "**" / "*.tif"))}
+    assert names == {"b10.tif", "c.tif"}
+    (folder / "odd[1].tif").touch()
+    assert list_images(str(folder / "odd[1].tif")) == [folder / "odd[1].tif"]
+
+
+def test_named_files_are_kept_for_reading_to_complain(folder) -> None:
+    assert list_images(folder / "notes.txt") == [folder / "notes.txt"]
+
+
+@pytest.mark.parametrize("given", ["missing.tif", "*.gif", "empty", []])
+def test_list_nothing(folder, given, monkeypatch) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "empty").mkdir()
+    with pytest.raises(ImageFileError):
+        list_images(given)
+
+
+def test_real_images(shared_dir) -> None:
+    found = list_images(shared_dir / "data" / "dsb2018" / "test" / "images")
+    assert len(found) == 80
+    kinds = {(read_image(path).axes, str(read_image(path).array.dtype)) for path in found}
+    assert kinds == {("YX", "uint8"), ("YXC", "uint8")}

@@ -1,0 +1,167 @@
+"""Results on disk: same shape and values, integer labels, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import dask.array as da
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from napari_sa2net.data import read_image, write, write_labels, write_tiff_float
+from napari_sa2net.errors import AxesError, ImageError, OutputError
+
+SHAPES = [(20, 30), (1, 1), (1, 20, 30), (5, 20, 30), (2, 1, 9, 8), (2, 3, 4, 9, 8), (5, 9, 3)]
+
+
+def _labels(shape: tuple[int, ...], largest: int = 300, dtype: type = np.int32) -> np.ndarray:
+    labels = np.random.default_rng(0).integers(0, largest, shape).astype(dtype)
+    labels.flat[-1] = largest
+    return labels
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("largest", [3, 65535, 65536, 2**31 - 1])
+@pytest.mark.parametrize("size", [None, 0.31, (0.5, 0.25)])
+def test_labels_come_back(tmp_path, shape, largest, size) -> None:
+    labels = _labels(shape, largest)
+    write_labels(tmp_path / "a.tif", labels, size, {"model": "nuclei"})
+    back = tifffile.imread(tmp_path / "a.tif")
+    assert back.dtype == (np.uint16 if largest < 65536 else np.int32)
+    np.testing.assert_array_equal(back, labels)
+    image = read_image(tmp_path / "a.tif")
+    np.testing.assert_array_equal(image.array, labels)
+    assert image.axes == "TZ"[max(0, 4 - len(shape)) :] + "YX" or len(shape) == 5
+    if size is None:
+        assert image.pixel_size_um is None
+    else:
+        sides = np.broadcast_to(size, 2)
+        assert [image.scale_um[a] for a in "YX"] == pytest.approx(sides, rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(0, 20), (20, 0), (3, 0, 20), (0, 4, 5)])
+def test_empty_labels_come_back(tmp_path, shape) -> None:
+    write_labels(tmp_path / "a.tif", np.zeros(shape, np.int32), 0.3)
+    assert tifffile.imread(tmp_path / "a.tif").shape == shape
+    image = read_image(tmp_path / "a.tif")
+    assert image.array.shape == shape
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int8, np.uint64, ">i4"])
+def test_label_types(tmp_path, dtype) -> None:
+    labels = _labels((9, 8), 1, dtype)
+    write_labels(tmp_path / "a.tif", labels)
+    back = tifffile.imread(tmp_path / "a.tif")
+    assert back.dtype == np.uint16
+    np.testing.assert_array_equal(back, labels)
+
+
+@pytest.mark.parametrize("axes", ["TYX", "ZYX", "YXT", "XTY"])
+def test_axes_are_kept(tmp_path, axes) -> None:
+    write_labels(tmp_path / "a.tif", _labels((4, 5, 6)), axes=axes)
+    image = read_image(tmp_path / "a.tif")
+    assert image.axes == axes
+    np.testing.assert_array_equal(image.array, _labels((4, 5, 6)))
+
+
+def test_metadata_is_in_the_file(tmp_path) -> None:
+    record = {"schema_version": 1, "model": "nuclei", "µ": [1, None]}
+    write_labels(tmp_path / "a.tif", _labels((9, 8)), 0.3, record)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tif:
+        assert json.loads(tif.imagej_metadata["Info"]) == record
+    write_labels(tmp_path / "b.tif", _labels((9, 8), 70000), 0.3, record)
+    with tifffile.TiffFile(tmp_path / "b.tif") as tif:
+        assert tif.shaped_metadata[0]["napari-sa2net"] == record
+
+
+def test_float(tmp_path) -> None:
+    maps = np.random.default_rng(0).random((3, 20, 30))
+    write_tiff_float(tmp_path / "a.tif", maps, 0.3, axes="CYX")
+    image = read_image(tmp_path / "a.tif")
+    assert (image.axes, image.array.dtype) == ("CYX", np.float32)
+    np.testing.assert_array_equal(image.array, maps.astype(np.float32))
+
+
+class Planes:
+    """A stack that remembers how much of it was asked for at once."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+        self.largest = 0
+
+    def __getitem__(self, key) -> np.ndarray:
+        self.largest = max(self.largest, self.array[key].size)
+        return self.array[key]
+
+
+def test_plane_by_plane(tmp_path) -> None:
+    lazy = Planes(_labels((50, 40, 30)))
+    write_labels(tmp_path / "a.tif", lazy)
+    assert lazy.largest == 40 * 30
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif"), lazy.array)
+
+
+def test_huge_planes_tile_by_tile(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(write, "MAX_PLANE_PIXELS", 1000)
+    monkeypatch.setattr(write, "_TILE", 64)
+    lazy = Planes(_labels((2, 200, 100), dtype=np.uint16))
+    write_labels(tmp_path / "a.tif", lazy)
+    assert lazy.largest <= 64 * 64
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif"), lazy.array)
+
+
+def test_dask_and_zarr(tmp_path) -> None:
+    labels = _labels((5, 40, 30))
+    for lazy in (da.from_array(labels, chunks=16), zarr.create_array({}, data=labels)):
+        write_labels(tmp_path / "a.tif", lazy)
+        np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif"), labels)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.zeros((4, 4)),
+        np.zeros((4, 4), complex),
+        np.full((4, 4), -1),
+        np.full((4, 4), 2**31),
+        np.zeros(4, int),
+    ],
+)
+def test_what_are_no_labels(tmp_path, labels) -> None:
+    with pytest.raises(OutputError):
+        write_labels(tmp_path / "a.tif", labels)
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_axes(tmp_path) -> None:
+    with pytest.raises(AxesError):
+        write_labels(tmp_path / "a.tif", np.zeros((4, 4), int), axes="ZYX")
+
+
+def test_failure_midway_leaves_the_old_file(tmp_path) -> None:
+    path = tmp_path / "a.tif"
+    write_labels(path, _labels((4, 4)))
+    before = path.read_bytes()
+
+    class Failing(Planes):
+        def __getitem__(self, key) -> np.ndarray:
+            if key[0] == 3:
+                raise OSError("the share is gone")
+            return super().__getitem__(key)
+
+    with pytest.raises(ImageError, match="the share is gone"):
+        write_labels(path, Failing(_labels((9, 40, 30), dtype=np.uint16)))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_places_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "a.tif", tmp_path / "folder"):
+        with pytest.raises(OutputError):
+            write_labels(path, _labels((4, 4)))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
