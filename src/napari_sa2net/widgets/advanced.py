@@ -31,10 +31,10 @@ class AdvancedSection(QWidget):
     instancesChanged = Signal()
     normalizeChanged = Signal()
 
-    def __init__(self, label_width: int, parent: QWidget | None = None) -> None:
+    def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.fold = fold_button("Advanced", "Device, tiles, precision, border cells")
-        self.form = Form(label_width)
+        self.form = Form()
         self.device = QComboBox()
         self.tile = QComboBox()
         self.tile.addItem("automatic", None)

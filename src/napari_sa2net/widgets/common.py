@@ -76,15 +76,17 @@ def repolish(widget: QWidget) -> None:
 
 
 class Form(QWidget):
-    """Rows of a label and a field, the fields aligned."""
+    """Rows of a label and a field, the fields aligned.
 
-    def __init__(self, label_width: int, parent: QWidget | None = None) -> None:
+    Forms of one page align with each other through `align_forms`.
+    """
+
+    def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)
         grid.setHorizontalSpacing(8)
         grid.setVerticalSpacing(6)
-        grid.setColumnMinimumWidth(0, label_width)
         grid.setColumnStretch(1, 1)
         self._grid = grid
         self._rows: dict[QWidget, QLabel] = {}
@@ -111,6 +113,22 @@ class Form(QWidget):
         """Show or hide a field with its label."""
         field.setVisible(visible)
         self._rows[field].setVisible(visible)
+
+    def label_width(self) -> int:
+        """Width that the longest label needs, in pixels."""
+        return max((label.sizeHint().width() for label in self._rows.values()), default=0)
+
+    def set_label_width(self, width: int) -> None:
+        """Width of the labels' column, in pixels."""
+        self._grid.setColumnMinimumWidth(0, width)
+
+
+def align_forms(root: QWidget) -> None:
+    """Give all forms inside ``root`` one width of labels; again after a change of font."""
+    forms = root.findChildren(Form)
+    width = max((form.label_width() for form in forms), default=0)
+    for form in forms:
+        form.set_label_width(width)
 
 
 class WheelGuard(QObject):

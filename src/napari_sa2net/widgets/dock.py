@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QEvent, QSize, Qt
 from qtpy.QtWidgets import QFrame, QScrollArea, QTabWidget, QVBoxLayout, QWidget
 
 from napari_sa2net.widgets.common import WheelGuard
+from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.pages import PAGES, Page, page_named
 from napari_sa2net.widgets.theme import style_sheet
 from napari_sa2net.widgets.workspace import Workspace
@@ -55,8 +57,10 @@ class SA2NetDock(QWidget):
         self.setMinimumWidth(300)
         viewer.events.theme.connect(self._restyle)
         self._restyle()
-        # when napari closes, its window deletes the dock without a word to the widget
-        self.destroyed.connect(self.workspace.release)
+        # when napari closes, its window deletes the dock without a word to the widget; what
+        # is called then must not touch the widget, which is gone already
+        self._farewell = _farewell([page.connections for page in self.pages], self.workspace)
+        self.destroyed.connect(self._farewell)
 
     def sizeHint(self) -> QSize:
         return QSize(WIDTH, 640)
@@ -66,10 +70,10 @@ class SA2NetDock(QWidget):
         workspace, self.workspace = self.workspace, None
         if workspace is None:
             return
-        self.destroyed.disconnect(workspace.release)
+        self.destroyed.disconnect(self._farewell)
         self._viewer.events.theme.disconnect(self._restyle)
-        for widget in self.pages:
-            widget.shut()  # type: ignore[attr-defined]
+        for page in self.pages:
+            page.shut()
         workspace.release()
 
     def event(self, event: QEvent | None) -> bool:
@@ -90,7 +94,16 @@ class SA2NetDock(QWidget):
         if sheet != self.styleSheet():
             self.setStyleSheet(sheet)
         for widget in self.pages:
-            widget.set_theme(self._viewer.theme)  # type: ignore[attr-defined]
+            widget.set_theme(self._viewer.theme)
+
+
+def _farewell(connections: list[Connections], workspace: Workspace) -> Callable[[], None]:
+    def farewell() -> None:
+        for made in connections:
+            made.disconnect()
+        workspace.release()
+
+    return farewell
 
 
 def _scrolled(page: QWidget) -> QScrollArea:

@@ -32,7 +32,7 @@ class EmptyState(QWidget):
         title.setProperty("role", "title")
         title.setAlignment(Qt.AlignmentFlag.AlignHCenter)
         title.setWordWrap(True)
-        text = muted("Cells and nuclei in it will be found and outlined at one click.")
+        text = muted("One click then finds and measures its cells.")
         text.setAlignment(Qt.AlignmentFlag.AlignHCenter)
         self.open = QPushButton("Open an image…")
         self.open.setProperty("role", "primary")

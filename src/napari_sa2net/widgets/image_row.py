@@ -137,8 +137,8 @@ class ImageDetails(Form):
     axesChosen = Signal(str)
     channelsChosen = Signal(tuple)
 
-    def __init__(self, label_width: int, parent: QWidget | None = None) -> None:
-        super().__init__(label_width, parent)
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
         self.line = muted()
         self.line.setToolTip("Height × width in pixels, channels, and the size of a pixel")
         self.axes = QComboBox()

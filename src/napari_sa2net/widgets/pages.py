@@ -1,4 +1,7 @@
-"""The pages of the dock, in the order of the work."""
+"""The pages of the dock, in the order of the work.
+
+A new page is a subclass of `PageWidget` and one more entry in `PAGES`.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,31 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QWidget
 
+from napari_sa2net.widgets.napari_port.connections import Connections
+
 if TYPE_CHECKING:
     from napari_sa2net.widgets.workspace import Workspace
+
+
+class PageWidget(QWidget):
+    """What the dock asks of a page.
+
+    Attributes
+    ----------
+    connections : Connections
+        To session, controller and port; undone before the page goes.
+    """
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.connections = Connections()
+
+    def shut(self) -> None:
+        """The page is about to go: undo every connection."""
+        self.connections.disconnect()
+
+    def set_theme(self, theme: str) -> None:
+        """Theme or font changed; for what a style sheet cannot do."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +44,10 @@ class Page:
 
     name: str
     tip: str
-    make: Callable[[Workspace], QWidget]
+    make: Callable[[Workspace], PageWidget]
 
 
-def _segment(workspace: Workspace) -> QWidget:
+def _segment(workspace: Workspace) -> PageWidget:
     from napari_sa2net.widgets.segment_page import SegmentPage
 
     return SegmentPage(workspace)

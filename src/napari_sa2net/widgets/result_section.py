@@ -26,14 +26,14 @@ class ResultSection(QWidget):
     valueChanged = Signal()
     tableWanted = Signal()
 
-    def __init__(self, label_width: int, parent: QWidget | None = None) -> None:
+    def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._pixel_area: float | None = None
         self._typical = 300.0
         self._min_px = 0
         fields = InstanceConfig.model_fields
         low, high = 0.02, 0.98
-        self.form = Form(label_width)
+        self.form = Form()
         self.foreground = ValueSlider(low, high)
         self.split = ValueSlider(0, 1)
         # areas span orders of magnitude: most of the slider belongs to small ones
@@ -98,6 +98,11 @@ class ResultSection(QWidget):
         """Area of a typical cell (px²): the slider ends at twice of it."""
         self._typical = area_px
         self._set_range()
+
+    def fit(self) -> None:
+        """Follow a change of font."""
+        for slider in (self.foreground, self.split, self.smallest):
+            slider.fit("0000.0 µm²")
 
     def set_state(self, sliders: Sliders, note: str, summary: str) -> None:
         """Sliders act only on a result that is live; the note says why not."""

@@ -23,13 +23,13 @@ from napari_sa2net.app.session import ErrorInfo, ImageSource, SegmentOutcome
 from napari_sa2net.config import PredictConfig
 from napari_sa2net.errors import SA2NetError
 from napari_sa2net.widgets.advanced import AdvancedSection
-from napari_sa2net.widgets.common import Form, duration_words, repolish, separator
+from napari_sa2net.widgets.common import Form, align_forms, duration_words, repolish, separator
 from napari_sa2net.widgets.empty_state import EmptyState
 from napari_sa2net.widgets.error_box import ErrorBox
 from napari_sa2net.widgets.image_row import ImageDetails, ImageRow
 from napari_sa2net.widgets.model_row import ModelRow
-from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.geometry import axes_choices
+from napari_sa2net.widgets.pages import PageWidget
 from napari_sa2net.widgets.progress_line import ProgressLine
 from napari_sa2net.widgets.region_row import RegionRow
 from napari_sa2net.widgets.result_section import ResultSection
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from napari_sa2net.data.plan import ImagePlan
     from napari_sa2net.widgets.workspace import Workspace
 
-LABEL_WIDTH = 76
 SAMPLES = [
     ("nuclei", "Synthetic nuclei with the true outlines"),
     ("tissue", "Stained tissue (DAB and haematoxylin)"),
@@ -51,7 +50,7 @@ SAMPLES = [
 SEGMENT_TIP = "Find the cells. The result is a new layer over the image"
 
 
-class SegmentPage(QWidget):
+class SegmentPage(PageWidget):
     """Binds the panels to the session; all state lives there."""
 
     def __init__(self, workspace: Workspace, parent: QWidget | None = None) -> None:
@@ -74,11 +73,11 @@ class SegmentPage(QWidget):
         self.empty = EmptyState(SAMPLES)
         self.work = QWidget()
         self.image_row = ImageRow()
-        self.details = ImageDetails(LABEL_WIDTH)
+        self.details = ImageDetails()
         self.model_row = ModelRow()
         self.size_row = SizeRow()
         self.region_row = RegionRow()
-        self.advanced = AdvancedSection(LABEL_WIDTH)
+        self.advanced = AdvancedSection()
         self.hint = QFrame()
         self.hint.setProperty("role", "hint")
         hint_layout = QVBoxLayout(self.hint)
@@ -89,11 +88,11 @@ class SegmentPage(QWidget):
         self.button = QPushButton("Segment")
         self.progress = ProgressLine()
         self.error = ErrorBox()
-        self.result = ResultSection(LABEL_WIDTH)
+        self.result = ResultSection()
 
-        top = Form(LABEL_WIDTH)
+        top = Form()
         top.add("Image", self.image_row, "The image layer to segment")
-        middle = Form(LABEL_WIDTH)
+        middle = Form()
         middle.add("Model", self.model_row, "The trained network that finds the cells")
         middle.add("Object size", self.size_row, SIZE_TIP)
         middle.add("Where", self.region_row, "How much of the image is segmented")
@@ -116,8 +115,7 @@ class SegmentPage(QWidget):
         self._rest.setInterval(250)
 
     def _connect(self) -> None:
-        self._connections = Connections()
-        connect = self._connections.connect
+        connect = self.connections.connect
         events = self.session.events
         for field, show in (
             ("models", self._show_models),
@@ -133,6 +131,7 @@ class SegmentPage(QWidget):
             ("device_line", self._show_device_line),
             ("info", self._show_device_line),
             ("sliders", self._show_sliders),
+            ("sliders_note", self._show_sliders),
             ("summary", self._show_sliders),
             ("error", self._show_error),
         ):
@@ -167,11 +166,13 @@ class SegmentPage(QWidget):
         """Undo every connection to session and port; the page is about to go."""
         self._rest.stop()
         self.port.cancel_measure()
-        self._connections.disconnect()
+        super().shut()
 
     def set_theme(self, theme: str) -> None:
         """Follow napari's theme where a style sheet cannot."""
         self.image_row.set_color(text_color(theme))
+        align_forms(self)
+        self.result.fit()
 
     # --- what a person does --------------------------------------------------------------
 

@@ -79,6 +79,10 @@ class ValueSlider(QWidget):
         self.spin.setSuffix(suffix)
         self.spin.blockSignals(False)
 
+    def fit(self, text: str) -> None:
+        """Make the number field as wide as a text, so that sliders in a column end alike."""
+        self.spin.setFixedWidth(self.spin.fontMetrics().horizontalAdvance(text) + 28)
+
     def setToolTip(self, text: str | None) -> None:
         super().setToolTip(text)
         self.slider.setToolTip(text)

@@ -9,7 +9,8 @@ from qtpy.QtCore import QObject
 
 from napari_sa2net.app.controllers import SegmentController
 from napari_sa2net.app.session import Session
-from napari_sa2net.widgets.napari_port import NapariPort
+from napari_sa2net.config import PredictConfig
+from napari_sa2net.widgets.napari_port import PLUGIN, NapariPort
 from napari_sa2net.widgets.qt_dispatch import GuiDispatcher
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Workspace(QObject):
         workspace = _workspaces.get(viewer)
         if workspace is None:
             workspace = _workspaces[viewer] = cls(viewer)
+            workspace._take_preferences()
             workspace.controller.refresh_models()
             workspace.controller.set_image(workspace.port.source())
             workspace.controller.start()
@@ -68,5 +70,23 @@ class Workspace(QObject):
         """Take plane and view as they are shown now."""
         self.controller.set_image(self.port.source())
 
+    def _take_preferences(self) -> None:
+        """Start with what the person set in napari's preferences for this plugin."""
+        chosen = preferences()
+        self.session.model = chosen.get("model") or self.session.model
+        device = chosen.get("device") or "auto"
+        self.session.predict = PredictConfig(device=device)
+
     def _image_changed(self) -> None:
         self.refresh_image()
+
+
+def preferences() -> dict[str, str]:
+    """Settings of ours in napari's preferences; empty where napari has none yet (< 0.9)."""
+    try:
+        from napari.settings import get_plugin_settings
+
+        settings = get_plugin_settings(PLUGIN).segment
+        return {"model": str(settings.model), "device": str(settings.device)}
+    except (ImportError, KeyError, AttributeError):
+        return {}

@@ -83,7 +83,7 @@ def visible_box(viewer: Viewer, layer: Image) -> tuple[int, int, int, int] | Non
     """
     shown = tuple(viewer.dims.displayed)
     ndim = viewer.dims.ndim
-    if len(shown) != 2 or sorted(shown) != [ndim - 2, ndim - 1]:
+    if viewer.dims.ndisplay != 2 or sorted(shown) != [ndim - 2, ndim - 1]:
         return None
     camera = viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera
     if hasattr(viewer, "canvas"):

@@ -74,7 +74,11 @@ def place_labels(
         ]
         linear = geometry.linear_part(np.array(points))[np.ix_(keep, keep)]
         parts = Affine(linear_matrix=linear, ndim=len(keep))
-    arguments.update(scale=parts.scale, rotate=parts.rotate, shear=parts.shear)
+    shear = np.asarray(parts.shear)
+    if not shear.any():
+        # napari gives zeros of another length than it takes
+        shear = np.zeros(len(keep) * (len(keep) - 1) // 2)
+    arguments.update(scale=parts.scale, rotate=parts.rotate, shear=shear)
     return labels, arguments
 
 
@@ -118,6 +122,7 @@ class ResultLayer:
                     same = old == value
                 else:
                     same = np.shape(old) == np.shape(value) and np.allclose(old, value)
+                same = same or (name == "shear" and not np.any(old) and not np.any(value))
                 if not same:
                     setattr(self.layer, name, value)
 

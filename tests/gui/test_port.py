@@ -1,0 +1,491 @@
+"""What is read from image layers and where results are put; a viewer without a window."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+
+from napari_sa2net.app.requests import SegmentRequest
+from napari_sa2net.app.session import ImageSource, SegmentOutcome
+from napari_sa2net.config import InstanceConfig, PredictConfig
+from napari_sa2net.engine.protocol import SegmentResult, Summary, Window
+from napari_sa2net.widgets.napari_port import METADATA_KEY, NapariPort
+
+SHEARED = np.array([[1, 0.1, 0, 3], [0, 1.2, 0, 4], [0, 0.3, 0.9, 5], [0, 0, 0, 1.0]])
+
+
+@pytest.fixture
+def viewer() -> ViewerModel:
+    return ViewerModel()
+
+
+@pytest.fixture
+def port(viewer: ViewerModel) -> Any:
+    port = NapariPort(viewer)
+    yield port
+    port.close()
+
+
+def outcome(
+    source: ImageSource,
+    labels: np.ndarray,
+    offset: tuple[int, ...],
+    key: str = "a",
+    replaces: str | None = None,
+) -> SegmentOutcome:
+    request = SegmentRequest(
+        source, 0, key, "tiny", PredictConfig(), InstanceConfig(), True, Window()
+    )
+    n = int(labels.max())
+    table = {"label": np.arange(1, n + 1), "area_px": np.full(n, 4.0)}
+    result = SegmentResult(
+        key, labels, offset, Summary(n, 4.0, 0), table, provenance={"model": "tiny"}
+    )
+    return SegmentOutcome(key, replaces, request, result)
+
+
+def some_labels(shape: tuple[int, ...]) -> np.ndarray:
+    labels = np.zeros(shape, np.int32)
+    labels[..., 1:3, 1:3] = 1
+    return labels
+
+
+def source_of(port: NapariPort) -> ImageSource:
+    source = port.source()
+    assert source is not None
+    return source
+
+
+# --- reading -----------------------------------------------------------------------------
+
+
+def test_no_image(port: NapariPort) -> None:
+    assert port.source() is None
+    assert port.choices() == []
+
+
+@pytest.mark.parametrize(
+    ("units", "scale", "size"),
+    [
+        (("um", "um"), (0.5, 0.5), 0.5),
+        (("nm", "nm"), (200, 50), 0.1),
+        (("mm", "mm"), (0.001, 0.001), 1.0),
+        (("pixel", "pixel"), (0.5, 0.5), None),
+    ],
+)
+def test_pixel_size(
+    viewer: ViewerModel,
+    port: NapariPort,
+    units: tuple[str, ...],
+    scale: tuple[float, ...],
+    size: float | None,
+) -> None:
+    viewer.add_image(np.zeros((10, 12)), scale=scale, units=units)
+    found = source_of(port).pixel_size_um
+    assert found == (pytest.approx(size) if size else None)
+
+
+def test_pixel_size_through_affine(viewer: ViewerModel, port: NapariPort) -> None:
+    viewer.add_image(np.zeros((10, 12)), affine=np.diag([0.5, 2, 1]), units=("um", "um"))
+    assert source_of(port).pixel_size_um == pytest.approx(1.0)
+
+
+def test_rgb_stack_and_lazy_images(viewer: ViewerModel, port: NapariPort) -> None:
+    viewer.add_image(np.zeros((10, 12, 3), np.uint8), rgb=True)
+    assert source_of(port).axes == "YXS"
+    viewer.add_image(da.zeros((7, 10, 3)), rgb=False)
+    source = source_of(port)
+    assert source.axes == "ZYX"
+    assert isinstance(source.data, da.Array)
+    viewer.add_image([np.zeros((64, 64)), np.zeros((32, 32))], multiscale=True)
+    assert source_of(port).shape == (64, 64)
+
+
+def test_shown_plane_follows_the_slider(viewer: ViewerModel, port: NapariPort) -> None:
+    viewer.add_image(np.zeros((4, 6, 20, 20)), scale=(1, 2, 0.5, 0.5), translate=(0, 10, 0, 0))
+    viewer.dims.set_current_step(0, 3)
+    viewer.dims.set_current_step(1, 1)
+    assert source_of(port).plane == (3, 1)
+    port.set_axes("CZYX")
+    source = source_of(port)
+    assert source.axes == "CZYX"
+    assert source.plane == (1,)
+
+
+def test_view_is_what_the_camera_shows(viewer: ViewerModel, port: NapariPort) -> None:
+    viewer.add_image(np.zeros((1000, 2000)), scale=(0.5, 0.5), translate=(100, 0))
+    height, width = viewer.canvas.size
+    viewer.scene.camera.zoom = 4
+    viewer.scene.camera.center = (100 + 250, 500)
+    view = source_of(port).view
+    assert view is not None
+    # zoom 4 with scale 0.5: two screen pixels to an image pixel
+    assert view[0] == pytest.approx(500 - height / 4, abs=2)
+    assert view[1] == pytest.approx(500 + height / 4, abs=2)
+    assert view[2] == pytest.approx(1000 - width / 4, abs=2)
+    assert view[3] == pytest.approx(1000 + width / 4, abs=2)
+    viewer.dims.ndisplay = 3
+    assert source_of(port).view is None
+
+
+def test_view_beside_the_image_is_empty(viewer: ViewerModel, port: NapariPort) -> None:
+    viewer.add_image(np.zeros((100, 100)))
+    viewer.scene.camera.center = (5000, 5000)
+    view = source_of(port).view
+    assert view is not None
+    assert view[1] <= view[0] or view[3] <= view[2]
+
+
+# --- following ---------------------------------------------------------------------------
+
+
+def test_follows_the_selection_until_pinned(viewer: ViewerModel, port: NapariPort) -> None:
+    a = viewer.add_image(np.zeros((10, 10)), name="a")
+    b = viewer.add_image(np.zeros((10, 10)), name="b")
+    assert port.current is b
+    viewer.layers.selection.active = a
+    assert port.current is a
+    # a layer of another kind is not followed
+    viewer.add_labels(np.zeros((10, 10), int))
+    assert port.current is a
+    port.choose(source_of(port).key)
+    viewer.layers.selection.active = b
+    assert port.pinned
+    assert port.current is a
+    port.set_pinned(False)
+    assert port.current is b
+
+
+def test_deleting_a_pinned_image_unpins(viewer: ViewerModel, port: NapariPort) -> None:
+    a = viewer.add_image(np.zeros((10, 10)), name="a")
+    b = viewer.add_image(np.zeros((10, 10)), name="b")
+    gone: list[str] = []
+    port.image_gone.connect(gone.append)
+    port.choose(str(a.unique_id))
+    viewer.layers.remove(a)
+    assert gone == [str(a.unique_id)]
+    assert not port.pinned
+    assert port.current is b
+    viewer.layers.clear()
+    assert port.current is None
+
+
+def test_new_pixels_and_names_are_noticed(viewer: ViewerModel, port: NapariPort) -> None:
+    image = viewer.add_image(np.zeros((10, 10)), name="a")
+    keys: list[str] = []
+    port.pixels_changed.connect(keys.append)
+    image.data = np.ones((10, 12))
+    assert keys == [str(image.unique_id)]
+    assert source_of(port).shape == (10, 12)
+    image.name = "renamed"
+    assert port.choices() == [(str(image.unique_id), "renamed")]
+
+
+def test_close_leaves_no_callback(viewer: ViewerModel) -> None:
+    image = viewer.add_image(np.zeros((10, 10)))
+    emitters = [
+        viewer.layers.events.inserted,
+        viewer.layers.events.removed,
+        viewer.layers.events.reordered,
+        viewer.layers.selection.events.active,
+        viewer.dims.events.current_step,
+        viewer.scene.camera.events.zoom,
+        image.events.data,
+        image.events.name,
+        image.events.scale,
+    ]
+    before = [len(emitter.callbacks) for emitter in emitters]
+    port = NapariPort(viewer)
+    port.show(outcome(source_of(port), some_labels((10, 10)), (0, 0)))
+    viewer.layers.remove(viewer.layers[-1])
+    assert [len(emitter.callbacks) for emitter in emitters] != before
+    port.close()
+    assert [len(emitter.callbacks) for emitter in emitters] == before
+
+
+# --- results -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("image", "axes", "offset", "shape"),
+    [
+        (
+            Image(np.zeros((40, 50)), scale=(0.5, 0.25), units=("um", "um")),
+            None,
+            (3, 7),
+            (9, 9),
+        ),
+        (
+            Image(np.zeros((40, 50)), scale=(2, 3), rotate=30, shear=[0.4], translate=(5, -8)),
+            None,
+            (11, 5),
+            (12, 8),
+        ),
+        (
+            Image(np.zeros((40, 50, 3), np.uint8), rgb=True, scale=(0.5, 0.5), rotate=10),
+            None,
+            (4, 4),
+            (6, 6),
+        ),
+        (
+            Image(
+                np.zeros((5, 40, 50)),
+                scale=(2, 0.5, 0.25),
+                rotate=(10, 20, 30),
+                shear=(0.1, 0.2, 0.3),
+                translate=(1, 2, 3),
+                affine=SHEARED,
+                units=("um", "um", "um"),
+            ),
+            None,
+            (2, 10, 20),
+            (1, 5, 6),
+        ),
+        (
+            Image(np.zeros((3, 40, 50)), scale=(1, 2, 3), translate=(0, 4, 5)),
+            "CYX",
+            (7, 9),
+            (8, 8),
+        ),
+        (
+            Image(np.zeros((3, 6, 40, 50)), scale=(1, 4, 2, 3), translate=(0, 1, 4, 5)),
+            "CZYX",
+            (2, 7, 9),
+            (3, 8, 8),
+        ),
+    ],
+    ids=["scaled", "rotated and sheared", "rgb", "affine stack", "channels", "channels, stack"],
+)
+def test_results_lie_over_their_image(
+    viewer: ViewerModel,
+    port: NapariPort,
+    image: Image,
+    axes: str | None,
+    offset: tuple[int, ...],
+    shape: tuple[int, ...],
+) -> None:
+    viewer.add_layer(image)
+    if axes:
+        port.set_axes(axes)
+    port.show(outcome(source_of(port), some_labels(shape), offset))
+    layer = viewer.layers[-1]
+    assert isinstance(layer, Labels)
+    assert layer.data.dtype == np.int32
+    lead = image.ndim - layer.ndim
+    assert layer.units == image.units[lead:]
+    np.testing.assert_allclose(layer.scale, image.scale[lead:])
+    rng = np.random.default_rng(0)
+    for point in rng.uniform(0, 5, (5, layer.ndim)):
+        inside = (*(0,) * lead, *(point + offset))
+        np.testing.assert_allclose(
+            layer.data_to_world(point), np.array(image.data_to_world(inside))[lead:], atol=1e-9
+        )
+
+
+def test_channels_between_stack_and_plane(viewer: ViewerModel, port: NapariPort) -> None:
+    image = viewer.add_image(np.zeros((4, 3, 20, 30)), scale=(5, 1, 1, 1))
+    port.set_axes("TCYX")
+    port.set_channels((2,))
+    port.show(outcome(source_of(port), some_labels((4, 20, 30)), (0, 0, 0)))
+    layer = viewer.layers[-1]
+    assert layer.data.shape == (4, 1, 20, 30)
+    np.testing.assert_allclose(
+        layer.data_to_world((3, 0, 5, 6)), image.data_to_world((3, 2, 5, 6))
+    )
+
+
+def test_new_layer_keeps_selection_and_camera(viewer: ViewerModel, port: NapariPort) -> None:
+    a = viewer.add_image(np.zeros((30, 30)), name="cells of mine")
+    b = viewer.add_image(np.zeros((30, 30)), name="b")
+    viewer.layers.selection.active = a
+    viewer.layers.selection.add(b)
+    viewer.scene.camera.zoom = 3.3
+    viewer.scene.camera.center = (0, 3, 4)
+    before = (viewer.scene.camera.zoom, viewer.scene.camera.center)
+    selected = set(viewer.layers.selection)
+    port.choose(str(a.unique_id))
+    port.show(outcome(source_of(port), some_labels((30, 30)), (0, 0)))
+    layer = viewer.layers[-1]
+    assert layer.name == "cells of mine cells"
+    assert set(viewer.layers.selection) == selected
+    assert (viewer.scene.camera.zoom, viewer.scene.camera.center) == before
+    assert layer.metadata[METADATA_KEY] == {"model": "tiny"}
+    assert list(layer.features["index"]) == [1]
+    assert {"label", "area_px"} <= set(layer.features.columns)
+
+
+def test_rerun_replaces_in_place(viewer: ViewerModel, port: NapariPort) -> None:
+    viewer.add_image(np.zeros((30, 30)), translate=(5, 5))
+    port.show(outcome(source_of(port), some_labels((30, 30)), (0, 0)))
+    layer = viewer.layers[-1]
+    layer.opacity = 0.3
+    port.show(outcome(source_of(port), some_labels((10, 12)) * 2, (4, 6), "b", "a"))
+    assert len(viewer.layers) == 2
+    assert viewer.layers[-1] is layer
+    assert layer.opacity == 0.3
+    assert layer.data.shape == (10, 12)
+    np.testing.assert_allclose(layer.translate, (9, 11))
+    port.update_labels("b", np.full((10, 12), 3, np.int32))
+    assert (layer.data == 3).all()
+    # the former key means nothing any more
+    port.update_labels("a", np.zeros((10, 12), np.int32))
+    assert (layer.data == 3).all()
+
+
+@pytest.mark.parametrize("how", ["paint", "data_setitem", "assign"])
+def test_an_edited_result_is_the_users(viewer: ViewerModel, port: NapariPort, how: str) -> None:
+    viewer.add_image(np.zeros((30, 30)))
+    port.show(outcome(source_of(port), some_labels((30, 30)), (0, 0)))
+    layer = viewer.layers[-1]
+    edited: list[str] = []
+    port.result_edited.connect(edited.append)
+    if how == "paint":
+        layer.paint((10, 10), 7)
+    elif how == "data_setitem":
+        layer.data_setitem((np.array([5]), np.array([5])), 7)
+    else:
+        layer.data = np.full((30, 30), 7, np.int32)
+    assert edited == ["a"]
+    now = layer.data.copy()
+    port.update_labels("a", some_labels((30, 30)))
+    port.show(outcome(source_of(port), some_labels((30, 30)), (0, 0), "b", None))
+    np.testing.assert_array_equal(layer.data, now)
+    assert len(viewer.layers) == 3
+
+
+def test_our_own_updates_are_no_edits(viewer: ViewerModel, port: NapariPort) -> None:
+    viewer.add_image(np.zeros((30, 30)))
+    edited: list[str] = []
+    port.result_edited.connect(edited.append)
+    port.show(outcome(source_of(port), some_labels((30, 30)), (0, 0)))
+    port.update_labels("a", some_labels((30, 30)))
+    port.update_table("a", {"label": np.array([1])})
+    assert edited == []
+
+
+def test_result_of_a_deleted_image_is_not_shown(viewer: ViewerModel, port: NapariPort) -> None:
+    image = viewer.add_image(np.zeros((30, 30)))
+    late = outcome(source_of(port), some_labels((30, 30)), (0, 0))
+    other = viewer.add_image(np.zeros((30, 30)))
+    viewer.layers.remove(image)
+    port.show(late)
+    assert list(viewer.layers) == [other]
+
+
+def test_deleted_result_is_told_and_comes_anew(viewer: ViewerModel, port: NapariPort) -> None:
+    viewer.add_image(np.zeros((30, 30)))
+    gone: list[str] = []
+    port.result_gone.connect(gone.append)
+    port.show(outcome(source_of(port), some_labels((30, 30)), (0, 0)))
+    viewer.layers.remove(viewer.layers[-1])
+    assert gone == ["a"]
+    port.update_labels("a", some_labels((30, 30)))
+    assert len(viewer.layers) == 1
+    port.show(outcome(source_of(port), some_labels((30, 30)), (0, 0), "b", "a"))
+    assert len(viewer.layers) == 2
+
+
+# --- measuring ---------------------------------------------------------------------------
+
+
+class Mouse:
+    """A mouse event as napari hands it to callbacks."""
+
+    def __init__(self, position: tuple[float, ...]) -> None:
+        self.position = position
+        self.type = "mouse_press"
+
+
+def drag(layer: Any, start: tuple[float, ...], end: tuple[float, ...]) -> None:
+    event = Mouse(start)
+    generator = layer.mouse_drag_callbacks[-1](layer, event)
+    next(generator)
+    event.type, event.position = "mouse_move", end
+    next(generator)
+    event.type = "mouse_release"
+    with pytest.raises(StopIteration):
+        next(generator)
+
+
+class Later:
+    """Runs calls after the event that made them, as Qt's event loop does."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def __call__(self, call: Any) -> None:
+        self.calls.append(call)
+
+    def run(self) -> None:
+        while self.calls:
+            self.calls.pop(0)()
+
+
+@pytest.fixture
+def later() -> Later:
+    return Later()
+
+
+def test_measure_in_pixels_of_the_image(
+    viewer: ViewerModel, port: NapariPort, later: Later
+) -> None:
+    image = viewer.add_image(np.zeros((3, 50, 50)), scale=(9, 0.5, 0.5), translate=(0, 5, 5))
+    lengths: list[float | None] = []
+    port.measure(later, lengths.append)
+    line = viewer.layers[-1]
+    assert line.mode == "add_line"
+    drag(line, (0, 6, 6), (0, 6 + 3, 6 + 4))
+    later.run()
+    assert lengths == [pytest.approx(10)]
+    assert list(viewer.layers) == [image]
+    assert viewer.layers.selection.active is image
+
+
+def test_a_click_is_no_line(viewer: ViewerModel, port: NapariPort, later: Later) -> None:
+    viewer.add_image(np.zeros((50, 50)))
+    lengths: list[float | None] = []
+    port.measure(later, lengths.append)
+    line = viewer.layers[-1]
+    drag(line, (6, 6), (6, 6.2))
+    later.run()
+    assert lengths == []
+    assert line in viewer.layers
+    drag(line, (6, 6), (6, 16))
+    later.run()
+    assert lengths == [pytest.approx(10)]
+
+
+@pytest.mark.parametrize("how", ["escape", "select", "delete line", "delete image", "close"])
+def test_measuring_is_cleaned_up(
+    viewer: ViewerModel, port: NapariPort, later: Later, how: str
+) -> None:
+    image = viewer.add_image(np.zeros((50, 50)))
+    other = viewer.add_image(np.zeros((50, 50)))
+    viewer.dims.ndisplay = 2
+    lengths: list[float | None] = []
+    port.measure(later, lengths.append)
+    line = viewer.layers[-1]
+    if how == "escape":
+        from app_model.types import KeyBinding
+
+        line.keymap[KeyBinding.from_str("Escape")](line)
+    elif how == "select":
+        viewer.layers.selection.active = image
+    elif how == "delete line":
+        viewer.layers.remove(line)
+    elif how == "delete image":
+        viewer.layers.remove(other)
+        port.cancel_measure()
+    else:
+        port.close()
+    later.run()
+    assert line not in viewer.layers
+    assert lengths == [None]
+    expected = image if how in ("select", "delete image") else other
+    if how != "delete image":
+        assert viewer.layers.selection.active is expected
