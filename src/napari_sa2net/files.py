@@ -36,6 +36,8 @@ def write_atomically(
     """
     path = Path(path).expanduser()
     try:
+        if "\0" in path.name:
+            raise ValueError("zero byte in the name")
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
     except (OSError, ValueError) as error:

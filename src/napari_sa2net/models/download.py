@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import platformdirs
 import pooch
+import requests
 
 from napari_sa2net.errors import Cancelled, DownloadError, OutputError, SettingsError
 from napari_sa2net.models.registry import HOME_VARIABLE
@@ -73,8 +74,10 @@ def download(
         raise SettingsError(f"{url!r} is not a web address. Give one with http:// or https://")
     base = re.sub(r"[^\w .-]+", "_", unquote(parts.path).rsplit("/", 1)[-1]).strip(" .")
     folder = downloads_dir()
-    # Unlike pooch's own loggers, one of ours says nothing on the console unasked.
-    pooch.get_logger().setLevel("WARNING")
+    # Pooch reports each download on the console, unasked.
+    log = pooch.get_logger()
+    level = log.level
+    log.setLevel("WARNING")
     bar = _Bar(base or url, progress, cancelled)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,23 +89,22 @@ def download(
             path=folder / sha256[:16],
             downloader=pooch.HTTPDownloader(progressbar=bar, timeout=TIMEOUT),
         )
-    except Cancelled:
-        raise
+    except requests.RequestException as error:
+        raise DownloadError(
+            f"{url} could not be downloaded ({error}). "
+            "Check the address and the internet connection, and try again."
+        ) from error
     except ValueError as error:  # what pooch raises for a wrong hash
         raise DownloadError(
             f"The file at {url} is not the one with sha256 {sha256}. "
             "It was changed or damaged on the way, and is not used."
         ) from error
     except OSError as error:
-        # Errors of requests are OSErrors too.
-        if type(error).__module__.startswith("requests"):
-            raise DownloadError(
-                f"{url} could not be downloaded ({error}). "
-                "Check the address and the internet connection, and try again."
-            ) from error
         raise OutputError(
             f"{folder} cannot be written ({error}). Check its permissions and the free space."
         ) from error
+    finally:
+        log.setLevel(level)
     return Path(path)
 
 

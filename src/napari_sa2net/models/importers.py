@@ -24,6 +24,7 @@ from napari_sa2net.errors import (
     UnsafeCheckpointError,
 )
 from napari_sa2net.models.card import ModelCard
+from napari_sa2net.models.registry import MAX_NAME, is_model_name
 from napari_sa2net.nn import SA2Net
 
 #: "folds": dict of the MoNuSeg/GlaS script; "bare": state dict of the ISIC/SegPC script.
@@ -285,5 +286,7 @@ def class_names(n_classes: int) -> tuple[str, ...]:
 def name_of_file(path: Path) -> str:
     """A model name made of a file's name, without the endings of checkpoints."""
     stem = re.sub(r"(\.(pth|pt|tar|ckpt|bin|safetensors))+$", "", path.name, flags=re.I)
-    name = re.sub(r"[^\w .-]+", "_", stem).strip(" .")[:64].strip(" .")
+    name = re.sub(r"^\W+", "", re.sub(r"[^\w .-]+", "_", stem))[:MAX_NAME].rstrip(" .")
+    if name and not is_model_name(name):  # a device of Windows
+        name = f"model {name}"
     return name or "imported"

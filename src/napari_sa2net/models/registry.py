@@ -106,8 +106,9 @@ def list_models() -> list[ModelEntry]:
     for path, bundled in _files():
         try:
             entries.append(_entry(path, bundled))
-        except (CheckpointError, FileNotFoundError) as error:  # removed meanwhile
-            logger.warning("Left out of the list of models: %s", error)
+        except CheckpointError as error:
+            if path.exists():  # not removed by another process meanwhile
+                logger.warning("Left out of the list of models: %s", error)
     return entries
 
 
@@ -120,8 +121,12 @@ def find_model(name: str) -> ModelEntry | None:
         If there is such a file but its card cannot be read.
     """
     for path, bundled in _files():
-        if path.name.removesuffix(SUFFIX).casefold() == name.casefold():
-            return _entry(path, bundled)
+        if _same(path, name):
+            try:
+                return _entry(path, bundled)
+            except CheckpointError:
+                if path.exists():
+                    raise
     return None
 
 
@@ -161,7 +166,8 @@ def add_file(source: str | os.PathLike[str], name: str, overwrite: bool = False)
         for path in _user_files():
             if path != target and _same(path, name):
                 path.unlink(missing_ok=True)
-    return _entry(target, bundled=False)
+        # Under the lock: the next process may remove it at once.
+        return _entry(target, bundled=False)
 
 
 def export_model(
@@ -227,13 +233,15 @@ def rename_model(name: str, new_name: str) -> ModelEntry:
             os.replace(path, target)
         except OSError as error:
             raise OutputError(f"{path} cannot be renamed ({error}).") from error
-    return _entry(target, bundled=False)
+        return _entry(target, bundled=False)
 
 
 def _entry(path: Path, bundled: bool) -> ModelEntry:
     name = path.name.removesuffix(SUFFIX)
     card = read_card(path).model_copy(update={"name": name})
-    return ModelEntry(name, path, bundled, card, path.stat().st_size)
+    with open_checked(path) as file:
+        size = os.fstat(file.fileno()).st_size
+    return ModelEntry(name, path, bundled, card, size)
 
 
 def _files() -> Iterator[tuple[Path, bool]]:
