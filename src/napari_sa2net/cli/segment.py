@@ -174,7 +174,7 @@ def _one(
     try:
         record = folder.finished(job)
         if record is not None:
-            progress.end(job.name, f"{record['objects']} objects (done before)", "dim")
+            progress.end(job.name, f"{_count(record['objects'])} (done before)", "dim")
             return {**entry, "state": "skipped", "objects": record["objects"]}
         progress.begin(job.name)
         record = segment_file(job, folder, model, settings, progress)
@@ -185,7 +185,7 @@ def _one(
         message = f"unexpected {type(error).__name__}: {error}"
         progress.end(job.name, message, "red")
         return {**entry, "state": "failed", "error": message}
-    progress.end(job.name, f"{record['objects']} objects in {record['seconds']:.1f} s")
+    progress.end(job.name, f"{_count(record['objects'])} in {record['seconds']:.1f} s")
     return {
         **entry,
         "state": "done",
@@ -272,9 +272,14 @@ def _report(summary: dict[str, Any]) -> None:
     done = f"{summary['n_done']} of {summary['n_images']} images"
     console.stderr().print(
         f"{done} in {summary['seconds']:.1f} s with {summary['model']['name']}; "
-        f"{summary['n_objects']} objects in {summary['output']}/objects.csv"
+        f"{_count(summary['n_objects'])} in {summary['output']}/objects.csv"
     )
     if summary["state"] == "interrupted":
         console.warning("Stopped. Give the same command again to go on from here.")
     for image in failed:
-        console.error(f"{image['input']}: {image['error']}")
+        error, path = image["error"], image["input"]
+        console.error(error if path in error else f"{path}: {error}")
+
+
+def _count(objects: int) -> str:
+    return "1 object" if objects == 1 else f"{objects} objects"

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+
+from napari_sa2net.data import synthetic_nuclei
+
+
+@pytest.fixture
+def masks(tmp_path):
+    """Truth of two images, and predictions: one right, one with a cell missing."""
+    for kind in ("truth", "found"):
+        (tmp_path / kind).mkdir()
+    for name, seed in (("a", 1), ("b", 2)):
+        _, labels = synthetic_nuclei(shape=(96, 96), n=8, diameter=14, seed=seed)
+        tifffile.imwrite(tmp_path / "truth" / f"{name}.tif", labels.astype(np.uint16))
+        found = labels.copy()
+        if name == "b":
+            found[found == found.max()] = 0
+        tifffile.imwrite(tmp_path / "found" / f"{name}.tif", found.astype(np.uint16))
+    index = "split,name,kind\ntest,a.tif,fluo\ntest,b.tif,stained\ntrain,c.tif,fluo\n"
+    (tmp_path / "index.csv").write_text(index)
+    return tmp_path
+
+
+def test_evaluate_prints_groups_and_json(run, masks):
+    command = ("evaluate", masks / "found", masks / "truth", "--index", masks / "index.csv")
+    options = ("--split", "test", "--group-by", "kind")
+    result = run(*command, *options)
+    assert result.code == 0
+    lines = {line.split()[0]: line.split() for line in result.out.splitlines()}
+    assert lines["group"][4] == "ap50"
+    assert lines["fluo"][4] == "1.000"
+    assert 0 < float(lines["stained"][4]) < 1
+    assert float(lines["stained"][4]) < float(lines["all"][4]) < 1
+
+    scores = run(*command, *options, "--json").json()
+    assert scores["groups"]["fluo"]["ap50"] == 1
+    assert f"{scores['all']['ap50']:.3f}" == lines["all"][4]
+
+
+def test_evaluate_names_what_is_missing(run, masks):
+    (masks / "found" / "b.tif").unlink()
+    result = run("evaluate", masks / "found", masks / "truth")
+    assert result.code == 2
+    assert "missing" in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+def test_models_come_and_go(run, tiny_model, tmp_path, own_home):
+    imported = run("models", "import", tiny_model, "--name", "mine")
+    assert imported.code == 0
+    listed = run("models", "list", "--json").json()
+    mine = next(entry for entry in listed if entry["name"] == "mine")
+    assert mine["path"].startswith(str(own_home))
+    assert not mine["bundled"]
+    assert "mine" in run("models", "list").out
+    assert run("models", "show", "mine", "--json").json()["card"]["diameter"] == 20
+    assert "Untrained" in run("models", "show", tiny_model).out
+
+    taken = run("models", "import", tiny_model, "--name", "mine")
+    assert taken.code == 2
+    assert "mine" in taken.err
+    assert run("models", "import", tiny_model, "--name", "mine", "--overwrite").code == 0
+
+    assert run("models", "export", "mine", tmp_path / "copy.safetensors").code == 0
+    assert (tmp_path / "copy.safetensors").read_bytes() == tiny_model.read_bytes()
+    assert run("models", "remove", "mine").code == 0
+    gone = run("models", "show", "mine")
+    assert gone.code == 2
+    assert "There is no model" in gone.err
+    assert "'mine'" in gone.err
+
+
+def test_published_checkpoint_is_imported(run, shared_dir, own_home):
+    published = shared_dir / "golden" / "official_segpc_style.pt"
+    result = run("models", "import", published, "--name", "published")
+    assert result.code == 0
+    assert "left out" in result.err
+    card = run("models", "show", "published", "--json").json()["card"]
+    assert len(card["dropped_keys"]) > 0
+
+
+def test_importing_nonsense_is_one_clear_line(run, tmp_path):
+    (tmp_path / "x.pt").write_bytes(b"nonsense" * 50)
+    result = run("models", "import", tmp_path / "x.pt")
+    assert result.code == 2
+    assert len(result.err.splitlines()) == 1
+    assert "x.pt" in result.err
+
+
+def test_debug_shows_the_way_to_an_error(run, tmp_path):
+    from napari_sa2net.errors import SA2NetError
+
+    with pytest.raises(SA2NetError):
+        run("models", "show", tmp_path / "none.pt", "--debug")
+
+
+def test_doctor_times_the_model_and_tells_every_check(run, tiny_model):
+    report = run("doctor", "--model", tiny_model, "--json").json()
+    checks = {check["name"]: check for check in report["checks"]}
+    assert {"versions", "devices", "models", "napari", "window system", "speed"} <= set(checks)
+    assert "megapixels per second with tiny" in checks["speed"]["found"]
+    assert "torch" in checks["versions"]["found"]
+    assert checks["napari"]["status"] == "ok"
+
+
+def test_doctor_reports_a_broken_model_and_goes_on(run, tmp_path):
+    (tmp_path / "broken.safetensors").write_bytes(b"x" * 100)
+    result = run("doctor", "--model", tmp_path / "broken.safetensors")
+    assert result.code == 1
+    assert "✗ speed" in result.out
+    assert "→" in result.out
+    assert "versions" in result.out
+
+
+def test_demo_without_a_window(run, tiny_model, tmp_path):
+    out = tmp_path / "demo"
+    result = run("demo", "--no-window", "-o", out, "--model", tiny_model)
+    assert result.code == 0
+    names = ["nuclei-stack", "nuclei-timelapse", "tissue"]
+    assert sorted(path.stem for path in out.glob("*.tif")) == names
+    assert sorted(path.stem for path in out.glob("*.png")) == names
+    for name in names:
+        picture = (out / f"{name}.png").read_bytes()
+        assert picture.startswith(b"\x89PNG")
+        assert name in result.out
+    record = json.loads((out / "extra" / "images" / "nuclei-stack.json").read_text())
+    assert record["provenance"]["pixel_size_um"] == pytest.approx(0.26)
+
+
+def test_help_of_every_command(run):
+    for command in ("segment", "evaluate", "models", "train", "demo", "doctor"):
+        result = run(command, "--help")
+        assert result.code == 0
+        assert "Usage" in result.out

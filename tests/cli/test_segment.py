@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from napari_sa2net.data import synthetic_nuclei
+
+
+@pytest.fixture
+def segment(run, tiny_model, images, tmp_path):
+    def call(*more, inputs=(images,), out=tmp_path / "out"):
+        return run("segment", *inputs, "-o", out, "--model", tiny_model, *more)
+
+    return call
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / "objects.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_folder_with_a_bad_file(segment, images, tmp_path):
+    out = tmp_path / "out"
+    result = segment()
+    assert result.code == 1
+    assert sorted(path.name for path in out.iterdir()) == [
+        "a.tif",
+        "b.tif",
+        "colour.tif",
+        "extra",
+        "objects.csv",
+    ]
+    for name, shape in (("a", (64, 80)), ("b", (64, 80)), ("colour", (48, 40))):
+        labels = tifffile.imread(out / f"{name}.tif")
+        assert labels.shape == shape
+        assert labels.dtype.kind in "ui"
+    assert {row["image"] for row in rows(out)} == {"a", "b", "colour"}
+    assert {"label", "area_px", "area_um2", "confidence"} <= set(rows(out)[0])
+    last = result.err.splitlines()[-1]
+    assert "bad.tif" in last
+    assert "Traceback" not in result.err
+
+    manifest = json.loads((out / "extra" / "run.json").read_text())
+    states = {image["name"]: image["state"] for image in manifest["images"]}
+    assert states == {"a": "done", "bad": "failed", "b": "done", "colour": "done"}
+    record = json.loads((out / "extra" / "images" / "a.json").read_text())
+    assert record["provenance"]["model"]["sha256"] == manifest["model"]["sha256"]
+    assert not list(out.rglob("*.part*"))
+
+
+def test_json_is_the_only_thing_on_stdout(segment):
+    result = segment("--json")
+    assert result.json()["n_done"] == 3
+    assert result.json()["n_failed"] == 1
+    assert result.err == ""
+
+
+def test_every_image_bad_is_a_failure(segment, images):
+    assert segment(inputs=(images / "bad.tif",)).code == 2
+
+
+def test_finished_images_are_skipped_until_something_changes(segment, images, tmp_path):
+    def states(*more):
+        manifest = segment("--json", *more).json()
+        return {image["name"]: image["state"] for image in manifest["images"]}
+
+    good = {"a", "b", "colour"}
+    segment()
+    before = (tmp_path / "out" / "objects.csv").read_text()
+    again = states()
+    assert {name for name in good if again[name] == "skipped"} == good
+    assert again["bad"] == "failed"
+    assert (tmp_path / "out" / "objects.csv").read_text() == before
+
+    os.utime(images / "a.tif", (1, 1))
+    (tmp_path / "out" / "b.tif").unlink()
+    changed = states()
+    assert (changed["a"], changed["b"], changed["colour"]) == ("done", "done", "skipped")
+
+    other = states("--foreground", "0.4")
+    assert {other[name] for name in good} == {"done"}
+    redone = states("--foreground", "0.4", "--overwrite")
+    assert {redone[name] for name in good} == {"done"}
+    # The device does not change a result, so it is no reason to do it again.
+    assert states("--foreground", "0.4", "--device", "cpu")["a"] == "skipped"
+
+
+def test_a_mask_from_elsewhere_is_not_replaced(segment, images, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.tif").write_bytes(b"precious")
+    result = segment(inputs=(images / "a.tif", images / "b.tif"))
+    assert result.code == 1
+    assert "--overwrite" in result.err
+    assert (out / "a.tif").read_bytes() == b"precious"
+    assert segment("--overwrite", inputs=(images / "a.tif",)).code == 0
+    assert tifffile.imread(out / "a.tif").shape == (64, 80)
+
+
+def test_another_image_of_that_name_in_a_later_run_is_refused(segment, images, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    tifffile.imwrite(other / "a.tif", np.zeros((9, 9), np.uint8))
+    assert segment(inputs=(images / "a.tif",)).code == 0
+    result = segment(inputs=(other / "a.tif",))
+    assert result.code == 2
+    assert "belongs to another image" in result.err
+    assert tifffile.imread(tmp_path / "out" / "a.tif").shape == (64, 80)
+
+
+def test_same_name_in_two_folders_gives_two_masks(segment, images, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    tifffile.imwrite(other / "a.tif", np.zeros((9, 9), np.uint8))
+    assert segment(inputs=(images / "a.tif", other / "a.tif")).code == 0
+    out = tmp_path / "out"
+    assert tifffile.imread(out / "in_a.tif").shape == (64, 80)
+    assert tifffile.imread(out / "other_a.tif").shape == (9, 9)
+
+
+def test_output_into_the_input_folder_is_refused(segment, images):
+    before = (images / "a.tif").read_bytes()
+    result = segment("--overwrite", out=images)
+    assert result.code == 2
+    assert "another output folder" in result.err
+    assert (images / "a.tif").read_bytes() == before
+    assert not (images / "extra").exists()
+
+
+def test_glob_stack_axes_and_channels(segment, tmp_path):
+    stack = np.stack([synthetic_nuclei(shape=(40, 48), n=3, seed=s)[0] for s in range(3)])
+    np.save(tmp_path / "stack.npy", stack)
+    result = segment("--axes", "ZYX", inputs=(str(tmp_path / "*.npy"),))
+    assert result.code == 0
+    assert tifffile.imread(tmp_path / "out" / "stack.tif").shape == (3, 40, 48)
+    result = segment("--axes", "CYX", "--channels", "1,2", inputs=(tmp_path / "stack.npy",))
+    assert result.code == 0
+    assert tifffile.imread(tmp_path / "out" / "stack.tif").shape == (40, 48)
+
+
+def test_ome_zarr(segment, tmp_path):
+    import zarr
+
+    image, _ = synthetic_nuclei(shape=(48, 40), n=4, seed=3)
+    group = zarr.open_group(tmp_path / "plate.ome.zarr", mode="w", zarr_format=2)
+    array = group.create_array("0", shape=image.shape, dtype=image.dtype, chunks=(32, 32))
+    array[:] = image
+    group.attrs["multiscales"] = [
+        {
+            "version": "0.4",
+            "axes": [
+                {"name": "y", "type": "space", "unit": "micrometer"},
+                {"name": "x", "type": "space", "unit": "micrometer"},
+            ],
+            "datasets": [
+                {
+                    "path": "0",
+                    "coordinateTransformations": [{"type": "scale", "scale": [0.5, 0.5]}],
+                }
+            ],
+        }
+    ]
+    assert segment(inputs=(tmp_path / "plate.ome.zarr",)).code == 0
+    out = tmp_path / "out"
+    assert tifffile.imread(out / "plate.tif").shape == (48, 40)
+    first = rows(out)[0]
+    assert float(first["area_um2"]) == pytest.approx(0.25 * int(first["area_px"]))
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--model", "no-such-model"), "no model"),
+        (("--device", "quantum"), "quantum"),
+        (("--foreground", "3"), "--foreground 3"),
+        (("--tile", "100"), "--tile 100"),
+        (("--channels", "red"), "counted from 0"),
+        (("--no-such-flag",), "--no-such-flag"),
+    ],
+)
+def test_wrong_usage_is_one_clear_line(run, images, tmp_path, tiny_model, more, words):
+    model = () if "--model" in more else ("--model", tiny_model)
+    result = run("segment", images, "-o", tmp_path / "out", *model, *more)
+    assert result.code == 2
+    assert words in result.err
+    assert len(result.err.splitlines()) == 1
+    assert not list((tmp_path / "out").rglob("*.tif"))
+
+
+def test_missing_input_is_named(segment, tmp_path):
+    result = segment(inputs=(tmp_path / "nowhere",))
+    assert result.code == 2
+    assert "nowhere" in result.err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for child processes")
+def test_interrupted_batch_resumes(tiny_model, tmp_path):
+    folder, out = tmp_path / "many", tmp_path / "out"
+    folder.mkdir()
+    image, _ = synthetic_nuclei(shape=(64, 64), n=4, seed=0)
+    names = [f"im{i:02}" for i in range(24)]
+    for name in names:
+        tifffile.imwrite(folder / f"{name}.tif", image)
+    command = [
+        *(sys.executable, "-m", "napari_sa2net.cli", "segment", str(folder)),
+        *("-o", str(out), "--model", str(tiny_model)),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (out / "im01.tif").is_file() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+
+    manifest = json.loads((out / "extra" / "run.json").read_text())
+    assert manifest["state"] == "interrupted"
+    done = [image["name"] for image in manifest["images"] if image["state"] == "done"]
+    assert 1 <= len(done) < len(names)
+    assert not [path for path in out.rglob("*") if "part" in path.name]
+    assert {row["image"] for row in rows(out)} == set(done)
+
+    again = subprocess.run(
+        [*command, "--json"], capture_output=True, text=True, check=True, timeout=100
+    )
+    states = {image["name"]: image["state"] for image in json.loads(again.stdout)["images"]}
+    assert sorted(states) == names
+    assert all(states[name] == "skipped" for name in done)
+    assert {row["image"] for row in rows(out)} == set(names)
