@@ -20,22 +20,6 @@ def shared_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """File of a small network with random weights (base 4, three classes): fast, not good."""
-    import torch
-
-    from napari_sa2net.config import NetworkConfig
-    from napari_sa2net.models.card import ModelCard
-    from napari_sa2net.models.file import save_model
-    from napari_sa2net.nn import SA2Net
-
-    torch.manual_seed(0)
-    card = ModelCard(
-        name="tiny",
-        network=NetworkConfig(in_channels=3, n_classes=3, base_channels=4),
-        classes=("background", "interior", "boundary"),
-    )
-    net = SA2Net(in_channels=3, n_classes=3, base_channels=4).eval()
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    save_model(path, net, card)
-    return path
+def tiny_model() -> Path:
+    """File of a base 4 network that finds synthetic nuclei; see make_tiny_model.py."""
+    return Path(__file__).with_name("tiny.safetensors")

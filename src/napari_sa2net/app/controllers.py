@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from psygnal import Signal
@@ -116,6 +117,7 @@ class SegmentController:
         self._results: dict[str, _Result] = {}
         self._rest: threading.Timer | None = None
         self._closed = False
+        self._instances_chosen = False
         self._client = make_client(self._on_event)
 
     # --- what a person does ----------------------------------------------------------
@@ -137,8 +139,10 @@ class SegmentController:
         with self._lock:
             self.session.models = tuple(list_models())
             names = [entry.name for entry in self.session.models]
-            if names and self.session.model not in names:
-                self.set_model(names[0])
+            wanted = self.session.model
+            if names and wanted not in names and not Path(wanted).is_file():
+                wanted = names[0]
+            self.set_model(wanted)
 
     def set_image(self, source: ImageSource | None) -> None:
         """Choose the image, or tell that its channels, axes, view or plane changed."""
@@ -155,9 +159,16 @@ class SegmentController:
             self.set_image(replace(source, channels=channels))
 
     def set_model(self, name: str) -> None:
-        """Choose a model by name and load it in the engine."""
+        """Choose a model by name or path and load it in the engine.
+
+        Until `set_instances` is called, the sliders take the model's own defaults.
+        """
         with self._lock:
             self.session.model = name
+            card = next((e.card for e in self.session.models if e.name == name), None)
+            if card is not None and not self._instances_chosen:
+                # The model's own defaults, until a person moves a slider.
+                self.session.instances = card.instance
             if self.session.info is not None:
                 self._warm_up()
 
@@ -188,6 +199,7 @@ class SegmentController:
         setting waits, those between are skipped. The table follows when they rest.
         """
         with self._lock:
+            self._instances_chosen = True
             self.session.instances = config
             result = self._shown()
             if result is None or result.edited or not result.kept:
@@ -213,7 +225,9 @@ class SegmentController:
             self.cancel()
             self.session.error = None
             job = self._jobs.open("segment", request.key, request)
-            self._set_running(JobProgress(0, 0, "starting"))
+            waiting = self.session.engine in ("stopped", "starting")
+            what = "waiting for the engine to start" if waiting else "starting"
+            self._set_running(JobProgress(0, 0, what))
             self._client.submit(request.to_engine(job.number))
             return job.number
 
@@ -372,7 +386,10 @@ class SegmentController:
         self.result_ready.emit(SegmentOutcome(job.key, replaces, request, result))
         if self.session.instances != request.instances:
             # A slider moved while the network ran.
-            self.set_instances(self.session.instances)
+            state = self._results[image_key]
+            state.wanted = self.session.instances
+            self._derive_next(state)
+            self._rest_timer()
 
     def _derived(self, job: Job, result: p.SegmentResult) -> None:
         state = self._by_key(job.key)

@@ -9,7 +9,9 @@ registered with it: a process that merely attaches must not be, else its tracker
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import secrets
 import sys
 import tempfile
 import threading
@@ -71,9 +73,9 @@ class SharedArray:
             There is room neither in memory nor on disk.
         """
         dtype = np.dtype(dtype)
-        n_bytes = max(1, int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
+        n_bytes = max(1, math.prod(shape) * dtype.itemsize)
         try:
-            memory = shared_memory.SharedMemory(create=True, size=n_bytes)
+            memory = shared_memory.SharedMemory(_new_name(), create=True, size=n_bytes)
         except OSError:
             return cls._create_file(shape, dtype, n_bytes, folder)
         if not _reserve(memory.name, n_bytes):
@@ -247,8 +249,18 @@ def _let_go(memory: shared_memory.SharedMemory) -> None:
             _LINGERING.append(one)
 
 
+def _new_name() -> str:
+    """Says whose it is; macOS allows 31 characters."""
+    return f"sa2net_{os.getpid():x}_{secrets.token_hex(4)}"
+
+
 def _view(ref: ArrayRef, buffer: Any) -> NDArray[Any]:
-    return np.ndarray(ref.shape, np.dtype(ref.dtype), buffer=buffer)
+    dtype = np.dtype(ref.dtype)
+    count = math.prod(ref.shape)
+    if count == 0:
+        return np.empty(ref.shape, dtype)
+    # frombuffer, unlike ndarray(buffer=...), keeps the mapping from being closed beneath it.
+    return np.frombuffer(buffer, dtype, count).reshape(ref.shape)
 
 
 def _map(ref: ArrayRef, mode: Any) -> NDArray[Any]:

@@ -1,0 +1,105 @@
+"""A real engine process, and a recorder of its events."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from napari_sa2net.engine import protocol as p
+from napari_sa2net.engine.client import EngineClient
+
+
+class Engine:
+    """A client with its events; `wait` for one of them."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+        self._changed = threading.Condition()
+        self._job = 0
+        self.client = EngineClient(self._on_event)
+
+    def _on_event(self, event: p.Event) -> None:
+        with self._changed:
+            self.events.append(event)
+            self._changed.notify_all()
+
+    def wait(self, found: Callable[[Any], bool], timeout: float = 90.0) -> Any:
+        """The first event, of all so far or to come, that is the one."""
+
+        def first() -> Any:
+            return next((event for event in self.events if found(event)), None)
+
+        with self._changed:
+            assert self._changed.wait_for(first, timeout), f"only {self.events}"
+            return first()
+
+    def kind(self, kind: type, nth: int = 0) -> Any:
+        """The nth event of a class."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.of(kind)) > nth, 90.0)
+            return self.of(kind)[nth]
+
+    def of(self, kind: type) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def submit(self, make: Callable[[int], p.JobRequest]) -> int:
+        self._job += 1
+        self.client.submit(make(self._job))
+        return self._job
+
+    def answer(self, job: int) -> Any:
+        """The job's last event."""
+        last = (p.Done, p.Failed, p.WasCancelled)
+        return self.wait(lambda event: isinstance(event, last) and event.job == job)
+
+    def result(self, make: Callable[[int], p.JobRequest]) -> Any:
+        """Submit and wait for success."""
+        event = self.answer(self.submit(make))
+        assert isinstance(event, p.Done), event
+        return event.result
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    """One engine for all tests of a module."""
+    one = Engine()
+    one.client.start()
+    one.kind(p.Ready)
+    yield one
+    one.client.close(10)
+
+
+@pytest.fixture
+def new_engine() -> Iterator[Engine]:
+    """An engine that has not been started."""
+    one = Engine()
+    yield one
+    one.client.close(10)
+
+
+def shared_of(*pids: int) -> list[Path]:
+    """Segments in /dev/shm that processes made and that are still there."""
+    folder = Path("/dev/shm")
+    return [path for pid in pids for path in folder.glob(f"sa2net_{pid:x}_*")]
+
+
+@pytest.fixture(name="shared_of")
+def _shared_of() -> Callable[..., list[Path]]:
+    return shared_of
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and waits to be collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.fixture(name="alive")
+def _alive() -> Callable[[int], bool]:
+    return alive
