@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 Mask = NDArray[np.bool_]
-Index = NDArray[np.int64]
-Floats = NDArray[np.float64]
+Index = NDArray[np.integer[Any]]
+Floats = NDArray[np.float32]
 
 #: Rounds of the distance transform over the mask before scipy's takes over.
 DISTANCE_ROUNDS = 48
-#: Slope that makes all heights different, so that a plateau has one way up.
-_TILT = 1e-13
 
 
 def inner_distance(mask: Mask, pixels: Index) -> Floats:
@@ -36,45 +34,51 @@ def inner_distance(mask: Mask, pixels: Index) -> Floats:
 
     Returns
     -------
-    float64 array, shape of pixels; H + W where there is nothing outside.
+    float32 array, shape of pixels; H + W where there is nothing outside.
     """
     height, width = mask.shape
-    far = height + width
+    far = min(height + width, 46_000)  # its square fits an int32
     if pixels.size == mask.size:
-        return np.full(pixels.size, float(far))
+        return np.full(pixels.size, far, np.float32)
     # Columns: distance to the nearest gap above and below. Rows: the best of the neighbours
     # at growing distance, for those pixels that can still gain.
-    number = mask.astype(np.int32)
-    above = np.empty((height, width), np.int32)
-    below = np.empty((height, width), np.int32)
-    above[0], below[-1] = far * number[0], far * number[-1]
-    for y in range(1, height):
-        np.add(above[y - 1], 1, out=above[y])
-        above[y] *= number[y]
-        np.add(below[-y], 1, out=below[-y - 1])
-        below[-y - 1] *= number[-y - 1]
     pad = DISTANCE_ROUNDS
-    squared = np.full((height, width + 2 * pad), far * far, np.int64)
-    nearest = squared[:, pad:-pad]
-    nearest[...] = np.minimum(above, below)
-    np.minimum(nearest, far, out=nearest)
-    nearest *= nearest
+    squared = np.full((height, width + 2 * pad), far * far, np.int32)
+    inside = mask.astype(np.int32)
+    above = np.empty((height, width), np.int32)
+    run = np.full(width, far, np.int32)
+    for y in range(height):
+        run += 1
+        run *= inside[y]
+        above[y] = run
+    run[:] = far
+    for y in range(height - 1, -1, -1):
+        run += 1
+        run *= inside[y]
+        nearest = np.minimum(np.minimum(run, above[y]), far)
+        np.multiply(nearest, nearest, out=squared[y, pad:-pad])
     line = squared.ravel()
-    where = pixels + (pixels // width) * (2 * pad) + pad
-    best = line[where]
+    at = pixels + (pixels // width) * (2 * pad)
+    best = line[pad:].take(at)
+    if best.mean(dtype=np.float64) > (pad / 2) ** 2:  # large objects: many rounds
+        return _scipy_distance(mask, pixels)
     active = np.flatnonzero(best > 1)
-    at, own = where[active], best[active]
+    at, own = at[active], best[active]
     for step in range(1, pad + 1):
-        beside = np.minimum(line[at - step], line[at + step])
-        beside += step * step
-        np.minimum(own, beside, out=own)
+        np.minimum(own, line[pad - step :].take(at) + step * step, out=own)
+        np.minimum(own, line[pad + step :].take(at) + step * step, out=own)
         going = own > (step + 1) ** 2
-        if not going.all():
+        count = np.count_nonzero(going)
+        if count < 0.8 * own.size:  # finished ones may stay: they cannot gain any more
             best[active] = own
             active, at, own = active[going], at[going], own[going]
-        if active.size == 0:
-            return np.sqrt(best)
-    result: Floats = ndimage.distance_transform_edt(mask).ravel()[pixels]
+        if count == 0:
+            return np.sqrt(best, dtype=np.float32)
+    return _scipy_distance(mask, pixels)
+
+
+def _scipy_distance(mask: Mask, pixels: Index) -> Floats:
+    result: Floats = ndimage.distance_transform_edt(mask).ravel()[pixels].astype(np.float32)
     return result
 
 
@@ -100,24 +104,25 @@ class Basins:
     """
 
     def __init__(self, shape: tuple[int, int], pixels: Index, height: Floats) -> None:
-        stride = shape[1] + 2  # one pixel of padding: neighbours never wrap around
-        flat = pixels + 2 * (pixels // shape[1]) + stride + 1
-        height = height - flat * _TILT
-        ground = np.full((shape[0] + 2) * stride, -np.inf)
-        ground[flat] = height
-        place = np.full(ground.size, -1, np.int64)
-        place[flat] = np.arange(flat.size)
+        # One pixel of padding, so that neighbours never wrap around; positions count from
+        # the first pixel inside it, so that all neighbours are slices of the padded image.
+        stride = shape[1] + 2
+        at = pixels + 2 * (pixels // shape[1])
+        height = height.astype(np.float32, copy=False)
+        ground = np.full((shape[0] + 2) * stride, -np.inf, np.float32)
+        ground[stride + 1 :][at] = height
+        place = np.full(ground.size, -1, np.int32)
+        place[stride + 1 :][at] = np.arange(at.size, dtype=np.int32)
 
-        parent = place[_uphill(ground, flat, height, stride)]
-        parent = _roots(parent)
-        summit = np.flatnonzero(parent == np.arange(flat.size))
-        number = np.empty(flat.size, np.int64)
-        number[summit] = np.arange(summit.size)
+        parent = _roots(_uphill(ground, place, at, height, stride))
+        summit = np.flatnonzero(parent == np.arange(at.size))
+        number = np.empty(at.size, np.int32)
+        number[summit] = np.arange(summit.size, dtype=np.int32)
         self.basin: Index = number[parent]
         self.peak: Floats = height[summit]
         self.area: Index = np.bincount(self.basin, minlength=summit.size)
-        place[flat] = self.basin
-        self.first, self.second, self.saddle = _passes(ground, place, flat, self.basin, stride)
+        place[stride + 1 :][at] = self.basin
+        self.first, self.second, self.saddle = _passes(ground, place, at, self.basin, stride)
 
     def merged(self, depth: float, smallest: int = 0) -> Index:
         """Merge over passes less than ``depth`` below the lower of the two summits.
@@ -133,13 +138,19 @@ class Basins:
         int array, shape (basins,) : the basin that each one ended in.
         """
         n = self.peak.size
-        peak, area = self.peak, self.area
-        first, second, saddle = self.first, self.second, self.saddle
-        group = np.arange(n)
+        peak = self.peak
+        area: Index = self.area
+        # Of equal summits the first pixel's is the higher one.
+        rank = np.empty(n, np.int64)
+        rank[np.lexsort((-np.arange(n), peak))] = np.arange(n)
+        first: Index = self.first
+        second: Index = self.second
+        saddle = self.saddle
+        group: Index = np.arange(n)
         while first.size:
-            low = np.where(peak[first] < peak[second], first, second)
+            low = np.where(rank[first] < rank[second], first, second)
             high = first + second - low
-            best = np.full(n, -np.inf)  # highest pass of every basin
+            best = np.full(n, -np.inf, np.float32)  # highest pass of every basin
             np.maximum.at(best, first, saddle)
             np.maximum.at(best, second, saddle)
             shallow = (peak[low] - saddle < depth) | (area[low] < smallest)
@@ -147,7 +158,7 @@ class Basins:
             if up.size == 0:
                 break
             # Of equal passes the one written last counts: to the highest neighbour.
-            up = up[np.argsort(peak[high[up]], kind="stable")]
+            up = up[np.argsort(rank[high[up]])]
             parent = np.arange(n)
             parent[low[up]] = high[up]
             parent = _roots(parent)
@@ -159,25 +170,31 @@ class Basins:
         return group
 
 
-def _uphill(ground: Floats, flat: Index, height: Floats, stride: int) -> Index:
-    """Flat position of the steepest higher neighbour of each pixel, or of itself."""
-    gain = np.zeros(flat.size)
-    choice = np.zeros(flat.size, np.int8)
-    offsets = np.array(
-        [0, 1, -1, stride, -stride, *(s * stride + t for s in (1, -1) for t in (1, -1))]
-    )
-    rise = np.empty(flat.size)
-    better = np.empty(flat.size, bool)
-    for number, offset in enumerate(offsets[1:], start=1):
-        np.take(ground, flat + offset, out=rise)
+def _uphill(
+    ground: Floats, place: Index, at: Index, height: Floats, stride: int
+) -> NDArray[np.int64]:
+    """Number of the pixel that each pixel climbs to: its steepest higher neighbour, or itself.
+
+    On a plateau the way goes to the neighbour before it in raster order.
+    """
+    origin = stride + 1
+    before = (-1, -stride, -stride - 1, -stride + 1)
+    offsets = np.array([0, *before, 1, stride, stride + 1, stride - 1])
+    gain = np.zeros(at.size, np.float32)
+    choice = np.zeros(at.size, np.int8)
+    for number, offset in enumerate(offsets[1:].tolist(), start=1):
+        rise = ground[origin + offset :].take(at)
         rise -= height
-        if number > 4:  # diagonal
-            rise *= 0.5**0.5
-        np.greater(rise, gain, out=better)
+        if abs(offset) not in (1, stride):
+            rise *= np.float32(0.5**0.5)
+        better = rise > gain
         np.copyto(gain, rise, where=better)
         np.copyto(choice, np.int8(number), where=better)
-    uphill: Index = flat + offsets[choice]
-    return uphill
+    flat = np.flatnonzero(gain == 0)
+    for number, offset in enumerate(before, start=1):
+        level = ground[origin + offset :].take(at[flat]) == height[flat]
+        choice[flat[level]] = number
+    return place[origin:].take(at + offsets[choice]).astype(np.int64)
 
 
 def _roots(parent: Index) -> Index:
@@ -190,18 +207,21 @@ def _roots(parent: Index) -> Index:
 
 
 def _passes(
-    ground: Floats, basin_at: Index, flat: Index, basin: Index, stride: int
+    ground: Floats, basin_at: Index, at: Index, basin: Index, stride: int
 ) -> tuple[Index, Index, Floats]:
     """Highest pass between every two basins that touch: (first, second, height)."""
+    origin = stride + 1
     firsts, seconds, heights = [], [], []
     for offset in (1, stride - 1, stride, stride + 1):
-        other = basin_at[flat + offset]
+        other = basin_at[origin + offset :].take(at)
         touch = np.flatnonzero((other >= 0) & (other != basin))
         firsts.append(basin[touch])
         seconds.append(other[touch])
-        at = flat[touch]
-        heights.append(np.minimum(ground[at], ground[at + offset]))
-    return _highest(np.concatenate(firsts), np.concatenate(seconds), np.concatenate(heights))
+        here = at[touch] + origin
+        heights.append(np.minimum(ground[here], ground[here + offset]))
+    first = np.concatenate(firsts).astype(np.int64)
+    second = np.concatenate(seconds).astype(np.int64)
+    return _highest(first, second, np.concatenate(heights))
 
 
 def _highest(first: Index, second: Index, saddle: Floats) -> tuple[Index, Index, Floats]:

@@ -160,15 +160,16 @@ def _clean(labels: Labels, config: InstanceConfig) -> Labels:
         return labels
     if config.fill_holes:
         labels = fill_holes(labels)
-    count = int(labels.max()) + 1
-    keep = np.bincount(labels.ravel(), minlength=count) >= config.min_size
-    keep[0] = False
+    line = labels.ravel()
+    pixels = np.flatnonzero(line)
+    values = line[pixels]
+    keep = np.bincount(values, minlength=1) >= config.min_size
     if config.remove_border:
         for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
             keep[edge] = False
-    dropped = not keep[1:].all()
-    if dropped:
-        labels = np.where(keep[labels], labels, np.int32(0))
+    dropped = ~keep[values]
+    if dropped.any():
+        line[pixels[dropped]] = 0
         if config.fill_holes:  # a dropped speck may have stood in a hole
             labels = fill_holes(labels)
     return relabel_raster(labels)
@@ -188,19 +189,20 @@ def fill_holes(labels: Labels) -> Labels:
         inside[edge] = False
     if not inside.any():
         return labels
-    rows, cols = np.nonzero(inside[piece])  # never on the border: neighbours exist
-    number = piece[rows, cols]
+    at = np.flatnonzero(inside.take(piece))  # never on the border: neighbours exist
+    number = piece.ravel()[at]
     lowest = np.full(count + 1, np.iinfo(labels.dtype).max, labels.dtype)
     highest = np.zeros(count + 1, labels.dtype)
-    for down, right in ((0, 1), (1, 0), (0, -1), (-1, 0)):
-        beside = labels[rows + down, cols + right]
+    line = labels.ravel()
+    for offset in (1, -1, labels.shape[1], -labels.shape[1]):
+        beside = line[at + offset]
         touch = beside > 0
         np.minimum.at(lowest, number[touch], beside[touch])
         np.maximum.at(highest, number[touch], beside[touch])
     one = lowest[number] == highest[number]
-    filled = labels.copy()
-    filled[rows[one], cols[one]] = highest[number[one]]
-    return filled
+    filled = line.copy()
+    filled[at[one]] = highest[number[one]]
+    return filled.reshape(labels.shape)
 
 
 def relabel_raster(labels: Labels) -> Labels:
@@ -215,7 +217,7 @@ def relabel_raster(labels: Labels) -> Labels:
     present = np.flatnonzero(first >= 0)
     number = np.zeros(first.size, np.int32)
     number[present[np.argsort(first[present])]] = np.arange(1, present.size + 1)
-    return number[labels]
+    return number.take(labels)
 
 
 # --- stacks ----------------------------------------------------------------------------
