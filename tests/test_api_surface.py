@@ -78,3 +78,14 @@ def test_script_starts_and_names_its_commands():
     )
     for command in ("segment", "evaluate", "models", "train", "demo", "doctor"):
         assert command in run.stdout
+
+
+def test_manifest_is_valid_and_its_names_lead_somewhere():
+    from npe2 import PluginManifest
+
+    manifest = PluginManifest.from_distribution("napari-sa2net")
+    commands = manifest.contributions.commands
+    assert {command.id for command in commands} >= {"napari-sa2net.dock", "napari-sa2net.segment"}
+    for command in commands:
+        module, _, name = str(command.python_name).partition(":")
+        assert callable(getattr(importlib.import_module(module), name)), command.python_name

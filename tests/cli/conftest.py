@@ -1,4 +1,4 @@
-"""A small real model, images, and running the command line."""
+"""Images, and running the command line."""
 
 from __future__ import annotations
 
@@ -14,29 +14,6 @@ import tifffile
 
 from napari_sa2net import cli
 from napari_sa2net.data import synthetic_nuclei
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model file with an untrained network that takes any image for one large object."""
-    import torch
-
-    from napari_sa2net.config import NetworkConfig
-    from napari_sa2net.models import ModelCard, save_model
-    from napari_sa2net.nn import SA2Net
-
-    torch.manual_seed(0)
-    net = SA2Net(3, 3, 4).eval()
-    with torch.no_grad():
-        net.outc4.bias[1] += 3
-    card = ModelCard(
-        name="tiny",
-        network=NetworkConfig(base_channels=4),
-        classes=("background", "interior", "boundary"),
-        diameter=20.0,
-        description="Untrained",
-    )
-    return save_model(tmp_path_factory.mktemp("model") / "tiny.safetensors", net, card)
 
 
 @pytest.fixture(autouse=True)

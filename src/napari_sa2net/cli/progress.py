@@ -95,7 +95,7 @@ class StepProgress:
     """
 
     def __init__(self, quiet: bool = False) -> None:
-        view = console.stderr()
+        self.console = view = console.stderr()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
