@@ -159,7 +159,7 @@ class Basins:
                 break
             # Of equal passes the one written last counts: to the highest neighbour.
             up = up[np.argsort(rank[high[up]])]
-            parent = np.arange(n)
+            parent: Index = np.arange(n)
             parent[low[up]] = high[up]
             parent = _roots(parent)
             group = parent[group]
