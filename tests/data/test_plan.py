@@ -127,6 +127,31 @@ def test_only_the_window_is_loaded() -> None:
     assert values.shape == (3, 64, 32)
 
 
+@pytest.mark.parametrize("chunks", [(1, 1, 1100, 1300), (5, 1, 600, 700), (2, 3, 1200, 3000)])
+def test_large_chunks_are_loaded_once(chunks: tuple[int, ...]) -> None:
+    image = Counting((4, 3, 1200, 3000), chunks)
+    plan = plan_image(image, axes="ZCYX", channels=(2,), normalize=False)
+    direct = Counting(image.shape, (1, 1, 8, 8))
+    image.loaded = 0
+    for y in range(0, 1200, 160):
+        for x in range(0, 3000, 750):
+            y0, x0 = max(0, y - 20), max(0, x - 20)
+            values = plan.read_raw((3,), y0, min(y + 180, 1200), x0, min(x + 770, 3000))[0]
+            key = (3, 2, slice(y0, y + 180), slice(x0, x + 770))
+            np.testing.assert_array_equal(values, direct[key])
+    planes = min(chunks[0], 4) * chunks[1]  # in one chunk
+    assert image.loaded <= planes * 1200 * 3000
+
+
+def test_chunks_too_large_to_keep_are_not_kept() -> None:
+    image = Counting((20000, 20000), (20000, 20000))
+    plan = plan_image(image, measure=False)
+    for _ in range(2):
+        image.loaded = 0
+        assert plan.read_raw((), 0, 10, 0, 10).shape == (1, 10, 10)
+        assert image.loaded == 100
+
+
 def test_channels_far_apart_are_loaded_alone() -> None:
     image = Counting((40, 64, 64), (1, 64, 64))
     plan = plan_image(image, axes="CYX", channels=(0, 39))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from napari_sa2net.config import InputConfig
 from napari_sa2net.data.axes import Axes, resolve_axes
+from napari_sa2net.data.blocks import BlockReader
 from napari_sa2net.data.channels import channel_mapping, choose_channels, mix_channels
 from napari_sa2net.data.normalize import Levels, apply_levels, measure_levels, unit_levels
 from napari_sa2net.data.sampling import Window, read_sample, sample_windows
@@ -123,6 +124,7 @@ class ImagePlan:
         self.normalize = bool(normalize)
         self.model_input = model_input
         self.in_channels = in_channels
+        self._blocks = BlockReader(array, self.axes)
         self._mapping = (
             channel_mapping(len(self.channels), in_channels, model_input.channel_order)
             if self.channels
@@ -193,7 +195,7 @@ class ImagePlan:
             return unit_levels(len(self.channels))
         for effort in (1, 16):
             windows, complete = sample_windows(
-                self.n_planes, *self.spatial, self._chunk(), not self.is_lazy, effort
+                self.n_planes, *self.spatial, self._blocks.chunk, not self.is_lazy, effort
             )
             samples = read_sample(windows, self._read_window, effort)
             # A flat sample of a larger image may just be its empty background.
@@ -270,24 +272,8 @@ class ImagePlan:
         return np.concatenate(rows)
 
     def _load(self, index: tuple[int, ...], y: slice, x: slice, c: slice) -> NDArray[Any]:
-        """One block (channels, rows, columns), straight from the array."""
         at: dict[str, int | slice] = {"Y": y, "X": x, "C": c}
-        at |= dict(zip(self.stack_axes, index, strict=True))
-        try:
-            block = np.asarray(self.image[tuple(at[name] for name in self.axes)])
-        except MemoryError:
-            raise
-        except Exception as error:  # any reader's own error: file gone, chunk damaged, ...
-            raise ImageError(f"The pixels could not be loaded: {error}") from error
-        kept = [name for name in self.axes if name in "YXC"]
-        if block.ndim != len(kept):
-            raise ImageError(
-                f"Slicing this {type(self.image).__name__} gave {block.ndim} axes instead of "
-                f"{len(kept)}; convert it with numpy.asarray first."
-            )
-        if "C" not in kept:
-            return block.transpose(kept.index("Y"), kept.index("X"))[np.newaxis]
-        return block.transpose([kept.index(name) for name in "CYX"])
+        return self._blocks.read(at | dict(zip(self.stack_axes, index, strict=True)))
 
     def _read_window(self, window: Window) -> NDArray[Any]:
         index = np.unravel_index(window.plane, self.stack_shape) if self.stack_shape else ()
@@ -308,16 +294,6 @@ class ImagePlan:
                 if len({value for value in values if np.isfinite(value)}) > 1:
                     return False
         return True
-
-    def _chunk(self) -> tuple[int, int] | None:
-        """Chunk size along Y and X of a lazy array that tells it."""
-        chunks = getattr(self.image, "chunks", None)
-        if isinstance(self.image, np.ndarray) or not isinstance(chunks, tuple):
-            return None
-        if len(chunks) != len(self.shape):
-            return None
-        sizes = [max(c) if isinstance(c, tuple) else int(c) for c in chunks]
-        return max(sizes[self.axes.index("Y")], 1), max(sizes[self.axes.index("X")], 1)
 
 
 def _is_flat(sample: NDArray[Any]) -> bool:

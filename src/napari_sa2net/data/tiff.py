@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import tifffile
 
 from napari_sa2net.data.axes import STACK_NAMES, resolve_axes
@@ -29,10 +30,12 @@ def read_tiff(path: Path) -> ImageFile:
             raise ImageFileError(f"{path} holds no image.")
         series: Any = tif.series[0]
         lazy = series.size * series.dtype.itemsize > LAZY_BYTES
-        if lazy:
+        if lazy and series.dataoffset is not None and not series.is_pyramidal:
+            array: Any = tifffile.memmap(path, series=0, mode="r")
+        elif lazy:
             import zarr
 
-            array: Any = zarr.open_array(series.aszarr(level=0), mode="r")
+            array = zarr.open_array(series.aszarr(level=0), mode="r")
         else:
             array = series.asarray()
         axes = _clean_axes(series.axes, series.kind, tuple(array.shape))
@@ -43,7 +46,7 @@ def read_tiff(path: Path) -> ImageFile:
     except BaseException:
         tif.close()
         raise
-    if not lazy:
+    if not lazy or isinstance(array, np.ndarray):
         tif.close()
     scale = {axis: size for axis, size in scale.items() if math.isfinite(size) and size > 0}
     return ImageFile(
