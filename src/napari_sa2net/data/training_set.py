@@ -1,0 +1,208 @@
+"""Training folders: images and labels by name, splits from index.csv."""
+
+from __future__ import annotations
+
+import csv
+import random
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from napari_sa2net.errors import TrainingDataError
+
+#: Endings of image files, in the order they are looked for.
+SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".npy")
+COLUMNS = ("split", "name", "kind", "group")
+
+
+@dataclass(frozen=True)
+class TrainingItem:
+    """One image to train on or to validate with.
+
+    Attributes
+    ----------
+    name : str
+        Stem of the files.
+    image, labels : Path
+    reviewed : Path or None
+        Mask of the pixels that count; None: all of them.
+    split : str
+        ``train``, ``val``, or empty where nothing says so.
+    kind, group : str
+        What the image shows, and what it belongs with (slide, patient, dish); may be empty.
+    """
+
+    name: str
+    image: Path
+    labels: Path
+    reviewed: Path | None = None
+    split: str = ""
+    kind: str = ""
+    group: str = ""
+
+
+def load_training_folder(directory: str | Path) -> list[TrainingItem]:
+    """Find the images of a training folder.
+
+    Parameters
+    ----------
+    directory : path
+        Holds ``images/`` and ``labels/`` with the same stems, optionally ``reviewed/``, and
+        optionally ``index.csv`` (columns split, name, and if you like kind and group). With
+        an index, the folders may also lie below each split: ``train/images`` and so on.
+
+    Returns
+    -------
+    list of TrainingItem, sorted by name
+        Rows of splits other than ``train`` and ``val`` are left out, without a look at
+        their files.
+
+    Raises
+    ------
+    TrainingDataError
+        If a folder or file is missing, or a group lies on both sides.
+    """
+    directory = Path(directory).expanduser()
+    if not directory.is_dir():
+        raise TrainingDataError(
+            f"{directory} is not a folder. Give a folder with images/ and labels/ inside."
+        )
+    index = directory / "index.csv"
+    items = _indexed(directory, index) if index.is_file() else _listed(directory)
+    if not items:
+        raise TrainingDataError(
+            f"{directory} holds no training images. Put images into images/ and their label "
+            "images, with the same names, into labels/."
+        )
+    sides: dict[str, set[str]] = {}
+    for item in items:
+        if item.group:
+            sides.setdefault(item.group, set()).add(item.split)
+    torn = sorted(group for group, splits in sides.items() if {"train", "val"} <= splits)
+    if torn:
+        raise TrainingDataError(
+            f"Group {torn[0]!r} is in split train and in split val, so validation would see "
+            "what training saw. Put each group on one side of index.csv."
+        )
+    return sorted(items, key=lambda item: item.name)
+
+
+def split_items(
+    items: list[TrainingItem], fraction: float = 0.1, seed: int = 0
+) -> tuple[list[TrainingItem], list[TrainingItem]]:
+    """Items to train on and items to validate with.
+
+    Where no item is marked ``val``, a seeded share of each kind is held out, whole groups at
+    a time.
+
+    Raises
+    ------
+    TrainingDataError
+        If one side would be empty.
+    """
+    validation = [item for item in items if item.split == "val"]
+    if not validation:
+        held_out: set[str] = set()
+        for kind in sorted({item.kind for item in items}):
+            units: dict[str, list[str]] = {}
+            for item in items:
+                if item.kind == kind:
+                    units.setdefault(item.group or item.name, []).append(item.name)
+            names = sorted(units)
+            random.Random(f"{seed}-{kind}").shuffle(names)
+            wanted = max(1, round(fraction * sum(len(u) for u in units.values())))
+            taken = 0
+            for name in names[:-1]:  # at least one unit stays to train on
+                if taken >= wanted:
+                    break
+                held_out.update(units[name])
+                taken += len(units[name])
+        # A group that spans kinds goes to one side as a whole.
+        groups = {item.group for item in items if item.name in held_out and item.group}
+        validation = [
+            replace(item, split="val")
+            for item in items
+            if item.name in held_out or item.group in groups
+        ]
+    names_out = {item.name for item in validation}
+    training = [item for item in items if item.name not in names_out]
+    if not training or not validation:
+        raise TrainingDataError(
+            f"{len(items)} image(s) cannot be split into training and validation. Add at "
+            "least one more image (of another group), or mark splits in index.csv."
+        )
+    return training, validation
+
+
+def _listed(directory: Path) -> list[TrainingItem]:
+    images = directory / "images"
+    if not images.is_dir():
+        raise TrainingDataError(
+            f"{directory} has no images/ folder. Put images into images/ and their label "
+            "images, with the same names, into labels/."
+        )
+    names = sorted(
+        path.stem
+        for path in images.iterdir()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    )
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise TrainingDataError(
+            f"{images} holds {twice[0]!r} with two endings. Keep one file per name."
+        )
+    return [_item(directory, name) for name in names]
+
+
+def _indexed(directory: Path, index: Path) -> list[TrainingItem]:
+    with index.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        missing = [c for c in ("split", "name") if c not in (reader.fieldnames or ())]
+        if missing:
+            raise TrainingDataError(
+                f"{index} has no column {missing[0]!r}. Its first line should name the "
+                f"columns: {', '.join(COLUMNS)}."
+            )
+        rows = [row for row in reader if row["split"] in ("train", "val")]
+    items = []
+    for row in rows:
+        below = directory / row["split"]
+        where = below if (below / "images").is_dir() else directory
+        name = row["name"]
+        # Indices name files or stems; a stem may itself hold dots.
+        if name.lower().endswith(SUFFIXES):
+            name = name.rpartition(".")[0]
+        item = _item(where, name)
+        items.append(
+            replace(
+                item,
+                split=row["split"],
+                kind=row.get("kind") or "",
+                group=row.get("group") or "",
+            )
+        )
+    names = [item.name for item in items]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise TrainingDataError(f"{index} lists {twice!r} twice. Keep one row per image.")
+    return items
+
+
+def _item(directory: Path, name: str) -> TrainingItem:
+    image = _find(directory / "images", name)
+    labels = _find(directory / "labels", name)
+    for path, folder in ((image, "images"), (labels, "labels")):
+        if path is None:
+            raise TrainingDataError(
+                f"{directory / folder} has no file for {name!r} "
+                f"({', '.join(SUFFIXES)}). Every image needs labels of the same name."
+            )
+    assert image is not None and labels is not None
+    return TrainingItem(name, image, labels, _find(directory / "reviewed", name))
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    for suffix in SUFFIXES:
+        for path in (folder / f"{name}{suffix}", folder / f"{name}{suffix.upper()}"):
+            if path.is_file():
+                return path
+    return None

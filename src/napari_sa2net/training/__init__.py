@@ -1,0 +1,1 @@
+"""Training: targets, augmentation, losses, the Lightning loop."""

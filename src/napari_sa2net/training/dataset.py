@@ -1,0 +1,221 @@
+"""Crops to train on and whole images to validate with, from a list of items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from napari_sa2net.config import InputConfig, TrainConfig
+from napari_sa2net.data import plan_image, read_image
+from napari_sa2net.data.training_set import TrainingItem
+from napari_sa2net.errors import SA2NetError, TrainingDataError
+from napari_sa2net.inference.resample import ScaledPlane
+from napari_sa2net.training.augment import random_warp, to_tensor, vary_intensity, warp_pair
+from napari_sa2net.training.targets import class_targets, median_diameter
+
+#: Side of the middle part of a large image that is validated on (network px).
+VALIDATION_SIDE = 768
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image in memory, ready for the network.
+
+    Attributes
+    ----------
+    image : (C, H, W) float32, normalised
+    labels : (H, W) int32
+    counts : (H, W) bool or None
+        Pixels that count.
+    diameter : float
+        Median object diameter, px.
+    centres : (n, 2) float
+        Centre (y, x) of each object.
+    """
+
+    item: TrainingItem
+    image: NDArray[np.float32]
+    labels: NDArray[np.int32]
+    counts: NDArray[np.bool_] | None
+    diameter: float
+    centres: NDArray[np.floating]
+
+    @property
+    def is_colour(self) -> bool:
+        return bool((self.image[0] != self.image[-1]).any())
+
+
+def load_example(item: TrainingItem, config: InputConfig, fallback_diameter: float) -> Example:
+    """Read an item's files.
+
+    Raises
+    ------
+    TrainingDataError
+        If a file cannot be read, is not 2-D, or sizes differ.
+    """
+    try:
+        image_file = read_image(item.image)
+        plan = plan_image(image_file.array, axes=image_file.axes, model_input=config)
+        labels = np.asarray(read_image(item.labels).array)
+        counts = (
+            None if item.reviewed is None else np.asarray(read_image(item.reviewed).array) > 0
+        )
+    except SA2NetError as error:
+        raise TrainingDataError(f"{item.name}: {error}") from error
+    if plan.stack_shape:
+        raise TrainingDataError(
+            f"{item.image} is a stack. Save its planes as single 2-D images to train on them."
+        )
+    for name, array in (("labels", labels), ("reviewed", counts)):
+        if array is not None and array.shape != plan.spatial:
+            raise TrainingDataError(
+                f"{name} of {item.name!r} are {array.shape}, but the image is {plan.spatial}. "
+                "They must have the same height and width."
+            )
+    if labels.dtype.kind not in "iub" or (labels.size and labels.min() < 0):
+        raise TrainingDataError(
+            f"{item.labels} does not hold labels: they must be whole numbers, 0 for background."
+        )
+    # Renumbered, so that huge label values stay exact in float32 and histograms small.
+    numbers = np.unique(labels)
+    numbers = numbers[numbers > 0]
+    labels = (np.searchsorted(numbers, labels, side="right") * (labels > 0)).astype(np.int32)
+    height, width = plan.spatial
+    diameter = median_diameter(labels) or fallback_diameter
+    image = plan.read((), 0, height, 0, width)
+    centres = ndimage.center_of_mass(labels > 0, labels, np.arange(1, len(numbers) + 1))
+    return Example(
+        item, image, labels, counts, diameter, np.asarray(centres, float).reshape(-1, 2)
+    )
+
+
+class CropDataset(Dataset[dict[str, Tensor]]):
+    """Augmented crops; number i is the same crop in every run with the same seed.
+
+    Parameters
+    ----------
+    examples : sequence of Example
+    config : TrainConfig
+    length : int
+        Number of crops.
+    """
+
+    def __init__(self, examples: Sequence[Example], config: TrainConfig, length: int) -> None:
+        self.examples = list(examples)
+        self.config = config
+        self.length = length
+        self.cumulative = np.cumsum(sampling_weights(self.examples, config))
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([self.config.seed, i])
+        pick = np.searchsorted(self.cumulative, rng.random() * self.cumulative[-1], side="right")
+        example = self.examples[min(int(pick), len(self.examples) - 1)]
+        crop = self.config.crop
+        shape = (example.labels.shape[0], example.labels.shape[1])
+        scale = self.config.diameter / example.diameter
+        warp = random_warp(rng, shape, crop, scale, example.centres)
+        image, labels, mask = warp_pair(
+            to_tensor(example.image),
+            to_tensor(example.labels),
+            None if example.counts is None else to_tensor(example.counts),
+            warp,
+            crop,
+        )
+        return {
+            "image": vary_intensity(image, rng, example.is_colour),
+            "target": torch.from_numpy(class_targets(labels.numpy()).astype(np.int64)),
+            "mask": mask,
+        }
+
+
+def sampling_weights(examples: Sequence[Example], config: TrainConfig) -> NDArray[np.float64]:
+    """Chance of each image: its kind's share, within a kind by the root of its content.
+
+    Content is the area in the network's pixels, so large images come up more often, but do
+    not drown the small ones.
+    """
+    root = np.array(
+        [
+            np.sqrt(e.labels.size) * config.diameter / max(e.diameter, 1.0)
+            for e in examples
+        ],
+        dtype=np.float64,
+    )
+    kinds = [e.item.kind for e in examples]
+    weights = np.zeros(len(examples))
+    named = {k: w for k, w in config.kind_weights.items() if k in kinds}
+    rest = [k not in named for k in kinds]
+    for kind, share in named.items():
+        own = np.array([k == kind for k in kinds])
+        weights[own] = share * root[own] / root[own].sum()
+    if any(rest):
+        others = np.array(rest)
+        share = max(1.0 - sum(named.values()), 0.0) if named else 1.0
+        weights[others] = share * root[others] / root[others].sum()
+    if not weights.sum() > 0:
+        raise TrainingDataError(
+            "No image is left to train on: the kind weights give every kind the share 0."
+        )
+    return weights
+
+
+class ValidationDataset(Dataset[dict[str, Tensor]]):
+    """Whole images (the middle of large ones) at the training object size."""
+
+    def __init__(self, examples: Sequence[Example], config: TrainConfig) -> None:
+        self.examples = list(examples)
+        self.config = config
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        example = self.examples[i]
+        scale = self.config.diameter / example.diameter
+        plane = ScaledPlane(_InMemory(example.image), (), scale)
+        height, width = plane.shape
+        y = max(0, (height - VALIDATION_SIDE) // 2)
+        x = max(0, (width - VALIDATION_SIDE) // 2)
+        window = (y, min(height, y + VALIDATION_SIDE), x, min(width, x + VALIDATION_SIDE))
+        rows = _nearest(example.labels.shape[0], scale, window[0], window[1])
+        columns = _nearest(example.labels.shape[1], scale, window[2], window[3])
+        labels = example.labels[np.ix_(rows, columns)]
+        mask = (
+            np.ones(labels.shape, bool)
+            if example.counts is None
+            else example.counts[np.ix_(rows, columns)]
+        )
+        return {
+            "image": torch.from_numpy(np.ascontiguousarray(plane.read(*window))),
+            "labels": torch.from_numpy(labels),
+            "target": torch.from_numpy(class_targets(labels).astype(np.int64)),
+            "mask": torch.from_numpy(mask),
+        }
+
+
+class _InMemory:
+    """An array as a plane that can be read in windows."""
+
+    def __init__(self, image: NDArray[np.float32]) -> None:
+        self.image = image
+        self.spatial = (image.shape[1], image.shape[2])
+
+    def read(
+        self, _index: tuple[int, ...], y0: int, y1: int, x0: int, x1: int
+    ) -> NDArray[np.float32]:
+        return self.image[:, y0:y1, x0:x1]
+
+
+def _nearest(n: int, scale: float, start: int, stop: int) -> NDArray[np.intp]:
+    index = np.floor((np.arange(start, stop) + 0.5) / scale).astype(np.intp)
+    return np.clip(index, 0, n - 1)

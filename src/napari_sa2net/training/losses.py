@@ -1,0 +1,63 @@
+"""Losses over logits, with a mask of the pixels that count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class DiceCrossEntropy(nn.Module):
+    """Class-weighted cross-entropy plus soft Dice, as in the SA2-Net recipe.
+
+    Parameters
+    ----------
+    class_weights : sequence of float
+        Weight of each class in the cross-entropy. The Dice part is the mean over classes.
+    """
+
+    def __init__(self, class_weights: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("weights", torch.tensor(class_weights, dtype=torch.float32))
+        self.weights: Tensor
+
+    def forward(self, logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Loss of a batch.
+
+        Parameters
+        ----------
+        logits : (B, C, H, W), C >= 2
+        target : (B, H, W) int64
+        mask : (B, H, W) bool, optional
+            Pixels that count; none at all gives 0 with a gradient of 0.
+        """
+        logits = logits.float()
+        counts = torch.ones_like(target, dtype=torch.float32) if mask is None else mask.float()
+        log_p = F.log_softmax(logits, dim=1)
+        p = log_p.exp()
+        pixel = F.nll_loss(log_p, target, weight=self.weights, reduction="none")
+        norm = (self.weights[target] * counts).sum().clamp(min=1e-6)
+        cross_entropy = (pixel * counts).sum() / norm
+
+        truth = F.one_hot(target, logits.shape[1]).movedim(-1, 1).float()
+        inside = counts[:, None]
+        overlap = (p * truth * inside).sum((0, 2, 3))
+        total = ((p + truth) * inside).sum((0, 2, 3))
+        # A class that neither side has is no error: ε in both parts makes its Dice 1.
+        dice = (2 * overlap + 1.0) / (total + 1.0)
+        present = counts.sum().clamp(max=1.0)
+        return cross_entropy + present * (1 - dice.mean())
+
+
+def deep_supervision_loss(
+    loss: nn.Module,
+    heads: Sequence[Tensor],
+    weights: Sequence[float],
+    target: Tensor,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Weighted mean of a loss over the four heads, main first."""
+    parts = [w * loss(h, target, mask) for h, w in zip(heads, weights, strict=True) if w > 0]
+    return torch.stack(parts).sum() / sum(weights)

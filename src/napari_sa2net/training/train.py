@@ -1,0 +1,327 @@
+"""Train a model on a folder: data, Lightning loop, best checkpoint, model file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader
+
+from napari_sa2net.config import InputConfig, NetworkConfig, TrainConfig
+from napari_sa2net.data.training_set import load_training_folder, split_items
+from napari_sa2net.errors import (
+    Cancelled,
+    ModelExistsError,
+    SettingsError,
+    TrainingDataError,
+    TrainingError,
+)
+from napari_sa2net.files import write_atomically
+from napari_sa2net.inference.devices import fast_dtype, resolve_device
+from napari_sa2net.models.card import ModelCard
+from napari_sa2net.models.file import save_model
+from napari_sa2net.models.model import load_model
+from napari_sa2net.models.registry import (
+    add_file,
+    check_model_name,
+    find_model,
+    user_models_dir,
+)
+from napari_sa2net.nn import SA2Net
+from napari_sa2net.provenance import versions
+from napari_sa2net.training.dataset import (
+    CropDataset,
+    Example,
+    ValidationDataset,
+    load_example,
+)
+from napari_sa2net.training.module import SegmentationModule
+from napari_sa2net.training.targets import CLASSES
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, str], None]
+PRECISIONS = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed", torch.float32: "32-true"}
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished training.
+
+    Attributes
+    ----------
+    path : Path
+        The model file.
+    card : ModelCard
+    scores : dict of str to float
+        On the validation images, of the weights that were kept.
+    """
+
+    path: Path
+    card: ModelCard
+    scores: dict[str, float]
+
+
+def train_folder(
+    directory: str | Path,
+    name: str,
+    config: TrainConfig | None = None,
+    out: str | Path | None = None,
+    on_progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    command: str = "",
+) -> TrainResult:
+    """Train a network on a folder of images and labels, and register it.
+
+    Parameters
+    ----------
+    directory : path
+        See `data.training_set.load_training_folder`.
+    name : str
+        What the model is called.
+    config : TrainConfig, optional
+    out : path, optional
+        Folder of the run: checkpoints, log, settings, and NAME.safetensors. Unsaid: a folder
+        beside the registered models. A run that was interrupted there goes on with
+        ``config.resume``.
+    on_progress : callable(done, total, what), optional
+    cancelled : callable() -> bool, optional
+        Asked after every step.
+    command : str
+        How it was called, for the card.
+
+    Raises
+    ------
+    TrainingDataError, SettingsError, ModelExistsError
+        If folder, settings or name do not serve.
+    TrainingError
+        If the loss stops being finite.
+    Cancelled
+        If `cancelled` said so; checkpoints of the run stay.
+    """
+    config = config or TrainConfig()
+    check_model_name(name)
+    taken = find_model(name)
+    if taken is not None and out is None:
+        raise ModelExistsError(
+            f"There is a model {name!r} already. Choose another name, remove it (sa2net "
+            f"models remove {name}), or say where the new one goes with --out."
+        )
+    run = Path(out).expanduser() if out else user_models_dir().parent / "runs" / name
+    last = _last_checkpoint(config)
+    items, validation_items = split_items(
+        load_training_folder(directory), config.validation_fraction, config.seed
+    )
+    input_config = InputConfig()
+    device = resolve_device(config.device)
+    examples = _load(items, input_config, config, on_progress, "reading images")
+    validation = _load(
+        _spread(validation_items, config.max_validation_images),
+        input_config,
+        config,
+        on_progress,
+        "reading validation images",
+    )
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    net, parent = _start_network(config)
+    module = SegmentationModule(net.to(memory_format=torch.channels_last), config)
+    run.mkdir(parents=True, exist_ok=True)
+    settings = config.model_dump(mode="json")
+    write_atomically(run / "settings.json", json.dumps(settings, indent=1).encode())
+
+    best = ModelCheckpoint(
+        dirpath=run, filename="best", monitor="val_score", mode="max", enable_version_counter=False
+    )
+    latest = ModelCheckpoint(
+        dirpath=run,
+        filename="last",
+        every_n_train_steps=min(config.validate_every, config.steps),
+        enable_version_counter=False,
+        save_on_train_epoch_end=False,
+    )
+    watch = _Watch(config.steps, on_progress, cancelled)
+    trainer = pl.Trainer(
+        accelerator={"cuda": "gpu"}.get(device.type, device.type),
+        devices=[device.index or 0] if device.type == "cuda" else 1,
+        precision=_precision(config, device),
+        max_steps=config.steps,
+        val_check_interval=min(config.validate_every, config.steps),
+        check_val_every_n_epoch=None,
+        callbacks=[EMAWeightAveraging(decay=config.ema_decay), best, latest, watch],
+        logger=CSVLogger(run, name="log", version=""),
+        log_every_n_steps=max(1, min(50, config.steps)),
+        gradient_clip_val=5.0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    crops = DataLoader(
+        CropDataset(examples, config, config.steps * config.batch_size),
+        batch_size=config.batch_size,
+        num_workers=config.workers,
+        persistent_workers=config.workers > 0,
+    )
+    whole = DataLoader(ValidationDataset(validation, config), batch_size=1)
+    with warnings.catch_warnings():
+        # Few loader workers are meant: crops are cheap beside the network on a CPU.
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        trainer.fit(module, crops, whole, ckpt_path=last, weights_only=False if last else None)
+    if watch.stopped:
+        raise Cancelled(
+            f"Training was cancelled at step {trainer.global_step} of {config.steps}. "
+            f"Go on with: --resume {run}"
+        )
+    if not best.best_model_path:
+        raise TrainingError("Training ended before its first validation. Train for more steps.")
+    scores = _restore(module, Path(best.best_model_path))
+    card = ModelCard(
+        name=name,
+        description=f"SA2-Net trained on {Path(directory).name}",
+        network=NetworkConfig(n_classes=len(CLASSES), base_channels=net.base_channels),
+        classes=CLASSES,
+        input=input_config,
+        diameter=config.diameter,
+        training={
+            "data": Path(directory).name,
+            "images": len(items),
+            "validation_images": len(validation_items),
+            "command": command,
+            "settings": settings,
+            "steps": trainer.global_step,
+            "best_step": int(scores.pop("step")),
+            "versions": versions(),
+        },
+        scores={"validation": scores},
+        parent=parent,
+    )
+    path = save_model(run / f"{name}.safetensors", module.net, card, dtype="float16")
+    if taken is None:
+        path = add_file(path, name).path
+    return TrainResult(path, card, scores)
+
+
+def _load(
+    items: list[Any],
+    input_config: InputConfig,
+    config: TrainConfig,
+    on_progress: Progress | None,
+    what: str,
+) -> list[Example]:
+    examples = []
+    for i, item in enumerate(items):
+        examples.append(load_example(item, input_config, config.diameter))
+        if on_progress:
+            on_progress(i + 1, len(items), what)
+    if not any(example.labels.any() for example in examples):
+        raise TrainingDataError(
+            f"None of the {len(items)} images has a labelled object. Label images are 0 for "
+            "background and one number per object."
+        )
+    return examples
+
+
+def _spread(items: list[Any], most: int) -> list[Any]:
+    """At most `most` items, evenly over kinds and names."""
+    items = sorted(items, key=lambda item: (item.kind, item.name))
+    if len(items) <= most:
+        return items
+    return [items[int((i + 0.5) * len(items) / most)] for i in range(most)]
+
+
+def _start_network(config: TrainConfig) -> tuple[SA2Net, str | None]:
+    if config.base is None:
+        net = SA2Net(n_classes=len(CLASSES), base_channels=config.base_channels)
+        # Most pixels are background: starting there spares the first steps.
+        share = torch.tensor([0.8, 0.15, 0.05]).log()
+        for head in (net.outc4, net.outc3, net.outc2, net.outc1):
+            assert head.bias is not None
+            head.bias.data.copy_(share)
+        return net, None
+    model = load_model(config.base)
+    if model.card.classes != CLASSES or model.net.in_channels != 3:
+        raise SettingsError(
+            f"Model {model.name!r} has the classes {', '.join(model.card.classes)} and "
+            f"{model.net.in_channels} input channels; training starts from models with "
+            f"{', '.join(CLASSES)} and 3 channels, such as 'nuclei'."
+        )
+    return model.net.train(), f"{model.name} {model.sha256}"
+
+
+def _last_checkpoint(config: TrainConfig) -> Path | None:
+    if config.resume is None:
+        return None
+    last = Path(config.resume).expanduser() / "last.ckpt"
+    if not last.is_file():
+        raise SettingsError(
+            f"There is no last.ckpt in {config.resume}, so no training to go on with. Give "
+            "the folder of an interrupted run, or leave --resume out."
+        )
+    return last
+
+
+def _precision(config: TrainConfig, device: torch.device) -> Any:
+    if config.precision == "float32":
+        return "32-true"
+    return PRECISIONS[fast_dtype(device)]
+
+
+def _restore(module: SegmentationModule, path: Path) -> dict[str, float]:
+    """Put the best averaged weights into the module; returns their validation scores."""
+    checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+    module.load_state_dict(checkpoint["state_dict"])
+    module.cpu().eval()
+    scores = {k: float(v) for k, v in checkpoint["validation"].items()}
+    return {**scores, "step": float(checkpoint["global_step"])}
+
+
+class _Watch(Callback):
+    """Progress out, cancel in, and a stop where the loss is no number."""
+
+    def __init__(
+        self, steps: int, on_progress: Progress | None, cancelled: Callable[[], bool] | None
+    ) -> None:
+        self.steps = steps
+        self.on_progress = on_progress
+        self.cancelled = cancelled
+        self.stopped = False
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        loss = float(outputs["loss"])
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"The loss became {loss} at step {trainer.global_step}. Lower the learning "
+                "rate, or use precision float32, and go on with --resume."
+            )
+        if self.on_progress:
+            self.on_progress(trainer.global_step, self.steps, f"training, loss {loss:.3f}")
+        if self.cancelled and self.cancelled():
+            self.stopped = True
+            trainer.should_stop = True
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        metrics = trainer.callback_metrics
+        logger.info(
+            "step %d: %s",
+            trainer.global_step,
+            ", ".join(f"{k} {float(v):.3f}" for k, v in metrics.items() if k[:3] == "val"),
+        )
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        metrics = trainer.callback_metrics
+        checkpoint["validation"] = {
+            k[4:]: float(v) for k, v in metrics.items() if k.startswith("val_")
+        }
