@@ -166,7 +166,7 @@ def _extent(labels: Any) -> tuple[int, int]:
     shape = tuple(int(n) for n in labels.shape)
     if 0 in shape or len(shape) < 2:
         return 0, 0
-    for block in _blocks(shape, 8192):
+    for block in _blocks(shape, 4096):
         values = _load(labels, block)
         least, most = min(least, int(values.min())), max(most, int(values.max()))
     return least, most
