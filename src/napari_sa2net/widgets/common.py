@@ -32,6 +32,11 @@ def muted(text: str = "") -> QLabel:
     return label
 
 
+def keep_together(text: str) -> str:
+    """Let a line of parts with dots between them break at the dots only."""
+    return text.replace(" ", "\u00a0").replace("\u00a0·\u00a0", " · ")
+
+
 def link_button(text: str, tip: str) -> QPushButton:
     """A button that looks like a link."""
     button = QPushButton(text)
@@ -91,8 +96,11 @@ class Form(QWidget):
         self._grid = grid
         self._rows: dict[QWidget, QLabel] = {}
 
-    def add(self, title: str, field: QWidget, tip: str) -> None:
-        """Add a row; the tooltip goes on the label and, where it has none, on the field."""
+    def add(self, title: str, field: QWidget, tip: str, *, top: bool = False) -> None:
+        """Add a row; the tooltip goes on the label and, where it has none, on the field.
+
+        ``top``: the field has several lines, and the label stands beside the first.
+        """
         row = self._grid.rowCount()
         label = QLabel(title)
         label.setToolTip(tip)
@@ -101,7 +109,8 @@ class Form(QWidget):
             field.setToolTip(tip)
         if not field.accessibleName():
             field.setAccessibleName(title)
-        self._grid.addWidget(label, row, 0, Qt.AlignmentFlag.AlignVCenter)
+        align = Qt.AlignmentFlag.AlignTop if top else Qt.AlignmentFlag.AlignVCenter
+        self._grid.addWidget(label, row, 0, align)
         self._grid.addWidget(field, row, 1)
         self._rows[field] = label
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from qtpy.QtCore import QSize, Signal
+from qtpy.QtCore import QObject, QSize, Signal
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QMenu, QToolButton, QWidget
 
-from napari_sa2net.widgets.common import Form, muted
+from napari_sa2net.widgets.common import Form, keep_together, muted
 from napari_sa2net.widgets.theme import pin_icon
 
 FOLLOWS = "Follows the image that is selected in the layer list. Click to stay with this one."
@@ -125,8 +125,13 @@ class ChannelButton(QToolButton):
         self.setText(", ".join(self._names[i] for i in chosen if i < len(self._names)) + "  ")
 
 
-class ImageDetails(Form):
+class ImageDetails(QObject):
     """The preview line; for stacks what their axes are; for several channels which go in.
+
+    Parameters
+    ----------
+    form : Form
+        Its rows go there.
 
     Signals
     -------
@@ -137,8 +142,9 @@ class ImageDetails(Form):
     axesChosen = Signal(str)
     channelsChosen = Signal(tuple)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, form: Form) -> None:
+        super().__init__(form)
+        self._form = form
         self.line = muted()
         self.line.setToolTip("Height × width in pixels, channels, and the size of a pixel")
         self.axes = QComboBox()
@@ -147,14 +153,14 @@ class ImageDetails(Form):
         )
         self.axes.setMinimumContentsLength(8)
         self.channels = ChannelButton()
-        self.add_wide(self.line)
-        self.add(
+        form.add_wide(self.line)
+        form.add(
             "Stack of",
             self.axes,
             "What the axes before height and width are: planes in depth, time points or "
             "channels, the outermost first",
         )
-        self.add(
+        form.add(
             "Channels",
             self.channels,
             "Which channels the model looks at; several are averaged where it takes one",
@@ -166,6 +172,10 @@ class ImageDetails(Form):
         self.set_axes([], "")
         self.set_channels([], ())
 
+    def set_line(self, text: str) -> None:
+        """Show the preview line."""
+        self.line.setText(keep_together(text))
+
     def set_axes(self, choices: list[tuple[str, str]], axes: str) -> None:
         """Offer spellings of the axes (spelling, words); hidden where there are none."""
         self.axes.blockSignals(True)
@@ -174,9 +184,9 @@ class ImageDetails(Form):
             self.axes.addItem(words, spelling)
         self.axes.setCurrentIndex(self.axes.findData(axes))
         self.axes.blockSignals(False)
-        self.set_row_visible(self.axes, bool(choices))
+        self._form.set_row_visible(self.axes, bool(choices))
 
     def set_channels(self, names: list[str], chosen: tuple[int, ...]) -> None:
         """Offer channels; hidden where there is only one."""
         self.channels.set_channels(names, chosen)
-        self.set_row_visible(self.channels, len(names) > 1)
+        self._form.set_row_visible(self.channels, len(names) > 1)

@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QVBoxLayout, QWidget
 
 from napari_sa2net.app.session import Sliders
 from napari_sa2net.config import InstanceConfig
-from napari_sa2net.widgets.common import Form, link_button, muted, tip_of
+from napari_sa2net.widgets.common import Form, keep_together, link_button, muted, tip_of
 from napari_sa2net.widgets.value_slider import ValueSlider
 
 
@@ -109,7 +109,7 @@ class ResultSection(QWidget):
         self.form.setEnabled(sliders == "live")
         self.note.setText(note)
         self.note.setVisible(bool(note))
-        self.summary.setText(summary)
+        self.summary.setText(keep_together(summary))
         self.summary.setVisible(bool(summary))
         self.table.setVisible(bool(summary))
 

@@ -73,7 +73,6 @@ class SegmentPage(PageWidget):
         self.empty = EmptyState(SAMPLES)
         self.work = QWidget()
         self.image_row = ImageRow()
-        self.details = ImageDetails()
         self.model_row = ModelRow()
         self.size_row = SizeRow()
         self.region_row = RegionRow()
@@ -90,16 +89,17 @@ class SegmentPage(PageWidget):
         self.error = ErrorBox()
         self.result = ResultSection()
 
-        top = Form()
-        top.add("Image", self.image_row, "The image layer to segment")
-        middle = Form()
-        middle.add("Model", self.model_row, "The trained network that finds the cells")
-        middle.add("Object size", self.size_row, SIZE_TIP)
-        middle.add("Where", self.region_row, "How much of the image is segmented")
+        form = Form()
+        form.add("Image", self.image_row, "The image layer to segment")
+        self.details = ImageDetails(form)
+        form.add("Model", self.model_row, "The trained network that finds the cells")
+        form.add("Object size", self.size_row, SIZE_TIP)
+        form.add_wide(self.size_row.note)
+        form.add("Where", self.region_row, "How much of the image is segmented", top=True)
         work = QVBoxLayout(self.work)
         work.setContentsMargins(0, 0, 0, 0)
         work.setSpacing(8)
-        parts: list[QWidget] = [top, self.details, middle, self.hint, self.advanced]
+        parts: list[QWidget] = [form, self.hint, self.advanced]
         parts += [self.button, self.progress, self.error, separator(), self.result]
         for part in parts:
             work.addWidget(part)
@@ -316,6 +316,8 @@ class SegmentPage(PageWidget):
         self.result.set_pixel_size(source.pixel_size_um)
         shown = (source.key, source.axes, source.channels, source.shape)
         if shown != self._axes_shown:
+            if shown[:1] != self._axes_shown[:1]:
+                self.size_row.set_estimate(None)
             self._axes_shown = shown
             self._show_axes(source)
         self._show_image_line()
@@ -335,7 +337,7 @@ class SegmentPage(PageWidget):
         self.advanced.set_stack(stack)
 
     def _show_image_line(self, _: Any = None) -> None:
-        self.details.line.setText(self.session.image_line)
+        self.details.set_line(self.session.image_line)
 
     def _show_settings(self, _: Any = None) -> None:
         session = self.session

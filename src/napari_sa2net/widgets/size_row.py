@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QDoubleSpinBox, QHBoxLayout, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDoubleSpinBox, QHBoxLayout, QWidget
 
-from napari_sa2net.widgets.common import link_button, muted
+from napari_sa2net.widgets.common import keep_together, link_button, muted
 
 TIP = (
     "Typical diameter of a cell in pixels of the image. The image is resized so that cells "
@@ -41,16 +41,13 @@ class SizeRow(QWidget):
         self.spin.setToolTip(TIP)
         self.measure = link_button("measure…", MEASURE_TIP)
         self.measure.setCheckable(True)
+        #: for the page to place under the row
         self.note = muted()
-        row = QHBoxLayout()
-        row.setSpacing(6)
-        row.addWidget(self.spin, 1)
-        row.addWidget(self.measure)
-        layout = QVBoxLayout(self)
+        layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(2)
-        layout.addLayout(row)
-        layout.addWidget(self.note)
+        layout.setSpacing(6)
+        layout.addWidget(self.spin, 1)
+        layout.addWidget(self.measure)
         self.spin.valueChanged.connect(self._changed)
         self.measure.clicked.connect(self.measureToggled)
         self._update_note()
@@ -91,9 +88,9 @@ class SizeRow(QWidget):
         if value is not None:
             text = f"{value * size:.3g} µm" if size else ""
         elif self._estimate is not None:
-            text = f"last estimate: {self._estimate:.3g} px"
+            text = f"{self._estimate:.3g} px in the last run"
             text += f" = {self._estimate * size:.3g} µm" if size else ""
         else:
             text = ""
-        self.note.setText(text)
+        self.note.setText(keep_together(text))
         self.note.setVisible(bool(text))

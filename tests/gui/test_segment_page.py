@@ -1,0 +1,294 @@
+"""The Segment page by its buttons: real viewer, real engine process, real network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+import pytest
+from napari.layers import Labels
+
+from napari_sa2net.data.synthetic import synthetic_nuclei
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytestqt.qtbot import QtBot
+
+    from napari_sa2net.widgets.dock import SA2NetDock
+
+    OpenDock = Callable[[], SA2NetDock]
+
+WAIT_MS = 60_000
+
+
+def nuclei(shape: tuple[int, int] = (160, 200), seed: int = 0) -> tuple[Any, Any]:
+    return synthetic_nuclei(shape, n=12, diameter=20, seed=seed)
+
+
+def parts(dock: SA2NetDock) -> tuple[Any, Any, Any]:
+    page: Any = dock.pages[0]
+    return page.port.viewer, page, page.session
+
+
+def run(qtbot: QtBot, page: Any) -> None:
+    """Press Segment and wait for the end."""
+    page.button.click()
+    assert page.session.running
+    qtbot.waitUntil(lambda: not page.session.running, timeout=WAIT_MS)
+
+
+def results(viewer: Any) -> list[Labels]:
+    return [layer for layer in viewer.layers if isinstance(layer, Labels)]
+
+
+def engine_pid(page: Any, qtbot: QtBot) -> int:
+    qtbot.waitUntil(lambda: page.session.info is not None, timeout=WAIT_MS)
+    return int(page.session.info.pid)
+
+
+def gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie"
+
+
+def test_segment_adjust_edit_rerun(open_dock: OpenDock, qtbot: QtBot) -> None:
+    """The whole way: segment, move sliders, edit, segment again; then close."""
+    dock = open_dock()
+    viewer, page, session = parts(dock)
+    assert not page.empty.isHidden()
+    assert page.work.isHidden()
+
+    image, truth = nuclei()
+    source = viewer.add_image(
+        image, name="nuclei", scale=(0.5, 0.5), translate=(7, 3), units=("um", "um")
+    )
+    assert page.empty.isHidden()
+    assert (
+        page.details.line.text().replace("\u00a0", " ") == "160 × 200 · 1 channel · 0.5 µm/px"
+    )
+    assert page.image_row.value() == str(source.unique_id)
+    assert not page.result.form.isEnabled()
+    camera = (viewer.scene.camera.zoom, viewer.scene.camera.center)
+
+    # the engine may still be starting: pressing at once is fine
+    run(qtbot, page)
+    assert session.error is None
+    (cells,) = results(viewer)
+    assert cells.name == "nuclei cells"
+    assert cells.data.dtype == np.int32
+    assert cells.data.shape == image.shape
+    np.testing.assert_allclose(cells.scale, source.scale)
+    np.testing.assert_allclose(cells.translate, source.translate)
+    assert cells.units == source.units
+    n = int(cells.data.max())
+    assert n >= truth.max() // 2
+    features = cells.features
+    assert list(features["index"]) == list(range(1, n + 1))
+    for column in (
+        "label",
+        "area_px",
+        "area_um2",
+        "eccentricity",
+        "mean_intensity",
+        "confidence",
+    ):
+        assert column in features.columns
+    np.testing.assert_allclose(features["area_um2"], features["area_px"] / 4)
+    assert viewer.layers.selection.active is source
+    assert (viewer.scene.camera.zoom, viewer.scene.camera.center) == camera
+    assert cells.metadata["napari-sa2net"]["model"]
+    assert str(n) in page.result.summary.text()
+    assert page.result.form.isEnabled()
+
+    # a live slider: the same layer, other cells, no network run, then the table
+    page.result.smallest.spin.setValue(0.25 * float(np.median(features["area_px"])) + 0.1)
+    least = session.instances.min_size
+    assert least > 0
+    qtbot.waitUntil(
+        lambda: (
+            len(cells.features) == len(np.unique(cells.data)) - 1
+            and cells.features["area_px"].min() >= least
+        ),
+        timeout=WAIT_MS,
+    )
+    page.result.smallest.spin.setValue(0)
+    qtbot.waitUntil(lambda: session.instances.min_size == 0, timeout=WAIT_MS)
+    before = int((cells.data > 0).sum())
+    page.result.foreground.spin.setValue(0.9)
+    qtbot.waitUntil(lambda: int((cells.data > 0).sum()) < before, timeout=WAIT_MS)
+    assert results(viewer) == [cells]
+    assert not session.running
+
+    # unedited: a new run goes into the same layer
+    run(qtbot, page)
+    assert results(viewer) == [cells]
+
+    # edited: the sliders let go, say so, and a new run makes a new layer
+    cells.paint((20, 20), n + 5)
+    assert session.sliders == "edited"
+    assert not page.result.form.isEnabled()
+    assert "edited" in page.result.note.text()
+    kept = cells.data.copy()
+    run(qtbot, page)
+    assert len(results(viewer)) == 2
+    np.testing.assert_array_equal(cells.data, kept)
+    assert page.result.form.isEnabled()
+
+    # closing the dock ends the engine and leaves the layers
+    pid = engine_pid(page, qtbot)
+    viewer.window.remove_dock_widget(dock)
+    assert dock.workspace is None
+    qtbot.waitUntil(lambda: gone(pid), timeout=WAIT_MS)
+    assert len(results(viewer)) == 2
+    cells.paint((30, 30), 3)
+    viewer.layers.clear()
+
+
+def test_stack_view_and_plane(open_dock: OpenDock, qtbot: QtBot) -> None:
+    """One plane of a stack, then only what the camera shows of it."""
+    dock = open_dock()
+    viewer, page, session = parts(dock)
+    stack = np.stack([nuclei((128, 128), seed)[0] for seed in range(3)])
+    image = viewer.add_image(stack, name="stack", scale=(3, 1, 1))
+    assert not page.region_row.plane.isHidden()
+    assert not page.details.axes.isHidden()
+    viewer.dims.set_current_step(0, 2)
+    page.region_row.plane.click()
+    run(qtbot, page)
+    assert session.error is None
+    (cells,) = results(viewer)
+    assert cells.data.shape == (1, 128, 128)
+    np.testing.assert_allclose(cells.data_to_world((0, 0, 0)), image.data_to_world((2, 0, 0)))
+    whole = cells.data[0]
+
+    page.region_row.view.click()
+    viewer.scene.camera.zoom = max(viewer.canvas.size) / 64
+    viewer.scene.camera.center = (6, 64, 64)
+    run(qtbot, page)
+    assert results(viewer) == [cells]
+    _, height, width = cells.data.shape
+    shown = np.array(viewer.canvas.size) / viewer.scene.camera.zoom
+    np.testing.assert_allclose((height, width), shown, atol=2)
+    corner = np.array(image.world_to_data(cells.data_to_world((0, 0, 0))))
+    y, x = corner[1:].astype(int)
+    assert corner[0] == pytest.approx(2)
+    # the same cells at the same places, but for those that the window cuts
+    overlap = whole[y : y + height, x : x + width] > 0
+    assert np.mean(overlap == (cells.data[0] > 0)) > 0.9
+
+    # a view beside the image is said in the page, in words
+    viewer.scene.camera.center = (6, 9000, 9000)
+    page.button.click()
+    assert "view" in page.error.message.text()
+    assert not page.error.isHidden()
+    page.error.dismiss.click()
+    assert page.error.isHidden()
+
+    # all planes, linked
+    page.region_row.whole.click()
+    page.region_row.all.click()
+    page.advanced.link.click()
+    assert session.instances.link_planes
+    run(qtbot, page)
+    assert results(viewer)[-1].data.shape == stack.shape
+
+
+def test_whatever_happens_in_mid_run(open_dock: OpenDock, qtbot: QtBot) -> None:
+    """Cancel, delete, switch and close while the network runs: no harm, no stray layer."""
+    dock = open_dock()
+    viewer, page, session = parts(dock)
+    image = np.tile(nuclei((256, 256))[0], (4, 4))
+    first = viewer.add_image(image, name="first")
+    page.size_row.spin.setValue(20)
+    page.advanced.tile.setCurrentIndex(page.advanced.tile.findData(256))
+    page.advanced.tile.activated.emit(page.advanced.tile.currentIndex())
+    assert session.predict.tile == 256
+    assert session.predict.diameter == 20
+
+    def under_way() -> None:
+        page.button.click()
+        qtbot.waitUntil(
+            lambda: session.progress is not None and session.progress.done > 0,
+            timeout=WAIT_MS,
+        )
+
+    # cancel
+    under_way()
+    assert page.button.text() == "Cancel"
+    assert "of" in page.progress.label.text()
+    page.button.click()
+    qtbot.waitUntil(lambda: not session.running, timeout=WAIT_MS)
+    assert page.button.text() == "Segment"
+    assert results(viewer) == []
+    assert session.error is None
+
+    # another image is chosen: the result still goes over its own
+    under_way()
+    second = viewer.add_image(image[:64, :64], name="second")
+    assert page.image_row.value() == str(second.unique_id)
+    qtbot.waitUntil(lambda: not session.running, timeout=WAIT_MS)
+    (cells,) = results(viewer)
+    assert cells.name == "first cells"
+    assert cells.data.shape == image.shape
+    assert session.sliders == "none"
+
+    # the image is deleted: nothing comes
+    viewer.layers.remove(cells)
+    viewer.layers.selection.active = first
+    under_way()
+    viewer.layers.remove(first)
+    qtbot.waitUntil(lambda: not session.running, timeout=WAIT_MS)
+    assert results(viewer) == []
+    assert session.error is None
+
+    # its pixels are replaced: nothing comes
+    third = viewer.add_image(image, name="third")
+    under_way()
+    third.data = np.zeros_like(image)
+    qtbot.waitUntil(lambda: not session.running, timeout=WAIT_MS)
+    assert results(viewer) == []
+
+    # the viewer is closed: the engine ends
+    third.data = image
+    under_way()
+    pid = engine_pid(page, qtbot)
+    viewer.close()
+    qtbot.waitUntil(lambda: gone(pid), timeout=WAIT_MS)
+
+
+def test_engine_that_dies_is_started_again(open_dock: OpenDock, qtbot: QtBot) -> None:
+    dock = open_dock()
+    viewer, page, session = parts(dock)
+    viewer.add_image(nuclei()[0], name="nuclei")
+    run(qtbot, page)
+    assert session.sliders == "live"
+    pid = engine_pid(page, qtbot)
+    psutil.Process(pid).kill()
+    qtbot.waitUntil(lambda: session.sliders == "lost", timeout=WAIT_MS)
+    assert not page.result.form.isEnabled()
+    assert page.result.note.text()
+    assert engine_pid(page, qtbot) != pid
+    run(qtbot, page)
+    assert session.error is None
+    assert session.sliders == "live"
+    assert len(results(viewer)) == 1
+
+
+def test_two_docks_share_one_engine(open_dock: OpenDock, qtbot: QtBot, home: Path) -> None:
+    from napari_sa2net.widgets.dock import SegmentDock
+
+    dock = open_dock()
+    viewer, page, _ = parts(dock)
+    other = SegmentDock(viewer)
+    viewer.window.add_dock_widget(other, name="Segment")
+    assert other.workspace is dock.workspace
+    pid = engine_pid(page, qtbot)
+    viewer.window.remove_dock_widget(dock)
+    viewer.add_image(nuclei()[0], name="nuclei")
+    run(qtbot, other.pages[0])
+    assert len(results(viewer)) == 1
+    assert not gone(pid)
+    viewer.window.remove_dock_widget(other)
+    qtbot.waitUntil(lambda: gone(pid), timeout=WAIT_MS)
