@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -510,3 +511,26 @@ def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(errors.CheckpointPathError, match="not a file"):
         load_checkpoint(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_garbled_files_never_raise_anything_else(tmp_path: Path, kind: str) -> None:
+    data, random = whole_file(kind), np.random.default_rng(0)
+    # Where the structure is: the start, and of a zip its directory at the end.
+    places = np.r_[0:1500, len(data) - 3000 : len(data)]
+    for _ in range(20):
+        garbled = bytearray(data)
+        for place in random.choice(places, size=random.integers(1, 6)):
+            garbled[place] = random.integers(256)
+        (tmp_path / "g").write_bytes(garbled)
+        with contextlib.suppress(errors.CheckpointError):
+            assert isinstance(load_checkpoint(tmp_path / "g"), SA2Net)
+
+
+def test_a_pickle_that_asks_for_all_memory(tmp_path: Path) -> None:
+    # BYTEARRAY8 and BINBYTES8 of 2⁶² bytes
+    for opcode in (b"\x96", b"\x8e"):
+        data = b"\x80\x05" + opcode + (1 << 62).to_bytes(8, "little") + b"x" * 20
+        (tmp_path / "m").write_bytes(data)
+        with pytest.raises(errors.CorruptCheckpointError, match="again"):
+            load_checkpoint(tmp_path / "m")

@@ -39,6 +39,8 @@ SAVE_AGAIN = (
     "If you trust its author, ask for the state dict alone: "
     "torch.save(net.state_dict(), 'weights.pt')"
 )
+#: What garbled pickles and zips provoke; lengths in them may be beyond all memory.
+UNREADABLE = (ValueError, EOFError, OSError, MemoryError, OverflowError, zipfile.BadZipFile)
 ZIP_START = b"PK\x03\x04"
 #: Of every pickle since protocol 2, the oldest that torch writes.
 PICKLE_START = b"\x80"
@@ -151,7 +153,7 @@ def _why(file: BufferedReader, where: str, error: Exception) -> CheckpointError:
     """The error to raise for a file that torch refused."""
     try:
         names = _globals(file)
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, RecursionError):
+    except UNREADABLE:
         return CorruptCheckpointError(f"{where} is truncated or damaged. {AGAIN}")
     if names:
         return _unsafe(where, names)
@@ -197,7 +199,7 @@ def _globals(file: BufferedReader) -> list[str]:
     if start != PICKLE_START:
         try:
             return _needless(set(_imports(file)))
-        except (ValueError, EOFError):
+        except UNREADABLE:
             return []
     n_pickles = LEGACY_PICKLES if _is_legacy(file) else 1
     file.seek(0)
