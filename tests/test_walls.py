@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "lightning", "kornia", "torchmetrics")
 WINDOW = ("napari", "qtpy", "magicgui", "PyQt5", "PyQt6", "PySide6")
@@ -46,36 +44,42 @@ def test_the_package_itself_is_light():
     assert not loaded.intersection((*HEAVY, *WINDOW, "numpy", "pandas", "scipy", "skimage"))
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "napari_sa2net.config",
-        "napari_sa2net.errors",
-        "napari_sa2net.data",
-        "napari_sa2net.data.io",
-        "napari_sa2net.data.plan",
-        "napari_sa2net.data.synthetic",
-        "napari_sa2net.data.samples",
-        "napari_sa2net.measure",
-        "napari_sa2net.metrics",
-        "napari_sa2net.evaluation",
-        "napari_sa2net.inference",
-        "napari_sa2net.inference.instances",
-        "napari_sa2net.inference.tiles",
-        "napari_sa2net.models",
-        "napari_sa2net.models.card",
-        "napari_sa2net.models.registry",
-        "napari_sa2net.engine.client",
-        "napari_sa2net.engine.protocol",
-        "napari_sa2net.app.session",
-        "napari_sa2net.app.controllers",
-        "napari_sa2net.cli",
-    ],
+#: Everything that napari's process imports, and what must be quick to import.
+LIGHT = (
+    "napari_sa2net.config",
+    "napari_sa2net.errors",
+    "napari_sa2net.data",
+    "napari_sa2net.data.io",
+    "napari_sa2net.data.plan",
+    "napari_sa2net.data.synthetic",
+    "napari_sa2net.data.samples",
+    "napari_sa2net.measure",
+    "napari_sa2net.metrics",
+    "napari_sa2net.evaluation",
+    "napari_sa2net.inference",
+    "napari_sa2net.inference.instances",
+    "napari_sa2net.inference.tiles",
+    "napari_sa2net.models",
+    "napari_sa2net.models.card",
+    "napari_sa2net.models.registry",
+    "napari_sa2net.engine.client",
+    "napari_sa2net.engine.protocol",
+    "napari_sa2net.app.session",
+    "napari_sa2net.app.controllers",
+    "napari_sa2net.cli",
 )
-def test_imports_without_torch_and_without_a_window(module):
-    loaded = modules_after(f"import {module}")
-    assert module in loaded
-    assert not loaded.intersection((*HEAVY, *WINDOW))
+
+
+def test_imports_without_torch_and_without_a_window():
+    # One process for all: each step is checked, so the message names the first that fails.
+    lines = [f"heavy = {{*{HEAVY!r}, *{WINDOW!r}}}"]
+    for module in LIGHT:
+        lines.append(f"import {module}")
+        lines.append(
+            f"assert not heavy & set(sys.modules), ({module!r}, heavy & set(sys.modules))"
+        )
+    loaded = modules_after("\n".join(lines))
+    assert set(LIGHT) <= loaded
 
 
 def test_widgets_import_without_torch():
