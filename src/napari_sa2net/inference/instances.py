@@ -21,10 +21,10 @@ from napari_sa2net.inference.basins import Basins, Floats, Index, inner_distance
 
 Labels = NDArray[np.int32]
 
-# --- parameters, chosen on validation images -------------------------------------------
+# --- parameters of the landscape and its cuts ------------------------------------------
 
 #: Depth of a pass, in landscape units, that cuts at split = 0.5; infinite at 0.
-DEPTH = 0.15
+DEPTH = 0.1
 #: Exponent of ((1 - split) / split) in the depth.
 DEPTH_POWER = 1.0
 #: Depth at split = 1: shallower passes are rounding noise.
