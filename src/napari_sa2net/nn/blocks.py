@@ -54,9 +54,7 @@ class ChannelLayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Channels last is a view for channels_last tensors, and layer_norm is fused there.
-        y = F.layer_norm(
-            x.permute(0, 2, 3, 1), (x.shape[1],), self.weight, self.bias, eps=1e-6
-        )
+        y = F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), self.weight, self.bias, eps=1e-6)
         return y.permute(0, 3, 1, 2)
 
 
@@ -159,7 +157,9 @@ class ScaleAwareAttention(nn.Module):
 class AttentionGate(nn.Module):
     """The gate of adaptive up-attention: ψ = σ(BN(Conv1(GELU[g, s]))), one channel."""
 
-    def __init__(self, channels: int, gamma: float = 1.0, learnable_gamma: bool = False) -> None:
+    def __init__(
+        self, channels: int, gamma: float = 1.0, learnable_gamma: bool = False
+    ) -> None:
         super().__init__()
         self.dwconv = nn.Sequential(
             ChannelLayerNorm(channels),

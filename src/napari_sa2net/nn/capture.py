@@ -53,9 +53,7 @@ def capture_attention(net: nn.Module) -> Iterator[dict[str, Tensor]]:
             if path in modules:
                 keep(name)
         if "bottleneck.scale_gates" in modules:
-            handles.append(
-                modules["bottleneck.scale_gates"].register_forward_hook(keep_gates)
-            )
+            handles.append(modules["bottleneck.scale_gates"].register_forward_hook(keep_gates))
         yield maps
     finally:
         for handle in handles:

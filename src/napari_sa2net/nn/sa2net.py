@@ -143,9 +143,7 @@ class SA2Net(nn.Module):
         """
         height, width = x.shape[-2:]
         scales, deepest = self.encode(pad_to_stride(x))
-        logits = self.heads(
-            self.decode(self.bottleneck(scales), deepest), deep_supervision
-        )
+        logits = self.heads(self.decode(self.bottleneck(scales), deepest), deep_supervision)
         cropped = [y[..., :height, :width] for y in logits]
         return cropped if deep_supervision else cropped[0]
 

@@ -54,7 +54,9 @@ def random_warp(
     scale *= 2.0 ** rng.uniform(-octaves, octaves)
     half = crop / scale / 2
     centre = [
-        rng.uniform(half, n - half) if n > 2 * half else (n - 1) / 2 + rng.uniform(-0.1, 0.1) * n
+        rng.uniform(half, n - half)
+        if n > 2 * half
+        else (n - 1) / 2 + rng.uniform(-0.1, 0.1) * n
         for n in shape
     ]
     if places is not None and len(places) and rng.random() < OBJECT_SHARE:

@@ -118,7 +118,9 @@ class CropDataset(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.config.seed, i])
-        pick = np.searchsorted(self.cumulative, rng.random() * self.cumulative[-1], side="right")
+        pick = np.searchsorted(
+            self.cumulative, rng.random() * self.cumulative[-1], side="right"
+        )
         example = self.examples[min(int(pick), len(self.examples) - 1)]
         crop = self.config.crop
         shape = (example.labels.shape[0], example.labels.shape[1])
@@ -145,10 +147,7 @@ def sampling_weights(examples: Sequence[Example], config: TrainConfig) -> NDArra
     not drown the small ones.
     """
     root = np.array(
-        [
-            np.sqrt(e.labels.size) * config.diameter / max(e.diameter, 1.0)
-            for e in examples
-        ],
+        [np.sqrt(e.labels.size) * config.diameter / max(e.diameter, 1.0) for e in examples],
         dtype=np.float64,
     )
     kinds = [e.item.kind for e in examples]

@@ -52,7 +52,9 @@ class SegmentationModule(pl.LightningModule):
         probability = logits.float().softmax(1)[0].cpu().numpy()
         labels = label_objects(probability, CLASSES, InstanceConfig())
         counts = batch["mask"][0].cpu().numpy()
-        self._scores.append(score_image(labels * counts, batch["labels"][0].cpu().numpy() * counts))
+        self._scores.append(
+            score_image(labels * counts, batch["labels"][0].cpu().numpy() * counts)
+        )
 
     def on_validation_epoch_end(self) -> None:
         scores = pool(self._scores)

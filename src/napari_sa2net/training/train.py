@@ -13,7 +13,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
@@ -140,7 +140,11 @@ def train_folder(
     write_atomically(run / "settings.json", json.dumps(settings, indent=1).encode())
 
     best = ModelCheckpoint(
-        dirpath=run, filename="best", monitor="val_score", mode="max", enable_version_counter=False
+        dirpath=run,
+        filename="best",
+        monitor="val_score",
+        mode="max",
+        enable_version_counter=False,
     )
     latest = ModelCheckpoint(
         dirpath=run,
@@ -157,7 +161,7 @@ def train_folder(
         max_steps=config.steps,
         val_check_interval=min(config.validate_every, config.steps),
         check_val_every_n_epoch=None,
-        callbacks=[EMAWeightAveraging(decay=config.ema_decay), best, latest, watch],
+        callbacks=[_averaging(config.ema_decay), best, latest, watch],
         logger=CSVLogger(run, name="log", version=""),
         log_every_n_steps=max(1, min(50, config.steps)),
         gradient_clip_val=5.0,
@@ -273,6 +277,22 @@ def _precision(config: TrainConfig, device: torch.device) -> Any:
     if config.precision == "float32":
         return "32-true"
     return PRECISIONS[fast_dtype(device)]
+
+
+def _averaging(decay: float) -> WeightAveraging:
+    """Moving average of weights and BatchNorm statistics.
+
+    The decay grows from 0.1 to its value, so that the first, random weights are soon gone.
+    """
+
+    def average(
+        mean: torch.Tensor, value: torch.Tensor, count: torch.Tensor | int
+    ) -> torch.Tensor:
+        n = int(count)
+        d = min(decay, (1 + n) / (10 + n))
+        return mean.lerp(value, 1 - d)
+
+    return WeightAveraging(avg_fn=average)
 
 
 def _restore(module: SegmentationModule, path: Path) -> dict[str, float]:

@@ -1,0 +1,75 @@
+"""Image and labels stay together under every warp."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from napari_sa2net.training.augment import Warp, random_warp, vary_intensity, warp_pair
+from napari_sa2net.training.targets import median_diameter
+
+
+def scene():
+    labels = np.zeros((60, 80), np.int32)
+    labels[20:32, 30:50] = 5
+    labels[40:50, 10:24] = 9
+    image = np.stack([(labels > 0).astype(np.float32)] * 3)
+    return torch.from_numpy(image), torch.from_numpy(labels)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("angle", [0.0, math.pi / 2, 0.7])
+@pytest.mark.parametrize("scale", [0.6, 1.0, 1.7])
+def test_labels_follow_the_image(angle, flip, scale):
+    image, labels = scene()
+    warp = Warp(scale, angle, flip, (30.0, 35.0))
+    crop, moved, mask = warp_pair(image, labels, None, warp, 64)
+    inside = mask.numpy()
+    same = (crop[0].numpy() > 0.5) == (moved.numpy() > 0)
+    assert same[inside].mean() > 0.98
+    assert set(np.unique(moved)) <= {0, 5, 9}
+
+
+def test_pixels_beyond_the_image_do_not_count():
+    image, labels = scene()
+    _, moved, mask = warp_pair(image, labels, None, Warp(1.0, 0.0, False, (30.0, 40.0)), 128)
+    # A pixel whose centre falls on the very edge may go either way.
+    assert 59 * 79 <= int(mask.sum()) <= 60 * 80
+    assert not moved[~mask].any()
+
+
+def test_the_mask_of_reviewed_pixels_is_warped_too():
+    image, labels = scene()
+    reviewed = labels == 5
+    _, moved, mask = warp_pair(image, labels, reviewed, Warp(1.0, 0.3, True, (26.0, 40.0)), 64)
+    assert bool((moved[mask] == 5).all())
+    assert int(mask.sum()) == pytest.approx(240, rel=0.1)
+
+
+def test_scale_brings_objects_to_size():
+    rng = np.random.default_rng(0)
+    labels = np.zeros((300, 300), np.int32)
+    for i in range(25):
+        y, x = 30 + 55 * (i // 5), 30 + 55 * (i % 5)
+        labels[y - 10 : y + 10, x - 10 : x + 10] = i + 1
+    image = torch.zeros(3, 300, 300)
+    sizes = []
+    for _ in range(20):
+        warp = random_warp(rng, (300, 300), 256, 24 / 22.6)
+        _, moved, _ = warp_pair(image, torch.from_numpy(labels), None, warp, 256)
+        diameter = median_diameter(moved.numpy())
+        assert diameter is not None
+        sizes.append(diameter)
+    assert np.median(sizes) == pytest.approx(24, rel=0.25)
+
+
+def test_intensities_stay_in_range_and_grey_stays_grey():
+    rng = np.random.default_rng(3)
+    grey = torch.rand(1, 20, 20).expand(3, -1, -1).contiguous()
+    for _ in range(30):
+        out = vary_intensity(grey, rng, colour=False)
+        assert torch.isfinite(out).all() and out.min() >= -0.5 and out.max() <= 1.5
+        torch.testing.assert_close(out[0], out[2])
+    colour = vary_intensity(torch.rand(3, 20, 20), rng, colour=True)
+    assert not torch.allclose(colour[0], colour[2])

@@ -1,0 +1,68 @@
+"""Dice and cross-entropy with a mask."""
+
+import torch
+import torch.nn.functional as F
+
+from napari_sa2net.training.losses import DiceCrossEntropy, deep_supervision_loss
+
+
+def batch(seed=0):
+    torch.manual_seed(seed)
+    return torch.randn(2, 3, 8, 10), torch.randint(0, 3, (2, 8, 10))
+
+
+def test_equals_its_parts_written_out():
+    logits, target = batch()
+    weights = torch.tensor([1.0, 1.0, 2.5])
+    p = logits.softmax(1)
+    cross_entropy = F.cross_entropy(logits, target, weight=weights)
+    dice = []
+    for c in range(3):
+        truth = (target == c).float()
+        overlap = 2 * (p[:, c] * truth).sum() + 1
+        dice.append(overlap / ((p[:, c] + truth).sum() + 1))
+    expected = cross_entropy + 1 - torch.stack(dice).mean()
+    torch.testing.assert_close(DiceCrossEntropy((1, 1, 2.5))(logits, target), expected)
+
+
+def test_masked_pixels_have_no_say():
+    logits, target = batch()
+    mask = torch.rand(2, 8, 10) > 0.4
+    loss = DiceCrossEntropy((1.0, 1.0, 2.0))
+    changed = torch.where(mask[:, None], logits, torch.randn_like(logits) * 9)
+    other = torch.where(mask, target, (target + 1) % 3)
+    torch.testing.assert_close(loss(logits, target, mask), loss(changed, other, mask))
+    changed.requires_grad_()
+    loss(changed, other, mask).backward()
+    assert changed.grad is not None
+    assert not changed.grad[~mask[:, None].expand_as(changed)].any()
+
+
+def test_nothing_to_count_gives_zero_and_no_gradient():
+    logits, target = batch()
+    logits.requires_grad_()
+    loss = DiceCrossEntropy((1.0, 1.0, 2.0))(
+        logits, target, torch.zeros(2, 8, 10, dtype=torch.bool)
+    )
+    loss.backward()
+    assert float(loss) == 0
+    assert logits.grad is not None and not logits.grad.any()
+
+
+def test_perfect_prediction_is_near_zero_and_half_precision_finite():
+    _, target = batch()
+    logits = F.one_hot(target, 3).movedim(-1, 1).float() * 40
+    loss = DiceCrossEntropy((1.0, 1.0, 2.0))
+    assert float(loss(logits, target)) < 1e-3
+    assert torch.isfinite(loss((logits * 1000).half(), target))
+
+
+def test_heads_are_weighted_and_zero_weights_skipped():
+    logits, target = batch()
+    loss = DiceCrossEntropy((1.0, 1.0, 1.0))
+    heads = [logits, -logits, logits * 2, logits * torch.nan]
+    combined = deep_supervision_loss(loss, heads, (1.0, 0.5, 0.5, 0.0), target)
+    expected = (
+        loss(heads[0], target) + 0.5 * loss(heads[1], target) + 0.5 * loss(heads[2], target)
+    ) / 2
+    torch.testing.assert_close(combined, expected)

@@ -1,0 +1,162 @@
+"""A real, tiny training from folder to registered model."""
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from napari_sa2net.config import TrainConfig
+from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.errors import (
+    Cancelled,
+    ModelExistsError,
+    SettingsError,
+    TrainingDataError,
+    TrainingError,
+)
+from napari_sa2net.models import load_model
+from napari_sa2net.training.train import train_folder
+
+SMALL = TrainConfig(
+    base_channels=4,
+    steps=4,
+    batch_size=2,
+    crop=64,
+    diameter=12,
+    validate_every=2,
+    learning_rate=1e-3,
+    max_validation_images=2,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("training set")
+    for kind in ("images", "labels"):
+        (directory / kind).mkdir()
+    for i in range(4):
+        image, labels = synthetic_nuclei((96, 112), n=8, diameter=12, seed=i)
+        tifffile.imwrite(directory / "images" / f"{i}.tif", image)
+        tifffile.imwrite(directory / "labels" / f"{i}.tif", labels.astype(np.uint16))
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("SA2NET_HOME", str(tmp_path / "home"))
+
+
+def test_training_ends_in_a_registered_model(folder, tmp_path):
+    steps = []
+    result = train_folder(
+        folder, "tiny", SMALL, on_progress=lambda *a: steps.append(a), command="as called"
+    )
+    model = load_model("tiny")
+    assert model.card.training["command"] == "as called"
+    assert model.card.training["steps"] == 4
+    assert model.card.training["settings"] == SMALL.model_dump(mode="json")
+    assert model.card.diameter == 12
+    assert set(model.card.scores["validation"]) >= {"ap50", "mean_ap", "dice", "loss"}
+    assert result.path.is_file()
+    assert steps[-1][:2] == (4, 4)
+    with torch.no_grad():
+        assert torch.isfinite(model.net(torch.rand(1, 3, 32, 32))).all()
+
+
+def test_the_same_seed_gives_the_same_weights(folder, tmp_path):
+    config = SMALL.model_copy(update={"steps": 2, "precision": "float32"})
+    nets = [
+        load_model(train_folder(folder, "twin", config, out=tmp_path / name).path).net
+        for name in ("a", "b")
+    ]
+    for a, b in zip(*(net.state_dict().values() for net in nets), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_cancelled_run_goes_on_where_it_was(folder, tmp_path):
+    run = tmp_path / "run"
+    seen = []
+
+    def stop_after_three():
+        seen.append(1)
+        return len(seen) >= 3
+
+    with pytest.raises(Cancelled, match="--resume"):
+        train_folder(folder, "later", SMALL, out=run, cancelled=stop_after_three)
+    assert not list(run.glob("*.safetensors"))
+    steps = []
+    config = SMALL.model_copy(update={"resume": run})
+    result = train_folder(
+        folder, "later", config, out=run, on_progress=lambda *a: steps.append(a)
+    )
+    trained = [done for done, _, what in steps if what.startswith("training")]
+    assert trained == [3, 4], "steps 1 and 2 are in the checkpoint"
+    assert result.card.training["steps"] == 4
+
+
+def test_training_can_start_from_a_model(folder, tmp_path):
+    config = SMALL.model_copy(update={"steps": 2})
+    parent = train_folder(folder, "parent", config)
+    child = train_folder(
+        folder, "child", config.model_copy(update={"base": "parent", "learning_rate": 1e-9})
+    )
+    assert child.card.parent is not None and child.card.parent.startswith("parent ")
+    a, b = (load_model(r.path).net.outc4.weight for r in (parent, child))
+    torch.testing.assert_close(a, b, atol=1e-3, rtol=0)
+
+
+def test_names_and_settings_are_checked_before_the_work(folder, tmp_path):
+    config = SMALL.model_copy(update={"steps": 2})
+    train_folder(folder, "taken", config)
+    with pytest.raises(ModelExistsError, match="another name"):
+        train_folder(folder, "taken", config)
+    with pytest.raises(SettingsError, match=r"last\.ckpt"):
+        train_folder(folder, "x", config.model_copy(update={"resume": tmp_path}))
+    with pytest.raises(TrainingDataError, match="kind weights"):
+        train_folder(folder, "y", config.model_copy(update={"kind_weights": {"": 0.0}}))
+
+
+def test_a_loss_that_is_no_number_stops_the_run(folder):
+    config = SMALL.model_copy(update={"learning_rate": 1.0, "steps": 60, "warmup": 0.0})
+
+    def poison(done, total, what):
+        if what.startswith("reading"):
+            return
+        raise AssertionError("the run should have stopped before a step was reported")
+
+    import napari_sa2net.training.module as module
+
+    original = module.deep_supervision_loss
+    module.deep_supervision_loss = lambda *a, **k: original(*a, **k) * torch.nan
+    try:
+        with pytest.raises(TrainingError, match="learning rate"):
+            train_folder(folder, "nan", config, on_progress=poison)
+    finally:
+        module.deep_supervision_loss = original
+
+
+def test_wrong_files_are_named(folder, tmp_path):
+    broken = tmp_path / "broken"
+    for kind in ("images", "labels"):
+        (broken / kind).mkdir(parents=True)
+    for i in range(2):
+        tifffile.imwrite(broken / "images" / f"{i}.tif", np.ones((20, 20), np.uint8))
+        tifffile.imwrite(broken / "labels" / f"{i}.tif", np.ones((20, 21), np.uint8))
+    with pytest.raises(TrainingDataError, match="same height and width"):
+        train_folder(broken, "z", SMALL)
+    for i in range(2):
+        tifffile.imwrite(broken / "labels" / f"{i}.tif", np.full((20, 20), 0.5, np.float32))
+    with pytest.raises(TrainingDataError, match="whole numbers"):
+        train_folder(broken, "z", SMALL)
+    for i in range(2):
+        tifffile.imwrite(broken / "labels" / f"{i}.tif", np.zeros((20, 20), np.uint8))
+    with pytest.raises(TrainingDataError, match="labelled object"):
+        train_folder(broken, "z", SMALL)
+
+
+def test_settings_of_a_run_are_readable(folder, tmp_path):
+    config = SMALL.model_copy(update={"steps": 2})
+    train_folder(folder, "kept", config, out=tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["steps"] == 2

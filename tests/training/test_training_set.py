@@ -1,0 +1,98 @@
+"""Training folders as people lay them out."""
+
+import numpy as np
+import pytest
+import tifffile
+
+from napari_sa2net.data.training_set import load_training_folder, split_items
+from napari_sa2net.errors import TrainingDataError
+
+
+def put(folder, name, kind="images"):
+    (folder / kind).mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(folder / kind / f"{name}.tif", np.zeros((8, 8), np.uint8))
+
+
+def folder_of(tmp_path, names, index=None):
+    for name in names:
+        put(tmp_path, name)
+        put(tmp_path, name, "labels")
+    if index is not None:
+        (tmp_path / "index.csv").write_text(index)
+    return tmp_path
+
+
+def test_images_and_labels_pair_by_name(tmp_path):
+    folder = folder_of(tmp_path, ["b", "ä 1.2", "a"])
+    put(folder, "a", "reviewed")
+    items = load_training_folder(folder)
+    assert [item.name for item in items] == ["a", "b", "ä 1.2"]
+    assert items[0].reviewed is not None and items[1].reviewed is None
+
+
+def test_only_train_and_val_rows_are_read(tmp_path):
+    index = "split,name,kind,group\ntrain,a,fluo,g1\nval,b.tif,fluo,g2\ntest,missing,fluo,g3\n"
+    items = load_training_folder(folder_of(tmp_path, ["a", "b"], index))
+    training, validation = split_items(items)
+    assert [i.name for i in training] == ["a"] and [i.name for i in validation] == ["b"]
+    assert training[0].kind == "fluo" and training[0].group == "g1"
+
+
+def test_an_index_may_lie_above_the_splits(tmp_path):
+    folder_of(tmp_path / "train", ["a", "b"])
+    folder_of(tmp_path / "test", ["c"])
+    (tmp_path / "index.csv").write_text("split,name\ntrain,a\ntrain,b\ntest,c\n")
+    assert [i.name for i in load_training_folder(tmp_path)] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        ("split,name,group\ntrain,a,g\nval,b,g\n", "one side"),
+        ("name\na\n", "column 'split'"),
+        ("split,name\ntrain,a\ntrain,a\n", "twice"),
+        ("split,name\ntrain,nowhere\n", "no file for 'nowhere'"),
+        ("split,name\ntest,a\n", "no training images"),
+    ],
+)
+def test_a_bad_index_says_what_to_do(tmp_path, index, words):
+    with pytest.raises(TrainingDataError, match=words):
+        load_training_folder(folder_of(tmp_path, ["a", "b"], index))
+
+
+def test_missing_folders_and_labels_say_what_to_do(tmp_path):
+    with pytest.raises(TrainingDataError, match="not a folder"):
+        load_training_folder(tmp_path / "nowhere")
+    with pytest.raises(TrainingDataError, match="no images/ folder"):
+        load_training_folder(tmp_path)
+    put(tmp_path, "a")
+    with pytest.raises(TrainingDataError, match="labels"):
+        load_training_folder(tmp_path)
+
+
+def test_a_seeded_tenth_of_each_kind_validates(tmp_path):
+    names = [f"n{i:02d}" for i in range(40)]
+    rows = [f"train,{n},{'x' if i < 30 else 'y'}," for i, n in enumerate(names)]
+    items = load_training_folder(
+        folder_of(tmp_path, names, "split,name,kind,group\n" + "\n".join(rows))
+    )
+    training, validation = split_items(items, 0.1, seed=1)
+    assert len(validation) == 4 and len(training) == 36
+    assert {i.kind for i in validation} == {"x", "y"}
+    assert split_items(items, 0.1, seed=1)[1] == validation
+    assert split_items(items, 0.1, seed=2)[1] != validation
+
+
+def test_groups_are_not_torn(tmp_path):
+    names = [f"n{i}" for i in range(12)]
+    rows = [f"train,{n},,g{i // 3}" for i, n in enumerate(names)]
+    items = load_training_folder(
+        folder_of(tmp_path, names, "split,name,kind,group\n" + "\n".join(rows))
+    )
+    training, validation = split_items(items, 0.2)
+    assert not {i.group for i in training} & {i.group for i in validation}
+
+
+def test_one_image_cannot_be_split(tmp_path):
+    with pytest.raises(TrainingDataError, match="one more image"):
+        split_items(load_training_folder(folder_of(tmp_path, ["a"])))
