@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 #: Attention maps in the picture: name in the network -> what it shows.
 MAPS = {
-    "scale_gate_1": "attention: weight of the finest scale",
-    "aua_1": "attention: where the boundary is drawn",
+    "scale_gate_1": "attention: weight of the finest scale (scale_gate_1)",
+    "aua_1": "attention: last step of the decoder (aua_1)",
 }
 
 

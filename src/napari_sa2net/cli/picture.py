@@ -61,8 +61,10 @@ def save_picture(
     panels[1].imshow(edges, interpolation="nearest")
     panels[1].set_title(f"{len(np.unique(labels[labels > 0]))} cells outlined")
     for panel, (name, values) in zip(panels[2:], maps.items(), strict=True):
-        shown = panel.imshow(values, cmap="viridis")
-        panel.set_title(name)
+        # A few pixels at the image border must not take the whole range of colours.
+        low, high = np.percentile(values, (0.5, 99.5))
+        shown = panel.imshow(values, cmap="viridis", vmin=low, vmax=high)
+        panel.set_title(name, fontsize="medium")
         figure.colorbar(shown, ax=panel, shrink=0.8)
     for panel in panels:
         panel.set_axis_off()
