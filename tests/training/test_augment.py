@@ -69,7 +69,9 @@ def test_intensities_stay_in_range_and_grey_stays_grey():
     grey = torch.rand(1, 20, 20).expand(3, -1, -1).contiguous()
     for _ in range(30):
         out = vary_intensity(grey, rng, colour=False)
-        assert torch.isfinite(out).all() and out.min() >= -0.5 and out.max() <= 1.5
+        assert torch.isfinite(out).all()
+        assert out.min() >= -0.5
+        assert out.max() <= 1.5
         torch.testing.assert_close(out[0], out[2])
     colour = vary_intensity(torch.rand(3, 20, 20), rng, colour=True)
     assert not torch.allclose(colour[0], colour[2])

@@ -46,7 +46,8 @@ def test_nothing_to_count_gives_zero_and_no_gradient():
     )
     loss.backward()
     assert float(loss) == 0
-    assert logits.grad is not None and not logits.grad.any()
+    assert logits.grad is not None
+    assert not logits.grad.any()
 
 
 def test_perfect_prediction_is_near_zero_and_half_precision_finite():

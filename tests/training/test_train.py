@@ -102,7 +102,8 @@ def test_training_can_start_from_a_model(folder, tmp_path):
     child = train_folder(
         folder, "child", config.model_copy(update={"base": "parent", "learning_rate": 1e-9})
     )
-    assert child.card.parent is not None and child.card.parent.startswith("parent ")
+    assert child.card.parent is not None
+    assert child.card.parent.startswith("parent ")
     a, b = (load_model(r.path).net.outc4.weight for r in (parent, child))
     torch.testing.assert_close(a, b, atol=1e-3, rtol=0)
 

@@ -27,15 +27,18 @@ def test_images_and_labels_pair_by_name(tmp_path):
     put(folder, "a", "reviewed")
     items = load_training_folder(folder)
     assert [item.name for item in items] == ["a", "b", "ä 1.2"]
-    assert items[0].reviewed is not None and items[1].reviewed is None
+    assert items[0].reviewed is not None
+    assert items[1].reviewed is None
 
 
 def test_only_train_and_val_rows_are_read(tmp_path):
     index = "split,name,kind,group\ntrain,a,fluo,g1\nval,b.tif,fluo,g2\ntest,missing,fluo,g3\n"
     items = load_training_folder(folder_of(tmp_path, ["a", "b"], index))
     training, validation = split_items(items)
-    assert [i.name for i in training] == ["a"] and [i.name for i in validation] == ["b"]
-    assert training[0].kind == "fluo" and training[0].group == "g1"
+    assert [i.name for i in training] == ["a"]
+    assert [i.name for i in validation] == ["b"]
+    assert training[0].kind == "fluo"
+    assert training[0].group == "g1"
 
 
 def test_an_index_may_lie_above_the_splits(tmp_path):
@@ -77,7 +80,8 @@ def test_a_seeded_tenth_of_each_kind_validates(tmp_path):
         folder_of(tmp_path, names, "split,name,kind,group\n" + "\n".join(rows))
     )
     training, validation = split_items(items, 0.1, seed=1)
-    assert len(validation) == 4 and len(training) == 36
+    assert len(validation) == 4
+    assert len(training) == 36
     assert {i.kind for i in validation} == {"x", "y"}
     assert split_items(items, 0.1, seed=1)[1] == validation
     assert split_items(items, 0.1, seed=2)[1] != validation
