@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Threads of torch that wait by spinning make a busy machine ten times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:

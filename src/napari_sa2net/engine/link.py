@@ -189,9 +189,12 @@ def describe_end(status: int) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, and the folder that this package was imported from."""
+    """Ours, with patient threads, and the folder that this package was imported from."""
     environment = dict(os.environ)
     package_home = str(Path(napari_sa2net.__file__).resolve().parent.parent)
     path = environment.get("PYTHONPATH", "")
+    # Threads that wait for the next layer by spinning keep napari from drawing, and where
+    # anything else runs they hold up the network itself: twelve times, measured on 2 cores.
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     environment["PYTHONPATH"] = os.pathsep.join(p for p in (path, package_home) if p)
     return environment

@@ -1,0 +1,184 @@
+"""The engine dies, hangs, or loses its parent: nothing stays behind, and it comes back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_sa2net.config import PredictConfig
+from napari_sa2net.engine import protocol as p
+from napari_sa2net.engine.client import EngineClient
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals")
+
+LARGE = np.random.default_rng(0).integers(0, 255, (1500, 1500), np.uint8)
+SMALL = PredictConfig(tile=192)
+
+
+def until(condition, timeout=30.0):
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_starting_and_closing_do_not_block(new_engine, alive):
+    begun = time.perf_counter()
+    new_engine.client.start()
+    started = time.perf_counter() - begun
+    new_engine.kind(p.Starting)
+    begun = time.perf_counter()
+    # In the middle of the start.
+    new_engine.client.close()
+    closed = time.perf_counter() - begun
+    # 5 ms on an idle machine; the process alone takes longer than this.
+    assert started < 0.05
+    assert closed < 0.05
+    new_engine.client.close(20)
+    assert not [t for t in new_engine.client._threads if t.is_alive()]
+    assert new_engine.client.pid is None
+
+
+def test_killed_in_mid_run_it_says_so_and_comes_back(new_engine, tiny_model, alive, shared_of):
+    client = new_engine.client
+    client.start()
+    pid = new_engine.kind(p.Ready).info.pid
+    job = new_engine.submit(
+        lambda job: p.Segment(job, LARGE, str(tiny_model), predict=SMALL, keep_as="k")
+    )
+    new_engine.wait(lambda e: isinstance(e, p.Progress) and e.what == "tiles")
+    os.kill(pid, signal.SIGKILL)
+    failed = new_engine.answer(job)
+    assert failed.kind == "EngineError"
+    assert "signal 9" in failed.message
+    assert "Run again" in failed.message
+    died = new_engine.kind(p.Died)
+    assert died.restarting
+    until(lambda: not shared_of(os.getpid(), pid))
+    assert new_engine.kind(p.Ready, 1).info.pid != pid
+    gone = new_engine.answer(new_engine.submit(lambda job: p.Derive(job, "k")))
+    assert gone.kind == "NotKeptError"
+    small = LARGE[:64, :64]
+    assert new_engine.result(lambda job: p.Segment(job, small, str(tiny_model))).n_tiles == 1
+
+    # A cancelled job that does not stop is stopped by force, here because all stands still.
+    second = client.pid
+    job = new_engine.submit(lambda job: p.Segment(job, LARGE, str(tiny_model), predict=SMALL))
+    new_engine.wait(lambda e: isinstance(e, p.Progress) and e.job == job and e.what == "tiles")
+    os.kill(second, signal.SIGSTOP)
+    begun = time.monotonic()
+    client.cancel(job)
+    assert isinstance(new_engine.answer(job), p.WasCancelled)
+    assert 0.9 < time.monotonic() - begun < 10
+    assert new_engine.kind(p.Died, 1).message == ""
+    until(lambda: not alive(second))
+    assert new_engine.kind(p.Ready, 2).info.pid != second
+
+
+def test_after_three_crashes_it_stays_down_until_restarted(tmp_path):
+    """An interpreter that cannot run the engine."""
+    python = tmp_path / "python"
+    python.write_text(
+        f"#!/bin/sh\necho 'something is wrong' >&2\ntest -e {tmp_path}/good && "
+        f'exec {sys.executable} "$@"\nexit 3\n'
+    )
+    python.chmod(0o755)
+    events = []
+    client = EngineClient(events.append, python=str(python))
+    client.start()
+    client.submit(p.WarmUp(1, "nuclei"))
+    died = [until(lambda: len(_of(events, p.Died)) == 3, 60)] and _of(events, p.Died)
+    assert [d.restarting for d in died] == [True, True, False]
+    assert "status 3" in died[-1].message
+    assert "something is wrong" in died[-1].details
+    until(lambda: _of(events, p.Failed))
+    assert _of(events, p.Failed)[0].kind == "EngineError"
+    client.submit(p.WarmUp(2, "nuclei"))
+    until(lambda: len(_of(events, p.Failed)) == 2)
+    time.sleep(0.2)
+    assert len(_of(events, p.Starting)) == 3
+    (tmp_path / "good").touch()
+    client.restart()
+    until(lambda: _of(events, p.Ready), 90)
+    client.close(10)
+
+
+def _of(events, kind):
+    return [event for event in events if isinstance(event, kind)]
+
+
+def test_without_an_interpreter_or_torch(tmp_path):
+    events = []
+    client = EngineClient(events.append, python=str(tmp_path / "missing"))
+    client.start()
+    until(lambda: len(_of(events, p.Died)) == 3, 60)
+    assert "could not be started" in _of(events, p.Died)[-1].message
+    client.close(10)
+    # A torch that cannot be imported: trying again is no use.
+    (tmp_path / "torch.py").write_text("raise ImportError('no torch here')")
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\nexport PYTHONPATH={tmp_path}:$PYTHONPATH\nexec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+    events = []
+    client = EngineClient(events.append, python=str(python))
+    client.start()
+    until(lambda: _of(events, p.Died), 60)
+    died = _of(events, p.Died)[0]
+    assert not died.restarting
+    assert "pip install torch" in died.message
+    assert "no torch here" in died.details
+    client.close(10)
+
+
+PARENT = """
+import os, sys, threading
+import numpy as np
+from napari_sa2net.config import PredictConfig
+from napari_sa2net.engine import protocol as p
+from napari_sa2net.engine.client import EngineClient
+
+def on_event(event):
+    if isinstance(event, p.Progress) and event.what == "tiles":
+        print(client.pid, client._link.folder, flush=True)
+
+client = EngineClient(on_event)
+client.start()
+image = np.random.default_rng(0).integers(0, 255, (1500, 1500), np.uint8)
+client.submit(p.Segment(1, image, sys.argv[1], predict=PredictConfig(tile=192)))
+threading.Event().wait(60) if sys.argv[2] == "wait" else sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("way", ["killed", "ends"])
+def test_the_engine_ends_with_its_parent(tiny_model, alive, shared_of, way):
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tiny_model), "wait" if way == "killed" else "read"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    engine, folder = parent.stdout.readline().split()
+    assert alive(int(engine))
+    assert Path(folder).is_dir()
+    if way == "killed":
+        parent.kill()
+    else:
+        # The interpreter ends in the ordinary way, without close.
+        parent.stdin.write("\n")
+        parent.stdin.flush()
+    parent.wait(30)
+    until(lambda: not alive(int(engine)), 10)
+    until(lambda: not shared_of(parent.pid, int(engine)), 10)
+    until(lambda: not Path(folder).exists(), 10)
+    _, errors = parent.communicate(timeout=30)
+    assert "Traceback" not in errors
