@@ -14,8 +14,6 @@ import pytest
 if TYPE_CHECKING:
     from napari_sa2net.widgets.dock import SA2NetDock
 
-WAIT_MS = 60_000
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a display where there is none (napari draws with OpenGL)."""

@@ -119,6 +119,7 @@ class ModelRow(QWidget):
         self.info.setProperty("role", "info")
         self.info.setToolTip("What this model was trained on, its scores, object size, licence")
         self.info.setAccessibleName("About this model")
+        self.info.setEnabled(False)
         self.popup = CardPopup(self)
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)

@@ -1,0 +1,278 @@
+"""The small parts of the page, each by itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from qtpy.QtGui import QGuiApplication
+from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QSlider
+
+from napari_sa2net.app.session import ErrorInfo, JobProgress
+from napari_sa2net.config import InstanceConfig, PredictConfig
+from napari_sa2net.engine.protocol import EngineInfo
+from napari_sa2net.models.registry import list_models
+from napari_sa2net.widgets.advanced import AdvancedSection
+from napari_sa2net.widgets.common import Form, duration_words
+from napari_sa2net.widgets.empty_state import EmptyState
+from napari_sa2net.widgets.error_box import ErrorBox
+from napari_sa2net.widgets.image_row import ChannelButton, ImageDetails, ImageRow
+from napari_sa2net.widgets.model_row import ModelRow
+from napari_sa2net.widgets.progress_line import ProgressLine
+from napari_sa2net.widgets.qt_dispatch import GuiDispatcher
+from napari_sa2net.widgets.region_row import RegionRow
+from napari_sa2net.widgets.result_section import ResultSection
+from napari_sa2net.widgets.size_row import SizeRow
+from napari_sa2net.widgets.value_slider import ValueSlider
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytestqt.qtbot import QtBot
+
+PANELS = [
+    AdvancedSection,
+    ErrorBox,
+    ImageRow,
+    ModelRow,
+    RegionRow,
+    ResultSection,
+    SizeRow,
+    lambda: EmptyState([("a", "A sample")]),
+]
+
+
+@pytest.mark.parametrize("make", PANELS)
+def test_every_control_has_a_tooltip(make: Any, qtbot: QtBot) -> None:
+    panel = make()
+    qtbot.addWidget(panel)
+    kinds = (QAbstractButton, QAbstractSpinBox, QComboBox, QSlider)
+    controls = [w for kind in kinds for w in panel.findChildren(kind)]
+    # parts that Qt makes inside its own widgets are named by Qt
+    controls = [w for w in controls if not w.objectName().startswith("qt_")]
+    assert controls
+    for control in controls:
+        assert control.toolTip(), control
+
+
+def test_size_row(qtbot: QtBot) -> None:
+    row = SizeRow()
+    qtbot.addWidget(row)
+    heard: list[float | None] = []
+    row.valueChanged.connect(heard.append)
+    assert row.value() is None
+    assert row.spin.text() == "auto"
+    row.spin.setValue(18)
+    assert heard == [18.0]
+    row.set_pixel_size(0.5)
+    assert "9" in row.note.text()
+    assert "µm" in row.note.text()
+    row.setValue(None)
+    assert heard == [18.0]
+    row.set_estimate(20.0)
+    assert "20" in row.note.text()
+    row.spin.setValue(0.2)
+    PredictConfig(diameter=row.value())  # within the setting's bounds
+
+
+def test_value_slider_speaks_only_of_people(qtbot: QtBot) -> None:
+    slider = ValueSlider(0, 100, power=2)
+    qtbot.addWidget(slider)
+    heard: list[float] = []
+    slider.valueChanged.connect(heard.append)
+    slider.setValue(25)
+    assert heard == []
+    assert slider.slider.value() == 500
+    slider.slider.setValue(1000)
+    assert heard == [100.0]
+    slider.spin.setValue(25)
+    assert heard == [100.0, 25.0]
+    assert slider.slider.value() == 500
+
+
+def test_smallest_is_canonically_in_pixels(qtbot: QtBot) -> None:
+    section = ResultSection()
+    qtbot.addWidget(section)
+    config = InstanceConfig(foreground=0.4, split=0.7, min_size=33)
+    section.setValue(config)
+    assert section.value(InstanceConfig()) == config
+    section.set_pixel_size(0.25)
+    assert section.smallest.spin.suffix() == " µm²"
+    # showing it in other units changes nothing, whatever the rounding of the display
+    assert section.value(InstanceConfig()) == config
+    section.smallest.spin.setValue(4)
+    assert section.value(config).min_size == 64
+    section.set_pixel_size(None)
+    assert section.smallest.spin.suffix() == " px²"
+    assert section.smallest.value() == 64
+
+
+def test_sliders_follow_the_state_of_the_result(qtbot: QtBot) -> None:
+    section = ResultSection()
+    qtbot.addWidget(section)
+    section.set_state("none", "Segment first", "")
+    assert not section.form.isEnabled()
+    assert section.table.isHidden()
+    section.set_state("live", "", "3 cells · median 20 px²")
+    assert section.form.isEnabled()
+    assert section.note.isHidden()
+    assert not section.table.isHidden()
+    assert "3\u00a0cells" in section.summary.text()
+
+
+def test_advanced_gives_valid_settings(qtbot: QtBot) -> None:
+    section = AdvancedSection()
+    qtbot.addWidget(section)
+    assert section.form.isHidden()
+    section.fold.click()
+    assert not section.form.isHidden()
+    section.set_info(EngineInfo("cuda:0", "H", "2", 1, ("cpu", "cuda:0")))
+    section.device.setCurrentIndex(section.device.findData("cuda:0"))
+    section.tile.setCurrentIndex(section.tile.findData(512))
+    section.precision.setCurrentIndex(1)
+    predict = section.predict(PredictConfig(diameter=9))
+    assert predict == PredictConfig(diameter=9, device="cuda:0", tile=512, precision="float32")
+    section.drop_border.click()
+    assert section.instances(InstanceConfig(min_size=5)) == InstanceConfig(
+        min_size=5, remove_border=True
+    )
+    other = PredictConfig(tile=320, augment=True)
+    section.set_values(other, InstanceConfig(link_planes=True), False)
+    assert section.predict(PredictConfig()) == other
+    assert section.instances(InstanceConfig()).link_planes
+    assert not section.normalize()
+
+
+def test_one_channel_stays_chosen(qtbot: QtBot) -> None:
+    button = ChannelButton()
+    qtbot.addWidget(button)
+    heard: list[tuple[int, ...]] = []
+    button.valueChanged.connect(heard.append)
+    button.set_channels(["1", "2", "3"], (0,))
+    actions = button.menu().actions()
+    actions[0].trigger()
+    assert heard == []
+    assert button.value() == (0,)
+    actions[2].trigger()
+    assert heard == [(0, 2)]
+    assert "3" in button.text()
+
+
+def test_axes_and_channels_show_where_they_matter(qtbot: QtBot) -> None:
+    form = Form()
+    qtbot.addWidget(form)
+    details = ImageDetails(form)
+    assert details.axes.isHidden()
+    assert details.channels.isHidden()
+    details.set_axes([("ZYX", "planes"), ("TYX", "time")], "TYX")
+    details.set_channels(["1", "2"], (1,))
+    assert details.axes.currentText() == "time"
+    assert not details.axes.isHidden()
+    assert not details.channels.isHidden()
+
+
+def test_region_row(qtbot: QtBot) -> None:
+    row = RegionRow()
+    qtbot.addWidget(row)
+    heard: list[int] = []
+    row.valueChanged.connect(lambda: heard.append(1))
+    assert row.plane.isHidden()
+    row.set_stack(True)
+    row.view.click()
+    row.plane.click()
+    assert (row.where(), row.planes()) == ("view", "current")
+    assert len(heard) == 2
+    row.setValue("whole", "all")
+    assert (row.where(), row.planes()) == ("whole", "all")
+    assert len(heard) == 2
+
+
+def test_model_card_in_words(home: Path, qtbot: QtBot) -> None:
+    row = ModelRow()
+    qtbot.addWidget(row)
+    assert not row.info.isEnabled()
+    row.set_models(tuple(list_models()), "tiny")
+    assert row.value() == "tiny"
+    row.show_card()
+    assert row.popup.isVisible()
+    text = row.popup.label.text()
+    assert "tiny" in text
+    assert "MB" in text
+    row.popup.close()
+
+
+def test_error_box(qtbot: QtBot) -> None:
+    box = ErrorBox()
+    qtbot.addWidget(box)
+    assert box.isHidden()
+    box.set_error(ErrorInfo("ImageError", "This is wrong. Do that.", "line 1\nline 2"))
+    assert not box.isHidden()
+    assert box.details.isHidden()
+    box.fold.click()
+    assert not box.details.isHidden()
+    box.copy.click()
+    clipboard = QGuiApplication.clipboard()
+    assert clipboard is not None
+    assert "Do that." in clipboard.text()
+    assert "line 2" in clipboard.text()
+    assert box.restart.isHidden()
+    box.set_error(ErrorInfo("EngineError", "It is gone."), can_restart=True)
+    assert not box.restart.isHidden()
+    assert box.fold.isHidden()
+    box.set_error(None)
+    assert box.isHidden()
+
+
+def test_progress_line(qtbot: QtBot) -> None:
+    line = ProgressLine()
+    qtbot.addWidget(line)
+    assert line.bar.isHidden()
+    line.set_progress(JobProgress(14, 22, "tiles"), "")
+    assert line.label.text() == "14 of 22 tiles"
+    assert (line.bar.value(), line.bar.maximum()) == (14, 22)
+    line.set_progress(None, "About a second")
+    assert line.bar.isHidden()
+    assert line.label.text() == "About a second"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.2, "about a second"),
+        (4.4, "about 4 seconds"),
+        (33, "about 35 seconds"),
+        (58, "about a minute"),
+        (200, "about 3 minutes"),
+        (4000, "about an hour"),
+        (9000, "about 2 hours"),
+    ],
+)
+def test_durations_in_words(seconds: float, words: str) -> None:
+    assert duration_words(seconds) == words
+
+
+def test_dispatcher_brings_calls_to_the_gui_thread(qtbot: QtBot) -> None:
+    import threading
+
+    dispatcher = GuiDispatcher()
+    seen: list[tuple[int, threading.Thread]] = []
+
+    def note(i: int) -> None:
+        seen.append((i, threading.current_thread()))
+
+    def work() -> None:
+        for i in range(50):
+            dispatcher(note, i)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == []
+    qtbot.waitUntil(lambda: len(seen) == 50)
+    assert [i for i, _ in seen] == list(range(50))
+    assert {thread for _, thread in seen} == {threading.main_thread()}
+    dispatcher(note, 99)
+    dispatcher.close()
+    dispatcher(note, 100)
+    qtbot.wait(50)
+    assert len(seen) == 50
