@@ -61,7 +61,7 @@ class InstanceConfig(Settings):
         ge=0.02,
         le=0.98,
         title="Foreground",
-        description="Probability from which a pixel belongs to a cell; lower makes cells larger",
+        description="Probability from which a pixel belongs to a cell; lower: larger cells",
     )
     split: float = Field(
         0.5,
@@ -148,7 +148,9 @@ class TrainConfig(Settings):
     )
     learning_rate: float = Field(2e-3, gt=0, le=1, title="Learning rate", description="peak")
     weight_decay: float = Field(1e-2, ge=0, le=1, title="Weight decay")
-    warmup: float = Field(0.05, ge=0, lt=1, title="Warm-up", description="fraction of the steps")
+    warmup: float = Field(
+        0.05, ge=0, lt=1, title="Warm-up", description="fraction of the steps"
+    )
     ema_decay: float = Field(
         0.999,
         ge=0,
