@@ -96,6 +96,28 @@ def test_a_cancelled_run_goes_on_where_it_was(folder, tmp_path):
     assert result.card.training["steps"] == 4
 
 
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(folder, tmp_path):
+    config = SMALL.model_copy(update={"precision": "float32"})
+    train_folder(folder, "whole", config, out=tmp_path / "whole")
+    run, seen = tmp_path / "parts", []
+
+    def stop_after_two():
+        seen.append(1)
+        return len(seen) == 2
+
+    with pytest.raises(Cancelled):
+        train_folder(folder, "parts", config, out=run, cancelled=stop_after_two)
+    train_folder(folder, "parts", config.model_copy(update={"resume": run}), out=run)
+    whole, parts = (
+        torch.load(tmp_path / name / "last.ckpt", weights_only=False)
+        for name in ("whole", "parts")
+    )
+    assert whole["global_step"] == parts["global_step"] == 4
+    for state in ("current_model_state", "state_dict"):  # present and averaged weights
+        for key, value in whole[state].items():
+            torch.testing.assert_close(parts[state][key], value, msg=f"{state} {key}")
+
+
 def test_training_can_start_from_a_model(folder, tmp_path):
     config = SMALL.model_copy(update={"steps": 2})
     parent = train_folder(folder, "parent", config)

@@ -105,9 +105,14 @@ class CropDataset(Dataset[dict[str, Tensor]]):
     config : TrainConfig
     length : int
         Number of crops.
+    start : int
+        Number of the first one, where a run goes on.
     """
 
-    def __init__(self, examples: Sequence[Example], config: TrainConfig, length: int) -> None:
+    def __init__(
+        self, examples: Sequence[Example], config: TrainConfig, length: int, start: int = 0
+    ) -> None:
+        self.start = start
         self.examples = list(examples)
         self.config = config
         self.length = length
@@ -117,7 +122,7 @@ class CropDataset(Dataset[dict[str, Tensor]]):
         return self.length
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng([self.config.seed, i])
+        rng = np.random.default_rng([self.config.seed, self.start + i])
         pick = np.searchsorted(
             self.cumulative, rng.random() * self.cumulative[-1], side="right"
         )

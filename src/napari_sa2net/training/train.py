@@ -132,9 +132,11 @@ def train_folder(
         on_progress,
         "reading validation images",
     )
+    done = _steps_done(last)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     net, parent = _start_network(config)
-    module = SegmentationModule(net.to(memory_format=torch.channels_last), config)
+    module = SegmentationModule(net, config)
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     run.mkdir(parents=True, exist_ok=True)
     settings = config.model_dump(mode="json")
     write_atomically(run / "settings.json", json.dumps(settings, indent=1).encode())
@@ -170,7 +172,10 @@ def train_folder(
         num_sanity_val_steps=0,
     )
     crops = DataLoader(
-        CropDataset(examples, config, config.steps * config.batch_size),
+        # A loader always begins at its first crop, also where a run goes on.
+        CropDataset(
+            examples, config, config.steps * config.batch_size, done * config.batch_size
+        ),
         batch_size=config.batch_size,
         num_workers=config.workers,
         persistent_workers=config.workers > 0,
@@ -273,6 +278,12 @@ def _last_checkpoint(config: TrainConfig) -> Path | None:
     return last
 
 
+def _steps_done(last: Path | None) -> int:
+    if last is None:
+        return 0
+    return int(torch.load(last, map_location="cpu", weights_only=False)["global_step"])
+
+
 def _precision(config: TrainConfig, device: torch.device) -> Any:
     if config.precision == "float32":
         return "32-true"
@@ -288,6 +299,8 @@ def _averaging(decay: float) -> WeightAveraging:
     def average(
         mean: torch.Tensor, value: torch.Tensor, count: torch.Tensor | int
     ) -> torch.Tensor:
+        if not mean.is_floating_point():
+            return value  # BatchNorm's counter
         n = int(count)
         d = min(decay, (1 + n) / (10 + n))
         return mean.lerp(value, 1 - d)
