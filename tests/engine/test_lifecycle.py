@@ -29,18 +29,20 @@ def until(condition, timeout=30.0):
         time.sleep(0.02)
 
 
-def test_starting_and_closing_do_not_block(new_engine, alive):
-    begun = time.perf_counter()
-    new_engine.client.start()
-    started = time.perf_counter() - begun
+def test_starting_and_closing_do_not_block(new_engine):
+    def cost(call):
+        wall, cpu = time.perf_counter(), time.thread_time()
+        call()
+        return time.perf_counter() - wall, time.thread_time() - cpu
+
+    started = cost(new_engine.client.start)
     new_engine.kind(p.Starting)
-    begun = time.perf_counter()
     # In the middle of the start.
-    new_engine.client.close()
-    closed = time.perf_counter() - begun
-    # 5 ms on an idle machine; the process alone takes longer than this.
-    assert started < 0.05
-    assert closed < 0.05
+    closed = cost(new_engine.client.close)
+    for wall, cpu in (started, closed):
+        # On a busy machine the scheduler adds to the first; an engine's start is seconds.
+        assert wall < 0.5
+        assert cpu < 0.005
     new_engine.client.close(20)
     assert not [t for t in new_engine.client._threads if t.is_alive()]
     assert new_engine.client.pid is None

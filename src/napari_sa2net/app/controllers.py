@@ -45,7 +45,7 @@ class Client(Protocol):
     def start(self) -> None: ...
     def restart(self) -> None: ...
     def submit(self, request: p.Request) -> None: ...
-    def cancel(self, job: int) -> None: ...
+    def cancel(self, job: int, force: bool = True) -> None: ...
     def close(self) -> None: ...
 
 
@@ -432,7 +432,7 @@ class SegmentController:
 
     def _warm_up(self) -> None:
         for job in self._jobs.all("warm_up"):
-            self._client.cancel(job.number)
+            self._client.cancel(job.number, force=False)
         job = self._jobs.open("warm_up")
         self._client.submit(p.WarmUp(job.number, self.session.model, self.session.predict))
 
@@ -473,10 +473,10 @@ class SegmentController:
         return next((r for r in self._results.values() if r.key == key), None)
 
     def _drop_jobs(self, image_key: str) -> None:
-        """Cancel the image's segmentations; what they still say is not heard."""
+        """Cancel the image's segmentations, sparing what the engine keeps of others."""
         for job in self._jobs.all("segment"):
             if job.request is not None and job.request.source.key == image_key:
-                self._client.cancel(job.number)
+                self._client.cancel(job.number, force=False)
 
     def _show_result(self) -> None:
         """Session fields that follow the chosen image's result."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -22,7 +23,10 @@ def main() -> int:
     if sys.stdin is None or sys.stdin.isatty():
         print("This is the engine of napari-sa2net; napari starts it.", file=sys.stderr)
         return 2
-    hello = json.loads(sys.stdin.readline())
+    line = sys.stdin.readline()
+    if not line:
+        return 3
+    hello = json.loads(line)
     # Ctrl-C in the terminal is for napari; the engine ends when napari's pipe closes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "nice"):
@@ -30,7 +34,12 @@ def main() -> int:
             os.nice(NICENESS)
     # Everything temporary goes where whoever survives the other removes it.
     tempfile.tempdir = hello["folder"]
-    connection = Client(hello["address"], authkey=bytes.fromhex(hello["key"]))
+    try:
+        connection = Client(hello["address"], authkey=bytes.fromhex(hello["key"]))
+    except (OSError, EOFError):
+        # napari has gone already, perhaps without the time to clean up.
+        shutil.rmtree(hello["folder"], ignore_errors=True)
+        return 3
     server = Server(connection, hello["folder"])
     server.listen()
     try:

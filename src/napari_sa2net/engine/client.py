@@ -111,18 +111,22 @@ class EngineClient:
             self._outbox.append(request)
             self._state.notify_all()
 
-    def cancel(self, job: int) -> None:
-        """Stop a job: politely, and by ending the engine when it has not stopped in 1 s."""
+    def cancel(self, job: int, force: bool = True) -> None:
+        """Stop a job at the next tile or plane.
+
+        With ``force``, one that has not stopped after a second is stopped by ending the
+        engine, which starts again without what it kept.
+        """
         with self._state:
             entry = self._jobs.get(job)
-            if entry is None or entry.cancelled:
+            if entry is None:
                 return
-            entry.cancelled = True
-            if not entry.sent:
-                # The sending thread finds it cancelled.
-                self._outbox.appendleft(_Emit(p.WasCancelled(job)))
-            else:
-                self._outbox.appendleft(p.Cancel(job))
+            if not entry.cancelled:
+                entry.cancelled = True
+                # One that was not sent yet never will be.
+                event = p.Cancel(job) if entry.sent else _Emit(p.WasCancelled(job))
+                self._outbox.appendleft(event)
+            if force and entry.sent and entry.timer is None:
                 entry.timer = threading.Timer(GRACE_S, self._force, (job,))
                 entry.timer.daemon = True
                 entry.timer.start()

@@ -52,6 +52,7 @@ class Link:
         self._stderr: deque[str] = deque(maxlen=_LAST_LINES)
         self._ending = threading.Lock()
         self._ended = False
+        self._listener: Listener | None = None
         key = secrets.token_bytes(32)
         try:
             if os.name == "nt":
@@ -73,7 +74,7 @@ class Link:
                 | getattr(subprocess, "BELOW_NORMAL_PRIORITY_CLASS", 0),
             )
         except OSError as error:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.free()
             raise EngineError(
                 f"The engine could not be started with {python} ({error}). Check that this "
                 "Python is still there and that the temporary folder can be written."
@@ -94,9 +95,11 @@ class Link:
             It ended before it did.
         """
         threading.Thread(target=self._unblock, name="sa2net-watch", daemon=True).start()
+        listener = self._listener
+        assert listener is not None
         while self._connection is None:
             try:
-                self._connection = self._listener.accept()
+                self._connection = listener.accept()
             except (OSError, EOFError, ConnectionError):
                 pass
             except Exception as error:
@@ -105,7 +108,7 @@ class Link:
                     raise
             if self._connection is None and self.process.poll() is not None:
                 raise EngineError("The engine ended before it was ready.")
-        self._listener.close()
+        listener.close()
 
     def _unblock(self) -> None:
         """``accept`` has no timeout: call it ourselves when nobody else will."""
@@ -151,8 +154,9 @@ class Link:
                 return
             self._ended = True
         self.pool.close()
-        with contextlib.suppress(OSError):
-            self._listener.close()
+        if self._listener is not None:
+            with contextlib.suppress(OSError):
+                self._listener.close()
         if self._connection is not None:
             with contextlib.suppress(OSError):
                 self._connection.close()

@@ -1,0 +1,319 @@
+"""The controller with a real engine; a pump stands where a widget has the Qt event loop."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from napari_sa2net.app.controllers import SegmentController
+from napari_sa2net.app.session import ImageSource, LabelsUpdate, SegmentOutcome, Session
+from napari_sa2net.config import InstanceConfig, PredictConfig
+from napari_sa2net.data import synthetic_nuclei
+
+IMAGE = synthetic_nuclei((200, 240), 15, seed=5)[0]
+SIGNALS = ("result_ready", "labels_updated", "table_ready", "failed", "cancelled")
+
+
+class Page:
+    """Session, controller, and everything that was signalled."""
+
+    def __init__(self, model: str) -> None:
+        self.calls: queue.SimpleQueue = queue.SimpleQueue()
+        self.session = Session(model=model, predict=PredictConfig(tile=192))
+        self.controller = SegmentController(self.session, self.calls.put)
+        self.heard: list[tuple[str, object]] = []
+        for name in SIGNALS:
+            getattr(self.controller, name).connect(
+                lambda value, name=name: self.hear(name, value)
+            )
+
+    def hear(self, name: str, value: object) -> None:
+        assert threading.current_thread() is threading.main_thread()
+        self.heard.append((name, value))
+
+    def until(self, condition, timeout=90.0):
+        end = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < end, (self.heard, self.session)
+            try:
+                self.calls.get(timeout=0.05)()
+            except queue.Empty:
+                continue
+
+    def of(self, name: str) -> list:
+        return [value for heard, value in self.heard if heard == name]
+
+    def open(self, key: str, data=IMAGE, **more) -> ImageSource:
+        source = ImageSource(key, key, data, **more)
+        self.controller.set_image(source)
+        self.heard.clear()
+        return source
+
+    def segment(self) -> SegmentOutcome:
+        n = len(self.of("result_ready"))
+        assert self.controller.segment() is not None
+        self.until(lambda: len(self.of("result_ready")) > n)
+        return self.of("result_ready")[-1]
+
+    def rest(self) -> None:
+        """Until nothing is in flight and sliders rest."""
+        jobs = self.controller._jobs
+        self.until(lambda: not jobs.all() and not self.controller._rest.is_alive())
+        self.until(lambda: self.calls.empty() and not jobs.all())
+
+
+@pytest.fixture(scope="module")
+def page(tiny_model):
+    page = Page(str(tiny_model))
+    assert page.session.engine == "stopped"
+    page.controller.start()
+    page.until(lambda: page.session.info and page.session.info.seconds_per_megapixel)
+    yield page
+    page.controller.close()
+    page.controller._client.close(10)
+
+
+def test_a_warm_engine_says_how_long_it_will_take(page):
+    page.open("estimate", pixel_size_um=0.5)
+    assert page.session.engine == "ready"
+    assert page.session.device_line
+    whole = page.session.estimate_s
+    expected = page.session.info.seconds_per_megapixel * IMAGE.size / 1e6
+    assert whole == pytest.approx(expected)
+    page.controller.set_image(replace(page.session.image, view=(0, 100, 0, 120)))
+    page.controller.set_region(where="view")
+    assert page.session.estimate_s == pytest.approx(whole / 4)
+    page.controller.set_region(where="whole")
+
+
+def test_segment(page):
+    source = page.open("first", pixel_size_um=0.5)
+    assert page.session.sliders == "none"
+    seen = []
+    page.session.events.progress.connect(seen.append)
+    outcome = page.segment()
+    page.session.events.progress.disconnect(seen.append)
+    assert outcome.request.source is source
+    assert outcome.replaces is None
+    assert outcome.labels.shape == IMAGE.shape
+    n = outcome.labels.max()
+    assert n > 5
+    assert list(outcome.result.objects["label"]) == list(range(1, n + 1))
+    assert page.session.summary.startswith(f"{n} cells · median ")
+    assert "µm²" in page.session.summary
+    assert page.session.sliders == "live"
+    assert not page.session.running
+    assert page.session.progress is None
+    last = [one for one in seen if one is not None and one.what == "tiles"][-1]
+    assert last.done == last.total == outcome.result.n_tiles
+
+
+def test_sliders_act_live_and_the_table_follows(page):
+    page.open("sliders")
+    outcome = page.segment()
+    page.heard.clear()
+    values = np.linspace(0.35, 0.6, 40)
+    for value in values:
+        page.controller.set_instances(InstanceConfig(foreground=float(value)))
+        while not page.calls.empty():
+            page.calls.get()()
+    page.rest()
+    updates, tables = page.of("labels_updated"), page.of("table_ready")
+    # Those between were skipped; the last one was not.
+    assert 1 <= len(updates) < 40
+    assert all(update.key == outcome.key for update in updates)
+    assert len(tables) == 1
+    areas = np.bincount(updates[-1].labels.ravel())[1:]
+    np.testing.assert_array_equal(tables[0].objects["area_px"], areas)
+    assert page.session.summary.startswith(f"{len(areas)} cells")
+    assert (updates[-1].labels > 0).sum() < (updates[0].labels > 0).sum()
+    # Back to a setting that is shown: nothing to do.
+    page.heard.clear()
+    page.controller.set_instances(InstanceConfig(foreground=float(values[-1])))
+    page.rest()
+    assert not page.of("labels_updated")
+    page.controller.set_instances(InstanceConfig())
+    page.rest()
+
+
+def test_a_slider_that_moves_during_the_run_counts(page):
+    page.open("early")
+    page.controller.segment()
+    page.controller.set_instances(InstanceConfig(foreground=0.4))
+    page.until(lambda: page.of("labels_updated"))
+    assert isinstance(page.of("labels_updated")[0], LabelsUpdate)
+    page.rest()
+    page.controller.set_instances(InstanceConfig())
+    page.rest()
+
+
+def test_a_run_replaces_what_no_one_has_edited(page):
+    page.open("rerun")
+    first = page.segment()
+    second = page.segment()
+    assert second.replaces == first.key
+    assert page.session.result_key == second.key
+    # After an edit sliders let go, and the next run makes a layer of its own.
+    page.controller.mark_edited(second.key)
+    assert page.session.sliders == "edited"
+    assert "edited" in page.session.sliders_note
+    page.heard.clear()
+    page.controller.set_instances(InstanceConfig(foreground=0.4))
+    time.sleep(0.4)
+    page.until(page.calls.empty)
+    assert not page.of("labels_updated")
+    edited = second.labels.copy()
+    edited[edited == 2] = 1
+    page.controller.measure(second.key, edited)
+    page.until(lambda: page.of("table_ready"))
+    assert 2 not in page.of("table_ready")[0].objects["label"]
+    third = page.segment()
+    assert third.replaces is None
+    assert page.session.sliders == "live"
+    page.controller.set_instances(InstanceConfig())
+    page.rest()
+
+
+def test_an_edit_during_the_run_is_not_overwritten(page):
+    page.open("racing")
+    first = page.segment()
+    page.heard.clear()
+    page.controller.segment()
+    page.controller.mark_edited(first.key)
+    page.until(lambda: page.of("result_ready"))
+    assert page.of("result_ready")[0].replaces is None
+
+
+def test_a_stale_result_is_dropped(page):
+    page.open("stale", np.tile(IMAGE, (2, 2)))
+    page.controller.segment()
+    page.until(lambda: page.session.progress and page.session.progress.what == "tiles")
+    page.controller.image_changed("stale")
+    page.until(lambda: not page.session.running)
+    assert not page.of("result_ready")
+    assert page.session.sliders == "none"
+    # Also when it was done already, and only its event is still on the way.
+    page.controller.set_image(replace(page.session.image, data=IMAGE))
+    page.controller.segment()
+    arrived = []
+    while not any(arrived):
+        call = page.calls.get(timeout=90)
+        event = call.__closure__[0].cell_contents if call.__closure__ else None
+        arrived.append(type(event).__name__ == "Done")
+        if arrived[-1]:
+            page.controller.image_changed("stale")
+        call()
+    assert not page.of("result_ready")
+    assert not page.session.running
+
+
+def test_another_image_may_be_chosen_meanwhile(page):
+    one = page.open("one")
+    page.controller.segment()
+    page.controller.set_image(ImageSource("two", "two", IMAGE[:50]))
+    assert page.session.sliders == "none"
+    page.until(lambda: page.of("result_ready"))
+    assert page.of("result_ready")[0].request.source is one
+    assert page.session.sliders == "none"
+    page.controller.set_image(one)
+    assert page.session.sliders == "live"
+    page.controller.forget_result(page.session.result_key)
+    assert page.session.sliders == "none"
+    page.controller.forget_image("one")
+    assert page.session.image is None
+    assert page.session.image_line == ""
+
+
+def test_cancel(page):
+    page.open("cancel", np.tile(IMAGE, (5, 5)))
+    page.controller.segment()
+    page.until(lambda: page.session.progress and page.session.progress.what == "tiles")
+    assert page.session.engine == "busy"
+    page.controller.cancel()
+    assert page.session.progress.what == "cancelling"
+    page.until(lambda: page.of("cancelled"))
+    assert page.of("cancelled") == ["cancel"]
+    assert not page.session.running
+    assert page.session.engine == "ready"
+    assert page.session.error is None
+
+
+def test_errors_say_what_to_do(page):
+    page.controller.set_image(None)
+    assert page.controller.segment() is None
+    assert "Open one" in page.session.error.message
+    page.open("nan", np.full((30, 30), np.nan))
+    page.controller.segment()
+    page.until(lambda: page.of("failed"))
+    assert page.session.error.kind == "ImageError"
+    assert not page.session.running
+    page.controller.dismiss_error()
+    assert page.session.error is None
+    model = page.session.model
+    page.controller.set_model("no-such-model")
+    page.until(lambda: page.session.error)
+    assert page.session.error.kind == "ModelNotFoundError"
+    page.controller.set_model(model)
+    page.rest()
+    page.open("fine")
+    page.segment()
+    assert page.session.error is None
+
+
+def test_a_killed_engine_is_reported_and_comes_back(page):
+    page.open("killed", np.tile(IMAGE, (2, 2)))
+    page.segment()
+    page.heard.clear()
+    page.controller.segment()
+    page.until(lambda: page.session.progress and page.session.progress.what == "tiles")
+    os.kill(page.session.info.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+    page.until(lambda: page.of("failed"))
+    page.until(lambda: page.session.sliders == "lost")
+    assert len(page.of("failed")) == 1
+    assert page.session.error.kind == "EngineError"
+    assert page.session.engine == "starting"
+    assert not page.session.running
+    assert "Segment again" in page.session.sliders_note
+    page.controller.set_instances(InstanceConfig(foreground=0.45))
+    page.until(lambda: page.session.engine == "ready")
+    outcome = page.segment()
+    assert outcome.request.instances.foreground == 0.45
+    assert page.session.sliders == "live"
+    assert page.session.error is None
+
+
+def test_after_closing_nothing_is_signalled(tiny_model):
+    page = Page(str(tiny_model))
+    page.controller.start()
+    page.open("closing")
+    page.controller.segment()
+    page.until(lambda: page.session.engine != "stopped")
+    page.controller.close()
+    page.heard.clear()
+    page.controller._client.close(20)
+    while not page.calls.empty():
+        page.calls.get()()
+    assert not page.heard
+    assert page.session.engine == "stopped"
+
+
+def test_without_dispatch_events_are_handled_at_once(tiny_model):
+    """As a script would use it."""
+    session = Session(model=str(tiny_model))
+    controller = SegmentController(session)
+    done = threading.Event()
+    results = []
+    controller.result_ready.connect(lambda outcome: (results.append(outcome), done.set()))
+    controller.start()
+    controller.set_image(ImageSource("a", "a", IMAGE))
+    controller.segment()
+    assert done.wait(90)
+    controller.close()
+    assert results[0].labels.max() > 5
