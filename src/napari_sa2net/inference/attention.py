@@ -56,9 +56,11 @@ class AttentionMaps(Mapping[str, NDArray[np.float32]]):
         self.shape = (plane.rows.n_in, plane.columns.n_in)
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
-        values = reduce_channels(name, self.native[name])
         if 0 in self.shape:
+            if name not in self.native:
+                raise KeyError(name)
             return np.zeros(self.shape, np.float32)
+        values = reduce_channels(name, self.native[name])
         rows, columns = (
             Axis(n_in, n_out, self.strides[name] / scale)
             for n_in, n_out, scale in zip(values.shape, self.shape, self.scale, strict=True)
@@ -70,6 +72,14 @@ class AttentionMaps(Mapping[str, NDArray[np.float32]]):
 
     def __len__(self) -> int:
         return len(self.native)
+
+
+def empty_maps(base: int) -> dict[str, NDArray[np.float32]]:
+    """Native maps of an image without pixels."""
+    channels = {"global_query": base} | {f"local_gate_{i}": 4 * base for i in (1, 2, 3, 4)}
+    return {
+        name: np.zeros((channels.get(name, 1), 0, 0), np.float32) for name in ATTENTION_NAMES
+    }
 
 
 def reduce_channels(name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -107,6 +117,8 @@ def attention_maps(
     ------
     DeviceError, Cancelled
     """
+    if 0 in (plane.rows.n_in, plane.columns.n_in):
+        return AttentionMaps(empty_maps(model.net.base_channels), plane)
     where = resolve_device(device)
     net = model.net
     home = next(net.parameters()).device

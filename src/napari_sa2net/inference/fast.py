@@ -3,14 +3,16 @@
 Batch normalisation is folded into the convolution before it, activations and residual sums
 run inside the convolutions (oneDNN's post-operations), what only repeats after upsampling is
 computed before it, and the wide layers of the pixel-wise MLPs run in strips that stay in
-cache. In float32 the result equals the network's to rounding.
+cache. Of a tile's halo, only the coarse stages see all: the finer ones, which cost most and
+look least far, run on the part that the result needs. In float32 the result equals the
+network's to rounding.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -31,13 +33,24 @@ from napari_sa2net.nn.blocks import (
 #: Largest difference of float32 logits, relative to the largest, that the rewriting may make.
 TOLERANCE = 1e-3
 
+#: A part of a window: rows y0…y1-1, columns x0…x1-1, multiples of 16.
+Part = tuple[int, int, int, int]
+#: Pixels around the wanted part that the decoder at stride 8, 4, 2, 1 runs on (None: all).
+#: A stage's longest way is its 11×11 and four 3×3 convolutions, 8 of its own pixels; what it
+#: is given must be right that far out, so nothing of these cuts shows in the result.
+MARGINS = (None, 64, 32, 16)
+
 #: Elements of an MLP's wide layer that are computed in one piece; fits a second-level cache.
 STRIP_ELEMENTS = 2**20
 
 
-def optimised(
-    net: SA2Net, device: torch.device, dtype: torch.dtype
-) -> Callable[[Tensor], Tensor]:
+class Forward(Protocol):
+    """A network in evaluation; see `optimised`."""
+
+    def __call__(self, x: Tensor, keep: Part | None = None) -> Tensor: ...
+
+
+def optimised(net: SA2Net, device: torch.device, dtype: torch.dtype) -> Forward:
     """The network as a function, as fast as this device can run it.
 
     Parameters
@@ -50,7 +63,9 @@ def optimised(
 
     Returns
     -------
-    Callable from (B, in_channels, h, w) on the device, h and w multiples of 16, to logits.
+    Callable (x, keep=None) -> logits
+        x is (B, in_channels, h, w) on the device, h and w multiples of 16; keep is the part
+        whose logits are wanted, all if not given.
     """
     if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16):
         fast = _fused(net, dtype)
@@ -59,10 +74,11 @@ def optimised(
     own = copy.deepcopy(net).eval().to(device)
     own = own.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(x: Tensor) -> Tensor:
+    def forward(x: Tensor, keep: Part | None = None) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            return own(x)
+            logits: Tensor = own(x)
+        return logits if keep is None else logits[..., keep[0] : keep[1], keep[2] : keep[3]]
 
     return forward
 
@@ -147,7 +163,7 @@ def affine_of(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 class FastSA2Net:
-    """Callable like the network in evaluation: (B, in_channels, h, w) → logits.
+    """Callable like the network in evaluation; see `optimised`.
 
     Parameters
     ----------
@@ -168,8 +184,10 @@ class FastSA2Net:
         self.ups = [self._up(getattr(net, f"up{k}")) for k in (4, 3, 2, 1)]
         self.head = self._conv(net.outc4)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, keep: Part | None = None) -> Tensor:
         x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        whole = (0, x.shape[-2], 0, x.shape[-1])
+        parts = [_grown(keep or whole, margin, whole) for margin in MARGINS]
         features = [self.inc(x, "relu")]
         for first, second in self.downs:
             features.append(second(first(F.max_pool2d(features[-1], 2), "relu"), "relu"))
@@ -177,11 +195,13 @@ class FastSA2Net:
         scales += [side(f) for side, f in zip(self.sides, features[1:4], strict=False)]
         deep = self.sides[3](features[4])
         del features
-        skips = self.attend(scales)
+        skips = self.attend(scales, whole, parts[::-1])
         del scales
-        for up in self.ups:
-            deep = up(deep, skips.pop())
-        return self.head(deep)
+        inside = whole
+        for up, part, stride in zip(self.ups, parts, (8, 4, 2, 1), strict=True):
+            deep = up(_cut(deep, inside, part, 2 * stride), skips.pop())
+            inside = part
+        return self.head(_cut(deep, inside, keep or whole, 1))
 
     def _conv(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> FusedConv:
         return FusedConv(conv, norm, dtype=self.dtype)
@@ -229,7 +249,7 @@ class FastSA2Net:
 
     def _scale_aware(
         self, block: ScaleAwareAttention
-    ) -> Callable[[list[Tensor]], list[Tensor]]:
+    ) -> Callable[[list[Tensor], Part, list[Part]], list[Tensor]]:
         local = [self._local(block.get_submodule(f"gcn{i}")) for i in (1, 2, 3, 4)]  # type: ignore[arg-type]
         mlps = [self._mlp(block.get_submodule(f"mlp{i}")) for i in (1, 2, 3, 4)]  # type: ignore[arg-type]
         convs = [self._conv(block.get_submodule(f"conv{i}")) for i in (1, 2, 3, 4)]  # type: ignore[arg-type]
@@ -238,7 +258,7 @@ class FastSA2Net:
         scale, shift = (v.to(self.dtype)[:, None, None] for v in affine_of(block.bn))
         channels = block.channels
 
-        def forward(features: list[Tensor]) -> list[Tensor]:
+        def forward(features: list[Tensor], whole: Part, parts: list[Part]) -> list[Tensor]:
             grid = features[2].shape[-2:]
             loc = [f(resize(x, grid)) for f, x in zip(local, features, strict=True)]
             y = mix(torch.addcmul(shift, torch.cat(loc, dim=1), scale), "gelu")
@@ -246,7 +266,8 @@ class FastSA2Net:
             out = []
             for i, (f, l_i) in enumerate(zip(features, loc, strict=True)):
                 gated = l_i * y[:, channels + i : channels + i + 1] * query
-                e = resize(gated, f.shape[-2:]) + f
+                f = _cut(f, whole, parts[i], 2**i)
+                e = resize(_cut(gated, whole, parts[i], 4), f.shape[-2:]) + f
                 out.append(convs[i](mlps[i](e)))
             return out
 
@@ -292,6 +313,28 @@ class FastSA2Net:
 
 def _children(block: nn.Sequential) -> list[Any]:
     return list(block)
+
+
+def _grown(part: Part, margin: int | None, whole: Part) -> Part:
+    """The part with a margin around it, within the whole."""
+    if margin is None:
+        return whole
+    y0, y1, x0, x1 = part
+    return (
+        max(whole[0], y0 - margin),
+        min(whole[1], y1 + margin),
+        max(whole[2], x0 - margin),
+        min(whole[3], x1 + margin),
+    )
+
+
+def _cut(x: Tensor, have: Part, want: Part, stride: int) -> Tensor:
+    """Features (B, C, h, w) at a stride, cut from one part to a part of it."""
+    if want == have:
+        return x
+    top, left = have[0] // stride, have[2] // stride
+    y0, y1, x0, x1 = (n // stride for n in want)
+    return _packed(x[..., y0 - top : y1 - top, x0 - left : x1 - left])
 
 
 def _packed(x: Tensor) -> Tensor:

@@ -13,14 +13,16 @@ from torch import Tensor
 from napari_sa2net.config import InputConfig, PredictConfig
 from napari_sa2net.errors import Cancelled, OutOfMemoryError
 from napari_sa2net.inference.devices import fast_dtype, is_out_of_memory, resolve_device
-from napari_sa2net.inference.fast import optimised
-from napari_sa2net.inference.resample import Plane, ScaledPlane
+from napari_sa2net.inference.fast import Part, optimised
+from napari_sa2net.inference.resample import Axis, Plane, ScaledPlane
 from napari_sa2net.inference.tiles import STRIDE, Tile, plan_tiles
 from napari_sa2net.models.card import ModelCard
 from napari_sa2net.nn import SA2Net, pad_to_stride
 
-#: Context around a tile's core that is read and cropped away (network px).
-HALO = 64
+#: Context around a tile's core that is read and cropped away (network px). The network looks
+#: 208 px far at most; what lies beyond the halo changes probabilities by less than 1e-3
+#: (benchmarks/measure_halo.py).
+HALO = 128
 #: Side of a tile (network px) where the settings do not say.
 DEFAULT_TILE = {"cpu": 1024, "cuda": 2048, "mps": 1024}
 
@@ -170,11 +172,14 @@ class Predictor:
                 if cancelled and cancelled():
                     raise Cancelled("Cancelled; nothing was changed.")
                 read, core = tile.read, tile.core
-                values = self.probabilities(plane.read(read.y0, read.y1, read.x0, read.x1))
+                keep = self._kept(plane, tile)
+                values = self.probabilities(
+                    plane.read(read.y0, read.y1, read.x0, read.x1), keep
+                )
                 y0, y1, x0, x1 = plane.image_window(core.y0, core.y1, core.x0, core.x1)
                 if y1 > y0 and x1 > x0:
                     out[:, y0:y1, x0:x1] = plane.to_image(
-                        values, (read.y0, read.x0), (y0, y1, x0, x1)
+                        values, (read.y0 + keep[0], read.x0 + keep[2]), (y0, y1, x0, x1)
                     )
                 if on_tile:
                     on_tile(done + 1, len(tiles))
@@ -182,32 +187,47 @@ class Predictor:
         self._with_smaller_tiles(run)
         return out
 
-    def probabilities(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _kept(self, plane: ScaledPlane, tile: Tile) -> Part:
+        """Part of a tile's window that is kept, with what resampling back looks at."""
+        read, core = tile.read, tile.core
+        rows = _kept_range(plane.back_rows, read.y0, core.y0, core.y1, read.y1)
+        columns = _kept_range(plane.back_columns, read.x0, core.x0, core.x1, read.x1)
+        return (*rows, *columns)
+
+    def probabilities(
+        self, x: NDArray[np.float32], keep: Part | None = None
+    ) -> NDArray[np.float32]:
         """Run the network on one array that is ready for it.
 
         Parameters
         ----------
         x : (in_channels, h, w) float32
+        keep : (y0, y1, x0, x1), optional
+            Part that is wanted, from multiples of 16 to multiples of 16 or the edge; cheaper
+            than all of it, and the same values.
 
         Returns
         -------
-        (classes, h, w) float32
+        (classes, h, w) float32, or as large as `keep`
             Softmax over the classes, or the sigmoid of a one-class model.
         """
         height, width = x.shape[-2:]
+        y0, y1, x0, x1 = keep or (0, height, 0, width)
         with torch.inference_mode():
             batch = pad_to_stride(torch.from_numpy(x)[None].to(self.device))
+            h, w = batch.shape[-2:]
+            part = (y0, h if y1 == height else y1, x0, w if x1 == width else x1)
             total: Tensor | None = None
             # Flipped after padding, so that poolings fall on one grid in every tile.
             for axes in FLIPS if self.config.augment else FLIPS[:1]:
-                logits = self._net(batch.flip(axes) if axes else batch)
-                p = activate(logits.float())
+                view = batch.flip(axes) if axes else batch
+                p = activate(self._net(view, _flipped(part, axes, h, w)).float())
                 p = p.flip(axes) if axes else p
                 total = p if total is None else total.add_(p)
             assert total is not None
             if self.config.augment:
                 total = total.div_(len(FLIPS))
-            return total[0, :, :height, :width].cpu().numpy()
+            return total[0, :, : y1 - y0, : x1 - x0].cpu().numpy()
 
     def _with_smaller_tiles(self, run: Callable[[], None]) -> None:
         """Call run; after each out-of-memory halve the tile and call it again."""
@@ -227,6 +247,23 @@ class Predictor:
             self.tile = max(self.min_tile, half)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
+
+
+def _kept_range(
+    axis: Axis, read_start: int, start: int, stop: int, read_stop: int
+) -> tuple[int, int]:
+    """Range start…stop with the taps of resampling back, relative to the read window."""
+    around = 0 if axis.is_identity else -(-int(axis.reach + 1) // STRIDE) * STRIDE
+    return max(0, start - around - read_start), min(read_stop, stop + around) - read_start
+
+
+def _flipped(part: Part, axes: tuple[int, ...], height: int, width: int) -> Part:
+    y0, y1, x0, x1 = part
+    if -2 in axes:
+        y0, y1 = height - y1, height - y0
+    if -1 in axes:
+        x0, x1 = width - x1, width - x0
+    return y0, y1, x0, x1
 
 
 def activate(logits: Tensor) -> Tensor:

@@ -1,0 +1,182 @@
+"""The public functions on images of many shapes."""
+
+from __future__ import annotations
+
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+
+from napari_sa2net.config import InstanceConfig
+from napari_sa2net.errors import (
+    AxesError,
+    Cancelled,
+    ChannelError,
+    DeviceError,
+    ImageError,
+    ModelNotFoundError,
+    SettingsError,
+)
+from napari_sa2net.inference.api import segment, split_settings
+
+
+@pytest.fixture(scope="module")
+def model(make_model):
+    return make_model()
+
+
+def image_of(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "labels", "probability"),
+    [
+        ((40, 30), None, (40, 30), (3, 40, 30)),
+        ((1, 1), None, (1, 1), (3, 1, 1)),
+        ((17, 33, 3), None, (17, 33), (3, 17, 33)),
+        ((2, 40, 30), None, (2, 40, 30), (2, 3, 40, 30)),
+        ((3, 40, 30), "CYX", (40, 30), (3, 40, 30)),
+        ((40, 2, 30), "YZX", (40, 2, 30), (2, 3, 40, 30)),
+        ((2, 2, 3, 20, 18), "TZCYX", (2, 2, 20, 18), (2, 2, 3, 20, 18)),
+        ((30, 40), "XY", (30, 40), (3, 40, 30)),
+        ((0, 9), None, (0, 9), (3, 0, 9)),
+        ((0, 9, 8), None, (0, 9, 8), (0, 3, 9, 8)),
+    ],
+)
+def test_shapes(model, shape, axes, labels, probability) -> None:
+    result = segment(image_of(shape), model=model, axes=axes)
+    assert result.labels.shape == labels
+    assert result.labels.dtype == np.int32
+    assert result.probability.shape == probability
+    assert result.probability.dtype == np.float32
+    assert len(result.objects) == len(np.unique(result.labels[result.labels > 0]))
+
+
+def test_axes_order_does_not_change_the_result(model) -> None:
+    image = image_of((2, 40, 30), seed=3)
+    straight = segment(image, model=model, axes="ZYX", precision="float32")
+    turned = segment(image.transpose(2, 1, 0), model=model, axes="XYZ", precision="float32")
+    np.testing.assert_array_equal(turned.labels.transpose(2, 1, 0), straight.labels)
+    np.testing.assert_array_equal(turned.probability, straight.probability)
+
+
+@pytest.mark.parametrize("value", [0, 7, np.nan])
+def test_constant_images_have_no_objects(model, value: float) -> None:
+    image = np.full((20, 30), value, np.float32)
+    if np.isnan(value):
+        image[3, 4] = 1
+    result = segment(image, model=model)
+    assert not result.labels.any()
+    assert len(result.objects) == 0
+    np.testing.assert_array_equal(result.probability[0], 1)
+    assert not result.probability[1:].any()
+
+
+def test_lazy_in_equals_numpy(model, tmp_path) -> None:
+    image = image_of((40, 500), seed=5)
+    stored = zarr.create_array(tmp_path / "i", shape=image.shape, chunks=(64, 64), dtype="u1")
+    stored[:] = image
+    settings = {"model": model, "tile": 336, "precision": "float32"}
+    expected = segment(image, **settings)
+    for lazy in (da.from_array(image, chunks=50), stored, [image, image[::2, ::2]]):
+        result = segment(lazy, **settings)
+        np.testing.assert_allclose(result.probability, expected.probability, atol=1e-6)
+        np.testing.assert_array_equal(result.labels, expected.labels)
+
+
+def test_large_results_go_to_disk(model, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = image_of((2, 60, 50), seed=6)
+    expected = segment(image, model=model)
+    monkeypatch.setattr("napari_sa2net.inference.store.MEMORY_LIMIT", 1000)
+    result = segment(image, model=model)
+    assert isinstance(result.probability, zarr.Array)
+    assert isinstance(result.labels, zarr.Array)
+    np.testing.assert_array_equal(result.labels[:], expected.labels)
+    assert result.objects.equals(expected.objects)
+
+
+def test_labels_count_over_the_stack(model) -> None:
+    labels = segment(image_of((3, 50, 50), seed=8), model=model, min_size=0).labels
+    per_plane = [set(np.unique(plane[plane > 0])) for plane in labels]
+    assert sum(map(len, per_plane)) == len(set().union(*per_plane)) == labels.max() > 0
+
+
+def test_linked_planes_share_labels(model) -> None:
+    plane = image_of((50, 50), seed=9)
+    stack = np.stack([plane, plane, plane])
+    settings = {"model": model, "link_planes": True, "foreground": 0.4, "min_size": 0}
+    result = segment(stack, **settings)
+    assert result.labels.any()
+    np.testing.assert_array_equal(result.labels[0], result.labels[2])
+    times = np.stack([stack, stack])
+    both = segment(times, axes="TZYX", **settings).labels
+    np.testing.assert_array_equal(both[1] > 0, both[0] > 0)
+    assert not set(np.unique(both[0])) & set(np.unique(both[1])) - {0}
+
+
+def test_progress_and_provenance(model) -> None:
+    steps: list[tuple[int, int, str]] = []
+    result = segment(
+        image_of((2, 500, 40)),
+        model=model,
+        tile=336,
+        pixel_size_um=0.5,
+        progress=lambda *step: steps.append(step),
+    )
+    tiles = [step for step in steps if step[2] == "tiles"]
+    assert tiles == [(i + 1, result.n_tiles, "tiles") for i in range(result.n_tiles)]
+    assert result.n_tiles > 2
+    assert result.provenance["pixel_size_um"] == 0.5
+    assert result.provenance["settings"]["predict"]["tile"] == 336
+    assert (result.objects.area_um2 == result.objects.area_px / 4).all()
+
+
+def test_cancelled(model) -> None:
+    asked: list[int] = []
+    with pytest.raises(Cancelled):
+        segment(
+            image_of((60, 60)), model=model, cancelled=lambda: bool(asked.append(0)) or True
+        )
+    assert asked
+
+
+def test_diameter_rescales(make_model, nuclei: np.ndarray) -> None:
+    model = make_model(diameter=20)
+    result = segment(nuclei, model=model, diameter=10)
+    assert result.diameter == 10
+    assert result.provenance["scale"] == 2
+    assert result.labels.shape == nuclei.shape
+    assert segment(nuclei, model=model, diameter=10, rescale=False).provenance["scale"] == 1
+
+
+def test_all_channels_go_in_where_they_fit(make_model) -> None:
+    model = make_model(in_channels=4)
+    plan = segment(image_of((4, 20, 20)), model=model, axes="CYX").plan
+    assert plan.channels == (0, 1, 2, 3)
+    assert segment(image_of((20, 20, 4)), model=model).plan.channels == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("error", "match", "image", "settings"),
+    [
+        (SettingsError, "Unknown setting tiles", (20, 20), {"tiles": 64}),
+        (SettingsError, "tile", (20, 20), {"tile": 100}),
+        (SettingsError, "diameter", (20, 20), {"diameter": -1}),
+        (SettingsError, "foreground", (20, 20), {"foreground": 2}),
+        (DeviceError, "auto", (20, 20), {"device": "abacus"}),
+        (AxesError, "axes", (20, 20), {"axes": "ZYX"}),
+        (ChannelError, "channel 7", (20, 20), {"channels": 7}),
+        (ModelNotFoundError, "nowhere", (20, 20), {"model": "nowhere"}),
+        (ImageError, "axes", (20,), {}),
+    ],
+)
+def test_bad_input_is_refused(model, error, match, image, settings) -> None:
+    with pytest.raises(error, match=match):
+        segment(image_of(image), **{"model": model, **settings})
+
+
+def test_settings_are_sorted_by_name() -> None:
+    predict, instances = split_settings(InstanceConfig(split=0.7), tile=128, min_size=3)
+    assert predict.tile == 128
+    assert instances == InstanceConfig(split=0.7, min_size=3)

@@ -1,0 +1,79 @@
+"""The estimate of object size, with a stand-in that sees what a good network sees."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_sa2net.config import InstanceConfig
+from napari_sa2net.data import plan_image
+from napari_sa2net.errors import Cancelled
+from napari_sa2net.inference.diameter import CROP, crops, estimate_diameter
+from napari_sa2net.inference.resample import ScaledPlane
+
+TRAINED = 24.0
+
+
+class Card:
+    diameter: float | None = TRAINED
+    classes = ("foreground",)
+    instance = InstanceConfig(min_size=5)
+
+
+class Threshold:
+    """In place of a network: bright is foreground, but only near the trained size."""
+
+    card = Card()
+
+    def __init__(self) -> None:
+        self.scales: list[float] = []
+
+    def probabilities(self, x: np.ndarray) -> np.ndarray:
+        return (x[:1] > 0.5).astype(np.float32)
+
+
+def discs(diameter: float, size: int = 700) -> np.ndarray:
+    """Separate discs on a jittered grid."""
+    rng = np.random.default_rng(0)
+    image = np.zeros((size, size), np.float32)
+    step = int(2 * diameter + 2)
+    y, x = np.ogrid[:size, :size]
+    for cy in range(step // 2, size, step):
+        for cx in range(step // 2, size, step):
+            jy, jx = rng.uniform(-0.2, 0.2, 2) * diameter
+            image[(y - cy - jy) ** 2 + (x - cx - jx) ** 2 <= diameter**2 / 4] = 1
+    return image
+
+
+@pytest.mark.parametrize("diameter", [9, 24, 70])
+def test_finds_the_diameter(diameter: float) -> None:
+    plan = plan_image(discs(diameter), normalize=False, in_channels=1)
+    assert estimate_diameter(Threshold(), plan) == pytest.approx(diameter, rel=0.1)
+
+
+def test_nothing_to_find() -> None:
+    flat = plan_image(np.zeros((300, 300), np.float32), normalize=False, in_channels=1)
+    assert estimate_diameter(Threshold(), flat) is None
+
+
+def test_models_of_unknown_size_are_not_asked() -> None:
+    predictor = Threshold()
+    predictor.card = Card()
+    predictor.card.diameter = None
+    plan = plan_image(discs(24), normalize=False, in_channels=1)
+    assert estimate_diameter(predictor, plan) is None
+
+
+def test_cancelled() -> None:
+    plan = plan_image(discs(24), normalize=False, in_channels=1)
+    with pytest.raises(Cancelled):
+        estimate_diameter(Threshold(), plan, cancelled=lambda: True)
+
+
+def test_crops_are_few_and_lie_where_objects_are() -> None:
+    image = np.zeros((3000, 2000), np.float32)
+    image[2400:2900, 1400:1900] = discs(24, 500)
+    windows = crops(ScaledPlane(plan_image(image, normalize=False, in_channels=1), ()))
+    assert len(windows) == 3
+    assert any(w.y0 <= 2488 and w.y1 == 3000 and w.x1 == 2000 for w in windows)
+    assert all(w.shape == (CROP, CROP) for w in windows)

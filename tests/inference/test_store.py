@@ -1,0 +1,41 @@
+"""Results in memory or on disk."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_sa2net.errors import OutputError
+from napari_sa2net.inference.store import allocate
+
+
+def test_small_results_stay_in_memory() -> None:
+    array = allocate((3, 20, 30), np.float32)
+    assert isinstance(array, np.ndarray)
+    assert not array.any()
+    assert allocate((0, 5), np.int32).shape == (0, 5)
+
+
+def test_large_results_go_to_disk_and_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    array = allocate((2, 3, 600, 700), np.float32, limit=1000)
+    assert array.shape == (2, 3, 600, 700)
+    values = np.random.default_rng(0).random((3, 100, 50)).astype(np.float32)
+    array[1, :, 500:600, 490:540] = values
+    np.testing.assert_array_equal(array[1, :, 500:600, 490:540], values)
+    assert np.asarray(array[0]).max() == 0
+    assert list(tmp_path.iterdir())
+    del array
+    gc.collect()
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_room_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    with pytest.raises(OutputError, match="TMPDIR"):
+        allocate((600, 700), np.float32, limit=1000)

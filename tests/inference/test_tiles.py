@@ -1,0 +1,55 @@
+"""Tiles cover every pixel once, on the stride grid, with their halo."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from napari_sa2net.errors import SettingsError
+from napari_sa2net.inference.tiles import plan_tiles, split_axis
+
+
+@given(length=st.integers(1, 5000), halo=st.integers(0, 8), core=st.integers(1, 40))
+def test_one_axis(length: int, halo: int, core: int) -> None:
+    halo *= 16
+    tile = 2 * halo + 16 * core
+    ranges = split_axis(length, tile, halo)
+    position = 0
+    for (c0, c1), (r0, r1) in ranges:
+        assert c0 == position < c1
+        position = c1
+        assert r0 % 16 == 0
+        assert c0 % 16 == 0
+        assert r1 % 16 == 0 or r1 == length
+        assert r1 - r0 <= tile
+        assert 0 <= r0 <= c0 < c1 <= r1 <= length
+        assert r0 == 0 or c0 - r0 >= halo
+        assert r1 == length or r1 - c1 >= halo
+    assert position == length
+    if -(-length // 16) * 16 <= tile:
+        assert len(ranges) == 1
+
+
+def test_no_more_tiles_than_needed() -> None:
+    assert len(plan_tiles(1024, 1024, 1024, 64)) == 1
+    assert len(plan_tiles(1020, 1024, 512, 64)) == 9
+    # Two tiles with one halo each: 2 × (512 − 64) = 896.
+    assert len(plan_tiles(896, 16, 512, 64)) == 2
+    assert len(plan_tiles(897, 16, 512, 64)) == 3
+
+
+def test_tiles_of_a_plane_cover_it_once() -> None:
+    seen = np.zeros((333, 777), int)
+    for tile in plan_tiles(333, 777, 256, 32):
+        core = tile.core
+        seen[core.y0 : core.y1, core.x0 : core.x1] += 1
+        assert max(tile.read.shape) <= 256
+    assert (seen == 1).all()
+
+
+@pytest.mark.parametrize(("tile", "halo"), [(100, 16), (128, 60), (128, 64), (64, -16)])
+def test_impossible_tiles(tile: int, halo: int) -> None:
+    with pytest.raises(SettingsError, match="tile"):
+        plan_tiles(500, 500, tile, halo)
