@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.data import ImagePlan
 from napari_sa2net.errors import Cancelled
+from napari_sa2net.inference import big_planes
 from napari_sa2net.inference.instances import (
     PlaneLinker,
     foreground_probability,
@@ -66,19 +67,66 @@ def label_stack(
         for index in run:
             if cancelled and cancelled():
                 raise Cancelled("Cancelled; nothing was changed.")
-            labels = label_objects(np.asarray(probability[index]), classes, config)
-            if linker:
-                labels = linker.add(labels)
-            # out[...] of the image's own order of axes
-            out[_label_index(plan, index)] = _turned(plan, offset_labels(labels, offset))
-            if not linker:
-                offset += int(labels.max(initial=0))
+            target = LabelPlane(plan, out, index)
+            if linker is not None:
+                plane = np.zeros(plan.spatial, np.int32)
+                _label_plane(probability, index, classes, config, plane, 0, cancelled)
+                target[:, :] = offset_labels(linker.add(plane), offset)
+            else:
+                offset = _label_plane(
+                    probability, index, classes, config, target, offset, cancelled
+                )
             done += 1
             if progress and plan.n_planes > 1:
                 progress(done, plan.n_planes, "planes")
-        if linker:
+        if linker is not None:
             offset += linker.count
     return out
+
+
+def _label_plane(
+    probability: Any,
+    index: tuple[int, ...],
+    classes: Sequence[str],
+    config: InstanceConfig,
+    out: Any,
+    first: int,
+    cancelled: Callable[[], bool] | None,
+) -> int:
+    """Write the labels of one plane, numbered from first + 1; the last number."""
+    shape = tuple(probability.shape[-2:])
+    if shape[0] * shape[1] <= big_planes.LARGE:
+        labels = label_objects(np.asarray(probability[index]), classes, config)
+        out[:, :] = offset_labels(labels, first)
+        return first + int(labels.max(initial=0))
+
+    def read(rows: slice, columns: slice) -> NDArray[Any]:
+        return np.asarray(probability[(*index, slice(None), rows, columns)])
+
+    return big_planes.label_in_blocks(
+        read, shape, classes, config, out, first=first, cancelled=cancelled
+    )
+
+
+class LabelPlane:
+    """One plane (Y, X) of labels that have the image's own order of axes."""
+
+    def __init__(self, plan: ImagePlan, labels: Any, index: tuple[int, ...]) -> None:
+        self._labels = labels
+        self._at: dict[str, Any] = dict(zip(plan.stack_axes, index, strict=True))
+        self._axes = plan.label_axes
+        self._turned = self._axes.index("X") < self._axes.index("Y")
+
+    def __getitem__(self, key: tuple[slice, slice]) -> NDArray[np.int32]:
+        block = np.asarray(self._labels[self._key(key)])
+        return block.T if self._turned else block
+
+    def __setitem__(self, key: tuple[slice, slice], block: NDArray[np.int32]) -> None:
+        self._labels[self._key(key)] = block.T if self._turned else block
+
+    def _key(self, key: tuple[slice, slice]) -> tuple[Any, ...]:
+        at = self._at | {"Y": key[0], "X": key[1]}
+        return tuple(at[name] for name in self._axes)
 
 
 def measure_objects(
@@ -100,16 +148,28 @@ def measure_objects(
     if not table or plan.is_empty:
         return empty_table(plan.stack_axes)
     shape = (*plan.stack_shape, *plan.spatial)
+    height, width = plan.spatial
+    everything = slice(None), slice(None)
 
     def label_plane(index: tuple[int, ...]) -> NDArray[Any]:
-        return _turned(plan, np.asarray(labels[_label_index(plan, index)]))
+        return LabelPlane(plan, labels, index)[everything]
 
     def foreground(index: tuple[int, ...]) -> NDArray[Any]:
         return foreground_probability(np.asarray(probability[index]), classes)
 
     def intensity(index: tuple[int, ...]) -> NDArray[Any]:
-        return np.moveaxis(plan.read_raw(index, 0, plan.spatial[0], 0, plan.spatial[1]), 0, -1)
+        return np.moveaxis(plan.read_raw(index, 0, height, 0, width), 0, -1)
 
+    if height * width > big_planes.LARGE and not plan.stack_shape:
+        whole = LabelPlane(plan, labels, ())
+        return big_planes.table_in_bands(
+            lambda rows: whole[rows, slice(None)],
+            lambda rows, columns: np.asarray(probability[:, rows, columns]),
+            lambda rows: np.moveaxis(plan.read_raw((), rows.start, rows.stop, 0, width), 0, -1),
+            plan.spatial,
+            classes,
+            pixel_size_um,
+        )
     return object_table(
         Planes(shape, np.dtype(np.int32), label_plane),
         Planes(shape, np.dtype(np.float32), foreground),
@@ -150,14 +210,3 @@ def _runs(shape: tuple[int, ...], link_axis: int | None) -> Iterator[Iterator[tu
     rest = [range(1) if i == link_axis else range(n) for i, n in enumerate(shape)]
     for at in product(*rest):
         yield ((*at[:link_axis], z, *at[link_axis + 1 :]) for z in range(shape[link_axis]))
-
-
-def _label_index(plan: ImagePlan, index: tuple[int, ...]) -> tuple[Any, ...]:
-    at: dict[str, Any] = {"Y": slice(None), "X": slice(None)}
-    at |= dict(zip(plan.stack_axes, index, strict=True))
-    return tuple(at[name] for name in plan.label_axes)
-
-
-def _turned(plan: ImagePlan, plane: NDArray[Any]) -> NDArray[Any]:
-    """(Y, X) as the image has it, and back."""
-    return plane.T if plan.label_axes.index("X") < plan.label_axes.index("Y") else plane

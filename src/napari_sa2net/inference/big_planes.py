@@ -1,0 +1,236 @@
+"""Labels and object table of planes too large to hold in memory, block by block.
+
+Blocks overlap, each is labelled by itself, and what two neighbours see alike in their
+overlap is one object. The table is measured in bands of rows, each with all of the objects
+that begin in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_sa2net.config import InstanceConfig
+from napari_sa2net.errors import Cancelled
+from napari_sa2net.inference.instances import foreground_probability, label_objects
+from napari_sa2net.measure import concat_tables, object_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Planes with more pixels than this are labelled and measured in parts.
+LARGE = 64_000_000
+#: Side of a block's core, and how far it looks beyond (px).
+BLOCK = 3072
+OVERLAP = 256
+#: Rows that are renumbered, and measured, at a time.
+BAND = 1024
+#: Intersection over union in the overlap from which two blocks mean the same object.
+SAME = 0.5
+#: Rows around a band's objects that their measurements look at.
+RIM = 3
+
+ReadBlock = Callable[[slice, slice], NDArray[Any]]
+
+
+def label_in_blocks(
+    probability: ReadBlock,
+    shape: tuple[int, int],
+    classes: Sequence[str],
+    config: InstanceConfig,
+    out: Any,
+    *,
+    first: int = 0,
+    cancelled: Callable[[], bool] | None = None,
+) -> int:
+    """Label the objects of one plane.
+
+    Parameters
+    ----------
+    probability : callable (rows, columns) -> float32 (classes, h, w)
+    shape : (H, W)
+    classes : sequence of str
+    config : InstanceConfig
+    out : array-like int32 (H, W)
+        Written by slices, and read again.
+    first : int
+        Number before that of the first object.
+    cancelled : callable -> bool, optional
+        Asked before every block.
+
+    Returns
+    -------
+    int
+        The last object's number; they are numbered from first + 1 by their first pixel in
+        raster order.
+
+    Raises
+    ------
+    Cancelled
+    """
+    height, width = shape
+    # Dropped at the end: a block's edge is not the image's.
+    inner = config.model_copy(update={"remove_border": False})
+    same = _Groups()
+    below: dict[int, NDArray[np.int32]] = {}
+    for y0 in range(0, height, BLOCK):
+        y1 = min(y0 + BLOCK, height)
+        top, bottom = max(0, y0 - OVERLAP), min(height, y1 + OVERLAP)
+        right: NDArray[np.int32] | None = None
+        for x0 in range(0, width, BLOCK):
+            if cancelled and cancelled():
+                raise Cancelled("Cancelled; nothing was changed.")
+            x1 = min(x0 + BLOCK, width)
+            left, end = max(0, x0 - OVERLAP), min(width, x1 + OVERLAP)
+            labels = label_objects(
+                probability(slice(top, bottom), slice(left, end)), classes, inner
+            )
+            labels[labels > 0] += same.count
+            same.grow(int(labels.max(initial=0)))
+            if right is not None:
+                same.match(right, labels[:, : x0 - left + OVERLAP])
+            if x0 in below:
+                same.match(below[x0], labels[: y0 - top + OVERLAP])
+            out[y0:y1, x0:x1] = labels[y0 - top : y1 - top, x0 - left : x1 - left]
+            # What the next blocks see too: OVERLAP on both sides of the seam.
+            right = labels[:, x1 - OVERLAP - left :].copy()
+            below[x0] = labels[y1 - OVERLAP - top :].copy()
+    dropped = _on_border(out, shape) if config.remove_border else np.empty(0, np.int32)
+    return _renumber(out, shape, same.roots(), dropped, first, cancelled)
+
+
+class _Groups:
+    """Labels 1..count, joined where they mean the same object (union-find)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._parent: list[int] = [0]
+
+    def grow(self, largest: int) -> None:
+        self._parent.extend(range(self.count + 1, largest + 1))
+        self.count = max(self.count, largest)
+
+    def match(self, first: NDArray[np.int32], second: NDArray[np.int32]) -> None:
+        """Join the labels of two views of one region that cover the same pixels."""
+        rows, columns = (min(a, b) for a, b in zip(first.shape, second.shape, strict=True))
+        a, b = first[:rows, :columns].ravel(), second[:rows, :columns].ravel()
+        both = (a > 0) & (b > 0)
+        if not both.any():
+            return
+        pairs, shared = np.unique(np.stack([a[both], b[both]]), axis=1, return_counts=True)
+        size_a, size_b = (dict(zip(*_counts(v), strict=True)) for v in (a, b))
+        for (i, j), n in zip(pairs.T.tolist(), shared.tolist(), strict=True):
+            if n > SAME * (size_a[i] + size_b[j] - n):
+                self._parent[self.root(i)] = self.root(j)
+
+    def root(self, label: int) -> int:
+        parent = self._parent
+        while parent[label] != label:
+            parent[label] = parent[parent[label]]
+            label = parent[label]
+        return label
+
+    def roots(self) -> NDArray[np.int32]:
+        return np.array([self.root(i) for i in range(self.count + 1)], np.int32)
+
+
+def _counts(values: NDArray[np.int32]) -> tuple[list[int], list[int]]:
+    found, n = np.unique(values[values > 0], return_counts=True)
+    return found.tolist(), n.tolist()
+
+
+def _on_border(labels: Any, shape: tuple[int, int]) -> NDArray[np.int32]:
+    height, width = shape
+    edges = (labels[0:1, :], labels[height - 1 :, :], labels[:, 0:1], labels[:, width - 1 :])
+    return np.unique(np.concatenate([np.asarray(edge).ravel() for edge in edges]))
+
+
+def _renumber(
+    labels: Any,
+    shape: tuple[int, int],
+    roots: NDArray[np.int32],
+    dropped: NDArray[np.int32],
+    n: int,
+    cancelled: Callable[[], bool] | None,
+) -> int:
+    """Join groups, drop objects, and number by first pixel, in one pass over the rows."""
+    number = np.full(len(roots), -1, np.int32)
+    number[roots[dropped]] = 0
+    number[0] = 0
+    for y0, y1 in _bands(shape[0]):
+        if cancelled and cancelled():
+            raise Cancelled("Cancelled; nothing was changed.")
+        band = roots[np.asarray(labels[y0:y1, :])]
+        found, first = np.unique(band, return_index=True)
+        fresh = number[found] < 0
+        for root in found[fresh][np.argsort(first[fresh])]:
+            n += 1
+            number[root] = n
+        labels[y0:y1, :] = number[band]
+    return n
+
+
+def _bands(height: int) -> Iterator[tuple[int, int]]:
+    for y0 in range(0, height, BAND):
+        yield y0, min(y0 + BAND, height)
+
+
+def table_in_bands(
+    labels: Callable[[slice], NDArray[np.int32]],
+    probability: ReadBlock,
+    intensity: Callable[[slice], NDArray[Any]],
+    shape: tuple[int, int],
+    classes: Sequence[str],
+    pixel_size_um: float | Sequence[float] | None = None,
+) -> pd.DataFrame:
+    """Object table of one plane whose labels are numbered by their first pixel.
+
+    Parameters
+    ----------
+    labels : callable (rows) -> int32 (h, W)
+    probability : callable (rows, columns) -> float32 (classes, h, W)
+    intensity : callable (rows) -> (h, W, channels), raw values
+    shape : (H, W)
+    classes, pixel_size_um
+        As of `napari_sa2net.measure.object_table`.
+
+    Returns
+    -------
+    DataFrame, as of `object_table` for a single plane.
+    """
+    height, width = shape
+    starts, lasts = _extents(labels, height)
+    tables = []
+    for band, (y0, _) in enumerate(_bands(height)):
+        low, high = starts[band], starts[band + 1]
+        if low == high:
+            continue
+        rows = slice(max(0, y0 - RIM), min(height, max(lasts[low + 1 : high + 1]) + 1 + RIM))
+        part = labels(rows)
+        inside = (part > low) & (part <= high)
+        p = foreground_probability(probability(rows, slice(0, width)), classes)
+        # Neighbours of other bands are no rim.
+        p = np.where((part > 0) & ~inside, 0, p)
+        table = object_table(np.where(inside, part, 0), p, intensity(rows), pixel_size_um)
+        table["centroid_y"] += rows.start
+        tables.append(table)
+    return concat_tables(tables)
+
+
+def _extents(
+    labels: Callable[[slice], NDArray[np.int32]], height: int
+) -> tuple[list[int], NDArray[np.int64]]:
+    """Labels that begun before each band (and after the last), and each label's last row."""
+    starts = [0]
+    last = np.zeros(1, np.int64)
+    for y0, y1 in _bands(height):
+        band = labels(slice(y0, y1))
+        n = max(starts[-1], int(band.max(initial=0)))
+        last = np.concatenate([last, np.zeros(n - starts[-1], np.int64)])
+        for y, row in enumerate(band, start=y0):
+            last[row] = y
+        starts.append(n)
+    return starts, last
