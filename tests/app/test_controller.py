@@ -38,7 +38,7 @@ class Page:
         assert threading.current_thread() is threading.main_thread()
         self.heard.append((name, value))
 
-    def until(self, condition, timeout=90.0):
+    def until(self, condition, timeout=150.0):
         end = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < end, (self.heard, self.session)
@@ -314,6 +314,6 @@ def test_without_dispatch_events_are_handled_at_once(tiny_model):
     controller.start()
     controller.set_image(ImageSource("a", "a", IMAGE))
     controller.segment()
-    assert done.wait(90)
+    assert done.wait(150)
     controller.close()
     assert results[0].labels.max() > 5

@@ -12,6 +12,9 @@ import pytest
 from napari_sa2net.engine import protocol as p
 from napari_sa2net.engine.client import EngineClient
 
+PATIENCE = 150.0
+"""Seconds; an engine starts in three on an idle machine, and ours are not always idle."""
+
 
 class Engine:
     """A client with its events; `wait` for one of them."""
@@ -27,7 +30,7 @@ class Engine:
             self.events.append(event)
             self._changed.notify_all()
 
-    def wait(self, found: Callable[[Any], bool], timeout: float = 90.0) -> Any:
+    def wait(self, found: Callable[[Any], bool], timeout: float = PATIENCE) -> Any:
         """The first event, of all so far or to come, that is the one."""
 
         def first() -> Any:
@@ -40,7 +43,8 @@ class Engine:
     def kind(self, kind: type, nth: int = 0) -> Any:
         """The nth event of a class."""
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.of(kind)) > nth, 90.0)
+            come = self._changed.wait_for(lambda: len(self.of(kind)) > nth, PATIENCE)
+            assert come, f"no {kind.__name__} in {self.events}"
             return self.of(kind)[nth]
 
     def of(self, kind: type) -> list[Any]:

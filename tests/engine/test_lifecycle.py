@@ -16,7 +16,10 @@ from napari_sa2net.config import PredictConfig
 from napari_sa2net.engine import protocol as p
 from napari_sa2net.engine.client import EngineClient
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals")
+pytestmark = [
+    pytest.mark.skipif(os.name != "posix", reason="signals"),
+    pytest.mark.timeout(500),
+]
 
 LARGE = np.random.default_rng(0).integers(0, 255, (1500, 1500), np.uint8)
 SMALL = PredictConfig(tile=192)
@@ -108,7 +111,7 @@ def test_after_three_crashes_it_stays_down_until_restarted(tmp_path):
     assert len(_of(events, p.Starting)) == 3
     (tmp_path / "good").touch()
     client.restart()
-    until(lambda: _of(events, p.Ready), 90)
+    until(lambda: _of(events, p.Ready), 150)
     client.close(10)
 
 
