@@ -1,19 +1,21 @@
 """How long the window stands still, and how soon it is there.
 
 A real napari on a real display, the real engine. A heartbeat of 2 ms in the GUI thread finds
-every silence; from each, the time that napari itself spends to make, add and draw layers is
-taken off and reported apart.
+every silence. Time that napari itself spends to make, add and draw layers is taken off and
+reported apart; in the one silence in which the new layer is added (napari lays out its
+controls then, and much more) only the plugin's own call counts, less napari's part of it.
 """
 
 from __future__ import annotations
 
-import inspect
+import functools
 import itertools
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 SIZE = 2048
@@ -23,6 +25,8 @@ WANTED_SILENCE_MS = 100
 WANTED_DOCK_S = 1.0
 
 Interval = tuple[float, float]
+#: an interval, and the processor time that the GUI thread used in it
+Timed = tuple[float, float, float]
 
 
 def run() -> list[dict[str, object]]:
@@ -44,12 +48,15 @@ def measure() -> list[dict[str, object]]:
     """The rows; needs a display."""
     import napari
     import numpy as np
-    from qtpy.QtCore import QEvent, QTimer
+    from qtpy.QtCore import QEvent, QEventLoop, QTimer
     from qtpy.QtWidgets import QApplication
 
     from napari_sa2net.data import synthetic_nuclei
+    from napari_sa2net.widgets.qt_dispatch import GuiDispatcher
 
-    napari_time: list[Interval] = []
+    napari_time: list[Timed] = []
+    added: list[Timed] = []
+    our_time: list[Timed] = []
 
     class Application(QApplication):
         """Notes how long napari takes to draw."""
@@ -57,25 +64,32 @@ def measure() -> list[dict[str, object]]:
         def notify(self, receiver: Any, event: Any) -> bool:
             if event.type() not in (QEvent.Type.Paint, QEvent.Type.UpdateRequest):
                 return bool(super().notify(receiver, event))
-            start = time.perf_counter()
-            try:
+            with noted(napari_time):
                 return bool(super().notify(receiver, event))
-            finally:
-                napari_time.append((start, time.perf_counter()))
 
     app = Application([])
     for owner, name in (
         (napari.layers.Labels, "__init__"),
         (napari.components.ViewerModel, "add_layer"),
     ):
-        setattr(owner, name, timed(getattr(owner, name), napari_time))
+        setattr(owner, name, timed(getattr(owner, name), napari_time, added))
+    GuiDispatcher._run = timed(GuiDispatcher._run, our_time)  # type: ignore[method-assign]
 
     def wait(condition: Callable[[], bool], seconds: float = TIMEOUT_S) -> None:
+        # an event loop that sleeps between events: polling would take a core from the engine
         end = time.perf_counter() + seconds
-        while not condition():
-            app.processEvents()
-            if time.perf_counter() > end:
-                raise TimeoutError("the window did not get there in time")
+        loop, look = QEventLoop(), QTimer()
+
+        def check() -> None:
+            if condition() or time.perf_counter() > end:
+                loop.quit()
+
+        look.timeout.connect(check)
+        look.start(20)
+        loop.exec()
+        look.stop()
+        if not condition():
+            raise TimeoutError("the window did not get there in time")
 
     def pause(seconds: float) -> None:
         end = time.perf_counter() + seconds
@@ -96,11 +110,11 @@ def measure() -> list[dict[str, object]]:
     viewer.add_image(image, name="nuclei")
     pause(1)
 
-    beats: list[float] = []
+    beats: list[tuple[float, float]] = []
     heart = QTimer()
     heart.setInterval(HEARTBEAT_MS)
-    heart.timeout.connect(lambda: beats.append(time.perf_counter()))
-    napari_time.clear()
+    heart.timeout.connect(lambda: beats.append((time.perf_counter(), time.thread_time())))
+    added.clear()
     heart.start()
     start = time.perf_counter()
     page.button.click()
@@ -112,9 +126,19 @@ def measure() -> list[dict[str, object]]:
         raise RuntimeError(page.session.error.message)
     n_cells = int(np.max(viewer.layers[-1].data))
 
-    gaps = list(itertools.pairwise(beats))
-    own = max(b - a - overlap((a, b), napari_time) for a, b in gaps)
-    whole = max(b - a for a, b in gaps)
+    own = own_processor = whole = 0.0
+    for (a, cpu_a), (b, cpu_b) in itertools.pairwise(beats):
+        gap = (a, b)
+        silent, processor = b - a, cpu_b - cpu_a
+        whole = max(whole, silent)
+        if any(a < start < b for start, _, _ in added):
+            silent, processor = overlap(gap, our_time)
+            inside = [t for t in napari_time if any(o[0] <= t[0] < o[1] for o in our_time)]
+            covered, covered_processor = overlap(gap, inside)
+        else:
+            covered, covered_processor = overlap(gap, napari_time)
+        own = max(own, silent - covered)
+        own_processor = max(own_processor, processor - covered_processor)
     viewer.close()
     what = f"segmenting {SIZE}×{SIZE} ({n_cells} cells, {took:.1f} s)"
     return [
@@ -123,6 +147,12 @@ def measure() -> list[dict[str, object]]:
             "value": f"{1000 * own:.0f} ms",
             "wanted": f"≤ {WANTED_SILENCE_MS} ms",
             "reached": 1000 * own <= WANTED_SILENCE_MS,
+        },
+        {
+            "figure": "the same in processor time of the GUI thread (as on an idle machine)",
+            "value": f"{1000 * own_processor:.0f} ms",
+            "wanted": f"≤ {WANTED_SILENCE_MS} ms",
+            "reached": 1000 * own_processor <= WANTED_SILENCE_MS,
         },
         {
             "figure": "the same with napari's own time to add and draw the layer",
@@ -145,29 +175,42 @@ def measure() -> list[dict[str, object]]:
     ]
 
 
-def timed(function: Callable[..., Any], into: list[Interval]) -> Callable[..., Any]:
-    """The function, noting when it ran."""
+@contextmanager
+def noted(into: list[Timed]) -> Iterator[None]:
+    """Note when the block ran, and its processor time."""
+    start, cpu = time.perf_counter(), time.thread_time()
+    try:
+        yield
+    finally:
+        into.append((start, time.perf_counter(), time.thread_time() - cpu))
 
+
+def timed(function: Callable[..., Any], *into: list[Timed]) -> Callable[..., Any]:
+    """The function, noting in every list when it ran."""
+
+    @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        start = time.perf_counter()
-        try:
+        with ExitStack() as stack:
+            for notes in into:
+                stack.enter_context(noted(notes))
             return function(*args, **kwargs)
-        finally:
-            into.append((start, time.perf_counter()))
 
-    call.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     return call
 
 
-def overlap(gap: Interval, intervals: list[Interval]) -> float:
-    """Length of the part of a gap that the intervals cover (they may overlap each other)."""
-    covered, end = 0.0, gap[0]
-    for a, b in sorted(intervals):
+def overlap(gap: Interval, intervals: list[Timed]) -> tuple[float, float]:
+    """Length of the part of a gap that the intervals cover, and their processor time.
+
+    An interval inside another one counts once.
+    """
+    covered, cpu, end = 0.0, 0.0, gap[0]
+    for a, b, used in sorted(intervals, key=lambda interval: (interval[0], -interval[1])):
         a, b = max(a, end), min(b, gap[1])
         if b > a:
             covered += b - a
+            cpu += used
             end = b
-    return covered
+    return covered, cpu
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from napari.settings import get_settings
 from qtpy.QtCore import QEvent, QSize, Qt
 from qtpy.QtWidgets import QFrame, QScrollArea, QTabWidget, QVBoxLayout, QWidget
 
@@ -55,11 +56,15 @@ class SA2NetDock(QWidget):
         for widget in self.pages:
             self._wheel.guard(widget)
         self.setMinimumWidth(300)
-        viewer.events.theme.connect(self._restyle)
+        self._connections = Connections()
+        self._connections.connect(viewer.events.theme, self._restyle)
+        appearance = get_settings().appearance.events
+        self._connections.connect(appearance.font_size, self._restyle)
         self._restyle()
         # when napari closes, its window deletes the dock without a word to the widget; what
         # is called then must not touch the widget, which is gone already
-        self._farewell = _farewell([page.connections for page in self.pages], self.workspace)
+        connections = [self._connections, *(page.connections for page in self.pages)]
+        self._farewell = _farewell(connections, self.workspace)
         self.destroyed.connect(self._farewell)
 
     def sizeHint(self) -> QSize:
@@ -71,7 +76,7 @@ class SA2NetDock(QWidget):
         if workspace is None:
             return
         self.destroyed.disconnect(self._farewell)
-        self._viewer.events.theme.disconnect(self._restyle)
+        self._connections.disconnect()
         for page in self.pages:
             page.shut()
         workspace.release()
@@ -85,7 +90,7 @@ class SA2NetDock(QWidget):
                     self._docked = True
                 elif self._docked:
                     self.shut()
-            elif kind in (QEvent.Type.FontChange, QEvent.Type.Show):
+            elif kind == QEvent.Type.Show:
                 self._restyle()
         return super().event(event)
 

@@ -72,6 +72,7 @@ class SegmentPage(PageWidget):
     def _build(self) -> None:
         self.empty = EmptyState(SAMPLES)
         self.work = QWidget()
+        self.found = QWidget()
         self.image_row = ImageRow()
         self.model_row = ModelRow()
         self.size_row = SizeRow()
@@ -96,18 +97,20 @@ class SegmentPage(PageWidget):
         form.add("Object size", self.size_row, SIZE_TIP)
         form.add_wide(self.size_row.note)
         form.add("Where", self.region_row, "How much of the image is segmented", top=True)
-        work = QVBoxLayout(self.work)
-        work.setContentsMargins(0, 0, 0, 0)
-        work.setSpacing(8)
-        parts: list[QWidget] = [form, self.hint, self.advanced]
-        parts += [self.button, self.progress, self.error, separator(), self.result]
+        work = _column(self.work)
+        parts: list[QWidget] = [form, self.hint, self.advanced, self.button, self.progress]
         for part in parts:
             work.addWidget(part)
+        found = _column(self.found)
+        found.addWidget(separator())
+        found.addWidget(self.result)
         self.hint.setVisible(False)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(12, 10, 12, 10)
-        layout.addWidget(self.empty)
-        layout.addWidget(self.work)
+        layout.setSpacing(8)
+        # an error must be seen also where no image is open
+        for part in (self.empty, self.work, self.error, self.found):
+            layout.addWidget(part)
         layout.addStretch(1)
         # the camera moves many times a second; what depends on it follows when it rests
         self._rest = QTimer(self)
@@ -309,6 +312,7 @@ class SegmentPage(PageWidget):
         source = self.session.image
         self.empty.setVisible(source is None)
         self.work.setVisible(source is not None)
+        self.found.setVisible(source is not None)
         if source is None:
             return
         self._images_changed()
@@ -381,6 +385,13 @@ class SegmentPage(PageWidget):
 
     def _show_error(self, _: Any = None) -> None:
         self.error.set_error(self.session.error, can_restart=self.session.engine == "down")
+
+
+def _column(widget: QWidget) -> QVBoxLayout:
+    layout = QVBoxLayout(widget)
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.setSpacing(8)
+    return layout
 
 
 def _channel_names(plan: ImagePlan) -> list[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject
+from qtpy.QtCore import QObject, QTimer
 
 from napari_sa2net.app.controllers import SegmentController
 from napari_sa2net.app.session import Session
@@ -15,6 +17,9 @@ from napari_sa2net.widgets.qt_dispatch import GuiDispatcher
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
+
+#: after the dock has been drawn
+PRELOAD_MS = 1500
 
 _workspaces: weakref.WeakKeyDictionary[Any, Workspace] = weakref.WeakKeyDictionary()
 
@@ -52,8 +57,13 @@ class Workspace(QObject):
             workspace.controller.refresh_models()
             workspace.controller.set_image(workspace.port.source())
             workspace.controller.start()
+            QTimer.singleShot(PRELOAD_MS, workspace._preload)
         workspace._users += 1
         return workspace
+
+    def _preload(self) -> None:
+        """napari needs pandas for its first Labels layer, and that import takes a while."""
+        threading.Thread(target=import_module, args=("pandas",), daemon=True).start()
 
     def release(self) -> None:
         """One user less; the last one ends the engine and leaves the viewer."""

@@ -1,0 +1,186 @@
+"""Drive the real program and save its pictures into docs/images.
+
+    python docs/make_screenshots.py [--image FILE] [--only NAME ...]
+
+Needs a display; without one: ``xvfb-run -a -s "-screen 0 1600x1000x24" python docs/...``.
+Without ``--image`` a sample image of the plugin is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# napari's own preferences of the person who runs this stay as they are
+os.environ["NAPARI_CONFIG"] = ""
+
+import napari
+from napari.settings import get_settings
+from qtpy.QtWidgets import QApplication, QWidget
+
+OUT = Path(__file__).parent / "images"
+WINDOW = (1366, 768)
+PATIENCE_S = 600
+
+
+class Program:
+    """One napari window with the dock."""
+
+    def __init__(self, theme: str = "dark", font: int = 9) -> None:
+        settings = get_settings()
+        settings.appearance.theme = theme
+        settings.appearance.font_size = font
+        self.viewer = napari.Viewer(show=True)
+        self.viewer.window.resize(*WINDOW)
+        _, dock = self.viewer.window.add_plugin_dock_widget("napari-sa2net", "SA2-Net")
+        self.page: Any = dock.pages[0]
+        self.pause(0.5)
+
+    def wait(self, condition: Callable[[], bool], what: str) -> None:
+        """Let the program run until something is so."""
+        end = time.monotonic() + PATIENCE_S
+        while not condition():
+            QApplication.processEvents()
+            time.sleep(0.01)
+            if time.monotonic() > end:
+                raise TimeoutError(f"waited in vain for {what}")
+
+    def pause(self, seconds: float) -> None:
+        """Let it draw."""
+        end = time.monotonic() + seconds
+        self.wait(lambda: time.monotonic() > end, "a pause")
+
+    def ready(self) -> None:
+        """Wait for the engine and its estimate."""
+        self.wait(lambda: self.page.session.estimate_s is not None, "the engine")
+        self.pause(0.3)
+
+    def segment(self) -> None:
+        """Press the button and wait for the cells."""
+        self.page.button.click()
+        self.wait(lambda: not self.page.session.running, "the segmentation")
+        if self.page.session.error is not None:
+            raise RuntimeError(self.page.session.error.message)
+        self.pause(0.8)
+
+    def save(self, name: str, *, popup: QWidget | None = None) -> None:
+        """A picture of the whole window, with a popup on it where one is open."""
+        self.pause(0.3)
+        path = OUT / f"{name}.png"
+        self.viewer.screenshot(str(path), canvas_only=False, flash=False)
+        if popup is not None:
+            paste(path, popup, self.page.window())
+        print(path)
+
+    def close(self) -> None:
+        """Close the window; the engine ends with it."""
+        self.viewer.close()
+        QApplication.processEvents()
+
+
+def paste(path: Path, popup: QWidget, window: QWidget) -> None:
+    """Draw a popup, a window of its own, onto a saved picture of the main window."""
+    from qtpy.QtGui import QPainter, QPixmap
+
+    picture = QPixmap(str(path))
+    painter = QPainter(picture)
+    painter.drawPixmap(popup.pos() - window.pos(), popup.grab())
+    painter.end()
+    picture.save(str(path))
+
+
+def add_image(program: Program, image: Path | None) -> None:
+    """The image of the command line, or stained tissue."""
+    if image is None:
+        program.viewer.open_sample("napari-sa2net", "tissue")
+        return
+    from napari_sa2net.data import read_image
+
+    file = read_image(image)
+    size = file.pixel_size_um or 0.32
+    program.viewer.add_image(file.array, name=file.name, scale=(size, size), units=("um", "um"))
+
+
+def empty(image: Path | None) -> None:
+    """No image yet."""
+    program = Program()
+    program.save("empty")
+    program.close()
+
+
+def segment(image: Path | None) -> None:
+    """Before, and after."""
+    program = Program()
+    add_image(program, image)
+    program.ready()
+    program.save("ready")
+    program.segment()
+    program.save("cells")
+    program.page.model_row.show_card()
+    program.save("model-card", popup=program.page.model_row.popup)
+    program.page.model_row.popup.close()
+    program.page.advanced.fold.setChecked(True)
+    program.save("advanced")
+    program.page.advanced.fold.setChecked(False)
+    program.viewer.layers[-1].contour = 2
+    program.page.result.table.click()
+    program.save("table")
+    program.close()
+
+
+def light(image: Path | None) -> None:
+    """Light theme, letters of 125 %."""
+    program = Program("light", 11)
+    add_image(program, image)
+    program.ready()
+    program.segment()
+    program.save("cells-light")
+    program.close()
+
+
+def stack(image: Path | None) -> None:
+    """A stack: axes, planes, one of them."""
+    program = Program()
+    program.viewer.open_sample("napari-sa2net", "nuclei_stack")
+    program.ready()
+    program.page.region_row.plane.click()
+    program.segment()
+    program.save("stack")
+    program.close()
+
+
+def measure(image: Path | None) -> None:
+    """The line tool, before the line."""
+    program = Program()
+    add_image(program, image)
+    program.page.size_row.measure.click()
+    program.save("measure")
+    program.page.size_row.measure.click()
+    program.close()
+
+
+SHOTS: dict[str, Callable[[Path | None], None]] = {
+    "empty": empty,
+    "segment": segment,
+    "light": light,
+    "stack": stack,
+    "measure": measure,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--image", type=Path, help="a 2-D image file")
+    parser.add_argument("--only", nargs="+", choices=SHOTS, help="some of the pictures")
+    arguments = parser.parse_args()
+    OUT.mkdir(exist_ok=True)
+    for name in arguments.only or SHOTS:
+        SHOTS[name](arguments.image)
+
+
+if __name__ == "__main__":
+    main()
