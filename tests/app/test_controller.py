@@ -65,7 +65,7 @@ class Page:
     def rest(self) -> None:
         """Until nothing is in flight and sliders rest."""
         jobs = self.controller._jobs
-        self.until(lambda: not jobs.all() and not self.controller._rest.is_alive())
+        self.until(lambda: not jobs.all() and self.controller._results.resting)
         self.until(lambda: self.calls.empty() and not jobs.all())
 
 

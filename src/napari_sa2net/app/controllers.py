@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,9 +13,9 @@ from psygnal import Signal
 
 from napari_sa2net.app.jobs import Job, JobBook
 from napari_sa2net.app.preview import image_line, pixels_to_segment
-from napari_sa2net.app.requests import SegmentRequest, segment_request
+from napari_sa2net.app.requests import segment_request
+from napari_sa2net.app.results import Results, ResultState
 from napari_sa2net.app.session import (
-    SLIDER_WORDS,
     ErrorInfo,
     ImageSource,
     JobProgress,
@@ -26,7 +26,6 @@ from napari_sa2net.app.session import (
     TableUpdate,
     Where,
     device_line,
-    summary_line,
 )
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.engine import protocol as p
@@ -34,9 +33,6 @@ from napari_sa2net.engine.client import EngineClient
 from napari_sa2net.errors import NotKeptError, SA2NetError, SettingsError
 
 Call = Callable[[], None]
-
-REST_S = 0.25
-"""A slider that has not moved for so long rests: the table follows."""
 
 
 class Client(Protocol):
@@ -47,20 +43,6 @@ class Client(Protocol):
     def submit(self, request: p.Request) -> None: ...
     def cancel(self, job: int, force: bool = True) -> None: ...
     def close(self) -> None: ...
-
-
-@dataclass
-class _Result:
-    """The newest result of one image."""
-
-    key: str
-    request: SegmentRequest
-    summary: p.Summary
-    shown: InstanceConfig
-    table_of: InstanceConfig
-    wanted: InstanceConfig
-    edited: bool = False
-    kept: bool = True
 
 
 def _direct(call: Call) -> None:
@@ -114,11 +96,12 @@ class SegmentController:
         self._lock = threading.RLock()
         self._jobs = JobBook()
         self._generations: dict[str, int] = {}
-        self._results: dict[str, _Result] = {}
-        self._rest: threading.Timer | None = None
         self._closed = False
         self._instances_chosen = False
         self._client = make_client(self._on_event)
+        self._results = Results(
+            self._jobs, self._client.submit, lambda: dispatch(self._sliders_rest)
+        )
 
     # --- what a person does ----------------------------------------------------------
 
@@ -201,12 +184,10 @@ class SegmentController:
         with self._lock:
             self._instances_chosen = True
             self.session.instances = config
-            result = self._shown()
-            if result is None or result.edited or not result.kept:
-                return
-            result.wanted = config
-            self._derive_next(result)
-            self._rest_timer()
+            source = self.session.image
+            result = self._results.of_image(source.key if source is not None else None)
+            if result is not None:
+                self._results.want(result, config)
 
     def segment(self) -> int | None:
         """Segment the chosen image with the settings of now.
@@ -243,9 +224,10 @@ class SegmentController:
         with self._lock:
             self._generations[key] = self._generations.get(key, 0) + 1
             self._drop_jobs(key)
-            result = self._results.get(key)
+            result = self._results.of_image(key)
             if result is not None:
                 result.kept = False
+                self._client.submit(p.Forget(result.key))
             self._show_result()
 
     def forget_image(self, key: str) -> None:
@@ -253,8 +235,9 @@ class SegmentController:
         with self._lock:
             self._generations[key] = self._generations.get(key, 0) + 1
             self._drop_jobs(key)
-            result = self._results.pop(key, None)
+            result = self._results.of_image(key)
             if result is not None:
+                self._results.remove(result)
                 self._client.submit(p.Forget(result.key))
             if self.session.image is not None and self.session.image.key == key:
                 self.set_image(None)
@@ -262,18 +245,18 @@ class SegmentController:
     def forget_result(self, result_key: str) -> None:
         """The layer of a result is gone."""
         with self._lock:
-            for image_key, result in list(self._results.items()):
-                if result.key == result_key:
-                    del self._results[image_key]
-                    self._client.submit(p.Forget(result_key))
+            self._client.submit(p.Forget(result_key))
+            result = self._results.get(result_key)
+            if result is not None:
+                self._results.remove(result)
             self._show_result()
 
     def mark_edited(self, result_key: str) -> None:
         """A person edited the labels of a result: they are theirs, sliders let go of them."""
         with self._lock:
-            for result in self._results.values():
-                if result.key == result_key:
-                    result.edited = True
+            result = self._results.get(result_key)
+            if result is not None:
+                result.edited = True
             self._show_result()
 
     def measure(self, result_key: str, labels: Any) -> None:
@@ -290,8 +273,7 @@ class SegmentController:
         """End the engine; returns at once, and nothing is signalled any more."""
         with self._lock:
             self._closed = True
-            if self._rest is not None:
-                self._rest.cancel()
+            self._results.close()
             self.session.engine = "stopped"
             self._client.close()
 
@@ -339,8 +321,7 @@ class SegmentController:
         self._warm_up()
 
     def _engine_died(self, error: ErrorInfo, restarting: bool) -> None:
-        for result in self._results.values():
-            result.kept = False
+        self._results.lose_all()
         self.session.info = None
         self.session.estimate_s = None
         self.session.engine = "starting" if restarting else "down"
@@ -369,31 +350,31 @@ class SegmentController:
         if self._generations.get(image_key, 0) != request.generation:
             self._client.submit(p.Forget(job.key))
             return
-        former = self._results.get(image_key)
-        replaces = former.key if former is not None and not former.edited else None
-        if former is not None:
+        former = self._results.of_image(image_key)
+        replaces = None
+        if former is not None and not former.edited:
+            replaces = former.key
             self._client.submit(p.Forget(former.key))
-        self._results[image_key] = _Result(
-            key=job.key,
-            request=request,
-            summary=result.summary,
-            shown=request.instances,
-            table_of=request.instances,
-            wanted=request.instances,
+        made_with = request.instances
+        state = ResultState(
+            job.key,
+            request,
+            result.summary,
+            shown=made_with,
+            table_of=made_with,
+            wanted=made_with,
         )
+        self._results.put(state)
         self.session.error = None
         self._show_result()
         self.result_ready.emit(SegmentOutcome(job.key, replaces, request, result))
-        if self.session.instances != request.instances:
+        if self.session.instances != made_with:
             # A slider moved while the network ran.
-            state = self._results[image_key]
-            state.wanted = self.session.instances
-            self._derive_next(state)
-            self._rest_timer()
+            self._results.want(state, self.session.instances)
 
     def _derived(self, job: Job, result: p.SegmentResult) -> None:
-        state = self._by_key(job.key)
-        if state is None or state.edited:
+        state = self._results.get(job.key)
+        if state is None or state.edited or not state.kept:
             return
         assert job.request is not None
         config = job.request.instances
@@ -401,14 +382,14 @@ class SegmentController:
         if config != state.shown:
             state.shown = config
             self.labels_updated.emit(LabelsUpdate(job.key, result.labels))
-        if result.objects is not None and config == state.shown:
+        if result.objects is not None:
             state.table_of = config
             self.table_ready.emit(TableUpdate(job.key, result.objects))
         self._show_result()
-        self._derive_next(state)
+        self._results.derive(state)
 
     def _job_failed(self, job: Job, error: ErrorInfo) -> None:
-        state = self._by_key(job.key)
+        state = self._results.get(job.key)
         if job.kind == "segment":
             self._set_idle()
         elif job.kind == "derive" and error.kind == NotKeptError.__name__:
@@ -424,9 +405,14 @@ class SegmentController:
             assert job.request is not None
             self.cancelled.emit(job.request.source.key)
         elif job.kind == "derive":
-            state = self._by_key(job.key)
+            state = self._results.get(job.key)
             if state is not None:
-                self._derive_next(state)
+                self._results.derive(state)
+
+    def _sliders_rest(self) -> None:
+        with self._lock:
+            if not self._closed:
+                self._results.tables()
 
     # --- inside ----------------------------------------------------------------------
 
@@ -436,42 +422,6 @@ class SegmentController:
         job = self._jobs.open("warm_up")
         self._client.submit(p.WarmUp(job.number, self.session.model, self.session.predict))
 
-    def _derive_next(self, result: _Result, table: bool = False) -> None:
-        """Ask for the wanted setting unless a derivation of this result is in flight."""
-        if result.edited or not result.kept:
-            return
-        if result.wanted == (result.table_of if table else result.shown):
-            return
-        if self._jobs.find("derive", result.key) is not None:
-            return
-        request = replace(result.request, instances=result.wanted)
-        job = self._jobs.open("derive", result.key, request, table)
-        self._client.submit(p.Derive(job.number, result.key, result.wanted, table))
-
-    def _rest_timer(self) -> None:
-        if self._rest is not None:
-            self._rest.cancel()
-        self._rest = threading.Timer(REST_S, lambda: self._dispatch(self._rested))
-        self._rest.daemon = True
-        self._rest.start()
-
-    def _rested(self) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            for result in self._results.values():
-                if self._jobs.find("derive", result.key) is not None:
-                    self._rest_timer()
-                else:
-                    self._derive_next(result, table=True)
-
-    def _shown(self) -> _Result | None:
-        source = self.session.image
-        return self._results.get(source.key) if source is not None else None
-
-    def _by_key(self, key: str) -> _Result | None:
-        return next((r for r in self._results.values() if r.key == key), None)
-
     def _drop_jobs(self, image_key: str) -> None:
         """Cancel the image's segmentations, sparing what the engine keeps of others."""
         for job in self._jobs.all("segment"):
@@ -479,16 +429,7 @@ class SegmentController:
                 self._client.cancel(job.number, force=False)
 
     def _show_result(self) -> None:
-        """Session fields that follow the chosen image's result."""
-        result, session = self._shown(), self.session
-        if result is None:
-            session.sliders, session.result_key, session.summary = "none", "", ""
-        else:
-            state = "edited" if result.edited else "live" if result.kept else "lost"
-            session.sliders = state  # type: ignore[assignment]
-            session.result_key = result.key
-            session.summary = summary_line(result.summary, result.request.source.pixel_size_um)
-        session.sliders_note = SLIDER_WORDS[session.sliders]
+        self._results.show(self.session)
 
     def _set_running(self, progress: JobProgress) -> None:
         self.session.running = True

@@ -19,7 +19,6 @@ class Job:
     kind: JobKind
     key: str = ""
     request: SegmentRequest | None = None
-    table: bool = False
 
 
 class JobBook:
@@ -34,9 +33,8 @@ class JobBook:
         kind: JobKind,
         key: str = "",
         request: SegmentRequest | None = None,
-        table: bool = False,
     ) -> Job:
-        job = Job(next(self._numbers), kind, key, request, table)
+        job = Job(next(self._numbers), kind, key, request)
         self._jobs[job.number] = job
         return job
 
