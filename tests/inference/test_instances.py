@@ -113,11 +113,24 @@ def test_a_crowd_is_found_again():
     assert evaluate(labels, truth)["ap50"] > 0.85
 
 
+def test_a_wide_boundary_is_not_cut_into_splinters():
+    # As on a coarse network grid enlarged to the image: the ring is several pixels wide, and
+    # its height varies along the way.
+    rng = np.random.default_rng(4)
+    labels = discs((160, 160), (45, 50, 28), (110, 105, 30))
+    p = probabilities(labels, blur=1.0)
+    p = np.stack([ndimage.zoom(c, 3, order=1) for c in p])
+    p += ndimage.gaussian_filter(rng.normal(0, 0.25, p.shape), (0, 2, 2)).astype(np.float32)
+    p = np.clip(p, 1e-3, None)
+    p /= p.sum(0)
+    assert label_objects(p, THREE, InstanceConfig(min_size=5)).max() == 2
+
+
 def test_a_small_faint_object_without_any_interior_is_kept():
     p = np.zeros((3, 20, 20), np.float32)
     p[0] = 1
     p[:, 8:12, 8:12] = np.array([0.4, 0.1, 0.5])[:, None, None]
-    labels = label_objects(p, THREE, InstanceConfig(split=1))
+    labels = label_objects(p, THREE, InstanceConfig(split=1, min_size=12))
     assert labels.max() == 1
     assert (labels > 0).sum() == 16
 
@@ -149,7 +162,7 @@ def test_lower_foreground_makes_cells_larger():
 
 def test_a_pixel_at_the_threshold_belongs_to_the_cell():
     p = np.full((1, 4, 4), 0.5, np.float32)
-    labels = label_objects(p, ONE, InstanceConfig(foreground=0.5))
+    labels = label_objects(p, ONE, InstanceConfig(foreground=0.5, min_size=0))
     assert (labels == 1).all()
 
 

@@ -24,15 +24,15 @@ Labels = NDArray[np.int32]
 # --- parameters of the landscape and its cuts ------------------------------------------
 
 #: Depth of a pass, in landscape units, that cuts at split = 0.5; infinite at 0.
-DEPTH = 0.1
+DEPTH = 0.3
 #: Exponent of ((1 - split) / split) in the depth.
 DEPTH_POWER = 1.0
 #: Depth at split = 1: shallower passes are rounding noise.
 DEPTH_MIN = 0.01
-#: Weight of the boundary probability in the landscape (three classes).
-BOUNDARY_WEIGHT = 1.0
+#: Added to interior + boundary before dividing, where both are next to nothing.
+SHARE_FLOOR = 1e-3
 #: Weight of the logarithm of the distance to the background, with three classes ...
-DISTANCE_WEIGHT = 0.3
+DISTANCE_WEIGHT = 0.2
 #: ... and where the network has no boundary class.
 DISTANCE_WEIGHT_BINARY = 0.6
 #: Pixels added to the distance before the logarithm, against steps on a coarse grid.
@@ -147,7 +147,10 @@ def _landscape(
     if "boundary" in names:
         interior = np.nan_to_num(probability[names.index("interior")].ravel()[pixels])
         boundary = np.nan_to_num(probability[names.index("boundary")].ravel()[pixels])
-        return interior - BOUNDARY_WEIGHT * boundary + DISTANCE_WEIGHT * distance
+        # The interior's share of the foreground, not interior - boundary: that rises again
+        # from the middle of the boundary outwards, and cuts splinters off its outer half.
+        share = interior / (interior + boundary + SHARE_FLOOR)
+        return share + DISTANCE_WEIGHT * distance
     return foreground.ravel()[pixels] + DISTANCE_WEIGHT_BINARY * distance
 
 
