@@ -119,8 +119,8 @@ def test_a_wide_boundary_is_not_cut_into_splinters():
     rng = np.random.default_rng(4)
     labels = discs((160, 160), (45, 50, 28), (110, 105, 30))
     p = probabilities(labels, blur=1.0)
-    p = np.stack([ndimage.zoom(c, 3, order=1) for c in p])
-    p += ndimage.gaussian_filter(rng.normal(0, 0.25, p.shape), (0, 2, 2)).astype(np.float32)
+    p = np.stack([ndimage.zoom(c, 4, order=1) for c in p])
+    p += ndimage.gaussian_filter(rng.normal(0, 0.6, p.shape), (0, 2, 2)).astype(np.float32)
     p = np.clip(p, 1e-3, None)
     p /= p.sum(0)
     assert label_objects(p, THREE, InstanceConfig(min_size=5)).max() == 2
