@@ -49,7 +49,7 @@ class AdvancedSection(QWidget):
             ("Precision", self.precision, tip_of(PredictConfig, "precision")),
         ):
             self.form.add(title, combo, tip)
-        self.augment = self._box("average over flips (slower)", PredictConfig, "augment")
+        self.augment = self._box("average flips (slower)", PredictConfig, "augment")
         self.normalize_box = QCheckBox("adjust brightness")
         self.normalize_box.setToolTip(NORMALIZE_TIP)
         self.normalize_box.setChecked(True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from napari.settings import get_settings
@@ -45,17 +44,16 @@ class SA2NetDock(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         if len(pages) == 1:
-            layout.addWidget(_scrolled(self.pages[0]))
+            layout.addWidget(_Scrolled(self.pages[0]))
         else:
             tabs = QTabWidget()
             for page, widget in zip(pages, self.pages, strict=True):
-                index = tabs.addTab(_scrolled(widget), page.name)
+                index = tabs.addTab(_Scrolled(widget), page.name)
                 tabs.setTabToolTip(index, page.tip)
             layout.addWidget(tabs)
         self._wheel = WheelGuard(self)
         for widget in self.pages:
             self._wheel.guard(widget)
-        self.setMinimumWidth(300)
         self._connections = Connections()
         self._connections.connect(viewer.events.theme, self._restyle)
         appearance = get_settings().appearance.events
@@ -64,7 +62,7 @@ class SA2NetDock(QWidget):
         # when napari closes, its window deletes the dock without a word to the widget; what
         # is called then must not touch the widget, which is gone already
         connections = [self._connections, *(page.connections for page in self.pages)]
-        self._farewell = _farewell(connections, self.workspace)
+        self._farewell = _Farewell(connections, self.workspace)
         self.destroyed.connect(self._farewell)
 
     def sizeHint(self) -> QSize:
@@ -72,14 +70,11 @@ class SA2NetDock(QWidget):
 
     def shut(self) -> None:
         """End the engine (with the last page) and undo every connection; harmless twice."""
-        workspace, self.workspace = self.workspace, None
-        if workspace is None:
-            return
-        self.destroyed.disconnect(self._farewell)
-        self._connections.disconnect()
-        for page in self.pages:
-            page.shut()
-        workspace.release()
+        if not self._farewell.said:
+            for page in self.pages:
+                page.shut()
+            self._farewell()
+        self.workspace = None
 
     def event(self, event: QEvent | None) -> bool:
         if event is not None:
@@ -102,22 +97,39 @@ class SA2NetDock(QWidget):
             widget.set_theme(self._viewer.theme)
 
 
-def _farewell(connections: list[Connections], workspace: Workspace) -> Callable[[], None]:
-    def farewell() -> None:
-        for made in connections:
+class _Farewell:
+    """Undoes a dock's connections and releases its workspace, once."""
+
+    def __init__(self, connections: list[Connections], workspace: Workspace) -> None:
+        self.said = False
+        self._connections = connections
+        self._workspace = workspace
+
+    def __call__(self) -> None:
+        if self.said:
+            return
+        self.said = True
+        for made in self._connections:
             made.disconnect()
-        workspace.release()
-
-    return farewell
+        self._workspace.release()
 
 
-def _scrolled(page: QWidget) -> QScrollArea:
-    area = QScrollArea()
-    area.setWidget(page)
-    area.setWidgetResizable(True)
-    area.setFrameShape(QFrame.Shape.NoFrame)
-    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-    return area
+class _Scrolled(QScrollArea):
+    """Scrolls a page up and down, and is never narrower than the page."""
+
+    def __init__(self, page: QWidget) -> None:
+        super().__init__()
+        self.setWidget(page)
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+
+    def minimumSizeHint(self) -> QSize:
+        page, bar = self.widget(), self.verticalScrollBar()
+        hint = super().minimumSizeHint()
+        if page is None or bar is None:
+            return hint
+        return QSize(page.minimumSizeHint().width() + bar.sizeHint().width(), hint.height())
 
 
 class SegmentDock(SA2NetDock):

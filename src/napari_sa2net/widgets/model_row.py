@@ -39,10 +39,9 @@ def card_html(entry: ModelEntry) -> str:
         rows.append(("Trained on", escape(_words(data))))
     if card.diameter:
         rows.append(("Object size", f"about {card.diameter:g} px across; images are resized"))
-    kind = "colour" if card.input.channel_order in ("RGB", "BGR") else "any channels"
-    if card.network.in_channels == 1:
-        kind = "one channel"
-    rows.append(("Looks at", kind))
+    colour = card.input.channel_order in ("RGB", "BGR")
+    kind = "colour or grey" if colour else f"{card.network.in_channels} channels"
+    rows.append(("Images", "one channel" if card.network.in_channels == 1 else kind))
     for name, scores in card.scores.items():
         shown = [f"{_SCORES[k]} {v:.2f}" for k, v in scores.items() if k in _SCORES]
         if shown:
@@ -52,8 +51,9 @@ def card_html(entry: ModelEntry) -> str:
     if card.parent:
         rows.append(("Learned from", escape(card.parent.split(" ")[0])))
     rows.append(("File", f"{entry.size_bytes / 1e6:.1f} MB, made {card.created[:10]}"))
+    left, right = "padding:3px 12px 3px 0", "padding:3px 0"
     table = "".join(
-        f"<tr><td style='padding:2px 10px 2px 0'>{name}</td><td>{value}</td></tr>"
+        f"<tr><td style='{left}'>{name}</td><td style='{right}'>{value}</td></tr>"
         for name, value in rows
     )
     text = f"<h3 style='margin:0'>{escape(entry.name)}</h3>"
@@ -75,7 +75,7 @@ class CardPopup(QFrame):
 
     def __init__(self, parent: QWidget) -> None:
         super().__init__(parent, Qt.WindowType.Popup)
-        self.setObjectName("sa2net")
+        self.setProperty("role", "card")
         self.label = QLabel()
         self.label.setTextFormat(Qt.TextFormat.RichText)
         self.label.setWordWrap(True)

@@ -35,7 +35,7 @@ class RegionRow(QWidget):
         self._planes = QButtonGroup(self)
         grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)
-        grid.setHorizontalSpacing(12)
+        grid.setHorizontalSpacing(6)
         grid.setVerticalSpacing(4)
         for row, (group, buttons) in enumerate(
             ((self._wheres, (self.whole, self.view)), (self._planes, (self.all, self.plane)))

@@ -47,6 +47,7 @@ SAMPLES = [
     ("nuclei_stack", "Stack of nuclei, 60 planes"),
     ("timelapse", "Time-lapse of cells, 30 frames"),
 ]
+TABLE_HEIGHT = 260
 SEGMENT_TIP = "Find the cells. The result is a new layer over the image"
 
 
@@ -106,7 +107,7 @@ class SegmentPage(PageWidget):
         found.addWidget(self.result)
         self.hint.setVisible(False)
         layout = QVBoxLayout(self)
-        layout.setContentsMargins(12, 10, 12, 10)
+        layout.setContentsMargins(10, 10, 8, 10)
         layout.setSpacing(8)
         # an error must be seen also where no image is open
         for part in (self.empty, self.work, self.error, self.found):
@@ -269,6 +270,7 @@ class SegmentPage(PageWidget):
             if isinstance(window, QMainWindow) and dock.name not in known:
                 # beside the canvas it would squeeze this page
                 window.addDockWidget(Qt.DockWidgetArea.BottomDockWidgetArea, dock)
+                window.resizeDocks([dock], [TABLE_HEIGHT], Qt.Orientation.Vertical)
             dock.show()
             dock.raise_()
 

@@ -61,6 +61,9 @@ def style_sheet(theme: str) -> str:
         min-height: 18px; max-height: 18px; padding: 0px; font-weight: 600; }}
     #sa2net QToolButton[role="info"]:hover {{ background-color: {_rgba(text, 0.12)}; }}
     #sa2net QFrame[role="line"] {{ background-color: {line}; max-height: 1px; }}
+    #sa2net QFrame[role="card"] {{
+        border: 1px solid {_rgba(text, 0.4)}; border-radius: 4px; }}
+    #sa2net QFrame[role="card"] QLabel {{ border: 0px; }}
     #sa2net QFrame[role="error"] {{
         background-color: {_rgba(error, 0.12)}; border-left: 3px solid {error.name()};
         border-radius: 2px; }}
