@@ -128,6 +128,7 @@ def segment(image: Path | None) -> None:
     program.page.advanced.fold.setChecked(False)
     program.viewer.layers[-1].contour = 2
     program.page.result.table.click()
+    program.pause(0.5)
     program.save("table")
     program.close()
 

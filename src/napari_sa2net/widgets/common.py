@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pydantic import BaseModel
 from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtWidgets import (
@@ -33,8 +35,8 @@ def muted(text: str = "") -> QLabel:
 
 
 def keep_together(text: str) -> str:
-    """Let a line of parts with dots between them break at the dots only."""
-    return text.replace(" ", "\u00a0").replace("\u00a0·\u00a0", " · ")
+    """Let a line break neither after a number (``0.32 µm/px``) nor before a dot."""
+    return re.sub(r"(?<=[\d×]) (?!·)| (?=[×·])", "\u00a0", text)
 
 
 def link_button(text: str, tip: str) -> QPushButton:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qtpy.QtCore import QSize
 from qtpy.QtWidgets import QWidget
 
 from napari_sa2net.widgets.napari_port.connections import Connections
@@ -29,6 +30,11 @@ class PageWidget(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.connections = Connections()
+
+    def minimumSizeHint(self) -> QSize:
+        # as low as one likes: a scroll area believes the height that a layout names here,
+        # which counts wrapped lines at their narrowest, and would always show its bar
+        return QSize(super().minimumSizeHint().width(), 1)
 
     def shut(self) -> None:
         """The page is about to go: undo every connection."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import (
+    QDockWidget,
     QFileDialog,
     QFrame,
     QLabel,
@@ -270,7 +271,8 @@ class SegmentPage(PageWidget):
             if isinstance(window, QMainWindow) and dock.name not in known:
                 # beside the canvas it would squeeze this page
                 window.addDockWidget(Qt.DockWidgetArea.BottomDockWidgetArea, dock)
-                window.resizeDocks([dock], [TABLE_HEIGHT], Qt.Orientation.Vertical)
+                # it has a size to change only when it has been laid out
+                QTimer.singleShot(0, lambda: _set_height(window, dock, TABLE_HEIGHT))
             dock.show()
             dock.raise_()
 
@@ -387,6 +389,10 @@ class SegmentPage(PageWidget):
 
     def _show_error(self, _: Any = None) -> None:
         self.error.set_error(self.session.error, can_restart=self.session.engine == "down")
+
+
+def _set_height(window: QMainWindow, dock: QDockWidget, height: int) -> None:
+    window.resizeDocks([dock], [height], Qt.Orientation.Vertical)
 
 
 def _column(widget: QWidget) -> QVBoxLayout:

@@ -88,7 +88,7 @@ class SizeRow(QWidget):
         if value is not None:
             text = f"{value * size:.3g} µm" if size else ""
         elif self._estimate is not None:
-            text = f"{self._estimate:.3g} px in the last run"
+            text = f"last run: {self._estimate:.3g} px"
             text += f" = {self._estimate * size:.3g} µm" if size else ""
         else:
             text = ""
