@@ -6,6 +6,10 @@ computed before it, and the wide layers of the pixel-wise MLPs run in strips tha
 cache. Of a tile's halo, only the coarse stages see all: the finer ones, which cost most and
 look least far, run on the part that the result needs. In float32 the result equals the
 network's to rounding.
+
+In bfloat16 three places stay exact, because measured errors come from there and they cost
+little: the image and the first layer's weights, scale-aware attention on its coarse grid,
+and the main head.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from napari_sa2net.inference.fused import FusedConv, SplitConv, affine_of, packed
 from napari_sa2net.nn import SA2Net
 from napari_sa2net.nn.blocks import (
     AttentionGate,
@@ -40,7 +45,8 @@ Part = tuple[int, int, int, int]
 #: is given must be right that far out, so nothing of these cuts shows in the result.
 MARGINS = (None, 64, 32, 16)
 
-#: Elements of an MLP's wide layer that are computed in one piece; fits a second-level cache.
+#: Elements of an MLP's wide layer, or of the head's input, that are computed in one piece:
+#: they stay in the second-level cache.
 STRIP_ELEMENTS = 2**20
 
 
@@ -106,62 +112,6 @@ def _fused(net: SA2Net, dtype: torch.dtype) -> FastSA2Net | None:
         net.train(training)
 
 
-class FusedConv:
-    """A convolution with its activation and residual sum, in one oneDNN call.
-
-    Parameters
-    ----------
-    conv : Conv2d
-    norm : BatchNorm2d, optional
-        Follows the convolution; folded into it with its running statistics.
-    dtype : torch.dtype
-    """
-
-    def __init__(
-        self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None, *, dtype: torch.dtype
-    ) -> None:
-        weight = conv.weight.detach().double()
-        bias = (
-            conv.bias.detach().double()
-            if conv.bias is not None
-            else weight.new_zeros(weight.shape[0])
-        )
-        if norm is not None:
-            scale, shift = affine_of(norm)
-            weight = weight * scale[:, None, None, None]
-            bias = bias * scale + shift
-        last = torch.channels_last
-        self.weight = weight.to(dtype).contiguous(memory_format=last)
-        self.bias = bias.to(dtype)
-        self.padding = list(conv.padding)
-        self.groups = conv.groups
-
-    def __call__(
-        self, x: Tensor, activation: str = "none", add: Tensor | None = None
-    ) -> Tensor:
-        """activation(conv(x)) or conv(x) + add; activation is "none", "relu" or "gelu"."""
-        ones = [1, 1]
-        # "none" as algorithm is the exact (erf) GELU.
-        algorithm = "none" if activation == "gelu" else None
-        if add is None:
-            return torch.ops.mkldnn._convolution_pointwise(
-                x, self.weight, self.bias, self.padding, ones, ones, self.groups,
-                activation, [], algorithm,
-            )  # fmt: skip
-        return torch.ops.mkldnn._convolution_pointwise.binary(
-            x, add, self.weight, self.bias, self.padding, ones, ones, self.groups,
-            "add", 1.0, None, [], None,
-        )  # fmt: skip
-
-
-def affine_of(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Scale and shift (float64) that batch normalisation is in evaluation."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
-    return scale, norm.bias.detach().double() - norm.running_mean.double() * scale
-
-
 class FastSA2Net:
     """Callable like the network in evaluation; see `optimised`.
 
@@ -175,17 +125,21 @@ class FastSA2Net:
 
     def __init__(self, net: SA2Net, dtype: torch.dtype) -> None:
         self.dtype = dtype
-        self.inc = self._conv_norm(net.inc)
+        self.inc = (
+            SplitConv(net.inc.conv, net.inc.norm)
+            if dtype == torch.bfloat16
+            else self._conv_norm(net.inc)
+        )
         self.downs = [
             [self._conv_norm(c) for c in getattr(net, f"down{i}").nConvs] for i in (1, 2, 3, 4)
         ]
         self.sides = [self._conv(getattr(net, f"side_conv{i}")) for i in (2, 3, 4, 5)]
         self.attend = self._scale_aware(net.bottleneck)
         self.ups = [self._up(getattr(net, f"up{k}")) for k in (4, 3, 2, 1)]
-        self.head = self._conv(net.outc4)
+        self.head = FusedConv(net.outc4, dtype=torch.float32)
 
     def __call__(self, x: Tensor, keep: Part | None = None) -> Tensor:
-        x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        x = packed(x)
         whole = (0, x.shape[-2], 0, x.shape[-1])
         parts = [_grown(keep or whole, margin, whole) for margin in MARGINS]
         features = [self.inc(x, "relu")]
@@ -201,7 +155,10 @@ class FastSA2Net:
         for up, part, stride in zip(self.ups, parts, (8, 4, 2, 1), strict=True):
             deep = up(_cut(deep, inside, part, 2 * stride), skips.pop())
             inside = part
-        return self.head(_cut(deep, inside, keep or whole, 1))
+        deep = _cut(deep, inside, keep or whole, 1)
+        if self.dtype == torch.float32:
+            return self.head(deep)
+        return in_strips(lambda part: self.head(part.float()), deep)
 
     def _conv(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> FusedConv:
         return FusedConv(conv, norm, dtype=self.dtype)
@@ -219,8 +176,10 @@ class FastSA2Net:
         return forward
 
     def _local(self, block: LocalScaleAttention) -> Callable[[Tensor], Tensor]:
-        project_in, project_out = self._conv(block.project_in), self._conv(block.project_out)
-        value, gate = self._conv(block.dwconv3x3), self._conv(block.dwconv5x5)
+        project_in, project_out, value, gate = (
+            FusedConv(conv, dtype=torch.float32)
+            for conv in (block.project_in, block.project_out, block.dwconv3x3, block.dwconv5x5)
+        )
 
         def forward(x: Tensor) -> Tensor:
             x = project_in(x)
@@ -236,14 +195,7 @@ class FastSA2Net:
         def forward(x: Tensor) -> Tensor:
             n = norm(x)
             n = pos(n, "gelu").add_(n)
-            rows = max(1, STRIP_ELEMENTS // (width * x.shape[0] * x.shape[-1]))
-            if rows >= x.shape[-2]:
-                return fc2(fc1(n, "gelu"), add=x)
-            out = torch.empty_like(x)
-            for y in range(0, x.shape[-2], rows):
-                strip = slice(y, y + rows)
-                out[:, :, strip] = fc2(fc1(n[:, :, strip], "gelu"), add=x[:, :, strip])
-            return out
+            return in_strips(lambda n, x: fc2(fc1(n, "gelu"), add=x), n, x, width=width)
 
         return forward
 
@@ -253,19 +205,19 @@ class FastSA2Net:
         local = [self._local(block.get_submodule(f"gcn{i}")) for i in (1, 2, 3, 4)]  # type: ignore[arg-type]
         mlps = [self._mlp(block.get_submodule(f"mlp{i}")) for i in (1, 2, 3, 4)]  # type: ignore[arg-type]
         convs = [self._conv(block.get_submodule(f"conv{i}")) for i in (1, 2, 3, 4)]  # type: ignore[arg-type]
-        mix, query_conv = self._conv(block.conv), self._conv(block.qconv)
+        mix, query_conv = (FusedConv(c, dtype=torch.float32) for c in (block.conv, block.qconv))
         # Not folded: the convolution after it pads with zeros, not with the shift.
-        scale, shift = (v.to(self.dtype)[:, None, None] for v in affine_of(block.bn))
+        scale, shift = (v.float()[:, None, None] for v in affine_of(block.bn))
         channels = block.channels
 
         def forward(features: list[Tensor], whole: Part, parts: list[Part]) -> list[Tensor]:
             grid = features[2].shape[-2:]
-            loc = [f(resize(x, grid)) for f, x in zip(local, features, strict=True)]
+            loc = [f(resize(x, grid).float()) for f, x in zip(local, features, strict=True)]
             y = mix(torch.addcmul(shift, torch.cat(loc, dim=1), scale), "gelu")
-            query = query_conv(_packed(y[:, :channels]), "gelu")
+            query = query_conv(packed(y[:, :channels]), "gelu")
             out = []
             for i, (f, l_i) in enumerate(zip(features, loc, strict=True)):
-                gated = l_i * y[:, channels + i : channels + i + 1] * query
+                gated = (l_i * y[:, channels + i : channels + i + 1] * query).to(f.dtype)
                 f = _cut(f, whole, parts[i], 2**i)
                 e = resize(_cut(gated, whole, parts[i], 4), f.shape[-2:]) + f
                 out.append(convs[i](mlps[i](e)))
@@ -311,6 +263,28 @@ class FastSA2Net:
         return forward
 
 
+def in_strips(
+    function: Callable[..., Tensor], *tensors: Tensor, width: int | None = None
+) -> Tensor:
+    """A function of pixels (B, C, h, w), computed in strips of rows that stay in cache.
+
+    `width` is the number of channels at its widest, C of the first tensor if not given.
+    """
+    batch, channels, height, columns = tensors[0].shape
+    rows = max(1, STRIP_ELEMENTS // ((width or channels) * batch * columns))
+    if rows >= height:
+        return function(*tensors)
+    out: Tensor | None = None
+    for y in range(0, height, rows):
+        part = function(*(t[:, :, y : y + rows] for t in tensors))
+        if out is None:
+            shape = (batch, part.shape[1], height, columns)
+            out = torch.empty(shape, dtype=part.dtype, memory_format=torch.channels_last)
+        out[:, :, y : y + rows] = part
+    assert out is not None
+    return out
+
+
 def _children(block: nn.Sequential) -> list[Any]:
     return list(block)
 
@@ -334,8 +308,4 @@ def _cut(x: Tensor, have: Part, want: Part, stride: int) -> Tensor:
         return x
     top, left = have[0] // stride, have[2] // stride
     y0, y1, x0, x1 = (n // stride for n in want)
-    return _packed(x[..., y0 - top : y1 - top, x0 - left : x1 - left])
-
-
-def _packed(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
+    return packed(x[..., y0 - top : y1 - top, x0 - left : x1 - left])
