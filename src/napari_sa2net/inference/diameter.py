@@ -11,7 +11,6 @@ from napari_sa2net.config import InstanceConfig
 from napari_sa2net.errors import Cancelled
 from napari_sa2net.inference.instances import label_objects
 from napari_sa2net.inference.predictor import (
-    MAX_SCALE,
     MIN_SCALE,
     CancelCallback,
     Predictor,
@@ -27,10 +26,14 @@ POSITIONS = 3
 #: Passes at most; a scale within this factor of the one before ends the search.
 MAX_PASSES = 3
 AGREEMENT = 1.2
+#: Cells so small that a larger scale were needed are not taken for cells.
+LARGEST_SCALE = 5.0
 #: Scales tried when nothing is found at the first.
 OTHER_SCALES = (2.0, 0.5)
 #: Fewer objects than this say nothing of the typical one.
 MIN_OBJECTS = 3
+#: Objects below this share of the area that half of the foreground reaches are specks.
+SPECK = 0.15
 
 
 def estimate_diameter(
@@ -71,45 +74,55 @@ def estimate_diameter(
     if not trained or 0 in plan.spatial:
         return None
     config = instances or predictor.card.instance
-    scale, found = 1.0, None
+    scale = 1.0
+    passes: list[tuple[float, float]] = []  # share of the crops that is cell, diameter
     for _ in range(MAX_PASSES):
-        diameter = _median_diameter(predictor, plan, index, scale, config, cancelled)
-        if diameter is None:
+        found = _measure(predictor, plan, index, scale, config, cancelled)
+        if found is None:
             break
-        found = diameter
-        wanted = min(max(trained / diameter, MIN_SCALE), MAX_SCALE)
+        share, diameter = found
+        wanted = trained / diameter
         if abs(math.log(wanted / scale)) <= math.log(AGREEMENT):
-            return found
-        scale = wanted
-    if found is None:
-        for scale in OTHER_SCALES:
-            found = _median_diameter(predictor, plan, index, scale, config, cancelled)
-            if found is not None:
-                break
-    return found
+            return diameter
+        passes.append((share, trained / scale))
+        scale = min(max(wanted, MIN_SCALE), LARGEST_SCALE)
+    if passes:
+        # No agreement: the scale at which most was found, rather than wherever it drifted.
+        return max(passes)[1]
+    for scale in OTHER_SCALES:
+        found = _measure(predictor, plan, index, scale, config, cancelled)
+        if found is not None:
+            return found[1]
+    return None
 
 
-def _median_diameter(
+def _measure(
     predictor: Predictor,
     plan: Plane,
     index: tuple[int, ...],
     scale: float,
     config: InstanceConfig,
     cancelled: CancelCallback | None,
-) -> float | None:
-    """Median diameter (image px) of the objects found at a scale."""
+) -> tuple[float, float] | None:
+    """Share of the crops that is cell, and the cells' median diameter (image px)."""
     plane = ScaledPlane(plan, index, scale)
-    sizes = []
+    sizes, looked_at = [], 0
     for window in crops(plane):
         if cancelled and cancelled():
             raise Cancelled("Cancelled; nothing was changed.")
         values = plane.read(window.y0, window.y1, window.x0, window.x1)
         labels = label_objects(predictor.probabilities(values), predictor.card.classes, config)
         sizes.append(_areas(labels, window, plane.shape))
+        looked_at += labels.size
     areas = np.concatenate(sizes)
     if len(areas) < MIN_OBJECTS:
         return None
-    return float(np.sqrt(4 / np.pi * np.median(areas)) / scale)
+    # On images unlike those trained on, specks may outnumber cells, though they make up
+    # little of the foreground; by number alone, they would ask for an ever larger scale.
+    areas = np.sort(areas)
+    middle = areas[np.searchsorted(np.cumsum(areas), areas.sum() / 2)]
+    typical = np.median(areas[areas >= SPECK * middle])
+    return float(areas.sum() / looked_at), float(np.sqrt(4 / np.pi * typical) / scale)
 
 
 def crops(plane: ScaledPlane) -> list[Window]:
