@@ -119,7 +119,7 @@ def segment(image: Path | None) -> None:
     program.ready()
     program.save("ready")
     program.segment()
-    program.save("cells")
+    program.save("segment")
     program.page.model_row.show_card()
     program.save("model-card", popup=program.page.model_row.popup)
     program.page.model_row.popup.close()
@@ -139,7 +139,7 @@ def light(image: Path | None) -> None:
     add_image(program, image)
     program.ready()
     program.segment()
-    program.save("cells-light")
+    program.save("segment-light")
     program.close()
 
 

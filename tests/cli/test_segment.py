@@ -215,7 +215,13 @@ def test_interrupted_batch_resumes(tiny_model, tmp_path):
         *(sys.executable, "-m", "napari_sa2net.cli", "segment", str(folder)),
         *("-o", str(out), "--model", str(tiny_model)),
     ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever starts the tests in the background has them ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
     while not (out / "im01.tif").is_file() and time.monotonic() < deadline:
         time.sleep(0.01)
