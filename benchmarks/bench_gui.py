@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
+
+from benchmarks.tables import show
 
 SIZE = 2048
 HEARTBEAT_MS = 2
@@ -30,22 +29,10 @@ Timed = tuple[float, float, float]
 
 
 def run() -> list[dict[str, object]]:
-    """Measure in a process of its own, where torch was never loaded; one row per figure."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "benchmarks.bench_gui"],
-        capture_output=True,
-        text=True,
-        timeout=2 * TIMEOUT_S,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"The window could not be measured:\n{done.stderr[-2000:]}")
-    rows: list[dict[str, object]] = json.loads(done.stdout.splitlines()[-1])
-    return rows
+    """Measure; one row per figure.
 
-
-def measure() -> list[dict[str, object]]:
-    """The rows; needs a display."""
+    Needs a display, and a process where torch was never loaded.
+    """
     import napari
     import numpy as np
     from qtpy.QtCore import QEvent, QEventLoop, QTimer
@@ -214,4 +201,4 @@ def overlap(gap: Interval, intervals: list[Timed]) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure()))
+    show(run())

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+from benchmarks.tables import show
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.morphology import h_maxima
@@ -85,5 +86,4 @@ def probabilities(labels: NDArray[np.int32]) -> NDArray[np.float32]:
 
 
 if __name__ == "__main__":
-    for line in run():
-        print(line)
+    show(run())

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import torch
+from benchmarks.tables import show
 
 from napari_sa2net.config import NetworkConfig, PredictConfig
 from napari_sa2net.data import plan_image, synthetic_nuclei
@@ -84,15 +85,6 @@ def random_model(base: int) -> Model:
         classes=("background", "interior", "boundary"),
     )
     return Model(net.eval(), card)
-
-
-def show(rows: list[dict[str, object]]) -> None:
-    """Print rows as a table."""
-    names = list(rows[0])
-    cells = [names, *([str(row[name]) for name in names] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
-    for line in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
 
 
 if __name__ == "__main__":
