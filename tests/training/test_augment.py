@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from napari_sa2net.training.augment import Warp, random_warp, vary_intensity, warp_pair
+from napari_sa2net.training.augment import (
+    STAINS,
+    Warp,
+    random_warp,
+    restain,
+    vary_intensity,
+    warp_pair,
+)
 from napari_sa2net.training.targets import median_diameter
 
 
@@ -75,3 +82,21 @@ def test_intensities_stay_in_range_and_grey_stays_grey():
         torch.testing.assert_close(out[0], out[2])
     colour = vary_intensity(torch.rand(3, 20, 20), rng, colour=True)
     assert not torch.allclose(colour[0], colour[2])
+
+
+def test_restaining_keeps_unstained_glass_and_the_order_of_densities():
+    rng = np.random.default_rng(5)
+    amount = torch.linspace(0, 1.2, 12)
+    tissue = torch.exp(-amount[None, None] * STAINS[0][:, None, None])
+    brown_seen = False
+    for _ in range(40):
+        out = restain(tissue, rng)
+        assert torch.isfinite(out).all()
+        torch.testing.assert_close(out[:, 0, 0], torch.ones(3), atol=1e-5, rtol=0)
+        # what is stained more stays darker, in the mean over the colours
+        assert (out.mean(0)[0].diff() < 0).all()
+    eosin = torch.exp(-amount[None, None] * STAINS[1][:, None, None])
+    for _ in range(40):
+        red, _, blue = restain(eosin, rng)[:, 0, -1]
+        brown_seen |= bool(red > blue + 0.2)
+    assert brown_seen

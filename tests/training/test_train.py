@@ -113,6 +113,8 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(folder, tmp_path):
         for name in ("whole", "parts")
     )
     assert whole["global_step"] == parts["global_step"] == 4
+    assert (run / "log").is_dir()
+    assert list((run / "log").glob("from_step_*")), "the first part's log stays"
     for state in ("current_model_state", "state_dict"):  # present and averaged weights
         for key, value in whole[state].items():
             torch.testing.assert_close(parts[state][key], value, msg=f"{state} {key}")
@@ -179,7 +181,10 @@ def test_wrong_files_are_named(folder, tmp_path):
         train_folder(broken, "z", SMALL)
 
 
-def test_settings_of_a_run_are_readable(folder, tmp_path):
+def test_settings_of_a_run_are_readable(folder, tmp_path, capfd):
     config = SMALL.model_copy(update={"steps": 2})
     train_folder(folder, "kept", config, out=tmp_path / "run")
     assert json.loads((tmp_path / "run" / "settings.json").read_text())["steps"] == 2
+    said = capfd.readouterr()
+    assert "Lightning" not in said.err + said.out
+    assert "GPU available" not in said.err + said.out

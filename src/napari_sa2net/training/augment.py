@@ -17,6 +17,14 @@ from torch import Tensor
 NEAR_OCTAVES, FAR_OCTAVES, FAR_SHARE = 0.5, 1.2, 0.2
 #: Share of crops that look at an object rather than anywhere.
 OBJECT_SHARE = 0.7
+#: Colour of haematoxylin, eosin and DAB as unit optical densities in red, green and blue
+#: (Ruifrok and Johnston 2001, Anal. Quant. Cytol. Histol. 23:291).
+STAINS = torch.nn.functional.normalize(
+    torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]]), dim=1
+)
+#: Share of stained crops whose stains are separated and mixed anew, and of those the share
+#: whose counterstain turns towards DAB's brown.
+RESTAIN_SHARE, BROWN_SHARE = 0.6, 0.35
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,8 @@ def vary_intensity(image: Tensor, rng: np.random.Generator, colour: bool) -> Ten
         image = _power(image, powers)
         mix = torch.eye(3) + torch.tensor(rng.normal(0, 0.04, (3, 3)), dtype=torch.float32)
         image = torch.einsum("ij,jhw->ihw", mix, image)
+        if rng.random() < RESTAIN_SHARE:
+            image = restain(image, rng)
         saturation = 0.0 if rng.random() < 0.1 else rng.uniform(0.5, 1.4)
         grey = image.mean(0, keepdim=True)
         image = grey + saturation * (image - grey)
@@ -125,6 +135,30 @@ def vary_intensity(image: Tensor, rng: np.random.Generator, colour: bool) -> Ten
         noise = rng.standard_normal(image.shape[-2:] if not colour else image.shape)
         image = image + torch.from_numpy(noise.astype(np.float32)) * rng.uniform(0.0, 0.08)
     return image.clamp(-0.5, 1.5)
+
+
+def restain(image: Tensor, rng: np.random.Generator) -> Tensor:
+    """Separate the stains of tissue, vary how strong and what colour each is, mix them anew.
+
+    Parameters
+    ----------
+    image : (3, H, W) float32
+        Red, green, blue; unstained background is about 1.
+    rng : numpy Generator
+
+    Returns
+    -------
+    (3, H, W) float32
+    """
+    density = -image.clamp(0.02, 1.2).log()
+    amounts = torch.einsum("chw,cs->shw", density, torch.linalg.inv(STAINS))
+    strength = torch.tensor(2.0 ** rng.uniform(-0.8, 0.8, (3, 1, 1)), dtype=image.dtype)
+    colours = STAINS + torch.tensor(rng.normal(0, 0.07, (3, 3)), dtype=image.dtype)
+    if rng.random() < BROWN_SHARE:
+        brown = rng.uniform(0.4, 1.0)
+        colours[1] = (1 - brown) * colours[1] + brown * colours[2]
+    colours = torch.nn.functional.normalize(colours, dim=1)
+    return torch.einsum("shw,sc->chw", amounts * strength, colours).neg().exp().clamp(max=1.5)
 
 
 def _power(image: Tensor, exponent: Tensor) -> Tensor:

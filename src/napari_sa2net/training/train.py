@@ -156,6 +156,7 @@ def train_folder(
         save_on_train_epoch_end=False,
     )
     watch = _Watch(config.steps, on_progress, cancelled)
+    _quiet_lightning()
     trainer = pl.Trainer(
         accelerator={"cuda": "gpu"}.get(device.type, device.type),
         devices=[device.index or 0] if device.type == "cuda" else 1,
@@ -164,7 +165,8 @@ def train_folder(
         val_check_interval=min(config.validate_every, config.steps),
         check_val_every_n_epoch=None,
         callbacks=[_averaging(config.ema_decay), best, latest, watch],
-        logger=CSVLogger(run, name="log", version=""),
+        # One table per part: Lightning empties the folder of a log that it opens.
+        logger=CSVLogger(run, name="log", version=f"from_step_{done}" if done else ""),
         log_every_n_steps=max(1, min(50, config.steps)),
         gradient_clip_val=5.0,
         enable_progress_bar=False,
@@ -184,6 +186,11 @@ def train_folder(
     with warnings.catch_warnings():
         # Few loader workers are meant: crops are cheap beside the network on a CPU.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        # The run's settings and log are there already.
+        warnings.filterwarnings("ignore", ".*exists and is not empty.*")
+        warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+        # Ours does go on where it was: see CropDataset.
+        warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
         trainer.fit(module, crops, whole, ckpt_path=last, weights_only=False if last else None)
     if watch.stopped:
         raise Cancelled(
@@ -217,6 +224,12 @@ def train_folder(
     if taken is None:
         path = add_file(path, name).path
     return TrainResult(path, card, scores)
+
+
+def _quiet_lightning() -> None:
+    """Lightning greets with its devices and advertises; a person asked for neither."""
+    if not logger.isEnabledFor(logging.DEBUG):
+        logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
 
 
 def _load(
