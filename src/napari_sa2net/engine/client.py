@@ -19,11 +19,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from napari_sa2net.data.plan import plan_image
 from napari_sa2net.engine import protocol as p
-from napari_sa2net.engine.images import Sources, image_reference
+from napari_sa2net.engine.images import Sources
 from napari_sa2net.engine.link import EXIT_NO_TORCH, Link, describe_end
-from napari_sa2net.engine.shm import take
+from napari_sa2net.engine.wire import prepare, unpack
 from napari_sa2net.errors import Cancelled, EngineError, SA2NetError
 
 _log = logging.getLogger(__name__)
@@ -217,18 +216,14 @@ class EngineClient:
                 self._emit(event)
 
     def _received(self, link: Link, event: p.Done) -> p.Event:
-        """The event with its labels copied out of shared memory."""
-        result = event.result
-        if not isinstance(result, p.SegmentResult):
-            return event
-        ref = result.labels
-        try:
-            labels = take(ref)
-        except EngineError as error:
-            return p.Failed(event.job, type(error).__name__, str(error))
+        """The event with its arrays copied out of shared memory."""
+        result, names = unpack(event.result)
         with contextlib.suppress(OSError):
-            link.send(p.Release(ref.name))
-        return replace(event, result=replace(result, labels=labels))
+            for name in names:
+                link.send(p.Release(name))
+        if isinstance(result, EngineError):
+            return p.Failed(event.job, type(result).__name__, str(result))
+        return replace(event, result=result)
 
     def _engine_gone(self, link: Link | None, failure: EngineError | None) -> None:
         status = link.end() if link is not None else None
@@ -319,8 +314,13 @@ class EngineClient:
         entry = self._jobs.get(request.job)
         if entry is None or entry.cancelled:
             return
+
+        def check() -> None:
+            if entry.cancelled or self._closed:
+                raise Cancelled("cancelled while the image was copied")
+
         try:
-            wire = self._prepare(link, request, entry)
+            wire, entry.shared = prepare(request, link.pool, self._sources, check)
         except Cancelled:
             return
         except SA2NetError as error:
@@ -343,29 +343,6 @@ class EngineClient:
         # When the pipe breaks here, the reading thread answers the job.
         with contextlib.suppress(OSError):
             link.send(wire)
-
-    def _prepare(self, link: Link, request: p.JobRequest, entry: _Job) -> p.JobRequest:
-        """The request with references instead of arrays."""
-
-        def check() -> None:
-            if entry.cancelled or self._closed:
-                raise Cancelled("cancelled while the image was copied")
-
-        if isinstance(request, p.Segment):
-            name = request.keep_as or f"job-{request.job}"
-            image = plan_image(
-                request.image, request.axes, request.channels, measure=False
-            ).image
-            ref = image_reference(image, name, link.pool, self._sources, check)
-            wire: p.JobRequest = replace(request, image=ref)
-        elif isinstance(request, p.Measure):
-            ref = link.pool.share(request.labels, check)
-            wire = replace(request, labels=ref)
-        else:
-            return request
-        if isinstance(ref, p.ArrayRef):
-            entry.shared.append(ref.name)
-        return wire
 
     def _serve_regions(self) -> None:
         while True:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from napari_sa2net.engine import protocol as p
 from napari_sa2net.engine.shm import Pool, take
+from napari_sa2net.engine.wire import pack
 from napari_sa2net.errors import Cancelled, ImageError, OutOfMemoryError, SA2NetError
 
 _PARENT_CHECK_S = 1.0
@@ -98,8 +99,8 @@ class Server:
                 elif request.array is not None:
                     late = request.array.name
             else:
-                if isinstance(request, p.Derive):
-                    dropped = self._overtake(request.key)
+                if isinstance(request, p.KeyedRequest):
+                    dropped = self._overtake(request)
                 self._queue.append(request)
             self._state.notify_all()
         for job in dropped:
@@ -108,14 +109,16 @@ class Server:
             # Its job was cancelled while the client read.
             self.send(p.Release(late))
 
-    def _overtake(self, key: str) -> list[int]:
-        """Drop the derivations of a key that still wait, and stop one that runs."""
-        old = [r for r in self._queue if isinstance(r, p.Derive) and r.key == key]
+    def _overtake(self, newest: p.KeyedRequest) -> list[int]:
+        """Drop those of its kind and key that still wait, and stop one that runs."""
+
+        def outdated(request: object) -> bool:
+            return type(request) is type(newest) and getattr(request, "key", "") == newest.key
+
+        old = [r for r in self._queue if isinstance(r, p.KeyedRequest) and outdated(r)]
         for request in old:
             self._queue.remove(request)
-        for running in self._running:
-            if isinstance(running, p.Derive) and running.key == key:
-                self._stopped.add(running.job)
+        self._stopped.update(running.job for running in self._running if outdated(running))
         return [request.job for request in old]
 
     def _cancel(self, job: int) -> None:
@@ -151,7 +154,7 @@ class Server:
             return
         while True:
             with self._state:
-                quick = (p.Derive, p.Measure, p.Forget)
+                quick = (p.Derive, p.Measure, p.Inspect, p.Forget)
                 request = next((r for r in self._queue if isinstance(r, quick)), None)
                 if request is None:
                     return
@@ -167,7 +170,7 @@ class Server:
         with self._state:
             self._running.append(request)
         try:
-            event: p.Event = p.Done(request.job, self._work.run(request))
+            event: p.Event = p.Done(request.job, pack(self._work.run(request), self.pool))
         except Cancelled:
             event = p.WasCancelled(request.job)
         except BaseException as error:
