@@ -115,6 +115,22 @@ class TrainingDataError(SA2NetError, ValueError):
     """The training folder is incomplete or inconsistent."""
 
 
+class CorrectionsError(TrainingDataError):
+    """A set of corrections is missing, damaged, in use, or cannot take a commit."""
+
+
+class CommitNotFoundError(CorrectionsError, LookupError):
+    """The set has no commit of that id, or its files are gone."""
+
+
+class JournalError(SA2NetError):
+    """A journal of edits is missing, damaged or of a newer version."""
+
+
+class JournalInUseError(JournalError):
+    """Another window is writing that journal."""
+
+
 class TrainingError(SA2NetError):
     """Training could not go on (loss not finite, checkpoint of another run, ...)."""
 

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+import platformdirs
+
 from napari_sa2net.errors import OutputError
 
+#: Environment variable with the folder that holds all of the user's files of this program.
+HOME_VARIABLE = "SA2NET_HOME"
 #: Unfinished files start with this; a folder's readers skip them.
 TEMPORARY_PREFIX = ".part-"
 
 
+def user_data_dir() -> Path:
+    """Folder of the user's files of this program; it may not exist yet."""
+    home = os.environ.get(HOME_VARIABLE)
+    root = home or platformdirs.user_data_dir("napari-sa2net", appauthor=False)
+    return Path(root).expanduser().absolute()
+
+
 def write_atomically(
-    path: str | os.PathLike[str], content: bytes | Callable[[BinaryIO], None]
+    path: str | os.PathLike[str],
+    content: bytes | Callable[[BinaryIO], None],
+    durable: bool = False,
 ) -> Path:
     """Write a file beside its place, flush it to disk, and rename it over.
 
@@ -24,6 +38,8 @@ def write_atomically(
     path : path
         An existing file is replaced; its folder is made if need be.
     content : bytes, or a callable that writes to the open file
+    durable : bool
+        Flush the folder too, so that a power cut cannot undo the rename.
 
     Returns
     -------
@@ -32,7 +48,8 @@ def write_atomically(
     Raises
     ------
     OutputError
-        If the file cannot be written; an existing one is then as it was.
+        If the file cannot be written; an existing one is then as it was. (Where only the
+        folder could not be flushed, the new file is in place.)
     """
     path = Path(path).expanduser()
     try:
@@ -53,11 +70,33 @@ def write_atomically(
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
+        if durable:
+            sync_folder(path.parent)
     except OSError as error:
         raise _cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Flush a folder's entries to disk, so that renames in it outlive a power cut.
+
+    Raises
+    ------
+    OSError
+        If the disk fails. Systems that cannot flush a folder are passed over.
+    """
+    if os.name == "nt":  # folders cannot be opened; NTFS journals its renames
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems
+            raise
+    finally:
+        os.close(handle)
 
 
 def _cannot_write(path: Path, error: Exception) -> OutputError:

@@ -13,7 +13,7 @@ import pooch
 import requests
 
 from napari_sa2net.errors import Cancelled, DownloadError, OutputError, SettingsError
-from napari_sa2net.models.registry import HOME_VARIABLE
+from napari_sa2net.files import HOME_VARIABLE
 
 #: Called with (bytes done, bytes in all, what).
 Progress = Callable[[int, int, str], None]

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import filelock
-import platformdirs
 
 from napari_sa2net.errors import (
     CheckpointError,
@@ -26,14 +25,17 @@ from napari_sa2net.errors import (
     OutputError,
     SettingsError,
 )
-from napari_sa2net.files import TEMPORARY_PREFIX, write_atomically
+from napari_sa2net.files import (
+    HOME_VARIABLE,
+    TEMPORARY_PREFIX,
+    user_data_dir,
+    write_atomically,
+)
 from napari_sa2net.models.card import ModelCard, open_checked, read_card
 
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
-#: Environment variable with the folder that holds `models`.
-HOME_VARIABLE = "SA2NET_HOME"
 #: Seconds to wait for another process that changes the registry.
 LOCK_TIMEOUT = 30
 MAX_NAME = 64
@@ -73,9 +75,7 @@ def bundled_models_dir() -> Path:
 
 def user_models_dir() -> Path:
     """Folder of the user's models; it may not exist yet."""
-    home = os.environ.get(HOME_VARIABLE)
-    root = home or platformdirs.user_data_dir("napari-sa2net", appauthor=False)
-    return Path(root).expanduser().absolute() / "models"
+    return user_data_dir() / "models"
 
 
 def is_model_name(name: str) -> bool:
