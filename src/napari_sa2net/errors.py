@@ -108,6 +108,25 @@ class NotKeptError(EngineError):
     """The engine no longer keeps the probabilities of that result."""
 
 
+# --- corrections -----------------------------------------------------------------------
+
+
+class EditError(SA2NetError, ValueError):
+    """A correction cannot be made; the labels are as they were."""
+
+
+class NothingToEditError(EditError):
+    """Nothing lies there, or the correction would change nothing."""
+
+
+class EditConflictError(EditError):
+    """A step does not fit the labels: they are not as it found or left them."""
+
+
+class StepFormatError(EditError):
+    """A stored step is damaged or of a newer version."""
+
+
 # --- training and scoring --------------------------------------------------------------
 
 
