@@ -16,9 +16,20 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class NetworkConfig(Settings):
-    """Shape of a SA2-Net."""
+Four = tuple[bool, bool, bool, bool]
+ALL: Four = (True, True, True, True)
+NONE: Four = (False, False, False, False)
+NetworkKind = Literal["sa2net", "focal_unet"]
 
+
+class NetworkConfig(Settings):
+    """Which network, and its shape. Four values go from the deepest skip to the shallowest."""
+
+    kind: NetworkKind = Field(
+        "sa2net",
+        title="Network",
+        description="sa2net, or focal_unet: a U-Net with attention gates",
+    )
     in_channels: int = Field(3, ge=1, le=1024, title="Input channels")
     n_classes: int = Field(3, ge=1, le=1024, title="Classes")
     base_channels: int = Field(
@@ -28,6 +39,21 @@ class NetworkConfig(Settings):
         (1.0, 1.0, 1.0, 1.0),
         title="Focal exponents",
         description="Exponent of the up-attention maps ψ4, ψ3, ψ2, ψ1; 1 as published",
+    )
+    gates: Four = Field(
+        ALL,
+        title="Attention gates",
+        description="Up-attention maps ψ4, ψ3, ψ2, ψ1 that the network has",
+    )
+    se: Four = Field(
+        NONE,
+        title="Squeeze and excitation",
+        description="Skips 4, 3, 2, 1 whose channels are weighted by the whole image",
+    )
+    se_gamma: tuple[Gamma, Gamma, Gamma, Gamma] = Field(
+        (1.0, 1.0, 1.0, 1.0),
+        title="Focal exponents of squeeze and excitation",
+        description="Exponent of the channel weights of skips 4, 3, 2, 1",
     )
 
 
@@ -130,9 +156,67 @@ class PredictConfig(Settings):
     )
 
 
+class UnifiedFocalConfig(Settings):
+    """Parameters of the Unified Focal loss."""
+
+    weight: float = Field(
+        0.5, ge=0, le=1, title="Tversky share", description="λ; the rest is cross-entropy"
+    )
+    delta: float = Field(
+        0.6,
+        ge=0,
+        le=1,
+        title="Foreground weight",
+        description="δ: above 0.5 missed foreground costs more than false foreground",
+    )
+    gamma: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        title="Focal parameter",
+        description="γ: higher looks more at what is hard to tell",
+    )
+    asymmetric: bool = Field(
+        True,
+        title="Asymmetric",
+        description="Easy background is suppressed, hard foreground enhanced, nothing else",
+    )
+    distance_gamma: float = Field(
+        0.0,
+        ge=0,
+        le=8,
+        title="Distance penalty",
+        description="γ_d: higher looks more at pixels near true boundaries; 0 is off",
+    )
+
+
 class TrainConfig(Settings):
     """How a network is trained."""
 
+    network: NetworkKind = Field(
+        "sa2net",
+        title="Network",
+        description="sa2net, or focal_unet: a U-Net with attention gates",
+    )
+    learnable_gamma: bool = Field(
+        False,
+        title="Learn focal exponents",
+        description="Train one exponent per attention module; begins at 1",
+    )
+    squeeze_excitation: bool | None = Field(
+        None,
+        title="Squeeze and excitation",
+        description="Weigh the channels of every skip by the whole image; empty: in "
+        "focal_unet only",
+    )
+    loss: Literal["dice_ce", "unified_focal"] = Field(
+        "dice_ce",
+        title="Loss",
+        description="dice_ce: Dice and cross-entropy; unified_focal: Unified Focal loss",
+    )
+    unified_focal: UnifiedFocalConfig = Field(
+        default_factory=UnifiedFocalConfig, title="Unified Focal loss"
+    )
     base_channels: int = Field(16, ge=1, le=256, title="Base channels")
     steps: int = Field(4000, ge=1, title="Steps", description="Optimiser steps")
     batch_size: int = Field(8, ge=1, le=256, title="Batch size")
@@ -158,7 +242,9 @@ class TrainConfig(Settings):
         title="Weight averaging",
         description="Decay of the exponential moving average of the weights that is kept",
     )
-    boundary_weight: float = Field(2.0, gt=0, le=100, title="Boundary weight")
+    boundary_weight: float = Field(
+        2.0, gt=0, le=100, title="Boundary weight", description="in dice_ce"
+    )
     head_weights: tuple[float, float, float, float] = Field(
         (1.0, 0.5, 0.3, 0.2),
         title="Head weights",
@@ -184,3 +270,112 @@ class TrainConfig(Settings):
         None, title="Start from", description="Model whose weights training starts from"
     )
     resume: Path | None = Field(None, title="Resume", description="Run folder to go on with")
+
+
+class FineTuneConfig(Settings):
+    """How a model learns from corrections."""
+
+    minutes: float = Field(
+        3.0,
+        gt=0,
+        le=1440,
+        title="Time (minutes)",
+        description="About how long learning takes; this machine's speed is measured first",
+    )
+    steps: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        title="Steps",
+        description="A fixed number of optimiser steps instead of a time",
+    )
+    rounds: int = Field(
+        8,
+        ge=1,
+        le=1000,
+        title="Rounds",
+        description="How often the corrections that were held back are scored",
+    )
+    patience: int = Field(
+        4,
+        ge=1,
+        le=1000,
+        title="Patience",
+        description="Learning ends after so many rounds without a better score",
+    )
+    held_out: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        title="Held back",
+        description="Share of the corrections that are only for scoring, whole images at a time",
+    )
+    learning_rate: float = Field(1e-3, gt=0, le=1, title="Learning rate", description="peak")
+    encoder_rate: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        title="Encoder's rate",
+        description="Learning rate of the encoder, as a share of the decoder's",
+    )
+    decoder_first: float = Field(
+        0.15,
+        ge=0,
+        le=1,
+        title="Decoder first",
+        description="Share of the steps at the start in which only the decoder learns",
+    )
+    warmup: float = Field(
+        0.05, ge=0, lt=1, title="Warm-up", description="fraction of the steps"
+    )
+    freeze_norm: bool = Field(
+        True,
+        title="Keep statistics",
+        description="Batch normalisation keeps the means and variances of the model as it was",
+    )
+    replay: float = Field(
+        0.25,
+        ge=0,
+        le=0.9,
+        title="Replay",
+        description="Share of a batch that repeats what the model knew, against forgetting",
+    )
+    distillation: float = Field(
+        1.0,
+        ge=0,
+        le=100,
+        title="Keep answers",
+        description="Weight of giving the answers that the model gave before, on replay and "
+        "where nobody has reviewed",
+    )
+    confidence: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        title="Sure from",
+        description="Former answers count from this probability on",
+    )
+    batch_size: int = Field(4, ge=1, le=256, title="Batch size")
+    crop: int = Field(
+        192, ge=32, le=2048, multiple_of=16, title="Crop (px)", description="Side of a crop"
+    )
+    weight_decay: float = Field(1e-2, ge=0, le=1, title="Weight decay")
+    ema_decay: float = Field(
+        0.97,
+        ge=0,
+        lt=1,
+        title="Weight averaging",
+        description="Decay of the exponential moving average of the weights that is kept",
+    )
+    boundary_weight: float = Field(2.0, gt=0, le=100, title="Boundary weight")
+    head_weights: tuple[float, float, float, float] = Field(
+        (1.0, 0.5, 0.3, 0.2),
+        title="Head weights",
+        description="Loss weights of the four heads, full resolution first",
+    )
+    max_scored: int = Field(
+        24, ge=1, le=1000, title="Scored images", description="at most, in each round"
+    )
+    precision: Literal["auto", "float32"] = Field("auto", title="Precision")
+    device: str = Field("auto", title="Device")
+    seed: int = Field(0, ge=0, title="Seed")

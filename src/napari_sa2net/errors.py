@@ -11,6 +11,10 @@ class Cancelled(SA2NetError):
     """The user cancelled the job; nothing was changed."""
 
 
+class Paused(Cancelled):
+    """Learning was paused; what is needed to go on is on disk."""
+
+
 class SettingsError(SA2NetError, ValueError):
     """A setting is out of its bounds or contradicts another."""
 
