@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from napari_sa2net.app.controllers import SegmentController
+from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.session import ImageSource, LabelsUpdate, SegmentOutcome, Session
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.data import synthetic_nuclei
@@ -27,7 +28,7 @@ class Page:
     def __init__(self, model: str) -> None:
         self.calls: queue.SimpleQueue = queue.SimpleQueue()
         self.session = Session(model=model, predict=PredictConfig(tile=192))
-        self.controller = SegmentController(self.session, self.calls.put)
+        self.controller = SegmentController(EngineLink(self.session, self.calls.put))
         self.heard: list[tuple[str, object]] = []
         for name in SIGNALS:
             getattr(self.controller, name).connect(
@@ -64,7 +65,7 @@ class Page:
 
     def rest(self) -> None:
         """Until nothing is in flight and sliders rest."""
-        jobs = self.controller._jobs
+        jobs = self.controller.link.jobs
         self.until(lambda: not jobs.all() and self.controller._results.resting)
         self.until(lambda: self.calls.empty() and not jobs.all())
 
@@ -77,7 +78,7 @@ def page(tiny_model):
     page.until(lambda: page.session.info and page.session.info.seconds_per_megapixel)
     yield page
     page.controller.close()
-    page.controller._client.close(10)
+    page.controller.link.client.close(10)
 
 
 def test_a_warm_engine_says_how_long_it_will_take(page):
@@ -297,7 +298,7 @@ def test_after_closing_nothing_is_signalled(tiny_model):
     page.until(lambda: page.session.engine != "stopped")
     page.controller.close()
     page.heard.clear()
-    page.controller._client.close(20)
+    page.controller.link.client.close(20)
     while not page.calls.empty():
         page.calls.get()()
     assert not page.heard
@@ -307,7 +308,7 @@ def test_after_closing_nothing_is_signalled(tiny_model):
 def test_without_dispatch_events_are_handled_at_once(tiny_model):
     """As a script would use it."""
     session = Session(model=str(tiny_model))
-    controller = SegmentController(session)
+    controller = SegmentController(EngineLink(session))
     done = threading.Event()
     results = []
     controller.result_ready.connect(lambda outcome: (results.append(outcome), done.set()))

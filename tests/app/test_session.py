@@ -27,6 +27,9 @@ from napari_sa2net.errors import ImageError
         (Summary(1, 40.0, 1), None, "1 cell · median 40 px² · 1 touches the border"),
         (Summary(2, 40.4, 0), None, "2 cells · median 40 px²"),
         (Summary(0, math.nan, 0), 0.5, "No cells found"),
+        (Summary(9, 26842.0, 0), 0.5, "9 cells · median 6,710 µm²"),
+        (Summary(9, 12.0, 0), 0.01, "9 cells · median 0.0012 µm²"),
+        (Summary(9, 12345.6, 0), None, "9 cells · median 12,346 px²"),
     ],
 )
 def test_summary(summary, size, words):

@@ -2,68 +2,44 @@
 
 from __future__ import annotations
 
-import threading
 import uuid
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from psygnal import Signal
 
-from napari_sa2net.app.jobs import Job, JobBook
-from napari_sa2net.app.preview import image_line, pixels_to_segment
-from napari_sa2net.app.requests import segment_request
+from napari_sa2net.app.jobs import Job
+from napari_sa2net.app.link import EngineLink
+from napari_sa2net.app.preview import image_line, seconds_to_run
+from napari_sa2net.app.requests import SegmentRequest, segment_request
 from napari_sa2net.app.results import Results, ResultState
 from napari_sa2net.app.session import (
     ErrorInfo,
     ImageSource,
-    JobProgress,
     LabelsUpdate,
     Planes,
     SegmentOutcome,
-    Session,
     TableUpdate,
     Where,
     device_line,
 )
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.engine import protocol as p
-from napari_sa2net.engine.client import EngineClient
-from napari_sa2net.errors import NotKeptError, SA2NetError, SettingsError
-
-Call = Callable[[], None]
-
-
-class Client(Protocol):
-    """The part of `EngineClient` that a controller uses."""
-
-    def start(self) -> None: ...
-    def restart(self) -> None: ...
-    def submit(self, request: p.Request) -> None: ...
-    def cancel(self, job: int, force: bool = True) -> None: ...
-    def close(self) -> None: ...
-
-
-def _direct(call: Call) -> None:
-    call()
+from napari_sa2net.errors import NotKeptError, SA2NetError
 
 
 class SegmentController:
     """Runs the Segment page of one viewer.
 
-    All methods return at once. They, and the signals, belong to one thread: ``dispatch``
-    must bring the engine's events there (a Qt widget gives a queued call). Without it events
-    are handled on the client's thread, under a lock.
+    All methods return at once. They, and the signals, belong to one thread: the link's
+    ``dispatch`` must bring the engine's events there (a Qt widget gives a queued call).
+    Without it events are handled on the client's thread, under a lock.
 
     Parameters
     ----------
-    session
-        State to keep; one per viewer.
-    dispatch
-        Runs a function on the controller's thread, later or now.
-    make_client
-        Makes the engine's client from a callback for its events.
+    link
+        The engine, and the state of the viewer.
 
     Attributes
     ----------
@@ -82,38 +58,30 @@ class SegmentController:
     result_ready = Signal(SegmentOutcome)
     labels_updated = Signal(LabelsUpdate)
     table_ready = Signal(TableUpdate)
-    failed = Signal(ErrorInfo)
     cancelled = Signal(str)
 
-    def __init__(
-        self,
-        session: Session,
-        dispatch: Callable[[Call], None] = _direct,
-        make_client: Callable[[Callable[[p.Event], None]], Client] = EngineClient,
-    ) -> None:
-        self.session = session
-        self._dispatch = dispatch
-        self._lock = threading.RLock()
-        self._jobs = JobBook()
-        self._generations: dict[str, int] = {}
-        self._closed = False
+    def __init__(self, link: EngineLink) -> None:
+        self.link = link
+        self.session = link.session
+        self.failed = link.failed
+        self._lock = link.lock
         self._instances_chosen = False
-        self._client = make_client(self._on_event)
         self._results = Results(
-            self._jobs, self._client.submit, lambda: dispatch(self._sliders_rest)
+            link.jobs, link.submit, lambda: link.dispatch(self._sliders_rest)
         )
+        link.answer(("warm_up", "segment", "derive", "measure"), self)
+        link.ready.connect(self._warm_up)
+        link.died.connect(self._engine_died)
 
     # --- what a person does ----------------------------------------------------------
 
     def start(self) -> None:
         """Start the engine in the background and load the chosen model there."""
-        self._client.start()
+        self.link.client.start()
 
     def restart_engine(self) -> None:
         """Start the engine again after it stayed down."""
-        with self._lock:
-            self.session.error = None
-            self._client.restart()
+        self.link.restart()
 
     def refresh_models(self) -> None:
         """Read the list of models again; keep the choice if it is still there."""
@@ -197,55 +165,46 @@ class SegmentController:
         """
         with self._lock:
             source = self.session.image
-            generation = self._generations.get(source.key, 0) if source else 0
+            generation = self.link.generation(source.key) if source else 0
             try:
                 request = segment_request(self.session, generation, uuid.uuid4().hex)
             except SA2NetError as error:
-                self._fail(ErrorInfo(type(error).__name__, str(error)))
+                self.link.fail(ErrorInfo(type(error).__name__, str(error)))
                 return None
             self.cancel()
-            self.session.error = None
-            job = self._jobs.open("segment", request.key, request)
-            waiting = self.session.engine in ("stopped", "starting")
-            what = "waiting for the engine to start" if waiting else "starting"
-            self._set_running(JobProgress(0, 0, what))
-            self._client.submit(request.to_engine(job.number))
+            job = self.link.jobs.open("segment", request.key, request)
+            self.link.run(job, request.to_engine(job.number))
             return job.number
 
     def cancel(self) -> None:
-        """Cancel the segmentation that runs; politely, by force after a second."""
-        with self._lock:
-            for job in self._jobs.all("segment"):
-                self.session.progress = JobProgress(0, 0, "cancelling")
-                self._client.cancel(job.number)
+        """Cancel what runs, of this page or another; politely, by force after a second."""
+        self.link.cancel_runs()
 
     def image_changed(self, key: str) -> None:
         """The pixels of an image changed: a result that is still to come is dropped."""
         with self._lock:
-            self._generations[key] = self._generations.get(key, 0) + 1
-            self._drop_jobs(key)
+            self.link.outdate(key)
             result = self._results.of_image(key)
             if result is not None:
                 result.kept = False
-                self._client.submit(p.Forget(result.key))
+                self.link.submit(p.Forget(result.key))
             self._show_result()
 
     def forget_image(self, key: str) -> None:
         """The layer of an image is gone."""
         with self._lock:
-            self._generations[key] = self._generations.get(key, 0) + 1
-            self._drop_jobs(key)
+            self.link.outdate(key)
             result = self._results.of_image(key)
             if result is not None:
                 self._results.remove(result)
-                self._client.submit(p.Forget(result.key))
+                self.link.submit(p.Forget(result.key))
             if self.session.image is not None and self.session.image.key == key:
                 self.set_image(None)
 
     def forget_result(self, result_key: str) -> None:
         """The layer of a result is gone."""
         with self._lock:
-            self._client.submit(p.Forget(result_key))
+            self.link.submit(p.Forget(result_key))
             result = self._results.get(result_key)
             if result is not None:
                 self._results.remove(result)
@@ -262,8 +221,8 @@ class SegmentController:
     def measure(self, result_key: str, labels: Any) -> None:
         """Ask for the table of edited labels; `table_ready` brings it."""
         with self._lock:
-            job = self._jobs.open("measure", result_key)
-            self._client.submit(p.Measure(job.number, result_key, labels))
+            job = self.link.jobs.open("measure", result_key)
+            self.link.submit(p.Measure(job.number, result_key, labels))
 
     def dismiss_error(self) -> None:
         """The person has read the error."""
@@ -272,92 +231,62 @@ class SegmentController:
     def close(self) -> None:
         """End the engine; returns at once, and nothing is signalled any more."""
         with self._lock:
-            self._closed = True
             self._results.close()
-            self.session.engine = "stopped"
-            self._client.close()
+            self.link.close()
 
     # --- what the engine says --------------------------------------------------------
 
-    def _on_event(self, event: p.Event) -> None:
-        """On the client's thread."""
-        self._dispatch(lambda: self._handle(event))
-
-    def _handle(self, event: p.Event) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            match event:
-                case p.Starting():
-                    self.session.engine = "starting"
-                case p.Ready(info):
-                    self._engine_ready(info)
-                case p.Progress(number, done, total, what):
-                    job = self._jobs.get(number)
-                    if job is not None and job.kind == "segment":
-                        self.session.progress = JobProgress(done, total, what)
-                case p.Done(number, result):
-                    job = self._jobs.close(number)
-                    if job is not None:
-                        self._done(job, result)
-                case p.Failed(number, kind, message, details):
-                    job = self._jobs.close(number)
-                    if job is not None:
-                        self._job_failed(job, ErrorInfo(kind, message, details))
-                case p.WasCancelled(number):
-                    job = self._jobs.close(number)
-                    if job is not None:
-                        self._job_cancelled(job)
-                case p.Died(message, details, restarting):
-                    self._engine_died(ErrorInfo("EngineError", message, details), restarting)
-                case _:
-                    raise SettingsError(f"unknown event {event!r}")
-            self._engine_state()
-
-    def _engine_ready(self, info: p.EngineInfo) -> None:
-        self.session.engine = "ready"
-        self.session.info = info
-        self.session.device_line = device_line(info)
-        self._warm_up()
-
-    def _engine_died(self, error: ErrorInfo, restarting: bool) -> None:
-        self._results.lose_all()
-        self.session.info = None
-        self.session.estimate_s = None
-        self.session.engine = "starting" if restarting else "down"
-        self._show_result()
-        # A job that failed with the engine has said so already.
-        if error.message and not (restarting and self.session.error is not None):
-            self._fail(error)
-
-    def _done(self, job: Job, result: Any) -> None:
+    def job_done(self, job: Job, result: Any) -> None:
+        """A job of ours is done; the link calls this."""
         if job.kind == "warm_up":
             self.session.info = result
             self.session.device_line = device_line(result)
             self._estimate()
         elif job.kind == "segment":
-            self._segmented(job, result)
+            self.accept(job.request, result)
         elif job.kind == "derive":
             self._derived(job, result)
         else:
             self.table_ready.emit(TableUpdate(job.key, result))
 
-    def _segmented(self, job: Job, result: p.SegmentResult) -> None:
-        request = job.request
-        assert request is not None
-        self._set_idle()
-        image_key = request.source.key
-        if self._generations.get(image_key, 0) != request.generation:
-            self._client.submit(p.Forget(job.key))
+    def job_failed(self, job: Job, error: ErrorInfo) -> None:
+        """A job of ours failed."""
+        if job.kind == "derive" and error.kind == NotKeptError.__name__:
+            state = self._results.get(job.key)
+            if state is not None:
+                state.kept = False
+                self._show_result()
             return
+        self.link.fail(error)
+
+    def job_cancelled(self, job: Job) -> None:
+        """A job of ours was cancelled, or a newer one took its place."""
+        if job.kind == "segment":
+            self.cancelled.emit(job.request.source.key)
+        elif job.kind == "derive":
+            state = self._results.get(job.key)
+            if state is not None:
+                self._results.derive(state)
+
+    def accept(self, request: SegmentRequest, result: p.SegmentResult) -> bool:
+        """Take a finished segmentation as the newest result of its image.
+
+        Its labels go to a new layer where a person has edited the former result, or where
+        `SegmentRequest.may_replace` says so. False when the image has changed meanwhile: the
+        result is dropped.
+        """
+        image_key = request.source.key
+        if self.link.generation(image_key) != request.generation:
+            self.link.submit(p.Forget(request.key))
+            return False
         former = self._results.of_image(image_key)
         replaces = None
-        if former is not None and not former.edited:
+        if former is not None and not former.edited and request.may_replace(former.request):
             replaces = former.key
-            self._client.submit(p.Forget(former.key))
+            self.link.submit(p.Forget(former.key))
         made_with = request.instances
         state = ResultState(
-            job.key,
+            request.key,
             request,
             result.summary,
             shown=made_with,
@@ -367,10 +296,11 @@ class SegmentController:
         self._results.put(state)
         self.session.error = None
         self._show_result()
-        self.result_ready.emit(SegmentOutcome(job.key, replaces, request, result))
+        self.result_ready.emit(SegmentOutcome(request.key, replaces, request, result))
         if self.session.instances != made_with:
             # A slider moved while the network ran.
             self._results.want(state, self.session.instances)
+        return True
 
     def _derived(self, job: Job, result: p.SegmentResult) -> None:
         state = self._results.get(job.key)
@@ -388,76 +318,26 @@ class SegmentController:
         self._show_result()
         self._results.derive(state)
 
-    def _job_failed(self, job: Job, error: ErrorInfo) -> None:
-        state = self._results.get(job.key)
-        if job.kind == "segment":
-            self._set_idle()
-        elif job.kind == "derive" and error.kind == NotKeptError.__name__:
-            if state is not None:
-                state.kept = False
-                self._show_result()
-            return
-        self._fail(error)
-
-    def _job_cancelled(self, job: Job) -> None:
-        if job.kind == "segment":
-            self._set_idle()
-            assert job.request is not None
-            self.cancelled.emit(job.request.source.key)
-        elif job.kind == "derive":
-            state = self._results.get(job.key)
-            if state is not None:
-                self._results.derive(state)
-
     def _sliders_rest(self) -> None:
         with self._lock:
-            if not self._closed:
+            if not self.link.closed:
                 self._results.tables()
 
     # --- inside ----------------------------------------------------------------------
 
-    def _warm_up(self) -> None:
-        for job in self._jobs.all("warm_up"):
-            self._client.cancel(job.number, force=False)
-        job = self._jobs.open("warm_up")
-        self._client.submit(p.WarmUp(job.number, self.session.model, self.session.predict))
+    def _engine_died(self) -> None:
+        self._results.lose_all()
+        self.session.estimate_s = None
+        self._show_result()
 
-    def _drop_jobs(self, image_key: str) -> None:
-        """Cancel the image's segmentations, sparing what the engine keeps of others."""
-        for job in self._jobs.all("segment"):
-            if job.request is not None and job.request.source.key == image_key:
-                self._client.cancel(job.number, force=False)
+    def _warm_up(self) -> None:
+        for job in self.link.jobs.all("warm_up"):
+            self.link.client.cancel(job.number, force=False)
+        job = self.link.jobs.open("warm_up")
+        self.link.submit(p.WarmUp(job.number, self.session.model, self.session.predict))
 
     def _show_result(self) -> None:
         self._results.show(self.session)
 
-    def _set_running(self, progress: JobProgress) -> None:
-        self.session.running = True
-        self.session.progress = progress
-        self._engine_state()
-
-    def _set_idle(self) -> None:
-        if self._jobs.find("segment") is None:
-            self.session.running = False
-            self.session.progress = None
-
-    def _engine_state(self) -> None:
-        if self.session.engine in ("ready", "busy"):
-            self.session.engine = "busy" if self.session.running else "ready"
-
     def _estimate(self) -> None:
-        info, source = self.session.info, self.session.image
-        if info is None or info.seconds_per_megapixel is None or source is None:
-            self.session.estimate_s = None
-            return
-        box = source.view if self.session.where == "view" else None
-        pixels = pixels_to_segment(source, box, self.session.planes == "current")
-        scale = 1.0
-        diameter = self.session.predict.diameter
-        if diameter and info.model_diameter and self.session.predict.rescale:
-            scale = info.model_diameter / diameter
-        self.session.estimate_s = pixels / 1e6 * scale**2 * info.seconds_per_megapixel
-
-    def _fail(self, error: ErrorInfo) -> None:
-        self.session.error = error
-        self.failed.emit(error)
+        self.session.estimate_s = seconds_to_run(self.session)

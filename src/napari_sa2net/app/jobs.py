@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from napari_sa2net.app.requests import SegmentRequest
-
-JobKind = Literal["warm_up", "segment", "derive", "measure"]
+JobKind = Literal[
+    "warm_up", "segment", "derive", "measure", "explain", "map_channel", "inspect", "what_if"
+]
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A job that was submitted; ``key`` and ``request`` name the result it belongs to."""
+    """A job that was submitted.
+
+    Attributes
+    ----------
+    key
+        Of the result that it belongs to.
+    request
+        What was asked for, as the controller wants it back: of a run a `SegmentRequest`.
+    """
 
     number: int
     kind: JobKind
     key: str = ""
-    request: SegmentRequest | None = None
+    request: Any = None
 
 
 class JobBook:
@@ -32,7 +40,7 @@ class JobBook:
         self,
         kind: JobKind,
         key: str = "",
-        request: SegmentRequest | None = None,
+        request: Any = None,
     ) -> Job:
         job = Job(next(self._numbers), kind, key, request)
         self._jobs[job.number] = job

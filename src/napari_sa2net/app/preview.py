@@ -8,7 +8,7 @@ from napari_sa2net.data.plan import plan_image
 from napari_sa2net.errors import SA2NetError
 
 if TYPE_CHECKING:
-    from napari_sa2net.app.session import ImageSource
+    from napari_sa2net.app.session import ImageSource, Session
     from napari_sa2net.data.plan import ImagePlan
 
 
@@ -41,3 +41,17 @@ def pixels_to_segment(
         return 0
     y0, y1, x0, x1 = box or (0, plan.spatial[0], 0, plan.spatial[1])
     return (y1 - y0) * (x1 - x0) * (1 if one_plane else plan.n_planes)
+
+
+def seconds_to_run(session: Session, one_plane: bool = False) -> float | None:
+    """Seconds that segmenting would take, from the engine's probe; None before it."""
+    info, source = session.info, session.image
+    if info is None or info.seconds_per_megapixel is None or source is None:
+        return None
+    box = source.view if session.where == "view" else None
+    pixels = pixels_to_segment(source, box, one_plane or session.planes == "current")
+    scale = 1.0
+    diameter = session.predict.diameter
+    if diameter and info.model_diameter and session.predict.rescale:
+        scale = info.model_diameter / diameter
+    return pixels / 1e6 * scale**2 * info.seconds_per_megapixel

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from napari_sa2net.app.session import ImageSource, Session
 from napari_sa2net.config import InstanceConfig, PredictConfig
-from napari_sa2net.engine.protocol import Segment, Window
+from napari_sa2net.engine.protocol import Explain, Segment, Window
 from napari_sa2net.errors import ImageError
 
 
@@ -35,20 +36,39 @@ class SegmentRequest:
 
     def to_engine(self, job: int) -> Segment:
         """The engine's request; its image is still the array itself."""
+        return Segment(**self._fields(job))
+
+    def may_replace(self, former: SegmentRequest) -> bool:
+        """Whether the labels may go into the layer of a former result of the image."""
+        return True
+
+    def _fields(self, job: int) -> dict[str, Any]:
         source = self.source
-        return Segment(
-            job=job,
-            image=source.data,
-            model=self.model,
-            axes=source.axes,
-            channels=source.channels,
-            normalize=self.normalize,
-            predict=self.predict,
-            instances=self.instances,
-            pixel_size_um=source.pixel_size_um,
-            keep_as=self.key,
-            window=self.window,
-        )
+        return {
+            "job": job,
+            "image": source.data,
+            "model": self.model,
+            "axes": source.axes,
+            "channels": source.channels,
+            "normalize": self.normalize,
+            "predict": self.predict,
+            "instances": self.instances,
+            "pixel_size_um": source.pixel_size_um,
+            "keep_as": self.key,
+            "window": self.window,
+        }
+
+
+class ExplainRequest(SegmentRequest):
+    """A segmentation of one plane that also shows why."""
+
+    def to_engine(self, job: int) -> Explain:
+        """The engine's request; its image is still the array itself."""
+        return Explain(**self._fields(job))
+
+    def may_replace(self, former: SegmentRequest) -> bool:
+        """Not a result of more or other than this: a stack for one of its planes."""
+        return isinstance(former, ExplainRequest) or former.window == self.window
 
 
 def segment_request(session: Session, generation: int, key: str) -> SegmentRequest:
@@ -59,9 +79,36 @@ def segment_request(session: Session, generation: int, key: str) -> SegmentReque
     ImageError
         There is no image, or "view" was chosen and the view shows nothing of it.
     """
-    source = session.image
-    if source is None:
-        raise ImageError("There is no image to segment. Open one, or try a sample image.")
+    source = _source(session, "segment")
+    index = source.plane if session.planes == "current" else None
+    return SegmentRequest(*_frozen(session, source, generation, key, index))
+
+
+def explain_request(session: Session, generation: int, key: str) -> ExplainRequest:
+    """The same for an explanation; of a stack the plane that is shown.
+
+    Raises
+    ------
+    ImageError
+        As of `segment_request`.
+    """
+    source = _source(session, "look into")
+    return ExplainRequest(*_frozen(session, source, generation, key, source.plane))
+
+
+def _source(session: Session, verb: str) -> ImageSource:
+    if session.image is None:
+        raise ImageError(f"There is no image to {verb}. Open one, or try a sample image.")
+    return session.image
+
+
+def _frozen(
+    session: Session,
+    source: ImageSource,
+    generation: int,
+    key: str,
+    index: tuple[int, ...] | None,
+) -> tuple[Any, ...]:
     box = None
     if session.where == "view":
         box = source.view
@@ -70,14 +117,13 @@ def segment_request(session: Session, generation: int, key: str) -> SegmentReque
                 "The view shows no part of this image. Move the camera over it, "
                 "or choose the whole image."
             )
-    index = source.plane if session.planes == "current" else None
-    return SegmentRequest(
-        source=source,
-        generation=generation,
-        key=key,
-        model=session.model,
-        predict=session.predict,
-        instances=session.instances,
-        normalize=session.normalize,
-        window=Window(index=index, box=box),
+    return (
+        source,
+        generation,
+        key,
+        session.model,
+        session.predict,
+        session.instances,
+        session.normalize,
+        Window(index=index, box=box),
     )

@@ -208,13 +208,23 @@ def summary_line(summary: Summary, pixel_size_um: float | None) -> str:
     area = summary.median_area_px
     if math.isfinite(area):
         if pixel_size_um:
-            parts.append(f"median {area * pixel_size_um**2:.3g} µm²")
+            parts.append(f"median {plain(area * pixel_size_um**2)} µm²")
         else:
-            parts.append(f"median {area:.0f} px²")
+            parts.append(f"median {area:,.0f} px²")
     if summary.n_border:
         verb = "touches" if summary.n_border == 1 else "touch"
         parts.append(f"{summary.n_border} {verb} the border")
     return " · ".join(parts)
+
+
+def plain(value: float) -> str:
+    """Three figures, never an exponent: ``0.0123``, ``96``, ``6,710``."""
+    if not math.isfinite(value) or value == 0:
+        return f"{value:.0f}"
+    digits = 2 - math.floor(math.log10(abs(value)))
+    rounded = round(value, digits)
+    text = f"{rounded:,.{min(max(digits, 0), 12)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def device_line(info: EngineInfo) -> str:

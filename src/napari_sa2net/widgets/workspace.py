@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QObject, QTimer
 
 from napari_sa2net.app.controllers import SegmentController
+from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.session import Session
 from napari_sa2net.config import PredictConfig
 from napari_sa2net.widgets.napari_port import PLUGIN, NapariPort
@@ -36,7 +37,8 @@ class Workspace(QObject):
         self.session = Session()
         self.dispatch = GuiDispatcher()
         self.port = NapariPort(viewer)
-        self.controller = SegmentController(self.session, dispatch=self.dispatch)
+        self.link = EngineLink(self.session, dispatch=self.dispatch)
+        self.controller = SegmentController(self.link)
         port, controller = self.port, self.controller
         port.image_changed.connect(self._image_changed)
         port.pixels_changed.connect(controller.image_changed)
