@@ -1,0 +1,296 @@
+"""How each decoder stage moved, split and merged the objects that came out in the end.
+
+The four heads of the network give labels at strides 8, 4, 2 and 1. Here each object of the
+last one is followed through them. Objects of two stages match when they share a quarter of
+the smaller one's area (:mod:`napari_sa2net.inference.changes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+from napari_sa2net.errors import SettingsError
+from napari_sa2net.inference.boundaries import band_pixels, boundary_pixels
+from napari_sa2net.inference.changes import Overlaps, check_labels, overlaps
+
+#: Strides of the heads, in the order the decoder computes them.
+STRIDES = (8, 4, 2, 1)
+#: Stages that have one before them.
+LATER = STRIDES[1:]
+#: How a stage is called in words.
+STAGE_NAMES = {8: "1/8", 4: "1/4", 2: "1/2", 1: "full"}
+#: Half width (px) of the band along a boundary where `contested` looks.
+BAND = 3
+
+Floats = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class StageColumns:
+    """What one stage shows of each object of the last one; arrays of length n objects.
+
+    Attributes
+    ----------
+    n_objects : int64
+        Objects of this stage that match; 0: it is not seen here.
+    area_px : int64
+        Their pixels together.
+    mean_move_px, max_move_px : float64
+        Distance the boundary moved since the stage before; NaN where it has none there or
+        here, and at the first stage.
+    event : object (str)
+        "", "split", "merged" or "appeared" since the stage before.
+    """
+
+    n_objects: Index
+    area_px: Index
+    mean_move_px: Floats
+    max_move_px: Floats
+    event: NDArray[Any]
+
+
+def refinement_table(
+    stages: Mapping[int, NDArray[np.integer[Any]]],
+    foreground: NDArray[np.floating[Any]],
+    pixel_size_um: float | Sequence[float] | None = None,
+) -> pd.DataFrame:
+    """Boundary refinement of every object, one row each.
+
+    Parameters
+    ----------
+    stages : mapping of stride to integer labels (H, W)
+        8, 4, 2, 1, coarse to fine; stage 1 is the result and must be there, others may be
+        missing. All of the same pixels; the numbering of each is its own.
+    foreground : float array (H, W)
+        Foreground probability of the last stage; NaN counts as 0.
+    pixel_size_um : float or (y, x) pair, optional
+        Adds the movements in µm (of a pair, its geometric mean counts).
+
+    Returns
+    -------
+    DataFrame, in ascending order of label, with the columns
+
+    label : int64
+    moved_4_mean_px, moved_4_max_px, moved_2_…, moved_1_… : float64
+        How far the boundary moved from the stage before to stride 4, 2, 1. For every
+        boundary pixel of the objects that match this one at the later stage, the distance
+        (px) to the nearest boundary pixel of the objects linked to them (by matching,
+        directly or through others) at the stage before; mean and largest. Of a clump that is
+        cut only later, only the boundary pixels nearest to this object count. A new cut
+        counts as movement. The edge of the image is no boundary. NaN: there was no boundary
+        to compare with, or the stage is missing.
+    moved_4_mean_um, … : float64
+        The same in µm, with a pixel size only.
+    refinement_px : float64
+        Sum of the three mean movements, NaN counting as 0.
+    history : str
+        "split at 1/4", "merged at full", "appeared at 1/2", several joined by "; ". Split:
+        the object it belonged to at the stage before became several; merged: several became
+        the one it belongs to; appeared: there was none. Where a stage did both, the split is
+        named.
+    contested : float64
+        Mean binary entropy (bits, 0…1) of the foreground probability in the band of 3 px on
+        both sides of the boundary: the object's own pixels and unlabelled ones. 0: the
+        network was sure where the object ends; 1: every pixel there is a toss-up. It does
+        not know of cuts between touching objects. NaN for an object without a boundary.
+
+    Raises
+    ------
+    SettingsError
+        If stage 1 is missing or shapes do not fit.
+    """
+    foreground = np.asarray(foreground)
+    labels, columns = follow_objects(stages)
+    if foreground.shape != np.shape(stages[1]):
+        raise SettingsError(
+            f"The foreground has shape {foreground.shape}, the labels {np.shape(stages[1])}: "
+            "both must be of the same pixels."
+        )
+    table: dict[str, Any] = {"label": labels}
+    empty = np.full(labels.size, np.nan)
+    for stride in LATER:
+        step = columns.get(stride)
+        table[f"moved_{stride}_mean_px"] = empty if step is None else step.mean_move_px
+        table[f"moved_{stride}_max_px"] = empty if step is None else step.max_move_px
+    if pixel_size_um is not None:
+        size = float(np.sqrt(np.prod(np.broadcast_to(np.asarray(pixel_size_um, float), 2))))
+        for name in [name for name in table if name.endswith("_px")]:
+            table[name.removesuffix("px") + "um"] = table[name] * size
+    means = np.stack([table[f"moved_{stride}_mean_px"] for stride in LATER])
+    table["refinement_px"] = np.nan_to_num(means).sum(axis=0)
+    table["history"] = _histories(labels.size, columns)
+    table["contested"] = contested(np.asarray(stages[1]), foreground, labels)
+    return pd.DataFrame(table)
+
+
+def follow_objects(
+    stages: Mapping[int, NDArray[np.integer[Any]]],
+) -> tuple[Index, dict[int, StageColumns]]:
+    """Labels of the last stage in ascending order, and what each stage shows of them.
+
+    Raises
+    ------
+    SettingsError
+        If stage 1 is missing, a stride is unknown, or shapes do not fit.
+    """
+    unknown = sorted(set(stages) - set(STRIDES))
+    if 1 not in stages or unknown:
+        raise SettingsError(
+            "Stages are given by their strides 8, 4, 2, 1, of which 1 is needed; these are "
+            f"{sorted(stages, reverse=True)}."
+        )
+    present = [stride for stride in STRIDES if stride in stages]
+    planes = dict(zip(present, check_labels(*(stages[s] for s in present)), strict=True))
+    # Which objects of each stage match which of the last; of the last with itself, each one.
+    members = {stride: overlaps(planes[stride], planes[1]) for stride in present}
+    labels = members[1].after
+    final = Boundaries(planes[1], labels)
+    result: dict[int, StageColumns] = {}
+    before: int | None = None
+    boundaries = final
+    for stride in present:
+        found = members[stride]
+        step = StageColumns(
+            found.parents,
+            np.bincount(found.j, found.area_before[found.i], minlength=labels.size).astype(
+                np.int64
+            ),
+            np.full(labels.size, np.nan),
+            np.full(labels.size, np.nan),
+            np.full(labels.size, "", object),
+        )
+        here = final if stride == 1 else Boundaries(planes[stride], found.before)
+        if before is not None:
+            graph = members[before] if stride == 1 else overlaps(planes[before], planes[stride])
+            _name_events(step, found, graph, result[before])
+            _measure_moves(step, found, graph, boundaries, here, final)
+        result[stride] = step
+        before, boundaries = stride, here
+    return labels, result
+
+
+def contested(
+    labels: NDArray[np.integer[Any]], foreground: NDArray[np.floating[Any]], values: Index
+) -> Floats:
+    """Column `contested` of :func:`refinement_table` for the labels `values`, ascending."""
+    position, owner = band_pixels(labels, BAND)
+    p = np.nan_to_num(foreground.ravel()[position].astype(np.float64)).clip(1e-12, 1 - 1e-12)
+    entropy = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+    which = np.searchsorted(values, owner)
+    with np.errstate(invalid="ignore"):
+        mean: Floats = np.bincount(which, entropy, minlength=values.size) / np.bincount(
+            which, minlength=values.size
+        )
+    return mean
+
+
+class Boundaries:
+    """Boundary pixels of one stage's objects.
+
+    Parameters
+    ----------
+    labels : integer array (H, W)
+    values : int64 (n,)
+        Its labels in ascending order.
+
+    Attributes
+    ----------
+    points : float64 (k, 2)
+        Y, x of each boundary pixel.
+    which : int64 (k,)
+        Position in `values` of the object it is of.
+    """
+
+    def __init__(self, labels: NDArray[np.integer[Any]], values: Index) -> None:
+        self.shape = labels.shape
+        flat = boundary_pixels(labels)
+        self.which = np.searchsorted(values, labels.ravel()[flat])
+        self.points = np.stack(np.divmod(flat, max(labels.shape[1], 1)), axis=1).astype(float)
+
+    @cached_property
+    def tree(self) -> cKDTree:
+        """Of all boundary pixels."""
+        return _tree(self.points)
+
+
+def _tree(points: Floats) -> cKDTree:
+    # Pixels lie evenly: a sliding midpoint builds faster than medians and searches as fast.
+    return cKDTree(points, balanced_tree=False, compact_nodes=False)
+
+
+def _name_events(
+    step: StageColumns, found: Overlaps, graph: Overlaps, before: StageColumns
+) -> None:
+    """Fill `step.event`; `graph` links the stage before to this one, `found` this to last."""
+    merged, split = graph.parents > 1, np.zeros(graph.after.size, bool)
+    split[graph.j[graph.children[graph.i] > 1]] = True
+    step.event[found.j[merged[found.i]]] = "merged"
+    step.event[found.j[split[found.i]]] = "split"
+    step.event[(step.n_objects > 0) & (before.n_objects == 0)] = "appeared"
+
+
+def _measure_moves(
+    step: StageColumns,
+    found: Overlaps,
+    graph: Overlaps,
+    before: Boundaries,
+    here: Boundaries,
+    final: Boundaries,
+) -> None:
+    """Fill `step.mean_move_px` and `step.max_move_px`."""
+    if not (len(before.points) and len(here.points)):
+        return
+    moved = _distances(graph, before, here)
+    if here is final:
+        owner, own = final.which, np.ones(moved.size, bool)
+    else:
+        # Of a clump each object takes the boundary that is nearest to it.
+        owner = (
+            final.which[final.tree.query(here.points)[1]] if len(final.points) else here.which
+        )
+        n = max(found.before.size, 1)
+        own = np.isin(owner * n + here.which, found.j * n + found.i)
+    own &= np.isfinite(moved)
+    owner, moved = owner[own], moved[own]
+    count = np.bincount(owner, minlength=step.n_objects.size)
+    with np.errstate(invalid="ignore"):
+        step.mean_move_px[:] = np.bincount(owner, moved, minlength=count.size) / count
+    step.max_move_px[count > 0] = 0
+    np.maximum.at(step.max_move_px, owner, moved)
+
+
+def _distances(graph: Overlaps, before: Boundaries, here: Boundaries) -> Floats:
+    """From each boundary pixel to the nearest one before among linked objects, else NaN.
+
+    Linked are objects that match, directly or through others.
+    """
+    n, m = graph.before.size, graph.after.size
+    links = coo_matrix((np.ones(graph.i.size, bool), (graph.i, graph.j + n)), (n + m, n + m))
+    group = connected_components(links, directed=False)[1]
+    # A third axis far apart for every group: one search finds the nearest of the own group.
+    apart = 4.0 * sum(here.shape)
+    points = np.column_stack([before.points, apart * group[:n][before.which]])
+    wanted = np.column_stack([here.points, apart * group[n:][here.which]])
+    distance: Floats = _tree(points).query(wanted)[0]
+    return np.where(distance < apart / 2, distance, np.nan)
+
+
+def _histories(n: int, columns: Mapping[int, StageColumns]) -> list[str]:
+    """Events of all stages of each object in words."""
+    texts = [""] * n
+    for stride, step in columns.items():
+        for at in np.flatnonzero(step.event != ""):
+            word = f"{step.event[at]} at {STAGE_NAMES[stride]}"
+            texts[at] = f"{texts[at]}; {word}" if texts[at] else word
+    return texts
