@@ -30,16 +30,19 @@ def write_atomically(
     path: str | os.PathLike[str],
     content: bytes | Callable[[BinaryIO], None],
     durable: bool = False,
+    make_folder: bool = True,
 ) -> Path:
     """Write a file beside its place, flush it to disk, and rename it over.
 
     Parameters
     ----------
     path : path
-        An existing file is replaced; its folder is made if need be.
+        An existing file is replaced.
     content : bytes, or a callable that writes to the open file
     durable : bool
         Flush the folder too, so that a power cut cannot undo the rename.
+    make_folder : bool
+        Make its folder if need be. False where a folder that is gone must stay gone.
 
     Returns
     -------
@@ -55,7 +58,8 @@ def write_atomically(
     try:
         if "\0" in path.name:
             raise ValueError("zero byte in the name")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
     except (OSError, ValueError) as error:
         raise _cannot_write(path, error) from error

@@ -1,4 +1,4 @@
-"""Training folders: images and labels by name, splits from index.csv."""
+"""Training folders: images and labels by name, splits from index.csv or the manifest."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from napari_sa2net.data.manifest import CommitRecord, is_training_set, read_manifest
 from napari_sa2net.errors import TrainingDataError
 
 #: Endings of image files, in the order they are looked for.
@@ -29,6 +30,11 @@ class TrainingItem:
         ``train``, ``val``, or empty where nothing says so.
     kind, group : str
         What the image shows, and what it belongs with (slide, patient, dish); may be empty.
+    levels : tuple of (low, high), or None
+        Per channel, the values that become 0 and 1, where the image is a crop of a larger one
+        that was measured.
+    commit : str
+        Id of the commit in a set of corrections; may be empty.
     """
 
     name: str
@@ -38,6 +44,8 @@ class TrainingItem:
     split: str = ""
     kind: str = ""
     group: str = ""
+    levels: tuple[tuple[float, float], ...] | None = None
+    commit: str = ""
 
 
 def load_training_folder(directory: str | Path) -> list[TrainingItem]:
@@ -49,6 +57,8 @@ def load_training_folder(directory: str | Path) -> list[TrainingItem]:
         Holds ``images/`` and ``labels/`` with the same stems, optionally ``reviewed/``, and
         optionally ``index.csv`` (columns split, name, and if you like kind and group). With
         an index, the folders may also lie below each split: ``train/images`` and so on.
+        Where there is a ``corrections.json``, its active commits are the items, and nothing
+        else is looked at.
 
     Returns
     -------
@@ -67,7 +77,10 @@ def load_training_folder(directory: str | Path) -> list[TrainingItem]:
             f"{directory} is not a folder. Give a folder with images/ and labels/ inside."
         )
     index = directory / "index.csv"
-    items = _indexed(directory, index) if index.is_file() else _listed(directory)
+    if is_training_set(directory):
+        items = _committed(directory)
+    else:
+        items = _indexed(directory, index) if index.is_file() else _listed(directory)
     if not items:
         raise TrainingDataError(
             f"{directory} holds no training images. Put images into images/ and their label "
@@ -131,6 +144,39 @@ def split_items(
             "least one more image (of another group), or mark splits in index.csv."
         )
     return training, validation
+
+
+def _committed(directory: Path) -> list[TrainingItem]:
+    from napari_sa2net.data.corrections import locate
+
+    records = [r for r in read_manifest(directory).commits if r.state == "active"]
+    if not records:
+        raise TrainingDataError(
+            f"{directory} holds no corrections yet. Keep corrected labels in it, or import "
+            "images and labels: sa2net corrections import DIR FOLDER"
+        )
+    groups = {record.id: _group(record) for record in records}
+    sides = {groups[record.id]: record.split for record in records if record.split}
+    return [
+        TrainingItem(
+            record.name,
+            locate(directory, record, "images"),
+            locate(directory, record, "labels"),
+            locate(directory, record, "reviewed"),
+            # A new correction follows its group, so that none is torn.
+            record.split or sides.get(groups[record.id], ""),
+            record.kind,
+            groups[record.id],
+            record.levels,
+            record.id,
+        )
+        for record in records
+    ]
+
+
+def _group(record: CommitRecord) -> str:
+    """The group; crops and planes of one image belong together even where nothing says so."""
+    return record.group or f"{record.source.name} {record.source.fingerprint}".strip()
 
 
 def _listed(directory: Path) -> list[TrainingItem]:

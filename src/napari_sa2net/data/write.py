@@ -77,6 +77,64 @@ def write_tiff_float(
     _write(Path(path), array, np.dtype(np.float32), pixel_size_um, metadata, axes, level=1)
 
 
+def write_image(
+    path: str | Path,
+    image: NDArray[Any],
+    axes: str,
+    pixel_size_um: float | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    make_folder: bool = True,
+) -> None:
+    """Write one plane with all its channels as a TIFF, in its own dtype.
+
+    Parameters
+    ----------
+    path : str or Path
+        File to make or replace.
+    image : real array, (H, W), (H, W, 3 or 4) or (C, H, W)
+    axes : "YX", "YXC" or "CYX"
+        YXC are colours, and shown as such by other programs.
+    pixel_size_um : float, optional
+    metadata : mapping, optional
+        Kept as JSON in the file.
+    make_folder : bool
+        As for `write_atomically`.
+
+    Raises
+    ------
+    OutputError
+        It cannot be written there. Nothing is left behind then.
+    """
+    import tifffile
+
+    if axes not in ("YX", "YXC", "CYX") or len(axes) != image.ndim:
+        raise AxesError(f"A plane has the axes YX, YXC or CYX; these are {axes!r}.")
+    if image.dtype.kind not in "biuf" or image.dtype.itemsize > 8:
+        raise OutputError(f"Only images of real numbers can be written, not {image.dtype}.")
+    if image.dtype.kind == "b":
+        image = image.astype(np.uint8)
+    colours = axes == "YXC"
+    options: dict[str, Any] = {
+        "photometric": "rgb" if colours else "minisblack",
+        "metadata": {
+            "axes": "YXS" if colours else axes,
+            **({_KEY: metadata} if metadata else {}),
+        },
+    }
+    if image.size:
+        options |= {"compression": "zlib", "compressionargs": {"level": 1}}
+    if pixel_size_um is not None:
+        options |= {"resolution": (1e4 / pixel_size_um,) * 2, "resolutionunit": "CENTIMETER"}
+    bigtiff = image.nbytes >= _CLASSIC_BYTES
+
+    def save(file: BinaryIO) -> None:
+        handle = tifffile.FileHandle(file, name=Path(path).name, size=0)
+        with tifffile.TiffWriter(handle, shaped=True, bigtiff=bigtiff) as tif:
+            tif.write(np.ascontiguousarray(image), **options)
+
+    write_atomically(path, save, make_folder=make_folder)
+
+
 def _write(
     path: Path,
     array: Any,

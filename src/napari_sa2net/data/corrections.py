@@ -1,0 +1,471 @@
+"""A set of corrections on disk: commits that can be trained on, undone and exchanged.
+
+Every change holds a lock of the folder, reads the manifest anew, and ends in one rename of it:
+two windows may write to one set, and a crash leaves the set before or after, never between.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_sa2net.data.commit import Commit, checked_commit
+from napari_sa2net.data.locks import locked
+from napari_sa2net.data.manifest import (
+    KINDS,
+    PLACES,
+    CommitRecord,
+    Manifest,
+    State,
+    file_stem,
+    is_training_set,
+    new_id,
+    read_manifest,
+    write_manifest,
+)
+from napari_sa2net.data.write import write_image
+from napari_sa2net.errors import CommitNotFoundError, CorrectionsError, OutputError, SA2NetError
+from napari_sa2net.files import TEMPORARY_PREFIX, sync_folder, write_atomically
+
+logger = logging.getLogger(__name__)
+
+LOCK = ".lock"
+#: A note of files that are about to be written; while it is there, they may be incomplete.
+PENDING_PREFIX = ".pending-"
+
+
+@dataclass(frozen=True)
+class CommittedData:
+    """The arrays of a commit.
+
+    Attributes
+    ----------
+    image : (H, W), (H, W, 3 or 4) or (C, H, W), as committed
+    labels : int32 (H, W)
+    reviewed : bool (H, W)
+    record : CommitRecord
+    """
+
+    image: NDArray[Any]
+    labels: NDArray[np.int32]
+    reviewed: NDArray[np.bool_]
+    record: CommitRecord
+
+
+class TrainingSet:
+    """Commits of corrected labels in a folder; made by `open`.
+
+    Attributes
+    ----------
+    path : Path
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._manifest = read_manifest(path)
+
+    # --- opening ---------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], create: bool = False) -> TrainingSet:
+        """Open a set, and clear away what a crash left unfinished.
+
+        Parameters
+        ----------
+        path : path
+            Its folder. One that may only be read can be listed and loaded from.
+        create : bool
+            Make it where there is none.
+
+        Raises
+        ------
+        CorrectionsError
+            If there is no set, the folder holds other images and labels, or the manifest is
+            damaged.
+        OutputError
+            If a new one cannot be made.
+        """
+        folder = Path(path).expanduser().absolute()
+        if create and not is_training_set(folder):
+            _create(folder)
+        training_set = cls(folder)
+        try:
+            with locked(folder / LOCK, timeout=1):
+                _recover(folder)
+                _tidy(folder, read_manifest(folder))
+        except SA2NetError as error:
+            # Read-only, or another window is at work, which clears up itself.
+            logger.debug("Nothing cleared up in %s: %s", folder, error)
+        return training_set
+
+    # --- reading ---------------------------------------------------------------------------
+
+    def commits(self, *states: State) -> list[CommitRecord]:
+        """Commits in those states (unsaid: active), oldest first, as they are now on disk.
+
+        Raises
+        ------
+        CorrectionsError
+            If the folder is gone or its manifest damaged.
+        """
+        self._manifest = read_manifest(self.path)
+        wanted = states or ("active",)
+        return [record for record in self._manifest.commits if record.state in wanted]
+
+    def find(self, identity: str) -> CommitRecord:
+        """The commit with that id or name, or the only one whose id begins so.
+
+        Raises
+        ------
+        CommitNotFoundError
+        """
+        self._manifest = read_manifest(self.path)
+        return _find(self._manifest, identity)
+
+    def latest(
+        self, source: str, index: Sequence[int] = (), box: Sequence[int] | None = None
+    ) -> CommitRecord | None:
+        """The active commit of a place, which a new one would supersede.
+
+        Parameters
+        ----------
+        source : str
+            The fingerprint of the image (or its name, if it was committed without one).
+        index, box
+            As committed.
+        """
+        place = (source, tuple(index), None if box is None else tuple(box))
+        return next((r for r in self.commits() if r.place == place), None)
+
+    def load(self, identity: str) -> CommittedData:
+        """Read the arrays of a commit, whatever its state.
+
+        Raises
+        ------
+        CommitNotFoundError
+            If there is no such commit, or a file of it is gone.
+        CorrectionsError
+            If a file was changed from outside so that it does not fit.
+        """
+        from napari_sa2net.data.io import read_image
+
+        record = self.find(identity)
+        arrays = []
+        for kind in KINDS:
+            for attempt in range(3):
+                path = locate(self.path, record, kind)
+                try:
+                    arrays.append(np.asarray(read_image(path).array))
+                    break
+                except SA2NetError:
+                    # Another window may just have moved it to the trash or back.
+                    if attempt == 2 or path.exists():
+                        raise
+        image, labels, reviewed = arrays
+        spatial = tuple(image.shape[record.axes.index(axis)] for axis in "YX")
+        if not spatial == labels.shape == reviewed.shape or labels.dtype.kind not in "biu":
+            raise CorrectionsError(
+                f"The files of {record.name!r} do not fit each other any more: image "
+                f"{spatial}, labels {labels.shape}, reviewed {reviewed.shape}. Bring them "
+                "back, or remove the commit."
+            )
+        return CommittedData(image, labels.astype(np.int32, copy=False), reviewed > 0, record)
+
+    def is_complete(self, record: CommitRecord) -> bool:
+        """Whether all files of a commit are there."""
+        try:
+            return all(locate(self.path, record, kind) for kind in KINDS)
+        except CommitNotFoundError:
+            return False
+
+    # --- changing --------------------------------------------------------------------------
+
+    def commit(self, commit: Commit) -> CommitRecord:
+        """Keep corrected labels; when this returns they are on disk and listed.
+
+        An active commit of the same source, plane and box is superseded: kept, no longer
+        trained on, and brought back by `revert`.
+
+        Raises
+        ------
+        CorrectionsError
+            If the arrays do not fit, nothing is reviewed, or the folder is gone.
+        OutputError
+            If it cannot be written (disk full, read-only). The set is then as before.
+        """
+        return self.commit_all([commit])[0]
+
+    def commit_all(self, commits: Iterable[Commit]) -> list[CommitRecord]:
+        """Keep several at once: all of them or, after an error, none (see `commit`)."""
+        checked = [checked_commit(commit) for commit in commits]
+        with self._changing() as changes:
+            records: list[CommitRecord] = []
+            for commit in checked:
+                identity = new_id([*changes.ids, *(r.id for r in records)])
+                name = file_stem(commit.source, tuple(commit.index), identity)
+                records.append(commit.record(identity, name, _now()))
+            with changes.writing(records):
+                for commit, record in zip(checked, records, strict=True):
+                    _write_files(self.path, commit, record)
+            for record in records:
+                changes.activate(record)
+        return records
+
+    def revert(self, identity: str) -> CommitRecord:
+        """Take an active commit back: it goes to the trash, the one before is active again.
+
+        Returns
+        -------
+        The commit that is active now.
+
+        Raises
+        ------
+        CommitNotFoundError
+        CorrectionsError
+            If it is not active, or there is none before it.
+        OutputError
+        """
+        with self._changing() as changes:
+            record = changes.find(identity)
+            if record.state != "active":
+                raise CorrectionsError(
+                    f"{record.name!r} is {record.state}; only an active commit can be reverted."
+                )
+            before = [
+                r
+                for r in changes.manifest.commits
+                if r.place == record.place and r.state == "superseded"
+            ]
+            if not before:
+                raise CorrectionsError(
+                    f"There is no commit before {record.name!r}. To take it out of the set, "
+                    "remove it."
+                )
+            changes.put(record, "removed")
+            return changes.activate(before[-1])
+
+    def remove(self, identity: str) -> CommitRecord:
+        """Move a commit to the set's trash; `restore` brings it back.
+
+        Raises
+        ------
+        CommitNotFoundError, CorrectionsError, OutputError
+        """
+        with self._changing() as changes:
+            record = changes.find(identity)
+            if record.state == "removed":
+                raise CorrectionsError(f"{record.name!r} is in the trash already.")
+            return changes.put(record, "removed")
+
+    def restore(self, identity: str) -> CommitRecord:
+        """Make a removed or superseded commit active; another of its place is superseded.
+
+        Raises
+        ------
+        CommitNotFoundError
+            Also if its files are gone, because the trash was emptied.
+        CorrectionsError, OutputError
+        """
+        with self._changing() as changes:
+            record = changes.find(identity)
+            if record.state == "active":
+                raise CorrectionsError(f"{record.name!r} is active already.")
+            for kind in KINDS:
+                locate(self.path, record, kind)
+            return changes.activate(record)
+
+    @contextmanager
+    def _changing(self) -> Iterator[Changes]:
+        """Changes to the set as it is now; written when the block ends without an error."""
+        read_manifest(self.path)  # a folder that is gone is named before its lock is missed
+        with locked(self.path / LOCK):
+            _recover(self.path)
+            changes = Changes(self.path, read_manifest(self.path))
+            try:
+                yield changes
+                read_manifest(self.path)  # not deleted meanwhile
+                write_manifest(self.path, changes.manifest)
+            except OutputError:
+                read_manifest(self.path)  # where the folder is gone, says so
+                raise
+            finally:
+                # After an error this takes back the files of commits that are not listed.
+                with suppress(SA2NetError, OSError):
+                    _recover(self.path)
+            self._manifest = changes.manifest
+            _tidy(self.path, changes.manifest)
+
+
+class Changes:
+    """A manifest being changed, under the lock."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    @property
+    def ids(self) -> list[str]:
+        return [record.id for record in self.manifest.commits]
+
+    def find(self, identity: str) -> CommitRecord:
+        return _find(self.manifest, identity)
+
+    def put(self, record: CommitRecord, state: State) -> CommitRecord:
+        """Add or change a record."""
+        record = record.model_copy(update={"state": state})
+        self.manifest = self.manifest.replaced([record])
+        return record
+
+    def activate(self, record: CommitRecord) -> CommitRecord:
+        """Make a record the active one of its place."""
+        for other in self.manifest.commits:
+            if other.state == "active" and other.place == record.place:
+                self.put(other, "superseded")
+        return self.put(record, "active")
+
+    @contextmanager
+    def writing(self, records: Sequence[CommitRecord]) -> Iterator[None]:
+        """Note which files are being written, so that a crash leaves none for good."""
+        files = [f"{kind}/{record.name}.tif" for record in records for kind in KINDS]
+        note = {"ids": [record.id for record in records], "files": files}
+        path = self.folder / f"{PENDING_PREFIX}{records[0].id}.json" if records else None
+        try:
+            for kind in KINDS:
+                (self.folder / kind).mkdir(exist_ok=True)
+            if path is not None:
+                content = json.dumps(note).encode()
+                write_atomically(path, content, durable=True, make_folder=False)
+            yield
+            for kind in KINDS:
+                sync_folder(self.folder / kind)
+        except OSError as error:
+            raise OutputError(
+                f"{self.folder} cannot be written ({error}). Check that the folder is there "
+                "and that the disk is not full; nothing was changed."
+            ) from error
+
+
+def locate(folder: Path, record: CommitRecord, kind: str) -> Path:
+    """A file of a commit: where its state says, or where a crash left it.
+
+    Raises
+    ------
+    CommitNotFoundError
+        If it is in none of these places.
+    """
+    places = [PLACES[record.state], *PLACES.values()]
+    for place in places:
+        path = folder / place / kind / f"{record.name}.tif"
+        if path.is_file():
+            return path
+    if not folder.is_dir():
+        read_manifest(folder)  # says that the folder is gone
+    raise CommitNotFoundError(
+        f"{kind}/{record.name}.tif of commit {record.id} is gone. Bring the file back, or "
+        "remove the commit."
+    )
+
+
+def _create(folder: Path) -> None:
+    taken = [
+        kind for kind in KINDS if (folder / kind).is_dir() and any((folder / kind).iterdir())
+    ]
+    if taken:
+        raise CorrectionsError(
+            f"{folder} holds {taken[0]}/ already, but no corrections. Start the set in a new "
+            "folder and import this one into it."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / LOCK):
+            if not is_training_set(folder):
+                for kind in KINDS:
+                    (folder / kind).mkdir(exist_ok=True)
+                write_manifest(folder, Manifest())
+    except OSError as error:
+        raise OutputError(
+            f"{folder} cannot be made ({error}). Choose a folder that may be written to."
+        ) from error
+
+
+def _write_files(folder: Path, commit: Commit, record: CommitRecord) -> None:
+    labels = commit.labels
+    most = int(labels.max()) if labels.size else 0
+    kept = np.uint16 if most <= np.iinfo(np.uint16).max else np.int32
+    assert commit.reviewed is not None and commit.axes is not None
+    mask = commit.reviewed.astype(np.uint8) * np.uint8(255)
+    note = record.model_dump(mode="json")
+    arrays = (
+        ("images", commit.image, commit.axes, {"id": record.id}),
+        ("labels", labels.astype(kept), "YX", note),
+        ("reviewed", mask, "YX", {"id": record.id}),
+    )
+    for kind, array, axes, metadata in arrays:
+        path = folder / kind / f"{record.name}.tif"
+        write_image(path, array, axes, record.pixel_size_um, metadata, make_folder=False)
+
+
+def _find(manifest: Manifest, identity: str) -> CommitRecord:
+    exact = [r for r in manifest.commits if identity in (r.id, r.name)]
+    found = exact or [r for r in manifest.commits if identity and r.id.startswith(identity)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise CommitNotFoundError(
+            f"Several commits begin with {identity!r}; give more of the id."
+        )
+    raise CommitNotFoundError(
+        f"The set has no commit {identity!r}. List them with: sa2net corrections list DIR --all"
+    )
+
+
+def _recover(folder: Path) -> None:
+    """Take back what a commit that was never listed has written. Under the lock only."""
+    for pending in sorted(folder.glob(f"{PENDING_PREFIX}*.json")):
+        with suppress(ValueError, KeyError, TypeError):
+            note = json.loads(pending.read_bytes())
+            listed = {record.id for record in read_manifest(folder).commits}
+            if not listed.intersection(note["ids"]):
+                for file in note["files"]:
+                    kind, name = file.split("/")
+                    if kind in KINDS:
+                        (folder / kind / name).unlink(missing_ok=True)
+        pending.unlink(missing_ok=True)
+    # Whoever writes holds the lock, so these are of a process that died.
+    for place in (folder, *(folder / kind for kind in KINDS)):
+        for part in place.glob(f"{TEMPORARY_PREFIX}*"):
+            if part.is_file():
+                part.unlink(missing_ok=True)
+
+
+def _tidy(folder: Path, manifest: Manifest) -> None:
+    """Move the files of commits to where their state says. Under the lock only.
+
+    The manifest is the truth and readers look in all places, so a failure costs nothing.
+    """
+    try:
+        for record in manifest.commits:
+            for kind in KINDS:
+                target = folder / PLACES[record.state] / kind / f"{record.name}.tif"
+                if target.exists():
+                    continue
+                with suppress(CommitNotFoundError):
+                    path = locate(folder, record, kind)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(path, target)
+    except OSError as error:
+        logger.warning("Files in %s could not be moved: %s", folder, error)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

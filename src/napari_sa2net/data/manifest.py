@@ -1,0 +1,250 @@
+"""The list of commits of a set of corrections: ``corrections.json``."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+
+from napari_sa2net.errors import CorrectionsError
+from napari_sa2net.files import write_atomically
+
+#: The file that says what belongs to a set.
+MANIFEST = "corrections.json"
+SCHEMA_VERSION = 1
+FORMAT = "napari-sa2net corrections"
+
+#: Folders of the three files of a commit.
+KINDS = ("images", "labels", "reviewed")
+#: Where the files of a commit lie, by its state.
+PLACES = {"active": "", "superseded": "earlier", "removed": "trash"}
+State = Literal["active", "superseded", "removed"]
+
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]+')
+_MAX_STEM_BYTES = 120
+# Names come back from a file that people may edit: none may lead out of the folder.
+_Stem = Annotated[
+    str, Field(min_length=1, pattern=r'^[^<>:"/\\|?*\x00-\x1f.][^<>:"/\\|?*\x00-\x1f]*$')
+]
+
+
+class _Record(BaseModel):
+    """Immutable; entries that a person or a later version added are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class Source(_Record):
+    """The image that a commit was cut from.
+
+    Attributes
+    ----------
+    name : str
+        As it was shown.
+    path : str
+        Its file, where there was one.
+    fingerprint : str
+        Of the whole image's pixels, see `image_fingerprint`; empty where unknown.
+    """
+
+    name: str
+    path: str = ""
+    fingerprint: str = ""
+
+
+class Parent(_Record):
+    """The model whose labels were corrected."""
+
+    name: str = ""
+    sha256: str = ""
+
+
+class CommitRecord(_Record):
+    """What the manifest says of one commit.
+
+    Attributes
+    ----------
+    id : str
+        Never given twice.
+    name : str
+        Stem of its three files.
+    state : "active", "superseded" or "removed"
+        Only active ones are trained on. A superseded one made room for a later commit of the
+        same place.
+    time : str
+        When it was committed, ISO 8601 in UTC.
+    source : Source
+    index : tuple of int
+        The plane in the source's stack; empty for a single image.
+    box : (y0, y1, x0, x1) or None
+        The crop in that plane, px; None: all of it.
+    shape : (H, W)
+    axes : str
+        Of the image file: YX, YXC or CYX.
+    levels : tuple of (low, high), or None
+        Per channel, the values of the *whole* image that become 0 and 1, where known: the
+        percentiles of a crop are others.
+    pixel_size_um : float or None
+    parent : Parent
+    group, kind : str
+        What must not be torn apart in validation (slide, patient, dish), and what is shown.
+    split : "", "train" or "val"
+        Empty: chosen when training starts.
+    n_objects, n_reviewed : int
+        Labels, and those with a reviewed pixel.
+    reviewed_share : float
+        Share of the pixels that are reviewed.
+    n_edits : int
+        Steps of correcting that led here.
+    notes : str
+    """
+
+    id: Annotated[str, Field(pattern=r"^[0-9a-z]{6,32}$")]
+    name: _Stem
+    state: State = "active"
+    time: str
+    source: Source
+    index: tuple[int, ...] = ()
+    box: tuple[int, int, int, int] | None = None
+    shape: tuple[int, int]
+    axes: str = "YX"
+    levels: tuple[tuple[float, float], ...] | None = None
+    pixel_size_um: float | None = None
+    parent: Parent = Parent()
+    group: str = ""
+    kind: str = ""
+    split: Literal["", "train", "val"] = ""
+    n_objects: int = 0
+    n_reviewed: int = 0
+    reviewed_share: float = 1.0
+    n_edits: int = 0
+    notes: str = ""
+
+    @property
+    def place(self) -> tuple[Any, ...]:
+        """What a later commit must share to supersede this one: source, plane and box."""
+        return (self.source.fingerprint or self.source.name, self.index, self.box)
+
+
+class Manifest(_Record):
+    """All commits, in the order in which they were made."""
+
+    schema_version: int = SCHEMA_VERSION
+    format: str = FORMAT
+    commits: tuple[CommitRecord, ...] = ()
+
+    def replaced(self, records: Iterable[CommitRecord]) -> Manifest:
+        """A copy with some records changed, and new ones at the end."""
+        commits = {record.id: record for record in self.commits}
+        commits |= {record.id: record for record in records}
+        return self.model_copy(update={"commits": tuple(commits.values())})
+
+
+def is_training_set(folder: Path) -> bool:
+    """Whether a folder holds a manifest."""
+    return (folder / MANIFEST).is_file()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the list of commits.
+
+    Raises
+    ------
+    CorrectionsError
+        If folder or manifest are missing, damaged, or written by a newer version.
+    """
+    path = folder / MANIFEST
+    try:
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise _missing(folder) from None
+    except OSError as error:
+        raise CorrectionsError(f"{path} cannot be read ({error}).") from error
+    return parse_manifest(text, path)
+
+
+def parse_manifest(text: bytes, path: Path) -> Manifest:
+    """A manifest from its bytes; `path` is named in errors (see `read_manifest`)."""
+    try:
+        content = json.loads(text)
+        version = content["schema_version"]
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise CorrectionsError(
+                f"{path} was written by a newer version of this program (schema {version}; "
+                f"this one knows {SCHEMA_VERSION}). Update: pip install -U napari-sa2net"
+            )
+        manifest = Manifest.model_validate(content)
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, CorrectionsError):
+            raise
+        raise CorrectionsError(
+            f"{path} is damaged ({_first_line(error)}). Bring it back from a backup; images, "
+            "labels and masks beside it are untouched."
+        ) from error
+    ids = [record.id for record in manifest.commits]
+    names = [record.name.casefold() for record in manifest.commits]
+    if len(set(ids)) < len(ids) or len(set(names)) < len(names):
+        raise CorrectionsError(f"{path} lists a commit twice. Keep one entry of each.")
+    return manifest
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """A manifest as JSON that people can read."""
+    content = manifest.model_dump(mode="json")
+    return (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Replace the manifest, whole and flushed to disk.
+
+    Raises
+    ------
+    OutputError
+    """
+    content = manifest_bytes(manifest)
+    write_atomically(folder / MANIFEST, content, durable=True, make_folder=False)
+
+
+def new_id(taken: Iterable[str]) -> str:
+    """An id that none of `taken` begins like."""
+    starts = {identity[:8] for identity in taken}
+    while True:
+        identity = secrets.token_hex(6)
+        if identity[:8] not in starts:
+            return identity
+
+
+def file_stem(source: str, index: tuple[int, ...], identity: str) -> str:
+    """Name of a commit's files: the source's as far as any system takes it, plane and id."""
+    name = unicodedata.normalize("NFC", source).encode("utf-8", "replace").decode("utf-8")
+    name = _FORBIDDEN.sub("_", name).strip(" .")
+    while len(name.encode()) > _MAX_STEM_BYTES:
+        name = name[:-1]
+    plane = "-".join(str(i) for i in index)
+    return "_".join(part for part in (name.strip(" .") or "image", plane, identity[:8]) if part)
+
+
+def _missing(folder: Path) -> CorrectionsError:
+    if folder.is_dir():
+        return CorrectionsError(
+            f"{folder} holds no corrections ({MANIFEST} is missing). Choose the folder of a "
+            "training set, or start a new one."
+        )
+    return CorrectionsError(
+        f"The folder {folder} is not there (any more). Bring it back or choose another; "
+        "edits that were not kept yet stay in their journal."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, pydantic.ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
