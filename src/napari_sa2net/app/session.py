@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_sa2net.app.requests import SegmentRequest
+    from napari_sa2net.app.why import WhyState
 
 EngineState = Literal["stopped", "starting", "ready", "busy", "down"]
 Where = Literal["whole", "view"]
@@ -171,6 +172,8 @@ class Session:
         Key of the image's newest result, and its line ("143 cells · median 96 µm² · ...").
     estimate_s
         Seconds that segmenting would take, from the engine's probe; None before it.
+    why
+        What the See-why page shows of the image; None before it was looked into.
     error
         What to show; None after the next success or `SegmentController.dismiss_error`.
     """
@@ -196,6 +199,7 @@ class Session:
     result_key: str = ""
     summary: str = ""
     estimate_s: float | None = None
+    why: WhyState | None = None
     error: ErrorInfo | None = None
 
 

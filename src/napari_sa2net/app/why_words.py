@@ -1,0 +1,112 @@
+"""Maps, stages, histories and what-ifs in words."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from napari_sa2net.app.why import CHANGE, STAGE, WHAT_IF
+
+if TYPE_CHECKING:
+    from napari_sa2net.engine.protocol import AttentionMap, StageStep, WhatIfResult
+
+STAGE_WORDS = {8: "1/8", 4: "1/4", 2: "1/2", 1: "full"}
+_GRAINS = {1: "full size", 2: "half size", 3: "a quarter", 4: "an eighth"}
+
+
+def map_title(name: str, channel: int | None = None) -> str:
+    """``ψ 1/4``, ``scale 2``, ``query``, ``local 3 channel 5``: short, for lists."""
+    kind, _, number = name.rpartition("_")
+    if kind == "aua":
+        title = f"ψ {STAGE_WORDS[int(number)]}"
+    elif name == "global_query":
+        title = "query"
+    else:
+        title = f"{'scale' if kind == 'scale_gate' else 'local'} {number}"
+    return title if channel is None else f"{title} channel {channel + 1}"
+
+
+def map_help(shown: AttentionMap) -> str:
+    """What a map means, and what it does not."""
+    kind, _, number = shown.name.rpartition("_")
+    if kind == "aua":
+        stage = STAGE_WORDS[int(number)]
+        return (
+            f"How much fine detail the {stage} stage lets in at each place: 1 all of it, 0 "
+            "none. It is not the probability of a cell."
+        )
+    if shown.name == "global_query":
+        return (
+            "How hard the network looks at each place, at all scales together. Compare places "
+            "of this image only; it is not a certainty."
+        )
+    grain = _GRAINS[int(number)]
+    if kind == "scale_gate":
+        return (
+            f"How much attention adds to scale {number} (the image at {grain}): 0 adds "
+            "nothing, below 0 it takes away. It is not the size of a cell."
+        )
+    which = "Mean of all channels" if shown.channel is None else "One channel of many"
+    return (
+        f"How much of the detail around each place passes at scale {number} (the image at "
+        f"{grain}), from 0.5 half to 1 all. {which}; it is not a probability."
+    )
+
+
+def layer_name(slot: str, image: str, *, channel: int | None = None, stride: int = 0) -> str:
+    """``why: ψ 1/4 (nuclei_03)``."""
+    if slot == STAGE:
+        title = f"outlines {STAGE_WORDS[stride]}"
+    else:
+        words = {CHANGE: "last change", WHAT_IF: "what if"}
+        title = words.get(slot) or map_title(slot, channel)
+    return f"why: {title} ({image})"
+
+
+def history_words(history: tuple[StageStep, ...]) -> list[tuple[str, str]]:
+    """One line for each stage: its name, and what happened there."""
+    lines = []
+    for step in history:
+        parts = []
+        n = step.n_objects_overlapping
+        if step.event == "appeared":
+            parts.append("appears")
+        elif step.event:
+            parts.append({"split": "split off", "merged": "merged"}.get(step.event, step.event))
+        elif n == 0:
+            parts.append("not there yet")
+        if n > 1 and step.event != "merged":
+            parts.append(f"in {n} pieces")
+        if math.isfinite(step.mean_move_px):
+            mean, most = step.mean_move_px, step.max_move_px
+            parts.append(f"boundary moved {mean:.1f} px, at most {most:.1f}")
+        elif n and not step.event:
+            parts.append("there" if n == 1 else "")
+        lines.append((STAGE_WORDS[step.stride], " · ".join(part for part in parts if part)))
+    return lines
+
+
+def what_if_words(result: WhatIfResult) -> str:
+    """``−2 cells · +318 px · 1 split``."""
+    parts = []
+    more = result.n_after - result.n_before
+    if more:
+        parts.append(f"{signed(more)} cell{'' if abs(more) == 1 else 's'}")
+    if result.gained_px:
+        parts.append(f"+{result.gained_px:,} px")
+    if result.lost_px:
+        parts.append(f"−{result.lost_px:,} px")
+    for n, word in (
+        (result.split, "split"),
+        (result.merged, "merged"),
+        (result.appeared, "appeared"),
+        (result.vanished, "vanished"),
+    ):
+        if n:
+            parts.append(f"{n} {word}")
+    return " · ".join(parts) or "No pixel changes"
+
+
+def signed(n: int) -> str:
+    """With a sign, and a true minus."""
+    return f"+{n:,}" if n > 0 else f"−{-n:,}" if n < 0 else "0"
