@@ -1,4 +1,4 @@
-"""Losses over logits, with a mask of the pixels that count."""
+"""Losses over logits, with a mask of the pixels that count; chosen by name."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from napari_sa2net.config import TrainConfig
+from napari_sa2net.training.focal_loss import UnifiedFocalLoss
+
+__all__ = ["DiceCrossEntropy", "UnifiedFocalLoss", "deep_supervision_loss", "make_loss"]
 
 
 class DiceCrossEntropy(nn.Module):
@@ -51,6 +56,13 @@ class DiceCrossEntropy(nn.Module):
         return cross_entropy + present * (1 - dice.mean())
 
 
+def make_loss(config: TrainConfig) -> nn.Module:
+    """The loss that the settings name, for the classes background, interior, boundary."""
+    if config.loss == "unified_focal":
+        return UnifiedFocalLoss(**config.unified_focal.model_dump())
+    return DiceCrossEntropy((1.0, 1.0, config.boundary_weight))
+
+
 def deep_supervision_loss(
     loss: nn.Module,
     heads: Sequence[Tensor],
@@ -59,5 +71,13 @@ def deep_supervision_loss(
     mask: Tensor | None = None,
 ) -> Tensor:
     """Weighted mean of a loss over the four heads, main first."""
-    parts = [w * loss(h, target, mask) for h, w in zip(heads, weights, strict=True) if w > 0]
+    shared: dict[str, Tensor | None] = {}
+    if isinstance(loss, UnifiedFocalLoss):
+        # Distances depend on the target alone: computed once for all heads.
+        shared["pixel_weights"] = loss.penalty(target, mask)
+    parts = [
+        w * loss(h, target, mask, **shared)
+        for h, w in zip(heads, weights, strict=True)
+        if w > 0
+    ]
     return torch.stack(parts).sum() / sum(weights)

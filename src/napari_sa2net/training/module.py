@@ -13,7 +13,7 @@ from napari_sa2net.config import InstanceConfig, TrainConfig
 from napari_sa2net.inference.instances import label_objects
 from napari_sa2net.metrics import ImageScore, pool, score_image
 from napari_sa2net.nn import SA2Net
-from napari_sa2net.training.losses import DiceCrossEntropy, deep_supervision_loss
+from napari_sa2net.training.losses import deep_supervision_loss, make_loss
 from napari_sa2net.training.targets import CLASSES
 
 
@@ -31,7 +31,7 @@ class SegmentationModule(pl.LightningModule):
         super().__init__()
         self.net = net
         self.config = config
-        self.loss = DiceCrossEntropy((1.0, 1.0, config.boundary_weight))
+        self.loss = make_loss(config)
         self._scores: list[ImageScore] = []
         self._losses: list[float] = []
 
