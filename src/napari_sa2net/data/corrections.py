@@ -6,7 +6,6 @@ two windows may write to one set, and a crash leaves the set before or after, ne
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,12 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_sa2net.data.commit import Commit, checked_commit
+from napari_sa2net.data.corrections_files import (
+    LOCK,
+    Changes,
+    create_set,
+    find_record,
+    locate,
+    recover,
+    tidy,
+    write_files,
+)
 from napari_sa2net.data.locks import locked
 from napari_sa2net.data.manifest import (
     KINDS,
-    PLACES,
     CommitRecord,
-    Manifest,
     State,
     file_stem,
     is_training_set,
@@ -33,15 +40,10 @@ from napari_sa2net.data.manifest import (
     read_manifest,
     write_manifest,
 )
-from napari_sa2net.data.write import write_image
 from napari_sa2net.errors import CommitNotFoundError, CorrectionsError, OutputError, SA2NetError
-from napari_sa2net.files import TEMPORARY_PREFIX, sync_folder, write_atomically
+from napari_sa2net.files import write_atomically
 
 logger = logging.getLogger(__name__)
-
-LOCK = ".lock"
-#: A note of files that are about to be written; while it is there, they may be incomplete.
-PENDING_PREFIX = ".pending-"
 
 
 @dataclass(frozen=True)
@@ -97,12 +99,12 @@ class TrainingSet:
         """
         folder = Path(path).expanduser().absolute()
         if create and not is_training_set(folder):
-            _create(folder)
+            create_set(folder)
         training_set = cls(folder)
         try:
             with locked(folder / LOCK, timeout=1):
-                _recover(folder)
-                _tidy(folder, read_manifest(folder))
+                recover(folder)
+                tidy(folder, read_manifest(folder))
         except SA2NetError as error:
             # Read-only, or another window is at work, which clears up itself.
             logger.debug("Nothing cleared up in %s: %s", folder, error)
@@ -130,7 +132,7 @@ class TrainingSet:
         CommitNotFoundError
         """
         self._manifest = read_manifest(self.path)
-        return _find(self._manifest, identity)
+        return find_record(self._manifest, identity)
 
     def latest(
         self, source: str, index: Sequence[int] = (), box: Sequence[int] | None = None
@@ -216,10 +218,39 @@ class TrainingSet:
                 records.append(commit.record(identity, name, _now()))
             with changes.writing(records):
                 for commit, record in zip(checked, records, strict=True):
-                    _write_files(self.path, commit, record)
+                    write_files(self.path, commit, record)
             for record in records:
                 changes.activate(record)
         return records
+
+    def adopt(self, folder: Path, records: Sequence[CommitRecord]) -> None:
+        """Copy active commits of another set, ids and all, see `import_corrections`.
+
+        Of two of one place the later one is active. Those that are here are passed over.
+
+        Raises
+        ------
+        CommitNotFoundError, CorrectionsError, OutputError
+        """
+        with self._changing() as changes:
+            here = set(changes.ids)
+            new = [record for record in records if record.id not in here]
+            with changes.writing(new):
+                for record in new:
+                    for kind in KINDS:
+                        content = locate(folder, record, kind).read_bytes()
+                        path = self.path / kind / f"{record.name}.tif"
+                        write_atomically(path, content, make_folder=False)
+            for record in new:
+                rivals = [
+                    other
+                    for other in changes.manifest.commits
+                    if other.state == "active" and other.place == record.place
+                ]
+                if any(other.time > record.time for other in rivals):
+                    changes.put(record, "superseded")
+                else:
+                    changes.activate(record)
 
     def revert(self, identity: str) -> CommitRecord:
         """Take an active commit back: it goes to the trash, the one before is active again.
@@ -284,12 +315,28 @@ class TrainingSet:
                 locate(self.path, record, kind)
             return changes.activate(record)
 
+    # --- in and out ------------------------------------------------------------------------
+
+    def export(self, destination: str | os.PathLike[str], overwrite: bool = False) -> Path:
+        """Copy the active commits to a folder or .zip, see `export_corrections`."""
+        from napari_sa2net.data.exchange import export_corrections
+
+        return export_corrections(self, destination, overwrite)
+
+    def import_folder(
+        self, source: str | os.PathLike[str], group: str = ""
+    ) -> list[CommitRecord]:
+        """Take in a folder or zip file, see `import_corrections`."""
+        from napari_sa2net.data.exchange import import_corrections
+
+        return import_corrections(self, source, group)
+
     @contextmanager
     def _changing(self) -> Iterator[Changes]:
         """Changes to the set as it is now; written when the block ends without an error."""
         read_manifest(self.path)  # a folder that is gone is named before its lock is missed
         with locked(self.path / LOCK):
-            _recover(self.path)
+            recover(self.path)
             changes = Changes(self.path, read_manifest(self.path))
             try:
                 yield changes
@@ -301,170 +348,9 @@ class TrainingSet:
             finally:
                 # After an error this takes back the files of commits that are not listed.
                 with suppress(SA2NetError, OSError):
-                    _recover(self.path)
+                    recover(self.path)
             self._manifest = changes.manifest
-            _tidy(self.path, changes.manifest)
-
-
-class Changes:
-    """A manifest being changed, under the lock."""
-
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self.folder = folder
-        self.manifest = manifest
-
-    @property
-    def ids(self) -> list[str]:
-        return [record.id for record in self.manifest.commits]
-
-    def find(self, identity: str) -> CommitRecord:
-        return _find(self.manifest, identity)
-
-    def put(self, record: CommitRecord, state: State) -> CommitRecord:
-        """Add or change a record."""
-        record = record.model_copy(update={"state": state})
-        self.manifest = self.manifest.replaced([record])
-        return record
-
-    def activate(self, record: CommitRecord) -> CommitRecord:
-        """Make a record the active one of its place."""
-        for other in self.manifest.commits:
-            if other.state == "active" and other.place == record.place:
-                self.put(other, "superseded")
-        return self.put(record, "active")
-
-    @contextmanager
-    def writing(self, records: Sequence[CommitRecord]) -> Iterator[None]:
-        """Note which files are being written, so that a crash leaves none for good."""
-        files = [f"{kind}/{record.name}.tif" for record in records for kind in KINDS]
-        note = {"ids": [record.id for record in records], "files": files}
-        path = self.folder / f"{PENDING_PREFIX}{records[0].id}.json" if records else None
-        try:
-            for kind in KINDS:
-                (self.folder / kind).mkdir(exist_ok=True)
-            if path is not None:
-                content = json.dumps(note).encode()
-                write_atomically(path, content, durable=True, make_folder=False)
-            yield
-            for kind in KINDS:
-                sync_folder(self.folder / kind)
-        except OSError as error:
-            raise OutputError(
-                f"{self.folder} cannot be written ({error}). Check that the folder is there "
-                "and that the disk is not full; nothing was changed."
-            ) from error
-
-
-def locate(folder: Path, record: CommitRecord, kind: str) -> Path:
-    """A file of a commit: where its state says, or where a crash left it.
-
-    Raises
-    ------
-    CommitNotFoundError
-        If it is in none of these places.
-    """
-    places = [PLACES[record.state], *PLACES.values()]
-    for place in places:
-        path = folder / place / kind / f"{record.name}.tif"
-        if path.is_file():
-            return path
-    if not folder.is_dir():
-        read_manifest(folder)  # says that the folder is gone
-    raise CommitNotFoundError(
-        f"{kind}/{record.name}.tif of commit {record.id} is gone. Bring the file back, or "
-        "remove the commit."
-    )
-
-
-def _create(folder: Path) -> None:
-    taken = [
-        kind for kind in KINDS if (folder / kind).is_dir() and any((folder / kind).iterdir())
-    ]
-    if taken:
-        raise CorrectionsError(
-            f"{folder} holds {taken[0]}/ already, but no corrections. Start the set in a new "
-            "folder and import this one into it."
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / LOCK):
-            if not is_training_set(folder):
-                for kind in KINDS:
-                    (folder / kind).mkdir(exist_ok=True)
-                write_manifest(folder, Manifest())
-    except OSError as error:
-        raise OutputError(
-            f"{folder} cannot be made ({error}). Choose a folder that may be written to."
-        ) from error
-
-
-def _write_files(folder: Path, commit: Commit, record: CommitRecord) -> None:
-    labels = commit.labels
-    most = int(labels.max()) if labels.size else 0
-    kept = np.uint16 if most <= np.iinfo(np.uint16).max else np.int32
-    assert commit.reviewed is not None and commit.axes is not None
-    mask = commit.reviewed.astype(np.uint8) * np.uint8(255)
-    note = record.model_dump(mode="json")
-    arrays = (
-        ("images", commit.image, commit.axes, {"id": record.id}),
-        ("labels", labels.astype(kept), "YX", note),
-        ("reviewed", mask, "YX", {"id": record.id}),
-    )
-    for kind, array, axes, metadata in arrays:
-        path = folder / kind / f"{record.name}.tif"
-        write_image(path, array, axes, record.pixel_size_um, metadata, make_folder=False)
-
-
-def _find(manifest: Manifest, identity: str) -> CommitRecord:
-    exact = [r for r in manifest.commits if identity in (r.id, r.name)]
-    found = exact or [r for r in manifest.commits if identity and r.id.startswith(identity)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise CommitNotFoundError(
-            f"Several commits begin with {identity!r}; give more of the id."
-        )
-    raise CommitNotFoundError(
-        f"The set has no commit {identity!r}. List them with: sa2net corrections list DIR --all"
-    )
-
-
-def _recover(folder: Path) -> None:
-    """Take back what a commit that was never listed has written. Under the lock only."""
-    for pending in sorted(folder.glob(f"{PENDING_PREFIX}*.json")):
-        with suppress(ValueError, KeyError, TypeError):
-            note = json.loads(pending.read_bytes())
-            listed = {record.id for record in read_manifest(folder).commits}
-            if not listed.intersection(note["ids"]):
-                for file in note["files"]:
-                    kind, name = file.split("/")
-                    if kind in KINDS:
-                        (folder / kind / name).unlink(missing_ok=True)
-        pending.unlink(missing_ok=True)
-    # Whoever writes holds the lock, so these are of a process that died.
-    for place in (folder, *(folder / kind for kind in KINDS)):
-        for part in place.glob(f"{TEMPORARY_PREFIX}*"):
-            if part.is_file():
-                part.unlink(missing_ok=True)
-
-
-def _tidy(folder: Path, manifest: Manifest) -> None:
-    """Move the files of commits to where their state says. Under the lock only.
-
-    The manifest is the truth and readers look in all places, so a failure costs nothing.
-    """
-    try:
-        for record in manifest.commits:
-            for kind in KINDS:
-                target = folder / PLACES[record.state] / kind / f"{record.name}.tif"
-                if target.exists():
-                    continue
-                with suppress(CommitNotFoundError):
-                    path = locate(folder, record, kind)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    os.replace(path, target)
-    except OSError as error:
-        logger.warning("Files in %s could not be moved: %s", folder, error)
+            tidy(self.path, changes.manifest)
 
 
 def _now() -> str:

@@ -147,7 +147,7 @@ def split_items(
 
 
 def _committed(directory: Path) -> list[TrainingItem]:
-    from napari_sa2net.data.corrections import locate
+    from napari_sa2net.data.corrections_files import locate
 
     records = [r for r in read_manifest(directory).commits if r.state == "active"]
     if not records:

@@ -1,0 +1,274 @@
+"""Sets of corrections in and out: folders and zip files, ours and other people's."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from napari_sa2net.data.commit import Commit, checked_commit
+from napari_sa2net.data.corrections import TrainingSet
+from napari_sa2net.data.corrections_files import locate
+from napari_sa2net.data.fingerprint import image_fingerprint
+from napari_sa2net.data.manifest import (
+    KINDS,
+    MANIFEST,
+    CommitRecord,
+    Manifest,
+    is_training_set,
+    manifest_bytes,
+    write_manifest,
+)
+from napari_sa2net.data.training_set import TrainingItem, load_training_folder
+from napari_sa2net.errors import CorrectionsError, OutputError, SA2NetError
+from napari_sa2net.files import TEMPORARY_PREFIX, write_atomically
+
+#: Images that are taken in under one lock; another window waits that long.
+BATCH = 8
+
+
+def export_corrections(
+    training_set: TrainingSet,
+    destination: str | os.PathLike[str],
+    overwrite: bool = False,
+    identities: Sequence[str] | None = None,
+) -> Path:
+    """Copy commits to a folder or, if its name ends in .zip, to a zip file.
+
+    Parameters
+    ----------
+    training_set : TrainingSet
+    destination : path
+        The copy is a set of its own, and can be trained on.
+    overwrite : bool
+        Replace an existing zip file. An existing folder is never replaced.
+    identities : sequence of str, optional
+        Ids of the commits; unsaid: all active ones. They are active in the copy.
+
+    Returns
+    -------
+    The path of the copy.
+
+    Raises
+    ------
+    CorrectionsError
+        If there is nothing to export, or a file is missing.
+    OutputError
+        If the destination exists or cannot be written. Nothing is left behind then.
+    """
+    target = Path(destination).expanduser().absolute()
+    if identities is None:
+        records = training_set.commits()
+    else:
+        records = list({r.id: r for r in map(training_set.find, identities)}.values())
+    if not records:
+        raise CorrectionsError(f"{training_set.path} has no active commits to export.")
+    manifest = Manifest(
+        commits=tuple(r.model_copy(update={"state": "active"}) for r in records)
+    )
+    places = [r.place for r in records]
+    if len(set(places)) < len(places):
+        raise CorrectionsError(
+            "Two of these commits are of the same place; export the one that should be used."
+        )
+    files = [
+        (f"{kind}/{record.name}.tif", locate(training_set.path, record, kind))
+        for record in records
+        for kind in KINDS
+    ]
+    if target.suffix.lower() == ".zip":
+        if target.is_dir() or (target.exists() and not overwrite):
+            raise OutputError(f"{target} exists already. Give another path, or overwrite it.")
+
+        def save(file: BinaryIO) -> None:
+            # The TIFFs are compressed already.
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+                archive.writestr(MANIFEST, manifest_bytes(manifest))
+                for name, path in files:
+                    archive.write(path, name)
+
+        return write_atomically(target, save, durable=True)
+    return _export_folder(target, manifest, files)
+
+
+def import_corrections(
+    training_set: TrainingSet, source: str | os.PathLike[str], group: str = ""
+) -> list[CommitRecord]:
+    """Take in another set, or any folder or zip file with ``images/`` and ``labels/``.
+
+    Parameters
+    ----------
+    training_set : TrainingSet
+    source : path
+        Another set: its active commits keep their ids; those that are here already are passed
+        over. Anything else that `load_training_folder` takes: every image becomes a commit,
+        wholly reviewed unless ``reviewed/`` says otherwise; images that are here with the
+        same labels are passed over. So an interrupted import is repeated to go on.
+    group : str
+        For images that have none.
+
+    Returns
+    -------
+    The commits that were made.
+
+    Raises
+    ------
+    TrainingDataError
+        If the source cannot be used. All of it is looked at before anything is taken in.
+    OutputError
+        If the set cannot be written.
+    """
+    path = Path(source).expanduser().absolute()
+    if path.is_file():
+        with _unzipped(path) as folder:
+            return _import_folder(training_set, folder, group, path)
+    return _import_folder(training_set, path, group, path)
+
+
+def _export_folder(target: Path, manifest: Manifest, files: list[tuple[str, Path]]) -> Path:
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise OutputError(f"{target} exists already. Give the path of a new folder.")
+    temporary = target.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}"
+    try:
+        for kind in KINDS:
+            (temporary / kind).mkdir(parents=True)
+        for name, path in files:
+            shutil.copyfile(path, temporary / name)
+        write_manifest(temporary, manifest)
+        if target.is_dir():
+            target.rmdir()
+        os.replace(temporary, target)
+    except OSError as error:
+        raise OutputError(
+            f"{target} cannot be written ({error}). Check that the folder may be written to "
+            "and that the disk is not full."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _import_folder(
+    training_set: TrainingSet, folder: Path, group: str, source: Path
+) -> list[CommitRecord]:
+    if folder == training_set.path:
+        raise CorrectionsError("A set cannot be imported into itself. Choose another folder.")
+    if is_training_set(folder):
+        return _import_set(training_set, TrainingSet(folder))
+    items = load_training_folder(folder)
+    for item in items:  # all of them, before the first is taken in
+        _read_item(item, group, source)
+    known: dict[tuple[Any, ...], list[str]] = {}
+    for record in training_set.commits("active", "superseded"):
+        known.setdefault(record.place, []).append(record.id)
+    made: list[CommitRecord] = []
+    for start in range(0, len(items), BATCH):
+        batch = [_read_item(item, group, source) for item in items[start : start + BATCH]]
+        new = [commit for commit in batch if not _is_here(training_set, known, commit)]
+        made += training_set.commit_all(new) if new else []
+    return made
+
+
+def _is_here(
+    training_set: TrainingSet, known: dict[tuple[Any, ...], list[str]], commit: Commit
+) -> bool:
+    """Whether these labels were kept before; they must not supersede what was made of them."""
+    for identity in known.get((commit.fingerprint, (), None), ()):
+        kept = training_set.load(identity)
+        assert commit.reviewed is not None
+        if (kept.labels == commit.labels).all() and (kept.reviewed == commit.reviewed).all():
+            return True
+    return False
+
+
+def _import_set(training_set: TrainingSet, other: TrainingSet) -> list[CommitRecord]:
+    records = other.commits()
+    for record in records:  # readable, before the first is taken in
+        other.load(record.id)
+    here = {r.id for r in training_set.commits("active", "superseded", "removed")}
+    new = [record for record in records if record.id not in here]
+    for start in range(0, len(new), BATCH):
+        training_set.adopt(other.path, new[start : start + BATCH])
+    return [training_set.find(record.id) for record in new]
+
+
+def _read_item(item: TrainingItem, group: str, origin: Path) -> Commit:
+    from napari_sa2net.data.io import read_image
+    from napari_sa2net.data.plan import plan_image
+
+    try:
+        file = read_image(item.image)
+        plan = plan_image(file.array, axes=file.axes, measure=False)
+        labels = np.asarray(read_image(item.labels).array)
+        reviewed = None
+        if item.reviewed is not None:
+            reviewed = np.asarray(read_image(item.reviewed).array) > 0
+    except SA2NetError as error:
+        raise CorrectionsError(f"{item.name}: {error}") from error
+    if plan.stack_shape:
+        raise CorrectionsError(
+            f"{item.image} is a stack. Save its planes as single 2-D images to import them."
+        )
+    wanted = [axis for axis in ("YXC" if plan.is_rgb else "CYX") if axis in plan.axes]
+    image = np.asarray(file.array).transpose([plan.axes.index(axis) for axis in wanted])
+    commit = Commit(
+        image,
+        labels,
+        reviewed,
+        source=item.name,
+        path=str(origin if origin.is_file() else item.image),
+        fingerprint=image_fingerprint(image),
+        axes="".join(wanted),
+        pixel_size_um=file.pixel_size_um,
+        group=item.group or group,
+        kind=item.kind,
+        split="train" if item.split == "train" else "val" if item.split == "val" else "",
+        notes=f"imported from {origin}",
+    )
+    try:
+        return checked_commit(commit)
+    except CorrectionsError as error:
+        raise CorrectionsError(f"{item.name}: {error}") from error
+
+
+@contextmanager
+def _unzipped(path: Path) -> Iterator[Path]:
+    """The training folder in a zip file, unpacked for the while."""
+    with tempfile.TemporaryDirectory(prefix="sa2net-import-") as temporary:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                # extractall keeps every member below the folder, whatever its name.
+                wanted = [name for name in archive.namelist() if _is_wanted(name)]
+                archive.extractall(temporary, wanted)
+        except zipfile.BadZipFile as error:
+            raise CorrectionsError(
+                f"{path} is not a zip file, or damaged ({error}). Give a folder, or a zip file "
+                "of one."
+            ) from error
+        except (OSError, NotImplementedError, RuntimeError) as error:
+            raise CorrectionsError(f"{path} cannot be unpacked ({error}).") from error
+        yield _root(Path(temporary), path)
+
+
+def _is_wanted(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.suffix.lower() in {".json", ".csv"} or path.parent.name in KINDS
+
+
+def _root(folder: Path, archive: Path) -> Path:
+    """Where the images are: at the top, or in the one folder that was zipped."""
+    for candidate in (folder, *sorted(p for p in folder.iterdir() if p.is_dir())):
+        if any((candidate / name).exists() for name in (MANIFEST, "images", "index.csv")):
+            return candidate
+    raise CorrectionsError(
+        f"{archive} holds no training images. It should hold images/ and labels/ with the "
+        "same names."
+    )
