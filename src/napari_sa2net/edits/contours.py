@@ -1,0 +1,278 @@
+"""Correct the outline of objects: holes, roughness, the probability's edge, drawn anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+from napari_sa2net.edits.build import joined, named, pixel_step
+from napari_sa2net.edits.corrections import Corrections
+from napari_sa2net.edits.patch import Index, Patch
+from napari_sa2net.edits.shapes import (
+    Box,
+    as_points,
+    grown,
+    polygon_box,
+    polygon_mask,
+    union,
+)
+from napari_sa2net.edits.step import Step
+from napari_sa2net.errors import EditError, NothingToEditError
+
+Mask = NDArray[np.bool_]
+
+_EIGHT = np.ones((3, 3), bool)
+
+
+def fill_holes(corrections: Corrections, labels: Iterable[int], index: Index = ()) -> Step:
+    """Give background that an object encloses to it; other objects in a hole stay.
+
+    Parameters
+    ----------
+    corrections : Corrections
+    labels : iterable of int
+    index : tuple of int
+        Plane of the stack.
+
+    Raises
+    ------
+    NothingToEditError
+        If there are no holes.
+    EditError
+        If a label is not there.
+    """
+    index = corrections.checked(index)
+    chosen = corrections.objects(labels, index)
+    patches = []
+    for label in chosen:
+        box = corrections.plane(index).box(label)
+        window = corrections.read(index, box)
+        patches.append(
+            _patch(index, box, window, label, ndimage.binary_fill_holes(window == label))
+        )
+    patch = joined(index, patches)
+    if not patch:
+        raise NothingToEditError(f"There are no holes in {named(chosen)}.")
+    return pixel_step(corrections, "fill", f"filling of {named(chosen)}", [patch])
+
+
+def smooth(
+    corrections: Corrections, labels: Iterable[int], index: Index = (), radius: float = 2.0
+) -> Step:
+    """Smooth the outlines of objects.
+
+    Bays are filled and spurs removed that are narrower than about twice the radius. Where
+    two objects touch, the line between them stays as it is.
+
+    Parameters
+    ----------
+    corrections : Corrections
+    labels : iterable of int
+    index : tuple of int
+        Plane of the stack.
+    radius : float
+        Standard deviation of the blur, 0.5 to 20 px.
+
+    Raises
+    ------
+    NothingToEditError
+        If they are as smooth already, or so small that nothing would be left.
+    EditError
+        If a label is not there or the radius is out of bounds.
+    """
+    index = corrections.checked(index)
+    if not 0.5 <= radius <= 20:
+        raise EditError(f"Smoothing takes a radius from 0.5 to 20 px, not {radius}.")
+    chosen = corrections.objects(labels, index)
+    patches = []
+    for label in chosen:
+        box = grown(corrections.plane(index).box(label), int(3 * radius) + 1, corrections.shape)
+        window = corrections.read(index, box)
+        own = window == label
+        free = own | (window == 0)
+        # Blurred over the free pixels alone: a neighbour neither pulls nor pushes.
+        inside, around = (
+            ndimage.gaussian_filter(mask.astype(np.float32), radius, mode="nearest", truncate=3)
+            for mask in (own, free)
+        )
+        smoothed = free & (inside >= 0.5 * around) & (around > 0)
+        pieces, n = ndimage.label(smoothed, _EIGHT)
+        if n > 1 and ndimage.label(own, _EIGHT)[1] == 1:
+            smoothed = pieces == np.bincount(pieces[smoothed]).argmax()
+        if smoothed.any():
+            patches.append(_patch(index, box, window, label, smoothed))
+    patch = joined(index, patches)
+    if not patch:
+        raise NothingToEditError(f"There is nothing to smooth on {named(chosen)}.")
+    return pixel_step(corrections, "smooth", f"smoothing of {named(chosen)}", [patch])
+
+
+def fit_to_edge(
+    corrections: Corrections,
+    labels: Iterable[int],
+    foreground: Any,
+    index: Index = (),
+    threshold: float = 0.5,
+    reach: int = 10,
+) -> Step:
+    """Grow and shrink objects to where the foreground probability crosses a threshold.
+
+    An object takes background pixels above the threshold that hang together with it, lie
+    within reach, and are nearer to it than to any other object; it gives up pixels below.
+
+    Parameters
+    ----------
+    corrections : Corrections
+    labels : iterable of int
+    foreground : float array (H, W), numpy or anything read by slices
+        Foreground probability of the plane.
+    index : tuple of int
+        Plane of the stack.
+    threshold : float
+        In 0…1; lower gives larger cells.
+    reach : int
+        Farthest growth, 1 to 100 px.
+
+    Raises
+    ------
+    NothingToEditError
+        If an outline lies at the edge already, or there is no probability above the
+        threshold in the object.
+    EditError
+        If a label is not there, or the probability does not fit.
+    """
+    index = corrections.checked(index)
+    if tuple(np.shape(foreground)) != corrections.shape:
+        raise EditError(
+            f"The probability has shape {tuple(np.shape(foreground))}, the plane "
+            f"{corrections.shape}: use the probability of this plane."
+        )
+    if not 0 < threshold < 1 or not 1 <= reach <= 100:
+        raise EditError("The threshold lies between 0 and 1, the reach from 1 to 100 px.")
+    chosen = corrections.objects(labels, index)
+    patches, faint = [], []
+    for label in chosen:
+        # Beyond the reach lie objects that may be nearer to a pixel within it.
+        box = grown(corrections.plane(index).box(label), 2 * reach, corrections.shape)
+        window = corrections.read(index, box)
+        y0, y1, x0, x1 = box
+        edge = np.asarray(foreground[y0:y1, x0:x1]) >= threshold
+        fitted = _fitted(window, label, edge, reach)
+        if fitted.any():
+            patches.append(_patch(index, box, window, label, fitted))
+        else:
+            faint.append(label)
+    if len(faint) == len(chosen):
+        raise NothingToEditError(
+            f"The model sees nothing at {named(chosen)} above {threshold:g}: lower the "
+            "threshold, or delete it."
+        )
+    patch = joined(index, patches)
+    if not patch:
+        raise NothingToEditError(f"The outline of {named(chosen)} lies at the edge already.")
+    return pixel_step(corrections, "edge", f"fitting of {named(chosen)}", [patch])
+
+
+def _fitted(window: NDArray[Any], label: int, edge: Mask, reach: int) -> Mask:
+    own, others = window == label, (window != label) & (window != 0)
+    away = ndimage.distance_transform_edt(~own)
+    free = edge & ~others & (away <= reach)
+    if others.any():
+        free &= away <= ndimage.distance_transform_edt(~others)
+    pieces, _ = ndimage.label(free)
+    held = np.unique(pieces[free & own])
+    return np.asarray(ndimage.binary_fill_holes(np.isin(pieces, held[held > 0])) & ~others)
+
+
+def redraw(
+    corrections: Corrections,
+    outline: ArrayLike,
+    index: Index = (),
+    label: int | None = None,
+    overwrite: bool = False,
+) -> Step:
+    """Draw an object anew by its outline.
+
+    Parameters
+    ----------
+    corrections : Corrections
+    outline : (n, 2) points (y, x), n >= 3
+    index : tuple of int
+        Plane of the stack.
+    label : int, optional
+        The object to redraw; a new one is made without it.
+    overwrite : bool
+        Also take pixels of other objects under the outline.
+
+    Raises
+    ------
+    NothingToEditError
+        If no pixel would change.
+    EditError
+        If the label is not there or the outline holds no free pixel.
+    """
+    index = corrections.checked(index)
+    points = as_points(outline, 3, "outline")
+    box = polygon_box(points, corrections.shape)
+    if box is None:
+        raise EditError("The outline lies outside the image: draw it on the image.")
+    return redraw_mask(
+        corrections, polygon_mask(points, box), (box[0], box[2]), index, label, overwrite
+    )
+
+
+def redraw_mask(
+    corrections: Corrections,
+    mask: ArrayLike,
+    corner: tuple[int, int] = (0, 0),
+    index: Index = (),
+    label: int | None = None,
+    overwrite: bool = False,
+) -> Step:
+    """Draw an object anew by a mask (h, w) whose first pixel lies at corner (y, x).
+
+    The other parameters and errors are those of :func:`redraw`.
+    """
+    index = corrections.checked(index)
+    drawn = np.asarray(mask)
+    if drawn.ndim != 2 or drawn.dtype != np.bool_:
+        raise EditError(f"A mask is bool (h, w), not {drawn.dtype} {drawn.shape}.")
+    y0, x0 = (int(c) for c in corner)
+    box: Box = (y0, y0 + drawn.shape[0], x0, x0 + drawn.shape[1])
+    if y0 < 0 or x0 < 0 or box[1] > corrections.shape[0] or box[3] > corrections.shape[1]:
+        raise EditError("The mask reaches beyond the image: cut it to the image.")
+    if label is not None:
+        (label,) = corrections.objects([label], index)
+        whole = union([box, corrections.plane(index).box(label)])
+        drawn = np.pad(
+            drawn,
+            (
+                (box[0] - whole[0], whole[1] - box[1]),
+                (box[2] - whole[2], whole[3] - box[3]),
+            ),
+        )
+        box = whole
+    window = corrections.read(index, box)
+    own = window == label if label is not None else np.zeros(window.shape, bool)
+    if not overwrite:
+        drawn = drawn & (own | (window == 0))
+    if not drawn.any():
+        raise EditError("The outline holds no free pixel: draw it larger, or overwrite others.")
+    words = f"redrawing of cell {label}" if label is not None else ""
+    if label is None:
+        (label,) = corrections.new_labels(1)
+        words = f"drawing of cell {label}"
+    new = np.where(drawn, label, np.where(own, 0, window))
+    patch = Patch.between(index, (box[0], box[2]), window, new)
+    return pixel_step(corrections, "redraw", words, [patch])
+
+
+def _patch(index: Index, box: Box, window: NDArray[Any], label: int, mask: Mask) -> Patch:
+    """The object with this mask, taking background only."""
+    new = np.where(window == label, 0, window)
+    new[mask & (new == 0)] = label
+    return Patch.between(index, (box[0], box[2]), window, new)

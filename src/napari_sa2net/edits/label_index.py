@@ -1,0 +1,268 @@
+"""Where the objects of each plane are, kept true by the edits instead of by scanning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_sa2net.edits.patch import Index, Integers, Patch
+from napari_sa2net.edits.shapes import Box
+
+#: Reads a window of a plane.
+Reader = Callable[[Box], NDArray[Any]]
+
+# Columns of the table.
+_LABEL, _AREA, _SUM_Y, _SUM_X, _Y0, _Y1, _X0, _X1 = range(8)
+_FAR = 2**40
+#: Rows scanned at a time, so that a scan of a huge plane needs little memory.
+_ROWS = 1024
+
+
+class PlaneIndex:
+    """Boxes, areas and centres of the objects of one plane.
+
+    Parameters
+    ----------
+    plane : integer array, shape (H, W)
+        Scanned once, here.
+    """
+
+    def __init__(self, plane: Any) -> None:
+        self.shape: tuple[int, int] = (int(plane.shape[0]), int(plane.shape[1]))
+        self._table = np.zeros((64, 8), np.int64)
+        self._row_of: dict[int, int] = {}
+        self._free: list[int] = list(range(63, -1, -1))
+        for top in range(0, self.shape[0], _ROWS):
+            self._scan(np.asarray(plane[top : top + _ROWS]), top)
+
+    def _scan(self, part: NDArray[Any], top: int) -> None:
+        height, width = part.shape
+        if part.size == 0:
+            return
+        starts = np.ones((height, width), bool)
+        np.not_equal(part[:, 1:], part[:, :-1], out=starts[:, 1:])
+        at = np.flatnonzero(starts)
+        lengths = np.diff(np.append(at, part.size))
+        values = part.ravel()[at]
+        held = values != 0
+        at, lengths, values = at[held], lengths[held], values[held].astype(np.int64)
+        self._add(values, at // width + top, at % width, lengths, 1)
+
+    # --- questions -------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._row_of)
+
+    def __contains__(self, label: object) -> bool:
+        return label in self._row_of
+
+    def _column(self, column: int) -> Integers:
+        taken: Integers = self._taken()[:, column]
+        return taken
+
+    def _taken(self) -> Integers:
+        return self._table[np.fromiter(self._row_of.values(), np.int64, len(self._row_of))]
+
+    @property
+    def labels(self) -> Integers:
+        """All labels, int64 (n,); the other columns have the same order."""
+        return self._column(_LABEL)
+
+    @property
+    def areas(self) -> Integers:
+        """Pixels of each object, int64 (n,)."""
+        return self._column(_AREA)
+
+    @property
+    def boxes(self) -> Integers:
+        """Bounding boxes (y0, y1, x0, x1), int64 (n, 4)."""
+        return self._taken()[:, _Y0:]
+
+    @property
+    def centres(self) -> NDArray[np.float64]:
+        """Centroids (y, x), float64 (n, 2)."""
+        taken = self._taken()
+        centres: NDArray[np.float64] = taken[:, _SUM_Y : _SUM_X + 1] / taken[:, [_AREA]]
+        return centres
+
+    def area(self, label: int) -> int:
+        """Pixels of one object; 0 where there is none of that label."""
+        row = self._row_of.get(label)
+        return 0 if row is None else int(self._table[row, _AREA])
+
+    def box(self, label: int) -> Box:
+        """Bounding box of one object, which must be there."""
+        y0, y1, x0, x1 = self._table[self._row_of[label], _Y0:]
+        return int(y0), int(y1), int(x0), int(x1)
+
+    def centre(self, label: int) -> tuple[float, float]:
+        """Centroid (y, x) of one object, which must be there."""
+        row = self._table[self._row_of[label]]
+        return float(row[_SUM_Y] / row[_AREA]), float(row[_SUM_X] / row[_AREA])
+
+    def within(self, box: Box) -> Integers:
+        """Labels whose centres lie in a box."""
+        taken = self._taken()
+        y, x = taken[:, _SUM_Y] / taken[:, _AREA], taken[:, _SUM_X] / taken[:, _AREA]
+        inside = (y >= box[0] - 0.5) & (y < box[1] - 0.5)
+        inside &= (x >= box[2] - 0.5) & (x < box[3] - 0.5)
+        labels: Integers = taken[inside, _LABEL]
+        return labels
+
+    def meeting(self, box: Box) -> Integers:
+        """Labels whose bounding boxes share a pixel with a box."""
+        taken = self._taken()
+        meets = (taken[:, _Y0] < box[1]) & (taken[:, _Y1] > box[0])
+        meets &= (taken[:, _X0] < box[3]) & (taken[:, _X1] > box[2])
+        labels: Integers = taken[meets, _LABEL]
+        return labels
+
+    # --- changes ---------------------------------------------------------------------
+
+    def update(self, patch: Patch, read: Reader) -> None:
+        """Follow a patch that has just been written.
+
+        Parameters
+        ----------
+        patch : Patch
+        read : callable
+            Reads a window of the plane as it is now.
+        """
+        lost, gained = patch.old != 0, patch.new != 0
+        rows, cols, lengths = patch.rows, patch.cols, patch.lengths
+        shrunk = self._edge_losers(patch, lost)
+        # Gains first: an object that only moves keeps its row.
+        self._add(patch.new[gained], rows[gained], cols[gained], lengths[gained], 1)
+        self._add(patch.old[lost], rows[lost], cols[lost], lengths[lost], -1)
+        for label in shrunk:
+            if label in self._row_of:
+                self._tighten(label, read)
+
+    def _edge_losers(self, patch: Patch, lost: NDArray[np.bool_]) -> list[int]:
+        """Labels that lose a pixel at the edge of their box: only these boxes can shrink."""
+        if not lost.any():
+            return []
+        labels = patch.old[lost]
+        boxes = self._table[self._rows(labels), _Y0:]
+        rows, cols = patch.rows[lost], patch.cols[lost]
+        ends = cols + patch.lengths[lost]
+        edge = (rows == boxes[:, 0]) | (rows == boxes[:, 1] - 1)
+        edge |= (cols == boxes[:, 2]) | (ends == boxes[:, 3])
+        return [int(label) for label in np.unique(labels[edge])]
+
+    def _rows(self, labels: Integers) -> Integers:
+        distinct, which = np.unique(labels, return_inverse=True)
+        rows = [self._row_of[int(label)] for label in distinct]
+        return np.asarray(rows, np.int64)[which]
+
+    def _add(
+        self, labels: Integers, rows: Integers, cols: Integers, lengths: Integers, sign: int
+    ) -> None:
+        """Add runs to the sums of their labels, or take them away."""
+        if labels.size == 0:
+            return
+        distinct, which = np.unique(labels, return_inverse=True)
+        at = np.asarray([self._place(int(label)) for label in distinct], np.int64)
+        n = distinct.size
+        sum_x = lengths * cols + lengths * (lengths - 1) // 2
+        for column, weights in ((_AREA, lengths), (_SUM_Y, lengths * rows), (_SUM_X, sum_x)):
+            # doubles hold these sums exactly: they stay below 2**53 for planes of 2**17 px
+            total = np.bincount(which, weights=weights, minlength=n)
+            self._table[at, column] += sign * total.astype(np.int64)
+        if sign > 0:
+            order = np.argsort(which, kind="stable")
+            first = np.searchsorted(which[order], np.arange(n))
+            boxes = self._table[at, _Y0:]
+            for column, reduce, values in (
+                (0, np.minimum, rows),
+                (1, np.maximum, rows + 1),
+                (2, np.minimum, cols),
+                (3, np.maximum, cols + lengths),
+            ):
+                extreme = reduce.reduceat(values[order], first)
+                boxes[:, column] = reduce(boxes[:, column], extreme)
+            self._table[at, _Y0:] = boxes
+        else:
+            for label, row in zip(distinct, at, strict=True):
+                if self._table[row, _AREA] == 0:
+                    del self._row_of[int(label)]
+                    self._free.append(int(row))
+
+    def _place(self, label: int) -> int:
+        """Row of a label in the table, a new one if need be."""
+        row = self._row_of.get(label)
+        if row is None:
+            if not self._free:
+                n = len(self._table)
+                self._table = np.concatenate([self._table, np.zeros_like(self._table)])
+                self._free = list(range(2 * n - 1, n - 1, -1))
+            row = self._row_of[label] = self._free.pop()
+            self._table[row] = (label, 0, 0, 0, _FAR, -1, _FAR, -1)
+        return row
+
+    def _tighten(self, label: int, read: Reader) -> None:
+        y0, y1, x0, x1 = self.box(label)
+        mask = read((y0, y1, x0, x1)) == label
+        rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        self._table[self._row_of[label], _Y0:] = (
+            y0 + rows[0],
+            y0 + rows[-1] + 1,
+            x0 + cols[0],
+            x0 + cols[-1] + 1,
+        )
+
+
+class LabelIndex:
+    """Objects of all planes of a stack, each plane scanned when it is first asked for.
+
+    Parameters
+    ----------
+    labels : integer array, shape (\\*stack, H, W)
+    max_label : int, optional
+        Largest label in it, where it is known; otherwise all planes are looked at once.
+
+    Attributes
+    ----------
+    max_label : int
+        Largest label there ever was; new objects count on from it.
+    """
+
+    def __init__(self, labels: Any, max_label: int | None = None) -> None:
+        self._labels = labels
+        self._planes: dict[Index, PlaneIndex] = {}
+        if max_label is None:
+            max_label = 0
+            for index in np.ndindex(*labels.shape[:-2]):
+                max_label = max(max_label, int(np.asarray(labels[index]).max(initial=0)))
+        self.max_label = int(max_label)
+
+    def plane(self, index: Index = ()) -> PlaneIndex:
+        """Objects of one plane."""
+        if index not in self._planes:
+            known = self._planes[index] = PlaneIndex(self._labels[index])
+            self.max_label = max(self.max_label, int(known.labels.max(initial=0)))
+        return self._planes[index]
+
+    def scan_before(self, patch: Patch, read: Callable[[Index, Box], Any]) -> None:
+        """Scan the plane of a patch that is in the array already, as it was before it."""
+        if patch.index not in self._planes:
+            self.plane(patch.index).update(patch.inverse(), partial(read, patch.index))
+
+    def update(self, patches: Iterable[Patch], read: Callable[[Index, Box], Any]) -> None:
+        """Follow patches that have just been written.
+
+        Parameters
+        ----------
+        patches : iterable of Patch
+        read : callable (index, box)
+            Reads a window of a plane as it is now.
+        """
+        for patch in patches:
+            self.max_label = max(self.max_label, int(patch.new.max()), int(patch.old.max()))
+            plane = self._planes.get(patch.index)
+            if plane is not None:  # others are scanned afresh when asked for
+                plane.update(patch, partial(read, patch.index))

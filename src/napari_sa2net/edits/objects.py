@@ -1,0 +1,337 @@
+"""Split, merge and delete whole objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+from napari_sa2net.edits.build import joined, named, pixel_step
+from napari_sa2net.edits.corrections import Corrections
+from napari_sa2net.edits.patch import Index, Patch
+from napari_sa2net.edits.shapes import (
+    Box,
+    Pixels,
+    Points,
+    as_point,
+    as_points,
+    common,
+    grown,
+    inside_polygon,
+    line_pixels,
+)
+from napari_sa2net.edits.step import Step
+from napari_sa2net.errors import EditError, NothingToEditError
+
+#: Parts smaller than this (px²) are not cut off: a line that is not quite straight leaves
+#: crumbs along an outline.
+SMALLEST_PART = 5
+#: Gaps up to this width (px) between merged objects are filled.
+SEAM = 3
+
+_EIGHT = np.ones((3, 3), bool)
+
+
+# --- finding ---------------------------------------------------------------------------
+
+
+def label_at(corrections: Corrections, point: ArrayLike, index: Index = ()) -> int:
+    """Object under a point (y, x); 0 on background and outside the plane.
+
+    Raises
+    ------
+    EditError
+        If it is no point or the plane does not exist.
+    """
+    y, x = as_point(point)
+    index = corrections.checked(index)
+    row, col = np.floor(y + 0.5), np.floor(x + 0.5)
+    if not (0 <= row < corrections.shape[0] and 0 <= col < corrections.shape[1]):
+        return 0
+    return int(corrections.read_pixels(index, np.array([int(row)]), np.array([int(col)]))[0])
+
+
+def labels_under(corrections: Corrections, points: ArrayLike, index: Index = ()) -> list[int]:
+    """Objects that a drawn line touches, in the order of touching; may be empty."""
+    line = as_points(points, 1, "line")
+    rows, cols = line_pixels(line, corrections.shape)
+    values = corrections.read_pixels(corrections.checked(index), rows, cols)
+    return [label for label in dict.fromkeys(values.tolist()) if label != 0]
+
+
+def labels_in(corrections: Corrections, polygon: ArrayLike, index: Index = ()) -> list[int]:
+    """Objects whose centres lie in a polygon (a lasso); may be empty."""
+    corners = as_points(polygon, 3, "lasso")
+    plane = corrections.plane(index)
+    y, x = plane.centres.T
+    return sorted(plane.labels[inside_polygon(corners, y, x)].tolist())
+
+
+# --- split -----------------------------------------------------------------------------
+
+
+def split(
+    corrections: Corrections,
+    line: ArrayLike,
+    index: Index = (),
+    labels: Iterable[int] | None = None,
+) -> Step:
+    """Split objects along a drawn line.
+
+    The largest part keeps the label. Pixels under the line go to the parts beside them. A
+    line that ends inside an object is lengthened straight on to its edge, by no more than
+    what was drawn in it.
+
+    Parameters
+    ----------
+    corrections : Corrections
+    line : (n, 2) points (y, x), n >= 2
+    index : tuple of int
+        Plane of the stack.
+    labels : iterable of int, optional
+        Split only these; otherwise all that the line cuts through.
+
+    Raises
+    ------
+    NothingToEditError
+        If the line touches no object.
+    EditError
+        If it cuts none through.
+    """
+    points = as_points(line, 2, "line")
+    index = corrections.checked(index)
+    touched = labels_under(corrections, points, index)
+    wanted = touched if labels is None else corrections.objects(labels, index)
+    if not set(wanted) & set(touched):
+        raise NothingToEditError("The line touches no cell: draw it across one.")
+    for lengthened in (False, True):
+        cuts = {}
+        for label in wanted:
+            box = grown(corrections.plane(index).box(label), 1, corrections.shape)
+            window = corrections.read(index, box) == label
+            parts = _cut(window, points - (box[0], box[2]), lengthened)
+            if parts is not None:
+                cuts[label] = (box, parts)
+        if cuts:
+            break
+    else:
+        raise EditError(
+            f"The line does not cut {named(wanted)} through: draw it from outside to outside."
+        )
+    patches = [
+        _parts_patch(corrections, index, label, box, parts)
+        for label, (box, parts) in cuts.items()
+    ]
+    patch = joined(index, patches)
+    return pixel_step(corrections, "split", f"split of {named(sorted(cuts))}", [patch])
+
+
+def _cut(mask: NDArray[np.bool_], line: Points, lengthened: bool) -> NDArray[np.int32] | None:
+    """Parts 1, 2, ... of an object, the largest first; None where it stays one."""
+    rows, cols = line_pixels(line, mask.shape, tight=True)  # type: ignore[arg-type]
+    on = np.zeros_like(mask)
+    on[rows, cols] = True
+    if lengthened:
+        n_drawn = np.count_nonzero(on & mask)
+        rows, cols = _lengthened(mask, line)
+        on[rows, cols] = True
+        if np.count_nonzero(on & mask) > 2 * n_drawn:
+            return None
+    on &= mask
+    if not on.any():
+        return None
+    whole, n_whole = ndimage.label(mask, _EIGHT)
+    parts, n = ndimage.label(mask & ~on, _EIGHT)
+    size = np.bincount(parts.ravel(), minlength=n + 1)
+    of_whole = np.zeros(n + 1, np.int64)
+    of_whole[parts[mask & ~on]] = whole[mask & ~on]
+    crossed = np.zeros(n_whole + 1, bool)
+    crossed[whole[on]] = True
+    real = (size >= SMALLEST_PART) & crossed[of_whole]
+    real[0] = False
+    cut = np.bincount(of_whole[real], minlength=n_whole + 1) >= 2
+    real &= cut[of_whole]
+    if not real.any():
+        return None
+    order = np.argsort(-size[real], kind="stable")
+    number = np.zeros(n + 1, np.int32)
+    number[np.flatnonzero(real)[order]] = np.arange(1, order.size + 1)
+    result: NDArray[np.int32] = number[parts]
+    result[mask & ~cut[whole]] = 1  # pieces that lay apart already stay with the largest
+    _spread(result, mask)
+    return result
+
+
+def _lengthened(mask: NDArray[np.bool_], line: Points) -> tuple[Pixels, Pixels]:
+    """Pixels from the ends of a line that lie in the object, straight on to its edge."""
+    found = [(np.empty(0, np.int64), np.empty(0, np.int64))]
+    far = float(sum(mask.shape))
+    for end, before in ((line[0], line[1:]), (line[-1], line[-2::-1])):
+        # Look back a few pixels: the last bit of a stroke is often a hook.
+        away = np.hypot(*(before - end).T)
+        at = min(int(np.searchsorted(np.maximum.accumulate(away), 5.0)), len(before) - 1)
+        if away[at] == 0:
+            continue
+        target = end + (end - before[at]) / away[at] * far
+        rows, cols = line_pixels(np.stack([end, target]), mask.shape, tight=True)  # type: ignore[arg-type]
+        outside = np.flatnonzero(~mask[rows, cols])
+        n = int(outside[0]) if outside.size else rows.size
+        found.append((rows[:n], cols[:n]))
+    return np.concatenate([r for r, _ in found]), np.concatenate([c for _, c in found])
+
+
+def _spread(parts: NDArray[np.int32], mask: NDArray[np.bool_]) -> None:
+    """Give pixels of the mask that have no part yet to a part beside them, in place."""
+    height, width = parts.shape
+    rows, cols = np.nonzero(mask & (parts == 0))
+    while rows.size:
+        best = np.zeros(rows.size, np.int32)
+        for dy, dx in ((0, -1), (-1, 0), (0, 1), (1, 0), (-1, -1), (-1, 1), (1, -1), (1, 1)):
+            y, x = rows + dy, cols + dx
+            inside = (y >= 0) & (y < height) & (x >= 0) & (x < width) & (best == 0)
+            best[inside] = parts[y[inside], x[inside]]
+        parts[rows, cols] = best
+        left = best == 0
+        if left.all():  # a crumb that only touches itself
+            parts[rows, cols] = 1
+            return
+        rows, cols = rows[left], cols[left]
+
+
+def _parts_patch(
+    corrections: Corrections, index: Index, label: int, box: Box, parts: NDArray[np.int32]
+) -> Patch:
+    number = np.asarray([0, label, *corrections.new_labels(int(parts.max()) - 1)], np.int64)
+    old = np.where(parts > 0, label, 0)
+    return Patch.between(index, (box[0], box[2]), old, number[parts])
+
+
+# --- merge -----------------------------------------------------------------------------
+
+
+def merge(
+    corrections: Corrections,
+    stroke: ArrayLike | None = None,
+    index: Index = (),
+    labels: Iterable[int] | None = None,
+) -> Step:
+    """Make several objects one.
+
+    The largest keeps its label. Gaps of up to 3 px of background between them are filled.
+
+    Parameters
+    ----------
+    corrections : Corrections
+    stroke : (n, 2) points (y, x), optional
+        All objects it touches are merged ...
+    index : tuple of int
+        Plane of the stack.
+    labels : iterable of int, optional
+        ... or these.
+
+    Raises
+    ------
+    EditError
+        If there are fewer than two objects.
+    """
+    index = corrections.checked(index)
+    if (stroke is None) == (labels is None):
+        raise EditError("Say which cells to merge, by a stroke or by their labels.")
+    if labels is not None:
+        chosen = corrections.objects(labels, index)
+    else:
+        assert stroke is not None
+        chosen = sorted(labels_under(corrections, stroke, index))
+    if len(chosen) < 2:
+        raise NothingToEditError(
+            "A merge needs two cells: draw the stroke from one into the other."
+        )
+    plane = corrections.plane(index)
+    keep = max(chosen, key=plane.area)
+    patches = [_given(corrections, index, label, keep) for label in chosen if label != keep]
+    for one, other in combinations(chosen, 2):
+        seam = _seam(corrections, index, one, other, keep)
+        if seam is not None:
+            patches.append(seam)
+    patch = joined(index, patches)
+    return pixel_step(corrections, "merge", f"merge of {named(chosen)}", [patch])
+
+
+def _given(corrections: Corrections, index: Index, label: int, to: int) -> Patch:
+    """All pixels of an object, given to another label."""
+    box = corrections.plane(index).box(label)
+    window = corrections.read(index, box)
+    return Patch.between(index, (box[0], box[2]), window, np.where(window == label, to, window))
+
+
+def _seam(
+    corrections: Corrections, index: Index, one: int, other: int, to: int
+) -> Patch | None:
+    """Background between two objects where the gap is narrow, given to a label."""
+    plane = corrections.plane(index)
+    box = common(
+        grown(plane.box(one), SEAM, corrections.shape),
+        grown(plane.box(other), SEAM, corrections.shape),
+    )
+    if box is None:
+        return None
+    box = grown(box, SEAM, corrections.shape)
+    window = corrections.read(index, box)
+    sides = [window == label for label in (one, other)]
+    if not all(side.any() for side in sides):
+        return None
+    # A pixel lies in the gap where its ways to both sides together are short.
+    way = sum(ndimage.distance_transform_edt(~side) for side in sides)
+    gap = (window == 0) & (way <= SEAM + 1.5)
+    return Patch.between(index, (box[0], box[2]), window, np.where(gap, to, window))
+
+
+# --- delete ----------------------------------------------------------------------------
+
+
+def delete(
+    corrections: Corrections,
+    labels: Iterable[int] | None = None,
+    index: Index = (),
+    *,
+    point: ArrayLike | None = None,
+    lasso: ArrayLike | None = None,
+) -> Step:
+    """Delete objects.
+
+    Parameters
+    ----------
+    corrections : Corrections
+    labels : iterable of int, optional
+        These objects ...
+    index : tuple of int
+        Plane of the stack.
+    point : (y, x), optional
+        ... or the one under a click ...
+    lasso : (n, 2) points (y, x), optional
+        ... or those whose centres lie in a polygon.
+
+    Raises
+    ------
+    NothingToEditError
+        If there is no object.
+    EditError
+        If a label is not there.
+    """
+    index = corrections.checked(index)
+    if sum(way is not None for way in (labels, point, lasso)) != 1:
+        raise EditError("Say which cells to delete: by label, by a click, or by a lasso.")
+    if point is not None:
+        chosen = [label for label in (label_at(corrections, point, index),) if label]
+    elif lasso is not None:
+        chosen = labels_in(corrections, lasso, index)
+    else:
+        assert labels is not None
+        chosen = corrections.objects(labels, index)
+    if not chosen:
+        raise NothingToEditError("There is no cell to delete there.")
+    patch = joined(index, [_given(corrections, index, label, 0) for label in chosen])
+    return pixel_step(corrections, "delete", f"deletion of {named(chosen)}", [patch])
