@@ -23,6 +23,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_sa2net.inference.fused import FusedConv, SplitConv, affine_of, packed
+from napari_sa2net.inference.staged import (
+    AS_TRAINED,
+    Change,
+    Memo,
+    Part,
+    PlainStages,
+    See,
+    coarse_grid,
+    run,
+    see_attention,
+)
 from napari_sa2net.nn import SA2Net
 from napari_sa2net.nn.blocks import (
     AttentionGate,
@@ -31,15 +42,12 @@ from napari_sa2net.nn.blocks import (
     LocalScaleAttention,
     Mlp,
     ScaleAwareAttention,
-    UpBlock,
     resize,
 )
 
 #: Largest difference of float32 logits, relative to the largest, that the rewriting may make.
 TOLERANCE = 1e-3
 
-#: A part of a window: rows y0…y1-1, columns x0…x1-1, multiples of 16.
-Part = tuple[int, int, int, int]
 #: Pixels around the wanted part that the decoder at stride 8, 4, 2, 1 runs on (None: all).
 #: A stage's longest way is its 11×11 and four 3×3 convolutions, 8 of its own pixels; what it
 #: is given must be right that far out, so nothing of these cuts shows in the result.
@@ -53,7 +61,17 @@ STRIP_ELEMENTS = 2**20
 class Forward(Protocol):
     """A network in evaluation; see `optimised`."""
 
-    def __call__(self, x: Tensor, keep: Part | None = None) -> Tensor: ...
+    def __call__(
+        self,
+        x: Tensor,
+        keep: Part | None = None,
+        see: See | None = None,
+        change: Change = AS_TRAINED,
+        memo: Memo | None = None,
+    ) -> Tensor: ...
+
+    def see_attention(self, x: Tensor, see: See) -> None:
+        """Run only as far as local attention, scale gates and query."""
 
 
 def optimised(net: SA2Net, device: torch.device, dtype: torch.dtype) -> Forward:
@@ -69,9 +87,8 @@ def optimised(net: SA2Net, device: torch.device, dtype: torch.dtype) -> Forward:
 
     Returns
     -------
-    Callable (x, keep=None) -> logits
-        x is (B, in_channels, h, w) on the device, h and w multiples of 16; keep is the part
-        whose logits are wanted, all if not given.
+    Callable (x, keep=None, see=None, change=AS_TRAINED, memo=None) -> logits
+        As of `napari_sa2net.inference.staged.run`; x is on the device.
     """
     if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16):
         fast = _fused(net, dtype)
@@ -79,14 +96,7 @@ def optimised(net: SA2Net, device: torch.device, dtype: torch.dtype) -> Forward:
             return fast
     own = copy.deepcopy(net).eval().to(device)
     own = own.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def forward(x: Tensor, keep: Part | None = None) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            logits: Tensor = own(x)
-        return logits if keep is None else logits[..., keep[0] : keep[1], keep[2] : keep[3]]
-
-    return forward
+    return PlainStages(own, dtype)
 
 
 def _fused(net: SA2Net, dtype: torch.dtype) -> FastSA2Net | None:
@@ -113,7 +123,7 @@ def _fused(net: SA2Net, dtype: torch.dtype) -> FastSA2Net | None:
 
 
 class FastSA2Net:
-    """Callable like the network in evaluation; see `optimised`.
+    """Callable like the network in evaluation, and a `Staged`; see `optimised`.
 
     Parameters
     ----------
@@ -123,42 +133,80 @@ class FastSA2Net:
         float32 or bfloat16, of weights and activations.
     """
 
+    margins = MARGINS
+
     def __init__(self, net: SA2Net, dtype: torch.dtype) -> None:
         self.dtype = dtype
-        self.inc = (
+        self._inc = (
             SplitConv(net.inc.conv, net.inc.norm)
             if dtype == torch.bfloat16
             else self._conv_norm(net.inc)
         )
-        self.downs = [
+        self._downs = [
             [self._conv_norm(c) for c in getattr(net, f"down{i}").nConvs] for i in (1, 2, 3, 4)
         ]
-        self.sides = [self._conv(getattr(net, f"side_conv{i}")) for i in (2, 3, 4, 5)]
-        self.attend = self._scale_aware(net.bottleneck)
-        self.ups = [self._up(getattr(net, f"up{k}")) for k in (4, 3, 2, 1)]
-        self.head = FusedConv(net.outc4, dtype=torch.float32)
+        self._sides = [self._conv(getattr(net, f"side_conv{i}")) for i in (2, 3, 4, 5)]
+        block = net.bottleneck
+        self._local = [self._gated(block.get_submodule(f"gcn{i}")) for i in (1, 2, 3, 4)]  # type: ignore[arg-type]
+        self._mlps = [self._mlp(block.get_submodule(f"mlp{i}")) for i in (1, 2, 3, 4)]  # type: ignore[arg-type]
+        self._outs = [self._conv(block.get_submodule(f"conv{i}")) for i in (1, 2, 3, 4)]  # type: ignore[arg-type]
+        self.mix = _mixer(block)
+        self._gates = [Gate(up.AG, dtype) for up in (net.up4, net.up3, net.up2, net.up1)]
+        self._ups = [
+            [self._conv_norm(c) for c in _children(getattr(net, f"up{k}").nConvs)]
+            for k in (4, 3, 2, 1)
+        ]
+        heads = {8: net.outc1, 4: net.outc2, 2: net.outc3, 1: net.outc4}
+        self._heads = {s: FusedConv(conv, dtype=torch.float32) for s, conv in heads.items()}
 
-    def __call__(self, x: Tensor, keep: Part | None = None) -> Tensor:
-        x = packed(x)
-        whole = (0, x.shape[-2], 0, x.shape[-1])
-        parts = [_grown(keep or whole, margin, whole) for margin in MARGINS]
-        features = [self.inc(x, "relu")]
-        for first, second in self.downs:
+    def __call__(
+        self,
+        x: Tensor,
+        keep: Part | None = None,
+        see: See | None = None,
+        change: Change = AS_TRAINED,
+        memo: Memo | None = None,
+    ) -> Tensor:
+        return run(self, packed(x), keep, see, change, memo)
+
+    def see_attention(self, x: Tensor, see: See) -> None:
+        see_attention(self, packed(x), see)
+
+    # --- the stages ------------------------------------------------------------------------
+
+    def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        features = [self._inc(x, "relu")]
+        for first, second in self._downs:
             features.append(second(first(F.max_pool2d(features[-1], 2), "relu"), "relu"))
         scales = [features[0]]
-        scales += [side(f) for side, f in zip(self.sides, features[1:4], strict=False)]
-        deep = self.sides[3](features[4])
-        del features
-        skips = self.attend(scales, whole, parts[::-1])
-        del scales
-        inside = whole
-        for up, part, stride in zip(self.ups, parts, (8, 4, 2, 1), strict=True):
-            deep = up(_cut(deep, inside, part, 2 * stride), skips.pop())
-            inside = part
-        deep = _cut(deep, inside, keep or whole, 1)
+        scales += [side(f) for side, f in zip(self._sides, features[1:4], strict=False)]
+        return scales, self._sides[3](features[4])
+
+    def local(self, i: int, feature: Tensor) -> tuple[Tensor, Tensor]:
+        return self._local[i](resize(feature, coarse_grid(i, feature)).float())
+
+    def attended(self, i: int, feature: Tensor, gated: Tensor | None) -> Tensor:
+        if gated is not None:
+            feature = resize(gated, feature.shape[-2:]) + feature
+        return self._outs[i](self._mlps[i](feature))
+
+    def side(self, k: int, skip: Tensor) -> Tensor:
+        return self._gates[k].side(skip)
+
+    def attention(self, k: int, deep: Tensor, side: Tensor) -> Tensor:
+        return self._gates[k].attention(deep, side)
+
+    def up(self, k: int, psi: Tensor, side: Tensor, skip: Tensor) -> Tensor:
+        first, second = self._ups[k]
+        return second(first(self._gates[k].project(side.mul_(psi), add=skip), "relu"), "relu")
+
+    def head(self, stride: int, feature: Tensor) -> Tensor:
+        head = self._heads[stride]
         if self.dtype == torch.float32:
-            return self.head(deep)
-        return in_strips(lambda part: self.head(part.float()), deep)
+            return head(feature)
+        return in_strips(lambda part: head(part.float()), feature)
+
+    # --- what they are made of -------------------------------------------------------------
 
     def _conv(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> FusedConv:
         return FusedConv(conv, norm, dtype=self.dtype)
@@ -166,29 +214,21 @@ class FastSA2Net:
     def _conv_norm(self, block: ConvBatchNorm) -> FusedConv:
         return self._conv(block.conv, block.norm)
 
-    def _norm(self, norm: ChannelLayerNorm) -> Callable[[Tensor], Tensor]:
-        weight, bias = norm.weight.detach().to(self.dtype), norm.bias.detach().to(self.dtype)
-
-        def forward(x: Tensor) -> Tensor:
-            y = F.layer_norm(x.permute(0, 2, 3, 1), weight.shape, weight, bias, eps=1e-6)
-            return y.permute(0, 3, 1, 2)
-
-        return forward
-
-    def _local(self, block: LocalScaleAttention) -> Callable[[Tensor], Tensor]:
+    def _gated(self, block: LocalScaleAttention) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         project_in, project_out, value, gate = (
             FusedConv(conv, dtype=torch.float32)
             for conv in (block.project_in, block.project_out, block.dwconv3x3, block.dwconv5x5)
         )
 
-        def forward(x: Tensor) -> Tensor:
+        def forward(x: Tensor) -> tuple[Tensor, Tensor]:
             x = project_in(x)
-            return project_out(value(x, "relu").mul_(gate(x, "relu").sigmoid_()))
+            gates = gate(x, "relu").sigmoid_()
+            return project_out(value(x, "relu").mul_(gates)), gates
 
         return forward
 
     def _mlp(self, block: Mlp) -> Callable[[Tensor], Tensor]:
-        norm, pos = self._norm(block.norm), self._conv(block.pos)
+        norm, pos = _layer_norm(block.norm, self.dtype), self._conv(block.pos)
         fc1, fc2 = self._conv(block.fc1), self._conv(block.fc2)
         width = block.fc1.out_channels
 
@@ -199,68 +239,64 @@ class FastSA2Net:
 
         return forward
 
-    def _scale_aware(
-        self, block: ScaleAwareAttention
-    ) -> Callable[[list[Tensor], Part, list[Part]], list[Tensor]]:
-        local = [self._local(block.get_submodule(f"gcn{i}")) for i in (1, 2, 3, 4)]  # type: ignore[arg-type]
-        mlps = [self._mlp(block.get_submodule(f"mlp{i}")) for i in (1, 2, 3, 4)]  # type: ignore[arg-type]
-        convs = [self._conv(block.get_submodule(f"conv{i}")) for i in (1, 2, 3, 4)]  # type: ignore[arg-type]
-        mix, query_conv = (FusedConv(c, dtype=torch.float32) for c in (block.conv, block.qconv))
-        # Not folded: the convolution after it pads with zeros, not with the shift.
-        scale, shift = (v.float()[:, None, None] for v in affine_of(block.bn))
-        channels = block.channels
 
-        def forward(features: list[Tensor], whole: Part, parts: list[Part]) -> list[Tensor]:
-            grid = features[2].shape[-2:]
-            loc = [f(resize(x, grid).float()) for f, x in zip(local, features, strict=True)]
-            y = mix(torch.addcmul(shift, torch.cat(loc, dim=1), scale), "gelu")
-            query = query_conv(packed(y[:, :channels]), "gelu")
-            out = []
-            for i, (f, l_i) in enumerate(zip(features, loc, strict=True)):
-                gated = (l_i * y[:, channels + i : channels + i + 1] * query).to(f.dtype)
-                f = _cut(f, whole, parts[i], 2**i)
-                e = resize(_cut(gated, whole, parts[i], 4), f.shape[-2:]) + f
-                out.append(convs[i](mlps[i](e)))
-            return out
+class Gate:
+    """Adaptive up-attention; see `napari_sa2net.nn.blocks.AttentionGate`."""
 
-        return forward
-
-    def _gate(self, block: AttentionGate) -> Callable[[Tensor, Tensor], Tensor]:
-        norm_layer, conv1, _, dw11 = _children(block.dwconv)
-        norm, mix, wide = self._norm(norm_layer), self._conv(conv1), self._conv(dw11)
+    def __init__(self, block: AttentionGate, dtype: torch.dtype) -> None:
+        norm, conv1, _, dw11 = _children(block.dwconv)
+        self._norm = _layer_norm(norm, dtype)
+        self._mix, self._wide = FusedConv(conv1, dtype=dtype), FusedConv(dw11, dtype=dtype)
         (dw5,) = _children(block.conv)
-        skip_conv, project = self._conv(dw5), self._conv(block.proj)
+        self.side, self.project = (
+            FusedConv(dw5, dtype=dtype),
+            FusedConv(block.proj, dtype=dtype),
+        )
         psi_conv, psi_norm, _ = _children(block.psi)
         half = psi_conv.in_channels // 2
         deep_part, skip_part = nn.Conv2d(half, 1, 1), nn.Conv2d(half, 1, 1, bias=False)
         deep_part.weight.data = psi_conv.weight.data[:, :half].float()
         deep_part.bias.data = psi_conv.bias.data.float()  # type: ignore[union-attr]
-        skip_part.weight.data = psi_conv.weight.data[:, half:].float()
-        deep_psi = self._conv(deep_part, psi_norm)
+        self._deep_psi = FusedConv(deep_part, psi_norm, dtype=dtype)
         scale, _ = affine_of(psi_norm)
-        skip_part.weight.data = (skip_part.weight.data.double() * scale).float()
-        skip_psi = self._conv(skip_part)
-        focal = copy.deepcopy(block.focal)
+        weight = psi_conv.weight.data[:, half:].float()
+        skip_part.weight.data = (weight.double() * scale).float()
+        self._skip_psi = FusedConv(skip_part, dtype=dtype)
+        self._focal = copy.deepcopy(block.focal)
 
-        def forward(deep: Tensor, skip: Tensor) -> Tensor:
-            # Everything up to the depthwise convolution acts on pixels alone, so it
-            # commutes with the nearest-neighbour upsampling: a quarter of the work.
-            coarse = mix(norm(deep), "gelu")
-            g = wide(F.interpolate(coarse, scale_factor=2, mode="nearest"), "gelu")
-            s = skip_conv(skip)
-            psi = focal(skip_psi(F.gelu(s), add=deep_psi(g)).sigmoid_())
-            return project(s.mul_(psi), add=skip)
+    def attention(self, deep: Tensor, side: Tensor) -> Tensor:
+        """ψ of the deeper feature and the convolved skip."""
+        # Everything up to the depthwise convolution acts on pixels alone, so it commutes
+        # with the nearest-neighbour upsampling: a quarter of the work.
+        coarse = self._mix(self._norm(deep), "gelu")
+        g = self._wide(F.interpolate(coarse, scale_factor=2, mode="nearest"), "gelu")
+        psi: Tensor = self._focal(
+            self._skip_psi(F.gelu(side), add=self._deep_psi(g)).sigmoid_()
+        )
+        return psi
 
-        return forward
 
-    def _up(self, block: UpBlock) -> Callable[[Tensor, Tensor], Tensor]:
-        gate = self._gate(block.AG)
-        first, second = (self._conv_norm(c) for c in _children(block.nConvs))
+def _mixer(block: ScaleAwareAttention) -> Callable[[list[Tensor]], tuple[Tensor, Tensor]]:
+    mix, query_conv = (FusedConv(c, dtype=torch.float32) for c in (block.conv, block.qconv))
+    # Not folded: the convolution after it pads with zeros, not with the shift.
+    scale, shift = (v.float()[:, None, None] for v in affine_of(block.bn))
+    channels = block.channels
 
-        def forward(deep: Tensor, skip: Tensor) -> Tensor:
-            return second(first(gate(deep, skip), "relu"), "relu")
+    def forward(local: list[Tensor]) -> tuple[Tensor, Tensor]:
+        y = mix(torch.addcmul(shift, torch.cat(local, dim=1), scale), "gelu")
+        return y[:, channels:], query_conv(packed(y[:, :channels]), "gelu")
 
-        return forward
+    return forward
+
+
+def _layer_norm(norm: ChannelLayerNorm, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    weight, bias = norm.weight.detach().to(dtype), norm.bias.detach().to(dtype)
+
+    def forward(x: Tensor) -> Tensor:
+        y = F.layer_norm(x.permute(0, 2, 3, 1), weight.shape, weight, bias, eps=1e-6)
+        return y.permute(0, 3, 1, 2)
+
+    return forward
 
 
 def in_strips(
@@ -287,25 +323,3 @@ def in_strips(
 
 def _children(block: nn.Sequential) -> list[Any]:
     return list(block)
-
-
-def _grown(part: Part, margin: int | None, whole: Part) -> Part:
-    """The part with a margin around it, within the whole."""
-    if margin is None:
-        return whole
-    y0, y1, x0, x1 = part
-    return (
-        max(whole[0], y0 - margin),
-        min(whole[1], y1 + margin),
-        max(whole[2], x0 - margin),
-        min(whole[3], x1 + margin),
-    )
-
-
-def _cut(x: Tensor, have: Part, want: Part, stride: int) -> Tensor:
-    """Features (B, C, h, w) at a stride, cut from one part to a part of it."""
-    if want == have:
-        return x
-    top, left = have[0] // stride, have[2] // stride
-    y0, y1, x0, x1 = (n // stride for n in want)
-    return packed(x[..., y0 - top : y1 - top, x0 - left : x1 - left])

@@ -13,8 +13,9 @@ from torch import Tensor
 from napari_sa2net.config import InputConfig, PredictConfig
 from napari_sa2net.errors import Cancelled, OutOfMemoryError
 from napari_sa2net.inference.devices import fast_dtype, is_out_of_memory, resolve_device
-from napari_sa2net.inference.fast import Part, optimised
+from napari_sa2net.inference.fast import optimised
 from napari_sa2net.inference.resample import Axis, Plane, ScaledPlane
+from napari_sa2net.inference.staged import Part
 from napari_sa2net.inference.tiles import STRIDE, Tile, plan_tiles
 from napari_sa2net.models.card import ModelCard
 from napari_sa2net.nn import SA2Net, pad_to_stride

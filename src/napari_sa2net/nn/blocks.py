@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from napari_sa2net.nn.base import resize
 from napari_sa2net.nn.focal import FocalExponent
 
 
@@ -92,10 +93,15 @@ class LocalScaleAttention(nn.Module):
         self.gate = nn.Sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.gated(x)[0]
+
+    def gated(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Output (B, C, h, w) and the gates (B, 4C, h, w) that made it."""
         x = self.project_in(x)
         value = F.relu(self.dwconv3x3(x))
+        gate = self.gate(F.relu(self.dwconv5x5(x)))
         # The published code gates two halves apart and concatenates: the same product.
-        return self.project_out(value * self.gate(F.relu(self.dwconv5x5(x))))
+        return self.project_out(value * gate), gate
 
 
 class Mlp(nn.Module):
@@ -144,40 +150,67 @@ class ScaleAwareAttention(nn.Module):
             self.get_submodule(f"gcn{i}")(resize(f, grid))
             for i, f in enumerate(features, start=1)
         ]
+        gates, query = self.mix(local)
+        return [
+            self.attended(i, f, local[i] * gates[:, i : i + 1] * query)
+            for i, f in enumerate(features)
+        ]
+
+    def mix(self, local: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Scale gates (B, 4, h, w) and global query (B, C, h, w) of the local outputs."""
         y = F.gelu(self.conv(self.bn(torch.cat(local, dim=1))))
         gates = self.scale_gates(y[:, self.channels :])
-        query = self.global_query(F.gelu(self.qconv(y[:, : self.channels])))
-        out = []
-        for i, (f, loc) in enumerate(zip(features, local, strict=True), start=1):
-            e = resize(loc * gates[:, i - 1 : i] * query, f.shape[-2:]) + f
-            out.append(self.get_submodule(f"conv{i}")(self.get_submodule(f"mlp{i}")(e)))
+        return gates, self.global_query(F.gelu(self.qconv(y[:, : self.channels])))
+
+    def attended(self, i: int, feature: Tensor, gated: Tensor | None) -> Tensor:
+        """Output i (from 0) of its feature and what attention adds; None adds nothing."""
+        if gated is not None:
+            feature = resize(gated, feature.shape[-2:]) + feature
+        out: Tensor = self.get_submodule(f"conv{i + 1}")(
+            self.get_submodule(f"mlp{i + 1}")(feature)
+        )
         return out
 
 
 class AttentionGate(nn.Module):
-    """The gate of adaptive up-attention: ψ = σ(BN(Conv1(GELU[g, s]))), one channel."""
+    """The gate of adaptive up-attention: ψ = σ(BN(Conv1(GELU[g, s]))), one channel.
+
+    Not gated, ψ is 1 and what computes it is left out.
+    """
 
     def __init__(
-        self, channels: int, gamma: float = 1.0, learnable_gamma: bool = False
+        self,
+        channels: int,
+        gamma: float = 1.0,
+        learnable_gamma: bool = False,
+        gated: bool = True,
     ) -> None:
         super().__init__()
-        self.dwconv = nn.Sequential(
-            ChannelLayerNorm(channels),
-            nn.Conv2d(channels, channels, 1),
-            nn.GELU(),
-            Depthwise(channels, 11),
-        )
+        self.gated = gated
+        # In the order of the published network: optimisers count parameters.
+        if gated:
+            self.dwconv = nn.Sequential(
+                ChannelLayerNorm(channels),
+                nn.Conv2d(channels, channels, 1),
+                nn.GELU(),
+                Depthwise(channels, 11),
+            )
         self.conv = nn.Sequential(Depthwise(channels, 5))
-        self.psi = nn.Sequential(nn.Conv2d(2 * channels, 1, 1), nn.BatchNorm2d(1), nn.Sigmoid())
-        self.focal = FocalExponent(gamma, learnable_gamma)
+        if gated:
+            self.psi = nn.Sequential(
+                nn.Conv2d(2 * channels, 1, 1), nn.BatchNorm2d(1), nn.Sigmoid()
+            )
+            self.focal = FocalExponent(gamma, learnable_gamma)
         self.proj = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
+        s = self.conv(skip)
+        if not self.gated:
+            return self.proj(s) + skip
         # LN, Conv1 and GELU work pixel by pixel, so they commute with the nearest-neighbour
         # upsampling and cost a quarter before it.
         norm, conv1, gelu, conv11 = self.dwconv
         g = conv11(F.interpolate(gelu(conv1(norm(deep))), scale_factor=2, mode="nearest"))
-        s = self.conv(skip)
         psi = self.focal(self.psi(F.gelu(torch.cat([g, s], dim=1))))
         return self.proj(psi * s) + skip
 
@@ -191,17 +224,11 @@ class UpBlock(nn.Module):
         out_channels: int,
         gamma: float = 1.0,
         learnable_gamma: bool = False,
+        gated: bool = True,
     ) -> None:
         super().__init__()
-        self.AG = AttentionGate(channels, gamma, learnable_gamma)
+        self.AG = AttentionGate(channels, gamma, learnable_gamma, gated)
         self.nConvs = double_conv(channels, out_channels)
 
     def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
         return self.nConvs(self.AG(deep, skip))
-
-
-def resize(x: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
-    """Bilinear resize to (h, w), align_corners=False; the tensor itself if it fits."""
-    if x.shape[-2:] == tuple(size):
-        return x
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)

@@ -1,0 +1,336 @@
+"""One pass of a network, stage by stage: watched, changed, or resumed where it was changed.
+
+The ordinary prediction, the capture of attention and the what-ifs are one and the same code,
+so that looking at the network cannot alter what it answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from napari_sa2net.inference.fused import packed
+from napari_sa2net.nn import SA2Net
+from napari_sa2net.nn.blocks import LocalScaleAttention, resize
+from napari_sa2net.nn.focal import ATTENTION_FLOOR
+
+#: A part of a window: rows y0…y1-1, columns x0…x1-1, multiples of 16.
+Part = tuple[int, int, int, int]
+#: Strides of the decoder's stages, in the order in which they run.
+STAGES = (8, 4, 2, 1)
+
+#: What the first pass leaves for later ones, by name.
+Memo = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of attention.
+
+    Attributes
+    ----------
+    gates
+        For each scale: its gate as trained, or switched off (0).
+    gamma
+        Exponents of ψ at strides 8, 4, 2, 1.
+    """
+
+    gates: tuple[bool, ...] = (True, True, True, True)
+    gamma: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+
+    @property
+    def first(self) -> int:
+        """The first stage (index in `STAGES`) that it touches; 4 for none."""
+        touched = [3 - i for i, on in enumerate(self.gates) if not on]
+        touched += [k for k, gamma in enumerate(self.gamma) if gamma != 1]
+        return min(touched, default=len(STAGES))
+
+
+AS_TRAINED = Change()
+
+
+class See(Protocol):
+    """Told of each attention map and head; must not change or keep the tensor."""
+
+    def __call__(self, name: str, values: Tensor, part: Part, stride: int) -> None:
+        """`values` is (B, C, h, w) of a part of the window, on the grid of the stride."""
+
+
+class Staged(Protocol):
+    """A SA2-Net in evaluation, cut into its stages.
+
+    Scales i = 0…3 are those of strides 1, 2, 4, 8; stages k = 0…3 those of `STAGES`.
+    """
+
+    @property
+    def margins(self) -> Sequence[int | None]:
+        """Pixels around the wanted part that each stage runs on; None: all."""
+
+    def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The four scales and the deepest feature."""
+
+    def local(self, i: int, feature: Tensor) -> tuple[Tensor, Tensor]:
+        """Output of local attention, on the grid of stride 4, and its gates."""
+
+    def mix(self, local: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Scale gates and global query."""
+
+    def attended(self, i: int, feature: Tensor, gated: Tensor | None) -> Tensor:
+        """The skip of a scale."""
+
+    def side(self, k: int, skip: Tensor) -> Tensor:
+        """The skip as ψ looks at it."""
+
+    def attention(self, k: int, deep: Tensor, side: Tensor) -> Tensor:
+        """ψ."""
+
+    def up(self, k: int, psi: Tensor, side: Tensor, skip: Tensor) -> Tensor:
+        """The stage's feature; may overwrite `side`."""
+
+    def head(self, stride: int, feature: Tensor) -> Tensor:
+        """Logits of a stage's feature, on its own grid."""
+
+
+def run(
+    net: Staged,
+    x: Tensor,
+    keep: Part | None = None,
+    see: See | None = None,
+    change: Change = AS_TRAINED,
+    memo: Memo | None = None,
+) -> Tensor:
+    """Logits of a window.
+
+    Parameters
+    ----------
+    net : Staged
+    x : (B, in_channels, h, w), h and w multiples of 16
+    keep : (y0, y1, x0, x1), optional
+        Part whose logits are wanted.
+    see : callable, optional
+        Shown ``local_gate_*``, ``scale_gate_*``, ``global_query``, ``aua_*`` and the logits
+        ``head_8``, ``head_4``, ``head_2``.
+    change : Change
+    memo : dict, optional
+        Filled where it is empty; then a pass runs only what its change touches. One per
+        window and `keep`; its tensors must not be altered.
+
+    Returns
+    -------
+    (B, classes, h, w) of `keep`
+    """
+    if memo is not None and not memo and change != AS_TRAINED:
+        run(net, x, keep, memo=memo)
+    whole = (0, x.shape[-2], 0, x.shape[-1])
+    wanted = keep or whole
+    parts = [grown(wanted, margin, whole) for margin in net.margins]
+    if memo and "logits" in memo:
+        first = change.first
+        if first == len(STAGES):
+            return memo["logits"]
+        values = memo
+    else:
+        first = 0
+        values = {} if memo is None else memo
+        _begin(net, x, whole, parts, see, values)
+    kept = memo is not None
+    # What a change has touched is not what later passes may build on.
+    untouched = kept and "logits" not in values
+
+    deep, inside = values["up_16"], whole
+    if first:
+        deep, inside = values[f"up_{2 * STAGES[first]}"], parts[first - 1]
+    if not kept:
+        del values["up_16"]
+    for k in range(first, len(STAGES)):
+        stride, part, i = STAGES[k], parts[k], 3 - k
+        skip = _skip(net, i, change.gates[i], values, kept)
+        side = net.side(k, skip)
+        if k == first and change.gates[i] and f"psi_{stride}" in values:
+            psi = values[f"psi_{stride}"]
+        else:
+            psi = net.attention(k, cut(deep, inside, part, 2 * stride), side)
+        if untouched:
+            values[f"psi_{stride}"] = psi
+        psi = sharpened(psi, change.gamma[k])
+        if see is not None:
+            see(f"aua_{stride}", psi, part, stride)
+        deep, inside = net.up(k, psi, side, skip), part
+        del skip, side, psi
+        if stride > 1:
+            if untouched:
+                values[f"up_{stride}"] = deep
+            if see is not None:
+                see(f"head_{stride}", net.head(stride, deep), part, stride)
+    logits = net.head(1, cut(deep, inside, wanted, 1))
+    if untouched:
+        values["logits"] = logits
+    return logits
+
+
+def see_attention(net: Staged, x: Tensor, see: See) -> None:
+    """Run only as far as local attention, scale gates and query."""
+    whole = (0, x.shape[-2], 0, x.shape[-1])
+    _attend(net, net.encode(x)[0], whole, see)
+
+
+def _attend(
+    net: Staged, scales: list[Tensor], whole: Part, see: See | None
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    local = []
+    for i, feature in enumerate(scales):
+        value, gate = net.local(i, feature)
+        local.append(value)
+        if see is not None:
+            see(f"local_gate_{i + 1}", gate, whole, 4)
+    gates, query = net.mix(local)
+    if see is not None:
+        for i in range(4):
+            see(f"scale_gate_{i + 1}", gates[:, i : i + 1], whole, 4)
+        see("global_query", query, whole, 4)
+    return local, gates, query
+
+
+def _begin(
+    net: Staged,
+    x: Tensor,
+    whole: Part,
+    parts: Sequence[Part],
+    see: See | None,
+    values: Memo,
+) -> None:
+    """Encoder and scale attention: what every skip is made of, cut to where it is needed."""
+    scales, values["up_16"] = net.encode(x)
+    local, gates, query = _attend(net, scales, whole, see)
+    for i, part in enumerate(reversed(parts)):
+        feature = scales[i]
+        gated = (local[i] * gates[:, i : i + 1] * query).to(feature.dtype)
+        values[f"gated_{i}"] = cut(gated, whole, part, 4)
+        values[f"scale_{i}"] = cut(feature, whole, part, 2**i)
+
+
+def _skip(net: Staged, i: int, on: bool, values: Memo, kept: bool) -> Tensor:
+    """The skip of a scale."""
+    name = f"skip_{i}" if on else f"skip_{i}_off"
+    if name in values:
+        return values[name]
+    feature = values[f"scale_{i}"] if kept else values.pop(f"scale_{i}")
+    gated = values.pop(f"gated_{i}")
+    if not kept:
+        return net.attended(i, feature, gated if on else None)
+    # Both now, so that every later answer comes as soon as the others.
+    values[f"skip_{i}"] = net.attended(i, feature, gated)
+    values[f"skip_{i}_off"] = net.attended(i, values.pop(f"scale_{i}"), None)
+    return values[name]
+
+
+def sharpened(psi: Tensor, gamma: float) -> Tensor:
+    """ψ^γ; the map itself at 1."""
+    if gamma == 1:
+        return psi
+    return psi.float().clamp(ATTENTION_FLOOR, 1.0).pow(gamma).to(psi.dtype)
+
+
+def grown(part: Part, margin: int | None, whole: Part) -> Part:
+    """The part with a margin around it, within the whole."""
+    if margin is None:
+        return whole
+    y0, y1, x0, x1 = part
+    return (
+        max(whole[0], y0 - margin),
+        min(whole[1], y1 + margin),
+        max(whole[2], x0 - margin),
+        min(whole[3], x1 + margin),
+    )
+
+
+def cut(x: Tensor, have: Part, want: Part, stride: int) -> Tensor:
+    """Features (B, C, h, w) at a stride, cut from one part to a part of it."""
+    if want == have:
+        return x
+    top, left = have[0] // stride, have[2] // stride
+    y0, y1, x0, x1 = (n // stride for n in want)
+    return packed(x[..., y0 - top : y1 - top, x0 - left : x1 - left])
+
+
+def n_bytes(memo: Memo) -> int:
+    """Memory that a memo holds, in bytes."""
+    return sum(t.untyped_storage().nbytes() for t in memo.values())
+
+
+class PlainStages:
+    """A network's own modules, in stages, on any device.
+
+    Parameters
+    ----------
+    net : SA2Net
+        In evaluation, on its device.
+    dtype : torch.dtype
+        float32, or what autocast shall use.
+    """
+
+    margins = (None, None, None, None)
+
+    def __init__(self, net: SA2Net, dtype: torch.dtype) -> None:
+        self._net = net
+        self._ups = (net.up4, net.up3, net.up2, net.up1)
+        self._heads = {8: net.outc1, 4: net.outc2, 2: net.outc3, 1: net.outc4}
+        self._dtype = dtype
+
+    def __call__(
+        self,
+        x: Tensor,
+        keep: Part | None = None,
+        see: See | None = None,
+        change: Change = AS_TRAINED,
+        memo: Memo | None = None,
+    ) -> Tensor:
+        with self._precision(x):
+            return run(self, packed(x), keep, see, change, memo)
+
+    def see_attention(self, x: Tensor, see: See) -> None:
+        """As `see_attention`."""
+        with self._precision(x):
+            see_attention(self, packed(x), see)
+
+    def _precision(self, x: Tensor) -> torch.autocast:
+        return torch.autocast(x.device.type, self._dtype, enabled=self._dtype != torch.float32)
+
+    def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        return self._net.encode(x)
+
+    def local(self, i: int, feature: Tensor) -> tuple[Tensor, Tensor]:
+        block = self._net.bottleneck.get_submodule(f"gcn{i + 1}")
+        assert isinstance(block, LocalScaleAttention)
+        return block.gated(resize(feature, coarse_grid(i, feature)))
+
+    def mix(self, local: list[Tensor]) -> tuple[Tensor, Tensor]:
+        return self._net.bottleneck.mix(local)
+
+    def attended(self, i: int, feature: Tensor, gated: Tensor | None) -> Tensor:
+        return self._net.bottleneck.attended(i, feature, gated)
+
+    def side(self, k: int, skip: Tensor) -> Tensor:
+        side: Tensor = self._ups[k].AG.conv(skip)
+        return side
+
+    def attention(self, k: int, deep: Tensor, side: Tensor) -> Tensor:
+        return self._ups[k].AG.attention(deep, side)
+
+    def up(self, k: int, psi: Tensor, side: Tensor, skip: Tensor) -> Tensor:
+        feature: Tensor = self._ups[k].nConvs(self._ups[k].AG.applied(psi, side, skip))
+        return feature
+
+    def head(self, stride: int, feature: Tensor) -> Tensor:
+        logits: Tensor = self._heads[stride](feature)
+        return logits
+
+
+def coarse_grid(i: int, feature: Tensor) -> tuple[int, int]:
+    """Height and width at stride 4 of the scale i (stride 2^i)."""
+    height, width = feature.shape[-2:]
+    return (height << i) // 4, (width << i) // 4
