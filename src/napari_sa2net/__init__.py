@@ -16,17 +16,19 @@ if TYPE_CHECKING:
     from napari_sa2net.inference.api import attention, segment
     from napari_sa2net.metrics import evaluate
     from napari_sa2net.models.model import load_model
+    from napari_sa2net.training.fine_tune import fine_tune
 
 # Loaded on first use (PEP 562): napari imports this package for its manifest, and torch must
 # not come along.
 _LAZY = {
     "attention": "napari_sa2net.inference.api",
     "evaluate": "napari_sa2net.metrics",
+    "fine_tune": "napari_sa2net.training.fine_tune",
     "load_model": "napari_sa2net.models.model",
     "segment": "napari_sa2net.inference.api",
 }
 
-__all__ = ["__version__", "attention", "evaluate", "load_model", "segment"]
+__all__ = ["__version__", "attention", "evaluate", "fine_tune", "load_model", "segment"]
 
 
 def __getattr__(name: str) -> Any:

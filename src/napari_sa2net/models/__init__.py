@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from napari_sa2net.models.model import Model as Model
     from napari_sa2net.models.model import load_model as load_model
     from napari_sa2net.models.registry import ModelEntry as ModelEntry
+    from napari_sa2net.models.registry import demote_model as demote_model
     from napari_sa2net.models.registry import export_model as export_model
     from napari_sa2net.models.registry import find_model as find_model
     from napari_sa2net.models.registry import list_models as list_models
+    from napari_sa2net.models.registry import promote_model as promote_model
     from napari_sa2net.models.registry import remove_model as remove_model
     from napari_sa2net.models.registry import rename_model as rename_model
 
@@ -33,9 +35,11 @@ _MODULES = {
     "Model": "model",
     "load_model": "model",
     "ModelEntry": "registry",
+    "demote_model": "registry",
     "export_model": "registry",
     "find_model": "registry",
     "list_models": "registry",
+    "promote_model": "registry",
     "remove_model": "registry",
     "rename_model": "registry",
 }

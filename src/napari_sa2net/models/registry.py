@@ -59,6 +59,9 @@ class ModelEntry:
     card : ModelCard
         Its name is the entry's.
     size_bytes : int
+    aside : bool
+        Kept, but not offered: it was not better than its parent. `promote_model` changes
+        that.
     """
 
     name: str
@@ -66,6 +69,7 @@ class ModelEntry:
     bundled: bool
     card: ModelCard
     size_bytes: int
+    aside: bool = False
 
 
 def bundled_models_dir() -> Path:
@@ -76,6 +80,11 @@ def bundled_models_dir() -> Path:
 def user_models_dir() -> Path:
     """Folder of the user's models; it may not exist yet."""
     return user_data_dir() / "models"
+
+
+def aside_models_dir() -> Path:
+    """Folder of the user's models that are kept aside; it may not exist yet."""
+    return user_models_dir() / "aside"
 
 
 def is_model_name(name: str) -> bool:
@@ -97,13 +106,18 @@ def check_model_name(name: str) -> str:
     return name
 
 
-def list_models() -> list[ModelEntry]:
-    """All models, bundled ones first, each group by name.
+def list_models(aside: bool = False) -> list[ModelEntry]:
+    """Models to choose from, bundled ones first, each group by name.
 
     A damaged file is left out, and named in a warning of the log.
+
+    Parameters
+    ----------
+    aside : bool
+        Also those that are kept aside, at the end.
     """
     entries = []
-    for path, bundled in _files():
+    for path, bundled in _files(aside):
         try:
             entries.append(_entry(path, bundled))
         except CheckpointError as error:
@@ -113,7 +127,7 @@ def list_models() -> list[ModelEntry]:
 
 
 def find_model(name: str) -> ModelEntry | None:
-    """The model of that name (upper and lower case alike), or None.
+    """The model of that name (upper and lower case alike), also one kept aside, or None.
 
     Raises
     ------
@@ -147,8 +161,19 @@ def model_not_found(name: str) -> ModelNotFoundError:
     )
 
 
-def add_file(source: str | os.PathLike[str], name: str, overwrite: bool = False) -> ModelEntry:
+def add_file(
+    source: str | os.PathLike[str], name: str, overwrite: bool = False, aside: bool = False
+) -> ModelEntry:
     """Copy one of our model files into the registry, byte for byte.
+
+    Parameters
+    ----------
+    source : path
+    name : str
+    overwrite : bool
+        Replace the user's model of that name.
+    aside : bool
+        Keep it aside: there by name, but not offered.
 
     Raises
     ------
@@ -160,7 +185,7 @@ def add_file(source: str | os.PathLike[str], name: str, overwrite: bool = False)
     read_card(source)
     with open_checked(source) as file, _locked():
         _check_free(name, overwrite)
-        target = user_models_dir() / f"{name}{SUFFIX}"
+        target = (aside_models_dir() if aside else user_models_dir()) / f"{name}{SUFFIX}"
         write_atomically(target, lambda out: _copy(file, out))
         # On file systems that tell case, "Cells" would stay beside the new "cells".
         for path in _user_files():
@@ -236,24 +261,60 @@ def rename_model(name: str, new_name: str) -> ModelEntry:
         return _entry(target, bundled=False)
 
 
+def promote_model(name: str) -> ModelEntry:
+    """Offer a model that was kept aside; nothing changes for one that is offered already.
+
+    Raises
+    ------
+    ModelNotFoundError, ModelExistsError, OutputError
+        If there is none; if it is a bundled one; if the file cannot be moved.
+    """
+    return _move(name, user_models_dir(), "promoted")
+
+
+def demote_model(name: str) -> ModelEntry:
+    """Keep a model of the user aside: there by name, but not offered.
+
+    Raises
+    ------
+    ModelNotFoundError, ModelExistsError, OutputError
+        If there is none; if it is a bundled one; if the file cannot be moved.
+    """
+    return _move(name, aside_models_dir(), "kept aside")
+
+
+def _move(name: str, folder: Path, what: str) -> ModelEntry:
+    with _locked():
+        path = _user_path(name, what)
+        target = folder / path.name
+        if target != path:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                os.replace(path, target)
+            except OSError as error:
+                raise OutputError(f"{path} cannot be moved ({error}).") from error
+        return _entry(target, bundled=False)
+
+
 def _entry(path: Path, bundled: bool) -> ModelEntry:
     name = path.name.removesuffix(SUFFIX)
     card = read_card(path).model_copy(update={"name": name})
     with open_checked(path) as file:
         size = os.fstat(file.fileno()).st_size
-    return ModelEntry(name, path, bundled, card, size)
+    return ModelEntry(name, path, bundled, card, size, path.parent == aside_models_dir())
 
 
-def _files() -> Iterator[tuple[Path, bool]]:
+def _files(aside: bool = True) -> Iterator[tuple[Path, bool]]:
     # A bundled model is never shadowed, so it comes first.
     for path in _model_files(bundled_models_dir()):
         yield path, True
-    for path in _user_files():
+    for path in _user_files(aside):
         yield path, False
 
 
-def _user_files() -> list[Path]:
-    return _model_files(user_models_dir())
+def _user_files(aside: bool = True) -> list[Path]:
+    offered = _model_files(user_models_dir())
+    return [*offered, *_model_files(aside_models_dir())] if aside else offered
 
 
 def _model_files(folder: Path) -> list[Path]:

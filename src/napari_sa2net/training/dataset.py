@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from napari_sa2net.config import InputConfig, TrainConfig
-from napari_sa2net.data import plan_image, read_image
+from napari_sa2net.data import ImagePlan, plan_image, read_image
 from napari_sa2net.data.training_set import TrainingItem
 from napari_sa2net.errors import SA2NetError, TrainingDataError
 from napari_sa2net.inference.resample import ScaledPlane
@@ -69,6 +69,7 @@ def load_example(item: TrainingItem, config: InputConfig, fallback_diameter: flo
         )
     except SA2NetError as error:
         raise TrainingDataError(f"{item.name}: {error}") from error
+    _take_levels(plan, item)
     if plan.stack_shape:
         raise TrainingDataError(
             f"{item.image} is a stack. Save its planes as single 2-D images to train on them."
@@ -94,6 +95,18 @@ def load_example(item: TrainingItem, config: InputConfig, fallback_diameter: flo
     return Example(
         item, image, labels, counts, diameter, np.asarray(centres, float).reshape(-1, 2)
     )
+
+
+def _take_levels(plan: ImagePlan, item: TrainingItem) -> None:
+    """A crop of a larger image is as bright as that image was when it was segmented."""
+    given = item.levels
+    if given is None or plan.model_input.normalization != "percentile":
+        return
+    if len(given) == plan.n_channels:
+        given = tuple(given[c] for c in plan.channels)
+    low, high = np.array(given, np.float64).T
+    if len(low) == len(plan.channels) and (high > low).all():
+        plan.measured = replace(plan.measured, low=low, high=high, constant=False)
 
 
 class CropDataset(Dataset[dict[str, Tensor]]):
@@ -186,13 +199,13 @@ class ValidationDataset(Dataset[dict[str, Tensor]]):
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         example = self.examples[i]
         scale = self.config.diameter / example.diameter
-        plane = ScaledPlane(_InMemory(example.image), (), scale)
+        plane = ScaledPlane(InMemory(example.image), (), scale)
         height, width = plane.shape
         y = max(0, (height - VALIDATION_SIDE) // 2)
         x = max(0, (width - VALIDATION_SIDE) // 2)
         window = (y, min(height, y + VALIDATION_SIDE), x, min(width, x + VALIDATION_SIDE))
-        rows = _nearest(example.labels.shape[0], scale, window[0], window[1])
-        columns = _nearest(example.labels.shape[1], scale, window[2], window[3])
+        rows = nearest(example.labels.shape[0], scale, window[0], window[1])
+        columns = nearest(example.labels.shape[1], scale, window[2], window[3])
         labels = example.labels[np.ix_(rows, columns)]
         mask = (
             np.ones(labels.shape, bool)
@@ -207,7 +220,7 @@ class ValidationDataset(Dataset[dict[str, Tensor]]):
         }
 
 
-class _InMemory:
+class InMemory:
     """An array as a plane that can be read in windows."""
 
     def __init__(self, image: NDArray[np.float32]) -> None:
@@ -220,6 +233,7 @@ class _InMemory:
         return self.image[:, y0:y1, x0:x1]
 
 
-def _nearest(n: int, scale: float, start: int, stop: int) -> NDArray[np.intp]:
+def nearest(n: int, scale: float, start: int, stop: int) -> NDArray[np.intp]:
+    """Pixels of an axis of length `n` under the pixels start…stop of its scaled grid."""
     index = np.floor((np.arange(start, stop) + 0.5) / scale).astype(np.intp)
     return np.clip(index, 0, n - 1)

@@ -156,7 +156,7 @@ def train_folder(
         save_on_train_epoch_end=False,
     )
     watch = _Watch(config.steps, on_progress, cancelled)
-    _quiet_lightning()
+    quiet_lightning()
     trainer = pl.Trainer(
         accelerator={"cuda": "gpu"}.get(device.type, device.type),
         devices=[device.index or 0] if device.type == "cuda" else 1,
@@ -226,7 +226,7 @@ def train_folder(
     return TrainResult(path, card, scores)
 
 
-def _quiet_lightning() -> None:
+def quiet_lightning() -> None:
     """Lightning greets with its devices and advertises; a person asked for neither."""
     if not logger.isEnabledFor(logging.DEBUG):
         logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)

@@ -1,0 +1,274 @@
+"""Parent and child scored on the same images, and what that says, in words.
+
+Only reviewed pixels count. Scores are kept object by object, so that the difference of two
+models gets an interval: objects are drawn anew, always for both models together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import KDTree
+
+from napari_sa2net.errors import EvaluationError
+from napari_sa2net.metrics import ImageScore, MatchCounts, pool, score_image
+
+#: Draws of the bootstrap, and the share of them that the interval leaves out.
+DRAWS, OUTSIDE = 2000, 0.05
+#: A child is better when at least this share of the draws says so.
+SURE = 0.9
+#: Changes of the reference set below this are no change.
+TOLERANCE = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """What one image adds to a score.
+
+    Attributes
+    ----------
+    units : int64 (n, 3)
+        Per true object: found, falsely found nearby, missed (at IoU 0.5). An image without
+        true objects is one unit.
+    score : ImageScore
+    """
+
+    units: NDArray[np.int64]
+    score: ImageScore
+
+    @property
+    def n(self) -> int:
+        """True objects."""
+        return int(self.units[:, 0].sum() + self.units[:, 2].sum())
+
+    def plain(self) -> dict[str, Any]:
+        """As lists and numbers, to be stored."""
+        return {"units": self.units.tolist(), "score": asdict(self.score)}
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> Tally:
+        """From `plain`."""
+        score = dict(plain["score"])
+        matches = tuple(MatchCounts(**counts) for counts in score.pop("matches"))
+        units = np.array(plain["units"], np.int64).reshape(-1, 3)
+        return cls(units, ImageScore(matches, **score))
+
+
+@dataclass(frozen=True)
+class Score:
+    """Pooled scores of some images.
+
+    Attributes
+    ----------
+    ap50, mean_ap, dice : float
+    n : int
+        True objects that were looked for.
+    """
+
+    ap50: float
+    mean_ap: float
+    dice: float
+    n: int
+
+    @property
+    def both(self) -> float:
+        """Found at all and found exactly, as models are chosen by."""
+        return (self.ap50 + self.mean_ap) / 2
+
+
+@dataclass(frozen=True)
+class Change:
+    """Two models on the same images.
+
+    Attributes
+    ----------
+    before, after : Score
+    difference : float
+        Of ap50.
+    low, high : float
+        95 % bootstrap interval of the difference.
+    chance : float
+        Share of the draws in which the second model is better; a draw counts half.
+    """
+
+    before: Score
+    after: Score
+    difference: float
+    low: float
+    high: float
+    chance: float
+
+    @property
+    def margin(self) -> float:
+        """Half the interval's width."""
+        return (self.high - self.low) / 2
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the child earned its place, and the sentence that says why."""
+
+    better: bool
+    text: str
+
+
+def reviewed_objects(
+    labels: NDArray[np.integer], counts: NDArray[np.bool_] | None
+) -> NDArray[np.bool_]:
+    """Which labels (index = label; 0 is false) have at least half their area reviewed."""
+    areas = np.bincount(labels.ravel())
+    inside = areas if counts is None else np.bincount(labels[counts], minlength=areas.size)
+    chosen = (2 * inside >= areas) & (areas > 0)
+    chosen[:1] = False
+    return chosen
+
+
+def reviewed_part(
+    labels: NDArray[np.integer], counts: NDArray[np.bool_] | None
+) -> NDArray[np.int32]:
+    """Labels with only the objects that were reviewed, and of them only reviewed pixels.
+
+    An object of which most lies elsewhere is nothing that a person has judged.
+    """
+    kept = np.where(reviewed_objects(labels, counts)[labels], labels, 0).astype(np.int32)
+    return kept if counts is None else kept * counts
+
+
+def tally(
+    labels: NDArray[np.integer],
+    truth: NDArray[np.integer],
+    counts: NDArray[np.bool_] | None = None,
+) -> Tally:
+    """Score labels (H, W) against the truth where it was reviewed.
+
+    Raises
+    ------
+    EvaluationError
+        If the shapes differ.
+    """
+    if labels.shape != truth.shape:
+        raise EvaluationError(
+            f"The labels have shape {labels.shape} and the truth {truth.shape}: compare "
+            "labels of the same image at the same size."
+        )
+    found, true = reviewed_part(labels, counts), reviewed_part(truth, counts)
+    score = score_image(found, true)
+    p_of, t_of, iou = _overlaps(found, true)
+    numbers = np.unique(true)
+    numbers = numbers[numbers > 0]
+    others = np.unique(found)
+    others = others[others > 0]
+    units = np.zeros((max(1, numbers.size), 3), np.int64)
+    taken: set[int] = set()
+    met: set[int] = set()
+    # Above 0.5 a pair is unique; at exactly 0.5 the first one in order is taken.
+    for k in np.lexsort((p_of, t_of, -iou)):
+        p, t = int(p_of[k]), int(t_of[k])
+        if iou[k] >= 0.5 and p not in taken and t not in met:
+            taken.add(p)
+            met.add(t)
+    units[: numbers.size, 0] = np.isin(numbers, list(met))
+    units[: numbers.size, 2] = 1 - units[: numbers.size, 0]
+    false = np.array([p for p in others if int(p) not in taken], np.int64)
+    if false.size and numbers.size:
+        at = KDTree(ndimage.center_of_mass(true > 0, true, numbers))
+        near = at.query(ndimage.center_of_mass(found > 0, found, false))[1]
+        np.add.at(units[:, 1], near, 1)
+    elif false.size:
+        units[0, 1] = false.size
+    return Tally(units, score)
+
+
+def score_of(tallies: Sequence[Tally]) -> Score:
+    """Pooled scores; EvaluationError if there is no image."""
+    pooled = pool(one.score for one in tallies)
+    units = np.concatenate([one.units for one in tallies])
+    return Score(
+        float(_ap(units.sum(0))),
+        pooled["mean_ap"],
+        pooled["dice"],
+        sum(one.n for one in tallies),
+    )
+
+
+def change(before: Sequence[Tally], after: Sequence[Tally], seed: int = 0) -> Change:
+    """Compare two models on the same images, with an interval.
+
+    Raises
+    ------
+    EvaluationError
+        If the images or their true objects are not the same.
+    """
+    a = np.concatenate([one.units for one in before])
+    b = np.concatenate([one.units for one in after])
+    if len(before) != len(after) or a.shape != b.shape:
+        raise EvaluationError("Two models can only be compared on the same images.")
+    rng = np.random.default_rng(seed)
+    picks = rng.integers(len(a), size=(DRAWS, len(a)))
+    differences = _ap(b[picks].sum(1)) - _ap(a[picks].sum(1))
+    low, high = np.quantile(differences, [OUTSIDE / 2, 1 - OUTSIDE / 2])
+    chance = float((differences > 0).mean() + (differences == 0).mean() / 2)
+    first, second = score_of(before), score_of(after)
+    return Change(first, second, second.ap50 - first.ap50, float(low), float(high), chance)
+
+
+def judge(held_out: Change, reference: Change | None = None) -> Verdict:
+    """Whether a child is better than its parent, and why, in a sentence.
+
+    Better is: better on the corrections that were held back, beyond what chance explains,
+    and not worse on the reference set.
+    """
+    gain = held_out.difference
+    scores = f"AP {held_out.before.ap50:.2f} → {held_out.after.ap50:.2f}"
+    numbers = f"{scores} (n = {held_out.after.n}, ± {held_out.margin:.2f})"
+    there = "on corrections you held back"
+    worse = reference is not None and _worse(reference)
+    if gain > 0 and held_out.chance >= SURE:
+        text, better = f"Better {there}: {numbers}", not worse
+    elif gain < 0 and held_out.chance <= 1 - SURE:
+        text, better = f"Worse {there}: {numbers}", False
+    elif abs(gain) < 0.005:
+        text, better = f"No better {there}: {numbers}", False
+    else:
+        word = "Better" if gain > 0 else "Worse"
+        text = f"{word} {there}, but within what chance explains: {numbers}"
+        better = False
+    if reference is None:
+        return Verdict(better, f"{text}.")
+    change_of = f"AP {reference.before.ap50:.2f} → {reference.after.ap50:.2f}"
+    if worse:
+        link = "but" if gain > 0 else "and"
+        return Verdict(False, f"{text}; {link} worse on the reference set: {change_of}.")
+    if reference.difference > TOLERANCE and reference.low > 0:
+        return Verdict(better, f"{text}; better on the reference set: {change_of}.")
+    return Verdict(better, f"{text}; unchanged on the reference set.")
+
+
+def _worse(reference: Change) -> bool:
+    return reference.difference < -TOLERANCE and reference.chance <= 1 - SURE
+
+
+def _ap(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """AP of (..., 3) counts; 1 where there is nothing to find and nothing was found."""
+    whole = counts.sum(-1)
+    found = counts[..., 0]
+    return np.where(whole > 0, found / np.maximum(whole, 1), 1.0)
+
+
+def _overlaps(
+    found: NDArray[np.int32], true: NDArray[np.int32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Pairs of labels that share a pixel, and their IoU."""
+    both = (found > 0) & (true > 0)
+    width = int(true.max(initial=0)) + 1
+    pairs, shared = np.unique(
+        found[both].astype(np.int64) * width + true[both], return_counts=True
+    )
+    p_of, t_of = pairs // width, pairs % width
+    area_p, area_t = np.bincount(found.ravel()), np.bincount(true.ravel())
+    return p_of, t_of, shared / (area_p[p_of] + area_t[t_of] - shared)

@@ -1,0 +1,267 @@
+"""After every round: score, keep the best, save, tell, and plan the rest anew."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from napari_sa2net.config import InstanceConfig
+from napari_sa2net.errors import TrainingError
+from napari_sa2net.inference.instances import label_objects
+from napari_sa2net.inference.predictor import activate
+from napari_sa2net.models.card import ModelCard
+from napari_sa2net.nn import SA2Net
+from napari_sa2net.training.compare import Tally, score_of, tally
+from napari_sa2net.training.events import Event, LossPoint, Notice, RoundPoint
+from napari_sa2net.training.held_out import View
+from napari_sa2net.training.tuning_module import TuningModule
+
+#: A plan is changed when the rest would take so much more or less time.
+OFF_PLAN = 0.1
+#: A run that is not stopped by then (as a share of its time) ends where it is.
+LATE = 1.15
+#: After so many rollbacks learning ends with the best so far.
+MAX_ROLLBACKS = 3
+
+Tallies = dict[str, list[Tally]]
+
+
+class Scorer:
+    """Scores networks on the same views.
+
+    Parameters
+    ----------
+    views : mapping of str to sequence of View
+        By set: "held_out", "reference".
+    card : ModelCard
+        Classes and how objects are made.
+    device, dtype
+        Of the run.
+    ask : callable
+        Called before each view; raises to stop.
+    """
+
+    def __init__(
+        self,
+        views: Mapping[str, Sequence[View]],
+        card: ModelCard,
+        device: torch.device,
+        dtype: torch.dtype,
+        ask: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.views = {name: list(some) for name, some in views.items()}
+        self.classes = card.classes
+        self.instances: InstanceConfig = card.instance
+        self.device = device
+        self.dtype = dtype
+        self.ask = ask
+
+    def probability(self, net: SA2Net, view: View) -> Any:
+        """Class probabilities (C, h, w) of a view."""
+        x = view.image[None].to(self.device).contiguous(memory_format=torch.channels_last)
+        low = self.dtype != torch.float32
+        with torch.no_grad(), torch.autocast(self.device.type, self.dtype, enabled=low):
+            logits = net(x)
+        return activate(logits.float())[0].cpu().numpy()
+
+    def score(self, net: SA2Net) -> Tallies:
+        """Tallies of a network in eval mode, by set."""
+        out: Tallies = {}
+        for name, views in self.views.items():
+            out[name] = []
+            for view in views:
+                self.ask()
+                labels = label_objects(
+                    self.probability(net, view), self.classes, self.instances
+                )
+                out[name].append(tally(labels, view.labels, view.counts))
+        return out
+
+
+def merit(tallies: Tallies, parent: Tallies) -> float:
+    """What the best round is chosen by: held-out score less what was forgotten."""
+    now, before = (score_of(t["reference"]).both for t in (tallies, parent))
+    return score_of(tallies["held_out"]).both - max(0.0, before - now)
+
+
+@dataclass(eq=False)
+class Record:
+    """What has come out of a run so far; stored with its state.
+
+    Attributes
+    ----------
+    parent : Tallies
+    best : Tallies or None
+    weights : dict or None
+        Of the best round.
+    step : int
+        Of the best round.
+    seconds : float
+        Time that the run has taken, without breaks.
+    """
+
+    parent: Tallies
+    best: Tallies | None = None
+    weights: dict[str, Tensor] | None = None
+    step: int = 0
+    since_best: int = 0
+    rounds: list[RoundPoint] = field(default_factory=list)
+    losses: list[LossPoint] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Rounds(Callback):
+    """Watches a run.
+
+    Parameters
+    ----------
+    record : Record
+        Filled.
+    scorer : Scorer
+    card : ModelCard
+        Of the parent.
+    patience : int
+    limit : float or None
+        Seconds that the run may take in all; None: as long as its steps do.
+    save : callable
+        Writes the state to disk.
+    tell : callable
+        Takes events.
+    show : callable(net, round) or None
+        For a preview; the net is in eval mode and of the caller's until it returns.
+    """
+
+    def __init__(
+        self,
+        record: Record,
+        scorer: Scorer,
+        patience: int,
+        limit: float | None,
+        save: Callable[[], None],
+        tell: Callable[[Event], None],
+        show: Callable[[SA2Net, int], None] | None = None,
+    ) -> None:
+        self.record = record
+        self.scorer = scorer
+        self.patience = patience
+        self.limit = limit
+        self.save = save
+        self.tell = tell
+        self.show = show
+        self._clock = time.monotonic()
+        self._mark = (0, 0.0)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._clock = time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, TuningModule)
+        self._mark = (pl_module.done, self._seconds())
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        module = pl_module
+        assert isinstance(module, TuningModule)
+        schedule = module.schedule
+        if math.isnan(module.last_loss):
+            self._roll_back(module)
+        else:
+            point = LossPoint(
+                module.done,
+                schedule.total,
+                module.last_loss,
+                schedule.rate(module.done - 1) * module.slower,
+            )
+            self.record.losses.append(point)
+            self.tell(point)
+        late = self.limit is not None and self._seconds() > LATE * self.limit
+        if late:
+            schedule.replan(module.done, module.done)
+        before = schedule.round_of(module.done - 1)
+        last = module.done >= schedule.total or late
+        if last or schedule.round_of(module.done) > before:
+            self._round(module)
+            last = last or self.record.since_best >= self.patience
+        if last or module.rollbacks > MAX_ROLLBACKS:
+            trainer.should_stop = True
+
+    def _seconds(self) -> float:
+        """Time so far; also noted in the record."""
+        now = time.monotonic()
+        self.record.seconds += now - self._clock
+        self._clock = now
+        return self.record.seconds
+
+    def _round(self, module: TuningModule) -> None:
+        start = self._seconds()
+        net = copy.deepcopy(module.net)
+        net.load_state_dict(module.mean)
+        net.eval()
+        record = self.record
+        tallies = self.scorer.score(net)
+        held_out, reference = (score_of(tallies[k]) for k in ("held_out", "reference"))
+        best = record.best is None or (
+            merit(tallies, record.parent) > merit(record.best, record.parent)
+        )
+        record.since_best = 0 if best else record.since_best + 1
+        if best:
+            record.best, record.step = tallies, module.done
+            record.weights = {k: v.detach().cpu().clone() for k, v in module.mean.items()}
+        point = RoundPoint(len(record.rounds) + 1, module.done, held_out, reference, best)
+        record.rounds.append(point)
+        module.remember()
+        self.save()
+        self.tell(point)
+        if self.show is not None:
+            self.show(net, point.round)
+        if record.since_best >= self.patience and module.done < module.schedule.total:
+            self.tell(
+                Notice(
+                    f"No better for {record.since_best} rounds: learning ends early with the "
+                    f"best so far, that of step {record.step}."
+                )
+            )
+        self._replan(module, start)
+
+    def _replan(self, module: TuningModule, start: float) -> None:
+        """Fit the rest into the time that is left, by what the last steps took."""
+        step, at = self._mark
+        per_step = (start - at) / max(1, module.done - step)
+        now = self._seconds()
+        self._mark = (module.done, now)
+        schedule = module.schedule
+        if self.limit is None or module.done >= schedule.total:
+            return
+        left = schedule.rounds - schedule.round_of(module.done)
+        time_left = self.limit - now - left * (now - start)
+        wanted = module.done + max(1, int(time_left / max(per_step, 1e-6)))
+        rest = schedule.total - module.done
+        if abs(wanted - schedule.total) > OFF_PLAN * rest:
+            schedule.replan(module.done, wanted)
+
+    def _roll_back(self, module: TuningModule) -> None:
+        module.roll_back()
+        if module.rollbacks > MAX_ROLLBACKS and self.record.best is None:
+            raise TrainingError(
+                f"The loss was no number {module.rollbacks} times, also with a learning rate "
+                "a hundred times lower. Check the images for pixels that are no numbers, or "
+                "choose another model to start from."
+            )
+        ending = module.rollbacks > MAX_ROLLBACKS
+        then = "learning ends with the best so far" if ending else "on with a lower rate"
+        self.tell(
+            Notice(
+                f"The loss was no number at step {module.done}: back to the last good "
+                f"weights, {then}."
+            )
+        )

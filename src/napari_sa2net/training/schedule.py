@@ -1,0 +1,94 @@
+"""How far a run is: steps to progress, progress to learning rate and rounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+#: The learning rate ends at this share of its peak.
+LAST_RATE = 0.01
+
+
+class Schedule:
+    """Progress 0 … 1 of a run whose length may be planned anew on the way.
+
+    The learning rate follows the progress, not the steps, so it comes down in time also
+    where the machine turns out slower than was measured.
+
+    Parameters
+    ----------
+    steps : int
+        Steps in all.
+    rounds : int
+        The progress is cut into so many rounds.
+    warmup : float
+        Share of the run in which the rate rises.
+    pieces : sequence of (step, total), optional
+        Plans of an earlier run, to be followed again.
+    """
+
+    def __init__(
+        self,
+        steps: int,
+        rounds: int,
+        warmup: float = 0.0,
+        pieces: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        self.rounds = rounds
+        self.warmup = warmup
+        self.pieces = [(int(at), int(total)) for at, total in pieces] or [(0, steps)]
+
+    @property
+    def total(self) -> int:
+        """Steps in all, as planned now."""
+        return self.pieces[-1][1]
+
+    def replan(self, step: int, total: int) -> None:
+        """From `step` on, end after `total` steps."""
+        total = max(total, step + 1)
+        if total != self.total:
+            self.pieces.append((step, total))
+
+    def progress(self, step: int) -> float:
+        """Share of the run that is done after `step` steps."""
+        done = 0.0
+        for i, (at, total) in enumerate(self.pieces):
+            until = self.pieces[i + 1][0] if i + 1 < len(self.pieces) else step
+            until = min(until, step)
+            if until > at:
+                done += (1 - done) * (until - at) / max(1, total - at)
+        return min(1.0, done)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of the step that follows `step`, as a share of its peak."""
+        done = self.progress(step)
+        if done < self.warmup:
+            return max((done + 1 / self.total) / self.warmup, 0.0) if self.warmup else 1.0
+        rest = (done - self.warmup) / max(1e-9, 1 - self.warmup)
+        return LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * min(1.0, rest)))
+
+    def round_of(self, step: int) -> int:
+        """Rounds that are over after `step` steps."""
+        if step >= self.total:
+            return self.rounds
+        # A hair of tolerance: k / rounds is rarely exact.
+        return min(self.rounds - 1, int(self.progress(step) * self.rounds + 1e-9))
+
+
+def steps_within(
+    seconds: float, per_step: float, per_round: float, rounds: int
+) -> tuple[int, int]:
+    """Steps and rounds that fit into a time; scoring takes at most a third of it.
+
+    Parameters
+    ----------
+    seconds : float
+        What is left.
+    per_step, per_round : float
+        Seconds of one step, and of scoring once.
+    rounds : int
+        Wanted.
+    """
+    rounds = max(1, min(rounds, int(seconds / 3 / max(per_round, 1e-6))))
+    steps = int((seconds - rounds * per_round) / max(per_step, 1e-6))
+    return max(steps, rounds), rounds

@@ -1,0 +1,394 @@
+"""One run of fine-tuning: measures, trains, saves, and goes on after what went wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch.utils.data import DataLoader
+
+from napari_sa2net.config import FineTuneConfig
+from napari_sa2net.errors import OutOfMemoryError, Paused
+from napari_sa2net.inference.devices import fast_dtype, is_out_of_memory, resolve_device
+from napari_sa2net.models.card import utc_now
+from napari_sa2net.models.model import Model
+from napari_sa2net.nn import SA2Net
+from napari_sa2net.training.compare import Score, Tally, score_of
+from napari_sa2net.training.events import Event, LossPoint, Notice, Planned, RoundPoint
+from napari_sa2net.training.material import Material
+from napari_sa2net.training.replay import MixedCrops, agreement, trust
+from napari_sa2net.training.rounds import Record, Rounds, Scorer, Tallies
+from napari_sa2net.training.run_state import STATE, Asked, write_state
+from napari_sa2net.training.schedule import Schedule, steps_within
+from napari_sa2net.training.train import PRECISIONS, quiet_lightning
+from napari_sa2net.training.tuning_module import TuningModule, as_training
+
+#: Steps that are timed, after one that is not: the first is slower.
+PROBE_STEPS = 3
+#: Batches that a loader offers at most; a run ends long before.
+MANY = 10_000_000
+SMALLEST_CROP = 64
+#: Sides of which the parent's answers are looked at to see whether they can be trusted.
+MAX_TRUST_IMAGES = 8
+
+
+class Stopped(Exception):
+    """A person wants it to end here."""
+
+
+class TuningRun:
+    """See `fine_tune`; `begin` or `take_on` comes first, then `train`."""
+
+    def __init__(
+        self,
+        run: Path,
+        asked: Asked,
+        parent: Model,
+        material: Material,
+        start: float,
+        on_event: Callable[[Event], None] | None,
+        preview: Callable[[Model, int], None] | None,
+        cancelled: Callable[[], bool] | None,
+        paused: Callable[[], bool] | None,
+    ) -> None:
+        self.run = run
+        self.asked = asked
+        self.parent = parent
+        self.material = material
+        self.config: FineTuneConfig = asked.config
+        self.device = resolve_device(self.config.device)
+        dtype = fast_dtype(self.device)
+        # float16 would need scaled gradients, which could not be told from ones that broke.
+        exact = self.config.precision == "float32" or dtype == torch.float16
+        self.dtype = torch.float32 if exact else dtype
+        self.crop = self.config.crop
+        self._start = start
+        self._tell = on_event or (lambda event: None)
+        self._preview = preview
+        self._cancelled = cancelled or (lambda: False)
+        self._paused = paused or (lambda: False)
+        self.scorer = Scorer(material.views, parent.card, self.device, self.dtype, self._ask)
+        self.record: Record
+        self.schedule: Schedule
+        self.module: TuningModule
+
+    # --- before the first step -------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Score the parent, measure the machine's speed, plan."""
+        config = self.config
+        teacher = self._network()
+        start = time.monotonic()
+        parent = self._careful(lambda: self.scorer.score(teacher))
+        per_round = time.monotonic() - start
+        self.record = Record(parent)
+        rounds, steps = config.rounds, config.steps or 1
+        per_step = 0.0
+        if config.steps is None and not self.asked.schedule:
+            per_step = self._probe()
+            left = config.minutes * 60 - (time.monotonic() - self._start)
+            steps, rounds = steps_within(left, per_step, per_round, config.rounds)
+        self.schedule = Schedule(steps, rounds, config.warmup, self.asked.schedule)
+        self.module = self._module(self._trusted(teacher))
+        self._limited = config.steps is None and not self.asked.schedule
+        self.record.seconds = time.monotonic() - self._start
+        expected = self.record.seconds + self.schedule.total * per_step + rounds * per_round
+        split = self.material.split
+        self._tell(
+            Planned(
+                self.schedule.total,
+                rounds,
+                expected if per_step else 0.0,
+                sum(len(e.centres) for e in split.training),
+                sum(len(e.centres) for e in split.held_out),
+                score_of(parent["held_out"]),
+                score_of(parent["reference"]),
+            )
+        )
+
+    def take_on(self, state: dict[str, Any]) -> None:
+        """Go on where a run stood."""
+        record = state["record"]
+        self.record = Record(
+            _tallies(record["parent"]),
+            None if record["best"] is None else _tallies(record["best"]),
+            record["weights"],
+            record["step"],
+            record["since_best"],
+            [_round_point(point) for point in record["rounds"]],
+            [LossPoint(**point) for point in record["losses"]],
+            record["seconds"],
+        )
+        self.crop = state["crop"]
+        plan = state["schedule"]
+        self.schedule = Schedule(1, plan["rounds"], plan["warmup"], plan["pieces"])
+        self.module = self._module(state["trust"])
+        self.module.waiting = state["module"]
+        self.module.done = state["module"]["done"]
+        self.module.micro = state["micro"]
+        self._limited = state["limited"]
+
+    def save(self) -> None:
+        """Write all that the next step depends on."""
+        record = self.record
+        write_state(
+            self.run,
+            {
+                "module": self.module.state(),
+                "micro": self.module.micro,
+                "trust": self.module.trust,
+                "crop": self.crop,
+                "limited": self._limited,
+                "schedule": {
+                    "rounds": self.schedule.rounds,
+                    "warmup": self.schedule.warmup,
+                    "pieces": [list(piece) for piece in self.schedule.pieces],
+                },
+                "record": {
+                    "parent": _plain(record.parent),
+                    "best": None if record.best is None else _plain(record.best),
+                    "weights": record.weights,
+                    "step": record.step,
+                    "since_best": record.since_best,
+                    "rounds": [asdict(point) for point in record.rounds],
+                    "losses": [asdict(point) for point in record.losses],
+                    "seconds": record.seconds,
+                },
+            },
+        )
+
+    def tidy(self) -> None:
+        """A finished run leaves its settings and model, not what was for going on."""
+        with contextlib.suppress(OSError):
+            (self.run / STATE).unlink()
+
+    @staticmethod
+    def now() -> str:
+        """Time stamp for the card."""
+        return utc_now()
+
+    # --- training --------------------------------------------------------------------------
+
+    def train(self, progress: Callable[[int, int, str], None] | None = None) -> None:
+        """Take the steps.
+
+        Raises
+        ------
+        Stopped
+            By the person; the record holds the best round so far, if there was one.
+        Paused
+            By the person; everything is on disk.
+        OutOfMemoryError
+            Even with the smallest batch and crop.
+        TrainingError
+        """
+
+        def tell(event: Event) -> None:
+            if progress and isinstance(event, LossPoint):
+                progress(event.step, event.steps, f"learning, loss {event.loss:.3f}")
+            self._tell(event)
+
+        limit = self.config.minutes * 60 if self._limited else None
+        show = None if self._preview is None else self._show
+        while self.module.done < self.schedule.total:
+            rounds = Rounds(
+                self.record, self.scorer, self.config.patience, limit, self.save, tell, show
+            )
+            try:
+                self._ask()
+                self._fit(rounds)
+                return
+            except Paused:
+                self.save_where_it_stands()
+                raise Paused(
+                    f"Learning is paused at step {self.module.done} of {self.schedule.total}. "
+                    f"Go on with the run {self.run}"
+                ) from None
+            except (MemoryError, RuntimeError) as error:
+                if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
+                    raise
+            # Outside the except clause: the traceback would keep the tensors alive.
+            self._shrink(tell)
+
+    def save_where_it_stands(self) -> None:
+        """Write the state, of a run that has not yet taken a step as well."""
+        if self.module.waiting is None:
+            if not hasattr(self.module, "_adam"):
+                self.module.configure_optimizers()
+            self.save()
+
+    def _fit(self, rounds: Rounds) -> None:
+        module = self.module
+        if hasattr(module, "_adam") and module.waiting is None:
+            module.waiting = module.state()  # a new optimiser takes the old one's moments on
+        settings = as_training(self.config, self.material.diameter).model_copy(
+            update={"crop": self.crop}
+        )
+        crops = MixedCrops(
+            self.material.split.training,
+            self.material.replay,
+            settings,
+            self.config.replay,
+            MANY,
+            module.done,
+        )
+        quiet_lightning()
+        trainer = pl.Trainer(
+            accelerator={"cuda": "gpu"}.get(self.device.type, self.device.type),
+            devices=[self.device.index or 0] if self.device.type == "cuda" else 1,
+            precision=PRECISIONS[self.dtype],  # type: ignore[arg-type]
+            max_steps=-1,
+            max_epochs=1,
+            callbacks=[rounds],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            limit_val_batches=0,
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*does not have many workers.*")
+            warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+            warnings.filterwarnings("ignore", ".*defined a `validation_step`.*")
+            trainer.fit(module, DataLoader(crops, batch_size=self.config.batch_size))
+
+    def _shrink(self, tell: Callable[[Event], None]) -> None:
+        """After memory ran out: fewer crops at once, then smaller ones."""
+        self.module.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.module.micro > 1:
+            self.module.micro //= 2
+            tell(Notice(f"Memory ran out: on with {self.module.micro} crops at once."))
+        elif self.crop > SMALLEST_CROP:
+            self.crop = max(SMALLEST_CROP, self.crop // 32 * 16)
+            tell(Notice(f"Memory ran out: on with crops of {self.crop} px."))
+        else:
+            raise OutOfMemoryError(
+                f"Memory ran out even with one crop of {self.crop} px at a time. Close other "
+                "programs, choose the device 'cpu', or a smaller model."
+            )
+
+    def _ask(self) -> None:
+        if self._paused():
+            raise Paused("paused")
+        if self._cancelled():
+            raise Stopped
+
+    def _show(self, net: SA2Net, number: int) -> None:
+        assert self._preview is not None
+        card = self.parent.card.model_copy(update={"name": self.asked.name})
+        self._preview(Model(copy.deepcopy(net).cpu(), card), number)
+
+    # --- parts -----------------------------------------------------------------------------
+
+    def child_net(self) -> SA2Net:
+        """A network of the parent's weights that may be changed."""
+        return copy.deepcopy(self.parent.net).float()
+
+    def _network(self) -> SA2Net:
+        net = self.child_net().eval().to(self.device)
+        return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+    def _module(self, trusted: float) -> TuningModule:
+        torch.manual_seed(self.config.seed)
+        net = self.child_net().train()
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return TuningModule(
+            net,
+            self.child_net(),
+            self.config,
+            self.material.diameter,
+            self.schedule,
+            trusted,
+            self._ask,
+        )
+
+    def _trusted(self, teacher: SA2Net) -> float:
+        """How far the parent's sure answers agree with a person's, on what is learned from."""
+        from napari_sa2net.training.held_out import make_view, spread
+
+        if all(e.counts is None or e.counts.all() for e in self.material.split.training):
+            return 0.0  # nothing is left for the parent to answer
+        total = torch.zeros(2, 2, dtype=torch.int64).numpy()
+        for example in spread(self.material.split.training, MAX_TRUST_IMAGES):
+            self._ask()
+            view = make_view(example, self.material.diameter)
+            probability = self.scorer.probability(teacher, view)
+            total = total + agreement(
+                probability, view.labels, view.counts, self.config.confidence
+            )
+        return trust(total)
+
+    def _probe(self) -> float:
+        """Seconds of a step on this machine, now."""
+        settings = as_training(self.config, self.material.diameter)
+        crops = MixedCrops(
+            self.material.split.training,
+            self.material.replay,
+            settings,
+            self.config.replay,
+            PROBE_STEPS + 1,
+        )
+        module = TuningModule(
+            self._network(),
+            self._network(),
+            self.config,
+            self.material.diameter,
+            Schedule(1, 1),
+            ask=self._ask,
+        )
+        batches = iter(DataLoader(crops, batch_size=self.config.batch_size))
+        low = self.dtype != torch.float32
+        seconds = []
+        for _ in range(PROBE_STEPS + 1):
+            start = time.monotonic()
+            batch = {k: v.to(self.device) for k, v in next(batches).items()}
+            self._ask()
+            with contextlib.suppress(MemoryError, RuntimeError):  # the run will find out
+                with torch.autocast(self.device.type, self.dtype, enabled=low):
+                    loss = module.loss_of(batch)
+                loss.backward()
+                module.zero_grad(set_to_none=True)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.monotonic() - start)
+        return min(seconds[1:])
+
+    def _careful(self, run: Callable[[], Tallies]) -> Tallies:
+        try:
+            return run()
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(
+                "Memory ran out while the model was scored. Close other programs, or choose "
+                "the device 'cpu'."
+            ) from error
+
+
+def _plain(tallies: Tallies) -> dict[str, Any]:
+    return {name: [one.plain() for one in some] for name, some in tallies.items()}
+
+
+def _tallies(plain: dict[str, Any]) -> Tallies:
+    return {name: [Tally.of(one) for one in some] for name, some in plain.items()}
+
+
+def _round_point(plain: dict[str, Any]) -> RoundPoint:
+    return RoundPoint(
+        plain["round"],
+        plain["step"],
+        Score(**plain["held_out"]),
+        Score(**plain["reference"]),
+        plain["best"],
+    )
