@@ -1,14 +1,38 @@
-"""The network: SA2-Net, its blocks, the focal exponent, and attention capture."""
+"""The networks: SA2-Net and FocalUNet, focal attention, and attention capture."""
 
+from napari_sa2net.nn.base import STRIDE, SegmentationNet, pad_to_stride
+from napari_sa2net.nn.build import (
+    Network,
+    make_network,
+    network_config,
+    without_idle_modules,
+)
 from napari_sa2net.nn.capture import ATTENTION_NAMES, capture_attention
-from napari_sa2net.nn.focal import FocalExponent
-from napari_sa2net.nn.sa2net import STRIDE, SA2Net, pad_to_stride
+from napari_sa2net.nn.focal import (
+    FocalExponent,
+    FocalGate,
+    FocalSE,
+    pooled_over,
+    pools_globally,
+)
+from napari_sa2net.nn.focal_unet import FocalUNet
+from napari_sa2net.nn.sa2net import SA2Net
 
 __all__ = [
     "ATTENTION_NAMES",
     "STRIDE",
     "FocalExponent",
+    "FocalGate",
+    "FocalSE",
+    "FocalUNet",
+    "Network",
     "SA2Net",
+    "SegmentationNet",
     "capture_attention",
+    "make_network",
+    "network_config",
     "pad_to_stride",
+    "pooled_over",
+    "pools_globally",
+    "without_idle_modules",
 ]

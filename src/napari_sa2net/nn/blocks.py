@@ -205,14 +205,21 @@ class AttentionGate(nn.Module):
 
     def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
         s = self.conv(skip)
-        if not self.gated:
-            return self.proj(s) + skip
+        return self.applied(self.attention(deep, s) if self.gated else None, s, skip)
+
+    def attention(self, deep: Tensor, s: Tensor) -> Tensor:
+        """ψ (B, 1, h, w) of the deeper feature and the convolved skip."""
         # LN, Conv1 and GELU work pixel by pixel, so they commute with the nearest-neighbour
         # upsampling and cost a quarter before it.
         norm, conv1, gelu, conv11 = self.dwconv
         g = conv11(F.interpolate(gelu(conv1(norm(deep))), scale_factor=2, mode="nearest"))
-        psi = self.focal(self.psi(F.gelu(torch.cat([g, s], dim=1))))
-        return self.proj(psi * s) + skip
+        psi: Tensor = self.focal(self.psi(F.gelu(torch.cat([g, s], dim=1))))
+        return psi
+
+    def applied(self, psi: Tensor | None, s: Tensor, skip: Tensor) -> Tensor:
+        """The skip with what ψ lets through; all of it for None."""
+        out: Tensor = self.proj(s if psi is None else psi * s) + skip
+        return out
 
 
 class UpBlock(nn.Module):

@@ -1,0 +1,193 @@
+"""What all our networks share: padding, four heads, and modules on the four skips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from napari_sa2net.nn.focal import FocalSE
+
+#: Height and width inside a network are multiples of this (four poolings by 2).
+STRIDE = 16
+#: Channels of the skips 4, 3, 2, 1 in units of the base channels.
+SKIP_WIDTHS = (8, 4, 2, 1)
+
+T = TypeVar("T")
+
+
+class SegmentationNet(nn.Module):
+    """A network with four skips, four heads and an attention module on every skip.
+
+    Sequences of four go from the deepest skip to the shallowest (4, 3, 2, 1).
+
+    Parameters
+    ----------
+    in_channels : int
+        Channels of the input image, >= 1.
+    n_classes : int
+        Channels of the output: 1 is a sigmoid model, more a softmax model.
+    base_channels : int
+        Width C; skip k has 2^(k-1) C channels.
+    gates, se : four bools
+        Skips with an attention gate, and with squeeze and excitation.
+    gamma, se_gamma : four floats >= 0
+        Focal exponents of the gates, and of squeeze and excitation.
+    learnable_gamma : bool
+        Train all exponents.
+
+    Raises
+    ------
+    ValueError
+        If a size is below 1 or a sequence does not have four good values.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        n_classes: int,
+        base_channels: int,
+        gamma: Sequence[float],
+        learnable_gamma: bool,
+        gates: Sequence[bool],
+        se: Sequence[bool],
+        se_gamma: Sequence[float],
+    ) -> None:
+        super().__init__()
+        if min(in_channels, n_classes, base_channels) < 1:
+            raise ValueError(
+                "in_channels, n_classes and base_channels must be at least 1, got "
+                f"{in_channels}, {n_classes}, {base_channels}"
+            )
+        self.in_channels = in_channels
+        self.n_classes = n_classes
+        self.base_channels = base_channels
+        self.gates = _four("gates", gates)
+        _four("gamma", gamma)
+        #: Squeeze and excitation by skip, "4" to "1"; no entry where there is none.
+        self.se = nn.ModuleDict(
+            {
+                str(k): FocalSE(width * base_channels, exponent, learnable_gamma)
+                for k, width, wanted, exponent in zip(
+                    (4, 3, 2, 1),
+                    SKIP_WIDTHS,
+                    _four("se", se),
+                    _four("se_gamma", se_gamma),
+                    strict=True,
+                )
+                if wanted
+            }
+        )
+
+    def _add_heads(self) -> None:
+        """The four heads; last, as checkpoints of optimisers count parameters in order."""
+        c, n_classes = self.base_channels, self.n_classes
+        self.outc4 = nn.Conv2d(c, n_classes, 1)
+        self.outc3 = nn.Conv2d(c, n_classes, 1)
+        self.outc2 = nn.Conv2d(2 * c, n_classes, 1)
+        self.outc1 = nn.Conv2d(4 * c, n_classes, 1)
+
+    @property
+    def gamma(self) -> tuple[float, float, float, float]:
+        """Focal exponents of ψ4, ψ3, ψ2, ψ1 as they are now; 0 where there is no gate."""
+        return self._exponents("up{}.AG.focal")
+
+    @property
+    def se_gamma(self) -> tuple[float, float, float, float]:
+        """Focal exponents of squeeze and excitation, skips 4, 3, 2, 1; 0 where none is."""
+        return self._exponents("se.{}.focal")
+
+    def _exponents(self, path: str) -> tuple[float, float, float, float]:
+        modules = dict(self.named_modules())
+        g4, g3, g2, g1 = (
+            # A learned one may be below 0 until its next use.
+            max(0.0, float(modules[name].gamma.detach())) if name in modules else 0.0
+            for name in (path.format(k) for k in (4, 3, 2, 1))
+        )
+        return g4, g3, g2, g1
+
+    def excite(self, skips: list[Tensor]) -> list[Tensor]:
+        """The skips 1…4, channels weighted where there is squeeze and excitation."""
+        return [
+            self.se[str(k)](skip) if str(k) in self.se else skip
+            for k, skip in enumerate(skips, start=1)
+        ]
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Decoder features P4, P3, P2, P1 of an image whose sides are multiples of 16."""
+        raise NotImplementedError
+
+    def heads(self, decoded: list[Tensor], deep_supervision: bool) -> list[Tensor]:
+        """Logits at full size: main head, then those of 1/2, 1/4 and 1/8 resolution."""
+        p4, p3, p2, p1 = decoded
+        main = self.outc4(p1)
+        if not deep_supervision:
+            return [main]
+        size = p1.shape[-2:]
+        # Published: resize, then Conv1. Both are linear and the bilinear weights sum to 1,
+        # so the order does not matter, and few channels are cheaper to resize than many.
+        return [
+            main,
+            resize(self.outc3(p2), size),
+            resize(self.outc2(p3), size),
+            resize(self.outc1(p4), size),
+        ]
+
+    def forward(self, x: Tensor, deep_supervision: bool = False) -> Tensor | list[Tensor]:
+        """Compute logits.
+
+        Parameters
+        ----------
+        x : Tensor, (B, in_channels, H, W), any H, W >= 1
+            Padded at bottom and right to multiples of 16 by reflection, and cropped back.
+        deep_supervision : bool
+            Return the logits of all four heads, main first, all at full size.
+
+        Returns
+        -------
+        Tensor (B, n_classes, H, W), or a list of four such.
+        """
+        height, width = x.shape[-2:]
+        logits = self.heads(self.features(pad_to_stride(x)), deep_supervision)
+        cropped = [y[..., :height, :width] for y in logits]
+        return cropped if deep_supervision else cropped[0]
+
+
+def _four(name: str, values: Sequence[T]) -> tuple[T, ...]:
+    if len(values) != 4:
+        raise ValueError(f"{name} needs four values (skips 4, 3, 2, 1), got {len(values)}")
+    return tuple(values)
+
+
+def resize(x: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
+    """Bilinear resize to (h, w), align_corners=False; the tensor itself if it fits."""
+    if x.shape[-2:] == tuple(size):
+        return x
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def pad_to_stride(x: Tensor, stride: int = STRIDE) -> Tensor:
+    """Pad (B, C, H, W) at bottom and right to multiples of stride by reflection.
+
+    The reflection repeats where the image is smaller than the pad (as numpy's does); an
+    axis of one pixel repeats its value.
+    """
+    for axis in (-2, -1):
+        n = x.shape[axis]
+        if n % stride:
+            index = reflect_index(n, n + (-n) % stride, x.device)
+            x = x.index_select(axis, index)
+    return x
+
+
+def reflect_index(n: int, length: int, device: torch.device | None = None) -> Tensor:
+    """Indices 0…length-1 reflected into 0…n-1 (edge not repeated)."""
+    index = torch.arange(length, device=device)
+    if n == 1:
+        return torch.zeros_like(index)
+    period = 2 * (n - 1)
+    index = index % period
+    return torch.minimum(index, period - index)
