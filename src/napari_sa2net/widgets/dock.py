@@ -139,4 +139,11 @@ class SegmentDock(SA2NetDock):
         super().__init__(viewer, (page_named("Segment"),))
 
 
-__all__ = ["SA2NetDock", "SegmentDock"]
+class SeeWhyDock(SA2NetDock):
+    """The See-why page alone."""
+
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
+        super().__init__(viewer, (page_named("See why"),))
+
+
+__all__ = ["SA2NetDock", "SeeWhyDock", "SegmentDock"]

@@ -15,6 +15,8 @@ class EmptyState(QWidget):
     ----------
     samples : list of (str, str)
         Key and words of each sample image.
+    promise : str
+        What the page does with an image.
 
     Signals
     -------
@@ -26,13 +28,18 @@ class EmptyState(QWidget):
     openWanted = Signal()
     sampleWanted = Signal(str)
 
-    def __init__(self, samples: list[tuple[str, str]], parent: QWidget | None = None) -> None:
+    def __init__(
+        self,
+        samples: list[tuple[str, str]],
+        promise: str = "One click then finds and measures its cells.",
+        parent: QWidget | None = None,
+    ) -> None:
         super().__init__(parent)
         title = QLabel("Open an image, or try a sample")
         title.setProperty("role", "title")
         title.setAlignment(Qt.AlignmentFlag.AlignHCenter)
         title.setWordWrap(True)
-        text = muted("One click then finds and measures its cells.")
+        text = muted(promise)
         text.setAlignment(Qt.AlignmentFlag.AlignHCenter)
         self.open = QPushButton("Open an image…")
         self.open.setProperty("role", "primary")

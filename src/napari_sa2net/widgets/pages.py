@@ -59,7 +59,16 @@ def _segment(workspace: Workspace) -> PageWidget:
     return SegmentPage(workspace)
 
 
-PAGES: tuple[Page, ...] = (Page("Segment", "Find the cells in an image", _segment),)
+def _see_why(workspace: Workspace) -> PageWidget:
+    from napari_sa2net.widgets.see_why_page import SeeWhyPage
+
+    return SeeWhyPage(workspace)
+
+
+PAGES: tuple[Page, ...] = (
+    Page("Segment", "Find the cells in an image", _segment),
+    Page("See why", "What the network looked at, and what if it had not", _see_why),
+)
 
 
 def page_named(name: str) -> Page:

@@ -8,30 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QKeyEvent
-from qtpy.QtWidgets import (
-    QDockWidget,
-    QFileDialog,
-    QFrame,
-    QLabel,
-    QMainWindow,
-    QPushButton,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QDockWidget, QFrame, QLabel, QMainWindow, QVBoxLayout, QWidget
 
 from napari_sa2net.app.preview import source_plan
-from napari_sa2net.app.session import ErrorInfo, ImageSource, SegmentOutcome
+from napari_sa2net.app.session import ImageSource, SegmentOutcome
 from napari_sa2net.config import PredictConfig
 from napari_sa2net.errors import SA2NetError
 from napari_sa2net.widgets.advanced import AdvancedSection
-from napari_sa2net.widgets.common import Form, align_forms, duration_words, repolish, separator
-from napari_sa2net.widgets.empty_state import EmptyState
-from napari_sa2net.widgets.error_box import ErrorBox
-from napari_sa2net.widgets.image_row import ImageDetails, ImageRow
+from napari_sa2net.widgets.common import Form, align_forms, separator
+from napari_sa2net.widgets.image_row import ImageDetails
 from napari_sa2net.widgets.model_row import ModelRow
 from napari_sa2net.widgets.napari_port.geometry import axes_choices
+from napari_sa2net.widgets.page_parts import (
+    ImageChoice,
+    NoImage,
+    RunControls,
+    column,
+    guarded,
+)
 from napari_sa2net.widgets.pages import PageWidget
-from napari_sa2net.widgets.progress_line import ProgressLine
 from napari_sa2net.widgets.region_row import RegionRow
 from napari_sa2net.widgets.result_section import ResultSection
 from napari_sa2net.widgets.size_row import TIP as SIZE_TIP
@@ -42,12 +37,6 @@ if TYPE_CHECKING:
     from napari_sa2net.data.plan import ImagePlan
     from napari_sa2net.widgets.workspace import Workspace
 
-SAMPLES = [
-    ("nuclei", "Synthetic nuclei with the true outlines"),
-    ("tissue", "Stained tissue (DAB and haematoxylin)"),
-    ("nuclei_stack", "Stack of nuclei, 60 planes"),
-    ("timelapse", "Time-lapse of cells, 30 frames"),
-]
 TABLE_HEIGHT = 260
 SEGMENT_TIP = "Find the cells. The result is a new layer over the image"
 
@@ -65,17 +54,20 @@ class SegmentPage(PageWidget):
         self._axes_shown: tuple[Any, ...] = ()
         self._build()
         self._connect()
-        self._images_changed()
-        for field in ("models", "image", "sliders", "device_line", "running", "error"):
+        for field in ("models", "image", "sliders", "device_line"):
             getattr(self, f"_show_{field}")()
 
     # --- building ------------------------------------------------------------------------
 
     def _build(self) -> None:
-        self.empty = EmptyState(SAMPLES)
+        self._no_image = NoImage(
+            self._workspace, self, "One click then finds and measures its cells."
+        )
+        self.empty = self._no_image.state
         self.work = QWidget()
         self.found = QWidget()
-        self.image_row = ImageRow()
+        self._choice = ImageChoice(self._workspace, self.connections, self)
+        self.image_row = self._choice.row
         self.model_row = ModelRow()
         self.size_row = SizeRow()
         self.region_row = RegionRow()
@@ -87,9 +79,16 @@ class SegmentPage(PageWidget):
         hint_text = QLabel("Drag a line across one cell in the image. Esc cancels.")
         hint_text.setWordWrap(True)
         hint_layout.addWidget(hint_text)
-        self.button = QPushButton("Segment")
-        self.progress = ProgressLine()
-        self.error = ErrorBox()
+        self._run = run = RunControls(
+            self._workspace,
+            self.connections,
+            self,
+            "Segment",
+            SEGMENT_TIP,
+            self._start,
+            lambda: self.session.estimate_s,
+        )
+        self.button, self.progress, self.error = run.button, run.progress, run.error
         self.result = ResultSection()
 
         form = Form()
@@ -99,11 +98,11 @@ class SegmentPage(PageWidget):
         form.add("Object size", self.size_row, SIZE_TIP)
         form.add_wide(self.size_row.note)
         form.add("Where", self.region_row, "How much of the image is segmented", top=True)
-        work = _column(self.work)
+        work = column(self.work)
         parts: list[QWidget] = [form, self.hint, self.advanced, self.button, self.progress]
         for part in parts:
             work.addWidget(part)
-        found = _column(self.found)
+        found = column(self.found)
         found.addWidget(separator())
         found.addWidget(self.result)
         self.hint.setVisible(False)
@@ -129,27 +128,18 @@ class SegmentPage(PageWidget):
             ("image_line", self._show_image_line),
             ("instances", self._show_settings),
             ("predict", self._show_settings),
-            ("running", self._show_running),
-            ("progress", self._show_progress),
-            ("estimate_s", self._show_progress),
-            ("engine", self._show_progress),
             ("device_line", self._show_device_line),
             ("info", self._show_device_line),
             ("sliders", self._show_sliders),
             ("sliders_note", self._show_sliders),
             ("summary", self._show_sliders),
-            ("error", self._show_error),
+            ("where", self._show_region),
+            ("planes", self._show_region),
         ):
             connect(getattr(events, field), show)
-        connect(self.port.images_changed, self._images_changed)
-        connect(self.port.image_changed, self._images_changed)
         connect(self.port.view_changed, self._view_moved)
         connect(self.controller.result_ready, self._result_ready)
         self._rest.timeout.connect(self._view_rested)
-        self.empty.openWanted.connect(self._open)
-        self.empty.sampleWanted.connect(self._open_sample)
-        self.image_row.chosen.connect(self._choose_image)
-        self.image_row.pinToggled.connect(self._pin)
         self.details.axesChosen.connect(self.port.set_axes)
         self.details.channelsChosen.connect(self.port.set_channels)
         self.model_row.valueChanged.connect(self._choose_model)
@@ -161,9 +151,6 @@ class SegmentPage(PageWidget):
         self.advanced.normalizeChanged.connect(
             lambda: self.controller.set_normalize(self.advanced.normalize())
         )
-        self.button.clicked.connect(self._pressed)
-        self.error.dismissed.connect(self.controller.dismiss_error)
-        self.error.restartWanted.connect(self.controller.restart_engine)
         self.result.valueChanged.connect(self._instances_changed)
         self.result.tableWanted.connect(self._open_table)
 
@@ -181,41 +168,11 @@ class SegmentPage(PageWidget):
 
     # --- what a person does --------------------------------------------------------------
 
-    def _pressed(self) -> None:
-        if self.session.running:
-            self.controller.cancel()
-            return
+    def _start(self) -> None:
         self.port.cancel_measure()
         # plane and view are those of this moment
         self._workspace.refresh_image()
         self.controller.segment()
-
-    def _open(self) -> None:
-        paths, _ = QFileDialog.getOpenFileNames(self, "Open an image")
-        if paths:
-            self._guarded(lambda: self.port.open(paths))
-
-    def _open_sample(self, name: str) -> None:
-        self._guarded(lambda: self.port.open_sample(name))
-
-    def _guarded(self, action: Any) -> None:
-        """Say in the page what went wrong with an action of napari's."""
-        try:
-            action()
-        except Exception as error:
-            import traceback
-
-            self.session.error = ErrorInfo(
-                type(error).__name__, str(error), traceback.format_exc()
-            )
-
-    def _choose_image(self, key: str) -> None:
-        self.port.choose(key)
-        self.image_row.set_pinned(self.port.pinned)
-
-    def _pin(self, pinned: bool) -> None:
-        self.port.set_pinned(pinned)
-        self.image_row.set_pinned(self.port.pinned)
 
     def _choose_model(self, name: str) -> None:
         self.controller.set_model(name)
@@ -276,7 +233,7 @@ class SegmentPage(PageWidget):
             dock.show()
             dock.raise_()
 
-        self._guarded(show)
+        guarded(self.session, show)
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
         if event is not None and event.key() == Qt.Key.Key_Escape and self.hint.isVisible():
@@ -285,11 +242,6 @@ class SegmentPage(PageWidget):
         super().keyPressEvent(event)
 
     # --- what the viewer and the session say ---------------------------------------------
-
-    def _images_changed(self) -> None:
-        source = self.session.image
-        self.image_row.set_choices(self.port.choices(), source.key if source else None)
-        self.image_row.set_pinned(self.port.pinned)
 
     def _view_moved(self) -> None:
         if self.session.where == "view" or self.session.planes == "current":
@@ -310,7 +262,6 @@ class SegmentPage(PageWidget):
         self.model_row.set_models(self.session.models, self.session.model)
         if not had and self.model_row.entry() is not None:
             self._take_model_defaults()
-        self._show_running()
 
     def _show_image(self, _: Any = None) -> None:
         source = self.session.image
@@ -319,7 +270,6 @@ class SegmentPage(PageWidget):
         self.found.setVisible(source is not None)
         if source is None:
             return
-        self._images_changed()
         self.size_row.set_pixel_size(source.pixel_size_um)
         self.result.set_pixel_size(source.pixel_size_um)
         shown = (source.key, source.axes, source.channels, source.shape)
@@ -355,51 +305,17 @@ class SegmentPage(PageWidget):
 
     def _show_device_line(self, _: Any = None) -> None:
         self.advanced.set_info(self.session.info)
-        self._show_progress()
 
-    def _show_running(self, _: Any = None) -> None:
-        running = self.session.running
-        self.button.setText("Cancel" if running else "Segment")
-        self.button.setToolTip("Stop; nothing is changed" if running else SEGMENT_TIP)
-        self.button.setProperty("role", "cancel" if running else "primary")
-        self.button.setEnabled(running or bool(self.session.models))
-        repolish(self.button)
-        self._show_progress()
-
-    def _show_progress(self, _: Any = None) -> None:
-        session = self.session
-        self.progress.set_progress(session.progress if session.running else None, self._idle())
-
-    def _idle(self) -> str:
-        session = self.session
-        if not session.models:
-            return "No model is installed. Install one with: sa2net models import FILE"
-        if session.engine == "starting" or (session.engine != "down" and not session.info):
-            return "Getting ready in the background; you can press Segment already."
-        parts = []
-        if session.estimate_s is not None:
-            parts.append(duration_words(session.estimate_s).capitalize())
-        if session.device_line:
-            parts.append(f"on {session.device_line}" if parts else session.device_line)
-        return " ".join(parts)
+    def _show_region(self, _: Any = None) -> None:
+        self.region_row.setValue(self.session.where, self.session.planes)
 
     def _show_sliders(self, _: Any = None) -> None:
         session = self.session
         self.result.set_state(session.sliders, session.sliders_note, session.summary)
 
-    def _show_error(self, _: Any = None) -> None:
-        self.error.set_error(self.session.error, can_restart=self.session.engine == "down")
-
 
 def _set_height(window: QMainWindow, dock: QDockWidget, height: int) -> None:
     window.resizeDocks([dock], [height], Qt.Orientation.Vertical)
-
-
-def _column(widget: QWidget) -> QVBoxLayout:
-    layout = QVBoxLayout(widget)
-    layout.setContentsMargins(0, 0, 0, 0)
-    layout.setSpacing(8)
-    return layout
 
 
 def _channel_names(plan: ImagePlan) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QObject, QTimer
 
 from napari_sa2net.app.controllers import SegmentController
+from napari_sa2net.app.explain import ExplainController
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.session import Session
 from napari_sa2net.config import PredictConfig
@@ -39,13 +40,19 @@ class Workspace(QObject):
         self.port = NapariPort(viewer)
         self.link = EngineLink(self.session, dispatch=self.dispatch)
         self.controller = SegmentController(self.link)
-        port, controller = self.port, self.controller
+        self.explain = ExplainController(self.controller)
+        port, controller, explain = self.port, self.controller, self.explain
         port.image_changed.connect(self._image_changed)
         port.pixels_changed.connect(controller.image_changed)
         port.image_gone.connect(controller.forget_image)
         port.result_edited.connect(controller.mark_edited)
         port.result_gone.connect(controller.forget_result)
+        port.pixels_changed.connect(explain.forget_image)
+        port.image_gone.connect(explain.forget_image)
+        port.result_gone.connect(explain.forget_result)
+        port.maps.gone.connect(explain.layer_gone)
         controller.result_ready.connect(port.show)
+        explain.overlay.connect(port.show_overlay)
         controller.labels_updated.connect(lambda u: port.update_labels(u.key, u.labels))
         controller.table_ready.connect(lambda u: port.update_table(u.key, u.objects))
 

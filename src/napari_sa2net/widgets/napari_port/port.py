@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
+import numpy as np
 from napari.layers import Image, Labels
 from psygnal import Signal
 
 from napari_sa2net.app.session import ImageSource, SegmentOutcome
+from napari_sa2net.app.why import Overlay
 from napari_sa2net.widgets.napari_port.connections import Connections
+from napari_sa2net.widgets.napari_port.maps import MapLayers, is_overlay
 from napari_sa2net.widgets.napari_port.measuring import MeasureLine
+from napari_sa2net.widgets.napari_port.picking import go_to
 from napari_sa2net.widgets.napari_port.reading import image_source, layer_key
 from napari_sa2net.widgets.napari_port.results import (
     METADATA_KEY,
@@ -20,6 +24,7 @@ from napari_sa2net.widgets.napari_port.results import (
 )
 
 if TYPE_CHECKING:
+    from napari.layers import Layer
     from napari.viewer import Viewer
     from numpy.typing import NDArray
 
@@ -60,6 +65,7 @@ class NapariPort:
         self._channels: dict[str, tuple[int, ...]] = {}
         self._results: dict[str, ResultLayer] = {}
         self._measure: MeasureLine | None = None
+        self.maps = MapLayers(viewer)
         self._watched: dict[Image, Connections] = {}
         self._layer_connections = Connections()
         self._connections = Connections()
@@ -81,8 +87,8 @@ class NapariPort:
     # --- the image ---------------------------------------------------------------------
 
     def images(self) -> list[Image]:
-        """Image layers, the topmost first."""
-        return [layer for layer in reversed(self.viewer.layers) if isinstance(layer, Image)]
+        """Image layers but for those of ours, the topmost first."""
+        return [layer for layer in reversed(self.viewer.layers) if _is_image(layer)]
 
     def choices(self) -> list[tuple[str, str]]:
         """Key and name of every image layer, the topmost first."""
@@ -209,6 +215,35 @@ class NapariPort:
         shown = self._results.get(key)
         return shown.layer if shown is not None and shown.alive else None
 
+    def edited_labels(self, key: str, shape: tuple[int, ...]) -> NDArray[np.int32] | None:
+        """Labels of a result as a person has left them; None where they are ours still."""
+        shown = self._results.get(key)
+        if shown is None or not shown.alive or not shown.edited:
+            return None
+        labels = np.asarray(shown.layer.data)
+        return labels.reshape(shape).astype(np.int32) if labels.size == np.prod(shape) else None
+
+    def ranked(self, key: str, column: str) -> list[int]:
+        """Labels of a result by a column of its table, the highest first."""
+        layer = self.result_layer(key)
+        if layer is None or not {"label", column} <= set(layer.features.columns):
+            return []
+        table = layer.features.dropna(subset=[column]).sort_values(column, ascending=False)
+        return [int(label) for label in table["label"]]
+
+    def go_to(self, key: str, label: int) -> bool:
+        """Select an object of a result and bring it into view."""
+        layer = self.result_layer(key)
+        return layer is not None and go_to(self.viewer, layer, label)
+
+    # --- overlays ----------------------------------------------------------------------
+
+    def show_overlay(self, overlay: Overlay) -> None:
+        """Show, replace or take away a layer of the See-why page, if its image is there."""
+        image = self._image(overlay.source.key)
+        if image is not None:
+            self.maps.show(image, overlay)
+
     def close(self) -> None:
         """Leave the viewer with no callback of ours; the layers are the user's."""
         self.cancel_measure()
@@ -220,12 +255,13 @@ class NapariPort:
         for shown in self._results.values():
             shown.disconnect()
         self._results.clear()
+        self.maps.close()
         self._current = None
 
     # --- what napari says --------------------------------------------------------------
 
     def _inserted(self, event: Any) -> None:
-        if isinstance(event.value, Image):
+        if _is_image(event.value):
             self._watch(event.value)
             self.images_changed.emit()
             self._follow()
@@ -237,7 +273,8 @@ class NapariPort:
                 shown.disconnect()
                 del self._results[key]
                 self.result_gone.emit(key)
-        if not isinstance(layer, Image):
+        self.maps.removed(layer)
+        if not _is_image(layer):
             return
         connections = self._watched.pop(layer, None)
         if connections is not None:
@@ -245,6 +282,7 @@ class NapariPort:
         key = layer_key(layer)
         self._axes.pop(key, None)
         self._channels.pop(key, None)
+        self.maps.forget_image(key)
         self.image_gone.emit(key)
         if layer is self._current:
             self.pinned = False
@@ -284,7 +322,7 @@ class NapariPort:
         if self.pinned and self._current in images:
             return
         active = self.viewer.layers.selection.active
-        if isinstance(active, Image):
+        if active is not None and _is_image(active):
             self._set_current(active)
         elif self._current not in images:
             self._set_current(images[0] if images else None)
@@ -304,6 +342,10 @@ class NapariPort:
         connections.connect(layer.events.name, self._renamed)
         connections.connect(layer.events.data, lambda event: self._pixels(layer))
         self._watched[layer] = connections
+
+
+def _is_image(layer: Layer) -> TypeGuard[Image]:
+    return isinstance(layer, Image) and not is_overlay(layer)
 
 
 __all__ = ["METADATA_KEY", "PLUGIN", "NapariPort"]

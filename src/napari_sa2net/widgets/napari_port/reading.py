@@ -44,7 +44,7 @@ def pixel_size_um(layer: Layer) -> float | None:
     return float(np.sqrt(area)) if np.isfinite(area) and area > 0 else None
 
 
-def _in_layer_units(viewer: Viewer, layer: Layer, world: NDArray[Any]) -> NDArray[Any]:
+def in_layer_units(viewer: Viewer, layer: Layer, world: NDArray[Any]) -> NDArray[Any]:
     """A world position (last axes) in the layer's units; napari converts lengths to draw."""
     world = np.array(world, dtype=float)[-layer.ndim :]
     units = getattr(viewer.dims, "units", None)
@@ -56,13 +56,20 @@ def _in_layer_units(viewer: Viewer, layer: Layer, world: NDArray[Any]) -> NDArra
     return world
 
 
+def in_viewer_units(viewer: Viewer, layer: Layer, world: NDArray[Any]) -> NDArray[Any]:
+    """The other way round: a position in the layer's world, as camera and sliders count."""
+    world = np.array(world, dtype=float)
+    one = in_layer_units(viewer, layer, np.ones(viewer.dims.ndim))
+    return world / one if len(one) == len(world) else world
+
+
 def shown_plane(viewer: Viewer, layer: Image, axes: str) -> tuple[int, ...] | None:
     """Stack index that the viewer shows, in the order of the stack axes; None for 2-D."""
     names = axes[: layer.ndim]
     stack = [i for i, name in enumerate(names) if name not in "YXC"]
     if not stack:
         return None
-    position = layer.world_to_data(_in_layer_units(viewer, layer, viewer.dims.point))
+    position = layer.world_to_data(in_layer_units(viewer, layer, viewer.dims.point))
     shape = _shape(layer)
     return tuple(int(np.clip(round(float(position[i])), 0, shape[i] - 1)) for i in stack)
 
@@ -72,7 +79,7 @@ def shown_channel(viewer: Viewer, layer: Image, axes: str) -> int | None:
     channel = axes[: layer.ndim].find("C")
     if channel < 0:
         return None
-    position = layer.world_to_data(_in_layer_units(viewer, layer, viewer.dims.point))
+    position = layer.world_to_data(in_layer_units(viewer, layer, viewer.dims.point))
     return int(np.clip(round(float(position[channel])), 0, _shape(layer)[channel] - 1))
 
 
@@ -97,7 +104,7 @@ def visible_box(viewer: Viewer, layer: Image) -> tuple[int, int, int, int] | Non
         # the camera's axes follow the order of display, also when x and y are swapped
         for axis, center, side in zip(shown, camera.center[-2:], half * sign, strict=True):
             point[axis] = center + side
-        corners.append(layer.world_to_data(_in_layer_units(viewer, layer, point))[-2:])
+        corners.append(layer.world_to_data(in_layer_units(viewer, layer, point))[-2:])
     height, width = _shape(layer)[-2:]
     y0, y1, x0, x1 = geometry.visible_box(np.array(corners), (height, width))
     return y0, y1, x0, x1

@@ -14,7 +14,7 @@ from napari_sa2net.widgets.napari_port import geometry
 from napari_sa2net.widgets.napari_port.reading import layer_axes
 
 if TYPE_CHECKING:
-    from napari.layers import Image, Labels
+    from napari.layers import Image, Labels, Layer
     from napari.viewer import Viewer
     from numpy.typing import NDArray
 
@@ -41,12 +41,42 @@ def place_labels(
     -------
     labels : int32
         With an axis of length 1 for channels that lie between stack axes and the plane:
-        napari aligns axes from the last, so that axis must stay to keep the others apart.
+        napari aligns axes from the last, so that axis must stay to keep the others apart,
+        also where all of them have length 1 (else a time point would be read as a channel).
     arguments : dict
         scale, translate, rotate, shear, affine, units, axis_labels.
     """
-    names = (source.axes or layer_axes(layer))[: layer.ndim]
-    channel = names.find("C")
+    channel = _channel_axis(layer, source)
+    if channel > 0:
+        labels = np.expand_dims(labels, channel)
+    return labels, place_grid(layer, source, offset)
+
+
+def place_grid(
+    layer: Image,
+    source: ImageSource,
+    offset: tuple[float, ...],
+    step: tuple[float, float] = (1.0, 1.0),
+) -> dict[str, Any]:
+    """Transform arguments of a layer whose pixels lie on a grid of their own in an image.
+
+    Parameters
+    ----------
+    layer, source
+        As of `place_labels`.
+    offset : tuple of float
+        Centre of the grid's first pixel in the image without channels, in pixels; pixel
+        centres are whole numbers.
+    step : (float, float)
+        Image pixels per grid pixel along Y and X.
+
+    Returns
+    -------
+    dict
+        scale, translate, rotate, shear, affine, units, axis_labels; for the image's axes, but
+        for channels that come first.
+    """
+    channel = _channel_axis(layer, source)
     keep = list(range(layer.ndim))
     start = list(offset)
     if channel >= 0:
@@ -54,17 +84,14 @@ def place_labels(
         if channel == 0:
             keep.remove(0)
             start[0] = 0
-        else:
-            labels = np.expand_dims(labels, channel)
     # the window's corner before the affine: world = affine(linear @ data + translate)
     corner = np.asarray(layer.affine.inverse(layer.data_to_world(start)))
     arguments: dict[str, Any] = {
         "translate": corner[keep],
         "affine": layer.affine.affine_matrix[np.ix_([*keep, -1], [*keep, -1])],
         "units": tuple(layer.units[i] for i in keep),
+        "axis_labels": tuple(layer.axis_labels[i] for i in keep),
     }
-    labels_of_axes = tuple(layer.axis_labels[i] for i in keep)
-    arguments["axis_labels"] = labels_of_axes
     if len(keep) == layer.ndim:
         parts: Any = layer
     else:
@@ -78,8 +105,31 @@ def place_labels(
     if not shear.any():
         # napari gives zeros of another length than it takes
         shear = np.zeros(len(keep) * (len(keep) - 1) // 2)
-    arguments.update(scale=parts.scale, rotate=parts.rotate, shear=shear)
-    return labels, arguments
+    # napari composes rotate @ shear @ scale, so a coarser grid is a larger scale
+    scale = np.array(parts.scale, dtype=float)
+    scale[-2:] *= step
+    arguments.update(scale=scale, rotate=parts.rotate, shear=shear)
+    return arguments
+
+
+def set_transforms(layer: Layer, arguments: dict[str, Any]) -> None:
+    """Move a layer where the arguments differ from what it has."""
+    for name, value in arguments.items():
+        old = getattr(layer, name)
+        if name == "affine":
+            old = old.affine_matrix
+        if name in ("units", "axis_labels"):
+            same = old == value
+        else:
+            same = np.shape(old) == np.shape(value) and np.allclose(old, value)
+        same = same or (name == "shear" and not np.any(old) and not np.any(value))
+        if not same:
+            setattr(layer, name, value)
+
+
+def _channel_axis(layer: Image, source: ImageSource) -> int:
+    """Axis of the channels among those that the layer shows; -1 where there is none."""
+    return (source.axes or layer_axes(layer))[: layer.ndim].find("C")
 
 
 class ResultLayer:
@@ -114,17 +164,7 @@ class ResultLayer:
         """Show other labels, and move the layer where `arguments` differ."""
         with self._quietly():
             self.layer.data = labels
-            for name, value in (arguments or {}).items():
-                old = getattr(self.layer, name)
-                if name == "affine":
-                    old = old.affine_matrix
-                if name in ("units", "axis_labels"):
-                    same = old == value
-                else:
-                    same = np.shape(old) == np.shape(value) and np.allclose(old, value)
-                same = same or (name == "shear" and not np.any(old) and not np.any(value))
-                if not same:
-                    setattr(self.layer, name, value)
+            set_transforms(self.layer, arguments or {})
 
     def set_table(self, table: dict[str, NDArray[Any]]) -> None:
         """Put the object table into the layer's features; napari finds rows by ``index``."""

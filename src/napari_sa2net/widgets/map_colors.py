@@ -1,0 +1,62 @@
+"""Colours of maps, stages and changes; safe for the colour-blind."""
+
+from __future__ import annotations
+
+import numpy as np
+from napari.utils.colormaps import Colormap, DirectLabelColormap, ensure_colormap
+from numpy.typing import NDArray
+
+from napari_sa2net.app.why import STRIDES
+
+#: of the four stages, wherever one is drawn: outlines, curves, ticks (Okabe and Ito)
+STAGE_COLORS = dict(zip(STRIDES, ("#56b4e9", "#009e73", "#e69f00", "#e0529c"), strict=True))
+GAINED, LOST = "#3aa0ff", "#ff8c1a"
+_BLACK = (0.0, 0.0, 0.0, 1.0)
+
+
+def map_colormap(name: str) -> Colormap:
+    """Colours of a map by its name; one map of colours for each kind.
+
+    Those of signed maps are black at 0 and those of ψ black at the low end, since layers are
+    added as light.
+    """
+    if name.startswith("scale_gate"):
+        return _SIGNED
+    if name == "global_query":
+        return ensure_colormap("viridis")
+    return ensure_colormap("cividis" if name.startswith("local") else "inferno")
+
+
+def change_colormap() -> Colormap:
+    """−1 lost, +1 gained, 0 transparent."""
+    return _CHANGE
+
+
+def outline_colormap(stride: int) -> DirectLabelColormap:
+    """All objects of a stage in its colour."""
+    return DirectLabelColormap(color_dict={None: STAGE_COLORS[stride], 0: (0.0, 0.0, 0.0, 0.0)})
+
+
+def colored(
+    values: NDArray[np.floating], name: str, low: float, high: float
+) -> NDArray[np.uint8]:
+    """Values (h, w) in the colours of a map, uint8 (h, w, 4)."""
+    share = np.clip((values - low) / ((high - low) or 1), 0, 1)
+    flat = map_colormap(name).map(np.nan_to_num(share).ravel())
+    return np.round(255 * flat).astype(np.uint8).reshape(*values.shape, 4)
+
+
+_SIGNED = Colormap(
+    [
+        (1.0, 0.62, 0.2, 1.0),
+        (0.85, 0.35, 0.0, 1.0),
+        _BLACK,
+        (0.0, 0.35, 0.85, 1.0),
+        (0.35, 0.75, 1.0, 1.0),
+    ],
+    controls=[0, 0.25, 0.5, 0.75, 1],
+    name="sa2net signed",
+)
+_CHANGE = Colormap(
+    [LOST, (0.0, 0.0, 0.0, 0.0), GAINED], controls=[0, 0.5, 1], name="sa2net change"
+)

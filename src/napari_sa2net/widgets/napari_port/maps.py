@@ -1,0 +1,157 @@
+"""Layers of the See-why page: attention maps on their own grids, outlines, changes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image, Labels
+from psygnal import Signal
+
+from napari_sa2net.app.why import STAGE, Overlay, Patch
+from napari_sa2net.app.why_words import layer_name
+from napari_sa2net.engine.protocol import AttentionMap
+from napari_sa2net.widgets.map_colors import (
+    change_colormap,
+    map_colormap,
+    outline_colormap,
+)
+from napari_sa2net.widgets.napari_port.results import (
+    METADATA_KEY,
+    keep_selection,
+    place_grid,
+    set_transforms,
+)
+
+if TYPE_CHECKING:
+    from napari.layers import Layer
+    from napari.viewer import Viewer
+
+#: mean brightness of an image, 0 to 1, from which adding light to it shows nothing
+BRIGHT = 0.6
+SLOT_KEY = "why"
+IMAGE_KEY = "image"
+
+
+def is_overlay(layer: Layer) -> bool:
+    """A layer of ours that is no image to work on."""
+    return SLOT_KEY in layer.metadata.get(METADATA_KEY, {})
+
+
+class MapLayers:
+    """One layer for each image and slot, replaced in place.
+
+    Attributes
+    ----------
+    gone
+        Image key and slot of a layer that a person deleted.
+    """
+
+    gone = Signal(str, str)
+
+    def __init__(self, viewer: Viewer) -> None:
+        self._viewer = viewer
+        self._layers: dict[tuple[str, str], Layer] = {}
+
+    def show(self, image: Image, overlay: Overlay) -> None:
+        """Add, replace or take away a layer; selection and camera stay as they are."""
+        key = (overlay.source.key, overlay.slot)
+        layer = self._find(*key)
+        if overlay.content is None:
+            if layer is not None:
+                self._layers.pop(key, None)
+                with keep_selection(self._viewer):
+                    self._viewer.layers.remove(layer)
+            return
+        arguments, transforms = _arguments(image, overlay)
+        if layer is not None and layer.ndim != arguments["data"].ndim:
+            # the image's axes were spelled anew
+            self._layers.pop(key, None)
+            self._viewer.layers.remove(layer)
+            layer = None
+        if layer is None:
+            kind = Labels if overlay.slot == STAGE else Image
+            metadata = {METADATA_KEY: {SLOT_KEY: overlay.slot, IMAGE_KEY: overlay.source.key}}
+            layer = kind(**arguments, **transforms, metadata=metadata)
+            with keep_selection(self._viewer):
+                self._viewer.add_layer(layer)
+        else:
+            _replace(layer, arguments, transforms)
+        self._layers[key] = layer
+
+    def layer(self, image_key: str, slot: str) -> Layer | None:
+        """The layer of a slot, if it is there."""
+        layer = self._layers.get((image_key, slot))
+        return layer if layer is not None and layer in self._viewer.layers else None
+
+    def removed(self, layer: Layer) -> None:
+        """A layer has left the viewer."""
+        for key, known in list(self._layers.items()):
+            if known is layer:
+                del self._layers[key]
+                self.gone.emit(*key)
+
+    def forget_image(self, image_key: str) -> None:
+        """The image is gone; what lies over it is the user's."""
+        for key in [key for key in self._layers if key[0] == image_key]:
+            del self._layers[key]
+
+    def close(self) -> None:
+        """Leave the layers to the user."""
+        self._layers.clear()
+
+    def _find(self, image_key: str, slot: str) -> Layer | None:
+        """Ours, or one that was left when the page was closed."""
+        layer = self.layer(image_key, slot)
+        if layer is not None:
+            return layer
+        wanted = {SLOT_KEY: slot, IMAGE_KEY: image_key}
+        for other in self._viewer.layers:
+            if other.metadata.get(METADATA_KEY) == wanted:
+                return other
+        return None
+
+
+def _arguments(image: Image, overlay: Overlay) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a layer is made of, and where it lies."""
+    content = overlay.content
+    if isinstance(content, AttentionMap):
+        values, corner, step = content.values, content.translate, content.scale
+        low, high = content.low, content.high
+        more: dict[str, Any] = {
+            "name": layer_name(overlay.slot, image.name, channel=content.channel),
+            "contrast_limits": (low, high if high > low else low + 1),
+            "colormap": map_colormap(overlay.slot),
+            # as the network reads a coarse map between its pixels
+            "interpolation2d": "linear",
+            "blending": "additive",
+        }
+    else:
+        assert isinstance(content, Patch)
+        values, step = content.values, (1.0, 1.0)
+        corner = (content.box[0], content.box[2])
+        more = {"name": layer_name(overlay.slot, image.name, stride=content.stride)}
+        if overlay.slot == STAGE:
+            more["colormap"] = outline_colormap(content.stride)
+            more["opacity"] = 1.0
+        else:
+            more["contrast_limits"] = (-1, 1)
+            more["colormap"] = change_colormap()
+            more["blending"] = "translucent_no_depth"
+            more["interpolation2d"] = "nearest"
+    transforms = place_grid(image, overlay.source, (*overlay.index, *corner), step)
+    n_lead = len(transforms["scale"]) - 2
+    more["data"] = np.asarray(values).reshape((1,) * n_lead + np.shape(values))
+    return more, transforms
+
+
+def _replace(layer: Layer, arguments: dict[str, Any], transforms: dict[str, Any]) -> None:
+    """Other content in the same layer; how it is drawn stays as the person has set it."""
+    layer.data = arguments["data"]
+    layer.name = arguments["name"]
+    if isinstance(layer, Labels):
+        layer.colormap = arguments["colormap"]
+    else:
+        layer.contrast_limits_range = arguments["contrast_limits"]
+        layer.contrast_limits = arguments["contrast_limits"]
+    set_transforms(layer, transforms)

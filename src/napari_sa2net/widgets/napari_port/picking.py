@@ -1,0 +1,116 @@
+"""Choose an object: by a click, by a key, or by jumping to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Labels
+
+from napari_sa2net.widgets.napari_port.reading import in_layer_units, in_viewer_units
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+#: no binding of napari's own, neither of the viewer nor of any kind of layer
+KEY = "W"
+#: screen pixels that a mouse may move between press and release of a click
+SLACK = 4.0
+#: an object smaller than this on the screen is zoomed to, until it has this size (px)
+SEEN = 90.0
+
+
+class CellPicker:
+    """Tells which object of a layer was clicked, while it is on.
+
+    Parameters
+    ----------
+    viewer : Viewer
+    labels : callable
+        The layer whose objects can be clicked; None for none.
+    picked : callable
+        Called with a label.
+    """
+
+    def __init__(
+        self,
+        viewer: Viewer,
+        labels: Callable[[], Labels | None],
+        picked: Callable[[int], None],
+    ) -> None:
+        self._viewer = viewer
+        self._labels = labels
+        self._picked = picked
+        self._layer: Labels | None = None
+        self.on = False
+
+    def turn(self, on: bool) -> None:
+        """Listen to clicks and the key, or no longer."""
+        if on == self.on:
+            return
+        self.on = on
+        callbacks = self._viewer.mouse_drag_callbacks
+        if on:
+            callbacks.append(self._drag)
+            self._viewer.bind_key(KEY, self._key, overwrite=True)
+        else:
+            callbacks.remove(self._drag)
+            self._viewer.bind_key(KEY, None, overwrite=True)
+
+    def _drag(self, viewer: Any, event: Any) -> Generator[None, None, None]:
+        # napari paints, erases, picks … in other modes, and those clicks are not for us
+        active = self._viewer.layers.selection.active
+        busy = active is not None and str(active.mode) not in ("pan_zoom", "select")
+        layer = self._labels()
+        if busy or layer is None or event.button != 1 or event.modifiers:
+            return
+        start, world = np.array(event.pos, dtype=float), event.position
+        yield
+        while event.type == "mouse_move":
+            if np.abs(np.array(event.pos, dtype=float) - start).max() > SLACK:
+                return
+            yield
+        label = label_at(self._viewer, layer, world)
+        if label:
+            layer.selected_label = label
+            self._picked(label)
+
+    def _key(self, viewer: Any) -> None:
+        layer = self._labels()
+        if layer is not None and layer.selected_label:
+            self._picked(int(layer.selected_label))
+
+
+def label_at(viewer: Viewer, layer: Labels, world: tuple[float, ...]) -> int:
+    """Label under a position in the viewer; 0 for none."""
+    position = layer.world_to_data(in_layer_units(viewer, layer, np.asarray(world)))
+    index = np.round(np.asarray(position)).astype(int)
+    if (index < 0).any() or (index >= layer.data.shape).any():
+        return 0
+    return int(layer.data[tuple(index)])
+
+
+def go_to(viewer: Viewer, layer: Labels, label: int) -> bool:
+    """Select an object and bring it into the middle of the view; False where it is not."""
+    where = np.nonzero(np.asarray(layer.data) == label)
+    if not len(where[0]):
+        return False
+    layer.selected_label = label
+    low = np.array([axis.min() for axis in where], dtype=float)
+    high = np.array([axis.max() for axis in where], dtype=float)
+    begin, middle, end = (
+        in_viewer_units(viewer, layer, np.array(layer.data_to_world(point)))
+        for point in (low, (low + high) / 2, high)
+    )
+    lead = viewer.dims.ndim - layer.ndim
+    shown = [axis - lead for axis in viewer.dims.displayed[-2:]]
+    for axis in range(layer.ndim):
+        if axis + lead in viewer.dims.not_displayed:
+            viewer.dims.set_point(axis + lead, float(middle[axis]))
+    camera = getattr(viewer, "scene", viewer).camera
+    camera.center = (camera.center[0], *(float(middle[axis]) for axis in shown))
+    size = float(np.linalg.norm((end - begin)[shown]))
+    if 0 < size * camera.zoom < SEEN:
+        camera.zoom = SEEN / size
+    return True

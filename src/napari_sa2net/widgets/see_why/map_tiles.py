@@ -1,0 +1,202 @@
+"""The network as tiles: every tile a map of this image, a click lays it over the image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import QPointF, QRectF, QSize, Qt, Signal
+from qtpy.QtGui import QColor, QImage, QPainter, QPaintEvent, QPen, QPolygonF
+from qtpy.QtWidgets import QAbstractButton, QGridLayout, QLabel, QSizePolicy, QWidget
+
+from napari_sa2net.app.why import STRIDES
+from napari_sa2net.app.why_words import STAGE_WORDS, map_help, map_title
+from napari_sa2net.engine.protocol import AttentionMap
+from napari_sa2net.widgets.map_colors import STAGE_COLORS, colored
+from napari_sa2net.widgets.theme import ACCENT
+
+#: pixels of a thumbnail's longer side, enough for a dense display
+THUMBNAIL = 160
+ROWS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
+    (
+        "Which scale counts, and where",
+        "Scale gates and global query: how much attention adds at each of four scales",
+        (
+            ("scale_gate_1", "1 fine"),
+            ("scale_gate_2", "2"),
+            ("scale_gate_3", "3"),
+            ("scale_gate_4", "4 coarse"),
+            ("global_query", "query"),
+        ),
+    ),
+    (
+        "What passes at each scale",
+        "Local gates: which detail around each place passes",
+        tuple((f"local_gate_{i}", f"local {i}") for i in (1, 2, 3, 4)),
+    ),
+    (
+        "How the boundary is refined (ψ)",
+        "Adaptive up-attention: what each stage, from coarse to full, takes from fine detail",
+        tuple((f"aua_{s}", f"ψ {STAGE_WORDS[s]}") for s in STRIDES),
+    ),
+)
+
+
+class MapTile(QAbstractButton):
+    """One map as a small picture with its name; checked while its layer is shown."""
+
+    def __init__(self, name: str, caption: str, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.name = name
+        self.described = False
+        self._image: QImage | None = None
+        self.setText(caption)
+        self.setCheckable(True)
+        self.setCursor(Qt.CursorShape.PointingHandCursor)
+        self.setAccessibleName(map_title(name))
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        # ψ tiles carry the colour that their stage has everywhere on the page
+        kind, _, number = name.rpartition("_")
+        self._stage = QColor(STAGE_COLORS[int(number)]) if kind == "aua" else None
+
+    def set_map(self, shown: AttentionMap | None) -> None:
+        """Show a map; without one the tile is empty and cannot be pressed."""
+        self.setEnabled(shown is not None)
+        self._image = None
+        if shown is None:
+            self.setToolTip("This model has no such stage")
+        else:
+            self.setToolTip(f"{map_help(shown)} Click: show or hide it over the image.")
+            pixels = colored(shrunk(shown.values), self.name, shown.low, shown.high)
+            self._image = to_image(pixels)
+        self.update()
+
+    def sizeHint(self) -> QSize:
+        return QSize(62, 50 + self.fontMetrics().height() + 4)
+
+    def minimumSizeHint(self) -> QSize:
+        return QSize(50, self.sizeHint().height())
+
+    def paintEvent(self, event: QPaintEvent | None) -> None:
+        painter = QPainter(self)
+        painter.setRenderHints(
+            QPainter.RenderHint.Antialiasing | QPainter.RenderHint.SmoothPixmapTransform
+        )
+        text = self.palette().windowText().color()
+        caption = self.fontMetrics().height() + 3
+        frame = QRectF(self.rect()).adjusted(1.5, 1.5, -1.5, -caption - 1.5)
+        painter.fillRect(frame, QColor(0, 0, 0, 255 if self._image else 40))
+        if self._image is not None:
+            painter.drawImage(fitted(self._image, frame.adjusted(1, 1, -1, -1)), self._image)
+        faint = QColor(text)
+        faint.setAlphaF(0.7 if self.underMouse() else 0.3)
+        border = QColor(ACCENT).lighter(130) if self.isChecked() else faint
+        painter.setPen(QPen(border, 3 if self.isChecked() else 1))
+        painter.setBrush(Qt.BrushStyle.NoBrush)
+        painter.drawRoundedRect(frame, 2, 2)
+        if self.isChecked():
+            _draw_tick(painter, frame, border)
+        if not self.isEnabled():
+            text.setAlphaF(0.4)
+        font = self.font()
+        font.setBold(self.described)
+        font.setUnderline(self.hasFocus())
+        painter.setFont(font)
+        painter.setPen(text)
+        below = QRectF(0, self.height() - caption, self.width(), caption)
+        if self._stage is not None:
+            bar = QRectF(frame.left(), frame.bottom() - 4, frame.width(), 4)
+            painter.fillRect(bar, self._stage)
+        painter.drawText(below, Qt.AlignmentFlag.AlignCenter, self.text())
+
+
+class MapTiles(QWidget):
+    """All tiles, in the order in which the network works.
+
+    Signals
+    -------
+    toggled : str, bool
+        A tile was clicked: add or remove the layer of that map.
+    """
+
+    toggled = Signal(str, bool)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.tiles: dict[str, MapTile] = {}
+        self._maps: dict[str, AttentionMap] = {}
+        grid = QGridLayout(self)
+        grid.setContentsMargins(0, 0, 0, 0)
+        grid.setHorizontalSpacing(4)
+        grid.setVerticalSpacing(2)
+        for i, (title, tip, row) in enumerate(ROWS):
+            label = QLabel(title)
+            label.setToolTip(tip)
+            label.setWordWrap(True)
+            if i:
+                label.setContentsMargins(0, 6, 0, 0)
+            grid.addWidget(label, 2 * i, 0, 1, 5)
+            for j, (name, caption) in enumerate(row):
+                tile = self.tiles[name] = MapTile(name, caption)
+                grid.addWidget(tile, 2 * i + 1, j)
+                tile.clicked.connect(
+                    lambda checked, name=name: self.toggled.emit(name, checked)
+                )
+        for j in range(5):
+            grid.setColumnStretch(j, 1)
+        self.set_maps({})
+
+    def set_maps(self, maps: Mapping[str, AttentionMap]) -> None:
+        """Show maps; tiles whose map is the same object are left as they are."""
+        for name, tile in self.tiles.items():
+            shown = maps.get(name)
+            if shown is None or shown is not self._maps.get(name):
+                tile.set_map(shown)
+        self._maps = dict(maps)
+
+    def set_shown(self, shown: frozenset[str], described: str) -> None:
+        """Tick the tiles of shown layers; says nothing."""
+        for name, tile in self.tiles.items():
+            tile.setChecked(name in shown)
+            if tile.described != (name == described):
+                tile.described = name == described
+                tile.update()
+
+
+def shrunk(values: NDArray[np.floating], most: int = THUMBNAIL) -> NDArray[np.floating]:
+    """Means of blocks, so that no side is longer than ``most``."""
+    step = max(1, -(-max(values.shape) // most))
+    height, width = (max(1, n // step) for n in values.shape)
+    part = values[: height * step, : width * step]
+    if step == 1 or 0 in part.shape:
+        return part
+    return part.reshape(height, step, width, step).mean(axis=(1, 3))
+
+
+def to_image(pixels: NDArray[np.uint8]) -> QImage:
+    """RGBA pixels (h, w, 4) as Qt has them."""
+    height, width = pixels.shape[:2]
+    data = pixels.tobytes()
+    # the copy outlives the bytes
+    return QImage(data, width, height, 4 * width, QImage.Format.Format_RGBA8888).copy()
+
+
+def fitted(image: QImage, frame: QRectF) -> QRectF:
+    """The largest rectangle of the image's proportions in the middle of a frame."""
+    if not image.width() or not image.height():
+        return frame
+    factor = min(frame.width() / image.width(), frame.height() / image.height())
+    width, height = factor * image.width(), factor * image.height()
+    middle = frame.center()
+    return QRectF(middle.x() - width / 2, middle.y() - height / 2, width, height)
+
+
+def _draw_tick(painter: QPainter, frame: QRectF, color: QColor) -> None:
+    """A tick in the corner, so that not the border's colour alone says what is shown."""
+    box = QRectF(frame.right() - 15, frame.top(), 15, 14)
+    painter.fillRect(box, color)
+    painter.setPen(QPen(Qt.GlobalColor.white, 2))
+    points = [(3.5, 7.5), (6.5, 10.5), (11.5, 4)]
+    corner = box.topLeft()
+    painter.drawPolyline(QPolygonF([corner + QPointF(x, y) for x, y in points]))

@@ -1,0 +1,105 @@
+"""Maps, histories and what-ifs in words."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from napari_sa2net.app.session import plain
+from napari_sa2net.app.why import STAGE, WhatIfSettings
+from napari_sa2net.app.why_words import (
+    history_words,
+    layer_name,
+    map_help,
+    map_title,
+    signed,
+    what_if_words,
+)
+from napari_sa2net.engine.protocol import AttentionMap, StageStep, WhatIfResult
+
+NAMES = [
+    *(f"scale_gate_{i}" for i in (1, 2, 3, 4)),
+    "global_query",
+    *(f"local_gate_{i}" for i in (1, 2, 3, 4)),
+    *(f"aua_{s}" for s in (8, 4, 2, 1)),
+]
+
+
+def test_names_of_layers_are_short_and_apart():
+    names = [layer_name(name, "nuclei_03") for name in NAMES]
+    names += [layer_name(STAGE, "nuclei_03", stride=4), layer_name("change", "nuclei_03")]
+    assert len(set(names)) == len(names)
+    assert layer_name("aua_4", "nuclei_03") == "why: ψ 1/4 (nuclei_03)"
+    assert layer_name("local_gate_1", "a", channel=4) == "why: local 1 channel 5 (a)"
+    assert all(name.startswith("why: ") and name.endswith("(nuclei_03)") for name in names)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_map_says_what_it_is_and_what_not(name):
+    shown = AttentionMap(name, np.zeros((2, 2)), 4, (4, 4), (0, 0), 0, 1, n_channels=8)
+    words = map_help(shown)
+    assert " not " in words
+    assert len(words) < 220
+    if name.startswith("local"):
+        assert "Mean" in words
+    assert map_title(name).split(" ")[0] in ("ψ", "scale", "query", "local")
+
+
+def what_if(**numbers):
+    fields = {
+        "key": "k", "labels": None, "change": None, "box": (0, 1, 0, 1), "appeared": 0,
+        "vanished": 0, "split": 0, "merged": 0, "gained_px": 0, "lost_px": 0, "n_before": 9,
+        "n_after": 9, "seconds": 1.0, "from_cache": True,
+    }  # fmt: skip
+    return WhatIfResult(**{**fields, **numbers})
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ({}, "No pixel changes"),
+        ({"n_after": 7, "gained_px": 318, "split": 1}, "−2 cells · +318 px · 1 split"),
+        ({"n_after": 10, "lost_px": 12345}, "+1 cell · −12,345 px"),
+        ({"appeared": 1, "vanished": 1, "merged": 2}, "2 merged · 1 appeared · 1 vanished"),
+    ],
+)
+def test_what_if_in_one_line(numbers, words):
+    assert what_if_words(what_if(**numbers)) == words
+
+
+def test_history_in_words():
+    nan = math.nan
+    lines = history_words(
+        (
+            StageStep(8, 0, 0, nan, nan),
+            StageStep(4, 1, 90, nan, nan, "appeared"),
+            StageStep(2, 1, 80, 1.84, 4.2, "split"),
+            StageStep(1, 1, 84, 0.4, 1.0),
+        )
+    )
+    assert [stage for stage, _ in lines] == ["1/8", "1/4", "1/2", "full"]
+    assert lines[0][1] == "not there yet"
+    assert lines[1][1] == "appears"
+    assert lines[2][1] == "split off · boundary moved 1.8 px, at most 4.2"
+    assert lines[3][1] == "boundary moved 0.4 px, at most 1.0"
+    assert history_words(()) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(6710.4, "6,710"), (96.04, "96"), (0.012345, "0.0123"), (0, "0"), (1.5, "1.5"),
+     (999.6, "1,000"), (123456.0, "123,000")],
+)  # fmt: skip
+def test_numbers_have_no_exponent(value, text):
+    assert plain(value) == text
+
+
+def test_signs():
+    assert [signed(n) for n in (-1200, 0, 3)] == ["−1,200", "0", "+3"]
+
+
+def test_as_trained():
+    assert WhatIfSettings().is_default
+    assert not WhatIfSettings(gamma=(1.0, 0.0, 1.0, 1.0)).is_default
