@@ -23,18 +23,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_sa2net.inference.fused import FusedConv, SplitConv, affine_of, packed
+from napari_sa2net.inference.plain import plain_stages
 from napari_sa2net.inference.staged import (
     AS_TRAINED,
     Change,
     Memo,
     Part,
-    PlainStages,
     See,
     coarse_grid,
     run,
     see_attention,
 )
-from napari_sa2net.nn import SA2Net
+from napari_sa2net.nn import Network, SA2Net
 from napari_sa2net.nn.blocks import (
     AttentionGate,
     ChannelLayerNorm,
@@ -74,12 +74,12 @@ class Forward(Protocol):
         """Run only as far as local attention, scale gates and query."""
 
 
-def optimised(net: SA2Net, device: torch.device, dtype: torch.dtype) -> Forward:
+def optimised(net: Network, device: torch.device, dtype: torch.dtype) -> Forward:
     """The network as a function, as fast as this device can run it.
 
     Parameters
     ----------
-    net : SA2Net
+    net : SA2Net or FocalUNet
         Left as it is; later changes of it have no effect on the function.
     device : torch.device
     dtype : torch.dtype
@@ -90,13 +90,18 @@ def optimised(net: SA2Net, device: torch.device, dtype: torch.dtype) -> Forward:
     Callable (x, keep=None, see=None, change=AS_TRAINED, memo=None) -> logits
         As of `napari_sa2net.inference.staged.run`; x is on the device.
     """
-    if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16):
+    if (
+        device.type == "cpu"
+        and dtype in (torch.float32, torch.bfloat16)
+        and isinstance(net, SA2Net)
+        and not net.se
+    ):
         fast = _fused(net, dtype)
         if fast is not None:
             return fast
     own = copy.deepcopy(net).eval().to(device)
     own = own.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return PlainStages(own, dtype)
+    return plain_stages(own, dtype)
 
 
 def _fused(net: SA2Net, dtype: torch.dtype) -> FastSA2Net | None:
@@ -134,6 +139,7 @@ class FastSA2Net:
     """
 
     margins = MARGINS
+    has_scale_attention = True
 
     def __init__(self, net: SA2Net, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -193,12 +199,15 @@ class FastSA2Net:
     def side(self, k: int, skip: Tensor) -> Tensor:
         return self._gates[k].side(skip)
 
-    def attention(self, k: int, deep: Tensor, side: Tensor) -> Tensor:
+    def attention(self, k: int, deep: Tensor, side: Tensor) -> Tensor | None:
         return self._gates[k].attention(deep, side)
 
-    def up(self, k: int, psi: Tensor, side: Tensor, skip: Tensor) -> Tensor:
+    def up(
+        self, k: int, psi: Tensor | None, side: Tensor, skip: Tensor, deep: Tensor
+    ) -> Tensor:
         first, second = self._ups[k]
-        return second(first(self._gates[k].project(side.mul_(psi), add=skip), "relu"), "relu")
+        let_through = side if psi is None else side.mul_(psi)
+        return second(first(self._gates[k].project(let_through, add=skip), "relu"), "relu")
 
     def head(self, stride: int, feature: Tensor) -> Tensor:
         head = self._heads[stride]
@@ -244,14 +253,15 @@ class Gate:
     """Adaptive up-attention; see `napari_sa2net.nn.blocks.AttentionGate`."""
 
     def __init__(self, block: AttentionGate, dtype: torch.dtype) -> None:
+        (dw5,) = _children(block.conv)
+        self.side = FusedConv(dw5, dtype=dtype)
+        self.project = FusedConv(block.proj, dtype=dtype)
+        self._gated = block.gated
+        if not block.gated:
+            return
         norm, conv1, _, dw11 = _children(block.dwconv)
         self._norm = _layer_norm(norm, dtype)
         self._mix, self._wide = FusedConv(conv1, dtype=dtype), FusedConv(dw11, dtype=dtype)
-        (dw5,) = _children(block.conv)
-        self.side, self.project = (
-            FusedConv(dw5, dtype=dtype),
-            FusedConv(block.proj, dtype=dtype),
-        )
         psi_conv, psi_norm, _ = _children(block.psi)
         half = psi_conv.in_channels // 2
         deep_part, skip_part = nn.Conv2d(half, 1, 1), nn.Conv2d(half, 1, 1, bias=False)
@@ -264,8 +274,10 @@ class Gate:
         self._skip_psi = FusedConv(skip_part, dtype=dtype)
         self._focal = copy.deepcopy(block.focal)
 
-    def attention(self, deep: Tensor, side: Tensor) -> Tensor:
-        """ψ of the deeper feature and the convolved skip."""
+    def attention(self, deep: Tensor, side: Tensor) -> Tensor | None:
+        """ψ of the deeper feature and the convolved skip; None without a gate."""
+        if not self._gated:
+            return None
         # Everything up to the depthwise convolution acts on pixels alone, so it commutes
         # with the nearest-neighbour upsampling: a quarter of the work.
         coarse = self._mix(self._norm(deep), "gelu")

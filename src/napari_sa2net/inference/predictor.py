@@ -18,7 +18,7 @@ from napari_sa2net.inference.resample import Axis, Plane, ScaledPlane
 from napari_sa2net.inference.staged import Part
 from napari_sa2net.inference.tiles import STRIDE, Tile, plan_tiles
 from napari_sa2net.models.card import ModelCard
-from napari_sa2net.nn import SA2Net, pad_to_stride
+from napari_sa2net.nn import Network, pad_to_stride
 
 #: Context around a tile's core that is read and cropped away (network px). The network looks
 #: 208 px far at most; what lies beyond the halo changes probabilities by less than 1e-3
@@ -42,7 +42,7 @@ class ModelLike(Protocol):
     """What is used of a `napari_sa2net.models.Model`."""
 
     @property
-    def net(self) -> SA2Net: ...
+    def net(self) -> Network: ...
 
     @property
     def card(self) -> ModelCard: ...

@@ -10,12 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from napari_sa2net.inference.fused import packed
-from napari_sa2net.nn import SA2Net
-from napari_sa2net.nn.blocks import LocalScaleAttention, resize
 from napari_sa2net.nn.focal import ATTENTION_FLOOR
 
 #: A part of a window: rows y0…y1-1, columns x0…x1-1, multiples of 16.
@@ -61,10 +58,14 @@ class See(Protocol):
 
 
 class Staged(Protocol):
-    """A SA2-Net in evaluation, cut into its stages.
+    """A network in evaluation, cut into its stages.
 
     Scales i = 0…3 are those of strides 1, 2, 4, 8; stages k = 0…3 those of `STAGES`.
     """
+
+    @property
+    def has_scale_attention(self) -> bool:
+        """Whether there are local gates, scale gates and a query."""
 
     @property
     def margins(self) -> Sequence[int | None]:
@@ -85,10 +86,12 @@ class Staged(Protocol):
     def side(self, k: int, skip: Tensor) -> Tensor:
         """The skip as ψ looks at it."""
 
-    def attention(self, k: int, deep: Tensor, side: Tensor) -> Tensor:
-        """ψ."""
+    def attention(self, k: int, deep: Tensor, side: Tensor) -> Tensor | None:
+        """ψ (B, 1, h, w); None where the stage has none."""
 
-    def up(self, k: int, psi: Tensor, side: Tensor, skip: Tensor) -> Tensor:
+    def up(
+        self, k: int, psi: Tensor | None, side: Tensor, skip: Tensor, deep: Tensor
+    ) -> Tensor:
         """The stage's feature; may overwrite `side`."""
 
     def head(self, stride: int, feature: Tensor) -> Tensor:
@@ -148,18 +151,20 @@ def run(
         del values["up_16"]
     for k in range(first, len(STAGES)):
         stride, part, i = STAGES[k], parts[k], 3 - k
+        deep = cut(deep, inside, part, 2 * stride)
         skip = _skip(net, i, change.gates[i], values, kept)
         side = net.side(k, skip)
         if k == first and change.gates[i] and f"psi_{stride}" in values:
-            psi = values[f"psi_{stride}"]
+            psi: Tensor | None = values[f"psi_{stride}"]
         else:
-            psi = net.attention(k, cut(deep, inside, part, 2 * stride), side)
-        if untouched:
-            values[f"psi_{stride}"] = psi
-        psi = sharpened(psi, change.gamma[k])
-        if see is not None:
-            see(f"aua_{stride}", psi, part, stride)
-        deep, inside = net.up(k, psi, side, skip), part
+            psi = net.attention(k, deep, side)
+        if psi is not None:
+            if untouched:
+                values[f"psi_{stride}"] = psi
+            psi = sharpened(psi, change.gamma[k])
+            if see is not None:
+                see(f"aua_{stride}", psi, part, stride)
+        deep, inside = net.up(k, psi, side, skip, deep), part
         del skip, side, psi
         if stride > 1:
             if untouched:
@@ -175,7 +180,8 @@ def run(
 def see_attention(net: Staged, x: Tensor, see: See) -> None:
     """Run only as far as local attention, scale gates and query."""
     whole = (0, x.shape[-2], 0, x.shape[-1])
-    _attend(net, net.encode(x)[0], whole, see)
+    if net.has_scale_attention:
+        _attend(net, net.encode(x)[0], whole, see)
 
 
 def _attend(
@@ -205,12 +211,13 @@ def _begin(
 ) -> None:
     """Encoder and scale attention: what every skip is made of, cut to where it is needed."""
     scales, values["up_16"] = net.encode(x)
-    local, gates, query = _attend(net, scales, whole, see)
+    if net.has_scale_attention:
+        local, gates, query = _attend(net, scales, whole, see)
+        for i, part in enumerate(reversed(parts)):
+            gated = (local[i] * gates[:, i : i + 1] * query).to(scales[i].dtype)
+            values[f"gated_{i}"] = cut(gated, whole, part, 4)
     for i, part in enumerate(reversed(parts)):
-        feature = scales[i]
-        gated = (local[i] * gates[:, i : i + 1] * query).to(feature.dtype)
-        values[f"gated_{i}"] = cut(gated, whole, part, 4)
-        values[f"scale_{i}"] = cut(feature, whole, part, 2**i)
+        values[f"scale_{i}"] = cut(scales[i], whole, part, 2**i)
 
 
 def _skip(net: Staged, i: int, on: bool, values: Memo, kept: bool) -> Tensor:
@@ -219,7 +226,7 @@ def _skip(net: Staged, i: int, on: bool, values: Memo, kept: bool) -> Tensor:
     if name in values:
         return values[name]
     feature = values[f"scale_{i}"] if kept else values.pop(f"scale_{i}")
-    gated = values.pop(f"gated_{i}")
+    gated = values.pop(f"gated_{i}", None)
     if not kept:
         return net.attended(i, feature, gated if on else None)
     # Both now, so that every later answer comes as soon as the others.
@@ -260,74 +267,6 @@ def cut(x: Tensor, have: Part, want: Part, stride: int) -> Tensor:
 def n_bytes(memo: Memo) -> int:
     """Memory that a memo holds, in bytes."""
     return sum(t.untyped_storage().nbytes() for t in memo.values())
-
-
-class PlainStages:
-    """A network's own modules, in stages, on any device.
-
-    Parameters
-    ----------
-    net : SA2Net
-        In evaluation, on its device.
-    dtype : torch.dtype
-        float32, or what autocast shall use.
-    """
-
-    margins = (None, None, None, None)
-
-    def __init__(self, net: SA2Net, dtype: torch.dtype) -> None:
-        self._net = net
-        self._ups = (net.up4, net.up3, net.up2, net.up1)
-        self._heads = {8: net.outc1, 4: net.outc2, 2: net.outc3, 1: net.outc4}
-        self._dtype = dtype
-
-    def __call__(
-        self,
-        x: Tensor,
-        keep: Part | None = None,
-        see: See | None = None,
-        change: Change = AS_TRAINED,
-        memo: Memo | None = None,
-    ) -> Tensor:
-        with self._precision(x):
-            return run(self, packed(x), keep, see, change, memo)
-
-    def see_attention(self, x: Tensor, see: See) -> None:
-        """As `see_attention`."""
-        with self._precision(x):
-            see_attention(self, packed(x), see)
-
-    def _precision(self, x: Tensor) -> torch.autocast:
-        return torch.autocast(x.device.type, self._dtype, enabled=self._dtype != torch.float32)
-
-    def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        return self._net.encode(x)
-
-    def local(self, i: int, feature: Tensor) -> tuple[Tensor, Tensor]:
-        block = self._net.bottleneck.get_submodule(f"gcn{i + 1}")
-        assert isinstance(block, LocalScaleAttention)
-        return block.gated(resize(feature, coarse_grid(i, feature)))
-
-    def mix(self, local: list[Tensor]) -> tuple[Tensor, Tensor]:
-        return self._net.bottleneck.mix(local)
-
-    def attended(self, i: int, feature: Tensor, gated: Tensor | None) -> Tensor:
-        return self._net.bottleneck.attended(i, feature, gated)
-
-    def side(self, k: int, skip: Tensor) -> Tensor:
-        side: Tensor = self._ups[k].AG.conv(skip)
-        return side
-
-    def attention(self, k: int, deep: Tensor, side: Tensor) -> Tensor:
-        return self._ups[k].AG.attention(deep, side)
-
-    def up(self, k: int, psi: Tensor, side: Tensor, skip: Tensor) -> Tensor:
-        feature: Tensor = self._ups[k].nConvs(self._ups[k].AG.applied(psi, side, skip))
-        return feature
-
-    def head(self, stride: int, feature: Tensor) -> Tensor:
-        logits: Tensor = self._heads[stride](feature)
-        return logits
 
 
 def coarse_grid(i: int, feature: Tensor) -> tuple[int, int]:

@@ -1,0 +1,141 @@
+"""One pass in stages: what is watched, changed and resumed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from napari_sa2net.inference.fast import FastSA2Net, optimised
+from napari_sa2net.inference.plain import plain_stages
+from napari_sa2net.inference.staged import Change, Memo
+from napari_sa2net.nn import ATTENTION_NAMES, FocalUNet, SA2Net, capture_attention
+
+KEEP = (32, 96, 16, 64)
+CHANGES = [
+    Change(gates=(False, True, True, True)),
+    Change(gates=(True, True, True, False)),
+    Change(gates=(False, False, False, False), gamma=(2.0, 0.5, 1.0, 0.0)),
+    Change(gamma=(1.0, 1.0, 1.0, 3.0)),
+    Change(gamma=(0.0, 1.0, 1.0, 1.0)),
+]
+
+
+@pytest.fixture(scope="module")
+def net(make_network) -> SA2Net:
+    return make_network(8)
+
+
+@pytest.fixture(scope="module")
+def x() -> torch.Tensor:
+    return torch.rand(1, 3, 128, 96, generator=torch.Generator().manual_seed(3))
+
+
+def passes(net: SA2Net) -> list:
+    """The network as the ordinary prediction runs it, on each path."""
+    cpu = torch.device("cpu")
+    return [
+        optimised(net, cpu, torch.float32),
+        optimised(net, cpu, torch.bfloat16),
+        plain_stages(net.eval(), torch.float32),
+    ]
+
+
+def test_looking_does_not_alter_the_answer(net: SA2Net, x: torch.Tensor) -> None:
+    with torch.inference_mode():
+        for run in passes(net):
+            seen: dict[str, tuple] = {}
+            plain = run(x, KEEP)
+            watched = run(
+                x, KEEP, see=lambda n, v, part, s, seen=seen: seen.update({n: (v, part, s)})
+            )
+            assert torch.equal(plain, watched)
+            assert set(seen) == {*ATTENTION_NAMES, "head_8", "head_4", "head_2"}
+            for values, (y0, y1, x0, x1), stride in seen.values():
+                assert values.shape[-2:] == ((y1 - y0) // stride, (x1 - x0) // stride)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_what_is_seen_is_what_the_network_computes(
+    net: SA2Net, x: torch.Tensor, fast: bool
+) -> None:
+    run = FastSA2Net(net, torch.float32) if fast else plain_stages(net.eval(), torch.float32)
+    seen: dict[str, torch.Tensor] = {}
+    with torch.inference_mode():
+        run(x, see=lambda name, values, part, stride: seen.update({name: values.clone()}))
+        with capture_attention(net.eval()) as maps:
+            heads = net(x, deep_supervision=True)
+        for name in ATTENTION_NAMES:
+            torch.testing.assert_close(seen[name], maps[name], atol=1e-5, rtol=1e-5)
+        for i, stride in enumerate((2, 4, 8), start=1):
+            up = torch.nn.functional.interpolate(
+                seen[f"head_{stride}"], scale_factor=stride, mode="bilinear"
+            )
+            torch.testing.assert_close(up, heads[i], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_resumed_is_run_anew_bit_for_bit(net: SA2Net, x: torch.Tensor, change: Change) -> None:
+    with torch.inference_mode():
+        for run in passes(net):
+            memo: Memo = {}
+            assert torch.equal(run(x, KEEP, memo=memo), run(x, KEEP))
+            before = {name: value.clone() for name, value in memo.items()}
+            changed = run(x, KEEP, change=change)
+            assert torch.equal(run(x, KEEP, change=change, memo=memo), changed)
+            assert torch.equal(run(x, KEEP, memo=memo), run(x, KEEP))
+            for name, value in before.items():
+                assert torch.equal(memo[name], value), name
+            # An empty memo is filled on the way.
+            assert torch.equal(run(x, KEEP, change=change, memo={}), changed)
+            assert not torch.equal(changed, run(x, KEEP))
+
+
+def test_a_change_is_what_it_says(net: SA2Net, x: torch.Tensor) -> None:
+    """Against the network itself, with hooks on the places where attention passes."""
+    run = FastSA2Net(net, torch.float32)
+    change = Change(gates=(True, False, True, False), gamma=(1.0, 2.0, 1.0, 0.0))
+
+    def gates(module, inputs, output):
+        on = torch.tensor(change.gates).view(1, 4, 1, 1)
+        return output * on
+
+    bottleneck = net.eval().bottleneck
+    handles = [bottleneck.scale_gates.register_forward_hook(gates)]
+    for up, gamma in zip((net.up4, net.up3, net.up2, net.up1), change.gamma, strict=True):
+        handles.append(up.AG.focal.register_forward_hook(lambda m, i, o, g=gamma: o**g))
+    with torch.inference_mode():
+        expected = net(x)
+        for handle in handles:
+            handle.remove()
+        torch.testing.assert_close(run(x, change=change), expected, atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(net(x), expected, atol=1e-2)
+
+
+def test_networks_without_some_stage(x: torch.Tensor, make_network) -> None:
+    """They lack its maps, and changes of it change nothing."""
+    lean = make_network(4, gates=(False, True, True, False))
+    excited = make_network(4, se=(True, False, True, False))
+    unet = FocalUNet(3, 3, 4, gates=(True, False, True, True)).eval()
+    scales = set(ATTENTION_NAMES) - {"aua_8", "aua_4", "aua_2", "aua_1"}
+    expected = {
+        lean: scales | {"aua_4", "aua_2"},
+        excited: set(ATTENTION_NAMES),
+        unet: {"aua_8", "aua_2", "aua_1"},
+    }
+    for net, names in expected.items():
+        net.eval()
+        for dtype in (torch.float32, torch.bfloat16):
+            run = optimised(net, torch.device("cpu"), dtype)
+            seen: set[str] = set()
+            memo: Memo = {}
+            with torch.inference_mode():
+                out = run(x, see=lambda name, *_, seen=seen: seen.add(name), memo=memo)
+                if dtype == torch.float32:
+                    torch.testing.assert_close(out, net(x), atol=1e-4, rtol=1e-4)
+                assert seen == names | {"head_8", "head_4", "head_2"}
+                off = Change(gates=(False,) * 4, gamma=(0.0, 0.0, 0.0, 0.0))
+                assert torch.equal(run(x, change=off, memo=memo), run(x, change=off))
+                if net is unet:
+                    assert torch.equal(run(x, change=Change((False,) * 4)), out)
+                only_8 = Change(gamma=(0.0, 1.0, 1.0, 1.0))
+                assert torch.equal(run(x, change=only_8), out) == ("aua_8" not in names)
