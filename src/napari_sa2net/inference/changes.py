@@ -135,12 +135,7 @@ def overlaps(before: NDArray[np.integer[Any]], after: NDArray[np.integer[Any]]) 
     """Match the objects of two labelled planes (H, W)."""
     before, after = check_labels(before, after)
     a, b = before.ravel(), after.ravel()
-    # Runs of pixels with the same pair of labels: few, where pixels are many.
-    turns = np.ones(a.size, bool)
-    if a.size:
-        np.not_equal(a[1:], a[:-1], out=turns[1:])
-        turns[1:] |= b[1:] != b[:-1]
-    starts = np.flatnonzero(turns)
+    starts = np.flatnonzero(_turns(a) | _turns(b))
     lengths = np.diff(starts, append=a.size)
     run_a, run_b = a[starts].astype(np.int64), b[starts].astype(np.int64)
     names_a, area_a = _areas(run_a, lengths)
@@ -152,6 +147,21 @@ def overlaps(before: NDArray[np.integer[Any]], after: NDArray[np.integer[Any]]) 
     i, j = np.divmod(pairs, max(names_b.size, 1))
     matched = shared >= MATCH * np.minimum(area_a[i], area_b[j])
     return Overlaps(names_a, names_b, area_a, area_b, i[matched], j[matched])
+
+
+def distinct(labels: NDArray[np.integer[Any]]) -> Index:
+    """Labels > 0 that occur in an array, ascending."""
+    line = labels.ravel()
+    values = np.sort(line[_turns(line)].astype(np.int64))
+    return values[(np.diff(values, prepend=0) > 0) & (values > 0)]
+
+
+def _turns(line: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+    """Where a run of equal values starts: few places, where pixels are many."""
+    turns = np.ones(line.size, bool)
+    if line.size:
+        np.not_equal(line[1:], line[:-1], out=turns[1:])
+    return turns
 
 
 def _areas(labels: Index, lengths: Index) -> tuple[Index, Index]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_sa2net.errors import SettingsError
-from napari_sa2net.inference.changes import check_labels
+from napari_sa2net.inference.changes import check_labels, distinct
+from napari_sa2net.inference.map_values import Map, sample, sample_grid
 from napari_sa2net.inference.refinement import STRIDES, follow_objects
 
 SCALE_GATES = tuple(f"scale_gate_{i}" for i in (1, 2, 3, 4))
@@ -25,30 +26,6 @@ _ROWS = 512
 
 Box = tuple[int, int, int, int]
 Floats = NDArray[np.float64]
-
-
-class Map(Protocol):
-    """What is read of an attention map.
-
-    Attributes
-    ----------
-    values : array-like float (h, w)
-        numpy or zarr.
-    scale : (float, float)
-        Image px per map px along Y and X.
-    translate : (float, float)
-        Y, x of the centre of map pixel (0, 0), px of the whole image, in which the centre of
-        the first pixel is 0.
-    """
-
-    @property
-    def values(self) -> Any: ...
-
-    @property
-    def scale(self) -> tuple[float, float]: ...
-
-    @property
-    def translate(self) -> tuple[float, float]: ...
 
 
 @dataclass(frozen=True)
@@ -151,24 +128,21 @@ def inspect_object(
         raise SettingsError(f"There is no object {label} here; choose one that is outlined.")
     box = _bounds(mask)
     y0, y1, x0, x1 = box
-    rows, columns = np.nonzero(mask[y0:y1, x0:x1])
-    ys, xs = rows + y0 + origin[0], columns + x0 + origin[1]
-    gates = tuple(
-        float(sample(maps[name], ys, xs).mean()) if name in maps else float("nan")
-        for name in SCALE_GATES
-    )
+    window = mask[y0:y1, x0:x1]
+    corner = y0 + origin[0], x0 + origin[1]
+    gates = gate_columns(window.view(np.uint8), maps, corner)
     distances, profiles = boundary_profiles(labels, label, maps, origin=origin, box=box)
     thumbnail, outline = _thumbnail(mask, box, image)
     return Inspection(
         label=int(label),
-        gates=gates,  # type: ignore[arg-type]  # four of them
-        image_gates=mean_gates(maps) if image_gates is None else tuple(image_gates),  # type: ignore[arg-type]
+        gates=_four(gates[name].iloc[0] for name in SCALE_GATES),
+        image_gates=mean_gates(maps) if image_gates is None else _four(image_gates),
         distances=distances,
         profiles=profiles,
         history=_history(labels, label, mask, stages),
         thumbnail=thumbnail,
         outline=outline,
-        centre=(float(ys.mean()), float(xs.mean())),
+        centre=_centre(window, corner),
     )
 
 
@@ -193,7 +167,7 @@ def gate_columns(
     (float64; NaN without that map)
     """
     (labels,) = check_labels(labels)
-    values = np.unique(labels[labels > 0]).astype(np.int64)
+    values = distinct(labels)
     table: dict[str, Any] = {"label": values}
     present = [name for name in SCALE_GATES if name in maps]
     sums = {name: np.zeros(values.size) for name in present}
@@ -219,7 +193,7 @@ def mean_gates(maps: Mapping[str, Map]) -> tuple[float, float, float, float]:
     for name in SCALE_GATES:
         values = np.asarray(maps[name].values) if name in maps else np.zeros((0, 0))
         means.append(float(values.mean(dtype=np.float64)) if values.size else float("nan"))
-    return means[0], means[1], means[2], means[3]
+    return _four(means)
 
 
 def boundary_profiles(
@@ -274,69 +248,6 @@ def boundary_profiles(
     return np.arange(-REACH, REACH + 1, dtype=np.float32), profiles
 
 
-# --- values of maps at pixels of the image -----------------------------------------------
-
-
-def sample(one: Map, ys: NDArray[Any], xs: NDArray[Any]) -> Floats:
-    """Bilinear values of a map at points of the image; beyond its edge, those at the edge.
-
-    Parameters
-    ----------
-    one : Map
-    ys, xs : arrays (n,)
-        In px of the whole image.
-
-    Returns
-    -------
-    float64 (n,); NaN where the map has no pixel at all
-    """
-    height, width = one.values.shape
-    if 0 in (height, width) or not len(ys):
-        return np.full(len(ys), np.nan)
-    top, down = _taps(ys, one.scale[0], one.translate[0], height)
-    left, right = _taps(xs, one.scale[1], one.translate[1], width)
-    y0, x0 = int(top.min()), int(left.min())
-    # Only what is needed, since a large map lies on disk.
-    part = np.asarray(one.values[y0 : int(top.max()) + 2, x0 : int(left.max()) + 2], np.float64)
-    top, left = top - y0, left - x0
-    below, beside = (
-        np.minimum(top + 1, part.shape[0] - 1),
-        np.minimum(left + 1, part.shape[1] - 1),
-    )
-    upper = part[top, left] * (1 - right) + part[top, beside] * right
-    lower = part[below, left] * (1 - right) + part[below, beside] * right
-    result: Floats = upper * (1 - down) + lower * down
-    return result
-
-
-def sample_grid(one: Map, ys: NDArray[Any], xs: NDArray[Any]) -> NDArray[np.float32]:
-    """As `sample`, at every crossing of rows `ys` and columns `xs`: float32 (ys, xs)."""
-    height, width = one.values.shape
-    if 0 in (height, width, len(ys), len(xs)):
-        return np.full((len(ys), len(xs)), np.nan, np.float32)
-    top, down = _taps(ys, one.scale[0], one.translate[0], height)
-    left, right = _taps(xs, one.scale[1], one.translate[1], width)
-    y0 = int(top.min())
-    part = np.asarray(one.values[y0 : int(top.max()) + 2], np.float32)
-    beside = np.minimum(left + 1, width - 1)
-    weight = right.astype(np.float32)
-    wide = part[:, left] * (1 - weight) + part[:, beside] * weight
-    top = top - y0
-    below = np.minimum(top + 1, part.shape[0] - 1)
-    weight = down.astype(np.float32)[:, None]
-    result: NDArray[np.float32] = wide[top] * (1 - weight) + wide[below] * weight
-    return result
-
-
-def _taps(
-    at: NDArray[Any], scale: float, translate: float, n: int
-) -> tuple[NDArray[np.intp], Floats]:
-    """Lower of the two neighbours on the map's axis, and the weight of the upper."""
-    position = np.clip((np.asarray(at, np.float64) - translate) / scale, 0, n - 1)
-    lower = np.minimum(position.astype(np.intp), max(n - 2, 0))
-    return lower, position - lower
-
-
 # --- parts of an inspection --------------------------------------------------------------
 
 
@@ -345,6 +256,16 @@ def _bounds(mask: NDArray[np.bool_]) -> Box:
     if not rows.size:
         raise SettingsError("There is no such object here; choose one that is outlined.")
     return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+
+
+def _centre(mask: NDArray[np.bool_], corner: tuple[int, int]) -> tuple[float, float]:
+    y, x = ndimage.center_of_mass(mask)
+    return float(y) + corner[0], float(x) + corner[1]
+
+
+def _four(values: Iterable[float]) -> tuple[float, float, float, float]:
+    a, b, c, d = (float(value) for value in values)
+    return a, b, c, d
 
 
 def _grown(box: Box, by: int, shape: tuple[int, ...]) -> Box:
@@ -375,16 +296,11 @@ def _history(
     for _ in range(3):
         grown = touched.copy()
         for stride in present:
-            plane = planes[stride]
-            hit = np.zeros(int(plane.max(initial=0)) + 1, bool)
-            hit[plane[touched]] = True
-            hit[0] = False
-            grown |= hit[plane]
-        if np.array_equal(grown, touched):
-            break
+            grown |= np.isin(planes[stride], distinct(planes[stride][touched]))
         touched = grown
     y0, y1, x0, x1 = _grown(_bounds(touched), 2 * REACH, mask.shape)
-    names, columns = follow_objects({s: p[y0:y1, x0:x1] for s, p in planes.items()})
+    parts = {stride: plane[y0:y1, x0:x1] for stride, plane in planes.items()}
+    names, columns = follow_objects(parts, only=label)
     at = int(np.searchsorted(names, label))
     return tuple(
         StageStep(
@@ -407,7 +323,7 @@ def _thumbnail(
     step = -(-max(y1 - y0, x1 - x0) // THUMBNAIL)
     window = slice(y0, y1, step), slice(x0, x1, step)
     part = mask[window]
-    outline = np.asarray(part & ~ndimage.binary_erosion(part, border_value=1))
+    outline: NDArray[np.bool_] = part & ~ndimage.binary_erosion(part, border_value=1)
     if image is None:
         return np.zeros(part.shape, np.float32), outline
     if image.shape[:2] != mask.shape or image.ndim > 3:
@@ -417,7 +333,7 @@ def _thumbnail(
         )
     values = np.asarray(image[window])
     if values.dtype == np.uint8 and values.ndim == 3:
-        return values[..., :3].astype(np.float32) / 255, outline
+        return np.asarray(values[..., :3] / 255, np.float32), outline
     return _stretched(values.astype(np.float32)), outline
 
 

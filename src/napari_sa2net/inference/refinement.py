@@ -135,9 +135,15 @@ def refinement_table(
 
 
 def follow_objects(
-    stages: Mapping[int, NDArray[np.integer[Any]]],
+    stages: Mapping[int, NDArray[np.integer[Any]]], only: int | None = None
 ) -> tuple[Index, dict[int, StageColumns]]:
     """Labels of the last stage in ascending order, and what each stage shows of them.
+
+    Parameters
+    ----------
+    stages : mapping of stride to integer labels (H, W)
+    only : int, optional
+        Measure movements of the object with this label alone; those of the others are NaN.
 
     Raises
     ------
@@ -174,7 +180,8 @@ def follow_objects(
         if before is not None:
             graph = members[before] if stride == 1 else overlaps(planes[before], planes[stride])
             _name_events(step, found, graph, result[before])
-            _measure_moves(step, found, graph, boundaries, here, final)
+            at = None if only is None else int(np.searchsorted(labels, only))
+            _measure_moves(step, found, graph, boundaries, here, final, at)
         result[stride] = step
         before, boundaries = stride, here
     return labels, result
@@ -247,21 +254,25 @@ def _measure_moves(
     before: Boundaries,
     here: Boundaries,
     final: Boundaries,
+    only: int | None,
 ) -> None:
-    """Fill `step.mean_move_px` and `step.max_move_px`."""
-    if not (len(before.points) and len(here.points)):
+    """Fill `step.mean_move_px` and `step.max_move_px`, or only those at position `only`."""
+    points, which = here.points, here.which
+    if only is not None:
+        mine = np.isin(which, found.i[found.j == only])
+        points, which = points[mine], which[mine]
+    if not (len(before.points) and len(points) and len(final.points)):
         return
-    moved = _distances(graph, before, here)
+    moved = _distances(graph, before, points, which)
     if here is final:
-        owner, own = final.which, np.ones(moved.size, bool)
+        owner, own = which, np.isfinite(moved)
     else:
         # Of a clump each object takes the boundary that is nearest to it.
-        owner = (
-            final.which[final.tree.query(here.points)[1]] if len(final.points) else here.which
-        )
-        n = max(found.before.size, 1)
-        own = np.isin(owner * n + here.which, found.j * n + found.i)
-    own &= np.isfinite(moved)
+        owner = final.which[final.tree.query(points)[1]]
+        n = found.before.size
+        own = np.isin(owner * n + which, found.j * n + found.i) & np.isfinite(moved)
+        if only is not None:
+            own &= owner == only
     owner, moved = owner[own], moved[own]
     count = np.bincount(owner, minlength=step.n_objects.size)
     with np.errstate(invalid="ignore"):
@@ -270,19 +281,25 @@ def _measure_moves(
     np.maximum.at(step.max_move_px, owner, moved)
 
 
-def _distances(graph: Overlaps, before: Boundaries, here: Boundaries) -> Floats:
-    """From each boundary pixel to the nearest one before among linked objects, else NaN.
+def _distances(graph: Overlaps, before: Boundaries, points: Floats, which: Index) -> Floats:
+    """From each point to the nearest boundary pixel before among linked objects, else NaN.
 
-    Linked are objects that match, directly or through others.
+    Linked are objects that match, directly or through others; `which` tells the points'
+    objects after.
     """
     n, m = graph.before.size, graph.after.size
     links = coo_matrix((np.ones(graph.i.size, bool), (graph.i, graph.j + n)), (n + m, n + m))
     group = connected_components(links, directed=False)[1]
+    theirs, wanted = group[:n][before.which], group[n:][which]
+    used = np.zeros(n + m, bool)
+    used[wanted] = True
+    used = used[theirs]
+    if not used.any():
+        return np.full(len(points), np.nan)
     # A third axis far apart for every group: one search finds the nearest of the own group.
-    apart = 4.0 * sum(here.shape)
-    points = np.column_stack([before.points, apart * group[:n][before.which]])
-    wanted = np.column_stack([here.points, apart * group[n:][here.which]])
-    distance: Floats = _tree(points).query(wanted)[0]
+    apart = 4.0 * sum(before.shape)
+    tree = _tree(np.column_stack([before.points[used], apart * theirs[used]]))
+    distance: Floats = tree.query(np.column_stack([points, apart * wanted]))[0]
     return np.where(distance < apart / 2, distance, np.nan)
 
 
