@@ -29,7 +29,7 @@ from napari_sa2net.models.card import (
 from napari_sa2net.models.importers import published_card, read_published
 from napari_sa2net.models.model import Model
 from napari_sa2net.models.weights import build_network
-from napari_sa2net.nn import SA2Net
+from napari_sa2net.nn import Network, network_config
 
 __all__ = ["load_checkpoint", "open_model", "read_card", "save_model"]
 
@@ -40,7 +40,7 @@ FLOAT16_MAX = torch.finfo(torch.float16).max
 
 def save_model(
     path: str | os.PathLike[str],
-    net: SA2Net,
+    net: Network,
     card: ModelCard,
     dtype: Literal["float32", "float16"] = "float32",
 ) -> Path:
@@ -50,7 +50,7 @@ def save_model(
     ----------
     path : path
         An existing file is replaced.
-    net : SA2Net
+    net : SA2Net or FocalUNet
         On any device. Learned focal exponents go into the card's network.
     card : ModelCard
         Its network must have the sizes of `net`.
@@ -71,14 +71,14 @@ def save_model(
     OutputError
         If the file cannot be written.
     """
-    sizes = (card.network.in_channels, card.network.n_classes, card.network.base_channels)
-    if sizes != (net.in_channels, net.n_classes, net.base_channels):
-        raise CardError(
-            f"The card says {sizes} (input channels, classes, base channels), the network has "
-            f"{(net.in_channels, net.n_classes, net.base_channels)}. Make the card for it."
-        )
     # A fixed γ lives in the card; a learned one becomes fixed when it is saved.
-    network = NetworkConfig(**{**card.network.model_dump(), "gamma": net.gamma})
+    network = network_config(net)
+    learned = {"gamma": network.gamma, "se_gamma": network.se_gamma}
+    if card.network.model_copy(update=learned) != network:
+        raise CardError(
+            f"The card says {_shape(card.network)}, the network has {_shape(network)}. "
+            "Make the card for it."
+        )
     card = card.model_copy(update={"network": network})
     tensors = {
         key: _to_store(key, value, dtype)
@@ -87,6 +87,11 @@ def save_model(
     }
     data = safetensors.torch.save(tensors, metadata={CARD_KEY: card.to_json()})
     return write_atomically(path, data)
+
+
+def _shape(network: NetworkConfig) -> str:
+    shape = network.model_dump(mode="json", exclude={"gamma", "se_gamma"})
+    return ", ".join(f"{key} {value}" for key, value in shape.items())
 
 
 def _to_store(key: str, value: Tensor, dtype: str) -> Tensor:
@@ -104,7 +109,7 @@ def _to_store(key: str, value: Tensor, dtype: str) -> Tensor:
     return value
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> SA2Net:
+def load_checkpoint(path: str | os.PathLike[str]) -> Network:
     """Load the network of a model file or of a published checkpoint.
 
     The format is recognised by content, never by suffix.
@@ -117,7 +122,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> SA2Net:
 
     Returns
     -------
-    SA2Net
+    SA2Net or FocalUNet
         Float32, on the CPU, in eval mode.
 
     Raises
@@ -160,7 +165,7 @@ def open_model(path: str | os.PathLike[str]) -> Model:
     return Model(net, card, path.absolute(), sha256)
 
 
-def _load(file: BufferedReader, path: Path) -> tuple[SA2Net, ModelCard]:
+def _load(file: BufferedReader, path: Path) -> tuple[Network, ModelCard]:
     file.seek(0)
     if is_safetensors(file.read(9)):
         return _load_ours(file, str(path))
@@ -176,7 +181,7 @@ def _load(file: BufferedReader, path: Path) -> tuple[SA2Net, ModelCard]:
     return net, published_card(path, net, dropped, script=published.script)
 
 
-def _load_ours(file: BufferedReader, where: str) -> tuple[SA2Net, ModelCard]:
+def _load_ours(file: BufferedReader, where: str) -> tuple[Network, ModelCard]:
     card = card_of_header(read_header(file, where), where)
     file.seek(0)
     try:
@@ -185,13 +190,5 @@ def _load_ours(file: BufferedReader, where: str) -> tuple[SA2Net, ModelCard]:
         raise CorruptCheckpointError(
             f"{where} is damaged ({error}). Download or copy it again."
         ) from error
-    net, _ = build_network(state_dict, where, gamma=card.network.gamma)
-    sizes = (net.in_channels, net.n_classes, net.base_channels)
-    network = card.network
-    if sizes != (network.in_channels, network.n_classes, network.base_channels):
-        raise CardError(
-            f"The card in {where} does not belong to its weights: they have {sizes[0]} input "
-            f"channels, {sizes[1]} classes and {sizes[2]} base channels. "
-            "Get the file again from where it came."
-        )
+    net, _ = build_network(state_dict, where, card.network)
     return net, card

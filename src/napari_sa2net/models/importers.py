@@ -16,7 +16,7 @@ from typing import IO, Any, Literal
 import torch
 from torch.serialization import MAGIC_NUMBER
 
-from napari_sa2net.config import InputConfig, NetworkConfig
+from napari_sa2net.config import InputConfig
 from napari_sa2net.errors import (
     CheckpointError,
     CorruptCheckpointError,
@@ -25,7 +25,7 @@ from napari_sa2net.errors import (
 )
 from napari_sa2net.models.card import ModelCard
 from napari_sa2net.models.registry import MAX_NAME, is_model_name
-from napari_sa2net.nn import SA2Net
+from napari_sa2net.nn import Network, network_config
 
 #: "folds": dict of the MoNuSeg/GlaS script; "bare": state dict of the ISIC/SegPC script.
 Script = Literal["folds", "bare"]
@@ -240,7 +240,7 @@ def _unsafe(where: str, names: list[str]) -> UnsafeCheckpointError:
 
 
 def published_card(
-    path: Path, net: SA2Net, dropped: tuple[str, ...], script: Script
+    path: Path, net: Network, dropped: tuple[str, ...], script: Script
 ) -> ModelCard:
     """The card that a published checkpoint would have.
 
@@ -264,11 +264,7 @@ def published_card(
     return ModelCard(
         name=name_of_file(path),
         description=f"Imported from a checkpoint of the published {source} script.",
-        network=NetworkConfig(
-            in_channels=net.in_channels,
-            n_classes=net.n_classes,
-            base_channels=net.base_channels,
-        ),
+        network=network_config(net),
         classes=class_names(net.n_classes),
         input=expected,
         licence="not stated in the file; ask its author",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from napari_sa2net.models.card import ModelCard
 from napari_sa2net.models.registry import find_model, is_model_name, model_not_found
-from napari_sa2net.nn import SA2Net
+from napari_sa2net.nn import Network
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +17,7 @@ class Model:
 
     Attributes
     ----------
-    net : SA2Net
+    net : SA2Net or FocalUNet
         In eval mode, float32, on the CPU.
     card : ModelCard
     path : Path or None
@@ -26,7 +26,7 @@ class Model:
         Of the file, hexadecimal; empty for a network made in memory.
     """
 
-    net: SA2Net
+    net: Network
     card: ModelCard
     path: Path | None = None
     sha256: str = ""

@@ -8,14 +8,16 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from napari_sa2net.config import NetworkConfig
 from napari_sa2net.errors import (
+    CardError,
     CheckpointDtypeError,
     CheckpointShapeError,
     CorruptCheckpointError,
     ForeignCheckpointError,
     NonFiniteWeightsError,
 )
-from napari_sa2net.nn import FocalExponent, SA2Net
+from napari_sa2net.nn import FocalExponent, Network, make_network
 
 #: Weights that the published network builds but never uses in its forward pass.
 UNUSED = re.compile(
@@ -32,9 +34,9 @@ ANOTHER = "Is it a checkpoint of another network?"
 def build_network(
     state_dict: Mapping[str, object],
     where: str,
-    gamma: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+    config: NetworkConfig | None = None,
     drop_unused: bool = False,
-) -> tuple[SA2Net, tuple[str, ...]]:
+) -> tuple[Network, tuple[str, ...]]:
     """Network of the sizes that the weights have.
 
     Parameters
@@ -43,30 +45,43 @@ def build_network(
         Floating-point weights of any precision; ``num_batches_tracked`` may be missing.
     where : str
         Path, for messages.
-    gamma : 4 floats
-        Focal exponents of ψ4, ψ3, ψ2, ψ1.
+    config : NetworkConfig, optional
+        Which network it is; unsaid: the published SA2-Net.
     drop_unused : bool
         Leave out the weights that the published network never uses, instead of refusing
         them.
 
     Returns
     -------
-    net : SA2Net, float32, eval mode
+    net : SA2Net or FocalUNet, float32, eval mode
     dropped : names of the weights left out, in the file's order
 
     Raises
     ------
     ForeignCheckpointError, CheckpointShapeError, CheckpointDtypeError,
     NonFiniteWeightsError, CorruptCheckpointError
+    CardError
+        If the weights have other sizes than `config`.
     """
     given = _tensors(state_dict, where)
     dropped = tuple(key for key in given if UNUSED.fullmatch(key)) if drop_unused else ()
     for key in dropped:
         del given[key]
-    in_channels, n_classes, base = _sizes(given, where)
+    in_channels, n_classes, base = sizes = _sizes(given, where)
+    if config is None:
+        # Not validated as settings: absurd sizes are told apart below, by the weights.
+        config = NetworkConfig.model_construct(
+            in_channels=in_channels, n_classes=n_classes, base_channels=base
+        )
+    elif sizes != (config.in_channels, config.n_classes, config.base_channels):
+        raise CardError(
+            f"The card in {where} does not belong to its weights: they have {in_channels} "
+            f"input channels, {n_classes} classes and {base} base channels. "
+            "Get the file again from where it came."
+        )
     # Without memory: shapes are compared before anything is allocated.
     with torch.device("meta"):
-        net = SA2Net(in_channels, n_classes, base)
+        net = make_network(config)
     wanted = net.state_dict()
     for key in wanted:
         if key.endswith(COUNTER):
@@ -74,10 +89,17 @@ def build_network(
     _check_keys(given, wanted, where)
     weights = {key: _checked(key, given[key], wanted[key], where) for key in wanted}
     net.load_state_dict(weights, assign=True)
-    for up, exponent in zip((net.up4, net.up3, net.up2, net.up1), gamma, strict=True):
-        # The exponent is in no state dict, so it is still on the meta device.
-        up.AG.focal = FocalExponent(exponent)
+    _set_exponents(net, config)
     return net.eval(), dropped
+
+
+def _set_exponents(net: Network, config: NetworkConfig) -> None:
+    """Put the focal exponents in: they are in no state dict, so still on the meta device."""
+    for path, values in (("up{}.AG", config.gamma), ("se.{}", config.se_gamma)):
+        for k, exponent in zip((4, 3, 2, 1), values, strict=True):
+            name = path.format(k)
+            if f"{name}.focal" in dict(net.named_modules()):
+                net.get_submodule(name).focal = FocalExponent(exponent)
 
 
 def _tensors(state_dict: Mapping[str, object], where: str) -> dict[str, Tensor]:

@@ -12,22 +12,22 @@ from torch import Tensor
 from napari_sa2net.config import InstanceConfig, TrainConfig
 from napari_sa2net.inference.instances import label_objects
 from napari_sa2net.metrics import ImageScore, pool, score_image
-from napari_sa2net.nn import SA2Net
+from napari_sa2net.nn import Network
 from napari_sa2net.training.losses import deep_supervision_loss, make_loss
 from napari_sa2net.training.targets import CLASSES
 
 
 class SegmentationModule(pl.LightningModule):
-    """Trains a SA2-Net on crops and scores it on whole images.
+    """Trains a network on crops and scores it on whole images.
 
     Parameters
     ----------
-    net : SA2Net
+    net : SA2Net or FocalUNet
         With the three classes of `targets.CLASSES`.
     config : TrainConfig
     """
 
-    def __init__(self, net: SA2Net, config: TrainConfig) -> None:
+    def __init__(self, net: Network, config: TrainConfig) -> None:
         super().__init__()
         self.net = net
         self.config = config

@@ -37,7 +37,7 @@ from napari_sa2net.models.registry import (
     find_model,
     user_models_dir,
 )
-from napari_sa2net.nn import SA2Net
+from napari_sa2net.nn import Network, make_network, network_config
 from napari_sa2net.provenance import versions
 from napari_sa2net.training.dataset import (
     CropDataset,
@@ -51,6 +51,7 @@ from napari_sa2net.training.targets import CLASSES
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, str], None]
+_TITLES = {"sa2net": "SA2-Net", "focal_unet": "Focal U-Net"}
 PRECISIONS = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed", torch.float32: "32-true"}
 
 
@@ -202,8 +203,8 @@ def train_folder(
     scores = _restore(module, Path(best.best_model_path))
     card = ModelCard(
         name=name,
-        description=f"SA2-Net trained on {Path(directory).name}",
-        network=NetworkConfig(n_classes=len(CLASSES), base_channels=net.base_channels),
+        description=f"{_TITLES[network_config(net).kind]} trained on {Path(directory).name}",
+        network=network_config(net),
         classes=CLASSES,
         input=input_config,
         diameter=config.diameter,
@@ -260,9 +261,17 @@ def _spread(items: list[Any], most: int) -> list[Any]:
     return [items[int((i + 0.5) * len(items) / most)] for i in range(most)]
 
 
-def _start_network(config: TrainConfig) -> tuple[SA2Net, str | None]:
+def _start_network(config: TrainConfig) -> tuple[Network, str | None]:
     if config.base is None:
-        net = SA2Net(n_classes=len(CLASSES), base_channels=config.base_channels)
+        extra = config.squeeze_excitation
+        se = config.network == "focal_unet" if extra is None else extra
+        shape = NetworkConfig(
+            kind=config.network,
+            n_classes=len(CLASSES),
+            base_channels=config.base_channels,
+            se=(se, se, se, se),
+        )
+        net = make_network(shape, config.learnable_gamma)
         # Most pixels are background: starting there spares the first steps.
         share = torch.tensor([0.8, 0.15, 0.05]).log()
         for head in (net.outc4, net.outc3, net.outc2, net.outc1):
@@ -276,7 +285,12 @@ def _start_network(config: TrainConfig) -> tuple[SA2Net, str | None]:
             f"{model.net.in_channels} input channels; training starts from models with "
             f"{', '.join(CLASSES)} and 3 channels, such as 'nuclei'."
         )
-    return model.net.train(), f"{model.name} {model.sha256}"
+    net = model.net
+    if config.learnable_gamma:
+        net = make_network(network_config(net), learnable_gamma=True)
+        # A saved network's exponents are fixed, so its weights lack them alone.
+        net.load_state_dict(model.net.state_dict(), strict=False)
+    return net.train(), f"{model.name} {model.sha256}"
 
 
 def _last_checkpoint(config: TrainConfig) -> Path | None:

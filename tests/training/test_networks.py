@@ -1,0 +1,82 @@
+"""Training of other networks and losses through the same room."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from napari_sa2net.config import TrainConfig, UnifiedFocalConfig
+from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.models import load_model
+from napari_sa2net.nn import FocalUNet, SA2Net
+from napari_sa2net.training.train import train_folder
+
+SMALL = TrainConfig(
+    base_channels=4,
+    steps=2,
+    batch_size=2,
+    crop=64,
+    diameter=12,
+    validate_every=2,
+    learning_rate=1e-2,
+    max_validation_images=1,
+    precision="float32",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("training set")
+    for kind in ("images", "labels"):
+        (directory / kind).mkdir()
+    for i in range(3):
+        image, labels = synthetic_nuclei((96, 80), n=8, diameter=12, seed=i)
+        tifffile.imwrite(directory / "images" / f"{i}.tif", image)
+        tifffile.imwrite(directory / "labels" / f"{i}.tif", labels.astype(np.uint16))
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("SA2NET_HOME", str(tmp_path / "home"))
+
+
+def test_focal_unet_with_the_focal_loss_and_learned_exponents(folder) -> None:
+    config = SMALL.model_copy(
+        update={
+            "network": "focal_unet",
+            "learnable_gamma": True,
+            "loss": "unified_focal",
+            "unified_focal": UnifiedFocalConfig(distance_gamma=0.5),
+        }
+    )
+    result = train_folder(folder, "focal", config)
+    model = load_model("focal")
+    assert isinstance(model.net, FocalUNet)
+    network = model.card.network
+    assert network.kind == "focal_unet"
+    assert network.se == (True,) * 4
+    learned = (*network.gamma, *network.se_gamma)
+    assert all(g != 1 for g in learned), "every exponent has moved"
+    assert model.card.training["settings"]["unified_focal"]["distance_gamma"] == 0.5
+    assert np.isfinite(list(result.scores.values())).all()
+    # Training goes on from it: learned exponents start where they were.
+    child = SMALL.model_copy(
+        update={"base": "focal", "learnable_gamma": True, "learning_rate": 1e-9, "steps": 1}
+    )
+    train_folder(folder, "child", child)
+    grown = load_model("child").card.network
+    assert grown.kind == "focal_unet"
+    assert (*grown.gamma, *grown.se_gamma) == pytest.approx(learned, abs=1e-5)
+
+
+def test_squeeze_and_excitation_in_sa2net(folder) -> None:
+    train_folder(folder, "se", SMALL.model_copy(update={"squeeze_excitation": True}))
+    model = load_model("se")
+    assert isinstance(model.net, SA2Net)
+    assert model.card.network.se == (True,) * 4
+    assert model.card.network.se_gamma == (1,) * 4
+    with torch.no_grad():
+        assert torch.isfinite(model.net(torch.rand(1, 3, 32, 32))).all()
