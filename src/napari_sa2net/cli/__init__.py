@@ -13,6 +13,7 @@ from cyclopts import App, CycloptsError
 
 from napari_sa2net import __version__
 from napari_sa2net.cli import console
+from napari_sa2net.cli.corrections import corrections
 from napari_sa2net.cli.demo import demo
 from napari_sa2net.cli.doctor import doctor
 from napari_sa2net.cli.evaluate import evaluate
@@ -35,6 +36,7 @@ app = App(
 for _command in (segment, evaluate, train, demo, doctor):
     app.command(_command)
 app.command(models)
+app.command(corrections)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

@@ -1,0 +1,218 @@
+"""``sa2net corrections``: list, show, remove, restore, revert, export, import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+
+from napari_sa2net.cli import console
+
+if TYPE_CHECKING:
+    from napari_sa2net.data.corrections import TrainingSet
+    from napari_sa2net.data.manifest import CommitRecord
+
+corrections = App(
+    name="corrections", help="List, undo, export and import the corrections of a training set."
+)
+
+_Flag = Annotated[bool, Parameter(negative="")]
+
+
+@corrections.command(name="list")
+def list_command(directory: Path, /, *, all: _Flag = False, json: _Flag = False) -> None:
+    """List the commits of a set of corrections.
+
+    Parameters
+    ----------
+    directory
+        Folder of the set.
+    all
+        Also those that were superseded or removed.
+    json
+        Print one JSON document.
+    """
+    training_set = _open(directory)
+    states = ("active", "superseded", "removed") if all else ("active",)
+    records = training_set.commits(*states)
+    if json:
+        console.print_json([_describe(training_set, record) for record in records])
+        return
+    rows = [
+        (
+            record.id[:8],
+            record.source.name,
+            "-".join(map(str, record.index)),
+            record.group,
+            f"{record.n_reviewed} of {record.n_objects}",
+            f"{record.shape[0]} × {record.shape[1]}",
+            record.parent.name,
+            record.time.replace("T", " ").removesuffix("Z"),
+            record.state if training_set.is_complete(record) else f"{record.state}, file gone",
+        )
+        for record in records
+    ]
+    names = ("id", "image", "plane", "group", "reviewed", "px", "model", "time (UTC)", "state")
+    console.table(names, rows)
+    n_cells = sum(record.n_reviewed for record in records if record.state == "active")
+    n_active = sum(record.state == "active" for record in records)
+    console.stderr().print(
+        f"{n_active} to train on, with {n_cells} reviewed objects", style="dim"
+    )
+
+
+@corrections.command
+def show(directory: Path, commit: str, /, *, json: _Flag = False) -> None:
+    """Show everything that is known of a commit.
+
+    Parameters
+    ----------
+    directory
+        Folder of the set.
+    commit
+        Its id, or the beginning of it.
+    json
+        Print one JSON document.
+    """
+    training_set = _open(directory)
+    details = _describe(training_set, training_set.find(commit))
+    if json:
+        console.print_json(details)
+        return
+    rows = [(name, _text(value)) for name, value in details.items()]
+    rows = [(name, text) for name, text in rows if text]
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        console.stdout().print(f"{name:<{width}}  {text}", markup=False)
+
+
+@corrections.command
+def remove(directory: Path, /, *commits: str) -> None:
+    """Move commits to the set's trash/, out of training.
+
+    Parameters
+    ----------
+    directory
+        Folder of the set.
+    commits
+        Ids, or the beginnings of them.
+    """
+    _each("removed", _open(directory).remove, commits)
+
+
+@corrections.command
+def restore(directory: Path, /, *commits: str) -> None:
+    """Bring removed or superseded commits back into training.
+
+    Parameters
+    ----------
+    directory
+        Folder of the set.
+    commits
+        Ids, or the beginnings of them.
+    """
+    _each("restored", _open(directory).restore, commits)
+
+
+@corrections.command
+def revert(directory: Path, commit: str, /) -> None:
+    """Take a commit back: the one before it, of the same place, counts again.
+
+    Parameters
+    ----------
+    directory
+        Folder of the set.
+    commit
+        Its id, or the beginning of it.
+    """
+    training_set = _open(directory)
+    taken_back = training_set.find(commit)
+    record = training_set.revert(taken_back.id)
+    out = console.stdout()
+    out.print(f"reverted {taken_back.id[:8]} to {record.id[:8]}: {record.name}", markup=False)
+
+
+@corrections.command(name="export")
+def export_command(directory: Path, destination: Path, /, *, overwrite: _Flag = False) -> None:
+    """Copy the active commits to a new folder, or to a zip file.
+
+    Parameters
+    ----------
+    directory
+        Folder of the set.
+    destination
+        New folder, or a name that ends in .zip.
+    overwrite
+        Replace an existing zip file.
+    """
+    training_set = _open(directory)
+    target = training_set.export(destination, overwrite)
+    n = len(training_set.commits())
+    console.stdout().print(f"exported {_commits(n)}: {target}", markup=False)
+
+
+@corrections.command(name="import")
+def import_command(directory: Path, source: Path, /, *, group: str = "") -> None:
+    """Take in another set, or any folder or zip file with images/ and labels/.
+
+    What is in the set already is passed over, so an interrupted import can be repeated.
+
+    Parameters
+    ----------
+    directory
+        Folder of the set; it is made if need be.
+    source
+        Folder or zip file.
+    group
+        Slide, patient or dish of the images that name none: never torn apart in validation.
+    """
+    from napari_sa2net.data.corrections import TrainingSet
+
+    training_set = TrainingSet.open(directory, create=True)
+    records = training_set.import_folder(source, group)
+    console.stdout().print(
+        f"imported {_commits(len(records))}: {training_set.path}", markup=False
+    )
+
+
+def _open(directory: Path) -> TrainingSet:
+    from napari_sa2net.data.corrections import TrainingSet
+
+    return TrainingSet.open(directory)
+
+
+def _each(done: str, change: Any, commits: tuple[str, ...]) -> None:
+    from napari_sa2net.errors import SettingsError
+
+    if not commits:
+        raise SettingsError("No commit is given. Name one or more ids, as list shows them.")
+    for commit in commits:
+        record = change(commit)
+        console.stdout().print(f"{done} {record.id[:8]}: {record.name}", markup=False)
+
+
+def _describe(training_set: TrainingSet, record: CommitRecord) -> dict[str, Any]:
+    from napari_sa2net.data.corrections_files import locate
+    from napari_sa2net.errors import CommitNotFoundError
+
+    files: dict[str, str | None] = {}
+    for kind in ("images", "labels", "reviewed"):
+        try:
+            files[kind] = str(locate(training_set.path, record, kind))
+        except CommitNotFoundError:
+            files[kind] = None
+    return {**record.model_dump(mode="json"), "files": files}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        parts = [f"{key} {item or 'gone'}" for key, item in value.items() if item != ""]
+        return ", ".join(parts)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_text, value))
+    return "" if value is None else str(value)
+
+
+def _commits(n: int) -> str:
+    return "1 commit" if n == 1 else f"{n} commits"
