@@ -57,6 +57,11 @@ class Handlers:
                 return self.derive(request)
             case p.Measure():
                 return self.measure(request)
+            case p.FineTune():
+                # Loaded in the training engine alone: it takes seconds.
+                from napari_sa2net.engine.train_handlers import TrainHandlers
+
+                return TrainHandlers(self._server).fine_tune(request)
 
     def forget(self, key: str) -> None:
         """Drop what is kept under a key."""

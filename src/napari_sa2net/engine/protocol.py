@@ -35,6 +35,13 @@ from napari_sa2net.engine.segment_protocol import (
     WarmUp,
     Window,
 )
+from napari_sa2net.engine.train_protocol import (
+    FineTune,
+    FineTuneResult,
+    Pause,
+    StopAndKeep,
+    TrainProgress,
+)
 
 __all__ = [
     "ArrayRef",
@@ -50,6 +57,8 @@ __all__ = [
     "ExplainResult",
     "Failed",
     "FileRef",
+    "FineTune",
+    "FineTuneResult",
     "Forget",
     "Inspect",
     "JobRequest",
@@ -57,6 +66,7 @@ __all__ = [
     "MapChannel",
     "Measure",
     "ObjectTable",
+    "Pause",
     "Progress",
     "ReadRegion",
     "Ready",
@@ -69,7 +79,9 @@ __all__ = [
     "Shutdown",
     "StageStep",
     "Starting",
+    "StopAndKeep",
     "Summary",
+    "TrainProgress",
     "WarmUp",
     "WasCancelled",
     "WhatIf",
@@ -117,8 +129,8 @@ class RegionData:
 
 KeyedRequest = Derive | MapChannel | Inspect | WhatIf
 """Of several of one kind that wait for one key only the newest runs."""
-JobRequest = WarmUp | Segment | Measure | KeyedRequest
-Request = JobRequest | Forget | Cancel | Shutdown | Release | RegionData
+JobRequest = WarmUp | Segment | Measure | KeyedRequest | FineTune
+Request = JobRequest | Forget | Cancel | Shutdown | Release | RegionData | Pause | StopAndKeep
 
 # --- events ------------------------------------------------------------------------------
 
@@ -206,4 +218,15 @@ class ReadRegion:
     key: tuple[int | slice, ...]
 
 
-Event = Starting | Ready | Progress | Done | Failed | WasCancelled | Died | ReadRegion | Release
+Event = (
+    Starting
+    | Ready
+    | Progress
+    | TrainProgress
+    | Done
+    | Failed
+    | WasCancelled
+    | Died
+    | ReadRegion
+    | Release
+)

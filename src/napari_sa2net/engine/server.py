@@ -51,6 +51,7 @@ class Server:
         self._queue: deque[p.JobRequest | p.Forget | p.Shutdown] = deque()
         self._running: list[p.JobRequest] = []
         self._stopped: set[int] = set()
+        self._signals: dict[int, type[p.Pause | p.StopAndKeep]] = {}
         self._tokens = itertools.count()
         self._regions: dict[int, p.RegionData | None] = {}
         self._parent = os.getppid()
@@ -89,6 +90,9 @@ class Server:
             return
         if isinstance(request, p.Cancel):
             self._cancel(request.job)
+            return
+        if isinstance(request, p.Pause | p.StopAndKeep):
+            self._signals[request.job] = type(request)
             return
         with self._state:
             dropped: list[int] = []
@@ -178,6 +182,7 @@ class Server:
         with self._state:
             self._running.remove(request)
             self._stopped.discard(request.job)
+            self._signals.pop(request.job, None)
         self.send(event)
 
     # --- what handlers use ---------------------------------------------------------------
@@ -193,6 +198,10 @@ class Server:
     def cancelled(self, job: int) -> Callable[[], bool]:
         """Asked between tiles and planes: shall the job stop?"""
         return lambda: job in self._stopped
+
+    def signal(self, job: int) -> type[p.Pause | p.StopAndKeep] | None:
+        """What the client has asked of a running training, if anything."""
+        return self._signals.get(job)
 
     def read_region(
         self, source: str, key: tuple[int | slice, ...], job: int

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_sa2net.config import FineTuneConfig
+from napari_sa2net.data.reference import REFERENCE_SHA256
 from napari_sa2net.errors import Cancelled, ModelExistsError, SettingsError, TrainingError
 from napari_sa2net.inference.devices import device_name
 from napari_sa2net.models.card import ModelCard
@@ -293,6 +294,7 @@ def _card(work: TuningRun, held_out: Change, reference: Change, verdict: Verdict
         "batch": {"crops_at_once": work.module.micro, "crop": work.crop},
         "device": device_name(work.device),
         "versions": versions(),
+        "reference_sha256": REFERENCE_SHA256,
         "verdict": verdict.text,
         "better": verdict.better,
     }

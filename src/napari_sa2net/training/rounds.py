@@ -19,7 +19,7 @@ from napari_sa2net.errors import TrainingError
 from napari_sa2net.inference.instances import label_objects
 from napari_sa2net.inference.predictor import activate
 from napari_sa2net.models.card import ModelCard
-from napari_sa2net.nn import SA2Net
+from napari_sa2net.nn import Network
 from napari_sa2net.training.compare import Tally, score_of, tally
 from napari_sa2net.training.events import Event, LossPoint, Notice, RoundPoint
 from napari_sa2net.training.held_out import View
@@ -65,7 +65,7 @@ class Scorer:
         self.dtype = dtype
         self.ask = ask
 
-    def probability(self, net: SA2Net, view: View) -> Any:
+    def probability(self, net: Network, view: View) -> Any:
         """Class probabilities (C, h, w) of a view."""
         x = view.image[None].to(self.device).contiguous(memory_format=torch.channels_last)
         low = self.dtype != torch.float32
@@ -73,7 +73,7 @@ class Scorer:
             logits = net(x)
         return activate(logits.float())[0].cpu().numpy()
 
-    def score(self, net: SA2Net) -> Tallies:
+    def score(self, net: Network) -> Tallies:
         """Tallies of a network in eval mode, by set."""
         out: Tallies = {}
         for name, views in self.views.items():
@@ -148,7 +148,7 @@ class Rounds(Callback):
         limit: float | None,
         save: Callable[[], None],
         tell: Callable[[Event], None],
-        show: Callable[[SA2Net, int], None] | None = None,
+        show: Callable[[Network, int], None] | None = None,
     ) -> None:
         self.record = record
         self.scorer = scorer

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_sa2net.config import FineTuneConfig, TrainConfig
-from napari_sa2net.nn import SA2Net
+from napari_sa2net.nn import Network
 from napari_sa2net.training.losses import deep_supervision_loss
 from napari_sa2net.training.module import SegmentationModule
 from napari_sa2net.training.replay import answers_kept
@@ -30,9 +30,9 @@ class TuningModule(SegmentationModule):
 
     Parameters
     ----------
-    net : SA2Net
+    net : Network
         Becomes the child.
-    teacher : SA2Net
+    teacher : Network
         The parent; stays as it is.
     config : FineTuneConfig
     diameter : float
@@ -58,8 +58,8 @@ class TuningModule(SegmentationModule):
 
     def __init__(
         self,
-        net: SA2Net,
-        teacher: SA2Net,
+        net: Network,
+        teacher: Network,
         config: FineTuneConfig,
         diameter: float,
         schedule: Schedule,
@@ -127,7 +127,7 @@ class TuningModule(SegmentationModule):
             self.ask()
             loss = self.loss_of(part) * (len(part["target"]) / size)
             self.manual_backward(loss)
-            total += float(loss)
+            total += float(loss.detach())
         learning = [p for p in self.net.parameters() if p.requires_grad]
         norm = float(nn.utils.clip_grad_norm_(learning, CLIP))
         self.done += 1

@@ -20,7 +20,7 @@ from napari_sa2net.errors import OutOfMemoryError, Paused
 from napari_sa2net.inference.devices import fast_dtype, is_out_of_memory, resolve_device
 from napari_sa2net.models.card import utc_now
 from napari_sa2net.models.model import Model
-from napari_sa2net.nn import SA2Net
+from napari_sa2net.nn import Network
 from napari_sa2net.training.compare import Score, Tally, score_of
 from napari_sa2net.training.events import Event, LossPoint, Notice, Planned, RoundPoint
 from napari_sa2net.training.material import Material
@@ -123,7 +123,7 @@ class TuningRun:
             record["weights"],
             record["step"],
             record["since_best"],
-            [_round_point(point) for point in record["rounds"]],
+            [round_point(point) for point in record["rounds"]],
             [LossPoint(**point) for point in record["losses"]],
             record["seconds"],
         )
@@ -284,18 +284,18 @@ class TuningRun:
         if self._cancelled():
             raise Stopped
 
-    def _show(self, net: SA2Net, number: int) -> None:
+    def _show(self, net: Network, number: int) -> None:
         assert self._preview is not None
         card = self.parent.card.model_copy(update={"name": self.asked.name})
         self._preview(Model(copy.deepcopy(net).cpu(), card), number)
 
     # --- parts -----------------------------------------------------------------------------
 
-    def child_net(self) -> SA2Net:
+    def child_net(self) -> Network:
         """A network of the parent's weights that may be changed."""
         return copy.deepcopy(self.parent.net).float()
 
-    def _network(self) -> SA2Net:
+    def _network(self) -> Network:
         net = self.child_net().eval().to(self.device)
         return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
@@ -313,7 +313,7 @@ class TuningRun:
             self._ask,
         )
 
-    def _trusted(self, teacher: SA2Net) -> float:
+    def _trusted(self, teacher: Network) -> float:
         """How far the parent's sure answers agree with a person's, on what is learned from."""
         from napari_sa2net.training.held_out import make_view, spread
 
@@ -384,7 +384,8 @@ def _tallies(plain: dict[str, Any]) -> Tallies:
     return {name: [Tally.of(one) for one in some] for name, some in plain.items()}
 
 
-def _round_point(plain: dict[str, Any]) -> RoundPoint:
+def round_point(plain: dict[str, Any]) -> RoundPoint:
+    """From a stored record."""
     return RoundPoint(
         plain["round"],
         plain["step"],
