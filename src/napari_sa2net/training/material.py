@@ -19,7 +19,7 @@ from napari_sa2net.training.held_out import (
     split_examples,
     spread,
 )
-from napari_sa2net.training.reference import reference_examples
+from napari_sa2net.training.reference import REFERENCE_SIDE, reference_examples
 from napari_sa2net.training.replay import replay_examples
 from napari_sa2net.training.targets import CLASSES
 
@@ -122,14 +122,17 @@ def prepare(
             [*before.get("held_out", ()), *before.get("held_out_before", ())],
         )
     held_out = spread(split.held_out, config.max_scored)
-    reference = reference_examples(card, diameter)
+    reference = reference_examples(card)
     earlier = spread(split.earlier, config.max_scored)
     return Material(
         split,
         diameter,
         {
             "held_out": [make_view(e, diameter) for e in held_out],
-            "reference": [make_view(e, diameter) for e in (*reference, *earlier)],
+            "reference": [
+                *(make_view(e, diameter, REFERENCE_SIDE) for e in reference),
+                *(make_view(e, diameter) for e in earlier),
+            ],
         },
         replay_examples(card, diameter, config.seed) if config.replay else [],
     )

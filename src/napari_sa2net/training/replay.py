@@ -18,7 +18,7 @@ from napari_sa2net.models.card import ModelCard
 from napari_sa2net.training.dataset import CropDataset, Example
 
 #: Synthetic images that crops are cut from, and their side in typical diameters.
-N_REPLAY, SIDE = 24, 12
+N_REPLAY, SIDE = 16, 10
 #: Seeds of replay start here; the reference set uses others.
 FIRST_SEED = 7000
 #: A parent is trusted fully where its sure answers agree so often with a person's, and not at

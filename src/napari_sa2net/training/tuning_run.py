@@ -23,6 +23,7 @@ from napari_sa2net.models.model import Model
 from napari_sa2net.nn import Network
 from napari_sa2net.training.compare import Score, Tally, score_of
 from napari_sa2net.training.events import Event, LossPoint, Notice, Planned, RoundPoint
+from napari_sa2net.training.held_out import make_view, spread
 from napari_sa2net.training.material import Material
 from napari_sa2net.training.replay import MixedCrops, agreement, trust
 from napari_sa2net.training.rounds import Record, Rounds, Scorer, Tallies
@@ -315,8 +316,6 @@ class TuningRun:
 
     def _trusted(self, teacher: Network) -> float:
         """How far the parent's sure answers agree with a person's, on what is learned from."""
-        from napari_sa2net.training.held_out import make_view, spread
-
         if all(e.counts is None or e.counts.all() for e in self.material.split.training):
             return 0.0  # nothing is left for the parent to answer
         total = torch.zeros(2, 2, dtype=torch.int64).numpy()
