@@ -17,6 +17,7 @@ from __future__ import annotations
 from napari_sa2net.edits.boxes import replace_box
 from napari_sa2net.edits.contours import fill_holes, fit_to_edge, redraw, redraw_mask, smooth
 from napari_sa2net.edits.corrections import Corrections
+from napari_sa2net.edits.doubt import Doubt
 from napari_sa2net.edits.history import History
 from napari_sa2net.edits.label_index import LabelIndex, PlaneIndex
 from napari_sa2net.edits.marking import (
@@ -32,6 +33,7 @@ from napari_sa2net.edits.marking import (
 from napari_sa2net.edits.objects import delete, label_at, labels_in, labels_under, merge, split
 from napari_sa2net.edits.patch import Patch
 from napari_sa2net.edits.regions import Region
+from napari_sa2net.edits.review import ReviewQueue
 from napari_sa2net.edits.reviewed import ReviewedMask, changed_boxes, outlines, reviewed_mask
 from napari_sa2net.edits.step import SCHEMA_VERSION, STEP_KINDS, Marks, Step
 from napari_sa2net.edits.strokes import stroke
@@ -40,12 +42,14 @@ __all__ = [
     "SCHEMA_VERSION",
     "STEP_KINDS",
     "Corrections",
+    "Doubt",
     "History",
     "LabelIndex",
     "Marks",
     "Patch",
     "PlaneIndex",
     "Region",
+    "ReviewQueue",
     "ReviewedMask",
     "Step",
     "accept",
