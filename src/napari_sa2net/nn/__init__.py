@@ -12,7 +12,9 @@ from napari_sa2net.nn.focal import (
     FocalExponent,
     FocalGate,
     FocalSE,
+    fixed_statistics,
     pooled_over,
+    pooled_statistics,
     pools_globally,
 )
 from napari_sa2net.nn.focal_unet import FocalUNet
@@ -29,10 +31,12 @@ __all__ = [
     "SA2Net",
     "SegmentationNet",
     "capture_attention",
+    "fixed_statistics",
     "make_network",
     "network_config",
     "pad_to_stride",
     "pooled_over",
+    "pooled_statistics",
     "pools_globally",
     "without_idle_modules",
 ]

@@ -6,8 +6,8 @@ Published: Yeung et al., ISBI 2022 (arXiv 2111.00534).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +92,7 @@ class FocalSE(nn.Module):
         self.fc1 = nn.Conv2d(channels, hidden, 1)
         self.fc2 = nn.Conv2d(hidden, channels, 1)
         self.focal = FocalExponent(gamma, learnable)
-        #: Means (1, channels, 1, 1) used instead of the input's own, while `pooled_over`.
+        #: Means (1, channels, 1, 1) used instead of the input's own; see `fixed_statistics`.
         self.means: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -143,41 +143,79 @@ def pools_globally(net: nn.Module) -> bool:
     return any(isinstance(module, FocalSE) for module in net.modules())
 
 
-@contextmanager
-def pooled_over(net: nn.Module, whole: Tensor) -> Iterator[None]:
-    """Let squeeze and excitation take its statistics from another image.
+def pooled_statistics(net: nn.Module, whole: Tensor) -> dict[str, Tensor]:
+    """What squeeze and excitation pools of an image.
 
     Parameters
     ----------
     net : Module
-        In eval mode. Networks without squeeze and excitation are left alone.
+        In eval mode.
     whole : (1, in_channels, H, W)
-        What stands for the whole image: the image, or a coarse version of it. The network
-        runs on it once.
+        Runs through the network once, no further than to the last pooling.
 
-    Yields
-    ------
-    Inside the block the network gives each window of the image what it would give it as a
-    part of the whole.
+    Returns
+    -------
+    dict of str to Tensor (1, channels, 1, 1)
+        By module; empty for a network without squeeze and excitation.
     """
-    modules = [module for module in net.modules() if isinstance(module, FocalSE)]
-    before = [module.means for module in modules]
-    handles = []
+    modules = {name: m for name, m in net.named_modules() if isinstance(m, FocalSE)}
+    names = {module: name for name, module in modules.items()}
+    means: dict[str, Tensor] = {}
 
-    def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
         assert isinstance(module, FocalSE)
-        module.means = module.squeeze(inputs[0])
+        means[names[module]] = module.squeeze(inputs[0])
+        if len(means) == len(modules):
+            raise _AllPooled
 
+    handles = [module.register_forward_hook(keep) for module in modules.values()]
     try:
-        if modules:
-            handles = [module.register_forward_pre_hook(keep) for module in modules]
-            with torch.no_grad():
+        # Each module pools what it is given itself, also inside another image's statistics.
+        with torch.no_grad(), fixed_statistics(net, dict.fromkeys(modules)):
+            if modules:
                 net(whole)
-            while handles:
-                handles.pop().remove()
-        yield
+    except _AllPooled:
+        pass
     finally:
         for handle in handles:
             handle.remove()
-        for module, means in zip(modules, before, strict=True):
-            module.means = means
+    return means
+
+
+@contextmanager
+def fixed_statistics(net: nn.Module, statistics: Mapping[str, Tensor | None]) -> Iterator[None]:
+    """Let squeeze and excitation use these statistics instead of its input's own.
+
+    Parameters
+    ----------
+    net : Module
+    statistics : mapping of str to Tensor (1, channels, 1, 1) or None
+        As `pooled_statistics` gives them; None stands for the input's own.
+    """
+    modules = {
+        name: module
+        for name, module in net.named_modules()
+        if name in statistics and isinstance(module, FocalSE)
+    }
+    before = {name: module.means for name, module in modules.items()}
+    try:
+        for name, module in modules.items():
+            module.means = statistics[name]
+        yield
+    finally:
+        for name, module in modules.items():
+            module.means = before[name]
+
+
+def pooled_over(net: nn.Module, whole: Tensor) -> AbstractContextManager[None]:
+    """Let squeeze and excitation take its statistics from another image.
+
+    Inside the block the network gives each window of the image what it would give it as a
+    part of the whole. `whole` is the image, or a coarse version of it; see
+    `pooled_statistics`.
+    """
+    return fixed_statistics(net, pooled_statistics(net, whole))
+
+
+class _AllPooled(Exception):
+    """The rest of the network has nothing to pool."""
