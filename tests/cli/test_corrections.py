@@ -1,0 +1,88 @@
+"""``sa2net corrections``."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tifffile
+
+from napari_sa2net.data import synthetic_nuclei
+
+
+@pytest.fixture
+def plain(tmp_path):
+    for kind in ("images", "labels"):
+        (tmp_path / "plain" / kind).mkdir(parents=True)
+    for seed in range(2):
+        image, labels = synthetic_nuclei((40, 50), 4, 12, seed)
+        tifffile.imwrite(tmp_path / "plain" / "images" / f"Zelle {seed}.tif", image)
+        tifffile.imwrite(tmp_path / "plain" / "labels" / f"Zelle {seed}.tif", labels)
+    return tmp_path / "plain"
+
+
+def test_a_set_is_made_listed_changed_and_passed_on(run, plain, tmp_path):
+    folder = tmp_path / "Übung 1"
+    made = run("corrections", "import", folder, plain, "--group", "dish")
+    assert made.code == 0
+    assert "imported 2 commits" in made.out
+    assert "imported 0 commits" in run("corrections", "import", folder, plain).out
+
+    listed = run("corrections", "list", folder, "--json").json()
+    assert [entry["source"]["name"] for entry in listed] == ["Zelle 0", "Zelle 1"]
+    first = listed[0]["id"]
+    table = run("corrections", "list", folder)
+    assert first[:8] in table.out
+    assert "2 to train on, with 8 reviewed objects" in table.err
+
+    shown = run("corrections", "show", folder, first[:6], "--json").json()
+    assert shown["group"] == "dish"
+    assert tifffile.imread(shown["files"]["labels"]).max() == 4
+    assert "dish" in run("corrections", "show", folder, first).out
+
+    # Corrected labels of the same image supersede.
+    truth = plain / "labels" / "Zelle 0.tif"
+    tifffile.imwrite(truth, np.where(tifffile.imread(truth) == 1, 0, 1).astype(np.int32))
+    assert "imported 1 commit:" in run("corrections", "import", folder, plain).out
+    listed = run("corrections", "list", folder, "--all", "--json").json()
+    assert [entry["state"] for entry in listed] == ["superseded", "active", "active"]
+    reverted = run("corrections", "revert", folder, listed[2]["id"])
+    assert f"reverted {listed[2]['id'][:8]} to {first[:8]}" in reverted.out
+
+    assert run("corrections", "remove", folder, first, listed[1]["id"]).code == 0
+    assert run("corrections", "list", folder, "--json").json() == []
+    assert run("corrections", "export", folder, tmp_path / "x.zip").code == 2
+    assert run("corrections", "restore", folder, first).code == 0
+    exported = run("corrections", "export", folder, tmp_path / "x.zip")
+    assert "exported 1 commit:" in exported.out
+    assert run("corrections", "export", folder, tmp_path / "x.zip").code == 2
+    again = run("corrections", "export", folder, tmp_path / "x.zip", "--overwrite")
+    assert again.code == 0
+    run("corrections", "import", tmp_path / "other", tmp_path / "x.zip")
+    (entry,) = run("corrections", "list", tmp_path / "other", "--json").json()
+    assert entry["id"] == first
+
+    (folder / "labels" / f"{entry['name']}.tif").unlink()
+    assert "active, file gone" in run("corrections", "list", folder).out
+    assert "labels gone" in run("corrections", "show", folder, first).out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("list", "nowhere"), "is not there"),
+        (("list", "."), "holds no corrections"),
+        (("remove", "."), "holds no corrections"),
+        (("show", "SET", "zzz"), "no commit 'zzz'"),
+        (("remove", "SET"), "No commit is given"),
+        (("import", "SET", "nowhere"), "is not a folder"),
+    ],
+)
+def test_mistakes_are_one_line_each(run, tmp_path, monkeypatch, arguments, words):
+    from napari_sa2net.data.corrections import TrainingSet
+
+    monkeypatch.chdir(tmp_path)
+    TrainingSet.open("SET", create=True)
+    result = run("corrections", *arguments)
+    assert result.code == 2
+    assert words in result.err
+    assert len(result.err.splitlines()) == 1

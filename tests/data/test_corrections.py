@@ -1,0 +1,542 @@
+"""Commits of corrected labels: kept, listed, undone, and never half there."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from napari_sa2net.data import fingerprint, read_image, synthetic_nuclei
+from napari_sa2net.data.commit import Commit
+from napari_sa2net.data.corrections import TrainingSet
+from napari_sa2net.data.fingerprint import image_fingerprint
+from napari_sa2net.data.manifest import MANIFEST, file_stem
+from napari_sa2net.data.training_set import load_training_folder, split_items
+from napari_sa2net.errors import (
+    CommitNotFoundError,
+    CorrectionsError,
+    OutputError,
+    SA2NetError,
+    TrainingDataError,
+)
+
+ALL = ("active", "superseded", "removed")
+
+
+@pytest.fixture
+def training_set(tmp_path) -> TrainingSet:
+    return TrainingSet.open(tmp_path / "Übung, Körner 3", create=True)
+
+
+def a_commit(seed: int = 0, **more) -> Commit:
+    image, labels = synthetic_nuclei((40, 56), 4, 12, seed)
+    return Commit(image, labels, **{"source": f"Präparat {seed}", **more})
+
+
+def files_of(training_set: TrainingSet) -> set[str]:
+    root = training_set.path
+    return {p.relative_to(root).as_posix() for p in root.rglob("*.tif")}
+
+
+# --- what is kept --------------------------------------------------------------------------
+
+
+def test_a_commit_is_a_folder_that_people_can_read_and_train_on(training_set):
+    image, labels = synthetic_nuclei((40, 56), 4, 12)
+    reviewed = labels < 3
+    record = training_set.commit(
+        Commit(
+            image,
+            labels,
+            reviewed,
+            source="Präparat 1: Zellkerne/oben",
+            path="/data/p1.tif",
+            fingerprint="f1",
+            index=(2, 7),
+            box=(10, 50, 0, 56),
+            levels=[(3, 900)],
+            pixel_size_um=0.25,
+            parent="nuclei",
+            parent_sha256="ab" * 32,
+            group=" Schale 1 ",
+            notes="erste",
+            n_edits=7,
+        )
+    )
+    assert record.n_objects == 4
+    assert record.n_reviewed == 2
+    assert record.reviewed_share == pytest.approx(reviewed.mean(), abs=1e-6)
+    name = f"Präparat 1_ Zellkerne_oben_2-7_{record.id[:8]}"
+    assert record.name == name
+    assert files_of(training_set) == {
+        f"{k}/{name}.tif" for k in ("images", "labels", "reviewed")
+    }
+
+    manifest = json.loads((training_set.path / MANIFEST).read_text(encoding="utf-8"))
+    assert manifest["schema_version"] == 1
+    entry = manifest["commits"][0]
+    assert entry["parent"] == {"name": "nuclei", "sha256": "ab" * 32}
+    assert entry["box"] == [10, 50, 0, 56]
+    assert entry["group"] == "Schale 1"
+    assert entry["time"].endswith("Z")
+
+    path = training_set.path / "images" / f"{name}.tif"
+    assert (tifffile.imread(path) == image).all()
+    assert read_image(path).pixel_size_um == pytest.approx(0.25)
+    assert tifffile.imread(training_set.path / "labels" / f"{name}.tif").dtype == np.uint16
+    data = TrainingSet.open(training_set.path).load(record.id)
+    assert (data.image == image).all()
+    assert (data.labels == labels).all()
+    assert data.labels.dtype == np.int32
+    assert (data.reviewed == reviewed).all()
+    assert data.record == record
+
+    (item,) = load_training_folder(training_set.path)
+    assert (item.name, item.group, item.commit) == (name, "Schale 1", record.id)
+    assert item.levels == ((3.0, 900.0),)
+    assert item.reviewed is not None
+
+
+@pytest.mark.parametrize(
+    ("image", "axes", "kept"),
+    [
+        (np.linspace(-1, 1, 20).reshape(4, 5).astype(np.float32), None, "YX"),
+        (np.full((4, 5), np.nan), None, "YX"),
+        (np.arange(20).reshape(4, 5) > 7, None, "YX"),
+        (np.arange(20, dtype=np.int64).reshape(4, 5) << 40, None, "YX"),
+        (np.arange(60, dtype=np.uint8).reshape(4, 5, 3), None, "YXC"),
+        (np.arange(80, dtype=np.uint16).reshape(4, 5, 4), None, "YXC"),
+        (np.arange(60, dtype=np.float64).reshape(4, 5, 3), None, "YXC"),
+        (np.arange(40, dtype=np.uint16).reshape(4, 5, 2), "YXC", "CYX"),
+        (np.arange(60, dtype=np.uint16).reshape(3, 4, 5), "CYX", "CYX"),
+        (np.arange(20, dtype=np.uint16).reshape(1, 4, 5), "CYX", "CYX"),
+    ],
+)
+def test_every_kind_of_image_comes_back_as_it_was(training_set, image, axes, kept):
+    labels = np.zeros((4, 5), np.int32)
+    labels[1, 2] = 2**31 - 1
+    record = training_set.commit(Commit(image, labels, axes=axes))
+    data = training_set.load(record.id)
+    assert record.axes == kept
+    same = np.moveaxis(image, 2, 0) if kept != (axes or kept) else image
+    np.testing.assert_array_equal(data.image, same)
+    assert data.image.dtype == (np.uint8 if image.dtype == bool else image.dtype)
+    assert data.labels[1, 2] == 2**31 - 1
+    # What the trainer reads has the axes that were meant.
+    assert read_image(training_set.path / "images" / f"{record.name}.tif").axes == kept
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"labels": np.zeros((3, 3), int)}, "same height and width"),
+        ({"labels": np.zeros((40, 56))}, "whole numbers"),
+        ({"labels": np.full((40, 56), -1)}, "must lie in"),
+        ({"reviewed": np.zeros((40, 56), bool)}, "Nothing is marked as reviewed"),
+        ({"reviewed": np.ones((2, 2), bool)}, "same height and width"),
+        ({"image": np.zeros((3, 40, 56))}, "one plane"),
+        ({"image": np.zeros((40, 56), complex)}, "real numbers"),
+        ({"box": (0, 10, 0, 10)}, "box"),
+        ({"pixel_size_um": float("nan")}, "pixel size"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_in_words(training_set, changes, words):
+    image, labels = synthetic_nuclei((40, 56), 4, 12)
+    with pytest.raises(CorrectionsError, match=words):
+        training_set.commit(Commit(**{"image": image, "labels": labels, **changes}))
+    assert not files_of(training_set)
+    assert training_set.commits(*ALL) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["", "...", "a/b\\c:d*?", "CON", "x" * 500, "é" * 300, "\ud800"]
+)
+def test_any_name_becomes_a_file(training_set, name):
+    stem = file_stem(name, (), "0123456789ab")
+    assert len(f"{stem}.tif".encode()) < 200
+    record = training_set.commit(a_commit(source=name.encode("utf-8", "replace").decode()))
+    assert training_set.load(record.id).labels.any()
+
+
+# --- undoing -------------------------------------------------------------------------------
+
+
+def test_a_later_commit_supersedes_and_revert_restores_the_one_before(training_set):
+    first = training_set.commit(a_commit())
+    other = training_set.commit(a_commit(1))
+    second = training_set.commit(a_commit(n_edits=2))
+    third = training_set.commit(a_commit(n_edits=3))
+    states = {r.id: r.state for r in training_set.commits(*ALL)}
+    assert states[first.id] == states[second.id] == "superseded"
+    assert [r.id for r in training_set.commits()] == [other.id, third.id]
+    assert f"earlier/labels/{first.name}.tif" in files_of(training_set)
+    assert {i.commit for i in load_training_folder(training_set.path)} == {other.id, third.id}
+
+    assert training_set.revert(third.id).id == second.id
+    assert training_set.revert(second.id).id == first.id
+    with pytest.raises(CorrectionsError, match="no commit before"):
+        training_set.revert(first.id)
+    with pytest.raises(CorrectionsError, match="only an active"):
+        training_set.revert(third.id)
+    assert f"images/{first.name}.tif" in files_of(training_set)
+    assert f"trash/images/{third.name}.tif" in files_of(training_set)
+
+    training_set.restore(third.id)
+    states = {r.id: r.state for r in training_set.commits(*ALL)}
+    assert states == {
+        first.id: "superseded",
+        other.id: "active",
+        second.id: "removed",
+        third.id: "active",
+    }
+    assert all(training_set.load(identity).labels.any() for identity in states)
+
+
+@pytest.mark.parametrize(
+    "more", [{"index": (1,)}, {"box": (0, 40, 0, 56)}, {"fingerprint": "x"}]
+)
+def test_other_planes_boxes_and_images_are_other_places(training_set, more):
+    training_set.commit(a_commit())
+    training_set.commit(a_commit(**more))
+    assert len(training_set.commits()) == 2
+
+
+def test_removed_commits_rest_in_the_trash(training_set):
+    record = training_set.commit(a_commit())
+    assert training_set.remove(record.id[:5]).state == "removed"
+    assert files_of(training_set) == {
+        f"trash/{kind}/{record.name}.tif" for kind in ("images", "labels", "reviewed")
+    }
+    with pytest.raises(CorrectionsError, match="already"):
+        training_set.remove(record.id)
+    with pytest.raises(TrainingDataError, match="no corrections yet"):
+        load_training_folder(training_set.path)
+    training_set.restore(record.id)
+    assert training_set.load(record.id).record.state == "active"
+
+    training_set.remove(record.id)
+    shutil.rmtree(training_set.path / "trash")
+    with pytest.raises(CommitNotFoundError, match="gone"):
+        training_set.restore(record.id)
+    assert not training_set.is_complete(training_set.find(record.id))
+
+
+def test_ids_may_be_shortened_as_long_as_they_are_clear(training_set):
+    records = [training_set.commit(a_commit(seed)) for seed in range(2)]
+    assert training_set.find(records[0].name).id == records[0].id
+    for nothing in ("", "zzz"):
+        with pytest.raises(CommitNotFoundError):
+            training_set.find(nothing)
+
+
+# --- what trains ---------------------------------------------------------------------------
+
+
+def test_crops_and_planes_of_one_image_are_never_torn_apart(training_set):
+    for seed in range(6):
+        for index in range(3):
+            training_set.commit(a_commit(seed, index=(index,)))
+    items = load_training_folder(training_set.path)
+    training, validation = split_items(items, 0.2)
+    assert len(items) == 18
+    assert not {i.group for i in training} & {i.group for i in validation}
+
+
+def test_a_new_correction_follows_the_side_of_its_group(training_set):
+    training_set.commit(a_commit(0, split="val", group="dish"))
+    training_set.commit(a_commit(1, group="dish"))
+    training_set.commit(a_commit(2))
+    sides = {i.name[:10]: i.split for i in load_training_folder(training_set.path)}
+    assert sides == {"Präparat 0": "val", "Präparat 1": "val", "Präparat 2": ""}
+
+
+def test_only_what_the_manifest_lists_is_trained_on(training_set):
+    record = training_set.commit(a_commit())
+    tifffile.imwrite(training_set.path / "images" / "stray.tif", np.zeros((3, 3), np.uint8))
+    (training_set.path / "index.csv").write_text("split,name\ntrain,stray\n")
+    assert [i.commit for i in load_training_folder(training_set.path)] == [record.id]
+    TrainingSet.open(training_set.path)
+    assert "images/stray.tif" in files_of(training_set), "a stranger's file was deleted"
+
+
+# --- opening -------------------------------------------------------------------------------
+
+
+def test_opening_what_is_no_set_says_what_to_do(tmp_path):
+    with pytest.raises(CorrectionsError, match="not there"):
+        TrainingSet.open(tmp_path / "nowhere")
+    with pytest.raises(CorrectionsError, match="holds no corrections"):
+        TrainingSet.open(tmp_path)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.tif").write_bytes(b"x")
+    with pytest.raises(CorrectionsError, match="import this one"):
+        TrainingSet.open(tmp_path, create=True)
+    with pytest.raises(OutputError):
+        TrainingSet.open(tmp_path / "images" / "a.tif", create=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: text[:-30], "damaged"),
+        (lambda text: b"[]", "damaged"),
+        (lambda text: b"", "damaged"),
+        (lambda text: text.replace(b'"active"', b'"asleep"'), "damaged.*state"),
+        (lambda text: text.replace(b'"name": "Pr', b'"name": "../../Pr'), "damaged.*name"),
+        (lambda text: text.replace(b'"schema_version": 1', b'"schema_version": 2'), "newer"),
+    ],
+)
+def test_a_damaged_or_newer_manifest_is_never_written_over(training_set, change, words):
+    training_set.commit(a_commit())
+    path = training_set.path / MANIFEST
+    damaged = change(path.read_bytes())
+    path.write_bytes(damaged)
+    for act in (
+        lambda: TrainingSet.open(training_set.path),
+        lambda: TrainingSet.open(training_set.path, create=True),
+        lambda: training_set.commit(a_commit(1)),
+        lambda: load_training_folder(training_set.path),
+    ):
+        with pytest.raises(CorrectionsError, match=words):
+            act()
+    assert path.read_bytes() == damaged
+
+
+def test_entries_of_others_stay_in_the_manifest(training_set):
+    training_set.commit(a_commit())
+    path = training_set.path / MANIFEST
+    content = json.loads(path.read_bytes())
+    content["commits"][0]["seen by"] = "Zoë"
+    content["lab"] = "B 4"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    training_set.commit(a_commit(1))
+    content = json.loads(path.read_bytes())
+    assert content["lab"] == "B 4"
+    assert content["commits"][0]["seen by"] == "Zoë"
+
+
+def test_labels_changed_from_outside_to_another_size_are_noticed(training_set):
+    record = training_set.commit(a_commit())
+    tifffile.imwrite(training_set.path / "labels" / f"{record.name}.tif", np.ones((3, 3), "u2"))
+    with pytest.raises(CorrectionsError, match="do not fit"):
+        training_set.load(record.id)
+
+
+# --- several windows -----------------------------------------------------------------------
+
+
+def test_two_windows_both_keep_their_commits(training_set):
+    other = TrainingSet.open(training_set.path)
+    first = training_set.commit(a_commit(0))
+    second = other.commit(a_commit(1))
+    assert [r.id for r in training_set.commits()] == [first.id, second.id]
+    other.remove(first.id)
+    assert [r.id for r in training_set.commits()] == [second.id]
+
+
+def test_many_windows_at_once(training_set):
+    code = (
+        "import sys, numpy as np\n"
+        "from napari_sa2net.data.commit import Commit\n"
+        "from napari_sa2net.data.corrections import TrainingSet\n"
+        "for i in range(6):\n"
+        "    s = TrainingSet.open(sys.argv[1])\n"
+        "    s.commit(Commit(np.zeros((8, 9), 'u1'), np.ones((8, 9), int), "
+        "source=f'{sys.argv[2]} {i}'))\n"
+    )
+    command = [sys.executable, "-c", code, str(training_set.path)]
+    windows = [subprocess.Popen([*command, f"window {i}"]) for i in range(2)]
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda seed: training_set.commit(a_commit(seed)), range(12)))
+    assert [window.wait(60) for window in windows] == [0, 0]
+    records = training_set.commits()
+    assert len(records) == 24
+    assert {r.id for r in made} <= {r.id for r in records}
+    assert all(training_set.is_complete(record) for record in records)
+
+
+# --- trouble -------------------------------------------------------------------------------
+
+
+def test_what_a_crash_left_is_cleared_away(training_set):
+    record = training_set.commit(a_commit())
+    before = files_of(training_set)
+    root = training_set.path
+    for kind in ("images", "labels"):
+        (root / kind / "half_00000000.tif").write_bytes(b"half")
+    (root / "labels" / ".part-abc").write_bytes(b"half")
+    note = {
+        "ids": ["000000000000"],
+        "files": [f"{k}/half_00000000.tif" for k in ("images", "labels", "reviewed")],
+    }
+    (root / ".pending-000000000000.json").write_text(json.dumps(note))
+    # A note that a crash after the manifest's rename left must not take the commit along.
+    done = {"ids": [record.id], "files": [f"images/{record.name}.tif"]}
+    (root / ".pending-1.json").write_text(json.dumps(done))
+    (root / ".pending-2.json").write_text("{")
+    TrainingSet.open(root)
+    assert files_of(training_set) == before
+    assert sorted(p.name for p in root.iterdir() if p.name.startswith(".")) == [".lock"]
+
+
+def test_files_left_in_the_wrong_place_are_found_and_moved(training_set):
+    record = training_set.commit(a_commit())
+    root = training_set.path
+    (root / "trash" / "labels").mkdir(parents=True)
+    os.replace(
+        root / "labels" / f"{record.name}.tif", root / "trash" / "labels" / f"{record.name}.tif"
+    )
+    assert load_training_folder(root)[0].labels.is_file()
+    assert TrainingSet.open(root).load(record.id).labels.any()
+    assert (root / "labels" / f"{record.name}.tif").is_file()
+
+
+@pytest.mark.parametrize("when", range(1, 11))
+def test_a_disk_that_fills_up_leaves_the_set_as_it_was(training_set, monkeypatch, when):
+    first = training_set.commit(a_commit())
+    before, manifest = files_of(training_set), (training_set.path / MANIFEST).read_bytes()
+    real, calls = os.fsync, []
+
+    def full(handle):
+        calls.append(handle)
+        if len(calls) == when:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OutputError, match="No space left"):
+            training_set.commit(a_commit(n_edits=2))
+    if when < 10:
+        assert (training_set.path / MANIFEST).read_bytes() == manifest
+        assert files_of(training_set) == before
+    else:  # the folder's flush after the rename: the commit is there, and whole
+        assert [r.n_edits for r in training_set.commits()] == [2]
+        assert training_set.revert(training_set.commits()[0].id).id == first.id
+        return
+    assert [p.name for p in training_set.path.iterdir() if p.name.startswith(".")] == [".lock"]
+    assert training_set.commits(*ALL) == [first]
+    second = training_set.commit(a_commit(n_edits=2))
+    assert training_set.revert(second.id).id == first.id
+
+
+def test_a_disk_that_is_really_full(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        training_set = TrainingSet.open(disk / "set", create=True)
+        rng = np.random.default_rng(0)
+        kept = []
+        labels = np.ones((100, 100), int)
+
+        def fill() -> None:
+            for number in range(100):
+                noise = rng.integers(0, 65535, (100, 100)).astype(np.uint16)
+                kept.append(training_set.commit(Commit(noise, labels, source=f"n {number}")))
+
+        with pytest.raises(OutputError, match="No space left"):
+            fill()
+        assert 3 < len(kept) < 20
+        again = TrainingSet.open(disk / "set")
+        assert [r.id for r in again.commits()] == [r.id for r in kept]
+        assert all(again.load(r.id).labels.all() for r in kept)
+        assert len(files_of(again)) == 3 * len(kept)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="POSIX only")
+def test_a_read_only_folder_can_be_read():
+    # Not below pytest's own folder, into which no other user may look.
+    root = Path(tempfile.mkdtemp(prefix="sa2net ro "))
+    euid = os.geteuid()
+    try:
+        root.chmod(0o755)
+        training_set = TrainingSet.open(root / "set", create=True)
+        record = training_set.commit(a_commit())
+        for path in [root / "set", *(root / "set").rglob("*")]:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        if euid == 0:
+            os.seteuid(65534)
+        again = TrainingSet.open(root / "set")
+        assert again.load(record.id).labels.any()
+        assert len(load_training_folder(root / "set")) == 1
+        for act in (lambda: again.commit(a_commit(1)), lambda: again.remove(record.id)):
+            with pytest.raises(OutputError, match="may be written"):
+                act()
+    finally:
+        os.seteuid(euid)
+        for path in [root / "set", *(root / "set").rglob("*")]:
+            path.chmod(0o755)
+        shutil.rmtree(root)
+
+
+def test_a_folder_deleted_in_mid_work_stays_deleted(training_set, monkeypatch):
+    record = training_set.commit(a_commit())
+    shutil.rmtree(training_set.path)
+    for act in (
+        lambda: training_set.commit(a_commit(1)),
+        lambda: training_set.remove(record.id),
+        lambda: training_set.load(record.id),
+        training_set.commits,
+    ):
+        with pytest.raises(CorrectionsError, match="is not there"):
+            act()
+    assert not training_set.path.exists()
+
+
+@pytest.mark.parametrize("when", [1, 2, 5])
+def test_a_folder_deleted_while_it_is_written(training_set, monkeypatch, when):
+    real, calls = os.replace, []
+
+    def replace(source, target):
+        calls.append(target)
+        if len(calls) == when:
+            shutil.rmtree(training_set.path)
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(CorrectionsError, match="is not there"):
+        training_set.commit(a_commit(1))
+    assert not training_set.path.exists()
+
+
+def test_errors_are_all_of_one_family():
+    assert issubclass(CommitNotFoundError, CorrectionsError)
+    assert issubclass(CorrectionsError, TrainingDataError)
+    assert issubclass(CorrectionsError, SA2NetError)
+
+
+# --- telling images apart ------------------------------------------------------------------
+
+
+def test_a_fingerprint_is_of_the_pixels_and_not_of_how_they_are_held(tmp_path, monkeypatch):
+    import zarr
+
+    monkeypatch.setattr(fingerprint, "MAX_PIXELS", 60_000)
+    stack = np.random.default_rng(0).integers(0, 9, (7, 300, 250)).astype(np.uint8)
+    held = zarr.create_array(tmp_path / "z", shape=stack.shape, dtype=stack.dtype)
+    held[:] = stack
+    marks = {image_fingerprint(one) for one in (stack, np.asfortranarray(stack), held)}
+    assert len(marks) == 1
+    assert image_fingerprint(stack + np.uint8(1)) not in marks
+    assert image_fingerprint(stack[:6]) not in marks
+    small = stack[0, :50, :60]
+    changed = small.copy()
+    changed[17, 23] += 1
+    assert image_fingerprint(small) != image_fingerprint(changed)
+    assert image_fingerprint(small) != image_fingerprint(small.astype(np.uint16))
+    assert image_fingerprint(np.zeros((0, 5))) != image_fingerprint(np.zeros((5, 0)))
