@@ -15,7 +15,7 @@ _GRAINS = {1: "full size", 2: "half size", 3: "a quarter", 4: "an eighth"}
 
 
 def map_title(name: str, channel: int | None = None) -> str:
-    """``ψ 1/4``, ``scale 2``, ``query``, ``local 3 channel 5``: short, for lists."""
+    """``ψ 1/4``, ``scale 2``, ``query``, ``local 3 ch 5``: short, for lists."""
     kind, _, number = name.rpartition("_")
     if kind == "aua":
         title = f"ψ {STAGE_WORDS[int(number)]}"
@@ -23,7 +23,7 @@ def map_title(name: str, channel: int | None = None) -> str:
         title = "query"
     else:
         title = f"{'scale' if kind == 'scale_gate' else 'local'} {number}"
-    return title if channel is None else f"{title} channel {channel + 1}"
+    return title if channel is None else f"{title} ch {channel + 1}"
 
 
 def map_help(shown: AttentionMap) -> str:

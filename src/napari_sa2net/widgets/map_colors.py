@@ -14,14 +14,14 @@ GAINED, LOST = "#3aa0ff", "#ff8c1a"
 _BLACK = (0.0, 0.0, 0.0, 1.0)
 
 
-def map_colormap(name: str) -> Colormap:
+def map_colormap(name: str, bright: bool = False) -> Colormap:
     """Colours of a map by its name; one map of colours for each kind.
 
-    Those of signed maps are black at 0 and those of ψ black at the low end, since layers are
-    added as light.
+    Maps are added as light, so what is black changes nothing: 0 of signed maps, the low end
+    of ψ. Over a bright image they are multiplied, and 0 of signed maps is white.
     """
     if name.startswith("scale_gate"):
-        return _SIGNED
+        return _SIGNED_BRIGHT if bright else _SIGNED
     if name == "global_query":
         return ensure_colormap("viridis")
     return ensure_colormap("cividis" if name.startswith("local") else "inferno")
@@ -38,11 +38,11 @@ def outline_colormap(stride: int) -> DirectLabelColormap:
 
 
 def colored(
-    values: NDArray[np.floating], name: str, low: float, high: float
+    values: NDArray[np.floating], name: str, low: float, high: float, bright: bool = False
 ) -> NDArray[np.uint8]:
     """Values (h, w) in the colours of a map, uint8 (h, w, 4)."""
     share = np.clip((values - low) / ((high - low) or 1), 0, 1)
-    flat = map_colormap(name).map(np.nan_to_num(share).ravel())
+    flat = map_colormap(name, bright).map(np.nan_to_num(share).ravel())
     return np.round(255 * flat).astype(np.uint8).reshape(*values.shape, 4)
 
 
@@ -56,6 +56,17 @@ _SIGNED = Colormap(
     ],
     controls=[0, 0.25, 0.5, 0.75, 1],
     name="sa2net signed",
+)
+_SIGNED_BRIGHT = Colormap(
+    [
+        (0.65, 0.25, 0.0, 1.0),
+        (1.0, 0.6, 0.2, 1.0),
+        (1.0, 1.0, 1.0, 1.0),
+        (0.3, 0.6, 1.0, 1.0),
+        (0.0, 0.2, 0.65, 1.0),
+    ],
+    controls=[0, 0.25, 0.5, 0.75, 1],
+    name="sa2net signed on bright",
 )
 _CHANGE = Colormap(
     [LOST, (0.0, 0.0, 0.0, 0.0), GAINED], controls=[0, 0.5, 1], name="sa2net change"

@@ -262,10 +262,14 @@ class SeeWhyPage(PageWidget):
             self.tiles.set_maps({})
             self.cell.set_cell(None)
             return
-        self.tiles.set_maps(why.maps)
+        bright = self.port.is_bright(why.image_key)
+        self.tiles.set_maps(why.maps, bright)
         self.tiles.set_shown(why.shown, why.focus)
         self.detail.set_map(
-            why.maps.get(why.focus), why.channels.get(why.focus), can_choose=why.kept
+            why.maps.get(why.focus),
+            why.channels.get(why.focus),
+            can_choose=why.kept,
+            bright=bright,
         )
         result = why.explanation.result
         self.stages.set_stages(tuple(result.stages))

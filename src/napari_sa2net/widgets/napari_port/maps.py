@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from napari.layers import Layer
     from napari.viewer import Viewer
 
-#: mean brightness of an image, 0 to 1, from which adding light to it shows nothing
+#: mean brightness of an image, 0 to 1, from which light that is added to it is not seen
 BRIGHT = 0.6
+#: width of outlines, in pixels of the image
+CONTOUR = 2
 SLOT_KEY = "why"
 IMAGE_KEY = "image"
 
@@ -36,6 +38,13 @@ IMAGE_KEY = "image"
 def is_overlay(layer: Layer) -> bool:
     """A layer of ours that is no image to work on."""
     return SLOT_KEY in layer.metadata.get(METADATA_KEY, {})
+
+
+def is_bright(image: Image) -> bool:
+    """The image as it is drawn is mostly light: stained tissue, bright field."""
+    shown = np.asarray(image.thumbnail, dtype=float)
+    opaque = shown[..., 3] > 0
+    return bool(opaque.any() and shown[opaque, :3].mean() > 255 * BRIGHT)
 
 
 class MapLayers:
@@ -73,6 +82,8 @@ class MapLayers:
             kind = Labels if overlay.slot == STAGE else Image
             metadata = {METADATA_KEY: {SLOT_KEY: overlay.slot, IMAGE_KEY: overlay.source.key}}
             layer = kind(**arguments, **transforms, metadata=metadata)
+            if isinstance(layer, Labels):
+                layer.contour = CONTOUR
             with keep_selection(self._viewer):
                 self._viewer.add_layer(layer)
         else:
@@ -118,13 +129,14 @@ def _arguments(image: Image, overlay: Overlay) -> tuple[dict[str, Any], dict[str
     if isinstance(content, AttentionMap):
         values, corner, step = content.values, content.translate, content.scale
         low, high = content.low, content.high
+        bright = is_bright(image)
         more: dict[str, Any] = {
             "name": layer_name(overlay.slot, image.name, channel=content.channel),
             "contrast_limits": (low, high if high > low else low + 1),
-            "colormap": map_colormap(overlay.slot),
+            "colormap": map_colormap(overlay.slot, bright),
             # as the network reads a coarse map between its pixels
             "interpolation2d": "linear",
-            "blending": "additive",
+            "blending": "multiplicative" if bright else "additive",
         }
     else:
         assert isinstance(content, Patch)

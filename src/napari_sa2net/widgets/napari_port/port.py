@@ -9,10 +9,11 @@ import numpy as np
 from napari.layers import Image, Labels
 from psygnal import Signal
 
+from napari_sa2net.app.requests import ExplainRequest
 from napari_sa2net.app.session import ImageSource, SegmentOutcome
 from napari_sa2net.app.why import Overlay
 from napari_sa2net.widgets.napari_port.connections import Connections
-from napari_sa2net.widgets.napari_port.maps import MapLayers, is_overlay
+from napari_sa2net.widgets.napari_port.maps import CONTOUR, MapLayers, is_bright, is_overlay
 from napari_sa2net.widgets.napari_port.measuring import MeasureLine
 from napari_sa2net.widgets.napari_port.picking import go_to
 from napari_sa2net.widgets.napari_port.reading import image_source, layer_key
@@ -185,6 +186,9 @@ class NapariPort:
                 self.viewer.add_layer(layer)
             shown = ResultLayer(self.viewer, layer, image, lambda: self._edited(outcome.key))
         self._results[outcome.key] = shown
+        if isinstance(outcome.request, ExplainRequest) and not shown.layer.contour:
+            # filled cells would hide the maps that lie under them
+            shown.layer.contour = CONTOUR
         shown.set_metadata(result.provenance)
         if result.objects is not None:
             shown.set_table(result.objects)
@@ -243,6 +247,11 @@ class NapariPort:
         image = self._image(overlay.source.key)
         if image is not None:
             self.maps.show(image, overlay)
+
+    def is_bright(self, key: str) -> bool:
+        """Whether an image is mostly light, so that maps are multiplied and not added."""
+        image = self._image(key)
+        return image is not None and is_bright(image)
 
     def close(self) -> None:
         """Leave the viewer with no callback of ours; the layers are the user's."""

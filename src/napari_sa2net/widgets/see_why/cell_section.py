@@ -135,7 +135,7 @@ class CellSection(QWidget):
         body.setContentsMargins(0, 0, 0, 0)
         body.setSpacing(6)
         body.addLayout(top)
-        body.addWidget(muted("ψ across its boundary, by distance in px"))
+        body.addWidget(muted("ψ across the boundary, px (− is inside)"))
         body.addWidget(self.plot)
         body.addWidget(self.history)
         layout = QVBoxLayout(self)

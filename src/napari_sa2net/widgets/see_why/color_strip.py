@@ -12,6 +12,7 @@ from napari_sa2net.widgets.see_why.map_tiles import to_image
 
 
 @lru_cache(maxsize=32)
-def color_strip(name: str) -> QImage:
+def color_strip(name: str, bright: bool = False) -> QImage:
     """All colours of the map ``name`` from left to right, 256 × 1 px."""
-    return to_image(colored(np.linspace(0, 1, 256, dtype=np.float32)[None], name, 0, 1))
+    values = np.linspace(0, 1, 256, dtype=np.float32)[None]
+    return to_image(colored(values, name, 0, 1, bright))

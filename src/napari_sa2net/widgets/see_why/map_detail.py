@@ -18,13 +18,13 @@ class ColorBar(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._name, self._low, self._high = "", 0.0, 1.0
+        self._name, self._low, self._high, self._bright = "", 0.0, 1.0, False
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setAccessibleName("Colour bar")
 
-    def set_range(self, name: str, low: float, high: float) -> None:
-        """Show the colours of the map ``name``."""
-        self._name, self._low, self._high = name, low, high
+    def set_range(self, name: str, low: float, high: float, bright: bool = False) -> None:
+        """Show the colours of the map ``name``, over a dark or a bright image."""
+        self._name, self._low, self._high, self._bright = name, low, high, bright
         self.setToolTip(f"Colours of the layer, from {_number(low)} to {_number(high)}")
         self.update()
 
@@ -36,7 +36,7 @@ class ColorBar(QWidget):
             return
         painter = QPainter(self)
         bar = QRectF(0, 0, self.width(), 12)
-        painter.drawImage(bar, color_strip(self._name))
+        painter.drawImage(bar, color_strip(self._name, self._bright))
         text = self.palette().windowText().color()
         painter.setPen(text)
         below = QRectF(0, 13, self.width(), self.height() - 13)
@@ -85,10 +85,15 @@ class MapDetail(QWidget):
         for part in (self.title, self.bar, self.help, self.channel_row):
             layout.addWidget(part)
         self.channel.valueChanged.connect(self._moved)
-        self.set_map(None, None, True)
+        self.set_map(None)
 
     def set_map(
-        self, shown: AttentionMap | None, channel: int | None, can_choose: bool
+        self,
+        shown: AttentionMap | None,
+        channel: int | None = None,
+        *,
+        can_choose: bool = True,
+        bright: bool = False,
     ) -> None:
         """Describe a map; ``channel`` is the one that is wanted. Says nothing."""
         for part in (self.title, self.bar):
@@ -100,7 +105,7 @@ class MapDetail(QWidget):
             return
         self._name = shown.name
         self.title.setText(map_title(shown.name, shown.channel))
-        self.bar.set_range(shown.name, shown.low, shown.high)
+        self.bar.set_range(shown.name, shown.low, shown.high, bright)
         self.help.setText(map_help(shown))
         self.channel.setEnabled(can_choose)
         self.channel.blockSignals(True)

@@ -60,7 +60,7 @@ class MapTile(QAbstractButton):
         kind, _, number = name.rpartition("_")
         self._stage = QColor(STAGE_COLORS[int(number)]) if kind == "aua" else None
 
-    def set_map(self, shown: AttentionMap | None) -> None:
+    def set_map(self, shown: AttentionMap | None, bright: bool = False) -> None:
         """Show a map; without one the tile is empty and cannot be pressed."""
         self.setEnabled(shown is not None)
         self._image = None
@@ -68,7 +68,8 @@ class MapTile(QAbstractButton):
             self.setToolTip("This model has no such stage")
         else:
             self.setToolTip(f"{map_help(shown)} Click: show or hide it over the image.")
-            pixels = colored(shrunk(shown.values), self.name, shown.low, shown.high)
+            values = shrunk(shown.values)
+            pixels = colored(values, self.name, shown.low, shown.high, bright)
             self._image = to_image(pixels)
         self.update()
 
@@ -126,6 +127,7 @@ class MapTiles(QWidget):
         super().__init__(parent)
         self.tiles: dict[str, MapTile] = {}
         self._maps: dict[str, AttentionMap] = {}
+        self._bright = False
         grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)
         grid.setHorizontalSpacing(4)
@@ -147,13 +149,17 @@ class MapTiles(QWidget):
             grid.setColumnStretch(j, 1)
         self.set_maps({})
 
-    def set_maps(self, maps: Mapping[str, AttentionMap]) -> None:
-        """Show maps; tiles whose map is the same object are left as they are."""
+    def set_maps(self, maps: Mapping[str, AttentionMap], bright: bool = False) -> None:
+        """Show maps, in the colours that they have over a dark or a bright image.
+
+        Tiles whose map is the same object are left as they are.
+        """
+        same = bright == self._bright
         for name, tile in self.tiles.items():
             shown = maps.get(name)
-            if shown is None or shown is not self._maps.get(name):
-                tile.set_map(shown)
-        self._maps = dict(maps)
+            if shown is None or not same or shown is not self._maps.get(name):
+                tile.set_map(shown, bright)
+        self._maps, self._bright = dict(maps), bright
 
     def set_shown(self, shown: frozenset[str], described: str) -> None:
         """Tick the tiles of shown layers; says nothing."""

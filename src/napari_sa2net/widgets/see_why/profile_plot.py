@@ -63,9 +63,9 @@ class ProfilePlot(QWidget):
         self._plot.setMouseEnabled(x=False, y=False)
         self._plot.setMenuEnabled(False)
         self._plot.hideButtons()
-        self._plot.setRange(xRange=(-12, 12), yRange=(0, 1), padding=0.02)
+        self._plot.setRange(xRange=(-13, 13), yRange=(0, 1), padding=0.02)
         self._plot.getAxis("left").setTicks([[(v, f"{v:g}") for v in (0, 0.5, 1)]])
-        ticks = [(-12, "−12"), (-6, "inside"), (0, "0"), (6, "outside"), (12, "12")]
+        ticks = [(x, f"−{-x}" if x < 0 else str(x)) for x in range(-12, 13, 4)]
         self._plot.getAxis("bottom").setTicks([ticks])
         layout = self.layout()
         assert layout is not None
