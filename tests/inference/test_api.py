@@ -17,7 +17,8 @@ from napari_sa2net.errors import (
     ModelNotFoundError,
     SettingsError,
 )
-from napari_sa2net.inference.api import segment, split_settings
+from napari_sa2net.inference.api import segment
+from napari_sa2net.inference.settings import split_settings
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from napari_sa2net.config import PredictConfig
 from napari_sa2net.data import plan_image
 from napari_sa2net.errors import AxesError, Cancelled
 from napari_sa2net.inference.api import attention
@@ -57,9 +58,12 @@ def test_equals_the_published_code(shared_dir: Path, checkpoint: str, vectors: s
 
 def test_tiles_join_on_the_native_grids(make_model, nuclei: np.ndarray) -> None:
     model = make_model()
-    plane = ScaledPlane(plan_image(nuclei), ())
+    plan = plan_image(nuclei)
+    plane = ScaledPlane(plan, ())
     steps: list[tuple[int, int, str]] = []
-    parts = attention_maps(model, plane, tile=384, progress=lambda *s: steps.append(s))
+    parts = attention_maps(
+        model, plan, config=PredictConfig(tile=384), progress=lambda *s: steps.append(s)
+    )
     assert steps[-1][0] == steps[-1][1] > 1
     x = torch.from_numpy(plane.read(0, 50, 0, 900))[None]
     with torch.no_grad(), capture_attention(model.net) as whole:

@@ -78,7 +78,7 @@ def test_fixed_input_size(make_model, nuclei: np.ndarray) -> None:
     sizes: list[tuple[int, ...]] = []
     predictor = predictor_of(model)
     net = predictor._net
-    predictor._net = lambda x, keep: (sizes.append(tuple(x.shape)), net(x, keep))[1]
+    predictor._net = lambda x, *rest: (sizes.append(tuple(x.shape)), net(x, *rest))[1]
     result = predictor.predict_plane(plan)
     assert sizes == [(1, 3, 64, 64)]
     assert result.shape == (1, 50, 900)
@@ -110,10 +110,10 @@ def test_less_memory_makes_smaller_tiles(
     plan, predictor = plan_image(nuclei), predictor_of(make_model(), tile=1024)
     net = predictor._net
 
-    def small_memory(x: torch.Tensor, keep: tuple[int, ...]) -> torch.Tensor:
+    def small_memory(x: torch.Tensor, *rest: object) -> torch.Tensor:
         if max(x.shape[-2:]) > 512:
             raise error
-        return net(x, keep)
+        return net(x, *rest)
 
     predictor._net = small_memory
     result = predictor.predict_plane(plan)
@@ -124,7 +124,7 @@ def test_less_memory_makes_smaller_tiles(
 def test_no_memory_at_all(make_model, nuclei: np.ndarray) -> None:
     predictor = predictor_of(make_model())
 
-    def no_memory(x: torch.Tensor, keep: tuple[int, ...]) -> torch.Tensor:
+    def no_memory(x: torch.Tensor, *rest: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     predictor._net = no_memory
@@ -136,7 +136,7 @@ def test_no_memory_at_all(make_model, nuclei: np.ndarray) -> None:
 def test_other_errors_are_not_swallowed(make_model, nuclei: np.ndarray) -> None:
     predictor = predictor_of(make_model())
 
-    def broken(x: torch.Tensor, keep: tuple[int, ...]) -> torch.Tensor:
+    def broken(x: torch.Tensor, *rest: object) -> torch.Tensor:
         raise RuntimeError("shape mismatch")
 
     predictor._net = broken

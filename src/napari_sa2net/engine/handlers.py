@@ -25,8 +25,13 @@ from napari_sa2net.engine.remote import (
 from napari_sa2net.engine.server import Server
 from napari_sa2net.engine.shm import take
 from napari_sa2net.errors import Cancelled, SettingsError
-from napari_sa2net.inference.api import Prediction, choose_scale, plan_for, predict_image
 from napari_sa2net.inference.devices import device_name, resolve_device
+from napari_sa2net.inference.prediction import (
+    Prediction,
+    choose_scale,
+    plan_for,
+    predict_image,
+)
 from napari_sa2net.inference.predictor import HALO, Predictor
 from napari_sa2net.models.model import Model, load_model
 from napari_sa2net.models.registry import find_model, is_model_name

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,9 +15,18 @@ from napari_sa2net.config import InputConfig, PredictConfig
 from napari_sa2net.errors import Cancelled, OutOfMemoryError
 from napari_sa2net.inference.devices import fast_dtype, is_out_of_memory, resolve_device
 from napari_sa2net.inference.fast import optimised
-from napari_sa2net.inference.resample import Axis, Plane, ScaledPlane
-from napari_sa2net.inference.staged import Part
+from napari_sa2net.inference.pooling import COARSE_SIDE, whole_plane
+from napari_sa2net.inference.resample import Plane, ScaledPlane
+from napari_sa2net.inference.staged import AS_TRAINED, Change, Memo, Part
 from napari_sa2net.inference.tiles import STRIDE, Tile, plan_tiles
+from napari_sa2net.inference.watching import (
+    Look,
+    Watch,
+    flipped_part,
+    kept_range,
+    on_grid,
+    see_through,
+)
 from napari_sa2net.models.card import ModelCard
 from napari_sa2net.nn import Network, pad_to_stride
 
@@ -117,6 +127,7 @@ class Predictor:
         wanted = self.config.tile or DEFAULT_TILE[self.device.type]
         self.tile = max(wanted, self.min_tile)
         self._net = optimised(model.net, self.device, self.dtype)
+        self._coarse = COARSE_SIDE
 
     def scaled(self, plan: Plane, index: tuple[int, ...], scale: float) -> ScaledPlane:
         """The plane as this model's network sees it."""
@@ -133,6 +144,7 @@ class Predictor:
         scale: float = 1.0,
         *,
         out: Any = None,
+        watch: Watch | None = None,
         on_tile: Callable[[int, int], None] | None = None,
         cancelled: CancelCallback | None = None,
     ) -> Any:
@@ -147,6 +159,8 @@ class Predictor:
             Network pixels per image pixel.
         out : array-like (classes, H, W) float32, optional
             Where to write, block by block; a new numpy array if not given.
+        watch : Watch, optional
+            Shown the attention maps and heads; the probabilities stay what they are.
         on_tile : callable (done, total), optional
             After every tile.
         cancelled : callable -> bool, optional
@@ -167,36 +181,141 @@ class Predictor:
         if out is None:
             out = np.zeros((self.n_classes, *plan.spatial), np.float32)
 
-        def run() -> None:
-            tiles = self.tiles(plane)
-            for done, tile in enumerate(tiles):
-                if cancelled and cancelled():
-                    raise Cancelled("Cancelled; nothing was changed.")
-                read, core = tile.read, tile.core
-                keep = self._kept(plane, tile)
-                values = self.probabilities(
-                    plane.read(read.y0, read.y1, read.x0, read.x1), keep
-                )
-                y0, y1, x0, x1 = plane.image_window(core.y0, core.y1, core.x0, core.x1)
-                if y1 > y0 and x1 > x0:
-                    out[:, y0:y1, x0:x1] = plane.to_image(
-                        values, (read.y0 + keep[0], read.x0 + keep[2]), (y0, y1, x0, x1)
-                    )
-                if on_tile:
-                    on_tile(done + 1, len(tiles))
+        look = None if watch is None else watch.look
 
-        self._with_smaller_tiles(run)
+        def visit(tile: Tile) -> None:
+            read = tile.read
+            keep = self.kept(plane, tile)
+            if watch is not None:
+                watch.begin()
+            x = plane.read(read.y0, read.y1, read.x0, read.x1)
+            values = self.probabilities(x, keep, look)
+            self.write(values, plane, tile, keep, out)
+            if watch is not None:
+                watch.store(tile, keep, self.n_passes)
+
+        self.each_tile(plane, visit, on_tile, cancelled)
         return out
 
-    def _kept(self, plane: ScaledPlane, tile: Tile) -> Part:
+    def look_at_plane(
+        self,
+        plan: Plane,
+        index: tuple[int, ...],
+        scale: float,
+        watch: Watch,
+        *,
+        on_tile: Callable[[int, int], None] | None = None,
+        cancelled: CancelCallback | None = None,
+    ) -> None:
+        """Show a plane's local gates, scale gates and query; what follows is not run.
+
+        Parameters and errors as of `predict_plane`.
+        """
+        plane = self.scaled(plan, index, scale)
+
+        def visit(tile: Tile) -> None:
+            read = tile.read
+            keep = self.kept(plane, tile)
+            watch.begin()
+            with torch.inference_mode():
+                batch = self._batch(plane.read(read.y0, read.y1, read.x0, read.x1))
+                part = on_grid(keep, read.shape, batch)
+                for axes in self._flips:
+                    see = see_through(
+                        watch.look, flipped_part(part, axes, *batch.shape[-2:]), axes
+                    )
+                    self._net.see_attention(batch.flip(axes) if axes else batch, see)
+            watch.store(tile, keep, self.n_passes)
+
+        self.each_tile(plane, visit, on_tile, cancelled)
+
+    def each_tile(
+        self,
+        plane: ScaledPlane,
+        visit: Callable[[Tile], None],
+        on_tile: Callable[[int, int], None] | None = None,
+        cancelled: CancelCallback | None = None,
+    ) -> None:
+        """Visit all tiles; all of them again, smaller ones, when memory runs out.
+
+        Raises
+        ------
+        Cancelled
+        OutOfMemoryError
+            If memory runs out with the smallest tiles.
+        """
+
+        def run() -> None:
+            tiles = self.tiles(plane)
+            with self.whole_plane(plane):
+                for done, tile in enumerate(tiles):
+                    if cancelled and cancelled():
+                        raise Cancelled("Cancelled; nothing was changed.")
+                    visit(tile)
+                    if on_tile:
+                        on_tile(done + 1, len(tiles))
+
+        self._with_smaller_tiles(run)
+
+    def whole_plane(self, plane: ScaledPlane) -> AbstractContextManager[None]:
+        """Inside the block, windows of a plane are seen as parts of it.
+
+        That makes a difference (and costs a coarse pass) for networks with squeeze and
+        excitation only.
+        """
+        net = getattr(self._net, "net", None)
+        if net is None:
+            return nullcontext()
+        return whole_plane(net, plane, self.dtype, self._coarse)
+
+    @property
+    def n_passes(self) -> int:
+        """Passes of the network per tile."""
+        return len(self._flips)
+
+    @property
+    def _flips(self) -> tuple[tuple[int, ...], ...]:
+        return FLIPS if self.config.augment else FLIPS[:1]
+
+    @staticmethod
+    def write(
+        values: NDArray[np.float32], plane: ScaledPlane, tile: Tile, keep: Part, out: Any
+    ) -> None:
+        """Put the kept part of a tile's values (C, h, w) where it belongs in the image."""
+        read, core = tile.read, tile.core
+        y0, y1, x0, x1 = plane.image_window(core.y0, core.y1, core.x0, core.x1)
+        if y1 > y0 and x1 > x0:
+            out[:, y0:y1, x0:x1] = plane.to_image(
+                values, (read.y0 + keep[0], read.x0 + keep[2]), (y0, y1, x0, x1)
+            )
+
+    def context(
+        self, spatial: tuple[int, int], box: tuple[int, int, int, int], scale: float
+    ) -> tuple[int, int, int, int]:
+        """A box (y0, y1, x0, x1) of an image, widened by what its probabilities depend on."""
+        margin = max(spatial) if self.input.resize_to else int(np.ceil(HALO / scale))
+        (height, width), (y0, y1, x0, x1) = spatial, box
+        return (
+            max(0, y0 - margin),
+            min(height, y1 + margin),
+            max(0, x0 - margin),
+            min(width, x1 + margin),
+        )
+
+    def kept(self, plane: ScaledPlane, tile: Tile) -> Part:
         """Part of a tile's window that is kept, with what resampling back looks at."""
         read, core = tile.read, tile.core
-        rows = _kept_range(plane.back_rows, read.y0, core.y0, core.y1, read.y1)
-        columns = _kept_range(plane.back_columns, read.x0, core.x0, core.x1, read.x1)
+        rows = kept_range(plane.back_rows, read.y0, core.y0, core.y1, read.y1)
+        columns = kept_range(plane.back_columns, read.x0, core.x0, core.x1, read.x1)
         return (*rows, *columns)
 
     def probabilities(
-        self, x: NDArray[np.float32], keep: Part | None = None
+        self,
+        x: NDArray[np.float32],
+        keep: Part | None = None,
+        look: Look | None = None,
+        change: Change = AS_TRAINED,
+        memos: Sequence[Memo | None] | None = None,
     ) -> NDArray[np.float32]:
         """Run the network on one array that is ready for it.
 
@@ -206,6 +325,13 @@ class Predictor:
         keep : (y0, y1, x0, x1), optional
             Part that is wanted, from multiples of 16 to multiples of 16 or the edge; cheaper
             than all of it, and the same values.
+        look : callable, optional
+            See `Look`.
+        change : Change
+            Of attention.
+        memos : sequence of dict, one per pass, optional
+            Made at the first call, so that later ones with the same x and keep run only what
+            a change touches.
 
         Returns
         -------
@@ -213,22 +339,32 @@ class Predictor:
             Softmax over the classes, or the sigmoid of a one-class model.
         """
         height, width = x.shape[-2:]
-        y0, y1, x0, x1 = keep or (0, height, 0, width)
+        y0, y1, x0, x1 = keep = keep or (0, height, 0, width)
         with torch.inference_mode():
-            batch = pad_to_stride(torch.from_numpy(x)[None].to(self.device))
+            batch = self._batch(x)
             h, w = batch.shape[-2:]
-            part = (y0, h if y1 == height else y1, x0, w if x1 == width else x1)
+            part = on_grid(keep, (height, width), batch)
             total: Tensor | None = None
             # Flipped after padding, so that poolings fall on one grid in every tile.
-            for axes in FLIPS if self.config.augment else FLIPS[:1]:
-                view = batch.flip(axes) if axes else batch
-                p = activate(self._net(view, _flipped(part, axes, h, w)).float())
+            for i, axes in enumerate(self._flips):
+                flipped = flipped_part(part, axes, h, w)
+                logits = self._net(
+                    batch.flip(axes) if axes else batch,
+                    flipped,
+                    look and see_through(look, flipped, axes),
+                    change,
+                    memos[i] if memos else None,
+                )
+                p = activate(logits.float())
                 p = p.flip(axes) if axes else p
                 total = p if total is None else total.add_(p)
             assert total is not None
             if self.config.augment:
                 total = total.div_(len(FLIPS))
             return total[0, :, : y1 - y0, : x1 - x0].cpu().numpy()
+
+    def _batch(self, x: NDArray[np.float32]) -> Tensor:
+        return pad_to_stride(torch.from_numpy(x)[None].to(self.device))
 
     def _with_smaller_tiles(self, run: Callable[[], None]) -> None:
         """Call run; after each out-of-memory halve the tile and call it again."""
@@ -246,25 +382,9 @@ class Predictor:
             # Outside the except clause: the traceback would keep the tensors alive.
             half = self.tile // 2 // STRIDE * STRIDE
             self.tile = max(self.min_tile, half)
+            self._coarse = min(self._coarse, self.tile)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-
-
-def _kept_range(
-    axis: Axis, read_start: int, start: int, stop: int, read_stop: int
-) -> tuple[int, int]:
-    """Range start…stop with the taps of resampling back, relative to the read window."""
-    around = 0 if axis.is_identity else -(-int(axis.reach + 1) // STRIDE) * STRIDE
-    return max(0, start - around - read_start), min(read_stop, stop + around) - read_start
-
-
-def _flipped(part: Part, axes: tuple[int, ...], height: int, width: int) -> Part:
-    y0, y1, x0, x1 = part
-    if -2 in axes:
-        y0, y1 = height - y1, height - y0
-    if -1 in axes:
-        x0, x1 = width - x1, width - x0
-    return y0, y1, x0, x1
 
 
 def activate(logits: Tensor) -> Tensor:

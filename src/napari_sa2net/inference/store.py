@@ -19,7 +19,9 @@ MEMORY_LIMIT = 2**30
 CHUNK = 512
 
 
-def allocate(shape: tuple[int, ...], dtype: DTypeLike, limit: int | None = None) -> Any:
+def allocate(
+    shape: tuple[int, ...], dtype: DTypeLike, limit: int | None = None, chunk: int = CHUNK
+) -> Any:
     """Array of zeros that can be written and read by slices.
 
     Parameters
@@ -29,6 +31,8 @@ def allocate(shape: tuple[int, ...], dtype: DTypeLike, limit: int | None = None)
     dtype : dtype
     limit : int, optional
         Bytes from which the array goes to disk; `MEMORY_LIMIT` if not given.
+    chunk : int
+        Side of a chunk on disk (px); small ones suit arrays of many channels.
 
     Returns
     -------
@@ -48,7 +52,7 @@ def allocate(shape: tuple[int, ...], dtype: DTypeLike, limit: int | None = None)
     # Chunks hold all classes of a block, since they are written and read together.
     n_lead = len(shape) - 2
     lead = shape[-3:-2] if n_lead else ()
-    chunks = (*(1,) * max(0, n_lead - 1), *lead, min(CHUNK, shape[-2]), min(CHUNK, shape[-1]))
+    chunks = (*(1,) * max(0, n_lead - 1), *lead, min(chunk, shape[-2]), min(chunk, shape[-1]))
     try:
         folder = Path(tempfile.mkdtemp(prefix="napari-sa2net-"))
         array = zarr.create_array(
@@ -62,3 +66,21 @@ def allocate(shape: tuple[int, ...], dtype: DTypeLike, limit: int | None = None)
         ) from error
     weakref.finalize(array, shutil.rmtree, folder, ignore_errors=True)
     return array
+
+
+class PlaneOf:
+    """One plane of a stack, to be written and read by slices."""
+
+    def __init__(self, array: Any, index: tuple[int, ...]) -> None:
+        self.array, self.index = array, index
+        self.shape = tuple(array.shape[len(index) :])
+        self.dtype = array.dtype
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Any:
+        return np.asarray(self.array[self.index], dtype)
+
+    def __getitem__(self, key: tuple[Any, ...]) -> Any:
+        return self.array[(*self.index, *key)]
+
+    def __setitem__(self, key: tuple[Any, ...], values: Any) -> None:
+        self.array[(*self.index, *key)] = values

@@ -1,0 +1,155 @@
+"""From a planned image to the class probabilities of all its planes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from napari_sa2net.config import InstanceConfig, PredictConfig
+from napari_sa2net.data import ImagePlan, plan_image
+from napari_sa2net.errors import Cancelled
+from napari_sa2net.inference.diameter import estimate_diameter
+from napari_sa2net.inference.predictor import (
+    CancelCallback,
+    Predictor,
+    ProgressCallback,
+    network_scale,
+)
+from napari_sa2net.inference.store import PlaneOf, allocate
+from napari_sa2net.models import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Class probabilities of an image, and how they were made.
+
+    Attributes
+    ----------
+    probability : array-like float32, stack axes + (classes, Y, X)
+        numpy, or zarr on disk above 1 GB.
+    diameter : float or None
+        Object diameter (image px) that set the scale; None where nothing was rescaled.
+    scale : float
+        Network pixels per image pixel.
+    n_tiles : int
+        Tiles that were run.
+    device, precision : str
+    """
+
+    probability: Any
+    diameter: float | None
+    scale: float
+    n_tiles: int
+    device: str
+    precision: str
+
+
+def plan_for(
+    model: Model,
+    image: Any,
+    axes: str | None = None,
+    channels: int | Iterable[int] | None = None,
+    normalize: bool = True,
+) -> ImagePlan:
+    """Plan of an image for a model; see `segment` for the parameters."""
+    expects = model.card.input
+    if not normalize:
+        # As it is: neither channel order nor a fixed size is imposed on raw values.
+        expects = expects.model_copy(update={"channel_order": "any", "resize_to": None})
+    n = model.card.network.in_channels
+    if channels is None and (not normalize or n > 3):
+        # All channels, where they are just as many as the network takes.
+        shape_only = plan_image(image, axes, in_channels=1, measure=False)
+        channels = range(n) if shape_only.n_channels == n else None
+    return plan_image(
+        image, axes, channels, normalize=normalize, model_input=expects, in_channels=n
+    )
+
+
+def choose_scale(
+    predictor: Predictor,
+    plan: ImagePlan,
+    instances: InstanceConfig | None = None,
+    cancelled: CancelCallback | None = None,
+) -> tuple[float | None, float]:
+    """Object diameter (image px, None where nothing is rescaled) and network scale."""
+    trained, config = predictor.card.diameter, predictor.config
+    if not config.rescale or not trained or predictor.input.resize_to:
+        return None, 1.0
+    diameter = config.diameter
+    if diameter is None and not (plan.is_empty or plan.constant):
+        middle = tuple(n // 2 for n in plan.stack_shape)
+        diameter = estimate_diameter(
+            predictor, plan, middle, instances=instances, cancelled=cancelled
+        )
+    return diameter, network_scale(diameter, trained, plan.spatial)
+
+
+def predict_image(
+    model: Model,
+    plan: ImagePlan,
+    config: PredictConfig | None = None,
+    *,
+    instances: InstanceConfig | None = None,
+    predictor: Predictor | None = None,
+    progress: ProgressCallback | None = None,
+    cancelled: CancelCallback | None = None,
+) -> Prediction:
+    """Class probabilities of all planes of an image.
+
+    Parameters
+    ----------
+    model : Model
+    plan : ImagePlan
+    config : PredictConfig, optional
+    instances : InstanceConfig, optional
+        For the estimate of the object diameter; the model's own if not given.
+    predictor : Predictor, optional
+        One that is ready, made of the same model and settings; saves its making.
+    progress, cancelled : callable, optional
+        As of `segment`.
+
+    Raises
+    ------
+    DeviceError, OutOfMemoryError, Cancelled, ImageError
+    """
+    if predictor is None:
+        predictor = Predictor(model, config, input_config=plan.model_input)
+    diameter, scale = choose_scale(predictor, plan, instances, cancelled)
+    out = allocate((*plan.stack_shape, predictor.n_classes, *plan.spatial), np.float32)
+    n_tiles = 0
+    if plan.is_empty or plan.constant:
+        fill_background(out)
+    else:
+        for done, index in enumerate(plan.indices()):
+            plane = PlaneOf(out, index)
+
+            def on_tile(i: int, n: int, done: int = done) -> None:
+                nonlocal n_tiles
+                n_tiles += 1
+                if progress:
+                    progress(done * n + i, plan.n_planes * n, "tiles")
+
+            predictor.predict_plane(
+                plan, index, scale, out=plane, on_tile=on_tile, cancelled=cancelled
+            )
+    if cancelled and cancelled():
+        raise Cancelled("Cancelled; nothing was changed.")
+    return Prediction(
+        out,
+        diameter,
+        scale,
+        n_tiles,
+        str(predictor.device),
+        str(predictor.dtype).removeprefix("torch."),
+    )
+
+
+def fill_background(out: Any) -> None:
+    """Probabilities of an image without objects: background 1, every other class 0."""
+    if out.shape[-3] > 1 and 0 not in out.shape:
+        for index in np.ndindex(*out.shape[:-3]):
+            out[(*index, 0)] = 1.0
