@@ -1,0 +1,314 @@
+"""Layers of the See-why page: where they lie and how they behave; a viewer without a window."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+
+from napari_sa2net.app.session import ImageSource
+from napari_sa2net.app.why import CHANGE, STAGE, Overlay, Patch
+from napari_sa2net.engine.protocol import AttentionMap
+from napari_sa2net.widgets.map_colors import STAGE_COLORS, map_colormap
+from napari_sa2net.widgets.napari_port import METADATA_KEY, NapariPort
+from napari_sa2net.widgets.napari_port.picking import go_to, label_at
+
+AFFINE = np.array([[1, 0.1, 0, 3], [0, 1.2, 0, 4], [0, 0.3, 0.9, 5], [0, 0, 0, 1.0]])
+
+
+@pytest.fixture
+def viewer() -> ViewerModel:
+    return ViewerModel()
+
+
+@pytest.fixture
+def port(viewer: ViewerModel) -> Any:
+    port = NapariPort(viewer)
+    yield port
+    port.close()
+
+
+def source_of(port: NapariPort) -> ImageSource:
+    source = port.source()
+    assert source is not None
+    return source
+
+
+def a_map(
+    name: str = "aua_8",
+    grid: tuple[int, int] = (5, 7),
+    scale: tuple[float, float] = (8.0, 8.0),
+    translate: tuple[float, float] = (3.5, 3.5),
+    **more: Any,
+) -> AttentionMap:
+    rng = np.random.default_rng(0)
+    values = rng.uniform(0, 1, grid).astype(np.float32)
+    fields: dict[str, Any] = {"low": 0.0, "high": 1.0, **more}
+    return AttentionMap(name, values, 8, scale, translate, **fields)
+
+
+IMAGES: dict[str, tuple[Image, str | None, tuple[int, ...]]] = {
+    "plain": (Image(np.zeros((40, 56))), None, ()),
+    "scaled, in µm": (
+        Image(np.zeros((40, 56)), scale=(0.5, 0.25), translate=(7, -3), units=("um", "um")),
+        None,
+        (),
+    ),
+    "rotated and sheared": (
+        Image(np.zeros((40, 56)), scale=(2, 3), rotate=30, shear=[0.4], translate=(5, -8)),
+        None,
+        (),
+    ),
+    "affine": (
+        Image(
+            np.zeros((40, 56)), rotate=-70, affine=[[0.9, 0.2, 4], [-0.1, 1.3, 9], [0, 0, 1]]
+        ),
+        None,
+        (),
+    ),
+    "rgb": (
+        Image(np.zeros((40, 56, 3), np.uint8), rgb=True, scale=(0.5, 0.5), rotate=10),
+        None,
+        (),
+    ),
+    "stack": (
+        Image(
+            np.zeros((5, 40, 56)),
+            scale=(2, 0.5, 0.25),
+            rotate=(10, 20, 30),
+            shear=(0.1, 0.2, 0.3),
+            translate=(1, 2, 3),
+            affine=AFFINE,
+            units=("um", "um", "um"),
+        ),
+        "TYX",
+        (3,),
+    ),
+    "channels first": (
+        Image(np.zeros((3, 40, 56)), scale=(1, 2, 3), translate=(0, 4, 5)),
+        "CYX",
+        (),
+    ),
+    "channels between": (
+        Image(np.zeros((4, 3, 40, 56)), scale=(5, 1, 2, 2), translate=(2, 0, 4, 5)),
+        "TCYX",
+        (2,),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", IMAGES)
+@pytest.mark.parametrize("window", ["whole", "cropped"])
+def test_maps_lie_where_the_network_looked(
+    viewer: ViewerModel, port: NapariPort, case: str, window: str
+) -> None:
+    """To well below half a pixel, whatever the transforms."""
+    image, axes, index = IMAGES[case]
+    image = Image(**{**image.as_layer_data_tuple()[1], "data": image.data})
+    viewer.add_layer(image)
+    if axes:
+        port.set_axes(axes)
+    # a map of stride 8 of a network that saw the image 1.3 times as large
+    step = (8 / 1.3, 8 / 1.3)
+    corner = ((step[0] - 1) / 2, (step[1] - 1) / 2)
+    if window == "cropped":
+        corner = (corner[0] + 11, corner[1] + 6)
+    shown = a_map(scale=step, translate=corner)
+    port.show_overlay(Overlay(source_of(port), "aua_8", shown, index))
+    layer = viewer.layers[-1]
+    assert isinstance(layer, Image)
+    assert layer.data.shape[-2:] == (5, 7)
+    lead = image.ndim - layer.ndim
+    assert layer.units == image.units[lead:]
+    before = list(index)
+    names = (axes or "YX")[: image.ndim - 2]
+    if "C" in names:
+        before.insert(names.index("C"), 0)
+    for y, x in ((0, 0), (4, 6), (2.5, 1.25)):
+        there = (*before, corner[0] + step[0] * y, corner[1] + step[1] * x)
+        here = (*(0,) * (layer.ndim - 2), y, x)
+        world = np.array(image.data_to_world(there))[lead:]
+        np.testing.assert_allclose(layer.data_to_world(here), world, atol=1e-6)
+
+
+def test_a_patch_lies_in_its_box(viewer: ViewerModel, port: NapariPort) -> None:
+    image = viewer.add_image(np.zeros((40, 56)), scale=(2, 2), rotate=20)
+    change = np.zeros((10, 12), np.int8)
+    change[2, 3], change[4, 5] = 1, -1
+    port.show_overlay(Overlay(source_of(port), CHANGE, Patch(change, (5, 15, 20, 32)), ()))
+    layer = viewer.layers[-1]
+    np.testing.assert_allclose(layer.data_to_world((2, 3)), image.data_to_world((7, 23)))
+    assert layer.data.dtype == np.int8
+    lost, same, gained = layer.colormap.map(np.array([0, 0.5, 1]))
+    assert same[3] == 0
+    assert lost[0] > lost[2]
+    assert gained[2] > gained[0]
+
+
+def test_how_maps_look(viewer: ViewerModel, port: NapariPort) -> None:
+    viewer.add_image(np.zeros((40, 56)), name="nuclei_03")
+    source = source_of(port)
+    port.show_overlay(Overlay(source, "aua_4", a_map("aua_4"), ()))
+    port.show_overlay(
+        Overlay(source, "scale_gate_2", a_map("scale_gate_2", low=-2.5, high=2.5), ())
+    )
+    psi, gate = viewer.layers[-2:]
+    assert psi.name == "why: ψ 1/4 (nuclei_03)"
+    assert gate.name == "why: scale 2 (nuclei_03)"
+    assert psi.blending == gate.blending == "additive"
+    assert tuple(psi.contrast_limits) == (0, 1)
+    assert tuple(gate.contrast_limits) == (-2.5, 2.5)
+    # 0 of a signed map adds no light; the ends are told apart
+    low, zero, high = gate.colormap.map(np.array([0, 0.5, 1]))
+    assert not zero[:3].any()
+    assert low[0] > low[2]
+    assert high[2] > high[0]
+    # a map that is the same everywhere
+    port.show_overlay(Overlay(source, "aua_4", a_map("aua_4", low=0.0, high=0.0), ()))
+    assert psi.contrast_limits[0] < psi.contrast_limits[1]
+
+
+def test_over_a_bright_image_maps_darken(viewer: ViewerModel, port: NapariPort) -> None:
+    """Light that is added to white is not seen."""
+    viewer.add_image(np.full((40, 56, 3), 240, np.uint8), rgb=True)
+    port.show_overlay(Overlay(source_of(port), "scale_gate_1", a_map("scale_gate_1"), ()))
+    layer = viewer.layers[-1]
+    assert layer.blending == "multiplicative"
+    np.testing.assert_allclose(layer.colormap.map(np.array([0.5])), 1)
+    assert map_colormap("aua_1", bright=True) == map_colormap("aua_1")
+
+
+def test_outlines_of_a_stage_have_its_color(viewer: ViewerModel, port: NapariPort) -> None:
+    viewer.add_image(np.zeros((40, 56)))
+    source = source_of(port)
+    labels = np.zeros((40, 56), np.int32)
+    labels[3:9, 3:9], labels[20:30, 3:9] = 1, 2
+    port.show_overlay(Overlay(source, STAGE, Patch(labels, (0, 40, 0, 56), 8), ()))
+    layer = viewer.layers[-1]
+    assert isinstance(layer, Labels)
+    assert layer.contour > 0
+    assert "1/8" in layer.name
+    one = layer.get_color(1)
+    np.testing.assert_array_equal(one, layer.get_color(2))
+    assert tuple(np.round(255 * one[:3]).astype(int)) == _rgb(STAGE_COLORS[8])
+    layer.contour = 5
+    port.show_overlay(Overlay(source, STAGE, Patch(labels * 0, (0, 40, 0, 56), 4), ()))
+    assert viewer.layers[-1] is layer
+    assert not layer.data.any()
+    assert "1/4" in layer.name
+    assert layer.contour == 5  # as the person has set it
+    assert tuple(np.round(255 * layer.get_color(1)[:3]).astype(int)) == _rgb(STAGE_COLORS[4])
+
+
+def _rgb(color: str) -> tuple[int, ...]:
+    return tuple(int(color[i : i + 2], 16) for i in (1, 3, 5))
+
+
+def test_replaced_in_place_with_nothing_stolen(viewer: ViewerModel, port: NapariPort) -> None:
+    a = viewer.add_image(np.zeros((40, 56)), name="a")
+    viewer.add_points([[1, 1]])
+    source = source_of(port)
+    viewer.scene.camera.zoom = 3.3
+    camera = (viewer.scene.camera.zoom, viewer.scene.camera.center)
+    selected = set(viewer.layers.selection)
+    port.show_overlay(Overlay(source, "aua_8", a_map(), ()))
+    layer = viewer.layers[-1]
+    layer.opacity, layer.blending = 0.4, "translucent"
+    other = a_map(grid=(3, 4), scale=(4, 4), translate=(9, 9), low=0.2, high=0.7)
+    port.show_overlay(Overlay(source, "aua_8", other, ()))
+    assert viewer.layers[-1] is layer
+    np.testing.assert_array_equal(layer.data, other.values)
+    assert tuple(layer.contrast_limits) == (0.2, 0.7)
+    np.testing.assert_allclose(layer.translate, (9, 9))
+    assert (layer.opacity, layer.blending) == (0.4, "translucent")
+    assert set(viewer.layers.selection) == selected
+    assert (viewer.scene.camera.zoom, viewer.scene.camera.center) == camera
+    port.show_overlay(Overlay(source, "aua_8", None, ()))
+    assert layer not in viewer.layers
+    assert set(viewer.layers.selection) == selected
+    # of another image it would be another layer
+    viewer.layers.selection.active = a
+    viewer.add_image(np.zeros((40, 56)), name="b")
+    port.show_overlay(Overlay(source, "aua_8", a_map(), ()))
+    port.show_overlay(Overlay(source_of(port), "aua_8", a_map(), ()))
+    assert [x.name for x in viewer.layers if "why" in x.name] == [
+        "why: ψ 1/8 (a)",
+        "why: ψ 1/8 (b)",
+    ]
+
+
+def test_maps_are_no_images_to_work_on(viewer: ViewerModel, port: NapariPort) -> None:
+    image = viewer.add_image(np.zeros((40, 56)), name="a")
+    keys: list[str] = []
+    port.pixels_changed.connect(keys.append)
+    port.show_overlay(Overlay(source_of(port), "aua_8", a_map(), ()))
+    layer = viewer.layers[-1]
+    viewer.layers.selection.active = layer
+    assert port.current is image
+    assert [name for _, name in port.choices()] == ["a"]
+    layer.data = layer.data * 2
+    assert keys == []
+
+
+def test_a_deleted_map_is_told(viewer: ViewerModel, port: NapariPort) -> None:
+    viewer.add_image(np.zeros((40, 56)))
+    source = source_of(port)
+    gone: list[tuple[str, str]] = []
+    port.maps.gone.connect(lambda *what: gone.append(what))
+    port.show_overlay(Overlay(source, "aua_8", a_map(), ()))
+    viewer.layers.remove(viewer.layers[-1])
+    assert gone == [(source.key, "aua_8")]
+    # one that the page takes away is not
+    port.show_overlay(Overlay(source, "aua_8", a_map(), ()))
+    port.show_overlay(Overlay(source, "aua_8", None, ()))
+    assert len(gone) == 1
+    # and nothing comes over an image that is gone
+    viewer.layers.clear()
+    port.show_overlay(Overlay(source, "aua_8", a_map(), ()))
+    assert len(viewer.layers) == 0
+
+
+def test_a_layer_of_a_closed_page_is_found_again(viewer: ViewerModel) -> None:
+    viewer.add_image(np.zeros((40, 56)))
+    first = NapariPort(viewer)
+    first.show_overlay(Overlay(source_of(first), "aua_8", a_map(), ()))
+    layer = viewer.layers[-1]
+    first.close()
+    second = NapariPort(viewer)
+    assert second.current is viewer.layers[0]
+    second.show_overlay(Overlay(source_of(second), "aua_8", a_map(grid=(2, 2)), ()))
+    assert len(viewer.layers) == 2
+    assert layer.data.shape == (2, 2)
+    assert layer.metadata[METADATA_KEY]["why"] == "aua_8"
+    second.close()
+
+
+@pytest.mark.parametrize("units", [None, ("um", "um")])
+def test_a_click_finds_the_cell(viewer: ViewerModel, units: Any) -> None:
+    data = np.zeros((40, 56), np.int32)
+    data[10:14, 20:26] = 7
+    labels = viewer.add_labels(data, scale=(0.5, 0.5), rotate=30, translate=(3, 9), units=units)
+    assert label_at(viewer, labels, labels.data_to_world((12, 22))) == 7
+    assert label_at(viewer, labels, labels.data_to_world((9, 22))) == 0
+    assert label_at(viewer, labels, labels.data_to_world((-9, 22))) == 0
+
+
+def test_jump_to_a_cell_of_a_stack(viewer: ViewerModel) -> None:
+    viewer.add_image(np.zeros((5, 400, 560)), scale=(3, 0.5, 0.5))
+    data = np.zeros((1, 400, 560), np.int32)
+    data[0, 100:112, 200:216] = 7
+    labels = viewer.add_labels(data, scale=(3, 0.5, 0.5), translate=(9, 0, 0))
+    assert go_to(viewer, labels, 7)
+    assert viewer.dims.current_step[0] == 3
+    assert labels.selected_label == 7
+    np.testing.assert_allclose(viewer.scene.camera.center[1:], (52.75, 103.75))
+    zoom = viewer.scene.camera.zoom
+    assert zoom * np.hypot(11, 15) / 2 == pytest.approx(90)
+    # it goes nowhere where there is no such cell, and does not zoom out
+    assert not go_to(viewer, labels, 8)
+    viewer.scene.camera.zoom = 50
+    assert go_to(viewer, labels, 7)
+    assert viewer.scene.camera.zoom == 50
