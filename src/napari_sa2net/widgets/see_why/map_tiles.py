@@ -173,11 +173,13 @@ class MapTiles(QWidget):
 def shrunk(values: NDArray[np.floating], most: int = THUMBNAIL) -> NDArray[np.floating]:
     """Means of blocks, so that no side is longer than ``most``."""
     step = max(1, -(-max(values.shape) // most))
-    height, width = (max(1, n // step) for n in values.shape)
-    part = values[: height * step, : width * step]
-    if step == 1 or 0 in part.shape:
-        return part
-    return part.reshape(height, step, width, step).mean(axis=(1, 3))
+    if step == 1 or 0 in values.shape:
+        return values
+    # a side that is shorter than a block is one block
+    dy, dx = (min(step, n) for n in values.shape)
+    height, width = values.shape[0] // dy, values.shape[1] // dx
+    part = values[: height * dy, : width * dx]
+    return part.reshape(height, dy, width, dx).mean(axis=(1, 3))
 
 
 def to_image(pixels: NDArray[np.uint8]) -> QImage:
