@@ -11,6 +11,19 @@ from typing import Any
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.engine.segment_protocol import Segment, SegmentResult
 from napari_sa2net.errors import SettingsError
+from napari_sa2net.inference.maps import AttentionMap
+
+__all__ = [
+    "AttentionMap",
+    "CellInspection",
+    "Explain",
+    "ExplainResult",
+    "Inspect",
+    "MapChannel",
+    "StageStep",
+    "WhatIf",
+    "WhatIfResult",
+]
 
 # --- requests ----------------------------------------------------------------------------
 
@@ -98,45 +111,6 @@ class WhatIf:
 
 
 # --- results -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class AttentionMap:
-    """One attention map on its own grid, and where it lies in the image.
-
-    Attributes
-    ----------
-    name
-        ``scale_gate_1`` … ``4``, ``global_query``, ``local_gate_1`` … ``4``, ``aua_8``,
-        ``aua_4``, ``aua_2`` or ``aua_1``.
-    values
-        float32 (h, w). Several channels are reduced (the query to its norm, a local gate to
-        its mean), or one of them was asked for.
-    stride
-        Network pixels per map pixel.
-    scale
-        Image pixels per map pixel, (y, x).
-    translate
-        Centre of map pixel (0, 0) in the whole image, (y, x); there, pixel centres are whole
-        numbers.
-    low, high
-        Contrast range in which maps can be compared: 0…1 for ψ, 0.5…1 for local gates,
-        symmetric about 0 for scale gates, from 0 for the query's norm.
-    channel
-        The one that is shown; None where they are reduced, or where there is one only.
-    n_channels
-        Of the unreduced map.
-    """
-
-    name: str
-    values: Any
-    stride: int
-    scale: tuple[float, float]
-    translate: tuple[float, float]
-    low: float
-    high: float
-    channel: int | None = None
-    n_channels: int = 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,178 @@
+"""What if the network had attended otherwise: only what a change touches is run again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_sa2net.data import ImagePlan
+from napari_sa2net.errors import SettingsError
+from napari_sa2net.inference.explain import Box, cropped, framed
+from napari_sa2net.inference.prediction import fill_background
+from napari_sa2net.inference.predictor import CancelCallback, Predictor
+from napari_sa2net.inference.staged import AS_TRAINED, Change, Memo, n_bytes
+from napari_sa2net.inference.store import allocate
+from napari_sa2net.inference.tiles import Tile
+
+#: Memory for what is kept of the tiles of one box (bytes). Tiles beyond it run as a whole.
+CACHE_BYTES = 2**29
+#: Largest exponent of ψ; above it a map is 0 nearly everywhere.
+MAX_GAMMA = 8.0
+
+
+@dataclass
+class _Held:
+    """What is kept of a tile: its input, and per pass what a change does not touch."""
+
+    x: NDArray[np.float32]
+    memos: list[Memo]
+
+    @property
+    def n_bytes(self) -> int:
+        return self.x.nbytes + sum(n_bytes(memo) for memo in self.memos)
+
+
+class WhatIfRun:
+    """A box of a plane, to be predicted again and again with attention changed.
+
+    With nothing changed it is the ordinary prediction of the box, bit for bit.
+
+    Parameters
+    ----------
+    predictor : Predictor
+    plan : ImagePlan
+        The whole image.
+    index : tuple of int
+        Which plane of its stack.
+    scale : float
+        Network pixels per image pixel.
+    box : (y0, y1, x0, x1), optional
+        Of the image; the whole plane if not given.
+    max_bytes : int
+        Memory for what is kept.
+
+    Attributes
+    ----------
+    box : (y0, y1, x0, x1)
+    from_cache : bool
+        Whether the last run found everything kept that it did not need to run.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        plan: ImagePlan,
+        index: tuple[int, ...] = (),
+        scale: float = 1.0,
+        box: Box | None = None,
+        *,
+        max_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self.predictor = predictor
+        self.box, self._outer, crop = framed(predictor, plan, scale, box)
+        self._flat = plan.is_empty or plan.constant
+        self._crop = crop
+        self._plane = predictor.scaled(crop, index, scale)
+        self._max_bytes = max_bytes
+        self._held: dict[Tile, _Held] = {}
+        self._full = False
+        self._tile = predictor.tile
+        self.from_cache = False
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that is held."""
+        return sum(held.n_bytes for held in self._held.values())
+
+    def run(
+        self,
+        gates: Sequence[bool] = AS_TRAINED.gates,
+        gamma: Sequence[float] = AS_TRAINED.gamma,
+        *,
+        on_tile: Callable[[int, int], None] | None = None,
+        cancelled: CancelCallback | None = None,
+    ) -> Any:
+        """Class probabilities of the box.
+
+        Parameters
+        ----------
+        gates : four bools
+            Scale gates 1…4; False switches one off (0).
+        gamma : four floats in 0…8
+            Exponents of ψ at strides 8, 4, 2, 1: 0 is off, 1 as trained.
+        on_tile, cancelled : callable, optional
+            As of `Predictor.predict_plane`.
+
+        Returns
+        -------
+        array-like float32 (classes, h, w)
+
+        Raises
+        ------
+        SettingsError
+            If an exponent is out of bounds or something does not come in four.
+        OutOfMemoryError, Cancelled, ImageError
+        """
+        change = checked(gates, gamma)
+        predictor, plane = self.predictor, self._plane
+        out = allocate((predictor.n_classes, *self._crop.spatial), np.float32)
+        if self._flat:
+            fill_background(out)
+            return cropped(out, self._outer, self.box)
+        self.from_cache = True
+
+        def visit(tile: Tile) -> None:
+            if predictor.tile != self._tile:
+                # Memory ran out: none for keeping things.
+                self._tile, self._full = predictor.tile, True
+                self._held.clear()
+            keep = predictor.kept(plane, tile)
+            held = self._held.get(tile)
+            if held is None:
+                self.from_cache = False
+                held = self._read(tile)
+            values = predictor.probabilities(held.x, keep, change=change, memos=held.memos)
+            predictor.write(values, plane, tile, keep, out)
+            if held.memos and tile not in self._held:
+                self._hold(tile, held)
+
+        predictor.each_tile(plane, visit, on_tile, cancelled)
+        return cropped(out, self._outer, self.box)
+
+    def _read(self, tile: Tile) -> _Held:
+        read = tile.read
+        x = self._plane.read(read.y0, read.y1, read.x0, read.x1)
+        return _Held(x, [] if self._full else [{} for _ in range(self.predictor.n_passes)])
+
+    def _hold(self, tile: Tile, held: _Held) -> None:
+        if self.n_bytes + held.n_bytes <= self._max_bytes:
+            self._held[tile] = held
+        else:
+            # First come, first kept: runs go over the tiles in one order, so dropping the
+            # oldest would drop each one just before it is needed.
+            self._full = True
+
+
+def checked(gates: Sequence[bool], gamma: Sequence[float]) -> Change:
+    """The change, if it is one.
+
+    Raises
+    ------
+    SettingsError
+        If an exponent is out of bounds or something does not come in four.
+    """
+    if len(gates) != 4 or len(gamma) != 4:
+        raise SettingsError(
+            f"There are four scale gates and four ψ, not {len(gates)} and {len(gamma)}."
+        )
+    for value in gamma:
+        if not 0 <= value <= MAX_GAMMA:
+            raise SettingsError(
+                f"The exponent of an attention map lies between 0 and {MAX_GAMMA:g}, not at "
+                f"{value}."
+            )
+    return Change(tuple(bool(on) for on in gates), tuple(float(value) for value in gamma))
