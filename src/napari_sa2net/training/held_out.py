@@ -228,8 +228,14 @@ def make_view(example: Example, network_diameter: float, side: int = SCORED_SIDE
     scale = network_diameter / example.diameter
     plane = ScaledPlane(InMemory(example.image), (), scale)
     height, width = plane.shape
+    counts = np.ones(example.labels.shape, bool) if example.counts is None else example.counts
     y, x = (
-        _window(example.centres[:, axis] * scale, n, side)
+        _window(
+            example.centres[:, axis] * scale,
+            np.flatnonzero(counts.any(1 - axis))[[0, -1]] * scale,
+            n,
+            side,
+        )
         for axis, n in ((0, height), (1, width))
     )
     window = (y, min(height, y + side), x, min(width, x + side))
@@ -244,13 +250,19 @@ def make_view(example: Example, network_diameter: float, side: int = SCORED_SIDE
     )
 
 
-def _window(places: NDArray[np.floating], n: int, side: int) -> int:
-    """Start of the window of `side` within 0 … n that holds most places."""
-    if n <= side or not places.size:
-        return max(0, (n - side) // 2)
-    starts = np.clip(places - side / 2, 0, n - side)
-    inside = (places >= starts[:, None]) & (places < starts[:, None] + side)
-    return int(starts[inside.sum(1).argmax()])
+def _window(
+    places: NDArray[np.floating], extent: NDArray[np.floating], n: int, side: int
+) -> int:
+    """Start of the window of `side` within 0 … n that shows most places, or all that counts."""
+    if n <= side:
+        return 0
+    if extent[1] - extent[0] > side and places.size:
+        starts = np.clip(places - side / 2, 0, n - side)
+        inside = (places >= starts[:, None]) & (places < starts[:, None] + side)
+        chosen = places[inside[inside.sum(1).argmax()]]
+        extent = np.array([chosen.min(), chosen.max()])
+    # In the middle of what it shows, so that little of it is cut.
+    return int(np.clip((extent[0] + extent[1] - side) / 2, 0, n - side))
 
 
 def spread(examples: Sequence[Example], most: int) -> list[Example]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from napari_sa2net.config import TrainConfig
+from napari_sa2net.config import InputConfig, TrainConfig
 from napari_sa2net.data import plan_image, synthetic_nuclei
 from napari_sa2net.data.training_set import TrainingItem
 from napari_sa2net.models.card import ModelCard
@@ -28,6 +29,13 @@ TRUST_FROM, TRUST_FULL = 0.9, 0.98
 
 def replay_examples(card: ModelCard, diameter: float, seed: int) -> list[Example]:
     """Synthetic cells at the network's object size, as sparse and as crowded as real ones."""
+    return list(_drawn(card.input, card.network.in_channels, diameter, seed))
+
+
+@lru_cache(maxsize=2)
+def _drawn(
+    expects: InputConfig, in_channels: int, diameter: float, seed: int
+) -> tuple[Example, ...]:
     rng = np.random.default_rng([FIRST_SEED, seed])
     side = round(SIDE * diameter)
     examples = []
@@ -38,11 +46,11 @@ def replay_examples(card: ModelCard, diameter: float, seed: int) -> list[Example
         image, labels = synthetic_nuclei(
             (side, side), n, size, FIRST_SEED + 100 * seed + i, kind
         )
-        plan = plan_image(image, model_input=card.input, in_channels=card.network.in_channels)
+        plan = plan_image(image, model_input=expects, in_channels=in_channels)
         item = TrainingItem(f"replay-{i}", Path(), Path(), kind=kind)
         pixels = plan.read((), 0, side, 0, side)
         examples.append(Example(item, pixels, labels, None, diameter, np.zeros((0, 2))))
-    return examples
+    return tuple(examples)
 
 
 class MixedCrops(Dataset[dict[str, Tensor]]):

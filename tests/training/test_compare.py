@@ -1,0 +1,110 @@
+"""Two models compared: only where a person looked, with an interval, in words."""
+
+import numpy as np
+import pytest
+
+from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.errors import EvaluationError
+from napari_sa2net.metrics import evaluate
+from napari_sa2net.training.compare import Change, Score, Tally, change, judge, score_of, tally
+
+
+def squares(*corners, shape=(60, 60), side=10):
+    labels = np.zeros(shape, np.int32)
+    for i, (y, x) in enumerate(corners, 1):
+        labels[y : y + side, x : x + side] = i
+    return labels
+
+
+def test_without_a_mask_it_is_the_usual_score():
+    _, truth = synthetic_nuclei((200, 200), 40, 20, seed=1)
+    found = np.where(truth % 4 == 0, 0, np.roll(truth, 3, axis=1))
+    found[0:9, 0:9] = 900
+    score, usual = score_of([tally(found, truth)]), evaluate(found, truth)
+    assert score.ap50 == pytest.approx(usual["ap50"])
+    assert score.mean_ap == usual["mean_ap"]
+    assert score.n == len(np.unique(truth)) - 1
+
+
+def test_units_are_objects_with_false_ones_at_their_neighbours():
+    truth = squares((5, 5), (5, 30))
+    found = squares((5, 5), (20, 32), (40, 5))
+    units = tally(found, truth).units
+    assert units.tolist() == [[1, 1, 0], [0, 1, 1]]
+    empty = np.zeros_like(truth)
+    assert tally(found, empty).units.tolist() == [[0, 3, 0]]
+    assert tally(empty, empty).units.tolist() == [[0, 0, 0]]
+    assert score_of([tally(empty, empty)]).ap50 == 1
+
+
+def test_what_was_not_reviewed_does_not_count():
+    truth = squares((5, 5), (5, 40))
+    counts = np.zeros(truth.shape, bool)
+    counts[:, :30] = True
+    # Right on the left; on the right nonsense, and one that reaches over by less than half.
+    found = squares((5, 5), (30, 40), (45, 45), (40, 24))
+    found[40:50, 24:38] = 4
+    assert tally(found, truth, counts).units.tolist() == [[1, 0, 0]]
+    # A false one within the reviewed part does count.
+    found[40:50, 5:15] = 5
+    assert tally(found, truth, counts).units.tolist() == [[1, 1, 0]]
+
+
+def test_stored_and_read_again():
+    truth = squares((5, 5), (5, 30))
+    one = tally(truth, truth)
+    again = Tally.of(one.plain())
+    assert (again.units == one.units).all()
+    assert again.score == one.score
+
+
+def many(found, n=40, false=0):
+    """A tally of n objects of which some are found."""
+    units = np.zeros((n, 3), np.int64)
+    units[:found, 0] = 1
+    units[found:, 2] = 1
+    units[:false, 1] = 1
+    truth = squares((5, 5))
+    return Tally(units, tally(truth, truth).score)
+
+
+def test_interval_covers_the_difference_and_narrows_with_objects():
+    few, lots = (change([many(5 * k, 10 * k)], [many(8 * k, 10 * k)]) for k in (1, 20))
+    for one in (few, lots):
+        assert one.difference == pytest.approx(0.3)
+        assert one.low < 0.3 < one.high
+    assert lots.margin < few.margin / 3
+    assert lots.chance == 1
+    assert change([many(5)], [many(5)]).chance == 0.5
+    with pytest.raises(EvaluationError, match="same images"):
+        change([many(5)], [many(5, 41)])
+
+
+def test_verdicts_in_words():
+    same = change([many(30)], [many(30)])
+    better = judge(change([many(20)], [many(30)]), same)
+    assert better.better
+    assert better.text.startswith("Better on corrections you held back: AP 0.50 → 0.75 (n = 40")
+    assert better.text.endswith("; unchanged on the reference set.")
+    worse = judge(change([many(30)], [many(10)]), same)
+    assert not worse.better
+    assert worse.text.startswith("Worse on corrections you held back: AP 0.75 → 0.25")
+    chance = judge(change([many(4, 9)], [many(5, 9, false=1)]), same)
+    assert not chance.better
+    assert "within what chance explains" in chance.text
+    nothing = judge(same, same)
+    assert not nothing.better
+    assert nothing.text.startswith("No better")
+    forgot = judge(change([many(20)], [many(30)]), change([many(30)], [many(20)]))
+    assert not forgot.better
+    assert "but worse on the reference set: AP 0.75 → 0.50" in forgot.text
+    both = judge(change([many(20)], [many(30)]), change([many(20)], [many(30)]))
+    assert both.better
+    assert "better on the reference set" in both.text
+
+
+def test_a_small_loss_on_the_reference_set_is_no_change():
+    held_out = change([many(20)], [many(30)])
+    score = Score(0.8, 0.5, 0.9, 500)
+    reference = Change(score, Score(0.79, 0.5, 0.9, 500), -0.01, -0.015, -0.005, 0.0)
+    assert judge(held_out, reference).better

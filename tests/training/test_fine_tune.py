@@ -1,0 +1,282 @@
+"""Fine-tuning as a whole, with a tiny network that finds synthetic nuclei."""
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+import napari_sa2net as sa2net
+from napari_sa2net.config import FineTuneConfig
+from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.errors import Cancelled, ModelExistsError, SettingsError, TrainingError
+from napari_sa2net.models import find_model, list_models, load_model, promote_model
+from napari_sa2net.training import tuning_module
+from napari_sa2net.training.events import LossPoint, Notice, Planned, RoundPoint
+from napari_sa2net.training.fine_tune import fine_tune, resume_fine_tuning
+from napari_sa2net.training.run_state import read_state
+
+SMALL = FineTuneConfig(
+    steps=4,
+    rounds=2,
+    batch_size=2,
+    crop=64,
+    replay=0.0,
+    held_out=0.34,
+    decoder_first=0.25,
+    learning_rate=2e-3,
+    precision="float32",
+)
+
+
+def write_set(directory, labels_of=lambda i, labels: labels, n=3):
+    for kind in ("images", "labels", "reviewed"):
+        (directory / kind).mkdir(parents=True)
+    rows = ["split,name"]
+    for i in range(n):
+        image, labels = synthetic_nuclei((128, 144), n=14, diameter=22, seed=50 + i)
+        reviewed = np.zeros(labels.shape, np.uint8)
+        reviewed[:, :110] = 1
+        tifffile.imwrite(directory / "images" / f"{i}.tif", image)
+        tifffile.imwrite(
+            directory / "labels" / f"{i}.tif", labels_of(i, labels).astype(np.uint16)
+        )
+        tifffile.imwrite(directory / "reviewed" / f"{i}.tif", reviewed)
+        rows.append(f"{'train' if i else 'val'},{i}")
+    (directory / "index.csv").write_text("\n".join(rows) + "\n")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def corrections(tmp_path_factory):
+    return write_set(tmp_path_factory.mktemp("corrections"))
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("SA2NET_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def weights(tuned):
+    return load_model(tuned.path).net.state_dict()
+
+
+def test_from_corrections_to_a_child_with_its_story(corrections, tiny_model):
+    events, shown = [], []
+    config = SMALL.model_copy(update={"replay": 0.5})
+    tuned = sa2net.fine_tune(
+        corrections,
+        tiny_model,
+        config,
+        name="child",
+        on_event=events.append,
+        preview=lambda model, number: shown.append((number, model)),
+        promote=True,
+    )
+    assert tuned.promoted
+    assert find_model("child").path == tuned.path
+    assert tuned.model.net.base_channels == 4
+    kinds = [type(event) for event in events]
+    assert kinds[0] is Planned
+    assert kinds.count(LossPoint) == 4
+    assert kinds.count(RoundPoint) == 2
+    assert events[0].parent == tuned.before
+    assert [number for number, _ in shown] == [1, 2]
+    assert shown[0][1].net.outc4.weight.shape == tuned.model.net.outc4.weight.shape
+    best = [event for event in events if isinstance(event, RoundPoint) and event.best][-1]
+    assert best.held_out == tuned.after
+    card = tuned.card
+    assert card.parent == f"tiny {load_model(tiny_model).sha256}"
+    assert card.training["commits"] == ["1", "2"]
+    assert card.training["held_out"] == ["0"]
+    assert card.training["settings"] == config.model_dump(mode="json")
+    assert card.training["best_step"] == best.step
+    assert card.training["versions"]["torch"]
+    assert card.scores["held-out corrections"]["ap50"] == tuned.after.ap50
+    assert card.scores["held-out corrections, parent"]["ap50"] == tuned.before.ap50
+    json.loads(card.to_json())
+    # What was for going on is gone, the model works.
+    with pytest.raises(SettingsError, match="finished"):
+        resume_fine_tuning(tuned.run)
+    image, _ = synthetic_nuclei((128, 128), 10, 22, seed=1)
+    assert sa2net.segment(image, model="child", diameter=22).labels.shape == (128, 128)
+
+
+def test_a_child_of_shuffled_labels_is_kept_aside_and_the_verdict_says_why(
+    tmp_path, tiny_model
+):
+    # The image that is held back is right; what it learns from is nonsense.
+    shuffled = write_set(
+        tmp_path / "shuffled", lambda i, labels: labels if i == 0 else labels[::-1, ::-1] * 1
+    )
+    config = SMALL.model_copy(
+        update={"steps": 24, "rounds": 1, "learning_rate": 2e-2, "freeze_norm": False}
+    )
+    tuned = fine_tune(shuffled, tiny_model, config, name="worse")
+    assert tuned.before.ap50 > tuned.after.ap50
+    assert not tuned.promoted
+    assert not tuned.verdict.better
+    assert tuned.verdict.text.startswith("Worse on corrections you held back: AP ")
+    assert [entry.name for entry in list_models() if not entry.bundled] == []
+    kept = [entry for entry in list_models(aside=True) if entry.aside]
+    assert [entry.name for entry in kept] == ["worse"]
+    assert load_model("worse").card.training["better"] is False
+    # By the person's own choice it may still be used.
+    assert not promote_model("worse").aside
+
+
+def test_pause_and_resume_is_as_if_nothing_had_happened(corrections, tiny_model, tmp_path):
+    config = SMALL.model_copy(update={"replay": 0.5, "steps": 4})
+    whole = fine_tune(corrections, tiny_model, config, name="whole")
+    steps = []
+
+    def count(event):
+        steps.extend([event] if isinstance(event, LossPoint) else [])
+
+    with pytest.raises(sa2net.errors.Paused) as pause:
+        fine_tune(
+            corrections,
+            tiny_model,
+            config,
+            name="halves",
+            on_event=count,
+            paused=lambda: len(steps) == 3,
+        )
+    run = tmp_path / "home" / "runs" / "halves"
+    assert str(run) in str(pause.value)
+    assert find_model("halves") is None
+    assert read_state(run)["module"]["done"] == 3
+    halves = resume_fine_tuning(run, on_event=count)
+    assert [point.step for point in steps] == [1, 2, 3, 4]
+    after = weights(halves)
+    for key, value in weights(whole).items():
+        assert torch.equal(value, after[key]), key
+    assert halves.after == whole.after
+    assert halves.card.training["steps"] == 4
+
+
+def test_a_stop_keeps_the_best_round_so_far(corrections, tiny_model):
+    import time
+
+    config = SMALL.model_copy(update={"steps": 1000, "rounds": 500})
+    seen, asked = [], []
+
+    def stop():
+        if seen and not asked:
+            asked.append(time.process_time())
+        return bool(seen)
+
+    tuned = fine_tune(
+        corrections,
+        tiny_model,
+        config,
+        name="stopped",
+        on_event=lambda event: seen.extend([event] if isinstance(event, RoundPoint) else []),
+        cancelled=stop,
+        promote=True,
+    )
+    # The last step, the verdict and the file; in processor time, for busy machines.
+    assert time.process_time() - asked[0] < 2
+    assert len(seen) == 1
+    assert tuned.after == seen[0].held_out
+    assert tuned.card.training["best_step"] == seen[0].step
+    begun = []
+    with pytest.raises(Cancelled, match="first round"):
+        fine_tune(
+            corrections,
+            tiny_model,
+            SMALL,
+            name="too-early",
+            on_event=begun.append,
+            cancelled=lambda: bool(begun),
+        )
+    assert find_model("too-early") is None
+
+
+def test_a_loss_that_is_no_number_is_rolled_back(corrections, tiny_model, monkeypatch):
+    original = tuning_module.deep_supervision_loss
+    calls = []
+
+    def broken(*args, **kwargs):
+        calls.append(1)
+        factor = torch.nan if len(calls) == 2 else 1.0
+        return original(*args, **kwargs) * factor
+
+    monkeypatch.setattr(tuning_module, "deep_supervision_loss", broken)
+    events = []
+    tuned = fine_tune(corrections, tiny_model, SMALL, name="mended", on_event=events.append)
+    notices = [event.text for event in events if isinstance(event, Notice)]
+    assert len(notices) == 1
+    assert "back to the last good weights" in notices[0]
+    losses = [event for event in events if isinstance(event, LossPoint)]
+    assert [point.step for point in losses] == [1, 3, 4]
+    assert losses[1].rate < 0.5 * losses[0].rate
+    assert all(value.isfinite().all() for value in weights(tuned).values())
+
+    monkeypatch.setattr(
+        tuning_module, "deep_supervision_loss", lambda *a, **k: original(*a, **k) * torch.inf
+    )
+    with pytest.raises(TrainingError, match="no number"):
+        fine_tune(
+            corrections,
+            tiny_model,
+            SMALL.model_copy(update={"steps": 20, "rounds": 1}),
+            name="hopeless",
+        )
+    assert find_model("hopeless") is None
+
+
+def test_out_of_memory_is_tried_again_with_less(corrections, tiny_model, monkeypatch):
+    original = tuning_module.TuningModule.loss_of
+    sizes = []
+
+    def greedy(self, batch):
+        size = batch["image"].shape
+        sizes.append(tuple(size))
+        if size[0] * size[-1] > 96:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return original(self, batch)
+
+    monkeypatch.setattr(tuning_module.TuningModule, "loss_of", greedy)
+    events = []
+    config = SMALL.model_copy(update={"crop": 128, "batch_size": 2})
+    tuned = fine_tune(corrections, tiny_model, config, name="lean", on_event=events.append)
+    notices = [event.text for event in events if isinstance(event, Notice)]
+    assert notices == [
+        "Memory ran out: on with 1 crops at once.",
+        "Memory ran out: on with crops of 64 px.",
+    ]
+    assert sizes[:3] == [(2, 3, 128, 128), (1, 3, 128, 128), (1, 3, 64, 64)]
+    assert tuned.card.training["batch"] == {"crops_at_once": 1, "crop": 64}
+    assert tuned.card.training["steps"] == 4
+
+
+def test_about_as_long_as_was_asked(corrections, tiny_model):
+    import time
+
+    config = SMALL.model_copy(update={"steps": None, "minutes": 0.1, "rounds": 2})
+    planned = []
+    start = time.monotonic()
+    tuned = fine_tune(
+        corrections,
+        tiny_model,
+        config,
+        name="timed",
+        on_event=lambda e: planned.extend([e] if isinstance(e, Planned) else []),
+    )
+    assert planned[0].steps >= 1
+    assert tuned.card.training["steps"] >= 1
+    # Wide: the machine may be at something else.
+    assert time.monotonic() - start < 60
+
+
+def test_names_and_parents_are_checked_before_the_work(corrections, tiny_model):
+    fine_tune(corrections, tiny_model, SMALL.model_copy(update={"steps": 1}), name="taken")
+    with pytest.raises(ModelExistsError, match="another name"):
+        fine_tune(corrections, tiny_model, SMALL, name="Taken")
+    with pytest.raises(SettingsError, match="cannot name"):
+        fine_tune(corrections, tiny_model, SMALL, name="a/b")
+    with pytest.raises(SettingsError, match="no fine-tuning"):
+        resume_fine_tuning(corrections)

@@ -1,0 +1,58 @@
+"""Progress, learning rate and rounds of a run whose length may change."""
+
+import numpy as np
+import pytest
+
+from napari_sa2net.training.schedule import LAST_RATE, Schedule, steps_within
+
+
+def rounds_seen(schedule, upto):
+    """Steps after which a round is over."""
+    return [s for s in range(1, upto + 1) if schedule.round_of(s) > schedule.round_of(s - 1)]
+
+
+def test_every_round_is_over_once_and_the_last_with_the_last_step():
+    for steps, rounds in ((10, 3), (7, 7), (100, 8), (3, 1)):
+        ends = rounds_seen(Schedule(steps, rounds), steps)
+        assert len(ends) == rounds
+        assert ends[-1] == steps
+
+
+def test_rate_rises_then_falls_to_a_hundredth():
+    schedule = Schedule(100, 4, warmup=0.1)
+    rates = np.array([schedule.rate(step) for step in range(100)])
+    assert 0 < rates[0] < 0.2
+    assert rates.argmax() == pytest.approx(10, abs=1)
+    assert rates.max() == pytest.approx(1, abs=0.01)
+    assert (np.diff(rates[11:]) < 0).all()
+    assert schedule.rate(100) == pytest.approx(LAST_RATE)
+
+
+def test_a_new_plan_goes_on_from_the_same_progress():
+    schedule = Schedule(100, 4)
+    before = [schedule.progress(s) for s in range(41)]
+    schedule.replan(40, 60)
+    assert [schedule.progress(s) for s in range(41)] == before
+    assert schedule.total == 60
+    assert schedule.progress(60) == pytest.approx(1)
+    assert 0.4 < schedule.progress(41) < 0.45
+    assert rounds_seen(schedule, 60)[-1] == 60
+
+
+def test_a_plan_can_be_followed_again():
+    first = Schedule(100, 4, warmup=0.1)
+    first.replan(30, 50)
+    first.replan(45, 80)
+    again = Schedule(1, 4, 0.1, first.pieces)
+    assert [again.rate(s) for s in range(80)] == [first.rate(s) for s in range(80)]
+
+
+def test_steps_fit_the_time_and_scoring_takes_a_third_at_most():
+    steps, rounds = steps_within(180, per_step=0.5, per_round=2, rounds=8)
+    assert rounds == 8
+    assert steps * 0.5 + rounds * 2 <= 180
+    assert steps > 300
+    steps, rounds = steps_within(60, per_step=1, per_round=10, rounds=8)
+    assert rounds == 2
+    assert steps == 40
+    assert steps_within(0.1, 5, 5, 8) == (1, 1)
