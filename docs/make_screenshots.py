@@ -20,23 +20,30 @@ os.environ["NAPARI_CONFIG"] = ""
 
 import napari
 from napari.settings import get_settings
-from qtpy.QtWidgets import QApplication, QWidget
+from PIL import Image
+from qtpy.QtWidgets import QApplication, QScrollArea, QTabWidget, QWidget
 
 OUT = Path(__file__).parent / "images"
 WINDOW = (1366, 768)
+TALL = (1366, 980)
 PATIENCE_S = 600
+#: a picture with more bytes gets 256 colours
+MOST_BYTES = 300_000
 
 
 class Program:
     """One napari window with the dock."""
 
-    def __init__(self, theme: str = "dark", font: int = 9) -> None:
+    def __init__(
+        self, theme: str = "dark", font: int = 9, window: tuple[int, int] = WINDOW
+    ) -> None:
         settings = get_settings()
         settings.appearance.theme = theme
         settings.appearance.font_size = font
         self.viewer = napari.Viewer(show=True)
-        self.viewer.window.resize(*WINDOW)
+        self.viewer.window.resize(*window)
         _, dock = self.viewer.window.add_plugin_dock_widget("napari-sa2net", "SA2-Net")
+        self.dock = dock
         self.page: Any = dock.pages[0]
         self.pause(0.5)
 
@@ -59,6 +66,14 @@ class Program:
         self.wait(lambda: self.page.session.estimate_s is not None, "the engine")
         self.pause(0.3)
 
+    def turn_to(self, name: str) -> None:
+        """Another page."""
+        tabs = self.dock.findChild(QTabWidget)
+        index = next(i for i in range(tabs.count()) if tabs.tabText(i) == name)
+        tabs.setCurrentIndex(index)
+        self.page = self.dock.pages[index]
+        self.pause(0.3)
+
     def segment(self) -> None:
         """Press the button and wait for the cells."""
         self.page.button.click()
@@ -74,6 +89,9 @@ class Program:
         self.viewer.screenshot(str(path), canvas_only=False, flash=False)
         if popup is not None:
             paste(path, popup, self.page.window())
+        if path.stat().st_size > MOST_BYTES:
+            with Image.open(path) as picture:
+                picture.convert("RGB").quantize(256).save(path, optimize=True)
         print(path)
 
     def close(self) -> None:
@@ -143,6 +161,32 @@ def light(image: Path | None) -> None:
     program.close()
 
 
+def see_why(image: Path | None) -> None:
+    """One map over the image, one cell closely."""
+    program = Program(window=TALL)
+    add_image(program, image)
+    program.ready()
+    program.turn_to("See why")
+    program.segment()
+    page, session = program.page, program.page.session
+    page.tiles.tiles["aua_4"].click()
+    page.stages.refined.click()
+    program.wait(lambda: session.why.inspection is not None, "the cell")
+    program.viewer.scene.camera.zoom = program.viewer.scene.camera.zoom * 0.7
+    program.pause(1)
+    program.save("see_why")
+    page.tiles.tiles["aua_4"].click()
+    page.stages.slider.setValue(0)
+    page.what_if.gates[3].click()
+    program.wait(lambda: session.why.what_if_result is not None, "what if")
+    program.pause(0.5)
+    for area in program.dock.findChildren(QScrollArea):
+        bar = area.verticalScrollBar()
+        bar.setValue(bar.maximum())
+    program.save("what_if")
+    program.close()
+
+
 def stack(image: Path | None) -> None:
     """A stack: axes, planes, one of them."""
     program = Program()
@@ -168,6 +212,7 @@ SHOTS: dict[str, Callable[[Path | None], None]] = {
     "empty": empty,
     "segment": segment,
     "light": light,
+    "see_why": see_why,
     "stack": stack,
     "measure": measure,
 }

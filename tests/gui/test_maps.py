@@ -123,10 +123,12 @@ def test_maps_lie_where_the_network_looked(
     assert layer.data.shape[-2:] == (5, 7)
     lead = image.ndim - layer.ndim
     assert layer.units == image.units[lead:]
-    before = list(index)
+    before: list[float] = list(index)
     names = (axes or "YX")[: image.ndim - 2]
     if "C" in names:
-        before.insert(names.index("C"), 0)
+        # the middle of all channels, with each of which the map is seen
+        channel = names.index("C")
+        before.insert(channel, (image.data.shape[channel] - 1) / 2 if channel else 0)
     for y, x in ((0, 0), (4, 6), (2.5, 1.25)):
         there = (*before, corner[0] + step[0] * y, corner[1] + step[1] * x)
         here = (*(0,) * (layer.ndim - 2), y, x)
@@ -294,6 +296,19 @@ def test_a_click_finds_the_cell(viewer: ViewerModel, units: Any) -> None:
     assert label_at(viewer, labels, labels.data_to_world((12, 22))) == 7
     assert label_at(viewer, labels, labels.data_to_world((9, 22))) == 0
     assert label_at(viewer, labels, labels.data_to_world((-9, 22))) == 0
+
+
+def test_a_jump_leaves_the_channel(viewer: ViewerModel, port: NapariPort) -> None:
+    viewer.add_image(np.zeros((4, 3, 40, 56)))
+    port.set_axes("TCYX")
+    labels = np.zeros((40, 56), np.int32)
+    labels[5:9, 5:9] = 1
+    port.show_overlay(Overlay(source_of(port), STAGE, Patch(labels, (0, 40, 0, 56), 8), (1,)))
+    viewer.dims.set_current_step(1, 2)
+    layer = viewer.layers[-1]
+    assert isinstance(layer, Labels)
+    assert go_to(viewer, layer, 1)
+    assert viewer.dims.current_step[:2] == (1, 2)
 
 
 def test_jump_to_a_cell_of_a_stack(viewer: ViewerModel) -> None:

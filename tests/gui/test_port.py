@@ -294,9 +294,12 @@ def test_channels_between_stack_and_plane(viewer: ViewerModel, port: NapariPort)
     port.show(outcome(source_of(port), some_labels((4, 20, 30)), (0, 0, 0)))
     layer = viewer.layers[-1]
     assert layer.data.shape == (4, 1, 20, 30)
-    np.testing.assert_allclose(
-        layer.data_to_world((3, 0, 5, 6)), image.data_to_world((3, 2, 5, 6))
-    )
+    # seen with every channel, at its own time point only
+    for t, c in np.ndindex(4, 3):
+        position = layer.world_to_data(image.data_to_world((t, c, 5, 6)))
+        assert tuple(np.round(position)) == (t, 0, 5, 6)
+    # and the channels' slider is as it was
+    assert viewer.dims.nsteps == (4, 3, 20, 30)
 
 
 def test_new_layer_keeps_selection_and_camera(viewer: ViewerModel, port: NapariPort) -> None:

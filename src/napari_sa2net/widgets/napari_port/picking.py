@@ -42,7 +42,7 @@ class CellPicker:
         self._viewer = viewer
         self._labels = labels
         self._picked = picked
-        self._layer: Labels | None = None
+        self._former: Any = None
         self.on = False
 
     def turn(self, on: bool) -> None:
@@ -53,10 +53,14 @@ class CellPicker:
         callbacks = self._viewer.mouse_drag_callbacks
         if on:
             callbacks.append(self._drag)
-            self._viewer.bind_key(KEY, self._key, overwrite=True)
+            self._former = self._viewer.bind_key(KEY, self._key, overwrite=True)
         else:
             callbacks.remove(self._drag)
-            self._viewer.bind_key(KEY, None, overwrite=True)
+            bound = self._viewer.bind_key(KEY, None, overwrite=True)
+            # what was bound before comes back, and what was bound since stays
+            keep = self._former if bound == self._key else bound
+            if keep is not None:
+                self._viewer.bind_key(KEY, keep, overwrite=True)
 
     def _drag(self, viewer: Any, event: Any) -> Generator[None, None, None]:
         # napari paints, erases, picks … in other modes, and those clicks are not for us
@@ -105,8 +109,12 @@ def go_to(viewer: Viewer, layer: Labels, label: int) -> bool:
     )
     lead = viewer.dims.ndim - layer.ndim
     shown = [axis - lead for axis in viewer.dims.displayed[-2:]]
+    point = in_layer_units(viewer, layer, np.array(viewer.dims.point))
+    now = np.asarray(layer.world_to_data(point))
     for axis in range(layer.ndim):
-        if axis + lead in viewer.dims.not_displayed:
+        # one pixel may be as long as all channels: stay where it is seen
+        seen = low[axis] - 0.5 <= now[axis] <= high[axis] + 0.5
+        if axis + lead in viewer.dims.not_displayed and not seen:
             viewer.dims.set_point(axis + lead, float(middle[axis]))
     camera = getattr(viewer, "scene", viewer).camera
     camera.center = (camera.center[0], *(float(middle[axis]) for axis in shown))

@@ -41,8 +41,8 @@ def place_labels(
     -------
     labels : int32
         With an axis of length 1 for channels that lie between stack axes and the plane:
-        napari aligns axes from the last, so that axis must stay to keep the others apart,
-        also where all of them have length 1 (else a time point would be read as a channel).
+        napari aligns axes from the last, so without it a time point would be read as a
+        channel. Its one pixel is as long as all channels, so the labels are seen with each.
     arguments : dict
         scale, translate, rotate, shear, affine, units, axis_labels.
     """
@@ -79,11 +79,15 @@ def place_grid(
     channel = _channel_axis(layer, source)
     keep = list(range(layer.ndim))
     start = list(offset)
-    if channel >= 0:
-        start.insert(channel, source.channels[0] if source.channels else 0)
-        if channel == 0:
-            keep.remove(0)
-            start[0] = 0
+    steps = np.ones(layer.ndim)
+    steps[-2:] = step
+    if channel == 0:
+        keep.remove(0)
+        start.insert(0, 0)
+    elif channel > 0:
+        n = source.shape[channel]
+        start.insert(channel, (n - 1) / 2)
+        steps[channel] = n
     # the window's corner before the affine: world = affine(linear @ data + translate)
     corner = np.asarray(layer.affine.inverse(layer.data_to_world(start)))
     arguments: dict[str, Any] = {
@@ -106,8 +110,7 @@ def place_grid(
         # napari gives zeros of another length than it takes
         shear = np.zeros(len(keep) * (len(keep) - 1) // 2)
     # napari composes rotate @ shear @ scale, so a coarser grid is a larger scale
-    scale = np.array(parts.scale, dtype=float)
-    scale[-2:] *= step
+    scale = np.asarray(parts.scale) * steps[keep]
     arguments.update(scale=scale, rotate=parts.rotate, shear=shear)
     return arguments
 
