@@ -21,7 +21,7 @@ _Flag = Annotated[bool, Parameter(negative="")]
 
 @models.command(name="list")
 def list_command(*, json: _Flag = False) -> None:
-    """List bundled and imported models.
+    """List bundled models and yours, also those that are kept aside.
 
     Parameters
     ----------
@@ -31,14 +31,14 @@ def list_command(*, json: _Flag = False) -> None:
     from napari_sa2net.models import list_models
     from napari_sa2net.models.registry import user_models_dir
 
-    entries = list_models()
+    entries = list_models(aside=True)
     if json:
         console.print_json([_describe(entry) for entry in entries])
         return
     rows = [
         (
             entry.name,
-            "bundled" if entry.bundled else "yours",
+            "bundled" if entry.bundled else "kept aside" if entry.aside else "yours",
             f"{entry.card.diameter:g} px" if entry.card.diameter else "any",
             f"{entry.size_bytes / 1e6:.1f} MB",
             entry.card.description,
@@ -114,6 +114,36 @@ def export_command(model: str, destination: Path, /, *, overwrite: _Flag = False
 
     target = export_model(model, destination, overwrite)
     console.stdout().print(f"exported {model}: {target}", markup=False)
+
+
+@models.command
+def promote(model: str, /) -> None:
+    """Offer a model that was kept aside because it was not better than its parent.
+
+    Parameters
+    ----------
+    model
+        Name of one of your models.
+    """
+    from napari_sa2net.models import promote_model
+
+    entry = promote_model(model)
+    console.stdout().print(f"promoted {entry.name}: {entry.path}", markup=False)
+
+
+@models.command
+def demote(model: str, /) -> None:
+    """Keep a model aside: it stays there by name, but is not offered.
+
+    Parameters
+    ----------
+    model
+        Name of one of your models.
+    """
+    from napari_sa2net.models import demote_model
+
+    entry = demote_model(model)
+    console.stdout().print(f"kept aside {entry.name}: {entry.path}", markup=False)
 
 
 @models.command

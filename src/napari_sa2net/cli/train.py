@@ -11,63 +11,158 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.logging import RichHandler
 
 from napari_sa2net.cli import console
 from napari_sa2net.cli.progress import StepProgress
-from napari_sa2net.config import TrainConfig
-from napari_sa2net.errors import Cancelled
+from napari_sa2net.cli.train_flags import TrainFlags, given, is_resumable, settings_of
+from napari_sa2net.config import FineTuneConfig, TrainConfig
+from napari_sa2net.errors import Cancelled, SettingsError
 
 INTERRUPTED = 130
+
+
+_Flag = Annotated[bool, Parameter(negative="")]
 
 
 def train(
     directory: Path,
     /,
     *,
-    name: str,
+    name: str | None = None,
     out: Path | None = None,
-    config: Annotated[TrainConfig | None, Parameter(name="*")] = None,
+    full: _Flag = False,
+    from_card: str | None = None,
+    promote: bool | None = None,
+    settings: Annotated[TrainFlags | None, Parameter(name="*")] = None,  # type: ignore[valid-type]
 ) -> int:
-    """Train a model on a folder of images and labels.
+    """Train a model on a folder of images and labels, or let one learn from corrections.
 
-    DIRECTORY holds images/ and labels/ (the same file names; 0 is background), and if you
-    like reviewed/ (masks of the pixels that count) and index.csv (columns split, name, kind,
-    group). Ctrl-C stops after the present step; --resume goes on.
+    DIRECTORY is a set of corrections, or holds images/ and labels/ (the same file names; 0 is
+    background), and if you like reviewed/ (masks of the pixels that count) and index.csv
+    (columns split, name, kind, group).
+
+    With --base, or where DIRECTORY is a set of corrections, a model that is there learns from
+    them in minutes: part of them is held back, and the new model is offered only if it is
+    better on those (else it is kept aside). Otherwise, and with --full, a network is trained
+    in full, for hours: from random weights, or from those of --base.
+
+    Ctrl-C ends learning from corrections with the best that was reached, and training in full
+    after the present step; --resume goes on with what was broken off otherwise.
 
     Parameters
     ----------
     directory
         Training folder.
     name
-        What the new model is called.
+        What the new model is called; may be left out with --from-card and --resume.
     out
         Where the run's checkpoints and log go; unsaid: a folder beside your models.
+    full
+        Train in full also where there are corrections or a --base.
+    from_card
+        Repeat the training of a model (name, file, or its card as .json) on DIRECTORY.
+    promote
+        Offer the new model, or keep it aside, whatever its scores.
     """
-    from napari_sa2net.training.train import train_folder
-
+    said = given(settings)
     command = shlex.join(["sa2net", *sys.argv[1:]])
     with StepProgress() as progress, _log_to(progress), _ctrl_c() as pressed:
         try:
-            result = train_folder(
-                directory,
-                name,
-                config or TrainConfig(),
-                out=out,
-                on_progress=progress.step,
-                cancelled=pressed,
-                command=command,
+            watch = {"progress": progress.step, "cancelled": pressed}
+            result = _carry_out(
+                directory, name, out, full, from_card, promote, said, command, watch
             )
         except Cancelled as stopped:
             console.warning(str(stopped))
             return INTERRUPTED
-    rows = [(key, f"{value:.3f}") for key, value in result.scores.items()]
-    console.table(("validation", "score"), rows)
-    console.stdout().print(f"model {name}: {result.path}", markup=False)
-    return 0
+    _report(result)
+    return INTERRUPTED if pressed() else 0
+
+
+def _carry_out(
+    directory: Path,
+    name: str | None,
+    out: Path | None,
+    full: bool,
+    from_card: str | None,
+    promote: bool | None,
+    said: dict[str, Any],
+    command: str,
+    watch: dict[str, Any],
+) -> Any:
+    """Choose the recipe and follow it."""
+    from napari_sa2net.data.manifest import is_training_set
+    from napari_sa2net.training.fine_tune import fine_tune, resume_fine_tuning
+    from napari_sa2net.training.train import train_folder
+
+    if from_card is not None:
+        from napari_sa2net.training.repeat import card_of, repeat_from_card
+
+        base = said.pop("base", None)
+        if said or full:
+            flags = ", ".join(f"--{flag.replace('_', '-')}" for flag in said) or "--full"
+            raise SettingsError(f"{flags}: with --from-card all settings are the card's.")
+        return repeat_from_card(
+            card_of(from_card), directory, name, base=base, out=out, command=command, **watch
+        )
+    if is_resumable(said.get("resume")):
+        return resume_fine_tuning(said["resume"], **watch)
+    if name is None:
+        raise SettingsError("Give the new model a name: --name NAME")
+    learn = "base" in said or is_training_set(directory.expanduser())
+    if learn and not full:
+        base = said.pop("base", "nuclei")
+        hint = "Leave it out, or train in full with --full."
+        config = settings_of(FineTuneConfig, said, "learning from corrections", hint)
+        return fine_tune(
+            directory,
+            base,
+            config,
+            name=name,
+            out=out,
+            promote=promote,
+            command=command,
+            progress=watch["progress"],
+            cancelled=watch["cancelled"],
+        )
+    hint = "Leave it out, or name the model that shall learn with --base (without --full)."
+    config = settings_of(TrainConfig, said, "training in full", hint)
+    return train_folder(
+        directory,
+        name,
+        config,
+        out=out,
+        on_progress=watch["progress"],
+        cancelled=watch["cancelled"],
+        command=command,
+    )
+
+
+def _report(result: Any) -> None:
+    out = console.stdout()
+    name = result.card.name
+    if hasattr(result, "verdict"):
+        before, after = result.held_out.before, result.held_out.after
+        was, now = result.reference.before, result.reference.after
+        rows = [
+            ("corrections held back", f"{before.ap50:.3f}", f"{after.ap50:.3f}", str(after.n)),
+            ("reference set", f"{was.ap50:.3f}", f"{now.ap50:.3f}", str(now.n)),
+        ]
+        console.table(("AP@0.5", "parent", "child", "cells"), rows)
+        out.print(result.verdict.text, markup=False)
+        if not result.promoted:
+            out.print(
+                f"Kept aside. To use it all the same: sa2net models promote {name}",
+                markup=False,
+            )
+    else:
+        scores = [(key, f"{value:.3f}") for key, value in result.scores.items()]
+        console.table(("validation", "score"), scores)
+    out.print(f"model {name}: {result.path}", markup=False)
 
 
 @contextmanager

@@ -289,6 +289,7 @@ def _card(work: TuningRun, held_out: Change, reference: Change, verdict: Verdict
         "settings": asked.config.model_dump(mode="json"),
         "seed": asked.config.seed,
         "schedule": [list(piece) for piece in work.schedule.pieces],
+        "rounds": work.schedule.rounds,
         "steps": work.module.done,
         "best_step": work.record.step,
         "batch": {"crops_at_once": work.module.micro, "crop": work.crop},
