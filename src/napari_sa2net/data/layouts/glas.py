@@ -1,0 +1,64 @@
+"""GlaS: glands in H&E colon tissue, MICCAI 2015 (Sirinukunwattana et al., MedIA 2017).
+
+As downloaded it is BMP pairs in one folder; the published SA2-Net code trains from
+Train_Folder/Test_Folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+from napari_sa2net.data.layouts.base import (
+    Layout,
+    LayoutItem,
+    check_directory,
+    files_below,
+    make_layout,
+    missing,
+    open_folders,
+    pair,
+)
+
+CLASSES = ("background", "gland")
+EXPECTED = "train_1.bmp with train_1_anno.bmp and so on, or Train_Folder/img and labelcol"
+NAME = re.compile(r"(train|testA|testB)_\d+")
+
+
+def open_glas(directory: Path) -> Layout:
+    """GlaS in either form; see `open_layout`.
+
+    As downloaded: ``train_N.bmp``, ``testA_N.bmp`` and ``testB_N.bmp``, each with
+    ``…_anno.bmp`` (instance numbers). Groups are the patients of ``Grade.csv``, where that
+    is there.
+    """
+    check_directory(directory, "GlaS", EXPECTED)
+    if (directory / "Train_Folder").is_dir():
+        return open_folders(directory, "glas", CLASSES)
+    images = [p for p in files_below(directory, (".bmp",)) if NAME.fullmatch(p.stem)]
+    items = []
+    patients: dict[Path, dict[str, str]] = {}
+    for path in images:
+        mask = path.with_name(f"{path.stem}_anno{path.suffix}")
+        if not mask.is_file():
+            raise missing(mask, f"the mask of {path.name}")
+        if path.parent not in patients:
+            patients[path.parent] = _patients(path.parent / "Grade.csv")
+        group = patients[path.parent].get(path.stem, path.stem)
+        split = "train" if path.stem.startswith("train") else "test"
+        items.append(LayoutItem(path.stem, group, split, pair(path, mask)))
+    return make_layout(directory, "glas", CLASSES, items, "downloaded", EXPECTED)
+
+
+def _patients(path: Path) -> dict[str, str]:
+    """Patient of each image, off the table of grades."""
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = [{(k or "").strip(): v for k, v in row.items()} for row in csv.DictReader(file)]
+    return {
+        row["name"].strip(): f"patient {row['patient ID'].strip()}"
+        for row in rows
+        if row.get("name") and row.get("patient ID")
+    }

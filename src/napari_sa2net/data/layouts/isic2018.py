@@ -1,0 +1,43 @@
+"""ISIC 2018, task 1: outlines of skin lesions (Codella et al., arXiv 1902.03368)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from napari_sa2net.data.layouts.base import (
+    Layout,
+    LayoutItem,
+    check_directory,
+    files_in,
+    make_layout,
+    missing,
+    pair,
+)
+
+CLASSES = ("background", "lesion")
+IMAGES, MASKS = "ISIC2018_Task1-2_Training_Input", "ISIC2018_Task1_Training_GroundTruth"
+EXPECTED = f"{IMAGES}/ISIC_*.jpg with {MASKS}/ISIC_*_segmentation.png"
+
+
+def open_isic2018(directory: Path) -> Layout:
+    """ISIC 2018 as downloaded; see `open_layout`.
+
+    The 2594 training images, which are what papers compare on, in order of their names: the
+    first 70 % train, the next 10 % validate, the rest test (1815, 259 and 520 images). That
+    the published SA2-Net figures are of this split is our reading.
+    """
+    check_directory(directory, "ISIC 2018", EXPECTED)
+    folders = [directory / IMAGES, directory / MASKS]
+    for folder in folders:
+        if not folder.is_dir():
+            raise missing(folder, f"expected is {EXPECTED}")
+    images = files_in(folders[0], (".jpg", ".jpeg"))
+    first, second = int(0.7 * len(images)), int(0.7 * len(images)) + int(0.1 * len(images))
+    items = []
+    for i, path in enumerate(images):
+        mask = folders[1] / f"{path.stem}_segmentation.png"
+        if not mask.is_file():
+            raise missing(mask, f"the mask of {path.name}")
+        split = "train" if i < first else "val" if i < second else "test"
+        items.append(LayoutItem(path.stem, path.stem, split, pair(path, mask)))
+    return make_layout(directory, "isic2018", CLASSES, items, "downloaded", EXPECTED)

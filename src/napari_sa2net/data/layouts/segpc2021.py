@@ -1,0 +1,144 @@
+"""SegPC-2021: plasma cells in bone marrow (Gupta et al., MedIA 2023), cell by cell.
+
+The task of the papers that compare on it: given a crop around a nucleus and the nucleus
+itself as a fourth channel, find the cell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_sa2net.data.layouts.base import (
+    Layout,
+    LayoutItem,
+    check_directory,
+    files_in,
+    make_layout,
+    mask_picture,
+    missing,
+    picture,
+)
+from napari_sa2net.errors import TrainingDataError
+
+CLASSES = ("background", "cell")
+EXPECTED = "train/x/N.bmp with train/y/N_1.bmp, N_2.bmp …, and the same in validation"
+#: Values of cytoplasm and nucleus in a cell's mask, or above.
+CYTOPLASM, NUCLEUS = 20, 40
+#: The crop is the nucleus' box, grown on each side by half of this times its size.
+SCALE = 2.5
+PICTURES = (".bmp",)
+
+
+def open_segpc2021(directory: Path) -> Layout:
+    """SegPC-2021 as downloaded, one item per annotated cell; see `open_layout`.
+
+    Each mask file holds one cell: cytoplasm 20, nucleus 40. Cells of the training and the
+    validation images together, in order of their names: about 50 % train, 20 % validate,
+    30 % test, whole images on one side. Crop and shares follow the preparation that is
+    public (Azad et al., Awesome-U-Net); that the published SA2-Net figures were made with it
+    is our reading. Groups are images.
+    """
+    check_directory(directory, "SegPC-2021", EXPECTED)
+    tops = {
+        path.parent
+        for path in directory.rglob("[xy]")
+        if path.is_dir() and path.parent.name in ("train", "validation", "valid", "val")
+    }
+    if not tops:
+        raise missing(directory / "train" / "x", f"expected is {EXPECTED}")
+    found: list[tuple[Path, list[Path]]] = []
+    for top in sorted(tops):
+        folder, masks_folder = top / "x", top / "y"
+        if not folder.is_dir():
+            raise missing(folder, "it holds the images")
+        if not masks_folder.is_dir():
+            raise missing(masks_folder, "it holds the masks of the cells")
+        masks = files_in(masks_folder, PICTURES)
+        by_image: dict[str, list[Path]] = {}
+        for mask in masks:
+            by_image.setdefault(mask.stem.rpartition("_")[0], []).append(mask)
+        for image in files_in(folder, PICTURES):
+            if image.stem not in by_image:
+                raise missing(
+                    masks_folder / f"{image.stem}_1.bmp", f"the first cell of {image.name}"
+                )
+            found.append((image, by_image.pop(image.stem)))
+        if by_image:
+            name = next(iter(by_image))
+            raise missing(folder / f"{name}.bmp", f"the image of {by_image[name][0].name}")
+    total = sum(len(masks) for _, masks in found)
+    items, before = [], 0
+    for image, masks in found:
+        middle = (before + len(masks) / 2) / total
+        before += len(masks)
+        split = "train" if middle < 0.5 else "val" if middle < 0.7 else "test"
+        group = f"{image.parent.parent.name} {image.stem}"
+        items += [LayoutItem(m.stem, group, split, _Cell(image, m)) for m in masks]
+    return make_layout(directory, "segpc2021", CLASSES, items, "downloaded", EXPECTED)
+
+
+@dataclass(frozen=True)
+class _Cell:
+    image: Path
+    mask: Path
+
+    def __call__(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        image, values = picture(self.image), mask_picture(self.mask)
+        if image.shape[:2] != values.shape:
+            raise TrainingDataError(
+                f"{self.mask} is {values.shape}, its image {image.shape[:2]}. "
+                "Unpack the data set again."
+            )
+        if not (values >= NUCLEUS).any():
+            raise TrainingDataError(
+                f"{self.mask} has no nucleus (no value of {NUCLEUS} or more). "
+                "Unpack the data set again."
+            )
+        return crop_cell(image, values)
+
+
+def crop_cell(
+    image: NDArray[Any], values: NDArray[Any]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The square around a cell's nucleus, with the nucleus as fourth channel.
+
+    Parameters
+    ----------
+    image : (Y, X, 3) uint8
+    values : (Y, X)
+        The cell's mask: `CYTOPLASM` or more is the cell, `NUCLEUS` or more the nucleus.
+
+    Returns
+    -------
+    crop : (n, n, 4) uint8
+        Nucleus 255; black beyond the image and where the box was not square.
+    cell : (n, n) uint8
+        1 in the cell, its nucleus included.
+    """
+    inside = values >= NUCLEUS
+    window = []
+    for axis in (0, 1):
+        hit = np.flatnonzero(inside.any(axis=1 - axis))
+        start, stop = int(hit[0]), int(hit[-1]) + 1
+        margin = round(SCALE * (stop - start) / 2)
+        window.append((start - margin, stop + margin))
+    side = max(stop - start for start, stop in window)
+    crop, cell = np.zeros((side, side, 4), np.uint8), np.zeros((side, side), np.uint8)
+    source: list[slice] = []
+    target: list[slice] = []
+    for (start, stop), length in zip(window, values.shape, strict=True):
+        shift = (side - (stop - start)) // 2
+        low, high = max(0, start), min(length, stop)
+        source.append(slice(low, high))
+        target.append(slice(low - start + shift, high - start + shift))
+    rows, columns = source
+    y, x = target
+    crop[y, x, :3] = image[rows, columns]
+    crop[y, x, 3] = np.where(inside[rows, columns], 255, 0)
+    cell[y, x] = values[rows, columns] >= CYTOPLASM
+    return crop, cell
