@@ -27,7 +27,8 @@ from napari_sa2net.data.journal import Journal, JournalImage, Step, list_journal
 from napari_sa2net.data.training_set import load_training_folder
 
 NAME = "Präparat 3, Zellen"
-#: It is killed within this many acknowledgements, and at most so many seconds after one.
+#: It is killed after up to so many acknowledgements, or when a commit begins, and at most so
+#: many seconds later.
 MOST_LINES = 30
 JITTER = 0.05
 
@@ -80,6 +81,7 @@ def edit_and_commit(folder: Path, seed: int, out: int) -> None:
         elif choice < 0.4:
             box = None if choice < 0.3 else (0, 160, 0, 200)
             commit = Commit(image, labels, source=NAME, box=box, n_edits=journal.number)
+            say("B")
             record = training_set.commit(commit)
             say("C", record.id, digest(labels))
             if rng.random() < 0.5:
@@ -94,8 +96,8 @@ def edit_and_commit(folder: Path, seed: int, out: int) -> None:
                 training_set.remove(active[0].id)
 
 
-def one_run(folder: Path, seed: int, chance: random.Random) -> list[list[str]]:
-    """Fork, let it work for a moment, kill it; what it had acknowledged."""
+def one_run(folder: Path, seed: int, chance: random.Random, last: bool) -> list[list[str]]:
+    """Fork, let it work for a moment (the last until a commit), kill it; what it said."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -106,8 +108,9 @@ def one_run(folder: Path, seed: int, chance: random.Random) -> list[list[str]]:
             os._exit(3)
     os.close(write)
     said = os.read(read, 65536)
-    wanted = chance.randrange(MOST_LINES)
-    while said.count(b"\n") <= wanted and (part := os.read(read, 65536)):
+    moments = [(b"\n", chance.randrange(MOST_LINES)), (b"\nB\n", 0)]
+    what, wanted = (b"\nC ", 0) if last else chance.choice(moments)
+    while said.count(what) <= wanted and (part := os.read(read, 65536)):
         said += part
     time.sleep(chance.uniform(0, JITTER))
     os.kill(child, signal.SIGKILL)
@@ -158,7 +161,7 @@ def main(runs: int, seed: int = 0) -> dict[str, object]:
         os.environ["SA2NET_HOME"] = str(Path(temporary) / "home")
         folder = Path(temporary) / "Korrekturen, Übung"
         for run in range(runs):
-            said = one_run(folder, seed * 100_000 + run, chance)
+            said = one_run(folder, seed * 100_000 + run, chance, run == runs - 1)
             commits |= {words[1]: words[2] for words in said if words[0] == "C"}
             n_acknowledged += sum(words[0] == "J" for words in said)
             n_steps += check_journal(said)
