@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from napari_sa2net.edits.build import pixel_step
 from napari_sa2net.edits.corrections import Corrections
-from napari_sa2net.edits.patch import Index, Patch
+from napari_sa2net.edits.patch import Index, Patch, distinct
 from napari_sa2net.edits.shapes import Box, as_box, union
 from napari_sa2net.edits.step import UNSEEN, Step
 from napari_sa2net.errors import EditError
@@ -71,7 +70,7 @@ def replace_box(
     window, around = _window(corrections, index, place)
     result = _replaced(corrections, index, window, around, place, new, keep_reviewed)
     patch = Patch.between(index, (around[0], around[2]), window, result)
-    n = len(np.unique(new[new > 0]))
+    n = distinct(new[new > 0])[0].size
     words = f"segmenting a box again ({n} cell{'' if n == 1 else 's'})"
     return pixel_step(corrections, "resegment", words, [patch], by_person=False)
 
@@ -79,7 +78,7 @@ def replace_box(
 def _window(corrections: Corrections, index: Index, place: Box) -> tuple[NDArray[Any], Box]:
     """Labels of the box and of all objects that reach into it, and their box."""
     plane = corrections.plane(index)
-    present = [int(v) for v in np.unique(corrections.read(index, place)) if v != 0]
+    present = [int(v) for v in distinct(corrections.read(index, place))[0] if v != 0]
     around = union([place, *(plane.box(label) for label in present)])
     # One pixel more, where contact across the edge is looked for.
     around = (
@@ -105,7 +104,7 @@ def _replaced(
     here = (slice(top, top + new.shape[0]), slice(left, left + new.shape[1]))
     plane = corrections.plane(index)
     old = window[here]
-    labels, inside = np.unique(old[old != 0], return_counts=True)
+    labels, inside = distinct(old[old != 0])
     reviewed = {
         int(label)
         for label in labels
@@ -121,7 +120,7 @@ def _replaced(
         if label not in reviewed and plane.area(label) > n:
             cut[label] = n > _MOSTLY * plane.area(label)
     joins = _continued(result, here, number, set(cut))
-    names = _names(old, number, fresh, labels, set(cut) | reviewed, joins)
+    names = _names(old, number, labels, inside, set(cut) | reviewed, joins)
     unnamed = [i for i in range(1, fresh + 1) if i not in names]
     names |= dict(zip(unnamed, corrections.new_labels(len(unnamed)), strict=True))
     gone = [label for label, mostly in cut.items() if mostly and label not in joins.values()]
@@ -139,8 +138,8 @@ def _yielding(new: NDArray[Any], kept: NDArray[np.bool_]) -> tuple[NDArray[np.in
 
     One that lies mostly on kept ones is dropped, being a second copy of them.
     """
-    distinct, number = np.unique(new, return_inverse=True)
-    number = number.reshape(new.shape) + (0 if distinct.size and distinct[0] == 0 else 1)
+    labels, _ = distinct(new)
+    number = np.searchsorted(np.union1d(labels, 0), new)
     n = int(number.max(initial=0))
     whole = np.bincount(number.ravel(), minlength=n + 1)
     free = np.where(kept, 0, number)
@@ -183,22 +182,22 @@ def _continued(
 def _names(
     old: NDArray[Any],
     number: NDArray[np.int64],
-    n_new: int,
     labels: NDArray[Any],
+    inside: NDArray[np.int64],
     taken: set[int],
     joins: dict[int, int],
 ) -> dict[int, int]:
     """Labels of new objects that continue old ones, or cover just about the same pixels."""
     names = dict(joins)
     both = (number > 0) & (old != 0)
-    pairs, shared = np.unique(
-        np.stack([number[both], old[both].astype(np.int64)]), axis=1, return_counts=True
+    at = np.searchsorted(labels, old[both])
+    pair, shared = distinct(number[both] * labels.size + at)
+    pairs = zip(
+        (pair // labels.size).tolist(), labels[pair % labels.size].tolist(), strict=True
     )
-    area_new = np.bincount(number.ravel(), minlength=n_new + 1)
-    area_old = dict(
-        zip(labels.tolist(), ndimage.sum_labels(old > 0, old, labels).tolist(), strict=True)
-    )
-    for (mine, theirs), n in zip(pairs.T.tolist(), shared.tolist(), strict=True):
+    area_new = np.bincount(number.ravel())
+    area_old = dict(zip(labels.tolist(), inside.tolist(), strict=True))
+    for (mine, theirs), n in zip(pairs, shared.tolist(), strict=True):
         # More than half of the union: true of at most one pair of each.
         union_area = area_new[mine] + area_old[theirs] - n
         if mine not in names and theirs not in taken and n > _MOSTLY * union_area:

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_sa2net.edits.label_index import PlaneIndex
-from napari_sa2net.edits.shapes import Box
+from napari_sa2net.edits.label_index import PlaneIndex, Reader
+from napari_sa2net.edits.shapes import Box, grown
 
 #: Width of the band around an object whose probabilities are looked at (px).
 BAND = 3
@@ -28,6 +28,8 @@ _FEWEST = 5
 #: Blur of an ordinary object, used where there is no probability.
 _ORDINARY_BLUR = 0.25
 _BIAS = -5.7
+#: Pixels of a window beyond which only some of them are looked at.
+_MOST_PIXELS = 1 << 16
 _SQUARE = np.ones((3, 3), bool)
 
 
@@ -95,37 +97,45 @@ def typical_area(plane: PlaneIndex) -> float:
 
 
 def doubt(
-    label: int, window: NDArray[Any], box: Box, shape: tuple[int, int], typical: float,
-    evidence: Evidence,
-) -> Doubt:  # fmt: skip
+    label: int, plane: PlaneIndex, read: Reader, typical: float, evidence: Evidence
+) -> Doubt:
     """Doubt of one object.
 
     Parameters
     ----------
     label : int
-        In the window.
-    window : integer array (y1 - y0, x1 - x0)
-        Labels of the object's bounding box with a margin of BAND, clipped to the plane.
-    box : (y0, y1, x0, x1)
-        Where the window lies.
-    shape : (H, W) of the plane
+        An object of the plane.
+    plane : PlaneIndex
+    read : callable
+        Reads a box of the plane's labels.
     typical : float
         Median area of the plane's objects (px²); NaN where unknown.
     evidence : Evidence
     """
+    tight = plane.box(label)
+    box = grown(tight, BAND, plane.shape)
+    window = read(box)
+    every = int(np.ceil(np.sqrt(window.size / _MOST_PIXELS)))
+    if every > 1 and (window[::every, ::every] == label).any():
+        window = window[::every, ::every]  # of a giant, some of its pixels tell enough
+    else:
+        every = 1
     own = window == label
-    values = _measured(own, window, box, shape, typical)
     near = ndimage.binary_dilation(own, _SQUARE, iterations=BAND) & (own | (window == 0))
-    values |= _seen(near, box, evidence)
-    y, x = np.nonzero(own)
-    y0, y1, x0, x1 = (
-        *(int(y.min()) + box[0], int(y.max()) + 1 + box[0]),
-        *(int(x.min()) + box[2], int(x.max()) + 1 + box[2]),
-    )
-    values["border"] = float(y0 == 0 or x0 == 0 or y1 == shape[0] or x1 == shape[1])
+    # log2 of the ratio to the typical area, both ways; 16 times is as odd as it gets.
+    ratio = np.log2(plane.area(label) / typical) if np.isfinite(typical) else 0.0
     rows, cols = evidence.seams
-    values["seam"] = float(any(y0 < s < y1 for s in rows) or any(x0 < s < x1 for s in cols))
-
+    y0, y1, x0, x1 = tight
+    height, width = plane.shape
+    values = {
+        **_seen(near, box, every, evidence),
+        "shape": _irregularity(own),
+        "small": float(np.clip(-ratio, 0, 4)),
+        "large": float(np.clip(ratio, 0, 4)),
+        "contact": _contact(own, window),
+        "border": float(y0 == 0 or x0 == 0 or y1 == height or x1 == width),
+        "seam": float(any(y0 < s < y1 for s in rows) or any(x0 < s < x1 for s in cols)),
+    }
     parts = {name: _TERMS[name].weight * value for name, value in values.items()}
     reasons = sorted(
         (name for name, value in values.items() if value >= _TERMS[name].named_from),
@@ -135,26 +145,11 @@ def doubt(
     return Doubt(label, float(score), tuple(_TERMS[name].words for name in reasons))
 
 
-def _measured(
-    own: NDArray[np.bool_],
-    window: NDArray[Any],
-    box: Box,
-    shape: tuple[int, int],
-    typical: float,
-) -> dict[str, float]:
-    """What the labels alone tell."""
-    area = int(np.count_nonzero(own))
-    # log2 of the ratio to the typical area, both ways; 16 times is as odd as it gets.
-    ratio = float(np.clip(np.log2(area / typical), -4, 4)) if np.isfinite(typical) else 0.0
-    inner = ndimage.binary_erosion(own, border_value=0)
-    rim = own & ~inner
+def _contact(own: NDArray[np.bool_], window: NDArray[Any]) -> float:
+    """Share of an object's outermost pixels that touch another object."""
+    rim = own & ~ndimage.binary_erosion(own)
     others = ndimage.binary_dilation((window != 0) & ~own, _SQUARE)
-    return {
-        "shape": _irregularity(own),
-        "small": max(-ratio, 0.0),
-        "large": max(ratio, 0.0),
-        "contact": float(np.count_nonzero(rim & others) / np.count_nonzero(rim)),
-    }
+    return float(np.count_nonzero(rim & others) / np.count_nonzero(rim))
 
 
 def _irregularity(own: NDArray[np.bool_]) -> float:
@@ -170,18 +165,20 @@ def _irregularity(own: NDArray[np.bool_]) -> float:
     return float(np.clip(ellipse / y.size - 1, 0, 1))
 
 
-def _seen(near: NDArray[np.bool_], box: Box, evidence: Evidence) -> dict[str, float]:
+def _seen(
+    near: NDArray[np.bool_], box: Box, every: int, evidence: Evidence
+) -> dict[str, float]:
     """What the probabilities tell: mean entropy (bits), and spread under flips."""
     if evidence.foreground is None:
         return {"blur": _ORDINARY_BLUR}
     y0, y1, x0, x1 = box
-    seen = [
-        np.nan_to_num(np.asarray(array[y0:y1, x0:x1])[near].astype(np.float64)).clip(0, 1)
-        for array in (evidence.foreground, *evidence.flips)
-    ]
+    seen = []
+    for array in (evidence.foreground, *evidence.flips):
+        values = np.asarray(array[y0:y1:every, x0:x1:every])[near]
+        seen.append(np.nan_to_num(values.astype(np.float64)).clip(0, 1))
     p = seen[0].clip(1e-6, 1 - 1e-6)
     entropy = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
-    values = {"blur": float(entropy.mean())}
+    found = {"blur": float(entropy.mean())}
     if len(seen) > 1:
-        values["flips"] = float(np.std(seen, axis=0).mean())
-    return values
+        found["flips"] = float(np.std(seen, axis=0).mean())
+    return found

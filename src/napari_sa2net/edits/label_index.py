@@ -36,6 +36,7 @@ class PlaneIndex:
         self._table = np.zeros((64, 8), np.int64)
         self._row_of: dict[int, int] = {}
         self._free: list[int] = list(range(63, -1, -1))
+        self._rows_taken: Integers | None = None
         for top in range(0, self.shape[0], _ROWS):
             self._scan(np.asarray(plane[top : top + _ROWS]), top)
 
@@ -60,27 +61,27 @@ class PlaneIndex:
     def __contains__(self, label: object) -> bool:
         return label in self._row_of
 
-    def _column(self, column: int) -> Integers:
-        taken: Integers = self._taken()[:, column]
-        return taken
-
     def _taken(self) -> Integers:
-        return self._table[np.fromiter(self._row_of.values(), np.int64, len(self._row_of))]
+        """Rows of the objects; kept until something changes, as questions come in bursts."""
+        if self._rows_taken is None:
+            at = np.fromiter(self._row_of.values(), np.int64, len(self._row_of))
+            self._rows_taken = self._table[at]
+        return self._rows_taken
 
     @property
     def labels(self) -> Integers:
         """All labels, int64 (n,); the other columns have the same order."""
-        return self._column(_LABEL)
+        return self._taken()[:, _LABEL].copy()
 
     @property
     def areas(self) -> Integers:
         """Pixels of each object, int64 (n,)."""
-        return self._column(_AREA)
+        return self._taken()[:, _AREA].copy()
 
     @property
     def boxes(self) -> Integers:
         """Bounding boxes (y0, y1, x0, x1), int64 (n, 4)."""
-        return self._taken()[:, _Y0:]
+        return self._taken()[:, _Y0:].copy()
 
     @property
     def centres(self) -> NDArray[np.float64]:
@@ -132,6 +133,7 @@ class PlaneIndex:
         read : callable
             Reads a window of the plane as it is now.
         """
+        self._rows_taken = None
         lost, gained = patch.old != 0, patch.new != 0
         rows, cols, lengths = patch.rows, patch.cols, patch.lengths
         shrunk = self._edge_losers(patch, lost)

@@ -109,6 +109,15 @@ class Patch:
             int(ends.max()),
         )
 
+    def boxes(self, side: int = 128) -> list[Box]:
+        """Boxes that together hold all changed pixels, none much larger than side.
+
+        A stroke from corner to corner changes few pixels of its bounding box.
+        """
+        if self.n_pixels == 0:
+            return []
+        return cell_boxes(self.rows, self.cols, self.cols + self.lengths, side)
+
     def pixels(self) -> tuple[Integers, Integers]:
         """Rows and columns of all changed pixels."""
         return expanded(self.rows, self.cols, self.lengths)
@@ -116,6 +125,40 @@ class Patch:
     def inverse(self) -> Patch:
         """The patch that takes this one back."""
         return Patch(self.index, self.rows, self.cols, self.lengths, self.new, self.old)
+
+
+def cell_boxes(rows: Integers, starts: Integers, ends: Integers, side: int) -> list[Box]:
+    """Boxes around runs, one for each cell of a grid in which some of them start."""
+    y0, y1 = int(rows.min()), int(rows.max()) + 1
+    x0, x1 = int(starts.min()), int(ends.max())
+    if max(y1 - y0, x1 - x0) <= side:
+        return [(y0, y1, x0, x1)]
+    cell = rows // side * (x1 // side + 1) + starts // side
+    order = np.argsort(cell, kind="stable")
+    first = np.flatnonzero(np.diff(cell[order], prepend=-1))
+    edges = (
+        np.minimum.reduceat(rows[order], first),
+        np.maximum.reduceat(rows[order], first) + 1,
+        np.minimum.reduceat(starts[order], first),
+        np.maximum.reduceat(ends[order], first),
+    )
+    return [(int(a), int(b), int(c), int(d)) for a, b, c, d in zip(*edges, strict=True)]
+
+
+def distinct(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Distinct values and how often each occurs, like np.unique.
+
+    Labels of a window are mostly a narrow range, where counting beats sorting.
+    """
+    if values.size == 0:
+        return values.ravel(), np.empty(0, np.int64)
+    low, high = int(values.min()), int(values.max())
+    if high - low > 4 * values.size + 1_000_000:
+        found, counts = np.unique(values, return_counts=True)
+        return found, counts
+    counts = np.bincount((values.ravel() - low).astype(np.int64))
+    there = np.flatnonzero(counts)
+    return (there + low).astype(values.dtype), counts[there]
 
 
 def expanded(rows: Integers, cols: Integers, lengths: Integers) -> tuple[Integers, Integers]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from napari_sa2net.edits.corrections import Corrections
-from napari_sa2net.edits.doubt import BAND, Doubt, Evidence, doubt, typical_area
+from napari_sa2net.edits.doubt import Doubt, Evidence, doubt, typical_area
 from napari_sa2net.edits.marking import ignored_labels, reviewed_labels
 from napari_sa2net.edits.patch import Index
-from napari_sa2net.edits.shapes import grown
 from napari_sa2net.edits.step import Step
 from napari_sa2net.errors import EditError
 
@@ -74,16 +74,13 @@ class ReviewQueue:
         """Score waiting objects for about so long; True when all are scored."""
         end = time.perf_counter() + seconds
         plane = self._corrections.plane(self.index)
+        read = partial(self._corrections.read, self.index)
         while self._waiting:
             label = next(iter(self._waiting))
             del self._waiting[label]
             self._keys = None
             if label in plane:
-                box = grown(plane.box(label), BAND, plane.shape)
-                window = self._corrections.read(self.index, box)
-                self._doubts[label] = doubt(
-                    label, window, box, plane.shape, self._typical, self._evidence
-                )
+                self._doubts[label] = doubt(label, plane, read, self._typical, self._evidence)
                 self._gone.pop(label, None)
             elif label in self._doubts:
                 self._gone[label] = self._key(self._doubts.pop(label))

@@ -6,11 +6,11 @@ are half-open: (y0, y1, x0, x1).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from skimage.draw import polygon as fill_polygon
 
 from napari_sa2net.errors import EditError
 
@@ -163,11 +163,28 @@ def _clipped(points: Points, shape: tuple[int, int]) -> Points:
 
 
 def polygon_mask(points: Points, box: Box) -> NDArray[np.bool_]:
-    """Pixels of a box whose centres lie in a polygon; bool (y1 - y0, x1 - x0)."""
+    """Pixels of a box whose centres lie in a polygon; bool (y1 - y0, x1 - x0).
+
+    Even-odd rule, as :func:`inside_polygon`; a centre on an edge belongs to one side of it.
+    """
     y0, y1, x0, x1 = box
-    mask = np.zeros((y1 - y0, x1 - x0), bool)
-    rows, cols = fill_polygon(points[:, 0] - y0, points[:, 1] - x0, mask.shape)
-    mask[rows, cols] = True
+    ends = np.roll(points, -1, axis=0)
+    upper = np.where((points[:, 0] <= ends[:, 0])[:, None], points, ends)
+    lower = np.where((points[:, 0] <= ends[:, 0])[:, None], ends, points)
+    first = np.clip(np.ceil(upper[:, 0]), y0, y1).astype(np.int64)
+    n = np.clip(np.ceil(lower[:, 0]), y0, y1).astype(np.int64) - first
+    edge = np.repeat(np.arange(len(points)), n)
+    rows = np.repeat(first, n) + np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
+    fall = np.maximum(lower[:, 0] - upper[:, 0], 1 / _GRID)
+    slope = (lower[:, 1] - upper[:, 1]) / fall
+    crossing = upper[edge, 1] + (rows - upper[edge, 0]) * slope[edge]
+    # Each crossing turns inside and outside round for all columns from it on.
+    cols = np.clip(np.ceil(crossing), x0, x1).astype(np.int64)
+    width = x1 - x0 + 1
+    turns = np.bincount((rows - y0) * width + cols - x0, minlength=(y1 - y0) * width).reshape(
+        y1 - y0, width
+    )
+    mask: NDArray[np.bool_] = np.logical_xor.accumulate(turns[:, :-1] % 2 == 1, axis=1)
     return mask
 
 
@@ -181,14 +198,35 @@ def polygon_box(points: Points, shape: tuple[int, int]) -> Box | None:
 
 def inside_polygon(points: Points, y: ArrayLike, x: ArrayLike) -> NDArray[np.bool_]:
     """Which positions lie in a polygon (even-odd rule)."""
-    y, x = np.asarray(y, np.float64), np.asarray(x, np.float64)
-    inside = np.zeros(y.shape, bool)
+    all_y: NDArray[np.float64] = np.asarray(y, np.float64)
+    all_x: NDArray[np.float64] = np.asarray(x, np.float64)
+    (top, left), (bottom, right) = points.min(axis=0), points.max(axis=0)
+    near = (all_y >= top) & (all_y <= bottom) & (all_x >= left) & (all_x <= right)
+    at_y, at_x = all_y[near], all_x[near]
+    found = np.zeros(at_y.shape, bool)
     for (ya, xa), (yb, xb) in zip(points, np.roll(points, -1, axis=0), strict=True):
-        if ya == yb:
-            continue
-        crosses = (ya > y) != (yb > y)
-        inside ^= crosses & (x < xa + (y - ya) / (yb - ya) * (xb - xa))
+        if ya != yb:
+            crosses = (ya > at_y) != (yb > at_y)
+            turns = crosses & (at_x < xa + (at_y - ya) / (yb - ya) * (xb - xa))
+            found = found ^ turns
+    inside = np.zeros(all_y.shape, bool)
+    inside[near] = found
     return inside
+
+
+def blocks_of(boxes: Sequence[Box], side: int, shape: tuple[int, int]) -> list[Box]:
+    """Squares of a grid that meet any of the boxes, each once, clipped to the plane."""
+    found = {
+        (row, col)
+        for y0, y1, x0, x1 in boxes
+        for row in range(y0 // side, -(-y1 // side))
+        for col in range(x0 // side, -(-x1 // side))
+    }
+    height, width = shape
+    return [
+        (r * side, min((r + 1) * side, height), c * side, min((c + 1) * side, width))
+        for r, c in sorted(found)
+    ]
 
 
 def box_polygon(box: Box) -> Points:

@@ -1,0 +1,239 @@
+"""Milliseconds per correction on 4096×4096 pixels with 5,000 objects, on one core.
+
+A correction is all that happens between the click and labels that are right: finding the
+objects, the step, its pixels and the index, the reviewed mask, the queue, and the step's
+bytes for the journal. Undo and redo are timed the same way. Times are of the processor.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from benchmarks.tables import show
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from napari_sa2net import edits
+from napari_sa2net.data import synthetic_nuclei
+from napari_sa2net.edits import Corrections, History, ReviewedMask, ReviewQueue, Step
+from napari_sa2net.errors import EditError
+
+SIDE, TILES, PER_TILE = 4096, 4, 313
+#: Milliseconds allowed per correction.
+LIMIT = 100
+REPEATS = 15
+WAYS = ("do", "undo", "redo")
+
+
+class Bench:
+    """Labels under correction with everything that follows a step."""
+
+    def __init__(self) -> None:
+        self.labels = plane()
+        smooth = ndimage.uniform_filter((self.labels > 0).astype(np.float32), 5)
+        self.foreground: NDArray[np.float32] = smooth
+        self.opening: dict[str, float] = {}
+        start = time.process_time()
+        self.corrections = Corrections(self.labels)
+        self.index = self.corrections.plane()
+        self.opening["scan of the plane"] = since(start)
+        self.history = History(self.corrections)
+        self.reviewed = ReviewedMask(self.corrections)
+        self.reviewed.plane()
+        start = time.process_time()
+        self.queue = ReviewQueue(self.corrections, foreground=self.foreground).score_all()
+        self.opening["doubt of all objects (in slices)"] = since(start)
+        self.random = np.random.default_rng(0)
+
+    def followed(self, step: Step) -> None:
+        """What a window does after each step."""
+        self.reviewed.update(step)
+        self.queue.update(step)
+        self.queue.score_some()
+        self.queue.next()
+        step.to_bytes()
+
+    def some_label(self) -> int:
+        """An object that is not tiny."""
+        labels = self.index.labels[self.index.areas > 100]
+        return int(self.random.choice(labels))
+
+    def across(self) -> list[tuple[float, float]]:
+        """A line through the middle of an object."""
+        label = self.some_label()
+        y, x = self.index.centre(label)
+        y0, y1, _, _ = self.index.box(label)
+        return [(y0 - 3, x), (y, x + 0.5), (y1 + 2, x)]
+
+    def between(self) -> list[tuple[float, float]]:
+        """A stroke from one object into its nearest neighbour."""
+        labels, centres = self.index.labels, self.index.centres
+        at = int(self.random.integers(labels.size))
+        away = np.hypot(*(centres - centres[at]).T)
+        away[at] = np.inf
+        return [tuple(centres[at]), tuple(centres[int(away.argmin())])]
+
+    def around(self, radius: float) -> NDArray[np.float64]:
+        """A round outline somewhere in the plane."""
+        y, x = self.random.uniform(400, SIDE - 400, 2)
+        angle = np.linspace(0, 2 * np.pi, 120, endpoint=False)
+        return np.stack([y + radius * np.sin(angle), x + radius * np.cos(angle)], axis=1)
+
+    def in_box(self, side: int) -> tuple[tuple[int, int, int, int], NDArray[np.int32]]:
+        """A box and new labels for it."""
+        y, x = (int(v) for v in self.random.integers(0, SIDE - side, 2))
+        moved = self.labels[y : y + side, x : x + side] > 0
+        new = ndimage.label(ndimage.binary_erosion(moved))[0].astype(np.int32)
+        return (y, y + side, x, x + side), new
+
+    def painted(self) -> list[tuple[tuple[NDArray[np.int64], ...], NDArray[np.int32], int]]:
+        """A long stroke of a brush of 20 px, painted as napari does."""
+        label = self.some_label()
+        start = self.random.uniform(600, SIDE - 600, 2)
+        points = np.linspace(start, start + self.random.uniform(-425, 425, 2), 100)
+        disk = np.argwhere(np.hypot(*np.indices((21, 21)) - 10) <= 10) - 10
+        atoms = []
+        for point in points:
+            rows, cols = np.clip(disk + point.astype(int), 0, SIDE - 1).T
+            atoms.append(((rows, cols), self.labels[rows, cols], label))
+            self.labels[rows, cols] = label
+        return atoms
+
+    def kinds(self) -> Iterator[tuple[str, Callable[[], Callable[[], Step]]]]:
+        """Each kind of correction: what prepares it, and what is timed."""
+        c, h = self.corrections, self.history
+
+        def one(make: Callable[..., Step], *rest: object) -> Callable[[], Callable[[], Step]]:
+            def prepare() -> Callable[[], Step]:
+                label = self.some_label()
+                return lambda: h.do(make(c, [label], *rest))
+
+            return prepare
+
+        def over(make: Callable[..., Step], where: Callable[[], object], **more: object):
+            def prepare() -> Callable[[], Step]:
+                place = where()
+                return lambda: h.do(make(c, place, **more))
+
+            return prepare
+
+        def view(side: int) -> tuple[int, int, int, int]:
+            y, x = (int(v) for v in self.random.integers(0, SIDE - side, 2))
+            return y, y + side, x, x + side
+
+        yield "split along a line", over(edits.split, self.across)
+        yield "merge by a stroke", over(edits.merge, self.between)
+        yield "delete one", one(edits.delete)
+        yield "smooth", one(edits.smooth)
+        yield "fit to the edge", one(edits.fit_to_edge, self.foreground * 0.8)
+        yield "redraw by a polygon", over(edits.redraw, lambda: self.around(25))
+        yield "accept", one(edits.accept)
+        yield "accept a view of 1024×1024", over(edits.accept_in_view, lambda: view(1024))
+
+        def region() -> Callable[[], Step]:
+            outline = self.around(200)
+            return lambda: h.do(edits.mark_region(c, "reviewed", polygon=outline))
+
+        yield "mark a region of 400 px", region
+
+        def replace(side: int) -> Callable[[], Callable[[], Step]]:
+            def prepare() -> Callable[[], Step]:
+                box, new = self.in_box(side)
+                return lambda: h.do(edits.replace_box(c, box, new))
+
+            return prepare
+
+        yield "segment a box of 256 again", replace(256)
+        yield "segment a box of 512 again", replace(512)
+
+        def stroke() -> Callable[[], Step]:
+            atoms = self.painted()
+            return lambda: h.record(edits.stroke(c, atoms))
+
+        yield "brush, up to 600 px long", stroke
+
+        def holed() -> Callable[[], Step]:
+            label = self.some_label()
+            y, x = (int(v) for v in self.index.centre(label))
+            hole = (np.array([y]), np.array([x]))
+            old = self.labels[hole].copy()
+            self.labels[hole] = 0
+            if old[0] == label:
+                h.record(edits.stroke(c, [(hole, old, 0)]))
+            else:
+                self.labels[hole] = old
+                return holed()
+            return lambda: h.do(edits.fill_holes(c, [label]))
+
+        yield "fill holes", holed
+        yield "lasso of 300 px around ~20", over(lasso, lambda: self.around(150))
+
+
+def lasso(corrections: Corrections, outline: NDArray[np.float64]) -> Step:
+    """Delete what lies in an outline."""
+    return edits.delete(corrections, lasso=outline)
+
+
+def plane() -> NDArray[np.int32]:
+    """Labels of 5,000 nuclei on 4096×4096 pixels."""
+    side = SIDE // TILES
+    tile = synthetic_nuclei(shape=(side, side), n=PER_TILE, diameter=34)[1].astype(np.int32)
+    n = int(tile.max())
+    labels = np.zeros((SIDE, SIDE), np.int32)
+    for k in range(TILES * TILES):
+        y, x = (k // TILES) * side, (k % TILES) * side
+        labels[y : y + side, x : x + side] = np.where(tile > 0, tile + k * n, 0)
+    return labels
+
+
+def since(start: float) -> float:
+    """Milliseconds of the processor since a start."""
+    return (time.process_time() - start) * 1000
+
+
+def run(bench: Bench) -> list[dict[str, object]]:
+    """Measure; one row per kind of correction."""
+    rows: list[dict[str, object]] = []
+    for name, prepare in bench.kinds():
+        times: dict[str, list[float]] = {way: [] for way in WAYS}
+        while len(times["do"]) < REPEATS:
+            correct = prepare()
+            start = time.process_time()
+            try:
+                bench.followed(correct())
+            except EditError:  # nothing to smooth, a line that misses, ...
+                continue
+            times["do"].append(since(start))
+            for way, move in (("undo", bench.history.undo), ("redo", bench.history.redo)):
+                start = time.process_time()
+                bench.followed(move())
+                times[way].append(since(start))
+        rows.append(
+            {
+                "correction": name,
+                **{f"{way} (ms)": f"{statistics.median(t):.1f}" for way, t in times.items()},
+                "slowest (ms)": f"{max(max(t) for t in times.values()):.1f}",
+                "limit (ms)": LIMIT,
+            }
+        )
+    return rows
+
+
+def main() -> int:
+    """Print the table; 1 where a correction takes longer than the limit, else 0."""
+    bench = Bench()
+    print(f"{len(bench.index)} objects on {SIDE}×{SIDE} pixels")
+    rows = run(bench)
+    show(rows)
+    for what, took in bench.opening.items():
+        print(f"once, on opening: {what} {took:.0f} ms")
+    slow = [r for r in rows if any(float(str(r[f"{w} (ms)"])) > LIMIT for w in WAYS)]
+    return 1 if slow else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
