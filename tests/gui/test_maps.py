@@ -175,7 +175,8 @@ def test_how_maps_look(viewer: ViewerModel, port: NapariPort) -> None:
 
 def test_over_a_bright_image_maps_darken(viewer: ViewerModel, port: NapariPort) -> None:
     """Light that is added to white is not seen."""
-    viewer.add_image(np.full((40, 56, 3), 240, np.uint8), rgb=True)
+    # also where napari draws its thumbnail with black bars
+    viewer.add_image(np.full((20, 56, 3), 200, np.uint8), rgb=True)
     port.show_overlay(Overlay(source_of(port), "scale_gate_1", a_map("scale_gate_1"), ()))
     layer = viewer.layers[-1]
     assert layer.blending == "multiplicative"

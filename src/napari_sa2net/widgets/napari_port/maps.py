@@ -43,8 +43,12 @@ def is_overlay(layer: Layer) -> bool:
 def is_bright(image: Image) -> bool:
     """The image as it is drawn is mostly light: stained tissue, bright field."""
     shown = np.asarray(image.thumbnail, dtype=float)
-    opaque = shown[..., 3] > 0
-    return bool(opaque.any() and shown[opaque, :3].mean() > 255 * BRIGHT)
+    # an image that is not square has black bars beside it
+    finest = image.data[0] if image.multiscale else image.data
+    sides = np.array(finest.shape[: image.ndim][-2:], dtype=float)
+    bars = np.floor(shown.shape[:2] * (1 - sides / max(sides.max(), 1)) / 2).astype(int) + 1
+    inner = shown[bars[0] : -bars[0], bars[1] : -bars[1], :3]
+    return bool(inner.size and inner.mean() > 255 * BRIGHT)
 
 
 class MapLayers:
