@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ import torch
 from napari_sa2net.config import InputConfig, PredictConfig
 from napari_sa2net.data.plan import ImagePlan
 from napari_sa2net.engine import protocol as p
+from napari_sa2net.engine.explain_handlers import ExplainHandlers
 from napari_sa2net.engine.kept import Kept, KeptResults, summarize
 from napari_sa2net.engine.remote import (
+    OpenImage,
     WindowPlan,
     open_image,
     resolve_box,
     resolve_index,
-    widen,
 )
 from napari_sa2net.engine.server import Server
 from napari_sa2net.engine.shm import take
@@ -32,7 +34,11 @@ from napari_sa2net.inference.prediction import (
     plan_for,
     predict_image,
 )
-from napari_sa2net.inference.predictor import HALO, Predictor
+from napari_sa2net.inference.predictor import (
+    CancelCallback,
+    Predictor,
+    ProgressCallback,
+)
 from napari_sa2net.models.model import Model, load_model
 from napari_sa2net.models.registry import find_model, is_model_name
 from napari_sa2net.provenance import provenance
@@ -42,20 +48,52 @@ PROBE = 512
 """Side of the tile (px) that a warm-up times."""
 
 
+@dataclass(frozen=True)
+class Opened:
+    """What a request is about.
+
+    Attributes
+    ----------
+    whole, window
+        Plans of the image, and of the part of it that was asked for.
+    index
+        Plane of the stack; None for all, or where there is no stack.
+    box
+        ``(y0, y1, x0, x1)`` in pixels of the image.
+    """
+
+    model: Model
+    image: OpenImage
+    whole: ImagePlan
+    window: WindowPlan
+    index: tuple[int, ...] | None
+    box: tuple[int, int, int, int]
+    predictor: Predictor
+
+
 class Handlers:
     """Answers requests one at a time, on the server's main thread."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._kept = KeptResults()
+        self.kept = KeptResults()
         self._models: OrderedDict[tuple[Any, ...], Model] = OrderedDict()
         self._predictors: OrderedDict[tuple[Any, ...], Predictor] = OrderedDict()
+        self.explaining = ExplainHandlers(self, server)
 
     def run(self, request: p.JobRequest) -> Any:
         """The result of a request; raises what goes wrong."""
         match request:
             case p.WarmUp():
                 return self.warm_up(request)
+            case p.Explain():
+                return self.explaining.explain(request)
+            case p.MapChannel():
+                return self.explaining.map_channel(request)
+            case p.Inspect():
+                return self.explaining.inspect(request)
+            case p.WhatIf():
+                return self.explaining.what_if(request)
             case p.Segment():
                 return self.segment(request)
             case p.Derive():
@@ -70,7 +108,8 @@ class Handlers:
 
     def forget(self, key: str) -> None:
         """Drop what is kept under a key."""
-        self._kept.forget(key)
+        self.kept.forget(key)
+        self.explaining.forget(key)
 
     def info(self, device: str = "auto") -> p.EngineInfo:
         """What this process runs on."""
@@ -95,7 +134,7 @@ class Handlers:
         """Load the model and time one tile; the first run of a network is slower."""
         cancelled = self._server.cancelled(request.job)
         model = self._model(request.model)
-        predictor = self._predictor(model, request.predict, model.card.input)
+        predictor = self.predictor(model, request.predict, model.card.input)
         side = min(PROBE, predictor.tile)
         channels = model.card.network.in_channels
         x = np.random.default_rng(0).random((channels, side, side), np.float32)
@@ -119,55 +158,33 @@ class Handlers:
     def segment(self, request: p.Segment) -> p.SegmentResult:
         """Run the network, keep the probabilities, make labels and table."""
         start = time.perf_counter()
-        job = request.job
-        cancelled = self._server.cancelled(job)
-
-        def progress(done: int, total: int, what: str) -> None:
-            self._server.send(p.Progress(job, done, total, what))
-            self._server.between()
-
-        model = self._model(request.model)
-        image = open_image(
-            request.image, lambda name, key: self._server.read_region(name, key, job)
-        )
-        if isinstance(request.image, p.ArrayRef):
-            self._server.send(p.Release(request.image.name))
+        progress, cancelled = self.reporter(request.job), self._server.cancelled(request.job)
+        opened = self.open(request, progress)
         try:
-            progress(0, 0, "reading the image")
-            whole = plan_for(
-                model, image.array, request.axes, request.channels, request.normalize
-            )
-            window = _window(whole, request.window)
-            predictor = self._predictor(model, request.predict, whole.model_input)
-            made, probability = _predict(
-                model, predictor, whole, window, request, progress, cancelled
-            )
+            made, probability = _predict(opened, request, progress, cancelled)
             kept = Kept(
-                window,
-                image,
+                opened.window,
+                opened.image,
                 probability,
-                model.card.classes,
+                opened.model.card.classes,
                 request.pixel_size_um,
                 made.diameter,
-                _record(model, window, request, made),
+                self.record(opened, request, made),
             )
-            progress(0, 0, "separating the cells")
-            labels = kept.labels(request.instances, cancelled, progress)
-            objects = kept.table(labels)
-            result = self._result(request.keep_as, kept, labels, objects, made.n_tiles, start)
+            result = self.finish(request, kept, made.n_tiles, start, progress, cancelled)
         except BaseException:
-            image.close()
+            opened.image.close()
             raise
         if request.keep_as:
-            self._kept.put(request.keep_as, kept)
+            self.kept.put(request.keep_as, kept)
         else:
-            image.close()
+            opened.image.close()
         return result
 
     def derive(self, request: p.Derive) -> p.SegmentResult:
         """Labels of kept probabilities, with the table if asked for."""
         start = time.perf_counter()
-        kept = self._kept.get(request.key)
+        kept = self.kept.get(request.key)
         labels = kept.labels(request.instances, self._server.cancelled(request.job))
         kept.provenance = {
             **kept.provenance,
@@ -177,13 +194,13 @@ class Handlers:
             },
         }
         objects = kept.table(labels) if request.table else None
-        return self._result(request.key, kept, labels, objects, 0, start)
+        return self.result(request.key, kept, labels, objects, 0, start)
 
     def measure(self, request: p.Measure) -> p.ObjectTable:
         """The table of labels that came from the client."""
         labels = take(request.labels)
         self._server.send(p.Release(request.labels.name))
-        kept = self._kept.get(request.key)
+        kept = self.kept.get(request.key)
         if labels.shape != kept.plan.label_shape or labels.dtype.kind not in "iu":
             raise SettingsError(
                 f"Labels of shape {labels.shape} do not fit the result of shape "
@@ -193,7 +210,50 @@ class Handlers:
 
     # --- inside --------------------------------------------------------------------------
 
-    def _result(
+    def reporter(self, job: int) -> ProgressCallback:
+        """Tells the client of progress, and lets quick requests pass meanwhile."""
+
+        def progress(done: int, total: int, what: str) -> None:
+            self._server.send(p.Progress(job, done, total, what))
+            self._server.between()
+
+        return progress
+
+    def open(self, request: p.Segment, progress: ProgressCallback) -> Opened:
+        """What a request is about: model, image, plans and predictor."""
+        model = self._model(request.model)
+        image = open_image(request.image, self._server.read_region)
+        if isinstance(request.image, p.ArrayRef):
+            self._server.send(p.Release(request.image.name))
+        try:
+            progress(0, 0, "reading the image")
+            whole = plan_for(
+                model, image.array, request.axes, request.channels, request.normalize
+            )
+            index = resolve_index(whole, request.window.index)
+            box = resolve_box(whole, request.window.box)
+            window = WindowPlan(whole, index, box)
+            predictor = self.predictor(model, request.predict, whole.model_input)
+        except BaseException:
+            image.close()
+            raise
+        return Opened(model, image, whole, window, index, box, predictor)
+
+    def finish(
+        self,
+        request: p.Segment,
+        kept: Kept,
+        n_tiles: int,
+        start: float,
+        progress: ProgressCallback,
+        cancelled: CancelCallback,
+    ) -> p.SegmentResult:
+        """Labels and table of probabilities."""
+        progress(0, 0, "separating the cells")
+        labels = kept.labels(request.instances, cancelled, progress)
+        return self.result(request.keep_as, kept, labels, kept.table(labels), n_tiles, start)
+
+    def result(
         self,
         key: str,
         kept: Kept,
@@ -214,6 +274,33 @@ class Handlers:
             seconds=time.perf_counter() - start,
         )
 
+    @staticmethod
+    def record(opened: Opened, request: p.Segment, made: Prediction) -> dict[str, Any]:
+        """Provenance of a result."""
+        model, window = opened.model, opened.window
+        box = request.window.box
+        return provenance(
+            model.name,
+            model.sha256,
+            {
+                "image": {
+                    "axes": window.axes,
+                    "shape": list(window.shape),
+                    "origin": window.origin,
+                    "channels": list(window.channels),
+                    "normalize": request.normalize,
+                    "whole": box is None and request.window.index is None,
+                },
+                "predict": request.predict,
+                "instances": request.instances,
+            },
+            request.pixel_size_um,
+            diameter=made.diameter,
+            scale=made.scale,
+            device=made.device,
+            precision=made.precision,
+        )
+
     def _model(self, name: str) -> Model:
         """A model by name or path, read again only when its file has changed."""
         entry = find_model(name) if is_model_name(name) else None
@@ -232,84 +319,46 @@ class Handlers:
         self._models.move_to_end(key)
         return self._models[key]
 
-    def _predictor(
-        self, model: Model, config: PredictConfig, expects: InputConfig
-    ) -> Predictor:
+    def predictor(self, model: Model, config: PredictConfig, expects: InputConfig) -> Predictor:
         """A predictor, made again only when something of it differs."""
         same = config.model_copy(update={"diameter": None, "rescale": True})
         key = (id(model), same, expects)
         if key not in self._predictors:
             # One network on the device at a time: its memory is scarce.
             self._predictors.clear()
+            self.explaining.drop_run()
             self._predictors[key] = Predictor(model, config, input_config=expects)
         predictor = self._predictors[key]
         predictor.config = config
         return predictor
 
 
-def _window(whole: ImagePlan, window: p.Window) -> WindowPlan:
-    index = resolve_index(whole, window.index)
-    return WindowPlan(whole, index, resolve_box(whole, window.box))
-
-
 def _predict(
-    model: Model,
-    predictor: Predictor,
-    whole: ImagePlan,
-    window: WindowPlan,
+    opened: Opened,
     request: p.Segment,
-    progress: Any,
-    cancelled: Any,
+    progress: ProgressCallback,
+    cancelled: CancelCallback,
 ) -> tuple[Prediction, Any]:
     """Prediction, and the probabilities of the window."""
-    index, box = resolve_index(whole, request.window.index), request.window.box
+    model, whole, predictor = opened.model, opened.whole, opened.predictor
     options: dict[str, Any] = {
         "instances": request.instances,
         "predictor": predictor,
         "progress": progress,
         "cancelled": cancelled,
     }
-    if box is None:
-        made = predict_image(model, window, **options)
+    if request.window.box is None:
+        made = predict_image(model, opened.window, **options)
         return made, made.probability
     # The view is segmented as it would be within the whole image: with its object size, and
     # with context around it.
     diameter, scale = choose_scale(predictor, whole, request.instances, cancelled)
     predictor.config = predictor.config.model_copy(update={"diameter": diameter})
-    inner = resolve_box(whole, box)
-    outer = inner
+    inner = outer = opened.box
     if not whole.is_empty:
-        margin = int(np.ceil(HALO / scale))
-        everything = bool(predictor.input.resize_to)
-        outer = widen(inner, whole.spatial, max(whole.spatial) if everything else margin)
-    made = predict_image(model, WindowPlan(whole, index, outer), **options)
+        outer = predictor.context(whole.spatial, inner, scale)
+    made = predict_image(model, WindowPlan(whole, opened.index, outer), **options)
     y, x = inner[0] - outer[0], inner[2] - outer[2]
-    crop = (..., slice(y, y + window.spatial[0]), slice(x, x + window.spatial[1]))
+    height, width = opened.window.spatial
+    crop = (..., slice(y, y + height), slice(x, x + width))
     return made, np.ascontiguousarray(made.probability[crop])
-
-
-def _record(
-    model: Model, window: WindowPlan, request: p.Segment, made: Prediction
-) -> dict[str, Any]:
-    box = request.window.box
-    return provenance(
-        model.name,
-        model.sha256,
-        {
-            "image": {
-                "axes": window.axes,
-                "shape": list(window.shape),
-                "origin": window.origin,
-                "channels": list(window.channels),
-                "normalize": request.normalize,
-                "whole": box is None and request.window.index is None,
-            },
-            "predict": request.predict,
-            "instances": request.instances,
-        },
-        request.pixel_size_um,
-        diameter=made.diameter,
-        scale=made.scale,
-        device=made.device,
-        precision=made.precision,
-    )

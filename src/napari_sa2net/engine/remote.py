@@ -169,14 +169,3 @@ def resolve_box(plan: ImagePlan, box: Box | None) -> Box:
             "whole image."
         )
     return y0, y1, x0, x1
-
-
-def widen(box: Box, spatial: tuple[int, int], margin: int) -> Box:
-    """The box with context around it, as far as the image goes."""
-    y0, y1, x0, x1 = box
-    return (
-        max(0, y0 - margin),
-        min(spatial[0], y1 + margin),
-        max(0, x0 - margin),
-        min(spatial[1], x1 + margin),
-    )

@@ -203,20 +203,19 @@ class Server:
         """What the client has asked of a running training, if anything."""
         return self._signals.get(job)
 
-    def read_region(
-        self, source: str, key: tuple[int | slice, ...], job: int
-    ) -> NDArray[np.generic]:
-        """Part of an array that the client serves.
+    def read_region(self, source: str, key: tuple[int | slice, ...]) -> NDArray[np.generic]:
+        """Part of an array that the client serves, for the job that runs.
 
         Raises
         ------
         ImageError
             The client cannot read it.
         Cancelled
-            The job was cancelled meanwhile.
+            It was cancelled meanwhile.
         """
         with self._state:
             token = next(self._tokens)
+            job = self._running[-1].job
             self._regions[token] = None
         self.send(p.ReadRegion(token, source, key))
         with self._state:
