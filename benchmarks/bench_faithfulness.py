@@ -187,7 +187,9 @@ def interval(values: list[float]) -> str:
     rng = np.random.default_rng(1)
     sample = np.asarray(values)[rng.integers(0, len(values), (RESAMPLES, len(values)))]
     low, high = np.percentile(sample.mean(axis=1), (2.5, 97.5))
-    return f"{np.mean(values):.1f} ({low:.1f} … {high:.1f})"
+    # Adding 0 makes a rounded -0.0 a plain zero.
+    mean, low, high = (round(float(v), 1) + 0.0 for v in (np.mean(values), low, high))
+    return f"{mean:.1f} ({low:.1f} … {high:.1f})"
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from cyclopts import App, CycloptsError
 
 from napari_sa2net import __version__
 from napari_sa2net.cli import console
+from napari_sa2net.cli.attention import attention
 from napari_sa2net.cli.corrections import corrections
 from napari_sa2net.cli.demo import demo
 from napari_sa2net.cli.doctor import doctor
@@ -33,7 +34,7 @@ app = App(
     ),
     version=__version__,
 )
-for _command in (segment, evaluate, train, demo, doctor):
+for _command in (segment, attention, evaluate, train, demo, doctor):
     app.command(_command)
 app.command(models)
 app.command(corrections)

@@ -6,6 +6,9 @@
     OUT/objects.csv           one row per object of every image in OUT
     OUT/extra/run.json        the last run: model, settings, what became of each image
     OUT/extra/images/NAME.json, NAME.csv    record and table of one image
+
+Of explanations the labels are OUT/NAME/labels.tif, among other files of the image, and the
+records are in OUT/extra/attention.json and OUT/extra/attention/.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import io
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,30 @@ from napari_sa2net.errors import OutputError
 from napari_sa2net.files import write_atomically
 
 SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things are in an output folder.
+
+    Attributes
+    ----------
+    command : str
+        That writes it.
+    mask : str
+        Path of an image's labels.
+    records, manifest : str
+        Folder and file below ``extra``.
+    """
+
+    command: str
+    mask: str
+    records: str
+    manifest: str
+
+
+SEGMENT = Layout("segment", "{name}.tif", "images", "run.json")
+ATTENTION = Layout("attention", "{name}/labels.tif", "attention", "attention.json")
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
@@ -58,16 +86,31 @@ class ResultFolder:
         Of :func:`settings_key`; results with another one are not taken as done.
     overwrite : bool
         Do everything again, and replace masks that came from elsewhere.
+    layout : Layout
 
     Raises
     ------
     OutputError
-        If the folder cannot be made.
+        If the folder cannot be made, or holds what another command wrote.
     """
 
-    def __init__(self, folder: Path, key: str = "", overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        key: str = "",
+        overwrite: bool = False,
+        layout: Layout = SEGMENT,
+    ) -> None:
         self.folder = folder
-        self._records = folder / "extra" / "images"
+        self.layout = layout
+        for other in (SEGMENT, ATTENTION):
+            # Both would write objects.csv, each of its own images only.
+            if other is not layout and (folder / "extra" / other.records).is_dir():
+                raise OutputError(
+                    f"{folder} holds results of sa2net {other.command}. "
+                    "Choose another output folder."
+                )
+        self._records = folder / "extra" / layout.records
         self._key = key
         self._overwrite = overwrite
         try:
@@ -79,7 +122,7 @@ class ResultFolder:
 
     def mask_path(self, name: str) -> Path:
         """Where the labels of an image go."""
-        return self.folder / f"{name}.tif"
+        return self.folder / self.layout.mask.format(name=name)
 
     def finished(self, job: Job) -> dict[str, Any] | None:
         """Record of an image that needs not be done again, else None."""
@@ -134,9 +177,9 @@ class ResultFolder:
         return record
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
-        """Write ``extra/run.json``."""
+        """Write what became of the last run."""
         content = {"schema_version": SCHEMA_VERSION, "version": __version__, **manifest}
-        write_atomically(self.folder / "extra" / "run.json", _json(content))
+        write_atomically(self.folder / "extra" / self.layout.manifest, _json(content))
 
     def write_objects(self) -> int:
         """Write ``objects.csv`` anew from the tables of all finished images.

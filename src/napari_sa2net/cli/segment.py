@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +13,7 @@ from cyclopts import Group, Parameter
 from napari_sa2net.cli import console
 from napari_sa2net.cli.naming import Job, name_jobs
 from napari_sa2net.cli.progress import BatchProgress
-from napari_sa2net.cli.results import ResultFolder, settings_key
+from napari_sa2net.cli.results import SEGMENT, Layout, ResultFolder, settings_key
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.errors import OutputError, SA2NetError, SettingsError
 
@@ -43,6 +43,10 @@ class BatchSettings:
             "predict": self.predict.model_dump(mode="json", exclude={"device"}),
             "instances": self.instances.model_dump(mode="json"),
         }
+
+
+#: Does one image and returns its record.
+Work = Callable[[Job, ResultFolder, "Model", BatchSettings, BatchProgress], dict[str, Any]]
 
 
 def segment(
@@ -96,7 +100,7 @@ def segment(
     loaded = load_model(model)
     settings = BatchSettings(
         axes,
-        _channel_numbers(channels),
+        channel_numbers(channels),
         normalize,
         predict,
         # Only what was said on the command line replaces the model's own tuning.
@@ -107,7 +111,7 @@ def segment(
     summary = run_batch(jobs, output, loaded, settings, overwrite=overwrite, quiet=json)
     if json:
         console.print_json(summary)
-    return _exit_code(summary)
+    return exit_code(summary)
 
 
 def run_batch(
@@ -118,12 +122,28 @@ def run_batch(
     *,
     overwrite: bool = False,
     quiet: bool = False,
+    work: Work | None = None,
+    layout: Layout = SEGMENT,
 ) -> dict[str, Any]:
     """Segment all images; a bad one is noted, and the rest are done.
 
+    Parameters
+    ----------
+    jobs : sequence of Job
+    output : Path
+    model : Model
+    settings : BatchSettings
+    overwrite, quiet : bool
+        As of `ResultFolder` and `BatchProgress`.
+    work : callable, optional
+        What is done with each image, with the parameters of `segment_file`, which it is if
+        not given.
+    layout : Layout
+        Of the output folder.
+
     Returns
     -------
-    The manifest that is also in ``extra/run.json``.
+    The manifest that is also in the folder.
 
     Raises
     ------
@@ -132,14 +152,17 @@ def run_batch(
     KeyboardInterrupt
         On Ctrl-C, after the table and the manifest of what is done have been written.
     """
-    folder = ResultFolder(output, settings_key(settings.describe(), model.sha256), overwrite)
+    key = settings_key(settings.describe(), model.sha256)
+    folder = ResultFolder(output, key, overwrite, layout)
     images: list[dict[str, Any]] = []
     start = time.monotonic()
     stopped: BaseException | None = None
     with BatchProgress(len(jobs), quiet) as progress:
         for job in jobs:
             try:
-                images.append(_one(job, folder, model, settings, progress))
+                images.append(
+                    _one(job, folder, model, settings, progress, work or segment_file)
+                )
             except (KeyboardInterrupt, SystemExit) as error:
                 stopped = error
                 break
@@ -169,6 +192,7 @@ def _one(
     model: Model,
     settings: BatchSettings,
     progress: BatchProgress,
+    work: Work,
 ) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": job.name, "input": str(job.path)}
     try:
@@ -177,7 +201,7 @@ def _one(
             progress.end(job.name, f"{_count(record['objects'])} (done before)", "dim")
             return {**entry, "state": "skipped", "objects": record["objects"]}
         progress.begin(job.name)
-        record = segment_file(job, folder, model, settings, progress)
+        record = work(job, folder, model, settings, progress)
     except SA2NetError as error:
         progress.end(job.name, str(error), "red")
         return {**entry, "state": "failed", "error": str(error)}
@@ -250,7 +274,14 @@ def _refuse_inputs_as_outputs(jobs: Sequence[Job], output: Path) -> None:
             )
 
 
-def _channel_numbers(text: str | None) -> tuple[int, ...] | None:
+def channel_numbers(text: str | None) -> tuple[int, ...] | None:
+    """Numbers of ``--channels``.
+
+    Raises
+    ------
+    SettingsError
+        If they are none.
+    """
     if text is None:
         return None
     try:
@@ -261,7 +292,8 @@ def _channel_numbers(text: str | None) -> tuple[int, ...] | None:
         ) from None
 
 
-def _exit_code(summary: dict[str, Any]) -> int:
+def exit_code(summary: dict[str, Any]) -> int:
+    """Of the command, by what became of the images."""
     if not summary["n_failed"]:
         return 0
     return 1 if summary["n_done"] else 2

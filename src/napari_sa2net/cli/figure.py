@@ -1,0 +1,402 @@
+"""A figure that shows why: boundaries and attention of every stage, ready for a paper.
+
+Columns are the four resolutions, coarse to fine; a map is in the column of the scale or
+decoder stage that it belongs to, so that reading down a column is reading one stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_sa2net.inference.changes import stage_change
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from napari_sa2net.inference.maps import AttentionMap
+
+Labels = NDArray[np.integer[Any]]
+Window = tuple[int, int, int, int]
+
+STRIDES = (8, 4, 2, 1)
+NAMES = {8: "1/8", 4: "1/4", 2: "1/2", 1: "full"}
+#: Scale i of the encoder has this stride.
+SCALE_OF = {8: 4, 4: 3, 2: 2, 1: 1}
+#: Okabe and Ito's colours, which the colour-blind tell apart: of pixels gained and lost, and
+#: of outlines on dark and on bright images.
+ADDED, REMOVED, ON_DARK, ON_BRIGHT = "#56B4E9", "#E69F00", "#F0E442", "#000000"
+#: Colour maps: signed ones diverge, with white at 0.
+SIGNED, PLAIN, PER_OBJECT = "RdBu_r", "viridis", "cividis"
+
+#: Inches: a figure as wide as a journal's page, its panels, and the room between them.
+WIDTH, PANEL, BESIDE, ABOVE, LABEL, HEAD = 7.25, 1.1, 0.28, 0.2, 0.16, 0.5
+DPI = 300
+#: More pieces than this are a picture in the SVG, which programs could hardly open else.
+MAX_SEGMENTS = 8_000
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """What a figure is made of.
+
+    Attributes
+    ----------
+    name : str
+    image : array (H, W) or (H, W, 3)
+        Colours of uint8 as they are; other values are stretched.
+    labels : integer array (H, W)
+    maps : mapping of name to AttentionMap
+        Any of the thirteen; a model without some stage has fewer.
+    stages : mapping of stride to integer labels (H, W)
+    objects : DataFrame
+        With the columns label, refinement_px and contested.
+    pixel_size_um : float or None
+    window : (y0, y1, x0, x1), optional
+        Part that is shown; unsaid: all of it.
+    """
+
+    name: str
+    image: NDArray[Any]
+    labels: Labels
+    maps: Mapping[str, AttentionMap]
+    stages: Mapping[int, Labels]
+    objects: pd.DataFrame
+    pixel_size_um: float | None = None
+    window: Window | None = None
+
+
+def draw(shown: Shown) -> Figure:
+    """The figure; rows of maps that a model has none of are left out."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    y0, y1, x0, x1 = shown.window or (0, shown.labels.shape[0], 0, shown.labels.shape[1])
+    rows = [row for row in _ROWS if row.wanted(shown)]
+    tall = PANEL * float(np.clip((y1 - y0) / max(1, x1 - x0), 0.4, 2.5))
+    height = HEAD + len(rows) * (tall + ABOVE) + 0.06
+    # Text stays text in the SVG, so that a journal's font can be put in.
+    with rc_context({"font.size": 6, "axes.linewidth": 0.4, "axes.titlepad": 2.5}):
+        figure = Figure(figsize=(WIDTH, height))
+        # By hand rather than by pyplot, which would keep figures and choose a window system.
+        FigureCanvasAgg(figure)
+        cells = len(shown.objects)
+        figure.text(
+            0.06 / WIDTH,
+            1 - 0.12 / height,
+            f"{shown.name}: {cells} {'object' if cells == 1 else 'objects'}",
+            fontsize=8,
+            va="center",
+        )
+        top = HEAD
+        for row in rows:
+            left = 0.06
+            for k, drawing in enumerate(row.panels()):
+                low = height - top - tall
+                axes = figure.add_axes(
+                    (left / WIDTH, low / height, PANEL / WIDTH, tall / height)
+                )
+                axes.set_xticks([])
+                axes.set_yticks([])
+                drawing(axes, shown)
+                axes.set_xlim(x0 - 0.5, x1 - 0.5)
+                axes.set_ylim(y1 - 0.5, y0 - 0.5)
+                if k == 1:
+                    axes.set_ylabel(row.title, fontweight="bold", fontsize=7, labelpad=2)
+                if k and row is rows[0]:
+                    x = (left + PANEL / 2) / WIDTH
+                    head = "full size" if k == 4 else f"stage {NAMES[STRIDES[k - 1]]}"
+                    figure.text(
+                        x, 1 - 0.27 / height, head, ha="center", va="center", fontsize=8,
+                        fontweight="bold",
+                    )  # fmt: skip
+                if not k and row is rows[0]:
+                    _add_scale_bar(axes, (y0, y1, x0, x1), shown.pixel_size_um)
+                left += PANEL + BESIDE + (0 if k else LABEL)
+            top += tall + ABOVE
+        keys = [
+            Patch(color=ADDED, label="added since the stage before"),
+            Patch(color=REMOVED, label="removed"),
+        ]
+        figure.legend(
+            handles=keys,
+            loc="upper right",
+            bbox_to_anchor=(1, 1 - 0.02 / height),
+            ncols=2,
+            frameon=False,
+            handlelength=1,
+            columnspacing=1,
+        )
+    return figure
+
+
+def render(figure: Figure, kind: str) -> bytes:
+    """A figure as "png" or "svg"; the same figure gives the same bytes."""
+    from matplotlib import rc_context
+
+    content = BytesIO()
+    # Without these an SVG holds the time and random names.
+    metadata = {"Date": None} if kind == "svg" else {}
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "sa2net"}):
+        figure.savefig(content, format=kind, dpi=DPI, metadata=metadata)
+    return content.getvalue()
+
+
+# --- rows and panels ---------------------------------------------------------------------
+
+Drawing = Callable[["Axes", Shown], None]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row: what stands on the left, then one panel for each resolution."""
+
+    title: str
+    left: Drawing
+    of_stride: Callable[[int], Drawing]
+    wanted: Callable[[Shown], bool]
+
+    def panels(self) -> list[Drawing]:
+        return [self.left, *(self.of_stride(stride) for stride in STRIDES)]
+
+
+def _image(axes: Axes, shown: Shown) -> None:
+    _show_image(axes, shown)
+    _outline(axes, shown.labels, _line_colour(shown), 0.5)
+    axes.set_title("image and result")
+
+
+def _stage(stride: int) -> Drawing:
+    def drawing(axes: Axes, shown: Shown) -> None:
+        from matplotlib.colors import to_rgba
+
+        if stride not in shown.stages:
+            _missing(axes, "no such stage")
+            return
+        _show_image(axes, shown)
+        labels = np.asarray(shown.stages[stride])
+        before = [s for s in STRIDES if s > stride and s in shown.stages]
+        if before:
+            change = stage_change(shown.stages[before[-1]], labels)
+            over = np.zeros((*change.shape, 4))
+            over[change > 0], over[change < 0] = to_rgba(ADDED), to_rgba(REMOVED)
+            axes.imshow(over, interpolation="nearest")
+        _outline(axes, labels, _line_colour(shown), 0.3)
+        axes.set_title("mask = result" if stride == 1 else f"mask at {NAMES[stride]}")
+
+    return drawing
+
+
+def _psi(stride: int) -> Drawing:
+    return _map(f"aua_{stride}", f"ψ at {NAMES[stride]}", PLAIN)
+
+
+def _query(axes: Axes, shown: Shown) -> None:
+    _map("global_query", "global query (length)", PLAIN)(axes, shown)
+
+
+def _scale_gate(stride: int) -> Drawing:
+    i = SCALE_OF[stride]
+    return _map(f"scale_gate_{i}", f"scale gate {i}", SIGNED)
+
+
+def _local_gate(stride: int) -> Drawing:
+    i = SCALE_OF[stride]
+    return _map(f"local_gate_{i}", f"local gate {i}", PLAIN)
+
+
+def _per_object(column: str, title: str) -> Drawing:
+    def drawing(axes: Axes, shown: Shown) -> None:
+        table = shown.objects.sort_values("label")
+        labels = np.asarray(shown.labels)
+        values = np.append(table[column].to_numpy(float), np.nan)
+        at = np.searchsorted(table["label"].to_numpy(), labels)
+        values = np.where(labels > 0, values[at], np.nan)
+        _show_image(axes, shown)
+        if np.isfinite(values).any():
+            high = 1.0 if column == "contested" else max(float(np.nanmax(values)), 1e-6)
+            drawn = axes.imshow(
+                values, cmap=PER_OBJECT, vmin=0, vmax=high, interpolation="nearest"
+            )
+            _colour_bar(axes, drawn)
+        axes.set_title(title)
+
+    return drawing
+
+
+def _map(name: str, title: str, colours: str) -> Drawing:
+    def drawing(axes: Axes, shown: Shown) -> None:
+        if name not in shown.maps or 0 in shown.maps[name].values.shape:
+            _missing(axes, f"no {title}")
+            return
+        one = shown.maps[name]
+        height, width = one.values.shape
+        (sy, sx), (ty, tx) = one.scale, one.translate
+        drawn = axes.imshow(
+            np.asarray(one.values),
+            cmap=colours,
+            vmin=one.low,
+            vmax=one.high,
+            interpolation="nearest",
+            extent=(
+                tx - sx / 2,
+                tx + sx * (width - 0.5),
+                ty + sy * (height - 0.5),
+                ty - sy / 2,
+            ),
+        )
+        _outline(axes, shown.labels, "#000000" if colours == SIGNED else "#FFFFFF", 0.25)
+        axes.set_title(title)
+        _colour_bar(axes, drawn)
+
+    return drawing
+
+
+def _has(prefix: str) -> Callable[[Shown], bool]:
+    return lambda shown: any(name.startswith(prefix) for name in shown.maps)
+
+
+_ROWS = (
+    _Row("boundary", _image, _stage, lambda shown: True),
+    _Row(
+        "up-attention",
+        _per_object("refinement_px", "boundary moved (px)"),
+        _psi,
+        _has("aua_"),
+    ),
+    _Row("scale gates", _query, _scale_gate, _has("scale_gate_")),
+    _Row(
+        "local gates",
+        _per_object("contested", "boundary contested"),
+        _local_gate,
+        _has("local_gate_"),
+    ),
+)
+
+
+# --- parts of panels ---------------------------------------------------------------------
+
+
+def _show_image(axes: Axes, shown: Shown) -> None:
+    image = np.asarray(shown.image)
+    if image.dtype == np.uint8 and image.ndim == 3:
+        axes.imshow(image)
+        return
+    finite = image[np.isfinite(image)]
+    low, high = np.percentile(finite, (0.5, 99.8)) if finite.size else (0.0, 1.0)
+    scaled = (np.nan_to_num(image.astype(np.float32), nan=low) - low) / max(high - low, 1e-9)
+    axes.imshow(scaled.clip(0, 1), cmap="gray", vmin=0, vmax=1)
+
+
+def _line_colour(shown: Shown) -> str:
+    """For outlines: bright where objects are brighter than what is around them."""
+    image = np.asarray(shown.image, np.float32)
+    gray = image if image.ndim == 2 else image[..., :3].mean(axis=2)
+    inside = np.asarray(shown.labels) > 0
+    if not inside.any() or inside.all():
+        return ON_DARK
+    return ON_DARK if np.nanmean(gray[inside]) > np.nanmean(gray[~inside]) else ON_BRIGHT
+
+
+def _outline(axes: Axes, labels: Labels, colour: str, width: float) -> None:
+    """Draw the borders between pixels of different labels."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    ends = outline_segments(labels)
+    if not len(ends):
+        return
+    # One path for all: a line each makes an SVG ten times as large.
+    codes = np.tile(np.array([Path.MOVETO, Path.LINETO], Path.code_type), len(ends))
+    axes.add_patch(
+        PathPatch(
+            Path(ends.reshape(-1, 2), codes),
+            fill=False,
+            edgecolor=colour,
+            linewidth=width,
+            capstyle="projecting",
+            rasterized=len(ends) > MAX_SEGMENTS,
+        )
+    )
+
+
+def outline_segments(labels: Labels) -> NDArray[np.float64]:
+    """Straight pieces of all borders between labels, (n, 2 ends, x and y)."""
+    down = _runs(labels[1:] != labels[:-1])
+    across = _runs((labels[:, 1:] != labels[:, :-1]).T)
+    pieces = []
+    for (line, start, stop), flip in ((down, False), (across, True)):
+        level = line + 0.5
+        ends = np.stack(
+            [np.stack([start - 0.5, level], 1), np.stack([stop - 0.5, level], 1)], 1
+        )
+        pieces.append(ends[..., ::-1] if flip else ends)
+    return np.concatenate(pieces)
+
+
+def _runs(
+    mask: NDArray[np.bool_],
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+    """Row, start and stop of every run of True in the rows of a mask."""
+    steps = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    line, start = np.nonzero(steps > 0)
+    return line, start, np.nonzero(steps < 0)[1]
+
+
+def _colour_bar(axes: Axes, drawn: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    room = axes.inset_axes((1.03, 0, 0.05, 1))
+    axes.figure.colorbar(drawn, cax=room, ticks=MaxNLocator(3, steps=[1, 2, 5, 10]))
+    room.tick_params(labelsize=5, length=1.5, width=0.4, pad=1)
+
+
+def _missing(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color="gray")
+
+
+def _add_scale_bar(axes: Axes, window: Window, pixel_size_um: float | None) -> None:
+    """A bar of a round length, about a quarter of the panel."""
+    y0, y1, x0, x1 = window
+    unit = pixel_size_um or 1.0
+    length = round_length((x1 - x0) / 4 * unit)
+    text = f"{length:g} {'µm' if pixel_size_um else 'px'}"
+    size = length / unit
+    right, level = x1 - 0.5 - 0.05 * (x1 - x0), y1 - 0.5 - 0.05 * (y1 - y0)
+    # White on black: seen on any image.
+    for width, colour in ((2.6, "black"), (1.6, "white")):
+        axes.plot(
+            [right - size, right],
+            [level, level],
+            color=colour,
+            lw=width,
+            solid_capstyle="butt",
+            zorder=5,
+        )
+    axes.annotate(
+        text,
+        (right - size / 2, level),
+        (0, 2),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        color="white",
+        zorder=5,
+        bbox={"facecolor": "black", "alpha": 0.6, "pad": 0.8, "linewidth": 0},
+        fontsize=5.5,
+    )
+
+
+def round_length(longest: float) -> float:
+    """The largest of 1, 2, 5, 10, 20, 50 … (or 0.5, 0.2 …) that is not longer."""
+    power = 10.0 ** np.floor(np.log10(max(longest, 1e-9)))
+    return float(max(step * power for step in (1, 2, 5) if step * power <= longest * 1.000001))
