@@ -19,6 +19,7 @@ from napari_sa2net.cli.demo import demo
 from napari_sa2net.cli.doctor import doctor
 from napari_sa2net.cli.evaluate import evaluate
 from napari_sa2net.cli.models import models
+from napari_sa2net.cli.reproduce import reproduce
 from napari_sa2net.cli.segment import segment
 from napari_sa2net.cli.train import train
 from napari_sa2net.errors import SA2NetError
@@ -34,7 +35,7 @@ app = App(
     ),
     version=__version__,
 )
-for _command in (segment, attention, evaluate, train, demo, doctor):
+for _command in (segment, attention, evaluate, train, reproduce, demo, doctor):
     app.command(_command)
 app.command(models)
 app.command(corrections)

@@ -70,7 +70,7 @@ def train(
     """
     said = given(settings)
     command = shlex.join(["sa2net", *sys.argv[1:]])
-    with StepProgress() as progress, _log_to(progress), _ctrl_c() as pressed:
+    with StepProgress() as progress, _log_to(progress), ctrl_c() as pressed:
         try:
             watch = {"progress": progress.step, "cancelled": pressed}
             result = _carry_out(
@@ -166,7 +166,7 @@ def _report(result: Any) -> None:
 
 
 @contextmanager
-def _ctrl_c() -> Iterator[Callable[[], bool]]:
+def ctrl_c() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C into a question that training asks; the second one interrupts.
 
     Lightning would catch the interrupt itself, and leave with a code that says failure.

@@ -1,0 +1,102 @@
+"""``sa2net reproduce``: the papers' own experiments, for whoever has their data."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from napari_sa2net.cli import console
+from napari_sa2net.cli.progress import StepProgress
+from napari_sa2net.cli.train import INTERRUPTED, ctrl_c
+from napari_sa2net.errors import Cancelled
+
+
+def reproduce(
+    dataset: Literal["monuseg", "glas", "isic2018", "segpc2021", "acdc"],
+    /,
+    *,
+    data: Path,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    base_channels: int = 64,
+    folds: int | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    precision: Literal["float32", "auto"] = "float32",
+    workers: int = 0,
+    seed: int = 0,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Repeat an experiment of the SA2-Net paper by its published recipe.
+
+    Trains and scores on a data set that you downloaded, and puts Dice and IoU per image
+    beside the published figures that could be verified. Writes models, scores of every
+    image, and report.md to OUT. Ctrl-C stops; the same command goes on.
+
+    Parameters
+    ----------
+    dataset
+        MoNuSeg and GlaS: five folds, and their vote on the test images; the others: one
+        training.
+    data
+        Folder that the data set was unpacked into, as its authors hand it out.
+    output
+        Folder for the results.
+    base_channels
+        Width of the network; the published one has 64.
+    folds
+        Run only the first so many of the five folds.
+    epochs
+        At most; unsaid: as published.
+    batch_size
+        Unsaid: as published.
+    device
+        auto (all GPUs there are), cpu, cuda:1, mps; several with commas between share the
+        folds.
+    precision
+        auto: half precision where the device is faster with it; published is float32.
+    workers
+        Loader processes per fold.
+    seed
+        Of folds, first weights and augmentation.
+    json
+        Print one JSON document on stdout.
+    """
+    from napari_sa2net.training.reproduce.recipes import recipe_of
+    from napari_sa2net.training.reproduce.report import table_rows
+    from napari_sa2net.training.reproduce.run import reproduce as run
+
+    with StepProgress(quiet=json) as progress, ctrl_c() as pressed:
+        try:
+            report = run(
+                dataset,
+                data,
+                output,
+                base_channels=base_channels,
+                folds=folds,
+                epochs=epochs,
+                batch_size=batch_size,
+                device=device,
+                precision=precision,
+                workers=workers,
+                seed=seed,
+                on_progress=progress.step,
+                cancelled=pressed,
+                command=shlex.join(["sa2net", *sys.argv[1:]]),
+            )
+        except Cancelled as stopped:
+            console.warning(str(stopped))
+            return INTERRUPTED
+    if json:
+        console.print_json(report)
+        return 0
+    rows = table_rows(recipe_of(dataset), report["summary"])
+    console.table(("per image", "Dice", "IoU", "over, or source"), rows)
+    for note in report["notes"]:
+        console.warning(note)
+    console.stdout().print(f"report: {output / 'report.md'}", markup=False)
+    return 0

@@ -1,0 +1,1 @@
+"""The papers' own experiments, trained and scored again by their published recipe."""

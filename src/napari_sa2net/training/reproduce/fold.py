@@ -1,0 +1,255 @@
+"""One training of an experiment: a fold, or the only one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from napari_sa2net.config import InputConfig, NetworkConfig
+from napari_sa2net.errors import TrainingError
+from napari_sa2net.files import write_atomically
+from napari_sa2net.inference.devices import fast_dtype, resolve_device
+from napari_sa2net.models.card import ModelCard
+from napari_sa2net.models.file import load_checkpoint, save_model
+from napari_sa2net.models.importers import class_names
+from napari_sa2net.nn import make_network
+from napari_sa2net.provenance import versions
+from napari_sa2net.training.reproduce.prepare import Prepared
+from napari_sa2net.training.reproduce.protocol import (
+    AugmentedImages,
+    EpochSampler,
+    Keeper,
+    PlainImages,
+    ProtocolModule,
+)
+from napari_sa2net.training.reproduce.recipes import SIZE, Recipe
+from napari_sa2net.training.reproduce.scoring import decided, predict, score
+
+#: Epochs between checkpoints: an epoch of few images is shorter than writing a large network.
+SAVE_EVERY = 10
+
+OnStep = Callable[[int, int, str], None]
+PRECISIONS = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed", torch.float32: "32-true"}
+
+
+@dataclass(frozen=True)
+class FoldSettings:
+    """What a fold's result depends on, beside its images.
+
+    Attributes
+    ----------
+    base_channels, epochs, batch_size, seed : int
+    precision : "float32" or "auto"
+        auto: half precision where the device is faster with it.
+    """
+
+    base_channels: int = 64
+    epochs: int = 2000
+    batch_size: int = 4
+    seed: int = 0
+    precision: str = "float32"
+
+
+def run_fold(
+    number: int,
+    data: Prepared,
+    training: NDArray[np.intp],
+    validation: NDArray[np.intp],
+    recipe: Recipe,
+    settings: FoldSettings,
+    folder: Path,
+    *,
+    device: str = "auto",
+    workers: int = 0,
+    on_step: OnStep | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> dict[str, Any]:
+    """Train and score one fold; one that is finished is only read.
+
+    Parameters
+    ----------
+    number : int
+        From 1.
+    data : Prepared
+    training, validation : (n,) int
+        Which images train and which choose the epoch.
+    recipe : Recipe
+    settings : FoldSettings
+    folder : path
+        Gets checkpoint, log, model, scores; a fold that was broken off goes on from there.
+    device : str
+    workers : int
+        Loader processes.
+    on_step, cancelled : callable, optional
+
+    Returns
+    -------
+    dict
+        fold, epochs, best_epoch, n_training, parameters, and under ``validation`` and
+        ``test`` lists of name, dice, iou; ready for JSON.
+
+    Raises
+    ------
+    Cancelled, TrainingError, DeviceError, OutputError
+    """
+    result = folder / "result.json"
+    if result.is_file():
+        return json.loads(result.read_text())
+    where = resolve_device(device)
+    pl.seed_everything(settings.seed + number, workers=True, verbose=False)
+    net = make_network(
+        NetworkConfig(
+            in_channels=recipe.in_channels,
+            n_classes=recipe.n_classes,
+            base_channels=settings.base_channels,
+        )
+    )
+    module = ProtocolModule(net, recipe, data.units[validation])
+    seed = (settings.seed, number)
+    batch = min(settings.batch_size, len(training))
+    # The published loader drops no images; one alone is too few for batch statistics.
+    batches = DataLoader(
+        AugmentedImages(data, training, seed),
+        batch_size=batch,
+        sampler=EpochSampler(len(training), seed),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        drop_last=len(training) % batch == 1,
+    )
+    whole = DataLoader(PlainImages(data, validation), batch_size=settings.batch_size)
+    total = settings.epochs * len(batches)
+    keeper = Keeper(
+        recipe.patience, on_step and (lambda done, what: on_step(done, total, what)), cancelled
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    last = folder / "last.ckpt"
+    trainer = _trainer(folder, settings, where, keeper)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", ".*exists and is not empty.*")
+        warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+        warnings.filterwarnings("ignore", ".*number of training batches.*")
+        warnings.filterwarnings("ignore", ".*lr_scheduler.step.. before.*")
+        trainer.fit(
+            module,
+            batches,
+            whole,
+            ckpt_path=last if last.is_file() else None,
+            weights_only=False if last.is_file() else None,
+        )
+    if not keeper.weights:
+        raise TrainingError(f"Fold {number} ended before its first validation.")
+    net.load_state_dict(keeper.weights)
+    module.cpu()
+    card = _card(recipe, settings, number, keeper, data, len(training))
+    model = save_model(folder / "model.safetensors", net, card)
+    outcome: dict[str, Any] = {
+        "fold": number,
+        "epochs": trainer.current_epoch,
+        "best_epoch": keeper.epoch + 1,
+        "n_training": len(training),
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "validation": [],
+        "test": [],
+    }
+    for name, index in (("validation", validation), ("test", data.where("test"))):
+        if len(index):
+            # Read back: what is scored is what was saved.
+            p = predict(load_checkpoint(model), data.tensor(index), where, settings.batch_size)
+            scores = score(decided(p), data.masks[index], data.units[index], recipe.n_classes)
+            outcome[name] = scores.to_dict("records")
+            if name == "test":
+                _save(folder / "test.npz", p)
+    write_atomically(result, json.dumps(outcome, indent=1).encode())
+    last.unlink(missing_ok=True)
+    return outcome
+
+
+def test_probabilities(folder: Path) -> NDArray[np.float32]:
+    """What a finished fold predicts of the test images: (N, C, h, w)."""
+    with np.load(folder / "test.npz") as file:
+        return file["probability"].astype(np.float32)
+
+
+def _save(path: Path, probability: NDArray[np.float32]) -> None:
+    write_atomically(
+        path, lambda file: np.savez(file, probability=probability.astype(np.float16))
+    )
+
+
+def _trainer(
+    folder: Path, settings: FoldSettings, device: torch.device, keeper: Keeper
+) -> pl.Trainer:
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    latest = ModelCheckpoint(
+        dirpath=folder,
+        filename="last",
+        every_n_epochs=SAVE_EVERY,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    dtype = torch.float32 if settings.precision == "float32" else fast_dtype(device)
+    return pl.Trainer(
+        accelerator={"cuda": "gpu"}.get(device.type, device.type),
+        devices=[device.index or 0] if device.type == "cuda" else 1,
+        precision=PRECISIONS[dtype],  # type: ignore[arg-type]
+        max_epochs=settings.epochs,
+        callbacks=[keeper, latest],
+        logger=CSVLogger(folder, name="log"),
+        log_every_n_steps=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def _card(
+    recipe: Recipe,
+    settings: FoldSettings,
+    number: int,
+    keeper: Keeper,
+    data: Prepared,
+    n_training: int,
+) -> ModelCard:
+    divided = recipe.scaling == "divide"
+    return ModelCard(
+        name=f"{recipe.dataset} fold {number}",
+        description=f"SA2-Net trained on {recipe.title} by the published recipe",
+        network=NetworkConfig(
+            in_channels=recipe.in_channels,
+            n_classes=recipe.n_classes,
+            base_channels=settings.base_channels,
+        ),
+        classes=class_names(recipe.n_classes),
+        input=InputConfig(
+            channel_order=recipe.channel_order,
+            normalization="divide" if divided else "percentile",
+            low=0,
+            high=100,
+            resize_to=SIZE,
+        ),
+        training={
+            "data": recipe.title,
+            "recipe": asdict(recipe) | {"figures": []},
+            "settings": asdict(settings),
+            "fold": number,
+            "images": n_training,
+            "best_epoch": keeper.epoch + 1,
+            "versions": versions(),
+        },
+        scores={"validation": {"dice": keeper.best}},
+        licence=f"as the images of {recipe.title}: see their authors' terms",
+    )

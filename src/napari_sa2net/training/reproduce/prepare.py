@@ -1,0 +1,170 @@
+"""A data set as the network sees it: all of it at 224×224 in memory, prepared once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from napari_sa2net.data.layouts import Layout, LayoutItem
+from napari_sa2net.errors import Cancelled, TrainingDataError
+from napari_sa2net.files import write_atomically
+from napari_sa2net.training.reproduce.recipes import SIZE, Recipe
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Images and masks, ready for the network.
+
+    Attributes
+    ----------
+    images : (N, 224, 224, C) uint8, or float32 in 0…1
+    masks : (N, 224, 224) uint8
+    names, groups, splits, units : (N,) str
+        As of `LayoutItem`.
+    """
+
+    images: NDArray[Any]
+    masks: NDArray[np.uint8]
+    names: NDArray[np.str_]
+    groups: NDArray[np.str_]
+    splits: NDArray[np.str_]
+    units: NDArray[np.str_]
+
+    def where(self, *splits: str) -> NDArray[np.intp]:
+        """Indices of the images of some splits."""
+        return np.flatnonzero(np.isin(self.splits, splits))
+
+    def tensor(self, index: Any) -> Tensor:
+        """Network input (C, h, w) or (n, C, h, w), float32."""
+        return to_input(self.images[index])
+
+
+def to_input(image: NDArray[Any]) -> Tensor:
+    """Network input (…, C, h, w) of an image (…, h, w, C)."""
+    x = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, -3)))
+    return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
+def prepare(
+    layout: Layout,
+    recipe: Recipe,
+    cache: Path,
+    on_progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Prepared:
+    """Read and resize all images, or take them from an earlier run's file.
+
+    Parameters
+    ----------
+    layout : Layout
+    recipe : Recipe
+    cache : path
+        NPZ file, written once; made anew where it is of other images.
+    on_progress, cancelled : callable, optional
+
+    Raises
+    ------
+    TrainingDataError
+        If an image cannot be read or does not fit the recipe.
+    Cancelled
+    """
+    key = _key(layout, recipe)
+    if cache.is_file():
+        with np.load(cache) as file:
+            if str(file["key"]) == key:
+                return Prepared(**{k: file[k] for k in file.files if k != "key"})
+    images, masks = [], []
+    for done, item in enumerate(layout.items):
+        if cancelled and cancelled():
+            raise Cancelled("Cancelled while images were read; nothing was written.")
+        image, mask = prepare_item(item, recipe)
+        images.append(image)
+        masks.append(mask)
+        if on_progress:
+            on_progress(done + 1, len(layout), "reading images")
+    result = Prepared(
+        np.stack(images),
+        np.stack(masks),
+        *(
+            np.array([get(item) for item in layout.items])
+            for get in (
+                lambda i: i.name,
+                lambda i: i.group,
+                lambda i: i.split,
+                lambda i: i.unit or i.name,
+            )
+        ),
+    )
+    write_atomically(cache, lambda file: np.savez(file, key=key, **vars(result)))
+    return result
+
+
+def prepare_item(item: LayoutItem, recipe: Recipe) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+    """One image (224, 224, C) uint8 or float32, and its mask (224, 224) uint8."""
+    sample = item.read()
+    image = sample.image if sample.image.ndim == 3 else sample.image[..., None]
+    if image.shape[-1] == 1 and recipe.in_channels == 3:
+        image = np.repeat(image, 3, axis=-1)
+    if image.shape[-1] != recipe.in_channels:
+        raise TrainingDataError(
+            f"{sample.name} has {image.shape[-1]} channels, where {recipe.title} has "
+            f"{recipe.in_channels}. Unpack the data set again."
+        )
+    if recipe.channel_order == "BGR":
+        image = image[..., ::-1]
+    if recipe.scaling == "divide":
+        if image.dtype != np.uint8:
+            raise TrainingDataError(
+                f"{sample.name} is {image.dtype}, where {recipe.title} has 8-bit images. "
+                "Unpack the data set again."
+            )
+        small = np.rint(bilinear(image)).astype(np.uint8)
+    else:
+        low, high = float(image.min()), float(image.max())
+        small = bilinear((image - low) / max(high - low, 1e-6)).astype(np.float32)
+    return small, _small_mask(sample.mask, recipe)
+
+
+def _small_mask(mask: NDArray[np.int32], recipe: Recipe) -> NDArray[np.uint8]:
+    if recipe.n_classes > 2:
+        index = [
+            np.clip(((np.arange(SIZE) + 0.5) * n / SIZE).astype(int), 0, n - 1)
+            for n in mask.shape
+        ]
+        return mask[np.ix_(*index)].astype(np.uint8)
+    values = bilinear(np.where(mask > 0, np.float32(255), np.float32(0))[..., None])[..., 0]
+    # The published script resizes in whole numbers: what rounds to 0 is background.
+    return (np.rint(values) > (0 if recipe.fattened_masks else 127)).astype(np.uint8)
+
+
+def bilinear(image: NDArray[Any]) -> NDArray[np.float32]:
+    """Resize (Y, X, C) to 224×224, bilinear, pixel centres at halves, no antialiasing."""
+    x = torch.from_numpy(np.array(image, np.float32, order="C")).permute(2, 0, 1)[None]
+    y = F.interpolate(x, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
+    return y[0].permute(1, 2, 0).numpy()
+
+
+def _key(layout: Layout, recipe: Recipe) -> str:
+    """Fingerprint of what the prepared images depend on."""
+    how = (recipe.channel_order, recipe.scaling, recipe.fattened_masks, recipe.n_classes, SIZE)
+    items = [(i.name, i.group, i.split, i.unit, _stamps(i)) for i in layout.items]
+    return hashlib.sha256(json.dumps([layout.form, how, items]).encode()).hexdigest()
+
+
+def _stamps(item: LayoutItem) -> list[list[int]]:
+    """Size and time of an item's files, so that replaced ones are read again."""
+    paths = [v for v in vars(item.load).values() if isinstance(v, Path)]
+    stats = [path.stat() for path in paths if path.is_file()]
+    return [[stat.st_size, stat.st_mtime_ns] for stat in stats]

@@ -1,0 +1,275 @@
+"""Losses, augmentation and training loop of the published recipes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import Callback
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from napari_sa2net.errors import Cancelled, TrainingError
+from napari_sa2net.nn import Network
+from napari_sa2net.training.reproduce.prepare import Prepared, to_input
+from napari_sa2net.training.reproduce.recipes import Recipe
+from napari_sa2net.training.reproduce.scoring import decided, probabilities, score
+
+#: Cosine warm restarts: epochs of a period, and the lowest learning rate.
+PERIOD, LOWEST_RATE = 5, 1e-4
+#: Keeps Dice defined where neither side has a pixel.
+SMOOTH = 1e-5
+
+
+def dice_bce(logits: Tensor, target: Tensor, dice_share: float = 0.5) -> Tensor:
+    """Dice and class-balanced binary cross-entropy of a sigmoid head.
+
+    Parameters
+    ----------
+    logits : (B, 1, h, w)
+    target : (B, h, w) int, 0 or 1
+    dice_share : float
+
+    Notes
+    -----
+    Published: half Dice (mean over images), half cross-entropy in which foreground and
+    background of the batch weigh the same.
+    """
+    x, t = logits[:, 0].float(), target.float()
+    p = x.sigmoid().flatten(1)
+    y = t.flatten(1)
+    dice = (2 * (p * y).sum(1) + SMOOTH) / ((p * p).sum(1) + (y * y).sum(1) + SMOOTH)
+    pixel = F.binary_cross_entropy_with_logits(x, t, reduction="none")
+    sides = [(pixel * side).sum() / side.sum().clamp(min=1) for side in (t, 1 - t)]
+    return dice_share * (1 - dice).mean() + (1 - dice_share) * (sides[0] + sides[1]) / 2
+
+
+def dice_ce(logits: Tensor, target: Tensor, dice_share: float) -> Tensor:
+    """Dice (mean over all classes of the batch) and cross-entropy of a softmax head.
+
+    Parameters
+    ----------
+    logits : (B, C, h, w)
+    target : (B, h, w) int
+    dice_share : float
+    """
+    logits, target = logits.float(), target.long()
+    p = logits.softmax(1)
+    y = F.one_hot(target, logits.shape[1]).movedim(-1, 1).float()
+    axes = (0, 2, 3)
+    dice = (2 * (p * y).sum(axes) + SMOOTH) / ((p * p).sum(axes) + (y * y).sum(axes) + SMOOTH)
+    return dice_share * (1 - dice.mean()) + (1 - dice_share) * F.cross_entropy(logits, target)
+
+
+def augment(
+    image: NDArray[Any], mask: NDArray[Any], rng: np.random.Generator
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Turn by right angles and flip (half of the time), or turn by up to 20° (a quarter).
+
+    Parameters
+    ----------
+    image : (h, w, C), mask : (h, w), square
+    rng : numpy Generator
+    """
+    if rng.random() < 0.5:
+        turns, axis = int(rng.integers(4)), int(rng.integers(2))
+        return (
+            np.flip(np.rot90(image, turns), axis),
+            np.flip(np.rot90(mask, turns), axis),
+        )
+    if rng.random() < 0.5:
+        angle = int(rng.integers(-20, 20))
+        return (
+            ndimage.rotate(image, angle, order=0, reshape=False),
+            ndimage.rotate(mask, angle, order=0, reshape=False),
+        )
+    return image, mask
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """All images in an order that depends on seed and epoch alone, so that runs go on."""
+
+    def __init__(self, n: int, seed: Sequence[int]) -> None:
+        self.n, self.seed, self.epoch = n, list(seed), 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Told by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng([*self.seed, self.epoch]).permutation(self.n)
+        return iter([(self.epoch, int(i)) for i in order])
+
+    def __len__(self) -> int:
+        return self.n
+
+
+class AugmentedImages(Dataset[tuple[Tensor, Tensor]]):
+    """Images of a fold, augmented anew in each epoch; indexed by (epoch, number)."""
+
+    def __init__(self, data: Prepared, index: NDArray[np.intp], seed: Sequence[int]) -> None:
+        self.data, self.index, self.seed = data, index, list(seed)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        epoch, number = key
+        rng = np.random.default_rng([*self.seed, epoch, number])
+        i = self.index[number]
+        image, mask = augment(self.data.images[i], self.data.masks[i], rng)
+        return to_input(image), torch.from_numpy(np.ascontiguousarray(mask))
+
+
+class PlainImages(Dataset[tuple[Tensor, Tensor]]):
+    """Images as they are."""
+
+    def __init__(self, data: Prepared, index: NDArray[np.intp]) -> None:
+        self.data, self.index = data, index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        i = self.index[number]
+        return self.data.tensor(i), torch.from_numpy(self.data.masks[i])
+
+
+class ProtocolModule(pl.LightningModule):
+    """Trains a network by a recipe, and scores it on whole validation images.
+
+    Parameters
+    ----------
+    net : SA2Net or FocalUNet
+    recipe : Recipe
+    units : (n,) str
+        Names of the validation images, or of the volumes that they are slices of.
+    """
+
+    def __init__(self, net: Network, recipe: Recipe, units: NDArray[np.str_]) -> None:
+        super().__init__()
+        self.net, self.recipe, self.units = net, recipe, units
+        self._seen: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]] = []
+        self._losses: list[Tensor] = []
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Loss of one head."""
+        function = dice_bce if self.recipe.loss == "dice_bce" else dice_ce
+        return function(logits, target, self.recipe.dice_share)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
+        image, target = batch
+        heads = self.net(image, deep_supervision=True)
+        loss = torch.stack([self.loss(head, target) for head in heads]).sum()
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(image))
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self._seen, self._losses = [], []
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], _index: int) -> None:
+        image, target = batch
+        logits = self.net(image)
+        self._losses.append(self.loss(logits, target))
+        found = decided(probabilities(logits).cpu().numpy())
+        self._seen.append((found, target.cpu().numpy()))
+
+    def on_validation_epoch_end(self) -> None:
+        found, truth = (np.concatenate(part) for part in zip(*self._seen, strict=True))
+        scores = score(found, truth, self.units, self.recipe.n_classes)
+        self.log("val_dice", float(scores["dice"].mean()))
+        self.log("val_iou", float(scores["iou"].mean()))
+        self.log("val_loss", torch.stack(self._losses).mean())
+
+    def configure_optimizers(self) -> Any:
+        kind = torch.optim.Adam if self.recipe.optimizer == "adam" else torch.optim.AdamW
+        optimizer = kind(
+            self.net.parameters(),
+            lr=self.recipe.learning_rate,
+            weight_decay=self.recipe.weight_decay,
+        )
+        if self.recipe.schedule == "constant":
+            return optimizer
+        if self.recipe.schedule == "plateau":
+            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+                optimizer, factor=0.5, patience=10
+            )
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": plateau, "monitor": "val_loss"},
+            }
+        restarts = torch.optim.lr_scheduler.LambdaLR(optimizer, self._warm_restarts)
+        return {"optimizer": optimizer, "lr_scheduler": restarts}
+
+    def _warm_restarts(self, epoch: int) -> float:
+        # The published script steps a period of ten epochs after training and again after
+        # validating, so its period is five.
+        lowest = LOWEST_RATE / self.recipe.learning_rate
+        return lowest + (1 - lowest) * (1 + math.cos(math.pi * (epoch % PERIOD) / PERIOD)) / 2
+
+
+class Keeper(Callback):
+    """Keeps the weights of the best validation Dice, stops in time, reports, can be stopped.
+
+    Parameters
+    ----------
+    patience : int or None
+    on_step : callable (steps done, what), optional
+    cancelled : callable -> bool, optional
+        Asked after every step.
+    """
+
+    def __init__(
+        self,
+        patience: int | None,
+        on_step: Callable[[int, str], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> None:
+        self.patience, self.on_step, self.cancelled = patience, on_step, cancelled
+        self.best = -1.0
+        self.epoch = -1
+        self.weights: dict[str, Tensor] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run that goes on needs."""
+        return {"best": self.best, "epoch": self.epoch, "weights": self.weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.epoch = state_dict["best"], state_dict["epoch"]
+        self.weights = state_dict["weights"]
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        loss = float(outputs["loss"].detach())
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"The loss became {loss} in epoch {trainer.current_epoch + 1}. Give the same "
+                "command again to go on from the last checkpoint, or another --seed."
+            )
+        if self.on_step:
+            best = f", best Dice {100 * self.best:.2f}" if self.epoch >= 0 else ""
+            self.on_step(trainer.global_step, f"epoch {trainer.current_epoch + 1}{best}")
+        if self.cancelled and self.cancelled():
+            # Not should_stop, which would validate and save in the middle of an epoch.
+            raise Cancelled(
+                f"Stopped in epoch {trainer.current_epoch + 1}. Give the same command again "
+                "to go on from the last checkpoint."
+            )
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        dice, epoch = float(trainer.callback_metrics["val_dice"]), trainer.current_epoch
+        if dice > self.best:
+            assert isinstance(pl_module, ProtocolModule)
+            self.best, self.epoch = dice, epoch
+            state = pl_module.net.state_dict()
+            self.weights = {k: v.detach().cpu().clone() for k, v in state.items()}
+        elif self.patience is not None and epoch - self.epoch >= self.patience:
+            trainer.should_stop = True

@@ -1,0 +1,240 @@
+"""What was published of each experiment, and where we had to fill in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from napari_sa2net.errors import SettingsError
+
+#: Side of the images in all experiments (px).
+SIZE = 224
+#: Folds of the published cross-validation.
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A published figure that could be verified. Dice and IoU in percent.
+
+    Attributes
+    ----------
+    of : str
+        What it was measured on.
+    dice, iou : float
+    dice_sd, iou_sd : float or None
+    source : str
+    """
+
+    of: str
+    dice: float
+    iou: float
+    dice_sd: float | None
+    iou_sd: float | None
+    source: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the network of one experiment is trained and scored.
+
+    Attributes
+    ----------
+    dataset, title : str
+    channel_order : "BGR", "RGB" or "any"
+    in_channels, n_classes : int
+        One class: sigmoid; more: softmax.
+    scaling : "divide" or "range"
+        Divided by 255, or from each image's least to its greatest value.
+    fattened_masks : bool
+        The published script resizes masks bilinearly and takes whatever is above 0.
+    cross_validated : bool
+        Five folds of the training (and validation) images; else the data set's own split.
+    loss : "dice_bce" or "dice_ce"
+    dice_share : float
+        Share of the Dice part; the rest is cross-entropy.
+    optimizer : "adam" or "adamw"
+    learning_rate, weight_decay : float
+    batch_size, epochs : int
+    patience : int or None
+        Epochs without a better validation Dice after which training stops.
+    schedule : "warm_restarts", "plateau" or "constant"
+    figures : tuple of Figure
+        Verified ones.
+    unverified : str
+        What could not be verified.
+    filled_in : tuple of str
+        What is our reading, because nothing is published or it could not be verified.
+    """
+
+    dataset: str
+    title: str
+    channel_order: Literal["BGR", "RGB", "any"]
+    in_channels: int
+    n_classes: int
+    scaling: Literal["divide", "range"]
+    fattened_masks: bool
+    cross_validated: bool
+    loss: Literal["dice_bce", "dice_ce"]
+    dice_share: float
+    optimizer: Literal["adam", "adamw"]
+    learning_rate: float
+    weight_decay: float
+    batch_size: int
+    epochs: int
+    patience: int | None
+    schedule: Literal["warm_restarts", "plateau", "constant"]
+    figures: tuple[Figure, ...]
+    unverified: str
+    filled_in: tuple[str, ...]
+
+
+PREDICTIONS = "recomputed from the authors' committed predictions"
+_DICE = "the squared terms in the denominator of Dice"
+_AUGMENTED = (
+    "half of the crops turned by right angles and flipped, a quarter turned by up to 20°"
+)
+_BOTH = (_DICE, f"the shares of the augmentations ({_AUGMENTED})")
+_SKIN_AND_BLOOD = (
+    "the augmentation, taken over from MoNuSeg and GlaS",
+    "equal weights of Dice and cross-entropy",
+    "half the learning rate after 10 epochs without a lower validation loss",
+)
+
+
+def _histology(
+    dataset: str, title: str, figures: tuple[Figure, ...], unverified: str
+) -> Recipe:
+    return Recipe(
+        dataset=dataset,
+        title=title,
+        channel_order="BGR",
+        in_channels=3,
+        n_classes=1,
+        scaling="divide",
+        fattened_masks=True,
+        cross_validated=True,
+        loss="dice_bce",
+        dice_share=0.5,
+        optimizer="adam",
+        learning_rate=1e-3,
+        weight_decay=0.0,
+        batch_size=4,
+        epochs=2000,
+        patience=50,
+        schedule="warm_restarts",
+        figures=figures,
+        unverified=unverified,
+        filled_in=_BOTH,
+    )
+
+
+RECIPES: dict[str, Recipe] = {
+    "monuseg": _histology(
+        "monuseg",
+        "MoNuSeg 2018",
+        (Figure("test images, vote of five folds", 82.27, 69.99, None, None, PREDICTIONS),),
+        "The paper's mean over folds could not be verified.",
+    ),
+    "glas": _histology(
+        "glas",
+        "GlaS 2015",
+        (
+            Figure("test images, mean over folds", 91.38, 84.90, 0.4, 0.6, "published"),
+            Figure("test images, vote of five folds", 92.05, 85.99, None, None, PREDICTIONS),
+        ),
+        "",
+    ),
+    "isic2018": Recipe(
+        dataset="isic2018",
+        title="ISIC 2018, task 1",
+        channel_order="RGB",
+        in_channels=3,
+        n_classes=2,
+        scaling="divide",
+        fattened_masks=False,
+        cross_validated=False,
+        loss="dice_ce",
+        dice_share=0.5,
+        optimizer="adam",
+        learning_rate=1e-4,
+        weight_decay=0.0,
+        batch_size=16,
+        epochs=100,
+        patience=None,
+        schedule="plateau",
+        figures=(),
+        unverified="None of the paper's figures on ISIC 2018 could be verified.",
+        filled_in=(
+            "the split (70 %, 10 %, 20 % of the training images in order of their names)",
+            "100 epochs (published: 100 to 150)",
+            *_SKIN_AND_BLOOD,
+        ),
+    ),
+    "segpc2021": Recipe(
+        dataset="segpc2021",
+        title="SegPC-2021",
+        channel_order="any",
+        in_channels=4,
+        n_classes=2,
+        scaling="divide",
+        fattened_masks=False,
+        cross_validated=False,
+        loss="dice_ce",
+        dice_share=0.5,
+        optimizer="adam",
+        learning_rate=1e-4,
+        weight_decay=0.0,
+        batch_size=16,
+        epochs=150,
+        patience=None,
+        schedule="plateau",
+        figures=(),
+        unverified="None of the paper's figures on SegPC-2021 could be verified.",
+        filled_in=(
+            "crop around each nucleus and split (50 %, 20 %, 30 %), after a public preparation",
+            "150 epochs (published: 100 to 150)",
+            *_SKIN_AND_BLOOD,
+        ),
+    ),
+    "acdc": Recipe(
+        dataset="acdc",
+        title="ACDC",
+        channel_order="any",
+        in_channels=1,
+        n_classes=4,
+        scaling="range",
+        fattened_masks=False,
+        cross_validated=False,
+        loss="dice_ce",
+        dice_share=0.7,
+        optimizer="adamw",
+        learning_rate=1e-4,
+        weight_decay=1e-4,
+        batch_size=12,
+        epochs=150,
+        patience=None,
+        schedule="constant",
+        figures=(),
+        unverified="None of the paper's figures on ACDC could be verified.",
+        filled_in=(
+            "the patients of each split (7, 1 and 2 of ten)",
+            "intensities from each slice's least to its greatest value",
+            "weight decay 1e-4 and a constant learning rate",
+            "the augmentation, taken over from MoNuSeg and GlaS",
+        ),
+    ),
+}
+
+
+def recipe_of(dataset: str) -> Recipe:
+    """The recipe of a data set.
+
+    Raises
+    ------
+    SettingsError
+        If the data set is not known.
+    """
+    if dataset not in RECIPES:
+        raise SettingsError(f"Unknown data set {dataset!r}. Known are: {', '.join(RECIPES)}.")
+    return RECIPES[dataset]

@@ -1,0 +1,175 @@
+"""What came out of an experiment, beside what was published: JSON, CSV and Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from napari_sa2net.files import write_atomically
+from napari_sa2net.training.reproduce.recipes import FOLDS, Recipe
+
+Row = tuple[str, str, str, str]
+
+
+def summarise(
+    recipe: Recipe, folds: Sequence[dict[str, Any]], vote: pd.DataFrame | None
+) -> list[dict[str, Any]]:
+    """Rows of means and standard deviations (percent).
+
+    Parameters
+    ----------
+    recipe : Recipe
+    folds : sequence of dict
+        Of `fold.run_fold`.
+    vote : DataFrame, optional
+        Scores of the mean probability of all folds, on the test images.
+
+    Returns
+    -------
+    list of dict: of, spread ("images" or "folds"), n, dice, dice_sd, iou, iou_sd
+        Standard deviations are of the sample (n - 1); 0 for a single value.
+    """
+    rows = []
+    several = len(folds) > 1
+    unit = "volumes" if recipe.dataset == "acdc" else "images"
+    for kind in ("validation", "test"):
+        tables = [pd.DataFrame(f[kind]) for f in folds if f[kind]]
+        if not tables:
+            continue
+        for fold, table in zip(folds, tables, strict=True):
+            name = f"{kind} {unit}" + (f", fold {fold['fold']}" if several else "")
+            rows.append(_row(name, table, unit))
+        if several:
+            means = pd.DataFrame([t[["dice", "iou"]].mean() for t in tables])
+            rows.append(_row(f"{kind} {unit}, mean over folds", means, "folds"))
+        if several and kind == "validation":
+            rows.append(_row(f"{kind} {unit}, all folds together", pd.concat(tables), unit))
+    if vote is not None:
+        rows.append(_row(f"test {unit}, vote of {len(folds)} folds", vote, unit))
+    return rows
+
+
+def _row(name: str, table: pd.DataFrame, spread: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"of": name, "spread": spread, "n": len(table)}
+    for column in ("dice", "iou"):
+        values = 100 * table[column].to_numpy(float)
+        row[column] = float(values.mean())
+        row[f"{column}_sd"] = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    return row
+
+
+def table_rows(recipe: Recipe, summary: Sequence[dict[str, Any]]) -> list[Row]:
+    """What is printed: (of, Dice, IoU, spread or source), ours and then the published."""
+    ours = [
+        (
+            row["of"],
+            f"{row['dice']:.2f} ± {row['dice_sd']:.2f}",
+            f"{row['iou']:.2f} ± {row['iou_sd']:.2f}",
+            f"{row['n']} {row['spread']}",
+        )
+        for row in summary
+    ]
+    published = [
+        (
+            f"paper: {f.of}",
+            f"{f.dice:.2f}" + (f" ± {f.dice_sd:.1f}" if f.dice_sd is not None else ""),
+            f"{f.iou:.2f}" + (f" ± {f.iou_sd:.1f}" if f.iou_sd is not None else ""),
+            f.source,
+        )
+        for f in recipe.figures
+    ]
+    return [*ours, *published]
+
+
+def notes(recipe: Recipe, settings: dict[str, Any], n_folds: int, has_test: bool) -> list[str]:
+    """What a reader has to know to compare the figures."""
+    found = []
+    if recipe.unverified:
+        found.append(recipe.unverified)
+    if settings["base_channels"] != 64:
+        found.append(
+            f"The published network has 64 base channels, this one {settings['base_channels']}."
+        )
+    if settings["epochs"] != recipe.epochs or settings["batch_size"] != recipe.batch_size:
+        found.append(
+            f"The recipe has at most {recipe.epochs} epochs of batches of "
+            f"{recipe.batch_size}, this run {settings['epochs']} of {settings['batch_size']}."
+        )
+    if recipe.cross_validated and n_folds < FOLDS:
+        found.append(f"{n_folds} of the {FOLDS} folds were run.")
+    found.append(
+        "The validation images also chose the epoch, as published, so their scores are on "
+        "the high side."
+    )
+    if not has_test:
+        found.append("There are no test images in the folder, so none were scored.")
+    found.append(
+        "Our reading, where nothing is published: " + "; ".join(recipe.filled_in) + "."
+    )
+    return found
+
+
+def write_report(
+    out: Path,
+    recipe: Recipe,
+    settings: dict[str, Any],
+    folds: Sequence[dict[str, Any]],
+    vote: pd.DataFrame | None,
+    command: str,
+) -> dict[str, Any]:
+    """Write report.json, report.md and images.csv; returns what is in the first."""
+    summary = summarise(recipe, folds, vote)
+    has_test = bool(folds[0]["test"])
+    remarks = notes(recipe, settings, len(folds), has_test)
+    report = {
+        "dataset": recipe.dataset,
+        "command": command,
+        "settings": settings,
+        "summary": summary,
+        "published": [asdict(figure) for figure in recipe.figures],
+        "notes": remarks,
+        "folds": [
+            {k: v for k, v in fold.items() if k not in ("validation", "test")} for fold in folds
+        ],
+    }
+    write_atomically(out / "report.json", json.dumps(report, indent=1).encode())
+    write_atomically(out / "images.csv", _images(folds, vote).to_csv(index=False).encode())
+    write_atomically(out / "report.md", _markdown(recipe, report).encode())
+    return report
+
+
+def _images(folds: Sequence[dict[str, Any]], vote: pd.DataFrame | None) -> pd.DataFrame:
+    parts = [
+        pd.DataFrame(fold[kind]).assign(split=kind, fold=str(fold["fold"]))
+        for kind in ("validation", "test")
+        for fold in folds
+        if fold[kind]
+    ]
+    if vote is not None:
+        parts.append(vote.assign(split="test", fold="vote"))
+    return pd.concat(parts)[["split", "fold", "name", "dice", "iou"]]
+
+
+def _markdown(recipe: Recipe, report: dict[str, Any]) -> str:
+    lines = [
+        f"# {recipe.title}, by the published recipe of SA2-Net",
+        "",
+        f"`{report['command']}`" if report["command"] else "",
+        "",
+        f"Dice and IoU in percent, per image at {224}×{224} px, mean ± standard deviation.",
+        "",
+        "| | Dice | IoU | over, or source |",
+        "|---|---|---|---|",
+    ]
+    lines += ["| " + " | ".join(row) + " |" for row in table_rows(recipe, report["summary"])]
+    lines += ["", *(f"- {note}" for note in report["notes"])]
+    best = [f"{fold['best_epoch']} of {fold['epochs']}" for fold in report["folds"]]
+    n_parameters = np.mean([fold["parameters"] for fold in report["folds"]]) / 1e6
+    lines += ["", f"Best epoch: {', '.join(best)}. {n_parameters:.2f} million parameters.", ""]
+    return "\n".join(lines)

@@ -1,0 +1,213 @@
+"""A whole experiment: prepare, train every fold, vote, report. Goes on where it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from napari_sa2net.data.layouts import open_layout
+from napari_sa2net.errors import SettingsError, TrainingDataError
+from napari_sa2net.files import write_atomically
+from napari_sa2net.inference.devices import resolve_device
+from napari_sa2net.training.reproduce.fold import FoldSettings, run_fold, test_probabilities
+from napari_sa2net.training.reproduce.parallel import run_in_parallel
+from napari_sa2net.training.reproduce.prepare import Prepared, prepare
+from napari_sa2net.training.reproduce.recipes import FOLDS, Recipe, recipe_of
+from napari_sa2net.training.reproduce.report import write_report
+from napari_sa2net.training.reproduce.scoring import decided, score
+
+Progress = Callable[[int, int, str], None]
+
+
+def reproduce(
+    dataset: str,
+    data: str | Path,
+    out: str | Path,
+    *,
+    base_channels: int = 64,
+    folds: int | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    precision: str = "float32",
+    workers: int = 0,
+    seed: int = 0,
+    on_progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    command: str = "",
+) -> dict[str, Any]:
+    """Repeat an experiment of the paper by its published recipe.
+
+    Parameters
+    ----------
+    dataset : str
+        "monuseg", "glas", "isic2018", "segpc2021" or "acdc".
+    data : path
+        Where the data set was unpacked; see `napari_sa2net.data.layouts`.
+    out : path
+        Gets folds, models, scores and report. The same call goes on where one was broken
+        off; finished folds are kept.
+    base_channels : int
+        Width of the network; 64 is published.
+    folds : int, optional
+        Run the first so many of the five; unsaid: all. Data sets with a split of their own
+        have one.
+    epochs, batch_size : int, optional
+        Unsaid: as published.
+    device : str
+        "auto" (every CUDA device), "cpu", "cuda:1", or several with commas between: then
+        folds run at the same time, one on each.
+    precision : "float32" or "auto"
+    workers : int
+        Loader processes per fold.
+    seed : int
+    on_progress : callable (steps done, steps at most, what), optional
+    cancelled : callable -> bool, optional
+    command : str
+        How it was called, for the report.
+
+    Returns
+    -------
+    dict
+        As in report.json: summary, published figures, notes, folds.
+
+    Raises
+    ------
+    TrainingDataError, SettingsError, DeviceError, TrainingError, OutputError, Cancelled
+    """
+    recipe = recipe_of(dataset)
+    out = Path(out).expanduser()
+    n_folds = _number_of_folds(recipe, folds)
+    settings = FoldSettings(
+        base_channels=_at_least_one("base channels", base_channels),
+        epochs=_at_least_one("epochs", recipe.epochs if epochs is None else epochs),
+        batch_size=_at_least_one(
+            "batch size", recipe.batch_size if batch_size is None else batch_size
+        ),
+        seed=seed,
+        precision=precision,
+    )
+    devices = _devices(device)
+    layout = open_layout(dataset, data)
+    _claim(out, {"dataset": dataset, **asdict(settings)})
+    prepared = prepare(layout, recipe, out / "prepared.npz", on_progress, cancelled)
+    splits = fold_splits(prepared, recipe, seed)[:n_folds]
+    jobs = [
+        (i, prepared, *split, recipe, settings, out / f"fold_{i}")
+        for i, split in enumerate(splits, start=1)
+    ]
+    if len(devices) > 1 and len(jobs) > 1:
+        results = run_in_parallel(jobs, devices, workers, on_progress, cancelled)
+    else:
+        results = []
+        for i, job in enumerate(jobs):
+
+            def on_step(done: int, total: int, what: str, i: int = i) -> None:
+                if on_progress:
+                    where = f"fold {i + 1} of {len(jobs)}, " if len(jobs) > 1 else ""
+                    on_progress(i * total + done, len(jobs) * total, where + what)
+
+            results.append(
+                run_fold(
+                    *job, device=devices[0], workers=workers, on_step=on_step,
+                    cancelled=cancelled,
+                )
+            )  # fmt: skip
+    vote = None
+    test = prepared.where("test")
+    if len(test) and len(jobs) > 1:
+        mean = np.mean([test_probabilities(job[-1]) for job in jobs], axis=0)
+        vote = score(
+            decided(mean), prepared.masks[test], prepared.units[test], recipe.n_classes
+        )
+    return write_report(out, recipe, asdict(settings), results, vote, command)
+
+
+def fold_splits(
+    data: Prepared, recipe: Recipe, seed: int = 0
+) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Training and validation images of each fold.
+
+    Five folds of training and validation images together, shuffled; or the one split that
+    the data set has.
+
+    Raises
+    ------
+    TrainingDataError
+        If there are too few images.
+    """
+    if not recipe.cross_validated:
+        one = data.where("train"), data.where("val")
+        if min(map(len, one)) < 1 or len(one[0]) < 2:
+            raise TrainingDataError(
+                f"{recipe.title} has {len(one[0])} training and {len(one[1])} validation "
+                "images here, which is too few. Is the data set complete?"
+            )
+        return [one]
+    images = data.where("train", "val")
+    if len(images) < FOLDS:
+        raise TrainingDataError(
+            f"{len(images)} images are too few for {FOLDS} folds. Is the data set complete?"
+        )
+    shuffled = np.random.default_rng(seed).permutation(images)
+    parts = np.array_split(shuffled, FOLDS)
+    return [
+        (np.sort(np.concatenate(parts[:i] + parts[i + 1 :])), np.sort(parts[i]))
+        for i in range(FOLDS)
+    ]
+
+
+def _number_of_folds(recipe: Recipe, folds: int | None) -> int:
+    most = FOLDS if recipe.cross_validated else 1
+    if folds is None:
+        return most
+    if not 1 <= folds <= most:
+        raise SettingsError(
+            f"{recipe.title} has {most} fold(s), so {folds} cannot be run. "
+            f"Choose from 1 to {most}."
+        )
+    return folds
+
+
+def _at_least_one(name: str, value: int) -> int:
+    if value < 1:
+        raise SettingsError(f"The {name} must be 1 or more, not {value}.")
+    return value
+
+
+def _devices(names: str) -> list[str]:
+    """Devices by name; every CUDA device for "auto"."""
+    if names.strip().lower() in ("", "auto"):
+        n = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        return [f"cuda:{i}" for i in range(n)] if n else ["auto"]
+    devices = [name.strip() for name in names.split(",")]
+    for name in devices:
+        resolve_device(name)
+    return devices
+
+
+def _claim(out: Path, settings: dict[str, Any]) -> None:
+    """Write the settings of the run, or see that they are those of the run that is there."""
+    path = out / "settings.json"
+    if path.is_file():
+        try:
+            before = json.loads(path.read_text())
+        except ValueError as error:
+            raise SettingsError(f"{path} is damaged. Choose another folder.") from error
+        for key, value in settings.items():
+            if before.get(key) != value:
+                raise SettingsError(
+                    f"{out} holds a run with {key.replace('_', ' ')} {before.get(key)}, and "
+                    f"this one has {value}. Choose another folder, or repeat its settings."
+                )
+        return
+    if out.is_dir() and any(out.iterdir()):
+        raise SettingsError(f"{out} holds other files. Choose an empty or a new folder.")
+    write_atomically(path, json.dumps(settings, indent=1).encode())

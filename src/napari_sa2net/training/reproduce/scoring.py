@@ -1,0 +1,74 @@
+"""Dice and IoU per image, as the papers report them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """Sigmoid of one class, softmax of several; (B, C, h, w) float32."""
+    logits = logits.float()
+    return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
+
+
+def decided(probability: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Class of each pixel, (N, h, w), of probabilities (N, C, h, w)."""
+    if probability.shape[1] == 1:
+        return (probability[:, 0] > 0.5).astype(np.uint8)
+    return probability.argmax(1).astype(np.uint8)
+
+
+def predict(
+    net: nn.Module, images: Tensor, device: torch.device, batch_size: int
+) -> NDArray[np.float32]:
+    """Probabilities (N, C, h, w) of images (N, C, h, w) by the main head."""
+    net = net.eval().to(device)
+    with torch.inference_mode():
+        parts = [
+            probabilities(net(images[i : i + batch_size].to(device))).cpu()
+            for i in range(0, len(images), batch_size)
+        ]
+    return torch.cat(parts).numpy()
+
+
+def score(
+    predicted: NDArray[np.integer],
+    truth: NDArray[np.integer],
+    units: Sequence[str] | NDArray[np.str_],
+    n_classes: int,
+) -> pd.DataFrame:
+    """Dice and IoU (0…1) of each image, or of each volume of slices.
+
+    Parameters
+    ----------
+    predicted, truth : (N, h, w)
+        Classes, 0 is background.
+    units : sequence of N str
+        Slices with the same name are scored as one volume.
+    n_classes : int
+        Of the network; with more than one foreground class the scores are means over them.
+
+    Returns
+    -------
+    DataFrame with the columns name, dice, iou, in order of first appearance
+        A class that neither side has scores 1.
+    """
+    rows = []
+    units = np.asarray(units)
+    for unit in dict.fromkeys(units.tolist()):
+        own = units == unit
+        p, t = predicted[own], truth[own]
+        dices, ious = [], []
+        for c in range(1, max(2, n_classes)):
+            a, b = p == c, t == c
+            both, either = int((a & b).sum()), int((a | b).sum())
+            dices.append(2 * both / (both + either) if either else 1.0)
+            ious.append(both / either if either else 1.0)
+        rows.append((unit, float(np.mean(dices)), float(np.mean(ious))))
+    return pd.DataFrame(rows, columns=["name", "dice", "iou"])
