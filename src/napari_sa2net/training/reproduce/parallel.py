@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import queue
+import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -110,6 +111,8 @@ def _work(
     i: int, job: tuple[Any, ...], device: str, workers: int, events: Any, stop: Any
 ) -> None:
     """Body of a process."""
+    # Ctrl-C reaches all processes of a terminal; the first one decides and tells the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         result = run_fold(
             *job,
