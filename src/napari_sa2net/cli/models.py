@@ -166,6 +166,7 @@ def _describe(entry: ModelEntry) -> dict[str, Any]:
         "name": entry.name,
         "path": str(entry.path),
         "bundled": entry.bundled,
+        "aside": entry.aside,
         "size_bytes": entry.size_bytes,
         "card": entry.card.model_dump(mode="json"),
     }

@@ -1,0 +1,100 @@
+"""``sa2net train``: which recipe is meant, learning from corrections, repeating a card."""
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+
+from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.models import find_model, load_model
+
+TUNE = ("--steps", "2", "--rounds", "1", "--batch-size", "1", "--crop", "48", "--replay", "0")
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cells")
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir()
+    for i in range(3):
+        image, labels = synthetic_nuclei((64, 64), n=6, diameter=20, seed=i)
+        tifffile.imwrite(folder / "images" / f"{i}.tif", image)
+        tifffile.imwrite(folder / "labels" / f"{i}.tif", labels.astype(np.uint16))
+    return folder
+
+
+def test_base_means_learning_and_its_card_repeats_it(
+    run, cells, tiny_model, own_home, tmp_path
+):
+    first = run("train", cells, "--name", "child", "--base", tiny_model, *TUNE, "--promote")
+    assert first.code == 0, first.err
+    assert "corrections held back" in first.out
+    assert "reference set" in first.out
+    card = find_model("child").card
+    assert card.training["recipe"] == "fine-tune"
+    assert card.training["command"].startswith("sa2net")
+
+    path = tmp_path / "card.json"
+    path.write_text(card.to_json(), encoding="utf-8")
+    lost = run("train", cells, "--from-card", path)
+    assert lost.code == 2
+    assert "--base" in lost.err
+    again = run("train", cells, "--from-card", path, "--base", tiny_model)
+    assert again.code == 0, again.err
+    one, two = load_model("child"), load_model("child-again")
+    for (name, a), b in zip(one.net.named_parameters(), two.net.parameters(), strict=True):
+        assert (a == b).all(), name
+    assert two.card.training["held_out"] == one.card.training["held_out"]
+    assert two.card.scores == one.card.scores
+    extra = run("train", cells, "--from-card", path, "--steps", "3")
+    assert extra.code == 2
+    assert "--steps" in extra.err
+
+
+def test_full_goes_on_from_the_weights_of_a_base(run, cells, tiny_model, own_home, tmp_path):
+    result = run(
+        *("train", cells, "--name", "full", "--base", tiny_model, "--full", "--steps", "1"),
+        *(
+            "--batch-size",
+            "1",
+            "--crop",
+            "32",
+            "--validate-every",
+            "1",
+            "--out",
+            tmp_path / "o",
+        ),
+        *("--max-validation-images", "1"),
+    )
+    assert result.code == 0, result.err
+    card = find_model("full").card
+    assert card.parent.startswith("tiny ")
+    assert "recipe" not in card.training
+
+
+def test_flags_of_the_other_recipe_are_refused(run, cells, tiny_model, own_home):
+    wrong = run("train", cells, "--name", "x", "--base", tiny_model, "--workers", "1")
+    assert wrong.code == 2
+    assert "--workers" in wrong.err
+    assert "--full" in wrong.err
+    wrong = run("train", cells, "--name", "x", "--minutes", "1")
+    assert wrong.code == 2
+    assert "--base" in wrong.err
+    bounds = run("train", cells, "--name", "x", "--base", tiny_model, "--minutes", "-1")
+    assert bounds.code == 2
+    assert "--minutes" in bounds.err
+    assert "--name" in run("train", cells).err
+
+
+def test_kept_aside_is_listed_as_such_and_promoted(run, cells, tiny_model, own_home):
+    kept = run("train", cells, "--name", "kid", "--base", tiny_model, *TUNE, "--no-promote")
+    assert kept.code == 0, kept.err
+    assert "sa2net models promote kid" in kept.out
+    assert "kept aside" in run("models", "list").out
+    listed = json.loads(run("models", "list", "--json").out)
+    assert [entry["aside"] for entry in listed if entry["name"] == "kid"] == [True]
+    assert run("models", "promote", "kid").code == 0
+    assert "kept aside" not in run("models", "list").out
+    assert run("models", "demote", "kid").code == 0
+    assert find_model("kid").aside
