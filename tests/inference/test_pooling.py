@@ -9,11 +9,14 @@ import torch
 from napari_sa2net.config import InputConfig, NetworkConfig, PredictConfig
 from napari_sa2net.data import plan_image, synthetic_nuclei
 from napari_sa2net.inference import pooling
+from napari_sa2net.inference.attention import attention_maps
+from napari_sa2net.inference.explain import explain_plane
 from napari_sa2net.inference.pooling import coarse_plane, whole_plane
 from napari_sa2net.inference.predictor import Predictor, activate
 from napari_sa2net.inference.resample import ScaledPlane
+from napari_sa2net.inference.whatif import WhatIfRun
 from napari_sa2net.models import Model, ModelCard
-from napari_sa2net.nn import make_network, pad_to_stride
+from napari_sa2net.nn import capture_attention, make_network, pad_to_stride
 
 ALL = (True, True, True, True)
 KINDS = pytest.mark.parametrize("kind", ["sa2net", "focal_unet"])
@@ -115,6 +118,37 @@ def test_statistics_do_not_outlive_the_plane(uneven: np.ndarray) -> None:
         with whole_plane(model.net, plane):
             assert not torch.equal(model.net(x), before)
         assert torch.equal(model.net(x), before)
+
+
+@KINDS
+def test_a_box_is_seen_as_a_part_of_its_image(kind: str, uneven: np.ndarray) -> None:
+    model = model_of(kind)
+    predictor = Predictor(model, PredictConfig(device="cpu", precision="float32"))
+    plan, box = plan_image(uneven), (0, 50, 304, 400)
+    whole = predictor.predict_plane(plan)[:, :, 304:400]
+    explained = explain_plane(predictor, plan, box=box)
+    assert np.abs(explained.probability - whole).max() < 1e-5
+    again = WhatIfRun(predictor, plan, box=box).run()
+    assert np.abs(again - whole).max() < 1e-5
+    # Without the rest of the image it would be another answer.
+    alone = predictor.predict_plane(plan_image(uneven[:, 96:608]))[:, :, 208:304]
+    assert np.abs(alone - whole).max() > 1e-3
+
+
+@KINDS
+def test_attention_of_the_networks(kind: str, uneven: np.ndarray) -> None:
+    model, plan = model_of(kind), plan_image(uneven)
+    maps = attention_maps(model, plan, config=PredictConfig(device="cpu", tile=448))
+    assert set(maps) >= {"aua_8", "aua_4", "aua_2", "aua_1"}
+    assert ("global_query" in maps) == (kind == "sa2net")
+    x = torch.from_numpy(plan.read((), 0, 50, 0, 900))[None]
+    with torch.no_grad(), capture_attention(model.net) as expected:
+        model.net(x)
+    for name in ("aua_8", "aua_1"):
+        values = expected[name][0].numpy()
+        height, width = maps.native[name].shape[1:]
+        got = np.asarray(maps.native[name])
+        assert np.abs(got - values[:, :height, :width]).max() < 1e-4
 
 
 def test_models_of_a_fixed_size(uneven: np.ndarray) -> None:

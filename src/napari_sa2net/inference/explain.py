@@ -37,10 +37,11 @@ class Crop:
     ----------
     spatial : (h, w)
     in_channels : int
+    whole : ImagePlan
     """
 
     def __init__(self, plan: ImagePlan, box: Box) -> None:
-        self._plan = plan
+        self.whole = plan
         self._y, self._x = box[0], box[2]
         self.spatial = (box[1] - box[0], box[3] - box[2])
         self.in_channels = plan.in_channels
@@ -50,7 +51,7 @@ class Crop:
     ) -> NDArray[np.float32]:
         """As of `ImagePlan`, counted from the box's first pixel."""
         y, x = self._y, self._x
-        return self._plan.read(index, y0 + y, y1 + y, x0 + x, x1 + x)
+        return self.whole.read(index, y0 + y, y1 + y, x0 + x, x1 + x)
 
 
 @dataclass(frozen=True, eq=False)

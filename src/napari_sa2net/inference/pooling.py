@@ -22,7 +22,15 @@ COARSE_SIDE = 1024
 
 
 def coarse_plane(plane: ScaledPlane, side: int = COARSE_SIDE) -> ScaledPlane:
-    """The plane, shrunk to at most the area of a square; itself if it is not larger."""
+    """The plane, shrunk to at most the area of a square; itself if it is not larger.
+
+    Of a plane that shows a box of an image (its plan has an attribute ``whole``), the plane
+    of that image.
+    """
+    # A box of an image is seen as a part of that image.
+    whole = getattr(plane.plan, "whole", plane.plan)
+    if whole.spatial != plane.plan.spatial:
+        plane = ScaledPlane(whole, plane.index, plane.rows.scale)
     height, width = plane.shape
     shrink = side / math.sqrt(height * width)
     if shrink >= 1:
