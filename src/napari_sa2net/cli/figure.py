@@ -7,13 +7,14 @@ decoder stage that it belongs to, so that reading down a column is reading one s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_sa2net.cli.picture import outline_segments
 from napari_sa2net.inference.changes import stage_change
 
 if TYPE_CHECKING:
@@ -80,23 +81,21 @@ def draw(shown: Shown) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    y0, y1, x0, x1 = shown.window or (0, shown.labels.shape[0], 0, shown.labels.shape[1])
+    cells = len(shown.objects)
+    title = f"{shown.name}: {cells} {'object' if cells == 1 else 'objects'}"
+    if shown.window is not None:
+        shown = _part(shown, shown.window)
+        title += ", of which a part is shown"
     rows = [row for row in _ROWS if row.wanted(shown)]
-    tall = PANEL * float(np.clip((y1 - y0) / max(1, x1 - x0), 0.4, 2.5))
+    size_y, size_x = shown.labels.shape
+    tall = PANEL * float(np.clip(size_y / max(1, size_x), 0.4, 2.5))
     height = HEAD + len(rows) * (tall + ABOVE) + 0.06
     # Text stays text in the SVG, so that a journal's font can be put in.
     with rc_context({"font.size": 6, "axes.linewidth": 0.4, "axes.titlepad": 2.5}):
         figure = Figure(figsize=(WIDTH, height))
         # By hand rather than by pyplot, which would keep figures and choose a window system.
         FigureCanvasAgg(figure)
-        cells = len(shown.objects)
-        figure.text(
-            0.06 / WIDTH,
-            1 - 0.12 / height,
-            f"{shown.name}: {cells} {'object' if cells == 1 else 'objects'}",
-            fontsize=8,
-            va="center",
-        )
+        figure.text(0.06 / WIDTH, 1 - 0.12 / height, title, fontsize=8, va="center")
         top = HEAD
         for row in rows:
             left = 0.06
@@ -108,8 +107,8 @@ def draw(shown: Shown) -> Figure:
                 axes.set_xticks([])
                 axes.set_yticks([])
                 drawing(axes, shown)
-                axes.set_xlim(x0 - 0.5, x1 - 0.5)
-                axes.set_ylim(y1 - 0.5, y0 - 0.5)
+                axes.set_xlim(-0.5, size_x - 0.5)
+                axes.set_ylim(size_y - 0.5, -0.5)
                 if k == 1:
                     axes.set_ylabel(row.title, fontweight="bold", fontsize=7, labelpad=2)
                 if k and row is rows[0]:
@@ -120,7 +119,7 @@ def draw(shown: Shown) -> Figure:
                         fontweight="bold",
                     )  # fmt: skip
                 if not k and row is rows[0]:
-                    _add_scale_bar(axes, (y0, y1, x0, x1), shown.pixel_size_um)
+                    _add_scale_bar(axes, (size_y, size_x), shown.pixel_size_um)
                 left += PANEL + BESIDE + (0 if k else LABEL)
             top += tall + ABOVE
         keys = [
@@ -137,6 +136,23 @@ def draw(shown: Shown) -> Figure:
             columnspacing=1,
         )
     return figure
+
+
+def _part(shown: Shown, window: Window) -> Shown:
+    """The same of a window alone."""
+    y0, y1, x0, x1 = window
+    cut = slice(y0, y1), slice(x0, x1)
+    return replace(
+        shown,
+        image=shown.image[cut],
+        labels=shown.labels[cut],
+        stages={stride: labels[cut] for stride, labels in shown.stages.items()},
+        maps={
+            name: replace(one, translate=(one.translate[0] - y0, one.translate[1] - x0))
+            for name, one in shown.maps.items()
+        },
+        window=None,
+    )
 
 
 def render(figure: Figure, kind: str) -> bytes:
@@ -329,29 +345,6 @@ def _outline(axes: Axes, labels: Labels, colour: str, width: float) -> None:
     )
 
 
-def outline_segments(labels: Labels) -> NDArray[np.float64]:
-    """Straight pieces of all borders between labels, (n, 2 ends, x and y)."""
-    down = _runs(labels[1:] != labels[:-1])
-    across = _runs((labels[:, 1:] != labels[:, :-1]).T)
-    pieces = []
-    for (line, start, stop), flip in ((down, False), (across, True)):
-        level = line + 0.5
-        ends = np.stack(
-            [np.stack([start - 0.5, level], 1), np.stack([stop - 0.5, level], 1)], 1
-        )
-        pieces.append(ends[..., ::-1] if flip else ends)
-    return np.concatenate(pieces)
-
-
-def _runs(
-    mask: NDArray[np.bool_],
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
-    """Row, start and stop of every run of True in the rows of a mask."""
-    steps = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    line, start = np.nonzero(steps > 0)
-    return line, start, np.nonzero(steps < 0)[1]
-
-
 def _colour_bar(axes: Axes, drawn: Any) -> None:
     from matplotlib.ticker import MaxNLocator
 
@@ -364,21 +357,21 @@ def _missing(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color="gray")
 
 
-def _add_scale_bar(axes: Axes, window: Window, pixel_size_um: float | None) -> None:
-    """A bar of a round length, about a quarter of the panel."""
-    y0, y1, x0, x1 = window
+def _add_scale_bar(axes: Axes, shape: tuple[int, int], pixel_size_um: float | None) -> None:
+    """A bar of a round length, up to a quarter of the panel."""
+    height, width = shape
     unit = pixel_size_um or 1.0
-    length = round_length((x1 - x0) / 4 * unit)
+    length = round_length(width / 4 * unit)
     text = f"{length:g} {'µm' if pixel_size_um else 'px'}"
     size = length / unit
-    right, level = x1 - 0.5 - 0.05 * (x1 - x0), y1 - 0.5 - 0.05 * (y1 - y0)
+    right, level = 0.95 * width - 0.5, 0.95 * height - 0.5
     # White on black: seen on any image.
-    for width, colour in ((2.6, "black"), (1.6, "white")):
+    for line_width, colour in ((2.6, "black"), (1.6, "white")):
         axes.plot(
             [right - size, right],
             [level, level],
             color=colour,
-            lw=width,
+            lw=line_width,
             solid_capstyle="butt",
             zorder=5,
         )

@@ -1,4 +1,4 @@
-"""A picture of a result: image, masks outlined, attention maps."""
+"""A picture of a result: image, masks outlined, attention maps; and outlines as lines."""
 
 from __future__ import annotations
 
@@ -18,6 +18,29 @@ def outline(labels: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
     from skimage.segmentation import find_boundaries
 
     return np.asarray(find_boundaries(labels, mode="inner"))
+
+
+def outline_segments(labels: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+    """Straight pieces of all borders between labels, (n, 2 ends, x and y)."""
+    down = _runs(labels[1:] != labels[:-1])
+    across = _runs((labels[:, 1:] != labels[:, :-1]).T)
+    pieces = []
+    for (line, start, stop), flip in ((down, False), (across, True)):
+        level = line + 0.5
+        ends = np.stack(
+            [np.stack([start - 0.5, level], 1), np.stack([stop - 0.5, level], 1)], 1
+        )
+        pieces.append(ends[..., ::-1] if flip else ends)
+    return np.concatenate(pieces)
+
+
+def _runs(
+    mask: NDArray[np.bool_],
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+    """Row, start and stop of every run of True in the rows of a mask."""
+    steps = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    line, start = np.nonzero(steps > 0)
+    return line, start, np.nonzero(steps < 0)[1]
 
 
 def save_picture(
