@@ -88,10 +88,8 @@ def joined(index: Index, patches: Sequence[Patch]) -> Patch:
     """One patch of several of a plane; a pixel that two want goes to the first."""
     if len(patches) == 1:
         return patches[0]
-    rows, cols, old, new = (
-        np.concatenate([np.empty(0, np.int64), *parts])
-        for parts in zip(*(_pixels(patch) for patch in patches), strict=True)
-    )
+    pixels = [np.stack(_pixels(patch)) for patch in patches]
+    rows, cols, old, new = np.concatenate([np.empty((4, 0), np.int64), *pixels], axis=1)
     # A stable sort keeps the order of the patches among equal pixels.
     order = np.lexsort((cols, rows))
     rows, cols, old, new = (column[order] for column in (rows, cols, old, new))

@@ -185,6 +185,8 @@ class Corrections:
         self._check_rest(step)
         for patch in step.patches:
             self._check_pixels(patch, patch.new)
+            if not self.index.could_hold(patch):
+                raise self._conflict(step, "its pixels belonged to other cells before")
         self._follow(step)
 
     def _check_rest(self, step: Step) -> None:
@@ -215,6 +217,10 @@ class Corrections:
         for region in step.added:
             if region.id in self.regions:
                 raise self._conflict(step, "a marked region is there already")
+
+    def check_painted(self, patch: Patch) -> None:
+        """That the pixels of a patch are in the array; EditConflictError if not."""
+        self._check_pixels(patch, patch.new)
 
     def _check_pixels(self, patch: Patch, values: NDArray[np.int64]) -> None:
         rows, cols = patch.pixels()

@@ -249,6 +249,19 @@ class LabelIndex:
             self.max_label = max(self.max_label, int(known.labels.max(initial=0)))
         return self._planes[index]
 
+    def could_hold(self, patch: Patch) -> bool:
+        """Whether objects have the pixels that a patch takes from them."""
+        plane = self._planes.get(patch.index)
+        if plane is None:
+            return True
+        labels, which = np.unique(patch.old, return_inverse=True)
+        taken = np.bincount(which, patch.lengths)
+        return all(
+            plane.area(label) >= n
+            for label, n in zip(labels.tolist(), taken.tolist(), strict=True)
+            if label != 0
+        )
+
     def scan_before(self, patch: Patch, read: Callable[[Index, Box], Any]) -> None:
         """Scan the plane of a patch that is in the array already, as it was before it."""
         if patch.index not in self._planes:

@@ -283,9 +283,13 @@ def _seam(
     sides = [window == label for label in (one, other)]
     if not all(side.any() for side in sides):
         return None
-    # A pixel lies in the gap where its ways to both sides together are short.
-    way = sum(ndimage.distance_transform_edt(~side) for side in sides)
-    gap = (window == 0) & (way <= SEAM + 1.5)
+    # A pixel lies in the gap where its ways to both sides are short and in line.
+    ways, ends = zip(
+        *(ndimage.distance_transform_edt(~side, return_indices=True) for side in sides),
+        strict=True,
+    )
+    way, straight = ways[0] + ways[1], np.hypot(*(ends[0] - ends[1]))
+    gap = (window == 0) & (way <= SEAM + 1.5) & (straight >= 0.9 * way)
     return Patch.between(index, (box[0], box[2]), window, np.where(gap, to, window))
 
 

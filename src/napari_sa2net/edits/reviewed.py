@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.measure import approximate_polygon, find_contours
 
 from napari_sa2net.edits.corrections import Corrections
 from napari_sa2net.edits.patch import Index, cell_boxes
@@ -243,6 +242,8 @@ def outlines(mask: Mask, corner: tuple[int, int] = (0, 0)) -> list[Points]:
     list of float64 (n, 2)
         Points (y, x) between pixels, first equal to last; also around holes.
     """
+    from skimage.measure import approximate_polygon, find_contours  # slow to load
+
     padded = np.pad(np.asarray(mask, np.float32), 1)
     shift = np.asarray(corner, np.float64) - 1
     return [

@@ -33,6 +33,8 @@ def stroke(corrections: Corrections, atoms: Any) -> Step:
         If no pixel is another than before.
     EditError
         If the atoms are something else or lie outside the labels.
+    EditConflictError
+        If their pixels are not in the array.
     """
     if isinstance(atoms, tuple) and len(atoms) == 3:
         atoms = [atoms]
@@ -59,6 +61,7 @@ def stroke(corrections: Corrections, atoms: Any) -> Step:
     pixels, old, new = pixels[changed], old[changed], new[changed]
     patches = _patches(corrections, pixels, old, new)
     for patch in patches:
+        corrections.check_painted(patch)
         corrections.index.scan_before(patch, corrections.read)
     painted = sorted({int(v) for v in np.unique(new) if v != 0})
     if painted:

@@ -1,0 +1,216 @@
+"""Split, merge and delete."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from napari_sa2net.edits import (
+    Corrections,
+    History,
+    delete,
+    label_at,
+    labels_in,
+    labels_under,
+    merge,
+    split,
+)
+from napari_sa2net.errors import EditError, NothingToEditError
+
+
+@pytest.fixture
+def blob() -> np.ndarray:
+    """One wide object 7 and a small one 3 beside it, touching."""
+    labels = np.zeros((30, 60), np.int32)
+    labels[5:25, 5:45] = 7
+    labels[5:25, 45:50] = 3
+    return labels
+
+
+def done(labels: np.ndarray, step_of) -> Corrections:
+    corrections = Corrections(labels)
+    History(corrections).do(step_of(corrections))
+    return corrections
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        [(0, 15), (29, 15)],
+        [(0, 5), (29, 30)],  # diagonal: nothing may slip through
+        [(0, 30), (15, 12), (29, 26)],
+        [(-400, 15), (500, 15)],
+    ],
+)
+def test_split_cuts_and_loses_no_pixel(blob, line):
+    before = blob.copy()
+    corrections = done(blob, lambda c: split(c, line))
+    assert set(np.unique(blob)) == {0, 3, 7, 8}
+    np.testing.assert_array_equal(blob > 0, before > 0)
+    np.testing.assert_array_equal(blob == 3, before == 3)
+    parts = [blob == 7, blob == 8]
+    assert parts[0].sum() >= parts[1].sum() > 100
+    for part in parts:
+        assert ndimage.label(part, np.ones((3, 3)))[1] == 1
+    assert corrections.marked() == {7: "corrected", 8: "corrected"}
+
+
+def test_split_goes_through_all_cells_on_its_way(blob):
+    done(blob, lambda c: split(c, [(15, 0), (15, 59)]))
+    assert len(np.unique(blob)) == 5
+    upper, lower = np.unique(blob[5:15, 5:50]), np.unique(blob[16:25, 5:50])
+    assert len(upper) == len(lower) == 2
+    assert not set(upper) & set(lower)
+
+
+def test_split_of_the_cells_that_were_asked_for(blob):
+    done(blob, lambda c: split(c, [(15, 0), (15, 59)], labels=[3]))
+    assert (blob == 7).sum() == 800
+    assert len(np.unique(blob)) == 4
+
+
+def test_a_line_that_stops_short_is_lengthened(blob):
+    done(blob, lambda c: split(c, [(0, 25), (17, 25)]))
+    assert (blob == 8).sum() + (blob == 7).sum() == 800
+    assert min((blob == 8).sum(), (blob == 7).sum()) > 350
+
+
+def test_a_short_dab_does_not_cut(blob):
+    corrections = Corrections(blob)
+    with pytest.raises(EditError, match="does not cut cell 7 through"):
+        split(corrections, [(4, 25), (8, 25)])
+    with pytest.raises(EditError, match="does not cut cell 7"):
+        split(corrections, [(24, 5), (24, 44)], labels=[7])  # along the outline
+    with pytest.raises(NothingToEditError, match="touches no cell"):
+        split(corrections, [(0, 0), (29, 0)])
+    with pytest.raises(NothingToEditError, match="touches no cell"):
+        split(corrections, [(0, 10), (29, 10)], labels=[3])
+
+
+def test_pieces_that_lay_apart_stay_with_the_largest_part(blob):
+    blob[27:30, 5:20] = 7
+    done(blob, lambda c: split(c, [(0, 15), (26, 15)], labels=[7]))
+    assert (blob[27:30, 5:20] == 7).all()
+    assert (blob[5:25, 16:45] == 7).all()
+
+
+def test_a_closed_line_cuts_out_the_middle(blob):
+    angle = np.linspace(0, 2 * np.pi, 60)
+    ring = np.stack([15 + 6 * np.sin(angle), 25 + 6 * np.cos(angle)], axis=1)
+    done(blob, lambda c: split(c, ring))
+    assert blob[15, 25] == 8
+    assert blob[6, 25] == 7
+
+
+def test_merge_by_a_stroke_keeps_the_largest_label(blob):
+    corrections = done(blob, lambda c: merge(c, [(15, 40), (15, 48)]))
+    assert set(np.unique(blob)) == {0, 7}
+    assert (blob == 7).sum() == 900
+    assert corrections.marked() == {7: "corrected"}
+
+
+@pytest.mark.parametrize("gap", [1, 2, 3])
+def test_merge_fills_a_narrow_gap(gap):
+    labels = np.zeros((30, 40), np.int32)
+    labels[5:25, 5:15], labels[5:25, 15 + gap : 30] = 1, 2
+    done(labels, lambda c: merge(c, labels=[1, 2]))
+    assert (labels[5:25, 5:30] == 2).all()
+    assert (labels == 2).sum() <= 20 * 25 + 4  # and next to nothing else
+
+
+def test_merge_leaves_a_wide_gap_and_others_alone():
+    labels = np.zeros((30, 40), np.int32)
+    labels[5:25, 5:15], labels[5:25, 16:30] = 1, 2
+    labels[5:25, 15] = 9  # a thin cell between them
+    done(labels, lambda c: merge(c, labels=[1, 2]))
+    assert (labels[5:25, 15] == 9).all()
+    labels = np.zeros((30, 40), np.int32)
+    labels[5:25, 5:15], labels[5:25, 25:30] = 1, 2
+    done(labels, lambda c: merge(c, [(10, 10), (10, 28)]))
+    assert (labels == 1).sum() == 20 * 15
+
+
+def test_merge_needs_two(blob):
+    corrections = Corrections(blob)
+    for ways in (
+        {"stroke": [(15, 10), (15, 20)]},
+        {"labels": [7]},
+        {"stroke": [(0, 0), (0, 9)]},
+    ):
+        with pytest.raises(NothingToEditError, match="two cells"):
+            merge(corrections, **ways)
+    for ways in ({}, {"stroke": [(0, 0)], "labels": [3, 7]}):
+        with pytest.raises(EditError, match="Say which"):
+            merge(corrections, **ways)
+    with pytest.raises(EditError, match="no cell 8"):
+        merge(corrections, labels=[7, 8])
+
+
+def test_delete_by_label_click_and_lasso(blob):
+    done(blob, lambda c: delete(c, [3]))
+    assert set(np.unique(blob)) == {0, 7}
+    corrections = done(
+        blob, lambda c: delete(c, lasso=[(10, 20), (10, 30), (20, 30), (20, 20)])
+    )
+    assert not blob.any()
+    assert corrections.marked() == {}
+    assert [region.kind for region in corrections.regions_of()] == ["cleared"]
+    blob[3:6, 3:6] = 5
+    done(blob, lambda c: delete(c, point=(4.4, 4.4)))
+    assert not blob.any()
+
+
+def test_delete_finds_nothing(blob):
+    corrections = Corrections(blob)
+    for ways in ({"point": (0, 0)}, {"point": (-9, 4)}, {"lasso": [(0, 0), (0, 4), (4, 4)]}):
+        with pytest.raises(NothingToEditError, match="no cell"):
+            delete(corrections, **ways)
+    with pytest.raises(EditError, match="no cell 4"):
+        delete(corrections, [4])
+    with pytest.raises(EditError, match="Say which"):
+        delete(corrections)
+
+
+def test_finding(blob):
+    corrections = Corrections(blob)
+    assert label_at(corrections, (24.4, 44.4)) == 7
+    assert label_at(corrections, (24.4, 44.6)) == 3
+    assert label_at(corrections, (24.6, 44.4)) == 0
+    assert label_at(corrections, (1e12, 3)) == 0
+    assert labels_under(corrections, [(15, 59), (15, 0)]) == [3, 7]
+    assert labels_under(corrections, [(1, 1)]) == []
+    square = [(-1, -1), (-1, 60), (30, 60), (30, -1)]
+    assert labels_in(corrections, square) == [3, 7]
+
+
+def test_stacks_are_edited_plane_by_plane(blob):
+    stack = np.stack([blob, blob])
+    corrections = done(stack, lambda c: delete(c, [7], (1,)))
+    np.testing.assert_array_equal(stack[0], blob)
+    assert set(np.unique(stack[1])) == {0, 3}
+    History(corrections).do(split(corrections, [(0, 15), (29, 15)], (0,)))
+    assert set(np.unique(stack[0])) == {0, 3, 7, 8}
+    for index in ((), (2,), (-1,), (0, 0), "x", None, 1):
+        with pytest.raises(EditError, match="no plane"):
+            delete(corrections, [3], index)
+
+
+def test_labels_on_disk_are_edited_too(tmp_path, blob):
+    zarr = pytest.importorskip("zarr")
+    disk = zarr.create_array(
+        tmp_path / "labels.zarr", shape=blob.shape, dtype=blob.dtype, chunks=(16, 16)
+    )
+    disk[:] = blob
+    on_disk, in_memory = Corrections(disk), Corrections(blob.copy())
+    histories = [History(on_disk), History(in_memory)]
+    for history in histories:
+        c = history.corrections
+        history.do(split(c, [(0, 15), (29, 15)]))
+        history.do(merge(c, [(15, 40), (15, 48)]))
+        history.do(delete(c, point=(15, 8)))
+    np.testing.assert_array_equal(disk[:], in_memory.labels)
+    for history in histories:
+        while history.undo_words:
+            history.undo()
+    np.testing.assert_array_equal(disk[:], blob)

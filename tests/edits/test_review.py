@@ -1,0 +1,169 @@
+"""The order of review."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from napari_sa2net import edits
+from napari_sa2net.edits import Corrections, History, ReviewQueue
+from napari_sa2net.errors import EditError
+
+
+def scene() -> tuple[np.ndarray, np.ndarray]:
+    """Sound disks 1 to 8; 9 blurred, 10 tiny, 11 huge, 12 bent, 13 and 14 touching."""
+    labels = np.zeros((200, 300), np.int32)
+    y, x = np.indices(labels.shape)
+
+    def disk(label, cy, cx, r):
+        labels[np.hypot(y - cy, x - cx) <= r] = label
+
+    for k in range(8):
+        disk(k + 1, 20, 20 + 33 * k, 9)
+    disk(9, 60, 30, 9)
+    disk(10, 60, 70, 2)
+    disk(11, 110, 60, 27)
+    labels[60:90, 150:156] = 12
+    labels[84:90, 150:185] = 12
+    labels[120:140, 150:170] = 13
+    labels[120:140, 170:190] = 14
+    foreground = ndimage.gaussian_filter((labels > 0).astype(np.float32), 0.7)
+    foreground[45:76, 15:46] = ndimage.gaussian_filter(foreground, 6)[45:76, 15:46]
+    return labels, foreground
+
+
+def queue_of(labels, foreground=None, **more) -> ReviewQueue:
+    return ReviewQueue(Corrections(labels), foreground=foreground, **more).score_all()
+
+
+def test_what_is_odd_comes_first_and_says_why():
+    queue = queue_of(*scene())
+    assert set(queue.order[:6]) == {9, 10, 11, 12, 13, 14}
+    assert set(queue.order[6:]) == set(range(1, 9))
+    doubts = {label: queue.doubt(label) for label in queue.order}
+    scores = [doubts[label].score for label in queue.order]
+    assert scores == sorted(scores, reverse=True)
+    assert 0 < scores[-1] < 0.05 < scores[5] < scores[0] < 1
+    assert doubts[9].reasons == ("blurred boundary",)
+    assert "unusually small" in doubts[10].reasons
+    assert doubts[11].reasons == ("unusually large",)
+    assert doubts[12].reasons[0] == "irregular shape"
+    assert doubts[13].reasons == doubts[14].reasons == ("touches a neighbour",)
+    assert doubts[1].reasons == ()
+    assert queue.doubt(99) is None
+
+
+def test_borders_seams_and_flips_are_said():
+    labels, foreground = scene()
+    labels[:, :20] = 0  # cuts through 1
+    labels = np.ascontiguousarray(labels[:, 20:])
+    foreground = np.ascontiguousarray(foreground[:, 20:])
+    flipped = foreground.copy()
+    flipped[10:31, 25:46] *= 0.5
+    plain = queue_of(labels, foreground)
+    queue = queue_of(labels, foreground, flips=[flipped], seams=([100], []))
+    assert "cut at the image border" in queue.doubt(1).reasons
+    assert "on the seam of two tiles" in queue.doubt(11).reasons
+    assert "on the seam of two tiles" not in queue.doubt(12).reasons
+    assert "changes when the image is flipped" in queue.doubt(2).reasons
+    for label in (2, 11):
+        assert queue.doubt(label).score > plain.doubt(label).score
+    assert queue.doubt(3).score == plain.doubt(3).score
+
+
+def test_without_probabilities_size_and_shape_decide():
+    labels, _ = scene()
+    queue = queue_of(labels)
+    assert set(queue.order[:5]) == {10, 11, 12, 13, 14}
+
+
+def test_walking():
+    labels, foreground = scene()
+    corrections = Corrections(labels)
+    history = History(corrections)
+    queue = ReviewQueue(corrections, foreground=foreground).score_all()
+    order = queue.order
+    assert queue.progress == (0, 14)
+    assert queue.next() == order[0]
+    assert queue.next(order[0]) == order[1]
+    assert queue.previous(order[1]) == order[0]
+    assert queue.previous(order[0]) is None
+    queue.update(history.do(edits.accept(corrections, [order[0], order[2]])))
+    assert queue.progress == (2, 14)
+    assert queue.next() == order[1]
+    assert queue.next(order[1]) == order[3]
+    assert queue.previous(order[3]) == order[2]  # back to what was accepted
+    assert queue.next(order[-1]) == order[1]  # round to the beginning
+
+    # What is deleted still has its place in the walk.
+    queue.update(history.do(edits.delete(corrections, [order[4]])))
+    assert queue.score_some(1)
+    assert order[4] not in queue.order
+    assert queue.next(order[4]) == order[5]
+    assert queue.previous(order[4]) == order[3]
+    assert queue.progress == (2, 13)
+    queue.update(history.undo())
+    assert queue.score_some(1)
+    assert queue.order == order
+
+    ignored = edits.mark_region(corrections, "ignore", box=(0, 40, 0, 300))
+    queue.update(history.do(ignored))
+    assert queue.order == [label for label in order if label > 8]
+    assert queue.progress[1] == 6
+    queue.update(history.do(edits.accept_in_view(corrections, (0, 200, 0, 300))))
+    assert queue.progress == (6, 6)
+    assert queue.next() is None
+    assert queue.next(order[0]) is None
+
+
+def test_scores_follow_the_edits():
+    labels, foreground = scene()
+    corrections = Corrections(labels)
+    history = History(corrections)
+    queue = ReviewQueue(corrections, foreground=foreground).score_all()
+    before = {label: queue.doubt(label) for label in queue.order}
+    step = history.do(edits.merge(corrections, labels=[13, 14]))
+    queue.update(step)
+    queue.score_all()
+    (kept,) = {13, 14} & set(queue.order)
+    assert "touches a neighbour" not in queue.doubt(kept).reasons
+    fresh = ReviewQueue(corrections, foreground=foreground)
+    for label in before:
+        if label not in (13, 14):
+            assert queue.doubt(label) == before[label]
+    assert fresh.order == []  # not scored yet
+    assert not fresh.score_some(0)  # one object at a time, if there is no more time
+    assert len(fresh.order) == 1
+    queue.update(history.undo())
+    queue.score_all()
+    assert {label: queue.doubt(label) for label in queue.order} == before
+    assert edits.reviewed_labels(corrections) == set()
+    history.do(edits.mark_region(corrections, "reviewed", box=(100, 200, 100, 300)))
+    assert edits.reviewed_labels(corrections) == {13, 14}
+    assert queue.progress == (2, 14)
+
+
+def test_giants_are_judged_by_some_of_their_pixels():
+    labels = np.zeros((600, 600), np.int32)
+    labels[20:580, 20:580] = 1
+    for k in range(6):
+        labels[2:12, 10 + 20 * k : 20 + 20 * k] = k + 2
+    foreground = (labels > 0).astype(np.float32)
+    queue = queue_of(labels, foreground)
+    assert queue.order[0] == 1
+    assert queue.doubt(1).reasons == ("unusually large",)
+
+
+def test_a_stack_has_a_queue_per_plane():
+    labels, foreground = scene()
+    stack = np.stack([np.zeros_like(labels), labels])
+    corrections = Corrections(stack)
+    assert ReviewQueue(corrections, (0,)).score_all().order == []
+    queue = ReviewQueue(corrections, (1,), foreground).score_all()
+    assert queue.order == queue_of(labels, foreground).order
+    with pytest.raises(EditError, match="no plane"):
+        ReviewQueue(corrections, (2,))
+    for bad in ({"foreground": foreground[1:]}, {"flips": [foreground.T]}):
+        with pytest.raises(EditError, match="shape"):
+            ReviewQueue(corrections, (1,), **bad)
