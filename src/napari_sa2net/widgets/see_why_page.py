@@ -33,6 +33,7 @@ TEACH = (
     "where, how each stage moved the boundaries, and why one cell was cut as it was."
 )
 LOST = "The cells were made anew since, or the engine restarted. Look inside again to go on."
+BLANK = "Every pixel here is the same: the network was not run, and there are no maps."
 MOVED = "The cells were adjusted since; outlines and maps are those of before."
 
 
@@ -253,7 +254,7 @@ class SeeWhyPage(PageWidget):
         why = self.session.why
         self.teach.setVisible(why is None)
         self.inside.setVisible(why is not None)
-        note = "" if why is None else LOST if not why.kept else MOVED if why.moved else ""
+        note = "" if why is None else _note(why)
         self.note.setText(note)
         self.note.setVisible(bool(note))
         self._show_plane()
@@ -280,8 +281,8 @@ class SeeWhyPage(PageWidget):
     def _show_what_if(self, why: WhyState) -> None:
         maps = why.explanation.result.maps
         scales = tuple(f"scale_gate_{i}" in maps for i in (1, 2, 3, 4))
-        strides = tuple(s for s in result_strides(why) if f"aua_{s}" in maps)
-        self.what_if.setEnabled(why.kept)
+        strides = tuple(s for s in why.explanation.result.stages if f"aua_{s}" in maps)
+        self.what_if.setEnabled(why.kept and bool(maps))
         self.what_if.set_stages(scales, strides)
         self.what_if.setValue(why.what_if)
         if why.what_if.is_default:
@@ -292,9 +293,13 @@ class SeeWhyPage(PageWidget):
             self.what_if.set_line(what_if_words(why.what_if_result))
 
 
-def result_strides(why: WhyState) -> tuple[int, ...]:
-    """Stages of an explanation."""
-    return tuple(why.explanation.result.stages)
+def _note(why: WhyState) -> str:
+    """What a person should know of an explanation; mostly nothing."""
+    if not why.kept:
+        return LOST
+    if not why.maps:
+        return BLANK
+    return MOVED if why.moved else ""
 
 
 def _places(index: tuple[int, ...], shape: tuple[int, ...]) -> str:

@@ -12,6 +12,7 @@ from napari_sa2net.widgets.napari_port.reading import in_layer_units, in_viewer_
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
+    from numpy.typing import NDArray
 
 #: no binding of napari's own, neither of the viewer nor of any kind of layer
 KEY = "W"
@@ -103,6 +104,14 @@ def go_to(viewer: Viewer, layer: Labels, label: int) -> bool:
     layer.selected_label = label
     low = np.array([axis.min() for axis in where], dtype=float)
     high = np.array([axis.max() for axis in where], dtype=float)
+    bring_into_view(viewer, layer, low, high)
+    return True
+
+
+def bring_into_view(
+    viewer: Viewer, layer: Labels, low: NDArray[np.floating], high: NDArray[np.floating]
+) -> None:
+    """Show the part of a layer between two corners, in pixels; zoom in where it is small."""
     begin, middle, end = (
         in_viewer_units(viewer, layer, np.array(layer.data_to_world(point)))
         for point in (low, (low + high) / 2, high)
@@ -121,4 +130,3 @@ def go_to(viewer: Viewer, layer: Labels, label: int) -> bool:
     size = float(np.linalg.norm((end - begin)[shown]))
     if 0 < size * camera.zoom < SEEN:
         camera.zoom = SEEN / size
-    return True

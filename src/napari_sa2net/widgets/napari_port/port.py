@@ -159,7 +159,41 @@ class NapariPort:
             self._measure.cancel()
             self._measure = None
 
+    def image_layer(self, key: str) -> Image | None:
+        """The image layer with this key."""
+        return self._image(key)
+
+    def axes_of(self, image: Image) -> str | None:
+        """Axes that a person has spelled for an image."""
+        return self._axes.get(layer_key(image))
+
+    def channels_of(self, image: Image) -> tuple[int, ...] | None:
+        """Channels that a person has chosen of an image."""
+        return self._channels.get(layer_key(image))
+
     # --- results -----------------------------------------------------------------------
+
+    def image_of(self, layer: Labels) -> Image | None:
+        """The image that a result belongs to; None for other layers."""
+        shown = next((r for r in self._results.values() if r.layer is layer), None)
+        return shown.image if shown is not None and shown.image in self.images() else None
+
+    def result_key(self, layer: Labels) -> str:
+        """Key of the result that a layer shows; empty for other layers."""
+        return next((key for key, r in self._results.items() if r.layer is layer), "")
+
+    def newest_result(self, image: Image) -> Labels | None:
+        """The layer of the newest result of an image."""
+        for shown in reversed(self._results.values()):
+            if shown.image is image and shown.alive:
+                return shown.layer
+        return None
+
+    def mark_edited(self, layer: Labels) -> None:
+        """A person has corrected a layer; if it is a result, sliders let go of it."""
+        for shown in self._results.values():
+            if shown.layer is layer:
+                shown.touch()
 
     def show(self, outcome: SegmentOutcome) -> None:
         """Show a result over its image, in the place of the one that it replaces.

@@ -189,6 +189,10 @@ class ResultLayer:
         for event in self._events:
             event.disconnect(self._changed)
 
+    def touch(self) -> None:
+        """A person has changed the labels, or said something of them."""
+        self._changed()
+
     @contextmanager
     def _quietly(self) -> Iterator[None]:
         self._writing = True

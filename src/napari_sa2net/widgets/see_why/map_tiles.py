@@ -65,7 +65,9 @@ class MapTile(QAbstractButton):
         self.setEnabled(shown is not None)
         self._image = None
         if shown is None:
-            self.setToolTip("This model has no such stage")
+            self.setToolTip(
+                "There is no such map: this model has no such stage, or was not run"
+            )
         else:
             self.setToolTip(f"{map_help(shown)} Click: show or hide it over the image.")
             values = shrunk(shown.values)

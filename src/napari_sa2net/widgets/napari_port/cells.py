@@ -1,0 +1,309 @@
+"""Labels layers that are corrected: which one is chosen, and how it lies on its image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image, Labels
+from psygnal import Signal
+
+from napari_sa2net.app.correct_restore import RestoredCells
+from napari_sa2net.app.correct_session import Change
+from napari_sa2net.app.correct_source import CellSource
+from napari_sa2net.widgets.napari_port import geometry
+from napari_sa2net.widgets.napari_port.connections import Connections
+from napari_sa2net.widgets.napari_port.maps import is_overlay
+from napari_sa2net.widgets.napari_port.picking import bring_into_view
+from napari_sa2net.widgets.napari_port.reading import image_source, layer_axes, layer_key
+from napari_sa2net.widgets.napari_port.repaint import repaint, shown_index
+from napari_sa2net.widgets.napari_port.results import METADATA_KEY, place_grid
+
+if TYPE_CHECKING:
+    from napari_sa2net.widgets.napari_port.port import NapariPort
+
+JOURNAL_KEY = "journal"
+#: pixels of two layers count as the same up to this shift, in pixels
+_SLACK = 0.05
+
+
+class CellLayers:
+    """Follows the Labels layers of the viewer and tells which one is corrected.
+
+    That is the one that a person picked on the page; else the selected one; else the result
+    of the current image; else the topmost over it.
+
+    Attributes
+    ----------
+    changed
+        Other cells are chosen, or something of them: name, place, plane, data.
+    listed
+        The list of layers or a name in it changed.
+    painted
+        Key of a layer and what napari painted there.
+    gone
+        Key of a layer that was deleted.
+    """
+
+    changed = Signal()
+    listed = Signal()
+    painted = Signal(str, object)
+    gone = Signal(str)
+
+    def __init__(self, port: NapariPort) -> None:
+        self._port = port
+        self._viewer = port.viewer
+        self._picked: Labels | None = None
+        self._current: Labels | None = None
+        self._watched: dict[Labels, Connections] = {}
+        self._connections = Connections()
+        connect = self._connections.connect
+        layers = self._viewer.layers
+        connect(layers.events.inserted, self._inserted)
+        connect(layers.events.removed, self._removed)
+        connect(layers.selection.events.active, self._follow)
+        connect(self._viewer.dims.events.current_step, self._moved)
+        connect(port.image_changed, self._follow)
+        for layer in self.layers():
+            self._watch(layer)
+        self._follow()
+
+    # --- which -------------------------------------------------------------------------
+
+    def layers(self) -> list[Labels]:
+        """Labels layers but for those of ours, the topmost first."""
+        return [
+            layer
+            for layer in reversed(self._viewer.layers)
+            if isinstance(layer, Labels) and not is_overlay(layer)
+        ]
+
+    def choices(self) -> list[tuple[str, str]]:
+        """Key and name of every layer, the topmost first."""
+        return [(layer_key(layer), layer.name) for layer in self.layers()]
+
+    @property
+    def current(self) -> Labels | None:
+        """The layer that is corrected."""
+        return self._current
+
+    def find(self, key: str) -> Labels | None:
+        """The layer with this key."""
+        return next((layer for layer in self.layers() if layer_key(layer) == key), None)
+
+    def choose(self, key: str) -> None:
+        """Correct this layer, and select it."""
+        layer = self.find(key)
+        if layer is not None:
+            self._picked = layer
+            self._viewer.layers.selection.active = layer
+            self._follow()
+
+    def source(self) -> CellSource | None:
+        """The chosen cells as they are now."""
+        layer = self._current
+        if layer is None or not isinstance(layer.data, np.ndarray):
+            return None
+        image, corner, extra = self._image_under(layer)
+        ours = layer.metadata.get(METADATA_KEY, {})
+        model = ours.get("model", "")
+        name = model.get("name", "") if isinstance(model, dict) else str(model)
+        digest = model.get("sha256", "") if isinstance(model, dict) else ""
+        source = None
+        if image is not None:
+            source = image_source(
+                self._viewer, image, self._port.axes_of(image), self._port.channels_of(image)
+            )
+        return CellSource(
+            layer_key(layer),
+            layer.name,
+            layer.data,
+            shown_index(self._viewer, layer),
+            source,
+            corner,
+            extra,
+            str(image.source.path or "") if image is not None else "",
+            self._port.result_key(layer),
+            name,
+            digest or ours.get("model_sha256", ""),
+            ours.get(JOURNAL_KEY, ""),
+        )
+
+    # --- showing -----------------------------------------------------------------------
+
+    def show(self, key: str, change: Change) -> None:
+        """Draw changed pixels anew; the layer is the person's from now on."""
+        layer = self.find(key)
+        if layer is None:
+            return
+        self._port.mark_edited(layer)
+        if not change.by_napari:
+            for index, box in change.labels.items():
+                repaint(self._viewer, layer, index, box)
+
+    def show_restored(self, cells: RestoredCells) -> None:
+        """A new layer with restored cells over their image, chosen."""
+        image = self._port.image_layer(cells.image.key)
+        if image is None:
+            return
+        arguments = place_grid(image, cells.image, cells.corner)
+        names = [layer.name for layer in self._viewer.layers]
+        name = cells.name if cells.name not in names else f"{cells.name} (restored)"
+        layer = Labels(
+            cells.labels,
+            name=name,
+            metadata={METADATA_KEY: {JOURNAL_KEY: cells.journal}},
+            **arguments,
+        )
+        self._viewer.add_layer(layer)
+        self._picked = layer
+        self._follow()
+
+    def set_journal(self, key: str, journal: str) -> None:
+        """Note on the layer where its corrections are journalled."""
+        layer = self.find(key)
+        if layer is not None:
+            ours = {**layer.metadata.get(METADATA_KEY, {}), JOURNAL_KEY: journal}
+            layer.metadata = {**layer.metadata, METADATA_KEY: ours}
+            self.changed.emit()
+
+    def go_to(self, index: tuple[int, ...], box: tuple[int, int, int, int]) -> None:
+        """Bring a box of the chosen cells into the middle of the view."""
+        layer = self._current
+        if layer is not None:
+            y0, y1, x0, x1 = box
+            low, high = np.array([*index, y0, x0]), np.array([*index, y1 - 1, x1 - 1])
+            bring_into_view(self._viewer, layer, low.astype(float), high.astype(float))
+
+    def close(self) -> None:
+        """Leave the viewer with no callback of ours."""
+        self._connections.disconnect()
+        for connections in self._watched.values():
+            connections.disconnect()
+        self._watched.clear()
+        self._current = self._picked = None
+
+    # --- inside ------------------------------------------------------------------------
+
+    def _follow(self, _: Any = None) -> None:
+        layers = self.layers()
+        active = self._viewer.layers.selection.active
+        if active in layers and active is not self._picked:
+            self._picked = None
+        chosen = self._picked if self._picked in layers else None
+        if chosen is None and isinstance(active, Labels) and active in layers:
+            chosen = active
+        image = self._port.current
+        if chosen is None and image is not None:
+            chosen = self._port.newest_result(image)
+            over = [layer for layer in layers if place_on(image, layer, self._axes(image))]
+            if self._current in over:
+                chosen = self._current
+            elif chosen is None and over:
+                chosen = over[0]
+        if chosen is None and image is None and layers:
+            chosen = self._current if self._current in layers else layers[0]
+        self._current = chosen
+        self.changed.emit()
+
+    def _axes(self, image: Image) -> str:
+        return self._port.axes_of(image) or layer_axes(image)
+
+    def _image_under(
+        self, layer: Labels
+    ) -> tuple[Image | None, tuple[int, ...] | None, tuple[int, ...]]:
+        """The image that the layer lies on, pixel on pixel: its own, the current, or any."""
+        own = self._port.image_of(layer)
+        images = self._port.images()
+        order = [own, self._port.current, *images]
+        seen = [image for image in dict.fromkeys(order) if image is not None]
+        for image in seen:
+            place = place_on(image, layer, self._axes(image))
+            if place is not None:
+                return image, *place
+        return (seen[0] if seen else None), None, ()
+
+    def _watch(self, layer: Labels) -> None:
+        connections = Connections()
+        connections.connect(layer.events.paint, lambda event: self._painted(layer, event))
+        connections.connect(layer.events.data, self._moved)
+        connections.connect(layer.events.name, self._renamed)
+        for name in ("scale", "translate", "rotate", "shear", "affine"):
+            connections.connect(getattr(layer.events, name), self._moved)
+        self._watched[layer] = connections
+
+    def _inserted(self, event: Any) -> None:
+        layer = event.value
+        if isinstance(layer, Labels) and not is_overlay(layer):
+            self._watch(layer)
+            self.listed.emit()
+        self._follow()
+
+    def _removed(self, event: Any) -> None:
+        layer = event.value
+        connections = self._watched.pop(layer, None) if isinstance(layer, Labels) else None
+        if connections is not None:
+            connections.disconnect()
+            if self._picked is layer:
+                self._picked = None
+            self.gone.emit(layer_key(layer))
+            self.listed.emit()
+        self._follow()
+
+    def _painted(self, layer: Labels, event: Any) -> None:
+        self.painted.emit(layer_key(layer), event.value)
+
+    def _moved(self, _: Any = None) -> None:
+        self.changed.emit()
+
+    def _renamed(self, _: Any = None) -> None:
+        self.listed.emit()
+        self.changed.emit()
+
+
+def place_on(
+    image: Image, layer: Labels, axes: str
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Where a layer's first pixel lies in an image, and which of its axes the image lacks.
+
+    Parameters
+    ----------
+    axes : str
+        Spelling of the image's axes.
+
+    Returns
+    -------
+    None where the pixels of the two do not lie on each other, or the layer reaches beyond.
+    """
+    names = axes[: image.ndim]
+    shape = (image.data[0] if image.multiscale else image.data).shape[: image.ndim]
+    # axes are aligned from the last
+    lead = image.ndim - layer.ndim
+    points = np.array([layer.data_to_world(p) for p in geometry.unit_points(layer.ndim)])
+    if lead > 0:
+        points = np.pad(points, ((0, 0), (lead, 0)))
+    in_image = np.array([image.world_to_data(p[-image.ndim :]) for p in points])
+    origin, steps = in_image[0], in_image[1:] - in_image[0]
+    corner, extra = [], []
+    for axis in range(layer.ndim):
+        target = axis + lead
+        if target < 0 or names[target] == "C":
+            if layer.data.shape[axis] != 1:
+                return None
+            extra.append(axis)
+            continue
+        unit = np.zeros(image.ndim)
+        unit[target] = 1
+        first = origin[target]
+        end = round(float(first)) + layer.data.shape[axis]
+        if (
+            not np.allclose(steps[axis], unit, atol=_SLACK / max(1, layer.data.shape[axis]))
+            or abs(first - round(float(first))) > _SLACK
+            or round(float(first)) < 0
+            or end > shape[target]
+        ):
+            return None
+        corner.append(round(float(first)))
+    if lead > 0 and any(name != "C" for name in names[:lead]):
+        return None
+    return tuple(corner), tuple(extra)

@@ -1,0 +1,219 @@
+"""Drawing on the cells with the mouse: lines, lassos, boxes and clicks, for one tool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from napari.layers import Labels, Shapes
+
+from napari_sa2net.widgets.napari_port.connections import Connections
+from napari_sa2net.widgets.napari_port.maps import SLOT_KEY
+from napari_sa2net.widgets.napari_port.picking import SLACK
+from napari_sa2net.widgets.napari_port.reading import in_layer_units
+from napari_sa2net.widgets.napari_port.results import METADATA_KEY, keep_selection
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+    from numpy.typing import NDArray
+
+Shape = Literal["line", "lasso", "box"]
+
+COLOR = "#ffd166"
+#: a drawn line gets a new point after so many screen pixels
+STEP = 2.0
+
+
+class Drawing:
+    """Lets a person draw on a Labels layer until it is ended.
+
+    The layer stays selected; only its mouse drags are ours meanwhile. What is drawn is shown
+    on a thin layer of shapes, which goes with the tool. The space bar moves the view, Esc
+    ends the tool, and so does choosing a mode of napari's or another layer.
+
+    Parameters
+    ----------
+    viewer, layer
+        Where to draw.
+    shape : "line", "lasso" or "box"
+        What a drag draws.
+    name : str
+        Of the layer of shapes: says what to do.
+    drawn : callable
+        Called with the points (n, 2) of each drawn shape, (y, x) in pixels of the layer.
+    clicked : callable or None
+        Called with (y, x) for a press without a drag.
+    ended : callable
+        Called once, when the tool has ended by itself.
+    later : callable
+        Runs a function after the current event.
+    """
+
+    def __init__(
+        self,
+        viewer: Viewer,
+        layer: Labels,
+        shape: Shape,
+        name: str,
+        drawn: Callable[[NDArray[np.float64]], Any],
+        clicked: Callable[[tuple[float, float]], Any] | None,
+        ended: Callable[[], Any],
+        later: Callable[[Callable[[], None]], Any],
+    ) -> None:
+        self._viewer = viewer
+        self._layer = layer
+        self._shape: Shape = shape
+        self._drawn, self._clicked = drawn, clicked
+        self._ended, self._later = ended, later
+        self._open = True
+        self._panning = False
+        self._ours = False
+        self._cursor = layer.cursor
+        if viewer.dims.ndisplay != 2:
+            viewer.dims.ndisplay = 2
+        viewer.layers.selection.active = layer
+        layer.mode = "pan_zoom"
+        layer.mouse_pan = False
+        layer.cursor = "cross"
+        layer.mouse_drag_callbacks.append(self._drag)
+        self._former = {
+            "Escape": layer.bind_key("Escape", self._escape, overwrite=True),
+            "Space": layer.bind_key("Space", self._pan, overwrite=True),
+        }
+        self.preview = Shapes(
+            ndim=2,
+            name=name,
+            opacity=1,
+            metadata={METADATA_KEY: {SLOT_KEY: "drawing"}},
+            **_last_two(layer),
+        )
+        with keep_selection(viewer):
+            viewer.add_layer(self.preview)
+        self._connections = Connections()
+        connect = self._connections.connect
+        connect(layer.events.mode, self._check)
+        connect(viewer.layers.selection.events.active, self._check)
+        connect(viewer.layers.events.removed, self._check)
+
+    def end(self) -> None:
+        """Give the mouse back; harmless twice."""
+        if not self._open:
+            return
+        self._open = False
+        self._connections.disconnect()
+        layer = self._layer
+        if self._drag in layer.mouse_drag_callbacks:
+            layer.mouse_drag_callbacks.remove(self._drag)
+        for key, former in self._former.items():
+            layer.bind_key(key, former, overwrite=True)
+        if str(layer.mode) == "pan_zoom":
+            layer.mouse_pan = True
+            layer.cursor = self._cursor
+        if self.preview in self._viewer.layers:
+            with keep_selection(self._viewer):
+                self._viewer.layers.remove(self.preview)
+
+    # --- what napari says --------------------------------------------------------------
+
+    def _drag(self, layer: Labels, event: Any) -> Generator[None, None, None]:
+        if event.button != 1 or self._panning or not self._open:
+            return
+        began = np.array(event.pos, dtype=float)
+        last = began
+        points = [self._point(event)]
+        moved = False
+        yield
+        while event.type == "mouse_move":
+            now = np.array(event.pos, dtype=float)
+            moved = moved or bool(np.abs(now - began).max() > SLACK)
+            if np.abs(now - last).max() >= STEP:
+                last = now
+                points.append(self._point(event))
+                if moved:
+                    self._show(points)
+            yield
+        if not self._open:
+            return
+        self._show([])
+        if moved:
+            points.append(self._point(event))
+            outline = self._outline(points)
+            self._later(lambda: self._drawn(outline))
+        elif self._clicked is not None:
+            clicked, (y, x) = self._clicked, points[0]
+            self._later(lambda: clicked((float(y), float(x))))
+
+    def _point(self, event: Any) -> NDArray[np.float64]:
+        world = in_layer_units(self._viewer, self._layer, np.asarray(event.position))
+        return np.asarray(self._layer.world_to_data(world), dtype=float)[-2:]
+
+    def _outline(self, points: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+        if self._shape != "box":
+            return np.array(points)
+        (y0, x0), (y1, x1) = points[0], points[-1]
+        return np.array([(y0, x0), (y0, x1), (y1, x1), (y1, x0)])
+
+    def _show(self, points: list[NDArray[np.float64]]) -> None:
+        if self.preview not in self._viewer.layers:
+            return
+        self.preview.data = []
+        if len(points) > 1:
+            kind = {"line": "path", "lasso": "polygon", "box": "polygon"}[self._shape]
+            outline = self._outline(points)
+            if kind == "polygon" and len(np.unique(outline, axis=0)) < 3:
+                kind = "path"
+            self.preview.add(
+                outline,
+                shape_type=kind,
+                edge_color=COLOR,
+                face_color="transparent",
+                edge_width=self._line_width(),
+            )
+
+    def _line_width(self) -> float:
+        """About two screen pixels, in pixels of the layer."""
+        camera = getattr(self._viewer, "scene", self._viewer).camera
+        scale = float(np.abs(np.asarray(self._layer.scale)[-2:]).mean()) or 1.0
+        return float(np.clip(2.0 / (camera.zoom * scale), 0.02, 1000))
+
+    def _escape(self, layer: Labels) -> None:
+        self._later(self._finish)
+
+    def _pan(self, layer: Labels) -> Generator[None, None, None]:
+        self._panning = True
+        layer.mouse_pan = True
+        yield
+        self._panning = False
+        layer.mouse_pan = not self._open
+
+    def _check(self, _: Any = None) -> None:
+        layers = self._viewer.layers
+        if (
+            self._layer not in layers
+            or layers.selection.active is not self._layer
+            or str(self._layer.mode) != "pan_zoom"
+        ):
+            # napari may still be at work on the layers
+            self._later(self._finish)
+
+    def _finish(self) -> None:
+        if self._open:
+            self.end()
+            self._ended()
+
+
+def _last_two(layer: Labels) -> dict[str, Any]:
+    """Transforms of a layer's plane."""
+    n = layer.ndim
+    arguments: dict[str, Any] = {
+        "scale": layer.scale[-2:],
+        "translate": layer.translate[-2:],
+        "units": layer.units[-2:],
+        "affine": layer.affine.affine_matrix[np.ix_([n - 2, n - 1, n], [n - 2, n - 1, n])],
+    }
+    if np.shape(layer.rotate) == (n, n):
+        arguments["rotate"] = layer.rotate[-2:, -2:]
+    if np.size(layer.shear):
+        arguments["shear"] = np.asarray(layer.shear)[-1:]
+    return arguments

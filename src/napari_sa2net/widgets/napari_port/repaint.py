@@ -1,0 +1,74 @@
+"""Drawing a part of a Labels layer anew after its array has changed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_sa2net.widgets.napari_port.reading import in_layer_units
+
+if TYPE_CHECKING:
+    from napari.layers import Labels
+    from napari.viewer import Viewer
+
+Box = tuple[int, int, int, int]
+
+
+def repaint(viewer: Viewer, layer: Labels, index: tuple[int, ...], box: Box) -> None:
+    """Send the pixels of a box to the screen, as napari's own brush does.
+
+    napari has no public call for it; where its inside is not as expected, the whole layer is
+    drawn anew, which is right but takes longer.
+
+    Parameters
+    ----------
+    index : tuple of int
+        Plane of the layer's data.
+    box : (y0, y1, x0, x1)
+        Half-open, inside the plane.
+    """
+    if index != shown_index(viewer, layer) and viewer.dims.ndisplay == 2:
+        return
+    try:
+        drawn = _repaint_part(layer, index, box)
+    except (AttributeError, TypeError, ValueError, IndexError):
+        drawn = False
+    if not drawn:
+        layer.refresh(extent=False)
+
+
+def shown_index(viewer: Viewer, layer: Labels) -> tuple[int, ...]:
+    """Plane of the layer's data that is shown, one number for each axis but the last two."""
+    if layer.ndim <= 2:
+        return ()
+    point = layer.world_to_data(in_layer_units(viewer, layer, np.array(viewer.dims.point)))
+    return tuple(
+        int(np.clip(round(float(position)), 0, n - 1))
+        for position, n in zip(point[:-2], layer.data.shape[:-2], strict=True)
+    )
+
+
+def _repaint_part(layer: Labels, index: tuple[int, ...], box: Box) -> bool:
+    shown = layer._slice_input
+    if (
+        tuple(shown.displayed) != (layer.ndim - 2, layer.ndim - 1)
+        or not isinstance(layer.data, np.ndarray)
+        or not layer._slicing_state.loaded
+    ):
+        return False
+    height, width = layer.data.shape[-2:]
+    grow = max(1, int(layer.contour)) if layer.contour else 0
+    y0, y1, x0, x1 = box
+    y0, y1 = max(0, y0 - grow), min(height, y1 + grow)
+    x0, x1 = max(0, x0 - grow), min(width, x1 + grow)
+    here = (slice(y0, y1), slice(x0, x1))
+    raw, view = layer._slice.image.raw, layer._slice.image.view
+    if raw.shape != (height, width) or view.shape[:2] != (height, width):
+        return False
+    if not np.shares_memory(raw, layer.data):
+        raw[here] = layer.data[(*index, *here)]
+    colors = layer._raw_to_displayed(raw, data_slice=here)
+    view[here] = colors
+    layer.events.labels_update(data=colors, offset=[y0, x0])
+    return True

@@ -1,0 +1,118 @@
+"""A layer with thin outlines around what is reviewed, and around what is ignored."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Labels
+from napari.utils.colormaps import DirectLabelColormap
+
+from napari_sa2net.app.correct_session import EditSession
+from napari_sa2net.widgets.napari_port.maps import SLOT_KEY
+from napari_sa2net.widgets.napari_port.reading import layer_key
+from napari_sa2net.widgets.napari_port.repaint import repaint
+from napari_sa2net.widgets.napari_port.results import METADATA_KEY, keep_selection
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+    from numpy.typing import NDArray
+
+Box = tuple[int, int, int, int]
+
+REVIEWED, IGNORED = 1, 2
+COLORS = {REVIEWED: "#2ee6d6", IGNORED: "#ff9f1c"}
+NAME = "reviewed"
+
+
+class ReviewedLayer:
+    """Shows the reviewed pixels of one plane of the cells; changed in place.
+
+    Attributes
+    ----------
+    wanted : bool
+        The outlines are to be seen.
+    """
+
+    def __init__(self, viewer: Viewer) -> None:
+        self._viewer = viewer
+        self.layer: Labels | None = None
+        self.wanted = True
+        self._shown: tuple[str, tuple[int, ...]] | None = None
+
+    def show(self, cells: Labels, session: EditSession, index: tuple[int, ...]) -> None:
+        """Show a plane; a layer is made once there is something to be seen."""
+        place = (layer_key(cells), index)
+        if self._shown == place and self.layer in self._viewer.layers:
+            return
+        said = session.corrections.marked(index) or session.corrections.regions_of(index)
+        if not self.wanted or not said:
+            self.hide()
+            return
+        mask = np.zeros(session.corrections.shape, np.uint8)
+        _fill(mask, session, index, (0, mask.shape[0], 0, mask.shape[1]))
+        self.hide()
+        self.layer = _layer(cells, index, mask)
+        self._shown = place
+        with keep_selection(self._viewer):
+            self._viewer.add_layer(self.layer)
+
+    def update(
+        self, cells: Labels, session: EditSession, index: tuple[int, ...], boxes: list[Box]
+    ) -> None:
+        """Draw boxes of the shown plane anew."""
+        if self.layer is None or self._shown != (layer_key(cells), index):
+            self.show(cells, session, index)
+            return
+        if self.layer not in self._viewer.layers:
+            # a person has deleted it: they do not want to see it
+            self.layer, self._shown, self.wanted = None, None, False
+            return
+        mask = np.asarray(self.layer.data).reshape(session.corrections.shape)
+        for box in boxes:
+            _fill(mask, session, index, box)
+            repaint(self._viewer, self.layer, (0,) * (self.layer.ndim - 2), box)
+
+    def hide(self) -> None:
+        """Take the layer away."""
+        layer, self.layer, self._shown = self.layer, None, None
+        if layer is not None and layer in self._viewer.layers:
+            with keep_selection(self._viewer):
+                self._viewer.layers.remove(layer)
+
+
+def _fill(
+    mask: NDArray[np.uint8], session: EditSession, index: tuple[int, ...], box: Box
+) -> None:
+    y0, y1, x0, x1 = box
+    part = mask[y0:y1, x0:x1]
+    part[...] = session.mask.plane(index)[y0:y1, x0:x1]
+    for region in session.corrections.regions_of(index):
+        if region.kind == "ignore":
+            part[region.mask(box)] = IGNORED
+
+
+def _layer(cells: Labels, index: tuple[int, ...], mask: NDArray[np.uint8]) -> Labels:
+    corner: Any = cells.affine.inverse(cells.data_to_world((*index, 0, 0)))
+    layer = Labels(
+        mask.reshape((1,) * len(index) + mask.shape),
+        name=NAME,
+        scale=cells.scale,
+        translate=corner,
+        rotate=cells.rotate,
+        shear=_shear(cells),
+        affine=cells.affine,
+        units=cells.units,
+        opacity=1,
+        colormap=DirectLabelColormap(color_dict={**COLORS, None: "transparent"}),
+        metadata={METADATA_KEY: {SLOT_KEY: "reviewed"}},
+    )
+    layer.contour = 1
+    layer.editable = False
+    return layer
+
+
+def _shear(layer: Labels) -> Any:
+    """napari gives zeros of another length than it takes."""
+    shear = np.asarray(layer.shear)
+    return shear if shear.any() else np.zeros(layer.ndim * (layer.ndim - 1) // 2)
