@@ -53,6 +53,7 @@ LIGHT = (
     "napari_sa2net.data.plan",
     "napari_sa2net.data.synthetic",
     "napari_sa2net.data.samples",
+    "napari_sa2net.edits",
     "napari_sa2net.data.exchange",
     "napari_sa2net.data.journal",
     "napari_sa2net.data.reference",
