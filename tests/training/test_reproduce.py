@@ -234,7 +234,7 @@ def test_glas_folds_vote_and_report(tmp_path: Path) -> None:
     assert "85.99" in text
     assert "91.38 ± 0.4" in text
     assert "as called" in text
-    assert "2 of the 5 folds were run" in text
+    assert "Of the 5 folds only 2 ran" in text
     assert "this one 2" in text
     model = open_model(out / "fold_1" / "model.safetensors")
     assert model.card.input.channel_order == "BGR"
@@ -311,6 +311,16 @@ def test_folds_on_several_devices_are_those_on_one(tmp_path: Path) -> None:
     for x, y in zip(both["summary"], one["summary"], strict=True):
         assert x["dice"] == pytest.approx(y["dice"], abs=1e-6)
     assert {what.split(",")[0] for _, _, what in steps[7:]} == {"fold 1 of 2", "fold 2 of 2"}
+
+
+def test_the_recipe_learns(tmp_path: Path) -> None:
+    root = make.folders(tmp_path / "data", {"Train_Folder": 20, "Test_Folder": 3})
+    report = reproduce(
+        "glas", root, tmp_path / "out", folds=1, base_channels=4, epochs=12, device="cpu"
+    )
+    test = report["summary"][-1]
+    assert test["of"] == "test images"
+    assert test["dice"] > 80, "dark squares on a bright ground"
 
 
 def test_patience_ends_training(tmp_path: Path, monkeypatch) -> None:

@@ -102,7 +102,7 @@ def notes(recipe: Recipe, settings: dict[str, Any], n_folds: int, has_test: bool
             f"{recipe.batch_size}, this run {settings['epochs']} of {settings['batch_size']}."
         )
     if recipe.cross_validated and n_folds < FOLDS:
-        found.append(f"{n_folds} of the {FOLDS} folds were run.")
+        found.append(f"Of the {FOLDS} folds only {n_folds} ran.")
     found.append(
         "The validation images also chose the epoch, as published, so their scores are on "
         "the high side."
