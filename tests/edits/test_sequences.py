@@ -228,6 +228,14 @@ def test_there_and_back_again(seed, moves):
         replayed.apply(read)
     assert same(state(replayed), state(corrections))
     index_is_true(replayed)
+    # And labels saved in between, with what was said of them, are as good a beginning.
+    resumed = Corrections(corrections.labels.copy())
+    resumed.apply(Step.from_bytes(corrections.said().to_bytes()))
+    assert same(state(resumed), state(corrections))
+    assert resumed.new_region() not in corrections.regions
+    for step in reversed(history.done):
+        resumed.revert(step)
+    assert same(state(resumed), states[0])
     for step in reversed(history.done):
         replayed.revert(Step.from_bytes(step.to_bytes()))
     assert same(state(replayed), states[0])

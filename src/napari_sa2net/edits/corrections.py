@@ -127,6 +127,20 @@ class Corrections:
         """Regions of a plane, oldest first."""
         return [region for region in self.regions.values() if region.index == index]
 
+    def said(self) -> Step:
+        """All that was said so far, as one step for new Corrections on the same labels.
+
+        A journal that begins anew from an array of labels keeps it beside them.
+        """
+        marks = []
+        for index, known in self._status.items():
+            labels = np.fromiter(known.keys(), np.int64, len(known))
+            after = np.fromiter(known.values(), np.int64, len(known))
+            if labels.size:
+                marks.append(Marks(index, labels, np.zeros_like(labels), after))
+        words = "restoring of what was reviewed"
+        return Step("restore", words, (), tuple(marks), added=tuple(self.regions.values()))
+
     # --- numbers that are free --------------------------------------------------------
 
     def new_labels(self, n: int) -> list[int]:

@@ -34,6 +34,7 @@ StepKind = Literal[
     "unaccept",
     "region",
     "unregion",
+    "restore",
 ]
 STEP_KINDS: tuple[str, ...] = get_args(StepKind)
 
