@@ -308,7 +308,7 @@ class FineTuneConfig(Settings):
         gt=0,
         lt=1,
         title="Held back",
-        description="Share of the corrections that are only for scoring, whole images at a time",
+        description="Share of the corrections that are only for scoring, by whole images",
     )
     learning_rate: float = Field(1e-3, gt=0, le=1, title="Learning rate", description="peak")
     encoder_rate: float = Field(
@@ -374,7 +374,11 @@ class FineTuneConfig(Settings):
         description="Loss weights of the four heads, full resolution first",
     )
     max_scored: int = Field(
-        24, ge=1, le=1000, title="Scored images", description="at most, in each round"
+        24,
+        ge=1,
+        le=1000,
+        title="Scored images",
+        description="at most of each set, in each round",
     )
     precision: Literal["auto", "float32"] = Field("auto", title="Precision")
     device: str = Field("auto", title="Device")

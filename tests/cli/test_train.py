@@ -10,6 +10,7 @@ from napari_sa2net.data.synthetic import synthetic_nuclei
 from napari_sa2net.models import find_model, load_model
 
 TUNE = ("--steps", "2", "--rounds", "1", "--batch-size", "1", "--crop", "48", "--replay", "0")
+TUNE += ("--max-scored", "1")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,14 @@ from napari_sa2net.engine import protocol as p
 from napari_sa2net.models.registry import find_model, list_models
 
 CONFIG = FineTuneConfig(
-    steps=1000, rounds=1000, patience=1000, batch_size=2, crop=48, replay=0, held_out=0.4
+    steps=1000,
+    rounds=1000,
+    patience=1000,
+    batch_size=2,
+    crop=48,
+    replay=0,
+    held_out=0.4,
+    max_scored=1,
 )
 
 

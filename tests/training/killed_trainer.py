@@ -22,7 +22,9 @@ from napari_sa2net.training.fine_tune import fine_tune, resume_fine_tuning
 from napari_sa2net.training.reference import reference_examples
 from napari_sa2net.training.run_state import read_state
 
-CONFIG = FineTuneConfig(steps=1000, rounds=1000, patience=1000, batch_size=1, crop=32, replay=0)
+CONFIG = FineTuneConfig(
+    steps=1000, rounds=1000, patience=1000, batch_size=1, crop=32, replay=0, max_scored=1
+)
 
 
 def child(folder: Path, model: Path, run: Path, late: bool) -> None:

@@ -81,7 +81,7 @@ def test_interval_covers_the_difference_and_narrows_with_objects():
 
 
 def test_verdicts_in_words():
-    same = change([many(30)], [many(30)])
+    same = {"fluorescence": change([many(30)], [many(30)])}
     better = judge(change([many(20)], [many(30)]), same)
     assert better.better
     assert better.text.startswith("Better on corrections you held back: AP 0.50 → 0.75 (n = 40")
@@ -92,19 +92,21 @@ def test_verdicts_in_words():
     chance = judge(change([many(4, 9)], [many(5, 9, false=1)]), same)
     assert not chance.better
     assert "within what chance explains" in chance.text
-    nothing = judge(same, same)
+    nothing = judge(same["fluorescence"], same)
     assert not nothing.better
     assert nothing.text.startswith("No better")
-    forgot = judge(change([many(20)], [many(30)]), change([many(30)], [many(20)]))
-    assert not forgot.better
-    assert "but worse on the reference set: AP 0.75 → 0.50" in forgot.text
-    both = judge(change([many(20)], [many(30)]), change([many(20)], [many(30)]))
+    rise, fall = change([many(20)], [many(30)]), change([many(30)], [many(20)])
+    both = judge(rise, {"stained tissue": rise})
     assert both.better
-    assert "better on the reference set" in both.text
+    assert "better on the reference set: stained tissue AP 0.50 → 0.75" in both.text
+    # What was forgotten of one kind is not made up for by another.
+    forgot = judge(rise, {"fluorescence": fall, "stained tissue": rise})
+    assert not forgot.better
+    assert "but worse on the reference set: fluorescence AP 0.75 → 0.50." in forgot.text
 
 
 def test_a_small_loss_on_the_reference_set_is_no_change():
     held_out = change([many(20)], [many(30)])
     score = Score(0.8, 0.5, 0.9, 500)
-    reference = Change(score, Score(0.79, 0.5, 0.9, 500), -0.01, -0.015, -0.005, 0.0)
-    assert judge(held_out, reference).better
+    part = Change(score, Score(0.79, 0.5, 0.9, 500), -0.01, -0.015, -0.005, 0.0)
+    assert judge(held_out, {"fluorescence": part}).better

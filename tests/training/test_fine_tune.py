@@ -23,6 +23,7 @@ SMALL = FineTuneConfig(
     batch_size=2,
     crop=64,
     replay=0.0,
+    max_scored=1,
     held_out=0.34,
     decoder_first=0.25,
     learning_rate=2e-3,

@@ -116,7 +116,7 @@ class _News:
 
     def repeat(self, record: dict[str, Any]) -> None:
         """The curves of a run that goes on."""
-        from napari_sa2net.training.tuning_run import round_point
+        from napari_sa2net.training.rounds import round_point
 
         self._losses = [LossPoint(**point) for point in record["losses"]]
         self._rounds = [round_point(point) for point in record["rounds"]]

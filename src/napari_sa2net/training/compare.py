@@ -6,7 +6,7 @@ models gets an interval: objects are drawn anew, always for both models together
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -217,40 +217,55 @@ def change(before: Sequence[Tally], after: Sequence[Tally], seed: int = 0) -> Ch
     return Change(first, second, second.ap50 - first.ap50, float(low), float(high), chance)
 
 
-def judge(held_out: Change, reference: Change | None = None) -> Verdict:
+def judge(held_out: Change, reference: Mapping[str, Change] | None = None) -> Verdict:
     """Whether a child is better than its parent, and why, in a sentence.
 
     Better is: better on the corrections that were held back, beyond what chance explains,
-    and not worse on the reference set.
+    and not worse on any part of the reference set.
+
+    Parameters
+    ----------
+    held_out : Change
+    reference : mapping of str to Change, optional
+        By the name of the part: what was forgotten of one is not made up for by another.
     """
     gain = held_out.difference
     scores = f"AP {held_out.before.ap50:.2f} → {held_out.after.ap50:.2f}"
     numbers = f"{scores} (n = {held_out.after.n}, ± {held_out.margin:.2f})"
     there = "on corrections you held back"
-    worse = reference is not None and _worse(reference)
-    if gain > 0 and held_out.chance >= SURE:
-        text, better = f"Better {there}: {numbers}", not worse
+    better = gain > 0 and held_out.chance >= SURE
+    if better:
+        text = f"Better {there}: {numbers}"
     elif gain < 0 and held_out.chance <= 1 - SURE:
-        text, better = f"Worse {there}: {numbers}", False
+        text = f"Worse {there}: {numbers}"
     elif abs(gain) < 0.005:
-        text, better = f"No better {there}: {numbers}", False
+        text = f"No better {there}: {numbers}"
     else:
         word = "Better" if gain > 0 else "Worse"
         text = f"{word} {there}, but within what chance explains: {numbers}"
-        better = False
-    if reference is None:
+    if not reference:
         return Verdict(better, f"{text}.")
-    change_of = f"AP {reference.before.ap50:.2f} → {reference.after.ap50:.2f}"
+    link = "but" if gain > 0 else "and"
+    worse = {name: part for name, part in reference.items() if _worse(part)}
     if worse:
-        link = "but" if gain > 0 else "and"
-        return Verdict(False, f"{text}; {link} worse on the reference set: {change_of}.")
-    if reference.difference > TOLERANCE and reference.low > 0:
-        return Verdict(better, f"{text}; better on the reference set: {change_of}.")
+        said = ", ".join(f"{name} {_arrow(part)}" for name, part in worse.items())
+        return Verdict(False, f"{text}; {link} worse on the reference set: {said}.")
+    gained = [f"{name} {_arrow(part)}" for name, part in reference.items() if _gained(part)]
+    if gained:
+        return Verdict(better, f"{text}; better on the reference set: {', '.join(gained)}.")
     return Verdict(better, f"{text}; unchanged on the reference set.")
 
 
-def _worse(reference: Change) -> bool:
-    return reference.difference < -TOLERANCE and reference.chance <= 1 - SURE
+def _arrow(part: Change) -> str:
+    return f"AP {part.before.ap50:.2f} → {part.after.ap50:.2f}"
+
+
+def _worse(part: Change) -> bool:
+    return part.difference < -TOLERANCE and part.chance <= 1 - SURE
+
+
+def _gained(part: Change) -> bool:
+    return part.difference > TOLERANCE and part.low > 0
 
 
 def _ap(counts: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -13,7 +13,13 @@ from typing import Any
 
 from napari_sa2net.config import FineTuneConfig
 from napari_sa2net.data.reference import REFERENCE_SHA256
-from napari_sa2net.errors import Cancelled, ModelExistsError, SettingsError, TrainingError
+from napari_sa2net.errors import (
+    Cancelled,
+    ModelExistsError,
+    Paused,
+    SettingsError,
+    TrainingError,
+)
 from napari_sa2net.inference.devices import device_name
 from napari_sa2net.models.card import ModelCard
 from napari_sa2net.models.file import save_model
@@ -27,8 +33,9 @@ from napari_sa2net.models.registry import (
 from napari_sa2net.provenance import versions
 from napari_sa2net.training.compare import Change, Score, Verdict, change, judge
 from napari_sa2net.training.events import Event
-from napari_sa2net.training.material import prepare
-from napari_sa2net.training.run_state import Asked, read_asked, read_state, write_asked
+from napari_sa2net.training.material import HELD_OUT, prepare
+from napari_sa2net.training.rounds import reference_of
+from napari_sa2net.training.run_state import STATE, Asked, read_asked, read_state, write_asked
 from napari_sa2net.training.tuning_run import Stopped, TuningRun
 
 Progress = Callable[[int, int, str], None]
@@ -154,9 +161,11 @@ def fine_tune(
     child = free_name(parent.name) if name is None else check_model_name(name)
     run = Path(out).expanduser() if out else user_models_dir().parent / "runs" / child
     _check_name(child, out is not None)
-    if out is None and (run / "state.pt").exists() and find_model(child) is None:
-        # What is left of a run that was given up; the name is free, so it is not missed.
-        (run / "state.pt").unlink()
+    if (run / STATE).exists():
+        raise ModelExistsError(
+            f"A run of that name was paused or broken off: {run}. Go on with it (sa2net train "
+            "DIR --resume RUN), delete that folder, or choose another name."
+        )
     folder = Path(getattr(training_set, "path", training_set)).expanduser().absolute()
     material = prepare(folder, parent, config, commits, progress, cancelled, division)
     asked = Asked(
@@ -174,7 +183,10 @@ def fine_tune(
     )
     write_asked(run, asked)
     work = TuningRun(run, asked, parent, material, start, on_event, preview, cancelled, paused)
-    work.begin()
+    try:
+        work.begin()
+    except (Stopped, Paused):
+        raise Cancelled("Cancelled before the first step; nothing was changed.") from None
     return _carry_out(work, progress)
 
 
@@ -246,9 +258,14 @@ def _finish(work: TuningRun) -> FineTuned:
     """Judge the best round, save it, and put it where it belongs."""
     record, asked = work.record, work.asked
     assert record.best is not None and record.weights is not None
-    held_out = change(record.parent["held_out"], record.best["held_out"])
-    reference = change(record.parent["reference"], record.best["reference"])
-    verdict = judge(held_out, reference)
+    held_out = change(record.parent[HELD_OUT], record.best[HELD_OUT])
+    parts = {
+        name: change(before, record.best[name])
+        for name, before in record.parent.items()
+        if name != HELD_OUT
+    }
+    reference = change(reference_of(record.parent), reference_of(record.best))
+    verdict = judge(held_out, parts)
     if work.material.split.known:
         verdict = Verdict(
             verdict.better,
@@ -257,7 +274,7 @@ def _finish(work: TuningRun) -> FineTuned:
     promoted = verdict.better if asked.promote is None else asked.promote
     net = work.child_net()
     net.load_state_dict(record.weights)
-    card = _card(work, held_out, reference, verdict)
+    card = _card(work, {HELD_OUT: held_out, **parts}, verdict)
     path = save_model(work.run / f"{asked.name}.safetensors", net.cpu().eval(), card, "float16")
     if asked.registered:
         path = add_file(path, asked.name, aside=not promoted).path
@@ -275,7 +292,7 @@ def _finish(work: TuningRun) -> FineTuned:
     )
 
 
-def _card(work: TuningRun, held_out: Change, reference: Change, verdict: Verdict) -> ModelCard:
+def _card(work: TuningRun, changes: dict[str, Change], verdict: Verdict) -> ModelCard:
     asked, parent, material = work.asked, work.parent, work.material
     split = material.split
     training = {
@@ -307,10 +324,8 @@ def _card(work: TuningRun, held_out: Change, reference: Change, verdict: Verdict
             "diameter": material.diameter,
             "training": training,
             "scores": {
-                "held-out corrections": _scores(held_out.after),
-                "held-out corrections, parent": _scores(held_out.before),
-                "reference set": _scores(reference.after),
-                "reference set, parent": _scores(reference.before),
+                **{name: _scores(part.after) for name, part in changes.items()},
+                **{f"{name}, parent": _scores(part.before) for name, part in changes.items()},
             },
             "parent": f"{parent.name} {parent.sha256}",
             "created": work.now(),
@@ -330,9 +345,10 @@ def _scores(score: Score) -> dict[str, float]:
 def free_name(parent: str) -> str:
     """A name for a child that no model has."""
     stem = f"{parent.removesuffix('.safetensors')[:50]}-tuned".strip(" .-")
+    runs = user_models_dir().parent / "runs"
     for number in range(1, 10_000):
         name = stem if number == 1 else f"{stem}-{number}"
-        if find_model(name) is None:
+        if find_model(name) is None and not (runs / name / STATE).exists():
             return check_model_name(name)
     raise SettingsError(f"All names like {stem} are taken. Give the new model a name.")
 

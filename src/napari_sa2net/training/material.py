@@ -24,6 +24,9 @@ from napari_sa2net.training.replay import replay_examples
 from napari_sa2net.training.targets import CLASSES
 
 Progress = Callable[[int, int, str], None]
+#: Names of the sets that are scored; all but the first make up the reference set.
+HELD_OUT, EARLIER = "held-out corrections", "earlier corrections"
+KINDS = {"fluo": "fluorescence", "stained": "stained tissue"}
 #: Object size (px) of a model that does not say its own.
 DIAMETER = 24.0
 
@@ -38,7 +41,7 @@ class Material:
     diameter : float
         Object size of the network (px).
     views : dict of str to list of View
-        "held_out" and "reference".
+        `HELD_OUT`, and parts of the reference set by name.
     replay : list of Example
     """
 
@@ -124,16 +127,18 @@ def prepare(
     held_out = spread(split.held_out, config.max_scored)
     reference = reference_examples(card)
     earlier = spread(split.earlier, config.max_scored)
+    views = {
+        HELD_OUT: [make_view(e, diameter) for e in held_out],
+        **{name: [] for name in KINDS.values()},
+        EARLIER: [make_view(e, diameter) for e in earlier],
+    }
+    for kind, name in KINDS.items():
+        some = spread([e for e in reference if e.item.kind == kind], config.max_scored)
+        views[name] = [make_view(e, diameter, REFERENCE_SIDE) for e in some]
     return Material(
         split,
         diameter,
-        {
-            "held_out": [make_view(e, diameter) for e in held_out],
-            "reference": [
-                *(make_view(e, diameter, REFERENCE_SIDE) for e in reference),
-                *(make_view(e, diameter) for e in earlier),
-            ],
-        },
+        {name: some for name, some in views.items() if some},
         replay_examples(card, diameter, config.seed) if config.replay else [],
     )
 

@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import lightning.pytorch as pl
@@ -20,9 +20,10 @@ from napari_sa2net.inference.instances import label_objects
 from napari_sa2net.inference.predictor import activate
 from napari_sa2net.models.card import ModelCard
 from napari_sa2net.nn import Network
-from napari_sa2net.training.compare import Tally, score_of, tally
+from napari_sa2net.training.compare import Score, Tally, score_of, tally
 from napari_sa2net.training.events import Event, LossPoint, Notice, RoundPoint
 from napari_sa2net.training.held_out import View
+from napari_sa2net.training.material import HELD_OUT
 from napari_sa2net.training.tuning_module import TuningModule
 
 #: A plan is changed when the rest would take so much more or less time.
@@ -41,7 +42,7 @@ class Scorer:
     Parameters
     ----------
     views : mapping of str to sequence of View
-        By set: "held_out", "reference".
+        By set.
     card : ModelCard
         Classes and how objects are made.
     device, dtype
@@ -88,9 +89,18 @@ class Scorer:
 
 
 def merit(tallies: Tallies, parent: Tallies) -> float:
-    """What the best round is chosen by: held-out score less what was forgotten."""
-    now, before = (score_of(t["reference"]).both for t in (tallies, parent))
-    return score_of(tallies["held_out"]).both - max(0.0, before - now)
+    """What the best round is chosen by: held-out score less what was forgotten most."""
+    lost = [
+        score_of(parent[name]).both - score_of(some).both
+        for name, some in tallies.items()
+        if name != HELD_OUT
+    ]
+    return score_of(tallies[HELD_OUT]).both - max(0.0, *lost)
+
+
+def reference_of(tallies: Tallies) -> list[Tally]:
+    """All of the reference set."""
+    return [one for name, some in tallies.items() if name != HELD_OUT for one in some]
 
 
 @dataclass(eq=False)
@@ -117,6 +127,47 @@ class Record:
     rounds: list[RoundPoint] = field(default_factory=list)
     losses: list[LossPoint] = field(default_factory=list)
     seconds: float = 0.0
+
+    def plain(self) -> dict[str, Any]:
+        """As tensors, lists and numbers, to be stored."""
+        return {
+            "parent": _plain(self.parent),
+            "best": None if self.best is None else _plain(self.best),
+            "weights": self.weights,
+            "step": self.step,
+            "since_best": self.since_best,
+            "rounds": [asdict(point) for point in self.rounds],
+            "losses": [asdict(point) for point in self.losses],
+            "seconds": self.seconds,
+        }
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> Record:
+        """From `plain`."""
+        return cls(
+            _tallies(plain["parent"]),
+            None if plain["best"] is None else _tallies(plain["best"]),
+            plain["weights"],
+            plain["step"],
+            plain["since_best"],
+            [round_point(point) for point in plain["rounds"]],
+            [LossPoint(**point) for point in plain["losses"]],
+            plain["seconds"],
+        )
+
+
+def round_point(plain: dict[str, Any]) -> RoundPoint:
+    """From a stored record."""
+    scores = {name: Score(**plain[name]) for name in ("held_out", "reference")}
+    return RoundPoint(**{**plain, **scores})
+
+
+def _plain(tallies: Tallies) -> dict[str, Any]:
+    return {name: [one.plain() for one in some] for name, some in tallies.items()}
+
+
+def _tallies(plain: dict[str, Any]) -> Tallies:
+    return {name: [Tally.of(one) for one in some] for name, some in plain.items()}
 
 
 class Rounds(Callback):
@@ -209,7 +260,7 @@ class Rounds(Callback):
         net.eval()
         record = self.record
         tallies = self.scorer.score(net)
-        held_out, reference = (score_of(tallies[k]) for k in ("held_out", "reference"))
+        held_out, reference = score_of(tallies[HELD_OUT]), score_of(reference_of(tallies))
         best = record.best is None or (
             merit(tallies, record.parent) > merit(record.best, record.parent)
         )

@@ -7,7 +7,6 @@ import copy
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,13 @@ from napari_sa2net.inference.devices import fast_dtype, is_out_of_memory, resolv
 from napari_sa2net.models.card import utc_now
 from napari_sa2net.models.model import Model
 from napari_sa2net.nn import Network
-from napari_sa2net.training.compare import Score, Tally, score_of
-from napari_sa2net.training.events import Event, LossPoint, Notice, Planned, RoundPoint
+from napari_sa2net.training.compare import score_of
+from napari_sa2net.training.dataset import Example
+from napari_sa2net.training.events import Event, LossPoint, Notice, Planned
 from napari_sa2net.training.held_out import make_view, spread
-from napari_sa2net.training.material import Material
+from napari_sa2net.training.material import HELD_OUT, KINDS, Material
 from napari_sa2net.training.replay import MixedCrops, agreement, trust
-from napari_sa2net.training.rounds import Record, Rounds, Scorer, Tallies
+from napari_sa2net.training.rounds import Record, Rounds, Scorer, Tallies, reference_of
 from napari_sa2net.training.run_state import STATE, Asked, write_state
 from napari_sa2net.training.schedule import Schedule, steps_within
 from napari_sa2net.training.train import PRECISIONS, quiet_lightning
@@ -37,6 +37,8 @@ PROBE_STEPS = 3
 #: Batches that a loader offers at most; a run ends long before.
 MANY = 10_000_000
 SMALLEST_CROP = 64
+#: AP on a kind of reference image from which the parent is held to know it.
+KNOWN = 0.3
 #: Sides of which the parent's answers are looked at to see whether they can be trusted.
 MAX_TRUST_IMAGES = 8
 
@@ -109,25 +111,15 @@ class TuningRun:
                 rounds,
                 expected if per_step else 0.0,
                 sum(len(e.centres) for e in split.training),
-                sum(len(e.centres) for e in split.held_out),
-                score_of(parent["held_out"]),
-                score_of(parent["reference"]),
+                score_of(parent[HELD_OUT]).n,
+                score_of(parent[HELD_OUT]),
+                score_of(reference_of(parent)),
             )
         )
 
     def take_on(self, state: dict[str, Any]) -> None:
         """Go on where a run stood."""
-        record = state["record"]
-        self.record = Record(
-            _tallies(record["parent"]),
-            None if record["best"] is None else _tallies(record["best"]),
-            record["weights"],
-            record["step"],
-            record["since_best"],
-            [round_point(point) for point in record["rounds"]],
-            [LossPoint(**point) for point in record["losses"]],
-            record["seconds"],
-        )
+        self.record = Record.of(state["record"])
         self.crop = state["crop"]
         plan = state["schedule"]
         self.schedule = Schedule(1, plan["rounds"], plan["warmup"], plan["pieces"])
@@ -139,7 +131,6 @@ class TuningRun:
 
     def save(self) -> None:
         """Write all that the next step depends on."""
-        record = self.record
         write_state(
             self.run,
             {
@@ -153,16 +144,7 @@ class TuningRun:
                     "warmup": self.schedule.warmup,
                     "pieces": [list(piece) for piece in self.schedule.pieces],
                 },
-                "record": {
-                    "parent": _plain(record.parent),
-                    "best": None if record.best is None else _plain(record.best),
-                    "weights": record.weights,
-                    "step": record.step,
-                    "since_best": record.since_best,
-                    "rounds": [asdict(point) for point in record.rounds],
-                    "losses": [asdict(point) for point in record.losses],
-                    "seconds": record.seconds,
-                },
+                "record": self.record.plain(),
             },
         )
 
@@ -235,7 +217,7 @@ class TuningRun:
         )
         crops = MixedCrops(
             self.material.split.training,
-            self.material.replay,
+            self._replay(),
             settings,
             self.config.replay,
             MANY,
@@ -314,6 +296,15 @@ class TuningRun:
             self._ask,
         )
 
+    def _replay(self) -> list[Example]:
+        """Synthetic cells of the kinds that the parent knows: only those can be forgotten."""
+        known = {
+            kind
+            for kind, name in KINDS.items()
+            if score_of(self.record.parent[name]).ap50 >= KNOWN
+        }
+        return [e for e in self.material.replay if e.item.kind in known]
+
     def _trusted(self, teacher: Network) -> float:
         """How far the parent's sure answers agree with a person's, on what is learned from."""
         if all(e.counts is None or e.counts.all() for e in self.material.split.training):
@@ -333,7 +324,7 @@ class TuningRun:
         settings = as_training(self.config, self.material.diameter)
         crops = MixedCrops(
             self.material.split.training,
-            self.material.replay,
+            self._replay(),
             settings,
             self.config.replay,
             PROBE_STEPS + 1,
@@ -373,22 +364,3 @@ class TuningRun:
                 "Memory ran out while the model was scored. Close other programs, or choose "
                 "the device 'cpu'."
             ) from error
-
-
-def _plain(tallies: Tallies) -> dict[str, Any]:
-    return {name: [one.plain() for one in some] for name, some in tallies.items()}
-
-
-def _tallies(plain: dict[str, Any]) -> Tallies:
-    return {name: [Tally.of(one) for one in some] for name, some in plain.items()}
-
-
-def round_point(plain: dict[str, Any]) -> RoundPoint:
-    """From a stored record."""
-    return RoundPoint(
-        plain["round"],
-        plain["step"],
-        Score(**plain["held_out"]),
-        Score(**plain["reference"]),
-        plain["best"],
-    )
