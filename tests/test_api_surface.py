@@ -20,7 +20,10 @@ def parameters(function) -> list[str]:
 @pytest.mark.parametrize(
     ("module", "names"),
     [
-        ("napari_sa2net", ("load_model", "segment", "attention", "evaluate", "__version__")),
+        (
+            "napari_sa2net",
+            ("load_model", "segment", "attention", "fine_tune", "evaluate", "__version__"),
+        ),
         ("napari_sa2net.nn", ("SA2Net", "capture_attention")),
         ("napari_sa2net.models", ("load_checkpoint", "load_model", "save_model", "ModelCard")),
         ("napari_sa2net.data", ("read_image", "plan_image", "write_labels", "list_images")),
@@ -43,6 +46,13 @@ def test_both_ways_through_the_network_take_the_same_arguments(name):
 
 def test_evaluate_takes_labels_and_truth():
     assert parameters(napari_sa2net.evaluate)[:2] == ["labels", "truth"]
+
+
+def test_fine_tune_takes_a_training_set_a_base_and_a_config():
+    assert parameters(napari_sa2net.fine_tune)[:3] == ["training_set", "base", "config"]
+    from napari_sa2net.training.fine_tune import FineTuned
+
+    assert {"model", "before", "after", "verdict", "path"} <= set(FineTuned.__annotations__)
 
 
 def test_network_arguments():
