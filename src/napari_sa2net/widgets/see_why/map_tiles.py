@@ -65,9 +65,7 @@ class MapTile(QAbstractButton):
         self.setEnabled(shown is not None)
         self._image = None
         if shown is None:
-            self.setToolTip(
-                "There is no such map: this model has no such stage, or was not run"
-            )
+            self.setToolTip("No such map: this model has no such stage, or was not run")
         else:
             self.setToolTip(f"{map_help(shown)} Click: show or hide it over the image.")
             values = shrunk(shown.values)
