@@ -222,6 +222,11 @@ def resume_fine_tuning(
     run = Path(run).expanduser()
     asked = read_asked(run)
     state = read_state(run)
+    if not asked.base:
+        raise SettingsError(
+            f"The run in {run} began with a model that was in no file, so it cannot go on. "
+            "Save the model and start a new run."
+        )
     parent = load_model(asked.base)
     if parent.sha256 != asked.base_sha256:
         raise TrainingError(

@@ -72,6 +72,9 @@ class TuningModule(SegmentationModule):
         self.schedule = schedule
         self.trust = trust
         self.ask = ask
+        for part in net.children():
+            # Also within a part, so that a stop is quick on slow machines.
+            part.register_forward_pre_hook(lambda *_: self.ask())
         # In a tuple, so that it is no part of the module: neither trained nor saved.
         self._teacher = (teacher.eval().requires_grad_(False),)
         self.mean = {k: v.detach().clone() for k, v in net.state_dict().items()}

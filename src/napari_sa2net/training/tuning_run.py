@@ -270,7 +270,9 @@ class TuningRun:
     def _show(self, net: Network, number: int) -> None:
         assert self._preview is not None
         card = self.parent.card.model_copy(update={"name": self.asked.name})
-        self._preview(Model(copy.deepcopy(net).cpu(), card), number)
+        shown = self.child_net()
+        shown.load_state_dict(net.state_dict())
+        self._preview(Model(shown.eval(), card), number)
 
     # --- parts -----------------------------------------------------------------------------
 
