@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 
 import torch
@@ -131,3 +133,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(
         hint in text for hint in ("out of memory", "not enough memory", "can't allocate memory")
     )
+
+
+def give_memory_back() -> None:
+    """Hand freed memory back to the system, where the C library holds on to it (glibc).
+
+    After the tiles of a large plane that is half a gigabyte, which what follows would come
+    on top of.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

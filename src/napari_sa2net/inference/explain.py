@@ -128,17 +128,23 @@ class Explained:
         """A channel that was run again; see `run_channel`."""
         return self._place(name, values, channel)
 
-    def stage(self, stride: int) -> NDArray[np.float32]:
-        """Probabilities (classes, h, w) of the box by the head of a stride, at image size."""
-        if stride == 1:
-            return np.asarray(self.probability)
-        if self.maps is None:
-            out = np.zeros(self.probability.shape, np.float32)
-            fill_background(out)
-            return out
-        y, x = self.outer[0], self.outer[2]
-        y0, y1, x0, x1 = self.box
-        window = (y0 - y, y1 - y, x0 - x, x1 - x)
+    def stage(self, stride: int, rows: slice, columns: slice) -> NDArray[np.float32]:
+        """Probabilities by the head of a stride, brought to image size.
+
+        Parameters
+        ----------
+        stride : int
+            8, 4 or 2; the network was run.
+        rows, columns : slice
+            With start and stop, counted in the box.
+
+        Returns
+        -------
+        float32 (classes, h, w)
+        """
+        assert self.maps is not None
+        y, x = self.box[0] - self.outer[0], self.box[2] - self.outer[2]
+        window = (rows.start + y, rows.stop + y, columns.start + x, columns.stop + x)
         return to_image(self.heads[stride], stride, self.maps.scale, self.maps.shape, window)
 
     def _place(self, name: str, values: Any, channel: int | None) -> AttentionMap:

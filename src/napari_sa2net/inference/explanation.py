@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.data import ImagePlan
 from napari_sa2net.errors import AxesError, Cancelled, ImageError
-from napari_sa2net.inference.big_planes import LARGE
+from napari_sa2net.inference.big_planes import LARGE, label_in_blocks
 from napari_sa2net.inference.changes import stage_change
+from napari_sa2net.inference.devices import give_memory_back
 from napari_sa2net.inference.explain import Explained, explain_plane
 from napari_sa2net.inference.inspection import gate_columns, mean_gates
 from napari_sa2net.inference.instances import foreground_probability, label_objects
@@ -29,6 +30,9 @@ from napari_sa2net.provenance import provenance
 
 if TYPE_CHECKING:
     import pandas as pd
+
+#: Planes with more pixels than this have the stages before the last labelled in blocks.
+IN_BLOCKS = 2**23
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,11 +240,32 @@ def stage_labels(
     for stride in STRIDES[:-1]:
         if cancelled and cancelled():
             raise Cancelled("Cancelled; nothing was changed.")
-        if explained.maps is None:
-            stages[stride] = np.zeros_like(finest)
-        else:
-            stages[stride] = label_objects(explained.stage(stride), classes, config)
+        stages[stride] = _stage(explained, stride, classes, config, finest.shape, cancelled)
+        give_memory_back()
     return {**stages, 1: finest}
+
+
+def _stage(
+    explained: Explained,
+    stride: int,
+    classes: Sequence[str],
+    config: InstanceConfig,
+    shape: tuple[int, ...],
+    cancelled: CancelCallback | None,
+) -> NDArray[np.int32]:
+    height, width = shape
+
+    def read(rows: slice, columns: slice) -> NDArray[np.float32]:
+        return explained.stage(stride, rows, columns)
+
+    if explained.maps is None:
+        return np.zeros(shape, np.int32)
+    if height * width <= IN_BLOCKS:
+        return label_objects(read(slice(0, height), slice(0, width)), classes, config)
+    # Four heads at once would not fit beside everything else.
+    out = np.zeros(shape, np.int32)
+    label_in_blocks(read, (height, width), classes, config, out, cancelled=cancelled)
+    return out
 
 
 def with_reasons(

@@ -13,7 +13,12 @@ from torch import Tensor
 
 from napari_sa2net.config import InputConfig, PredictConfig
 from napari_sa2net.errors import Cancelled, OutOfMemoryError
-from napari_sa2net.inference.devices import fast_dtype, is_out_of_memory, resolve_device
+from napari_sa2net.inference.devices import (
+    fast_dtype,
+    give_memory_back,
+    is_out_of_memory,
+    resolve_device,
+)
 from napari_sa2net.inference.fast import optimised
 from napari_sa2net.inference.pooling import COARSE_SIDE, whole_plane
 from napari_sa2net.inference.resample import Plane, ScaledPlane
@@ -40,6 +45,9 @@ DEFAULT_TILE = {"cpu": 1024, "cuda": 2048, "mps": 1024}
 MIN_SCALE, MAX_SCALE = 1 / 8, 8.0
 #: Scales this close to 1 are 1: resampling would cost more than it brings.
 SCALE_TOLERANCE = 0.05
+
+#: From more tiles on, memory is worth the time it takes to hand it back.
+MANY_TILES = 4
 
 #: Axes flipped in turn when averaging over flips.
 FLIPS: tuple[tuple[int, ...], ...] = ((), (-2,), (-1,), (-2, -1))
@@ -254,6 +262,8 @@ class Predictor:
                     visit(tile)
                     if on_tile:
                         on_tile(done + 1, len(tiles))
+            if len(tiles) > MANY_TILES:
+                give_memory_back()
 
         self._with_smaller_tiles(run)
 
