@@ -29,7 +29,7 @@ Mask = NDArray[np.bool_]
 #: Farthest reviewed background from its object (px).
 REACH = 15
 #: Side of the blocks in which a large mask is made (px).
-_BLOCK = 1024
+_BLOCK = 512
 #: So many boxes are updated one by one; of more, the blocks of a grid that they meet.
 _FEW = 4
 _SMALL_BLOCK = 128
