@@ -47,18 +47,20 @@ class AttentionSettings(BatchSettings):
         Which plane of a stack; empty for single images.
     zarr : bool
         Maps as one OME-Zarr instead of OME-TIFF files.
+    figure : bool
     window : (y0, y1, x0, x1) or None
         Part of the image that the figure shows.
     """
 
     plane: tuple[int, ...] = ()
     zarr: bool = False
+    figure: bool = True
     window: Window | None = None
 
     def describe(self) -> dict[str, Any]:
         """As JSON; without the device, on which the result does not depend."""
-        more = {"plane": self.plane, "zarr": self.zarr, "window": self.window}
-        return {**super().describe(), **more}
+        own = ("plane", "zarr", "figure", "window")
+        return {**super().describe(), **{name: getattr(self, name) for name in own}}
 
 
 def attention(
@@ -72,6 +74,7 @@ def attention(
     plane: str | None = None,
     normalize: bool = True,
     zarr: Annotated[bool, Parameter(negative="")] = False,
+    figure: bool = True,
     window: str | None = None,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
@@ -105,6 +108,8 @@ def attention(
         Stretch the intensities as the model expects; off: they are taken as they are.
     zarr
         Write the maps as one OME-Zarr instead of OME-TIFF files.
+    figure
+        Draw the figure, which takes a second or two for each image.
     window
         Part that the figure shows, as first and last row and column in px: 0,255,100,355.
     overwrite
@@ -131,6 +136,7 @@ def attention(
         ),
         plane_numbers(plane),
         zarr,
+        figure,
         window_numbers(window),
     )
     summary = run_batch(
@@ -217,7 +223,7 @@ def _write_files(
         if stride != 1:
             path = folder / f"stage_{stride}.tif"
             write_labels(path, labels, pixel_size_um=size, metadata=record, axes="YX")
-    if 0 not in result.labels.shape:
+    if settings.figure and 0 not in result.labels.shape:
         _write_figure(folder, name, result, size, settings)
     write_atomically(folder / "objects.csv", table_csv.encode())
     # Last, as its presence says that the rest is there.

@@ -90,8 +90,10 @@ def draw(shown: Shown) -> Figure:
     size_y, size_x = shown.labels.shape
     tall = PANEL * float(np.clip(size_y / max(1, size_x), 0.4, 2.5))
     height = HEAD + len(rows) * (tall + ABOVE) + 0.06
-    # Text stays text in the SVG, so that a journal's font can be put in.
-    with rc_context({"font.size": 6, "axes.linewidth": 0.4, "axes.titlepad": 2.5}):
+    # titley: else a third of the time goes into placing titles.
+    with rc_context(
+        {"font.size": 6, "axes.linewidth": 0.4, "axes.titlepad": 2.5, "axes.titley": 1.0}
+    ):
         figure = Figure(figsize=(WIDTH, height))
         # By hand rather than by pyplot, which would keep figures and choose a window system.
         FigureCanvasAgg(figure)
@@ -160,7 +162,7 @@ def render(figure: Figure, kind: str) -> bytes:
     from matplotlib import rc_context
 
     content = BytesIO()
-    # Without these an SVG holds the time and random names.
+    # Text stays text, so that a journal's font can be put in; no time, no random names.
     metadata = {"Date": None} if kind == "svg" else {}
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "sa2net"}):
         figure.savefig(content, format=kind, dpi=DPI, metadata=metadata)
@@ -315,12 +317,12 @@ def _show_image(axes: Axes, shown: Shown) -> None:
 
 def _line_colour(shown: Shown) -> str:
     """For outlines: bright where objects are brighter than what is around them."""
-    image = np.asarray(shown.image, np.float32)
+    image = np.nan_to_num(np.asarray(shown.image, np.float32))
     gray = image if image.ndim == 2 else image[..., :3].mean(axis=2)
     inside = np.asarray(shown.labels) > 0
     if not inside.any() or inside.all():
         return ON_DARK
-    return ON_DARK if np.nanmean(gray[inside]) > np.nanmean(gray[~inside]) else ON_BRIGHT
+    return ON_DARK if gray[inside].mean() > gray[~inside].mean() else ON_BRIGHT
 
 
 def _outline(axes: Axes, labels: Labels, colour: str, width: float) -> None:

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.text import Text
+
+from napari_sa2net.cli.figure import NAMES, Shown, draw, render, round_length
+from napari_sa2net.cli.picture import outline_segments
+from napari_sa2net.data import synthetic_nuclei
+from napari_sa2net.inference.maps import place
+from napari_sa2net.inference.refinement import refinement_table
+from napari_sa2net.nn import ATTENTION_NAMES
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def shown(names=ATTENTION_NAMES, **more) -> Shown:
+    image, labels = synthetic_nuclei(shape=(48, 64), n=6, diameter=12, seed=1)
+    rng = np.random.default_rng(0)
+    maps = {}
+    for name in names:
+        stride = int(name[4:]) if name.startswith("aua_") else 4
+        values = rng.normal(size=(48 // stride, 64 // stride)).astype(np.float32)
+        maps[name] = place(name, values, (1.0, 1.0), (0, 48, 0, 64))
+    stages = {8: labels * (labels != 2), 4: labels, 2: labels, 1: labels}
+    table = refinement_table(stages, (labels > 0).astype(float))
+    given = {"name": "n", "image": image, "labels": labels, "maps": maps, "stages": stages}
+    return Shown(**{**given, "objects": table, **more})
+
+
+def texts(figure) -> list[str]:
+    return [text.get_text() for text in figure.findobj(Text)]
+
+
+def panel(figure, title):
+    (axes,) = [axes for axes in figure.axes if axes.get_title() == title]
+    return axes
+
+
+def test_every_map_is_there_with_its_stage_and_colour_bar():
+    figure = draw(shown())
+    words = texts(figure)
+    wanted = {f"ψ at {name}" for name in NAMES.values()}
+    wanted |= {f"scale gate {i}" for i in (1, 2, 3, 4)} | {
+        f"local gate {i}" for i in (1, 2, 3, 4)
+    }
+    assert wanted | {"global query (length)", "stage 1/8", "full size", "10 px"} <= set(words)
+    gate = panel(figure, "scale gate 2")
+    drawn = gate.images[0]
+    low, high = drawn.get_clim()
+    assert low == -high < 0  # white is 0
+    assert np.allclose(drawn.cmap(drawn.norm(0))[:3], 1, atol=0.05)
+    assert panel(figure, "ψ at 1/8").images[0].get_clim() == (0, 1)
+    bars = [child for child in gate.child_axes if hasattr(child, "_colorbar")]
+    assert len(bars) == 1
+
+
+def test_a_map_lies_over_the_image():
+    figure = draw(shown())
+    for title in ("ψ at 1/8", "scale gate 1", "ψ at full"):
+        left, right, bottom, top = panel(figure, title).images[0].get_extent()
+        assert (left, right, bottom, top) == (-0.5, 63.5, 47.5, -0.5)
+
+
+def test_a_window_cuts_everything_alike():
+    whole = shown()
+    figure = draw(replace(whole, window=(8, 40, 16, 48)))
+    assert "of which a part is shown" in " ".join(texts(figure))
+    axes = panel(figure, "ψ at 1/8")
+    assert axes.get_xlim() == (-0.5, 31.5)
+    assert tuple(axes.images[0].get_extent()) == (-16.5, 47.5, 39.5, -8.5)
+    assert panel(figure, "image and result").images[0].get_array().shape[:2] == (32, 32)
+
+
+def test_rows_that_a_model_has_nothing_for_are_left_out():
+    figure = draw(shown([name for name in ATTENTION_NAMES if name.startswith("aua_")]))
+    words = " ".join(texts(figure))
+    assert "ψ at 1/8" in words
+    assert "gate" not in words
+    some = shown(["aua_1", "scale_gate_1"])
+    words = " ".join(texts(draw(replace(some, stages={1: some.labels}))))
+    assert "no ψ at 1/8" in words
+    assert "no such stage" in words
+    assert "ψ" not in " ".join(texts(draw(shown([]))))
+
+
+@pytest.mark.parametrize("kind", ["none", "colour", "uint16 colour", "nan", "flat"])
+def test_odd_images(kind):
+    given = shown()
+    if kind == "none":
+        table = given.objects.iloc[:0]
+        empty = np.zeros_like(given.labels)
+        given = replace(given, labels=empty, stages={1: empty}, objects=table)
+    elif kind == "nan":
+        given = replace(given, image=np.full(given.labels.shape, np.nan))
+    elif kind == "flat":
+        given = replace(given, image=np.full(given.labels.shape, 7, np.uint8))
+    else:
+        dtype = np.uint16 if "16" in kind else np.uint8
+        given = replace(given, image=np.ones((*given.labels.shape, 3), dtype))
+    words = texts(draw(given))
+    assert "image and result" in words
+    assert any(f"{len(given.objects)} object" in word for word in words)
+
+
+def test_micrometres_and_the_same_bytes_again():
+    given = shown(["aua_1"], pixel_size_um=0.5)
+    figure = draw(given)
+    svg = render(figure, "svg")
+    # Text stays text.
+    words = [
+        "".join(e.itertext()).strip() for e in ElementTree.fromstring(svg).iter(f"{SVG}text")
+    ]
+    assert {"5 µm", "ψ at full"} <= set(words)
+    assert render(draw(given), "svg") == svg
+    assert render(figure, "png").startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("longest", "wanted"), [(64, 50), (20, 20), (19.9, 10), (0.3, 0.2), (1, 1), (5000, 5000)]
+)
+def test_scale_bars_have_round_lengths(longest, wanted):
+    assert round_length(longest) == pytest.approx(wanted)
+
+
+def test_outlines_run_between_pixels():
+    labels = np.zeros((5, 6), int)
+    labels[1:3, 1:4] = 1
+    labels[1:3, 4] = 2
+    lines = {tuple(map(tuple, line)) for line in outline_segments(labels).tolist()}
+    assert lines == {
+        ((0.5, 0.5), (4.5, 0.5)),
+        ((0.5, 2.5), (4.5, 2.5)),
+        ((0.5, 0.5), (0.5, 2.5)),
+        ((3.5, 0.5), (3.5, 2.5)),
+        ((4.5, 0.5), (4.5, 2.5)),
+    }
+    assert len(outline_segments(np.zeros((3, 3), int))) == 0
+
+
+def test_an_object_is_coloured_by_its_own_value():
+    labels = np.zeros((10, 10), int)
+    labels[1:4, 1:4], labels[6:9, 6:9] = 5, 90
+    table = pd.DataFrame({"label": [90, 5], "refinement_px": [2.0, 1.0], "contested": 0.5})
+    given = replace(shown(["aua_1"]), labels=labels, stages={1: labels}, objects=table)
+    figure = draw(replace(given, image=np.zeros((10, 10))))
+    values = panel(figure, "boundary moved (px)").images[1].get_array()
+    assert (values[2, 2], values[7, 7]) == (1, 2)
+    assert np.ma.getmaskarray(np.ma.masked_invalid(values))[0, 0]
