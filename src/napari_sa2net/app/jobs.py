@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 JobKind = Literal[
-    "warm_up", "segment", "derive", "measure", "explain", "map_channel", "inspect", "what_if"
+    "warm_up",
+    "segment",
+    "derive",
+    "measure",
+    "explain",
+    "map_channel",
+    "inspect",
+    "what_if",
+    "box",
+    "level",
 ]
 
 

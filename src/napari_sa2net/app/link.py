@@ -16,7 +16,7 @@ from napari_sa2net.errors import SettingsError
 
 Call = Callable[[], None]
 
-RUNS: tuple[JobKind, ...] = ("segment", "explain")
+RUNS: tuple[JobKind, ...] = ("segment", "explain", "box")
 """Kinds that the one progress line tells of, and that Cancel stops; one at a time."""
 
 

@@ -146,4 +146,11 @@ class SeeWhyDock(SA2NetDock):
         super().__init__(viewer, (page_named("See why"),))
 
 
-__all__ = ["SA2NetDock", "SeeWhyDock", "SegmentDock"]
+class CorrectDock(SA2NetDock):
+    """The Correct page alone."""
+
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
+        super().__init__(viewer, (page_named("Correct"),))
+
+
+__all__ = ["CorrectDock", "SA2NetDock", "SeeWhyDock", "SegmentDock"]

@@ -65,9 +65,16 @@ def _see_why(workspace: Workspace) -> PageWidget:
     return SeeWhyPage(workspace)
 
 
+def _correct(workspace: Workspace) -> PageWidget:
+    from napari_sa2net.widgets.correct_page import CorrectPage
+
+    return CorrectPage(workspace)
+
+
 PAGES: tuple[Page, ...] = (
     Page("Segment", "Find the cells in an image", _segment),
     Page("See why", "What the network looked at, and what if it had not", _see_why),
+    Page("Correct", "Repair cells, say which are right, and keep that", _correct),
 )
 
 

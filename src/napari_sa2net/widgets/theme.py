@@ -53,6 +53,14 @@ def style_sheet(theme: str) -> str:
     #sa2net QPushButton[role="link"]:hover {{ text-decoration: underline; }}
     #sa2net QPushButton[role="link"]:disabled {{ color: {_rgba(text, 0.4)}; border: 0px; }}
     #sa2net QToolButton {{ padding: 3px; border-radius: 3px; }}
+    #sa2net QToolButton[role="tool"] {{
+        background-color: {_rgba(text, 0.06)}; border: 1px solid transparent;
+        border-radius: 4px; padding: 4px 0px; }}
+    #sa2net QToolButton[role="tool"]:hover {{ background-color: {_rgba(text, 0.14)}; }}
+    #sa2net QToolButton[role="tool"]:checked {{
+        background-color: {_rgba(QColor(ACCENT), 0.45)}; border: 1px solid {ACCENT_HOVER}; }}
+    #sa2net QPushButton[role="plain"] {{ padding: 6px 4px; border-radius: 4px; }}
+    #sa2net QLabel[role="warning"] {{ color: {_warning(colors.type)}; }}
     #sa2net QToolButton[role="fold"] {{
         background: transparent; border: 0px; padding: 2px; font-weight: 600; }}
     #sa2net QToolButton[role="info"] {{
@@ -83,6 +91,10 @@ def _pt() -> int:
     from napari.settings import get_settings
 
     return int(get_settings().appearance.font_size)
+
+
+def _warning(kind: str) -> str:
+    return "#ffb454" if kind == "dark" else "#8a4b00"
 
 
 def _link(kind: str) -> str:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QObject, QTimer
 
 from napari_sa2net.app.controllers import SegmentController
+from napari_sa2net.app.correct import CorrectController
 from napari_sa2net.app.explain import ExplainController
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.session import Session
 from napari_sa2net.config import PredictConfig
 from napari_sa2net.widgets.napari_port import PLUGIN, NapariPort
+from napari_sa2net.widgets.napari_port.cells import CellLayers
 from napari_sa2net.widgets.qt_dispatch import GuiDispatcher
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ class Workspace(QObject):
         self.link = EngineLink(self.session, dispatch=self.dispatch)
         self.controller = SegmentController(self.link)
         self.explain = ExplainController(self.controller)
+        self.correct = CorrectController(self.link)
+        self.cells = CellLayers(self.port)
         port, controller, explain = self.port, self.controller, self.explain
         port.image_changed.connect(self._image_changed)
         port.pixels_changed.connect(controller.image_changed)
@@ -55,6 +59,18 @@ class Workspace(QObject):
         explain.overlay.connect(port.show_overlay)
         controller.labels_updated.connect(lambda u: port.update_labels(u.key, u.labels))
         controller.table_ready.connect(lambda u: port.update_table(u.key, u.objects))
+        self._connect_correct()
+
+    def _connect_correct(self) -> None:
+        port, cells, correct = self.port, self.cells, self.correct
+        port.pixels_changed.connect(correct.image_changed)
+        port.image_gone.connect(correct.image_changed)
+        cells.changed.connect(self.refresh_cells)
+        cells.painted.connect(correct.stroke)
+        cells.gone.connect(correct.forget_cells)
+        correct.changed.connect(cells.show)
+        correct.restored.connect(cells.show_restored)
+        correct.journal_begun.connect(cells.set_journal)
 
     @classmethod
     def of(cls, viewer: Viewer) -> Workspace:
@@ -65,6 +81,7 @@ class Workspace(QObject):
             workspace._take_preferences()
             workspace.controller.refresh_models()
             workspace.controller.set_image(workspace.port.source())
+            workspace.refresh_cells()
             workspace.controller.start()
             QTimer.singleShot(PRELOAD_MS, workspace._preload)
         workspace._users += 1
@@ -83,11 +100,17 @@ class Workspace(QObject):
                     del _workspaces[viewer]
             self.dispatch.close()
             self.controller.close()
+            self.correct.close()
+            self.cells.close()
             self.port.close()
 
     def refresh_image(self) -> None:
         """Take plane and view as they are shown now."""
         self.controller.set_image(self.port.source())
+
+    def refresh_cells(self) -> None:
+        """Take the chosen cells as they are now."""
+        self.correct.set_cells(self.cells.source())
 
     def _take_preferences(self) -> None:
         """Start with what the person set in napari's preferences for this plugin."""

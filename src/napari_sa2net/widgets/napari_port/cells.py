@@ -11,13 +11,14 @@ from psygnal import Signal
 from napari_sa2net.app.correct_restore import RestoredCells
 from napari_sa2net.app.correct_session import Change
 from napari_sa2net.app.correct_source import CellSource
+from napari_sa2net.app.preview import source_plan
 from napari_sa2net.widgets.napari_port import geometry
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.maps import is_overlay
 from napari_sa2net.widgets.napari_port.picking import bring_into_view
 from napari_sa2net.widgets.napari_port.reading import image_source, layer_axes, layer_key
 from napari_sa2net.widgets.napari_port.repaint import repaint, shown_index
-from napari_sa2net.widgets.napari_port.results import METADATA_KEY, place_grid
+from napari_sa2net.widgets.napari_port.results import METADATA_KEY, place_grid, place_labels
 
 if TYPE_CHECKING:
     from napari_sa2net.widgets.napari_port.port import NapariPort
@@ -106,9 +107,7 @@ class CellLayers:
             return None
         image, corner, extra = self._image_under(layer)
         ours = layer.metadata.get(METADATA_KEY, {})
-        model = ours.get("model", "")
-        name = model.get("name", "") if isinstance(model, dict) else str(model)
-        digest = model.get("sha256", "") if isinstance(model, dict) else ""
+        model = ours.get("model", {})
         source = None
         if image is not None:
             source = image_source(
@@ -124,8 +123,8 @@ class CellLayers:
             extra,
             str(image.source.path or "") if image is not None else "",
             self._port.result_key(layer),
-            name,
-            digest or ours.get("model_sha256", ""),
+            model.get("name", ""),
+            model.get("sha256", ""),
             ours.get(JOURNAL_KEY, ""),
         )
 
@@ -152,9 +151,22 @@ class CellLayers:
         layer = Labels(
             cells.labels,
             name=name,
-            metadata={METADATA_KEY: {JOURNAL_KEY: cells.journal}},
+            metadata={METADATA_KEY: {JOURNAL_KEY: cells.journal, "model": cells.model}},
             **arguments,
         )
+        self._viewer.add_layer(layer)
+        self._picked = layer
+        self._follow()
+
+    def add_empty(self) -> None:
+        """A new layer without a cell over the current image, chosen."""
+        image, source = self._port.current, self._port.source()
+        if image is None or source is None:
+            return
+        plan = source_plan(source)
+        labels = np.zeros(plan.label_shape, np.int32)
+        labels, arguments = place_labels(image, source, labels, (0,) * labels.ndim)
+        layer = Labels(labels, name=f"{image.name} cells", **arguments)
         self._viewer.add_layer(layer)
         self._picked = layer
         self._follow()
@@ -167,13 +179,21 @@ class CellLayers:
             layer.metadata = {**layer.metadata, METADATA_KEY: ours}
             self.changed.emit()
 
-    def go_to(self, index: tuple[int, ...], box: tuple[int, int, int, int]) -> None:
-        """Bring a box of the chosen cells into the middle of the view."""
+    def go_to(
+        self, index: tuple[int, ...], box: tuple[int, int, int, int], typical: float
+    ) -> None:
+        """Bring a cell of the chosen layer into the middle of the view.
+
+        Parameters
+        ----------
+        typical : float
+            Side of a typical cell (px); one that is hardly seen is zoomed to.
+        """
         layer = self._current
         if layer is not None:
             y0, y1, x0, x1 = box
             low, high = np.array([*index, y0, x0]), np.array([*index, y1 - 1, x1 - 1])
-            bring_into_view(self._viewer, layer, low.astype(float), high.astype(float))
+            bring_into_view(self._viewer, layer, low.astype(float), high.astype(float), typical)
 
     def close(self) -> None:
         """Leave the viewer with no callback of ours."""

@@ -109,9 +109,17 @@ def go_to(viewer: Viewer, layer: Labels, label: int) -> bool:
 
 
 def bring_into_view(
-    viewer: Viewer, layer: Labels, low: NDArray[np.floating], high: NDArray[np.floating]
+    viewer: Viewer,
+    layer: Labels,
+    low: NDArray[np.floating],
+    high: NDArray[np.floating],
+    typical: float | None = None,
 ) -> None:
-    """Show the part of a layer between two corners, in pixels; zoom in where it is small."""
+    """Show the part of a layer between two corners, in pixels; zoom in where it is small.
+
+    With the side of a typical object (px), the zoom goes by that, so that the picture does
+    not jump from one object to the next.
+    """
     begin, middle, end = (
         in_viewer_units(viewer, layer, np.array(layer.data_to_world(point)))
         for point in (low, (low + high) / 2, high)
@@ -128,5 +136,10 @@ def bring_into_view(
     camera = getattr(viewer, "scene", viewer).camera
     camera.center = (camera.center[0], *(float(middle[axis]) for axis in shown))
     size = float(np.linalg.norm((end - begin)[shown]))
-    if 0 < size * camera.zoom < SEEN:
-        camera.zoom = SEEN / size
+    if typical is None:
+        if 0 < size * camera.zoom < SEEN:
+            camera.zoom = SEEN / size
+        return
+    one = np.abs(np.asarray(layer.scale)[-2:]).mean() * typical
+    if 0 < one * camera.zoom < SEEN / 2:
+        camera.zoom = SEEN / one

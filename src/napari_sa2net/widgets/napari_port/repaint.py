@@ -67,7 +67,7 @@ def _repaint_part(layer: Labels, index: tuple[int, ...], box: Box) -> bool:
     if raw.shape != (height, width) or view.shape[:2] != (height, width):
         return False
     if not np.shares_memory(raw, layer.data):
-        raw[here] = layer.data[(*index, *here)]
+        raw[here] = layer.data[index][here]
     colors = layer._raw_to_displayed(raw, data_slice=here)
     view[here] = colors
     layer.events.labels_update(data=colors, offset=[y0, x0])

@@ -20,8 +20,13 @@ if TYPE_CHECKING:
 
 Box = tuple[int, int, int, int]
 
-REVIEWED, IGNORED = 1, 2
-COLORS = {REVIEWED: "#2ee6d6", IGNORED: "#ff9f1c"}
+REVIEWED, IGNORED, CURRENT = 1, 2, 3
+_COLORS: Any = {
+    REVIEWED: "#2ee6d6",
+    IGNORED: "#ff9f1c",
+    CURRENT: "#ffffff",
+    None: "transparent",
+}
 NAME = "reviewed"
 
 
@@ -32,28 +37,36 @@ class ReviewedLayer:
     ----------
     wanted : bool
         The outlines are to be seen.
+    current : int
+        Label of the cell under review; it has an outline of its own.
     """
 
     def __init__(self, viewer: Viewer) -> None:
         self._viewer = viewer
         self.layer: Labels | None = None
         self.wanted = True
+        self.current = 0
         self._shown: tuple[str, tuple[int, ...]] | None = None
 
-    def show(self, cells: Labels, session: EditSession, index: tuple[int, ...]) -> None:
+    def show(
+        self, cells: Labels, session: EditSession, index: tuple[int, ...], current: int = 0
+    ) -> None:
         """Show a plane; a layer is made once there is something to be seen."""
-        place = (layer_key(cells), index)
-        if self._shown == place and self.layer in self._viewer.layers:
+        former, self.current = self.current, current
+        if self._shown == (layer_key(cells), index) and self.layer is not None:
+            plane = session.corrections.plane(index)
+            changed = {former, current} if former != current else set()
+            boxes = [plane.box(label) for label in changed if label in plane]
+            self.update(cells, session, index, boxes)
             return
         said = session.corrections.marked(index) or session.corrections.regions_of(index)
-        if not self.wanted or not said:
-            self.hide()
+        self.hide()
+        if not self.wanted or not (said or current):
             return
         mask = np.zeros(session.corrections.shape, np.uint8)
-        _fill(mask, session, index, (0, mask.shape[0], 0, mask.shape[1]))
-        self.hide()
+        self._fill(mask, session, index, (0, mask.shape[0], 0, mask.shape[1]))
         self.layer = _layer(cells, index, mask)
-        self._shown = place
+        self._shown = (layer_key(cells), index)
         with keep_selection(self._viewer):
             self._viewer.add_layer(self.layer)
 
@@ -62,7 +75,7 @@ class ReviewedLayer:
     ) -> None:
         """Draw boxes of the shown plane anew."""
         if self.layer is None or self._shown != (layer_key(cells), index):
-            self.show(cells, session, index)
+            self.show(cells, session, index, self.current)
             return
         if self.layer not in self._viewer.layers:
             # a person has deleted it: they do not want to see it
@@ -70,7 +83,7 @@ class ReviewedLayer:
             return
         mask = np.asarray(self.layer.data).reshape(session.corrections.shape)
         for box in boxes:
-            _fill(mask, session, index, box)
+            self._fill(mask, session, index, box)
             repaint(self._viewer, self.layer, (0,) * (self.layer.ndim - 2), box)
 
     def hide(self) -> None:
@@ -80,16 +93,21 @@ class ReviewedLayer:
             with keep_selection(self._viewer):
                 self._viewer.layers.remove(layer)
 
-
-def _fill(
-    mask: NDArray[np.uint8], session: EditSession, index: tuple[int, ...], box: Box
-) -> None:
-    y0, y1, x0, x1 = box
-    part = mask[y0:y1, x0:x1]
-    part[...] = session.mask.plane(index)[y0:y1, x0:x1]
-    for region in session.corrections.regions_of(index):
-        if region.kind == "ignore":
-            part[region.mask(box)] = IGNORED
+    def _fill(
+        self,
+        mask: NDArray[np.uint8],
+        session: EditSession,
+        index: tuple[int, ...],
+        box: Box,
+    ) -> None:
+        y0, y1, x0, x1 = box
+        part = mask[y0:y1, x0:x1]
+        part[...] = session.mask.plane(index)[y0:y1, x0:x1]
+        for region in session.corrections.regions_of(index):
+            if region.kind == "ignore":
+                part[region.mask(box)] = IGNORED
+        if self.current:
+            part[session.labels[index][y0:y1, x0:x1] == self.current] = CURRENT
 
 
 def _layer(cells: Labels, index: tuple[int, ...], mask: NDArray[np.uint8]) -> Labels:
@@ -104,7 +122,7 @@ def _layer(cells: Labels, index: tuple[int, ...], mask: NDArray[np.uint8]) -> La
         affine=cells.affine,
         units=cells.units,
         opacity=1,
-        colormap=DirectLabelColormap(color_dict={**COLORS, None: "transparent"}),
+        colormap=DirectLabelColormap(color_dict=_COLORS),
         metadata={METADATA_KEY: {SLOT_KEY: "reviewed"}},
     )
     layer.contour = 1

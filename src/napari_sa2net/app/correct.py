@@ -1,0 +1,386 @@
+"""What the Correct page does, without a page: intents in, steps done, journalled and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from psygnal import Signal
+
+from napari_sa2net import edits
+from napari_sa2net.app.correct_engine import BoxRequest, CorrectEngine, Foreground
+from napari_sa2net.app.correct_files import CorrectFiles
+from napari_sa2net.app.correct_keeping import CorrectKeeping
+from napari_sa2net.app.correct_restore import RestoredCells, resumed_session
+from napari_sa2net.app.correct_review import CorrectReview
+from napari_sa2net.app.correct_session import BeginJournal, Change, EditSession
+from napari_sa2net.app.correct_source import CellSource, Index
+from napari_sa2net.app.correct_state import CorrectState, Review, Said
+from napari_sa2net.app.link import EngineLink
+from napari_sa2net.config import InstanceConfig
+from napari_sa2net.data.journal import Journal
+from napari_sa2net.edits import Corrections, Step
+from napari_sa2net.errors import EditConflictError, EditError, SA2NetError
+
+MakeStep = Callable[[Corrections, Index], Step]
+
+
+class CorrectController:
+    """Runs the Correct page of one viewer.
+
+    All methods return at once and belong to the link's thread. What the page shows is
+    ``state``. Files are written by a thread of its own.
+
+    Parameters
+    ----------
+    link
+        Session, dispatch and lock; errors of files go to its ``fail``.
+
+    Attributes
+    ----------
+    state : CorrectState
+    changed
+        Key of the layer and `Change`: draw these pixels anew.
+    look_at
+        Bring a cell of the shown plane into view: label.
+    restored
+        `RestoredCells`: show them as a new layer.
+    journal_begun
+        Key of the layer and id of the journal of its corrections.
+    """
+
+    changed = Signal(str, Change)
+    look_at = Signal(int)
+    restored = Signal(RestoredCells)
+    journal_begun = Signal(str, str)
+
+    def __init__(self, link: EngineLink) -> None:
+        self.link = link
+        self.state = CorrectState()
+        self.lock = link.lock
+        self._sessions: dict[str, EditSession] = {}
+        self._sources: dict[str, CellSource] = {}
+        self._offered = ""
+        self._files = CorrectFiles(link, self._show_safety)
+        self._engine = CorrectEngine(link, self._foreground_ready, self._box_ready)
+        self.review = CorrectReview(self)
+        self.keeping = CorrectKeeping(self, self._files)
+
+    # --- what is corrected -------------------------------------------------------------
+
+    @property
+    def session(self) -> EditSession | None:
+        """Corrections of the chosen cells, if they have begun."""
+        cells = self.state.cells
+        return self._sessions.get(cells.key) if cells is not None else None
+
+    def set_cells(self, source: CellSource | None) -> None:
+        """Choose the cells, or tell that their place, plane or image changed."""
+        with self.lock:
+            former = self.state.cells
+            self.state.cells = source
+            image = source.image if source is not None else self.link.session.image
+            if image is None or image.key != self._offered:
+                self._offered = image.key if image is not None else ""
+                self.keeping.look_for_offers(image)
+            if source is not None:
+                self._sources[source.key] = source
+                known = self._sessions.get(source.key)
+                if known is not None and known.labels is not source.labels:
+                    self.forget_cells(source.key)
+                    self.state.cells = source
+            at = (source.key, source.plane) if source is not None else None
+            if former is None or (former.key, former.plane) != at:
+                self.state.said = Said()
+                self.state.review = Review()
+            self.show()
+
+    def session_of(self, key: str) -> EditSession | None:
+        """Corrections of the cells with that key, if they have begun."""
+        return self._sessions.get(key)
+
+    def open(self) -> EditSession | None:
+        """Begin with the chosen cells, or go on; None where there are none."""
+        with self.lock:
+            source = self.state.cells
+            if source is None:
+                return None
+            session = self._sessions.get(source.key)
+            if session is None:
+                session = self.keeping.take(source.journal)
+                if session is None or session.labels is not source.labels:
+                    session = self._begin(source)
+                if session is None:
+                    return None
+                self._sessions[source.key] = session
+                if session.journal is not None:
+                    self._files.listen(session.journal)
+            session.show_plane(source.plane)
+            if session.foreground is None:
+                self._engine.ask_foreground(source)
+            return session
+
+    def forget_cells(self, key: str) -> None:
+        """The layer is gone or has other labels: what was not kept can be restored."""
+        with self.lock:
+            session = self._sessions.pop(key, None)
+            self._sources.pop(key, None)
+            self.keeping.forget(key)
+            image = self.state.cells.image if self.state.cells is not None else None
+            if self.state.cells is not None and self.state.cells.key == key:
+                self.state.cells = None
+            if session is not None:
+                self.keeping.report(session.close())
+                self.keeping.look_for_offers(image or self.link.session.image)
+            self.show()
+
+    def close(self) -> None:
+        """Let all journals go, their steps on disk."""
+        with self.lock:
+            for session in self._sessions.values():
+                session.close()
+            self._sessions.clear()
+            self.keeping.close()
+        self._files.close()
+
+    # --- corrections -------------------------------------------------------------------
+
+    def do(self, make: MakeStep, key: str | None = None) -> bool:
+        """Make a step on the shown plane and carry it out; False where it could not be.
+
+        ``state.said`` tells what was done, or why not.
+        """
+        with self.lock:
+            session, source = self.open(), self.state.cells
+            if session is None or source is None:
+                return False
+            return self._change(
+                source.key, lambda: session.do(make(session.corrections, source.plane))
+            )
+
+    def split(self, line: Any) -> bool:
+        """Split the cells that a drawn line crosses."""
+        return self.do(lambda c, i: edits.split(c, line, i))
+
+    def merge(self, stroke: Any) -> bool:
+        """Make one cell of all that a stroke touches."""
+        return self.do(lambda c, i: edits.merge(c, stroke, i))
+
+    def delete(self, point: Any = None, lasso: Any = None) -> bool:
+        """Delete the cell under a point, or those in a lasso."""
+        return self.do(lambda c, i: edits.delete(c, None, i, point=point, lasso=lasso))
+
+    def fill(self, point: Any = None, lasso: Any = None) -> bool:
+        """Fill the holes of the cell under a point, or of those in a lasso."""
+        return self.do(lambda c, i: edits.fill_holes(c, _chosen(c, i, point, lasso), i))
+
+    def smooth(self, point: Any = None, lasso: Any = None) -> bool:
+        """Smooth the outline of the cell under a point, or of those in a lasso."""
+        return self.do(lambda c, i: edits.smooth(c, _chosen(c, i, point, lasso), i))
+
+    def redraw(self, outline: Any) -> bool:
+        """Draw a cell anew: the one in the middle of the outline, or a new one."""
+        return self.do(lambda c, i: edits.redraw(c, outline, i, _inside(c, i, outline)))
+
+    def mark(self, kind: str, polygon: Any) -> bool:
+        """Mark a region as "ignore" or "reviewed"."""
+        return self.do(lambda c, i: edits.mark_region(c, kind, i, polygon=polygon))  # type: ignore[arg-type]
+
+    def unmark(self, point: Any) -> bool:
+        """Remove the marked region under a point."""
+        return self.do(_unmarked(point))
+
+    def fit(self, point: Any = None, lasso: Any = None) -> bool:
+        """Grow or shrink cells to the edge that the model saw."""
+        return self.do(lambda c, i: self._fitted(c, i, _chosen(c, i, point, lasso)))
+
+    def segment_box(
+        self, outline: Any, instances: InstanceConfig, diameter: float | None = None
+    ) -> None:
+        """Segment a box again with other settings; what is reviewed in it stays."""
+        with self.lock:
+            source = self.state.cells
+            if self.open() is None or source is None:
+                return
+            try:
+                self._engine.segment_box(source, outline, instances, diameter)
+            except EditError as error:
+                self.say(str(error), ok=False)
+
+    def accept(self, label: int) -> bool:
+        """Say that a cell is right as it is."""
+        return self.do(lambda c, i: edits.accept(c, [label], i))
+
+    def accept_view(self) -> bool:
+        """Say that all cells that are seen are right, of the shown plane."""
+        source = self.state.cells
+        image = source.image if source is not None else None
+        view = image.view if image is not None else None
+        if source is None or view is None or source.corner is None:
+            self.say("The view shows no cell: move the camera over the image.", ok=False)
+            return False
+        y, x = source.corner[-2:]
+        box = (view[0] - y, view[1] - y, view[2] - x, view[3] - x)
+        return self.do(lambda c, i: edits.accept_in_view(c, box, i))
+
+    def stroke(self, key: str, atoms: Any) -> bool:
+        """Take in a stroke of napari's brush, eraser, bucket or polygon."""
+        with self.lock:
+            cells = self.state.cells
+            session = self._sessions.get(key)
+            if session is None and cells is not None and cells.key == key:
+                session = self.open()
+            if session is None:
+                return False
+            strokes = session
+            return self._change(key, lambda: strokes.stroke(atoms), quiet=True)
+
+    def undo(self) -> bool:
+        """Take the newest correction back, whatever made it."""
+        with self.lock:
+            session, source = self.open(), self.state.cells
+            if session is None or source is None:
+                return False
+            return self._change(source.key, session.undo, taken_back=True)
+
+    def redo(self) -> bool:
+        """Do again what was taken back last."""
+        with self.lock:
+            session, source = self.open(), self.state.cells
+            if session is None or source is None:
+                return False
+            return self._change(source.key, session.redo)
+
+    # --- inside ------------------------------------------------------------------------
+
+    def _begin(self, source: CellSource) -> EditSession | None:
+        begin = self._journal_maker(source.key)
+        session = resumed_session(source, begin) if source.journal else None
+        try:
+            return session or EditSession(source.labels, begin)
+        except SA2NetError as error:
+            self.say(str(error), ok=False)
+            return None
+
+    def _change(
+        self,
+        key: str,
+        act: Callable[[], Change],
+        quiet: bool = False,
+        taken_back: bool = False,
+    ) -> bool:
+        try:
+            change = act()
+        except EditConflictError as error:
+            self.say(f"{error} What you did before can be restored below.", ok=False)
+            source = self.state.cells
+            self.forget_cells(key)
+            self.set_cells(source)
+            return False
+        except EditError as error:
+            if not quiet:
+                self.say(str(error), ok=False)
+            return False
+        words = change.step.words
+        back = "Taken back: " + words
+        self.say(back if taken_back else words[:1].upper() + words[1:])
+        self.changed.emit(key, change)
+        self.show()
+        return True
+
+    def show(self) -> None:
+        """The state as the session is."""
+        session, state = self.session, self.state
+        history = session.history if session is not None else None
+        state.undo = history.undo_words if history is not None else ""
+        state.redo = history.redo_words if history is not None else ""
+        state.unsaved = session.tally.unsaved if session is not None else 0
+        self._show_safety()
+        self.review.show()
+
+    def _show_safety(self) -> None:
+        session = self.session
+        error = None
+        if session is not None:
+            error = session.journal_error
+            if error is None and session.journal is not None:
+                error = session.journal.error
+        self.state.journal_problem = str(error) if error is not None else ""
+        self.state.safe = session.is_safe if session is not None else True
+
+    def say(self, words: str, ok: bool = True) -> None:
+        """One line for the page on what was done, or why not."""
+        self.state.said = Said(words, ok)
+
+    # --- what the engine says ----------------------------------------------------------
+
+    def _fitted(self, corrections: Corrections, index: Index, labels: list[int]) -> Step:
+        session = self.session
+        known = session.foreground if session is not None else None
+        if known is None:
+            raise EditError(
+                "The model's probability of these cells is not at hand. Segment the image "
+                "again, or draw the outline anew."
+            )
+        return edits.fit_to_edge(corrections, labels, known.plane(index), index, known.edge)
+
+    def _foreground_ready(self, key: str, foreground: Foreground) -> None:
+        session = self._sessions.get(key)
+        if session is not None and foreground.shape == session.labels.shape:
+            session.foreground = foreground
+            session.forget_queues()
+            self.review.show(scored=False)
+
+    def _box_ready(self, request: BoxRequest, labels: NDArray[np.int32]) -> None:
+        session = self._sessions.get(request.cells)
+        if session is not None:
+            self._change(
+                request.cells,
+                lambda: session.do(
+                    edits.replace_box(session.corrections, request.box, labels, request.index)
+                ),
+            )
+
+    # --- files -------------------------------------------------------------------------
+
+    def image_changed(self, key: str) -> None:
+        """The pixels of an image changed, or its layer is gone."""
+        self._files.image_changed(key)
+
+    def _journal_maker(self, key: str) -> BeginJournal:
+        def begin(arrays: Mapping[str, Any]) -> Journal:
+            journal = self._files.begin_journal(self._sources[key], arrays)
+            self.journal_begun.emit(key, journal.id)
+            return journal
+
+        return begin
+
+
+def _chosen(corrections: Corrections, index: Index, point: Any, lasso: Any) -> list[int]:
+    """Cells under a point or in a lasso."""
+    if lasso is not None:
+        found = edits.labels_in(corrections, lasso, index)
+    else:
+        found = [edits.label_at(corrections, point, index)]
+    found = [label for label in found if label]
+    if not found:
+        raise EditError("There is no cell there: click on one.")
+    return found
+
+
+def _inside(corrections: Corrections, index: Index, outline: Any) -> int | None:
+    """The cell that an outline is about: the one whose centre lies in it, if just one does."""
+    found = edits.labels_in(corrections, outline, index)
+    return found[0] if len(found) == 1 else None
+
+
+def _unmarked(point: Any) -> MakeStep:
+    def make(corrections: Corrections, index: Index) -> Step:
+        region = edits.region_at(corrections, point, index)
+        if region is None:
+            raise EditError("There is no marked region there: draw around one.")
+        return edits.remove_region(corrections, region.id)
+
+    return make

@@ -1,0 +1,318 @@
+"""Corrections of one array of labels as they are made: history, review, journal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_sa2net.app.correct_engine import Foreground
+from napari_sa2net.data.journal import Journal
+from napari_sa2net.edits import (
+    Corrections,
+    History,
+    Marks,
+    Patch,
+    ReviewedMask,
+    ReviewQueue,
+    Step,
+    stroke,
+)
+from napari_sa2net.edits.patch import Index
+from napari_sa2net.edits.shapes import Box
+from napari_sa2net.edits.step import STATUS
+from napari_sa2net.errors import SA2NetError, StepFormatError
+
+Move = Literal["do", "undo", "redo", "state"]
+BeginJournal = Callable[[Mapping[str, Any]], Journal]
+
+#: planes whose queue and reviewed pixels are held
+MAX_PLANES = 4
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is to be drawn anew.
+
+    Attributes
+    ----------
+    step
+        What was done, or taken back.
+    labels
+        Changed pixels of each plane.
+    reviewed
+        Where reviewed pixels may have changed.
+    by_napari
+        The pixels are drawn already.
+    """
+
+    step: Step
+    labels: dict[Index, Box]
+    reviewed: dict[Index, list[Box]]
+    by_napari: bool = False
+
+
+@dataclass
+class Tally:
+    """How far the corrections are from what was kept.
+
+    Attributes
+    ----------
+    depth
+        Steps that are done.
+    low
+        Lowest depth since the last Keep, which was at ``kept``.
+    """
+
+    depth: int = 0
+    low: int = 0
+    kept: int = 0
+
+    def move(self, how: Move) -> None:
+        """Follow a step."""
+        self.depth += -1 if how == "undo" else 1 if how in ("do", "redo") else 0
+        self.low = min(self.low, self.depth)
+
+    @property
+    def unsaved(self) -> int:
+        """Steps to what was kept: those taken back from it and those done after."""
+        return (self.kept - self.low) + (self.depth - self.low)
+
+    def keep(self, depth: int) -> None:
+        """All up to a depth was kept; more may have been done since."""
+        self.kept = depth
+        self.low = min(depth, self.depth)
+
+
+class EditSession:
+    """Carries out corrections of one array, journals them, and knows what is reviewed.
+
+    Parameters
+    ----------
+    labels : integer array (\\*stack, H, W)
+        Corrected in place.
+    begin_journal : callable
+        Makes a journal from the arrays before the first step, which it may hold as they are;
+        see `Journal.create`.
+
+    Attributes
+    ----------
+    journal : Journal or None
+        None before the first step, or where none can be written (``journal_error``).
+    tally : Tally
+    dirty : set of index
+        Planes that changed since the last Keep.
+    foreground : Foreground or None
+        What the model saw, where the engine has told.
+    """
+
+    def __init__(self, labels: NDArray[Any], begin_journal: BeginJournal) -> None:
+        self.labels = labels
+        self.corrections = Corrections(labels)
+        self.history = History(self.corrections)
+        self.mask = ReviewedMask(self.corrections)
+        self.journal: Journal | None = None
+        self.journal_error: SA2NetError | None = None
+        self.tally = Tally()
+        self.dirty: set[Index] = set()
+        self.foreground: Foreground | None = None
+        self._begin_journal = begin_journal
+        self._queues: dict[Index, ReviewQueue] = {}
+        self._shown: list[Index] = []
+
+    # --- steps -----------------------------------------------------------------------
+
+    def do(self, step: Step) -> Change:
+        """Carry out a step; EditConflictError where it does not fit."""
+        before = self._before()
+        self.history.do(step)
+        return self._done("do", step, before)
+
+    def stroke(self, atoms: Any) -> Change:
+        """Take in a stroke that napari has painted already.
+
+        Raises
+        ------
+        EditError
+            If it changed nothing, or is none.
+        """
+        step = stroke(self.corrections, atoms)
+        return self.record(step)
+
+    def record(self, step: Step) -> Change:
+        """Take in a step whose pixels are in the array already."""
+        before = self._before()
+        self.history.record(step)
+        if before is not None:
+            for patch in step.patches:
+                _write(before, patch.inverse())
+        return self._done("do", step, before, by_napari=True)
+
+    def undo(self) -> Change:
+        """Take the newest step back."""
+        return self._done("undo", self.history.undo(), None)
+
+    def redo(self) -> Change:
+        """Do again what was taken back last."""
+        return self._done("redo", self.history.redo(), None)
+
+    @property
+    def is_safe(self) -> bool:
+        """Every step is on disk."""
+        journal = self.journal
+        if journal is None:
+            return self.tally.unsaved == 0
+        return journal.error is None and journal.durable >= journal.number
+
+    # --- planes ----------------------------------------------------------------------
+
+    def show_plane(self, index: Index) -> None:
+        """A plane is shown; queues and masks of the few last ones are held."""
+        if index in self._shown:
+            self._shown.remove(index)
+        self._shown.append(index)
+        for old in self._shown[:-MAX_PLANES]:
+            self._queues.pop(old, None)
+            self.mask.forget(old)
+        del self._shown[:-MAX_PLANES]
+
+    def queue(self, index: Index) -> ReviewQueue:
+        """Objects of a plane in the order of doubt."""
+        queue = self._queues.get(index)
+        if queue is None:
+            seen = self.foreground.plane(index) if self.foreground is not None else None
+            queue = self._queues[index] = ReviewQueue(self.corrections, index, seen)
+        return queue
+
+    def forget_queues(self) -> None:
+        """More is known: order the cells anew."""
+        self._queues.clear()
+
+    def reviewed_planes(self) -> list[Index]:
+        """Planes of which a person has said anything."""
+        stack = self.labels.shape[:-2]
+        return [
+            index
+            for index in np.ndindex(*stack)
+            if self.corrections.marked(index) or self.corrections.regions_of(index)
+        ]
+
+    def close(self) -> SA2NetError | None:
+        """Let the journal go, its steps on disk; what went wrong with that."""
+        if self.journal is None:
+            return None
+        try:
+            if self.tally.unsaved == 0:
+                self.journal.mark_committed()
+            self.journal.close()
+        except SA2NetError as error:
+            return error
+        return None
+
+    # --- inside ----------------------------------------------------------------------
+
+    def _before(self) -> NDArray[Any] | None:
+        """The labels before the first step."""
+        return None if self.journal is not None else np.array(self.labels)
+
+    def _done(
+        self, how: Move, step: Step, before: NDArray[Any] | None, by_napari: bool = False
+    ) -> Change:
+        self.tally.move(how)
+        self._journal(how, step, before)
+        for queue in self._queues.values():
+            queue.update(step)
+        reviewed = self.mask.update(step)
+        self.dirty |= planes_of(step)
+        return Change(step, step.boxes, reviewed, by_napari)
+
+    def _journal(self, how: Move, step: Step, before: NDArray[Any] | None) -> None:
+        payload = step.to_bytes() if how == "do" else b""
+        try:
+            if self.journal is None:
+                fresh = before is not None and self.tally.depth == 1 and how == "do"
+                labels = before if fresh else np.array(self.labels)
+                self.journal = self._begin_journal({"labels": labels})
+                if not fresh:
+                    # what was done before there was a journal is in these labels
+                    state = state_step(self.corrections)
+                    self.journal.append(state.to_bytes(), {"move": "state"})
+                    self.journal_error = None
+                    return
+            self.journal.append(payload, {"move": how})
+            self.journal_error = None
+        except SA2NetError as error:
+            self.journal_error = error
+
+
+def planes_of(step: Step) -> set[Index]:
+    """Planes that a step changes in any way."""
+    planes = {patch.index for patch in step.patches} | {marks.index for marks in step.marks}
+    return planes | {region.index for region in (*step.added, *step.removed)}
+
+
+def state_step(corrections: Corrections) -> Step:
+    """What was said of objects and areas, as one step that changes no pixel."""
+    marks = []
+    codes = {words: code for code, words in enumerate(STATUS)}
+    for index in np.ndindex(*corrections.labels.shape[:-2]):
+        said = corrections.marked(index)
+        if said:
+            labels = np.array(list(said), np.int64)
+            after = np.array([codes[words] for words in said.values()], np.int64)
+            marks.append(Marks(index, labels, np.zeros_like(labels), after))
+    regions = tuple(corrections.regions.values())
+    return Step("accept", "what was reviewed before", marks=tuple(marks), added=regions)
+
+
+def replay(session: EditSession, journal: Journal, steps: list[Any], committed: int) -> None:
+    """Do the steps of a journal again; the session goes on writing it.
+
+    Raises
+    ------
+    SA2NetError
+        If a step is damaged or does not fit.
+    """
+    for entry in steps:
+        move = entry.header.get("move", "do")
+        if move == "undo":
+            step = session.history.undo()
+        elif move == "redo":
+            step = session.history.redo()
+        elif move in ("do", "state"):
+            step = Step.from_bytes(entry.payload)
+            if move == "do":
+                session.history.do(step)
+            else:
+                session.corrections.apply(step)
+        else:
+            raise StepFormatError(
+                f"A journal has an unknown entry {move!r}: update to read it."
+            )
+        session.tally.move(move)
+        if entry.number <= committed:
+            session.tally.keep(session.tally.depth)
+        session.dirty |= planes_of(step)
+    session.journal = journal
+
+
+def difference(session: EditSession, labels: NDArray[Any]) -> Step | None:
+    """The step from a session's labels to others of the same shape; None where equal."""
+    patches = []
+    for index in np.ndindex(*labels.shape[:-2]):
+        patch = Patch.between(index, (0, 0), session.labels[index], labels[index])
+        if patch:
+            patches.append(patch)
+    if not patches:
+        return None
+    from napari_sa2net.edits.build import pixel_step
+
+    return pixel_step(session.corrections, "paint", "changes made elsewhere", patches)
+
+
+def _write(labels: NDArray[Any], patch: Patch) -> None:
+    rows, cols = patch.pixels()
+    labels[patch.index][rows, cols] = np.repeat(patch.new, patch.lengths)

@@ -1,0 +1,75 @@
+"""Cells that are corrected, and how they lie on their image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from napari_sa2net.app.session import ImageSource
+
+Index = tuple[int, ...]
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class CellSource:
+    """Labels as a layer offers them; a new object whenever anything of it changes.
+
+    Attributes
+    ----------
+    key
+        Identifies the layer for as long as it lives.
+    labels
+        The layer's own array, integers (\\*stack, H, W); corrected in place.
+    plane
+        Plane that is shown, one number for each stack axis of ``labels``.
+    image
+        The image under the cells; None where there is none.
+    corner
+        Place of the first label in the image without channels (stack axes, then y and x);
+        None where the pixels of the two do not lie on each other.
+    extra
+        Stack axes of ``labels`` that the image does not have; they have length 1.
+    path
+        File of the image, where there is one.
+    result_key
+        Of the segmentation that made the cells, for as long as the page shows it.
+    model, model_sha256
+        What made the cells, as far as the layer says.
+    journal
+        Id of the journal of their corrections, where there is one.
+    """
+
+    key: str
+    name: str
+    labels: NDArray[Any]
+    plane: Index = ()
+    image: ImageSource | None = None
+    corner: Index | None = None
+    extra: tuple[int, ...] = ()
+    path: str = ""
+    result_key: str = ""
+    model: str = ""
+    model_sha256: str = ""
+    journal: str = ""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of a plane (px)."""
+        return int(self.labels.shape[-2]), int(self.labels.shape[-1])
+
+    def image_index(self, index: Index) -> Index:
+        """Stack index in the image of a plane of the labels."""
+        assert self.corner is not None
+        own = [i for axis, i in enumerate(index) if axis not in self.extra]
+        return tuple(i + first for i, first in zip(own, self.corner[:-2], strict=True))
+
+    def image_box(self, box: Box | None = None) -> Box:
+        """A box of the labels (unsaid: all of them) in pixels of the image."""
+        assert self.corner is not None
+        y0, y1, x0, x1 = box or (0, self.shape[0], 0, self.shape[1])
+        y, x = self.corner[-2:]
+        return y0 + y, y1 + y, x0 + x, x1 + x

@@ -1,0 +1,133 @@
+"""What is not kept yet, what would be kept, and where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_sa2net.app.correct_keep import WhatToKeep
+from napari_sa2net.widgets.common import Form, link_button, muted
+
+GROUP_TIP = (
+    "Slide, patient or dish, if you know it: images of one group are never used both to learn "
+    "and to judge what was learned"
+)
+
+
+class KeepSection(QWidget):
+    """One big button and what it would do.
+
+    Signals
+    -------
+    keepWanted
+    folderChosen : Path
+    groupChanged : str
+    """
+
+    keepWanted = Signal()
+    folderChosen = Signal(object)
+    groupChanged = Signal(str)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._folder = Path()
+        self.title = QLabel()
+        self.title.setProperty("role", "summary")
+        self.title.setWordWrap(True)
+        self.safe = muted()
+        self.folder = QLabel()
+        self.folder.setProperty("role", "muted")
+        self.change = link_button("change…", "Choose another folder, or start a new one")
+        where = QWidget()
+        row = QHBoxLayout(where)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.folder, 1)
+        row.addWidget(self.change)
+        self.group = QLineEdit()
+        self.group.setPlaceholderText("optional")
+        form = Form()
+        form.add("Keep in", where, "The folder of your training set")
+        form.add("Group", self.group, GROUP_TIP)
+        self.what = muted()
+        self.button = QPushButton("Keep these corrections")
+        self.button.setProperty("role", "primary")
+        self.kept = muted()
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(6)
+        parts: list[QWidget] = [self.title, self.safe, form, self.what, self.button, self.kept]
+        for part in parts:
+            layout.addWidget(part)
+        self.button.clicked.connect(self.keepWanted)
+        self.change.clicked.connect(self._choose)
+        self.group.editingFinished.connect(lambda: self.groupChanged.emit(self.group.text()))
+        self.set_keeping(False, WhatToKeep())
+        self.set_unsaved(0, True, "")
+        self.set_kept("")
+
+    def set_unsaved(self, n: int, safe: bool, problem: str) -> None:
+        """How many corrections are not kept, and whether a crash would lose any."""
+        words = f"{n} correction{'' if n == 1 else 's'} not kept yet"
+        self.title.setText(words if n else "Keep what you corrected")
+        if problem:
+            text = f"Not safe from a crash: {problem}"
+        elif not n:
+            text = ""
+        else:
+            text = "Safe: a crash would lose none." if safe else "Being written to the journal…"
+        self.safe.setText(text)
+        self.safe.setVisible(bool(text))
+
+    def set_keeping(self, keeping: bool, what: WhatToKeep) -> None:
+        """What Keep would do, or that it is being done."""
+        can = not what.problem and what.n_planes > 0
+        self.button.setEnabled(can and not keeping)
+        self.button.setText("Keeping…" if keeping else "Keep these corrections")
+        self.button.setToolTip(
+            "Add image, cells and what is reviewed to your training set (K)"
+            if can
+            else what.problem
+        )
+        if what.problem:
+            self.what.setText(what.problem)
+        else:
+            cells = f"{what.n_cells} reviewed cell{'' if what.n_cells == 1 else 's'}"
+            planes = f" on {what.n_planes} planes" if what.n_planes > 1 else ""
+            self.what.setText(
+                f"Keeps the image with {cells}{planes} and the background around them. What "
+                "nobody looked at is kept, but never learned from."
+            )
+
+    def set_kept(self, words: str) -> None:
+        """What the last Keep did."""
+        self.kept.setText(words)
+        self.kept.setVisible(bool(words))
+
+    def set_folder(self, folder: Path) -> None:
+        """Show where to keep."""
+        self._folder = folder
+        self.folder.setText(folder.name)
+        self.folder.setToolTip(str(folder))
+
+    def set_group(self, group: str) -> None:
+        """Show the group; says nothing."""
+        if group != self.group.text():
+            self.group.setText(group)
+
+    def _choose(self) -> None:
+        start = self._folder if self._folder.is_dir() else self._folder.parent
+        chosen = QFileDialog.getExistingDirectory(
+            self, "Folder of the training set", str(start)
+        )
+        if chosen:
+            self.folderChosen.emit(Path(chosen))

@@ -1,0 +1,191 @@
+"""Takes up and lays down the tools of the Correct page, and does what is drawn with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from napari.layers import Labels
+from qtpy.QtCore import QObject, QTimer
+from qtpy.QtWidgets import QWidget
+
+from napari_sa2net.app.correct import CorrectController
+from napari_sa2net.widgets.correct.side_parts import BoxSettings
+from napari_sa2net.widgets.correct.tool_strip import ToolStrip
+from napari_sa2net.widgets.correct.tools import TOOLS, Tool, tool_named
+from napari_sa2net.widgets.napari_port import NapariPort
+from napari_sa2net.widgets.napari_port.connections import Connections
+from napari_sa2net.widgets.napari_port.drawing import Drawing
+from napari_sa2net.widgets.napari_port.picking import CellPicker
+
+#: what the controller does with a click or a lasso of a tool
+_ACTS = {"delete": "delete", "fill": "fill", "smooth": "smooth", "edge": "fit"}
+_MARKS = ("ignore", "reviewed")
+
+
+class ToolBench(QObject):
+    """The strip of tools at work on one layer.
+
+    Without a tool, a click on a cell chooses it for review. napari's brush and eraser are
+    tools like the others; their buttons follow the layer.
+
+    Parameters
+    ----------
+    port, controller
+        Viewer, and what does the corrections.
+    begin : callable
+        Corrections of the layer are about to begin.
+    page : QWidget
+        While it is not seen, clicks are not ours.
+
+    Attributes
+    ----------
+    tool : Tool or None
+        Taken up now.
+    """
+
+    def __init__(
+        self,
+        port: NapariPort,
+        controller: CorrectController,
+        begin: Callable[[], Any],
+        page: QWidget,
+    ) -> None:
+        super().__init__(page)
+        self.strip = ToolStrip()
+        self.box = BoxSettings()
+        self.tool: Tool | None = None
+        self._page = page
+        self._viewer = port.viewer
+        self._controller = controller
+        self._begin = begin
+        self._layer: Labels | None = None
+        self._drawing: Drawing | None = None
+        self._connections = Connections()
+        self.picker = CellPicker(port.viewer, lambda: self._layer, controller.review.choose)
+        self.strip.toolChosen.connect(self.choose)
+        self.strip.undoWanted.connect(controller.undo)
+        self.strip.redoWanted.connect(controller.redo)
+        self._show()
+
+    @property
+    def layer(self) -> Labels | None:
+        """What is corrected."""
+        return self._layer
+
+    @property
+    def drawing(self) -> Drawing | None:
+        """The mouse at work for a tool."""
+        return self._drawing
+
+    def set_layer(self, layer: Labels | None) -> None:
+        """Work on a layer; a tool that is taken up is laid down."""
+        if layer is not self._layer:
+            self.lay_down()
+            self._connections.disconnect()
+            self._layer = layer
+            if layer is not None:
+                self._connections.connect(layer.events.mode, self.follow)
+                active = self._viewer.layers.selection.events.active
+                self._connections.connect(active, self.follow)
+        self.follow()
+
+    def toggle(self, name: str) -> None:
+        """Take up a tool, or lay it down."""
+        self.choose("" if self.tool is not None and self.tool.name == name else name)
+
+    def choose(self, name: str) -> None:
+        """Take up a tool; with no name lay down the one that is taken up."""
+        layer = self._layer
+        was_brush = self.tool is not None and bool(self.tool.mode)
+        self.lay_down()
+        if layer is None or not name:
+            if layer is not None and was_brush:
+                layer.mode = "pan_zoom"
+            self._show()
+            return
+        tool = tool_named(name)
+        self._begin()
+        if tool.mode:
+            self._viewer.layers.selection.active = layer
+            layer.mode = tool.mode
+        else:
+            assert tool.shape is not None
+            self.picker.turn(False)
+            self._drawing = Drawing(
+                self._viewer,
+                layer,
+                tool.shape,
+                f"{tool.words.lower()}: drawing (Esc ends)",
+                lambda points: self._use(tool, points),
+                (lambda point: self._click(tool, point)) if tool.clicks else None,
+                self._drawing_ended,
+                lambda call: QTimer.singleShot(0, call),
+            )
+        self.tool = tool
+        self._show()
+
+    def brush(self, label: int) -> None:
+        """Take up the brush with a cell."""
+        if self._layer is not None and label:
+            self.choose("brush")
+            self._layer.selected_label = label
+
+    def lay_down(self) -> None:
+        """Give the mouse back to napari."""
+        drawing, self._drawing, self.tool = self._drawing, None, None
+        if drawing is not None:
+            drawing.end()
+        self.picker.turn(self._page.isVisible())
+
+    def shut(self) -> None:
+        """The page is about to go, or is not seen any more."""
+        self.lay_down()
+        self.picker.turn(False)
+        self._show()
+
+    def disconnect_all(self) -> None:
+        """Leave the layer with no callback of ours."""
+        self._connections.disconnect()
+        self._layer = None
+
+    def follow(self, _: Any = None) -> None:
+        """Show napari's brush or eraser as taken up where the layer is in that mode."""
+        if self._drawing is not None:
+            return
+        layer = self._layer
+        active = layer is not None and self._viewer.layers.selection.active is layer
+        mode = str(layer.mode) if layer is not None and active else ""
+        self.tool = next((tool for tool in TOOLS if tool.mode and tool.mode == mode), None)
+        self._show()
+
+    # --- inside --------------------------------------------------------------------------
+
+    def _use(self, tool: Tool, points: Any) -> None:
+        """Something was drawn with a tool."""
+        controller = self._controller
+        if tool.name == "box":
+            base = controller.link.session.instances
+            controller.segment_box(points, self.box.instances(base), self.box.diameter())
+        elif tool.name in _MARKS:
+            controller.mark(tool.name, points)
+        elif tool.name in _ACTS:
+            getattr(controller, _ACTS[tool.name])(lasso=points)
+        else:
+            getattr(controller, tool.name)(points)
+
+    def _click(self, tool: Tool, point: tuple[float, float]) -> None:
+        """Something was clicked with a tool."""
+        if tool.name in _MARKS:
+            self._controller.unmark(point)
+        else:
+            getattr(self._controller, _ACTS[tool.name])(point=point)
+
+    def _drawing_ended(self) -> None:
+        self._drawing, self.tool = None, None
+        self.picker.turn(self._page.isVisible())
+        self.follow()
+
+    def _show(self) -> None:
+        self.strip.set_tool(self.tool)
+        self.box.setVisible(self.tool is not None and self.tool.name == "box")
