@@ -91,13 +91,25 @@ class Program:
             paste(path, popup, self.page.window())
         if path.stat().st_size > MOST_BYTES:
             with Image.open(path) as picture:
-                picture.convert("RGB").quantize(256).save(path, optimize=True)
+                few = few_colors(picture.convert("RGB"))
+            few.save(path, optimize=True)
         print(path)
 
     def close(self) -> None:
         """Close the window; the engine ends with it."""
         self.viewer.close()
         QApplication.processEvents()
+
+
+def few_colors(picture: Image.Image) -> Image.Image:
+    """With 256 colours; small things on the dock keep theirs."""
+    width, height = picture.size
+    dock = picture.crop((width - 360, 0, width, height))
+    sample = Image.new("RGB", (width + 4 * 360, height))
+    sample.paste(picture, (0, 0))
+    for i in range(4):
+        sample.paste(dock, (width + 360 * i, 0))
+    return picture.quantize(palette=sample.quantize(256), dither=Image.Dither.NONE)
 
 
 def paste(path: Path, popup: QWidget, window: QWidget) -> None:
@@ -170,9 +182,20 @@ def see_why(image: Path | None) -> None:
     program.segment()
     page, session = program.page, program.page.session
     page.tiles.tiles["aua_4"].click()
-    page.stages.refined.click()
+    key = session.why.key
+    shape = session.why.explanation.result.change.shape
+    place = page.port.result_layer(key).features.set_index("label")
+    # among the most refined cells one that is not near the border, for a full picture
+    label = next(
+        label
+        for label in page.port.ranked(key, "refinement_px")
+        if 0.25 < place.loc[label, "centroid_y"] / shape[0] < 0.75
+        and 0.25 < place.loc[label, "centroid_x"] / shape[1] < 0.75
+    )
+    page.port.go_to(key, label)
+    page.inspect(label)
     program.wait(lambda: session.why.inspection is not None, "the cell")
-    program.viewer.scene.camera.zoom = program.viewer.scene.camera.zoom * 0.7
+    program.viewer.scene.camera.zoom *= 0.45
     program.pause(1)
     program.save("see_why")
     page.tiles.tiles["aua_4"].click()
