@@ -60,9 +60,9 @@ def what_if(**numbers):
     ("numbers", "words"),
     [
         ({}, "No pixel changes"),
-        ({"n_after": 7, "gained_px": 318, "split": 1}, "−2 cells · +318 px · 1 split"),
-        ({"n_after": 10, "lost_px": 12345}, "+1 cell · −12,345 px"),
-        ({"appeared": 1, "vanished": 1, "merged": 2}, "2 merged · 1 appeared · 1 vanished"),
+        ({"n_after": 7, "gained_px": 318, "split": 1}, "−2 cells, +318 px, 1 split"),
+        ({"n_after": 10, "lost_px": 12345}, "+1 cell, −12,345 px"),
+        ({"appeared": 1, "vanished": 1, "merged": 2}, "2 merged, 1 appeared, 1 vanished"),
     ],
 )
 def test_what_if_in_one_line(numbers, words):

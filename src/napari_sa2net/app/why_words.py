@@ -87,7 +87,7 @@ def history_words(history: tuple[StageStep, ...]) -> list[tuple[str, str]]:
 
 
 def what_if_words(result: WhatIfResult) -> str:
-    """``−2 cells · +318 px · 1 split``."""
+    """``−2 cells, +318 px, 1 split``."""
     parts = []
     more = result.n_after - result.n_before
     if more:
@@ -104,7 +104,7 @@ def what_if_words(result: WhatIfResult) -> str:
     ):
         if n:
             parts.append(f"{n} {word}")
-    return " · ".join(parts) or "No pixel changes"
+    return ", ".join(parts) or "No pixel changes"
 
 
 def signed(n: int) -> str:
