@@ -18,6 +18,7 @@ from napari_sa2net.engine.remote import resolve_box
 from napari_sa2net.engine.shm import take
 from napari_sa2net.errors import NotKeptError, SettingsError
 from napari_sa2net.inference.changes import compare_objects, stage_change
+from napari_sa2net.inference.devices import give_memory_back
 from napari_sa2net.inference.explain import Explained, explain_plane, run_channel
 from napari_sa2net.inference.explanation import (
     check_plane,
@@ -192,8 +193,11 @@ class ExplainHandlers:
             labels = kept.labels(request.instances, cancelled, progress)
             progress(0, 0, "following the boundaries")
             stages = kept.stages(labels, cancelled)
+            table = kept.table(labels)
+            # What is sent is there twice for a moment.
+            give_memory_back()
             segmentation = handlers.result(
-                request.keep_as, kept, labels, kept.table(labels), made.n_tiles, start
+                request.keep_as, kept, labels, table, made.n_tiles, start
             )
         except BaseException:
             opened.image.close()

@@ -1,0 +1,338 @@
+"""Explaining with a real engine process: results, maps, objects, what-ifs, and errors."""
+
+from __future__ import annotations
+
+import os
+
+import dask.array as da
+import numpy as np
+import pytest
+
+from napari_sa2net.config import InstanceConfig, PredictConfig
+from napari_sa2net.data import synthetic_nuclei
+from napari_sa2net.engine import images
+from napari_sa2net.engine import protocol as p
+from napari_sa2net.engine.shm import Pool
+from napari_sa2net.engine.wire import pack, unpack
+from napari_sa2net.errors import EngineError, SettingsError
+from napari_sa2net.inference.explanation import explain
+from napari_sa2net.nn import ATTENTION_NAMES
+
+SMALL = PredictConfig(tile=320, precision="float32", diameter=24)
+BOX = (30, 190, 60, 240)
+
+
+@pytest.fixture(scope="module")
+def image():
+    return synthetic_nuclei((220, 340), 25, seed=5)[0]
+
+
+@pytest.fixture(scope="module")
+def request_of(image, tiny_model):
+    """request_of(kind, keep_as=…, …) -> what to submit."""
+
+    def make(kind, source=image, **more):
+        options = {"predict": SMALL, "pixel_size_um": 0.5, **more}
+        return lambda job: kind(job, source, str(tiny_model), **options)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def explained(engine, request_of):
+    return engine.result(request_of(p.Explain, keep_as="image"))
+
+
+def test_an_explanation_has_a_name(image):
+    with pytest.raises(SettingsError, match="keep_as"):
+        p.Explain(1, image, "nuclei")
+
+
+def test_explained_is_segmented(engine, request_of, explained):
+    plain = engine.result(request_of(p.Segment))
+    ours = explained.segmentation
+    np.testing.assert_array_equal(ours.labels, plain.labels)
+    assert ours.summary == plain.summary
+    for name, column in plain.objects.items():
+        np.testing.assert_array_equal(ours.objects[name], column)
+    assert {"scale_gate_1", "moved_1_max_um", "contested"} < set(ours.objects)
+    assert ours.provenance["settings"] == plain.provenance["settings"]
+    assert ours.provenance["scale"] == plain.provenance["scale"]
+
+
+def test_same_as_the_python_api(explained, image, tiny_model):
+    settings = {**InstanceConfig().model_dump(), **SMALL.model_dump()}
+    direct = explain(image, str(tiny_model), pixel_size_um=0.5, **settings)
+    assert tuple(explained.maps) == tuple(direct.maps) == ATTENTION_NAMES
+    for name, one in explained.maps.items():
+        np.testing.assert_array_equal(one.values, direct.maps[name].values)
+        assert one.values.flags.writeable
+        assert (one.scale, one.translate) == (
+            direct.maps[name].scale,
+            direct.maps[name].translate,
+        )
+    for stride in (8, 4, 2, 1):
+        np.testing.assert_array_equal(
+            explained.stages[stride], direct.stages[stride], err_msg=str(stride)
+        )
+    np.testing.assert_array_equal(explained.change, direct.change)
+    assert explained.image_gates == direct.image_gates
+    assert explained.box == (0, *image.shape[:1], 0, *image.shape[1:])
+    for name in direct.objects.columns:
+        np.testing.assert_array_equal(
+            explained.segmentation.objects[name], direct.objects[name]
+        )
+
+
+def test_sliders_and_edits_keep_the_reasons(engine, explained):
+    config = InstanceConfig(foreground=0.7, min_size=30)
+    moved = engine.result(lambda job: p.Derive(job, "image", config, table=True))
+    assert {"scale_gate_1", "history"} < set(moved.objects)
+    assert list(moved.objects["label"]) == list(range(1, moved.labels.max() + 1))
+    labels = moved.labels.copy()
+    labels[labels == 2] = 0
+    table = engine.result(lambda job: p.Measure(job, "image", labels))
+    assert 2 not in table["label"]
+    assert np.isfinite(table["contested"]).all()
+    engine.result(lambda job: p.Derive(job, "image", table=True))
+
+
+def test_a_channel(engine, explained):
+    mean = explained.maps["local_gate_2"]
+    channels = [
+        engine.result(lambda job, c=c: p.MapChannel(job, "image", "local_gate_2", c))
+        for c in range(mean.n_channels)
+    ]
+    assert [one.channel for one in channels] == list(range(16))
+    np.testing.assert_allclose(
+        np.mean([one.values for one in channels], axis=0), mean.values, atol=1e-5
+    )
+    again = engine.result(lambda job: p.MapChannel(job, "image", "local_gate_2"))
+    np.testing.assert_array_equal(again.values, mean.values)
+    for name, channel in (("local_gate_2", 16), ("local_gate_9", 0)):
+        job = engine.submit(lambda job, n=name, c=channel: p.MapChannel(job, "image", n, c))
+        assert engine.answer(job).kind == "SettingsError"
+
+
+def test_an_object(engine, explained):
+    label = 7
+    found = engine.result(lambda job: p.Inspect(job, "image", label))
+    objects = explained.segmentation.objects
+    row = {name: column[label - 1] for name, column in objects.items()}
+    assert found.gates == pytest.approx([row[f"scale_gate_{i}"] for i in (1, 2, 3, 4)])
+    assert found.image_gates == explained.image_gates
+    assert found.centre == pytest.approx((row["centroid_y"], row["centroid_x"]))
+    assert [step.stride for step in found.history] == [8, 4, 2, 1]
+    assert found.history[-1].mean_move_px == pytest.approx(row["moved_1_mean_px"], nan_ok=True)
+    assert isinstance(found.history[0], p.StageStep)
+    assert set(found.profiles) == {8, 4, 2, 1}
+    assert found.distances.shape == found.profiles[1].shape == (25,)
+    assert found.thumbnail.shape == found.outline.shape
+    assert 0 <= found.thumbnail.min() < found.thumbnail.max() <= 1
+    # Labels as a person has them now: joined with its neighbour, in either shape.
+    labels = np.where(explained.segmentation.labels == 8, label, explained.stages[1])
+    for given in (labels, labels.astype(np.uint16)):
+        joined = engine.result(lambda job, g=given: p.Inspect(job, "image", label, g))
+        assert joined.history[-1].area_px == (labels == label).sum()
+    for wrong, given in ((999, None), (label, labels[:50])):
+        job = engine.submit(lambda job, w=wrong, g=given: p.Inspect(job, "image", w, g))
+        assert engine.answer(job).kind == "SettingsError"
+
+
+def test_a_view_is_explained_as_it_is_segmented(engine, request_of):
+    window = p.Window(box=BOX)
+    view = engine.result(request_of(p.Explain, keep_as="view", window=window))
+    plain = engine.result(request_of(p.Segment, window=window))
+    np.testing.assert_array_equal(view.segmentation.labels, plain.labels)
+    assert view.box == BOX
+    assert view.segmentation.offset == (30, 60)
+    assert view.change.shape == view.stages[4].shape == (160, 180)
+    for one in view.maps.values():
+        assert -0.5 <= 30 - one.translate[0] + one.scale[0] / 2 <= one.scale[0] + 0.5
+    # Positions in the whole image, gates of the right place.
+    label = 3
+    found = engine.result(lambda job: p.Inspect(job, "view", label))
+    objects = plain.objects
+    assert found.centre == pytest.approx(
+        (objects["centroid_y"][label - 1], objects["centroid_x"][label - 1])
+    )
+    at = view.segmentation.objects["scale_gate_2"][label - 1]
+    assert found.gates[1] == pytest.approx(at)
+    whole = engine.result(request_of(p.Explain, keep_as="image"))
+    same = whole.segmentation.labels[tuple(np.rint(found.centre).astype(int))]
+    assert same
+    assert whole.segmentation.objects["scale_gate_2"][same - 1] == pytest.approx(at, abs=0.05)
+
+
+def test_one_plane_of_a_stack(engine, image, request_of):
+    stack = np.stack([image // 2, image, image[::-1]])
+    options = {"axes": "ZYX", "keep_as": "stack"}
+    failed = engine.answer(engine.submit(request_of(p.Explain, stack, **options)))
+    assert failed.kind == "AxesError"
+    window = p.Window((2,), BOX)
+    one = engine.result(request_of(p.Explain, stack, window=window, **options))
+    plain = engine.result(request_of(p.Segment, stack, axes="ZYX", window=window))
+    np.testing.assert_array_equal(one.segmentation.labels, plain.labels)
+    assert one.segmentation.labels.shape == (1, 160, 180)
+    assert one.segmentation.offset == (2, 30, 60)
+    assert one.stages[1].shape == (160, 180)
+    assert one.index == (2,)
+    assert set(one.segmentation.objects["z"]) == {2}
+    for labels in (None, plain.labels, plain.labels[0]):
+        found = engine.result(lambda job, given=labels: p.Inspect(job, "stack", 1, given))
+        assert found.label == 1
+    tried = engine.result(lambda job: p.WhatIf(job, "stack", box=BOX))
+    np.testing.assert_array_equal(tried.labels, plain.labels[0])
+
+
+def test_what_if_nothing_is_changed(engine, request_of, explained):
+    for box in (None, BOX):
+        tried = engine.result(lambda job, box=box: p.WhatIf(job, "image", box=box))
+        plain = engine.result(request_of(p.Segment, window=p.Window(box=box)))
+        np.testing.assert_array_equal(tried.labels, plain.labels)
+        assert not tried.change.any()
+        assert tried.n_before == tried.n_after == plain.labels.max()
+        assert tried.appeared == tried.vanished == tried.split == tried.merged == 0
+        assert not tried.from_cache
+
+
+def test_what_if(engine, explained):
+    plain = engine.result(lambda job: p.WhatIf(job, "image", box=BOX))
+    for gates, gamma in (
+        ((False, True, True, True), (1.0, 1.0, 1.0, 1.0)),
+        ((True, True, True, True), (1.0, 1.0, 1.0, 0.0)),
+        ((False, False, False, False), (0.0, 0.0, 0.0, 0.0)),
+    ):
+        tried = engine.result(
+            lambda job, g=gates, y=gamma: p.WhatIf(job, "image", g, y, box=BOX)
+        )
+        assert tried.from_cache
+        before, after = plain.labels > 0, tried.labels > 0
+        np.testing.assert_array_equal(tried.change == 1, after & ~before)
+        np.testing.assert_array_equal(tried.change == -1, before & ~after)
+        assert (tried.gained_px, tried.lost_px) == (
+            (after & ~before).sum(),
+            (before & ~after).sum(),
+        )
+        assert tried.gained_px + tried.lost_px > 0
+        assert (tried.n_before, tried.n_after) == (plain.labels.max(), tried.labels.max())
+        assert tried.box == BOX
+    other = engine.result(
+        lambda job: p.WhatIf(job, "image", instances=InstanceConfig(min_size=400), box=BOX)
+    )
+    assert other.n_before < plain.n_before
+
+
+def test_what_cannot_be_tried(engine, request_of, explained):
+    outside = engine.submit(lambda job: p.WhatIf(job, "image", box=(500, 600, 0, 9)))
+    assert engine.answer(outside).kind == "ImageError"
+    high = engine.submit(lambda job: p.WhatIf(job, "image", gamma=(99.0, 1.0, 1.0, 1.0)))
+    assert engine.answer(high).kind == "SettingsError"
+    engine.result(request_of(p.Explain, keep_as="part", window=p.Window(box=BOX)))
+    beside = engine.submit(lambda job: p.WhatIf(job, "part", box=(0, 20, 0, 20)))
+    assert "what was explained" in engine.answer(beside).message
+    clipped = engine.result(lambda job: p.WhatIf(job, "part", box=(0, 60, 0, 100)))
+    assert clipped.box == (30, 60, 60, 100)
+
+
+def test_what_was_not_explained(engine, request_of):
+    engine.result(request_of(p.Segment, keep_as="plain"))
+    for make in (
+        lambda job: p.WhatIf(job, "plain"),
+        lambda job: p.Inspect(job, "plain", 1),
+        lambda job: p.MapChannel(job, "nothing", "aua_1"),
+    ):
+        assert engine.answer(engine.submit(make)).kind == "NotKeptError"
+
+
+def test_only_the_newest_of_a_kind_runs(engine, image, request_of, explained):
+    # The network is busy meanwhile, so that they meet in the queue.
+    busy = engine.submit(request_of(p.Segment, np.tile(image, (3, 3))))
+    engine.wait(lambda e: isinstance(e, p.Progress) and e.job == busy)
+    jobs = [
+        engine.submit(lambda job, g=g: p.WhatIf(job, "image", gamma=(g, 1.0, 1.0, 1.0)))
+        for g in np.linspace(0, 3, 6)
+    ]
+    channel = engine.submit(lambda job: p.MapChannel(job, "image", "local_gate_1", 1))
+    # Inspecting does not wait for the network.
+    engine.result(lambda job: p.Inspect(job, "image", 2))
+    assert not any(isinstance(e, p.Done) and e.job == busy for e in engine.events)
+    engine.client.cancel(busy)
+    answers = [engine.answer(job) for job in jobs]
+    assert [type(a) for a in answers] == [p.WasCancelled] * 5 + [p.Done]
+    assert isinstance(engine.answer(channel), p.Done)
+
+
+def test_cancelling_an_explanation(engine, image, request_of, shared_of):
+    pid = engine.client.pid
+    job = engine.submit(request_of(p.Explain, np.tile(image, (4, 4)), keep_as="never"))
+    engine.wait(lambda e: isinstance(e, p.Progress) and e.job == job and e.what == "tiles")
+    engine.client.cancel(job, force=False)
+    assert isinstance(engine.answer(job), p.WasCancelled)
+    gone = engine.submit(lambda job: p.WhatIf(job, "never"))
+    assert engine.answer(gone).kind == "NotKeptError"
+    assert engine.client.pid == pid
+
+
+def test_images_read_in_regions(engine, image, request_of, explained, monkeypatch):
+    monkeypatch.setattr(images, "WHOLE_LIMIT", 1000)
+    lazy = da.from_array(image, chunks=(50, 70))
+    remote = engine.result(request_of(p.Explain, lazy, keep_as="remote"))
+    np.testing.assert_array_equal(remote.segmentation.labels, explained.segmentation.labels)
+    tried = engine.result(lambda job: p.WhatIf(job, "remote", box=BOX))
+    assert tried.n_before > 0
+    engine.result(lambda job: p.Inspect(job, "remote", 1))
+
+
+@pytest.mark.parametrize("fill", ["flat", "empty", "pixel"])
+def test_nothing_to_explain(engine, request_of, fill):
+    source = {
+        "flat": np.full((40, 50), 3, np.uint8),
+        "empty": np.zeros((0, 50), np.uint8),
+        "pixel": np.ones((1, 1), np.uint8),
+    }[fill]
+    result = engine.result(request_of(p.Explain, source, keep_as=fill))
+    assert result.maps == {}
+    assert result.segmentation.summary.n_objects == 0
+    assert result.stages[8].shape == result.change.shape == source.shape
+    assert len(result.segmentation.objects["scale_gate_1"]) == 0
+    job = engine.submit(lambda job: p.Inspect(job, fill, 1))
+    assert "no object 1" in engine.answer(job).message
+    job = engine.submit(lambda job: p.MapChannel(job, fill, "aua_1"))
+    assert engine.answer(job).kind == "SettingsError"
+    tried = engine.result(lambda job: p.WhatIf(job, fill, (False,) * 4))
+    assert tried.labels.shape == source.shape
+    assert tried.n_after == 0
+
+
+def test_nothing_stays_in_shared_memory(engine, request_of, shared_of):
+    engine.result(request_of(p.Explain, keep_as="last"))
+    engine.client.submit(p.Forget("last"))
+    engine.wait(lambda _: len(shared_of(engine.client.pid)) == 0, 10)
+    for key in ("image", "view", "stack", "part", "remote"):
+        engine.client.submit(p.Forget(key))
+    engine.result(lambda job: p.WarmUp(job, request_of(p.Segment)(0).model))
+    engine.wait(lambda _: not shared_of(os.getpid()), 10)
+
+
+# --- what goes through the pipe ----------------------------------------------------------
+
+
+def test_arrays_anywhere_in_a_result_go_by_reference():
+    big, small = np.arange(20000.0), np.arange(3)
+    text = np.array(["a", None], object)
+    result = {"a": (big, [small, big * 2]), 8: "word", "text": text}
+    pool = Pool()
+    wire = pack(result, pool)
+    assert isinstance(wire["a"][0], p.ArrayRef)
+    assert wire["a"][1][0] is small
+    assert wire["text"] is text
+    got, names = unpack(wire)
+    np.testing.assert_array_equal(got["a"][1][1], big * 2)
+    assert isinstance(got["a"], tuple)
+    assert len(names) == 2
+    pool.release(names[1])
+    error, names = unpack(wire)
+    assert isinstance(error, EngineError)
+    assert len(names) == 2
+    pool.close()
