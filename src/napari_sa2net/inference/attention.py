@@ -214,28 +214,33 @@ class Collector:
 
     def store(self, tile: Tile, keep: Part, passes: int) -> None:
         for (kind, name), total in self._seen.items():
-            values = (total / passes if passes > 1 else total).cpu().numpy()
+            values = total / passes if passes > 1 else total
             stride = int(name.removeprefix("head_")) if kind == "head" else MAP_STRIDES[name]
-            out = self._array(kind, name, stride, values)
+            out = self._array(kind, name, stride, len(values))
             core = tile.core
             y0, x0 = core.y0 // stride, core.x0 // stride
             y1, x1 = -(-core.y1 // stride), -(-core.x1 // stride)
             top, left = (tile.read.y0 + keep[0]) // stride, (tile.read.x0 + keep[2]) // stride
-            window = (..., slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
+            part = values[..., y0 - top : y1 - top, x0 - left : x1 - left]
             lead = (slice(None),) * (values.ndim - 2)
-            out[(*lead, slice(y0, y1), slice(x0, x1))] = values[window]
+            window = (*lead, slice(y0, y1), slice(x0, x1))
+            if isinstance(out, np.ndarray):
+                # torch turns channels-last around many times faster than numpy.
+                torch.from_numpy(out[window]).copy_(part)
+            else:
+                out[window] = part.cpu().numpy()
 
-    def _array(self, kind: str, name: str, stride: int, values: NDArray[np.float32]) -> Any:
+    def _array(self, kind: str, name: str, stride: int, channels: int) -> Any:
         """Where a map is written; made for the first tile."""
         grid = tuple(-(-n // stride) for n in self._shape)
         if kind == "head":
             if stride not in self.heads:
-                self.heads[stride] = allocate((len(values), *grid), np.float32)
+                self.heads[stride] = allocate((channels, *grid), np.float32)
             return self.heads[stride]
         if kind == "wide":
             if name not in self.wide:
                 limit = WIDE_LIMIT // len(WIDE)
-                self.wide[name] = allocate((len(values), *grid), np.float32, limit, CHUNK)
+                self.wide[name] = allocate((channels, *grid), np.float32, limit, CHUNK)
             return self.wide[name]
         if name not in self.single:
             own = allocate((1, *grid), np.float32)
