@@ -101,6 +101,14 @@ class CorrectController:
         """Corrections of the cells with that key, if they have begun."""
         return self._sessions.get(key)
 
+    def journals(self) -> set[str]:
+        """Ids of the journals that are written here, or will be when the page is seen."""
+        found = {one.journal.id for one in self._sessions.values() if one.journal is not None}
+        cells = self.state.cells
+        if cells is not None and cells.journal and cells.key not in self._sessions:
+            found.add(cells.journal)
+        return found
+
     def open(self) -> EditSession | None:
         """Begin with the chosen cells, or go on; None where there are none."""
         with self.lock:
@@ -117,6 +125,7 @@ class CorrectController:
                 self._sessions[source.key] = session
                 if session.journal is not None:
                     self._files.listen(session.journal)
+                    self.keeping.taken_up(session.journal.id)
             session.show_plane(source.plane)
             if session.foreground is None:
                 self._engine.ask_foreground(source)
@@ -258,6 +267,8 @@ class CorrectController:
     def _begin(self, source: CellSource) -> EditSession | None:
         begin = self._journal_maker(source.key)
         session = resumed_session(source, begin) if source.journal else None
+        if session is None and source.journal:
+            self.keeping.look_for_offers(source.image)
         try:
             return session or EditSession(source.labels, begin)
         except SA2NetError as error:
@@ -274,10 +285,10 @@ class CorrectController:
         try:
             change = act()
         except EditConflictError as error:
-            self.say(f"{error} What you did before can be restored below.", ok=False)
             source = self.state.cells
             self.forget_cells(key)
             self.set_cells(source)
+            self.say(f"{error} What you did before can be restored above.", ok=False)
             return False
         except EditError as error:
             if not quiet:

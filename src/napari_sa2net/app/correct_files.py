@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -35,6 +36,7 @@ class CorrectFiles:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="corrections")
         # apart, as the first step waits for it and must not wait for a commit
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="fingerprint")
+        self._teller = ThreadPoolExecutor(1, thread_name_prefix="journal-news")
         self._fingerprints: dict[str, Future[str]] = {}
         self._closed = False
 
@@ -102,13 +104,20 @@ class CorrectFiles:
 
     def listen(self, journal: Journal) -> None:
         """Tell of what a journal writes."""
-        journal.listen(lambda: self._link.dispatch(self._news))
+
+        # not on the journal's thread: closing a journal waits for it, maybe under the lock
+        def tell() -> None:
+            with suppress(RuntimeError):  # closed meanwhile
+                self._teller.submit(self._link.dispatch, self._news)
+
+        journal.listen(tell)
 
     def close(self) -> None:
         """Finish what is being written; nothing is told any more."""
         self._closed = True
         self._worker.shutdown(wait=True)
-        self._reader.shutdown(wait=False, cancel_futures=True)
+        for other in (self._reader, self._teller):
+            other.shutdown(wait=False, cancel_futures=True)
 
     def _news(self) -> None:
         with self._link.lock:

@@ -118,6 +118,7 @@ class CorrectKeeping:
         def found(offers: tuple[Offer, ...]) -> None:
             if self._image() is None or getattr(self._image(), "key", "") == place.key:
                 self._state.offers = offers
+                self.taken_up(*self._controller.journals())
 
         self._files.run(lambda: self._files.find_offers(place), found, self.report)
 
@@ -139,6 +140,12 @@ class CorrectKeeping:
             lambda _: self.look_for_offers(self._image()),
             self._report_and_look,
         )
+
+    def taken_up(self, *journals: str) -> None:
+        """Corrections that someone here goes on with are not offered."""
+        left = tuple(offer for offer in self._state.offers if offer.id not in journals)
+        if left != self._state.offers:
+            self._state.offers = left
 
     def take(self, journal: str) -> EditSession | None:
         """The session of a layer that was just restored."""
@@ -162,7 +169,7 @@ class CorrectKeeping:
     def _restored(self, made: tuple[EditSession, RestoredCells]) -> None:
         session, cells = made
         self._waiting[cells.journal] = session
-        self._state.offers = tuple(o for o in self._state.offers if o.id != cells.journal)
+        self.taken_up(cells.journal)
         self._controller.restored.emit(cells)
 
     def _report_and_look(self, error: Exception) -> None:

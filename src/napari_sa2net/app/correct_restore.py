@@ -24,7 +24,9 @@ class Offer:
     Attributes
     ----------
     words
-        "14 corrections of nuclei_03, yesterday 17:03".
+        "14 steps of work on nuclei_03, yesterday 17:03".
+    n_edits
+        Undoing counts as well.
     problem
         Why they cannot be restored; empty if they can.
     """
@@ -93,7 +95,7 @@ def _offer(info: JournalInfo, now: datetime) -> Offer:
     when = info.changed.astimezone()
     days = (now.astimezone().date() - when.date()).days
     day = "today" if days <= 0 else "yesterday" if days == 1 else when.strftime("%d %B %Y")
-    words = f"{n} correction{'' if n == 1 else 's'} of {info.image.name}, {day} {when:%H:%M}"
+    words = f"{n} step{'' if n == 1 else 's'} of work on {info.image.name}, {day} {when:%H:%M}"
     return Offer(info.id, info.image.name, n, words, info.problem)
 
 

@@ -46,14 +46,18 @@ class ReviewedLayer:
         self.layer: Labels | None = None
         self.wanted = True
         self.current = 0
-        self._shown: tuple[str, tuple[int, ...]] | None = None
+        self._session: EditSession | None = None
+        self._place: tuple[Any, ...] = ()
 
     def show(
         self, cells: Labels, session: EditSession, index: tuple[int, ...], current: int = 0
     ) -> None:
         """Show a plane; a layer is made once there is something to be seen."""
         former, self.current = self.current, current
-        if self._shown == (layer_key(cells), index) and self.layer is not None:
+        if not self.wanted:
+            self.hide()
+            return
+        if self._shows(cells, session, index):
             plane = session.corrections.plane(index)
             changed = {former, current} if former != current else set()
             boxes = [plane.box(label) for label in changed if label in plane]
@@ -61,12 +65,12 @@ class ReviewedLayer:
             return
         said = session.corrections.marked(index) or session.corrections.regions_of(index)
         self.hide()
-        if not self.wanted or not (said or current):
+        if not (said or current):
             return
         mask = np.zeros(session.corrections.shape, np.uint8)
         self._fill(mask, session, index, (0, mask.shape[0], 0, mask.shape[1]))
         self.layer = _layer(cells, index, mask)
-        self._shown = (layer_key(cells), index)
+        self._session, self._place = session, _place(cells, index)
         with keep_selection(self._viewer):
             self._viewer.add_layer(self.layer)
 
@@ -74,12 +78,12 @@ class ReviewedLayer:
         self, cells: Labels, session: EditSession, index: tuple[int, ...], boxes: list[Box]
     ) -> None:
         """Draw boxes of the shown plane anew."""
-        if self.layer is None or self._shown != (layer_key(cells), index):
+        if self.layer is None or not self._shows(cells, session, index):
             self.show(cells, session, index, self.current)
             return
         if self.layer not in self._viewer.layers:
             # a person has deleted it: they do not want to see it
-            self.layer, self._shown, self.wanted = None, None, False
+            self.layer, self.wanted = None, False
             return
         mask = np.asarray(self.layer.data).reshape(session.corrections.shape)
         for box in boxes:
@@ -88,10 +92,17 @@ class ReviewedLayer:
 
     def hide(self) -> None:
         """Take the layer away."""
-        layer, self.layer, self._shown = self.layer, None, None
+        layer, self.layer, self._session = self.layer, None, None
         if layer is not None and layer in self._viewer.layers:
             with keep_selection(self._viewer):
                 self._viewer.layers.remove(layer)
+
+    def _shows(self, cells: Labels, session: EditSession, index: tuple[int, ...]) -> bool:
+        return (
+            self.layer is not None
+            and self._session is session
+            and self._place == _place(cells, index)
+        )
 
     def _fill(
         self,
@@ -108,6 +119,13 @@ class ReviewedLayer:
                 part[region.mask(box)] = IGNORED
         if self.current:
             part[session.labels[index][y0:y1, x0:x1] == self.current] = CURRENT
+
+
+def _place(cells: Labels, index: tuple[int, ...]) -> tuple[Any, ...]:
+    """Plane, and where three of its corners lie."""
+    height, width = cells.data.shape[-2:]
+    corners = [cells.data_to_world((*index, *yx)) for yx in ((0, 0), (height, 0), (0, width))]
+    return (layer_key(cells), index, *np.ravel(corners))
 
 
 def _layer(cells: Labels, index: tuple[int, ...], mask: NDArray[np.uint8]) -> Labels:

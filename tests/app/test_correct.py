@@ -1,0 +1,547 @@
+"""Correcting without a page: sessions, journals, commits, restoring."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_sa2net.app.correct import CorrectController
+from napari_sa2net.app.correct_engine import BoxRequest, Foreground
+from napari_sa2net.app.correct_keep import with_former
+from napari_sa2net.app.correct_restore import find_offers
+from napari_sa2net.app.correct_session import EditSession, Tally, state_step
+from napari_sa2net.app.correct_source import CellSource
+from napari_sa2net.app.link import EngineLink
+from napari_sa2net.app.session import ImageSource, Session
+from napari_sa2net.config import InstanceConfig
+from napari_sa2net.data.corrections import TrainingSet
+from napari_sa2net.data.fingerprint import image_fingerprint
+from napari_sa2net.data.journal import Journal, JournalImage, list_journals
+from napari_sa2net.edits import Corrections, accept, delete, mark_region
+from napari_sa2net.engine import protocol as p
+
+CENTRES = ((20, 20), (20, 60), (60, 20), (60, 77))
+
+
+def disks(centres: Any = CENTRES, shape: tuple[int, int] = (96, 120)) -> Any:
+    y, x = np.indices(shape)
+    labels = np.zeros(shape, np.int32)
+    for label, (cy, cx) in enumerate(centres, 1):
+        labels[np.hypot(y - cy, x - cx) <= 8] = label
+    return labels
+
+
+class Client:
+    """Takes requests; a test answers them."""
+
+    def __init__(self, on_event: Any) -> None:
+        self.on_event = on_event
+        self.requests: list[Any] = []
+
+    def start(self) -> None: ...
+    def restart(self) -> None: ...
+    def submit(self, request: Any) -> None:
+        self.requests.append(request)
+
+    def cancel(self, job: int, force: bool = True) -> None: ...
+    def close(self) -> None: ...
+
+
+class Desk:
+    """A controller on cells over an image, and the tests' side of the engine."""
+
+    def __init__(self, labels: Any, image: Any = None, **source: Any) -> None:
+        self.link = EngineLink(Session(), make_client=Client)
+        self.client: Any = self.link.client
+        self.controller = CorrectController(self.link)
+        self.state = self.controller.state
+        self.image = ImageSource(
+            "image", "nuclei Ü 3", labels.astype(np.float32) if image is None else image
+        )
+        self.link.session.image = self.image
+        fields: dict[str, Any] = {"corner": (0,) * labels.ndim, "image": self.image}
+        self.source = CellSource("cells", "my cells", labels, **{**fields, **source})
+        self.controller.set_cells(self.source)
+
+    def settle(self) -> None:
+        """Wait for the background."""
+        done = threading.Event()
+        self.controller._files.run(lambda: None, lambda _: done.set(), lambda _: done.set())
+        assert done.wait(30)
+
+    def keep(self) -> list[Any]:
+        future = self.controller.keeping.keep()
+        assert future is not None, self.state.said
+        records = future.result(30)
+        self.settle()
+        assert self.link.session.error is None
+        return records
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SA2NET_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def desks(home: Path) -> Iterator[Any]:
+    made: list[Desk] = []
+
+    def make(*args: Any, **kwargs: Any) -> Desk:
+        made.append(Desk(*args, **kwargs))
+        return made[-1]
+
+    yield make
+    for desk in made:
+        desk.controller.close()
+
+
+def test_every_intent_is_a_step_with_words(desks: Any) -> None:
+    labels = disks()
+    labels[60, 20] = 0  # a hole
+    began = labels.copy()
+    desk = desks(labels)
+    controller, state = desk.controller, desk.state
+    changes: list[Any] = []
+    controller.changed.connect(lambda key, change: changes.append((key, change)))
+    deeds = [
+        (lambda: controller.split([(20, 8), (20, 32)]), "Undo split of cell 1"),
+        (lambda: controller.merge([(14, 20), (26, 20)]), "Undo merge of cells 1 and 5"),
+        (lambda: controller.fill(point=(60, 15)), "Undo filling of cell 3"),
+        (lambda: controller.delete(point=(20, 60)), "Undo deletion of cell 2"),
+        (
+            lambda: controller.redraw([(50, 65), (50, 90), (70, 90), (70, 65)]),
+            "Undo redrawing of cell 4",
+        ),
+        (lambda: controller.smooth(point=(60, 77)), "Undo smoothing of cell 4"),
+        (lambda: controller.redraw([(2, 90), (2, 110), (20, 110)]), "Undo drawing of cell 6"),
+        (
+            lambda: controller.mark("ignore", [(80, 0), (80, 50), (95, 50), (95, 0)]),
+            "Undo marking of a region to ignore",
+        ),
+        (lambda: controller.unmark((88, 20)), "Undo removal of a region to ignore"),
+        (lambda: controller.accept(3), None),
+    ]
+    n = 0
+    for deed, words in deeds:
+        if words is None:  # cell 3 was corrected: nothing to say of it
+            assert not deed()
+            assert not state.said.ok
+            continue
+        assert deed(), state.said
+        n += 1
+        assert state.undo == words
+        assert state.unsaved == n
+        key, change = changes[-1]
+        assert key == "cells"
+        for index, box in change.labels.items():
+            assert index == ()
+            assert box[1] > box[0]
+            assert box[3] > box[2]
+    assert len(changes) == n
+    after = labels.copy()
+    while controller.undo():
+        pass
+    assert "no correction to undo" in state.said.words
+    np.testing.assert_array_equal(labels, began)
+    assert state.unsaved == 0
+    while controller.redo():
+        pass
+    np.testing.assert_array_equal(labels, after)
+
+
+def test_what_cannot_be_done_is_said_and_changes_nothing(desks: Any) -> None:
+    labels = disks()
+    began = labels.copy()
+    desk = desks(labels, corner=None)
+    controller, state = desk.controller, desk.state
+    for deed, words in (
+        (lambda: controller.split([(40, 40), (42, 44)]), "touches no cell"),
+        (lambda: controller.merge([(40, 40), (42, 44)]), "two cells"),
+        (lambda: controller.delete(point=(90, 5)), "no cell to delete"),
+        (lambda: controller.smooth(lasso=[(80, 0), (80, 9), (90, 9)]), "no cell there"),
+        (lambda: controller.fit(point=(20, 20)), "Segment the image again"),
+        (lambda: controller.unmark((5, 5)), "no marked region"),
+        (lambda: controller.accept_view(), "view shows no cell"),
+        (lambda: controller.segment_box([(0, 0), (50, 50)], InstanceConfig()), "pixels of an"),
+    ):
+        assert not deed()
+        assert not state.said.ok
+        assert words in state.said.words
+    np.testing.assert_array_equal(labels, began)
+    assert state.unsaved == 0
+    assert list_journals(in_use=True) == []
+    # cells that do not lie on the image's pixels can be corrected, but not kept
+    assert controller.delete(point=(20, 20))
+    controller.keeping.refresh()
+    assert "cannot be kept together" in state.keep.problem
+    assert controller.keeping.keep() is None
+    assert "cannot be kept together" in state.said.words
+
+
+def test_labels_changed_behind_our_back(desks: Any) -> None:
+    labels = disks()
+    desk = desks(labels)
+    assert desk.controller.delete(point=(20, 20))
+    labels[15:25, 15:25] = 7
+    assert not desk.controller.undo()
+    assert not desk.state.said.ok
+    assert "restored" in desk.state.said.words
+    desk.settle()
+    assert [offer.n_edits for offer in desk.state.offers] == [1]
+    # and a new session goes on from what is there
+    assert desk.controller.delete(point=(20, 20))
+    assert 7 not in labels
+
+
+def test_first_stroke_is_in_the_journal_from_before_it(desks: Any) -> None:
+    labels = disks()
+    began = labels.copy()
+    desk = desks(labels)
+    where = np.mgrid[40:44, 40:44].reshape(2, -1)
+    old = labels[tuple(where)].copy()
+    labels[tuple(where)] = 9
+    assert desk.controller.stroke("cells", [(tuple(where), old, 9)])
+    assert desk.state.undo == "Undo painting of cell 9"
+    session = desk.controller.session
+    assert session is not None
+    assert session.journal is not None
+    assert session.journal.wait()
+    assert session.is_safe
+    restored = session.journal.read()
+    np.testing.assert_array_equal(restored.arrays["labels"], began)
+    assert not desk.controller.stroke("of another layer", [(tuple(where), old, 9)])
+
+
+def test_kept_then_restored_in_another_window(desks: Any, home: Path) -> None:
+    labels = disks()
+    desk = desks(labels, model="mine", model_sha256="ab", path="/data/3.tif")
+    controller = desk.controller
+    controller.delete(point=(20, 20))
+    controller.keeping.set_group("dish 1")
+    (record,) = desk.keep()
+    assert desk.state.unsaved == 0
+    assert "Kept 0 cells" in desk.state.kept or record.n_reviewed == 0
+    assert record.parent.name == "mine"
+    assert record.group == "dish 1"
+    assert record.source.fingerprint == image_fingerprint(desk.image.data)
+    assert controller.keeping.keep() is None
+    assert "nothing new" in desk.state.said.words
+    # after it: two more, one taken back, never kept
+    controller.accept(2)
+    controller.delete(point=(60, 20))
+    controller.undo()
+    assert desk.state.unsaved == 1
+    session = controller.session
+    assert session is not None
+    assert session.journal is not None
+    assert session.journal.wait()
+    controller.close()
+
+    other = desks(disks(), image=desk.image.data)
+    other.settle()
+    (offer,) = other.state.offers
+    assert offer.n_edits == 3
+    assert offer.words.startswith("3 steps of work on nuclei Ü 3, today ")
+    shown: list[Any] = []
+    other.controller.restored.connect(shown.append)
+    other.controller.keeping.restore(offer)
+    other.settle()
+    (cells,) = shown
+    np.testing.assert_array_equal(cells.labels, labels)
+    assert cells.model == {"name": "mine", "sha256": "ab"}
+    other.controller.set_cells(
+        CellSource(
+            "new", cells.name, cells.labels, image=other.image, corner=cells.corner,
+            journal=cells.journal,
+        )
+    )  # fmt: skip
+    assert other.controller.open() is not None
+    other.controller.show()
+    assert other.state.unsaved == 1
+    assert other.state.undo == "Undo acceptance of cell 2"
+    assert other.state.redo == "Redo deletion of cell 3"
+    assert other.state.offers == ()
+    (again,) = other.keep()
+    active = TrainingSet.open(other.state.folder).commits()
+    assert [one.id for one in active] == [again.id]
+
+
+def test_keeping_adds_to_what_was_kept_before(desks: Any) -> None:
+    """A second session on fresh labels does not drop what the first had reviewed."""
+    first = desks(disks())
+    first.controller.accept(1)
+    first.keep()
+    image = first.image.data
+    first.controller.close()
+
+    fresh = disks(CENTRES[1:])  # found anew, other numbers, one cell missing
+    second = desks(fresh, image=image)
+    second.controller.accept(2)
+    (two,) = second.keep()
+    training_set = TrainingSet.open(second.state.folder)
+    assert [record.id for record in training_set.commits()] == [two.id]
+    kept = training_set.load(two.id)
+    assert kept.reviewed[20, 20]
+    assert kept.reviewed[60, 20]
+    assert not kept.reviewed[60, 77]
+    assert kept.labels[20, 20] > 0
+    assert kept.labels[20, 20] != kept.labels[60, 20]
+    # within one session, what is taken back is not brought back
+    second.controller.undo()
+    second.controller.accept(3)
+    (three,) = second.keep()
+    kept = training_set.load(three.id)
+    assert not kept.reviewed[60, 20]
+    assert kept.reviewed[60, 77]
+
+
+def test_former_cells_are_kept_whole_or_not_at_all() -> None:
+    now, before = disks(((20, 20), (20, 60))), disks(((20, 26), (60, 20)))
+    reviewed, former_reviewed = now == 1, before > 0
+    former: Any = type("Former", (), {"labels": before, "reviewed": former_reviewed})
+    labels, mask = with_former(now, reviewed, former)
+    assert mask[20, 20]
+    assert mask[60, 20]
+    # cell 1 of before was reviewed anew in part: its rest is not trusted
+    assert not mask[(before == 1) & (now == 0)].any()
+    assert labels[60, 20] not in (0, labels[20, 20], labels[20, 60])
+    np.testing.assert_array_equal(labels[reviewed] > 0, True)
+
+
+def test_planes_windows_and_channels_are_kept_where_they_lie(desks: Any) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (3, 110, 140, 3), np.uint8)
+    labels = np.stack([disks(), disks()])[:, None]
+    desk = desks(labels, image=image, corner=(1, 10, 15), extra=(1,), plane=(0, 0))
+    desk.controller.accept(1)
+    desk.controller.set_cells(
+        CellSource("cells", "my cells", labels, (1, 0), desk.image, (1, 10, 15), (1,))
+    )
+    desk.controller.delete(point=(60, 77))
+    one, two = desk.keep()
+    assert (one.index, two.index) == ((1,), (2,))
+    assert one.box == (10, 106, 15, 135)
+    assert one.axes == "YXC"
+    training_set = TrainingSet.open(desk.state.folder)
+    kept = training_set.load(two.id)
+    np.testing.assert_array_equal(kept.image, image[2, 10:106, 15:135])
+    np.testing.assert_array_equal(kept.labels, labels[1, 0])
+    assert kept.reviewed[60, 77]
+    assert one.levels is not None
+    assert len(one.levels) == 3
+
+
+def test_a_folder_that_cannot_be_written_loses_nothing(desks: Any, tmp_path: Path) -> None:
+    desk = desks(disks())
+    desk.controller.accept(1)
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    desk.controller.keeping.set_folder(blocked / "set")
+    future = desk.controller.keeping.keep()
+    assert future is not None
+    with pytest.raises(Exception, match="cannot"):
+        future.result(30)
+    desk.settle()
+    assert desk.link.session.error is not None
+    assert not desk.state.keeping
+    assert desk.state.unsaved == 1
+    desk.link.session.error = None
+    desk.controller.keeping.set_folder(tmp_path / "good")
+    (record,) = desk.keep()
+    assert record.n_reviewed == 1
+
+
+def test_no_journal_no_stop(desks: Any, home: Path) -> None:
+    """Where no journal can be written, correcting goes on and the page says so."""
+    home.mkdir()
+    (home / "journals").write_text("in the way")
+    labels = disks()
+    desk = desks(labels)
+    assert desk.controller.delete(point=(20, 20))
+    assert "cannot be" in desk.state.journal_problem
+    assert not desk.state.safe
+    (home / "journals").unlink()
+    desk.controller.accept(2)
+    assert desk.state.journal_problem == ""
+    session = desk.controller.session
+    assert session is not None
+    assert session.journal is not None
+    assert session.journal.wait()
+    # what was done before there was a journal is in it, too
+    desk.controller.close()
+    (info,) = list_journals()
+    journal = Journal.reopen(info.id)
+    restored = journal.read()
+    journal.close()
+    np.testing.assert_array_equal(restored.arrays["labels"], labels)
+    assert [step.header["move"] for step in restored.steps] == ["state"]
+
+
+def test_levels_of_the_foreground_and_the_edge(desks: Any) -> None:
+    labels = disks()
+    desk = desks(labels, result_key="run 1")
+    y, x = np.indices(labels.shape)
+    truth = np.clip(1.4 - np.hypot(y - 20, x - 20) / 16, 0, 1)
+    assert desk.controller.open() is not None
+    assert desk.state.review.by == "" or "blurred" not in desk.state.review.by
+    asked = []
+    while desk.client.requests:
+        (request,) = desk.client.requests
+        desk.client.requests.clear()
+        assert isinstance(request, p.Derive)
+        threshold = request.instances.foreground
+        asked.append(threshold)
+        if len(asked) == 2:  # a slider of the Segment page came between: asked again
+            desk.client.on_event(p.WasCancelled(request.job))
+            (request,) = desk.client.requests
+            desk.client.requests.clear()
+            assert request.instances.foreground == threshold
+        found = (truth >= threshold).astype(np.int32)
+        result = p.SegmentResult("run 1", found, (0, 0), p.Summary(1, 1.0, 0))
+        desk.client.on_event(p.Done(request.job, result))
+    assert asked == [0.1, 0.3, 0.5, 0.7, 0.9]
+    session = desk.controller.session
+    assert session is not None
+    known = session.foreground
+    assert known is not None
+    assert np.abs(known[()] - truth).max() <= 0.1 + 1e-6
+    np.testing.assert_array_equal(known[()] >= 0.5, truth >= 0.5)
+    assert "blurred" in desk.state.review.by
+    assert desk.controller.fit(point=(20, 20))
+    np.testing.assert_array_equal(labels == 1, (truth >= 0.5) & (labels == 1))
+    assert (labels == 1).sum() > 400
+
+
+def test_levels_are_not_asked_for_where_there_is_no_result(desks: Any) -> None:
+    desk = desks(disks())
+    desk.controller.open()
+    assert desk.client.requests == []
+    lost = desks(disks(), result_key="run 2")
+    lost.controller.open()
+    (request,) = lost.client.requests
+    lost.client.on_event(p.Failed(request.job, "NotKeptError", "gone"))
+    assert lost.link.session.error is None
+    assert lost.controller.session.foreground is None
+
+
+def test_box_is_segmented_with_its_settings_and_put_in_place(desks: Any) -> None:
+    labels = disks()
+    desk = desks(labels, image=np.zeros((3, 110, 140), np.float32), corner=(2, 10, 15))
+    labels3 = labels[None]
+    desk.controller.set_cells(
+        CellSource("cells", "my cells", labels3, (0,), desk.image, (2, 10, 15))
+    )
+    desk.controller.accept(1)
+    config = InstanceConfig(foreground=0.3, split=0.9)
+    desk.controller.segment_box([(4.2, 5), (4.2, 80), (40, 80), (40, 5)], config, 12.0)
+    (request,) = desk.client.requests
+    assert isinstance(request, p.Segment)
+    assert request.window == p.Window(index=(2,), box=(14, 51, 20, 96))
+    assert request.instances == config
+    assert request.predict.diameter == 12
+    assert request.keep_as == ""
+    assert desk.link.session.running
+    job = desk.link.jobs.get(request.job)
+    assert job is not None
+    assert isinstance(job.request, BoxRequest)
+    found = np.zeros((37, 76), np.int32)
+    found[10:20, 40:60] = 3
+    result = p.SegmentResult("", found[None], (2, 14, 20), p.Summary(1, 1.0, 0))
+    desk.client.on_event(p.Done(request.job, result))
+    assert not desk.link.session.running
+    assert labels3[0, 20, 60] == labels3[0, 15, 50] > 0
+    assert labels3[0, 20, 20] == 1  # accepted: it stays
+    assert desk.state.undo.startswith("Undo segmenting a box again")
+    desk.controller.undo()
+    np.testing.assert_array_equal(labels3[0], disks())
+
+
+def test_review_order_and_view(desks: Any) -> None:
+    labels = disks()
+    labels[40:43, 100:112] = 5
+    desk = desks(labels)
+    seen: list[int] = []
+    desk.controller.look_at.connect(seen.append)
+    review = desk.controller.review
+    assert review.score_some()  # nothing has begun
+    review.next()
+    assert desk.state.review.reasons
+    for _ in range(4):
+        review.next()
+    assert sorted(seen) == [1, 2, 3, 4, 5]
+    assert seen[0] == 5
+    assert desk.state.review.total == 5
+    review.choose(3)
+    review.accept_and_next()
+    assert desk.state.review.done == 1
+    assert desk.state.review.label != 3
+    review.choose(3)
+    assert desk.state.review.status == "accepted"
+    desk.controller.delete(point=(60, 20))
+    assert desk.state.review.label == 0
+    assert desk.state.review.total == 4
+
+
+def test_tally() -> None:
+    tally = Tally()
+    for move in ("do", "do", "undo", "do"):
+        tally.move(move)  # type: ignore[arg-type]
+    assert tally.unsaved == 2
+    tally.keep(2)
+    assert tally.unsaved == 0
+    tally.move("undo")
+    assert tally.unsaved == 1
+    tally.move("do")
+    assert tally.unsaved == 2
+    tally.move("undo")
+    tally.move("redo")
+    assert tally.unsaved == 2
+
+
+def test_state_step_holds_all_that_was_said() -> None:
+    corrections = Corrections(np.stack([disks(), disks()]))
+    corrections.apply(accept(corrections, [1, 2], (0,)))
+    corrections.apply(delete(corrections, [3], (1,)))
+    corrections.apply(mark_region(corrections, "ignore", (1,), box=(0, 9, 0, 9)))
+    copy = Corrections(corrections.labels.copy())
+    copy.apply(state_step(corrections))
+    for index in ((0,), (1,)):
+        assert copy.marked(index) == corrections.marked(index)
+        assert copy.regions_of(index) == corrections.regions_of(index)
+
+
+def test_offers_of_this_image_only(home: Path) -> None:
+    labels = disks()
+    for name, fingerprint in (("a", "1" * 32), ("b", "2" * 32), ("a", "")):
+        about = JournalImage(name, fingerprint=fingerprint, shape=labels.shape)
+        journal = Journal.create(about, {"labels": labels})
+        journal.append(b"x", {"move": "do"})
+        journal.close()
+    assert len(find_offers("1" * 32, "a")) == 2
+    assert len(find_offers("2" * 32, "b")) == 1
+    assert find_offers("3" * 32, "c") == ()
+
+
+def test_sessions_hold_few_planes() -> None:
+    stack = np.stack([disks()] * 7)
+    session = EditSession(stack, lambda arrays: pytest.fail("no step, no journal"))
+    for i in range(7):
+        session.show_plane((i,))
+        session.queue((i,))
+        session.mask.plane((i,))
+    assert len(session._queues) <= 4
+    assert session.close() is None
+
+
+def test_foreground_of_a_plane() -> None:
+    reached = np.array([[[0, 1], [2, 3]]], np.uint8)
+    known = Foreground((0.2, 0.5, 0.8), reached, 0.5)
+    np.testing.assert_allclose(known.plane((0,))[:, 1], [0.35, 0.9])
+    assert known.plane((0,)).shape == (2, 2)

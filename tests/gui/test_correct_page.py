@@ -1,0 +1,402 @@
+"""The Correct page by its buttons, keys and mouse: real viewer, real journal, real commits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from app_model.types import KeyBinding
+from napari.layers import Labels
+from napari.utils.shortcuts import default_shortcuts
+
+from napari_sa2net.data.corrections import TrainingSet
+from napari_sa2net.data.journal import list_journals
+from napari_sa2net.widgets.correct.tools import OTHER_KEYS, TOOLS
+from napari_sa2net.widgets.dock import CorrectDock
+
+pytestmark = pytest.mark.timeout(300)
+WAIT_MS = 60_000
+
+
+def disks(*centres: tuple[int, int], shape: tuple[int, int] = (96, 120)) -> Any:
+    """Labels 1, 2, … as disks of radius 8."""
+    y, x = np.indices(shape)
+    labels = np.zeros(shape, np.int32)
+    for label, (cy, cx) in enumerate(centres, 1):
+        labels[np.hypot(y - cy, x - cx) <= 8] = label
+    return labels
+
+
+FOUR = ((20, 20), (20, 60), (60, 20), (60, 77))
+
+
+def picture(labels: Any) -> Any:
+    noise = np.random.default_rng(0).normal(0, 5, labels.shape)
+    return (100 * (labels > 0) + 30 + noise).astype(np.float32)
+
+
+@pytest.fixture
+def open_page(home: Path, make_napari_viewer: Any, qtbot: Any) -> Iterator[Callable[..., Any]]:
+    docks: list[CorrectDock] = []
+
+    def open_it(viewer: Any = None) -> Any:
+        viewer = viewer or make_napari_viewer()
+        dock = CorrectDock(viewer)
+        viewer.window.add_dock_widget(dock, name="Correct")
+        dock.window().show()
+        docks.append(dock)
+        page: Any = dock.pages[0]
+        qtbot.waitUntil(page.isVisible)
+        return page
+
+    yield open_it
+    for dock in docks:
+        dock.shut()
+
+
+def with_cells(open_page: Any, labels: Any = None, **transforms: Any) -> tuple[Any, Any, Any]:
+    """Page, viewer, and a layer of cells over an image, chosen."""
+    page = open_page()
+    viewer = page.port.viewer
+    labels = disks(*FOUR) if labels is None else labels
+    viewer.add_image(picture(labels), name="nuclei 3", **transforms)
+    cells = viewer.add_labels(labels, name="cells", **transforms)
+    assert page.state.cells.key == str(cells.unique_id)
+    return page, viewer, cells
+
+
+class Mouse:
+    """A mouse event as napari hands it to callbacks."""
+
+    def __init__(self, layer: Labels, point: tuple[float, ...]) -> None:
+        self.layer = layer
+        self.button = 1
+        self.modifiers: tuple[Any, ...] = ()
+        self.type = "mouse_press"
+        self.move(point)
+
+    def move(self, point: tuple[float, ...]) -> None:
+        self.position = self.layer.data_to_world(point)
+        self.pos = 10 * np.array(point[-2:], dtype=float)
+
+
+def drag(qtbot: Any, layer: Labels, *points: tuple[float, ...]) -> None:
+    """Press, move, release; with one point it is a click."""
+    event = Mouse(layer, points[0])
+    called = [callback(layer, event) for callback in list(layer.mouse_drag_callbacks)]
+    generators = [one for one in called if one is not None]
+    for generator in generators:
+        next(generator, None)
+    event.type = "mouse_move"
+    for point in points[1:]:
+        event.move(point)
+        for generator in generators:
+            next(generator, None)
+    event.type = "mouse_release"
+    for generator in generators:
+        next(generator, None)
+    qtbot.wait(10)
+
+
+def key(viewer: Any, *keys: str) -> None:
+    for one in keys:
+        viewer.window._qt_viewer.canvas._key_map_handler.press_key(one)
+
+
+def dock_of(page: Any) -> Any:
+    while not isinstance(page, CorrectDock):
+        page = page.parentWidget()
+    return page
+
+
+def labels_of(cells: Labels) -> list[int]:
+    return [int(v) for v in np.unique(cells.data) if v]
+
+
+def test_tools_one_history_and_keep(open_page: Any, qtbot: Any, home: Path) -> None:
+    """Split, merge, delete, redraw, brush, regions; undone and done again; kept."""
+    page, viewer, cells = with_cells(open_page, scale=(0.5, 0.5), units=("um", "um"))
+    began = cells.data.copy()
+    camera = (viewer.scene.camera.zoom, viewer.scene.camera.center)
+    assert not page.strip.undo.isEnabled()
+
+    key(viewer, "S")
+    assert page.strip.buttons["split"].isChecked()
+    assert viewer.layers.selection.active is cells
+    assert not cells.mouse_pan
+    drag(qtbot, cells, (20, 8), (20, 20), (20, 32))
+    assert len(labels_of(cells)) == 5
+    assert page.strip.undo.toolTip().startswith("Undo split of cell 1")
+    assert "Split of cell 1" in page.strip.said.text()
+    # the tool stays, for the next cell; a line in the void says what is wrong
+    drag(qtbot, cells, (40, 40), (44, 48))
+    assert "touches no cell" in page.strip.said.text()
+    assert len(labels_of(cells)) == 5
+
+    page.strip.buttons["merge"].click()
+    drag(qtbot, cells, (14, 20), (26, 20))
+    assert len(labels_of(cells)) == 4
+
+    key(viewer, "D")
+    drag(qtbot, cells, (60, 20))
+    assert 3 not in labels_of(cells)
+    key(viewer, "R")
+    drag(qtbot, cells, (52, 12), (52, 30), (70, 30), (70, 12))
+    assert len(labels_of(cells)) == 4
+    key(viewer, "Escape")
+    qtbot.waitUntil(lambda: not page.strip.buttons["redraw"].isChecked())
+    assert cells.mouse_pan
+    assert [layer.name for layer in viewer.layers] == ["nuclei 3", "cells", "reviewed"]
+
+    # napari's own brush is in the same history
+    page.strip.buttons["brush"].click()
+    assert str(cells.mode) == "paint"
+    cells.selected_label = 9
+    drag(qtbot, cells, (85, 100), (85, 110))
+    assert 9 in labels_of(cells)
+    assert page.state.undo == "Undo painting of cell 9"
+    key(viewer, "U")
+    assert str(cells.mode) == "pan_zoom"
+    drag(qtbot, cells, (40, 40), (40, 110), (90, 110), (90, 40))
+    assert page.state.unsaved == 6
+    assert (viewer.scene.camera.zoom, viewer.scene.camera.center) == camera
+
+    # our history over all of it, on the keys of the layer
+    done = cells.data.copy()
+    for _ in range(6):
+        key(viewer, "Control-Z")
+    np.testing.assert_array_equal(cells.data, began)
+    assert page.state.unsaved == 0
+    for _ in range(6):
+        key(viewer, "Control-Shift-Z")
+    np.testing.assert_array_equal(cells.data, done)
+    qtbot.waitUntil(lambda: page.state.safe, timeout=WAIT_MS)
+    assert "6 corrections" in page.keep.title.text()
+
+    page.keep.group.setText("dish 3")
+    page.keep.group.editingFinished.emit()
+    qtbot.waitUntil(page.keep.button.isEnabled, timeout=WAIT_MS)
+    page.keep.button.click()
+    assert page.keep.button.text() == "Keeping…"
+    qtbot.waitUntil(lambda: not page.state.keeping, timeout=WAIT_MS)
+    assert page.session.error is None
+    assert page.state.unsaved == 0
+    assert "Kept" in page.keep.kept.text()
+    training_set = TrainingSet.open(page.state.folder)
+    (record,) = training_set.commits()
+    assert record.group == "dish 3"
+    assert record.source.name == "nuclei 3"
+    assert record.pixel_size_um == pytest.approx(0.5)
+    kept = training_set.load(record.id)
+    np.testing.assert_array_equal(kept.labels, done)
+    assert kept.reviewed[20, 20]
+    assert kept.reviewed[41:89, 41:109].all()
+    assert not kept.reviewed[5, 118]
+    # nothing is left to restore
+    viewer.window.remove_dock_widget(dock_of(page))
+    assert list_journals(in_use=True) == []
+    assert [layer.name for layer in viewer.layers] == ["nuclei 3", "cells"]
+    assert KeyBinding.from_str("S") not in viewer.keymap
+
+
+def test_no_key_of_ours_is_one_of_naparis(open_page: Any) -> None:
+    """napari's keys of Labels layers and of the viewer keep their meaning, and so do ours."""
+    page, viewer, cells = with_cells(open_page)
+    own = {tool.key for tool in TOOLS if not tool.mode} | {name for name, _ in OTHER_KEYS}
+    assert set(page._bindings()) == own
+    bound = {KeyBinding.from_str(name.replace("-", "+")) for name in own}
+    assert len(bound) == len(own)
+    of_layers = {
+        one
+        for action, keys in default_shortcuts.items()
+        for one in keys
+        if "label" in action or "polygon" in action or "brush" in action
+    }
+    assert len(of_layers) > 15
+    of_viewer = set(type(viewer).class_keymap) | set(type(cells).class_keymap)
+    for cls in (*type(viewer).__mro__, *type(cells).__mro__):
+        of_viewer |= set(getattr(cls, "class_keymap", {}))
+    assert len(of_viewer) > 20
+    assert not bound & (of_layers | of_viewer)
+    # with the cells selected, every key is ours
+    viewer.layers.selection.active = cells
+    handler = viewer.window._qt_viewer.canvas._key_map_handler
+    active = handler.active_keymap
+    for one in bound:
+        assert "Keys" in repr(active[one]) or "pressed" in repr(active[one])
+    # napari's tools by napari's keys; the sheet names all of them
+    sheet = page.sheet.sheet.text()
+    for tool in TOOLS:
+        assert f"<b>{tool.key}</b>" in sheet
+    key(viewer, "2")
+    assert page.strip.buttons["brush"].isChecked()
+    key(viewer, "1")
+    assert page.strip.buttons["eraser"].isChecked()
+    page.sheet.fold.click()
+    assert page.sheet.sheet.isVisible()
+
+
+def test_review_walks_and_the_view_follows(open_page: Any, qtbot: Any) -> None:
+    labels = disks(*FOUR, shape=(400, 400))
+    labels[200:240, 200:204] = 5  # thin and long: the most doubtful one
+    page, viewer, cells = with_cells(open_page, labels)
+    viewer.scene.camera.zoom = 1
+    qtbot.waitUntil(lambda: page.state.review.scored, timeout=WAIT_MS)
+    assert "0 of 5" in page.review.title.text()
+    assert not page.review.accept.isEnabled()
+    key(viewer, "N")
+    first = page.state.review.label
+    assert cells.selected_label == first
+    y, x = np.argwhere(labels == first).mean(axis=0)
+    np.testing.assert_allclose(viewer.scene.camera.center[-2:], (y, x), atol=2)
+    assert viewer.scene.camera.zoom > 1
+    assert f"Cell {first}:" in page.review.cell.text()
+    qtbot.waitUntil(lambda: "reviewed" in viewer.layers)
+    outlines = viewer.layers["reviewed"]
+    qtbot.waitUntil(lambda: (outlines.data == 3).sum() == (labels == first).sum())
+    key(viewer, "A")
+    assert page.state.review.done == 1
+    second = page.state.review.label
+    assert second not in (0, first)
+    qtbot.waitUntil(lambda: outlines.data[int(y), int(x)] == 1)
+    page.review.back.click()
+    assert page.state.review.label == first
+    assert page.review.accept.text() == "✓ Accepted"
+    page.review.forward.click()
+    page.review.fix.click()
+    assert str(cells.mode) == "paint"
+    assert cells.selected_label == page.state.review.label
+    page.strip.buttons["brush"].click()
+    assert str(cells.mode) == "pan_zoom"
+    # a click on a cell looks at that one
+    event_at = tuple(np.argwhere(labels == 3).mean(axis=0).round())
+    event = Mouse(cells, event_at)
+    for callback in list(viewer.mouse_drag_callbacks):
+        generator = callback(viewer, event)
+        next(generator, None)
+        event.type = "mouse_release"
+        next(generator, None)
+    assert page.state.review.label == 3
+    viewer.reset_view()
+    page.review.all.click()
+    assert page.state.review.done == 5
+    key(viewer, "N")
+    assert "Every cell" in page.strip.said.text()
+    page.review.outlines.click()
+    assert "reviewed" not in viewer.layers
+    page.review.outlines.click()
+    assert "reviewed" in viewer.layers
+    key(viewer, "Control-Z")
+    assert page.state.review.done == 1
+
+
+def test_closed_reopened_deleted_replaced_restored(open_page: Any, qtbot: Any) -> None:
+    """Whatever happens in mid-work, nothing is lost."""
+    page, viewer, cells = with_cells(open_page)
+    key(viewer, "D")
+    drag(qtbot, cells, (60, 20))
+    assert page.state.unsaved == 1
+    # renamed: the same cells
+    cells.name = "my cells"
+    viewer.layers["nuclei 3"].name = "renamed"
+    assert page.cells_row.currentText() == "my cells"
+    assert page.state.unsaved == 1
+
+    # page closed: the journal is there, the cells too; what is painted meanwhile counts
+    viewer.window.remove_dock_widget(dock_of(page))
+    (left,) = list_journals()
+    assert left.n_edits == 1
+    cells.selected_label = 2
+    cells.paint((25, 60), 2)
+    kept = cells.data.copy()
+    page = open_page(viewer)
+    np.testing.assert_array_equal(cells.data, kept)
+    assert page.state.unsaved == 2
+    assert page.state.undo == "Undo changes made elsewhere"
+    assert page.state.offers == ()
+    page.strip.undo.click()
+    page.strip.undo.click()
+    assert 3 in labels_of(cells)
+    page.strip.redo.click()
+    assert page.state.unsaved == 1
+    after = cells.data.copy()
+
+    # the layer is deleted: its corrections are offered, and come back with their history
+    qtbot.waitUntil(lambda: page.state.safe, timeout=WAIT_MS)
+    viewer.layers.remove(cells)
+    assert page.state.cells is None
+    qtbot.waitUntil(lambda: len(page.state.offers) == 1, timeout=WAIT_MS)
+    assert not page.offers.isHidden()
+    assert "5 steps of work on" in page.offers.words.text()
+    page.offers.restore.click()
+    qtbot.waitUntil(lambda: page.state.cells is not None, timeout=WAIT_MS)
+    restored = viewer.layers[-1] if viewer.layers[-1].name != "reviewed" else viewer.layers[-2]
+    np.testing.assert_array_equal(restored.data, after)
+    assert page.offers.isHidden()
+    assert page.state.unsaved == 1
+    page.strip.undo.click()
+    assert 3 in labels_of(restored)
+    page.strip.redo.click()
+
+    # someone's script puts other labels into the layer: one more step
+    restored.data = disks((40, 40))
+    assert page.state.unsaved == 2
+    key(viewer, "Control-Z")
+    np.testing.assert_array_equal(restored.data, after)
+    # labels of another size: a new beginning, and the old can be restored
+    restored.data = disks((40, 40), shape=(80, 80))
+    assert page.state.unsaved == 0
+    qtbot.waitUntil(lambda: len(page.state.offers) == 1, timeout=WAIT_MS)
+    key(viewer, "O")
+    drag(qtbot, restored, (40, 40))
+    page.offers.discard.click()
+    page.offers.sure.click()
+    qtbot.waitUntil(lambda: page.state.offers == (), timeout=WAIT_MS)
+
+    # a tool is taken up and the layer goes; then the image; then the window
+    key(viewer, "S")
+    viewer.layers.remove(restored)
+    qtbot.waitUntil(lambda: not any("drawing" in layer.name for layer in viewer.layers))
+    more = viewer.add_labels(disks(*FOUR), name="more")
+    assert page.state.cells.name == "more"
+    key(viewer, "D")
+    drag(qtbot, more, (60, 20))
+    viewer.layers.remove(viewer.layers["renamed"])
+    assert page.state.unsaved == 1
+    assert "no image" in page.keep.what.text() or page.state.cells.image is None
+    key(viewer, "Control-Z")
+    assert page.state.unsaved == 0
+    key(viewer, "Control-Shift-Z")
+    viewer.close()
+    (left,) = [one for one in list_journals() if one.image.name == "renamed"]
+    assert left.n_edits >= 1
+
+
+def test_planes_of_a_stack(open_page: Any, qtbot: Any) -> None:
+    stack = np.stack([disks(*FOUR), disks(*FOUR[:2]), disks(FOUR[3])])
+    page, viewer, cells = with_cells(open_page, stack, scale=(3, 1, 1))
+    viewer.dims.set_current_step(0, 1)
+    assert "plane 1 of 2" in page.place.text()
+    qtbot.waitUntil(lambda: page.state.review.total == 2, timeout=WAIT_MS)
+    key(viewer, "D")
+    drag(qtbot, cells, (1, 20, 20))
+    assert [len(np.unique(plane)) for plane in cells.data] == [5, 2, 2]
+    viewer.dims.set_current_step(0, 2)
+    key(viewer, "D", "D")  # laid down and taken up again
+    key(viewer, "U")
+    drag(qtbot, cells, (2, 2, 2), (2, 2, 110), (2, 90, 110), (2, 90, 2))
+    assert page.state.review.done == 1
+    outlines = viewer.layers["reviewed"]
+    assert outlines.data_to_world((0, 0, 0))[0] == pytest.approx(6)
+    key(viewer, "K")
+    qtbot.waitUntil(lambda: bool(page.state.kept), timeout=WAIT_MS)
+    records = TrainingSet.open(page.state.folder).commits()
+    assert sorted(record.index for record in records) == [(1,), (2,)]
+    assert {record.shape for record in records} == {(96, 120)}
+    # undo crosses planes
+    key(viewer, "Control-Z", "Control-Z")
+    assert len(np.unique(cells.data[1])) == 3
+    assert page.state.unsaved == 2
