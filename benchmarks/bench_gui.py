@@ -57,6 +57,8 @@ def run() -> list[dict[str, object]]:
     app = Application([])
     for owner, name in (
         (napari.layers.Labels, "__init__"),
+        # called by the metaclass after __init__: the first slice, coloured
+        (napari.layers.Labels, "_post_init"),
         (napari.components.ViewerModel, "add_layer"),
     ):
         setattr(owner, name, timed(getattr(owner, name), napari_time, added))
