@@ -16,12 +16,13 @@ import traceback
 import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from napari_sa2net.engine import protocol as p
 from napari_sa2net.engine.images import Sources
 from napari_sa2net.engine.link import EXIT_NO_TORCH, Link, describe_end
+from napari_sa2net.engine.open_jobs import OpenJob, Tell
 from napari_sa2net.engine.wire import prepare, unpack
 from napari_sa2net.errors import Cancelled, EngineError, SA2NetError
 
@@ -33,17 +34,6 @@ MAX_CRASHES, CRASH_WINDOW_S = 3, 60.0
 """So many crashes within so many seconds, and the engine stays down."""
 
 _TERMINAL = (p.Done, p.Failed, p.WasCancelled)
-
-
-@dataclass
-class _Job:
-    """A job without an answer yet."""
-
-    request: p.JobRequest
-    sent: bool = False
-    cancelled: bool = False
-    shared: list[str] = field(default_factory=list)
-    timer: threading.Timer | None = None
 
 
 class EngineClient:
@@ -64,9 +54,9 @@ class EngineClient:
         self._python = python or sys.executable
         self._emitting = threading.RLock()
         self._state = threading.Condition()
-        self._outbox: deque[p.Request | _Emit] = deque()
+        self._outbox: deque[p.Request | Tell] = deque()
         self._regions: deque[tuple[Link, p.ReadRegion]] = deque()
-        self._jobs: dict[int, _Job] = {}
+        self._jobs: dict[int, OpenJob] = {}
         self._sources = Sources()
         self._link: Link | None = None
         self._ready = False
@@ -104,7 +94,7 @@ class EngineClient:
             if self._closed:
                 return
             if isinstance(request, p.JobRequest):
-                self._jobs[request.job] = _Job(request)
+                self._jobs[request.job] = OpenJob(request)
             elif isinstance(request, p.Forget):
                 self._sources.remove(request.key)
             self._outbox.append(request)
@@ -123,7 +113,7 @@ class EngineClient:
             if not entry.cancelled:
                 entry.cancelled = True
                 # One that was not sent yet never will be.
-                event = p.Cancel(job) if entry.sent else _Emit(p.WasCancelled(job))
+                event = p.Cancel(job) if entry.sent else Tell(p.WasCancelled(job))
                 self._outbox.appendleft(event)
             if force and entry.sent and entry.timer is None:
                 entry.timer = threading.Timer(GRACE_S, self._force, (job,))
@@ -295,7 +285,7 @@ class EngineClient:
                     return
                 item = self._outbox.popleft()
                 link, down = self._link, self._down
-            if isinstance(item, _Emit):
+            if isinstance(item, Tell):
                 self._finish(item.event)
             elif down is not None:
                 if isinstance(item, p.JobRequest):
@@ -304,7 +294,7 @@ class EngineClient:
                 self._send(link, item)
 
     def _is_emit(self) -> bool:
-        return isinstance(self._outbox[0], _Emit)
+        return isinstance(self._outbox[0], Tell)
 
     def _send(self, link: Link, request: p.Request) -> None:
         if not isinstance(request, p.JobRequest):
@@ -388,13 +378,6 @@ class EngineClient:
                 self._on_event(event)
             except Exception:
                 _log.exception("error while an engine event was handled")
-
-
-@dataclass(frozen=True)
-class _Emit:
-    """Not a request: an event to be told from a thread of ours."""
-
-    event: p.WasCancelled
 
 
 _alive: weakref.WeakSet[EngineClient] = weakref.WeakSet()
