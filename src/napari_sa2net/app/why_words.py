@@ -32,8 +32,8 @@ def map_help(shown: AttentionMap) -> str:
     if kind == "aua":
         stage = STAGE_WORDS[int(number)]
         return (
-            f"How much fine detail the {stage} stage lets in at each place: 1 all of it, 0 "
-            "none. It is not the probability of a cell."
+            f"How much the {stage} stage adds to the fine detail at each place: 1 all, 0 "
+            "nothing more than passes anyway. It is not the probability of a cell."
         )
     if shown.name == "global_query":
         return (
