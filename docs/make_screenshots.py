@@ -131,8 +131,10 @@ def add_image(program: Program, image: Path | None) -> None:
     from napari_sa2net.data import read_image
 
     file = read_image(image)
-    size = file.pixel_size_um or 0.32
-    program.viewer.add_image(file.array, name=file.name, scale=(size, size), units=("um", "um"))
+    place: dict[str, object] = {}
+    if file.pixel_size_um:
+        place = {"scale": (file.pixel_size_um,) * 2, "units": ("um", "um")}
+    program.viewer.add_image(file.array, name=file.name, **place)
 
 
 def empty(image: Path | None) -> None:
