@@ -17,7 +17,7 @@ from napari_sa2net.data.corrections import CommittedData, TrainingSet
 from napari_sa2net.data.fingerprint import image_fingerprint
 from napari_sa2net.data.manifest import CommitRecord
 from napari_sa2net.data.plan import ImagePlan, plan_image
-from napari_sa2net.edits import ReviewedMask, reviewed_labels
+from napari_sa2net.edits import reviewed_labels
 from napari_sa2net.errors import CorrectionsError
 from napari_sa2net.files import user_data_dir
 
@@ -89,6 +89,8 @@ def what_to_keep(session: EditSession, source: CellSource) -> WhatToKeep:
         n_cells += sum(label in plane for label in reviewed)
     if not problem and not planes:
         problem = "Nothing is reviewed yet: correct or accept a cell first."
+    if not problem and not session.dirty:
+        problem = "Everything that is reviewed is kept."
     return WhatToKeep(n_cells, len(planes), problem)
 
 
@@ -111,12 +113,9 @@ def keep_request(
         raise CorrectionsError(problem)
     assert source.image is not None
     planes = []
-    # masks of a stack come and go one at a time
-    masks = ReviewedMask(session.corrections)
     for index in session.reviewed_planes():
         if index in session.dirty:
-            reviewed = masks.plane(index)
-            masks.forget(index)
+            reviewed = session.reviewed(index)
             if reviewed.any():
                 planes.append(KeptPlane(index, np.array(session.labels[index]), reviewed))
     if not planes:

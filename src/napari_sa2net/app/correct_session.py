@@ -179,6 +179,13 @@ class EditSession:
             self.mask.forget(old)
         del self._shown[:-MAX_PLANES]
 
+    def reviewed(self, index: Index) -> NDArray[np.bool_]:
+        """Reviewed pixels of a plane, a copy."""
+        mask = np.array(self.mask.plane(index))
+        if index not in self._shown:
+            self.mask.forget(index)
+        return mask
+
     def queue(self, index: Index) -> ReviewQueue:
         """Objects of a plane in the order of doubt."""
         queue = self._queues.get(index)

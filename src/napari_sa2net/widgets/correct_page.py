@@ -244,7 +244,9 @@ class CorrectPage(PageWidget):
         if session is None or source is None or source.key != key or self.bench.layer is None:
             return
         boxes = change.reviewed.get(source.plane, [])
-        self.reviewed.update(self.bench.layer, session, source.plane, boxes)
+        if not self.reviewed.update(self.bench.layer, session, source.plane, boxes):
+            # a layer takes napari a while to make: after the correction is seen
+            self._outline.start()
         self._rest.start()
         self._scoring.start()
 

@@ -68,6 +68,8 @@ class Workspace(QObject):
         cells.changed.connect(self.refresh_cells)
         cells.painted.connect(correct.stroke)
         cells.gone.connect(correct.forget_cells)
+        # after the port has shown it: key and model are on the layer only then
+        self.controller.result_ready.connect(lambda _: self.refresh_cells())
         correct.changed.connect(cells.show)
         correct.restored.connect(cells.show_restored)
         correct.journal_begun.connect(cells.set_journal)

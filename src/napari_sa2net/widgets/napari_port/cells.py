@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Image, Labels
 from psygnal import Signal
+from qtpy.QtCore import QTimer
 
 from napari_sa2net.app.correct_restore import RestoredCells
 from napari_sa2net.app.correct_session import Change
@@ -271,7 +272,16 @@ class CellLayers:
         self._follow()
 
     def _painted(self, layer: Labels, event: Any) -> None:
-        self.painted.emit(layer_key(layer), event.value)
+        key, atoms = layer_key(layer), event.value
+        if _is_painted(layer, atoms):
+            self.painted.emit(key, atoms)
+        else:
+            # napari tells of some strokes before it has made them
+            QTimer.singleShot(0, lambda: self._painted_late(key, atoms))
+
+    def _painted_late(self, key: str, atoms: Any) -> None:
+        if self._watched:
+            self.painted.emit(key, atoms)
 
     def _moved(self, _: Any = None) -> None:
         self.changed.emit()
@@ -279,6 +289,17 @@ class CellLayers:
     def _renamed(self, _: Any = None) -> None:
         self.listed.emit()
         self.changed.emit()
+
+
+def _is_painted(layer: Labels, atoms: Any) -> bool:
+    """Whether the pixels of a stroke are in the layer already; looks at its end."""
+    atom: Any = atoms[-1] if isinstance(atoms, list) and atoms else None
+    if hasattr(atom, "slice_key"):
+        mask = ... if atom.mask is None else atom.mask
+        return bool(np.all(np.asarray(layer.data[atom.slice_key])[mask] == atom.new_value))
+    if isinstance(atom, tuple) and len(atom) == 3:
+        return bool(np.all(np.asarray(layer.data[atom[0]]) == atom[2]))
+    return True
 
 
 def place_on(

@@ -1,4 +1,7 @@
-"""A layer with thin outlines around what is reviewed, and around what is ignored."""
+"""A layer with thin outlines around what is reviewed, and around what is ignored.
+
+The lines are in the data: napari's own contours look at the whole plane again and again.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 
 from napari_sa2net.app.correct_session import EditSession
+from napari_sa2net.edits.shapes import grown
 from napari_sa2net.widgets.napari_port.maps import SLOT_KEY
 from napari_sa2net.widgets.napari_port.reading import layer_key
 from napari_sa2net.widgets.napari_port.repaint import repaint
@@ -67,28 +71,30 @@ class ReviewedLayer:
         self.hide()
         if not (said or current):
             return
-        mask = np.zeros(session.corrections.shape, np.uint8)
-        self._fill(mask, session, index, (0, mask.shape[0], 0, mask.shape[1]))
-        self.layer = _layer(cells, index, mask)
+        height, width = session.corrections.shape
+        lines = self._lines(session, index, (0, height, 0, width))
+        self.layer = _layer(cells, index, lines)
         self._session, self._place = session, _place(cells, index)
         with keep_selection(self._viewer):
             self._viewer.add_layer(self.layer)
 
     def update(
         self, cells: Labels, session: EditSession, index: tuple[int, ...], boxes: list[Box]
-    ) -> None:
-        """Draw boxes of the shown plane anew."""
+    ) -> bool:
+        """Draw boxes of the shown plane anew; False where that plane is not shown (yet)."""
         if self.layer is None or not self._shows(cells, session, index):
-            self.show(cells, session, index, self.current)
-            return
+            return not self.wanted
         if self.layer not in self._viewer.layers:
             # a person has deleted it: they do not want to see it
             self.layer, self.wanted = None, False
-            return
-        mask = np.asarray(self.layer.data).reshape(session.corrections.shape)
+            return True
+        plane = (0,) * (self.layer.ndim - 2)
         for box in boxes:
-            self._fill(mask, session, index, box)
-            repaint(self._viewer, self.layer, (0,) * (self.layer.ndim - 2), box)
+            # pixels beside the box may be on a line now, or no longer
+            y0, y1, x0, x1 = around = grown(box, 1, session.corrections.shape)
+            self.layer.data[plane][y0:y1, x0:x1] = self._lines(session, index, around)
+            repaint(self._viewer, self.layer, plane, around)
+        return True
 
     def hide(self) -> None:
         """Take the layer away."""
@@ -104,21 +110,26 @@ class ReviewedLayer:
             and self._place == _place(cells, index)
         )
 
-    def _fill(
-        self,
-        mask: NDArray[np.uint8],
-        session: EditSession,
-        index: tuple[int, ...],
-        box: Box,
-    ) -> None:
-        y0, y1, x0, x1 = box
-        part = mask[y0:y1, x0:x1]
-        part[...] = session.mask.plane(index)[y0:y1, x0:x1]
+    def _lines(
+        self, session: EditSession, index: tuple[int, ...], box: Box
+    ) -> NDArray[np.uint8]:
+        """Outlines in a box: of every area the outermost pixels, else 0."""
+        y0, y1, x0, x1 = grown(box, 1, session.corrections.shape)
+        areas = session.mask.plane(index)[y0:y1, x0:x1].astype(np.uint8)
         for region in session.corrections.regions_of(index):
             if region.kind == "ignore":
-                part[region.mask(box)] = IGNORED
+                areas[region.mask((y0, y1, x0, x1))] = IGNORED
         if self.current:
-            part[session.labels[index][y0:y1, x0:x1] == self.current] = CURRENT
+            areas[session.labels[index][y0:y1, x0:x1] == self.current] = CURRENT
+        inner = np.ones(areas.shape, bool)
+        same = areas[1:] == areas[:-1]
+        inner[1:] &= same
+        inner[:-1] &= same
+        same = areas[:, 1:] == areas[:, :-1]
+        inner[:, 1:] &= same
+        inner[:, :-1] &= same
+        areas[inner] = 0
+        return areas[box[0] - y0 : box[1] - y0, box[2] - x0 : box[3] - x0]
 
 
 def _place(cells: Labels, index: tuple[int, ...]) -> tuple[Any, ...]:
@@ -128,10 +139,10 @@ def _place(cells: Labels, index: tuple[int, ...]) -> tuple[Any, ...]:
     return (layer_key(cells), index, *np.ravel(corners))
 
 
-def _layer(cells: Labels, index: tuple[int, ...], mask: NDArray[np.uint8]) -> Labels:
+def _layer(cells: Labels, index: tuple[int, ...], lines: NDArray[np.uint8]) -> Labels:
     corner: Any = cells.affine.inverse(cells.data_to_world((*index, 0, 0)))
     layer = Labels(
-        mask.reshape((1,) * len(index) + mask.shape),
+        lines.reshape((1,) * len(index) + lines.shape),
         name=NAME,
         scale=cells.scale,
         translate=corner,
@@ -143,7 +154,6 @@ def _layer(cells: Labels, index: tuple[int, ...], mask: NDArray[np.uint8]) -> La
         colormap=DirectLabelColormap(color_dict=_COLORS),
         metadata={METADATA_KEY: {SLOT_KEY: "reviewed"}},
     )
-    layer.contour = 1
     layer.editable = False
     return layer
 
