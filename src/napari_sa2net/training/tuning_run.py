@@ -38,7 +38,7 @@ PROBE_STEPS = 3
 MANY = 10_000_000
 SMALLEST_CROP = 64
 #: AP on a kind of reference image from which the parent is held to know it.
-KNOWN = 0.3
+KNOWN = 0.1
 #: Sides of which the parent's answers are looked at to see whether they can be trusted.
 MAX_TRUST_IMAGES = 8
 
