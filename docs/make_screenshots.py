@@ -212,6 +212,25 @@ def see_why(image: Path | None) -> None:
     program.close()
 
 
+def correct(image: Path | None) -> None:
+    """Some cells reviewed, one under review, the split tool taken up."""
+    program = Program(window=TALL)
+    add_image(program, image)
+    program.ready()
+    program.segment()
+    program.turn_to("Correct")
+    page, review = program.page, program.page.controller.review
+    program.wait(lambda: page.state.review.scored, "the order of review")
+    review.next()
+    for _ in range(6):
+        review.accept_and_next()
+    page.bench.choose("split")
+    program.pause(0.5)
+    program.save("correct")
+    page.bench.choose("")
+    program.close()
+
+
 def stack(image: Path | None) -> None:
     """A stack: axes, planes, one of them."""
     program = Program()
@@ -238,6 +257,7 @@ SHOTS: dict[str, Callable[[Path | None], None]] = {
     "segment": segment,
     "light": light,
     "see_why": see_why,
+    "correct": correct,
     "stack": stack,
     "measure": measure,
 }

@@ -244,7 +244,8 @@ class CorrectPage(PageWidget):
         if session is None or source is None or source.key != key or self.bench.layer is None:
             return
         boxes = change.reviewed.get(source.plane, [])
-        if not self.reviewed.update(self.bench.layer, session, source.plane, boxes):
+        shown = self.reviewed.update(self.bench.layer, session, source.plane, boxes)
+        if not shown and self.isVisible():
             # a layer takes napari a while to make: after the correction is seen
             self._outline.start()
         self._rest.start()
@@ -276,6 +277,8 @@ class CorrectPage(PageWidget):
         self._show_outlines()
 
     def _show_outlines(self) -> None:
+        if not self.isVisible():
+            return  # nobody who paints on another page asked for a layer
         session, source, layer = self.controller.session, self.state.cells, self.bench.layer
         if session is None or source is None or layer is None:
             self.reviewed.hide()
