@@ -244,7 +244,8 @@ def test_home_that_cannot_be_written(
 WRITER = """
 import sys
 from napari_sa2net.errors import ModelExistsError, ModelNotFoundError
-from napari_sa2net.models.registry import add_file, remove_model
+from napari_sa2net.models.registry import add_file
+from napari_sa2net.models.removal import remove_model
 won = 0
 for _ in range(25):
     try:
@@ -280,7 +281,7 @@ def test_two_processes_at_once(home: Path, tmp_path: Path, source: Path) -> None
     assert [p.returncode for p in processes] == [0, 0]
     assert all(int(p.stdout.read()) > 0 for p in processes)
     assert seen > 3
-    left = {path.name for path in home.iterdir()} - {".lock"}
+    left = {path.name for path in home.iterdir()} - {".lock", "removed"}
     assert left <= {"shared.safetensors", "same.safetensors"}
 
 

@@ -17,6 +17,8 @@ JobKind = Literal[
     "what_if",
     "box",
     "level",
+    "import",
+    "compare",
 ]
 
 

@@ -16,7 +16,7 @@ from napari_sa2net.errors import SettingsError
 
 Call = Callable[[], None]
 
-RUNS: tuple[JobKind, ...] = ("segment", "explain", "box")
+RUNS: tuple[JobKind, ...] = ("segment", "explain", "box", "compare")
 """Kinds that the one progress line tells of, and that Cancel stops; one at a time."""
 
 

@@ -17,6 +17,7 @@ from napari_sa2net.data.plan import ImagePlan
 from napari_sa2net.engine import protocol as p
 from napari_sa2net.engine.explain_handlers import ExplainHandlers
 from napari_sa2net.engine.kept import Kept, KeptResults, summarize
+from napari_sa2net.engine.models_handlers import compare, take_in
 from napari_sa2net.engine.remote import (
     OpenImage,
     WindowPlan,
@@ -100,6 +101,11 @@ class Handlers:
                 return self.derive(request)
             case p.Measure():
                 return self.measure(request)
+            case p.ImportModel():
+                return take_in(request)
+            case p.Compare():
+                job = request.job
+                return compare(request, self.reporter(job), self._server.cancelled(job))
             case p.FineTune():
                 # Loaded in the training engine alone: it takes seconds.
                 from napari_sa2net.engine.train_handlers import TrainHandlers

@@ -21,6 +21,13 @@ from napari_sa2net.engine.explain_protocol import (
     WhatIf,
     WhatIfResult,
 )
+from napari_sa2net.engine.models_protocol import (
+    Compare,
+    Comparison,
+    Imported,
+    ImportModel,
+    Part,
+)
 from napari_sa2net.engine.segment_protocol import (
     ArrayRef,
     Derive,
@@ -48,6 +55,8 @@ __all__ = [
     "AttentionMap",
     "Cancel",
     "CellInspection",
+    "Compare",
+    "Comparison",
     "Derive",
     "Died",
     "Done",
@@ -60,12 +69,15 @@ __all__ = [
     "FineTune",
     "FineTuneResult",
     "Forget",
+    "ImportModel",
+    "Imported",
     "Inspect",
     "JobRequest",
     "KeyedRequest",
     "MapChannel",
     "Measure",
     "ObjectTable",
+    "Part",
     "Pause",
     "Progress",
     "ReadRegion",
@@ -129,7 +141,7 @@ class RegionData:
 
 KeyedRequest = Derive | MapChannel | Inspect | WhatIf
 """Of several of one kind that wait for one key only the newest runs."""
-JobRequest = WarmUp | Segment | Measure | KeyedRequest | FineTune
+JobRequest = WarmUp | Segment | Measure | KeyedRequest | FineTune | ImportModel | Compare
 Request = JobRequest | Forget | Cancel | Shutdown | Release | RegionData | Pause | StopAndKeep
 
 # --- events ------------------------------------------------------------------------------

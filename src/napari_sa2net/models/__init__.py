@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from napari_sa2net.models.registry import find_model as find_model
     from napari_sa2net.models.registry import list_models as list_models
     from napari_sa2net.models.registry import promote_model as promote_model
-    from napari_sa2net.models.registry import remove_model as remove_model
     from napari_sa2net.models.registry import rename_model as rename_model
+    from napari_sa2net.models.removal import remove_model as remove_model
+    from napari_sa2net.models.removal import restore_model as restore_model
 
 _MODULES = {
     "ModelCard": "card",
@@ -40,8 +41,9 @@ _MODULES = {
     "find_model": "registry",
     "list_models": "registry",
     "promote_model": "registry",
-    "remove_model": "registry",
+    "remove_model": "removal",
     "rename_model": "registry",
+    "restore_model": "removal",
 }
 __all__ = sorted(_MODULES)
 

@@ -116,14 +116,22 @@ def list_models(aside: bool = False) -> list[ModelEntry]:
     aside : bool
         Also those that are kept aside, at the end.
     """
-    entries = []
+    entries, problems = read_models(aside)
+    for problem in problems:
+        logger.warning("Left out of the list of models: %s", problem)
+    return entries
+
+
+def read_models(aside: bool = False) -> tuple[list[ModelEntry], list[str]]:
+    """As `list_models`, and what is wrong with the files that were left out, in words."""
+    entries, problems = [], []
     for path, bundled in _files(aside):
         try:
-            entries.append(_entry(path, bundled))
+            entries.append(entry_of(path, bundled))
         except CheckpointError as error:
             if path.exists():  # not removed by another process meanwhile
-                logger.warning("Left out of the list of models: %s", error)
-    return entries
+                problems.append(str(error))
+    return entries, problems
 
 
 def find_model(name: str) -> ModelEntry | None:
@@ -137,7 +145,7 @@ def find_model(name: str) -> ModelEntry | None:
     for path, bundled in _files():
         if _same(path, name):
             try:
-                return _entry(path, bundled)
+                return entry_of(path, bundled)
             except CheckpointError:
                 if path.exists():
                     raise
@@ -150,6 +158,23 @@ def get_model(name: str) -> ModelEntry:
     if entry is None:
         raise model_not_found(name)
     return entry
+
+
+def free_model_name(wanted: str) -> str:
+    """The name, or where it is taken the first of "wanted-2", "wanted-3", … that is not.
+
+    Raises
+    ------
+    SettingsError
+        If no model may be called so.
+    """
+    check_model_name(wanted)
+    name, number = wanted, 1
+    while any(_same(path, name) for path, _ in _files()):
+        number += 1
+        ending = f"-{number}"
+        name = f"{wanted[: MAX_NAME - len(ending)]}{ending}"
+    return name
 
 
 def model_not_found(name: str) -> ModelNotFoundError:
@@ -183,8 +208,8 @@ def add_file(
     """
     check_model_name(name)
     read_card(source)
-    with open_checked(source) as file, _locked():
-        _check_free(name, overwrite)
+    with open_checked(source) as file, locked():
+        check_free(name, overwrite)
         target = (aside_models_dir() if aside else user_models_dir()) / f"{name}{SUFFIX}"
         write_atomically(target, lambda out: _copy(file, out))
         # On file systems that tell case, "Cells" would stay beside the new "cells".
@@ -192,7 +217,7 @@ def add_file(
             if path != target and _same(path, name):
                 path.unlink(missing_ok=True)
         # Under the lock: the next process may remove it at once.
-        return _entry(target, bundled=False)
+        return entry_of(target, bundled=False)
 
 
 def export_model(
@@ -219,28 +244,6 @@ def export_model(
         return write_atomically(target, lambda out: _copy(file, out))
 
 
-def remove_model(name: str) -> None:
-    """Delete a model of the user.
-
-    Raises
-    ------
-    ModelNotFoundError
-        If there is none of that name.
-    ModelExistsError
-        If it is a bundled one.
-    OutputError
-        If the file cannot be deleted.
-    """
-    with _locked():
-        path = _user_path(name, "removed")
-        try:
-            path.unlink()
-        except FileNotFoundError:
-            raise model_not_found(name) from None
-        except OSError as error:
-            raise OutputError(f"{path} cannot be deleted ({error}).") from error
-
-
 def rename_model(name: str, new_name: str) -> ModelEntry:
     """Give a model of the user another name; its file's content, and sha256, stay.
 
@@ -249,16 +252,16 @@ def rename_model(name: str, new_name: str) -> ModelEntry:
     SettingsError, ModelNotFoundError, ModelExistsError, OutputError
     """
     check_model_name(new_name)
-    with _locked():
-        path = _user_path(name, "renamed")
+    with locked():
+        path = user_path(name, "renamed")
         if name.casefold() != new_name.casefold():
-            _check_free(new_name, overwrite=False)
+            check_free(new_name, overwrite=False)
         target = path.with_name(f"{new_name}{SUFFIX}")
         try:
             os.replace(path, target)
         except OSError as error:
             raise OutputError(f"{path} cannot be renamed ({error}).") from error
-        return _entry(target, bundled=False)
+        return entry_of(target, bundled=False)
 
 
 def promote_model(name: str) -> ModelEntry:
@@ -284,8 +287,8 @@ def demote_model(name: str) -> ModelEntry:
 
 
 def _move(name: str, folder: Path, what: str) -> ModelEntry:
-    with _locked():
-        path = _user_path(name, what)
+    with locked():
+        path = user_path(name, what)
         target = folder / path.name
         if target != path:
             try:
@@ -293,10 +296,11 @@ def _move(name: str, folder: Path, what: str) -> ModelEntry:
                 os.replace(path, target)
             except OSError as error:
                 raise OutputError(f"{path} cannot be moved ({error}).") from error
-        return _entry(target, bundled=False)
+        return entry_of(target, bundled=False)
 
 
-def _entry(path: Path, bundled: bool) -> ModelEntry:
+def entry_of(path: Path, bundled: bool) -> ModelEntry:
+    """The model in a file of the registry; raises CheckpointError if it has no card."""
     name = path.name.removesuffix(SUFFIX)
     card = read_card(path).model_copy(update={"name": name})
     with open_checked(path) as file:
@@ -335,7 +339,8 @@ def _same(path: Path, name: str) -> bool:
     return path.name.removesuffix(SUFFIX).casefold() == name.casefold()
 
 
-def _check_free(name: str, overwrite: bool) -> None:
+def check_free(name: str, overwrite: bool = False) -> None:
+    """Raise ModelExistsError if the name is taken (by a bundled model: in any case)."""
     for path, bundled in _files():
         if _same(path, name) and (bundled or not overwrite):
             what = "A bundled model" if bundled else "A model"
@@ -343,7 +348,14 @@ def _check_free(name: str, overwrite: bool) -> None:
             raise ModelExistsError(f"{what} is called {name!r} already. {advice}")
 
 
-def _user_path(name: str, what: str) -> Path:
+def user_path(name: str, what: str) -> Path:
+    """File of a model of the user, that shall be ``what`` ("removed").
+
+    Raises
+    ------
+    ModelNotFoundError, ModelExistsError
+        If there is none; if it is a bundled one.
+    """
     for path, bundled in _files():
         if _same(path, name):
             if bundled:
@@ -361,7 +373,8 @@ def _copy(source: BinaryIO, target: BinaryIO) -> None:
 
 
 @contextmanager
-def _locked() -> Iterator[None]:
+def locked() -> Iterator[None]:
+    """Hold the lock of the user's folder; raises OutputError if it cannot be had."""
     folder = user_models_dir()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -69,7 +69,7 @@ def load_example(item: TrainingItem, config: InputConfig, fallback_diameter: flo
         )
     except SA2NetError as error:
         raise TrainingDataError(f"{item.name}: {error}") from error
-    _take_levels(plan, item)
+    take_levels(plan, item)
     if plan.stack_shape:
         raise TrainingDataError(
             f"{item.image} is a stack. Save its planes as single 2-D images to train on them."
@@ -97,7 +97,7 @@ def load_example(item: TrainingItem, config: InputConfig, fallback_diameter: flo
     )
 
 
-def _take_levels(plan: ImagePlan, item: TrainingItem) -> None:
+def take_levels(plan: ImagePlan, item: TrainingItem) -> None:
     """A crop of a larger image is as bright as that image was when it was segmented."""
     given = item.levels
     if given is None or plan.model_input.normalization != "percentile":

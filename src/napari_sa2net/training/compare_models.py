@@ -1,0 +1,248 @@
+"""Score any two models on a person's corrections and on the reference set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_sa2net.config import InputConfig, PredictConfig
+from napari_sa2net.data import read_image
+from napari_sa2net.data.reference import reference_images
+from napari_sa2net.data.training_set import TrainingItem, load_training_folder
+from napari_sa2net.errors import Cancelled, SettingsError
+from napari_sa2net.inference.instances import label_objects
+from napari_sa2net.inference.prediction import plan_for, predict_image
+from napari_sa2net.inference.predictor import Predictor
+from napari_sa2net.models.card import ModelCard
+from napari_sa2net.models.lineage import ancestors
+from napari_sa2net.models.model import Model, load_model
+from napari_sa2net.models.registry import list_models
+from napari_sa2net.training.compare import Change, Tally, change, tally
+from napari_sa2net.training.comparison import Comparison, Part, Use, use_of, verdict_on
+from napari_sa2net.training.dataset import Example, load_example, take_levels
+from napari_sa2net.training.held_out import focus, split_examples, spread
+from napari_sa2net.training.material import DIAMETER, EARLIER, HELD_OUT, KINDS
+
+Progress = Callable[[int, int, str], None]
+#: Most images of a part that are scored; evenly drawn where there are more.
+MOST = 24
+#: Networks are small beside images: context that no image reaches the end of.
+_ALL_OF_IT = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """One image to score both models on."""
+
+    part: str
+    image: NDArray[Any]
+    axes: str | None
+    item: TrainingItem | None
+    labels: NDArray[np.int32]
+    counts: NDArray[np.bool_] | None
+    diameter: float
+
+
+def compare_models(
+    first: str | os.PathLike[str] | Model,
+    second: str | os.PathLike[str] | Model,
+    training_set: Any = None,
+    *,
+    device: str = "auto",
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Comparison:
+    """Score two models on the same images, as they would segment them.
+
+    Corrections that one of the two, or what it came of, has learned from are left out as far
+    as others are there. Each model sees the cells at the size it was trained at.
+
+    Parameters
+    ----------
+    first, second : str, path or Model
+        Differences are told from the first to the second.
+    training_set : path, or an open training set, optional
+        Corrections; unsaid: only the reference set of synthetic cells is scored.
+    device : str
+    progress : callable(done, total, what), optional
+    cancelled : callable() -> bool, optional
+        Asked between tiles.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    ModelNotFoundError, CheckpointError, TrainingDataError, ChannelError
+        If a model or an image does not serve.
+    SettingsError
+        If both are the same model.
+    Cancelled
+    """
+    models = [load_model(first), load_model(second)]
+    if models[0].sha256 and models[0].sha256 == models[1].sha256:
+        raise SettingsError(
+            f"{models[0].name} and {models[1].name} are the same model. Choose another one to "
+            "compare with."
+        )
+    folder = None
+    tasks: list[_Task] = []
+    notes: list[str] = []
+    if training_set is not None:
+        folder = Path(getattr(training_set, "path", training_set)).expanduser().absolute()
+        tasks, notes = _corrections(folder, models, progress, cancelled)
+    tasks += _reference()
+    tallies: list[dict[str, list[Tally]]] = [{}, {}]
+    done, total = 0, 2 * len(tasks)
+    for model, own in zip(models, tallies, strict=True):
+        predictor = Predictor(model, PredictConfig(device=device))
+        for task in tasks:
+            if progress:
+                progress(done, total, f"images scored, {model.name}")
+            _ask(cancelled)
+            labels = _labels(model, predictor, task, cancelled)
+            own.setdefault(task.part, []).append(tally(labels, task.labels, task.counts))
+            done += 1
+    if progress:
+        progress(total, total, "images scored")
+    changes: dict[str, Change] = {
+        name: change(some, tallies[1][name]) for name, some in tallies[0].items()
+    }
+    parts = tuple(Part(name, len(tallies[0][name]), one) for name, one in changes.items())
+    held_out = changes.pop(HELD_OUT, None)
+    names = models[0].name, models[1].name
+    return Comparison(
+        *names,
+        "" if folder is None else str(folder),
+        parts,
+        verdict_on(*names, held_out, changes),
+        tuple(notes),
+    )
+
+
+def _labels(
+    model: Model,
+    predictor: Predictor,
+    task: _Task,
+    cancelled: Callable[[], bool] | None,
+) -> NDArray[np.int32]:
+    """What a model finds in an image, at the image's size."""
+    plan = plan_for(model, task.image, task.axes, None, True)
+    if task.item is not None:
+        take_levels(plan, task.item)
+    predictor.config = predictor.config.model_copy(update={"diameter": task.diameter})
+    made = predict_image(model, plan, predictor=predictor, cancelled=cancelled)
+    probability = np.asarray(made.probability)
+    labels = label_objects(probability, model.card.classes, model.card.instance)
+    return np.asarray(labels, np.int32)
+
+
+def _reference() -> list[_Task]:
+    return [
+        _Task(KINDS[one.kind], one.image, None, None, one.labels, None, one.diameter)
+        for one in reference_images()
+    ]
+
+
+def _corrections(
+    folder: Path,
+    models: Sequence[Model],
+    progress: Progress | None,
+    cancelled: Callable[[], bool] | None,
+) -> tuple[list[_Task], list[str]]:
+    """Images with something reviewed, by what the models had them for."""
+    registered = list_models(aside=True)
+    lines = [
+        [model.card, *(entry.card for entry in ancestors(model.card, registered))]
+        for model in models
+    ]
+    items = load_training_folder(folder)
+    examples: dict[str, list[tuple[TrainingItem, Example]]] = {HELD_OUT: [], EARLIER: []}
+    learned: list[tuple[TrainingItem, Example]] = []
+    who: set[str] = set()
+    for i, item in enumerate(items):
+        _ask(cancelled)
+        if progress:
+            progress(i, len(items), "corrections read")
+        example = focus(load_example(item, InputConfig(), DIAMETER), _ALL_OF_IT)
+        if not len(example.centres):
+            continue
+        uses = [[use_of(card, item) for card in line] for line in lines]
+        if _has_learned(uses):
+            learned.append((item, example))
+            who |= {
+                model.name
+                for model, one in zip(models, uses, strict=True)
+                if _has_learned([one])
+            }
+            continue
+        for card in _torn(lines, uses):
+            # Learned from one part of it, held out the other.
+            share = float((card.training.get("settings") or {}).get("held_out", 0.2))
+            example = split_examples([example], share, 0).held_out[0]
+        earlier = any("earlier" in one for one in uses)
+        examples[EARLIER if earlier else HELD_OUT].append((item, example))
+    notes = []
+    if not examples[HELD_OUT]:
+        examples[HELD_OUT], examples[EARLIER] = examples[EARLIER], []
+    if not examples[HELD_OUT] and learned:
+        examples[HELD_OUT] = learned
+        notes.append(
+            f"{' and '.join(sorted(who))} learned from these corrections, which flatters: "
+            "there are no others. Keep corrections of one more image for a fair comparison."
+        )
+    elif learned:
+        n = len(learned)
+        notes.append(
+            f"{n} image{'' if n == 1 else 's'} that {' or '.join(sorted(who))} learned from "
+            f"{'is' if n == 1 else 'are'} left out."
+        )
+    tasks = []
+    for part, some in examples.items():
+        by_name = {item.name: (item, example) for item, example in some}
+        for example in spread([example for _, example in some], MOST):
+            item, _ = by_name[example.item.name]
+            file = read_image(item.image)
+            tasks.append(
+                _Task(
+                    part,
+                    file.array,
+                    file.axes,
+                    item,
+                    example.labels,
+                    example.counts,
+                    example.diameter,
+                )
+            )
+        if len(some) > MOST:
+            notes.append(f"{MOST} of {len(some)} images ({part}) were scored.")
+    return tasks, notes
+
+
+def _has_learned(uses: Sequence[Sequence[Use]]) -> bool:
+    return any(use == "learned" for one in uses for use in one)
+
+
+def _torn(
+    lines: Sequence[Sequence[ModelCard]], uses: Sequence[Sequence[Use]]
+) -> list[ModelCard]:
+    """The card that tore the image apart, if any; all tear it alike but for the share."""
+    found = [
+        card
+        for line, one in zip(lines, uses, strict=True)
+        for card, use in zip(line, one, strict=True)
+        if use == "both"
+    ]
+    return found[:1]
+
+
+def _ask(cancelled: Callable[[], bool] | None) -> None:
+    if cancelled and cancelled():
+        raise Cancelled("Cancelled; nothing was changed.")
