@@ -79,6 +79,6 @@ def settings_of(recipe: type[Settings], said: dict[str, Any], name: str, hint: s
 
 def is_resumable(folder: Path | None) -> bool:
     """Whether a folder is the run of a fine-tuning."""
-    from napari_sa2net.training.run_state import is_run
+    from napari_sa2net.training.runs import is_run
 
     return folder is not None and is_run(Path(folder).expanduser())

@@ -10,10 +10,11 @@ from napari_sa2net.engine import protocol as p
 from napari_sa2net.errors import Cancelled, Paused
 from napari_sa2net.models.file import save_model
 from napari_sa2net.models.model import Model
-from napari_sa2net.models.registry import check_model_name, user_models_dir
+from napari_sa2net.models.registry import check_model_name
 from napari_sa2net.training.events import Event, LossPoint, Notice, Planned, RoundPoint
-from napari_sa2net.training.fine_tune import fine_tune, free_name, resume_fine_tuning
-from napari_sa2net.training.run_state import read_asked, read_state
+from napari_sa2net.training.fine_tune import fine_tune, resume_fine_tuning
+from napari_sa2net.training.run_state import read_state
+from napari_sa2net.training.runs import free_name, read_asked, runs_dir
 
 if TYPE_CHECKING:
     from napari_sa2net.engine.server import Server
@@ -50,7 +51,7 @@ class TrainHandlers:
             name = read_asked(run).name
         else:
             name = request.name or free_name(Path(request.base).name)
-            run = user_models_dir().parent / "runs" / check_model_name(name)
+            run = runs_dir() / check_model_name(name)
         news = _News(self._server, request.job, run)
         if request.preview:
             options["preview"] = news.show

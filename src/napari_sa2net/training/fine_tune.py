@@ -28,14 +28,22 @@ from napari_sa2net.models.registry import (
     add_file,
     check_model_name,
     find_model,
-    user_models_dir,
 )
 from napari_sa2net.provenance import versions
 from napari_sa2net.training.compare import Change, Score, Verdict, change, judge
 from napari_sa2net.training.events import Event
 from napari_sa2net.training.material import HELD_OUT, prepare
 from napari_sa2net.training.rounds import reference_of
-from napari_sa2net.training.run_state import STATE, Asked, read_asked, read_state, write_asked
+from napari_sa2net.training.run_state import read_state
+from napari_sa2net.training.runs import (
+    STATE,
+    Asked,
+    free_name,
+    read_asked,
+    runs_dir,
+    working_on,
+    write_asked,
+)
 from napari_sa2net.training.tuning_run import Stopped, TuningRun
 
 Progress = Callable[[int, int, str], None]
@@ -153,13 +161,15 @@ def fine_tune(
         `resume_fine_tuning` goes on.
     Cancelled
         Before the first round was over: there is nothing to keep.
+    OutputError
+        If it cannot be written, or another process is at work on that run.
     TrainingError, OutOfMemoryError
     """
     start = time.monotonic()
     config = config or FineTuneConfig()
     parent = load_model(base)
     child = free_name(parent.name) if name is None else check_model_name(name)
-    run = Path(out).expanduser() if out else user_models_dir().parent / "runs" / child
+    run = Path(out).expanduser() if out else runs_dir() / child
     _check_name(child, out is not None)
     if (run / STATE).exists():
         raise ModelExistsError(
@@ -181,13 +191,16 @@ def fine_tune(
         registered=out is None,
         command=command,
     )
-    write_asked(run, asked)
-    work = TuningRun(run, asked, parent, material, start, on_event, preview, cancelled, paused)
-    try:
-        work.begin()
-    except (Stopped, Paused):
-        raise Cancelled("Cancelled before the first step; nothing was changed.") from None
-    return _carry_out(work, progress)
+    with working_on(run):
+        write_asked(run, asked)
+        work = TuningRun(
+            run, asked, parent, material, start, on_event, preview, cancelled, paused
+        )
+        try:
+            work.begin()
+        except (Stopped, Paused):
+            raise Cancelled("Cancelled before the first step; nothing was changed.") from None
+        return _carry_out(work, progress)
 
 
 def resume_fine_tuning(
@@ -242,9 +255,12 @@ def resume_fine_tuning(
     _check_name(asked.name, not asked.registered)
     folder = Path(asked.training_set)
     material = prepare(folder, parent, asked.config, progress=progress, division=asked.division)
-    work = TuningRun(run, asked, parent, material, start, on_event, preview, cancelled, paused)
-    work.take_on(state)
-    return _carry_out(work, progress)
+    with working_on(run):
+        work = TuningRun(
+            run, asked, parent, material, start, on_event, preview, cancelled, paused
+        )
+        work.take_on(state)
+        return _carry_out(work, progress)
 
 
 def _carry_out(work: TuningRun, progress: Progress | None) -> FineTuned:
@@ -345,17 +361,6 @@ def _scores(score: Score) -> dict[str, float]:
         "dice": score.dice,
         "objects": float(score.n),
     }
-
-
-def free_name(parent: str) -> str:
-    """A name for a child that no model has."""
-    stem = f"{parent.removesuffix('.safetensors')[:50]}-tuned".strip(" .-")
-    runs = user_models_dir().parent / "runs"
-    for number in range(1, 10_000):
-        name = stem if number == 1 else f"{stem}-{number}"
-        if find_model(name) is None and not (runs / name / STATE).exists():
-            return check_model_name(name)
-    raise SettingsError(f"All names like {stem} are taken. Give the new model a name.")
 
 
 def _check_name(name: str, elsewhere: bool) -> None:

@@ -1,62 +1,16 @@
-"""A run of fine-tuning on disk: what was asked (JSON), and how far it has come (tensors)."""
+"""How far a run of fine-tuning has come, on disk, as tensors."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
-from napari_sa2net.config import FineTuneConfig, Settings
 from napari_sa2net.errors import SettingsError, TrainingError
 from napari_sa2net.files import write_atomically
-
-ASKED, STATE = "fine-tune.json", "state.pt"
-SCHEMA_VERSION = 1
-
-
-class Asked(Settings):
-    """How a run was begun."""
-
-    schema_version: int = SCHEMA_VERSION
-    name: str
-    training_set: str
-    base: str
-    base_name: str
-    base_sha256: str
-    config: FineTuneConfig
-    division: dict[str, tuple[str, ...]]
-    schedule: tuple[tuple[int, int], ...] = ()
-    promote: bool | None = None
-    registered: bool = True
-    command: str = ""
-
-
-def is_run(run: Path) -> bool:
-    """Whether a folder is that of a fine-tuning."""
-    return (run / ASKED).is_file()
-
-
-def write_asked(run: Path, asked: Asked) -> None:
-    """Note how a run is begun; OutputError if it cannot be written."""
-    write_atomically(run / ASKED, asked.model_dump_json(indent=1).encode())
-
-
-def read_asked(run: Path) -> Asked:
-    """How a run was begun; SettingsError if there is none in that folder."""
-    try:
-        return Asked.model_validate(json.loads((run / ASKED).read_bytes()))
-    except OSError:
-        raise SettingsError(
-            f"There is no fine-tuning in {run}. Give the folder of a run that was paused."
-        ) from None
-    except (ValueError, ValidationError) as error:
-        raise SettingsError(
-            f"{run / ASKED} is damaged or of another version ({error}). Start a new run."
-        ) from error
+from napari_sa2net.training.runs import SCHEMA_VERSION, STATE
 
 
 def write_state(run: Path, state: dict[str, Any]) -> None:

@@ -27,7 +27,8 @@ from napari_sa2net.training.held_out import make_view, spread
 from napari_sa2net.training.material import HELD_OUT, KINDS, Material
 from napari_sa2net.training.replay import MixedCrops, agreement, trust
 from napari_sa2net.training.rounds import Record, Rounds, Scorer, Tallies, reference_of
-from napari_sa2net.training.run_state import STATE, Asked, write_state
+from napari_sa2net.training.run_state import write_state
+from napari_sa2net.training.runs import STATE, Asked
 from napari_sa2net.training.schedule import Schedule, steps_within
 from napari_sa2net.training.train import PRECISIONS, quiet_lightning
 from napari_sa2net.training.tuning_module import TuningModule, as_training

@@ -1,0 +1,168 @@
+"""Runs of fine-tuning as they lie on disk: what was asked, which can go on; without torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from napari_sa2net.config import FineTuneConfig, Settings
+from napari_sa2net.data.locks import take_lock
+from napari_sa2net.errors import OutputError, SA2NetError, SettingsError
+from napari_sa2net.files import write_atomically
+from napari_sa2net.models.registry import check_model_name, find_model, user_models_dir
+
+ASKED, STATE, LOCK = "fine-tune.json", "state.pt", ".lock"
+SCHEMA_VERSION = 1
+
+
+class Asked(Settings):
+    """How a run was begun."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    training_set: str
+    base: str
+    base_name: str
+    base_sha256: str
+    config: FineTuneConfig
+    division: dict[str, tuple[str, ...]]
+    schedule: tuple[tuple[int, int], ...] = ()
+    promote: bool | None = None
+    registered: bool = True
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class UnfinishedRun:
+    """A run that was paused, or that ended without a word.
+
+    Attributes
+    ----------
+    run : Path
+        Its folder, for `fine_tune.resume_fine_tuning`.
+    asked : Asked
+    time : float
+        When its state was last written (seconds since 1970).
+    """
+
+    run: Path
+    asked: Asked
+    time: float
+
+
+def runs_dir() -> Path:
+    """Folder of the runs that end among the user's models; it may not exist yet."""
+    return user_models_dir().parent / "runs"
+
+
+def is_run(run: Path) -> bool:
+    """Whether a folder is that of a fine-tuning."""
+    return (run / ASKED).is_file()
+
+
+def write_asked(run: Path, asked: Asked) -> None:
+    """Note how a run is begun; OutputError if it cannot be written."""
+    write_atomically(run / ASKED, asked.model_dump_json(indent=1).encode())
+
+
+def read_asked(run: Path) -> Asked:
+    """How a run was begun; SettingsError if there is none in that folder."""
+    try:
+        return Asked.model_validate(json.loads((run / ASKED).read_bytes()))
+    except OSError:
+        raise SettingsError(
+            f"There is no fine-tuning in {run}. Give the folder of a run that was paused."
+        ) from None
+    except (ValueError, ValidationError) as error:
+        raise SettingsError(
+            f"{run / ASKED} is damaged or of another version ({error}). Start a new run."
+        ) from error
+
+
+def free_name(parent: str) -> str:
+    """A name for a child that no model has."""
+    stem = f"{parent.removesuffix('.safetensors')[:50]}-tuned".strip(" .-")
+    for number in range(1, 10_000):
+        name = stem if number == 1 else f"{stem}-{number}"
+        if find_model(name) is None and not (runs_dir() / name / STATE).exists():
+            return check_model_name(name)
+    raise SettingsError(f"All names like {stem} are taken. Give the new model a name.")
+
+
+def unfinished_runs() -> list[UnfinishedRun]:
+    """Runs that can go on, the newest first; not those that a process is at work on."""
+    try:
+        folders = [path.parent for path in runs_dir().glob(f"*/{STATE}")]
+    except OSError:
+        return []
+    found = []
+    for run in folders:
+        try:
+            asked = read_asked(run)
+            # One that ended between the child's birth and its own tidying up is finished.
+            if not _is_busy(run) and find_model(asked.name) is None:
+                found.append(UnfinishedRun(run, asked, (run / STATE).stat().st_mtime))
+        except (SA2NetError, OSError):
+            continue
+    return sorted(found, key=lambda one: -one.time)
+
+
+def discard_run(run: Path) -> None:
+    """Delete an unfinished run.
+
+    Raises
+    ------
+    SettingsError
+        If there is none in that folder.
+    OutputError
+        If a process is at work on it, or it cannot be deleted.
+    """
+    read_asked(run)
+    if _is_busy(run):
+        raise _busy(run)
+    try:
+        # First what makes it a run that can go on: a rest that stays is not offered.
+        (run / STATE).unlink(missing_ok=True)
+        shutil.rmtree(run)
+    except OSError as error:
+        raise OutputError(f"{run} cannot be deleted ({error}).") from error
+
+
+@contextmanager
+def working_on(run: Path) -> Iterator[None]:
+    """Hold a run's lock while the block runs, so that no two processes go on with it.
+
+    Raises
+    ------
+    OutputError
+        If another one does, or the folder cannot be written.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{run} cannot be made ({error}).") from error
+    lock = take_lock(run / LOCK)
+    if lock is None:
+        raise _busy(run)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _busy(run: Path) -> OutputError:
+    return OutputError(f"Another window is learning in {run}. Wait for it, or stop it there.")
+
+
+def _is_busy(run: Path) -> bool:
+    lock = take_lock(run / LOCK)
+    if lock is None:
+        return True
+    lock.release()
+    return False
