@@ -224,8 +224,9 @@ def correct(image: Path | None) -> None:
     review.next()
     for _ in range(6):
         review.accept_and_next()
+    program.wait(lambda: bool(page.state.review.reasons), "why the cell is doubtful")
     page.bench.choose("split")
-    program.pause(0.5)
+    program.pause(2)
     program.save("correct")
     page.bench.choose("")
     program.close()

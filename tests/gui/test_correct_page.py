@@ -291,6 +291,18 @@ def test_review_walks_and_the_view_follows(open_page: Any, qtbot: Any) -> None:
     assert cells.selected_label == page.state.review.label
     page.strip.buttons["brush"].click()
     assert str(cells.mode) == "pan_zoom"
+    # a tool stays taken up while the outlines come: napari makes a new layer active at first
+    viewer.layers.remove(outlines)
+    page.review.outlines.click()
+    page.review.outlines.click()
+    page.strip.buttons["split"].click()
+    page.reviewed.hide()
+    page._outline.start()
+    qtbot.waitUntil(lambda: "reviewed" in viewer.layers)
+    qtbot.wait(50)
+    assert page.bench.tool is not None
+    assert page.bench.tool.name == "split"
+    page.strip.buttons["split"].click()
     # a click on a cell looks at that one
     event_at = tuple(np.argwhere(labels == 3).mean(axis=0).round())
     event = Mouse(cells, event_at)

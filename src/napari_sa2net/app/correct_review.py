@@ -37,7 +37,10 @@ class CorrectReview:
             if at is None:
                 return True
             done = at[2].score_some(seconds)
-            if done != self._state.review.scored:
+            known = at[2].doubt(self._state.review.label)
+            # the cells may be ordered anew while one of them is looked at
+            reasons = known.reasons if known is not None else self._state.review.reasons
+            if done != self._state.review.scored or reasons != self._state.review.reasons:
                 self.show(scored=done)
             return done
 

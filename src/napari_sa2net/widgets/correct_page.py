@@ -339,6 +339,8 @@ class CorrectPage(PageWidget):
     def _show_review(self, _: Any = None) -> None:
         review = self.state.review
         self.review.set_review(review)
+        if not review.scored and self.isVisible():
+            self._scoring.start()
         if review.label != self.reviewed.current:
             self._outline.start()
 

@@ -119,6 +119,7 @@ def _words(review: Review) -> str:
         if review.total and review.done >= review.total:
             return "Every cell of this plane is reviewed."
         return "Press Start ▶ (N): the view goes to one cell after another."
-    reasons = ", ".join(review.reasons) or "nothing stands out"
+    nothing = "nothing stands out" if review.scored else "…"
+    reasons = ", ".join(review.reasons) or nothing
     status = f" · {review.status}" if review.status else ""
     return f"Cell {review.label}: {reasons}{status}"

@@ -187,15 +187,19 @@ class Drawing:
         self._panning = False
         layer.mouse_pan = not self._open
 
-    def _check(self, _: Any = None) -> None:
+    def _given_up(self) -> bool:
+        """The person has turned to another layer or to a mode of napari's."""
         layers = self._viewer.layers
-        if (
+        return (
             self._layer not in layers
             or layers.selection.active is not self._layer
             or str(self._layer.mode) != "pan_zoom"
-        ):
-            # napari may still be at work on the layers
-            self._later(self._finish)
+        )
+
+    def _check(self, _: Any = None) -> None:
+        if self._given_up():
+            # napari may still be at work on the layers: one that is added is active at first
+            self._later(lambda: self._finish() if self._given_up() else None)
 
     def _finish(self) -> None:
         if self._open:

@@ -1,4 +1,4 @@
-"""Layers of the See-why page: attention maps on their own grids, outlines, changes."""
+"""Layers of the See-why and Learn pages: attention maps on their own grids, outlines, changes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from napari.layers import Image, Labels
 from psygnal import Signal
 
-from napari_sa2net.app.why import STAGE, Overlay, Patch
+from napari_sa2net.app.why import PREVIEW, STAGE, Overlay, Patch
 from napari_sa2net.app.why_words import layer_name
 from napari_sa2net.engine.protocol import AttentionMap
 from napari_sa2net.widgets.map_colors import (
@@ -83,7 +83,7 @@ class MapLayers:
             self._viewer.layers.remove(layer)
             layer = None
         if layer is None:
-            kind = Labels if overlay.slot == STAGE else Image
+            kind = Labels if overlay.slot in (STAGE, PREVIEW) else Image
             metadata = {METADATA_KEY: {SLOT_KEY: overlay.slot, IMAGE_KEY: overlay.source.key}}
             layer = kind(**arguments, **transforms, metadata=metadata)
             if isinstance(layer, Labels):
@@ -147,8 +147,8 @@ def _arguments(image: Image, overlay: Overlay) -> tuple[dict[str, Any], dict[str
         values, step = content.values, (1.0, 1.0)
         corner = (content.box[0], content.box[2])
         more = {"name": layer_name(overlay.slot, image.name, stride=content.stride)}
-        if overlay.slot == STAGE:
-            more["colormap"] = outline_colormap(content.stride)
+        if overlay.slot in (STAGE, PREVIEW):
+            more["colormap"] = outline_colormap(content.stride or 1)
             more["opacity"] = 1.0
         else:
             more["contrast_limits"] = (-1, 1)

@@ -141,5 +141,5 @@ def bring_into_view(
             camera.zoom = SEEN / size
         return
     one = np.abs(np.asarray(layer.scale)[-2:]).mean() * typical
-    if 0 < one * camera.zoom < SEEN / 2:
-        camera.zoom = SEEN / one
+    if 0 < one * camera.zoom < SEEN / 3:
+        camera.zoom = SEEN / 2 / one  # its neighbours are seen, too
