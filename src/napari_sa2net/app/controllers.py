@@ -28,6 +28,9 @@ from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.engine import protocol as p
 from napari_sa2net.errors import NotKeptError, SA2NetError
 
+#: Settings of the objects that have nothing to do with the model.
+KEPT_BY_CHOICE = ("remove_border", "fill_holes", "link_planes")
+
 
 class SegmentController:
     """Runs the Segment page of one viewer.
@@ -83,17 +86,24 @@ class SegmentController:
         """Start the engine again after it stayed down."""
         self.link.restart()
 
-    def refresh_models(self) -> None:
-        """Read the list of models again; keep the choice if it is still there."""
+    def refresh_models(self, wanted: str = "") -> None:
+        """Read the list of models again; keep the choice if it is still there.
+
+        ``wanted``: choose this one, such as the chosen one under another name.
+        """
         from napari_sa2net.models.registry import list_models
 
         with self._lock:
-            self.session.models = tuple(list_models())
-            names = [entry.name for entry in self.session.models]
-            wanted = self.session.model
+            entries = tuple(list_models())
+            wanted = wanted or self.session.model
+            if entries == self.session.models and wanted == self.session.model:
+                return
+            self.session.models = entries
+            names = [entry.name for entry in entries]
             if names and wanted not in names and not Path(wanted).is_file():
-                wanted = names[0]
-            self.set_model(wanted)
+                self.choose_model(names[0])
+            else:
+                self.set_model(wanted)
 
     def set_image(self, source: ImageSource | None) -> None:
         """Choose the image, or tell that its channels, axes, view or plane changed."""
@@ -122,6 +132,19 @@ class SegmentController:
                 self.session.instances = card.instance
             if self.session.info is not None:
                 self._warm_up()
+
+    def choose_model(self, name: str) -> None:
+        """As `set_model`, with the thresholds that were tuned for that model.
+
+        What becomes of the cells (holes, border, planes) stays as a person chose it.
+        """
+        with self._lock:
+            self.set_model(name)
+            card = next((e.card for e in self.session.models if e.name == name), None)
+            if card is not None and self._instances_chosen:
+                now = self.session.instances
+                kept = {field: getattr(now, field) for field in KEPT_BY_CHOICE}
+                self.set_instances(InstanceConfig(**{**card.instance.model_dump(), **kept}))
 
     def set_predict(self, config: PredictConfig) -> None:
         """Settings of the next run."""

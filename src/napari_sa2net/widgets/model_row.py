@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
-from typing import Any
 
 from qtpy.QtCore import QPoint, Qt, Signal
 from qtpy.QtWidgets import (
@@ -16,58 +16,26 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_sa2net.app.model_words import short_rows
 from napari_sa2net.models.registry import ModelEntry
-
-_SCORES = {
-    "ap50": "AP@0.5",
-    "ap75": "AP@0.75",
-    "mean_ap": "mean AP",
-    "f1": "F1",
-    "pq": "PQ",
-    "aji": "AJI",
-    "dice": "Dice",
-    "iou": "IoU",
-}
 
 
 def card_html(entry: ModelEntry) -> str:
     """The card of a model in words, as rich text."""
-    card = entry.card
-    rows: list[tuple[str, str]] = []
-    data = card.training.get("data")
-    if data:
-        rows.append(("Trained on", escape(_words(data))))
-    if card.diameter:
-        rows.append(("Object size", f"about {card.diameter:g} px across; images are resized"))
-    colour = card.input.channel_order in ("RGB", "BGR")
-    kind = "colour or grey" if colour else f"{card.network.in_channels} channels"
-    rows.append(("Images", "one channel" if card.network.in_channels == 1 else kind))
-    for name, scores in card.scores.items():
-        shown = [f"{_SCORES[k]} {v:.2f}" for k, v in scores.items() if k in _SCORES]
-        if shown:
-            rows.append((f"Scores, {escape(name)}", " · ".join(shown)))
-    if card.licence:
-        rows.append(("Licence", escape(card.licence)))
-    if card.parent:
-        rows.append(("Learned from", escape(card.parent.split(" ")[0])))
-    rows.append(("File", f"{entry.size_bytes / 1e6:.1f} MB, made {card.created[:10]}"))
+    text = f"<h3 style='margin:0'>{escape(entry.name)}</h3>"
+    if entry.card.description:
+        text += f"<p style='margin:4px 0'>{escape(entry.card.description)}</p>"
+    return text + rows_html((escape(name), escape(value)) for name, value in short_rows(entry))
+
+
+def rows_html(rows: Iterable[tuple[str, str]]) -> str:
+    """Titles and values, both rich text, as a table."""
     left, right = "padding:3px 12px 3px 0", "padding:3px 0"
     table = "".join(
         f"<tr><td style='{left}'>{name}</td><td style='{right}'>{value}</td></tr>"
         for name, value in rows
     )
-    text = f"<h3 style='margin:0'>{escape(entry.name)}</h3>"
-    if card.description:
-        text += f"<p style='margin:4px 0'>{escape(card.description)}</p>"
-    return f"{text}<table cellspacing='0'>{table}</table>"
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{k}: {_words(v)}" for k, v in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_words(v) for v in value)
-    return str(value)
+    return f"<table cellspacing='0'>{table}</table>"
 
 
 class CardPopup(QFrame):

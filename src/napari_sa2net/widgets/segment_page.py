@@ -142,7 +142,7 @@ class SegmentPage(PageWidget):
         self._rest.timeout.connect(self._view_rested)
         self.details.axesChosen.connect(self.port.set_axes)
         self.details.channelsChosen.connect(self.port.set_channels)
-        self.model_row.valueChanged.connect(self._choose_model)
+        self.model_row.valueChanged.connect(self.controller.choose_model)
         self.size_row.valueChanged.connect(self._size_changed)
         self.size_row.measureToggled.connect(self._measure)
         self.region_row.valueChanged.connect(self._region_changed)
@@ -173,16 +173,6 @@ class SegmentPage(PageWidget):
         # plane and view are those of this moment
         self._workspace.refresh_image()
         self.controller.segment()
-
-    def _choose_model(self, name: str) -> None:
-        self.controller.set_model(name)
-        self._take_model_defaults()
-
-    def _take_model_defaults(self) -> None:
-        """Thresholds were tuned for each model; what becomes of the cells stays as chosen."""
-        entry = self.model_row.entry()
-        if entry is not None:
-            self.controller.set_instances(self.advanced.instances(entry.card.instance))
 
     def _size_changed(self, diameter: float | None) -> None:
         predict = self.session.predict
@@ -258,10 +248,7 @@ class SegmentPage(PageWidget):
             self.result.set_typical_area(area)
 
     def _show_models(self, _: Any = None) -> None:
-        had = self.model_row.entry() is not None
         self.model_row.set_models(self.session.models, self.session.model)
-        if not had and self.model_row.entry() is not None:
-            self._take_model_defaults()
 
     def _show_image(self, _: Any = None) -> None:
         source = self.session.image

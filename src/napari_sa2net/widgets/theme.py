@@ -21,6 +21,11 @@ def text_color(theme: str) -> QColor:
     return QColor(get_theme(theme).text.as_hex())
 
 
+def link_color(theme: str) -> str:
+    """Colour of links in a napari theme, as ``#rrggbb``."""
+    return _link(get_theme(theme).type)
+
+
 def style_sheet(theme: str) -> str:
     """Style sheet of our pages for the napari theme named ``theme``."""
     colors = get_theme(theme)

@@ -1,0 +1,384 @@
+"""What the Models page does, without a page."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from napari_sa2net.app.controllers import SegmentController
+from napari_sa2net.app.correct_keep import default_folder
+from napari_sa2net.app.jobs import Job
+from napari_sa2net.app.models_state import Family, ModelsState, Said
+from napari_sa2net.app.session import ErrorInfo
+from napari_sa2net.data.manifest import is_training_set, read_manifest
+from napari_sa2net.engine import protocol as p
+from napari_sa2net.errors import CheckpointError, CorrectionsError, ModelNotFoundError
+from napari_sa2net.models.lineage import file_sha256, parent_named
+from napari_sa2net.models.registry import (
+    ModelEntry,
+    demote_model,
+    export_model,
+    promote_model,
+    read_models,
+    rename_model,
+    user_models_dir,
+)
+from napari_sa2net.models.removal import remove_model, restore_model
+
+
+class ModelsController:
+    """Runs the Models page of one viewer.
+
+    All methods return at once; files are touched on a thread of its own, and what needs the
+    network goes to the engine. Its state belongs to the thread of the link's ``dispatch``.
+
+    Parameters
+    ----------
+    segmenting
+        Whose list of models follows.
+    """
+
+    def __init__(self, segmenting: SegmentController) -> None:
+        self.segmenting = segmenting
+        self.link = segmenting.link
+        self.session = segmenting.session
+        self.state = ModelsState(folder=default_folder())
+        self._lock = self.link.lock
+        self._worker = ThreadPoolExecutor(1, "sa2net-models")
+        self._importing = 0
+        self.link.answer(("import", "compare"), self)
+        self.link.died.connect(self._engine_died)
+
+    # --- what is there ---------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Read the list again, for all pages."""
+        with self._lock:
+            self._show()
+            self.segmenting.refresh_models()
+
+    def choose(self, name: str) -> None:
+        """Show a model's card."""
+        with self._lock:
+            entry = self.state.entry(name)
+            if entry is None or name == self.state.chosen:
+                return
+            self.state.chosen = name
+            self._choose_other()
+
+    def choose_other(self, name: str) -> None:
+        """Choose what the shown model is compared with."""
+        self.state.other = name
+
+    def set_folder(self, folder: Path) -> None:
+        """Choose the training set to compare on."""
+        with self._lock:
+            self.state.folder = folder
+            self.state.has_corrections = _has_corrections(folder)
+
+    @property
+    def models_folder(self) -> Path:
+        """Where the user's models are; made if it is not there yet."""
+        return user_models_dir()
+
+    # --- what a person does ----------------------------------------------------------
+
+    def use(self, name: str) -> None:
+        """Choose a model on the Segment page; one that was kept aside is offered again."""
+        entry = self.state.entry(name)
+        if entry is not None and entry.aside:
+            self._do(
+                f"Offering {name} again…",
+                lambda: promote_model(name),
+                lambda moved: self._used(moved.name),
+            )
+        elif entry is not None:
+            with self._lock:
+                self._used(name)
+
+    def import_files(self, paths: Sequence[Path]) -> None:
+        """Take model files or published checkpoints into the list."""
+        with self._lock:
+            self._begin("Checking the file…" if len(paths) == 1 else "Checking the files…")
+            for path in paths:
+                job = self.link.jobs.open("import", request=path)
+                self._importing += 1
+                self.link.submit(p.ImportModel(job.number, str(path)))
+            if not paths:
+                self.state.busy = ""
+
+    def export(self, name: str, target: Path, overwrite: bool = False) -> None:
+        """Copy a model's file to a path, or into a folder."""
+        self._do(
+            f"Copying {name}…",
+            lambda: export_model(name, target, overwrite),
+            lambda path: self._tell(f"Copied {name} to {path}"),
+        )
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Call a model of the user's something else."""
+        if new_name == name:
+            return
+        self._do(
+            f"Renaming {name}…",
+            lambda: rename_model(name, new_name),
+            lambda entry: self._renamed(name, entry),
+        )
+
+    def remove(self, name: str) -> None:
+        """Take a model of the user's out of the list; `put_back` undoes that."""
+        self._do(
+            f"Removing {name}…",
+            lambda: remove_model(name),
+            lambda path: self._removed(name, path),
+        )
+
+    def put_back(self) -> None:
+        """Undo the last removal."""
+        said = self.state.said
+        if said is None or said.removed is None:
+            return
+        removed = said.removed
+        self._do(
+            "Putting it back…",
+            lambda: restore_model(removed),
+            lambda entry: self._moved(entry, f"{entry.name} is back."),
+        )
+
+    def promote(self, name: str) -> None:
+        """Offer a model that was kept aside."""
+        self._do(
+            f"Offering {name}…",
+            lambda: promote_model(name),
+            lambda entry: self._moved(
+                entry, f"{entry.name} is offered on the Segment page again."
+            ),
+        )
+
+    def set_aside(self, name: str) -> None:
+        """Keep a model, but do not offer it."""
+        self._do(
+            f"Setting {name} aside…",
+            lambda: demote_model(name),
+            lambda entry: self._moved(
+                entry, f"{entry.name} is kept aside: it stays here, but is not offered."
+            ),
+        )
+
+    def compare(self) -> int | None:
+        """Score the other model and the chosen one on the same images.
+
+        Returns
+        -------
+        Number of the job; None if there is nothing to compare with, or something runs.
+        """
+        with self._lock:
+            state = self.state
+            first, second = state.other, state.chosen
+            if state.entry(first) is None or state.entry(second) is None:
+                return None
+            if self.session.running:
+                return None
+            state.error = state.said = None
+            state.comparison = None
+            state.comparing = True
+            state.has_corrections = _has_corrections(state.folder)
+            folder = str(state.folder) if state.has_corrections else ""
+            job = self.link.jobs.open("compare")
+            device = self.session.predict.device
+            self.link.run(job, p.Compare(job.number, first, second, folder, device))
+            return job.number
+
+    def cancel(self) -> None:
+        """Cancel a comparison."""
+        self.link.cancel_runs()
+
+    def dismiss_error(self) -> None:
+        """The person has read the error."""
+        self.state.error = None
+
+    def close(self) -> None:
+        """Finish what is being written; nothing is told any more."""
+        self.link.died.disconnect(self._engine_died)
+        self._worker.shutdown(wait=True, cancel_futures=True)
+
+    # --- what the engine says --------------------------------------------------------
+
+    def job_done(self, job: Job, result: Any) -> None:
+        """A job of ours is done; the link calls this."""
+        if job.kind == "compare":
+            self.state.comparing = False
+            self.state.comparison = result
+            self.session.error = None
+            return
+        text = f"Imported {result.name}."
+        if result.name != result.wanted:
+            text = f"Imported as {result.name}, since there is a model {result.wanted} already."
+        if result.n_dropped:
+            text += f" {result.n_dropped} weights that the network never uses were left out."
+        self._imported()
+        self.refresh()
+        self.choose(result.name)
+        self._tell(text)
+
+    def job_failed(self, job: Job, error: ErrorInfo) -> None:
+        """A job of ours failed."""
+        if job.kind == "compare":
+            self.state.comparing = False
+        else:
+            self._imported()
+        self.state.error = error
+
+    def job_cancelled(self, job: Job) -> None:
+        """A job of ours was cancelled."""
+        if job.kind == "compare":
+            self.state.comparing = False
+            self._tell("Cancelled; nothing was compared.")
+        else:
+            self._imported()
+            self._tell(f"Cancelled; {job.request.name} was not imported.")
+
+    def _engine_died(self) -> None:
+        self.state.comparing = False
+
+    # --- inside ----------------------------------------------------------------------
+
+    def _begin(self, words: str) -> None:
+        self.state.error = self.state.said = None
+        self.state.busy = words
+
+    def _tell(self, text: str, removed: Path | None = None) -> None:
+        self.state.said = Said(text, removed)
+
+    def _imported(self) -> None:
+        self._importing = max(0, self._importing - 1)
+        if not self._importing:
+            self.state.busy = ""
+
+    def _used(self, name: str) -> None:
+        self._show()
+        self.segmenting.refresh_models()
+        self.segmenting.choose_model(name)
+        self._tell(f"{name} is chosen on the Segment page.")
+
+    def _moved(self, entry: ModelEntry, text: str) -> None:
+        self.refresh()
+        self.choose(entry.name)
+        self._tell(text)
+
+    def _renamed(self, name: str, entry: ModelEntry) -> None:
+        chosen = self.state.chosen == name
+        self._show(entry.name if chosen else "")
+        self.segmenting.refresh_models(entry.name if self.session.model == name else "")
+        self._tell(f"{name} is now called {entry.name}.")
+
+    def _removed(self, name: str, path: Path | None) -> None:
+        used = self.session.model == name
+        self.refresh()
+        where = f"; its file is kept in {path.parent}" if path is not None else ""
+        text = f"{name} is removed from the list{where}."
+        if used:
+            text += f" {self.session.model} is chosen on the Segment page now."
+        self._tell(text, path)
+
+    def _show(self, chosen: str = "") -> None:
+        """Read the list; keep what is chosen as far as it is still there."""
+        state = self.state
+        entries, problems = read_models(aside=True)
+        state.problems = tuple(problems)
+        if tuple(entries) != state.entries:
+            state.entries = tuple(entries)
+            state.families = {}
+        names = [entry.name for entry in entries]
+        wanted = chosen or state.chosen or self.session.model
+        state.chosen = wanted if wanted in names else names[0] if names else ""
+        state.has_corrections = _has_corrections(state.folder)
+        self._choose_other()
+        if not state.families:
+            # Files are hashed for it, and large ones take a while.
+            self._later(lambda: _families(entries), partial(self._take_families, entries))
+
+    def _take_families(
+        self, entries: Sequence[ModelEntry], families: dict[str, Family]
+    ) -> None:
+        if tuple(entries) == self.state.entries:
+            self.state.families = families
+            self._choose_other()
+
+    def _choose_other(self) -> None:
+        """Compare with the parent, else with the model in use, else with any other."""
+        state = self.state
+        names = [entry.name for entry in state.entries if entry.name != state.chosen]
+        family = state.families.get(state.chosen, Family())
+        wanted = [family.parent, *family.children, self.session.model, *names]
+        state.other = next((name for name in wanted if name in names), "")
+
+    def _do(self, words: str, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        with self._lock:
+            self._begin(words)
+
+        def done(result: Any) -> None:
+            self.state.busy = ""
+            then(result)
+
+        self._later(work, done)
+
+    def _later(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """Work on the thread, then go on where the controller lives."""
+
+        def tell(ended: Future[Any]) -> None:
+            with self._lock:
+                if self.link.closed or ended.cancelled():
+                    return
+                error = ended.exception()
+                if error is None:
+                    then(ended.result())
+                else:
+                    self._failed(error)
+
+        future = self._worker.submit(work)
+        future.add_done_callback(lambda ended: self.link.dispatch(lambda: tell(ended)))
+
+    def _failed(self, error: BaseException) -> None:
+        self.state.busy = ""
+        details = "".join(traceback.format_exception(error))
+        if isinstance(error, ModelNotFoundError):
+            self.refresh()  # another window was faster
+        self.state.error = ErrorInfo(type(error).__name__, str(error), details)
+
+
+def _has_corrections(folder: Path) -> bool:
+    if not is_training_set(folder):
+        return (folder / "images").is_dir()
+    try:
+        return any(record.state == "active" for record in read_manifest(folder).commits)
+    except CorrectionsError:
+        return True  # comparing says what is wrong with it
+
+
+def _families(entries: Sequence[ModelEntry]) -> dict[str, Family]:
+    """Parents and children among the entries; a file that is gone has none."""
+    names: dict[str, str] = {}
+    for entry in entries:
+        try:
+            names.setdefault(file_sha256(entry.path), entry.name)
+        except CheckpointError:
+            continue
+    parents: dict[str, tuple[str, bool]] = {}
+    for entry in entries:
+        said, sha256 = parent_named(entry.card)
+        here = names.get(sha256, "")
+        parents[entry.name] = (here or said, bool(here))
+    return {
+        entry.name: Family(
+            *parents[entry.name],
+            tuple(
+                child for child, (name, here) in parents.items() if here and name == entry.name
+            ),
+        )
+        for entry in entries
+    }

@@ -1,0 +1,101 @@
+"""The card of the chosen model, in words, with its family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from urllib.parse import quote, unquote
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
+
+from napari_sa2net.app.model_words import file_words, full_rows, lineage
+from napari_sa2net.app.models_state import Family
+from napari_sa2net.models.registry import ModelEntry
+from napari_sa2net.widgets.common import muted
+from napari_sa2net.widgets.model_row import rows_html
+
+GAMMA_TIP = (
+    "γ: exponent of the up-attention maps ψ, from the coarsest to the finest. Above 1 a map "
+    "keeps only what it is sure of; 1 is as published"
+)
+
+
+class CardSection(QWidget):
+    """Title, description, and a row for all that the card says.
+
+    Signals
+    -------
+    chosen : str
+        A relative of the model was clicked.
+    """
+
+    chosen = Signal(str)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._link_color = ""
+        self._shown: tuple[ModelEntry, dict[str, Family]] | None = None
+        self.title = QLabel()
+        self.title.setProperty("role", "title")
+        self.title.setWordWrap(True)
+        self.description = muted()
+        self.rows = QLabel()
+        self.rows.setTextFormat(Qt.TextFormat.RichText)
+        self.rows.setWordWrap(True)
+        self.rows.setTextInteractionFlags(Qt.TextInteractionFlag.TextBrowserInteraction)
+        self.rows.setToolTip(GAMMA_TIP)
+        self.rows.linkActivated.connect(lambda link: self.chosen.emit(unquote(link)))
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        for part in (self.title, self.description, self.rows):
+            layout.addWidget(part)
+
+    def set_link_color(self, color: str) -> None:
+        """Colour of links, which a style sheet cannot set."""
+        self._link_color = color
+        if self._shown is not None:
+            self.set_card(*self._shown)
+
+    def set_card(self, entry: ModelEntry | None, families: Mapping[str, Family]) -> None:
+        """Show a model's card, or nothing."""
+        self.setVisible(entry is not None)
+        if entry is None:
+            self._shown = None
+            return
+        self._shown = (entry, dict(families))
+        self.title.setText(entry.name)
+        self.description.setText(entry.card.description)
+        self.description.setVisible(bool(entry.card.description))
+        rows = [
+            (escape(title), escape(value).replace("\n", "<br>"))
+            for title, value in full_rows(entry)
+        ]
+        family = self._family(entry.name, families)
+        if family:
+            rows.insert(0, ("Family", family))
+        rows.append(("File", f"{escape(file_words(entry))}<br>{_breakable(str(entry.path))}"))
+        self.rows.setText(rows_html(rows))
+
+    def _family(self, name: str, families: Mapping[str, Family]) -> str:
+        """Ancestors → this one → children."""
+        chain, children = lineage(dict(families), name)
+        if not chain and not children:
+            return ""
+        parts = [self._link(one, families) for one in chain]
+        parts.append(f"<b>{escape(name)}</b>")
+        if children:
+            parts.append(", ".join(self._link(one, families) for one in children))
+        return " → ".join(parts)
+
+    def _link(self, name: str, families: Mapping[str, Family]) -> str:
+        if name not in families:
+            return f"{escape(name)} (not in the list)"
+        style = f" style='color:{self._link_color}'" if self._link_color else ""
+        return f"<a href='{quote(name)}'{style}>{escape(name)}</a>"
+
+
+def _breakable(path: str) -> str:
+    """A path that lines may break after a separator."""
+    return escape(path).replace("/", "/\u200b").replace("\\", "\\\u200b")
