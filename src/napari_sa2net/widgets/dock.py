@@ -153,4 +153,11 @@ class CorrectDock(SA2NetDock):
         super().__init__(viewer, (page_named("Correct"),))
 
 
-__all__ = ["CorrectDock", "SA2NetDock", "SeeWhyDock", "SegmentDock"]
+class ModelsDock(SA2NetDock):
+    """The Models page alone."""
+
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
+        super().__init__(viewer, (page_named("Models"),))
+
+
+__all__ = ["CorrectDock", "ModelsDock", "SA2NetDock", "SeeWhyDock", "SegmentDock"]

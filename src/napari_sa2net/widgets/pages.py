@@ -71,10 +71,17 @@ def _correct(workspace: Workspace) -> PageWidget:
     return CorrectPage(workspace)
 
 
+def _models(workspace: Workspace) -> PageWidget:
+    from napari_sa2net.widgets.models_page import ModelsPage
+
+    return ModelsPage(workspace)
+
+
 PAGES: tuple[Page, ...] = (
     Page("Segment", "Find the cells in an image", _segment),
     Page("See why", "What the network looked at, and what if it had not", _see_why),
     Page("Correct", "Repair cells, say which are right, and keep that", _correct),
+    Page("Models", "Which models there are; import, compare, rename, remove", _models),
 )
 
 

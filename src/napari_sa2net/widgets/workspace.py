@@ -13,6 +13,7 @@ from napari_sa2net.app.controllers import SegmentController
 from napari_sa2net.app.correct import CorrectController
 from napari_sa2net.app.explain import ExplainController
 from napari_sa2net.app.link import EngineLink
+from napari_sa2net.app.models import ModelsController
 from napari_sa2net.app.session import Session
 from napari_sa2net.config import PredictConfig
 from napari_sa2net.widgets.napari_port import PLUGIN, NapariPort
@@ -44,6 +45,7 @@ class Workspace(QObject):
         self.controller = SegmentController(self.link)
         self.explain = ExplainController(self.controller)
         self.correct = CorrectController(self.link)
+        self.models = ModelsController(self.controller)
         self.cells = CellLayers(self.port)
         port, controller, explain = self.port, self.controller, self.explain
         port.image_changed.connect(self._image_changed)
@@ -73,6 +75,7 @@ class Workspace(QObject):
         correct.changed.connect(cells.show)
         correct.restored.connect(cells.show_restored)
         correct.journal_begun.connect(cells.set_journal)
+        correct.state.events.folder.connect(self.models.set_folder)
 
     @classmethod
     def of(cls, viewer: Viewer) -> Workspace:
@@ -103,6 +106,7 @@ class Workspace(QObject):
             self.dispatch.close()
             self.controller.close()
             self.correct.close()
+            self.models.close()
             self.cells.close()
             self.port.close()
 
