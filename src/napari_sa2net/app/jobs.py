@@ -17,6 +17,8 @@ JobKind = Literal[
     "what_if",
     "box",
     "level",
+    "learn_preview",
+    "learn_compare",
     "import",
     "compare",
 ]

@@ -20,6 +20,8 @@ Box = tuple[int, int, int, int]
 
 STAGE, CHANGE, WHAT_IF = "stage", "change", "what_if"
 """Layers of the page that are no attention maps; those go by the map's name."""
+PREVIEW, DIFFERENCE = "learn_preview", "learn_difference"
+"""Layers of the Learn page: cells as the child sees them, and where it differs."""
 STRIDES = (8, 4, 2, 1)
 """Of the decoder's stages, from the coarsest on."""
 

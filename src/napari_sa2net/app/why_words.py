@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from napari_sa2net.app.why import CHANGE, STAGE, WHAT_IF
+from napari_sa2net.app.why import CHANGE, DIFFERENCE, PREVIEW, STAGE, WHAT_IF
 
 if TYPE_CHECKING:
     from napari_sa2net.engine.protocol import AttentionMap, StageStep, WhatIfResult
 
 STAGE_WORDS = {8: "1/8", 4: "1/4", 2: "1/2", 1: "full"}
+LEARN_WORDS = {PREVIEW: "cells so far", DIFFERENCE: "gained and lost"}
 _GRAINS = {1: "full size", 2: "half size", 3: "a quarter", 4: "an eighth"}
 
 
@@ -55,6 +56,8 @@ def map_help(shown: AttentionMap) -> str:
 
 def layer_name(slot: str, image: str, *, channel: int | None = None, stride: int = 0) -> str:
     """``why: ψ 1/4 (nuclei_03)``."""
+    if slot in LEARN_WORDS:
+        return f"learn: {LEARN_WORDS[slot]} ({image})"
     if slot == STAGE:
         title = f"outlines {STAGE_WORDS[stride]}"
     else:

@@ -105,17 +105,18 @@ class TuningRun:
         self._limited = config.steps is None and not self.asked.schedule
         self.record.seconds = time.monotonic() - self._start
         expected = self.record.seconds + self.schedule.total * per_step + rounds * per_round
-        split = self.material.split
-        self._tell(
-            Planned(
-                self.schedule.total,
-                rounds,
-                expected if per_step else 0.0,
-                sum(len(e.centres) for e in split.training),
-                score_of(parent[HELD_OUT]).n,
-                score_of(parent[HELD_OUT]),
-                score_of(reference_of(parent)),
-            )
+        self._tell(self._plan(expected if per_step else 0.0))
+
+    def _plan(self, seconds: float) -> Planned:
+        held_out = score_of(self.record.parent[HELD_OUT])
+        return Planned(
+            self.schedule.total,
+            self.schedule.rounds,
+            seconds,
+            sum(len(e.centres) for e in self.material.split.training),
+            held_out.n,
+            held_out,
+            score_of(reference_of(self.record.parent)),
         )
 
     def take_on(self, state: dict[str, Any]) -> None:
@@ -129,6 +130,7 @@ class TuningRun:
         self.module.done = state["module"]["done"]
         self.module.micro = state["micro"]
         self._limited = state["limited"]
+        self._tell(self._plan(0.0))
 
     def save(self) -> None:
         """Write all that the next step depends on."""

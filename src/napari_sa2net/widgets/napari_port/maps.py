@@ -1,4 +1,4 @@
-"""Layers of the See-why and Learn pages: attention maps on their own grids, outlines, changes."""
+"""Layers of See why and Learn: attention maps on their own grids, outlines, changes."""
 
 from __future__ import annotations
 

@@ -1,0 +1,530 @@
+"""What the Learn page does, without a page: learning, pausing, judging, choosing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from psygnal import Signal
+
+from napari_sa2net.app.controllers import SegmentController
+from napari_sa2net.app.correct import CorrectController
+from napari_sa2net.app.learn_layers import LearnLayers
+from napari_sa2net.app.learn_set import read_summary, thumbnails, with_thumbnails
+from napari_sa2net.app.learn_state import (
+    RUNNING,
+    Curves,
+    Difference,
+    LearnState,
+    Outcome,
+    Phase,
+    SetSummary,
+    plan_words,
+)
+from napari_sa2net.app.session import ErrorInfo, JobProgress
+from napari_sa2net.app.trainer import JOB, MakeClient, Trainer
+from napari_sa2net.app.why import DIFFERENCE, PREVIEW, Overlay
+from napari_sa2net.config import FineTuneConfig
+from napari_sa2net.engine import protocol as p
+from napari_sa2net.engine.client import EngineClient
+from napari_sa2net.errors import ModelExistsError, SA2NetError
+from napari_sa2net.models.registry import (
+    check_model_name,
+    demote_model,
+    find_model,
+    promote_model,
+)
+from napari_sa2net.training.runs import (
+    UnfinishedRun,
+    discard_run,
+    free_name,
+    read_asked,
+    unfinished_runs,
+)
+from napari_sa2net.training.targets import CLASSES
+
+NOTHING_KEPT = (
+    "Stopped before the first round was over: there is nothing to keep, and nothing was "
+    "changed."
+)
+PAUSED_EARLY = "Paused before the first step: nothing was changed. Begin anew when you like."
+
+
+class LearnController:
+    """Runs the Learn page of one viewer.
+
+    All methods return at once and belong to the link's thread. What the page shows is
+    ``state``. Each run has an engine process of its own, so segmenting goes on meanwhile.
+
+    Parameters
+    ----------
+    segment
+        Its link, session and models; previews and comparisons run on its engine.
+    correct
+        Whose training set is learned from.
+    make_client
+        Makes the learning engine's client.
+
+    Attributes
+    ----------
+    state : LearnState
+    overlay
+        `Overlay`: a layer is to be shown, replaced or taken away.
+    """
+
+    overlay = Signal(Overlay)
+
+    def __init__(
+        self,
+        segment: SegmentController,
+        correct: CorrectController,
+        make_client: MakeClient = EngineClient,
+    ) -> None:
+        self.link = segment.link
+        self.session = segment.session
+        self.state = LearnState(folder=correct.state.folder, parent=segment.session.model)
+        self._segment = segment
+        self._correct = correct
+        self._lock = segment.link.lock
+        self._make_client = make_client
+        self._trainer: Trainer | None = None
+        self._clock = (0, 0.0)
+        self._resumed = self._repeating = False
+        self._closed = False
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="learn")
+        self._reading = 0
+        self._layers = LearnLayers(
+            self.link, self.overlay.emit, self._previewed, self._compared
+        )
+        self.session.events.model.connect(self._model_chosen)
+        self.session.events.models.connect(self._model_chosen)
+        correct.state.events.folder.connect(self._folder_chosen)
+        correct.state.events.kept.connect(self._kept)
+
+    # --- before learning ---------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """An engine of learning is at work."""
+        return self.state.phase in RUNNING
+
+    def refresh(self) -> None:
+        """Read the training set and the list of unfinished runs anew, in the background."""
+        with self._lock:
+            self._reading += 1
+            folder, share = self.state.folder, self.state.config.held_out
+            self._run(lambda: read_summary(folder, share), partial(self._read, self._reading))
+            self._run(unfinished_runs, self._found_runs)
+            self._suggest()
+
+    def set_folder(self, folder: Path) -> None:
+        """Learn from another training set; corrections are kept there from now on."""
+        self._correct.keeping.set_folder(folder)
+
+    def set_child(self, name: str) -> None:
+        """Name of the child; empty for the one that is suggested."""
+        self.state.child = name.strip()
+
+    def set_config(self, config: FineTuneConfig) -> None:
+        """Settings of the next run, its minutes above all."""
+        with self._lock:
+            again = config.held_out != self.state.config.held_out
+            self.state.config = config
+            if again:
+                self.refresh()
+
+    def set_preview(self, wanted: bool) -> None:
+        """Whether the view is shown as the child sees it, after each round."""
+        with self._lock:
+            self.state.wants_preview = wanted
+            if not wanted:
+                self._hide_preview()
+
+    # --- learning ----------------------------------------------------------------------
+
+    def learn(self) -> bool:
+        """Begin; False when something is missing, which ``session.error`` says."""
+        with self._lock:
+            if self.state.phase != "idle":
+                return False
+            state = self.state
+            try:
+                if state.problem:
+                    raise SA2NetError(state.problem)
+                name = check_model_name(state.child or state.suggested)
+                if find_model(name) is not None:
+                    raise ModelExistsError(
+                        f"There is a model {name!r} already. Choose another name."
+                    )
+            except SA2NetError as error:
+                self.link.fail(ErrorInfo(type(error).__name__, str(error)))
+                return False
+            self._begin(
+                p.FineTune(
+                    JOB, str(state.folder), self.session.model, state.config, name, preview=True
+                ),
+                self.session.model,
+                name,
+            )
+            return True
+
+    def resume(self, run: UnfinishedRun | None = None) -> bool:
+        """Go on with the run that is paused, or with another unfinished one."""
+        with self._lock:
+            if self.running or (run is None and not self.state.run):
+                return False
+            folder = run.run if run is not None else Path(self.state.run)
+            try:
+                asked = read_asked(folder)
+            except SA2NetError as error:
+                self.link.fail(ErrorInfo(type(error).__name__, str(error)))
+                self._end_run()
+                return False
+            request = p.FineTune(JOB, resume=str(folder), preview=True)
+            self._begin(request, asked.base_name, asked.name, str(folder))
+            return True
+
+    def pause(self) -> None:
+        """Write the run to disk and give the computer back; `resume` goes on."""
+        with self._lock:
+            if self._trainer is not None and self.state.phase in ("starting", "learning"):
+                self._phase("pausing", "pausing")
+                self._trainer.pause()
+
+    def stop(self) -> None:
+        """End it with the best round so far."""
+        with self._lock:
+            if self.state.phase == "paused" and not self.resume():
+                return
+            if self._trainer is not None and self.state.phase != "stopping":
+                self._phase("stopping", "keeping the best so far")
+                self._trainer.stop(self._resumed)
+
+    def discard(self, run: UnfinishedRun | None = None) -> None:
+        """Delete the run that is paused, or another unfinished one, for good."""
+        with self._lock:
+            if run is None and self.state.phase != "paused":
+                return
+            folder = run.run if run is not None else Path(self.state.run)
+            if run is None:
+                self._end_run()
+            self._run(lambda: discard_run(folder), lambda _: self.refresh())
+
+    # --- after learning ----------------------------------------------------------------
+
+    def use_child(self) -> None:
+        """Segment with the child from now on; one that was kept aside is offered again."""
+        with self._lock:
+            outcome = self.state.outcome
+            if outcome is not None:
+                self._run(
+                    lambda: promote_model(outcome.child),
+                    lambda entry: self._moved(outcome, entry, use=True),
+                )
+
+    def keep_aside(self) -> None:
+        """Keep the child, but do not offer it; segment with the parent."""
+        with self._lock:
+            outcome = self.state.outcome
+            if outcome is not None:
+                self._run(
+                    lambda: demote_model(outcome.child),
+                    lambda entry: self._moved(outcome, entry, use=False),
+                )
+
+    def back_to_parent(self) -> None:
+        """Segment with the parent again; the child stays where it is."""
+        with self._lock:
+            outcome = self.state.outcome
+            if outcome is not None:
+                self._segment.set_model(outcome.parent)
+
+    def show_difference(self, shown: bool) -> None:
+        """Show what the child finds otherwise in the view, as a layer."""
+        with self._lock:
+            outcome = self.state.outcome
+            if not shown or outcome is None:
+                self._layers.hide(DIFFERENCE)
+                self._compared(None)
+                return
+            try:
+                self._layers.compare(outcome.parent, outcome.path)
+            except SA2NetError as error:
+                self.link.fail(ErrorInfo(type(error).__name__, str(error)))
+                self._compared(None)
+                return
+            self.session.error = None
+            self.state.comparing = True
+
+    def layer_gone(self, image_key: str, slot: str) -> None:
+        """A person deleted a layer of the page."""
+        difference = self.state.difference
+        if slot == DIFFERENCE and difference is not None:
+            self.state.difference = None
+        elif slot == PREVIEW:
+            self.state.previewed = 0
+
+    def dismiss_outcome(self) -> None:
+        """The person has read it."""
+        with self._lock:
+            self.show_difference(False)
+            self.state.outcome = None
+            self.state.curves = Curves()
+            self.state.notices = ()
+
+    def close(self) -> None:
+        """Pause what runs, so that it can go on another time; returns at once."""
+        with self._lock:
+            self._closed = True
+            if self._trainer is not None:
+                self._trainer.leave()
+                self._trainer = None
+        self._layers.close()
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+    # --- what the learning engine says -------------------------------------------------
+
+    def _heard(self, trainer: Trainer, event: p.Event) -> None:
+        with self._lock:
+            if trainer is not self._trainer:
+                return
+            match event:
+                case p.Ready():
+                    if self.state.phase == "starting":
+                        self.state.progress = JobProgress(0, 0, "reading the corrections")
+                case p.Progress(_, done, total, what):
+                    if self.state.phase == "starting" and not self.state.curves.steps:
+                        self.state.progress = JobProgress(done, total, what)
+                case p.TrainProgress():
+                    self._news(event)
+                case p.Done(_, result):
+                    self._done(result)
+                case p.Failed(_, kind, message, details):
+                    self._end_run()
+                    self.link.fail(ErrorInfo(kind, message, details))
+                case p.WasCancelled():
+                    words = PAUSED_EARLY if self.state.phase == "pausing" else NOTHING_KEPT
+                    self._end_run()
+                    self.state.notices = (words,)
+
+    def _news(self, news: p.TrainProgress) -> None:
+        state, curves = self.state, self.state.curves
+        state.run = news.run
+        repeated = self._repeating
+        if news.plan is not None:
+            self._repeating = False
+            state.plan = plan_words(news.plan)
+            curves = replace(curves, parent=news.plan.parent, steps=news.plan.steps)
+            state.seconds_left = news.plan.seconds or None
+        if self._repeating and news.plan is None:
+            # after a pause it begins with all points of before
+            self._repeating = False
+            curves = replace(curves, losses=news.losses, rounds=news.rounds)
+        elif news.losses or news.rounds:
+            curves = replace(
+                curves,
+                losses=(*curves.losses, *news.losses),
+                rounds=(*curves.rounds, *news.rounds),
+                steps=news.losses[-1].steps if news.losses else curves.steps,
+            )
+        if curves.losses and curves.losses[-1].steps > curves.steps:
+            curves = replace(curves, steps=curves.losses[-1].steps)
+        if news.losses and not repeated and state.phase in ("starting", "learning"):
+            last = news.losses[-1]
+            state.progress = JobProgress(last.step, last.steps, "steps")
+            self._estimate(last.step, last.steps)
+            if state.phase == "starting":
+                state.phase = "learning"
+        if curves is not state.curves:
+            state.curves = curves
+        if news.notices:
+            state.notices = (*state.notices, *news.notices)
+        if news.preview and state.wants_preview and curves.rounds:
+            self._layers.preview(news.preview, curves.rounds[-1].round)
+
+    def _estimate(self, step: int, steps: int) -> None:
+        """Seconds that are left, by what the steps of this sitting have taken."""
+        first, start = self._clock
+        if not start:
+            self._clock = (step, time.monotonic())
+        elif step > first:
+            per_step = (time.monotonic() - start) / (step - first)
+            self.state.seconds_left = per_step * max(0, steps - step)
+
+    def _done(self, result: p.FineTuneResult) -> None:
+        state = self.state
+        if result.paused:
+            self._drop_trainer()
+            self._hide_preview()
+            progress = state.progress
+            if progress is not None and progress.total:
+                state.progress = JobProgress(progress.done, progress.total, "steps")
+            state.run = result.run
+            state.seconds_left = None
+            state.phase = "paused"
+            self._run(unfinished_runs, self._found_runs)
+            return
+        assert result.verdict is not None
+        assert result.held_out is not None and result.reference is not None
+        parent = state.parent
+        self._end_run(keep_curves=True)
+        self.session.error = None
+        state.outcome = Outcome(
+            parent,
+            result.model,
+            result.path,
+            not result.promoted,
+            result.verdict,
+            result.held_out,
+            result.reference,
+            result.seconds,
+        )
+        self._segment.refresh_models()
+
+    # --- inside ------------------------------------------------------------------------
+
+    def _begin(self, request: p.FineTune, parent: str, name: str, run: str = "") -> None:
+        state = self.state
+        self.show_difference(False)
+        self.session.error = None
+        state.outcome = None
+        state.parent, state.name, state.run = parent, name, run
+        if state.phase != "paused":
+            state.curves, state.plan = Curves(), ""
+        state.notices, state.seconds_left = (), None
+        self._clock = (0, 0.0)
+        self._resumed = self._repeating = bool(run)
+        self._phase("starting", "starting an engine of its own")
+        self._found_runs(state.unfinished)
+        trainer = Trainer(
+            lambda event: self.link.dispatch(lambda: self._heard(trainer, event)),
+            self._make_client,
+        )
+        self._trainer = trainer
+        trainer.begin(request)
+
+    def _phase(self, phase: Phase, what: str) -> None:
+        self.state.progress = JobProgress(0, 0, what)
+        self.state.phase = phase
+
+    def _drop_trainer(self) -> None:
+        if self._trainer is not None:
+            self._trainer.end()
+            self._trainer = None
+
+    def _end_run(self, keep_curves: bool = False) -> None:
+        self._drop_trainer()
+        self._hide_preview()
+        state = self.state
+        state.run, state.name = "", ""
+        state.progress, state.seconds_left = None, None
+        if not keep_curves:
+            state.curves, state.plan = Curves(), ""
+        state.phase = "idle"
+        self._model_chosen()
+        self.refresh()
+
+    def _hide_preview(self) -> None:
+        self._layers.hide(PREVIEW)
+        self.state.previewed = 0
+
+    def _previewed(self, number: int) -> None:
+        if self.running and self.state.wants_preview:
+            self.state.previewed = number
+        else:
+            self._hide_preview()
+
+    def _compared(self, difference: Difference | None) -> None:
+        self.state.comparing = False
+        self.state.difference = difference
+
+    def _moved(self, outcome: Outcome, entry: Any, use: bool) -> None:
+        """The child was promoted or demoted on disk."""
+        self._segment.refresh_models()
+        if use:
+            self._segment.set_model(outcome.child)
+        elif self.session.model == outcome.child:
+            self._segment.set_model(outcome.parent)
+        if self.state.outcome is outcome:
+            self.state.outcome = replace(outcome, aside=entry.aside, path=str(entry.path))
+        self._model_chosen()
+
+    def _model_chosen(self, _: Any = None) -> None:
+        outcome = self.state.outcome
+        self.state.in_use = outcome is not None and self.session.model == outcome.child
+        if self.state.phase == "idle":
+            self.state.parent = self.session.model
+            self._suggest()
+        self._judge_problem()
+
+    def _folder_chosen(self, folder: Path) -> None:
+        if folder != self.state.folder:
+            self.state.folder = folder
+            self.state.summary = None
+            self.refresh()
+
+    def _kept(self, words: str) -> None:
+        if words:
+            self.refresh()
+
+    def _suggest(self) -> None:
+        try:
+            self.state.suggested = free_name(Path(self.session.model).name)
+        except SA2NetError:
+            self.state.suggested = ""
+
+    def _read(self, number: int, summary: SetSummary) -> None:
+        if number != self._reading:
+            return
+        former = self.state.summary
+        pictures = {} if former is None else {i.key: i.thumbnail for i in former.items}
+        self.state.summary = with_thumbnails(summary, pictures)
+        self._judge_problem()
+        if any(item.thumbnail is None for item in self.state.summary.items):
+            self._run(
+                lambda: dict(thumbnails(summary)),
+                lambda found: self._pictured(summary, found),
+            )
+
+    def _pictured(self, summary: SetSummary, found: dict[str, Any]) -> None:
+        if self.state.summary is not None and self.state.summary.folder == summary.folder:
+            self.state.summary = with_thumbnails(self.state.summary, found)
+
+    def _judge_problem(self) -> None:
+        summary = self.state.summary
+        problem = summary.problem if summary is not None else ""
+        card = next((e.card for e in self.session.models if e.name == self.session.model), None)
+        if not problem and card is not None and tuple(card.classes) != tuple(CLASSES):
+            problem = (
+                f"{self.session.model} does not tell cells apart (its classes are "
+                f"{', '.join(card.classes)}), so it cannot learn from corrected cells. Choose "
+                "another model."
+            )
+        self.state.problem = problem
+
+    def _found_runs(self, runs: Any) -> None:
+        self.state.unfinished = tuple(one for one in runs if str(one.run) != self.state.run)
+
+    def _run(self, work: Callable[[], Any], done: Callable[[Any], Any]) -> None:
+        """Run in the background, one after another; an error goes to the page."""
+
+        def tell(future: Future[Any]) -> None:
+            if future.cancelled():
+                return
+            with self._lock:
+                if self._closed:
+                    return
+                error = future.exception()
+                if error is None:
+                    done(future.result())
+                else:
+                    self.link.fail(ErrorInfo(type(error).__name__, str(error)))
+
+        if not self._closed:
+            future = self._worker.submit(work)
+            future.add_done_callback(lambda ended: self.link.dispatch(lambda: tell(ended)))

@@ -1,0 +1,192 @@
+"""What came of it: a verdict in a sentence, numbers side by side, and what to do with it."""
+
+from __future__ import annotations
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import (
+    QFrame,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_sa2net.app.learn_state import Outcome
+from napari_sa2net.training.compare import Change
+from napari_sa2net.widgets.common import link_button, muted, repolish
+
+AP_TIP = (
+    "Average precision at IoU 0.5: cells found, of all that were found or missed; 1 is perfect"
+)
+EXACT_TIP = "Mean average precision at IoU 0.5 to 0.9: found, and outlined exactly"
+DICE_TIP = "How well the area of all cells together is covered; 1 is perfect"
+INTERVAL_TIP = "Difference, with half its 95 % interval from drawing the cells anew"
+
+
+class OutcomeCard(QFrame):
+    """The end of a run.
+
+    Signals
+    -------
+    useWanted, asideWanted, backWanted, dismissed
+    differenceToggled : bool
+    """
+
+    useWanted = Signal()
+    asideWanted = Signal()
+    backWanted = Signal()
+    dismissed = Signal()
+    differenceToggled = Signal(bool)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setProperty("role", "hint")
+        self.title = QLabel()
+        self.title.setProperty("role", "title")
+        self.verdict = QLabel()
+        self.verdict.setWordWrap(True)
+        self.verdict.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.standing = muted()
+        self.numbers = QWidget()
+        self._grid = QGridLayout(self.numbers)
+        self._grid.setContentsMargins(0, 0, 0, 0)
+        self._grid.setHorizontalSpacing(10)
+        self._grid.setVerticalSpacing(2)
+        self._grid.setColumnStretch(0, 1)
+        self.use = QPushButton("Use it")
+        self.use.setProperty("role", "primary")
+        self.aside = QPushButton("Keep aside")
+        self.aside.setProperty("role", "plain")
+        self.aside.setToolTip("Keep the new model, but do not offer it on the other pages")
+        self.back = QPushButton()
+        self.back.setProperty("role", "plain")
+        self.back.setToolTip("Segment with the model as it was; the new one stays")
+        self.difference = QPushButton("Show the difference on the image")
+        self.difference.setProperty("role", "plain")
+        self.difference.setCheckable(True)
+        self.difference.setToolTip(
+            "Segment the view with both models: blue is gained by the new one, orange is lost"
+        )
+        self.words = muted()
+        self.dismiss = link_button("Close", "Back to the training set; the models stay")
+        buttons = QHBoxLayout()
+        buttons.setSpacing(6)
+        for button in (self.use, self.aside, self.back):
+            buttons.addWidget(button, 1)
+        end = QHBoxLayout()
+        end.addStretch(1)
+        end.addWidget(self.dismiss)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(10, 8, 8, 6)
+        layout.setSpacing(6)
+        for part in (self.title, self.verdict, self.numbers, self.standing):
+            layout.addWidget(part)
+        layout.addLayout(buttons)
+        layout.addWidget(self.difference)
+        layout.addWidget(self.words)
+        layout.addLayout(end)
+        self.use.clicked.connect(self.useWanted)
+        self.aside.clicked.connect(self.asideWanted)
+        self.back.clicked.connect(self.backWanted)
+        self.difference.clicked.connect(self.differenceToggled)
+        self.dismiss.clicked.connect(self.dismissed)
+        self.setVisible(False)
+
+    def set_outcome(self, outcome: Outcome | None, in_use: bool) -> None:
+        """Show it; None hides the card."""
+        self.setVisible(outcome is not None)
+        if outcome is None:
+            return
+        better = outcome.verdict.better
+        self.title.setText("It got better" if better else "It did not get better")
+        self.verdict.setText(outcome.verdict.text)
+        self.standing.setText(_standing(outcome, in_use))
+        self._fill(outcome)
+        self.use.setText("Use it" if better else "Use it anyway")
+        self.use.setToolTip(f"Segment with {outcome.child} from now on")
+        self.use.setProperty("role", "primary" if better else "plain")
+        repolish(self.use)
+        self.use.setVisible(not in_use)
+        self.aside.setVisible(not outcome.aside)
+        self.back.setText(f"Back to {outcome.parent}")
+        self.back.setVisible(in_use)
+
+    def set_difference(self, shown: bool, comparing: bool, words: str) -> None:
+        """Whether the layer is there, on the way, and what it shows."""
+        self.difference.setChecked(shown or comparing)
+        self.difference.setEnabled(not comparing)
+        self.difference.setText(
+            "Comparing…" if comparing else "Show the difference on the image"
+        )
+        text = f"In the view: {words}. Blue is gained, orange is lost." if words else ""
+        self.words.setText(text)
+        self.words.setVisible(bool(text))
+
+    def texts(self) -> list[list[str]]:
+        """The numbers, row by row."""
+        rows = []
+        for row in range(self._grid.rowCount()):
+            items = [self._grid.itemAtPosition(row, column) for column in range(4)]
+            labels = [item.widget() for item in items if item is not None]
+            rows.append([label.text() for label in labels if isinstance(label, QLabel)])
+        return [row for row in rows if row]
+
+    def _fill(self, outcome: Outcome) -> None:
+        while self._grid.count():
+            item = self._grid.takeAt(0)
+            widget = item.widget() if item is not None else None
+            if widget is not None:
+                widget.deleteLater()
+        for column, words in enumerate(("before", "now", "change"), 1):
+            self._put(0, column, words, role="muted")
+        row = 1
+        for title, change in (
+            (f"Held-back corrections, {outcome.held_out.after.n} cells", outcome.held_out),
+            (f"Reference set, {outcome.reference.after.n} cells", outcome.reference),
+        ):
+            label = muted(title)
+            self._grid.addWidget(label, row, 0, 1, 4)
+            row = self._rows(row + 1, change)
+
+    def _rows(self, row: int, change: Change) -> int:
+        before, after = change.before, change.after
+        for name, field, tip in (
+            ("AP", "ap50", AP_TIP),
+            ("mean AP", "mean_ap", EXACT_TIP),
+            ("Dice", "dice", DICE_TIP),
+        ):
+            old, new = getattr(before, field), getattr(after, field)
+            margin = f" ± {change.margin:.2f}" if field == "ap50" else ""
+            self._put(row, 0, name, tip)
+            self._put(row, 1, f"{old:.2f}", tip)
+            self._put(row, 2, f"{new:.2f}", tip)
+            self._put(row, 3, f"{signed(new - old)}{margin}", INTERVAL_TIP if margin else tip)
+            row += 1
+        return row
+
+    def _put(self, row: int, column: int, text: str, tip: str = "", role: str = "") -> None:
+        label = QLabel(text)
+        label.setToolTip(tip)
+        if role:
+            label.setProperty("role", role)
+        side = Qt.AlignmentFlag.AlignLeft if column == 0 else Qt.AlignmentFlag.AlignRight
+        self._grid.addWidget(label, row, column, side)
+
+
+def signed(value: float) -> str:
+    """``+0.17``, ``−0.02``, ``0.00``."""
+    text = f"{abs(value):.2f}"
+    if text == "0.00":
+        return text
+    return f"+{text}" if value > 0 else f"−{text}"
+
+
+def _standing(outcome: Outcome, in_use: bool) -> str:
+    child, parent = outcome.child, outcome.parent
+    if in_use:
+        return f"{child} is in use. {parent} is one click away."
+    if outcome.aside:
+        return f"{child} is kept aside: the other pages do not offer it. {parent} stays in use."
+    return f"{child} is among your models. {parent} is still in use, and stays as it was."

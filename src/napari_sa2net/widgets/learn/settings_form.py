@@ -1,0 +1,227 @@
+"""A form made from a settings model: titles, help, bounds and kinds are those of its fields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt, MultipleOf
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import (
+    QAbstractSpinBox,
+    QCheckBox,
+    QComboBox,
+    QDoubleSpinBox,
+    QHBoxLayout,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_sa2net.config import Settings
+from napari_sa2net.widgets.common import Form, fold_button, link_button
+
+#: what a number may be where the model sets no bound
+MOST = 1_000_000
+#: smallest step of a field without an upper bound near it
+FINEST = 4
+
+
+class SettingsForm(QWidget):
+    """Folded away; every field of a model but those that the page shows itself.
+
+    Parameters
+    ----------
+    kind : type of Settings
+    without : names of fields
+    choices : mapping of field name to callable() -> list of str, optional
+        Fields of text that are chosen from a list.
+    empty : words for None
+
+    Signals
+    -------
+    valueChanged : Settings
+        By a person only; always one that the model accepts.
+    """
+
+    valueChanged = Signal(object)
+
+    def __init__(
+        self,
+        kind: type[Settings],
+        without: tuple[str, ...] = (),
+        choices: dict[str, Callable[[], list[str]]] | None = None,
+        empty: str = "automatic",
+        parent: QWidget | None = None,
+    ) -> None:
+        super().__init__(parent)
+        self._kind = kind
+        self._value = kind()
+        self._choices = choices or {}
+        self._empty = empty
+        self.fields: dict[str, QWidget] = {}
+        self._show: dict[str, Callable[[Any], None]] = {}
+        self.fold = fold_button("Advanced", "All settings of learning; they are right for most")
+        self.body = QWidget()
+        self.form = Form()
+        for name, info in kind.model_fields.items():
+            if name not in without:
+                field = self._field(name, info)
+                self.fields[name] = field
+                self.form.add(info.title or name, field, info.description or info.title or name)
+        self.reset = link_button("Back to what is recommended", "All of these as they were")
+        body = QVBoxLayout(self.body)
+        body.setContentsMargins(0, 0, 0, 0)
+        body.addWidget(self.form)
+        body.addWidget(self.reset)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(6)
+        layout.addWidget(self.fold)
+        layout.addWidget(self.body)
+        self.body.setVisible(False)
+        self.fold.toggled.connect(self.body.setVisible)
+        self.reset.clicked.connect(self._reset)
+        self._without = without
+        self.set_value(self._value)
+
+    def set_value(self, value: Settings) -> None:
+        """Show settings; says nothing."""
+        self._value = value
+        for name, show in self._show.items():
+            field = self.fields[name]
+            field.blockSignals(True)
+            show(getattr(value, name))
+            field.blockSignals(False)
+        changed = any(
+            getattr(value, name) != getattr(self._kind(), name) for name in self.fields
+        )
+        self.reset.setVisible(changed)
+
+    def refresh_choices(self) -> None:
+        """Ask anew what can be chosen."""
+        for name, choices in self._choices.items():
+            combo = self.fields[name]
+            assert isinstance(combo, QComboBox)
+            chosen = getattr(self._value, name)
+            combo.clear()
+            combo.addItems(dict.fromkeys([*choices(), chosen]))
+            combo.setCurrentText(chosen)
+
+    def _reset(self) -> None:
+        kept = {name: getattr(self._value, name) for name in self._without}
+        self._take(self._kind(**kept))
+
+    def _set(self, name: str, value: Any) -> None:
+        try:
+            new = self._kind(**{**self._value.model_dump(), name: value})
+        except ValidationError:  # an end of the range that is itself not allowed
+            self.set_value(self._value)
+            return
+        self._take(new)
+
+    def _take(self, value: Settings) -> None:
+        if value != self._value:
+            self.set_value(value)
+            self.valueChanged.emit(value)
+
+    # --- one field -----------------------------------------------------------------------
+
+    def _field(self, name: str, info: FieldInfo) -> QWidget:
+        kind = info.annotation
+        optional = get_origin(kind) in (Union, UnionType)
+        if optional:
+            kind = next(part for part in get_args(kind) if part is not type(None))
+        if get_origin(kind) is Literal:
+            return self._combo(name, [str(value) for value in get_args(kind)])
+        if name in self._choices:
+            return self._combo(name, self._choices[name]())
+        if kind is bool:
+            box = QCheckBox()
+            box.clicked.connect(lambda on: self._set(name, on))
+            self._show[name] = box.setChecked
+            return box
+        if kind is int:
+            return self._whole(name, info, optional)
+        if kind is float:
+            spin = _decimal(info)
+            spin.valueChanged.connect(lambda value: self._set(name, value))
+            self._show[name] = spin.setValue
+            return spin
+        if get_origin(kind) is tuple:
+            return self._several(name, info, len(get_args(kind)))
+        raise TypeError(f"no field for {name}: {info.annotation}")
+
+    def _combo(self, name: str, values: list[str]) -> QComboBox:
+        combo = QComboBox()
+        combo.addItems(values)
+        combo.textActivated.connect(lambda text: self._set(name, text))
+        self._show[name] = combo.setCurrentText
+        return combo
+
+    def _whole(self, name: str, info: FieldInfo, optional: bool) -> QSpinBox:
+        spin = QSpinBox()
+        low, high, step = _bounds(info)
+        spin.setRange(int(low) - optional, int(high))
+        spin.setSingleStep(int(step or 1))
+        spin.setKeyboardTracking(False)
+        nothing = int(low) - 1
+        if optional:
+            spin.setSpecialValueText(self._empty)
+        spin.valueChanged.connect(
+            lambda value: self._set(name, None if optional and value == nothing else value)
+        )
+        self._show[name] = lambda value: spin.setValue(nothing if value is None else value)
+        return spin
+
+    def _several(self, name: str, info: FieldInfo, n: int) -> QWidget:
+        whole = QWidget()
+        row = QHBoxLayout(whole)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(3)
+        spins = [_decimal(info) for _ in range(n)]
+
+        def show(values: Any) -> None:
+            for spin, value in zip(spins, values, strict=True):
+                spin.blockSignals(True)
+                spin.setValue(value)
+                spin.blockSignals(False)
+
+        for spin in spins:
+            spin.setButtonSymbols(QAbstractSpinBox.ButtonSymbols.NoButtons)
+            spin.setToolTip(info.description or info.title or name)
+            spin.setMinimumWidth(30)
+            row.addWidget(spin)
+            spin.valueChanged.connect(
+                lambda _: self._set(name, tuple(one.value() for one in spins))
+            )
+        self._show[name] = show
+        return whole
+
+
+def _bounds(info: FieldInfo) -> tuple[float, float, float | None]:
+    """Least, most, and step."""
+    low, high, step = 0.0, float(MOST), None
+    for rule in info.metadata:
+        if isinstance(rule, Ge | Gt):
+            low = float(rule.ge if isinstance(rule, Ge) else rule.gt)  # type: ignore[arg-type]
+        elif isinstance(rule, Le | Lt):
+            high = float(rule.le if isinstance(rule, Le) else rule.lt)  # type: ignore[arg-type]
+        elif isinstance(rule, MultipleOf):
+            step = float(rule.multiple_of)  # type: ignore[arg-type]
+    return low, high, step
+
+
+def _decimal(info: FieldInfo) -> QDoubleSpinBox:
+    low, high, _ = _bounds(info)
+    spin = QDoubleSpinBox()
+    fine = info.default if isinstance(info.default, float) else 1.0
+    decimals = 2 if fine == 0 or fine >= 0.05 else FINEST
+    spin.setDecimals(decimals)
+    spin.setRange(low, high)
+    spin.setSingleStep(max(10.0**-decimals, 0.1 * fine))
+    spin.setKeyboardTracking(False)
+    return spin
