@@ -18,6 +18,7 @@ from napari_sa2net.cli.corrections import corrections
 from napari_sa2net.cli.demo import demo
 from napari_sa2net.cli.doctor import doctor
 from napari_sa2net.cli.evaluate import evaluate
+from napari_sa2net.cli.focal_study import focal_study
 from napari_sa2net.cli.models import models
 from napari_sa2net.cli.reproduce import reproduce
 from napari_sa2net.cli.segment import segment
@@ -35,7 +36,7 @@ app = App(
     ),
     version=__version__,
 )
-for _command in (segment, attention, evaluate, train, reproduce, demo, doctor):
+for _command in (segment, attention, evaluate, train, reproduce, focal_study, demo, doctor):
     app.command(_command)
 app.command(models)
 app.command(corrections)

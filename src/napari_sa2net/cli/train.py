@@ -70,7 +70,7 @@ def train(
     """
     said = given(settings)
     command = shlex.join(["sa2net", *sys.argv[1:]])
-    with StepProgress() as progress, _log_to(progress), ctrl_c() as pressed:
+    with StepProgress() as progress, log_to(progress), ctrl_c() as pressed:
         try:
             watch = {"progress": progress.step, "cancelled": pressed}
             result = _carry_out(
@@ -189,8 +189,8 @@ def ctrl_c() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def _log_to(progress: StepProgress) -> Iterator[None]:
-    """Show validation scores above the bar while training."""
+def log_to(progress: StepProgress) -> Iterator[None]:
+    """Show what training notes, such as validation scores, above the bar."""
     logger = logging.getLogger("napari_sa2net")
     handler = RichHandler(console=progress.console, show_path=False, show_level=False)
     level = logger.level

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from napari_sa2net.errors import TrainingDataError
 #: Endings of image files, in the order they are looked for.
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".npy")
 COLUMNS = ("split", "name", "kind", "group")
+#: Splits to train on and to validate with.
+LEARNED_FROM = ("train", "val")
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,9 @@ class TrainingItem:
     commit: str = ""
 
 
-def load_training_folder(directory: str | Path) -> list[TrainingItem]:
+def load_training_folder(
+    directory: str | Path, splits: Collection[str] = LEARNED_FROM
+) -> list[TrainingItem]:
     """Find the images of a training folder.
 
     Parameters
@@ -59,17 +64,17 @@ def load_training_folder(directory: str | Path) -> list[TrainingItem]:
         an index, the folders may also lie below each split: ``train/images`` and so on.
         Where there is a ``corrections.json``, its active commits are the items, and nothing
         else is looked at.
+    splits : collection of str
+        Rows of the index to take; the others are left out, without a look at their files.
 
     Returns
     -------
     list of TrainingItem, sorted by name
-        Rows of splits other than ``train`` and ``val`` are left out, without a look at
-        their files.
 
     Raises
     ------
     TrainingDataError
-        If a folder or file is missing, or a group lies on both sides.
+        If a folder or file is missing, or a group lies in two splits.
     """
     directory = Path(directory).expanduser()
     if not directory.is_dir():
@@ -80,7 +85,7 @@ def load_training_folder(directory: str | Path) -> list[TrainingItem]:
     if is_training_set(directory):
         items = _committed(directory)
     else:
-        items = _indexed(directory, index) if index.is_file() else _listed(directory)
+        items = _indexed(directory, index, splits) if index.is_file() else _listed(directory)
     if not items:
         raise TrainingDataError(
             f"{directory} holds no training images. Put images into images/ and their label "
@@ -90,12 +95,13 @@ def load_training_folder(directory: str | Path) -> list[TrainingItem]:
     for item in items:
         if item.group:
             sides.setdefault(item.group, set()).add(item.split)
-    torn = sorted(group for group, splits in sides.items() if {"train", "val"} <= splits)
-    if torn:
-        raise TrainingDataError(
-            f"Group {torn[0]!r} is in split train and in split val, so validation would see "
-            "what training saw. Put each group on one side of index.csv."
-        )
+    for group, found in sorted(sides.items()):
+        both = sorted(split for split in found if split)
+        if len(both) > 1:
+            raise TrainingDataError(
+                f"Group {group!r} is in split {both[0]} and in split {both[1]}, so scores "
+                "would be of what training saw. Put each group on one side of index.csv."
+            )
     return sorted(items, key=lambda item: item.name)
 
 
@@ -199,7 +205,7 @@ def _listed(directory: Path) -> list[TrainingItem]:
     return [_item(directory, name) for name in names]
 
 
-def _indexed(directory: Path, index: Path) -> list[TrainingItem]:
+def _indexed(directory: Path, index: Path, splits: Collection[str]) -> list[TrainingItem]:
     with index.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         missing = [c for c in ("split", "name") if c not in (reader.fieldnames or ())]
@@ -208,7 +214,7 @@ def _indexed(directory: Path, index: Path) -> list[TrainingItem]:
                 f"{index} has no column {missing[0]!r}. Its first line should name the "
                 f"columns: {', '.join(COLUMNS)}."
             )
-        rows = [row for row in reader if row["split"] in ("train", "val")]
+        rows = [row for row in reader if row["split"] in splits]
     items = []
     for row in rows:
         below = directory / row["split"]

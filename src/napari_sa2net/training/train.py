@@ -135,7 +135,7 @@ def train_folder(
     )
     done = _steps_done(last)
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    net, parent = _start_network(config)
+    net, parent = start_network(config)
     module = SegmentationModule(net, config)
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     run.mkdir(parents=True, exist_ok=True)
@@ -261,7 +261,16 @@ def _spread(items: list[Any], most: int) -> list[Any]:
     return [items[int((i + 0.5) * len(items) / most)] for i in range(most)]
 
 
-def _start_network(config: TrainConfig) -> tuple[Network, str | None]:
+def start_network(config: TrainConfig) -> tuple[Network, str | None]:
+    """The network that training begins with, and the name and sha256 of its base, if any.
+
+    Raises
+    ------
+    SettingsError
+        If the base does not serve.
+    ModelNotFoundError, CheckpointError
+        If it cannot be loaded.
+    """
     if config.base is None:
         extra = config.squeeze_excitation
         se = config.network == "focal_unet" if extra is None else extra

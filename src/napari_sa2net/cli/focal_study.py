@@ -1,0 +1,129 @@
+"""``sa2net focal-study``: which attention modules a data set needs."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from napari_sa2net.cli import console
+from napari_sa2net.cli.progress import StepProgress
+from napari_sa2net.cli.train import INTERRUPTED, ctrl_c, log_to
+from napari_sa2net.errors import Cancelled
+
+
+def focal_study(
+    data: Path,
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    preset: Literal["cpu", "full"] = "cpu",
+    network: Literal["sa2net", "focal_unet"] = "sa2net",
+    kind: str | None = None,
+    seeds: int | None = None,
+    steps: int | None = None,
+    base: int | None = None,
+    images: int | None = None,
+    batch_size: int | None = None,
+    crop: int | None = None,
+    loss: Literal["dice_ce", "unified_focal"] = "dice_ce",
+    threshold: float | None = None,
+    precision: Literal["auto", "float32"] = "auto",
+    device: str = "auto",
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Find out which attention modules a data set needs, and what they bring.
+
+    Trains with one learnable exponent γ per attention module, removes the modules whose γ
+    ends near 0, trains again, and compares with no module and with all of them at γ = 1, over
+    several seeds. Writes study.md, results.csv, gamma.csv and a figure to OUT. Ctrl-C stops;
+    the same command goes on.
+
+    Parameters
+    ----------
+    data
+        Folder with images/, labels/ and, if you like, index.csv (columns split, name, kind,
+        group). Rows of split test are measured on; without them a fifth is held out.
+    output
+        Folder for the results.
+    preset
+        cpu ends within an hour on two cores; full is for a GPU.
+    network
+        sa2net, or focal_unet: a U-Net with attention gates.
+    kind
+        Study the images of this kind alone.
+    seeds
+        Trainings of each variant, at least 3.
+    steps
+        Optimiser steps of each training.
+    base
+        Width of the network.
+    images
+        At most so many to train on, and so many to measure on.
+    batch_size
+        Crops per step.
+    crop
+        Side of a crop (px).
+    loss
+        dice_ce, or unified_focal.
+    threshold
+        A module is removed where the median of its γ is below [0.5].
+    precision
+        auto: half precision where the device is faster with it.
+    device
+        auto, cpu, cuda, cuda:1 or mps.
+    json
+        Print one JSON document on stdout.
+    """
+    from napari_sa2net.training.focal_study.plan import settings_of
+    from napari_sa2net.training.focal_study.report import (
+        SUMMARY_COLUMNS,
+        conclusion,
+        summary_rows,
+    )
+    from napari_sa2net.training.focal_study.run import focal_study as run
+
+    settings = settings_of(
+        preset,
+        network=network,
+        kind=kind,
+        seeds=seeds,
+        steps=steps,
+        base_channels=base,
+        images=images,
+        batch_size=batch_size,
+        crop=crop,
+        loss=loss,
+        threshold=threshold,
+        precision=precision,
+    )
+    with (
+        StepProgress(quiet=json) as progress,
+        nullcontext() if json else log_to(progress),
+        ctrl_c() as pressed,
+    ):
+        try:
+            study = run(
+                data,
+                output,
+                settings,
+                device=device,
+                on_progress=progress.step,
+                cancelled=pressed,
+                command=shlex.join(["sa2net", *sys.argv[1:]]),
+            )
+        except Cancelled as stopped:
+            console.warning(str(stopped))
+            return INTERRUPTED
+    if json:
+        console.print_json(study)
+        return 0
+    console.table(SUMMARY_COLUMNS, summary_rows(study))
+    out = console.stdout()
+    out.print(conclusion(study), markup=False)
+    out.print(f"report: {output / 'study.md'}", markup=False)
+    return 0
