@@ -298,10 +298,11 @@ def test_a_child_made_worse_is_kept_aside_and_it_is_said_why(desk):
     desk.summarised().learn.set_config(
         FEW.model_copy(
             update={
-                "steps": 24,
-                "learning_rate": 2e-2,
-                "freeze_norm": False,
-                "decoder_first": 0.25,
+                "steps": 16,
+                "learning_rate": 5e-2,
+                "decoder_first": 0,
+                "ema_decay": 0.5,
+                "distillation": 0,
                 "crop": 64,
             }
         )

@@ -361,9 +361,7 @@ class LearnController:
         if result.paused:
             self._drop_trainer()
             self._hide_preview()
-            progress = state.progress
-            if progress is not None and progress.total:
-                state.progress = JobProgress(progress.done, progress.total, "steps")
+            state.progress = None
             state.run = result.run
             state.seconds_left = None
             state.phase = "paused"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from napari_sa2net.engine.protocol import AttentionMap, StageStep, WhatIfResult
 
 STAGE_WORDS = {8: "1/8", 4: "1/4", 2: "1/2", 1: "full"}
-LEARN_WORDS = {PREVIEW: "cells so far", DIFFERENCE: "gained and lost"}
+LEARN_WORDS = {PREVIEW: "cells so far", DIFFERENCE: "difference"}
 _GRAINS = {1: "full size", 2: "half size", 3: "a quarter", 4: "an eighth"}
 
 

@@ -160,4 +160,11 @@ class ModelsDock(SA2NetDock):
         super().__init__(viewer, (page_named("Models"),))
 
 
-__all__ = ["CorrectDock", "ModelsDock", "SA2NetDock", "SeeWhyDock", "SegmentDock"]
+class LearnDock(SA2NetDock):
+    """The Learn page alone."""
+
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
+        super().__init__(viewer, (page_named("Learn"),))
+
+
+__all__ = ["CorrectDock", "LearnDock", "ModelsDock", "SA2NetDock", "SeeWhyDock", "SegmentDock"]

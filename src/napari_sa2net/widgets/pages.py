@@ -77,10 +77,17 @@ def _models(workspace: Workspace) -> PageWidget:
     return ModelsPage(workspace)
 
 
+def _learn(workspace: Workspace) -> PageWidget:
+    from napari_sa2net.widgets.learn_page import LearnPage
+
+    return LearnPage(workspace)
+
+
 PAGES: tuple[Page, ...] = (
     Page("Segment", "Find the cells in an image", _segment),
     Page("See why", "What the network looked at, and what if it had not", _see_why),
     Page("Correct", "Repair cells, say which are right, and keep that", _correct),
+    Page("Learn", "Teach the model what you corrected", _learn),
     Page("Models", "Which models there are; import, compare, rename, remove", _models),
 )
 

@@ -12,10 +12,11 @@ from qtpy.QtCore import QObject, QTimer
 from napari_sa2net.app.controllers import SegmentController
 from napari_sa2net.app.correct import CorrectController
 from napari_sa2net.app.explain import ExplainController
+from napari_sa2net.app.learn import LearnController
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.models import ModelsController
 from napari_sa2net.app.session import Session
-from napari_sa2net.config import PredictConfig
+from napari_sa2net.config import FineTuneConfig, PredictConfig
 from napari_sa2net.widgets.napari_port import PLUGIN, NapariPort
 from napari_sa2net.widgets.napari_port.cells import CellLayers
 from napari_sa2net.widgets.qt_dispatch import GuiDispatcher
@@ -32,7 +33,8 @@ _workspaces: weakref.WeakKeyDictionary[Any, Workspace] = weakref.WeakKeyDictiona
 class Workspace(QObject):
     """One per viewer; lives as long as a page of it is open.
 
-    The engine process starts with the first page and ends with the last.
+    The engine process starts with the first page and ends with the last; what learns then is
+    paused.
     """
 
     def __init__(self, viewer: Viewer) -> None:
@@ -46,6 +48,7 @@ class Workspace(QObject):
         self.explain = ExplainController(self.controller)
         self.correct = CorrectController(self.link)
         self.models = ModelsController(self.controller)
+        self.learn = LearnController(self.controller, self.correct)
         self.cells = CellLayers(self.port)
         port, controller, explain = self.port, self.controller, self.explain
         port.image_changed.connect(self._image_changed)
@@ -58,7 +61,9 @@ class Workspace(QObject):
         port.result_gone.connect(explain.forget_result)
         port.maps.gone.connect(explain.layer_gone)
         controller.result_ready.connect(port.show)
+        port.maps.gone.connect(self.learn.layer_gone)
         explain.overlay.connect(port.show_overlay)
+        self.learn.overlay.connect(port.show_overlay)
         controller.labels_updated.connect(lambda u: port.update_labels(u.key, u.labels))
         controller.table_ready.connect(lambda u: port.update_table(u.key, u.objects))
         self._connect_correct()
@@ -104,6 +109,7 @@ class Workspace(QObject):
                 if workspace is self:
                     del _workspaces[viewer]
             self.dispatch.close()
+            self.learn.close()
             self.controller.close()
             self.correct.close()
             self.models.close()
@@ -124,6 +130,7 @@ class Workspace(QObject):
         self.session.model = chosen.get("model") or self.session.model
         device = chosen.get("device") or "auto"
         self.session.predict = PredictConfig(device=device)
+        self.learn.set_config(FineTuneConfig(device=device))
 
     def _image_changed(self) -> None:
         self.refresh_image()

@@ -103,7 +103,19 @@ class CurvesPlot(QWidget):
                 self._lines[name].setValue(value)
         for plot in self._plots:
             plot.setXRange(0, steps, padding=0.02)
+        self._fit_scores(curves)
         self.legend.setText(legend(curves))
+
+    def _fit_scores(self, curves: Curves) -> None:
+        """From a quarter below the lowest score up to 1, so that small gains are seen."""
+        scores = [point.held_out for point in curves.rounds]
+        scores += [curves.parent] if curves.parent else []
+        lowest = min((min(s.ap50, s.dice) for s in scores), default=0.0)
+        low = max(0.0, np.floor(4 * (lowest - 0.02)) / 4)
+        plot = self._plots[0]
+        plot.setYRange(low, 1, padding=0.08)
+        ticks = [(v, f"{v:g}") for v in (low, (low + 1) / 2, 1.0)]
+        plot.getAxis("left").setTicks([ticks])
 
     def _make(self) -> None:
         import pyqtgraph as pg
@@ -126,10 +138,11 @@ class CurvesPlot(QWidget):
             plot.getAxis("left").setWidth(34)
             plot.getAxis("left").setStyle(tickTextOffset=3)
             self._layout.addWidget(plot)
-        score.setYRange(0, 1, padding=0.04)
-        score.getAxis("left").setTicks([[(v, f"{v:g}") for v in (0, 0.5, 1)]])
+        for plot in (score, loss):
+            for side in ("left", "bottom"):
+                # one kind of ticks: the finer ones are noise at this size
+                plot.getAxis(side).setStyle(maxTickLevel=0)
         score.getAxis("bottom").setStyle(showValues=False)
-        loss.getAxis("left").setTickDensity(0.6)
         lines = self._lines
         lines["loss"] = loss.plot(pen=pg.mkPen(LOSS_COLOR, width=1))
         for name, color in (("dice", DICE_COLOR), ("ap", AP_COLOR)):

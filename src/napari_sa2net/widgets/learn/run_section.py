@@ -92,7 +92,8 @@ class RunSection(QWidget):
         """How far it is; called several times a second."""
         progress, left = state.progress, state.seconds_left
         if state.phase == "paused":
-            where = f"Paused at step {progress.done} of {progress.total}." if progress else ""
+            losses = state.curves.losses
+            where = f"Paused at step {losses[-1].step} of {losses[-1].steps}." if losses else ""
             self.progress.set_progress(None, where)
             return
         if progress is not None and progress.total and state.phase == "learning":

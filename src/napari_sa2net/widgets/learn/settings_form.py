@@ -15,7 +15,7 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QDoubleSpinBox,
-    QHBoxLayout,
+    QGridLayout,
     QSpinBox,
     QVBoxLayout,
     QWidget,
@@ -179,9 +179,9 @@ class SettingsForm(QWidget):
 
     def _several(self, name: str, info: FieldInfo, n: int) -> QWidget:
         whole = QWidget()
-        row = QHBoxLayout(whole)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.setSpacing(3)
+        grid = QGridLayout(whole)
+        grid.setContentsMargins(0, 0, 0, 0)
+        grid.setSpacing(3)
         spins = [_decimal(info) for _ in range(n)]
 
         def show(values: Any) -> None:
@@ -190,11 +190,10 @@ class SettingsForm(QWidget):
                 spin.setValue(value)
                 spin.blockSignals(False)
 
-        for spin in spins:
+        for i, spin in enumerate(spins):
             spin.setButtonSymbols(QAbstractSpinBox.ButtonSymbols.NoButtons)
             spin.setToolTip(info.description or info.title or name)
-            spin.setMinimumWidth(30)
-            row.addWidget(spin)
+            grid.addWidget(spin, i // 2, i % 2)
             spin.valueChanged.connect(
                 lambda _: self._set(name, tuple(one.value() for one in spins))
             )
