@@ -1,4 +1,4 @@
-"""``sa2net models``: list, show, import, export, remove."""
+"""``sa2net models``: list, show, import, export, rename, aside, remove, compare."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from napari_sa2net.cli import console
+from napari_sa2net.cli.progress import StepProgress
 from napari_sa2net.errors import CheckpointError
 
 if TYPE_CHECKING:
     from napari_sa2net.models import ModelCard, ModelEntry
 
-models = App(name="models", help="List, show, import, export and remove models.")
+models = App(
+    name="models", help="List, show, import, export, rename, compare and remove models."
+)
 
 _Flag = Annotated[bool, Parameter(negative="")]
 
@@ -131,8 +134,8 @@ def promote(model: str, /) -> None:
     console.stdout().print(f"promoted {entry.name}: {entry.path}", markup=False)
 
 
-@models.command
-def demote(model: str, /) -> None:
+@models.command(alias="demote")
+def aside(model: str, /) -> None:
     """Keep a model aside: it stays there by name, but is not offered.
 
     Parameters
@@ -147,18 +150,109 @@ def demote(model: str, /) -> None:
 
 
 @models.command
-def remove(model: str, /) -> None:
-    """Delete one of your models; bundled ones stay.
+def rename(model: str, name: str, /) -> None:
+    """Call one of your models something else; its file keeps its content.
 
     Parameters
     ----------
     model
         Name of the model.
+    name
+        The new one.
+    """
+    from napari_sa2net.models import rename_model
+
+    entry = rename_model(model, name)
+    console.stdout().print(f"renamed {model}: {entry.path}", markup=False)
+
+
+@models.command
+def remove(model: str, /, *, forever: _Flag = False) -> None:
+    """Take one of your models out of the list; bundled ones stay.
+
+    Parameters
+    ----------
+    model
+        Name of the model.
+    forever
+        Delete its file, which otherwise `restore` brings back.
     """
     from napari_sa2net.models import remove_model
 
-    remove_model(model)
-    console.stdout().print(f"removed {model}", markup=False)
+    path = remove_model(model, forever)
+    where = "deleted" if path is None else str(path)
+    console.stdout().print(f"removed {model}: {where}", markup=False)
+
+
+@models.command
+def restore(model: str, /, *, name: str | None = None) -> None:
+    """Put a model back that was removed.
+
+    Parameters
+    ----------
+    model
+        What it was called; of several, the one removed last.
+    name
+        What to call it; unsaid: as before.
+    """
+    from napari_sa2net.models import restore_model
+
+    entry = restore_model(model, name)
+    console.stdout().print(f"put back {entry.name}: {entry.path}", markup=False)
+
+
+@models.command
+def compare(
+    first: str,
+    second: str,
+    /,
+    *,
+    on: Path | None = None,
+    device: str = "auto",
+    json: _Flag = False,
+) -> None:
+    """Score two models on the same images: is the second better than the first?
+
+    Parameters
+    ----------
+    first
+        Name or file of a model, such as the parent.
+    second
+        Name or file of another, such as its child.
+    on
+        Folder of corrections, or with images/ and labels/; what one of both has learned from
+        is left out. Unsaid: only the reference set of synthetic cells is scored.
+    device
+        auto, cpu, cuda, cuda:1 or mps.
+    json
+        Print one JSON document.
+    """
+    from dataclasses import asdict
+
+    from napari_sa2net.training.compare_models import compare_models
+
+    with StepProgress(quiet=json) as progress:
+        result = compare_models(first, second, on, device=device, progress=progress.step)
+    if json:
+        console.print_json({"schema_version": 1, **asdict(result)})
+        return
+    rows = [
+        (
+            part.name,
+            str(part.n_images),
+            str(part.change.after.n),
+            f"{part.change.before.ap50:.3f}",
+            f"{part.change.after.ap50:.3f}",
+            f"{part.change.difference:+.3f}",
+            f"{part.change.low:+.3f} to {part.change.high:+.3f}",
+        )
+        for part in result.parts
+    ]
+    names = ("AP@0.5 on", "images", "cells", result.first, result.second)
+    console.table((*names, "difference", "95 % interval"), rows)
+    console.stdout().print(result.verdict.text, markup=False)
+    for note in result.notes:
+        console.warning(note)
 
 
 def _describe(entry: ModelEntry) -> dict[str, Any]:
