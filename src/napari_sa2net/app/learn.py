@@ -263,11 +263,11 @@ class LearnController:
 
     def layer_gone(self, image_key: str, slot: str) -> None:
         """A person deleted a layer of the page."""
-        difference = self.state.difference
-        if slot == DIFFERENCE and difference is not None:
-            self.state.difference = None
+        if slot == DIFFERENCE:
+            self.show_difference(False)
         elif slot == PREVIEW:
-            self.state.previewed = 0
+            # it would come back after the next round
+            self.set_preview(False)
 
     def dismiss_outcome(self) -> None:
         """The person has read it."""
@@ -443,11 +443,12 @@ class LearnController:
 
     def _moved(self, outcome: Outcome, entry: Any, use: bool) -> None:
         """The child was promoted or demoted on disk."""
+        if not use and self.session.model == outcome.child:
+            # before the list loses it, which would choose the first one there is
+            self._segment.set_model(outcome.parent)
         self._segment.refresh_models()
         if use:
             self._segment.set_model(outcome.child)
-        elif self.session.model == outcome.child:
-            self._segment.set_model(outcome.parent)
         if self.state.outcome is outcome:
             self.state.outcome = replace(outcome, aside=entry.aside, path=str(entry.path))
         self._model_chosen()
