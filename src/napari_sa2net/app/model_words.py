@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,11 @@ SCORES = {
     "iou": "IoU",
 }
 _NETWORKS = {"sa2net": "SA2-Net", "focal_unet": "U-Net with focal attention gates"}
+_CHANNELS = {
+    "RGB": "red, green, blue; a grey image goes into all",
+    "BGR": "blue, green, red; a grey image goes into all",
+    "any": "as they are",
+}
 #: Scores of the parent stand beside the child's under this ending.
 PARENT = ", parent"
 #: Commits that are named before the rest is only counted.
@@ -46,42 +52,49 @@ def short_rows(entry: ModelEntry) -> list[tuple[str, str]]:
     return rows
 
 
-def full_rows(entry: ModelEntry) -> list[tuple[str, str]]:
-    """Titles and values of all that a card says but parent and file."""
+def main_rows(entry: ModelEntry) -> list[tuple[str, str]]:
+    """Titles and values of what tells whether a model is the one to use."""
     card = entry.card
-    training = card.training
     rows = []
     data = _trained_on(card)
     if data:
         rows.append(("Trained on", data))
-    commits = _commits(training)
-    if commits:
-        rows.append(("Commits", commits))
-    if training.get("verdict"):
-        rows.append(("Verdict", str(training["verdict"])))
+    if card.training.get("verdict"):
+        rows.append(("Verdict", str(card.training["verdict"])))
     scores = _score_lines(card)
     if scores:
         rows.append(("Scores", "\n".join(scores)))
     size = f"about {card.diameter:g} px across; images are resized to that"
     rows.append(("Object size", size if card.diameter else "any; images are not resized"))
     rows.append(("Images", _images(card)))
-    rows.append(("Classes", ", ".join(card.classes)))
-    network = card.network
-    rows.append(
-        ("Network", f"{_NETWORKS[network.kind]}, {network.base_channels} base channels")
-    )
-    rows.append(("γ of ψ", _gamma(card)))
+    rows.append(("Licence", card.licence or "not said"))
+    return rows
+
+
+def detail_rows(entry: ModelEntry) -> list[tuple[str, str]]:
+    """Titles and values of the rest of a card."""
+    card = entry.card
+    network, training = card.network, card.training
+    rows = [
+        ("Network", f"{_NETWORKS[network.kind]}, {network.base_channels} base channels"),
+        ("Channels", f"{network.in_channels}, {_CHANNELS[card.input.channel_order]}"),
+        ("Classes", ", ".join(card.classes)),
+        ("γ of ψ", _gamma(card)),
+    ]
     if any(network.se):
         rows.append(("γ of squeeze", _numbers(network.se_gamma)))
+    commits = _commits(training)
+    if commits:
+        rows.append(("Commits", commits))
     made = _made_with(training)
     if made:
         rows.append(("Made with", made))
     if training.get("recipe") == "fine-tune":
-        rows.append(("To repeat it", f"sa2net train FOLDER --from-card “{entry.name}”"))
+        command = f"sa2net train FOLDER --from-card {shlex.quote(entry.name)}"
+        rows.append(("To repeat it", command))
     if card.dropped_keys:
         n = len(card.dropped_keys)
         rows.append(("Left out", f"{n} weights that the published network never uses"))
-    rows.append(("Licence", card.licence or "not said"))
     return rows
 
 

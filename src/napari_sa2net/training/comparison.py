@@ -92,18 +92,14 @@ def verdict_on(
         return judge(held_out, reference)
     gained = [name for name, part in reference.items() if part.low > 0]
     lost = [name for name, part in reference.items() if part.high < 0]
-    scores = "; ".join(
-        f"{name} AP {part.before.ap50:.2f} → {part.after.ap50:.2f} (± {part.margin:.2f})"
-        for name, part in reference.items()
-    )
     if gained and lost:
         text = f"{second} is better on {_list(gained)}, {first} on {_list(lost)}"
     elif gained or lost:
         text = f"{second if gained else first} is better on {_list(gained or lost)}"
     else:
-        text = "No difference beyond what chance explains"
+        text = "No difference beyond chance"
     better = bool(gained) and not lost and all(p.chance >= 1 - SURE for p in reference.values())
-    return Verdict(better, f"{text}. Reference set: {scores}.")
+    return Verdict(better, f"{text} (reference set of synthetic cells).")
 
 
 def _list(names: Sequence[str]) -> str:

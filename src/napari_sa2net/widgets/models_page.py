@@ -245,6 +245,7 @@ class ModelsPage(PageWidget):
         self.compare.set_models(state.chosen, names, state.other)
         self.compare.set_folder(state.folder, has_corrections=state.has_corrections)
         self._show_running()
+        self._show_result()
 
     def _show_running(self, _: Any = None) -> None:
         session, comparing = self.session, self.state.comparing
@@ -254,4 +255,7 @@ class ModelsPage(PageWidget):
         self.cancel.setVisible(comparing)
 
     def _show_result(self, _: Any = None) -> None:
-        self.compare.set_result(self.state.comparison)
+        result = self.state.comparison
+        # what is shown is about the model that is shown
+        shown = result is not None and result.second == self.state.chosen
+        self.compare.set_result(result if shown else None)

@@ -36,7 +36,10 @@ def style_sheet(theme: str) -> str:
     # ragged in a form
     return f"""
     #sa2net QPushButton, #sa2net QComboBox, #sa2net QCheckBox, #sa2net QRadioButton,
-    #sa2net QAbstractSpinBox, #sa2net QToolButton, #sa2net QLabel {{ font-size: {_pt()}pt; }}
+    #sa2net QAbstractSpinBox, #sa2net QToolButton, #sa2net QLabel,
+    #sa2net QTreeWidget {{ font-size: {_pt()}pt; }}
+    #sa2net QTreeWidget {{ border: 1px solid {line}; border-radius: 4px; }}
+    #sa2net QTreeWidget::item {{ padding: 1px 0px; }}
     #sa2net QLabel[role="muted"] {{ color: {_rgba(text, 0.66)}; }}
     #sa2net QLabel[role="summary"] {{ font-weight: 600; }}
     #sa2net QLabel[role="title"] {{ font-weight: 600; font-size: {_pt() + 2}pt; }}

@@ -9,10 +9,10 @@ from urllib.parse import quote, unquote
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
-from napari_sa2net.app.model_words import file_words, full_rows, lineage
+from napari_sa2net.app.model_words import detail_rows, file_words, lineage, main_rows
 from napari_sa2net.app.models_state import Family
 from napari_sa2net.models.registry import ModelEntry
-from napari_sa2net.widgets.common import muted
+from napari_sa2net.widgets.common import fold_button, muted
 from napari_sa2net.widgets.model_row import rows_html
 
 GAMMA_TIP = (
@@ -40,16 +40,16 @@ class CardSection(QWidget):
         self.title.setProperty("role", "title")
         self.title.setWordWrap(True)
         self.description = muted()
-        self.rows = QLabel()
-        self.rows.setTextFormat(Qt.TextFormat.RichText)
-        self.rows.setWordWrap(True)
-        self.rows.setTextInteractionFlags(Qt.TextInteractionFlag.TextBrowserInteraction)
-        self.rows.setToolTip(GAMMA_TIP)
+        self.rows, self.details = _table(), _table()
+        self.details.setToolTip(GAMMA_TIP)
+        self.details.setVisible(False)
+        self.fold = fold_button("Details", "Network, classes, γ, commits, versions, file")
+        self.fold.toggled.connect(self.details.setVisible)
         self.rows.linkActivated.connect(lambda link: self.chosen.emit(unquote(link)))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
-        for part in (self.title, self.description, self.rows):
+        for part in (self.title, self.description, self.rows, self.fold, self.details):
             layout.addWidget(part)
 
     def set_link_color(self, color: str) -> None:
@@ -68,15 +68,16 @@ class CardSection(QWidget):
         self.title.setText(entry.name)
         self.description.setText(entry.card.description)
         self.description.setVisible(bool(entry.card.description))
-        rows = [
-            (escape(title), escape(value).replace("\n", "<br>"))
-            for title, value in full_rows(entry)
-        ]
+        rows = _html(main_rows(entry))
         family = self._family(entry.name, families)
         if family:
             rows.insert(0, ("Family", family))
-        rows.append(("File", f"{escape(file_words(entry))}<br>{_breakable(str(entry.path))}"))
         self.rows.setText(rows_html(rows))
+        details = _html(detail_rows(entry))
+        details.append(
+            ("File", f"{escape(file_words(entry))}<br>{_breakable(str(entry.path))}")
+        )
+        self.details.setText(rows_html(details))
 
     def _family(self, name: str, families: Mapping[str, Family]) -> str:
         """Ancestors → this one → children."""
@@ -94,6 +95,18 @@ class CardSection(QWidget):
             return f"{escape(name)} (not in the list)"
         style = f" style='color:{self._link_color}'" if self._link_color else ""
         return f"<a href='{quote(name)}'{style}>{escape(name)}</a>"
+
+
+def _table() -> QLabel:
+    label = QLabel()
+    label.setTextFormat(Qt.TextFormat.RichText)
+    label.setWordWrap(True)
+    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextBrowserInteraction)
+    return label
+
+
+def _html(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(escape(title), escape(value).replace("\n", "<br>")) for title, value in rows]
 
 
 def _breakable(path: str) -> str:
