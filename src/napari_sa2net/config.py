@@ -310,7 +310,7 @@ class FineTuneConfig(Settings):
         title="Held back",
         description="Share of the corrections that are only for scoring, by whole images",
     )
-    learning_rate: float = Field(1e-3, gt=0, le=1, title="Learning rate", description="peak")
+    learning_rate: float = Field(2e-3, gt=0, le=1, title="Learning rate", description="peak")
     encoder_rate: float = Field(
         0.5,
         ge=0,
@@ -334,14 +334,14 @@ class FineTuneConfig(Settings):
         description="Batch normalisation keeps the means and variances of the model as it was",
     )
     replay: float = Field(
-        0.25,
+        0.5,
         ge=0,
         le=0.9,
         title="Replay",
         description="Share of a batch that repeats what the model knew, against forgetting",
     )
     distillation: float = Field(
-        1.0,
+        3.0,
         ge=0,
         le=100,
         title="Keep answers",
