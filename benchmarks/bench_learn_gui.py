@@ -73,10 +73,11 @@ def run() -> list[dict[str, object]]:
 
     app = Application([])
     for owner, name in (
-        (napari.layers.Labels, "__init__"),
-        (napari.layers.Labels, "_post_init"),
-        (napari.layers.Labels, "_set_view_slice"),
+        (napari.layers.Image, "__init__"),
+        (napari.layers.Image, "_post_init"),
+        (napari.layers.Image, "_set_view_slice"),
         (napari.components.ViewerModel, "add_layer"),
+        (napari.components.LayerList, "remove"),
     ):
         setattr(owner, name, timed(getattr(owner, name), napari_time))
 

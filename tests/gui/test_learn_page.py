@@ -151,7 +151,7 @@ def test_a_run_from_the_button_to_the_verdict(open_dock: Any, home: Path, qtbot:
 
     card = page.card
     assert shown(card)
-    assert shown(page.setup)
+    assert not shown(page.setup)
     assert card.verdict.text() == state.outcome.verdict.text
     before, after = state.outcome.held_out.before, state.outcome.held_out.after
     rows = card.texts()
@@ -176,6 +176,8 @@ def test_a_run_from_the_button_to_the_verdict(open_dock: Any, home: Path, qtbot:
     card.dismiss.click()
     assert not shown(card)
     assert not shown(page.curves)
+    assert shown(page.setup)
+    assert page.name.placeholderText() == "tiny-tuned-2"
 
 
 def test_a_child_made_worse_is_not_offered_and_the_page_says_why(

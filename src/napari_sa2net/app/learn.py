@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -52,6 +53,8 @@ NOTHING_KEPT = (
     "Stopped before the first round was over: there is nothing to keep, and nothing was "
     "changed."
 )
+#: between two things that take the window a while
+APART_S = 0.2
 PAUSED_EARLY = "Paused before the first step: nothing was changed. Begin anew when you like."
 
 
@@ -360,7 +363,7 @@ class LearnController:
         state = self.state
         if result.paused:
             self._drop_trainer()
-            self._hide_preview()
+            self._hide_preview_soon()
             state.progress = None
             state.run = result.run
             state.seconds_left = None
@@ -417,7 +420,7 @@ class LearnController:
 
     def _end_run(self, keep_curves: bool = False) -> None:
         self._drop_trainer()
-        self._hide_preview()
+        self._hide_preview_soon()
         state = self.state
         state.run, state.name = "", ""
         state.progress, state.seconds_left = None, None
@@ -430,6 +433,18 @@ class LearnController:
     def _hide_preview(self) -> None:
         self._layers.hide(PREVIEW)
         self.state.previewed = 0
+
+    def _hide_preview_soon(self) -> None:
+        """Not in one go with what the page shows anew: napari takes a while for a layer."""
+
+        def hide() -> None:
+            with self._lock:
+                if not self._closed and not self.running:
+                    self._hide_preview()
+
+        timer = threading.Timer(APART_S, lambda: self.link.dispatch(hide))
+        timer.daemon = True
+        timer.start()
 
     def _previewed(self, number: int) -> None:
         if self.running and self.state.wants_preview:

@@ -107,10 +107,10 @@ class LearnLayers:
     def job_done(self, job: Job, result: p.SegmentResult) -> None:
         """A job of ours is done; the link calls this."""
         if job.kind == "learn_preview":
-            request = job.request
-            if request is not None and self._fresh(request):
-                self._put(PREVIEW, request, _plane(result.labels), _box(result))
-                self._previewed(int(job.key))
+            lines = self._worker.submit(outlines, _plane(result.labels))
+            lines.add_done_callback(
+                lambda done: self._link.dispatch(partial(self._show_lines, job, result, done))
+            )
             return
         pair: _Pair = job.request
         if self._pair is None or job.request is not self._pair:
@@ -138,6 +138,12 @@ class LearnLayers:
             self._compared(None)
 
     # --- inside ------------------------------------------------------------------------
+
+    def _show_lines(self, job: Job, result: p.SegmentResult, done: Any) -> None:
+        with self._link.lock:
+            if not self._link.closed and self._fresh(job.request):
+                self._put(PREVIEW, job.request, done.result(), _box(result))
+                self._previewed(int(job.key))
 
     def _show_pair(self, pair: _Pair, result: p.SegmentResult, done: Any) -> None:
         with self._link.lock:
@@ -188,6 +194,26 @@ class LearnLayers:
     def _ask(self, kind: JobKind, key: str, request: SegmentRequest, about: Any) -> None:
         job = self._link.jobs.open(kind, key, about)
         self._link.submit(replace(request.to_engine(job.number), keep_as=""))
+
+
+def outlines(labels: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """1 on the outermost two pixels of every object (H, W), 0 elsewhere.
+
+    napari can draw contours of labels itself, but works them out on the window's thread.
+    """
+    edge = np.zeros(labels.shape, bool)
+    for axis in (0, 1):
+        ahead = (slice(1, None), slice(None))[:: 1 - 2 * axis]
+        behind = (slice(None, -1), slice(None))[:: 1 - 2 * axis]
+        differs = labels[ahead] != labels[behind]
+        edge[ahead] |= differs
+        edge[behind] |= differs
+    wide = edge.copy()
+    for axis in (0, 1):
+        for step in (1, -1):
+            rolled = np.roll(edge, step, axis)
+            wide |= rolled
+    return (wide & (labels > 0)).astype(np.uint8)
 
 
 def difference_words(changes: Changes, more: int) -> str:

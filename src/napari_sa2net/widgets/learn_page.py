@@ -222,7 +222,7 @@ class LearnPage(PageWidget):
 
     def _show_set(self, _: Any = None) -> None:
         state, summary = self.state, self.state.summary
-        idle = state.phase == "idle"
+        idle = state.phase == "idle" and state.outcome is None
         nothing = summary is not None and not summary.n_images
         # a folder that cannot be read is a problem; one without corrections is a beginning
         self.empty.setVisible(idle and nothing)
@@ -272,7 +272,6 @@ class LearnPage(PageWidget):
         active = self.state.phase != "idle"
         self.run.setVisible(active)
         self.run.set_run(self.state)
-        self._show_set()
         self._show_curves()
         self._show_notices()
         self._show_outcome()
@@ -299,6 +298,7 @@ class LearnPage(PageWidget):
 
     def _show_outcome(self, _: Any = None) -> None:
         self.card.set_outcome(self.state.outcome, self.state.in_use)
+        self._show_set()
 
     def _show_difference(self, _: Any = None) -> None:
         difference = self.state.difference

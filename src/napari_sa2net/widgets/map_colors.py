@@ -32,6 +32,11 @@ def change_colormap() -> Colormap:
     return _CHANGE
 
 
+def lines_colormap() -> Colormap:
+    """1 a line, 0 transparent."""
+    return _LINES
+
+
 def outline_colormap(stride: int) -> DirectLabelColormap:
     """All objects of a stage in its colour."""
     return DirectLabelColormap(color_dict={None: STAGE_COLORS[stride], 0: (0.0, 0.0, 0.0, 0.0)})
@@ -71,3 +76,4 @@ _SIGNED_BRIGHT = Colormap(
 _CHANGE = Colormap(
     [LOST, (0.0, 0.0, 0.0, 0.0), GAINED], controls=[0, 0.5, 1], name="sa2net change"
 )
+_LINES = Colormap([(0.0, 0.0, 0.0, 0.0), STAGE_COLORS[1]], name="sa2net lines")

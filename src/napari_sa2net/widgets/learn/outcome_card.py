@@ -69,7 +69,7 @@ class OutcomeCard(QFrame):
             "Segment the view with both models: blue is gained by the new one, orange is lost"
         )
         self.words = muted()
-        self.dismiss = link_button("Close", "Back to the training set; the models stay")
+        self.dismiss = link_button("Learn again", "Back to the training set; the models stay as they are")
         buttons = QHBoxLayout()
         buttons.setSpacing(6)
         for button in (self.use, self.aside, self.back):

@@ -13,6 +13,7 @@ from napari_sa2net.app.why_words import layer_name
 from napari_sa2net.engine.protocol import AttentionMap
 from napari_sa2net.widgets.map_colors import (
     change_colormap,
+    lines_colormap,
     map_colormap,
     outline_colormap,
 )
@@ -83,7 +84,7 @@ class MapLayers:
             self._viewer.layers.remove(layer)
             layer = None
         if layer is None:
-            kind = Labels if overlay.slot in (STAGE, PREVIEW) else Image
+            kind = Labels if overlay.slot == STAGE else Image
             metadata = {METADATA_KEY: {SLOT_KEY: overlay.slot, IMAGE_KEY: overlay.source.key}}
             layer = kind(**arguments, **transforms, metadata=metadata)
             if isinstance(layer, Labels):
@@ -147,12 +148,13 @@ def _arguments(image: Image, overlay: Overlay) -> tuple[dict[str, Any], dict[str
         values, step = content.values, (1.0, 1.0)
         corner = (content.box[0], content.box[2])
         more = {"name": layer_name(overlay.slot, image.name, stride=content.stride)}
-        if overlay.slot in (STAGE, PREVIEW):
-            more["colormap"] = outline_colormap(content.stride or 1)
+        if overlay.slot == STAGE:
+            more["colormap"] = outline_colormap(content.stride)
             more["opacity"] = 1.0
         else:
-            more["contrast_limits"] = (-1, 1)
-            more["colormap"] = change_colormap()
+            lines = overlay.slot == PREVIEW
+            more["contrast_limits"] = (0, 1) if lines else (-1, 1)
+            more["colormap"] = lines_colormap() if lines else change_colormap()
             more["blending"] = "translucent_no_depth"
             more["interpolation2d"] = "nearest"
     transforms = place_grid(image, overlay.source, (*overlay.index, *corner), step)
