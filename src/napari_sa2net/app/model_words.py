@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from napari_sa2net.app.models_state import Family
@@ -61,10 +61,10 @@ def main_rows(entry: ModelEntry) -> list[tuple[str, str]]:
         rows.append(("Trained on", data))
     if card.training.get("verdict"):
         rows.append(("Verdict", str(card.training["verdict"])))
-    scores = _score_lines(card)
+    scores = _score_lines(card, {"ap50": "AP", "dice": "Dice"})
     if scores:
         rows.append(("Scores", "\n".join(scores)))
-    size = f"about {card.diameter:g} px across; images are resized to that"
+    size = f"about {card.diameter:g} px across"
     rows.append(("Object size", size if card.diameter else "any; images are not resized"))
     rows.append(("Images", _images(card)))
     rows.append(("Licence", card.licence or "not said"))
@@ -83,6 +83,9 @@ def detail_rows(entry: ModelEntry) -> list[tuple[str, str]]:
     ]
     if any(network.se):
         rows.append(("γ of squeeze", _numbers(network.se_gamma)))
+    scores = _score_lines(card, SCORES)
+    if scores:
+        rows.append(("All scores", "\n".join(scores)))
     commits = _commits(training)
     if commits:
         rows.append(("Commits", commits))
@@ -178,18 +181,18 @@ def _scores(card: ModelCard) -> list[tuple[str, str]]:
     return rows
 
 
-def _score_lines(card: ModelCard) -> list[str]:
+def _score_lines(card: ModelCard, titles: Mapping[str, str]) -> list[str]:
     """One line for each set of images; with the parent's scores where they are known."""
     lines = []
     for name, scores in card.scores.items():
         if name.endswith(PARENT):
             continue
         before = card.scores.get(f"{name}{PARENT}", {})
-        shown = [
-            f"{SCORES[k]} {before[k]:.2f} → {v:.2f}" if k in before else f"{SCORES[k]} {v:.2f}"
-            for k, v in scores.items()
-            if k in SCORES
-        ]
+        shown = []
+        for key, title in titles.items():
+            if key in scores:
+                was = f"{before[key]:.2f} → " if key in before else ""
+                shown.append(f"{title} {was}{scores[key]:.2f}")
         if shown:
             lines.append(f"{name}: {' · '.join(shown)}")
     return lines
