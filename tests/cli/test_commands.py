@@ -68,11 +68,30 @@ def test_models_come_and_go(run, tiny_model, tmp_path, own_home):
 
     assert run("models", "export", "mine", tmp_path / "copy.safetensors").code == 0
     assert (tmp_path / "copy.safetensors").read_bytes() == tiny_model.read_bytes()
-    assert run("models", "remove", "mine").code == 0
+    assert run("models", "rename", "mine", "ours").code == 0
+    assert run("models", "aside", "ours").code == 0
+    listed = {entry["name"]: entry for entry in run("models", "list", "--json").json()}
+    assert listed["ours"]["aside"]
+    assert run("models", "promote", "ours").code == 0
+    removed = run("models", "remove", "ours")
+    assert removed.out.strip() == f"removed ours: {own_home}/models/removed/ours.safetensors"
+    assert run("models", "restore", "ours", "--name", "mine").code == 0
+    assert run("models", "remove", "mine", "--forever").out.strip() == "removed mine: deleted"
+    assert run("models", "remove", "nuclei").code == 2
     gone = run("models", "show", "mine")
     assert gone.code == 2
     assert "There is no model" in gone.err
     assert "'mine'" in gone.err
+
+
+def test_two_models_are_compared(run, tiny_model):
+    result = run("models", "compare", "nuclei", tiny_model)
+    assert result.code == 0
+    assert "stained tissue" in result.out
+    assert "nuclei is better on fluorescence" in result.out
+    same = run("models", "compare", tiny_model, tiny_model, "--json")
+    assert same.code == 2
+    assert "the same model" in same.err
 
 
 def test_published_checkpoint_is_imported(run, shared_dir, own_home):
