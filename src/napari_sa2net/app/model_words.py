@@ -64,8 +64,8 @@ def main_rows(entry: ModelEntry) -> list[tuple[str, str]]:
     scores = _score_lines(card, {"ap50": "AP", "dice": "Dice"})
     if scores:
         rows.append(("Scores", "\n".join(scores)))
-    size = f"about {card.diameter:g} px across"
-    rows.append(("Object size", size if card.diameter else "any; images are not resized"))
+    size = f"about {card.diameter:g} px across" if card.diameter else "images are not resized"
+    rows.append(("Object size", size))
     rows.append(("Images", _images(card)))
     rows.append(("Licence", card.licence or "not said"))
     return rows

@@ -323,7 +323,10 @@ def _user_files(aside: bool = True) -> list[Path]:
 
 def _model_files(folder: Path) -> list[Path]:
     try:
-        paths = sorted(folder.iterdir(), key=lambda path: path.name.casefold())
+        # By name alone: the suffix's dot would put "cells-2" before "cells".
+        paths = sorted(
+            folder.iterdir(), key=lambda path: path.name.removesuffix(SUFFIX).casefold()
+        )
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return []
     return [
