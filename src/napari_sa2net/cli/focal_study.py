@@ -34,6 +34,7 @@ def focal_study(
     threshold: float | None = None,
     precision: Literal["auto", "float32"] = "auto",
     device: str = "auto",
+    workers: int = 0,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Find out which attention modules a data set needs, and what they bring.
@@ -76,6 +77,8 @@ def focal_study(
         auto: half precision where the device is faster with it.
     device
         auto, cpu, cuda, cuda:1 or mps.
+    workers
+        Loader processes.
     json
         Print one JSON document on stdout.
     """
@@ -112,6 +115,7 @@ def focal_study(
                 output,
                 settings,
                 device=device,
+                workers=workers,
                 on_progress=progress.step,
                 cancelled=pressed,
                 command=shlex.join(["sa2net", *sys.argv[1:]]),

@@ -88,7 +88,7 @@ def fit(
     size = config.batch_size
     # A loader always begins at its first crop, also where a run goes on.
     crops = CropDataset(examples, config, (config.steps - run.done) * size, run.done * size)
-    batches = DataLoader(crops, batch_size=size)
+    batches = DataLoader(crops, batch_size=size, num_workers=config.workers)
     start = saved = time.monotonic()
     before = run.seconds
     try:

@@ -50,6 +50,7 @@ def focal_study(
     settings: StudySettings | None = None,
     *,
     device: str = "auto",
+    workers: int = 0,
     on_progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
     command: str = "",
@@ -65,6 +66,8 @@ def focal_study(
         broken off: finished trainings are kept, the present one goes on from its state.
     settings : StudySettings, optional
     device : str
+    workers : int
+        Loader processes; the crops are the same with any number.
     on_progress : callable (steps done, steps at most, what), optional
     cancelled : callable -> bool, optional
     command : str
@@ -95,7 +98,7 @@ def focal_study(
         choose_items(data, settings)  # mistakes show before anything is read at length
         images = load_images(data, settings, on_progress, ask)
         with _own(out):
-            state = _read(out, settings) or _begin(settings, images, Path(data), command)
+            state = _read(out, settings) or _begin(settings, images, data, command)
             if state["images"]["digest"] != images.digest:
                 raise SettingsError(
                     f"{out} holds a study of other images than {data} has now. Choose another "
@@ -103,7 +106,9 @@ def focal_study(
                 )
             state |= {"device": device_name(where), "versions": versions()}
             _write(out, state)
-            study = _Study(state, settings, images, out, where, on_progress, ask, cancelled)
+            study = _Study(
+                state, settings, images, out, where, workers, on_progress, ask, cancelled
+            )
             return study.carry_out()
     except Cancelled as stopped:
         raise Cancelled(f"{stopped} The same command goes on from there.") from None
@@ -119,6 +124,7 @@ class _Study:
         images: StudyImages,
         out: Path,
         device: torch.device,
+        workers: int,
         on_progress: Progress | None,
         ask: Callable[[], None],
         cancelled: Callable[[], bool] | None,
@@ -129,6 +135,7 @@ class _Study:
         self.out = out
         self.device = device
         self.dtype = training_dtype(device, settings.precision)
+        self.workers = workers
         self.on_progress = on_progress
         self.ask = ask
         self.cancelled = cancelled
@@ -200,7 +207,8 @@ class _Study:
     def _train_one(
         self, key: str, variant: Variant, kept: tuple[str, ...], seed: int, learnable: bool
     ) -> None:
-        settings, config = self.settings, self.settings.training(seed)
+        settings = self.settings
+        config = settings.training(seed).model_copy(update={"workers": self.workers})
         what = f"{variant}, seed {seed + 1} of {settings.seeds}"
         folder = self.out / "runs" / key
         net, seconds = fit(
@@ -282,12 +290,12 @@ def _own(out: Path) -> Iterator[None]:
 
 
 def _begin(
-    settings: StudySettings, images: StudyImages, data: Path, command: str
+    settings: StudySettings, images: StudyImages, data: str | Path, command: str
 ) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "command": command,
-        "data": data.name,
+        "data": Path(data).expanduser().resolve().name,
         "settings": settings.model_dump(mode="json"),
         "images": images.plain(),
         "runs": {},
