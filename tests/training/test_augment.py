@@ -31,8 +31,8 @@ def scene():
 def test_labels_follow_the_image(angle, flip, scale):
     image, labels = scene()
     warp = Warp(scale, angle, flip, (30.0, 35.0))
-    crop, moved, mask = warp_pair(image, labels, None, warp, 64)
-    inside = mask.numpy()
+    crop, moved, grades = warp_pair(image, labels, torch.ones_like(labels), warp, 64)
+    inside = grades.numpy() > 0
     same = (crop[0].numpy() > 0.5) == (moved.numpy() > 0)
     assert same[inside].mean() > 0.98
     assert set(np.unique(moved)) <= {0, 5, 9}
@@ -40,16 +40,21 @@ def test_labels_follow_the_image(angle, flip, scale):
 
 def test_pixels_beyond_the_image_do_not_count():
     image, labels = scene()
-    _, moved, mask = warp_pair(image, labels, None, Warp(1.0, 0.0, False, (30.0, 40.0)), 128)
+    warp = Warp(1.0, 0.0, False, (30.0, 40.0))
+    _, moved, grades = warp_pair(image, labels, torch.ones_like(labels), warp, 128)
+    mask = grades > 0
     # A pixel whose centre falls on the very edge may go either way.
     assert 59 * 79 <= int(mask.sum()) <= 60 * 80
     assert not moved[~mask].any()
 
 
-def test_the_mask_of_reviewed_pixels_is_warped_too():
+def test_what_counts_is_warped_too():
     image, labels = scene()
-    reviewed = labels == 5
-    _, moved, mask = warp_pair(image, labels, reviewed, Warp(1.0, 0.3, True, (26.0, 40.0)), 64)
+    reviewed = (labels == 5) * 2
+    warp = Warp(1.0, 0.3, True, (26.0, 40.0))
+    _, moved, grades = warp_pair(image, labels, reviewed, warp, 64)
+    assert set(np.unique(grades)) == {0, 2}
+    mask = grades > 0
     assert bool((moved[mask] == 5).all())
     assert int(mask.sum()) == pytest.approx(240, rel=0.1)
 
@@ -64,7 +69,8 @@ def test_scale_brings_objects_to_size():
     sizes = []
     for _ in range(20):
         warp = random_warp(rng, (300, 300), 256, 24 / 22.6)
-        _, moved, _ = warp_pair(image, torch.from_numpy(labels), None, warp, 256)
+        whole = torch.from_numpy(labels)
+        _, moved, _ = warp_pair(image, whole, torch.ones_like(whole), warp, 256)
         diameter = median_diameter(moved.numpy())
         assert diameter is not None
         sizes.append(diameter)

@@ -80,14 +80,14 @@ def random_warp(
 
 
 def warp_pair(
-    image: Tensor, labels: Tensor, counts: Tensor | None, warp: Warp, crop: int
+    image: Tensor, labels: Tensor, grades: Tensor, warp: Warp, crop: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Warp an image (C, H, W), its labels (H, W) and mask (H, W) into a crop.
+    """Warp an image (C, H, W), its labels (H, W) and how far they count (H, W) into a crop.
 
     Returns
     -------
-    image (C, crop, crop) float32, labels (crop, crop) int32, mask (crop, crop) bool
-        The image is reflected beyond its edges; pixels there do not count.
+    image (C, crop, crop) float32, labels (crop, crop) int32, grades (crop, crop) float32
+        The image is reflected beyond its edges; pixels there have the grade 0.
     """
     matrix = warp.matrix(crop)
     if warp.scale < 0.8:  # against aliasing when shrinking
@@ -96,11 +96,10 @@ def warp_pair(
         image = gaussian_blur2d(image[None], (size, size), (sigma, sigma))[0]
     size2 = (crop, crop)
     out = warp_affine(image[None], matrix, size2, padding_mode="reflection")[0]
-    inside = torch.ones_like(labels, dtype=torch.float32) if counts is None else counts.float()
     # float32 holds labels exactly up to 2^24.
-    planes = torch.stack([labels.float(), inside])[None]
+    planes = torch.stack([labels.float(), grades.float()])[None]
     both = warp_affine(planes, matrix, size2, mode="nearest", padding_mode="zeros")[0]
-    return out, both[0].to(torch.int32), both[1] > 0.5
+    return out, both[0].to(torch.int32), both[1]
 
 
 def vary_intensity(image: Tensor, rng: np.random.Generator, colour: bool) -> Tensor:

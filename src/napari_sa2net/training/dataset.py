@@ -38,6 +38,8 @@ class Example:
         Median object diameter, px.
     centres : (n, 2) float
         Centre (y, x) of each object.
+    certain : (H, W) bool or None
+        Of the pixels that count, those whose label is certain (`certain_pixels`); None: all.
     """
 
     item: TrainingItem
@@ -46,6 +48,7 @@ class Example:
     counts: NDArray[np.bool_] | None
     diameter: float
     centres: NDArray[np.floating]
+    certain: NDArray[np.bool_] | None = None
 
     @property
     def is_colour(self) -> bool:
@@ -144,18 +147,27 @@ class CropDataset(Dataset[dict[str, Tensor]]):
         shape = (example.labels.shape[0], example.labels.shape[1])
         scale = self.config.diameter / example.diameter
         warp = random_warp(rng, shape, crop, scale, example.centres)
-        image, labels, mask = warp_pair(
+        image, labels, grade = warp_pair(
             to_tensor(example.image),
             to_tensor(example.labels),
-            None if example.counts is None else to_tensor(example.counts),
+            to_tensor(_grades(example)),
             warp,
             crop,
         )
         return {
             "image": vary_intensity(image, rng, example.is_colour),
             "target": torch.from_numpy(class_targets(labels.numpy()).astype(np.int64)),
-            "mask": mask,
+            "mask": grade > 0.5,
+            "certain": grade > 1.5,
         }
+
+
+def _grades(example: Example) -> NDArray[np.uint8]:
+    """2 for pixels whose label is certain, 1 for others that count, 0 for the rest."""
+    if example.counts is None:
+        return np.full(example.labels.shape, 2, np.uint8)
+    certain = example.counts if example.certain is None else example.certain
+    return example.counts.astype(np.uint8) + (example.counts & certain)
 
 
 def sampling_weights(examples: Sequence[Example], config: TrainConfig) -> NDArray[np.float64]:

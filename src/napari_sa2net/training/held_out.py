@@ -14,6 +14,7 @@ from torch import Tensor
 
 from napari_sa2net.errors import TrainingDataError
 from napari_sa2net.inference.resample import ScaledPlane
+from napari_sa2net.training.certain import certain_pixels
 from napari_sa2net.training.compare import reviewed_objects
 from napari_sa2net.training.dataset import Example, InMemory, nearest
 from napari_sa2net.training.targets import median_diameter
@@ -36,7 +37,7 @@ class View:
     image : Tensor (C, h, w) float32
     labels : int32 (h, w)
     counts : bool (h, w) or None
-        Pixels that count.
+        Pixels that are scored: those whose label is certain; None: all.
     """
 
     name: str
@@ -89,6 +90,7 @@ def focus(example: Example, network_diameter: float) -> Example:
         counts=counts,
         diameter=float(diameter),
         centres=np.asarray(centres, float).reshape(-1, 2),
+        certain=certain_pixels(labels, counts, float(diameter)),
     )
 
 
@@ -242,11 +244,14 @@ def make_view(example: Example, network_diameter: float, side: int = SCORED_SIDE
     rows = nearest(example.labels.shape[0], scale, window[0], window[1])
     columns = nearest(example.labels.shape[1], scale, window[2], window[3])
     at = np.ix_(rows, columns)
+    certain = None if example.counts is None else example.counts[at]
+    if certain is not None and example.certain is not None:
+        certain = certain & example.certain[at]
     return View(
         example.item.name,
         torch.from_numpy(np.ascontiguousarray(plane.read(*window))),
         example.labels[at],
-        None if example.counts is None else example.counts[at],
+        certain,
     )
 
 

@@ -104,6 +104,7 @@ class MixedCrops(Dataset[dict[str, Tensor]]):
             crop = self.replay[batch * self.n_replay + j - self.n_own]
             crop["replay"] = torch.tensor(True)
             crop["mask"] = torch.zeros_like(crop["mask"])
+            crop["certain"] = crop["mask"]
         return crop
 
 

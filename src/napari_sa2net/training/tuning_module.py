@@ -149,7 +149,8 @@ class TuningModule(SegmentationModule):
         image = self._image(batch)
         heads = self.net(image, deep_supervision=True)
         weights = config.head_weights
-        loss = deep_supervision_loss(self.loss, heads, weights, batch["target"], batch["mask"])
+        mask = _believed(heads[0], batch)
+        loss = deep_supervision_loss(self.loss, heads, weights, batch["target"], mask)
         replay = batch["replay"][:, None, None]
         where = torch.where(replay, 1.0, self.trust * (~batch["mask"]).float())
         if config.distillation and bool(where.any()):
@@ -230,6 +231,16 @@ def as_training(config: FineTuneConfig, diameter: float) -> TrainConfig:
         head_weights=config.head_weights,
         seed=config.seed,
     )
+
+
+def _believed(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Reviewed pixels, without uncertain background that looks like a cell to the network.
+
+    It may be a neighbour that nobody has labelled; to learn it as background would unlearn
+    cells.
+    """
+    looks_empty = logits.detach().float().softmax(1)[:, 0] > 0.5
+    return batch["mask"] & (batch["certain"] | looks_empty)
 
 
 def _parts(batch: dict[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
