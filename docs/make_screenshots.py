@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -232,6 +233,94 @@ def correct(image: Path | None) -> None:
     program.close()
 
 
+def learn(image: Path | None) -> None:
+    """Teach the model cells that glow on dark tissue, which it has never seen."""
+    from napari_sa2net.config import FineTuneConfig
+    from napari_sa2net.data.commit import Commit
+    from napari_sa2net.data.corrections import TrainingSet
+    from napari_sa2net.data.synthetic import synthetic_nuclei
+
+    def slide(seed: int, side: int = 320) -> tuple[Any, Any]:
+        picture, labels = synthetic_nuclei((side, side), 90, 20, seed, "stained")
+        return 255 - picture[..., ::-1], labels
+
+    home = os.environ.get("SA2NET_HOME")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        os.environ["SA2NET_HOME"] = folder
+        training_set = TrainingSet.open(Path(folder) / "corrections", create=True)
+        for i in range(4):
+            picture, labels = slide(i)
+            name = f"slide_{i + 1}"
+            training_set.commit(Commit(picture, labels, source=name, fingerprint=name))
+        program = Program()
+        program.viewer.add_image(slide(7, 400)[0], name="slide_7")
+        program.ready()
+        program.turn_to("Learn")
+        page = program.page
+        program.wait(lambda: page.state.summary is not None, "the training set")
+        page.controller.set_config(FineTuneConfig(steps=48, rounds=8, batch_size=2, crop=128))
+        page.button.click()
+        state = page.state
+        program.wait(lambda: len(state.curves.rounds) >= 4 or page.session.error, "four rounds")
+        program.wait(lambda: state.previewed or page.session.error, "the cells so far")
+        program.pause(1)
+        program.save("learn")
+        program.wait(lambda: state.outcome is not None or page.session.error, "the verdict")
+        page.card.difference.click()
+        program.wait(lambda: state.difference is not None, "the difference")
+        program.pause(0.5)
+        program.save("learn_verdict")
+        program.close()
+    if home is None:
+        del os.environ["SA2NET_HOME"]
+    else:
+        os.environ["SA2NET_HOME"] = home
+
+
+def models(image: Path | None) -> None:
+    """A child of the bundled model, its card, and the two compared."""
+    import subprocess
+    import sys
+    import tempfile
+    from unittest.mock import patch
+
+    import tifffile
+
+    from napari_sa2net.data.synthetic import synthetic_nuclei
+
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        patch.dict(os.environ, SA2NET_HOME=folder),
+    ):
+        corrections = Path(folder) / "corrections"
+        for i in range(4):
+            picture, labels = synthetic_nuclei((256, 256), 60, 20, i, "stained")
+            pair = {"images": 255 - picture[..., ::-1], "labels": labels.astype("uint16")}
+            for kind, array in pair.items():
+                (corrections / kind).mkdir(parents=True, exist_ok=True)
+                tifffile.imwrite(corrections / kind / f"slide_{i + 1}.tif", array)
+        train = "-m napari_sa2net.cli train --base nuclei --steps 40 --rounds 2 --batch-size 2"
+        name = ["--crop", "128", "--held-out", "0.5", "--name", "glowing tissue"]
+        subprocess.run([sys.executable, *train.split(), *name, str(corrections)], check=True)
+        program = Program(window=TALL)
+        add_image(program, image)
+        program.ready()
+        program.turn_to("Models")
+        page = program.page
+        page.controller.choose("glowing tissue")
+        program.wait(lambda: bool(page.state.families), "the family")
+        page.compare.button.click()
+        program.wait(lambda: not page.state.comparing, "the comparison")
+        if page.state.error is not None:
+            raise RuntimeError(page.state.error.message)
+        program.pause(0.5)
+        for area in program.dock.findChildren(QScrollArea):
+            if area.widget() is page:
+                area.verticalScrollBar().setValue(area.verticalScrollBar().maximum())
+        program.save("models")
+        program.close()
+
+
 def stack(image: Path | None) -> None:
     """A stack: axes, planes, one of them."""
     program = Program()
@@ -259,6 +348,8 @@ SHOTS: dict[str, Callable[[Path | None], None]] = {
     "light": light,
     "see_why": see_why,
     "correct": correct,
+    "learn": learn,
+    "models": models,
     "stack": stack,
     "measure": measure,
 }

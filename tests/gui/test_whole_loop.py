@@ -142,7 +142,7 @@ def test_from_an_image_to_a_model_that_learned_from_its_corrections(
     assert len(page.state.curves.rounds) == 2
     # better on one image with the other's corrections, or it is kept aside
     assert find_model("tiny-tuned").aside is not outcome.verdict.better
-    assert page.card.verdict.text() == outcome.verdict.text
+    assert page.card.verdict.text().replace("\u00a0", " ") == outcome.verdict.text
     card = read_card(outcome.path)
     assert sorted([*card.training["commits"], *card.training["held_out"]]) == sorted(
         record.name for record in records

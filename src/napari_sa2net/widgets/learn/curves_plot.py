@@ -114,7 +114,7 @@ class CurvesPlot(QWidget):
         low = max(0.0, np.floor(4 * (lowest - 0.02)) / 4)
         plot = self._plots[0]
         plot.setYRange(low, 1, padding=0.08)
-        ticks = [(v, f"{v:g}") for v in (low, (low + 1) / 2, 1.0)]
+        ticks = [(v, f"{v:g}") for v in (low, 1.0)]
         plot.getAxis("left").setTicks([ticks])
 
     def _make(self) -> None:

@@ -69,7 +69,9 @@ class OutcomeCard(QFrame):
             "Segment the view with both models: blue is gained by the new one, orange is lost"
         )
         self.words = muted()
-        self.dismiss = link_button("Learn again", "Back to the training set; the models stay as they are")
+        self.dismiss = link_button(
+            "Learn again", "Back to the training set; the models stay as they are"
+        )
         buttons = QHBoxLayout()
         buttons.setSpacing(6)
         for button in (self.use, self.aside, self.back):
@@ -102,7 +104,7 @@ class OutcomeCard(QFrame):
             return
         better = outcome.verdict.better
         self.title.setText("It got better" if better else "It did not get better")
-        self.verdict.setText(outcome.verdict.text)
+        self.verdict.setText(unbroken(outcome.verdict.text))
         self.standing.setText(_standing(outcome, in_use))
         self._fill(outcome)
         self.use.setText("Use it" if better else "Use it anyway")
@@ -174,6 +176,13 @@ class OutcomeCard(QFrame):
             label.setProperty("role", role)
         side = Qt.AlignmentFlag.AlignLeft if column == 0 else Qt.AlignmentFlag.AlignRight
         self._grid.addWidget(label, row, column, side)
+
+
+def unbroken(text: str) -> str:
+    """No line ends within ``0.61 → 0.78`` or before a margin."""
+    for sign in ("→", "±", "="):
+        text = text.replace(f" {sign} ", f"\u00a0{sign}\u00a0")
+    return text.replace("AP ", "AP\u00a0")
 
 
 def signed(value: float) -> str:
