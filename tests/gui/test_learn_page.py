@@ -261,8 +261,8 @@ def test_the_form_has_every_setting_and_only_valid_ones(qtbot: Any) -> None:
     assert fields["steps"].text() == "by the time"
     fields["steps"].setValue(12)
     assert heard[-1].steps == 12
-    fields["learning_rate"].setValue(0.002)
-    assert heard[-1] == FineTuneConfig(steps=12, learning_rate=0.002)
+    fields["learning_rate"].setValue(0.003)
+    assert heard[-1] == FineTuneConfig(steps=12, learning_rate=0.003)
     fields["freeze_norm"].click()
     assert not heard[-1].freeze_norm
     fields["device"].setCurrentText("cpu")
