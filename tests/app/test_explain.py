@@ -428,6 +428,39 @@ def test_what_if_follows_view_and_sliders(desk):
     assert desk.newest(p.WhatIf).instances.foreground == 0.3
 
 
+def test_what_if_follows_the_view_out_and_says_what_it_is_about(desk):
+    source = desk.open(view=(0, 20, 0, 20))
+    desk.look()
+    desk.explain.set_what_if(OFF)
+    desk.client.done(desk.newest(p.WhatIf), tried(desk.why.key, (0, 20, 0, 20)))
+    assert desk.why.what_if_part == "in the view"
+    # zoomed out until everything is in view
+    desk.segment.set_image(replace(source, view=(-9, 70, -9, 70)))
+    desk.explain.view_rested()
+    assert desk.newest(p.WhatIf).box == (0, 40, 0, 48)
+    assert desk.why.what_if_part == "in the view before this one"
+    desk.client.done(desk.newest(p.WhatIf), tried(desk.why.key))
+    assert desk.why.what_if_part == "in the whole image"
+    # with nothing of it in view nothing new is asked, and sliders keep to the last part
+    asked = len(desk.client.of(p.WhatIf))
+    desk.segment.set_image(replace(source, view=(60, 70, 0, 9)))
+    desk.explain.view_rested()
+    assert len(desk.client.of(p.WhatIf)) == asked
+    desk.explain.set_what_if(replace(OFF, gamma=(2.0, 1.0, 1.0, 1.0)))
+    assert desk.newest(p.WhatIf).box == (0, 40, 0, 48)
+
+
+def test_what_if_of_a_part_that_was_looked_into(desk):
+    desk.open(view=(10, 30, 8, 40))
+    desk.segment.set_region(where="view")
+    desk.look()
+    desk.explain.set_what_if(OFF)
+    question = desk.newest(p.WhatIf)
+    assert question.box == desk.why.explanation.result.box == (10, 30, 8, 40)
+    desk.client.done(question, tried(question.key, question.box))
+    assert desk.why.what_if_part == "in all that was looked into"
+
+
 def test_a_dead_engine_answers_no_more_questions(desk):
     desk.open()
     desk.look()

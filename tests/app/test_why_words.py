@@ -59,14 +59,21 @@ def what_if(**numbers):
 @pytest.mark.parametrize(
     ("numbers", "words"),
     [
-        ({}, "No pixel changes"),
-        ({"n_after": 7, "gained_px": 318, "split": 1}, "−2 cells, +318 px, 1 split"),
-        ({"n_after": 10, "lost_px": 12345}, "+1 cell, −12,345 px"),
-        ({"appeared": 1, "vanished": 1, "merged": 2}, "2 merged, 1 appeared, 1 vanished"),
+        ({}, "No pixel changes · 9 cells in the view"),
+        (
+            {"n_after": 7, "gained_px": 318, "split": 1},
+            "−2 cells, +318 px, 1 split · of 9 cells in the view",
+        ),
+        ({"n_after": 10, "lost_px": 12345}, "+1 cell, −12,345 px · of 9 cells in the view"),
+        (
+            {"appeared": 1, "vanished": 1, "merged": 2},
+            "2 merged, 1 appeared, 1 vanished · of 9 cells in the view",
+        ),
+        ({"n_before": 1, "n_after": 0}, "−1 cell · of 1 cell in the view"),
     ],
 )
 def test_what_if_in_one_line(numbers, words):
-    assert what_if_words(what_if(**numbers)) == words
+    assert what_if_words(what_if(**numbers), "in the view") == words
 
 
 def test_history_in_words():

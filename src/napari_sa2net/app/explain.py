@@ -315,7 +315,8 @@ class ExplainController:
     def _try(self) -> None:
         state = self.session.why
         assert state is not None
-        box = self._view_box(state)
+        # with nothing of it in view the last part is tried again
+        box = self._view_box(state) or state.what_if_box or state.explanation.result.box
         state = state.changed(what_if_box=box)
         self._put(state)
         key, settings, instances = state.key, state.what_if, self.session.instances
@@ -327,13 +328,11 @@ class ExplainController:
         )
 
     def _view_box(self, state: WhyState) -> Box | None:
-        """What the camera shows of the explained part; None for all of it."""
+        """What the camera shows of the explained part; None for nothing of it."""
         view = self.session.image.view if self.session.image is not None else None
         whole = state.explanation.result.box
         if view is None:
-            return None
+            return whole
         y0, y1 = max(view[0], whole[0]), min(view[1], whole[1])
         x0, x1 = max(view[2], whole[2]), min(view[3], whole[3])
-        if y1 <= y0 or x1 <= x0 or (y0, y1, x0, x1) == whole:
-            return None
-        return y0, y1, x0, x1
+        return (y0, y1, x0, x1) if y1 > y0 and x1 > x0 else None

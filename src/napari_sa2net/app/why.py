@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from napari_sa2net.app.preview import source_plan
 from napari_sa2net.engine.protocol import (
     AttentionMap,
     CellInspection,
@@ -79,7 +80,7 @@ class WhyState:
     wanted
         Label that is being inspected.
     what_if_box
-        Part of the image that the newest what-if was asked for; None for all of it.
+        Part of the image that the newest what-if was asked for; None before the first.
     """
 
     explanation: Explanation
@@ -103,6 +104,17 @@ class WhyState:
     @property
     def image_key(self) -> str:
         return self.explanation.request.source.key
+
+    @property
+    def what_if_part(self) -> str:
+        """Part of the image that the what-if's result is about, in words."""
+        assert self.what_if_result is not None
+        box, explained = self.what_if_result.box, self.explanation.result.box
+        if box == explained:
+            height, width = source_plan(self.explanation.request.source).spatial
+            whole = explained == (0, height, 0, width)
+            return "in the whole image" if whole else "in all that was looked into"
+        return "in the view" if box == self.what_if_box else "in the view before this one"
 
     def changed(self, **fields: Any) -> WhyState:
         """A state with other fields."""

@@ -89,8 +89,8 @@ def history_words(history: tuple[StageStep, ...]) -> list[tuple[str, str]]:
     return lines
 
 
-def what_if_words(result: WhatIfResult) -> str:
-    """``−2 cells, +318 px, 1 split``."""
+def what_if_words(result: WhatIfResult, part: str) -> str:
+    """``−2 cells, +318 px, 1 split · of 66 cells in the view``; ``part``: where that is."""
     parts = []
     more = result.n_after - result.n_before
     if more:
@@ -107,7 +107,9 @@ def what_if_words(result: WhatIfResult) -> str:
     ):
         if n:
             parts.append(f"{n} {word}")
-    return ", ".join(parts) or "No pixel changes"
+    n = result.n_before
+    there = f"{n:,} cell{'' if n == 1 else 's'} {part}"
+    return f"{', '.join(parts)} · of {there}" if parts else f"No pixel changes · {there}"
 
 
 def signed(n: int) -> str:

@@ -156,6 +156,8 @@ class SeeWhyPage(PageWidget):
 
     def showEvent(self, event: QShowEvent | None) -> None:
         self.picker.turn(True)
+        # the camera may have moved while another page was in front
+        self._rest.start()
         super().showEvent(event)
 
     def hideEvent(self, event: QHideEvent | None) -> None:
@@ -290,7 +292,7 @@ class SeeWhyPage(PageWidget):
         elif why.what_if_result is None:
             self.what_if.set_line("Trying…")
         else:
-            self.what_if.set_line(what_if_words(why.what_if_result))
+            self.what_if.set_line(what_if_words(why.what_if_result, why.what_if_part))
 
 
 def _note(why: WhyState) -> str:
