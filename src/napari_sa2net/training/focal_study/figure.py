@@ -18,7 +18,7 @@ MARKS = {"all": "s", "learnable": "^", "chosen": "o"}
 KEPT, REMOVED = "#0072B2", "#D55E00"
 #: Differences are not magnified beyond so many points on either side.
 LEAST_POINTS = 0.5
-WIDTH, HEIGHT, DPI = 7.25, 2.9, 300
+WIDTH, HEIGHT, DPI = 7.25, 3.0, 300
 
 
 def draw(state: dict[str, Any]) -> Figure:
@@ -36,7 +36,11 @@ def draw(state: dict[str, Any]) -> Figure:
         _draw_differences(middle, result, "none", ("all", "learnable", "chosen"))
         _draw_differences(right, result, "all", ("learnable", "chosen"))
         right.tick_params(labelleft=False)
-        middle.legend(frameon=False, fontsize=6, loc="best", handletextpad=0.3)
+        # Beside the axes, where it cannot hide an interval.
+        figure.legend(
+            *middle.get_legend_handles_labels(), loc="outside lower right", ncols=3,
+            frameon=False, fontsize=7, handletextpad=0.3,
+        )  # fmt: skip
     return figure
 
 
