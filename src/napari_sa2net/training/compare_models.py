@@ -98,6 +98,8 @@ def compare_models(
     if training_set is not None:
         folder = Path(getattr(training_set, "path", training_set)).expanduser().absolute()
         tasks, notes = _corrections(folder, models, progress, cancelled)
+    if progress:
+        progress(0, 0, "drawing the reference set")
     tasks += _reference()
     tallies: list[dict[str, list[Tally]]] = [{}, {}]
     done, total = 0, 2 * len(tasks)

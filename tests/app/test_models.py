@@ -1,0 +1,249 @@
+"""What the Models page does, with a real engine and real files."""
+
+from __future__ import annotations
+
+import queue
+import shutil
+import time
+
+import pytest
+
+from napari_sa2net.app.controllers import SegmentController
+from napari_sa2net.app.link import EngineLink
+from napari_sa2net.app.model_words import detail_rows, lineage, main_rows
+from napari_sa2net.app.models import ModelsController
+from napari_sa2net.app.models_state import Family
+from napari_sa2net.app.session import Session
+from napari_sa2net.config import InstanceConfig
+from napari_sa2net.models.lineage import file_sha256
+from napari_sa2net.models.registry import find_model
+
+# The engine of this module runs with one thread and this home.
+pytestmark = pytest.mark.timeout(900)
+
+
+class Page:
+    """Controllers, and a pump where a widget has the Qt event loop."""
+
+    def __init__(self) -> None:
+        self.calls: queue.SimpleQueue = queue.SimpleQueue()
+        self.session = Session(model="tiny")
+        self.segmenting = SegmentController(EngineLink(self.session, self.calls.put))
+        self.models = ModelsController(self.segmenting)
+        self.state = self.models.state
+        self.segmenting.refresh_models()
+        self.models.refresh()
+
+    def until(self, condition, timeout=400.0):
+        end = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < end, self.state
+            try:
+                self.calls.get(timeout=0.05)()
+            except queue.Empty:
+                continue
+
+    def rest(self):
+        self.until(lambda: not self.state.busy and len(self.state.families) > 0)
+
+    def names(self):
+        return [entry.name for entry in self.state.entries]
+
+    def offered(self):
+        return [entry.name for entry in self.session.models]
+
+
+@pytest.fixture(scope="module")
+def module_home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SA2NET_HOME", str(home))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield home
+
+
+@pytest.fixture(scope="module")
+def shared_page(module_home):
+    page = Page()
+    page.segmenting.start()
+    yield page
+    page.models.close()
+    page.segmenting.close()
+    page.segmenting.link.client.close(10)
+
+
+@pytest.fixture
+def page(shared_page, module_home, tiny_model):
+    """With the model tiny and nothing else of the user's."""
+    shutil.rmtree(module_home / "models", ignore_errors=True)
+    (module_home / "models").mkdir()
+    shutil.copy(tiny_model, module_home / "models" / "tiny.safetensors")
+    shared_page.models.refresh()
+    shared_page.segmenting.choose_model("tiny")
+    shared_page.models.choose("tiny")
+    shared_page.rest()
+    return shared_page
+
+
+def test_import_compare_and_clear_errors(page, tiny_model, tmp_path):
+    page.models.import_files([tiny_model])
+    assert page.state.busy == "Checking the file…"
+    page.rest()
+    assert page.state.chosen == "tiny-2"
+    assert page.offered() == ["nuclei", "tiny", "tiny-2"]
+    assert page.state.said.text == ("Imported as tiny-2, since there is a model tiny already.")
+
+    nonsense = tmp_path / "x.pt"
+    nonsense.write_bytes(b"nonsense" * 50)
+    page.models.import_files([nonsense])
+    page.rest()
+    assert page.state.error.kind == "ForeignCheckpointError"
+    assert "x.pt is not a checkpoint" in page.state.error.message
+    assert "tiny-3" not in page.names()
+
+    # the very same file under another name
+    page.models.choose_other("tiny")
+    assert page.models.compare() is not None
+    assert page.state.error is None
+    page.until(lambda: not page.state.comparing)
+    assert "are the same model" in page.state.error.message
+
+    page.models.choose_other("nuclei")
+    page.models.compare()
+    assert page.session.running
+    page.until(lambda: "reference" in str(page.session.progress))
+    page.models.cancel()
+    page.until(lambda: not page.state.comparing)
+    assert page.state.said.text.startswith("Cancelled")
+    assert page.state.comparison is None
+    assert not page.session.running
+
+
+def test_both_published_formats_are_taken_in(page, shared_dir):
+    golden = shared_dir / "golden"
+    page.models.import_files(
+        [golden / "official_segpc_style.pt", golden / "official_monuseg_style.pth.tar"]
+    )
+    page.rest()
+    assert page.state.error is None
+    assert {"official_segpc_style", "official_monuseg_style"} <= set(page.names())
+    assert "weights that the network never uses were left out" in page.state.said.text
+    entry = page.state.entry("official_monuseg_style")
+    assert "Left out" in dict(detail_rows(entry))
+    assert page.state.families[entry.name].parent == "official_monuseg_style.pth.tar"
+
+
+def test_rename_keeps_what_is_in_use(page):
+    page.segmenting.set_instances(InstanceConfig(foreground=0.7))
+    page.models.rename("tiny", "mine")
+    page.rest()
+    assert page.state.chosen == "mine"
+    assert page.session.model == "mine"
+    assert page.session.instances.foreground == 0.7  # the same model: nothing is tuned anew
+    page.models.rename("mine", "nuclei")
+    page.rest()
+    assert page.state.error.kind == "ModelExistsError"
+    assert page.offered() == ["nuclei", "mine"]
+
+
+def test_removed_and_put_back(page, module_home):
+    page.models.remove("tiny")
+    page.rest()
+    assert page.offered() == ["nuclei"]
+    assert page.session.model == "nuclei"
+    assert str(module_home / "models" / "removed") in page.state.said.text
+    assert "nuclei is chosen on the Segment page now" in page.state.said.text
+    page.models.put_back()
+    page.rest()
+    assert page.offered() == ["nuclei", "tiny"]
+    assert page.state.chosen == "tiny"
+    page.models.remove("nuclei")
+    page.rest()
+    assert "comes with the package" in page.state.error.message
+
+
+def test_aside_and_offered_again(page):
+    page.models.set_aside("tiny")
+    page.rest()
+    assert page.names() == ["nuclei", "tiny"]
+    assert page.offered() == ["nuclei"]
+    assert page.session.model == "nuclei"
+    page.models.promote("tiny")
+    page.rest()
+    assert page.offered() == ["nuclei", "tiny"]
+    page.models.set_aside("tiny")
+    page.rest()
+    page.models.use("tiny")
+    page.rest()
+    assert page.session.model == "tiny"
+    assert page.offered() == ["nuclei", "tiny"]
+
+
+def test_use_takes_the_thresholds_of_the_model(page):
+    page.segmenting.set_instances(InstanceConfig(foreground=0.8, fill_holes=False))
+    page.models.use("nuclei")
+    assert page.session.model == "nuclei"
+    card = find_model("nuclei").card
+    assert page.session.instances.foreground == card.instance.foreground
+    assert not page.session.instances.fill_holes  # that is of the cells, not of the model
+
+
+def test_export_never_replaces_unasked(page, tiny_model, tmp_path):
+    target = tmp_path / "copy.safetensors"
+    page.models.export("tiny", target)
+    page.rest()
+    assert target.read_bytes() == tiny_model.read_bytes()
+    target.write_bytes(b"precious")
+    page.models.export("tiny", target)
+    page.rest()
+    assert "exists already" in page.state.error.message
+    assert target.read_bytes() == b"precious"
+    page.models.export("tiny", target, overwrite=True)
+    page.rest()
+    assert target.read_bytes() == tiny_model.read_bytes()
+
+
+def test_a_model_that_another_window_removed(page, module_home):
+    (module_home / "models" / "tiny.safetensors").unlink()
+    page.models.rename("tiny", "x")
+    page.rest()
+    assert page.state.error.kind == "ModelNotFoundError"
+    assert page.names() == ["nuclei"]
+
+
+def test_compares_with_the_parent_first(page, tiny_model, tmp_path):
+    from napari_sa2net.models.file import open_model, save_model
+    from napari_sa2net.models.registry import add_file
+
+    model = open_model(tiny_model)
+    training = {
+        "recipe": "fine-tune",
+        "data": "set",
+        "commits": ["a", "b"],
+        "held_out": ["c"],
+        "commit_ids": {"a": "0123456789ab", "b": "ba9876543210"},
+        "verdict": "Better on corrections you held back.",
+        "seed": 3,
+    }
+    card = model.card.model_copy(
+        update={
+            "name": "child",
+            "parent": f"old-name {file_sha256(tiny_model)}",
+            "training": training,
+            "scores": {"held-out": {"ap50": 0.7}, "held-out, parent": {"ap50": 0.5}},
+            "network": model.card.network,
+        }
+    )
+    add_file(save_model(tmp_path / "c.safetensors", model.net, card), "my child", aside=True)
+    page.models.refresh()
+    page.models.choose("my child")
+    page.rest()
+    assert page.state.other == "tiny"
+    assert page.state.families["my child"] == Family("tiny", True, ())
+    assert lineage(page.state.families, "tiny") == ([], ("my child",))
+    rows = dict(main_rows(page.state.entry())) | dict(detail_rows(page.state.entry()))
+    assert rows["Trained on"] == "2 corrected images of “set”; 1 held back to judge it"
+    assert rows["Scores"] == "held-out: AP 0.50 → 0.70"
+    assert rows["Commits"] == "01234567, ba987654"
+    assert rows["γ of ψ"] == "1 (as published)"
+    assert rows["To repeat it"] == "sa2net train FOLDER --from-card 'my child'"
