@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Gamma = Annotated[float, Field(ge=0, le=8)]
+#: Largest focal exponent.
+GAMMA_MOST = 8.0
+Gamma = Annotated[float, Field(ge=0, le=GAMMA_MOST)]
 
 
 class Settings(BaseModel):
@@ -272,6 +274,10 @@ class TrainConfig(Settings):
     resume: Path | None = Field(None, title="Resume", description="Run folder to go on with")
 
 
+#: Settings of fine-tuning where attention alone learns.
+QUICK: dict[str, Any] = {"minutes": 0.25, "rounds": 2, "replay": 0, "max_scored": 4}
+
+
 class FineTuneConfig(Settings):
     """How a model learns from corrections."""
 
@@ -281,6 +287,12 @@ class FineTuneConfig(Settings):
         le=1440,
         title="Time (minutes)",
         description="About how long learning takes; this machine's speed is measured first",
+    )
+    learn: Literal["everything", "attention"] = Field(
+        "everything",
+        title="What learns",
+        description="Attention: only the focal exponents of the attention maps, a handful of "
+        "numbers; seconds are enough, and little can be forgotten",
     )
     steps: int | None = Field(
         None,
@@ -383,3 +395,11 @@ class FineTuneConfig(Settings):
     precision: Literal["auto", "float32"] = Field("auto", title="Precision")
     device: str = Field("auto", title="Device")
     seed: int = Field(0, ge=0, title="Seed")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _attention_is_quick(cls, given: Any) -> Any:
+        """Few numbers learn in seconds: what was not said is chosen for that."""
+        if isinstance(given, dict) and given.get("learn") == "attention":
+            return {**QUICK, **given}
+        return given

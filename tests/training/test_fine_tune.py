@@ -88,6 +88,12 @@ def test_from_corrections_to_a_child_with_its_story(corrections, tiny_model):
     assert shown[0][1].net.outc4.weight.shape == tuned.model.net.outc4.weight.shape
     best = [event for event in events if isinstance(event, RoundPoint) and event.best][-1]
     assert best.held_out == tuned.after
+    # statistics of batch normalisation stay the parent's
+    parent, child = load_model(tiny_model).net.state_dict(), tuned.model.net.state_dict()
+    means = [key for key in parent if key.endswith("running_mean")]
+    assert means
+    assert all(torch.equal(parent[key], child[key]) for key in means)
+    assert not torch.equal(parent["up1.AG.dwconv.0.weight"], child["up1.AG.dwconv.0.weight"])
     card = tuned.card
     assert card.parent == f"tiny {load_model(tiny_model).sha256}"
     assert card.training["commits"] == ["1", "2"]
@@ -281,3 +287,18 @@ def test_names_and_parents_are_checked_before_the_work(corrections, tiny_model):
         fine_tune(corrections, tiny_model, SMALL, name="a/b")
     with pytest.raises(SettingsError, match="no fine-tuning"):
         resume_fine_tuning(corrections)
+
+
+def test_attention_alone_learns_its_exponents_and_nothing_else(corrections, tiny_model):
+    config = FineTuneConfig(learn="attention", steps=6, batch_size=2, crop=64, rounds=1)
+    assert config.replay == 0
+    assert FineTuneConfig(learn="attention", replay=0.5).replay == 0.5
+    tuned = fine_tune(corrections, tiny_model, config, name="focused", promote=True)
+    before, after = load_model(tiny_model), load_model("focused")
+    assert after.card.network.gamma != before.card.network.gamma
+    assert after.net.gamma == pytest.approx(after.card.network.gamma)
+    for key, value in before.net.state_dict().items():
+        torch.testing.assert_close(after.net.state_dict()[key], value, atol=2e-3, rtol=2e-3)
+    assert tuned.model.card.training["settings"]["learn"] == "attention"
+    # Switched on from γ = 0 and near the largest exponent it stays within bounds.
+    assert all(0 <= g <= 8 for g in after.net.gamma)

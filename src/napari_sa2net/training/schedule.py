@@ -7,6 +7,10 @@ from collections.abc import Sequence
 
 #: The learning rate ends at this share of its peak.
 LAST_RATE = 0.01
+#: Sum of the learning rates that γ gets (reconstruction). Adam's steps are about as large as
+#: the rate, so γ could go from 1 to 0 four times over, in however few steps: what holds it is
+#: the data, not the length of the training. In 4000 steps it is the rate of all weights.
+GAMMA_TRAVEL = 4.0
 
 
 class Schedule:

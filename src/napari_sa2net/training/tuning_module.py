@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from napari_sa2net.config import FineTuneConfig, TrainConfig
+from napari_sa2net.config import GAMMA_MOST, FineTuneConfig, TrainConfig
 from napari_sa2net.nn import Network
 from napari_sa2net.training.losses import deep_supervision_loss
 from napari_sa2net.training.module import SegmentationModule
 from napari_sa2net.training.replay import answers_kept
-from napari_sa2net.training.schedule import Schedule
+from napari_sa2net.training.schedule import GAMMA_TRAVEL, Schedule
 
 #: Parameters with these beginnings are the decoder's.
 DECODER = ("up", "outc")
@@ -86,19 +86,28 @@ class TuningModule(SegmentationModule):
         self.rollbacks = 0
         self.waiting: dict[str, Any] | None = None
         self._good: dict[str, Any] | None = None
+        self.train()  # Lightning leaves the modes of modules as they are
 
     # --- what Lightning asks for -----------------------------------------------------------
 
     def train(self, mode: bool = True) -> TuningModule:
         super().train(mode)
-        if self.tuning.freeze_norm:
+        if self.tuning.freeze_norm or self.tuning.learn == "attention":
             for module in self.net.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
         return self
 
     def configure_optimizers(self) -> Any:
+        peak = self.tuning.learning_rate
         groups = []
+        if self.tuning.learn == "attention":
+            # The mean of the rates of a run is about half their peak.
+            own = [p for name, p in self.net.named_parameters() if _is_exponent(name)]
+            peak = GAMMA_TRAVEL / (0.5 * self.schedule.total)
+            groups.append({"params": own, "peak": peak, "weight_decay": 0.0})
+            self._adam = (torch.optim.AdamW(groups, lr=peak),)
+            return self._adam[0]
         for decoder in (True, False):
             for matrices in (True, False):
                 chosen = [
@@ -108,8 +117,8 @@ class TuningModule(SegmentationModule):
                 ]
                 share = 1.0 if decoder else self.tuning.encoder_rate
                 decay = self.tuning.weight_decay if matrices else 0.0
-                groups.append({"params": chosen, "share": share, "weight_decay": decay})
-        self._adam = (torch.optim.AdamW(groups, lr=self.tuning.learning_rate),)
+                groups.append({"params": chosen, "peak": peak * share, "weight_decay": decay})
+        self._adam = (torch.optim.AdamW(groups, lr=peak),)
         return self._adam[0]
 
     def on_fit_start(self) -> None:
@@ -136,6 +145,9 @@ class TuningModule(SegmentationModule):
         self.done += 1
         if math.isfinite(total) and math.isfinite(norm):
             optimizer.step()
+            for name, parameter in self.net.named_parameters():
+                if _is_exponent(name):
+                    parameter.data.clamp_(0.0, GAMMA_MOST)
             self._average()
         else:
             total = math.nan
@@ -166,12 +178,15 @@ class TuningModule(SegmentationModule):
 
     def _prepare(self, optimizer: Any) -> None:
         optimizer.zero_grad(set_to_none=True)
-        rate = self.tuning.learning_rate * self.schedule.rate(self.done) * self.slower
+        rate = self.schedule.rate(self.done) * self.slower
         all_learn = self.schedule.progress(self.done) >= self.tuning.decoder_first
         for name, parameter in self.net.named_parameters():
-            parameter.requires_grad_(all_learn or name.startswith(DECODER))
+            if self.tuning.learn == "attention":
+                parameter.requires_grad_(_is_exponent(name))
+            else:
+                parameter.requires_grad_(all_learn or name.startswith(DECODER))
         for group in optimizer.param_groups:
-            group["lr"] = rate * group["share"]
+            group["lr"] = rate * group["peak"]
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -231,6 +246,10 @@ def as_training(config: FineTuneConfig, diameter: float) -> TrainConfig:
         head_weights=config.head_weights,
         seed=config.seed,
     )
+
+
+def _is_exponent(name: str) -> bool:
+    return name.endswith(".focal.gamma")
 
 
 def _believed(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:

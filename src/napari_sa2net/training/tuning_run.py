@@ -19,7 +19,7 @@ from napari_sa2net.errors import OutOfMemoryError, Paused
 from napari_sa2net.inference.devices import fast_dtype, is_out_of_memory, resolve_device
 from napari_sa2net.models.card import utc_now
 from napari_sa2net.models.model import Model
-from napari_sa2net.nn import Network
+from napari_sa2net.nn import Network, make_network, network_config
 from napari_sa2net.training.compare import score_of
 from napari_sa2net.training.dataset import Example
 from napari_sa2net.training.events import Event, LossPoint, Notice, Planned
@@ -243,6 +243,7 @@ class TuningRun:
         )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*does not have many workers.*")
+            warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
             warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
             warnings.filterwarnings("ignore", ".*defined a `validation_step`.*")
             trainer.fit(module, DataLoader(crops, batch_size=self.config.batch_size))
@@ -281,7 +282,13 @@ class TuningRun:
 
     def child_net(self) -> Network:
         """A network of the parent's weights that may be changed."""
-        return copy.deepcopy(self.parent.net).float()
+        net = copy.deepcopy(self.parent.net).float()
+        if self.config.learn == "everything":
+            return net
+        # A saved network's exponents are fixed, so its weights lack them alone.
+        focal = make_network(network_config(net), learnable_gamma=True)
+        focal.load_state_dict(net.state_dict(), strict=False)
+        return focal
 
     def _network(self) -> Network:
         net = self.child_net().eval().to(self.device)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from napari_sa2net.config import TrainConfig
+from napari_sa2net.config import GAMMA_MOST, TrainConfig
 from napari_sa2net.errors import Cancelled, OutOfMemoryError, TrainingError
 from napari_sa2net.files import write_atomically
 from napari_sa2net.inference.devices import fast_dtype, is_out_of_memory
@@ -23,18 +23,12 @@ from napari_sa2net.nn import FocalExponent, Network
 from napari_sa2net.training.dataset import CropDataset, Example
 from napari_sa2net.training.focal_study.networks import as_trained
 from napari_sa2net.training.losses import deep_supervision_loss, make_loss
-from napari_sa2net.training.schedule import Schedule
+from napari_sa2net.training.schedule import GAMMA_TRAVEL, Schedule
 
 SCHEMA_VERSION = 1
 STATE = "state.pt"
 #: Seconds between writing states; a kill costs no more.
 SAVE_SECONDS = 20.0
-#: Sum of the learning rates that γ gets (reconstruction). Adam's steps are about as large as
-#: the rate, so γ could go from 1 to 0 four times over, in however few steps: what holds it is
-#: the data, not the length of the training. In 4000 steps it is the rate of all weights.
-GAMMA_TRAVEL = 4.0
-#: A model card takes no more.
-GAMMA_MOST = 8.0
 CLIP = 5.0
 
 

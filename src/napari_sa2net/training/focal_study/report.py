@@ -11,9 +11,9 @@ from typing import Any
 
 from napari_sa2net.files import write_atomically
 from napari_sa2net.training.focal_study import figure
-from napari_sa2net.training.focal_study.fit import GAMMA_TRAVEL
 from napari_sa2net.training.focal_study.networks import title_of
 from napari_sa2net.training.focal_study.plan import METRICS, PAIRS, THRESHOLD, TITLES, VARIANTS
+from napari_sa2net.training.schedule import GAMMA_TRAVEL
 
 NETWORKS = {
     "sa2net": "SA2-Net with squeeze and excitation on its skips (the modules with a γ are ψ4 … "
