@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import tifffile
@@ -116,6 +117,71 @@ def test_another_image_of_that_name_in_a_later_run_is_refused(segment, images, t
     assert result.code == 2
     assert "belongs to another image" in result.err
     assert tifffile.imread(tmp_path / "out" / "a.tif").shape == (64, 80)
+
+
+def test_results_in_the_folder_of_the_images_are_not_segmented_in_turn(
+    run, segment, tiny_model, tmp_path
+):
+    one = tmp_path / "one"
+    one.mkdir()
+    image, _ = synthetic_nuclei(shape=(64, 80), n=5, diameter=14, seed=1)
+    iio.imwrite(one / "c.png", (image / image.max() * 255).astype(np.uint8))
+    assert segment(inputs=(one,), out=one).code == 0
+    masks, table = sorted(one.glob("*.tif")), (one / "objects.csv").read_text()
+    # A folder, a pattern, and what a shell makes of one.
+    for inputs in ((one,), (f"{one}/*",), sorted(one.iterdir())):
+        again = segment("--json", inputs=inputs, out=one)
+        assert again.code == 0, again.err
+        assert [(i["name"], i["state"]) for i in again.json()["images"]] == [("c", "skipped")]
+        assert sorted(one.glob("*.tif")) == masks == [one / "c.tif"]
+        assert (one / "objects.csv").read_text() == table
+    elsewhere = run("attention", one, "-o", tmp_path / "why", "--model", tiny_model, "--json")
+    assert [i["name"] for i in elsewhere.json()["images"]] == ["c"]
+    (one / "c.png").unlink()
+    nothing = segment(inputs=(one,), out=one)
+    assert nothing.code == 2
+    assert "only results of sa2net" in nothing.err
+    # An image that merely looks like a result is an image.
+    tifffile.imwrite(one / "d.tif", image)
+    assert segment("--json", inputs=(one,)).json()["images"][0]["name"] == "d"
+
+
+def test_a_failed_image_is_recorded_as_such_and_tried_again(segment, images, tmp_path):
+    out = tmp_path / "out"
+    segment()
+    record = json.loads((out / "extra" / "images" / "bad.json").read_text())
+    assert record["state"] == "failed"
+    assert "bad.tif" in record["error"]
+    # A mask that somebody else puts there meanwhile is not ours.
+    (out / "bad.tif").write_bytes(b"precious")
+    (images / "bad.tif").write_bytes((images / "a.tif").read_bytes())
+    assert "not written by sa2net" in segment(inputs=(images / "bad.tif",)).err
+    assert (out / "bad.tif").read_bytes() == b"precious"
+    (out / "bad.tif").unlink()
+    again = {i["name"]: i["state"] for i in segment("--json").json()["images"]}
+    assert again == {"a": "skipped", "bad": "done", "b": "skipped", "colour": "skipped"}
+
+
+def test_equal_errors_are_told_once_and_nothing_is_left(segment, images, tmp_path):
+    (images / "bad.tif").unlink()
+    (images / "colour.tif").unlink()
+    out = tmp_path / "new" / "out"
+    result = segment("--axes", "ZYX", out=out)
+    assert result.code == 2
+    assert result.err.count("names 3 axes") == 2  # while it ran, and at the end
+    assert "2 images, " in result.err.splitlines()[-1]
+    assert "objects" not in result.err
+    assert not out.parent.exists()
+    # A folder that was there before is left as it was.
+    out.mkdir(parents=True)
+    (out / "mine.txt").write_text("mine")
+    assert segment("--channels", "7", out=out).code == 2
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+    segment(out=out)
+    before = (out / "objects.csv").read_text()
+    assert segment("--channels", "7", out=out).code == 2
+    assert (out / "objects.csv").read_text() == before
+    assert segment("--json", out=out).json()["images"][0]["state"] == "skipped"
 
 
 def test_same_name_in_two_folders_gives_two_masks(segment, images, tmp_path):

@@ -20,6 +20,7 @@ from napari_sa2net.cli.segment import (
     BatchSettings,
     channel_numbers,
     exit_code,
+    input_images,
     run_batch,
 )
 from napari_sa2net.config import InstanceConfig, PredictConfig
@@ -85,10 +86,10 @@ def attention(
 ) -> int:
     """Show why: attention maps, boundary refinement of every object, and a figure.
 
-    Writes OUT/NAME/ with labels.tif, the labels of the earlier stages, the maps, objects.csv
-    and figure.png and .svg; OUT/objects.csv with the objects of all images; records under
-    OUT/extra. A batch that was interrupted goes on where it stopped when the same command is
-    given again.
+    Writes OUT/NAME/ with labels.tif, the labels of the earlier stages, the maps, objects.csv,
+    profiles.csv (ψ by distance from each object's boundary) and figure.png and .svg;
+    OUT/objects.csv with the objects of all images; records under OUT/extra. A batch that was
+    interrupted goes on where it stopped when the same command is given again.
 
     Parameters
     ----------
@@ -117,11 +118,10 @@ def attention(
     json
         Print one JSON document about the run on stdout.
     """
-    from napari_sa2net.data import list_images
     from napari_sa2net.inference.devices import resolve_device
     from napari_sa2net.models import load_model
 
-    jobs = name_jobs(list_images(inputs))
+    jobs = name_jobs(input_images(inputs))
     _refuse_inputs_as_outputs(jobs, output)
     predict = predict or PredictConfig()
     resolve_device(predict.device)
@@ -187,10 +187,12 @@ def explain_file(
         **settings.predict.model_dump(),
         **settings.instances.model_dump(),
     )
-    if not result.maps:
+    if not result.n_tiles:
         progress.note(
             job.name, "the image has one value throughout: no network was run, no maps"
         )
+    elif not result.maps:
+        progress.note(job.name, "this model has no attention: there are no maps")
     table = result.objects.to_csv(index=False)
     _write_files(folder.mask_path(job.name).parent, job.name, image, result, table, settings)
     record = {
@@ -226,6 +228,8 @@ def _write_files(
     if settings.figure and 0 not in result.labels.shape:
         _write_figure(folder, name, result, size, settings)
     write_atomically(folder / "objects.csv", table_csv.encode())
+    profiles = result.profiles.long().to_csv(index=False, float_format="%.4f")
+    write_atomically(folder / "profiles.csv", profiles.encode())
     # Last, as its presence says that the rest is there.
     write_labels(
         folder / "labels.tif", result.labels, pixel_size_um=size, metadata=record, axes="YX"
@@ -239,7 +243,8 @@ def _write_figure(
     pixel_size_um: float | None,
     settings: AttentionSettings,
 ) -> None:
-    from napari_sa2net.cli.figure import Shown, draw, render
+    from napari_sa2net.cli.figure import draw, render
+    from napari_sa2net.cli.shown import Shown
 
     shown = Shown(
         name,
@@ -250,6 +255,7 @@ def _write_figure(
         result.objects,
         pixel_size_um,
         _inside(settings.window, result.labels.shape),
+        ran=result.n_tiles > 0,
     )
     figure = draw(shown)
     for kind in ("png", "svg"):

@@ -18,14 +18,16 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from napari_sa2net import __version__
 from napari_sa2net.cli.naming import Job
-from napari_sa2net.errors import OutputError
+from napari_sa2net.errors import ImageFileError, OutputError
 from napari_sa2net.files import write_atomically
 
 SCHEMA_VERSION = 1
@@ -43,16 +45,69 @@ class Layout:
         Path of an image's labels.
     records, manifest : str
         Folder and file below ``extra``.
+    beside : tuple of str
+        First parts of what else is written beside an image's labels.
     """
 
     command: str
     mask: str
     records: str
     manifest: str
+    beside: tuple[str, ...] = ()
+
+    def owner(self, parts: Sequence[str]) -> str | None:
+        """Name of the image that a path inside the output folder would be a result of."""
+        if not self.beside:
+            return parts[0][:-4] if len(parts) == 1 and parts[0].endswith(".tif") else None
+        return parts[0] if len(parts) > 1 and parts[1] in self.beside else None
 
 
 SEGMENT = Layout("segment", "{name}.tif", "images", "run.json")
-ATTENTION = Layout("attention", "{name}/labels.tif", "attention", "attention.json")
+ATTENTION = Layout(
+    "attention",
+    "{name}/labels.tif",
+    "attention",
+    "attention.json",
+    (
+        *("labels.tif", "stage_2.tif", "stage_4.tif", "stage_8.tif"),
+        *("maps", "maps.ome.zarr", "figure.png", "figure.svg", "objects.csv"),
+    ),
+)
+LAYOUTS = (SEGMENT, ATTENTION)
+
+
+def without_results(paths: Sequence[Path]) -> list[Path]:
+    """Images among paths: those that a batch did not write itself.
+
+    Results may lie in the folder of the images, and must not be segmented in turn when that
+    folder is given again.
+
+    Raises
+    ------
+    ImageFileError
+        If there is none.
+    """
+    images = [path for path in paths if not is_result(path)]
+    if paths and not images:
+        raise ImageFileError(
+            f"{paths[0].parent} holds only results of sa2net; name the folder of the images."
+        )
+    return images
+
+
+def is_result(path: Path) -> bool:
+    """Whether a record says that a batch wrote this file."""
+    path = path.resolve()
+    if path.name in ("extra", "objects.csv"):
+        return any((path.parent / "extra" / layout.manifest).is_file() for layout in LAYOUTS)
+    for folder in list(path.parents)[:3]:
+        parts = path.relative_to(folder).parts
+        for layout in LAYOUTS:
+            name = layout.owner(parts)
+            record = name and _read_record(folder / "extra" / layout.records / f"{name}.json")
+            if record and _wrote(record) and record.get("input", {}).get("path") != str(path):
+                return True
+    return False
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
@@ -103,7 +158,7 @@ class ResultFolder:
     ) -> None:
         self.folder = folder
         self.layout = layout
-        for other in (SEGMENT, ATTENTION):
+        for other in LAYOUTS:
             # Both would write objects.csv, each of its own images only.
             if other is not layout and (folder / "extra" / other.records).is_dir():
                 raise OutputError(
@@ -113,6 +168,10 @@ class ResultFolder:
         self._records = folder / "extra" / layout.records
         self._key = key
         self._overwrite = overwrite
+        #: Input of the images being done, their record before, and when their mask changed.
+        self._claimed: dict[str, tuple[dict[str, Any], dict[str, Any] | None, int]] = {}
+        new = (folder / "extra", folder, *folder.parents)
+        self._made = [one for one in new if not one.exists()]
         try:
             self._records.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -151,9 +210,9 @@ class ResultFolder:
             If a mask of that name is there and came from somewhere else.
         """
         mask = self.mask_path(job.name)
+        record = self._read(job.name)
         if mask.exists() and not self._overwrite:
-            record = self._read(job.name)
-            if record is None:
+            if record is None or not _wrote(record):
                 raise OutputError(
                     f"{mask} exists and was not written by sa2net. Choose another output "
                     "folder, or replace it with --overwrite."
@@ -165,7 +224,29 @@ class ResultFolder:
                 )
         source = fingerprint(job.path)
         self._write(job.name, {"state": "running", "input": source})
+        self._claimed[job.name] = (source, record, _changed(mask))
         return source
+
+    def fail(self, job: Job, error: str) -> None:
+        """Note that an image that was claimed has not been done, and why.
+
+        One that was not claimed keeps its record, which may be another image's. So does one
+        that was done before with other settings, while its mask is as it was.
+        """
+        if job.name not in self._claimed:
+            return
+        source, former, changed = self._claimed.pop(job.name)
+        mask = self.mask_path(job.name)
+        if (
+            former is not None
+            and former.get("state") == "done"
+            and former.get("input") == source
+            and _changed(mask) == changed
+        ):
+            self._write(job.name, former)
+            return
+        record = {"state": "failed", "error": error, "input": source, "mask": mask.exists()}
+        self._write(job.name, record)
 
     def finish(
         self, job: Job, source: dict[str, Any], table_csv: str, record: dict[str, Any]
@@ -174,7 +255,23 @@ class ResultFolder:
         write_atomically(self._records / f"{job.name}.csv", table_csv.encode())
         record = {"state": "done", "key": self._key, "input": source, **record}
         self._write(job.name, record)
+        self._claimed.pop(job.name, None)
         return record
+
+    def discard(self) -> bool:
+        """Take away a folder that was made for this run, in which nothing was done.
+
+        Returns
+        -------
+        Whether it was; a folder that was there before stays as it is.
+        """
+        if self.folder / "extra" not in self._made:
+            return False
+        shutil.rmtree(self.folder / "extra", ignore_errors=True)
+        with suppress(OSError):  # not empty: somebody else put something there
+            for folder in self._made[1:]:
+                folder.rmdir()
+        return True
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Write what became of the last run."""
@@ -213,15 +310,32 @@ class ResultFolder:
                     yield path.stem, csv.DictReader(file)
 
     def _read(self, name: str) -> dict[str, Any] | None:
-        try:
-            record = json.loads((self._records / f"{name}.json").read_text("utf-8"))
-        except (OSError, ValueError):
-            return None
-        return record if isinstance(record, dict) else None
+        return _read_record(self._records / f"{name}.json")
 
     def _write(self, name: str, record: dict[str, Any]) -> None:
         content = {"schema_version": SCHEMA_VERSION, **record}
         write_atomically(self._records / f"{name}.json", _json(content))
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _changed(path: Path) -> int:
+    """When a file changed (ns); 0 where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _wrote(record: dict[str, Any]) -> bool:
+    """Whether the mask beside a record is ours: not if there was none when it failed."""
+    return bool(record.get("mask", True))
 
 
 def _json(content: dict[str, Any]) -> bytes:

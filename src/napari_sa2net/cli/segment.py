@@ -13,7 +13,14 @@ from cyclopts import Group, Parameter
 from napari_sa2net.cli import console
 from napari_sa2net.cli.naming import Job, name_jobs
 from napari_sa2net.cli.progress import BatchProgress
-from napari_sa2net.cli.results import SEGMENT, Layout, ResultFolder, settings_key
+from napari_sa2net.cli.results import (
+    SEGMENT,
+    Layout,
+    ResultFolder,
+    is_result,
+    settings_key,
+    without_results,
+)
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.errors import OutputError, SA2NetError, SettingsError
 
@@ -89,11 +96,10 @@ def segment(
     json
         Print one JSON document about the run on stdout.
     """
-    from napari_sa2net.data import list_images
     from napari_sa2net.inference.devices import resolve_device
     from napari_sa2net.models import load_model
 
-    jobs = name_jobs(list_images(inputs))
+    jobs = name_jobs(input_images(inputs))
     _refuse_inputs_as_outputs(jobs, output)
     predict = predict or PredictConfig()
     resolve_device(predict.device)
@@ -112,6 +118,21 @@ def segment(
     if json:
         console.print_json(summary)
     return exit_code(summary)
+
+
+def input_images(inputs: Sequence[str]) -> list[Path]:
+    """Images among files, folders and patterns, without the results of an earlier batch.
+
+    Raises
+    ------
+    ImageFileError
+        A path does not exist, or no image is left.
+    """
+    from napari_sa2net.data import list_images
+
+    # A shell's pattern names also the table and the folder of records, which are no images.
+    given = [one for one in inputs if not is_result(Path(one))]
+    return without_results(list_images(given or inputs))
 
 
 def run_batch(
@@ -157,13 +178,15 @@ def run_batch(
     images: list[dict[str, Any]] = []
     start = time.monotonic()
     stopped: BaseException | None = None
+    told: dict[str, str] = {}
     with BatchProgress(len(jobs), quiet) as progress:
         for job in jobs:
             try:
                 images.append(
-                    _one(job, folder, model, settings, progress, work or segment_file)
+                    _one(job, folder, model, settings, progress, work or segment_file, told)
                 )
             except (KeyboardInterrupt, SystemExit) as error:
+                folder.fail(job, "interrupted")
                 stopped = error
                 break
     summary = {
@@ -175,10 +198,12 @@ def run_batch(
         "n_images": len(jobs),
         "n_done": sum(image["state"] != "failed" for image in images),
         "n_failed": sum(image["state"] == "failed" for image in images),
+        "n_objects": 0,
         "images": images,
     }
-    summary["n_objects"] = folder.write_objects()
-    folder.write_manifest(summary)
+    if stopped or summary["n_done"] or not folder.discard():
+        summary["n_objects"] = folder.write_objects()
+        folder.write_manifest(summary)
     if not quiet:
         _report(summary)
     if stopped:
@@ -193,7 +218,9 @@ def _one(
     settings: BatchSettings,
     progress: BatchProgress,
     work: Work,
+    told: dict[str, str],
 ) -> dict[str, Any]:
+    """Do one image; ``told``: errors that were shown, and of which image."""
     entry: dict[str, Any] = {"name": job.name, "input": str(job.path)}
     try:
         record = folder.finished(job)
@@ -202,12 +229,13 @@ def _one(
             return {**entry, "state": "skipped", "objects": record["objects"]}
         progress.begin(job.name)
         record = work(job, folder, model, settings, progress)
-    except SA2NetError as error:
-        progress.end(job.name, str(error), "red")
-        return {**entry, "state": "failed", "error": str(error)}
     except Exception as error:  # one odd file must not end a night's run
-        message = f"unexpected {type(error).__name__}: {error}"
-        progress.end(job.name, message, "red")
+        message = str(error)
+        if not isinstance(error, SA2NetError):
+            message = f"unexpected {type(error).__name__}: {error}"
+        folder.fail(job, message)
+        first = told.setdefault(message, job.name)
+        progress.end(job.name, message if first == job.name else f"as {first}", "red")
         return {**entry, "state": "failed", "error": message}
     progress.end(job.name, f"{_count(record['objects'])} in {record['seconds']:.1f} s")
     return {
@@ -300,17 +328,27 @@ def exit_code(summary: dict[str, Any]) -> int:
 
 
 def _report(summary: dict[str, Any]) -> None:
-    failed = [image for image in summary["images"] if image["state"] == "failed"]
-    done = f"{summary['n_done']} of {summary['n_images']} images"
-    console.stderr().print(
-        f"{done} in {summary['seconds']:.1f} s with {summary['model']['name']}; "
-        f"{_count(summary['n_objects'])} in {summary['output']}/objects.csv"
-    )
+    done, n = summary["n_done"], summary["n_images"]
+    line = f"{done} of {n} images in {summary['seconds']:.1f} s with {summary['model']['name']}"
+    if done:
+        line += f"; {_count(summary['n_objects'])} in {summary['output']}/objects.csv"
+    console.stderr().print(line)
     if summary["state"] == "interrupted":
         console.warning("Stopped. Give the same command again to go on from here.")
-    for image in failed:
-        error, path = image["error"], image["input"]
-        console.error(error if path in error else f"{path}: {error}")
+    failed: dict[str, list[str]] = {}
+    for image in summary["images"]:
+        if image["state"] == "failed":
+            failed.setdefault(image["error"], []).append(image["input"])
+    for error, paths in failed.items():
+        if len(paths) > 1:
+            console.error(f"{len(paths)} images, {_listed(paths)}: {error}")
+        else:
+            console.error(error if paths[0] in error else f"{paths[0]}: {error}")
+
+
+def _listed(paths: Sequence[str], most: int = 3) -> str:
+    more = len(paths) - most
+    return ", ".join(paths[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _count(objects: int) -> str:
