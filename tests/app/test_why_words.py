@@ -94,6 +94,25 @@ def test_history_in_words():
     assert history_words(()) == []
 
 
+def test_a_cell_that_was_there_before_is_gone_and_comes_back():
+    nan = math.nan
+    steps = (
+        StageStep(8, 1, 90, nan, nan),
+        StageStep(4, 0, 0, nan, nan, "vanished"),
+        StageStep(2, 0, 0, nan, nan),
+        StageStep(1, 1, 84, nan, nan, "appeared"),
+    )
+    words = [words for _, words in history_words(steps)]
+    assert words == ["there", "gone", "gone", "comes back"]
+
+
+def test_what_a_person_drew_is_no_work_of_the_network():
+    nan = math.nan
+    steps = (StageStep(2, 0, 0, nan, nan), StageStep(1, 1, 84, 1.5, 3.0, "appeared"))
+    words = history_words(steps, by_hand=True)
+    assert words == [("1/2", "nothing here"), ("full", "drawn or changed by hand")]
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(6710.4, "6,710"), (96.04, "96"), (0.012345, "0.0123"), (0, "0"), (1.5, "1.5"),

@@ -42,11 +42,16 @@ def test_folder_with_a_bad_file(attention, images, tmp_path):
         assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in (folder / "figure.svg").read_text("utf-8")[:600]
     wanted = {"label", "area_px", "scale_gate_1", "moved_4_mean_px", "moved_1_max_px"}
-    wanted |= {"history", "refinement_px", "contested"}
+    wanted |= {"history", "refinement_px", "contested", "psi_8_inside", "psi_1_outside"}
     table = rows(out / "a" / "objects.csv")
     assert wanted <= set(table[0])
     labels = tifffile.imread(out / "a" / "labels.tif")
     assert [int(row["label"]) for row in table] == sorted(set(labels[labels > 0].tolist()))
+    profiles = rows(out / "a" / "profiles.csv")
+    assert list(profiles[0]) == ["label", "stride", "distance_px", "psi"]
+    assert {row["label"] for row in profiles} == {row["label"] for row in table}
+    assert {row["stride"] for row in profiles} == {"8", "4", "2", "1"}
+    assert all(0 <= float(row["psi"]) <= 1 for row in profiles)
     assert {row["image"] for row in rows(out / "objects.csv")} <= {"a", "colour"}
     record = json.loads((out / "extra" / "attention" / "a.json").read_text())
     assert record["provenance"]["settings"]["predict"]["diameter"] == 14

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from napari_sa2net.cli.figure import NAMES, Shown, draw, render, round_length
+from napari_sa2net.cli.figure import NAMES, draw, render, round_length
 from napari_sa2net.cli.picture import outline_segments
+from napari_sa2net.cli.shown import MOST, Shown
 from napari_sa2net.data import synthetic_nuclei
 from napari_sa2net.inference.maps import place
 from napari_sa2net.inference.refinement import refinement_table
@@ -53,6 +54,9 @@ def test_every_map_is_there_with_its_stage_and_colour_bar():
     drawn = gate.images[0]
     low, high = drawn.get_clim()
     assert low == -high < 0  # white is 0
+    below, above = drawn.cmap([0.0, 1.0])
+    assert below[0] > below[2]  # orange takes away
+    assert above[2] > above[0]  # blue adds, as in the window
     assert np.allclose(drawn.cmap(drawn.norm(0))[:3], 1, atol=0.05)
     assert panel(figure, "ψ at 1/8").images[0].get_clim() == (0, 1)
     bars = [child for child in gate.child_axes if hasattr(child, "_colorbar")]
@@ -125,6 +129,69 @@ def test_micrometres_and_the_same_bytes_again():
 )
 def test_scale_bars_have_round_lengths(longest, wanted):
     assert round_length(longest) == pytest.approx(wanted)
+
+
+def test_a_line_of_pixels_can_be_seen():
+    given = shown(["aua_1"])
+    line = given.labels[20:21]
+    figure = draw(
+        replace(given, image=given.image[20:21], labels=line, stages={8: line, 1: line})
+    )
+    axes = panel(figure, "image and result")
+    axes.apply_aspect()
+    box = axes.get_position()
+    assert box.height * figure.get_figheight() > 0.4
+    assert "height stretched" in " ".join(texts(figure))
+    assert "stretched" not in " ".join(texts(draw(given)))
+
+
+def test_a_scale_bar_is_never_shorter_than_a_pixel():
+    given = shown(["aua_1"])
+    for width, wanted in ((3, []), (4, ["1 px"]), (10, ["2 px"])):
+        cut = given.labels[:10, :width]
+        small = replace(given, image=given.image[:10, :width], labels=cut, stages={1: cut})
+        assert [word for word in texts(draw(small)) if word.endswith(" px")] == wanted
+
+
+def test_what_was_not_run_is_not_left_black():
+    empty = np.zeros((20, 30), np.int32)
+    given = replace(shown([]), image=np.full((20, 30), 7), labels=empty, ran=False)
+    given = replace(given, stages=dict.fromkeys((8, 4, 2, 1), empty))
+    figure = draw(given)
+    words = texts(figure)
+    assert any("one value everywhere" in word for word in words)
+    assert words.count("network not run") == 4
+
+
+@pytest.mark.parametrize("shape", [(2 * MOST + 2, 2 * MOST + 7), (1, 3 * MOST)])
+def test_large_images_are_drawn_as_coarse_as_they_are_seen(shape):
+    labels = np.zeros(shape, np.int32)
+    labels[:, : shape[1] // 2] = 1
+    values = np.zeros((-(-shape[0] // 4), -(-shape[1] // 4)), np.float32)
+    values[:, : shape[1] // 8] = 1
+    table = pd.DataFrame({"label": [1], "refinement_px": [1.0], "contested": [0.5]})
+    given = Shown(
+        "big",
+        labels.astype(np.uint8),
+        labels,
+        {"aua_4": place("aua_4", values, (1.0, 1.0), (0, shape[0], 0, shape[1]))},
+        dict.fromkeys((8, 4, 2, 1), labels),
+        table,
+    )
+    figure = draw(given)
+    drawn = [image for axes in figure.axes for image in axes.images]
+    assert max(size for image in drawn for size in image.get_size()) <= MOST
+    axes = panel(figure, "ψ at 1/4")
+    left, right, _, _ = axes.images[0].get_extent()
+    step = -(-shape[1] // MOST)
+    # both ends within a pixel that is seen
+    assert left == pytest.approx(-0.5)
+    assert right == pytest.approx(shape[1] / step - 0.5, abs=2)
+    (bar,) = [word for word in texts(figure) if word.endswith(" px")]
+    assert int(bar.split()[0]) in (500, 1000)
+    # half of the image is the object, at the place where it is
+    shares = panel(figure, "mask = result").images[0].get_array().mean(axis=0)
+    assert np.flatnonzero(np.diff(shares)) == pytest.approx(shape[1] / step / 2, abs=2)
 
 
 def test_outlines_run_between_pixels():

@@ -134,6 +134,13 @@ def test_an_object(engine, explained):
     for given in (labels, labels.astype(np.uint16)):
         joined = engine.result(lambda job, g=given: p.Inspect(job, "image", label, g))
         assert joined.history[-1].area_px == (labels == label).sum()
+        assert joined.by_hand
+    assert not found.by_hand
+    for part, reach in (("inside", (-12, -3)), ("outside", (3, 12))):
+        near = (found.distances >= reach[0]) & (found.distances <= reach[1])
+        profile = found.profiles[2][near]
+        low, high = np.nanmin(profile), np.nanmax(profile)
+        assert low <= row[f"psi_2_{part}"] <= high
     for wrong, given in ((999, None), (label, labels[:50])):
         job = engine.submit(lambda job, w=wrong, g=given: p.Inspect(job, "image", w, g))
         assert engine.answer(job).kind == "SettingsError"

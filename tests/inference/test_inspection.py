@@ -159,6 +159,17 @@ def test_edited_labels_take_the_place_of_the_last_stage():
     found = inspect_object(edited, 2, {}, {2: before, 1: before})
     assert found.history[-1].event == "split"
     assert found.history[-1].area_px == (edited == 2).sum()
+    assert found.by_hand
+
+
+def test_what_was_drawn_by_hand_is_told_from_what_the_network_made():
+    made = disk((40, 25), 10, 1) + disk((40, 65), 10, 2)
+    edited = disk((40, 25), 10, 7) + disk((40, 65), 9, 2) + disk((70, 45), 5, 9)
+    assert not inspect_object(edited, 7, {}, {1: made}).by_hand  # another number only
+    assert inspect_object(edited, 2, {}, {1: made}).by_hand  # smaller
+    assert inspect_object(edited, 9, {}, {1: made}).by_hand  # drawn
+    assert not inspect_object(edited, 9, {}, {2: made}).by_hand  # nothing to compare with
+    assert not inspect_object(made, 1, {}, {1: made}).by_hand
 
 
 def test_thumbnails():

@@ -82,6 +82,10 @@ def test_history_names_splits_merges_and_appearances():
         3: "merged at 1/2",
         4: "appeared at full",
     }
+    gone = {8: clump, 4: clump * 0, 2: clump * 0, 1: clump}
+    assert refinement_table(gone, SURE)["history"].tolist() == [
+        "vanished at 1/4; appeared at full"
+    ]
     # The cut is a movement of both, as far as the old outline is from it.
     assert table.loc[[1, 2], "moved_4_max_px"].min() > 4
     assert table.loc[[1, 2], "moved_1_max_px"].max() == 0

@@ -66,18 +66,28 @@ def layer_name(slot: str, image: str, *, channel: int | None = None, stride: int
     return f"why: {title} ({image})"
 
 
-def history_words(history: tuple[StageStep, ...]) -> list[tuple[str, str]]:
-    """One line for each stage: its name, and what happened there."""
+def history_words(
+    history: tuple[StageStep, ...], by_hand: bool = False
+) -> list[tuple[str, str]]:
+    """One line for each stage: its name, and what happened there.
+
+    ``by_hand``: the object is no longer, or never was, what the last stage made of it.
+    """
     lines = []
+    seen = False
     for step in history:
         parts = []
         n = step.n_objects_overlapping
+        if by_hand and step.stride == 1:
+            lines.append((STAGE_WORDS[1], "drawn or changed by hand"))
+            break
         if step.event == "appeared":
-            parts.append("appears")
+            parts.append("comes back" if seen else "appears")
+        elif n == 0:
+            parts.append("gone" if seen else "nothing here" if by_hand else "not there yet")
         elif step.event:
             parts.append({"split": "split off", "merged": "merged"}.get(step.event, step.event))
-        elif n == 0:
-            parts.append("not there yet")
+        seen = seen or n > 0
         if n > 1 and step.event != "merged":
             parts.append(f"in {n} pieces")
         if math.isfinite(step.mean_move_px):

@@ -6,72 +6,39 @@ decoder stage that it belongs to, so that reading down a column is reading one s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from napari_sa2net.cli.picture import outline_segments
+from napari_sa2net.cli.shown import Labels, Shown, coarser, part_of
 from napari_sa2net.inference.changes import stage_change
+from napari_sa2net.inference.map_palette import ADDED, REMOVED, palette
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from napari_sa2net.inference.maps import AttentionMap
-
-Labels = NDArray[np.integer[Any]]
-Window = tuple[int, int, int, int]
 
 STRIDES = (8, 4, 2, 1)
 NAMES = {8: "1/8", 4: "1/4", 2: "1/2", 1: "full"}
 #: Scale i of the encoder has this stride.
 SCALE_OF = {8: 4, 4: 3, 2: 2, 1: 1}
-#: Okabe and Ito's colours, which the colour-blind tell apart: of pixels gained and lost, and
-#: of outlines on dark and on bright images.
-ADDED, REMOVED, ON_DARK, ON_BRIGHT = "#56B4E9", "#E69F00", "#F0E442", "#000000"
-#: Colour maps: signed ones diverge, with white at 0.
-SIGNED, PLAIN, PER_OBJECT = "RdBu_r", "viridis", "cividis"
+#: Of outlines on dark and on bright images.
+ON_DARK, ON_BRIGHT = "#F0E442", "#000000"
+PER_OBJECT = "cividis"
 
 #: Inches: a figure as wide as a journal's page, its panels, and the room between them.
 WIDTH, PANEL, BESIDE, ABOVE, LABEL, HEAD = 7.25, 1.1, 0.28, 0.2, 0.16, 0.5
 DPI = 300
+#: Of narrower images (px) a scale bar would be shorter than a pixel.
+FEW = 4
+#: Height of panels by their width, at least and at most; images beyond are stretched.
+LOWEST, HIGHEST = 0.4, 2.5
 #: More pieces than this are a picture in the SVG, which programs could hardly open else.
 MAX_SEGMENTS = 8_000
-
-
-@dataclass(frozen=True, eq=False)
-class Shown:
-    """What a figure is made of.
-
-    Attributes
-    ----------
-    name : str
-    image : array (H, W) or (H, W, 3)
-        Colours of uint8 as they are; other values are stretched.
-    labels : integer array (H, W)
-    maps : mapping of name to AttentionMap
-        Any of the thirteen; a model without some stage has fewer.
-    stages : mapping of stride to integer labels (H, W)
-    objects : DataFrame
-        With the columns label, refinement_px and contested.
-    pixel_size_um : float or None
-    window : (y0, y1, x0, x1), optional
-        Part that is shown; unsaid: all of it.
-    """
-
-    name: str
-    image: NDArray[Any]
-    labels: Labels
-    maps: Mapping[str, AttentionMap]
-    stages: Mapping[int, Labels]
-    objects: pd.DataFrame
-    pixel_size_um: float | None = None
-    window: Window | None = None
 
 
 def draw(shown: Shown) -> Figure:
@@ -84,11 +51,17 @@ def draw(shown: Shown) -> Figure:
     cells = len(shown.objects)
     title = f"{shown.name}: {cells} {'object' if cells == 1 else 'objects'}"
     if shown.window is not None:
-        shown = _part(shown, shown.window)
+        shown = part_of(shown, shown.window)
         title += ", of which a part is shown"
+    if not shown.ran:
+        title += " (one value everywhere: the network was not run)"
+    shown = coarser(shown)
     rows = [row for row in _ROWS if row.wanted(shown)]
     size_y, size_x = shown.labels.shape
-    tall = PANEL * float(np.clip(size_y / max(1, size_x), 0.4, 2.5))
+    shape = size_y / max(1, size_x)
+    tall = PANEL * float(np.clip(shape, LOWEST, HIGHEST))
+    if not LOWEST <= shape <= HIGHEST:
+        title += f", {'height' if shape < LOWEST else 'width'} stretched"
     height = HEAD + len(rows) * (tall + ABOVE) + 0.06
     # titley: else a third of the time goes into placing titles.
     with rc_context(
@@ -109,6 +82,8 @@ def draw(shown: Shown) -> Figure:
                 axes.set_xticks([])
                 axes.set_yticks([])
                 drawing(axes, shown)
+                if not LOWEST <= shape <= HIGHEST:
+                    axes.set_aspect("auto")
                 axes.set_xlim(-0.5, size_x - 0.5)
                 axes.set_ylim(size_y - 0.5, -0.5)
                 if k == 1:
@@ -121,7 +96,7 @@ def draw(shown: Shown) -> Figure:
                         fontweight="bold",
                     )  # fmt: skip
                 if not k and row is rows[0]:
-                    _add_scale_bar(axes, (size_y, size_x), shown.pixel_size_um)
+                    _add_scale_bar(axes, (size_y, size_x), shown.pixel_size_um, shown.step)
                 left += PANEL + BESIDE + (0 if k else LABEL)
             top += tall + ABOVE
         keys = [
@@ -129,7 +104,7 @@ def draw(shown: Shown) -> Figure:
             Patch(color=REMOVED, label="removed"),
         ]
         figure.legend(
-            handles=keys,
+            handles=keys if shown.ran else [],
             loc="upper right",
             bbox_to_anchor=(1, 1 - 0.02 / height),
             ncols=2,
@@ -138,23 +113,6 @@ def draw(shown: Shown) -> Figure:
             columnspacing=1,
         )
     return figure
-
-
-def _part(shown: Shown, window: Window) -> Shown:
-    """The same of a window alone."""
-    y0, y1, x0, x1 = window
-    cut = slice(y0, y1), slice(x0, x1)
-    return replace(
-        shown,
-        image=shown.image[cut],
-        labels=shown.labels[cut],
-        stages={stride: labels[cut] for stride, labels in shown.stages.items()},
-        maps={
-            name: replace(one, translate=(one.translate[0] - y0, one.translate[1] - x0))
-            for name, one in shown.maps.items()
-        },
-        window=None,
-    )
 
 
 def render(figure: Figure, kind: str) -> bytes:
@@ -197,6 +155,9 @@ def _stage(stride: int) -> Drawing:
     def drawing(axes: Axes, shown: Shown) -> None:
         from matplotlib.colors import to_rgba
 
+        if not shown.ran:
+            _missing(axes, "network not run")
+            return
         if stride not in shown.stages:
             _missing(axes, "no such stage")
             return
@@ -215,21 +176,21 @@ def _stage(stride: int) -> Drawing:
 
 
 def _psi(stride: int) -> Drawing:
-    return _map(f"aua_{stride}", f"ψ at {NAMES[stride]}", PLAIN)
+    return _map(f"aua_{stride}", f"ψ at {NAMES[stride]}")
 
 
 def _query(axes: Axes, shown: Shown) -> None:
-    _map("global_query", "global query (length)", PLAIN)(axes, shown)
+    _map("global_query", "global query (length)")(axes, shown)
 
 
 def _scale_gate(stride: int) -> Drawing:
     i = SCALE_OF[stride]
-    return _map(f"scale_gate_{i}", f"scale gate {i}", SIGNED)
+    return _map(f"scale_gate_{i}", f"scale gate {i}")
 
 
 def _local_gate(stride: int) -> Drawing:
     i = SCALE_OF[stride]
-    return _map(f"local_gate_{i}", f"local gate {i}", PLAIN)
+    return _map(f"local_gate_{i}", f"local gate {i}")
 
 
 def _per_object(column: str, title: str) -> Drawing:
@@ -251,17 +212,22 @@ def _per_object(column: str, title: str) -> Drawing:
     return drawing
 
 
-def _map(name: str, title: str, colours: str) -> Drawing:
+def _map(name: str, title: str) -> Drawing:
+    colours = palette(name, bright=True)
+    signed = not isinstance(colours, str)
+
     def drawing(axes: Axes, shown: Shown) -> None:
         if name not in shown.maps or 0 in shown.maps[name].values.shape:
             _missing(axes, f"no {title}")
             return
+        from matplotlib.colors import LinearSegmentedColormap
+
         one = shown.maps[name]
         height, width = one.values.shape
         (sy, sx), (ty, tx) = one.scale, one.translate
         drawn = axes.imshow(
             np.asarray(one.values),
-            cmap=colours,
+            cmap=LinearSegmentedColormap.from_list("signed", colours) if signed else colours,
             vmin=one.low,
             vmax=one.high,
             interpolation="nearest",
@@ -272,7 +238,7 @@ def _map(name: str, title: str, colours: str) -> Drawing:
                 ty - sy / 2,
             ),
         )
-        _outline(axes, shown.labels, "#000000" if colours == SIGNED else "#FFFFFF", 0.25)
+        _outline(axes, shown.labels, "#000000" if signed else "#FFFFFF", 0.25)
         axes.set_title(title)
         _colour_bar(axes, drawn)
 
@@ -359,10 +325,14 @@ def _missing(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color="gray")
 
 
-def _add_scale_bar(axes: Axes, shape: tuple[int, int], pixel_size_um: float | None) -> None:
-    """A bar of a round length, up to a quarter of the panel."""
+def _add_scale_bar(
+    axes: Axes, shape: tuple[int, int], pixel_size_um: float | None, step: int = 1
+) -> None:
+    """A bar of a round length, up to a quarter of the panel; none beside a few pixels."""
     height, width = shape
-    unit = pixel_size_um or 1.0
+    if width * step < FEW:
+        return
+    unit = step * (pixel_size_um or 1.0)
     length = round_length(width / 4 * unit)
     text = f"{length:g} {'µm' if pixel_size_um else 'px'}"
     size = length / unit

@@ -31,6 +31,7 @@ from napari_sa2net.inference.instances import foreground_probability, label_obje
 from napari_sa2net.inference.labelling import LabelPlane
 from napari_sa2net.inference.prediction import Prediction, choose_scale
 from napari_sa2net.inference.predictor import CancelCallback, Predictor
+from napari_sa2net.inference.profiles import all_profiles
 from napari_sa2net.inference.whatif import WhatIfRun
 from napari_sa2net.models.model import Model
 
@@ -120,11 +121,13 @@ class KeptExplanation(Kept):
     def table(self, labels: Any) -> p.ObjectTable:
         """The object table with what gates and stages say."""
         plain = super().table(labels)
+        stages = self.stages(labels)
         made = with_reasons(
             pd.DataFrame(plain),
-            self.stages(labels),
+            stages,
             foreground_probability(self.plane_probability, self.classes),
             self.maps,
+            all_profiles(stages[1], self.maps, self.origin),
             self.origin,
             self.pixel_size_um,
         )
@@ -246,7 +249,7 @@ class ExplainHandlers:
             plane,
             request.label,
             kept.maps,
-            {**stages, 1: plane},
+            stages,
             _Raw(kept),  # type: ignore[arg-type]  # read where the object is only
             origin=kept.origin,
             image_gates=kept.image_gates,

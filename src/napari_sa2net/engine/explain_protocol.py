@@ -159,7 +159,7 @@ class StageStep:
     mean_move_px, max_move_px
         How far the boundary moved from the stage before; NaN at the first.
     event
-        ``""``, ``"split"``, ``"merged"`` or ``"appeared"``.
+        ``""``, ``"split"``, ``"merged"``, ``"appeared"`` or ``"vanished"``.
     """
 
     stride: int
@@ -190,6 +190,8 @@ class CellInspection:
         bool (h, w): the object's boundary in the thumbnail.
     centre
         (y, x) in pixels of the image.
+    by_hand
+        A person drew or changed the object: the last stage did not make it as it is.
     """
 
     label: int
@@ -201,6 +203,7 @@ class CellInspection:
     thumbnail: Any
     outline: Any
     centre: tuple[float, float]
+    by_hand: bool = False
 
 
 @dataclass(frozen=True, eq=False)

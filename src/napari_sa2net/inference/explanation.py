@@ -22,6 +22,7 @@ from napari_sa2net.inference.instances import foreground_probability, label_obje
 from napari_sa2net.inference.maps import AttentionMap
 from napari_sa2net.inference.prediction import choose_scale, plan_for
 from napari_sa2net.inference.predictor import CancelCallback, Predictor, ProgressCallback
+from napari_sa2net.inference.profiles import Profiles, all_profiles
 from napari_sa2net.inference.refinement import STRIDES, refinement_table
 from napari_sa2net.inference.settings import split_settings
 from napari_sa2net.measure import object_table
@@ -46,7 +47,10 @@ class Explanation:
     probability : float32 (classes, H, W)
     objects : DataFrame
         The columns of `segment`'s table, and further ones: scale_gate_1 … 4 (means in the
-        object) and those of `napari_sa2net.inference.refinement.refinement_table`.
+        object), those of `napari_sa2net.inference.profiles.Profiles.columns`, and those of
+        `napari_sa2net.inference.refinement.refinement_table`.
+    profiles : Profiles
+        ψ of every stage by distance from each object's boundary.
     maps : dict of str to AttentionMap
         Reduced, on their own grids. Empty for an image of one value throughout, on which the
         network is not run; a model without some stage lacks its maps.
@@ -67,6 +71,7 @@ class Explanation:
     labels: NDArray[np.int32]
     probability: NDArray[np.float32]
     objects: pd.DataFrame
+    profiles: Profiles
     maps: dict[str, AttentionMap]
     stages: dict[int, NDArray[np.int32]]
     change: NDArray[np.int8]
@@ -139,6 +144,7 @@ def explain(
     height, width = plan.spatial
     raw = np.moveaxis(plan.read_raw(index, 0, height, 0, width), 0, -1)
     table = object_table(labels, foreground, raw, pixel_size_um)
+    profiles = all_profiles(labels, maps)
     record = provenance(
         loaded.name,
         loaded.sha256,
@@ -162,7 +168,8 @@ def explain(
     return Explanation(
         labels,
         probability,
-        with_reasons(table, stages, foreground, maps, (0, 0), pixel_size_um),
+        with_reasons(table, stages, foreground, maps, profiles, pixel_size_um=pixel_size_um),
+        profiles,
         maps,
         stages,
         stage_change(stages[2], stages[1]),
@@ -273,10 +280,11 @@ def with_reasons(
     stages: Mapping[int, NDArray[np.int32]],
     foreground: NDArray[np.floating[Any]],
     maps: Mapping[str, AttentionMap],
+    profiles: Profiles,
     origin: tuple[int, int] = (0, 0),
     pixel_size_um: float | Sequence[float] | None = None,
 ) -> pd.DataFrame:
-    """An object table of one plane with what gates and stages say about each object.
+    """An object table of one plane with what gates, ψ and stages say about each object.
 
     Parameters
     ----------
@@ -285,10 +293,13 @@ def with_reasons(
         Those of 1 are the table's labels.
     foreground : float (H, W)
     maps : mapping of str to AttentionMap
+    profiles : Profiles
     origin : (y, x)
         First pixel of the labels in the whole image.
     pixel_size_um : float or (y, x), optional
     """
     gates = gate_columns(stages[1], maps, origin)
     moves = refinement_table(stages, foreground, pixel_size_um)
-    return table.merge(gates, "left", on="label").merge(moves, "left", on="label")
+    for more in (gates, profiles.columns(), moves):
+        table = table.merge(more, "left", on="label")
+    return table

@@ -14,11 +14,10 @@ from scipy import ndimage
 from napari_sa2net.errors import SettingsError
 from napari_sa2net.inference.changes import check_labels, distinct
 from napari_sa2net.inference.map_values import Map, sample, sample_grid
+from napari_sa2net.inference.profiles import REACH
 from napari_sa2net.inference.refinement import STRIDES, follow_objects
 
 SCALE_GATES = tuple(f"scale_gate_{i}" for i in (1, 2, 3, 4))
-#: Profiles reach this far (px) to both sides of the boundary.
-REACH = 12
 #: Longest side (px) of a thumbnail; of larger objects every second, third … pixel is shown.
 THUMBNAIL = 256
 #: Rows that are resampled at once.
@@ -43,7 +42,7 @@ class StageStep:
     mean_move_px, max_move_px : float
         As the columns `moved_…` of the table; NaN at the first stage.
     event : str
-        "", "split", "merged" or "appeared", since the stage before.
+        "", "split", "merged", "appeared" or "vanished", since the stage before.
     """
 
     stride: int
@@ -75,6 +74,8 @@ class Inspection:
         The object's outermost pixels in the thumbnail.
     centre : (float, float)
         Mean y, x of the object in px of the whole image.
+    by_hand : bool
+        The network did not make this object as it is: a person drew or changed it.
     """
 
     label: int
@@ -86,6 +87,7 @@ class Inspection:
     thumbnail: NDArray[np.float32]
     outline: NDArray[np.bool_]
     centre: tuple[float, float]
+    by_hand: bool = False
 
 
 def inspect_object(
@@ -103,7 +105,8 @@ def inspect_object(
     Parameters
     ----------
     labels : integer array (H, W)
-        The objects as they are now, maybe edited by hand. They take the place of stage 1.
+        The objects as they are now, maybe edited by hand. They take the place of stage 1,
+        which tells, if it is given, what the network made itself.
     label : int
         Which one.
     maps : mapping of name to Map
@@ -143,6 +146,7 @@ def inspect_object(
         thumbnail=thumbnail,
         outline=outline,
         centre=_centre(window, corner),
+        by_hand=1 in stages and not _is_object(mask, np.asarray(stages[1]), box),
     )
 
 
@@ -266,6 +270,13 @@ def _centre(mask: NDArray[np.bool_], corner: tuple[int, int]) -> tuple[float, fl
 def _four(values: Iterable[float]) -> tuple[float, float, float, float]:
     a, b, c, d = (float(value) for value in values)
     return a, b, c, d
+
+
+def _is_object(mask: NDArray[np.bool_], labels: NDArray[np.integer[Any]], box: Box) -> bool:
+    """Whether exactly these pixels are an object, whatever its number."""
+    window = slice(*box[:2]), slice(*box[2:])
+    own = labels[window][mask[window]]
+    return bool(own[0] > 0 and (own == own[0]).all() and (labels == own[0]).sum() == own.size)
 
 
 def _grown(box: Box, by: int, shape: tuple[int, ...]) -> Box:

@@ -50,7 +50,7 @@ class StageColumns:
         Distance the boundary moved since the stage before; NaN where it has none there or
         here, and at the first stage.
     event : object (str)
-        "", "split", "merged" or "appeared" since the stage before.
+        "", "split", "merged", "appeared" or "vanished" since the stage before.
     """
 
     n_objects: Index
@@ -95,10 +95,11 @@ def refinement_table(
     refinement_px : float64
         Sum of the three mean movements, NaN counting as 0.
     history : str
-        "split at 1/4", "merged at full", "appeared at 1/2", several joined by "; ". Split:
-        the object it belonged to at the stage before became several; merged: several became
-        the one it belongs to; appeared: there was none. Where a stage did both, the split is
-        named.
+        "split at 1/4", "merged at full", "appeared at 1/2", "vanished at 1/2", several
+        joined by "; ". Split: the object it belonged to at the stage before became several;
+        merged: several became the one it belongs to; appeared: there was none at the stage
+        before; vanished: there was, and is none at this one. Where a stage did both, the
+        split is named.
     contested : float64
         Mean binary entropy (bits, 0…1) of the foreground probability in the band of 3 px on
         both sides of the boundary: the object's own pixels and unlabelled ones. 0: the
@@ -245,6 +246,7 @@ def _name_events(
     step.event[found.j[merged[found.i]]] = "merged"
     step.event[found.j[split[found.i]]] = "split"
     step.event[(step.n_objects > 0) & (before.n_objects == 0)] = "appeared"
+    step.event[(step.n_objects == 0) & (before.n_objects > 0)] = "vanished"
 
 
 def _measure_moves(

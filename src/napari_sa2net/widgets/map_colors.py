@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from napari.utils.colormaps import Colormap, DirectLabelColormap, ensure_colormap
 from numpy.typing import NDArray
 
 from napari_sa2net.app.why import STRIDES
+from napari_sa2net.inference.map_palette import ADDED, REMOVED, palette
 
 #: of the four stages, wherever one is drawn: outlines, curves, ticks (Okabe and Ito)
 STAGE_COLORS = dict(zip(STRIDES, ("#56b4e9", "#009e73", "#e69f00", "#e0529c"), strict=True))
-GAINED, LOST = "#3aa0ff", "#ff8c1a"
-_BLACK = (0.0, 0.0, 0.0, 1.0)
 
 
+@cache
 def map_colormap(name: str, bright: bool = False) -> Colormap:
     """Colours of a map by its name; one map of colours for each kind.
 
     Maps are added as light, so what is black changes nothing: 0 of signed maps, the low end
     of ψ. Over a bright image they are multiplied, and 0 of signed maps is white.
     """
-    if name.startswith("scale_gate"):
-        return _SIGNED_BRIGHT if bright else _SIGNED
-    if name == "global_query":
-        return ensure_colormap("viridis")
-    return ensure_colormap("cividis" if name.startswith("local") else "inferno")
+    colors = palette(name, bright)
+    if isinstance(colors, str):
+        return ensure_colormap(colors)
+    return Colormap(
+        [(*rgb, 1.0) for rgb in colors],
+        controls=np.linspace(0, 1, len(colors)),
+        name="sa2net signed on bright" if bright else "sa2net signed",
+    )
 
 
 def change_colormap() -> Colormap:
@@ -51,29 +56,7 @@ def colored(
     return np.round(255 * flat).astype(np.uint8).reshape(*values.shape, 4)
 
 
-_SIGNED = Colormap(
-    [
-        (1.0, 0.62, 0.2, 1.0),
-        (0.85, 0.35, 0.0, 1.0),
-        _BLACK,
-        (0.0, 0.35, 0.85, 1.0),
-        (0.35, 0.75, 1.0, 1.0),
-    ],
-    controls=[0, 0.25, 0.5, 0.75, 1],
-    name="sa2net signed",
-)
-_SIGNED_BRIGHT = Colormap(
-    [
-        (0.65, 0.25, 0.0, 1.0),
-        (1.0, 0.6, 0.2, 1.0),
-        (1.0, 1.0, 1.0, 1.0),
-        (0.3, 0.6, 1.0, 1.0),
-        (0.0, 0.2, 0.65, 1.0),
-    ],
-    controls=[0, 0.25, 0.5, 0.75, 1],
-    name="sa2net signed on bright",
-)
 _CHANGE = Colormap(
-    [LOST, (0.0, 0.0, 0.0, 0.0), GAINED], controls=[0, 0.5, 1], name="sa2net change"
+    [REMOVED, (0.0, 0.0, 0.0, 0.0), ADDED], controls=[0, 0.5, 1], name="sa2net change"
 )
 _LINES = Colormap([(0.0, 0.0, 0.0, 0.0), STAGE_COLORS[1]], name="sa2net lines")

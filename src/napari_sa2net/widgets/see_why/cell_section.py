@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidge
 
 from napari_sa2net.app.why_words import history_words
 from napari_sa2net.engine.protocol import CellInspection
+from napari_sa2net.inference.map_palette import ADDED, REMOVED
 from napari_sa2net.widgets.common import muted
 from napari_sa2net.widgets.map_colors import STAGE_COLORS
 from napari_sa2net.widgets.see_why.map_tiles import fitted, to_image
@@ -90,7 +91,7 @@ class GateBars(QWidget):
             painter.drawText(line, align | Qt.AlignmentFlag.AlignRight, number)
             length = gate / most * width / 2
             bar = QRectF(middle, top + 3, length, row - 6).normalized()
-            painter.fillRect(bar, QColor("#3aa0ff" if gate >= 0 else "#ff8c1a"))
+            painter.fillRect(bar, QColor(ADDED if gate >= 0 else REMOVED))
             if np.isfinite(mean):
                 at = middle + mean / most * width / 2
                 painter.setPen(QPen(text, 2))
@@ -162,7 +163,7 @@ class CellSection(QWidget):
             f"<tr><td style='padding-right:8px; color:{STAGE_COLORS[stride]}'><b>{stage}</b>"
             f"</td><td>{escape(words)}</td></tr>"
             for stride, (stage, words) in zip(
-                strides, history_words(inspection.history), strict=True
+                strides, history_words(inspection.history, inspection.by_hand), strict=True
             )
         )
         self.history.setText(f"<table cellspacing='1'>{rows}</table>")
