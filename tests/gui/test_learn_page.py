@@ -107,6 +107,17 @@ def test_without_corrections_it_says_what_to_do_next(
     page.time.spin.setValue(10)
     assert page.state.config.minutes == 10
     assert page.button.text().endswith("in about 10 minutes")
+    # attention alone learns in seconds, with settings of its own
+    page.learns.setCurrentIndex(page.learns.findData("attention"))
+    page.learns.activated.emit(page.learns.currentIndex())
+    assert page.state.config == FineTuneConfig(learn="attention")
+    assert page.button.text().endswith("in about 15 seconds")
+    assert not shown(page.time)
+    assert not shown(page.advanced.reset)
+    page.learns.setCurrentIndex(page.learns.findData("everything"))
+    page.learns.activated.emit(page.learns.currentIndex())
+    assert page.state.config == FineTuneConfig()
+    assert shown(page.time)
     # fits the dock, also with all settings open
     page.advanced.fold.setChecked(True)
     assert page.minimumSizeHint().width() <= 360

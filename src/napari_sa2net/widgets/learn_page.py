@@ -7,7 +7,15 @@ from typing import Any
 from napari.utils.theme import get_theme
 from qtpy.QtCore import QTimer
 from qtpy.QtGui import QColor, QShowEvent
-from qtpy.QtWidgets import QLabel, QLineEdit, QPushButton, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QComboBox,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QTabWidget,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_sa2net.config import FineTuneConfig
 from napari_sa2net.widgets.common import Form, align_forms, duration_words, muted, tip_of
@@ -30,6 +38,8 @@ TEACH = (
     "that were held back. Keep a few on the Correct page first."
 )
 NAME_TIP = "Of the new model; the one that it learns from is not changed"
+#: what may learn, as `FineTuneConfig.learn` has it
+LEARNS = {"everything": "Everything", "attention": "Attention only, in seconds"}
 #: minutes at the ends of the slider; more can be typed
 SHORT, LONG = 1.0, 30.0
 
@@ -89,13 +99,17 @@ class LearnPage(PageWidget):
         self.time = ValueSlider(SHORT, LONG, decimals=0, power=2.0)
         self.time.spin.setSuffix(" min")
         self.time.spin.setRange(0.1, 1440)
-        form = Form()
+        self.learns = QComboBox()
+        for value, words in LEARNS.items():
+            self.learns.addItem(words, value)
+        form = self.form = Form()
         form.add("Model", self.model_row, "The model that learns; it is not changed itself")
         form.add("New name", self.name, NAME_TIP)
+        form.add("Learns", self.learns, tip_of(FineTuneConfig, "learn"))
         form.add("Time", self.time, tip_of(FineTuneConfig, "minutes"))
         self.advanced = SettingsForm(
             FineTuneConfig,
-            without=("minutes",),
+            without=("minutes", "learn"),
             choices={"device": self._devices},
             empty="by the time",
         )
@@ -148,6 +162,7 @@ class LearnPage(PageWidget):
         self.set.folderChosen.connect(controller.set_folder)
         self.model_row.valueChanged.connect(self._workspace.controller.set_model)
         self.name.editingFinished.connect(lambda: controller.set_child(self.name.text()))
+        self.learns.activated.connect(self._set_learns)
         self.time.valueChanged.connect(self._set_minutes)
         self.advanced.valueChanged.connect(controller.set_config)
         self.button.clicked.connect(self._learn)
@@ -190,6 +205,12 @@ class LearnPage(PageWidget):
     def _learn(self) -> None:
         self.controller.set_child(self.name.text())
         self.controller.learn()
+
+    def _set_learns(self, _: int) -> None:
+        chosen = self.learns.currentData()
+        if chosen != self.state.config.learn:
+            # the other settings that suit it come with it
+            self.controller.set_config(FineTuneConfig(learn=chosen))
 
     def _set_minutes(self, minutes: float) -> None:
         config = self.state.config
@@ -237,6 +258,8 @@ class LearnPage(PageWidget):
 
     def _show_config(self, _: Any = None) -> None:
         config = self.state.config
+        self.learns.setCurrentIndex(self.learns.findData(config.learn))
+        self.form.set_row_visible(self.time, config.learn == "everything")
         self.time.setValue(config.minutes)
         self.time.slider.setEnabled(config.steps is None)
         self.advanced.set_value(config)

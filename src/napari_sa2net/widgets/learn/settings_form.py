@@ -96,10 +96,7 @@ class SettingsForm(QWidget):
             field.blockSignals(True)
             show(getattr(value, name))
             field.blockSignals(False)
-        changed = any(
-            getattr(value, name) != getattr(self._kind(), name) for name in self.fields
-        )
-        self.reset.setVisible(changed)
+        self.reset.setVisible(value != self._recommended())
 
     def refresh_choices(self) -> None:
         """Ask anew what can be chosen."""
@@ -112,8 +109,11 @@ class SettingsForm(QWidget):
             combo.setCurrentText(chosen)
 
     def _reset(self) -> None:
-        kept = {name: getattr(self._value, name) for name in self._without}
-        self._take(self._kind(**kept))
+        self._take(self._recommended())
+
+    def _recommended(self) -> Settings:
+        """The settings with what the page shows itself as it is."""
+        return self._kind(**{name: getattr(self._value, name) for name in self._without})
 
     def _set(self, name: str, value: Any) -> None:
         try:
