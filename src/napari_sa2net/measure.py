@@ -14,6 +14,8 @@ from napari_sa2net.errors import SettingsError
 
 #: Width (px) of the rim outside an object that its confidence looks at.
 RIM = 2
+#: A cell of less confidence is doubtful.
+DOUBTFUL = 0.6
 
 _COLUMNS: dict[str, str] = {
     "area_px": "int64",
@@ -121,6 +123,13 @@ def object_table(
     table["area_um2"] = table["area_px"] * (size_y * size_x)
     columns = _dtypes(stack_axes)
     return table[list(columns)].astype(columns)
+
+
+def many_doubtful(confidence: Any) -> bool:
+    """Whether the median of confidences (n,) is doubtful; not of none at all."""
+    values = np.asarray(confidence, float)
+    values = values[np.isfinite(values)]
+    return bool(values.size and np.median(values) < DOUBTFUL)
 
 
 def empty_table(stack_axes: str = "") -> pd.DataFrame:

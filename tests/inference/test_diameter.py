@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.data import plan_image
@@ -49,6 +50,36 @@ def discs(diameter: float, size: int = 700) -> np.ndarray:
 def test_finds_the_diameter(diameter: float) -> None:
     plan = plan_image(discs(diameter), normalize=False, in_channels=1)
     assert estimate_diameter(Threshold(), plan) == pytest.approx(diameter, rel=0.1)
+
+
+class Doubting(Threshold):
+    """Finds the same, less certain of it; more certain of objects at the trained size."""
+
+    def __init__(self, certainty: float, at_size: float) -> None:
+        super().__init__()
+        self.certainty, self.at_size = certainty, at_size
+
+    def probabilities(self, x: np.ndarray) -> np.ndarray:
+        found = super().probabilities(x)
+        n = ndimage.label(found[0])[1]
+        diameter = np.sqrt(4 / np.pi * found.sum() / max(n, 1))
+        return found * (self.at_size if diameter > 0.8 * TRAINED else self.certainty)
+
+
+@pytest.mark.parametrize(
+    ("certainty", "at_size", "expected"),
+    [
+        (0.6, 0.9, 6),  # small cells, and the network is sure of them
+        (0.6, 0.7, 6),  # doubtful, but less so than at any smaller scale
+        (0.6, 0.61, TRAINED / 2),  # specks, no better for being enlarged four times
+    ],
+)
+def test_much_enlarged_specks_are_not_believed(
+    certainty: float, at_size: float, expected: float
+) -> None:
+    plan = plan_image(discs(6, 300), normalize=False, in_channels=1)
+    found = estimate_diameter(Doubting(certainty, at_size), plan)
+    assert found == pytest.approx(expected, rel=0.15)
 
 
 def test_nothing_to_find() -> None:

@@ -256,6 +256,7 @@ def segment_file(
     """Segment one file and write everything about it; returns its record."""
     from napari_sa2net.data import read_image, write_labels
     from napari_sa2net.inference.api import segment as segment_image
+    from napari_sa2net.measure import many_doubtful
 
     start = time.monotonic()
     try:
@@ -276,6 +277,13 @@ def segment_file(
         **settings.predict.model_dump(),
         **settings.instances.model_dump(),
     )
+    estimated = settings.predict.diameter is None and result.diameter is not None
+    if estimated and many_doubtful(result.objects["confidence"]):
+        progress.note(
+            job.name,
+            f"many doubtful cells; their size, estimated as {result.diameter:.3g} px, is "
+            "unsure: measure a cell and give it as --diameter",
+        )
     write_labels(
         folder.mask_path(job.name),
         result.labels,

@@ -2,38 +2,67 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.errors import Cancelled
-from napari_sa2net.inference.instances import label_objects
+from napari_sa2net.inference.instances import foreground_probability, label_objects
 from napari_sa2net.inference.predictor import (
     MIN_SCALE,
     CancelCallback,
     Predictor,
 )
 from napari_sa2net.inference.resample import Plane, ScaledPlane
+from napari_sa2net.inference.size_search import (
+    CROP,
+    LARGE_SCALE,
+    LARGEST_SCALE,
+    N_CROPS,
+    agree,
+)
 from napari_sa2net.inference.tiles import Window
+from napari_sa2net.measure import RIM
 
-#: Side of a crop (network px) and how many are run at each scale.
-CROP = 512
-N_CROPS = 3
 #: Positions per axis among which the crops with most contrast are chosen.
 POSITIONS = 3
-#: Passes at most; a scale within this factor of the one before ends the search.
+#: Passes at most.
 MAX_PASSES = 3
-AGREEMENT = 1.2
-#: Cells so small that a larger scale were needed are not taken for cells.
-LARGEST_SCALE = 5.0
+#: Much enlarged cells that are less certain than this are not believed at once ...
+CERTAIN = 0.75
+#: ... and must be more certain by this than those at a scale that costs far less.
+WORTH = 0.03
 #: Scales tried when nothing is found at the first.
 OTHER_SCALES = (2.0, 0.5)
 #: Fewer objects than this say nothing of the typical one.
 MIN_OBJECTS = 3
 #: Objects below this share of the area that half of the foreground reaches are specks.
 SPECK = 0.15
+
+
+class Found(NamedTuple):
+    """What one pass found in its crops.
+
+    Attributes
+    ----------
+    scale : float
+        Network pixels per image pixel.
+    share : float
+        Part of the crops that is cell.
+    diameter : float
+        Of the typical cell, in image pixels.
+    confidence : float
+        Expected overlap of all cells with the truth, as in the object table.
+    """
+
+    scale: float
+    share: float
+    diameter: float
+    confidence: float
 
 
 def estimate_diameter(
@@ -47,7 +76,9 @@ def estimate_diameter(
     """Typical object diameter in an image.
 
     The network finds objects best near the size that it was trained on, so it is run on a
-    few crops, the image rescaled by what was found, and run again until both agree.
+    few crops, the image rescaled by what was found, and run again until both agree. On
+    images unlike those trained on it may end at specks; an estimate that enlarges much is
+    therefore compared with a moderate one by how certain the network is.
 
     Parameters
     ----------
@@ -74,26 +105,51 @@ def estimate_diameter(
     if not trained or 0 in plan.spatial:
         return None
     config = instances or predictor.card.instance
+
+    def look(scale: float) -> Found | None:
+        return _measure(predictor, plan, index, scale, config, cancelled)
+
     scale = 1.0
-    passes: list[tuple[float, float]] = []  # share of the crops that is cell, diameter
+    passes: list[Found] = []
     for _ in range(MAX_PASSES):
-        found = _measure(predictor, plan, index, scale, config, cancelled)
+        found = look(scale)
         if found is None:
             break
-        share, diameter = found
-        wanted = trained / diameter
-        if abs(math.log(wanted / scale)) <= math.log(AGREEMENT):
-            return diameter
-        passes.append((share, trained / scale))
+        wanted = trained / found.diameter
+        if agree(wanted, scale):
+            return _believed([*passes, found], found.diameter, found, trained, look)
+        passes.append(found)
         scale = min(max(wanted, MIN_SCALE), LARGEST_SCALE)
     if passes:
         # No agreement: the scale at which most was found, rather than wherever it drifted.
-        return max(passes)[1]
+        most = max(passes, key=lambda one: (one.share, one.diameter))
+        return _believed(passes, trained / most.scale, most, trained, look)
     for scale in OTHER_SCALES:
-        found = _measure(predictor, plan, index, scale, config, cancelled)
+        found = look(scale)
         if found is not None:
-            return found[1]
+            return found.diameter
     return None
+
+
+def _believed(
+    passes: list[Found],
+    diameter: float,
+    at: Found,
+    trained: float,
+    look: Callable[[float], Found | None],
+) -> float:
+    """The estimate, unless it enlarges much and a moderate scale is about as certain."""
+    if at.scale <= LARGE_SCALE or at.confidence >= CERTAIN:
+        return diameter
+    moderate = [one for one in passes if one.scale <= LARGE_SCALE]
+    between = look(OTHER_SCALES[0])
+    if between is not None:
+        moderate.append(between)
+    best = max(moderate, key=lambda one: one.confidence, default=at)
+    if at.confidence > best.confidence + WORTH:
+        return diameter
+    # The scale is what looked right; what was measured there may again be specks.
+    return trained / best.scale
 
 
 def _measure(
@@ -103,15 +159,19 @@ def _measure(
     scale: float,
     config: InstanceConfig,
     cancelled: CancelCallback | None,
-) -> tuple[float, float] | None:
-    """Share of the crops that is cell, and the cells' median diameter (image px)."""
+) -> Found | None:
+    """What is found in the crops at a scale; None where it is next to nothing."""
     plane = ScaledPlane(plan, index, scale)
     sizes, looked_at = [], 0
+    certain = around = 0.0
     for window in crops(plane):
         if cancelled and cancelled():
             raise Cancelled("Cancelled; nothing was changed.")
         values = plane.read(window.y0, window.y1, window.x0, window.x1)
-        labels = label_objects(predictor.probabilities(values), predictor.card.classes, config)
+        probability = predictor.probabilities(values)
+        labels = label_objects(probability, predictor.card.classes, config)
+        inside, near = _overlap(labels > 0, probability, predictor.card.classes)
+        certain, around = certain + inside, around + near
         sizes.append(_areas(labels, window, plane.shape))
         looked_at += labels.size
     areas = np.concatenate(sizes)
@@ -122,7 +182,18 @@ def _measure(
     areas = np.sort(areas)
     middle = areas[np.searchsorted(np.cumsum(areas), areas.sum() / 2)]
     typical = np.median(areas[areas >= SPECK * middle])
-    return float(areas.sum() / looked_at), float(np.sqrt(4 / np.pi * typical) / scale)
+    diameter = float(np.sqrt(4 / np.pi * typical) / scale)
+    return Found(scale, float(areas.sum() / looked_at), diameter, certain / around)
+
+
+def _overlap(
+    cells: NDArray[np.bool_], probability: NDArray[Any], classes: Sequence[str]
+) -> tuple[float, float]:
+    """Expected intersection and union (px) of the cells with the truth."""
+    foreground = foreground_probability(probability, classes)
+    rim = ndimage.binary_dilation(cells, iterations=RIM) & ~cells
+    inside = float(foreground[cells].sum())
+    return inside, float(cells.sum()) + float(foreground[rim].sum())
 
 
 def crops(plane: ScaledPlane) -> list[Window]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QDoubleSpinBox, QHBoxLayout, QWidget
 
-from napari_sa2net.widgets.common import keep_together, link_button, muted
+from napari_sa2net.widgets.common import keep_together, link_button, muted, repolish
 
 TIP = (
     "Typical diameter of a cell in pixels of the image. The image is resized so that cells "
     "look as large as those the model learned from. auto: estimated from the image"
 )
+UNSURE = "Many doubtful cells: measure one with “measure…” and segment again."
 MEASURE_TIP = "Drag a line across one cell in the image to measure its diameter"
 
 
@@ -32,6 +33,7 @@ class SizeRow(QWidget):
         super().__init__(parent)
         self._pixel_size: float | None = None
         self._estimate: float | None = None
+        self._unsure = False
         self.spin = QDoubleSpinBox()
         self.spin.setRange(0, 10000)
         self.spin.setDecimals(1)
@@ -69,9 +71,10 @@ class SizeRow(QWidget):
         self._pixel_size = pixel_size_um
         self._update_note()
 
-    def set_estimate(self, diameter: float | None) -> None:
-        """What the last run took for the size (px)."""
+    def set_estimate(self, diameter: float | None, *, unsure: bool = False) -> None:
+        """What the last run took for the size (px); unsure: it may well be wrong."""
         self._estimate = diameter
+        self._unsure = unsure
         self._update_note()
 
     def set_measuring(self, measuring: bool) -> None:
@@ -90,7 +93,11 @@ class SizeRow(QWidget):
         elif self._estimate is not None:
             text = f"last run: {self._estimate:.3g} px"
             text += f" = {self._estimate * size:.3g} µm" if size else ""
+            text += f". {UNSURE}" if self._unsure else ""
         else:
             text = ""
+        unsure = value is None and self._estimate is not None and self._unsure
+        self.note.setProperty("role", "warning" if unsure else "muted")
+        repolish(self.note)
         self.note.setText(keep_together(text))
         self.note.setVisible(bool(text))
