@@ -64,7 +64,7 @@ class Program:
 
     def ready(self) -> None:
         """Wait for the engine and its estimate."""
-        self.wait(lambda: self.page.session.estimate_s is not None, "the engine")
+        self.wait(lambda: self.page.session.estimate is not None, "the engine")
         self.pause(0.3)
 
     def turn_to(self, name: str) -> None:

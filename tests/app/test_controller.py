@@ -85,13 +85,30 @@ def test_a_warm_engine_says_how_long_it_will_take(page):
     page.open("estimate", pixel_size_um=0.5)
     assert page.session.engine == "ready"
     assert page.session.device_line
-    whole = page.session.estimate_s
+    whole = page.session.estimate.low
     expected = page.session.info.seconds_per_megapixel * IMAGE.size / 1e6
     assert whole == pytest.approx(expected)
     page.controller.set_image(replace(page.session.image, view=(0, 100, 0, 120)))
     page.controller.set_region(where="view")
-    assert page.session.estimate_s == pytest.approx(whole / 4)
+    assert page.session.estimate.low == pytest.approx(whole / 4)
     page.controller.set_region(where="whole")
+
+
+def test_what_a_run_finds_of_the_size_is_known_from_then_on(page):
+    page.open("size")
+    outcome = page.segment()
+    assert page.session.found_diameter is None  # this model has no size
+    table = outcome.result.objects
+    for confidence, unsure in ((0.9, False), (0.5, True)):
+        objects = {**table, "confidence": np.full_like(table["confidence"], confidence)}
+        result = replace(outcome.result, objects=objects, diameter=20.0)
+        assert replace(outcome, result=result).size_unsure is unsure
+    said = replace(outcome.request, predict=PredictConfig(diameter=20))
+    assert not replace(outcome, result=result, request=said).size_unsure
+    page.controller.accept(outcome.request, result)
+    assert page.session.found_diameter == 20
+    page.open("of another size")
+    assert page.session.found_diameter is None
 
 
 def test_segment(page):

@@ -13,7 +13,7 @@ from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.engine.protocol import EngineInfo
 from napari_sa2net.models.registry import list_models
 from napari_sa2net.widgets.advanced import AdvancedSection
-from napari_sa2net.widgets.common import Form, duration_words
+from napari_sa2net.widgets.common import Form, duration_words, range_words
 from napari_sa2net.widgets.empty_state import EmptyState
 from napari_sa2net.widgets.error_box import ErrorBox
 from napari_sa2net.widgets.image_row import ChannelButton, ImageDetails, ImageRow
@@ -249,6 +249,35 @@ def test_progress_line(qtbot: QtBot) -> None:
 )
 def test_durations_in_words(seconds: float, words: str) -> None:
     assert duration_words(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (3, 3, "about 3 seconds"),
+        (0.4, 7, "about a second to 7 seconds"),
+        (2, 14, "about 2 to 15 seconds"),
+        (20, 200, "about 20 seconds to 3 minutes"),
+        (58, 400, "about a minute to 7 minutes"),
+    ],
+)
+def test_ranges_in_words(low: float, high: float, words: str) -> None:
+    assert range_words(low, high) == words
+
+
+def test_a_size_that_is_unsure_asks_for_a_measurement(qtbot: QtBot) -> None:
+    row = SizeRow()
+    qtbot.addWidget(row)
+    row.set_estimate(16.5, unsure=True)
+    assert "16.5" in row.note.text()
+    assert "doubtful" in row.note.text()
+    assert row.note.property("role") == "warning"
+    row.setValue(15)
+    assert "doubtful" not in row.note.text()
+    row.setValue(None)
+    row.set_estimate(16.5)
+    assert "doubtful" not in row.note.text()
+    assert row.note.property("role") == "muted"
 
 
 def test_dispatcher_brings_calls_to_the_gui_thread(qtbot: QtBot) -> None:

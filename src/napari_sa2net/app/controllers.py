@@ -11,7 +11,7 @@ from psygnal import Signal
 
 from napari_sa2net.app.jobs import Job
 from napari_sa2net.app.link import EngineLink
-from napari_sa2net.app.preview import image_line, seconds_to_run
+from napari_sa2net.app.preview import image_line, time_to_run
 from napari_sa2net.app.requests import SegmentRequest, segment_request
 from napari_sa2net.app.results import Results, ResultState
 from napari_sa2net.app.session import (
@@ -111,7 +111,6 @@ class SegmentController:
             self.session.image = source
             self.session.image_line = image_line(source) if source is not None else ""
             self._show_result()
-            self._estimate()
 
     def set_channels(self, channels: tuple[int, ...] | None) -> None:
         """Choose the channels that go in; None for the default."""
@@ -149,9 +148,12 @@ class SegmentController:
     def set_predict(self, config: PredictConfig) -> None:
         """Settings of the next run."""
         with self._lock:
-            device_changed = config.device != self.session.predict.device
+            before = self.session.predict
             self.session.predict = config
-            if device_changed and self.session.info is not None:
+            # What changes the time of a tile: it is measured again.
+            slower = (config.device, config.augment, config.precision)
+            changed = slower != (before.device, before.augment, before.precision)
+            if changed and self.session.info is not None:
                 self._warm_up()
             self._estimate()
 
@@ -315,6 +317,7 @@ class SegmentController:
             shown=made_with,
             table_of=made_with,
             wanted=made_with,
+            diameter=result.diameter,
         )
         self._results.put(state)
         self.session.error = None
@@ -350,7 +353,6 @@ class SegmentController:
 
     def _engine_died(self) -> None:
         self._results.lose_all()
-        self.session.estimate_s = None
         self._show_result()
 
     def _warm_up(self) -> None:
@@ -361,6 +363,7 @@ class SegmentController:
 
     def _show_result(self) -> None:
         self._results.show(self.session)
+        self._estimate()
 
     def _estimate(self) -> None:
-        self.session.estimate_s = seconds_to_run(self.session)
+        self.session.estimate = time_to_run(self.session)

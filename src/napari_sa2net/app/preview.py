@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from napari_sa2net.data.plan import plan_image
 from napari_sa2net.errors import SA2NetError
+from napari_sa2net.inference.size_search import LARGE_SCALE, pixels_of_search
 
 if TYPE_CHECKING:
     from napari_sa2net.app.session import ImageSource, Session
@@ -31,27 +33,52 @@ def image_line(source: ImageSource) -> str:
         return str(error)
 
 
-def pixels_to_segment(
-    source: ImageSource, box: tuple[int, int, int, int] | None, one_plane: bool
-) -> int:
-    """Image pixels that a run covers; 0 for an image that cannot be run."""
-    try:
-        plan = source_plan(source)
-    except SA2NetError:
-        return 0
-    y0, y1, x0, x1 = box or (0, plan.spatial[0], 0, plan.spatial[1])
-    return (y1 - y0) * (x1 - x0) * (1 if one_plane else plan.n_planes)
+#: Where the size of the cells is unknown: the largest and smallest that are likely, as the
+#: scale that they would be brought to. A range of all that may be would say nothing.
+LIKELY_SCALES = (0.6, LARGE_SCALE)
 
 
-def seconds_to_run(session: Session, one_plane: bool = False) -> float | None:
-    """Seconds that segmenting would take, from the engine's probe; None before it."""
+@dataclass(frozen=True)
+class RunTime:
+    """How long a run would take, in seconds; a range while the size of the cells is unknown."""
+
+    low: float
+    high: float
+
+    def __mul__(self, factor: float) -> RunTime:
+        return RunTime(factor * self.low, factor * self.high)
+
+
+def time_to_run(session: Session, one_plane: bool = False) -> RunTime | None:
+    """How long segmenting would take, from the engine's probe; None before it.
+
+    With automatic size that is the search for the size, and the run at what it finds: what
+    it found the last time, or else anything likely.
+    """
     info, source = session.info, session.image
     if info is None or info.seconds_per_megapixel is None or source is None:
         return None
+    try:
+        plan = source_plan(source)
+    except SA2NetError:
+        return RunTime(0.0, 0.0)
     box = source.view if session.where == "view" else None
-    pixels = pixels_to_segment(source, box, one_plane or session.planes == "current")
-    scale = 1.0
-    diameter = session.predict.diameter
-    if diameter and info.model_diameter and session.predict.rescale:
-        scale = info.model_diameter / diameter
-    return pixels / 1e6 * scale**2 * info.seconds_per_megapixel
+    y0, y1, x0, x1 = box or (0, plan.spatial[0], 0, plan.spatial[1])
+    pixels = (y1 - y0) * (x1 - x0)
+    if not (one_plane or session.planes == "current"):
+        pixels *= plan.n_planes
+
+    def at(scale: float, searched: bool) -> float:
+        search = pixels_of_search(plan.spatial, scale) if searched else 0.0
+        return (pixels * scale**2 + search) / 1e6 * (info.seconds_per_megapixel or 0.0)
+
+    trained = info.model_diameter
+    if not trained or not session.predict.rescale:
+        seconds = at(1.0, False)
+    elif session.predict.diameter:
+        seconds = at(trained / session.predict.diameter, False)
+    elif session.found_diameter:
+        seconds = at(trained / session.found_diameter, True)
+    else:
+        return RunTime(*(at(scale, True) for scale in LIKELY_SCALES))
+    return RunTime(seconds, seconds)

@@ -28,6 +28,8 @@ class ResultState:
         A person has edited the labels.
     kept
         The engine keeps its probabilities, and they belong to the image as it is.
+    diameter
+        Size of the cells (px) that set the scale; None where nothing was rescaled.
     """
 
     key: str
@@ -38,6 +40,7 @@ class ResultState:
     wanted: InstanceConfig
     edited: bool = False
     kept: bool = True
+    diameter: float | None = None
 
     @property
     def sliders(self) -> Sliders:
@@ -130,7 +133,10 @@ class Results:
         result = self.of_image(source.key if source is not None else None)
         if result is None:
             session.sliders, session.result_key, session.summary = "none", "", ""
+            session.found_diameter = None
         else:
+            same = result.request.model == session.model
+            session.found_diameter = result.diameter if same else None
             session.sliders = result.sliders
             session.result_key = result.key
             session.summary = summary_line(result.summary, result.request.source.pixel_size_um)

@@ -11,10 +11,12 @@ from psygnal import SignalGroupDescriptor
 
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.engine.protocol import EngineInfo, ObjectTable, SegmentResult, Summary
+from napari_sa2net.measure import many_doubtful
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from napari_sa2net.app.preview import RunTime
     from napari_sa2net.app.requests import SegmentRequest
     from napari_sa2net.app.why import WhyState
 
@@ -129,6 +131,14 @@ class SegmentOutcome:
     result: SegmentResult
 
     @property
+    def size_unsure(self) -> bool:
+        """Many cells are doubtful, and their size was only estimated: it may be wrong."""
+        objects = self.result.objects
+        if objects is None or self.request.predict.diameter or not self.result.diameter:
+            return False
+        return many_doubtful(objects["confidence"])
+
+    @property
     def labels(self) -> NDArray[np.int32]:
         return self.result.labels  # type: ignore[no-any-return]
 
@@ -170,8 +180,10 @@ class Session:
         Whether the instance settings act on the shown result, and why not, in words.
     result_key, summary
         Key of the image's newest result, and its line ("143 cells · median 96 µm² · ...").
-    estimate_s
-        Seconds that segmenting would take, from the engine's probe; None before it.
+    found_diameter
+        Size of the cells (px) that the last run of this image and model estimated.
+    estimate
+        How long segmenting would take, from the engine's probe; None before it.
     why
         What the See-why page shows of the image; None before it was looked into.
     error
@@ -198,7 +210,8 @@ class Session:
     sliders_note: str = SLIDER_WORDS["none"]
     result_key: str = ""
     summary: str = ""
-    estimate_s: float | None = None
+    found_diameter: float | None = None
+    estimate: RunTime | None = None
     why: WhyState | None = None
     error: ErrorInfo | None = None
 

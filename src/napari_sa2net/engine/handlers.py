@@ -137,20 +137,22 @@ class Handlers:
     # --- requests ------------------------------------------------------------------------
 
     def warm_up(self, request: p.WarmUp) -> p.EngineInfo:
-        """Load the model and time one tile; the first run of a network is slower."""
+        """Load the model and time one tile: the best of two, after a first one."""
         cancelled = self._server.cancelled(request.job)
         model = self._model(request.model)
         predictor = self.predictor(model, request.predict, model.card.input)
         side = min(PROBE, predictor.tile)
         channels = model.card.network.in_channels
         x = np.random.default_rng(0).random((channels, side, side), np.float32)
-        seconds = 0.0
-        for _ in range(2):
+        times = []
+        for _ in range(3):
             if cancelled():
                 raise Cancelled("Cancelled; nothing was changed.")
             start = time.perf_counter()
             predictor.probabilities(x)
-            seconds = time.perf_counter() - start
+            times.append(time.perf_counter() - start)
+        # The first run of a network is slower, and napari starts beside it.
+        seconds = min(times)
         info = self.info(request.predict.device)
         return p.EngineInfo(
             **{

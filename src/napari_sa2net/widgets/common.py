@@ -179,3 +179,14 @@ def duration_words(seconds: float) -> str:
     if seconds < 5400:
         return "about an hour"
     return f"about {round(seconds / 3600)} hours"
+
+
+def range_words(low: float, high: float) -> str:
+    """``about 2 to 15 seconds``; one figure where both are about the same."""
+    first, last = duration_words(low), duration_words(high)
+    if first == last:
+        return first
+    number, unit = first.removeprefix("about ").split()
+    if number.isdecimal() and last.endswith(unit):
+        first = f"about {number}"
+    return f"{first} to {last.removeprefix('about ')}"

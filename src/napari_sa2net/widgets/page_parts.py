@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QFileDialog, QPushButton, QVBoxLayout, QWidget
 
+from napari_sa2net.app.preview import RunTime
 from napari_sa2net.app.session import ErrorInfo, Session
-from napari_sa2net.widgets.common import duration_words, repolish
+from napari_sa2net.widgets.common import range_words, repolish
 from napari_sa2net.widgets.empty_state import EmptyState
 from napari_sa2net.widgets.error_box import ErrorBox
 from napari_sa2net.widgets.image_row import ImageRow
@@ -118,7 +119,7 @@ class RunControls(QObject):
         words: str,
         tip: str,
         start: Callable[[], Any],
-        seconds: Callable[[], float | None],
+        seconds: Callable[[], RunTime | None],
     ) -> None:
         super().__init__(page)
         self.button = QPushButton(words)
@@ -133,7 +134,7 @@ class RunControls(QObject):
             ("running", self.show_running),
             ("models", self.show_running),
             ("progress", self.show_progress),
-            ("estimate_s", self.show_progress),
+            ("estimate", self.show_progress),
             ("engine", self.show_progress),
             ("device_line", self.show_progress),
             ("info", self.show_progress),
@@ -181,7 +182,8 @@ class RunControls(QObject):
         parts = []
         seconds = self._seconds()
         if seconds is not None:
-            parts.append(duration_words(seconds).capitalize())
+            words = range_words(seconds.low, seconds.high).capitalize()
+            parts.append(words + " (longest with small cells)" if " to " in words else words)
         if session.device_line:
             parts.append(f"on {session.device_line}" if parts else session.device_line)
         return " ".join(parts)

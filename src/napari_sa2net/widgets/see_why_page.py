@@ -9,7 +9,7 @@ from qtpy.QtCore import QTimer
 from qtpy.QtGui import QColor, QHideEvent, QShowEvent
 from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
-from napari_sa2net.app.preview import seconds_to_run, source_plan
+from napari_sa2net.app.preview import RunTime, source_plan, time_to_run
 from napari_sa2net.app.why import CHANGE, STAGE, WhyState
 from napari_sa2net.app.why_words import what_if_words
 from napari_sa2net.errors import SA2NetError
@@ -220,9 +220,9 @@ class SeeWhyPage(PageWidget):
             self.controller.view_rested()
             self._show_plane()
 
-    def _seconds(self) -> float | None:
-        seconds = seconds_to_run(self.session, one_plane=True)
-        return None if seconds is None else MORE_WORK * seconds
+    def _seconds(self) -> RunTime | None:
+        time = time_to_run(self.session, one_plane=True)
+        return None if time is None else time * MORE_WORK
 
     def _show_image(self, _: Any = None) -> None:
         source = self.session.image
@@ -274,6 +274,7 @@ class SeeWhyPage(PageWidget):
             can_choose=why.kept,
             bright=bright,
         )
+        self.detail.set_together(len(why.shown & why.maps.keys()))
         result = why.explanation.result
         self.stages.set_stages(tuple(result.stages))
         self.stages.setValue(why.stage, STAGE in why.shown, CHANGE in why.shown)

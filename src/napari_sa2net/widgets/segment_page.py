@@ -86,7 +86,7 @@ class SegmentPage(PageWidget):
             "Segment",
             SEGMENT_TIP,
             self._start,
-            lambda: self.session.estimate_s,
+            lambda: self.session.estimate,
         )
         self.button, self.progress, self.error = run.button, run.progress, run.error
         self.result = ResultSection()
@@ -242,7 +242,7 @@ class SegmentPage(PageWidget):
 
     def _result_ready(self, outcome: SegmentOutcome) -> None:
         if self.session.predict.diameter is None:
-            self.size_row.set_estimate(outcome.result.diameter)
+            self.size_row.set_estimate(outcome.result.diameter, unsure=outcome.size_unsure)
         area = outcome.result.summary.median_area_px
         if math.isfinite(area) and area > 0:
             self.result.set_typical_area(area)
