@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
 from napari_sa2net.app.session import ImageSource
-from napari_sa2net.app.why import CHANGE, STAGE, Overlay, Patch
+from napari_sa2net.app.why import CHANGE, STAGE, WHAT_IF, Overlay, Patch
 from napari_sa2net.engine.protocol import AttentionMap
 from napari_sa2net.widgets.map_colors import STAGE_COLORS, map_colormap
 from napari_sa2net.widgets.napari_port import METADATA_KEY, NapariPort
 from napari_sa2net.widgets.napari_port.picking import go_to, label_at
+from napari_sa2net.widgets.napari_port.ranking import ranked
 
 AFFINE = np.array([[1, 0.1, 0, 3], [0, 1.2, 0, 4], [0, 0.3, 0.9, 5], [0, 0, 0, 1.0]])
 
@@ -328,3 +330,66 @@ def test_jump_to_a_cell_of_a_stack(viewer: ViewerModel) -> None:
     viewer.scene.camera.zoom = 50
     assert go_to(viewer, labels, 7)
     assert viewer.scene.camera.zoom == 50
+
+
+def test_overlays_go_with_their_image_and_cells_stay(
+    viewer: ViewerModel, port: NapariPort, qtbot: Any
+) -> None:
+    image = viewer.add_image(np.zeros((40, 56)), name="a")
+    source = source_of(port)
+    other = viewer.add_image(np.zeros((40, 56)), name="b")
+    theirs = source_of(port)
+    cells = viewer.add_labels(np.zeros((40, 56), int), name="a cells")
+    labels = np.zeros((40, 56), np.int32)
+    for shown in (
+        Overlay(source, "aua_8", a_map(), ()),
+        Overlay(source, STAGE, Patch(labels, (0, 40, 0, 56), 8), ()),
+        Overlay(source, WHAT_IF, Patch(labels.astype(np.int8), (0, 40, 0, 56)), ()),
+        Overlay(theirs, "aua_8", a_map(), ()),
+    ):
+        port.show_overlay(shown)
+    gone: list[tuple[str, str]] = []
+    port.maps.gone.connect(lambda *what: gone.append(what))
+    kept = viewer.layers[-1]
+    # together with one of its maps, as "select, delete" does
+    viewer.layers.selection = {image, viewer.layers["why: ψ 1/8 (a)"]}
+    viewer.layers.remove_selected()
+    qtbot.waitUntil(lambda: len(viewer.layers) == 3)
+    assert set(viewer.layers) == {other, cells, kept}
+    assert {slot for key, slot in gone if key == source.key} == {"aua_8", STAGE, WHAT_IF}
+    assert {key for key, _ in gone} == {source.key}
+
+
+def test_several_maps_share_the_light(viewer: ViewerModel, port: NapariPort) -> None:
+    viewer.add_image(np.zeros((40, 56)), name="a")
+    source = source_of(port)
+    for name in ("aua_8", "aua_4", "scale_gate_1"):
+        port.show_overlay(Overlay(source, name, a_map(name), ()))
+    maps = list(viewer.layers[1:])
+    assert [layer.opacity for layer in maps] == pytest.approx([1 / 3] * 3)
+    # all of them at their brightest are no lighter than one
+    maps[0].opacity = 0.8  # a person's
+    maps[2].visible = False
+    assert [layer.opacity for layer in maps[:2]] == pytest.approx([0.8, 1 / 2])
+    maps[2].visible = True
+    assert [layer.opacity for layer in maps] == pytest.approx([0.8, 1 / 3, 1 / 3])
+    viewer.layers.remove(maps[2])
+    assert [layer.opacity for layer in maps[:2]] == pytest.approx([0.8, 1 / 2])
+    port.show_overlay(Overlay(source, "aua_8", None, ()))
+    assert maps[1].opacity == 1
+    # outlines and changes are no light
+    labels = np.zeros((40, 56), np.int32)
+    port.show_overlay(Overlay(source, STAGE, Patch(labels, (0, 40, 0, 56), 8), ()))
+    assert maps[1].opacity == viewer.layers[-1].opacity == 1
+
+
+def test_specks_are_gone_to_last() -> None:
+    table = pd.DataFrame(
+        {
+            "label": [1, 2, 3, 4, 5],
+            "area_px": [100, 100, 12, 80, 90],
+            "contested": [0.2, 0.5, 0.9, np.nan, 0.3],
+        }
+    )
+    assert ranked(table, "contested") == [2, 5, 1, 3]
+    assert ranked(table.drop(columns="area_px"), "contested") == [3, 2, 5, 1]

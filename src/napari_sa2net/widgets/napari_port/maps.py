@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Image, Labels
 from psygnal import Signal
+from qtpy.QtCore import QTimer
 
 from napari_sa2net.app.why import PREVIEW, STAGE, Overlay, Patch
 from napari_sa2net.app.why_words import layer_name
@@ -55,10 +56,13 @@ def is_bright(image: Image) -> bool:
 class MapLayers:
     """One layer for each image and slot, replaced in place.
 
+    Of several maps over one image each is made weaker, as added light would be white, until
+    a person sets its opacity.
+
     Attributes
     ----------
     gone
-        Image key and slot of a layer that a person deleted.
+        Image key and slot of a layer that a person deleted, by itself or with its image.
     """
 
     gone = Signal(str, str)
@@ -66,6 +70,7 @@ class MapLayers:
     def __init__(self, viewer: Viewer) -> None:
         self._viewer = viewer
         self._layers: dict[tuple[str, str], Layer] = {}
+        self._opacities: dict[tuple[str, str], float] = {}
 
     def show(self, image: Image, overlay: Overlay) -> None:
         """Add, replace or take away a layer; selection and camera stay as they are."""
@@ -73,14 +78,15 @@ class MapLayers:
         layer = self._find(*key)
         if overlay.content is None:
             if layer is not None:
-                self._layers.pop(key, None)
+                self._drop(key, layer)
                 with keep_selection(self._viewer):
                     self._viewer.layers.remove(layer)
+                self._balance()
             return
         arguments, transforms = _arguments(image, overlay)
         if layer is not None and layer.ndim != arguments["data"].ndim:
             # the image's axes were spelled anew
-            self._layers.pop(key, None)
+            self._drop(key, layer)
             self._viewer.layers.remove(layer)
             layer = None
         if layer is None:
@@ -93,7 +99,10 @@ class MapLayers:
                 self._viewer.add_layer(layer)
         else:
             _replace(layer, arguments, transforms)
-        self._layers[key] = layer
+        if self._layers.get(key) is not layer:
+            self._layers[key] = layer
+            layer.events.visible.connect(self._balance)
+        self._balance()
 
     def layer(self, image_key: str, slot: str) -> Layer | None:
         """The layer of a slot, if it is there."""
@@ -104,17 +113,50 @@ class MapLayers:
         """A layer has left the viewer."""
         for key, known in list(self._layers.items()):
             if known is layer:
-                del self._layers[key]
+                self._drop(key, layer)
                 self.gone.emit(*key)
+                self._balance()
 
     def forget_image(self, image_key: str) -> None:
-        """The image is gone; what lies over it is the user's."""
-        for key in [key for key in self._layers if key[0] == image_key]:
-            del self._layers[key]
+        """The image is gone, and what was drawn of it means nothing without it."""
+        for key, layer in list(self._layers.items()):
+            if key[0] == image_key:
+                self._drop(key, layer)
+                self.gone.emit(*key)
+        # Soon, as napari may be about to delete some of them itself.
+        QTimer.singleShot(0, lambda: self._sweep(image_key))
 
     def close(self) -> None:
         """Leave the layers to the user."""
-        self._layers.clear()
+        for key, layer in list(self._layers.items()):
+            self._drop(key, layer)
+
+    def _drop(self, key: tuple[str, str], layer: Layer) -> None:
+        if self._layers.pop(key, None) is not None:
+            layer.events.visible.disconnect(self._balance)
+        self._opacities.pop(key, None)
+
+    def _sweep(self, image_key: str) -> None:
+        """Delete what still lies where an image was."""
+        layers = self._viewer.layers
+        for layer in list(layers):
+            ours = layer.metadata.get(METADATA_KEY, {})
+            if SLOT_KEY in ours and ours.get(IMAGE_KEY) == image_key and not layer.locked:
+                with keep_selection(self._viewer):
+                    layers.remove(layer)
+
+    def _balance(self, event: Any = None) -> None:
+        """Share the light among the maps that are seen together; leave what a person set."""
+        seen: dict[str, list[tuple[str, str]]] = {}
+        for key, layer in self._layers.items():
+            if layer.visible and layer.blending == "additive":
+                seen.setdefault(key[0], []).append(key)
+        for keys in seen.values():
+            share = 1 / len(keys)
+            for key in keys:
+                layer = self._layers[key]
+                if np.isclose(layer.opacity, self._opacities.get(key, 1.0)):
+                    layer.opacity = self._opacities[key] = share
 
     def _find(self, image_key: str, slot: str) -> Layer | None:
         """Ours, or one that was left when the page was closed."""

@@ -16,6 +16,7 @@ from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.maps import CONTOUR, MapLayers, is_bright, is_overlay
 from napari_sa2net.widgets.napari_port.measuring import MeasureLine
 from napari_sa2net.widgets.napari_port.picking import go_to
+from napari_sa2net.widgets.napari_port.ranking import ranked
 from napari_sa2net.widgets.napari_port.reading import image_source, layer_key
 from napari_sa2net.widgets.napari_port.results import (
     METADATA_KEY,
@@ -262,12 +263,11 @@ class NapariPort:
         return labels.reshape(shape).astype(np.int32) if labels.size == np.prod(shape) else None
 
     def ranked(self, key: str, column: str) -> list[int]:
-        """Labels of a result by a column of its table, the highest first."""
+        """Labels of a result by a column of its table, the highest first; specks last."""
         layer = self.result_layer(key)
         if layer is None or not {"label", column} <= set(layer.features.columns):
             return []
-        table = layer.features.dropna(subset=[column]).sort_values(column, ascending=False)
-        return [int(label) for label in table["label"]]
+        return ranked(layer.features, column)
 
     def go_to(self, key: str, label: int) -> bool:
         """Select an object of a result and bring it into view."""

@@ -82,10 +82,12 @@ class MapDetail(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
-        for part in (self.title, self.bar, self.help, self.channel_row):
+        self.mixed = muted()
+        for part in (self.title, self.bar, self.help, self.mixed, self.channel_row):
             layout.addWidget(part)
         self.channel.valueChanged.connect(self._moved)
         self.set_map(None)
+        self.set_together(0)
 
     def set_map(
         self,
@@ -118,6 +120,14 @@ class MapDetail(QWidget):
         metrics = self.channel_words.fontMetrics()
         words = (widest, "mean of all")
         self.channel_words.setMinimumWidth(max(map(metrics.horizontalAdvance, words)) + 4)
+
+    def set_together(self, n: int) -> None:
+        """How many maps are shown at once."""
+        self.mixed.setVisible(n > 1)
+        self.mixed.setText(
+            f"{n} maps are shown at once: each is weaker and their colours mix. Show one alone "
+            "to read it by its colour bar."
+        )
 
     def _show_words(self) -> None:
         at = self.channel.value()

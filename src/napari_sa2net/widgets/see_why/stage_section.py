@@ -99,11 +99,13 @@ class StageSection(QWidget):
         )
         self.refined = link_button(
             "Most refined",
-            "Go to the cell whose boundary moved most from stage to stage; again: the next one",
+            "Go to the cell whose boundary moved most from stage to stage; again: the next "
+            "one. Specks (below a quarter of the median area) come last",
         )
         self.contested = link_button(
             "Most contested",
-            "Go to the cell whose boundary is least certain; again: the next one",
+            "Go to the cell whose boundary is least certain; again: the next one. Specks "
+            "(below a quarter of the median area) come last",
         )
         grid = QGridLayout()
         grid.setContentsMargins(0, 0, 0, 0)
