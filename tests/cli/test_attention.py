@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import tifffile
 
+from napari_sa2net.cli.naming import Job
+from napari_sa2net.cli.results import ATTENTION, ResultFolder
 from napari_sa2net.data import read_image, synthetic_nuclei
 from napari_sa2net.nn import ATTENTION_NAMES
 
@@ -147,3 +149,26 @@ def test_an_image_inside_its_own_results_is_refused(attention, images, tmp_path)
     result = attention(inputs=(inside,))
     assert result.code == 2
     assert "another output folder" in result.err
+
+
+def test_columns_stand_in_one_order_with_and_without_a_pixel_size(tmp_path):
+    folder = ResultFolder(tmp_path / "out", "key", layout=ATTENTION)
+    tables = {
+        "a": "label,area_px,confidence,moved_px,history\n1,9,0.5,1.5,\n",
+        "b": "label,area_px,area_um2,confidence,moved_px,moved_um,history\n"
+        "1,9,2.25,0.5,1.5,0.75,split at 1/4\n",
+    }
+    for name, table in tables.items():
+        path = tmp_path / f"{name}.tif"
+        path.write_bytes(b"")
+        job = Job(name, path)
+        source = folder.claim(job)
+        folder.mask_path(name).parent.mkdir(parents=True)
+        folder.mask_path(name).write_bytes(b"")
+        folder.finish(job, source, table, {})
+    assert folder.write_objects() == 2
+    first, second = rows(tmp_path / "out" / "objects.csv")
+    wanted = ["image", *tables["b"].splitlines()[0].split(",")]
+    assert list(first) == wanted
+    assert (first["area_um2"], first["history"]) == ("", "")
+    assert (second["moved_um"], second["history"]) == ("0.75", "split at 1/4")

@@ -45,7 +45,7 @@ def map_help(shown: AttentionMap) -> str:
     if kind == "scale_gate":
         return (
             f"How much attention adds to scale {number} (the image at {grain}): 0 adds "
-            "nothing, below 0 it takes away. It is not the size of a cell."
+            "nothing, below 0 the addition is reversed. It is not the size of a cell."
         )
     which = "Mean of all channels" if shown.channel is None else "One channel of many"
     return (

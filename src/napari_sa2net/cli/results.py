@@ -285,11 +285,16 @@ class ResultFolder:
         -------
         Number of objects.
         """
-        columns: dict[str, None] = {"image": None}
+        columns = ["image"]
         for _, reader in self._tables():
-            columns.update(dict.fromkeys(reader.fieldnames or ()))
+            last = "image"
+            for name in reader.fieldnames or ():
+                if name not in columns:
+                    # Where its table has it, also if others lack it, as without a pixel size.
+                    columns.insert(columns.index(last) + 1, name)
+                last = name
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         count = 0
         # Rows are copied as text, so that no number changes on the way.

@@ -52,7 +52,7 @@ class GateBars(QWidget):
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setToolTip(
             "How much attention adds at each scale, on average over this cell (bar) and over "
-            "the image (line); left of the middle it takes away"
+            "the image (line); left of the middle the addition is reversed"
         )
 
     def set_gates(self, gates: tuple[float, ...], image: tuple[float, ...]) -> None:
