@@ -34,6 +34,7 @@ TEACH = (
 )
 LOST = "The cells were made anew since, or the engine restarted. Look inside again to go on."
 BLANK = "Every pixel here is the same: the network was not run, and there are no maps."
+NO_ATTENTION = "This model has no attention: there are no maps, only the boundary by stages."
 MOVED = "The cells were adjusted since; outlines and maps are those of before."
 
 
@@ -301,7 +302,8 @@ def _note(why: WhyState) -> str:
     if not why.kept:
         return LOST
     if not why.maps:
-        return BLANK
+        ran = why.explanation.result.segmentation.n_tiles
+        return NO_ATTENTION if ran else BLANK
     return MOVED if why.moved else ""
 
 
