@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json as json_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
 from napari_sa2net.cli import console
+from napari_sa2net.cli.card_text import card_lines
 from napari_sa2net.cli.progress import StepProgress
 from napari_sa2net.errors import CheckpointError
 
@@ -53,27 +53,31 @@ def list_command(*, json: _Flag = False) -> None:
 
 
 @models.command
-def show(model: str, /, *, json: _Flag = False) -> None:
+def show(
+    model: str,
+    /,
+    *,
+    detailed: Annotated[bool, Parameter(name="--details", negative="")] = False,
+    json: _Flag = False,
+) -> None:
     """Show a model's card: what it was trained on, scores, object size, licence.
 
     Parameters
     ----------
     model
         Name, or path of a model file.
+    detailed
+        Also the network, its input, the objects' settings and how it was trained.
     json
-        Print one JSON document.
+        Print one JSON document, with everything in it.
     """
     card, details = _card(model)
     if json:
         console.print_json({**details, "card": card.model_dump(mode="json")})
         return
-    fields: dict[str, Any] = {**details, **card.model_dump(mode="json")}
-    rows = [(name, _text(value)) for name, value in fields.items() if value not in (None, "")]
     out = console.stdout()
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        indented = value.replace("\n", "\n" + " " * (width + 2))
-        out.print(f"{name:<{width}}  {indented}", markup=False)
+    for line in card_lines(card, details, detailed):
+        out.print(line, markup=False)
 
 
 @models.command(name="import")
@@ -285,14 +289,3 @@ def _card(model: str) -> tuple[ModelCard, dict[str, Any]]:
         # A published checkpoint has no card of its own; opening it makes one, or says why not.
         card = open_model(path).card
     return card, {"path": str(path), "size_bytes": path.stat().st_size}
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, dict):
-        return "\n".join(
-            f"{key}: {json_module.dumps(item, ensure_ascii=False)}"
-            for key, item in value.items()
-        )
-    if isinstance(value, list):
-        return ", ".join(str(item) for item in value)
-    return str(value)
