@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import pickle
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -492,9 +493,18 @@ def test_weights_without_values(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "m.pt")
 
 
+def test_another_pickle_protocol_is_read_without_a_word(tmp_path: Path) -> None:
+    path = tmp_path / "p.pt"
+    torch.save(SA2Net(3, 1, 2).state_dict(), path, pickle_protocol=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_checkpoint(path)
+
+
 def test_paths(tmp_path: Path) -> None:
-    with pytest.raises(errors.CheckpointPathError, match="folder"):
+    with pytest.raises(errors.CheckpointPathError, match="folder") as caught:
         load_checkpoint(tmp_path)
+    assert str(caught.value).count(str(tmp_path)) == 1
     with pytest.raises(errors.CheckpointPathError, match="does not exist"):
         load_checkpoint(tmp_path / "missing.pt")
     (tmp_path / "file").write_text("x")

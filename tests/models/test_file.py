@@ -207,6 +207,16 @@ def test_surplus_weights_in_our_file(tmp_path: Path, net: SA2Net) -> None:
         load_checkpoint(tmp_path / "s")
 
 
+@pytest.mark.parametrize("key", ["outc4.weight", "up2.AG.psi.0.weight"])
+def test_a_weight_missing_in_our_file(tmp_path: Path, net: SA2Net, key: str) -> None:
+    state = {name: value for name, value in net.state_dict().items() if name != key}
+    safetensors.torch.save_file(state, tmp_path / "m", metadata={"card": make_card().to_json()})
+    with pytest.raises(errors.ForeignCheckpointError, match="incomplete or changed") as caught:
+        load_checkpoint(tmp_path / "m")
+    assert key in str(caught.value)
+    assert "another network" not in str(caught.value)
+
+
 @pytest.mark.parametrize("damage", ["shorter", "longer", "header", "offsets"])
 def test_damaged_files(tmp_path: Path, net: SA2Net, damage: str) -> None:
     data = save_model(tmp_path / "a", net, make_card()).read_bytes()

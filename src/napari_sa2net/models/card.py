@@ -165,6 +165,8 @@ def open_checked(path: str | os.PathLike[str]) -> BufferedReader:
             # Reading a pipe or a device could wait for ever.
             raise CheckpointPathError(f"{path} is not a file. Give the path of a model file.")
         file = path.open("rb")
+    except CheckpointPathError:
+        raise
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointPathError(f"{path} does not exist. Check the path.") from None
     except (OSError, ValueError) as error:

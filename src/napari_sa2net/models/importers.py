@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import pickletools
 import re
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -99,7 +100,9 @@ def read_published(file: BufferedReader, where: str) -> Published:
     _check_container(file, where)
     file.seek(0)
     try:
-        with torch.serialization.safe_globals(SAFE_GLOBALS):
+        with torch.serialization.safe_globals(SAFE_GLOBALS), warnings.catch_warnings():
+            # Of other pickle protocols, which read just as well.
+            warnings.simplefilter("ignore", UserWarning)
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a file of unknown origin provokes
         raise _why(file, where, error) from error

@@ -67,7 +67,8 @@ def build_network(
     dropped = tuple(key for key in given if UNUSED.fullmatch(key)) if drop_unused else ()
     for key in dropped:
         del given[key]
-    in_channels, n_classes, base = sizes = _sizes(given, where)
+    ours = config is not None
+    in_channels, n_classes, base = sizes = _sizes(given, where, ours)
     if config is None:
         # Not validated as settings: absurd sizes are told apart below, by the weights.
         config = NetworkConfig.model_construct(
@@ -86,7 +87,7 @@ def build_network(
     for key in wanted:
         if key.endswith(COUNTER):
             given.setdefault(key, torch.tensor(0))
-    _check_keys(given, wanted, where)
+    _check_keys(given, wanted, where, ours)
     weights = {key: _checked(key, given[key], wanted[key], where) for key in wanted}
     net.load_state_dict(weights, assign=True)
     _set_exponents(net, config)
@@ -116,9 +117,11 @@ def _tensors(state_dict: Mapping[str, object], where: str) -> dict[str, Tensor]:
     return given
 
 
-def _sizes(given: Mapping[str, Tensor], where: str) -> tuple[int, int, int]:
+def _sizes(given: Mapping[str, Tensor], where: str, ours: bool) -> tuple[int, int, int]:
     """Input channels, classes and base channels, off the first and last convolution."""
     missing = [key for key in ("inc.conv.weight", "outc4.weight") if key not in given]
+    if missing and ours:
+        raise _changed(where, f"{_names(missing)} missing")
     if missing:
         raise ForeignCheckpointError(
             f"{where} is not a SA2-Net: {_names(missing)} missing. {ANOTHER}"
@@ -132,7 +135,16 @@ def _sizes(given: Mapping[str, Tensor], where: str) -> tuple[int, int, int]:
     return first[1], last[0], first[0]
 
 
-def _check_keys(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) -> None:
+def _changed(where: str, problem: str) -> ForeignCheckpointError:
+    """The error for a file with a card of ours, whose weights are not those of its card."""
+    return ForeignCheckpointError(
+        f"{where} is incomplete or changed: {problem}. Get the file again from where it came."
+    )
+
+
+def _check_keys(
+    given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str, ours: bool
+) -> None:
     missing = [key for key in wanted if key not in given]
     surplus = [key for key in given if key not in wanted]
     if not missing and not surplus:
@@ -142,6 +154,8 @@ def _check_keys(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where
         problems.append(f"{_names(missing)} missing")
     if surplus:
         problems.append(f"{_names(surplus)} surplus")
+    if ours:
+        raise _changed(where, "; ".join(problems))
     raise ForeignCheckpointError(f"{where} is not a SA2-Net: {'; '.join(problems)}. {ANOTHER}")
 
 
