@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -338,6 +339,17 @@ def test_truncated_files(tmp_path, suffix, share) -> None:
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     with pytest.raises(ImageFileError):
         read_image(path)
+
+
+def test_a_damaged_tiff_is_told_of_once(tmp_path, capsys, monkeypatch) -> None:
+    """Python prints what libraries log where nobody has set up logging, as in our shell."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, _ramp(64, 64))
+    path.write_bytes(path.read_bytes()[:200])
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    with pytest.raises(ImageFileError):
+        read_image(path)
+    assert capsys.readouterr().err == ""
 
 
 def test_objects_in_npy_are_not_unpickled(tmp_path) -> None:

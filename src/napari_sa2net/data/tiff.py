@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Sequence
@@ -15,6 +16,10 @@ import tifffile
 from napari_sa2net.data.axes import STACK_NAMES, resolve_axes
 from napari_sa2net.data.image_file import ImageFile, image_name, micrometres, pixel_size
 from napari_sa2net.errors import ImageFileError
+
+# Of a damaged file our error says what there is to say; without a handler Python would print
+# tifffile's line before it.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 #: Above this size in bytes an image stays on disk and is read window by window.
 LAZY_BYTES = 256 * 2**20
