@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -175,6 +177,21 @@ def test_all_channels_go_in_where_they_fit(make_model) -> None:
 def test_bad_input_is_refused(model, error, match, image, settings) -> None:
     with pytest.raises(error, match=match):
         segment(image_of(image), **{"model": model, **settings})
+
+
+@pytest.mark.parametrize("wrong", [3, None])
+def test_what_is_no_model(wrong) -> None:
+    with pytest.raises(SettingsError, match="name such as 'nuclei'"):
+        segment(image_of((20, 20)), model=wrong)
+
+
+def test_two_channels_at_the_end_are_pointed_out(model) -> None:
+    with pytest.warns(UserWarning, match=r"12 planes of 40 × 2 .* axes='YXC'"):
+        segment(image_of((12, 40, 2)), model=model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        segment(image_of((12, 40, 2)), model=model, axes="YXC")
+        segment(image_of((2, 40, 12)), model=model)
 
 
 def test_settings_are_sorted_by_name() -> None:

@@ -277,6 +277,8 @@ def segment_file(
         **settings.predict.model_dump(),
         **settings.instances.model_dump(),
     )
+    if settings.axes is None and (notice := result.plan.notice("give --axes {}")):
+        progress.note(job.name, notice)
     estimated = settings.predict.diameter is None and result.diameter is not None
     if estimated and many_doubtful(result.objects["confidence"]):
         progress.note(

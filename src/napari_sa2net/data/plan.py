@@ -19,6 +19,9 @@ from napari_sa2net.data.normalize import Levels, apply_levels, measure_levels, u
 from napari_sa2net.data.sampling import Window, read_sample, sample_windows
 from napari_sa2net.errors import ImageError
 
+#: A plane of a stack that is no wider is more likely a misread axis.
+FEW_PIXELS = 4
+
 
 def plan_image(
     image: Any,
@@ -177,6 +180,23 @@ class ImagePlan:
             same = math.isclose(y, x, rel_tol=1e-3)
             parts.append(f"{y:.3g} µm/px" if same else f"{y:.3g} × {x:.3g} µm/px")
         return " · ".join(parts)
+
+    def notice(self, say: str = "say axes='{}'") -> str:
+        """What is odd about the axes and may be a misunderstanding; empty where nothing is.
+
+        ``say`` tells how axes are spelled out where the notice is read.
+        """
+        if not self.stack_shape or self.channel_axis is not None or self.is_empty:
+            return ""
+        if min(self.spatial) > FEW_PIXELS or max(self.spatial) <= FEW_PIXELS:
+            return ""
+        height, width = self.spatial
+        likely = "the last axis holds" if width <= FEW_PIXELS else "axes hold"
+        example = self.axes[1:] + "C" if width <= FEW_PIXELS else "CYX"
+        return (
+            f"Read as {self.n_planes} planes of {height} × {width} pixels; if {likely} "
+            f"channels, {say.format(example)}."
+        )
 
     def _describe_channels(self) -> str:
         if self.n_channels == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -64,9 +65,12 @@ def plan_for(
         # All channels, where they are just as many as the network takes.
         shape_only = plan_image(image, axes, in_channels=1, measure=False)
         channels = range(n) if shape_only.n_channels == n else None
-    return plan_image(
+    plan = plan_image(
         image, axes, channels, normalize=normalize, model_input=expects, in_channels=n
     )
+    if axes is None and (notice := plan.notice()):
+        warnings.warn(notice, stacklevel=3)
+    return plan
 
 
 def choose_scale(

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from napari_sa2net.errors import SettingsError
 from napari_sa2net.models.card import ModelCard
 from napari_sa2net.models.registry import find_model, is_model_name, model_not_found
 from napari_sa2net.nn import Network
@@ -53,6 +54,8 @@ def load_model(model: str | os.PathLike[str] | Model) -> Model:
 
     Raises
     ------
+    SettingsError
+        If `model` is neither of these.
     ModelNotFoundError
         If there is no model and no file of that name.
     CheckpointError
@@ -62,6 +65,11 @@ def load_model(model: str | os.PathLike[str] | Model) -> Model:
 
     if isinstance(model, Model):
         return model
+    if not isinstance(model, (str, os.PathLike)):
+        raise SettingsError(
+            f"model is {model!r}; give a name such as 'nuclei', the path of a model file, or "
+            "what load_model returned."
+        )
     if isinstance(model, str) and is_model_name(model):
         entry = find_model(model)
         if entry is not None:
