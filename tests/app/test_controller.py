@@ -14,7 +14,13 @@ import pytest
 
 from napari_sa2net.app.controllers import SegmentController
 from napari_sa2net.app.link import EngineLink
-from napari_sa2net.app.session import ImageSource, LabelsUpdate, SegmentOutcome, Session
+from napari_sa2net.app.session import (
+    ErrorInfo,
+    ImageSource,
+    LabelsUpdate,
+    SegmentOutcome,
+    Session,
+)
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.data import synthetic_nuclei
 
@@ -283,6 +289,26 @@ def test_errors_say_what_to_do(page):
     page.open("fine")
     page.segment()
     assert page.session.error is None
+
+
+def test_an_error_goes_with_its_image(page):
+    def fail() -> None:
+        page.controller.link.fail(ErrorInfo("ImageError", "all NaN"))
+
+    source = page.open("bad")
+    fail()
+    page.controller.set_image(replace(source, view=(0, 5, 0, 5)))
+    assert page.session.error is not None
+    page.open("another")
+    assert page.session.error is None
+    fail()
+    page.controller.forget_image("another")
+    assert page.session.error is None
+    # An engine that is gone is gone for every image.
+    page.controller.link.fail(ErrorInfo("EngineError", "gone"))
+    page.open("third")
+    assert page.session.error is not None
+    page.controller.dismiss_error()
 
 
 def test_a_killed_engine_is_reported_and_comes_back(page):

@@ -26,7 +26,7 @@ from napari_sa2net.app.session import (
 )
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.engine import protocol as p
-from napari_sa2net.errors import NotKeptError, SA2NetError
+from napari_sa2net.errors import EngineError, NotKeptError, SA2NetError
 
 #: Settings of the objects that have nothing to do with the model.
 KEPT_BY_CHOICE = ("remove_border", "fill_holes", "link_planes")
@@ -108,6 +108,11 @@ class SegmentController:
     def set_image(self, source: ImageSource | None) -> None:
         """Choose the image, or tell that its channels, axes, view or plane changed."""
         with self._lock:
+            before, error = self.session.image, self.session.error
+            other = (before and before.key) != (source and source.key)
+            if other and error is not None and error.kind != EngineError.__name__:
+                # What was wrong with one image says nothing of another.
+                self.session.error = None
             self.session.image = source
             self.session.image_line = image_line(source) if source is not None else ""
             self._show_result()
