@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -59,7 +60,15 @@ def test_models_come_and_go(run, tiny_model, tmp_path, own_home):
     assert not mine["bundled"]
     assert "mine" in run("models", "list").out
     assert run("models", "show", "mine", "--json").json()["card"]["name"] == "mine"
-    assert "For tests only" in run("models", "show", tiny_model).out
+    shown = run("models", "show", tiny_model)
+    assert "For tests only" in shown.out
+    nuclei = run("models", "show", "nuclei").out
+    assert "AP@0.5 0." in nuclei
+    assert not {"{", "[", '"'} & set(nuclei)
+    detailed = run("models", "show", "nuclei", "--details").out
+    assert "base_channels: 16" in detailed
+    assert not {"{", "["} & set(detailed)
+    assert len(detailed.splitlines()) > 2 * len(nuclei.splitlines())
 
     taken = run("models", "import", tiny_model, "--name", "mine")
     assert taken.code == 2
@@ -136,11 +145,25 @@ def test_doctor_reports_a_broken_model_and_goes_on(run, tmp_path):
     assert "versions" in result.out
 
 
+def test_threads_wait_patiently_unless_told_otherwise(monkeypatch, capsys):
+    from napari_sa2net import cli
+
+    for given, found in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+        if given is None:
+            monkeypatch.delenv("OMP_WAIT_POLICY")
+        with pytest.raises(SystemExit):
+            cli.main(["--version"])
+        assert os.environ["OMP_WAIT_POLICY"] == found
+
+
 def test_demo_without_a_window(run, tiny_model, tmp_path):
     out = tmp_path / "demo"
     result = run("demo", "--no-window", "-o", out, "--model", tiny_model)
     assert result.code == 0
     names = ["nuclei-stack", "nuclei-timelapse", "tissue"]
+    places = [result.out.index(name) for name in names]
+    assert places == sorted(places)  # what is hardest for the model comes last
     assert sorted(path.stem for path in out.glob("*.tif")) == names
     assert sorted(path.stem for path in out.glob("*.png")) == names
     for name in names:

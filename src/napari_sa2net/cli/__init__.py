@@ -77,6 +77,9 @@ def run(arguments: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point of ``sa2net``; always ends in :class:`SystemExit`."""
+    # Threads that spin while they wait hold up one another wherever anything else runs. Read
+    # when torch is loaded, which no command has done yet.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # A batch system's kill unwinds like Ctrl-C does, so temporary files are removed.
     signal.signal(signal.SIGTERM, _terminate)
     try:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 #: Attention maps in the picture: name in the network -> what it shows.
 MAPS = {
-    "scale_gate_1": "attention: weight of the finest scale (scale_gate_1)",
-    "aua_1": "attention: last step of the decoder (aua_1)",
+    "aua_8": "where the network looked, coarse",
+    "aua_1": "where the network looked, fine",
 }
 
 
@@ -69,13 +69,15 @@ def planes() -> list[tuple[Sample, NDArray[Any]]]:
     """The samples, and of each the plane that the demo shows."""
     from napari_sa2net.data import samples
 
-    found = [samples.tissue()]
+    found = []
     if samples.has_bio_samples():
+        # First what the model was made for, last what is hardest for it.
         found += [samples.nuclei_stack(), samples.nuclei_timelapse()]
     else:
         console.warning(
             'More samples come with: pip install "napari-sa2net[samples]"; one is shown.'
         )
+    found.append(samples.tissue())
     return [
         (
             sample,
