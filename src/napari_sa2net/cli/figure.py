@@ -227,7 +227,9 @@ def _map(name: str, title: str) -> Drawing:
         (sy, sx), (ty, tx) = one.scale, one.translate
         drawn = axes.imshow(
             np.asarray(one.values),
-            cmap=LinearSegmentedColormap.from_list("signed", colours) if signed else colours,
+            cmap=colours
+            if isinstance(colours, str)
+            else LinearSegmentedColormap.from_list("signed", colours),
             vmin=one.low,
             vmax=one.high,
             interpolation="nearest",
@@ -301,7 +303,8 @@ def _outline(axes: Axes, labels: Labels, colour: str, width: float) -> None:
         return
     # One path for all: a line each makes an SVG ten times as large.
     codes = np.tile(np.array([Path.MOVETO, Path.LINETO], Path.code_type), len(ends))
-    axes.add_patch(
+    # Not add_patch: it measures every piece in Python, which took most of the figure's time.
+    axes.add_artist(
         PathPatch(
             Path(ends.reshape(-1, 2), codes),
             fill=False,
