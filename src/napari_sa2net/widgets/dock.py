@@ -47,6 +47,11 @@ class SA2NetDock(QWidget):
             layout.addWidget(_Scrolled(self.pages[0]))
         else:
             tabs = QTabWidget()
+            tabs.setUsesScrollButtons(False)
+            tabs.setElideMode(Qt.TextElideMode.ElideRight)
+            bar = tabs.tabBar()
+            if bar is not None:
+                bar.setExpanding(False)
             for page, widget in zip(pages, self.pages, strict=True):
                 index = tabs.addTab(_Scrolled(widget), page.name)
                 tabs.setTabToolTip(index, page.tip)

@@ -12,6 +12,11 @@ from napari_sa2net.widgets.theme import pin_icon
 FOLLOWS = "Follows the image that is selected in the layer list. Click to stay with this one."
 PINNED = "Stays with this image. Click to follow the selection in the layer list again."
 
+AXES_TIP = (
+    "What the axes before height and width are: planes in depth, time points or channels, the "
+    "outermost first"
+)
+
 
 class ImageRow(QWidget):
     """List of image layers, and a pin: pressed, the page stays with the chosen image.
@@ -154,12 +159,8 @@ class ImageDetails(QObject):
         self.axes.setMinimumContentsLength(8)
         self.channels = ChannelButton()
         form.add_wide(self.line)
-        form.add(
-            "Stack of",
-            self.axes,
-            "What the axes before height and width are: planes in depth, time points or "
-            "channels, the outermost first",
-        )
+        form.add("Stack of", self.axes, AXES_TIP)
+        self.axes.currentIndexChanged.connect(self._show_tip)
         form.add(
             "Channels",
             self.channels,
@@ -184,7 +185,13 @@ class ImageDetails(QObject):
             self.axes.addItem(words, spelling)
         self.axes.setCurrentIndex(self.axes.findData(axes))
         self.axes.blockSignals(False)
+        self._show_tip()
         self._form.set_row_visible(self.axes, bool(choices))
+
+    def _show_tip(self, _: int = 0) -> None:
+        # The list is narrower than what it says.
+        words = self.axes.currentText()
+        self.axes.setToolTip(f"{words}\n{AXES_TIP}" if words else AXES_TIP)
 
     def set_channels(self, names: list[str], chosen: tuple[int, ...]) -> None:
         """Offer channels; hidden where there is only one."""

@@ -100,6 +100,10 @@ class LearnPage(PageWidget):
         self.time.spin.setSuffix(" min")
         self.time.spin.setRange(0.1, 1440)
         self.learns = QComboBox()
+        self.learns.setSizeAdjustPolicy(
+            QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
+        )
+        self.learns.setMinimumContentsLength(8)
         for value, words in LEARNS.items():
             self.learns.addItem(words, value)
         form = self.form = Form()

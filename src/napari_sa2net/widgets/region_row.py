@@ -29,7 +29,7 @@ class RegionRow(QWidget):
         self.view.setToolTip("Segment only what the canvas shows now: quick for trials")
         self.all = QRadioButton("all planes")
         self.all.setToolTip("Segment every plane of the stack")
-        self.plane = QRadioButton("this plane")
+        self.plane = QRadioButton("this one")
         self.plane.setToolTip("Segment only the plane that is shown now")
         self._wheres = QButtonGroup(self)
         self._planes = QButtonGroup(self)

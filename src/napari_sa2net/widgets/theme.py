@@ -40,6 +40,7 @@ def style_sheet(theme: str) -> str:
     #sa2net QTreeWidget {{ font-size: {_pt()}pt; }}
     #sa2net QTreeWidget {{ border: 1px solid {line}; border-radius: 4px; }}
     #sa2net QTreeWidget::item {{ padding: 1px 0px; }}
+    #sa2net QTabBar::tab {{ padding: 5px 6px; }}
     #sa2net QLabel[role="muted"] {{ color: {_rgba(text, 0.66)}; }}
     #sa2net QLabel[role="summary"] {{ font-weight: 600; }}
     #sa2net QLabel[role="title"] {{ font-weight: 600; font-size: {_pt() + 2}pt; }}
@@ -73,8 +74,8 @@ def style_sheet(theme: str) -> str:
         background: transparent; border: 0px; padding: 2px; font-weight: 600; }}
     #sa2net QToolButton[role="info"] {{
         background: transparent; border: 1px solid {_rgba(text, 0.5)};
-        border-radius: 10px; min-width: 18px; max-width: 18px;
-        min-height: 18px; max-height: 18px; padding: 0px; font-weight: 600; }}
+        border-radius: 11px; min-width: 21px; max-width: 21px;
+        min-height: 21px; max-height: 21px; padding: 0px; font-weight: 600; }}
     #sa2net QToolButton[role="info"]:hover {{ background-color: {_rgba(text, 0.12)}; }}
     #sa2net QFrame[role="line"] {{ background-color: {line}; max-height: 1px; }}
     #sa2net QFrame[role="card"] {{

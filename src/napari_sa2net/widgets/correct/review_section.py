@@ -68,7 +68,7 @@ class ReviewSection(QWidget):
             "Accept all in view",
             "Every cell whose centre you see now is right as it is (Shift+A)",
         )
-        self.outlines = QCheckBox("Outline what is reviewed")
+        self.outlines = QCheckBox("Outline reviewed")
         self.outlines.setChecked(True)
         self.outlines.setToolTip(
             "Thin lines around all pixels that a model may learn from: reviewed cells and the "

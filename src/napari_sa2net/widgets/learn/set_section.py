@@ -15,6 +15,7 @@ from qtpy.QtWidgets import (
     QLabel,
     QListWidget,
     QListWidgetItem,
+    QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
@@ -43,6 +44,9 @@ class SetSection(QWidget):
         self._shown: tuple[SetItem, ...] = ()
         self.folder = QLabel()
         self.folder.setProperty("role", "muted")
+        # However long its name, the dock stays as narrow as it is; the tooltip has all of it.
+        self.folder.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.folder.setMinimumWidth(60)
         self.change = link_button("change…", "Learn from another folder, and keep there too")
         where = QWidget()
         row = QHBoxLayout(where)

@@ -52,9 +52,10 @@ class Actions(QWidget):
         self.remove = _plain("Remove…", REMOVE_TIP)
         grid = QGridLayout()
         grid.setSpacing(6)
-        for column, button in enumerate((self.rename, self.export, self.shelf, self.remove)):
-            grid.addWidget(button, 0, column)
-            grid.setColumnStretch(column, 1)
+        # Two by two: four in a row are wider than the dock when letters are large.
+        for i, button in enumerate((self.rename, self.export, self.shelf, self.remove)):
+            grid.addWidget(button, i // 2, i % 2)
+            grid.setColumnStretch(i % 2, 1)
         self.name_row = NameRow()
         self.question = Question()
         layout = QVBoxLayout(self)
