@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from napari_sa2net.data.samples import has_bio_samples
 from napari_sa2net.widgets.napari_port import PLUGIN
 
 if TYPE_CHECKING:
@@ -11,7 +12,8 @@ if TYPE_CHECKING:
 
     from napari_sa2net.widgets.dock import SA2NetDock
 
-SAMPLE = "tissue"
+#: What the model handles best of the samples that are real, and what is there without them.
+SAMPLE, WITHOUT = "nuclei_stack", "tissue"
 
 
 def open_demo(model: str = "nuclei", device: str = "auto") -> None:
@@ -33,10 +35,17 @@ def segment_sample(viewer: Viewer, model: str = "nuclei", device: str = "auto") 
         Name or path.
     device : str
     """
-    viewer.open_sample(PLUGIN, SAMPLE)
+    stack = has_bio_samples()
+    viewer.open_sample(PLUGIN, SAMPLE if stack else WITHOUT)
+    if stack:
+        viewer.dims.set_current_step(0, int(viewer.dims.nsteps[0]) // 2)
     _, dock = viewer.window.add_plugin_dock_widget(PLUGIN, "SA2-Net")
     controller = dock.workspace.controller
     controller.set_model(model)
     controller.set_predict(controller.session.predict.model_copy(update={"device": device}))
+    if stack:
+        # Its middle plane: all of them would take a minute.
+        controller.set_region(planes="current")
+    dock.workspace.refresh_image()
     controller.segment()
     return dock
