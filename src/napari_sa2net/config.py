@@ -324,7 +324,7 @@ class FineTuneConfig(Settings):
     )
     learning_rate: float = Field(2e-3, gt=0, le=1, title="Learning rate", description="peak")
     encoder_rate: float = Field(
-        0.5,
+        1.0,
         ge=0,
         le=1,
         title="Encoder's rate",
@@ -346,14 +346,14 @@ class FineTuneConfig(Settings):
         description="Batch normalisation keeps the means and variances of the model as it was",
     )
     replay: float = Field(
-        0.5,
+        0.25,
         ge=0,
         le=0.9,
         title="Replay",
         description="Share of a batch that repeats what the model knew, against forgetting",
     )
     distillation: float = Field(
-        3.0,
+        6.0,
         ge=0,
         le=100,
         title="Keep answers",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -51,6 +52,24 @@ def _drawn(
         pixels = plan.read((), 0, side, 0, side)
         examples.append(Example(item, pixels, labels, None, diameter, np.zeros((0, 2))))
     return tuple(examples)
+
+
+def as_fluorescence(examples: Sequence[Example]) -> list[Example]:
+    """Colour images as if cells shone on a dark ground: real textures to repeat answers on.
+
+    Returns
+    -------
+    list of Example
+        Without pixels that count; grey images are left out, being what they are already.
+    """
+    out = []
+    for example in examples:
+        if example.is_colour:
+            grey = np.broadcast_to(example.image.mean(0, keepdims=True), example.image.shape)
+            grey = 1 - grey if np.median(grey) > 0.5 else grey
+            item = replace(example.item, kind="fluo")
+            out.append(replace(example, item=item, image=np.ascontiguousarray(grey)))
+    return out
 
 
 class MixedCrops(Dataset[dict[str, Tensor]]):

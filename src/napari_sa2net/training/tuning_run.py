@@ -25,7 +25,7 @@ from napari_sa2net.training.dataset import Example
 from napari_sa2net.training.events import Event, LossPoint, Notice, Planned
 from napari_sa2net.training.held_out import make_view, spread
 from napari_sa2net.training.material import HELD_OUT, KINDS, Material
-from napari_sa2net.training.replay import MixedCrops, agreement, trust
+from napari_sa2net.training.replay import MixedCrops, agreement, as_fluorescence, trust
 from napari_sa2net.training.rounds import Record, Rounds, Scorer, Tallies, reference_of
 from napari_sa2net.training.run_state import write_state
 from napari_sa2net.training.runs import STATE, Asked
@@ -309,13 +309,16 @@ class TuningRun:
         )
 
     def _replay(self) -> list[Example]:
-        """Synthetic cells of the kinds that the parent knows: only those can be forgotten."""
+        """Pictures of the kinds that the parent knows: only those can be forgotten."""
         known = {
             kind
             for kind, name in KINDS.items()
             if score_of(self.record.parent[name]).ap50 >= KNOWN
         }
-        return [e for e in self.material.replay if e.item.kind in known]
+        replay = [e for e in self.material.replay if e.item.kind in known]
+        if replay and "fluo" in known:
+            replay += as_fluorescence(self.material.split.training)
+        return replay
 
     def _trusted(self, teacher: Network) -> float:
         """How far the parent's sure answers agree with a person's, on what is learned from."""
