@@ -10,7 +10,7 @@ test:   ## style, walls and all tests
 	@scripts/setup.sh --qt
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports --no-logo
-	@scripts/with-display.sh $(BIN)/python -m pytest $(PYTEST_ARGS)
+	@scripts/with-display.sh $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 bench:  ## speed against the plain network, and how long the window stands still
 	@scripts/setup.sh --qt

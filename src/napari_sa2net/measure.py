@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_sa2net.errors import SettingsError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Width (px) of the rim outside an object that its confidence looks at.
 RIM = 2
@@ -103,6 +105,8 @@ def object_table(
     labels = (
         labels if hasattr(labels, "shape") and hasattr(labels, "dtype") else np.asarray(labels)
     )
+    import pandas as pd  # slow to load
+
     shape = tuple(labels.shape)
     _check(labels, shape, probability_fg, image, stack_axes)
     size_y, size_x = _pixel_size(pixel_size_um)
@@ -134,12 +138,16 @@ def many_doubtful(confidence: Any) -> bool:
 
 def empty_table(stack_axes: str = "") -> pd.DataFrame:
     """A table without rows, with the columns and dtypes of :func:`object_table`."""
+    import pandas as pd  # slow to load
+
     columns = _dtypes(stack_axes)
     return pd.DataFrame({name: np.empty(0, dtype) for name, dtype in columns.items()})
 
 
 def concat_tables(tables: Sequence[pd.DataFrame], stack_axes: str = "") -> pd.DataFrame:
     """Put tables of several planes under each other, keeping dtypes when some are empty."""
+    import pandas as pd  # slow to load
+
     columns = _dtypes(stack_axes)
     filled = [table for table in tables if len(table)]
     if not filled:
@@ -259,6 +267,8 @@ def _rim_sums(
 
 def _combine(parts: list[pd.DataFrame], axes: str) -> pd.DataFrame:
     """Join the sums of all planes and turn them into measurements."""
+    import pandas as pd  # slow to load
+
     rows = pd.concat(parts, ignore_index=True)
     rows["planes"] = 1
     how = dict.fromkeys(axes, "first") | dict.fromkeys(_SUMMED, "sum")

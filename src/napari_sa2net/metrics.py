@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from napari_sa2net.errors import EvaluationError
 
@@ -211,6 +209,9 @@ def _one_to_one(
     Above an IoU of 0.5 an object fits at most one other. At exactly 0.5 it may fit two (the
     halves of one cell): only then is there something to choose.
     """
+    from scipy.sparse import coo_array  # slow to load
+    from scipy.sparse.csgraph import maximum_bipartite_matching
+
     at = np.flatnonzero(fits)
     if np.unique(p_of[at]).size == at.size and np.unique(t_of[at]).size == at.size:
         return at

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from napari_sa2net.app.preview import image_line, pixels_to_segment
+from napari_sa2net.app.preview import image_line
 from napari_sa2net.app.requests import segment_request
 from napari_sa2net.app.session import (
     ImageSource,
@@ -62,8 +62,6 @@ def test_preview_reads_no_pixel():
     assert "511 × 640" in line
     assert "30" in line
     assert "0.32 µm/px" in line
-    assert pixels_to_segment(source, None, False) == 30 * 511 * 640
-    assert pixels_to_segment(source, (0, 10, 0, 20), True) == 200
     assert "complex" in image_line(ImageSource("b", "b", np.zeros((4, 4), complex)))
 
 

@@ -146,8 +146,8 @@ class EngineClient:
 
     def _thread(self, target: Callable[[], None], name: str) -> None:
         thread = threading.Thread(target=target, name=name, daemon=True)
+        thread.start()  # first: another thread may close the client and wait for all
         self._threads.append(thread)
-        thread.start()
 
     def _boot(self) -> None:
         # Give the interpreter's lock back to the caller of `start` before anything else.

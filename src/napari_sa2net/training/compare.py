@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
-from scipy.spatial import KDTree
 
 from napari_sa2net.errors import EvaluationError
 from napari_sa2net.metrics import ImageScore, MatchCounts, pool, score_image
@@ -176,6 +174,9 @@ def tally(
     units[: numbers.size, 2] = 1 - units[: numbers.size, 0]
     false = np.array([p for p in others if int(p) not in taken], np.int64)
     if false.size and numbers.size:
+        from scipy import ndimage  # slow to load
+        from scipy.spatial import KDTree
+
         at = KDTree(ndimage.center_of_mass(true > 0, true, numbers))
         near = at.query(ndimage.center_of_mass(found > 0, found, false))[1]
         np.add.at(units[:, 1], near, 1)

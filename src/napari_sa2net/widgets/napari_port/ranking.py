@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: An object smaller than this share of the median area is a speck: it is all boundary, and so
 #: mostly contested, but seldom what a person wants to look at first.
@@ -20,10 +25,9 @@ def ranked(table: pd.DataFrame, column: str) -> list[int]:
         Rows without a value are left out.
     """
     known = table.dropna(subset=[column])
+    speck = np.zeros(len(known), bool)
     if "area_px" in known:
-        speck = known["area_px"] < SPECK * known["area_px"].median()
-    else:
-        speck = pd.Series(False, index=known.index)
+        speck = (known["area_px"] < SPECK * known["area_px"].median()).to_numpy(bool)
     order = known.assign(speck=speck).sort_values(
         ["speck", column], ascending=[True, False], kind="stable"
     )
