@@ -117,7 +117,7 @@ def corrected_names(images: Images, n: int) -> list[str]:
 
 def parent_model(images: Images) -> Model:
     """The model that has seen fluorescence only; trained at the first call."""
-    settings = json.dumps([images.name, PARENT.model_dump(mode="json"), 1])
+    settings = json.dumps([images.name, PARENT.model_dump(mode="json"), 1], sort_keys=True)
     key = hashlib.sha256(settings.encode()).hexdigest()[:12]
     cache = Path(platformdirs.user_cache_dir("napari-sa2net", appauthor=False)) / "bench"
     path = cache / f"fluo-{images.name}-{key}" / "fluo-only.safetensors"

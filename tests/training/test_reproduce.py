@@ -18,12 +18,12 @@ from napari_sa2net.errors import Cancelled, DeviceError, SettingsError, Training
 from napari_sa2net.models import open_model
 from napari_sa2net.nn import SA2Net
 from napari_sa2net.training.reproduce import run as run_module
+from napari_sa2net.training.reproduce.augmentation import augment
 from napari_sa2net.training.reproduce.fold import test_probabilities as probabilities_of
 from napari_sa2net.training.reproduce.prepare import bilinear, prepare
 from napari_sa2net.training.reproduce.protocol import (
     EpochSampler,
     ProtocolModule,
-    augment,
     dice_bce,
     dice_ce,
 )
@@ -43,7 +43,7 @@ TINY = {"base_channels": 2, "epochs": 2, "device": "cpu"}
 @pytest.fixture(autouse=True)
 def small_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """32 px instead of 224: what is tested does not depend on the size."""
-    for module in ("prepare", "fold"):
+    for module in ("prepare", "fold", "protocol"):
         monkeypatch.setattr(f"napari_sa2net.training.reproduce.{module}.SIZE", 32)
 
 
@@ -141,12 +141,12 @@ def test_images_are_resized_as_published(tmp_path: Path, monkeypatch) -> None:
     assert data.images.shape == (6, 32, 32, 3)
     assert data.images.dtype == data.masks.dtype == np.uint8
     sample = layout.items[2].read()
-    expected = np.rint(bilinear(sample.image[..., ::-1]))
+    expected = np.rint(bilinear(sample.image[..., ::-1], 32))
     np.testing.assert_array_equal(data.images[2], expected)
     # Blue comes first in the network's input, and 255 is 1.
     np.testing.assert_allclose(data.tensor(2)[0], data.images[2][..., 0] / 255, atol=1e-6)
     # Every pixel that a gland touches belongs to it: masks grow.
-    plain = bilinear((sample.mask > 0)[..., None].astype(float))[..., 0]
+    plain = bilinear((sample.mask > 0)[..., None].astype(float), 32)[..., 0]
     assert (data.masks[2] >= (plain > 0.5)).all()
     assert data.masks[2].sum() > (plain > 0.5).sum()
 
@@ -164,7 +164,7 @@ def test_images_are_resized_as_published(tmp_path: Path, monkeypatch) -> None:
 def test_bilinear_is_that_of_the_published_script() -> None:
     # Pixel centres at halves, no antialiasing: 64 → 32 averages two neighbours.
     image = np.arange(64, dtype=np.uint8)[None, :, None].repeat(32, 0)
-    np.testing.assert_allclose(bilinear(image)[0, :, 0], np.arange(32) * 2 + 0.5)
+    np.testing.assert_allclose(bilinear(image, 32)[0, :, 0], np.arange(32) * 2 + 0.5)
 
 
 def test_five_folds_of_training_and_validation_images(tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_the_other_experiments_run(tmp_path: Path, dataset: str) -> None:
 
 def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch) -> None:
     # A checkpoint every epoch, so that there is one to go on from.
-    monkeypatch.setattr("napari_sa2net.training.reproduce.fold.SAVE_EVERY", 1)
+    monkeypatch.setattr("napari_sa2net.training.reproduce.fold.SAVE_SECONDS", 0.0)
     root = make.folders(tmp_path / "data", {"Train_Folder": 6})
     settings = {**TINY, "epochs": 4, "folds": 1}
     whole = reproduce("glas", root, tmp_path / "whole", **settings)
@@ -335,7 +335,7 @@ def test_patience_ends_training(tmp_path: Path, monkeypatch) -> None:
         report = reproduce("glas", root, tmp_path / "out", folds=1, **TINY | {"epochs": 9})
     finally:
         object.__setattr__(recipe, "patience", 50)
-    assert report["folds"][0]["best_epoch"] == 1
+    assert report["folds"][0]["kept_epoch"] == 1
     assert report["folds"][0]["epochs"] == 3
 
 

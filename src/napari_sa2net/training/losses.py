@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from napari_sa2net.config import TrainConfig
+from napari_sa2net.config import LossConfig
 from napari_sa2net.training.focal_loss import UnifiedFocalLoss
 
 __all__ = ["DiceCrossEntropy", "UnifiedFocalLoss", "deep_supervision_loss", "make_loss"]
@@ -56,7 +56,7 @@ class DiceCrossEntropy(nn.Module):
         return cross_entropy + present * (1 - dice.mean())
 
 
-def make_loss(config: TrainConfig) -> nn.Module:
+def make_loss(config: LossConfig) -> nn.Module:
     """The loss that the settings name, for the classes background, interior, boundary."""
     if config.loss == "unified_focal":
         return UnifiedFocalLoss(**config.unified_focal.model_dump())

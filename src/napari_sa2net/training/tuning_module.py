@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from napari_sa2net.config import GAMMA_MOST, FineTuneConfig, TrainConfig
+from napari_sa2net.config import GAMMA_MOST, FineTuneConfig, LossConfig, TrainConfig
 from napari_sa2net.nn import Network
 from napari_sa2net.training.losses import deep_supervision_loss
 from napari_sa2net.training.module import SegmentationModule
@@ -242,9 +242,8 @@ def as_training(config: FineTuneConfig, diameter: float) -> TrainConfig:
         batch_size=config.batch_size,
         crop=config.crop,
         diameter=diameter,
-        boundary_weight=config.boundary_weight,
-        head_weights=config.head_weights,
         seed=config.seed,
+        **{name: getattr(config, name) for name in LossConfig.model_fields},
     )
 
 

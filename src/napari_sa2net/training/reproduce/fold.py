@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
@@ -35,11 +36,12 @@ from napari_sa2net.training.reproduce.protocol import (
     PlainImages,
     ProtocolModule,
 )
-from napari_sa2net.training.reproduce.recipes import SIZE, Recipe
+from napari_sa2net.training.reproduce.recipes import SIZE, WHOSE, Recipe
 from napari_sa2net.training.reproduce.scoring import decided, predict, score
 
-#: Epochs between checkpoints: an epoch of few images is shorter than writing a large network.
-SAVE_EVERY = 10
+#: Seconds between checkpoints, which are written at the ends of epochs: an epoch of few images
+#: is shorter than writing a large network.
+SAVE_SECONDS = 30.0
 
 OnStep = Callable[[int, int, str], None]
 PRECISIONS = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed", torch.float32: "32-true"}
@@ -98,7 +100,7 @@ def run_fold(
     Returns
     -------
     dict
-        fold, epochs, best_epoch, n_training, parameters, and under ``validation`` and
+        fold, epochs, kept_epoch, n_training, parameters, and under ``validation`` and
         ``test`` lists of name, dice, iou; ready for JSON.
 
     Raises
@@ -117,12 +119,14 @@ def run_fold(
             base_channels=settings.base_channels,
         )
     )
-    module = ProtocolModule(net, recipe, data.units[validation])
     seed = (settings.seed, number)
+    if settings.precision == "auto":
+        net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module = ProtocolModule(net, recipe, data.units[validation], seed)
     batch = min(settings.batch_size, len(training))
     # The published loader drops no images; one alone is too few for batch statistics.
     batches = DataLoader(
-        AugmentedImages(data, training, seed),
+        AugmentedImages(data, training, seed, recipe.augmentation == "published"),
         batch_size=batch,
         sampler=EpochSampler(len(training), seed),
         num_workers=workers,
@@ -132,11 +136,11 @@ def run_fold(
     whole = DataLoader(PlainImages(data, validation), batch_size=settings.batch_size)
     total = settings.epochs * len(batches)
     keeper = Keeper(
-        recipe.patience, on_step and (lambda done, what: on_step(done, total, what)), cancelled
+        recipe, on_step and (lambda done, what: on_step(done, total, what)), cancelled
     )
     folder.mkdir(parents=True, exist_ok=True)
     last = folder / "last.ckpt"
-    trainer = _trainer(folder, settings, where, keeper)
+    trainer = _trainer(folder, settings, where, [keeper, Saver(last)])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*exists and is not empty.*")
@@ -159,7 +163,7 @@ def run_fold(
     outcome: dict[str, Any] = {
         "fold": number,
         "epochs": trainer.current_epoch,
-        "best_epoch": keeper.epoch + 1,
+        "kept_epoch": keeper.epoch + 1,
         "n_training": len(training),
         "parameters": sum(p.numel() for p in net.parameters()),
         "validation": [],
@@ -168,7 +172,14 @@ def run_fold(
     for name, index in (("validation", validation), ("test", data.where("test"))):
         if len(index):
             # Read back: what is scored is what was saved.
-            p = predict(load_checkpoint(model), data.tensor(index), where, settings.batch_size)
+            p = predict(
+                load_checkpoint(model),
+                data.tensor(index),
+                where,
+                settings.batch_size,
+                data.masks.shape[-1],
+                recipe.symmetries,
+            )
             scores = score(decided(p), data.masks[index], data.units[index], recipe.n_classes)
             outcome[name] = scores.to_dict("records")
             if name == "test":
@@ -190,24 +201,30 @@ def _save(path: Path, probability: NDArray[np.float32]) -> None:
     )
 
 
+class Saver(Callback):
+    """Writes a checkpoint at the end of an epoch, when the last one is old enough."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.saved = path, time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if time.monotonic() - self.saved >= SAVE_SECONDS:
+            trainer.save_checkpoint(self.path)
+            self.saved = time.monotonic()
+
+
 def _trainer(
-    folder: Path, settings: FoldSettings, device: torch.device, keeper: Keeper
+    folder: Path, settings: FoldSettings, device: torch.device, callbacks: list[Callback]
 ) -> pl.Trainer:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    latest = ModelCheckpoint(
-        dirpath=folder,
-        filename="last",
-        every_n_epochs=SAVE_EVERY,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
     dtype = torch.float32 if settings.precision == "float32" else fast_dtype(device)
     return pl.Trainer(
         accelerator={"cuda": "gpu"}.get(device.type, device.type),
         devices=[device.index or 0] if device.type == "cuda" else 1,
         precision=PRECISIONS[dtype],  # type: ignore[arg-type]
         max_epochs=settings.epochs,
-        callbacks=[keeper, latest],
+        callbacks=callbacks,
+        enable_checkpointing=False,
         logger=CSVLogger(folder, name="log"),
         log_every_n_steps=1,
         enable_progress_bar=False,
@@ -227,7 +244,7 @@ def _card(
     divided = recipe.scaling == "divide"
     return ModelCard(
         name=f"{recipe.dataset} fold {number}",
-        description=f"SA2-Net trained on {recipe.title} by the published recipe",
+        description=f"Trained on {recipe.title} by {WHOSE[recipe.name]}",
         network=NetworkConfig(
             in_channels=recipe.in_channels,
             n_classes=recipe.n_classes,
@@ -239,7 +256,7 @@ def _card(
             normalization="divide" if divided else "percentile",
             low=0,
             high=100,
-            resize_to=SIZE,
+            resize_to=SIZE * recipe.zoom,
         ),
         training={
             "data": recipe.title,
@@ -247,7 +264,7 @@ def _card(
             "settings": asdict(settings),
             "fold": number,
             "images": n_training,
-            "best_epoch": keeper.epoch + 1,
+            "kept_epoch": keeper.epoch + 1,
             "versions": versions(),
         },
         scores={"validation": {"dice": keeper.best}},

@@ -1,4 +1,4 @@
-"""A data set as the network sees it: all of it at 224×224 in memory, prepared once."""
+"""A data set as the network sees it: all of it resized and in memory, prepared once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class Prepared:
 
     Attributes
     ----------
-    images : (N, 224, 224, C) uint8, or float32 in 0…1
+    images : (N, side, side, C) uint8, or float32 in 0…1
+        The side is 224 times the recipe's zoom.
     masks : (N, 224, 224) uint8
     names, groups, splits, units : (N,) str
         As of `LayoutItem`.
@@ -112,7 +113,7 @@ def prepare(
 
 
 def prepare_item(item: LayoutItem, recipe: Recipe) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-    """One image (224, 224, C) uint8 or float32, and its mask (224, 224) uint8."""
+    """One image (side, side, C) uint8 or float32, and its mask (224, 224) uint8."""
     sample = item.read()
     image = sample.image if sample.image.ndim == 3 else sample.image[..., None]
     if image.shape[-1] == 1 and recipe.in_channels == 3:
@@ -130,10 +131,10 @@ def prepare_item(item: LayoutItem, recipe: Recipe) -> tuple[NDArray[Any], NDArra
                 f"{sample.name} is {image.dtype}, where {recipe.title} has 8-bit images. "
                 "Unpack the data set again."
             )
-        small = np.rint(bilinear(image)).astype(np.uint8)
+        small = np.rint(bilinear(image, SIZE * recipe.zoom)).astype(np.uint8)
     else:
         low, high = float(image.min()), float(image.max())
-        small = bilinear((image - low) / max(high - low, 1e-6)).astype(np.float32)
+        small = bilinear((image - low) / max(high - low, 1e-6), SIZE * recipe.zoom)
     return small, _small_mask(sample.mask, recipe)
 
 
@@ -144,21 +145,23 @@ def _small_mask(mask: NDArray[np.int32], recipe: Recipe) -> NDArray[np.uint8]:
             for n in mask.shape
         ]
         return mask[np.ix_(*index)].astype(np.uint8)
-    values = bilinear(np.where(mask > 0, np.float32(255), np.float32(0))[..., None])[..., 0]
+    values = bilinear(np.where(mask > 0, np.float32(255), np.float32(0))[..., None], SIZE)
+    values = values[..., 0]
     # The published script resizes in whole numbers: what rounds to 0 is background.
     return (np.rint(values) > (0 if recipe.fattened_masks else 127)).astype(np.uint8)
 
 
-def bilinear(image: NDArray[Any]) -> NDArray[np.float32]:
-    """Resize (Y, X, C) to 224×224, bilinear, pixel centres at halves, no antialiasing."""
+def bilinear(image: NDArray[Any], side: int) -> NDArray[np.float32]:
+    """Resize (Y, X, C) to a square, bilinear, pixel centres at halves, no antialiasing."""
     x = torch.from_numpy(np.array(image, np.float32, order="C")).permute(2, 0, 1)[None]
-    y = F.interpolate(x, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
+    y = F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False)
     return y[0].permute(1, 2, 0).numpy()
 
 
 def _key(layout: Layout, recipe: Recipe) -> str:
     """Fingerprint of what the prepared images depend on."""
-    how = (recipe.channel_order, recipe.scaling, recipe.fattened_masks, recipe.n_classes, SIZE)
+    how = (recipe.channel_order, recipe.scaling, recipe.fattened_masks, recipe.n_classes)
+    how = (*how, SIZE, recipe.zoom)
     items = [(i.name, i.group, i.split, i.unit, _stamps(i)) for i in layout.items]
     return hashlib.sha256(json.dumps([layout.form, how, items]).encode()).hexdigest()
 

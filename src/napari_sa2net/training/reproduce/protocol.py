@@ -1,4 +1,4 @@
-"""Losses, augmentation and training loop of the published recipes."""
+"""Losses and training loop of the recipes."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset, Sampler
 
 from napari_sa2net.errors import Cancelled, TrainingError
 from napari_sa2net.nn import Network
+from napari_sa2net.training.reproduce.augmentation import WideAugmentation, augment
 from napari_sa2net.training.reproduce.prepare import Prepared, to_input
-from napari_sa2net.training.reproduce.recipes import Recipe
-from napari_sa2net.training.reproduce.scoring import decided, probabilities, score
+from napari_sa2net.training.reproduce.recipes import SIZE, Recipe
+from napari_sa2net.training.reproduce.scoring import at_side, decided, probabilities, score
 
 #: Cosine warm restarts: epochs of a period, and the lowest learning rate.
 PERIOD, LOWEST_RATE = 5, 1e-4
+#: One cycle: share of the steps in which the learning rate rises.
+RISE = 0.1
 #: Keeps Dice defined where neither side has a pixel.
 SMOOTH = 1e-5
 
@@ -68,31 +71,6 @@ def dice_ce(logits: Tensor, target: Tensor, dice_share: float) -> Tensor:
     return dice_share * (1 - dice.mean()) + (1 - dice_share) * F.cross_entropy(logits, target)
 
 
-def augment(
-    image: NDArray[Any], mask: NDArray[Any], rng: np.random.Generator
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Turn by right angles and flip (half of the time), or turn by up to 20° (a quarter).
-
-    Parameters
-    ----------
-    image : (h, w, C), mask : (h, w), square
-    rng : numpy Generator
-    """
-    if rng.random() < 0.5:
-        turns, axis = int(rng.integers(4)), int(rng.integers(2))
-        return (
-            np.flip(np.rot90(image, turns), axis),
-            np.flip(np.rot90(mask, turns), axis),
-        )
-    if rng.random() < 0.5:
-        angle = int(rng.integers(-20, 20))
-        return (
-            ndimage.rotate(image, angle, order=0, reshape=False),
-            ndimage.rotate(mask, angle, order=0, reshape=False),
-        )
-    return image, mask
-
-
 class EpochSampler(Sampler[tuple[int, int]]):
     """All images in an order that depends on seed and epoch alone, so that runs go on."""
 
@@ -112,10 +90,18 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class AugmentedImages(Dataset[tuple[Tensor, Tensor]]):
-    """Images of a fold, augmented anew in each epoch; indexed by (epoch, number)."""
+    """Images of a fold in each epoch, indexed by (epoch, number); augmented as published, or
+    left to `WideAugmentation`."""
 
-    def __init__(self, data: Prepared, index: NDArray[np.intp], seed: Sequence[int]) -> None:
+    def __init__(
+        self,
+        data: Prepared,
+        index: NDArray[np.intp],
+        seed: Sequence[int],
+        as_published: bool = True,
+    ) -> None:
         self.data, self.index, self.seed = data, index, list(seed)
+        self.as_published = as_published
 
     def __len__(self) -> int:
         return len(self.index)
@@ -124,7 +110,9 @@ class AugmentedImages(Dataset[tuple[Tensor, Tensor]]):
         epoch, number = key
         rng = np.random.default_rng([*self.seed, epoch, number])
         i = self.index[number]
-        image, mask = augment(self.data.images[i], self.data.masks[i], rng)
+        image, mask = self.data.images[i], self.data.masks[i]
+        if self.as_published:
+            image, mask = augment(image, mask, rng)
         return to_input(image), torch.from_numpy(np.ascontiguousarray(mask))
 
 
@@ -151,13 +139,27 @@ class ProtocolModule(pl.LightningModule):
     recipe : Recipe
     units : (n,) str
         Names of the validation images, or of the volumes that they are slices of.
+    seed : sequence of int
+        Of what is drawn on the device.
     """
 
-    def __init__(self, net: Network, recipe: Recipe, units: NDArray[np.str_]) -> None:
+    def __init__(
+        self, net: Network, recipe: Recipe, units: NDArray[np.str_], seed: Sequence[int] = (0,)
+    ) -> None:
         super().__init__()
         self.net, self.recipe, self.units = net, recipe, units
+        self.vary = WideAugmentation(seed, SIZE) if recipe.augmentation == "wide" else None
+        self.mean: AveragedModel | None = None
+        if recipe.ema_decay is not None:
+            average = get_ema_multi_avg_fn(recipe.ema_decay)
+            self.mean = AveragedModel(net, multi_avg_fn=average, use_buffers=True)
         self._seen: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]] = []
         self._losses: list[Tensor] = []
+
+    @property
+    def judged(self) -> Network:
+        """The network that is validated and kept: the mean one, where the recipe has one."""
+        return self.net if self.mean is None else self.mean.module
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Loss of one head."""
@@ -166,19 +168,27 @@ class ProtocolModule(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
         image, target = batch
+        target = on_grid(target, image.shape[-1])
+        if self.vary is not None:
+            image, target = self.vary(image, target, self.global_step)
         heads = self.net(image, deep_supervision=True)
         loss = torch.stack([self.loss(head, target) for head in heads]).sum()
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(image))
         return loss
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.mean is not None:
+            self.mean.update_parameters(self.net)
 
     def on_validation_epoch_start(self) -> None:
         self._seen, self._losses = [], []
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _index: int) -> None:
         image, target = batch
-        logits = self.net(image)
-        self._losses.append(self.loss(logits, target))
-        found = decided(probabilities(logits).cpu().numpy())
+        logits = self.judged(image)
+        self._losses.append(self.loss(logits, on_grid(target, image.shape[-1])))
+        p = at_side(probabilities(logits), target.shape[-1])
+        found = decided(p.cpu().numpy())
         self._seen.append((found, target.cpu().numpy()))
 
     def on_validation_epoch_end(self) -> None:
@@ -205,6 +215,15 @@ class ProtocolModule(pl.LightningModule):
                 "optimizer": optimizer,
                 "lr_scheduler": {"scheduler": plateau, "monitor": "val_loss"},
             }
+        if self.recipe.schedule == "one_cycle":
+            steps = int(self.trainer.estimated_stepping_batches)
+            cycle = torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, self.recipe.learning_rate, total_steps=steps, pct_start=RISE
+            )
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": cycle, "interval": "step"},
+            }
         restarts = torch.optim.lr_scheduler.LambdaLR(optimizer, self._warm_restarts)
         return {"optimizer": optimizer, "lr_scheduler": restarts}
 
@@ -215,12 +234,21 @@ class ProtocolModule(pl.LightningModule):
         return lowest + (1 - lowest) * (1 + math.cos(math.pi * (epoch % PERIOD) / PERIOD)) / 2
 
 
+def on_grid(mask: Tensor, side: int) -> Tensor:
+    """A mask (B, h, h) on a grid that is finer by a whole factor: (B, side, side)."""
+    factor = side // mask.shape[-1]
+    if factor == 1:
+        return mask
+    return mask.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+
+
 class Keeper(Callback):
-    """Keeps the weights of the best validation Dice, stops in time, reports, can be stopped.
+    """Keeps the weights that the recipe wants, stops in time, reports, can be stopped.
 
     Parameters
     ----------
-    patience : int or None
+    recipe : Recipe
+        Of it, which epoch is kept and the patience.
     on_step : callable (steps done, what), optional
     cancelled : callable -> bool, optional
         Asked after every step.
@@ -228,11 +256,11 @@ class Keeper(Callback):
 
     def __init__(
         self,
-        patience: int | None,
+        recipe: Recipe,
         on_step: Callable[[int, str], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> None:
-        self.patience, self.on_step, self.cancelled = patience, on_step, cancelled
+        self.recipe, self.on_step, self.cancelled = recipe, on_step, cancelled
         self.best = -1.0
         self.epoch = -1
         self.weights: dict[str, Tensor] = {}
@@ -255,7 +283,8 @@ class Keeper(Callback):
                 "command again to go on from the last checkpoint, or another --seed."
             )
         if self.on_step:
-            best = f", best Dice {100 * self.best:.2f}" if self.epoch >= 0 else ""
+            which = "best Dice" if self.recipe.keeps == "best" else "Dice"
+            best = f", {which} {100 * self.best:.2f}" if self.epoch >= 0 else ""
             self.on_step(trainer.global_step, f"epoch {trainer.current_epoch + 1}{best}")
         if self.cancelled and self.cancelled():
             # Not should_stop, which would validate and save in the middle of an epoch.
@@ -266,10 +295,12 @@ class Keeper(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         dice, epoch = float(trainer.callback_metrics["val_dice"]), trainer.current_epoch
-        if dice > self.best:
-            assert isinstance(pl_module, ProtocolModule)
+        keeps_last = self.recipe.keeps == "last"
+        if dice > self.best or keeps_last:
             self.best, self.epoch = dice, epoch
-            state = pl_module.net.state_dict()
-            self.weights = {k: v.detach().cpu().clone() for k, v in state.items()}
-        elif self.patience is not None and epoch - self.epoch >= self.patience:
+            if not keeps_last or epoch + 1 == trainer.max_epochs:
+                assert isinstance(pl_module, ProtocolModule)
+                state = pl_module.judged.state_dict()
+                self.weights = {k: v.detach().cpu().clone() for k, v in state.items()}
+        elif self.recipe.patience is not None and epoch - self.epoch >= self.recipe.patience:
             trainer.should_stop = True

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from napari_sa2net.files import write_atomically
-from napari_sa2net.training.reproduce.recipes import FOLDS, Recipe
+from napari_sa2net.training.reproduce.recipes import FOLDS, SIZE, WHOSE, Recipe
 
 Row = tuple[str, str, str, str]
 
@@ -103,10 +103,19 @@ def notes(recipe: Recipe, settings: dict[str, Any], n_folds: int, has_test: bool
         )
     if recipe.cross_validated and n_folds < FOLDS:
         found.append(f"Of the {FOLDS} folds only {n_folds} ran.")
-    found.append(
-        "The validation images also chose the epoch, as published, so their scores are on "
-        "the high side."
-    )
+    if recipe.name == "ours":
+        found.append(
+            "Trained and asked by our recipe: the figures say nothing about the published one."
+        )
+    if recipe.zoom != 1:
+        found.append(f"Images had {SIZE * recipe.zoom} px; masks and scores are at {SIZE} px.")
+    if recipe.keeps == "best":
+        found.append(
+            "The validation images also chose the epoch, as published, so their scores are on "
+            "the high side."
+        )
+    else:
+        found.append("The last epoch was kept: the validation images chose nothing.")
     if not has_test:
         found.append("There are no test images in the folder, so none were scored.")
     found.append(
@@ -129,6 +138,7 @@ def write_report(
     remarks = notes(recipe, settings, len(folds), has_test)
     report = {
         "dataset": recipe.dataset,
+        "recipe": recipe.name,
         "command": command,
         "settings": settings,
         "summary": summary,
@@ -158,18 +168,18 @@ def _images(folds: Sequence[dict[str, Any]], vote: pd.DataFrame | None) -> pd.Da
 
 def _markdown(recipe: Recipe, report: dict[str, Any]) -> str:
     lines = [
-        f"# {recipe.title}, by the published recipe of SA2-Net",
+        f"# {recipe.title}, by {WHOSE[recipe.name]}",
         "",
         f"`{report['command']}`" if report["command"] else "",
         "",
-        f"Dice and IoU in percent, per image at {224}×{224} px, mean ± standard deviation.",
+        f"Dice and IoU in percent, per image at {SIZE}×{SIZE} px, mean ± standard deviation.",
         "",
         "| | Dice | IoU | over, or source |",
         "|---|---|---|---|",
     ]
     lines += ["| " + " | ".join(row) + " |" for row in table_rows(recipe, report["summary"])]
     lines += ["", *(f"- {note}" for note in report["notes"])]
-    best = [f"{fold['best_epoch']} of {fold['epochs']}" for fold in report["folds"]]
+    kept = [f"{fold['kept_epoch']} of {fold['epochs']}" for fold in report["folds"]]
     n_parameters = np.mean([fold["parameters"] for fold in report["folds"]]) / 1e6
-    lines += ["", f"Best epoch: {', '.join(best)}. {n_parameters:.2f} million parameters.", ""]
+    lines += ["", f"Kept epoch: {', '.join(kept)}. {n_parameters:.2f} million parameters.", ""]
     return "\n".join(lines)

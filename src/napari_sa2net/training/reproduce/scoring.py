@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -24,17 +25,51 @@ def decided(probability: NDArray[np.floating]) -> NDArray[np.uint8]:
     return probability.argmax(1).astype(np.uint8)
 
 
+def at_side(probability: Tensor, side: int) -> Tensor:
+    """Means over the pixels of a coarser grid: (B, C, side, side)."""
+    if probability.shape[-1] == side:
+        return probability
+    return F.interpolate(probability, size=(side, side), mode="area")
+
+
 def predict(
-    net: nn.Module, images: Tensor, device: torch.device, batch_size: int
+    net: nn.Module,
+    images: Tensor,
+    device: torch.device,
+    batch_size: int,
+    side: int,
+    symmetries: bool = False,
 ) -> NDArray[np.float32]:
-    """Probabilities (N, C, h, w) of images (N, C, h, w) by the main head."""
+    """Probabilities (N, C, side, side) of images (N, C, h, h) by the main head.
+
+    Parameters
+    ----------
+    net : module
+    images : Tensor
+    device, batch_size
+    side : int
+        Of the masks.
+    symmetries : bool
+        Mean over the eight turned and mirrored images.
+    """
     net = net.eval().to(device)
+    turns = [(k, m) for k in range(4) for m in (False, True)] if symmetries else [(0, False)]
+    parts = []
     with torch.inference_mode():
-        parts = [
-            probabilities(net(images[i : i + batch_size].to(device))).cpu()
-            for i in range(0, len(images), batch_size)
-        ]
+        for i in range(0, len(images), batch_size):
+            batch = images[i : i + batch_size].to(device)
+            p = torch.stack([_turned(net, batch, *turn) for turn in turns]).mean(0)
+            parts.append(at_side(p, side).cpu())
     return torch.cat(parts).numpy()
+
+
+def _turned(net: nn.Module, batch: Tensor, quarter_turns: int, mirrored: bool) -> Tensor:
+    """Probabilities of the turned and mirrored images, turned back."""
+    x = batch.rot90(quarter_turns, (2, 3))
+    x = x.flip(3) if mirrored else x
+    p = probabilities(net(x))
+    p = p.flip(3) if mirrored else p
+    return p.rot90(-quarter_turns, (2, 3))
 
 
 def score(

@@ -1,161 +1,13 @@
-"""Settings as frozen models: one definition feeds form, CLI flag and model card."""
+"""Settings of training in full, and of learning from corrections."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-#: Largest focal exponent.
-GAMMA_MOST = 8.0
-Gamma = Annotated[float, Field(ge=0, le=GAMMA_MOST)]
-
-
-class Settings(BaseModel):
-    """Base: immutable, unknown names refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-Four = tuple[bool, bool, bool, bool]
-ALL: Four = (True, True, True, True)
-NONE: Four = (False, False, False, False)
-NetworkKind = Literal["sa2net", "focal_unet"]
-
-
-class NetworkConfig(Settings):
-    """Which network, and its shape. Four values go from the deepest skip to the shallowest."""
-
-    kind: NetworkKind = Field(
-        "sa2net",
-        title="Network",
-        description="sa2net, or focal_unet: a U-Net with attention gates",
-    )
-    in_channels: int = Field(3, ge=1, le=1024, title="Input channels")
-    n_classes: int = Field(3, ge=1, le=1024, title="Classes")
-    base_channels: int = Field(
-        16, ge=1, le=1024, title="Base channels", description="Width C of the network"
-    )
-    gamma: tuple[Gamma, Gamma, Gamma, Gamma] = Field(
-        (1.0, 1.0, 1.0, 1.0),
-        title="Focal exponents",
-        description="Exponent of the up-attention maps ψ4, ψ3, ψ2, ψ1; 1 as published",
-    )
-    gates: Four = Field(
-        ALL,
-        title="Attention gates",
-        description="Up-attention maps ψ4, ψ3, ψ2, ψ1 that the network has",
-    )
-    se: Four = Field(
-        NONE,
-        title="Squeeze and excitation",
-        description="Skips 4, 3, 2, 1 whose channels are weighted by the whole image",
-    )
-    se_gamma: tuple[Gamma, Gamma, Gamma, Gamma] = Field(
-        (1.0, 1.0, 1.0, 1.0),
-        title="Focal exponents of squeeze and excitation",
-        description="Exponent of the channel weights of skips 4, 3, 2, 1",
-    )
-
-
-class InputConfig(Settings):
-    """What a model expects of its input image."""
-
-    channel_order: Literal["RGB", "BGR", "any"] = Field(
-        "RGB",
-        title="Channel order",
-        description="RGB and BGR models take a grey image in all three channels",
-    )
-    normalization: Literal["percentile", "divide", "none"] = Field(
-        "percentile", title="Normalisation"
-    )
-    low: float = Field(1.0, ge=0, lt=50, title="Low percentile", description="becomes 0")
-    high: float = Field(99.8, gt=50, le=100, title="High percentile", description="becomes 1")
-    divisor: float = Field(255.0, gt=0, title="Divisor", description="for 'divide'")
-    resize_to: int | None = Field(
-        None,
-        ge=16,
-        title="Fixed input size (px)",
-        description="The whole image is resized to this square, as a published script did",
-    )
-
-
-class InstanceConfig(Settings):
-    """How probabilities become objects."""
-
-    foreground: float = Field(
-        0.5,
-        ge=0.02,
-        le=0.98,
-        title="Foreground",
-        description="Probability from which a pixel belongs to a cell; lower: larger cells",
-    )
-    split: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        title="Split",
-        description="How readily touching cells are cut apart; 0 never, 1 at every hint",
-    )
-    min_size: int = Field(
-        20,
-        ge=0,
-        title="Smallest (px²)",
-        description="Objects with a smaller area are dropped",
-    )
-    fill_holes: bool = Field(True, title="Fill holes", description="Close holes inside cells")
-    remove_border: bool = Field(
-        False,
-        title="Drop border cells",
-        description="Remove cells that touch the image border",
-    )
-    link_planes: bool = Field(
-        False,
-        title="Link across Z",
-        description="Give overlapping cells of neighbouring planes one label",
-    )
-    link_overlap: float = Field(
-        0.3,
-        gt=0,
-        le=1,
-        title="Overlap to link",
-        description="Smallest intersection over union of two linked cells",
-    )
-
-
-class PredictConfig(Settings):
-    """How the network is run."""
-
-    diameter: float | None = Field(
-        None,
-        gt=0.5,
-        le=10000,
-        title="Object size (px)",
-        description="Typical cell diameter in the image; empty: estimated from the image",
-    )
-    rescale: bool = Field(
-        True, title="Rescale", description="Resize to the object size the model was trained on"
-    )
-    device: str = Field("auto", title="Device", description="auto, cpu, cuda, cuda:1 or mps")
-    precision: Literal["auto", "float32"] = Field(
-        "auto",
-        title="Precision",
-        description="auto: bfloat16 or float16 where the device is faster with it",
-    )
-    tile: int | None = Field(
-        None,
-        ge=64,
-        le=16384,
-        multiple_of=16,
-        title="Tile (px)",
-        description="Side of a tile in the network's pixels; empty: chosen for the device",
-    )
-    augment: bool = Field(
-        False,
-        title="Average flips",
-        description="Average over four flips: slower, a little more accurate",
-    )
+from napari_sa2net.config.segmentation import NetworkKind, Settings
 
 
 class UnifiedFocalConfig(Settings):
@@ -192,7 +44,35 @@ class UnifiedFocalConfig(Settings):
     )
 
 
-class TrainConfig(Settings):
+class LossConfig(Settings):
+    """What a network is told about its mistakes, in full training and in fine-tuning."""
+
+    loss: Literal["dice_ce", "unified_focal"] = Field(
+        "dice_ce",
+        title="Loss",
+        description="dice_ce: Dice and cross-entropy; unified_focal: Unified Focal loss",
+    )
+    boundary_weight: float = Field(
+        2.0,
+        gt=0,
+        le=100,
+        title="Boundary weight",
+        description="Weight of the class between touching cells, in dice_ce",
+        json_schema_extra={"only_with": {"loss": "dice_ce"}},
+    )
+    unified_focal: UnifiedFocalConfig = Field(
+        default_factory=UnifiedFocalConfig,
+        title="Unified Focal loss",
+        json_schema_extra={"only_with": {"loss": "unified_focal"}},
+    )
+    head_weights: tuple[float, float, float, float] = Field(
+        (1.0, 0.5, 0.3, 0.2),
+        title="Head weights",
+        description="Loss weights of the four heads, full resolution first",
+    )
+
+
+class TrainConfig(LossConfig):
     """How a network is trained."""
 
     network: NetworkKind = Field(
@@ -210,14 +90,6 @@ class TrainConfig(Settings):
         title="Squeeze and excitation",
         description="Weigh the channels of every skip by the whole image; empty: in "
         "focal_unet only",
-    )
-    loss: Literal["dice_ce", "unified_focal"] = Field(
-        "dice_ce",
-        title="Loss",
-        description="dice_ce: Dice and cross-entropy; unified_focal: Unified Focal loss",
-    )
-    unified_focal: UnifiedFocalConfig = Field(
-        default_factory=UnifiedFocalConfig, title="Unified Focal loss"
     )
     base_channels: int = Field(16, ge=1, le=256, title="Base channels")
     steps: int = Field(4000, ge=1, title="Steps", description="Optimiser steps")
@@ -243,14 +115,6 @@ class TrainConfig(Settings):
         lt=1,
         title="Weight averaging",
         description="Decay of the exponential moving average of the weights that is kept",
-    )
-    boundary_weight: float = Field(
-        2.0, gt=0, le=100, title="Boundary weight", description="in dice_ce"
-    )
-    head_weights: tuple[float, float, float, float] = Field(
-        (1.0, 0.5, 0.3, 0.2),
-        title="Head weights",
-        description="Loss weights of the four heads, full resolution first",
     )
     kind_weights: dict[str, float] = Field(
         default_factory=dict,
@@ -278,7 +142,7 @@ class TrainConfig(Settings):
 QUICK: dict[str, Any] = {"minutes": 0.25, "rounds": 2, "replay": 0, "max_scored": 4}
 
 
-class FineTuneConfig(Settings):
+class FineTuneConfig(LossConfig):
     """How a model learns from corrections."""
 
     minutes: float = Field(
@@ -378,12 +242,6 @@ class FineTuneConfig(Settings):
         lt=1,
         title="Weight averaging",
         description="Decay of the exponential moving average of the weights that is kept",
-    )
-    boundary_weight: float = Field(2.0, gt=0, le=100, title="Boundary weight")
-    head_weights: tuple[float, float, float, float] = Field(
-        (1.0, 0.5, 0.3, 0.2),
-        title="Head weights",
-        description="Loss weights of the four heads, full resolution first",
     )
     max_scored: int = Field(
         24,

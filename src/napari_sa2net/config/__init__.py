@@ -1,0 +1,41 @@
+"""Settings as frozen models: one definition feeds form, CLI flag and model card."""
+
+from napari_sa2net.config.segmentation import (
+    ALL,
+    GAMMA_MOST,
+    NONE,
+    Four,
+    Gamma,
+    InputConfig,
+    InstanceConfig,
+    NetworkConfig,
+    NetworkKind,
+    PredictConfig,
+    Settings,
+)
+from napari_sa2net.config.training import (
+    QUICK,
+    FineTuneConfig,
+    LossConfig,
+    TrainConfig,
+    UnifiedFocalConfig,
+)
+
+__all__ = [
+    "ALL",
+    "GAMMA_MOST",
+    "NONE",
+    "QUICK",
+    "FineTuneConfig",
+    "Four",
+    "Gamma",
+    "InputConfig",
+    "InstanceConfig",
+    "LossConfig",
+    "NetworkConfig",
+    "NetworkKind",
+    "PredictConfig",
+    "Settings",
+    "TrainConfig",
+    "UnifiedFocalConfig",
+]
