@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from napari_sa2net.nn import ATTENTION_NAMES, SA2Net, capture_attention, pad_to_stride
+from napari_sa2net.nn.blocks import Depthwise, channels_first
 
 
 def make_net(**sizes: object) -> SA2Net:
@@ -232,3 +233,15 @@ def test_learnable_gamma_learns() -> None:
 def test_bad_gamma_is_refused(gamma: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="gamma"):
         SA2Net(1, 1, 2, gamma=gamma)
+
+
+def test_large_depthwise_kernels_are_channels_first_whatever_the_network_is():
+    conv = Depthwise(6, 11).double().to(memory_format=torch.channels_last)
+    x = torch.randn(2, 6, 20, 18, dtype=torch.float64).to(memory_format=torch.channels_last)
+    assert conv.weight.stride() != channels_first(conv.weight).stride() == (121, 121, 11, 1)
+    y = conv(x)
+    expected = torch.nn.functional.conv2d(x, conv.weight, conv.bias, padding=5, groups=6)
+    torch.testing.assert_close(y, expected)
+    assert y.stride() == torch.empty(y.shape).stride()
+    y.sum().backward()
+    assert conv.weight.grad.shape == (6, 1, 11, 11)

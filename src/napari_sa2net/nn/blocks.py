@@ -76,11 +76,22 @@ class Depthwise(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu" or x.dtype == self.weight.dtype == torch.float64:
-            return super().forward(x.contiguous() if self.kernel_size[0] > LARGE else x)
+            if self.kernel_size[0] <= LARGE:
+                return super().forward(x)
+            return self._conv_forward(x.contiguous(), channels_first(self.weight), self.bias)
         with torch.autocast("cpu", enabled=False):
             bias = None if self.bias is None else self.bias.float()
             y = self._conv_forward(x.float(), self.weight.float(), bias)
         return y.to(x.dtype)
+
+
+def channels_first(weight: Tensor) -> Tensor:
+    """A depthwise weight (C, 1, k, k) with the strides of channels first.
+
+    With one channel both orders are the same memory, but not the same strides, and by those
+    PyTorch chooses the kernel.
+    """
+    return weight.flatten(1).view(weight.shape)
 
 
 class LocalScaleAttention(nn.Module):
