@@ -198,7 +198,9 @@ def _score_lines(card: ModelCard, titles: Mapping[str, str]) -> list[str]:
         for key, title in titles.items():
             if key in scores:
                 was = f"{before[key]:.2f} → " if key in before else ""
-                shown.append(f"{title} {was}{scores[key]:.2f}")
+                margin = scores.get(f"{key}_margin")
+                spread = "" if margin is None else f" ± {margin:.2f}"
+                shown.append(f"{title} {was}{scores[key]:.2f}{spread}")
         if shown:
             lines.append(f"{name}: {' · '.join(shown)}")
     return lines
