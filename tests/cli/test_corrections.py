@@ -25,7 +25,8 @@ def test_a_set_is_made_listed_changed_and_passed_on(run, plain, tmp_path):
     made = run("corrections", "import", folder, plain, "--group", "dish")
     assert made.code == 0
     assert "imported 2 commits" in made.out
-    assert "imported 0 commits" in run("corrections", "import", folder, plain).out
+    repeated = run("corrections", "import", folder, plain)
+    assert "imported 0 commits (all are here already)" in repeated.out
 
     listed = run("corrections", "list", folder, "--json").json()
     assert [entry["source"]["name"] for entry in listed] == ["Zelle 0", "Zelle 1"]
@@ -86,3 +87,35 @@ def test_mistakes_are_one_line_each(run, tmp_path, monkeypatch, arguments, words
     assert result.code == 2
     assert words in result.err
     assert len(result.err.splitlines()) == 1
+
+
+def relabelled(plain, change):
+    for path in (plain / "labels").iterdir():
+        tifffile.imwrite(path, change(tifffile.imread(path)))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda labels: ((labels > 0) * 255).astype(np.uint8), "looks like a mask"),
+        (lambda labels: (labels > 0).astype(np.uint8), "skimage.measure.label"),
+        (lambda labels: 0 * labels, "every pixel is 0"),
+        (lambda labels: labels.astype(np.float32), "one whole number for each cell"),
+    ],
+)
+def test_what_is_no_numbered_cells_is_refused_and_leaves_nothing(
+    run, plain, tmp_path, change, words
+):
+    relabelled(plain, change)
+    refused = run("corrections", "import", tmp_path / "new", plain)
+    assert refused.code != 0
+    assert words in refused.err
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_image_without_cells_beside_others_is_said(run, plain, tmp_path):
+    path = next((plain / "labels").iterdir())
+    tifffile.imwrite(path, 0 * tifffile.imread(path))
+    made = run("corrections", "import", tmp_path / "new", plain)
+    assert "imported 2 commits" in made.out
+    assert f"{path.stem}: no cell is labelled" in made.err

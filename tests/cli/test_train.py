@@ -7,7 +7,10 @@ import pytest
 import tifffile
 
 from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.errors import Paused
 from napari_sa2net.models import find_model, load_model
+from napari_sa2net.training.events import RoundPoint
+from napari_sa2net.training.fine_tune import fine_tune
 
 TUNE = ("--steps", "2", "--rounds", "1", "--batch-size", "1", "--crop", "48", "--replay", "0")
 TUNE += ("--max-scored", "1")
@@ -99,3 +102,32 @@ def test_kept_aside_is_listed_as_such_and_promoted(run, cells, tiny_model, own_h
     assert "kept aside" not in run("models", "list").out
     assert run("models", "demote", "kid").code == 0
     assert find_model("kid").aside
+
+
+def test_the_next_step_can_be_copied_and_a_paused_run_ends_with_its_best(
+    run, cells, tiny_model, own_home, tmp_path
+):
+    name = "Mein Modell ü"
+    begin = ("train", cells, "--name", name, "--base", tiny_model, *TUNE)
+    made = run(*begin)
+    assert made.code == 0, made.err
+    assert "Dice" in made.out
+    assert f"sa2net models promote '{name}'" in made.out or "Kept aside" not in made.out
+    assert f"models remove '{name}'" in run(*begin).err
+    none = run("train", cells, "--keep-best")
+    assert none.code == 2
+    assert "--resume" in none.err
+
+    rounds = []
+    with pytest.raises(Paused):
+        fine_tune(
+            cells,
+            tiny_model,
+            {"steps": 4, "rounds": 2, "batch_size": 1, "crop": 48, "replay": 0},
+            name="halves",
+            on_event=lambda e: rounds.extend([e] if isinstance(e, RoundPoint) else []),
+            paused=lambda: bool(rounds),
+        )
+    kept = run("train", cells, "--resume", own_home / "runs" / "halves", "--keep-best")
+    assert kept.code == 0, kept.err
+    assert find_model("halves") is not None

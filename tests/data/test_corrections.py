@@ -19,6 +19,7 @@ import tifffile
 from napari_sa2net.data import fingerprint, read_image, synthetic_nuclei
 from napari_sa2net.data.commit import Commit
 from napari_sa2net.data.corrections import TrainingSet
+from napari_sa2net.data.exchange import import_into
 from napari_sa2net.data.fingerprint import image_fingerprint
 from napari_sa2net.data.manifest import MANIFEST, file_stem
 from napari_sa2net.data.training_set import load_training_folder, split_items
@@ -540,3 +541,31 @@ def test_a_fingerprint_is_of_the_pixels_and_not_of_how_they_are_held(tmp_path, m
     assert image_fingerprint(small) != image_fingerprint(changed)
     assert image_fingerprint(small) != image_fingerprint(small.astype(np.uint16))
     assert image_fingerprint(np.zeros((0, 5))) != image_fingerprint(np.zeros((5, 0)))
+
+
+@pytest.mark.parametrize("has_copy", [True, False])
+def test_the_way_out_of_a_damaged_manifest_works(tmp_path, has_copy):
+    folder = tmp_path / "mein Satz"
+    training_set = TrainingSet.open(folder, create=True)
+    _, labels = synthetic_nuclei((40, 56), 4, 12, 0)
+    records = [
+        training_set.commit(Commit(labels * 9 + i, labels, labels > 1, source=f"s{i}"))
+        for i in range(2)
+    ]
+    manifest, copy = folder / "corrections.json", folder / "corrections.json.bak"
+    manifest.write_text('{"schema_version": 1, "comm')
+    if not has_copy:
+        copy.unlink()
+    with pytest.raises(CorrectionsError) as damaged:
+        TrainingSet.open(folder)
+    if has_copy:
+        assert "Delete corrections.json and rename corrections.json.bak" in str(damaged.value)
+        manifest.unlink()
+        copy.rename(manifest)
+        assert [r.id for r in TrainingSet.open(folder).commits()] == [r.id for r in records]
+        return
+    assert f"sa2net corrections import NEW '{folder}'" in str(damaged.value)
+    manifest.rename(folder / "old.json")
+    fresh, again = import_into(tmp_path / "NEW", folder)
+    assert len(again) == 2
+    assert (fresh.load(again[0].id).reviewed == (labels > 1)).all()

@@ -17,9 +17,11 @@ from napari_sa2net.config import FineTuneConfig, UnifiedFocalConfig
 from napari_sa2net.data.commit import Commit
 from napari_sa2net.data.corrections import TrainingSet
 from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.errors import Paused
 from napari_sa2net.models.registry import find_model
 from napari_sa2net.training.compare import Score
 from napari_sa2net.training.events import LossPoint, RoundPoint
+from napari_sa2net.training.fine_tune import fine_tune
 from napari_sa2net.training.runs import unfinished_runs
 from napari_sa2net.widgets.dock import LearnDock
 from napari_sa2net.widgets.learn.curves_plot import MOST_BINS, REDRAW_MS, CurvesPlot
@@ -248,6 +250,7 @@ def test_a_dock_closed_while_learning_leaves_a_run_to_go_on_with(
     dock, page = open_alone()
     wait(qtbot, lambda: shown(page.unfinished))
     assert page.unfinished.words.text().startswith("tiny-tuned has not finished learning")
+    assert shown(page.unfinished.keep)
     page.unfinished.resume.click()
     wait(qtbot, lambda: page.state.phase == "learning")
     assert not shown(page.unfinished)
@@ -353,3 +356,41 @@ def test_when_is_said_in_words() -> None:
     assert when_words("2020-03-03T12:00:00Z", datetime(2020, 5, 1)) == "3 March"
     assert when_words("2020-03-03T12:00:00Z", datetime(2022, 5, 1)) == "3 March 2020"
     assert when_words("") == ""
+
+
+def test_the_best_is_kept_when_the_images_are_gone(
+    home: Path, make_napari_viewer: Any, qtbot: Any
+) -> None:
+    folder = home / "corrections"
+    keep(folder)
+    rounds: list[RoundPoint] = []
+    config = FEW.model_copy(update={"steps": 40, "rounds": 20})
+    with pytest.raises(Paused):
+        fine_tune(
+            folder,
+            "tiny",
+            config,
+            name="halves",
+            on_event=lambda e: rounds.extend([e] if isinstance(e, RoundPoint) else []),
+            paused=lambda: bool(rounds),
+        )
+    for path in folder.glob("images/*"):
+        path.unlink()
+    viewer = make_napari_viewer()
+    dock = LearnDock(viewer)
+    viewer.window.add_dock_widget(dock, name="Learn")
+    page: Any = dock.pages[0]
+    dock.window().show()
+    wait(qtbot, lambda: shown(page.unfinished))
+    page.unfinished.resume.click()
+    wait(qtbot, lambda: page.session.error is not None)
+    assert "The best so far can be kept" in page.session.error.message
+    wait(qtbot, lambda: shown(page.unfinished.keep))
+    page.unfinished.keep.click()
+    wait(qtbot, lambda: page.state.outcome is not None)
+    assert page.state.outcome.child == "halves"
+    rows = [row for row in page.card.texts() if row[0] == "Dice"]
+    assert all("±" in row[3] for row in rows)
+    assert len(rows) == 2
+    assert not unfinished_runs()
+    dock.shut()

@@ -7,6 +7,9 @@ from napari_sa2net.data.synthetic import synthetic_nuclei
 from napari_sa2net.errors import EvaluationError
 from napari_sa2net.metrics import evaluate
 from napari_sa2net.training.compare import Change, Score, Tally, change, judge, score_of, tally
+from napari_sa2net.training.comparison import verdict_on
+from napari_sa2net.training.material import HELD_OUT
+from napari_sa2net.training.rounds import merit
 
 
 def squares(*corners, shape=(60, 60), side=10):
@@ -110,3 +113,45 @@ def test_a_small_loss_on_the_reference_set_is_no_change():
     score = Score(0.8, 0.5, 0.9, 500)
     part = Change(score, Score(0.79, 0.5, 0.9, 500), -0.01, -0.015, -0.005, 0.0)
     assert judge(held_out, {"fluorescence": part}).better
+
+
+def test_a_child_that_floods_the_background_is_not_better():
+    _, truth = synthetic_nuclei((200, 200), 40, 16, seed=1)
+    parent, child = truth.copy(), truth.copy()
+    parent[parent <= len(np.unique(truth)) // 5] = 0
+    child[child == 0] = truth.max() + 1
+    flood = change([tally(parent, truth)] * 2, [tally(child, truth)] * 2)
+    assert flood.difference > 0.1
+    assert flood.dice.difference == pytest.approx(flood.after.dice - flood.before.dice)
+    assert flood.dice.low <= flood.dice.difference <= flood.dice.high
+    verdict = judge(flood)
+    assert not verdict.better
+    assert "but the area is covered worse: Dice 0." in verdict.text
+    # Of the reference set it counts alike, and a round like that is not the best.
+    rise = change([many(20)], [many(30)])
+    elsewhere = judge(rise, {"fluorescence": flood})
+    assert not elsewhere.better
+    assert "but worse on the reference set: fluorescence Dice 0." in elsewhere.text
+    both = {HELD_OUT: [tally(parent, truth)], "fluorescence": [tally(truth, truth)]}
+    flooded = {**both, HELD_OUT: [tally(child, truth)]}
+    assert merit(flooded, both) < merit(both, both)
+    assert not verdict_on("a", "b", None, {"fluorescence": flood}).better
+
+
+def test_areas_add_up_to_dice_and_are_drawn_with_the_cells():
+    _, truth = synthetic_nuclei((200, 200), 40, 20, seed=1)
+    found = np.where(truth % 4 == 0, 0, np.roll(truth, 3, axis=1))
+    one = tally(found, truth)
+    hit, missed, false = one.areas.sum(0)
+    assert one.areas.shape == one.units.shape
+    assert 2 * hit / (2 * hit + missed + false) == pytest.approx(one.score.dice)
+    same = change([one], [one])
+    assert (same.dice.difference, same.dice.chance) == (0, 0.5)
+    assert (Tally.of(one.plain()).areas == one.areas).all()
+    # A run that was stored before areas were: every cell as the image.
+    plain = one.plain()
+    del plain["areas"]
+    old = Tally.of(plain)
+    assert change([old], [old]).dice.margin == 0
+    empty = np.zeros_like(truth)
+    assert tally(found, empty).areas.tolist() == [[0, 0, int((found > 0).sum())]]

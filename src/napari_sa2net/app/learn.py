@@ -192,6 +192,12 @@ class LearnController:
             self._begin(request, asked.base_name, asked.name, str(folder))
             return True
 
+    def keep_best(self, run: UnfinishedRun) -> None:
+        """End an unfinished run with the best it has; its images are not needed."""
+        with self._lock:
+            if self.resume(run):
+                self.stop()
+
     def pause(self) -> None:
         """Write the run to disk and give the computer back; `resume` goes on."""
         with self._lock:

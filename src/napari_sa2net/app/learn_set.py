@@ -105,6 +105,11 @@ def _division(n_images: int, n_units: int, marked: bool, share: float) -> str:
             f"A strip of the image with about {share:.0%} of its cells is held back to judge "
             "by. A second image makes a fairer judge."
         )
+    if n_units == 1:
+        return (
+            f"About {share:.0%} of the cells are held back to judge by. All images are of one "
+            "group, so it judges kindly: images of another group would tell more."
+        )
     whole = "whole images"
     if 1 < n_units < n_images:
         whole = "whole groups"

@@ -115,13 +115,19 @@ def hint_words(entry: ModelEntry, parent: str = "") -> str:
 
 
 def part_words(part: Part) -> tuple[str, str]:
-    """What was scored, and ``AP 0.61 → 0.78, +0.17 (+0.11 … +0.23)``."""
+    """What was scored, and ``AP 0.61 → 0.78, +0.17 (+0.11 … +0.23)``, then Dice alike."""
     change = part.change
     images = f"{part.n_images} image{'' if part.n_images == 1 else 's'}"
     about = f"{part.name}: {images}, {change.after.n} cells"
-    scores = f"AP {change.before.ap50:.2f} → {change.after.ap50:.2f}"
-    spread = f"{change.difference:+.2f} ({change.low:+.2f} … {change.high:+.2f})"
-    return about, f"{scores}, {spread.replace('-', '−')}"
+    before, after = change.before, change.after
+    said = []
+    for name, was, now, one in (
+        ("AP", before.ap50, after.ap50, change),
+        ("Dice", before.dice, after.dice, change.dice),
+    ):
+        spread = f"{one.difference:+.2f} ({one.low:+.2f} … {one.high:+.2f})"
+        said.append(f"{name} {was:.2f} → {now:.2f}, {spread.replace('-', '−')}")
+    return about, "; ".join(said)
 
 
 def lineage(families: dict[str, Family], name: str) -> tuple[list[str], tuple[str, ...]]:
@@ -192,7 +198,9 @@ def _score_lines(card: ModelCard, titles: Mapping[str, str]) -> list[str]:
         for key, title in titles.items():
             if key in scores:
                 was = f"{before[key]:.2f} → " if key in before else ""
-                shown.append(f"{title} {was}{scores[key]:.2f}")
+                margin = scores.get(f"{key}_margin")
+                spread = "" if margin is None else f" ± {margin:.2f}"
+                shown.append(f"{title} {was}{scores[key]:.2f}{spread}")
         if shown:
             lines.append(f"{name}: {' · '.join(shown)}")
     return lines

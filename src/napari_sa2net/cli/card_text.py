@@ -65,11 +65,19 @@ def card_lines(card: ModelCard, file: Mapping[str, Any], details: bool) -> list[
 def _score_lines(card: ModelCard) -> Iterator[str]:
     for data, scores in card.scores.items():
         named = (
-            f"{_SCORES[key]} {value:.3f}" for key, value in scores.items() if key in _SCORES
+            f"{_SCORES[key]} {value:.3f}{_spread(scores, key)}"
+            for key, value in scores.items()
+            if key in _SCORES
         )
         line = ", ".join(named)
         if line:
             yield f"{data}: {line}"
+
+
+def _spread(scores: Mapping[str, float], key: str) -> str:
+    """Half the interval of how a score changed from the parent's, where it is known."""
+    margin = scores.get(f"{key}_margin")
+    return "" if margin is None else f" ± {margin:.3f}"
 
 
 def _left_out(card: ModelCard) -> str:

@@ -167,13 +167,19 @@ def import_command(directory: Path, source: Path, /, *, group: str = "") -> None
     group
         Slide, patient or dish of the images that name none: never torn apart in validation.
     """
-    from napari_sa2net.data.corrections import TrainingSet
+    from napari_sa2net.data.exchange import import_into
 
-    training_set = TrainingSet.open(directory, create=True)
-    records = training_set.import_folder(source, group)
-    console.stdout().print(
-        f"imported {_commits(len(records))}: {training_set.path}", markup=False
-    )
+    training_set, records = import_into(directory, source, group)
+    done = f"imported {_commits(len(records))}"
+    if not records:
+        done += " (all are here already)"
+    console.stdout().print(f"{done}: {training_set.path}", markup=False)
+    empty = [record.source.name for record in records if not record.n_objects]
+    if empty:
+        console.warning(
+            f"{', '.join(empty[:3])}{' …' if len(empty) > 3 else ''}: no cell is labelled, so "
+            "all of it is learned as background. Remove the commit if that is wrong."
+        )
 
 
 def _open(directory: Path) -> TrainingSet:

@@ -245,14 +245,19 @@ def compare(
             part.name,
             str(part.n_images),
             str(part.change.after.n),
-            f"{part.change.before.ap50:.3f}",
-            f"{part.change.after.ap50:.3f}",
-            f"{part.change.difference:+.3f}",
-            f"{part.change.low:+.3f} to {part.change.high:+.3f}",
+            score,
+            f"{was:.3f}",
+            f"{now:.3f}",
+            f"{one.difference:+.3f}",
+            f"{one.low:+.3f} to {one.high:+.3f}",
         )
         for part in result.parts
+        for score, was, now, one in (
+            ("AP@0.5", part.change.before.ap50, part.change.after.ap50, part.change),
+            ("Dice", part.change.before.dice, part.change.after.dice, part.change.dice),
+        )
     ]
-    names = ("AP@0.5 on", "images", "cells", result.first, result.second)
+    names = ("scored on", "images", "cells", "score", result.first, result.second)
     console.table((*names, "difference", "95 % interval"), rows)
     console.stdout().print(result.verdict.text, markup=False)
     for note in result.notes:

@@ -37,6 +37,7 @@ def train(
     full: _Flag = False,
     from_card: str | None = None,
     promote: bool | None = None,
+    keep_best: _Flag = False,
     settings: Annotated[TrainFlags | None, Parameter(name="*")] = None,  # type: ignore[valid-type]
 ) -> int:
     """Train a model on a folder of images and labels, or let one learn from corrections.
@@ -67,12 +68,19 @@ def train(
         Repeat the training of a model (name, file, or its card as .json) on DIRECTORY.
     promote
         Offer the new model, or keep it aside, whatever its scores.
+    keep_best
+        With --resume: end a run that was paused with the best it has. Its images are not
+        needed.
     """
     said = given(settings)
     command = shlex.join(["sa2net", *sys.argv[1:]])
     with StepProgress() as progress, log_to(progress), ctrl_c() as pressed:
         try:
             watch = {"progress": progress.step, "cancelled": pressed}
+            if keep_best:
+                if not is_resumable(said.get("resume")):
+                    raise SettingsError("--keep-best: name a paused run with --resume RUN.")
+                watch["cancelled"] = lambda: True
             result = _carry_out(
                 directory, name, out, full, from_card, promote, said, command, watch
             )
@@ -110,7 +118,7 @@ def _carry_out(
             card_of(from_card), directory, name, base=base, out=out, command=command, **watch
         )
     if is_resumable(said.get("resume")):
-        return resume_fine_tuning(said["resume"], **watch)
+        return resume_fine_tuning(said["resume"], **watch, on_event=_notice)
     if name is None:
         raise SettingsError("Give the new model a name: --name NAME")
     learn = "base" in said or is_training_set(directory.expanduser())
@@ -126,6 +134,7 @@ def _carry_out(
             out=out,
             promote=promote,
             command=command,
+            on_event=_notice,
             progress=watch["progress"],
             cancelled=watch["cancelled"],
         )
@@ -142,21 +151,35 @@ def _carry_out(
     )
 
 
+def _notice(event: Any) -> None:
+    from napari_sa2net.training.events import Notice
+
+    if isinstance(event, Notice):
+        console.warning(event.text)
+
+
 def _report(result: Any) -> None:
     out = console.stdout()
     name = result.card.name
     if hasattr(result, "verdict"):
-        before, after = result.held_out.before, result.held_out.after
-        was, now = result.reference.before, result.reference.after
-        rows = [
-            ("corrections held back", f"{before.ap50:.3f}", f"{after.ap50:.3f}", str(after.n)),
-            ("reference set", f"{was.ap50:.3f}", f"{now.ap50:.3f}", str(now.n)),
-        ]
-        console.table(("AP@0.5", "parent", "child", "cells"), rows)
+        rows = []
+        for where, part in (
+            ("corrections held back", result.held_out),
+            ("reference set", result.reference),
+        ):
+            was, now = part.before, part.after
+            for score, old, new, one in (
+                ("AP@0.5", was.ap50, now.ap50, part),
+                ("Dice", was.dice, now.dice, part.dice),
+            ):
+                change = f"{one.difference:+.3f} ± {one.margin:.3f}"
+                rows.append((where, score, f"{old:.3f}", f"{new:.3f}", change, str(now.n)))
+        console.table(("scored on", "score", "parent", "child", "change", "cells"), rows)
         out.print(result.verdict.text, markup=False)
         if not result.promoted:
             out.print(
-                f"Kept aside. To use it all the same: sa2net models promote {name}",
+                "Kept aside. To use it all the same: "
+                f"sa2net models promote {shlex.quote(name)}",
                 markup=False,
             )
     else:

@@ -118,7 +118,10 @@ def checked_commit(commit: Commit) -> Commit:
             "have the same height and width, and at least one pixel."
         )
     if labels.dtype.kind not in "biu":
-        raise CorrectionsError(f"Labels must be whole numbers, not {labels.dtype}.")
+        raise CorrectionsError(
+            f"Labels must be whole numbers, not {labels.dtype}. Convert them: one whole number "
+            "for each cell, 0 for background, saved as 16-bit or as labels of napari."
+        )
     if labels.min() < 0 or labels.max() > np.iinfo(np.int32).max:
         raise CorrectionsError(
             f"Labels must lie in 0 … 2147483647; these are {labels.min()} … {labels.max()}."

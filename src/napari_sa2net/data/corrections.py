@@ -38,6 +38,7 @@ from napari_sa2net.data.manifest import (
     is_training_set,
     new_id,
     read_manifest,
+    write_copy,
     write_manifest,
 )
 from napari_sa2net.errors import CommitNotFoundError, CorrectionsError, OutputError, SA2NetError
@@ -350,6 +351,7 @@ class TrainingSet:
                 with suppress(SA2NetError, OSError):
                     recover(self.path)
             self._manifest = changes.manifest
+            write_copy(self.path, changes.manifest)
             tidy(self.path, changes.manifest)
 
 

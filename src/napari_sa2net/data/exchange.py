@@ -7,7 +7,7 @@ import secrets
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -27,6 +27,7 @@ from napari_sa2net.data.manifest import (
     manifest_bytes,
     write_manifest,
 )
+from napari_sa2net.data.numbered import mask_problem
 from napari_sa2net.data.training_set import TrainingItem, load_training_folder
 from napari_sa2net.errors import CorrectionsError, OutputError, SA2NetError
 from napari_sa2net.files import TEMPORARY_PREFIX, write_atomically
@@ -99,6 +100,27 @@ def export_corrections(
     return _export_folder(target, manifest, files)
 
 
+def import_into(
+    folder: str | os.PathLike[str], source: str | os.PathLike[str], group: str = ""
+) -> tuple[TrainingSet, list[CommitRecord]]:
+    """`import_corrections` into the set of a folder, which is made if need be.
+
+    Where the source cannot be used, none is made.
+
+    Raises
+    ------
+    CorrectionsError, TrainingDataError, OutputError
+    """
+    made: list[TrainingSet] = []
+
+    def opened() -> TrainingSet:
+        made.append(TrainingSet.open(folder, create=True))
+        return made[0]
+
+    records = _import(opened, Path(folder).expanduser().absolute(), source, group)
+    return made[0], records
+
+
 def import_corrections(
     training_set: TrainingSet, source: str | os.PathLike[str], group: str = ""
 ) -> list[CommitRecord]:
@@ -126,11 +148,20 @@ def import_corrections(
     OutputError
         If the set cannot be written.
     """
+    return _import(lambda: training_set, training_set.path, source, group)
+
+
+def _import(
+    opened: Callable[[], TrainingSet], own: Path, source: str | os.PathLike[str], group: str
+) -> list[CommitRecord]:
+    """Look at a source, then open the set (at `own`) and take it in."""
     path = Path(source).expanduser().absolute()
+    if path == own:
+        raise CorrectionsError("A set cannot be imported into itself. Choose another folder.")
     if path.is_file():
         with _unzipped(path) as folder:
-            return _import_folder(training_set, folder, group, path)
-    return _import_folder(training_set, path, group, path)
+            return _import_folder(opened, folder, group, path)
+    return _import_folder(opened, path, group, path)
 
 
 def _export_folder(target: Path, manifest: Manifest, files: list[tuple[str, Path]]) -> Path:
@@ -157,15 +188,20 @@ def _export_folder(target: Path, manifest: Manifest, files: list[tuple[str, Path
 
 
 def _import_folder(
-    training_set: TrainingSet, folder: Path, group: str, source: Path
+    opened: Callable[[], TrainingSet], folder: Path, group: str, source: Path
 ) -> list[CommitRecord]:
-    if folder == training_set.path:
-        raise CorrectionsError("A set cannot be imported into itself. Choose another folder.")
     if is_training_set(folder):
-        return _import_set(training_set, TrainingSet(folder))
+        return _import_set(opened, TrainingSet(folder))
     items = load_training_folder(folder)
+    n_with_cells = 0
     for item in items:  # all of them, before the first is taken in
-        _read_item(item, group, source)
+        n_with_cells += _has_cells(_read_item(item, group, source))
+    if not n_with_cells:
+        raise CorrectionsError(
+            f"No label image of {source} holds a cell: every pixel is 0. Check that labels/ "
+            "holds the numbered cells, one whole number for each."
+        )
+    training_set = opened()
     known: dict[tuple[Any, ...], list[str]] = {}
     for record in training_set.commits("active", "superseded"):
         known.setdefault(record.place, []).append(record.id)
@@ -175,6 +211,14 @@ def _import_folder(
         new = [commit for commit in batch if not _is_here(training_set, known, commit)]
         made += training_set.commit_all(new) if new else []
     return made
+
+
+def _has_cells(commit: Commit) -> bool:
+    """Whether anything is labelled; CorrectionsError if it is a mask."""
+    problem = mask_problem(commit.labels)
+    if problem:
+        raise CorrectionsError(f"{commit.source}: {problem}")
+    return bool(commit.labels.any())
 
 
 def _is_here(
@@ -189,10 +233,11 @@ def _is_here(
     return False
 
 
-def _import_set(training_set: TrainingSet, other: TrainingSet) -> list[CommitRecord]:
+def _import_set(opened: Callable[[], TrainingSet], other: TrainingSet) -> list[CommitRecord]:
     records = other.commits()
     for record in records:  # readable, before the first is taken in
         other.load(record.id)
+    training_set = opened()
     here = {r.id for r in training_set.commits("active", "superseded", "removed")}
     new = [record for record in records if record.id not in here]
     for start in range(0, len(new), BATCH):

@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import shlex
 import unicodedata
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
-from napari_sa2net.errors import CorrectionsError
+from napari_sa2net.errors import CorrectionsError, OutputError
 from napari_sa2net.files import write_atomically
 
 #: The file that says what belongs to a set.
 MANIFEST = "corrections.json"
 SCHEMA_VERSION = 1
 FORMAT = "napari-sa2net corrections"
+#: The same list once more, for when the manifest is damaged from outside.
+COPY = f"{MANIFEST}.bak"
 
 #: Folders of the three files of a commit.
 KINDS = ("images", "labels", "reviewed")
@@ -185,8 +189,8 @@ def parse_manifest(text: bytes, path: Path) -> Manifest:
         if isinstance(error, CorrectionsError):
             raise
         raise CorrectionsError(
-            f"{path} is damaged ({_first_line(error)}). Bring it back from a backup; images, "
-            "labels and masks beside it are untouched."
+            f"{path} is damaged ({_first_line(error)}). Images, labels and masks beside it are "
+            f"untouched. {_way_out(path)}"
         ) from error
     ids = [record.id for record in manifest.commits]
     names = [record.name.casefold() for record in manifest.commits]
@@ -212,6 +216,12 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_atomically(folder / MANIFEST, content, durable=True, make_folder=False)
 
 
+def write_copy(folder: Path, manifest: Manifest) -> None:
+    """Keep the list once more; a failure costs nothing as long as the manifest is whole."""
+    with suppress(OutputError):
+        write_atomically(folder / COPY, manifest_bytes(manifest), make_folder=False)
+
+
 def new_id(taken: Iterable[str]) -> str:
     """An id that none of `taken` begins like."""
     starts = {identity[:8] for identity in taken}
@@ -229,6 +239,18 @@ def file_stem(source: str, index: tuple[int, ...], identity: str) -> str:
         name = name[:-1]
     plane = "-".join(str(i) for i in index)
     return "_".join(part for part in (name.strip(" .") or "image", plane, identity[:8]) if part)
+
+
+def _way_out(path: Path) -> str:
+    """What to do where a manifest is damaged."""
+    try:
+        Manifest.model_validate_json((path.parent / COPY).read_bytes())
+    except (OSError, ValueError):
+        return (
+            f"Rename {path.name}, then import the folder into a new set: sa2net corrections "
+            f"import NEW {shlex.quote(str(path.parent))}"
+        )
+    return f"Delete {path.name} and rename {COPY} to {path.name}: it holds the same list."
 
 
 def _missing(folder: Path) -> CorrectionsError:

@@ -8,8 +8,13 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from napari_sa2net.data.manifest import CommitRecord, is_training_set, read_manifest
-from napari_sa2net.errors import TrainingDataError
+from napari_sa2net.data.manifest import (
+    KINDS,
+    CommitRecord,
+    is_training_set,
+    read_manifest,
+)
+from napari_sa2net.errors import CommitNotFoundError, TrainingDataError
 
 #: Endings of image files, in the order they are looked for.
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".npy")
@@ -38,6 +43,13 @@ class TrainingItem:
         that was measured.
     commit : str
         Id of the commit in a set of corrections; may be empty.
+    place : str
+        Fingerprint of the source, plane and crop, that all commits of this place share; empty
+        where the source's pixels are not known.
+    before : tuple of str
+        Ids of the other commits of this place, whatever became of them.
+    kin : tuple of str
+        Ids (where there are none, names) of what belongs to the same group.
     """
 
     name: str
@@ -49,10 +61,15 @@ class TrainingItem:
     group: str = ""
     levels: tuple[tuple[float, float], ...] | None = None
     commit: str = ""
+    place: str = ""
+    before: tuple[str, ...] = ()
+    kin: tuple[str, ...] = ()
 
 
 def load_training_folder(
-    directory: str | Path, splits: Collection[str] = LEARNED_FROM
+    directory: str | Path,
+    splits: Collection[str] = LEARNED_FROM,
+    only: Collection[str] | None = None,
 ) -> list[TrainingItem]:
     """Find the images of a training folder.
 
@@ -66,6 +83,9 @@ def load_training_folder(
         else is looked at.
     splits : collection of str
         Rows of the index to take; the others are left out, without a look at their files.
+    only : collection of str, optional
+        Names of images or ids of commits: nothing else is taken. Commits that were superseded
+        or removed since are taken too, as long as their files are there.
 
     Returns
     -------
@@ -74,7 +94,8 @@ def load_training_folder(
     Raises
     ------
     TrainingDataError
-        If a folder or file is missing, or a group lies in two splits.
+        If a folder or file is missing, or a group lies in two splits; with `only`, if one of
+        them is gone.
     """
     directory = Path(directory).expanduser()
     if not directory.is_dir():
@@ -83,9 +104,12 @@ def load_training_folder(
         )
     index = directory / "index.csv"
     if is_training_set(directory):
-        items = _committed(directory)
+        items = _committed(directory, only or ())
     else:
         items = _indexed(directory, index, splits) if index.is_file() else _listed(directory)
+        items = _with_kin(items)
+    if only is not None:
+        items = _chosen(items, only)
     if not items:
         raise TrainingDataError(
             f"{directory} holds no training images. Put images into images/ and their label "
@@ -152,32 +176,78 @@ def split_items(
     return training, validation
 
 
-def _committed(directory: Path) -> list[TrainingItem]:
+def _chosen(items: list[TrainingItem], only: Collection[str]) -> list[TrainingItem]:
+    chosen = [item for item in items if item.name in only or item.commit in only]
+    found = {key for item in chosen for key in (item.name, item.commit)}
+    missing = [name for name in only if name not in found]
+    if missing:
+        raise TrainingDataError(
+            f"The training set no longer has {', '.join(missing[:3])}"
+            f"{' …' if len(missing) > 3 else ''}. Bring the files back, or start a new run."
+        )
+    return chosen
+
+
+def _with_kin(items: list[TrainingItem]) -> list[TrainingItem]:
+    groups: dict[str, list[str]] = {}
+    for item in items:
+        groups.setdefault(item.group, []).append(item.name)
+    return [
+        replace(item, kin=tuple(name for name in groups[item.group] if name != item.name))
+        if item.group
+        else item
+        for item in items
+    ]
+
+
+def _committed(directory: Path, also: Collection[str]) -> list[TrainingItem]:
+    """Active commits, and others of these names or ids whose files are there."""
     from napari_sa2net.data.corrections_files import locate
 
-    records = [r for r in read_manifest(directory).commits if r.state == "active"]
-    if not records:
+    everything = read_manifest(directory).commits
+    active = [r for r in everything if r.state == "active"]
+    others = [r for r in everything if r.state != "active" and (r.id in also or r.name in also)]
+    if not active and not others:
         raise TrainingDataError(
             f"{directory} holds no corrections yet. Keep corrected labels in it, or import "
             "images and labels: sa2net corrections import DIR FOLDER"
         )
-    groups = {record.id: _group(record) for record in records}
-    sides = {groups[record.id]: record.split for record in records if record.split}
-    return [
-        TrainingItem(
-            record.name,
-            locate(directory, record, "images"),
-            locate(directory, record, "labels"),
-            locate(directory, record, "reviewed"),
-            # A new correction follows its group, so that none is torn.
-            record.split or sides.get(groups[record.id], ""),
-            record.kind,
-            groups[record.id],
-            record.levels,
-            record.id,
+    groups = {record.id: _group(record) for record in everything}
+    sides = {groups[record.id]: record.split for record in active if record.split}
+    items = []
+    for record in (*active, *others):
+        try:
+            files = [locate(directory, record, kind) for kind in KINDS]
+        except CommitNotFoundError:
+            if record.state == "active":
+                raise
+            continue
+        group = groups[record.id]
+        rest = [r for r in everything if r.id != record.id]
+        items.append(
+            TrainingItem(
+                record.name,
+                *files,
+                # A new correction follows its group, so that none is torn.
+                record.split or sides.get(group, ""),
+                record.kind,
+                group,
+                record.levels,
+                record.id,
+                _place(record),
+                tuple(r.id for r in rest if r.place == record.place),
+                tuple(r.id for r in rest if groups[r.id] == group),
+            )
         )
-        for record in records
-    ]
+    return items
+
+
+def _place(record: CommitRecord) -> str:
+    """`CommitRecord.place` as text; the fingerprint comes first."""
+    if not record.source.fingerprint:
+        return ""
+    parts = [record.index, record.box or ()]
+    return "/".join([record.source.fingerprint, *("-".join(map(str, p)) for p in parts)])
 
 
 def _group(record: CommitRecord) -> str:

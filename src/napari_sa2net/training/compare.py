@@ -7,7 +7,7 @@ models gets an interval: objects are drawn anew, always for both models together
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from napari_sa2net.errors import EvaluationError
 from napari_sa2net.metrics import ImageScore, MatchCounts, pool, score_image
+from napari_sa2net.training.areas import areas_of, drawn_dice, overlaps
 
 #: Draws of the bootstrap, and the share of them that the interval leaves out.
 DRAWS, OUTSIDE = 2000, 0.05
@@ -22,6 +23,8 @@ DRAWS, OUTSIDE = 2000, 0.05
 SURE = 0.9
 #: Changes of the reference set below this are no change.
 TOLERANCE = 0.02
+#: What sums of other orders may differ by.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +37,14 @@ class Tally:
         Per true object: found, falsely found nearby, missed (at IoU 0.5). An image without
         true objects is one unit.
     score : ImageScore
+    areas : int64 (n, 3) or None
+        Per true object, pixels that were found, missed, and falsely found nearest to it; None
+        where a run was stored without them.
     """
 
     units: NDArray[np.int64]
     score: ImageScore
+    areas: NDArray[np.int64] | None = None
 
     @property
     def n(self) -> int:
@@ -46,7 +53,8 @@ class Tally:
 
     def plain(self) -> dict[str, Any]:
         """As lists and numbers, to be stored."""
-        return {"units": self.units.tolist(), "score": asdict(self.score)}
+        areas = None if self.areas is None else self.areas.tolist()
+        return {"units": self.units.tolist(), "score": asdict(self.score), "areas": areas}
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> Tally:
@@ -54,7 +62,19 @@ class Tally:
         score = dict(plain["score"])
         matches = tuple(MatchCounts(**counts) for counts in score.pop("matches"))
         units = np.array(plain["units"], np.int64).reshape(-1, 3)
-        return cls(units, ImageScore(matches, **score))
+        areas = plain.get("areas")
+        return cls(
+            units,
+            ImageScore(matches, **score),
+            None if areas is None else np.array(areas, np.int64).reshape(-1, 3),
+        )
+
+    def shares(self) -> NDArray[np.float64]:
+        """Pixels found, missed and false per object; alike for all where only Dice is known."""
+        if self.areas is not None:
+            return self.areas.astype(np.float64)
+        dice = self.score.dice
+        return np.tile([dice, 1 - dice, 1 - dice], (len(self.units), 1))
 
 
 @dataclass(frozen=True)
@@ -80,6 +100,33 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """Difference of one score, with a 95 % bootstrap interval.
+
+    Attributes
+    ----------
+    difference, low, high : float
+    chance : float
+        Share of the draws in which the second model is better; a draw counts half.
+    """
+
+    difference: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+    chance: float = 0.5
+
+    @property
+    def margin(self) -> float:
+        """Half the interval's width."""
+        return (self.high - self.low) / 2
+
+    @property
+    def fell(self) -> bool:
+        """Lower by more than nothing, and beyond what chance explains."""
+        return self.difference < -TOLERANCE and self.chance <= 1 - SURE
+
+
+@dataclass(frozen=True)
 class Change:
     """Two models on the same images.
 
@@ -92,6 +139,8 @@ class Change:
         95 % bootstrap interval of the difference.
     chance : float
         Share of the draws in which the second model is better; a draw counts half.
+    dice : Interval
+        The same of Dice.
     """
 
     before: Score
@@ -100,6 +149,7 @@ class Change:
     low: float
     high: float
     chance: float
+    dice: Interval = Interval()
 
     @property
     def margin(self) -> float:
@@ -156,7 +206,7 @@ def tally(
         )
     found, true = reviewed_part(labels, counts), reviewed_part(truth, counts)
     score = score_image(found, true)
-    p_of, t_of, iou = _overlaps(found, true)
+    p_of, t_of, iou = overlaps(found, true)
     numbers = np.unique(true)
     numbers = numbers[numbers > 0]
     others = np.unique(found)
@@ -182,7 +232,7 @@ def tally(
         np.add.at(units[:, 1], near, 1)
     elif false.size:
         units[0, 1] = false.size
-    return Tally(units, score)
+    return Tally(units, score, areas_of(found > 0, true, numbers))
 
 
 def score_of(tallies: Sequence[Tally]) -> Score:
@@ -211,18 +261,39 @@ def change(before: Sequence[Tally], after: Sequence[Tally], seed: int = 0) -> Ch
         raise EvaluationError("Two models can only be compared on the same images.")
     rng = np.random.default_rng(seed)
     picks = rng.integers(len(a), size=(DRAWS, len(a)))
-    differences = _ap(b[picks].sum(1)) - _ap(a[picks].sum(1))
-    low, high = np.quantile(differences, [OUTSIDE / 2, 1 - OUTSIDE / 2])
-    chance = float((differences > 0).mean() + (differences == 0).mean() / 2)
+    found = _interval(_ap(b[picks].sum(1)) - _ap(a[picks].sum(1)))
+    covered = _interval(_dice_of(after, picks) - _dice_of(before, picks))
     first, second = score_of(before), score_of(after)
-    return Change(first, second, second.ap50 - first.ap50, float(low), float(high), chance)
+    return Change(
+        first,
+        second,
+        second.ap50 - first.ap50,
+        found.low,
+        found.high,
+        found.chance,
+        replace(covered, difference=second.dice - first.dice),
+    )
+
+
+def _interval(differences: NDArray[np.float64]) -> Interval:
+    """What the draws say; the difference is their mean."""
+    low, high = np.quantile(differences, [OUTSIDE / 2, 1 - OUTSIDE / 2])
+    # Sums of other orders differ in the last digits, which is no difference.
+    better, same = differences > ROUNDING, np.abs(differences) <= ROUNDING
+    chance = float(better.mean() + same.mean() / 2)
+    return Interval(float(differences.mean()), float(low), float(high), chance)
+
+
+def _dice_of(tallies: Sequence[Tally], picks: NDArray[np.int64]) -> NDArray[np.float64]:
+    return drawn_dice([one.shares() for one in tallies], picks)
 
 
 def judge(held_out: Change, reference: Mapping[str, Change] | None = None) -> Verdict:
     """Whether a child is better than its parent, and why, in a sentence.
 
     Better is: better on the corrections that were held back, beyond what chance explains,
-    and not worse on any part of the reference set.
+    and not worse on any part of the reference set. Cells are counted by AP; a Dice that fell
+    beyond chance, on either, speaks against a child that finds more cells.
 
     Parameters
     ----------
@@ -244,12 +315,19 @@ def judge(held_out: Change, reference: Mapping[str, Change] | None = None) -> Ve
     else:
         word = "Better" if gain > 0 else "Worse"
         text = f"{word} {there}, but within what chance explains: {numbers}"
+    link = "but" if gain > 0 else "and"
+    if held_out.dice.fell:
+        # Cells are found, and beside them much that is none.
+        better = False
+        text += (
+            f"; {link} the area is covered worse: {_dice(held_out)} "
+            f"(± {held_out.dice.margin:.2f})"
+        )
     if not reference:
         return Verdict(better, f"{text}.")
-    link = "but" if gain > 0 else "and"
     worse = {name: part for name, part in reference.items() if _worse(part)}
     if worse:
-        said = ", ".join(f"{name} {_arrow(part)}" for name, part in worse.items())
+        said = ", ".join(f"{name} {_lost(part)}" for name, part in worse.items())
         return Verdict(False, f"{text}; {link} worse on the reference set: {said}.")
     gained = [f"{name} {_arrow(part)}" for name, part in reference.items() if _gained(part)]
     if gained:
@@ -261,7 +339,21 @@ def _arrow(part: Change) -> str:
     return f"AP {part.before.ap50:.2f} → {part.after.ap50:.2f}"
 
 
+def _dice(part: Change) -> str:
+    return f"Dice {part.before.dice:.2f} → {part.after.dice:.2f}"
+
+
+def _lost(part: Change) -> str:
+    """The scores of a part that fell."""
+    said = [_arrow(part)] if _finds_less(part) else []
+    return " and ".join([*said, _dice(part)] if part.dice.fell else said)
+
+
 def _worse(part: Change) -> bool:
+    return _finds_less(part) or part.dice.fell
+
+
+def _finds_less(part: Change) -> bool:
     return part.difference < -TOLERANCE and part.chance <= 1 - SURE
 
 
@@ -274,17 +366,3 @@ def _ap(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     whole = counts.sum(-1)
     found = counts[..., 0]
     return np.where(whole > 0, found / np.maximum(whole, 1), 1.0)
-
-
-def _overlaps(
-    found: NDArray[np.int32], true: NDArray[np.int32]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Pairs of labels that share a pixel, and their IoU."""
-    both = (found > 0) & (true > 0)
-    width = int(true.max(initial=0)) + 1
-    pairs, shared = np.unique(
-        found[both].astype(np.int64) * width + true[both], return_counts=True
-    )
-    p_of, t_of = pairs // width, pairs % width
-    area_p, area_t = np.bincount(found.ravel()), np.bincount(true.ravel())
-    return p_of, t_of, shared / (area_p[p_of] + area_t[t_of] - shared)

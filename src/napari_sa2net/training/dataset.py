@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from napari_sa2net.config import InputConfig, TrainConfig
 from napari_sa2net.data import ImagePlan, plan_image, read_image
+from napari_sa2net.data.numbered import mask_problem
 from napari_sa2net.data.training_set import TrainingItem
 from napari_sa2net.errors import SA2NetError, TrainingDataError
 from napari_sa2net.inference.resample import ScaledPlane
@@ -87,6 +88,10 @@ def load_example(item: TrainingItem, config: InputConfig, fallback_diameter: flo
         raise TrainingDataError(
             f"{item.labels} does not hold labels: they must be whole numbers, 0 for background."
         )
+    # Commits have been looked at by a person, cell by cell.
+    problem = "" if item.commit else mask_problem(labels)
+    if problem:
+        raise TrainingDataError(f"{item.labels}: {problem}")
     # Renumbered, so that huge label values stay exact in float32 and histograms small.
     numbers = np.unique(labels)
     numbers = numbers[numbers > 0]

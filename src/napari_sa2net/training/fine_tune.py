@@ -4,36 +4,31 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from napari_sa2net.config import FineTuneConfig
-from napari_sa2net.data.reference import REFERENCE_SHA256
 from napari_sa2net.errors import (
     Cancelled,
+    CorrectionsError,
     ModelExistsError,
     Paused,
     SettingsError,
+    TrainingDataError,
     TrainingError,
 )
-from napari_sa2net.inference.devices import device_name
-from napari_sa2net.models.card import ModelCard
-from napari_sa2net.models.file import save_model
 from napari_sa2net.models.model import Model, load_model
 from napari_sa2net.models.registry import (
-    add_file,
     check_model_name,
     find_model,
 )
-from napari_sa2net.provenance import versions
-from napari_sa2net.training.compare import Change, Score, Verdict, change, judge
+from napari_sa2net.training.child import Ended, FineTuned, finish
 from napari_sa2net.training.events import Event
-from napari_sa2net.training.material import HELD_OUT, prepare
-from napari_sa2net.training.rounds import reference_of
+from napari_sa2net.training.material import prepare
 from napari_sa2net.training.run_state import read_state
 from napari_sa2net.training.runs import (
     STATE,
@@ -41,58 +36,19 @@ from napari_sa2net.training.runs import (
     free_name,
     read_asked,
     runs_dir,
+    tidy,
     working_on,
     write_asked,
 )
 from napari_sa2net.training.tuning_run import Stopped, TuningRun
 
 Progress = Callable[[int, int, str], None]
-#: What the card calls this way of training.
-RECIPE = "fine-tune"
-
-
-@dataclass(frozen=True, eq=False)
-class FineTuned:
-    """What became of a fine-tuning.
-
-    Attributes
-    ----------
-    model : Model
-        The child, with the weights of its best round.
-    before, after : Score
-        Parent and child on the corrections that were held back.
-    held_out, reference : Change
-        The same with an interval, and on the reference set.
-    verdict : Verdict
-        Whether the child is better, in words.
-    promoted : bool
-        Offered by name from now on; otherwise kept aside (`models.promote_model`).
-    path : Path
-        The child's file.
-    run : Path
-        Folder of the run.
-    """
-
-    model: Model
-    before: Score
-    after: Score
-    held_out: Change
-    reference: Change
-    verdict: Verdict
-    promoted: bool
-    path: Path
-    run: Path
-
-    @property
-    def card(self) -> ModelCard:
-        """The child's card."""
-        return self.model.card
 
 
 def fine_tune(
     training_set: Any,
     base: str | os.PathLike[str] | Model = "nuclei",
-    config: FineTuneConfig | None = None,
+    config: FineTuneConfig | Mapping[str, Any] | None = None,
     *,
     name: str | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -122,8 +78,8 @@ def fine_tune(
         ``reviewed/`` and ``index.csv``.
     base : str, path or Model
         The parent: a name or a model file. It is not changed.
-    config : FineTuneConfig, optional
-        Above all the time in minutes.
+    config : FineTuneConfig or mapping, optional
+        Above all the time in minutes: ``FineTuneConfig(minutes=5)`` or ``{"minutes": 5}``.
     name : str, optional
         Of the child; unsaid: the parent's with "-tuned" and, if need be, a number.
     out : path, optional
@@ -166,7 +122,8 @@ def fine_tune(
     TrainingError, OutOfMemoryError
     """
     start = time.monotonic()
-    config = config or FineTuneConfig()
+    config = _checked_config(config)
+    set_folder = _checked_folder(training_set)
     parent = load_model(base)
     child = free_name(parent.name) if name is None else check_model_name(name)
     run = Path(out).expanduser() if out else runs_dir() / child
@@ -174,9 +131,10 @@ def fine_tune(
     if (run / STATE).exists():
         raise ModelExistsError(
             f"A run of that name was paused or broken off: {run}. Go on with it (sa2net train "
-            "DIR --resume RUN), delete that folder, or choose another name."
+            f"DIR --resume {shlex.quote(str(run))}), delete that folder, or choose another "
+            "name."
         )
-    folder = Path(getattr(training_set, "path", training_set)).expanduser().absolute()
+    folder = set_folder.expanduser().absolute()
     material = prepare(folder, parent, config, commits, progress, cancelled, division)
     asked = Asked(
         name=child,
@@ -186,6 +144,9 @@ def fine_tune(
         base_sha256=parent.sha256,
         config=config,
         division={use: tuple(names) for use, names in material.division().items()},
+        commit_ids=material.commit_ids(),
+        places=material.places(),
+        caveats=material.caveats(),
         schedule=tuple((int(a), int(b)) for a, b in schedule),
         promote=promote,
         registered=out is None,
@@ -253,8 +214,20 @@ def resume_fine_tuning(
         parent.sha256,
     )
     _check_name(asked.name, not asked.registered)
+    if cancelled and cancelled():
+        return _keep_best(run, asked, parent, state)
     folder = Path(asked.training_set)
-    material = prepare(folder, parent, asked.config, progress=progress, division=asked.division)
+    try:
+        material = prepare(
+            folder, parent, asked.config, progress=progress, division=asked.division
+        )
+    except (TrainingDataError, CorrectionsError) as error:
+        if cancelled and cancelled():
+            return _keep_best(run, asked, parent, state)
+        raise TrainingDataError(
+            f"{error} The best so far can be kept without the images (sa2net train DIR "
+            f"--resume {shlex.quote(str(run))} --keep-best), or the run discarded."
+        ) from error
     with working_on(run):
         work = TuningRun(
             run, asked, parent, material, start, on_event, preview, cancelled, paused
@@ -263,111 +236,72 @@ def resume_fine_tuning(
         return _carry_out(work, progress)
 
 
+def _keep_best(run: Path, asked: Asked, parent: Model, state: dict[str, Any]) -> FineTuned:
+    """End a run with what lies on disk: the best round's scores are there, too."""
+    ended = Ended.of_state(run, asked, parent, state)
+    if ended.record.best is None:
+        raise _nothing(run)
+    with working_on(run):
+        return _finish(ended)
+
+
 def _carry_out(work: TuningRun, progress: Progress | None) -> FineTuned:
     try:
         work.train(progress)
     except Stopped:
         if work.record.best is None:
-            raise Cancelled(
-                "Learning was stopped before its first round was over, so there is nothing to "
-                f"keep. Nothing was changed. Run: {work.run}"
-            ) from None
-    return _finish(work)
+            raise _nothing(work.run) from None
+    return _finish(work.ended())
 
 
-def _finish(work: TuningRun) -> FineTuned:
-    """Judge the best round, save it, and put it where it belongs."""
-    record, asked = work.record, work.asked
-    assert record.best is not None and record.weights is not None
-    held_out = change(record.parent[HELD_OUT], record.best[HELD_OUT])
-    parts = {
-        name: change(before, record.best[name])
-        for name, before in record.parent.items()
-        if name != HELD_OUT
-    }
-    reference = change(reference_of(record.parent), reference_of(record.best))
-    verdict = judge(held_out, parts)
-    if work.material.split.known:
-        verdict = Verdict(
-            verdict.better,
-            f"{verdict.text} The parent had learned from these corrections before.",
+def _finish(ended: Ended) -> FineTuned:
+    tuned = finish(ended)
+    if ended.asked.registered:
+        tidy(ended.run)
+    return tuned
+
+
+def _nothing(run: Path) -> Cancelled:
+    return Cancelled(
+        "Learning was stopped before its first round was over, so there is nothing to keep. "
+        f"Nothing was changed. Run: {run}"
+    )
+
+
+def _checked_config(config: Any) -> FineTuneConfig:
+    if config is None or isinstance(config, FineTuneConfig):
+        return config or FineTuneConfig()
+    if not isinstance(config, Mapping):
+        raise SettingsError(
+            f"The settings are a {type(config).__name__}. Give a FineTuneConfig, or a "
+            'dictionary such as {"minutes": 5}.'
         )
-    promoted = verdict.better if asked.promote is None else asked.promote
-    net = work.child_net()
-    net.load_state_dict(record.weights)
-    card = _card(work, {HELD_OUT: held_out, **parts}, verdict)
-    path = save_model(work.run / f"{asked.name}.safetensors", net.cpu().eval(), card, "float16")
-    if asked.registered:
-        path = add_file(path, asked.name, aside=not promoted).path
-        work.tidy()
-    return FineTuned(
-        load_model(path),
-        held_out.before,
-        held_out.after,
-        held_out,
-        reference,
-        verdict,
-        promoted and asked.registered,
-        path,
-        work.run,
-    )
+    try:
+        return FineTuneConfig.model_validate(dict(config))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"])) or "settings"
+        raise SettingsError(
+            f"{name}: {first['msg']} (got {first['input']!r}). FineTuneConfig lists the "
+            "settings and their bounds."
+        ) from error
 
 
-def _card(work: TuningRun, changes: dict[str, Change], verdict: Verdict) -> ModelCard:
-    asked, parent, material = work.asked, work.parent, work.material
-    split = material.split
-    training = {
-        "recipe": RECIPE,
-        "data": Path(asked.training_set).name,
-        "commits": material.names(split.training),
-        "held_out": material.names(split.held_out),
-        "held_out_before": material.names(split.earlier),
-        "commit_ids": material.commit_ids(),
-        "command": asked.command or shlex.join(Path(sys.argv[0]).name.split()),
-        "settings": asked.config.model_dump(mode="json"),
-        "seed": asked.config.seed,
-        "schedule": [list(piece) for piece in work.schedule.pieces],
-        "rounds": work.schedule.rounds,
-        "steps": work.module.done,
-        "best_step": work.record.step,
-        "batch": {"crops_at_once": work.module.micro, "crop": work.crop},
-        "device": device_name(work.device),
-        "versions": versions(),
-        "reference_sha256": REFERENCE_SHA256,
-        "verdict": verdict.text,
-        "better": verdict.better,
-    }
-    return parent.card.model_copy(
-        update={
-            "name": asked.name,
-            "description": f"{parent.name}, taught by corrections "
-            f"({Path(asked.training_set).name})",
-            "diameter": material.diameter,
-            "training": training,
-            "scores": {
-                **{name: _scores(part.after) for name, part in changes.items()},
-                **{f"{name}, parent": _scores(part.before) for name, part in changes.items()},
-            },
-            "parent": f"{parent.name} {parent.sha256}",
-            "created": work.now(),
-        }
-    )
-
-
-def _scores(score: Score) -> dict[str, float]:
-    return {
-        "ap50": score.ap50,
-        "mean_ap": score.mean_ap,
-        "dice": score.dice,
-        "objects": float(score.n),
-    }
+def _checked_folder(training_set: Any) -> Path:
+    folder = getattr(training_set, "path", training_set)
+    if not isinstance(folder, (str, os.PathLike)):
+        raise TrainingDataError(
+            f"{type(training_set).__name__} is no training set. Give the path of its folder, "
+            "or an open TrainingSet."
+        )
+    return Path(folder)
 
 
 def _check_name(name: str, elsewhere: bool) -> None:
     if not elsewhere and find_model(name) is not None:
         raise ModelExistsError(
             f"There is a model {name!r} already. Choose another name, or remove it (sa2net "
-            f"models remove {name})."
+            f"models remove {shlex.quote(name)})."
         )
 
 

@@ -58,12 +58,15 @@ class Split:
         Held back before the parent was made, and never learned from.
     known : bool
         The parent has learned from what is held out, for want of anything else.
+    one_group : bool
+        All images are of one group, which had to be torn.
     """
 
     training: list[Example]
     held_out: list[Example]
     earlier: list[Example]
     known: bool = False
+    one_group: bool = False
 
 
 def focus(example: Example, network_diameter: float) -> Example:
@@ -113,7 +116,8 @@ def split_examples(
         The order in which images are held out is drawn by it; it does not change when the
         set grows.
     trained_on, held_before : collections of str
-        Names of the images that the parent learned from, and that were held back from it.
+        Names of the images that the parent learned from, and that were held back from it;
+        one in both was torn, and counts as learned from.
 
     Raises
     ------
@@ -132,8 +136,12 @@ def split_examples(
         return _checked(Split(rest, marked, []))
     units = _units(useful)
     order = sorted(units, key=lambda unit: hashlib.sha256(f"{seed}-{unit}".encode()).digest())
-    old = [unit for unit in order if all(e.item.name in held_before for e in units[unit])]
     known = {unit for unit in order if any(e.item.name in trained_on for e in units[unit])}
+    old = [
+        unit
+        for unit in order
+        if unit not in known and all(e.item.name in held_before for e in units[unit])
+    ]
     fresh = [unit for unit in order if unit not in old and unit not in known]
     if len(units) < 2:
         return _in_blocks(useful, fraction, known=bool(known))
@@ -151,8 +159,16 @@ def split_examples(
             [e for e in useful if id(e) in out],
             earlier,
             known=any(unit in known for unit in chosen),
+            one_group=is_one_group(useful),
         )
     )
+
+
+def is_one_group(examples: Sequence[Example]) -> bool:
+    """Whether several images are all of one group, so that it cannot be kept whole."""
+    with_objects = [e.item for e in examples if len(e.centres)]
+    groups = {item.group for item in with_objects}
+    return len(with_objects) > 1 and len(groups) == 1 and groups != {""}
 
 
 def _units(examples: Sequence[Example]) -> dict[str, list[Example]]:

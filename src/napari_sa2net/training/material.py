@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from napari_sa2net.config import FineTuneConfig
 from napari_sa2net.data.training_set import TrainingItem, load_training_folder
-from napari_sa2net.errors import Cancelled, SettingsError, TrainingDataError
+from napari_sa2net.errors import Cancelled, SettingsError
+from napari_sa2net.models.lineage import ancestors
 from napari_sa2net.models.model import Model
+from napari_sa2net.models.registry import list_models
+from napari_sa2net.training.comparison import use_in_line
 from napari_sa2net.training.dataset import Example, load_example
 from napari_sa2net.training.held_out import (
     Split,
     View,
     focus,
+    is_one_group,
     make_view,
     split_examples,
     spread,
@@ -27,6 +31,10 @@ Progress = Callable[[int, int, str], None]
 #: Names of the sets that are scored; all but the first make up the reference set.
 HELD_OUT, EARLIER = "held-out corrections", "earlier corrections"
 KINDS = {"fluo": "fluorescence", "stained": "stained tissue"}
+#: Said where a group lies on both sides.
+ONE_GROUP = (
+    "All images are of one group, so it judges kindly: images of another group would tell more."
+)
 #: Object size (px) of a model that does not say its own.
 DIAMETER = 24.0
 
@@ -65,9 +73,24 @@ class Material:
 
     def commit_ids(self) -> dict[str, str]:
         """Ids of the commits by name, where the set has them."""
+        return {item.name: item.commit for item in self._items() if item.commit}
+
+    def places(self) -> dict[str, str]:
+        """`TrainingItem.place` by name, by which an image is known that is kept anew."""
+        return {item.name: item.place for item in self._items() if item.place}
+
+    def caveats(self) -> tuple[str, ...]:
+        """Why what is held back judges too kindly, in sentences."""
+        said = []
+        if self.split.known:
+            said.append("The parent had learned from these corrections before.")
+        if self.split.one_group:
+            said.append(ONE_GROUP)
+        return tuple(said)
+
+    def _items(self) -> list[TrainingItem]:
         split = self.split
-        everything = (*split.training, *split.held_out, *split.earlier)
-        return {e.item.name: e.item.commit for e in everything if e.item.commit}
+        return [e.item for e in (*split.training, *split.held_out, *split.earlier)]
 
 
 def prepare(
@@ -87,7 +110,7 @@ def prepare(
     parent : Model
     config : FineTuneConfig
     commits : sequence of str, optional
-        Only these images, by name or id of the commit.
+        Only these images, by name or id of the commit; also superseded or removed ones.
     progress, cancelled : callables, optional
     division : mapping, optional
         `Material.division` of an earlier run: the images are divided as then.
@@ -105,7 +128,7 @@ def prepare(
     diameter = card.diameter or DIAMETER
     if division is not None:
         commits = sorted({name for names in division.values() for name in names})
-    items = _chosen(load_training_folder(folder), commits)
+    items = load_training_folder(folder, only=commits)
     examples = []
     for i, item in enumerate(items):
         if cancelled and cancelled():
@@ -113,17 +136,14 @@ def prepare(
         if progress:
             progress(i, len(items), "reading corrections")
         examples.append(focus(load_example(item, card.input, diameter), diameter))
+    cards = [card, *(entry.card for entry in ancestors(card, list_models(aside=True)))]
+    uses = {e.item.name: use_in_line(cards, e.item) for e in examples}
+    learned = {name for name, use in uses.items() if use in ("learned", "both")}
     if division is not None:
-        split = _as_divided(examples, config, division)
+        split = _as_divided(examples, config, division, learned)
     else:
-        before = card.training if card.training.get("recipe") == "fine-tune" else {}
-        split = split_examples(
-            examples,
-            config.held_out,
-            config.seed,
-            before.get("commits", ()),
-            [*before.get("held_out", ()), *before.get("held_out_before", ())],
-        )
+        before = {name for name, use in uses.items() if use in ("held out", "earlier")}
+        split = split_examples(examples, config.held_out, config.seed, learned, before)
     held_out = spread(split.held_out, config.max_scored)
     reference = reference_examples(card)
     earlier = spread(split.earlier, config.max_scored)
@@ -143,28 +163,23 @@ def prepare(
     )
 
 
-def _chosen(items: list[TrainingItem], commits: Sequence[str] | None) -> list[TrainingItem]:
-    if commits is None:
-        return items
-    chosen = [item for item in items if item.name in commits or item.commit in commits]
-    found = {key for item in chosen for key in (item.name, item.commit)}
-    missing = [name for name in commits if name not in found]
-    if missing:
-        raise TrainingDataError(
-            f"The training set no longer has {', '.join(missing[:3])}"
-            f"{' …' if len(missing) > 3 else ''}. Bring back what is missing (removed commits "
-            "can be restored), or start a new run."
-        )
-    return chosen
-
-
 def _as_divided(
-    examples: list[Example], config: FineTuneConfig, division: Mapping[str, Sequence[str]]
+    examples: list[Example],
+    config: FineTuneConfig,
+    division: Mapping[str, Sequence[str]],
+    learned: Collection[str],
 ) -> Split:
     if set(division["training"]) & set(division["held_out"]):
-        return split_examples(examples, config.held_out, config.seed)  # one image, in blocks
+        # One image, in blocks.
+        return split_examples(examples, config.held_out, config.seed, learned)
     by_name = {e.item.name: e for e in examples}
     training, held_out, earlier = (
         [by_name[name] for name in division[use]] for use in ("training", "held_out", "earlier")
     )
-    return Split(training, held_out, earlier)
+    return Split(
+        training,
+        held_out,
+        earlier,
+        known=any(e.item.name in learned for e in held_out),
+        one_group=is_one_group([*training, *held_out]),
+    )

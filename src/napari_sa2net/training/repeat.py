@@ -15,7 +15,9 @@ from napari_sa2net.errors import CardError, CheckpointPathError, ModelNotFoundEr
 from napari_sa2net.models.card import ModelCard, read_card
 from napari_sa2net.models.model import Model, load_model
 from napari_sa2net.models.registry import find_model, is_model_name, list_models
-from napari_sa2net.training.fine_tune import RECIPE, FineTuned, fine_tune
+from napari_sa2net.training.child import FineTuned
+from napari_sa2net.training.fine_tune import fine_tune
+from napari_sa2net.training.runs import RECIPE
 from napari_sa2net.training.train import TrainResult, train_folder
 
 

@@ -92,13 +92,21 @@ class Scorer:
 
 
 def merit(tallies: Tallies, parent: Tallies) -> float:
-    """What the best round is chosen by: held-out score less what was forgotten most."""
-    lost = [
-        score_of(parent[name]).both - score_of(some).both
-        for name, some in tallies.items()
-        if name != HELD_OUT
-    ]
-    return score_of(tallies[HELD_OUT]).both - max(0.0, *lost)
+    """What the best round is chosen by: held-out score less what was lost.
+
+    Lost are what was forgotten most of the reference set, and area that was covered rightly:
+    a round that finds every cell in a flood of false foreground is none to keep.
+    """
+    lost = {name: _lost(parent[name], some) for name, some in tallies.items()}
+    held_out = lost.pop(HELD_OUT)[1]
+    forgotten = [part for both in lost.values() for part in both]
+    return score_of(tallies[HELD_OUT]).both - max(0.0, held_out) - max(0.0, *forgotten, 0.0)
+
+
+def _lost(before: Sequence[Tally], after: Sequence[Tally]) -> tuple[float, float]:
+    """By how much a set's scores fell: of cells, of Dice."""
+    first, second = score_of(before), score_of(after)
+    return first.both - second.both, first.dice - second.dice
 
 
 def reference_of(tallies: Tallies) -> list[Tally]:

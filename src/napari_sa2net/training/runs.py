@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from napari_sa2net.config import FineTuneConfig, Settings
 from napari_sa2net.data.locks import take_lock
@@ -18,11 +18,17 @@ from napari_sa2net.files import write_atomically
 from napari_sa2net.models.registry import check_model_name, find_model, user_models_dir
 
 ASKED, STATE, LOCK = "fine-tune.json", "state.pt", ".lock"
+#: What the card calls this way of training.
+RECIPE = "fine-tune"
 SCHEMA_VERSION = 1
 
 
 class Asked(Settings):
-    """How a run was begun."""
+    """How a run was begun.
+
+    ``commit_ids`` and ``places`` tell the images by name, and ``caveats`` end the verdict: so
+    that the best can be kept without a look at the images.
+    """
 
     schema_version: int = SCHEMA_VERSION
     name: str
@@ -32,6 +38,9 @@ class Asked(Settings):
     base_sha256: str
     config: FineTuneConfig
     division: dict[str, tuple[str, ...]]
+    commit_ids: dict[str, str] = Field(default_factory=dict)
+    places: dict[str, str] = Field(default_factory=dict)
+    caveats: tuple[str, ...] = ()
     schedule: tuple[tuple[int, int], ...] = ()
     promote: bool | None = None
     registered: bool = True
@@ -132,6 +141,12 @@ def discard_run(run: Path) -> None:
         shutil.rmtree(run)
     except OSError as error:
         raise OutputError(f"{run} cannot be deleted ({error}).") from error
+
+
+def tidy(run: Path) -> None:
+    """A finished run leaves its settings and model, not what was for going on."""
+    with suppress(OSError):
+        (run / STATE).unlink()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shlex
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -116,7 +117,7 @@ def train_folder(
     if taken is not None and out is None:
         raise ModelExistsError(
             f"There is a model {name!r} already. Choose another name, remove it (sa2net "
-            f"models remove {name}), or say where the new one goes with --out."
+            f"models remove {shlex.quote(name)}), or say where the new one goes with --out."
         )
     run = Path(out).expanduser() if out else user_models_dir().parent / "runs" / name
     last = _last_checkpoint(config)

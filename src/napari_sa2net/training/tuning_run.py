@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import time
 import warnings
 from collections.abc import Callable
@@ -17,9 +16,9 @@ from torch.utils.data import DataLoader
 from napari_sa2net.config import FineTuneConfig
 from napari_sa2net.errors import OutOfMemoryError, Paused
 from napari_sa2net.inference.devices import fast_dtype, is_out_of_memory, resolve_device
-from napari_sa2net.models.card import utc_now
 from napari_sa2net.models.model import Model
-from napari_sa2net.nn import Network, make_network, network_config
+from napari_sa2net.nn import Network
+from napari_sa2net.training.child import Ended, child_net
 from napari_sa2net.training.compare import score_of
 from napari_sa2net.training.dataset import Example
 from napari_sa2net.training.events import Event, LossPoint, Notice, Planned
@@ -28,7 +27,7 @@ from napari_sa2net.training.material import HELD_OUT, KINDS, Material
 from napari_sa2net.training.replay import MixedCrops, agreement, as_fluorescence, trust
 from napari_sa2net.training.rounds import FEWEST, Record, Rounds, Scorer, Tallies, reference_of
 from napari_sa2net.training.run_state import write_state
-from napari_sa2net.training.runs import STATE, Asked
+from napari_sa2net.training.runs import Asked
 from napari_sa2net.training.schedule import Schedule, steps_within
 from napari_sa2net.training.train import PRECISIONS, quiet_lightning
 from napari_sa2net.training.tuning_module import TuningModule, as_training
@@ -108,6 +107,8 @@ class TuningRun:
         self.record.seconds = time.monotonic() - self._start
         expected = self.record.seconds + self.schedule.total * per_step + rounds * per_round
         self._tell(self._plan(expected if per_step else 0.0))
+        for caveat in self.asked.caveats:
+            self._tell(Notice(caveat))
 
     def _plan(self, seconds: float) -> Planned:
         held_out = score_of(self.record.parent[HELD_OUT])
@@ -153,15 +154,19 @@ class TuningRun:
             },
         )
 
-    def tidy(self) -> None:
-        """A finished run leaves its settings and model, not what was for going on."""
-        with contextlib.suppress(OSError):
-            (self.run / STATE).unlink()
-
-    @staticmethod
-    def now() -> str:
-        """Time stamp for the card."""
-        return utc_now()
+    def ended(self) -> Ended:
+        """The run as the child's card tells of it."""
+        return Ended(
+            self.run,
+            self.asked,
+            self.parent,
+            self.record,
+            self.schedule.pieces,
+            self.schedule.rounds,
+            self.module.done,
+            self.module.micro,
+            self.crop,
+        )
 
     # --- training --------------------------------------------------------------------------
 
@@ -276,33 +281,23 @@ class TuningRun:
     def _show(self, net: Network, number: int) -> None:
         assert self._preview is not None
         card = self.parent.card.model_copy(update={"name": self.asked.name})
-        shown = self.child_net()
+        shown = child_net(self.parent, self.config)
         shown.load_state_dict(net.state_dict())
         self._preview(Model(shown.eval(), card), number)
 
     # --- parts -----------------------------------------------------------------------------
 
-    def child_net(self) -> Network:
-        """A network of the parent's weights that may be changed."""
-        net = copy.deepcopy(self.parent.net).float()
-        if self.config.learn == "everything":
-            return net
-        # A saved network's exponents are fixed, so its weights lack them alone.
-        focal = make_network(network_config(net), learnable_gamma=True)
-        focal.load_state_dict(net.state_dict(), strict=False)
-        return focal
-
     def _network(self) -> Network:
-        net = self.child_net().eval().to(self.device)
+        net = child_net(self.parent, self.config).eval().to(self.device)
         return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def _module(self, trusted: float) -> TuningModule:
         torch.manual_seed(self.config.seed)
-        net = self.child_net().train()
+        net = child_net(self.parent, self.config).train()
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return TuningModule(
             net,
-            self.child_net(),
+            child_net(self.parent, self.config),
             self.config,
             self.material.diameter,
             self.schedule,

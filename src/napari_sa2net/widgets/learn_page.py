@@ -176,6 +176,7 @@ class LearnPage(PageWidget):
         self.run.discardWanted.connect(lambda: controller.discard())
         self.run.previewToggled.connect(controller.set_preview)
         self.unfinished.resumeWanted.connect(controller.resume)
+        self.unfinished.keepWanted.connect(controller.keep_best)
         self.unfinished.discardWanted.connect(controller.discard)
         self.card.useWanted.connect(controller.use_child)
         self.card.asideWanted.connect(controller.keep_aside)

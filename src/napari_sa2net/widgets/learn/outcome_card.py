@@ -161,7 +161,8 @@ class OutcomeCard(QFrame):
             ("Dice", "dice", DICE_TIP),
         ):
             old, new = getattr(before, field), getattr(after, field)
-            margin = f" ± {change.margin:.2f}" if field == "ap50" else ""
+            spread = {"ap50": change.margin, "dice": change.dice.margin}.get(field)
+            margin = "" if spread is None else f" ± {spread:.2f}"
             self._put(row, 0, name, tip)
             self._put(row, 1, f"{old:.2f}", tip)
             self._put(row, 2, f"{new:.2f}", tip)

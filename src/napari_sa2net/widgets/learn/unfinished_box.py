@@ -17,10 +17,11 @@ class UnfinishedBox(QFrame):
 
     Signals
     -------
-    resumeWanted, discardWanted : UnfinishedRun
+    resumeWanted, keepWanted, discardWanted : UnfinishedRun
     """
 
     resumeWanted = Signal(object)
+    keepWanted = Signal(object)
     discardWanted = Signal(object)
 
     def __init__(self, parent: QWidget | None = None) -> None:
@@ -30,11 +31,15 @@ class UnfinishedBox(QFrame):
         self.words = QLabel()
         self.words.setWordWrap(True)
         self.resume = link_button("Go on", "Learn on where it stood")
+        self.keep = link_button(
+            "Keep the best",
+            "End it with the best round so far, also where its images are gone",
+        )
         self.discard = link_button("Discard…", "Forget this run; the models stay as they are")
         self.sure = link_button("Discard for good", "There is no way back")
         row = QHBoxLayout()
         row.setSpacing(10)
-        for button in (self.resume, self.discard, self.sure):
+        for button in (self.resume, self.keep, self.discard, self.sure):
             row.addWidget(button)
         row.addStretch(1)
         layout = QVBoxLayout(self)
@@ -43,6 +48,7 @@ class UnfinishedBox(QFrame):
         layout.addWidget(self.words)
         layout.addLayout(row)
         self.resume.clicked.connect(lambda: self.resumeWanted.emit(self._runs[0]))
+        self.keep.clicked.connect(lambda: self.keepWanted.emit(self._runs[0]))
         self.discard.clicked.connect(lambda: self._ask(True))
         self.sure.clicked.connect(lambda: self.discardWanted.emit(self._runs[0]))
         self.set_runs(())
