@@ -121,6 +121,8 @@ def test_bad_settings(make_model, image: np.ndarray) -> None:
     for gamma in ((1, 1, 1, -1), (1, 1, 1, np.nan), (9, 1, 1, 1)):
         with pytest.raises(SettingsError, match="between 0 and 8"):
             run.run(gamma=gamma)
+        with pytest.raises(SettingsError, match="between 0 and 8"):
+            run.run(se_gamma=gamma)
     with pytest.raises(SettingsError, match="four"):
         run.run(gates=(True, True))
     with pytest.raises(Cancelled):
