@@ -79,6 +79,11 @@ def test_sliders_show_what_is_at_work(
     page.tiles.tiles["aua_4"].click()
     assert any(layer.name == "why: gate 1/4 (nuclei)" for layer in page.port.viewer.layers)
     section.fold.click()
+    qtbot.waitUntil(section.se_gammas[0].isVisible)
+    starts = [
+        s.mapTo(page, s.rect().topLeft()).x() for s in (section.gammas[0], section.se_gammas[0])
+    ]
+    assert starts[0] == starts[1]
     assert page.minimumSizeHint().width() + 20 <= WIDTH
 
     def tried(change: Callable[[], None]) -> Any:

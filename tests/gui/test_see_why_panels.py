@@ -304,8 +304,11 @@ def test_the_parts_of_another_network_have_their_own_names(qtbot: QtBot) -> None
     tiles.set_maps({"aua_4": a_map("aua_4")}, network="focal_unet")
     assert tiles.tiles["aua_4"].text() == "gate 1/4"
     assert "attention gates" in tiles.stage_row.text()
+    assert tiles.tiles["scale_gate_1"].isHidden()
+    assert tiles.tiles["local_gate_4"].isHidden()
     tiles.set_maps({"aua_4": a_map("aua_4")})
     assert tiles.tiles["aua_4"].text() == "ψ 1/4"
+    assert not tiles.tiles["scale_gate_1"].isHidden()
     assert "ψ" in tiles.stage_row.text()
     cell.set_cell(None, "focal_unet")
     assert cell.across.text().startswith("gate across")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from napari_sa2net.config import GAMMA_MOST
 from napari_sa2net.data import ImagePlan
@@ -78,6 +79,7 @@ class WhatIfRun:
         self._plane = predictor.scaled(crop, index, scale)
         self._max_bytes = max_bytes
         self._held: dict[Tile, _Held] = {}
+        self._pooled: dict[int, dict[str, Tensor]] = {}
         self._full = False
         self._tile = predictor.tile
         self.from_cache = False
@@ -143,7 +145,7 @@ class WhatIfRun:
             if held.memos and tile not in self._held:
                 self._hold(tile, held)
 
-        predictor.each_tile(plane, visit, on_tile, cancelled)
+        predictor.each_tile(plane, visit, on_tile, cancelled, self._pooled)
         return cropped(out, self._outer, self.box)
 
     def _read(self, tile: Tile) -> _Held:

@@ -290,7 +290,9 @@ class SeeWhyPage(PageWidget):
         # without a tile the network was not run: there is nothing to try
         tried = result.segmentation.n_tiles > 0
         self.what_if.setEnabled(why.kept and tried and has_attention(result.network))
-        self.what_if.set_network(result.network)
+        if self.what_if.network != result.network:
+            self.what_if.set_network(result.network)
+            align_forms(self)
         self.what_if.setValue(why.what_if)
         if why.what_if.is_default:
             self.what_if.set_line("As trained")

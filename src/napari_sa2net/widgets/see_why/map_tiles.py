@@ -146,6 +146,7 @@ class MapTiles(QWidget):
         self.tiles: dict[str, MapTile] = {}
         self._maps: dict[str, AttentionMap] = {}
         self._look: tuple[bool, NetworkKind] = (False, "sa2net")
+        self._rows: list[list[QWidget]] = []
         grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)
         grid.setHorizontalSpacing(4)
@@ -157,13 +158,15 @@ class MapTiles(QWidget):
             if i:
                 label.setContentsMargins(0, 6, 0, 0)
             grid.addWidget(label, 2 * i, 0, 1, 5)
-            self.stage_row = label  # in the end the last
+            self._rows.append([label])
             for j, (name, caption) in enumerate(row):
                 tile = self.tiles[name] = MapTile(name, caption)
+                self._rows[i].append(tile)
                 grid.addWidget(tile, 2 * i + 1, j)
                 tile.clicked.connect(
                     lambda checked, name=name: self.toggled.emit(name, checked)
                 )
+        self.stage_row = label
         for j in range(5):
             grid.setColumnStretch(j, 1)
         self.set_maps({})
@@ -183,6 +186,10 @@ class MapTiles(QWidget):
             shown = maps.get(name)
             if shown is None or look != self._look or shown is not self._maps.get(name):
                 tile.set_map(shown, bright, network)
+        # scale-aware attention is the SA2-Net's own
+        for row in self._rows[:-1]:
+            for part in row:
+                part.setVisible(network == "sa2net")
         title, tip = STAGE_ROW[network]
         self.stage_row.setText(title)
         self.stage_row.setToolTip(tip)

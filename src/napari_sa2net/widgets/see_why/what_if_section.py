@@ -31,6 +31,11 @@ class WhatIfSection(QWidget):
 
     Every slider shows the γ that is at work: the model's own until a person chooses another.
 
+    Attributes
+    ----------
+    network : NetworkConfig
+        Of the model that it is about.
+
     Signals
     -------
     valueChanged
@@ -122,6 +127,7 @@ class WhatIfSection(QWidget):
 
     def set_network(self, network: NetworkConfig) -> None:
         """What the model has, with the γ that it was trained to; the value is set after it."""
+        self.network = network
         self._gamma = _own(network.gamma, network.gates)
         self._se_gamma = _own(network.se_gamma, network.se)
         self.form.set_row_visible(self.scales, network.kind == "sa2net")
