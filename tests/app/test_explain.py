@@ -16,11 +16,12 @@ from napari_sa2net.app.explain import MAX_STATES, ExplainController
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.session import ImageSource, Session
 from napari_sa2net.app.why import CHANGE, STAGE, WHAT_IF, WhatIfSettings
-from napari_sa2net.config import InstanceConfig
+from napari_sa2net.config import InstanceConfig, NetworkConfig
 from napari_sa2net.engine import protocol as p
 
 INFO = p.EngineInfo("cpu", "CPU", "2", 1, threads=2)
 STRIDES = {"scale_gate_1": 4, "global_query": 4, "local_gate_2": 4, "aua_8": 8, "aua_1": 1}
+NETWORK = NetworkConfig(kind="focal_unet")
 OFF = WhatIfSettings((True, False, True, True))
 
 
@@ -82,7 +83,9 @@ def answer(request, box=None):
     maps = {name: map_of(name, labels.shape) for name in STRIDES}
     index = request.window.index or ()
     change = np.zeros(labels.shape, np.int8)
-    return p.ExplainResult(result, maps, stages, change, (0.1,) * 4, index, (y0, y1, x0, x1))
+    return p.ExplainResult(
+        result, maps, stages, change, (0.1,) * 4, index, (y0, y1, x0, x1), NETWORK
+    )
 
 
 class Desk:
@@ -388,7 +391,7 @@ def test_what_if_is_live_and_reset(desk):
     desk.open(view=(10, 90, -5, 20))
     desk.look()
     desk.explain.set_what_if(OFF)
-    sharp = replace(OFF, gamma=(1.0, 2.0, 1.0, 1.0))
+    sharp = replace(OFF, gamma=(1.0, 2.0, 1.0, 1.0), se_gamma=(0.0, None, None, 3.0))
     desk.explain.set_what_if(replace(OFF, gamma=(1.0, 1.5, 1.0, 1.0)))
     desk.explain.set_what_if(sharp)
     (first,) = desk.client.of(p.WhatIf)
@@ -401,6 +404,9 @@ def test_what_if_is_live_and_reset(desk):
     assert desk.overlays[-1].content.box == first.box
     last = desk.newest(p.WhatIf)
     assert last.gamma == sharp.gamma
+    assert last.se_gamma == sharp.se_gamma
+    # layers are named for the kind of the network
+    assert {overlay.network for overlay in desk.overlays} == {"focal_unet"}
     # reset: the layer goes, and the answer that is still to come is not shown
     desk.explain.reset_what_if()
     assert desk.overlays[-1].content is None

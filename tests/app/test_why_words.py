@@ -129,3 +129,12 @@ def test_signs():
 def test_as_trained():
     assert WhatIfSettings().is_default
     assert not WhatIfSettings(gamma=(1.0, 0.0, 1.0, 1.0)).is_default
+    assert not WhatIfSettings(se_gamma=(None, 0.0, None, None)).is_default
+
+
+def test_gates_of_another_network_have_their_own_name():
+    shown = AttentionMap("aua_4", np.zeros((2, 2)), 4, (4, 4), (0, 0), 0, 1)
+    assert map_title("aua_4", None, "focal_unet") == "gate 1/4"
+    assert layer_name("aua_4", "a", network="focal_unet") == "why: gate 1/4 (a)"
+    assert "gate before the 1/4 stage" in map_help(shown, "focal_unet")
+    assert "not the probability" in map_help(shown, "focal_unet")

@@ -16,6 +16,7 @@ from napari_sa2net.engine.shm import Pool
 from napari_sa2net.engine.wire import pack, unpack
 from napari_sa2net.errors import EngineError, SettingsError
 from napari_sa2net.inference.explanation import explain
+from napari_sa2net.models import load_model
 from napari_sa2net.nn import ATTENTION_NAMES
 
 SMALL = PredictConfig(tile=320, precision="float32", diameter=24)
@@ -77,6 +78,7 @@ def test_same_as_the_python_api(explained, image, tiny_model):
         )
     np.testing.assert_array_equal(explained.change, direct.change)
     assert explained.image_gates == direct.image_gates
+    assert explained.network == load_model(str(tiny_model)).card.network
     assert explained.box == (0, *image.shape[:1], 0, *image.shape[1:])
     for name in direct.objects.columns:
         np.testing.assert_array_equal(

@@ -11,6 +11,7 @@ from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QSlider
 
 from napari_sa2net.app.why import WhatIfSettings
+from napari_sa2net.config import NetworkConfig
 from napari_sa2net.engine.protocol import AttentionMap, CellInspection, StageStep
 from napari_sa2net.widgets.see_why.cell_section import OUTLINE, CellSection, outlined
 from napari_sa2net.widgets.see_why.map_detail import MapDetail
@@ -230,21 +231,87 @@ def test_what_if_controls(qtbot: QtBot) -> None:
     assert not section.reset.isEnabled()
     # 1 stands in the middle of the slider, 0 at its left end
     assert section.gammas[0].slider.value() == section.gammas[0].slider.maximum() // 2
+    # most of the way is for 0 to 4, and the largest γ of any model can be reached
+    section.gammas[1].slider.setValue(790)
+    assert 3.8 < section.gammas[1].value() < 4.0
+    section.gammas[1].spin.setValue(6)
+    assert section.value().gamma == (None, 6.0, None, None)
+    section.gammas[1].spin.setValue(1)
+    assert section.value().is_default
+    heard.clear()
     section.gates[1].click()
     section.gammas[2].slider.setValue(0)
     assert len(heard) == 2
-    wanted = WhatIfSettings((True, False, True, True), (1.0, 1.0, 0.0, 1.0))
+    wanted = WhatIfSettings((True, False, True, True), (None, None, 0.0, None))
     assert section.value() == wanted
     section.setValue(WhatIfSettings())
     assert len(heard) == 2
     section.setValue(wanted)
     assert section.value() == wanted
     assert section.reset.isEnabled()
-    section.set_stages((True, True, False, True), (8, 1))
-    assert [box.isEnabled() for box in section.gates] == [True, True, False, True]
+    section.set_network(NetworkConfig(gates=(True, False, False, True)))
+    section.setValue(WhatIfSettings())
+    assert not section.scales.isHidden()
+    assert section.fold.isHidden()
     assert [s.isEnabled() for s in section.gammas] == [True, False, False, True]
+    assert [s.value() for s in section.gammas] == [1, 0, 0, 1]
+    assert section.value().is_default
     section.set_line("−2 cells · +318 px")
     assert "318" in section.line.text()
+
+
+LEARNED = NetworkConfig(
+    kind="focal_unet",
+    gamma=(0.0, 0.6734, 3.6449, 1.0),
+    se=(True, False, True, True),
+    se_gamma=(2.5, 1.0, 0.333, 8.0),
+)
+
+
+def test_what_if_begins_at_the_models_own_exponents(qtbot: QtBot) -> None:
+    section = WhatIfSection()
+    qtbot.addWidget(section)
+    section.set_network(LEARNED)
+    section.setValue(WhatIfSettings())
+    assert [s.value() for s in section.gammas] == [0.0, 0.67, 3.64, 1.0]
+    assert [s.value() for s in section.se_gammas] == [2.5, 0.0, 0.33, 8.0]
+    assert [s.isHidden() for s in section.se_gammas] == [False, True, False, False]
+    # what is shown rounded is still as trained
+    assert section.value() == WhatIfSettings()
+    assert "As trained: 0.67" in section.gammas[1].toolTip()
+    # switched on again, and a channel weight changed
+    section.gammas[0].spin.setValue(1.0)
+    section.fold.click()
+    assert not section.se_form.isHidden()
+    section.se_gammas[3].spin.setValue(0.0)
+    wanted = WhatIfSettings(gamma=(1.0, None, None, None), se_gamma=(None, None, None, 0.0))
+    assert section.value() == wanted
+    # back by hand, and by Reset
+    section.gammas[0].spin.setValue(0.0)
+    assert section.value().gamma == (None,) * 4
+    section.setValue(WhatIfSettings())
+    assert [s.value() for s in section.se_gammas] == [2.5, 0.0, 0.33, 8.0]
+
+
+def test_the_parts_of_another_network_have_their_own_names(qtbot: QtBot) -> None:
+    section, tiles, cell = WhatIfSection(), MapTiles(), CellSection("W")
+    for widget in (section, tiles, cell):
+        qtbot.addWidget(widget)
+    section.set_network(LEARNED)
+    assert section.scales.isHidden()
+    assert section.gammas[0].accessibleName() == "gate 1/8  γ"
+    assert section.se_gammas[3].accessibleName() == "SE full  γ"
+    tiles.set_maps({"aua_4": a_map("aua_4")}, network="focal_unet")
+    assert tiles.tiles["aua_4"].text() == "gate 1/4"
+    assert "attention gates" in tiles.stage_row.text()
+    assert tiles.tiles["scale_gate_1"].isHidden()
+    assert tiles.tiles["local_gate_4"].isHidden()
+    tiles.set_maps({"aua_4": a_map("aua_4")})
+    assert tiles.tiles["aua_4"].text() == "ψ 1/4"
+    assert not tiles.tiles["scale_gate_1"].isHidden()
+    assert "ψ" in tiles.stage_row.text()
+    cell.set_cell(None, "focal_unet")
+    assert cell.across.text().startswith("gate across")
 
 
 def test_tiles_take_the_keyboard(qtbot: QtBot) -> None:

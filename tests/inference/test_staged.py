@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from napari_sa2net.inference.fast import FastSA2Net, optimised
 from napari_sa2net.inference.plain import plain_stages
 from napari_sa2net.inference.staged import Change, Memo
-from napari_sa2net.nn import ATTENTION_NAMES, FocalUNet, SA2Net, capture_attention
+from napari_sa2net.nn import (
+    ATTENTION_NAMES,
+    FocalExponent,
+    FocalUNet,
+    SA2Net,
+    capture_attention,
+    pooled_over,
+)
 
 KEEP = (32, 96, 16, 64)
 CHANGES = [
@@ -109,6 +118,88 @@ def test_a_change_is_what_it_says(net: SA2Net, x: torch.Tensor) -> None:
             handle.remove()
         torch.testing.assert_close(run(x, change=change), expected, atol=1e-4, rtol=1e-4)
         assert not torch.allclose(net(x), expected, atol=1e-2)
+
+
+OWN = {
+    "gamma": (0.0, 0.5, 3.0, 1.0),
+    "se": (True, False, True, True),
+    "se_gamma": (2.0, 1.0, 0.0, 1.0),
+}
+OTHER = [
+    Change(gamma=(1.0, None, None, None)),
+    Change(gamma=(None, 2.0, 1.0, 0.0)),
+    Change(se_gamma=(None, None, 1.0, None)),
+    Change((True, True, False, True), (None, None, None, 2.0), (0.0, None, 1.5, 0.3)),
+]
+
+
+@pytest.fixture(scope="module", params=["fast", "plain", "unet"])
+def focal(request: pytest.FixtureRequest, make_network) -> SA2Net | FocalUNet:
+    """Networks with exponents of their own, with and without squeeze and excitation."""
+    if request.param == "fast":
+        return make_network(8, gamma=OWN["gamma"]).eval()
+    if request.param == "plain":
+        return make_network(4, **OWN).eval()
+    torch.manual_seed(0)
+    return FocalUNet(3, 3, 4, **OWN).eval()
+
+
+@pytest.mark.parametrize("change", OTHER, ids=str)
+def test_exponents_are_absolute(focal: SA2Net | FocalUNet, x: torch.Tensor, change) -> None:
+    """As the network would be that had been made with them, also where its own are 0."""
+    run = optimised(focal, torch.device("cpu"), torch.float32)
+
+    def other(own, wanted):
+        return tuple(a if b is None else b for a, b in zip(own, wanted, strict=True))
+
+    made = copy.deepcopy(focal)
+    for k, g, s in zip(
+        (4, 3, 2, 1),
+        other(OWN["gamma"], change.gamma),
+        other(OWN["se_gamma"], change.se_gamma),
+        strict=True,
+    ):
+        getattr(made, f"up{k}").AG.focal = FocalExponent(g)
+        if str(k) in made.se:
+            made.se[str(k)].focal = FocalExponent(s)
+    expected = optimised(made, torch.device("cpu"), torch.float32)
+    gates = Change(gates=change.gates)
+    with torch.inference_mode():
+        as_trained, memo = run(x, KEEP), {}
+        changed = run(x, KEEP, change=change)
+        torch.testing.assert_close(
+            changed, expected(x, KEEP, change=gates), atol=1e-5, rtol=1e-4
+        )
+        assert torch.equal(run(x, KEEP, memo=memo), as_trained)
+        # A skip without squeeze and excitation has no exponent to change.
+        touched = change.of(run).first < 4
+        for _ in range(2):
+            assert torch.equal(run(x, KEEP, change=change, memo=memo), changed)
+            assert torch.equal(changed, as_trained) != touched
+            assert torch.equal(run(x, KEEP, memo=memo), as_trained)
+
+
+def test_the_own_exponents_are_no_change(focal: SA2Net | FocalUNet, x: torch.Tensor) -> None:
+    run = optimised(focal, torch.device("cpu"), torch.float32)
+    same = Change(gamma=OWN["gamma"], se_gamma=OWN["se_gamma"])
+    assert same.of(run) == Change()
+    with torch.inference_mode():
+        assert torch.equal(run(x, KEEP, change=same), run(x, KEEP))
+
+
+def test_statistics_of_the_whole_are_kept_in_a_change(make_network, x: torch.Tensor) -> None:
+    """Squeeze and excitation with another γ still pools over the image, not the window."""
+    net = make_network(4, **OWN).eval()
+    run = plain_stages(net, torch.float32)
+    change = Change(se_gamma=(0.5, None, 1.0, 3.0))
+    with torch.inference_mode():
+        alone = run(x, change=change)
+        with pooled_over(net, x * 3):
+            memo: Memo = {}
+            run(x, memo=memo)
+            inside = run(x, change=change, memo=memo)
+            assert torch.equal(inside, run(x, change=change))
+    assert not torch.equal(alone, inside)
 
 
 def test_networks_without_some_stage(x: torch.Tensor, make_network) -> None:

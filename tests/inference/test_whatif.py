@@ -8,11 +8,15 @@ import pytest
 from napari_sa2net.config import PredictConfig
 from napari_sa2net.data import plan_image, synthetic_nuclei
 from napari_sa2net.errors import Cancelled, SettingsError
+from napari_sa2net.inference import pooling
 from napari_sa2net.inference.explain import explain_plane
 from napari_sa2net.inference.predictor import Predictor
 from napari_sa2net.inference.whatif import WhatIfRun
-from napari_sa2net.models import load_model
+from napari_sa2net.models import Model, load_model
+from napari_sa2net.models.card import ModelCard
+from napari_sa2net.nn import network_config, pooled_statistics
 
+CLASSES = ("background", "interior", "boundary")
 GATES_OFF = (False, True, True, False)
 GAMMA = (0.0, 1.0, 2.0, 1.0)
 
@@ -95,6 +99,32 @@ def test_only_what_is_touched_runs(make_model, image: np.ndarray) -> None:
     assert calls == []
 
 
+def test_the_whole_image_is_pooled_once(
+    make_network, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Channel weights with another γ need no second look at the whole image."""
+    net = make_network(4, se=(True,) * 4, se_gamma=(2.0, 1.0, 0.5, 0.0))
+    card = ModelCard(name="se", network=network_config(net), classes=CLASSES)
+    predictor = Predictor(Model(net, card), PredictConfig(device="cpu", tile=320))
+    plan, box = plan_image(image), (30, 80, 250, 390)
+    run, calls = WhatIfRun(predictor, plan, box=box), []
+
+    def counted(*args):
+        calls.append(args)
+        return pooled_statistics(*args)
+
+    monkeypatch.setattr(pooling, "pooled_statistics", counted)
+    ordinary = explain_plane(predictor, plan, box=box).probability
+    np.testing.assert_array_equal(run.run(), ordinary)
+    off = run.run(se_gamma=(0, 0, 0, None))
+    assert run.from_cache
+    assert len(calls) == 2, "once for the prediction, once for all what-ifs"
+    assert np.abs(off - ordinary).max() > 1e-4
+    bare = WhatIfRun(predictor, plan, box=box, max_bytes=0)
+    np.testing.assert_array_equal(bare.run(se_gamma=(0, 0, 0, None)), off)
+    np.testing.assert_array_equal(run.run(), ordinary)
+
+
 def test_off_is_what_it_is_said_to_be() -> None:
     """γ = 0 lets everything through; the bundled network then finds other borders."""
     model = load_model("nuclei")
@@ -121,6 +151,8 @@ def test_bad_settings(make_model, image: np.ndarray) -> None:
     for gamma in ((1, 1, 1, -1), (1, 1, 1, np.nan), (9, 1, 1, 1)):
         with pytest.raises(SettingsError, match="between 0 and 8"):
             run.run(gamma=gamma)
+        with pytest.raises(SettingsError, match="between 0 and 8"):
+            run.run(se_gamma=gamma)
     with pytest.raises(SettingsError, match="four"):
         run.run(gates=(True, True))
     with pytest.raises(Cancelled):

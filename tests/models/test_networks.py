@@ -66,9 +66,10 @@ def test_learned_exponents_are_saved(tmp_path: Path) -> None:
         net.up3.AG.focal.gamma.fill_(1.5)
         net.se["2"].focal.gamma.fill_(0.25)
         net.se["1"].focal.gamma.fill_(-0.1)  # a step past 0, which means 0
+        net.up1.AG.focal.gamma.fill_(8.3)  # and one past the largest
     path = save_model(tmp_path / "a.safetensors", net, card_of(CONFIGS[0]))
     network = read_card(path).network
-    assert network.gamma == (1, 1.5, 1, 1)
+    assert network.gamma == (1, 1.5, 1, 8)
     assert network.se_gamma == (1, 1, 0.25, 0)
     loaded = load_checkpoint(path)
     assert (loaded.gamma, loaded.se_gamma) == (network.gamma, network.se_gamma)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from napari_sa2net.config import NetworkConfig
 from napari_sa2net.nn import (
@@ -112,12 +113,45 @@ def test_gradients_in_float64() -> None:
     torch.manual_seed(1)
     x = torch.randn(1, 4, 2, 3, dtype=torch.float64, requires_grad=True)
     for gamma in (0.5, 1.0, 2.0):
+        exponent = FocalExponent(gamma, learnable=True).double()
         se = FocalSE(4, gamma, learnable=True).double()
         gate = FocalGate(4, gamma, learnable=True).double()
-        # The power itself is computed in float32, so only to its precision.
-        close = {"eps": 1e-3, "atol": 1e-3, "rtol": 1e-3}
-        assert torch.autograd.gradcheck(se, (x,), **close)
-        assert torch.autograd.gradcheck(lambda a, m=gate: m(a, a.flip(1)), (x,), **close)
+        assert torch.autograd.gradcheck(lambda a, m=exponent: m(a.sigmoid()), (x,))
+        assert torch.autograd.gradcheck(se, (x,))
+        assert torch.autograd.gradcheck(lambda a, m=gate: m(a, a.flip(1)), (x,))
+        # And with respect to γ itself.
+        for module, inputs in ((se, (x,)), (gate, (x, x.flip(1)))):
+            g = module.focal.gamma.detach().clone().requires_grad_()
+            assert torch.autograd.gradcheck(
+                lambda g, m=module, i=inputs: functional_call(m, {"focal.gamma": g}, i), (g,)
+            )
+
+
+def test_another_exponent_stands_in_for_the_own_one() -> None:
+    """Of the coefficients before the power, so that a module at 0 can be switched on."""
+    a = torch.rand(5)
+    for own in (0.0, 1.0, 3.0):
+        exponent = FocalExponent(own)
+        for gamma in (0.0, 0.7, 2.0):
+            torch.testing.assert_close(exponent(a, gamma), a**gamma)
+        assert torch.equal(exponent(a, None), exponent(a))
+
+
+def test_a_learned_exponent_stays_below_the_largest() -> None:
+    """However it is trained, the network can be described and saved."""
+    net = make(learnable=True, se=ALL).train()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    with torch.no_grad():
+        net.up4.AG.focal.gamma.fill_(9.5)
+        net.se["1"].focal.gamma.fill_(30.0)
+    assert network_config(net).gamma[0] == network_config(net).se_gamma[3] == 8
+    net(image(batch=2)).square().mean().backward()
+    optimizer.step()
+    assert net.up4.AG.focal.gamma.item() == net.se["1"].focal.gamma.item() == 8
+    assert net.up4.AG.focal.gamma.grad != 0, "and it comes back"
+    for gamma in (-0.1, 8.1, float("nan")):
+        with pytest.raises(ValueError, match="from 0 to 8"):
+            FocalExponent(gamma)
 
 
 # --- networks ----------------------------------------------------------------------------

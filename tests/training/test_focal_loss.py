@@ -104,6 +104,23 @@ def test_masked_pixels_have_no_say(asymmetric: bool, distance_gamma: float) -> N
     assert not changed.grad[~mask[:, None].expand_as(changed)].any()
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    "loss", [UnifiedFocalLoss(distance_gamma=1.0), DiceCrossEntropy((1.0, 1.0, 2.0))], ids=str
+)
+def test_logits_of_ignored_pixels_need_be_no_numbers(loss: torch.nn.Module, bad) -> None:
+    logits, target = batch()
+    mask = torch.rand(target.shape, generator=torch.Generator().manual_seed(1)) > 0.4
+    good = logits.clone().requires_grad_()
+    broken = torch.where(mask[:, None], logits, bad).requires_grad_()
+    other = torch.where(mask, target, 255)
+    expected, got = loss(good, target, mask), loss(broken, other, mask)
+    expected.backward()
+    got.backward()
+    assert torch.equal(got, expected)
+    assert torch.equal(broken.grad, good.grad)
+
+
 def test_a_mask_of_a_part_is_the_loss_of_that_part() -> None:
     logits, target = batch()
     mask = torch.zeros_like(target, dtype=torch.bool)
@@ -256,6 +273,13 @@ def test_the_settings_choose_the_loss() -> None:
     assert isinstance(loss, UnifiedFocalLoss)
     assert (loss.weight, loss.delta, loss.gamma) == (0.5, 0.6, 0.2)
     assert (loss.asymmetric, loss.distance_gamma) == (True, 1)
+
+
+def test_one_channel_is_refused() -> None:
+    """Its softmax is 1 everywhere: it would learn nothing, without a word."""
+    logits, target = batch()
+    with pytest.raises(SettingsError, match="a channel for every class"):
+        UnifiedFocalLoss()(logits[:, :1], target)
 
 
 @pytest.mark.parametrize(

@@ -310,7 +310,11 @@ class ExplainController:
                 content = Patch(tried.change, tried.box) if tried is not None else None
             else:
                 content = state.maps[slot]
-        self.overlay.emit(Overlay(explanation.request.source, slot, content, result.index))
+        self.overlay.emit(
+            Overlay(
+                explanation.request.source, slot, content, result.index, result.network.kind
+            )
+        )
 
     def _try(self) -> None:
         state = self.session.why
@@ -324,7 +328,9 @@ class ExplainController:
             "what_if",
             key,
             "view",
-            lambda job: p.WhatIf(job, key, settings.gates, settings.gamma, instances, box),
+            lambda job: p.WhatIf(
+                job, key, settings.gates, settings.gamma, settings.se_gamma, instances, box
+            ),
         )
 
     def _view_box(self, state: WhyState) -> Box | None:

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from napari_sa2net.app.preview import source_plan
+from napari_sa2net.config import NetworkKind
 from napari_sa2net.engine.protocol import (
     AttentionMap,
     CellInspection,
     ExplainResult,
+    Exponents,
     WhatIfResult,
 )
 
@@ -36,11 +38,15 @@ class WhatIfSettings:
     gates
         Which of the four scales stay on.
     gamma
-        Exponents of ψ at strides 8, 4, 2, 1: 0 off, 1 as trained, above 1 sharper.
+        Exponents of ψ at strides 8, 4, 2, 1: 0 off, 1 plain ψ, above 1 sharper; None as
+        trained.
+    se_gamma
+        The same of squeeze and excitation on the skips at these strides.
     """
 
     gates: tuple[bool, bool, bool, bool] = (True, True, True, True)
-    gamma: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    gamma: Exponents = (None, None, None, None)
+    se_gamma: Exponents = (None, None, None, None)
 
     @property
     def is_default(self) -> bool:
@@ -154,9 +160,12 @@ class Overlay:
         None: take the layer away.
     index
         Plane of the stack.
+    network
+        What kind the model is, which maps are named for.
     """
 
     source: ImageSource
     slot: str
     content: AttentionMap | Patch | None
     index: tuple[int, ...] = ()
+    network: NetworkKind = "sa2net"

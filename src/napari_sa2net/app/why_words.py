@@ -8,18 +8,24 @@ from typing import TYPE_CHECKING
 from napari_sa2net.app.why import CHANGE, DIFFERENCE, PREVIEW, STAGE, WHAT_IF
 
 if TYPE_CHECKING:
+    from napari_sa2net.config import NetworkKind
     from napari_sa2net.engine.protocol import AttentionMap, StageStep, WhatIfResult
 
+GATE_WORDS: dict[NetworkKind, str] = {"sa2net": "ψ", "focal_unet": "gate"}
+"""What attends at each stage of the decoder: up-attention, or the gate of a skip."""
 STAGE_WORDS = {8: "1/8", 4: "1/4", 2: "1/2", 1: "full"}
 LEARN_WORDS = {PREVIEW: "cells so far", DIFFERENCE: "difference"}
 _GRAINS = {1: "full size", 2: "half size", 3: "a quarter", 4: "an eighth"}
 
 
-def map_title(name: str, channel: int | None = None) -> str:
-    """``ψ 1/4``, ``scale 2``, ``query``, ``local 3 ch 5``: short, for lists."""
+def map_title(name: str, channel: int | None = None, network: NetworkKind = "sa2net") -> str:
+    """``ψ 1/4``, ``scale 2``, ``query``, ``local 3 ch 5``: short, for lists.
+
+    What is ψ in a SA2-Net is ``gate 1/4`` in a FocalUNet.
+    """
     kind, _, number = name.rpartition("_")
     if kind == "aua":
-        title = f"ψ {STAGE_WORDS[int(number)]}"
+        title = f"{GATE_WORDS[network]} {STAGE_WORDS[int(number)]}"
     elif name == "global_query":
         title = "query"
     else:
@@ -27,11 +33,16 @@ def map_title(name: str, channel: int | None = None) -> str:
     return title if channel is None else f"{title} ch {channel + 1}"
 
 
-def map_help(shown: AttentionMap) -> str:
+def map_help(shown: AttentionMap, network: NetworkKind = "sa2net") -> str:
     """What a map means, and what it does not."""
     kind, _, number = shown.name.rpartition("_")
     if kind == "aua":
         stage = STAGE_WORDS[int(number)]
+        if network == "focal_unet":
+            return (
+                f"How much of the fine detail the gate before the {stage} stage lets through "
+                "at each place: 1 all, 0 nothing. It is not the probability of a cell."
+            )
         return (
             f"How much the {stage} stage adds to the fine detail at each place: 1 all, 0 "
             "nothing more than passes anyway. It is not the probability of a cell."
@@ -54,7 +65,14 @@ def map_help(shown: AttentionMap) -> str:
     )
 
 
-def layer_name(slot: str, image: str, *, channel: int | None = None, stride: int = 0) -> str:
+def layer_name(
+    slot: str,
+    image: str,
+    *,
+    channel: int | None = None,
+    stride: int = 0,
+    network: NetworkKind = "sa2net",
+) -> str:
     """``why: ψ 1/4 (nuclei_03)``."""
     if slot in LEARN_WORDS:
         return f"learn: {LEARN_WORDS[slot]} ({image})"
@@ -62,7 +80,7 @@ def layer_name(slot: str, image: str, *, channel: int | None = None, stride: int
         title = f"outlines {STAGE_WORDS[stride]}"
     else:
         words = {CHANGE: "last change", WHAT_IF: "what if"}
-        title = words.get(slot) or map_title(slot, channel)
+        title = words.get(slot) or map_title(slot, channel, network)
     return f"why: {title} ({image})"
 
 

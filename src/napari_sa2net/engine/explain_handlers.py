@@ -34,6 +34,7 @@ from napari_sa2net.inference.predictor import CancelCallback, Predictor
 from napari_sa2net.inference.profiles import all_profiles
 from napari_sa2net.inference.whatif import WhatIfRun
 from napari_sa2net.models.model import Model
+from napari_sa2net.nn import network_config
 
 if TYPE_CHECKING:
     from napari_sa2net.engine.handlers import Handlers, Opened
@@ -215,6 +216,7 @@ class ExplainHandlers:
             kept.image_gates,
             index,
             explained.box,
+            network_config(opened.model.net),
         )
 
     def map_channel(self, request: p.MapChannel) -> p.AttentionMap:
@@ -274,7 +276,13 @@ class ExplainHandlers:
             tried.probability = np.asarray(run.run(on_tile=on_tile, cancelled=cancelled))
         if tried.before is None or tried.before[0] != config:
             tried.before = (config, label_objects(tried.probability, classes, config))
-        changed = run.run(request.gates, request.gamma, on_tile=on_tile, cancelled=cancelled)
+        changed = run.run(
+            request.gates,
+            request.gamma,
+            request.se_gamma,
+            on_tile=on_tile,
+            cancelled=cancelled,
+        )
         before = tried.before[1]
         after = label_objects(np.asarray(changed), classes, config)
         changes = compare_objects(before, after)

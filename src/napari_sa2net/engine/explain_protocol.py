@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from napari_sa2net.config import InstanceConfig
+from napari_sa2net.config import InstanceConfig, NetworkConfig
 from napari_sa2net.engine.segment_protocol import Segment, SegmentResult
 from napari_sa2net.errors import SettingsError
 from napari_sa2net.inference.maps import AttentionMap
@@ -18,12 +18,16 @@ __all__ = [
     "CellInspection",
     "Explain",
     "ExplainResult",
+    "Exponents",
     "Inspect",
     "MapChannel",
     "StageStep",
     "WhatIf",
     "WhatIfResult",
 ]
+
+#: γ at strides 8, 4, 2 and 1; None where it is the model's own.
+Exponents = tuple[float | None, float | None, float | None, float | None]
 
 # --- requests ----------------------------------------------------------------------------
 
@@ -96,7 +100,10 @@ class WhatIf:
     gates
         For each of the four scale gates: as trained, or switched off (False).
     gamma
-        Exponents of ψ at strides 8, 4, 2 and 1: 0 is off, 1 as trained, above 1 sharper.
+        Exponents of ψ at strides 8, 4, 2 and 1, in place of the model's own: 0 is off, 1
+        plain ψ, above 1 sharper. None keeps the model's own.
+    se_gamma
+        The same of squeeze and excitation on the skips at these strides.
     box
         ``(y0, y1, x0, x1)`` in pixels of the image, inside what was explained; None for all
         of it.
@@ -105,7 +112,8 @@ class WhatIf:
     job: int
     key: str
     gates: tuple[bool, bool, bool, bool] = (True, True, True, True)
-    gamma: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    gamma: Exponents = (None, None, None, None)
+    se_gamma: Exponents = (None, None, None, None)
     instances: InstanceConfig = field(default_factory=InstanceConfig)
     box: tuple[int, int, int, int] | None = None
 
@@ -133,6 +141,8 @@ class ExplainResult:
         Means of the four scale gates over the window; NaN where a model has none.
     index, box
         What was explained: the plane, and ``(y0, y1, x0, x1)`` in pixels of the image.
+    network
+        Of the model: its attention modules and their γ.
     """
 
     segmentation: SegmentResult
@@ -142,6 +152,7 @@ class ExplainResult:
     image_gates: tuple[float, ...]
     index: tuple[int, ...]
     box: tuple[int, int, int, int]
+    network: NetworkConfig
 
 
 @dataclass(frozen=True)

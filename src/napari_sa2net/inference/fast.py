@@ -26,6 +26,7 @@ from napari_sa2net.inference.fused import FusedConv, SplitConv, affine_of, packe
 from napari_sa2net.inference.plain import plain_stages
 from napari_sa2net.inference.staged import (
     AS_TRAINED,
+    OWN,
     Change,
     Memo,
     Part,
@@ -33,6 +34,7 @@ from napari_sa2net.inference.staged import (
     coarse_grid,
     run,
     see_attention,
+    there,
 )
 from napari_sa2net.nn import Network, SA2Net
 from napari_sa2net.nn.blocks import (
@@ -140,9 +142,11 @@ class FastSA2Net:
 
     margins = MARGINS
     has_scale_attention = True
+    se_gamma = OWN
 
     def __init__(self, net: SA2Net, dtype: torch.dtype) -> None:
         self.dtype = dtype
+        self.gamma = there(net.gamma, net.gates)
         self._inc = (
             SplitConv(net.inc.conv, net.inc.norm)
             if dtype == torch.bfloat16
@@ -196,11 +200,18 @@ class FastSA2Net:
             feature = resize(gated, feature.shape[-2:]) + feature
         return self._outs[i](self._mlps[i](feature))
 
+    def excited(self, i: int, skip: Tensor, gamma: float | None) -> Tensor:
+        return skip
+
     def side(self, k: int, skip: Tensor) -> Tensor:
         return self._gates[k].side(skip)
 
     def attention(self, k: int, deep: Tensor, side: Tensor) -> Tensor | None:
         return self._gates[k].attention(deep, side)
+
+    def powered(self, k: int, psi: Tensor, gamma: float | None) -> Tensor:
+        out: Tensor = self._gates[k].focal(psi, gamma)
+        return out
 
     def up(
         self, k: int, psi: Tensor | None, side: Tensor, skip: Tensor, deep: Tensor
@@ -272,20 +283,17 @@ class Gate:
         weight = psi_conv.weight.data[:, half:].float()
         skip_part.weight.data = (weight.double() * scale).float()
         self._skip_psi = FusedConv(skip_part, dtype=dtype)
-        self._focal = copy.deepcopy(block.focal)
+        self.focal = copy.deepcopy(block.focal)
 
     def attention(self, deep: Tensor, side: Tensor) -> Tensor | None:
-        """ψ of the deeper feature and the convolved skip; None without a gate."""
+        """ψ of the deeper feature and the convolved skip, before its power; None: no gate."""
         if not self._gated:
             return None
         # Everything up to the depthwise convolution acts on pixels alone, so it commutes
         # with the nearest-neighbour upsampling: a quarter of the work.
         coarse = self._mix(self._norm(deep), "gelu")
         g = self._wide(F.interpolate(coarse, scale_factor=2, mode="nearest"), "gelu")
-        psi: Tensor = self._focal(
-            self._skip_psi(F.gelu(side), add=self._deep_psi(g)).sigmoid_()
-        )
-        return psi
+        return self._skip_psi(F.gelu(side), add=self._deep_psi(g)).sigmoid_()
 
 
 def _mixer(block: ScaleAwareAttention) -> Callable[[list[Tensor]], tuple[Tensor, Tensor]]:

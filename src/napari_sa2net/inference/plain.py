@@ -12,12 +12,14 @@ from napari_sa2net.inference.fused import packed
 from napari_sa2net.inference.staged import (
     AS_TRAINED,
     Change,
+    Exponents,
     Memo,
     Part,
     See,
     coarse_grid,
     run,
     see_attention,
+    there,
 )
 from napari_sa2net.nn import FocalGate, FocalUNet, Network, SA2Net
 from napari_sa2net.nn.blocks import AttentionGate, LocalScaleAttention, resize
@@ -61,10 +63,22 @@ class _Plain:
     def _precision(self, x: Tensor) -> torch.autocast:
         return torch.autocast(x.device.type, self._dtype, enabled=self._dtype != torch.float32)
 
-    def _excited(self, i: int, skip: Tensor) -> Tensor:
-        """The skip with its channels weighted, where there is squeeze and excitation."""
+    @property
+    def gamma(self) -> Exponents:
+        return there(self.net.gamma, self.net.gates)
+
+    @property
+    def se_gamma(self) -> Exponents:
+        has = (str(k) in self.net.se for k in (4, 3, 2, 1))
+        return there(self.net.se_gamma, tuple(has))
+
+    def excited(self, i: int, skip: Tensor, gamma: float | None) -> Tensor:
         name = str(i + 1)
-        out: Tensor = self.net.se[name](skip) if name in self.net.se else skip
+        out: Tensor = self.net.se[name](skip, gamma) if name in self.net.se else skip
+        return out
+
+    def powered(self, k: int, psi: Tensor, gamma: float | None) -> Tensor:
+        out: Tensor = self._ups[k].AG.focal(psi, gamma)
         return out
 
     def head(self, stride: int, feature: Tensor) -> Tensor:
@@ -90,7 +104,7 @@ class PlainSA2Net(_Plain):
         return self.net.bottleneck.mix(local)
 
     def attended(self, i: int, feature: Tensor, gated: Tensor | None) -> Tensor:
-        return self._excited(i, self.net.bottleneck.attended(i, feature, gated))
+        return self.net.bottleneck.attended(i, feature, gated)
 
     def side(self, k: int, skip: Tensor) -> Tensor:
         side: Tensor = self._ups[k].AG.conv(skip)
@@ -98,7 +112,7 @@ class PlainSA2Net(_Plain):
 
     def attention(self, k: int, deep: Tensor, side: Tensor) -> Tensor | None:
         gate: AttentionGate = self._ups[k].AG
-        return gate.attention(deep, side) if gate.gated else None
+        return gate.coefficients(deep, side) if gate.gated else None
 
     def up(
         self, k: int, psi: Tensor | None, side: Tensor, skip: Tensor, deep: Tensor
@@ -127,7 +141,7 @@ class PlainUNet(_Plain):
         raise NotImplementedError
 
     def attended(self, i: int, feature: Tensor, gated: Tensor | None) -> Tensor:
-        return self._excited(i, feature)
+        return feature
 
     def side(self, k: int, skip: Tensor) -> Tensor:
         return skip
@@ -136,10 +150,7 @@ class PlainUNet(_Plain):
         if not self._ups[k].gated:
             return None
         gate: FocalGate = self._ups[k].AG
-        psi: Tensor = gate.focal(
-            torch.sigmoid(gate.psi(F.relu(gate.w_g(_doubled(deep)) + gate.w_x(side))))
-        )
-        return psi
+        return gate.coefficients(_doubled(deep), side)
 
     def up(
         self, k: int, psi: Tensor | None, side: Tensor, skip: Tensor, deep: Tensor

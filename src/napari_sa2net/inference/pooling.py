@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from napari_sa2net.inference.resample import ScaledPlane
 from napari_sa2net.nn import fixed_statistics, pad_to_stride, pooled_statistics, pools_globally
@@ -46,6 +46,7 @@ def whole_plane(
     plane: ScaledPlane,
     dtype: torch.dtype = torch.float32,
     side: int = COARSE_SIDE,
+    kept: dict[int, dict[str, Tensor]] | None = None,
 ) -> Iterator[None]:
     """Inside the block, windows of a plane are seen as parts of it.
 
@@ -58,17 +59,24 @@ def whole_plane(
         Precision of the coarse pass.
     side : int
         As of `coarse_plane`.
+    kept : dict, optional
+        Statistics of this plane by side: taken from it, or put into it for later.
     """
     if not pools_globally(net):
         yield
         return
-    coarse = coarse_plane(plane, side)
+    statistics = {} if kept is None else kept
+    if side not in statistics:
+        statistics[side] = _statistics(net, coarse_plane(plane, side), dtype)
+    with fixed_statistics(net, statistics[side]):
+        yield
+
+
+def _statistics(net: nn.Module, coarse: ScaledPlane, dtype: torch.dtype) -> dict[str, Tensor]:
     device = next(net.parameters()).device
     x = torch.from_numpy(coarse.read(0, coarse.shape[0], 0, coarse.shape[1]))[None]
     with (
         torch.inference_mode(),
         torch.autocast(device.type, dtype, enabled=dtype != torch.float32),
     ):
-        statistics = pooled_statistics(net, pad_to_stride(x.to(device)))
-    with fixed_statistics(net, statistics):
-        yield
+        return pooled_statistics(net, pad_to_stride(x.to(device)))

@@ -243,8 +243,11 @@ class Predictor:
         visit: Callable[[Tile], None],
         on_tile: Callable[[int, int], None] | None = None,
         cancelled: CancelCallback | None = None,
+        pooled: dict[int, dict[str, Tensor]] | None = None,
     ) -> None:
         """Visit all tiles; all of them again, smaller ones, when memory runs out.
+
+        `pooled` keeps what the whole plane showed, where it is visited more than once.
 
         Raises
         ------
@@ -255,7 +258,7 @@ class Predictor:
 
         def run() -> None:
             tiles = self.tiles(plane)
-            with self.whole_plane(plane):
+            with self.whole_plane(plane, pooled):
                 for done, tile in enumerate(tiles):
                     if cancelled and cancelled():
                         raise Cancelled("Cancelled; nothing was changed.")
@@ -267,7 +270,9 @@ class Predictor:
 
         self._with_smaller_tiles(run)
 
-    def whole_plane(self, plane: ScaledPlane) -> AbstractContextManager[None]:
+    def whole_plane(
+        self, plane: ScaledPlane, pooled: dict[int, dict[str, Tensor]] | None = None
+    ) -> AbstractContextManager[None]:
         """Inside the block, windows of a plane are seen as parts of it.
 
         That makes a difference (and costs a coarse pass) for networks with squeeze and
@@ -276,7 +281,7 @@ class Predictor:
         net = getattr(self._net, "net", None)
         if net is None:
             return nullcontext()
-        return whole_plane(net, plane, self.dtype, self._coarse)
+        return whole_plane(net, plane, self.dtype, self._coarse, pooled)
 
     @property
     def n_passes(self) -> int:

@@ -6,6 +6,7 @@ so that looking at the network cannot alter what it answers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,7 +14,6 @@ from typing import Protocol
 from torch import Tensor
 
 from napari_sa2net.inference.fused import packed
-from napari_sa2net.nn.focal import ATTENTION_FLOOR
 
 #: A part of a window: rows y0…y1-1, columns x0…x1-1, multiples of 16.
 Part = tuple[int, int, int, int]
@@ -22,6 +22,10 @@ STAGES = (8, 4, 2, 1)
 
 #: What the first pass leaves for later ones, by name.
 Memo = dict[str, Tensor]
+
+#: Exponents at strides 8, 4, 2, 1; None: the network's own, or none to have.
+Exponents = tuple[float | None, ...]
+OWN: Exponents = (None, None, None, None)
 
 
 @dataclass(frozen=True)
@@ -33,18 +37,28 @@ class Change:
     gates
         For each scale: its gate as trained, or switched off (0).
     gamma
-        Exponents of ψ at strides 8, 4, 2, 1.
+        Exponents of ψ at strides 8, 4, 2, 1, in place of the network's own; None keeps that.
+    se_gamma
+        The same of squeeze and excitation on the skips.
     """
 
     gates: tuple[bool, ...] = (True, True, True, True)
-    gamma: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    gamma: Exponents = OWN
+    se_gamma: Exponents = OWN
 
     @property
     def first(self) -> int:
         """The first stage (index in `STAGES`) that it touches; 4 for none."""
         touched = [3 - i for i, on in enumerate(self.gates) if not on]
-        touched += [k for k, gamma in enumerate(self.gamma) if gamma != 1]
+        for exponents in (self.gamma, self.se_gamma):
+            touched += [k for k, gamma in enumerate(exponents) if gamma is not None]
         return min(touched, default=len(STAGES))
+
+    def of(self, net: Staged) -> Change:
+        """What of it makes a difference to a network."""
+        return Change(
+            self.gates, _other(self.gamma, net.gamma), _other(self.se_gamma, net.se_gamma)
+        )
 
 
 AS_TRAINED = Change()
@@ -68,6 +82,14 @@ class Staged(Protocol):
         """Whether there are local gates, scale gates and a query."""
 
     @property
+    def gamma(self) -> Exponents:
+        """The own exponents of ψ; None where a stage has none."""
+
+    @property
+    def se_gamma(self) -> Exponents:
+        """The own exponents of squeeze and excitation; None where a skip has none."""
+
+    @property
     def margins(self) -> Sequence[int | None]:
         """Pixels around the wanted part that each stage runs on; None: all."""
 
@@ -81,13 +103,19 @@ class Staged(Protocol):
         """Scale gates and global query."""
 
     def attended(self, i: int, feature: Tensor, gated: Tensor | None) -> Tensor:
-        """The skip of a scale."""
+        """The skip of a scale, before squeeze and excitation."""
+
+    def excited(self, i: int, skip: Tensor, gamma: float | None) -> Tensor:
+        """The skip with its channels weighted; itself where there is nothing to do that."""
 
     def side(self, k: int, skip: Tensor) -> Tensor:
         """The skip as ψ looks at it."""
 
     def attention(self, k: int, deep: Tensor, side: Tensor) -> Tensor | None:
-        """ψ (B, 1, h, w); None where the stage has none."""
+        """ψ (B, 1, h, w) before its power; None where the stage has none."""
+
+    def powered(self, k: int, psi: Tensor, gamma: float | None) -> Tensor:
+        """ψ to the power of the stage's own exponent, or of another one."""
 
     def up(
         self, k: int, psi: Tensor | None, side: Tensor, skip: Tensor, deep: Tensor
@@ -126,6 +154,7 @@ def run(
     -------
     (B, classes, h, w) of `keep`
     """
+    change = change.of(net)
     if memo is not None and not memo and change != AS_TRAINED:
         run(net, x, keep, memo=memo)
     whole = (0, x.shape[-2], 0, x.shape[-1])
@@ -153,15 +182,17 @@ def run(
         stride, part, i = STAGES[k], parts[k], 3 - k
         deep = cut(deep, inside, part, 2 * stride)
         skip = _skip(net, i, change.gates[i], values, kept)
+        skip = net.excited(i, skip, change.se_gamma[k])
         side = net.side(k, skip)
-        if k == first and change.gates[i] and f"psi_{stride}" in values:
+        same = k == first and change.gates[i] and change.se_gamma[k] is None
+        if same and f"psi_{stride}" in values:
             psi: Tensor | None = values[f"psi_{stride}"]
         else:
             psi = net.attention(k, deep, side)
         if psi is not None:
             if untouched:
                 values[f"psi_{stride}"] = psi
-            psi = sharpened(psi, change.gamma[k])
+            psi = net.powered(k, psi, change.gamma[k])
             if see is not None:
                 see(f"aua_{stride}", psi, part, stride)
         deep, inside = net.up(k, psi, side, skip, deep), part
@@ -221,7 +252,7 @@ def _begin(
 
 
 def _skip(net: Staged, i: int, on: bool, values: Memo, kept: bool) -> Tensor:
-    """The skip of a scale."""
+    """The skip of a scale, before squeeze and excitation."""
     name = f"skip_{i}" if on else f"skip_{i}_off"
     if name in values:
         return values[name]
@@ -235,11 +266,18 @@ def _skip(net: Staged, i: int, on: bool, values: Memo, kept: bool) -> Tensor:
     return values[name]
 
 
-def sharpened(psi: Tensor, gamma: float) -> Tensor:
-    """ψ^γ; the map itself at 1."""
-    if gamma == 1:
-        return psi
-    return psi.float().clamp(ATTENTION_FLOOR, 1.0).pow(gamma).to(psi.dtype)
+def there(gamma: Sequence[float], has: Sequence[bool]) -> Exponents:
+    """Exponents, None where there is no module to have one."""
+    return tuple(g if t else None for g, t in zip(gamma, has, strict=True))
+
+
+def _other(wanted: Exponents, own: Exponents) -> Exponents:
+    """The exponents that are wanted, None where they are the network's, or it has none."""
+    return tuple(
+        # A network keeps its own in float32.
+        None if a is None or b is None or math.isclose(a, b, rel_tol=1e-6) else a
+        for a, b in zip(wanted, own, strict=True)
+    )
 
 
 def grown(part: Part, margin: int | None, whole: Part) -> Part:

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from napari_sa2net.config import GAMMA_MOST
 from napari_sa2net.data import ImagePlan
 from napari_sa2net.errors import SettingsError
 from napari_sa2net.inference.explain import Box, cropped, framed
@@ -20,8 +22,6 @@ from napari_sa2net.inference.tiles import Tile
 
 #: Memory for what is kept of the tiles of one box (bytes). Tiles beyond it run as a whole.
 CACHE_BYTES = 2**29
-#: Largest exponent of ψ; above it a map is 0 nearly everywhere.
-MAX_GAMMA = 8.0
 
 
 @dataclass
@@ -79,6 +79,7 @@ class WhatIfRun:
         self._plane = predictor.scaled(crop, index, scale)
         self._max_bytes = max_bytes
         self._held: dict[Tile, _Held] = {}
+        self._pooled: dict[int, dict[str, Tensor]] = {}
         self._full = False
         self._tile = predictor.tile
         self.from_cache = False
@@ -91,7 +92,8 @@ class WhatIfRun:
     def run(
         self,
         gates: Sequence[bool] = AS_TRAINED.gates,
-        gamma: Sequence[float] = AS_TRAINED.gamma,
+        gamma: Sequence[float | None] = AS_TRAINED.gamma,
+        se_gamma: Sequence[float | None] = AS_TRAINED.se_gamma,
         *,
         on_tile: Callable[[int, int], None] | None = None,
         cancelled: CancelCallback | None = None,
@@ -102,8 +104,11 @@ class WhatIfRun:
         ----------
         gates : four bools
             Scale gates 1…4; False switches one off (0).
-        gamma : four floats in 0…8
-            Exponents of ψ at strides 8, 4, 2, 1: 0 is off, 1 as trained.
+        gamma : four floats in 0…8, or None
+            Exponents of ψ at strides 8, 4, 2, 1, whatever the model's own: 0 is off, 1 plain
+            ψ. None keeps the model's own.
+        se_gamma : four floats in 0…8, or None
+            The same of squeeze and excitation on the skips at these strides.
         on_tile, cancelled : callable, optional
             As of `Predictor.predict_plane`.
 
@@ -117,7 +122,7 @@ class WhatIfRun:
             If an exponent is out of bounds or something does not come in four.
         OutOfMemoryError, Cancelled, ImageError
         """
-        change = checked(gates, gamma)
+        change = checked(gates, gamma, se_gamma)
         predictor, plane = self.predictor, self._plane
         out = allocate((predictor.n_classes, *self._crop.spatial), np.float32)
         if self._flat:
@@ -140,7 +145,7 @@ class WhatIfRun:
             if held.memos and tile not in self._held:
                 self._hold(tile, held)
 
-        predictor.each_tile(plane, visit, on_tile, cancelled)
+        predictor.each_tile(plane, visit, on_tile, cancelled, self._pooled)
         return cropped(out, self._outer, self.box)
 
     def _read(self, tile: Tile) -> _Held:
@@ -157,7 +162,11 @@ class WhatIfRun:
             self._full = True
 
 
-def checked(gates: Sequence[bool], gamma: Sequence[float]) -> Change:
+def checked(
+    gates: Sequence[bool],
+    gamma: Sequence[float | None],
+    se_gamma: Sequence[float | None] = AS_TRAINED.se_gamma,
+) -> Change:
     """The change, if it is one.
 
     Raises
@@ -165,14 +174,16 @@ def checked(gates: Sequence[bool], gamma: Sequence[float]) -> Change:
     SettingsError
         If an exponent is out of bounds or something does not come in four.
     """
-    if len(gates) != 4 or len(gamma) != 4:
-        raise SettingsError(
-            f"There are four scale gates and four ψ, not {len(gates)} and {len(gamma)}."
-        )
-    for value in gamma:
-        if not 0 <= value <= MAX_GAMMA:
+    for n, what in ((len(gates), "scale gates"), (len(gamma), "ψ"), (len(se_gamma), "skips")):
+        if n != 4:
+            raise SettingsError(f"There are four {what}, not {n}.")
+    for value in (*gamma, *se_gamma):
+        if value is not None and not 0 <= value <= GAMMA_MOST:
             raise SettingsError(
-                f"The exponent of an attention map lies between 0 and {MAX_GAMMA:g}, not at "
-                f"{value}."
+                f"An exponent γ lies between 0 and {GAMMA_MOST:g}, not at {value}."
             )
-    return Change(tuple(bool(on) for on in gates), tuple(float(value) for value in gamma))
+    return Change(tuple(bool(on) for on in gates), _floats(gamma), _floats(se_gamma))
+
+
+def _floats(values: Sequence[float | None]) -> tuple[float | None, ...]:
+    return tuple(None if value is None else float(value) for value in values)

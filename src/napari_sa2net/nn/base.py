@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from napari_sa2net.nn.focal import FocalSE
+from napari_sa2net.nn.focal import FocalExponent, FocalSE
 
 #: Height and width inside a network are multiples of this (four poolings by 2).
 STRIDE = 16
@@ -34,7 +34,7 @@ class SegmentationNet(nn.Module):
         Width C; skip k has 2^(k-1) C channels.
     gates, se : four bools
         Skips with an attention gate, and with squeeze and excitation.
-    gamma, se_gamma : four floats >= 0
+    gamma, se_gamma : four floats in 0…8
         Focal exponents of the gates, and of squeeze and excitation.
     learnable_gamma : bool
         Train all exponents.
@@ -103,9 +103,8 @@ class SegmentationNet(nn.Module):
     def _exponents(self, path: str) -> tuple[float, float, float, float]:
         modules = dict(self.named_modules())
         g4, g3, g2, g1 = (
-            # A learned one may be below 0 until its next use.
-            max(0.0, float(modules[name].gamma.detach())) if name in modules else 0.0
-            for name in (path.format(k) for k in (4, 3, 2, 1))
+            module.value if isinstance(module, FocalExponent) else 0.0
+            for module in (modules.get(path.format(k)) for k in (4, 3, 2, 1))
         )
         return g4, g3, g2, g1
 

@@ -221,15 +221,16 @@ class AttentionGate(nn.Module):
 
     def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
         s = self.conv(skip)
-        return self.applied(self.attention(deep, s) if self.gated else None, s, skip)
+        psi = self.focal(self.coefficients(deep, s)) if self.gated else None
+        return self.applied(psi, s, skip)
 
-    def attention(self, deep: Tensor, s: Tensor) -> Tensor:
-        """ψ (B, 1, h, w) of the deeper feature and the convolved skip."""
+    def coefficients(self, deep: Tensor, s: Tensor) -> Tensor:
+        """ψ (B, 1, h, w) of the deeper feature and the convolved skip, before the power."""
         # LN, Conv1 and GELU work pixel by pixel, so they commute with the nearest-neighbour
         # upsampling and cost a quarter before it.
         norm, conv1, gelu, conv11 = self.dwconv
         g = conv11(F.interpolate(gelu(conv1(norm(deep))), scale_factor=2, mode="nearest"))
-        psi: Tensor = self.focal(self.psi(F.gelu(torch.cat([g, s], dim=1))))
+        psi: Tensor = self.psi(F.gelu(torch.cat([g, s], dim=1)))
         return psi
 
     def applied(self, psi: Tensor | None, s: Tensor, skip: Tensor) -> Tensor:

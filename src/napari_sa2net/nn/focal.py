@@ -13,11 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from napari_sa2net.config import GAMMA_MOST
+
 #: Lower clip of an attention coefficient before the power; keeps the gradient of a^γ finite.
 ATTENTION_FLOOR = 1e-7
 #: Channels per hidden unit of squeeze and excitation, and the fewest hidden units. The paper
 #: gives neither.
 SE_REDUCTION, SE_MIN_HIDDEN = 16, 4
+
+
+def raised(attention: Tensor, gamma: float | Tensor) -> Tensor:
+    """attention ** γ, same shape and dtype; computed in float32 at least."""
+    exact = attention.to(torch.promote_types(attention.dtype, torch.float32))
+    return exact.clamp(ATTENTION_FLOOR, 1.0).pow(gamma).to(attention.dtype)
 
 
 class FocalExponent(nn.Module):
@@ -27,15 +35,15 @@ class FocalExponent(nn.Module):
     ----------
     gamma : float
         0 makes every coefficient 1 (attention off), 1 leaves the map as it is, above 1
-        suppresses harder. Must be >= 0.
+        suppresses harder. From 0 to 8 (`GAMMA_MOST`).
     learnable : bool
-        Make γ a trainable scalar, kept >= 0. A fixed γ of 1 skips clip and power, so the
-        network is the published one bit for bit.
+        Make γ a trainable scalar, kept within these bounds. A fixed γ of 1 skips clip and
+        power, so the network is the published one bit for bit.
 
     Raises
     ------
     ValueError
-        If gamma is negative or not finite.
+        If gamma is out of bounds.
 
     Notes
     -----
@@ -44,8 +52,8 @@ class FocalExponent(nn.Module):
 
     def __init__(self, gamma: float = 1.0, learnable: bool = False) -> None:
         super().__init__()
-        if not 0 <= gamma < float("inf"):
-            raise ValueError(f"gamma must be a finite number >= 0, got {gamma}")
+        if not 0 <= gamma <= GAMMA_MOST:
+            raise ValueError(f"gamma must be from 0 to {GAMMA_MOST:g}, got {gamma}")
         self.learnable = learnable
         value = torch.tensor(float(gamma))
         self.gamma: Tensor | nn.Parameter
@@ -57,17 +65,22 @@ class FocalExponent(nn.Module):
             self.register_buffer("gamma", value, persistent=False)
         self._identity = not learnable and gamma == 1.0
 
-    def forward(self, attention: Tensor) -> Tensor:
-        """Return attention ** γ, same shape and dtype."""
+    @property
+    def value(self) -> float:
+        """γ as it is now. A learned one may be out of bounds until its next use."""
+        return min(max(0.0, float(self.gamma.detach())), GAMMA_MOST)
+
+    def forward(self, attention: Tensor, gamma: float | None = None) -> Tensor:
+        """Return attention ** γ, same shape and dtype; `gamma` stands in for the module's."""
+        if gamma is not None:
+            return raised(attention, gamma)
         if self._identity:
             return attention
         if self.learnable and self.training:
             # Back onto the border rather than clipped in the graph: beyond it the gradient
             # would be 0, and a module once switched off could never come back.
-            self.gamma.data.clamp_(min=0.0)
-        gamma = self.gamma.clamp(min=0.0)
-        clipped = attention.float().clamp(ATTENTION_FLOOR, 1.0)
-        return clipped.pow(gamma).to(attention.dtype)
+            self.gamma.data.clamp_(0.0, GAMMA_MOST)
+        return raised(attention, self.gamma.clamp(0.0, GAMMA_MOST))
 
 
 class FocalSE(nn.Module):
@@ -95,18 +108,20 @@ class FocalSE(nn.Module):
         #: Means (1, channels, 1, 1) used instead of the input's own; see `fixed_statistics`.
         self.means: Tensor | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Weigh the channels of x (B, channels, h, w)."""
-        return self.weights(self.squeeze(x) if self.means is None else self.means).to(x) * x
+    def forward(self, x: Tensor, gamma: float | None = None) -> Tensor:
+        """Weigh the channels of x (B, channels, h, w); `gamma` stands in for the own γ."""
+        means = self.squeeze(x) if self.means is None else self.means
+        return self.weights(means, gamma).to(x) * x
 
     def squeeze(self, x: Tensor) -> Tensor:
         """Mean of each channel, (B, channels, 1, 1), at least float32."""
         return x.mean((2, 3), keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
 
-    def weights(self, means: Tensor) -> Tensor:
+    def weights(self, means: Tensor, gamma: float | None = None) -> Tensor:
         """Weight of each channel, (B, channels, 1, 1), in (0, 1]."""
         hidden = F.relu(self.fc1(means.to(self.fc1.weight.dtype)))
-        return self.focal(torch.sigmoid(self.fc2(hidden)))
+        weights: Tensor = self.focal(torch.sigmoid(self.fc2(hidden)), gamma)
+        return weights
 
 
 class FocalGate(nn.Module):
@@ -135,7 +150,11 @@ class FocalGate(nn.Module):
 
     def forward(self, g: Tensor, x: Tensor) -> Tensor:
         """x (B, channels, h, w), suppressed where g and x together see nothing."""
-        return self.focal(torch.sigmoid(self.psi(F.relu(self.w_g(g) + self.w_x(x))))) * x
+        return self.focal(self.coefficients(g, x)) * x
+
+    def coefficients(self, g: Tensor, x: Tensor) -> Tensor:
+        """α (B, 1, h, w) before the power."""
+        return torch.sigmoid(self.psi(F.relu(self.w_g(g) + self.w_x(x))))
 
 
 def pools_globally(net: nn.Module) -> bool:

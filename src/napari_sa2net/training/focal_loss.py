@@ -115,15 +115,24 @@ class UnifiedFocalLoss(nn.Module):
         Returns
         -------
         Scalar Tensor, float32, or float64 for float64 logits.
+
+        Raises
+        ------
+        SettingsError
+            If the logits have one channel only.
         """
+        if logits.shape[1] < 2:
+            raise SettingsError(
+                "The Unified Focal loss compares classes, and these logits have one channel. "
+                "Give the network a channel for every class, the background first."
+            )
         if pixel_weights is None:
             pixel_weights = self.penalty(target, mask)
         if logits.dtype != torch.float64:
             logits = logits.float()
+        logits, known = without_ignored(logits, target, mask)
         p = logits.softmax(1).clamp(EPSILON, 1 - EPSILON)
         counts = torch.ones_like(p[:, 0]) if mask is None else mask.to(p.dtype)
-        # Whatever stands in an ignored pixel (255, say) must not be looked up.
-        known = target if mask is None else target.where(mask, torch.zeros_like(target))
         truth = F.one_hot(known, p.shape[1]).movedim(-1, 1).to(p.dtype)
         w = None if pixel_weights is None else pixel_weights.to(p.dtype)
         tversky = self._tversky(p, truth, counts, w)
@@ -175,6 +184,20 @@ class UnifiedFocalLoss(nn.Module):
             factor = torch.cat([factor[:, :1], torch.ones_like(factor[:, 1:])], dim=1)
         pixel = (share * factor * truth * -p.log()).sum(1)
         return (pixel * weights).sum() / counts.sum().clamp(min=1)
+
+
+def without_ignored(
+    logits: Tensor, target: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Logits (B, C, H, W) and target (B, H, W), both 0 where the mask is False.
+
+    Ignored pixels may hold anything: a target that is no class (255, say) must not be looked
+    up, and a logit that is no number would stay one times a weight of 0.
+    """
+    if mask is None:
+        return logits, target
+    known = target.where(mask, torch.zeros_like(target))
+    return logits.where(mask[:, None], torch.zeros_like(logits)), known
 
 
 def _power(base: Tensor, exponent: float) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_sa2net.config import LossConfig
-from napari_sa2net.training.focal_loss import UnifiedFocalLoss
+from napari_sa2net.training.focal_loss import UnifiedFocalLoss, without_ignored
 
 __all__ = ["DiceCrossEntropy", "UnifiedFocalLoss", "deep_supervision_loss", "make_loss"]
 
@@ -36,9 +36,10 @@ class DiceCrossEntropy(nn.Module):
         logits : (B, C, H, W), C >= 2
         target : (B, H, W) int64
         mask : (B, H, W) bool, optional
-            Pixels that count; none at all gives 0 with a gradient of 0.
+            Pixels that count; the others have no say, whatever their logits and target.
+            None at all gives 0 with a gradient of 0.
         """
-        logits = logits.float()
+        logits, target = without_ignored(logits.float(), target, mask)
         counts = torch.ones_like(target, dtype=torch.float32) if mask is None else mask.float()
         log_p = F.log_softmax(logits, dim=1)
         p = log_p.exp()

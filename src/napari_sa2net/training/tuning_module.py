@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from napari_sa2net.config import GAMMA_MOST, FineTuneConfig, LossConfig, TrainConfig
+from napari_sa2net.config import FineTuneConfig, LossConfig, TrainConfig
 from napari_sa2net.nn import Network
 from napari_sa2net.training.losses import deep_supervision_loss
 from napari_sa2net.training.module import SegmentationModule
@@ -145,9 +145,6 @@ class TuningModule(SegmentationModule):
         self.done += 1
         if math.isfinite(total) and math.isfinite(norm):
             optimizer.step()
-            for name, parameter in self.net.named_parameters():
-                if _is_exponent(name):
-                    parameter.data.clamp_(0.0, GAMMA_MOST)
             self._average()
         else:
             total = math.nan

@@ -120,6 +120,14 @@ class Form(QWidget):
         """Add a field without a label in the fields' column."""
         self._grid.addWidget(field, self._grid.rowCount(), 1)
 
+    def rename(self, field: QWidget, title: str, tip: str) -> None:
+        """Give a row another title and tooltip."""
+        label = self._rows[field]
+        label.setText(title)
+        field.setAccessibleName(title)
+        for part in (label, field):
+            part.setToolTip(tip)
+
     def set_row_visible(self, field: QWidget, visible: bool) -> None:
         """Show or hide a field with its label."""
         field.setVisible(visible)

@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 from napari_sa2net.app.preview import RunTime, source_plan, time_to_run
 from napari_sa2net.app.why import CHANGE, STAGE, WhyState
 from napari_sa2net.app.why_words import what_if_words
+from napari_sa2net.config import NetworkConfig
 from napari_sa2net.errors import SA2NetError
 from napari_sa2net.widgets.common import Form, align_forms, muted, separator
 from napari_sa2net.widgets.napari_port.picking import KEY, CellPicker
@@ -34,7 +35,7 @@ TEACH = (
 )
 LOST = "The cells were made anew since, or the engine restarted. Look inside again to go on."
 BLANK = "Every pixel here is the same: the network was not run, and there are no maps."
-NO_ATTENTION = "This model has no attention: there are no maps, only the boundary by stages."
+NO_ATTENTION = "This model has no maps of attention, only the boundary by stages."
 MOVED = "The cells were adjusted since; outlines and maps are those of before."
 
 
@@ -267,27 +268,31 @@ class SeeWhyPage(PageWidget):
             self.cell.set_cell(None)
             return
         bright = self.port.is_bright(why.image_key)
-        self.tiles.set_maps(why.maps, bright)
+        result = why.explanation.result
+        kind = result.network.kind
+        self.tiles.set_maps(why.maps, bright, kind)
         self.tiles.set_shown(why.shown, why.focus)
         self.detail.set_map(
             why.maps.get(why.focus),
             why.channels.get(why.focus),
             can_choose=why.kept,
             bright=bright,
+            network=kind,
         )
         self.detail.set_together(len(why.shown & why.maps.keys()))
-        result = why.explanation.result
         self.stages.set_stages(tuple(result.stages))
         self.stages.setValue(why.stage, STAGE in why.shown, CHANGE in why.shown)
-        self.cell.set_cell(why.inspection)
+        self.cell.set_cell(why.inspection, kind)
         self._show_what_if(why)
 
     def _show_what_if(self, why: WhyState) -> None:
-        maps = why.explanation.result.maps
-        scales = tuple(f"scale_gate_{i}" in maps for i in (1, 2, 3, 4))
-        strides = tuple(s for s in why.explanation.result.stages if f"aua_{s}" in maps)
-        self.what_if.setEnabled(why.kept and bool(maps))
-        self.what_if.set_stages(scales, strides)
+        result = why.explanation.result
+        # without a tile the network was not run: there is nothing to try
+        tried = result.segmentation.n_tiles > 0
+        self.what_if.setEnabled(why.kept and tried and has_attention(result.network))
+        if self.what_if.network != result.network:
+            self.what_if.set_network(result.network)
+            align_forms(self)
         self.what_if.setValue(why.what_if)
         if why.what_if.is_default:
             self.what_if.set_line("As trained")
@@ -295,6 +300,11 @@ class SeeWhyPage(PageWidget):
             self.what_if.set_line("Trying…")
         else:
             self.what_if.set_line(what_if_words(why.what_if_result, why.what_if_part))
+
+
+def has_attention(network: NetworkConfig) -> bool:
+    """Whether there is something in a network that can be switched off."""
+    return network.kind == "sa2net" or any((*network.gates, *network.se))
 
 
 def _note(why: WhyState) -> str:

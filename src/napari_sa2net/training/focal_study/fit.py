@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from napari_sa2net.config import GAMMA_MOST, TrainConfig
+from napari_sa2net.config import TrainConfig
 from napari_sa2net.errors import Cancelled, OutOfMemoryError, TrainingError
 from napari_sa2net.files import write_atomically
 from napari_sa2net.inference.devices import fast_dtype, is_out_of_memory
@@ -180,8 +180,6 @@ class _Run:
         for group in self.optimizer.param_groups:
             torch.nn.utils.clip_grad_norm_(group["params"], CLIP)
         self.optimizer.step()
-        for gamma in self.gamma:
-            gamma.data.clamp_(0.0, GAMMA_MOST)
         self.done += 1
         self._average()
         return value

@@ -9,7 +9,8 @@ from qtpy.QtCore import QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QImage, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
-from napari_sa2net.app.why_words import history_words
+from napari_sa2net.app.why_words import GATE_WORDS, history_words
+from napari_sa2net.config import NetworkKind
 from napari_sa2net.engine.protocol import CellInspection
 from napari_sa2net.inference.map_palette import ADDED, REMOVED
 from napari_sa2net.widgets.common import muted
@@ -136,7 +137,8 @@ class CellSection(QWidget):
         body.setContentsMargins(0, 0, 0, 0)
         body.setSpacing(6)
         body.addLayout(top)
-        body.addWidget(muted("ψ across the boundary, px (− is inside)"))
+        self.across = muted()
+        body.addWidget(self.across)
         body.addWidget(self.plot)
         body.addWidget(self.history)
         layout = QVBoxLayout(self)
@@ -146,8 +148,11 @@ class CellSection(QWidget):
         layout.addWidget(self.body)
         self.body.setVisible(False)
 
-    def set_cell(self, inspection: CellInspection | None) -> None:
+    def set_cell(
+        self, inspection: CellInspection | None, network: NetworkKind = "sa2net"
+    ) -> None:
         """Show a cell, or how to choose one."""
+        self.across.setText(f"{GATE_WORDS[network]} across the boundary, px (− is inside)")
         if inspection is self._shown:
             return
         self._shown = inspection

@@ -8,6 +8,7 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QSizePolicy, QSlider, QVBoxLayou
 
 from napari_sa2net.app.session import plain
 from napari_sa2net.app.why_words import map_help, map_title
+from napari_sa2net.config import NetworkKind
 from napari_sa2net.engine.protocol import AttentionMap
 from napari_sa2net.widgets.common import muted
 from napari_sa2net.widgets.see_why.color_strip import color_strip
@@ -96,6 +97,7 @@ class MapDetail(QWidget):
         *,
         can_choose: bool = True,
         bright: bool = False,
+        network: NetworkKind = "sa2net",
     ) -> None:
         """Describe a map; ``channel`` is the one that is wanted. Says nothing."""
         for part in (self.title, self.bar):
@@ -106,9 +108,9 @@ class MapDetail(QWidget):
             self.help.setText("Click a picture to lay that map over the image.")
             return
         self._name = shown.name
-        self.title.setText(map_title(shown.name, shown.channel))
+        self.title.setText(map_title(shown.name, shown.channel, network))
         self.bar.set_range(shown.name, shown.low, shown.high, bright)
-        self.help.setText(map_help(shown))
+        self.help.setText(map_help(shown, network))
         self.channel.setEnabled(can_choose)
         self.channel.blockSignals(True)
         self.channel.setRange(0, shown.n_channels)

@@ -11,7 +11,8 @@ from qtpy.QtGui import QColor, QImage, QPainter, QPaintEvent, QPen, QPolygonF
 from qtpy.QtWidgets import QAbstractButton, QGridLayout, QLabel, QSizePolicy, QWidget
 
 from napari_sa2net.app.why import STRIDES
-from napari_sa2net.app.why_words import STAGE_WORDS, map_help, map_title
+from napari_sa2net.app.why_words import map_help, map_title
+from napari_sa2net.config import NetworkKind
 from napari_sa2net.engine.protocol import AttentionMap
 from napari_sa2net.widgets.map_colors import STAGE_COLORS, colored
 from napari_sa2net.widgets.theme import ACCENT
@@ -38,9 +39,17 @@ ROWS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     (
         "How the boundary is refined (ψ)",
         "Adaptive up-attention: what each stage, from coarse to full, takes from fine detail",
-        tuple((f"aua_{s}", f"ψ {STAGE_WORDS[s]}") for s in STRIDES),
+        tuple((f"aua_{s}", map_title(f"aua_{s}")) for s in STRIDES),
     ),
 )
+#: the last row's title and tooltip, by the kind of the network
+STAGE_ROW: dict[NetworkKind, tuple[str, str]] = {
+    "sa2net": ROWS[-1][:2],
+    "focal_unet": (
+        "What each skip lets through (attention gates)",
+        "Attention gates: how much fine detail passes to each stage, from coarse to full",
+    ),
+}
 
 
 class MapTile(QAbstractButton):
@@ -54,20 +63,29 @@ class MapTile(QAbstractButton):
         self.setText(caption)
         self.setCheckable(True)
         self.setCursor(Qt.CursorShape.PointingHandCursor)
-        self.setAccessibleName(map_title(name))
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         # ψ tiles carry the colour that their stage has everywhere on the page
         kind, _, number = name.rpartition("_")
         self._stage = QColor(STAGE_COLORS[int(number)]) if kind == "aua" else None
 
-    def set_map(self, shown: AttentionMap | None, bright: bool = False) -> None:
+    def set_map(
+        self,
+        shown: AttentionMap | None,
+        bright: bool = False,
+        network: NetworkKind = "sa2net",
+    ) -> None:
         """Show a map; without one the tile is empty and cannot be pressed."""
         self.setEnabled(shown is not None)
+        self.setAccessibleName(map_title(self.name, None, network))
+        if self._stage is not None:
+            self.setText(self.accessibleName())
         self._image = None
         if shown is None:
             self.setToolTip("No such map: this model has no such stage, or was not run")
         else:
-            self.setToolTip(f"{map_help(shown)} Click: show or hide it over the image.")
+            self.setToolTip(
+                f"{map_help(shown, network)} Click: show or hide it over the image."
+            )
             values = shrunk(shown.values)
             pixels = colored(values, self.name, shown.low, shown.high, bright)
             self._image = to_image(pixels)
@@ -127,7 +145,8 @@ class MapTiles(QWidget):
         super().__init__(parent)
         self.tiles: dict[str, MapTile] = {}
         self._maps: dict[str, AttentionMap] = {}
-        self._bright = False
+        self._look: tuple[bool, NetworkKind] = (False, "sa2net")
+        self._rows: list[list[QWidget]] = []
         grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)
         grid.setHorizontalSpacing(4)
@@ -139,27 +158,42 @@ class MapTiles(QWidget):
             if i:
                 label.setContentsMargins(0, 6, 0, 0)
             grid.addWidget(label, 2 * i, 0, 1, 5)
+            self._rows.append([label])
             for j, (name, caption) in enumerate(row):
                 tile = self.tiles[name] = MapTile(name, caption)
+                self._rows[i].append(tile)
                 grid.addWidget(tile, 2 * i + 1, j)
                 tile.clicked.connect(
                     lambda checked, name=name: self.toggled.emit(name, checked)
                 )
+        self.stage_row = label
         for j in range(5):
             grid.setColumnStretch(j, 1)
         self.set_maps({})
 
-    def set_maps(self, maps: Mapping[str, AttentionMap], bright: bool = False) -> None:
+    def set_maps(
+        self,
+        maps: Mapping[str, AttentionMap],
+        bright: bool = False,
+        network: NetworkKind = "sa2net",
+    ) -> None:
         """Show maps, in the colours that they have over a dark or a bright image.
 
         Tiles whose map is the same object are left as they are.
         """
-        same = bright == self._bright
+        look = (bright, network)
         for name, tile in self.tiles.items():
             shown = maps.get(name)
-            if shown is None or not same or shown is not self._maps.get(name):
-                tile.set_map(shown, bright)
-        self._maps, self._bright = dict(maps), bright
+            if shown is None or look != self._look or shown is not self._maps.get(name):
+                tile.set_map(shown, bright, network)
+        # scale-aware attention is the SA2-Net's own
+        for row in self._rows[:-1]:
+            for part in row:
+                part.setVisible(network == "sa2net")
+        title, tip = STAGE_ROW[network]
+        self.stage_row.setText(title)
+        self.stage_row.setToolTip(tip)
+        self._maps, self._look = dict(maps), look
 
     def set_shown(self, shown: frozenset[str], described: str) -> None:
         """Tick the tiles of shown layers; says nothing."""
