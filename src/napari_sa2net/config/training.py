@@ -223,7 +223,7 @@ class FineTuneConfig(LossConfig):
         description="Share of a batch that repeats what the model knew, against forgetting",
     )
     distillation: float = Field(
-        6.0,
+        3.0,
         ge=0,
         le=100,
         title="Keep answers",
