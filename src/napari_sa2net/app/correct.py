@@ -85,6 +85,7 @@ class CorrectController:
             if image is None or image.key != self._offered:
                 self._offered = image.key if image is not None else ""
                 self.keeping.look_for_offers(image)
+            self.keeping.image_chosen(image.key if image is not None else "")
             if source is not None:
                 self._sources[source.key] = source
                 known = self._sessions.get(source.key)

@@ -131,6 +131,7 @@ class CorrectPage(PageWidget):
             ("keep", self._show_keep),
             ("keeping", self._show_keep),
             ("kept", self._show_kept),
+            ("kept_note", self._show_kept),
             ("folder", self._show_folder),
             ("group", self._show_folder),
             ("offers", self._show_offers),
@@ -352,7 +353,7 @@ class CorrectPage(PageWidget):
         self.keep.set_keeping(self.state.keeping, self.state.keep)
 
     def _show_kept(self, _: Any = None) -> None:
-        self.keep.set_kept(self.state.kept)
+        self.keep.set_kept(self.state.kept, self.state.kept_note)
 
     def _show_folder(self, _: Any = None) -> None:
         self.keep.set_folder(self.state.folder)
