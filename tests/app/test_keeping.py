@@ -195,8 +195,8 @@ def test_what_another_window_kept_is_not_replaced_in_silence(desks: Any) -> None
     first.controller.delete(point=(20, 20))
     first.keep()
     note = first.state.kept_note
-    assert theirs.name in note
-    assert "sa2net corrections restore" in note
+    assert f"Meanwhile version {theirs.id[:8]} (today " in note
+    assert f'sa2net corrections restore "corrections" {theirs.id[:8]}' in note
     training_set = TrainingSet.open(first.state.folder)
     assert training_set.restore(theirs.name).id == theirs.id
     # theirs is active: ours can be taken back, and theirs stays

@@ -47,25 +47,29 @@ def meanwhile_words(folder: Path, result: KeepResult, now: datetime) -> str:
         sentences.append(
             f"Meanwhile {names} kept in another window. "
             f"{'Those versions are' if many else 'That version is'} in “earlier” of the "
-            f"folder now. To have {'one' if many else 'it'} back in place of yours: "
-            f'sa2net corrections restore "{folder}" {result.replaced[0].name}'
+            f"folder now. To have {'one' if many else 'it'} back in place of yours, on the "
+            "shell beside the folder: "
+            f'sa2net corrections restore "{folder.name}" {result.replaced[0].id[:8]}'
         )
     if result.left:
         names = _named(result.left, now)
         sentences.append(
             f"Meanwhile {names} kept in another window, and that stays in the training set. "
-            f'To take it out: sa2net corrections remove "{folder}" {result.left[0].name}'
+            "To take it out, on the shell beside the folder: "
+            f'sa2net corrections remove "{folder.name}" {result.left[0].id[:8]}'
         )
     return " ".join(sentences)
 
 
 def _named(records: tuple[CommitRecord, ...], now: datetime) -> str:
-    """``“nuclei_3f2a” was (today 17:03)``, or several of them."""
+    """``version 3f2a91bc (today 17:03) was``, or several of them."""
     named = [
-        f"“{record.name}” ({moment_words(datetime.fromisoformat(record.time), now)})"
+        f"{record.id[:8]} ({moment_words(datetime.fromisoformat(record.time), now)})"
         for record in records[:_NAMED]
     ]
     more = len(records) - len(named)
     if more:
         named.append(f"{more} more")
-    return f"{', '.join(named)} {'was' if len(records) == 1 else 'were'}"
+    if len(records) == 1:
+        return f"version {named[0]} was"
+    return f"versions {', '.join(named)} were"

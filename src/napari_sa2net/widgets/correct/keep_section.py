@@ -147,9 +147,9 @@ def _would(what: WhatToKeep) -> str:
             "nobody looked at is kept, but never learned from."
         )
     if what.n_withdrawn:
+        where = f"On {what.withdrawn} nothing" if what.is_stack else "Nothing of this image"
         them = "it" if what.n_withdrawn == 1 else "them"
         sentences.append(
-            f"Nothing of {what.withdrawn} is reviewed any more: takes back what you had kept "
-            f"of {them}."
+            f"{where} is reviewed any more: takes back what you had kept of {them}."
         )
     return " ".join(sentences)
