@@ -145,8 +145,8 @@ def test_redraw_refuses():
     corrections = Corrections(labels)
     for outline, match in (
         ([(30, 30), (30, 40), (40, 40)], "outside"),
-        ([(3, 3), (3, 8), (8, 8), (8, 3)], "no free pixel"),
-        ([(15.1, 15.1), (15.1, 15.2), (15.2, 15.2)], "no free pixel"),
+        ([(3, 3), (3, 8), (8, 8), (8, 3)], "no free pixel.*delete those cells"),
+        ([(15.1, 15.1), (15.1, 15.2), (15.2, 15.2)], "no free pixel: draw it larger"),
         ([(3, 3), (3, 8)], "at least 3"),
     ):
         with pytest.raises(EditError, match=match):

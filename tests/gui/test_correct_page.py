@@ -411,7 +411,7 @@ def test_planes_of_a_stack(open_page: Any, qtbot: Any) -> None:
     stack = np.stack([disks(*FOUR), disks(*FOUR[:2]), disks(FOUR[3])])
     page, viewer, cells = with_cells(open_page, stack, scale=(3, 1, 1))
     viewer.dims.set_current_step(0, 1)
-    assert "plane 1 of 2" in page.place.text()
+    assert "plane 2 of 3" in page.place.text()
     qtbot.waitUntil(lambda: page.state.review.total == 2, timeout=WAIT_MS)
     key(viewer, "D")
     drag(qtbot, cells, (1, 20, 20))
@@ -432,6 +432,92 @@ def test_planes_of_a_stack(open_page: Any, qtbot: Any) -> None:
     key(viewer, "Control-Z", "Control-Z")
     assert len(np.unique(cells.data[1])) == 3
     assert page.state.unsaved == 2
+
+
+def test_a_stack_seen_from_another_side_is_not_corrected(open_page: Any, qtbot: Any) -> None:
+    stack = np.stack([disks(*FOUR)] * 3)
+    page, viewer, cells = with_cells(open_page, stack)
+    began = stack.copy()
+    key(viewer, "D")
+    viewer.dims.order = (1, 0, 2)
+    assert "Ctrl+E twice" in page.place.text()
+    drag(qtbot, cells, (0, 20, 20))
+    assert "do not see" in page.strip.said.text()
+    for act in ("D", "S", "A", "Shift-A", "N", "Q"):
+        page.controller.say("")
+        key(viewer, act)
+        assert not page.strip.buttons["split"].isChecked()
+        assert "do not see" in page.strip.said.text() or act == "D"  # laid down
+    np.testing.assert_array_equal(cells.data, began)
+    for _ in range(2):
+        viewer.dims.roll()
+    # x and y may change places
+    assert viewer.dims.order == (0, 2, 1)
+    assert "plane 2 of 3" in page.place.text()
+    key(viewer, "D")
+    drag(qtbot, cells, (1, 20, 20))
+    assert [len(np.unique(plane)) for plane in cells.data] == [5, 4, 5]
+    # what is taken back is seen from the side, too
+    viewer.dims.order = (1, 0, 2)
+    viewer.dims.set_current_step(1, 20)
+    assert 1 not in np.asarray(cells._slice.image.raw)[1]
+    key(viewer, "Control-Z")
+    assert 1 in np.asarray(cells._slice.image.raw)[1]
+    viewer.dims.order = (2, 1, 0)
+    assert "viewer.dims.order" not in page.place.text()
+
+
+def test_undo_by_key_whatever_layer_is_selected(open_page: Any, qtbot: Any) -> None:
+    page, viewer, _cells = with_cells(open_page)
+    image = viewer.layers["nuclei 3"]
+    for label in (1, 2):
+        assert page.controller.accept(label)
+    page.controller.delete(point=(20, 20))
+    qtbot.waitUntil(lambda: "reviewed" in viewer.layers)
+    for n, layer in ((2, image), (1, viewer.layers["reviewed"])):
+        viewer.layers.selection.active = layer
+        key(viewer, "Control-Z")
+        assert page.state.unsaved == n
+        key(viewer, "Control-Shift-Z", "Control-Z")
+        assert page.state.unsaved == n
+    # a layer's own undo stays its own
+    calls: list[str] = []
+    shapes = viewer.add_shapes(name="mine")
+    shapes.bind_key("Control-Z", lambda _: calls.append("undo"))
+    viewer.layers.selection.active = shapes
+    key(viewer, "Control-Z")
+    assert calls == ["undo"]
+    assert page.state.unsaved == 1
+    # on another page it is none of ours
+    viewer.layers.selection.active = image
+    page.hide()
+    key(viewer, "Control-Z")
+    assert page.state.unsaved == 1
+    undo = KeyBinding.from_str("Ctrl+Z")
+    assert undo not in viewer.keymap
+
+
+def test_group_and_what_is_taken_back_on_the_page(open_page: Any, qtbot: Any) -> None:
+    """After a Keep the group can still be typed; undone work is offered to be taken back."""
+    page, viewer, _cells = with_cells(open_page)
+    page.controller.accept(1)
+    key(viewer, "K")
+    qtbot.waitUntil(lambda: bool(page.state.kept), timeout=WAIT_MS)
+    assert not page.keep.button.isEnabled()
+    qtbot.keyClicks(page.keep.group, "dish 3")
+    assert page.keep.button.isEnabled()
+    page.keep.button.click()
+    qtbot.waitUntil(lambda: not page.state.keeping, timeout=WAIT_MS)
+    (record,) = TrainingSet.open(page.state.folder).commits()
+    assert record.group == "dish 3"
+    key(viewer, "Control-Z")
+    qtbot.waitUntil(page.keep.button.isEnabled)
+    assert page.keep.button.text() == "Take back what was kept"
+    assert "Nothing of this image is reviewed any more" in page.keep.what.text()
+    page.keep.button.click()
+    qtbot.waitUntil(lambda: not page.state.keeping, timeout=WAIT_MS)
+    assert "Took this image back" in page.keep.kept.text()
+    assert TrainingSet.open(page.state.folder).commits() == []
 
 
 def test_result_edge_box_and_sliders(open_page: Any, qtbot: Any) -> None:

@@ -237,7 +237,7 @@ def test_view_of_a_stack_in_colour(open_dock: OpenDock, qtbot: QtBot) -> None:
     assert session.where == "view"
     viewer.scene.camera.zoom = max(viewer.canvas.size) / 80
     viewer.scene.camera.center = (0, 64, 90)
-    assert "2 of 2" in page.plane.text()
+    assert page.plane.text() == "plane 3 of 3"
     look(qtbot, page)
     result = session.why.explanation.result
     assert result.index == (2,)
@@ -257,7 +257,7 @@ def test_view_of_a_stack_in_colour(open_dock: OpenDock, qtbot: QtBot) -> None:
     assert ((before > -1e-6) & (before < shown.scale)).all()
     # another time point is shown: the page says which one it tells of
     viewer.dims.set_current_step(0, 0)
-    qtbot.waitUntil(lambda: "plane 2" in page.plane.text(), timeout=5000)
+    qtbot.waitUntil(lambda: "in plane 3 of 3" in page.plane.text(), timeout=5000)
 
 
 def test_whatever_happens_in_mid_run(open_dock: OpenDock, qtbot: QtBot) -> None:

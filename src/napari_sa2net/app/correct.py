@@ -18,13 +18,12 @@ from napari_sa2net.app.correct_review import CorrectReview
 from napari_sa2net.app.correct_session import BeginJournal, Change, EditSession
 from napari_sa2net.app.correct_source import CellSource, Index
 from napari_sa2net.app.correct_state import CorrectState, Review, Said
+from napari_sa2net.app.correct_targets import MakeStep, chosen, inside, unmarked
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.data.journal import Journal
 from napari_sa2net.edits import Corrections, Step
 from napari_sa2net.errors import EditConflictError, EditError, SA2NetError
-
-MakeStep = Callable[[Corrections, Index], Step]
 
 
 class CorrectController:
@@ -85,6 +84,7 @@ class CorrectController:
             if image is None or image.key != self._offered:
                 self._offered = image.key if image is not None else ""
                 self.keeping.look_for_offers(image)
+            self.keeping.image_chosen(image.key if image is not None else "")
             if source is not None:
                 self._sources[source.key] = source
                 known = self._sessions.get(source.key)
@@ -163,7 +163,7 @@ class CorrectController:
         """
         with self.lock:
             session, source = self.open(), self.state.cells
-            if session is None or source is None:
+            if session is None or source is None or self.is_turned():
                 return False
             return self._change(
                 source.key, lambda: session.do(make(session.corrections, source.plane))
@@ -183,15 +183,15 @@ class CorrectController:
 
     def fill(self, point: Any = None, lasso: Any = None) -> bool:
         """Fill the holes of the cell under a point, or of those in a lasso."""
-        return self.do(lambda c, i: edits.fill_holes(c, _chosen(c, i, point, lasso), i))
+        return self.do(lambda c, i: edits.fill_holes(c, chosen(c, i, point, lasso), i))
 
     def smooth(self, point: Any = None, lasso: Any = None) -> bool:
         """Smooth the outline of the cell under a point, or of those in a lasso."""
-        return self.do(lambda c, i: edits.smooth(c, _chosen(c, i, point, lasso), i))
+        return self.do(lambda c, i: edits.smooth(c, chosen(c, i, point, lasso), i))
 
     def redraw(self, outline: Any) -> bool:
         """Draw a cell anew: the one in the middle of the outline, or a new one."""
-        return self.do(lambda c, i: edits.redraw(c, outline, i, _inside(c, i, outline)))
+        return self.do(lambda c, i: edits.redraw(c, outline, i, inside(c, i, outline)))
 
     def mark(self, kind: str, polygon: Any) -> bool:
         """Mark a region as "ignore" or "reviewed"."""
@@ -199,11 +199,11 @@ class CorrectController:
 
     def unmark(self, point: Any) -> bool:
         """Remove the marked region under a point."""
-        return self.do(_unmarked(point))
+        return self.do(unmarked(point))
 
     def fit(self, point: Any = None, lasso: Any = None) -> bool:
         """Grow or shrink cells to the edge that the model saw."""
-        return self.do(lambda c, i: self._fitted(c, i, _chosen(c, i, point, lasso)))
+        return self.do(lambda c, i: self._fitted(c, i, chosen(c, i, point, lasso)))
 
     def segment_box(
         self, outline: Any, instances: InstanceConfig, diameter: float | None = None
@@ -211,7 +211,7 @@ class CorrectController:
         """Segment a box again with other settings; what is reviewed in it stays."""
         with self.lock:
             source = self.state.cells
-            if self.open() is None or source is None:
+            if self.open() is None or source is None or self.is_turned():
                 return
             try:
                 self._engine.segment_box(source, outline, instances, diameter)
@@ -224,6 +224,8 @@ class CorrectController:
 
     def accept_view(self) -> bool:
         """Say that all cells that are seen are right, of the shown plane."""
+        if self.is_turned():
+            return False
         source = self.state.cells
         image = source.image if source is not None else None
         view = image.view if image is not None else None
@@ -321,6 +323,14 @@ class CorrectController:
         self.state.journal_problem = str(error) if error is not None else ""
         self.state.safe = session.is_safe if session is not None else True
 
+    def is_turned(self) -> bool:
+        """The view shows no plane of the stack, but cuts through all: say how to go on."""
+        source = self.state.cells
+        if source is not None and source.turned:
+            self.say(source.turned, ok=False)
+            return True
+        return False
+
     def say(self, words: str, ok: bool = True) -> None:
         """One line for the page on what was done, or why not."""
         self.state.said = Said(words, ok)
@@ -367,31 +377,3 @@ class CorrectController:
             return journal
 
         return begin
-
-
-def _chosen(corrections: Corrections, index: Index, point: Any, lasso: Any) -> list[int]:
-    """Cells under a point or in a lasso."""
-    if lasso is not None:
-        found = edits.labels_in(corrections, lasso, index)
-    else:
-        found = [edits.label_at(corrections, point, index)]
-    found = [label for label in found if label]
-    if not found:
-        raise EditError("There is no cell there: click on one.")
-    return found
-
-
-def _inside(corrections: Corrections, index: Index, outline: Any) -> int | None:
-    """The cell that an outline is about: the one whose centre lies in it, if just one does."""
-    found = edits.labels_in(corrections, outline, index)
-    return found[0] if len(found) == 1 else None
-
-
-def _unmarked(point: Any) -> MakeStep:
-    def make(corrections: Corrections, index: Index) -> Step:
-        region = edits.region_at(corrections, point, index)
-        if region is None:
-            raise EditError("There is no marked region there: draw around one.")
-        return edits.remove_region(corrections, region.id)
-
-    return make

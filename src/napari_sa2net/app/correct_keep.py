@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_sa2net.app.correct_kept import KeptPlanes
 from napari_sa2net.app.correct_session import EditSession
 from napari_sa2net.app.correct_source import Box, CellSource, Index
 from napari_sa2net.app.session import ImageSource
 from napari_sa2net.data.commit import Commit
 from napari_sa2net.data.corrections import CommittedData, TrainingSet
 from napari_sa2net.data.fingerprint import image_fingerprint
-from napari_sa2net.data.manifest import CommitRecord
+from napari_sa2net.data.manifest import CommitRecord, is_training_set, read_manifest
 from napari_sa2net.data.plan import ImagePlan, plan_image
 from napari_sa2net.edits import reviewed_labels
 from napari_sa2net.errors import CorrectionsError
@@ -33,15 +35,43 @@ class WhatToKeep:
 
     Attributes
     ----------
-    n_cells, n_planes
-        Reviewed cells, and planes of which anything was said.
+    n_cells, n_deleted, n_planes
+        Reviewed and deleted cells of the planes that would be kept, and how many planes.
+    n_withdrawn
+        Planes that were kept and of which nothing is reviewed any more: they are taken back.
+    is_stack
+        The planes are some of several.
+    folder_gone
+        The folder that was kept to is not there any more.
     problem
         Why nothing can be kept; empty if it can.
     """
 
     n_cells: int = 0
+    n_deleted: int = 0
     n_planes: int = 0
+    n_withdrawn: int = 0
+    is_stack: bool = False
+    folder_gone: bool = False
     problem: str = ""
+
+    @property
+    def can(self) -> bool:
+        """Keep would do something."""
+        return not self.problem and self.n_planes + self.n_withdrawn > 0
+
+    @property
+    def cells(self) -> str:
+        """``12 reviewed cells and 1 deleted cell``."""
+        said = (("reviewed", self.n_cells), ("deleted", self.n_deleted))
+        parts = [f"{n} {kind} cell{'' if n == 1 else 's'}" for kind, n in said if n]
+        return " and ".join(parts) or "what you marked as all right"
+
+    @property
+    def withdrawn(self) -> str:
+        """``2 planes``, or ``this image`` where it is all that there is."""
+        n = self.n_withdrawn
+        return f"{n} plane{'' if n == 1 else 's'}" if self.is_stack else "this image"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,37 +91,98 @@ class KeepRequest:
     ----------
     folder
         Of the training set; made where there is none.
+    withdrawn
+        Planes of which nothing is reviewed any more.
+    what
+        The same in numbers.
+    changed
+        How often each plane had been changed.
     number, depth
         Of the journal and of the history, when it was asked for.
-    mine
-        Commits of this session: they hold nothing that it does not hold itself.
+    began
+        When the session did.
+    known
+        What it has kept there so far.
     """
 
     folder: Path
     source: CellSource
     image: ImageSource
     planes: tuple[KeptPlane, ...]
+    withdrawn: tuple[Index, ...]
+    what: WhatToKeep
+    changed: dict[Index, int]
     group: str
     n_edits: int
     number: int
     depth: int
-    mine: frozenset[str]
+    began: datetime
+    known: KeptPlanes
 
 
-def what_to_keep(session: EditSession, source: CellSource) -> WhatToKeep:
-    """What would be kept now."""
+@dataclass(frozen=True, eq=False)
+class KeepResult:
+    """What a Keep did.
+
+    Attributes
+    ----------
+    records
+        Of the planes, in their order.
+    replaced
+        Commits that were made elsewhere since this session knew its own; ours have taken
+        their place.
+    left
+        Such commits of planes that were withdrawn: they stay.
+    """
+
+    records: list[CommitRecord]
+    replaced: tuple[CommitRecord, ...] = ()
+    left: tuple[CommitRecord, ...] = ()
+
+
+class CommitsGoneError(Exception):
+    """The folder does not hold what this session kept there; nothing was written.
+
+    Attributes
+    ----------
+    commits : frozenset of str
+        Those that are missing.
+    folder : bool
+        The folder itself, or its list of commits, is gone.
+    """
+
+    def __init__(self, commits: frozenset[str], folder: bool) -> None:
+        super().__init__("What was kept is gone.")
+        self.commits = commits
+        self.folder = folder
+
+
+def what_to_keep(
+    session: EditSession, source: CellSource, folder: Path, group: str, known: KeptPlanes
+) -> WhatToKeep:
+    """What would be kept now in a folder that is known to hold some of it."""
+    gone = bool(known.planes) and not is_training_set(folder)
+    planes, withdrawn = (KeptPlanes() if gone else known).due(session, group)
     problem = _problem(source)
-    planes = session.reviewed_planes()
+    if not problem and not planes and not withdrawn:
+        problem = (
+            "Everything that is reviewed is kept."
+            if session.reviewed_planes()
+            else "Nothing is reviewed yet: correct or accept a cell first."
+        )
+    is_stack = int(np.prod(session.labels.shape[:-2])) > 1
+    counts = _counts(session, planes)
+    return WhatToKeep(*counts, len(planes), len(withdrawn), is_stack, gone, problem)
+
+
+def _counts(session: EditSession, planes: list[Index]) -> tuple[int, int]:
+    """Reviewed and deleted cells."""
     n_cells = 0
     for index in planes:
         plane = session.corrections.plane(index)
         reviewed = reviewed_labels(session.corrections, index)
         n_cells += sum(label in plane for label in reviewed)
-    if not problem and not planes:
-        problem = "Nothing is reviewed yet: correct or accept a cell first."
-    if not problem and not session.dirty:
-        problem = "Everything that is reviewed is kept."
-    return WhatToKeep(n_cells, len(planes), problem)
+    return n_cells, sum(session.n_deleted(index) for index in planes)
 
 
 def keep_request(
@@ -99,9 +190,9 @@ def keep_request(
     source: CellSource,
     folder: Path,
     group: str,
-    mine: frozenset[str],
+    known: KeptPlanes,
 ) -> KeepRequest:
-    """Copy what is to be kept: the planes that changed since the last Keep.
+    """Copy what is to be kept: the planes that are not in the folder as they are now.
 
     Raises
     ------
@@ -113,30 +204,43 @@ def keep_request(
         raise CorrectionsError(problem)
     assert source.image is not None
     planes = []
-    for index in session.reviewed_planes():
-        if index in session.dirty:
-            reviewed = session.reviewed(index)
-            if reviewed.any():
-                planes.append(KeptPlane(index, np.array(session.labels[index]), reviewed))
-    if not planes:
+    due, withdrawn = known.due(session, group)
+    for index in due:
+        reviewed = session.reviewed(index)
+        if reviewed.any():
+            planes.append(KeptPlane(index, np.array(session.labels[index]), reviewed))
+        elif index in known.planes:
+            withdrawn.append(index)
+    if not planes and not withdrawn:
         raise CorrectionsError(
             "There is nothing new to keep: accept or correct a cell, or mark a region as "
             "reviewed."
         )
+    indices = [plane.index for plane in planes]
+    what = WhatToKeep(
+        *_counts(session, indices),
+        len(planes),
+        len(withdrawn),
+        int(np.prod(session.labels.shape[:-2])) > 1,
+    )
     return KeepRequest(
         folder,
         source,
         source.image,
         tuple(planes),
+        tuple(withdrawn),
+        what,
+        dict(session.changed),
         group,
         session.tally.depth,
         session.journal.number if session.journal is not None else 0,
         session.tally.depth,
-        mine,
+        session.began,
+        known.copy(),
     )
 
 
-def keep(request: KeepRequest) -> list[CommitRecord]:
+def keep(request: KeepRequest) -> KeepResult:
     """Write the commits; takes as long as the disk needs, so not on the window's thread.
 
     What an earlier commit of the same place had reviewed, and this session has not, is kept
@@ -146,21 +250,25 @@ def keep(request: KeepRequest) -> list[CommitRecord]:
     ------
     SA2NetError
         If the image cannot be read or the set not be written. Nothing is kept then.
+    CommitsGoneError
+        If the folder does not hold what the session knows to be there.
     """
     source, image = request.source, request.image
+    times = _check_known(request)
     plan = plan_image(image.data, image.axes, image.channels)
     fingerprint = image_fingerprint(image.level0)
     training_set = TrainingSet.open(request.folder, create=True)
-    commits = []
+    place = source.image_box()
+    box = None if place == (0, plan.spatial[0], 0, plan.spatial[1]) else place
+    commits, replaced = [], []
     for plane in request.planes:
         index = source.image_index(plane.index)
-        place = source.image_box()
-        whole = (0, plan.spatial[0], 0, plan.spatial[1])
-        box = None if place == whole else place
         labels, reviewed = plane.labels, plane.reviewed
         former = training_set.latest(fingerprint, index, box)
-        if former is not None and former.id not in request.mine:
+        if former is not None and former.id not in request.known.mine:
             labels, reviewed = with_former(labels, reviewed, training_set.load(former.id))
+            if _moment(former.time) >= times.get(plane.index, request.began):
+                replaced.append(former)
         pixels, axes = _pixels(plan, index, place)
         commits.append(
             Commit(
@@ -181,7 +289,34 @@ def keep(request: KeepRequest) -> list[CommitRecord]:
                 n_edits=request.n_edits,
             )
         )
-    return training_set.commit_all(commits)
+    left = []
+    for withdrawn in request.withdrawn:
+        there = training_set.latest(fingerprint, source.image_index(withdrawn), box)
+        others = there is not None and there.id not in request.known.mine
+        if there is not None and others and _moment(there.time) >= times[withdrawn]:
+            left.append(there)
+    back = [one for index in request.withdrawn for one in request.known.commits[index]]
+    records = training_set.commit_all(commits, back)
+    return KeepResult(records, tuple(replaced), tuple(left))
+
+
+def _check_known(request: KeepRequest) -> dict[Index, datetime]:
+    """When each plane was kept last; CommitsGoneError where the folder has lost one."""
+    versions = request.known.planes
+    ids = frozenset(version.commit for version in versions.values())
+    if not ids:
+        return {}
+    if not is_training_set(request.folder):
+        raise CommitsGoneError(ids, folder=True)
+    records = {record.id: record for record in read_manifest(request.folder).commits}
+    if ids - records.keys():
+        raise CommitsGoneError(ids - records.keys(), folder=False)
+    return {index: _moment(records[one.commit].time) for index, one in versions.items()}
+
+
+def _moment(time: str) -> datetime:
+    """A commit's time, to the second."""
+    return datetime.fromisoformat(time)
 
 
 def with_former(

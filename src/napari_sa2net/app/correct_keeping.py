@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_sa2net.app.correct_files import CorrectFiles
-from napari_sa2net.app.correct_keep import KeepRequest, keep, keep_request, what_to_keep
+from napari_sa2net.app.correct_keep import (
+    CommitsGoneError,
+    KeepRequest,
+    KeepResult,
+    keep,
+    keep_request,
+    what_to_keep,
+)
+from napari_sa2net.app.correct_keep_words import gone_words, kept_words, meanwhile_words
+from napari_sa2net.app.correct_kept import KeptPlanes, KeptVersion
 from napari_sa2net.app.correct_restore import Offer, RestoredCells, restored_session
 from napari_sa2net.app.correct_session import EditSession
-from napari_sa2net.app.correct_source import Index
+from napari_sa2net.app.correct_source import CellSource
 from napari_sa2net.app.session import ErrorInfo, ImageSource
 from napari_sa2net.data.journal import discard_journal
 from napari_sa2net.data.manifest import CommitRecord
@@ -35,7 +45,9 @@ class CorrectKeeping:
         self._controller = controller
         self._state = controller.state
         self._files = files
-        self._commits: dict[str, set[str]] = {}
+        self._kept_by: dict[str, dict[Path, KeptPlanes]] = {}
+        self._groups: dict[str, str] = {}
+        self._image_key = ""
         self._waiting: dict[str, EditSession] = {}
 
     # --- keeping -----------------------------------------------------------------------
@@ -43,17 +55,33 @@ class CorrectKeeping:
     def set_folder(self, folder: Path) -> None:
         """Where to keep."""
         self._state.folder = folder
+        self.refresh()
 
     def set_group(self, group: str) -> None:
         """What the image belongs to: slide, patient, dish."""
+        self._groups[self._image_key] = group
         self._state.group = group
+        self.refresh()
+
+    def image_chosen(self, key: str) -> None:
+        """Another image: it has a group of its own, and nothing was just kept of it."""
+        if key != self._image_key:
+            self._image_key = key
+            self._state.group = self._groups.get(key, "")
+            self._state.kept = self._state.kept_note = ""
 
     def refresh(self) -> None:
         """Say anew what Keep would do."""
         with self._controller.lock:
-            session, source = self._controller.session, self._state.cells
+            session, source, state = (
+                self._controller.session,
+                self._state.cells,
+                self._state,
+            )
             if session is not None and source is not None:
-                self._state.keep = what_to_keep(session, source)
+                known = self._known(source.key, state.folder)
+                group = state.group.strip()
+                state.keep = what_to_keep(session, source, state.folder, group, known)
 
     def keep(self) -> Future[list[CommitRecord]] | None:
         """Commit what is reviewed into the training set, in the background.
@@ -66,45 +94,88 @@ class CorrectKeeping:
             session, source = self._controller.session, self._state.cells
             if session is None or source is None or self._state.keeping:
                 return None
-            mine = frozenset(self._commits.get(source.key, ()))
+            answer: Future[list[CommitRecord]] = Future()
             try:
-                request = keep_request(
-                    session, source, self._state.folder, self._state.group, mine
-                )
+                self._keep(session, source, self._state.folder, answer)
             except SA2NetError as error:
                 self._controller.say(str(error), ok=False)
                 return None
             self._state.keeping = True
-            dirty, session.dirty = session.dirty, set()
-            return self._files.run(
-                lambda: keep(request),
-                lambda records: self._kept(request, records),
-                lambda error: self._not_kept(source.key, dirty, error),
-            )
+            return answer
 
-    def _kept(self, request: KeepRequest, records: list[CommitRecord]) -> None:
-        key = request.source.key
+    def _keep(
+        self,
+        session: EditSession,
+        source: CellSource,
+        folder: Path,
+        answer: Future[list[CommitRecord]],
+        note: str = "",
+    ) -> None:
+        group = self._state.group.strip()
+        known = self._known(source.key, folder)
+        request = keep_request(session, source, folder, group, known)
+
+        def failed(error: Exception) -> None:
+            if isinstance(error, CommitsGoneError):
+                self._keep_anew(session, request, error, answer)
+            else:
+                self._state.keeping = False
+                self.report(error)
+                answer.set_exception(error)
+
+        def done(result: KeepResult) -> None:
+            self._kept(request, result, note)
+            answer.set_result(result.records)
+
+        self._files.run(lambda: keep(request), done, failed)
+
+    def _keep_anew(
+        self,
+        session: EditSession,
+        request: KeepRequest,
+        error: CommitsGoneError,
+        answer: Future[list[CommitRecord]],
+    ) -> None:
+        """Folder or commits are gone: keep all that was in them."""
+        for folders in self._kept_by.values():
+            if request.folder in folders:
+                folders[request.folder].forget(error.commits)
+                if error.folder:
+                    folders[request.folder].planes.clear()
+        note = gone_words(request.folder, error.folder)
+        try:
+            self._keep(session, request.source, request.folder, answer, note)
+        except SA2NetError:  # all that was kept is undone: there is nothing to write
+            self._state.keeping = False
+            self._state.kept, self._state.kept_note = "", note
+            self.refresh()
+            answer.set_result([])
+
+    def _kept(self, request: KeepRequest, result: KeepResult, note: str) -> None:
+        key, records = request.source.key, result.records
         self._state.keeping = False
-        self._commits.setdefault(key, set()).update(record.id for record in records)
+        known = self._known(key, request.folder)
+        for plane, record in zip(request.planes, records, strict=True):
+            changed = request.changed.get(plane.index, 0)
+            known.add(plane.index, KeptVersion(record.id, changed, request.group))
+        for index in request.withdrawn:
+            known.withdraw(index)
         session = self._controller.session_of(key)
         if session is not None:
             session.tally.keep(request.depth)
             if session.journal is not None:
                 names = ",".join(record.id for record in records)
                 session.journal.mark_committed(request.number, names)
-        n = sum(record.n_reviewed for record in records)
-        planes = "" if len(records) == 1 else f" of {len(records)} planes"
-        cells = f"{n} cell{'' if n == 1 else 's'}"
-        self._state.kept = f"Kept {cells}{planes} in “{request.folder.name}”."
+        if request.image.key == self._image_key:
+            notes = [note, meanwhile_words(request.folder, result, datetime.now(UTC))]
+            self._state.kept = kept_words(request.folder, request.what)
+            self._state.kept_note = " ".join(words for words in notes if words)
         self._controller.show()
         self.refresh()
 
-    def _not_kept(self, key: str, dirty: set[Index], error: Exception) -> None:
-        self._state.keeping = False
-        session = self._controller.session_of(key)
-        if session is not None:
-            session.dirty |= dirty
-        self.report(error)
+    def _known(self, key: str, folder: Path) -> KeptPlanes:
+        """What the corrections of a layer have kept in a folder."""
+        return self._kept_by.setdefault(key, {}).setdefault(folder, KeptPlanes())
 
     # --- restoring ---------------------------------------------------------------------
 
@@ -153,7 +224,7 @@ class CorrectKeeping:
 
     def forget(self, key: str) -> None:
         """The cells are gone."""
-        self._commits.pop(key, None)
+        self._kept_by.pop(key, None)
 
     def report(self, error: Exception | None) -> None:
         """Show an error of files on the page."""

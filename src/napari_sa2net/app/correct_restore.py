@@ -92,11 +92,17 @@ def find_offers(fingerprint: str, name: str, now: datetime | None = None) -> tup
 
 def _offer(info: JournalInfo, now: datetime) -> Offer:
     n = info.n_edits
-    when = info.changed.astimezone()
+    when = moment_words(info.changed, now)
+    words = f"{n} step{'' if n == 1 else 's'} of work on {info.image.name}, {when}"
+    return Offer(info.id, info.image.name, n, words, info.problem)
+
+
+def moment_words(moment: datetime, now: datetime) -> str:
+    """``yesterday 17:03``, where the person is."""
+    when = moment.astimezone()
     days = (now.astimezone().date() - when.date()).days
     day = "today" if days <= 0 else "yesterday" if days == 1 else when.strftime("%d %B %Y")
-    words = f"{n} step{'' if n == 1 else 's'} of work on {info.image.name}, {day} {when:%H:%M}"
-    return Offer(info.id, info.image.name, n, words, info.problem)
+    return f"{day} {when:%H:%M}"
 
 
 def restored_session(identity: str, image: ImageSource) -> tuple[EditSession, RestoredCells]:

@@ -107,7 +107,7 @@ class CorrectReview:
     def _at(self, begin: bool = True) -> tuple[EditSession, CellSource, ReviewQueue] | None:
         session = self._controller.open() if begin else self._controller.session
         source = self._state.cells
-        if session is None or source is None:
+        if session is None or source is None or (begin and self._controller.is_turned()):
             return None
         queue = self._queue(session, source)
         if begin:

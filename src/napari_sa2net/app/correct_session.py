@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import numpy as np
@@ -103,8 +104,9 @@ class EditSession:
     journal : Journal or None
         None before the first step, or where none can be written (``journal_error``).
     tally : Tally
-    dirty : set of index
-        Planes that changed since the last Keep.
+    changed : dict of index to int
+        How often each plane was changed.
+    began : datetime
     foreground : Foreground or None
         What the model saw, where the engine has told.
     """
@@ -117,11 +119,13 @@ class EditSession:
         self.journal: Journal | None = None
         self.journal_error: SA2NetError | None = None
         self.tally = Tally()
-        self.dirty: set[Index] = set()
+        self.changed: dict[Index, int] = {}
+        self.began = datetime.now(UTC).replace(microsecond=0)
         self.foreground: Foreground | None = None
         self._begin_journal = begin_journal
         self._queues: dict[Index, ReviewQueue] = {}
         self._shown: list[Index] = []
+        self._cleared: dict[int, int] = {}
 
     # --- steps -----------------------------------------------------------------------
 
@@ -199,13 +203,27 @@ class EditSession:
         self._queues.clear()
 
     def reviewed_planes(self) -> list[Index]:
-        """Planes of which a person has said anything."""
+        """Planes of which a person has said anything that can be learned from."""
         stack = self.labels.shape[:-2]
         return [
             index
             for index in np.ndindex(*stack)
-            if self.corrections.marked(index) or self.corrections.regions_of(index)
+            if self.corrections.marked(index)
+            or any(region.kind != "ignore" for region in self.corrections.regions_of(index))
         ]
+
+    def n_deleted(self, index: Index) -> int:
+        """Cells of a plane that were deleted."""
+        regions = self.corrections.regions_of(index)
+        return sum(self._cleared.get(region.id, 0) for region in regions)
+
+    def note(self, step: Step) -> None:
+        """A step was done or taken back: take in which planes it changed."""
+        for index in planes_of(step):
+            self.changed[index] = self.changed.get(index, 0) + 1
+        for region in step.added:
+            if region.kind == "cleared" and region.id not in self._cleared:
+                self._cleared[region.id] = self._vanished(step, region.index)
 
     def close(self) -> SA2NetError | None:
         """Let the journal go, its steps on disk; what went wrong with that."""
@@ -221,6 +239,13 @@ class EditSession:
 
     # --- inside ----------------------------------------------------------------------
 
+    def _vanished(self, step: Step, index: Index) -> int:
+        """Cells that a step has taken from a plane; a restored area counts as one."""
+        plane = self.corrections.plane(index)
+        old = [patch.old[patch.new == 0] for patch in step.patches if patch.index == index]
+        labels = np.unique(np.concatenate(old)).tolist() if old else []
+        return max(1, sum(label not in plane for label in labels if label))
+
     def _before(self) -> NDArray[Any] | None:
         """The labels before the first step."""
         return None if self.journal is not None else np.array(self.labels)
@@ -233,7 +258,7 @@ class EditSession:
         for queue in self._queues.values():
             queue.update(step)
         reviewed = self.mask.update(step)
-        self.dirty |= planes_of(step)
+        self.note(step)
         return Change(step, step.boxes, reviewed, by_napari)
 
     def _journal(self, how: Move, step: Step, before: NDArray[Any] | None) -> None:
@@ -302,7 +327,7 @@ def replay(session: EditSession, journal: Journal, steps: list[Any], committed: 
         session.tally.move(move)
         if entry.number <= committed:
             session.tally.keep(session.tally.depth)
-        session.dirty |= planes_of(step)
+        session.note(step)
     session.journal = journal
 
 

@@ -41,6 +41,8 @@ class CellSource:
         What made the cells, as far as the layer says.
     journal
         Id of the journal of their corrections, where there is one.
+    turned
+        Where the view shows no plane of the stack, but cuts through all: how to turn it back.
     """
 
     key: str
@@ -55,6 +57,7 @@ class CellSource:
     model: str = ""
     model_sha256: str = ""
     journal: str = ""
+    turned: str = ""
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -78,6 +78,8 @@ class CorrectState:
         A Keep is under way.
     kept
         What the last one did, in words.
+    kept_note
+        What a person has to know of it besides.
     folder, group
         Where to keep, and what slide, patient or dish the image belongs to.
     offers
@@ -98,6 +100,7 @@ class CorrectState:
     keep: WhatToKeep = field(default_factory=WhatToKeep)
     keeping: bool = False
     kept: str = ""
+    kept_note: str = ""
     folder: Path = field(default_factory=default_folder)
     group: str = ""
     offers: tuple[Offer, ...] = ()

@@ -208,8 +208,18 @@ class TrainingSet:
         """
         return self.commit_all([commit])[0]
 
-    def commit_all(self, commits: Iterable[Commit]) -> list[CommitRecord]:
-        """Keep several at once: all of them or, after an error, none (see `commit`)."""
+    def commit_all(
+        self, commits: Iterable[Commit], withdraw: Iterable[str] = ()
+    ) -> list[CommitRecord]:
+        """Keep several at once: all of them or, after an error, none (see `commit`).
+
+        Parameters
+        ----------
+        commits
+        withdraw : str
+            Ids of commits to take back in the same change: they go to the trash, and where
+            one of them was active, the one before of its place is active again.
+        """
         checked = [checked_commit(commit) for commit in commits]
         with self._changing() as changes:
             records: list[CommitRecord] = []
@@ -222,6 +232,7 @@ class TrainingSet:
                     write_files(self.path, commit, record)
             for record in records:
                 changes.activate(record)
+            changes.withdraw(withdraw)
         return records
 
     def adopt(self, folder: Path, records: Sequence[CommitRecord]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -60,6 +60,24 @@ class Changes:
             if other.state == "active" and other.place == record.place:
                 self.put(other, "superseded")
         return self.put(record, "active")
+
+    def withdraw(self, ids: Iterable[str]) -> None:
+        """Move commits to the trash; what they superseded is active again."""
+        gone = set(ids)
+        was_active = []
+        for record in self.manifest.commits:
+            if record.id in gone and record.state != "removed":
+                self.put(record, "removed")
+                if record.state == "active":
+                    was_active.append(record.place)
+        for place in was_active:
+            before = [
+                record
+                for record in self.manifest.commits
+                if record.place == place and record.state == "superseded"
+            ]
+            if before:
+                self.activate(before[-1])
 
     @contextmanager
     def writing(self, records: Sequence[CommitRecord]) -> Iterator[None]:

@@ -258,10 +258,15 @@ def redraw_mask(
         box = whole
     window = corrections.read(index, box)
     own = window == label if label is not None else np.zeros(window.shape, bool)
+    if not drawn.any():
+        raise EditError("The outline holds no free pixel: draw it larger.")
     if not overwrite:
         drawn = drawn & (own | (window == 0))
     if not drawn.any():
-        raise EditError("The outline holds no free pixel: draw it larger, or overwrite others.")
+        raise EditError(
+            "The outline holds no free pixel, as other cells lie there: draw around a whole "
+            "cell to redraw that one, or delete those cells first."
+        )
     words = f"redrawing of cell {label}" if label is not None else ""
     if label is None:
         (label,) = corrections.new_labels(1)

@@ -20,7 +20,7 @@ from napari_sa2net.widgets.correct.tools import TOOLS
 from napari_sa2net.widgets.error_box import ErrorBox
 from napari_sa2net.widgets.napari_port.keys import Keys
 from napari_sa2net.widgets.napari_port.reviewed_layer import ReviewedLayer
-from napari_sa2net.widgets.page_parts import NoImage, column
+from napari_sa2net.widgets.page_parts import NoImage, column, plane_words
 from napari_sa2net.widgets.pages import PageWidget
 from napari_sa2net.widgets.progress_line import ProgressLine
 from napari_sa2net.widgets.theme import text_color
@@ -52,9 +52,11 @@ class CorrectPage(PageWidget):
         self.reviewed = ReviewedLayer(self.port.viewer)
         self._build()
         self.keys = Keys(self._bindings())
-        self.undo_keys = Keys(
-            {"Control-Z": self.controller.undo, "Control-Shift-Z": self.controller.redo}
-        )
+        history = {"Control-Z": self.controller.undo, "Control-Shift-Z": self.controller.redo}
+        self.undo_keys = Keys(history)
+        # the cells need not be selected: layers with an undo of their own come before these
+        self.viewer_undo_keys = Keys(history)
+        self.outline_undo_keys = Keys(history)
         self._connect()
         self._cells_changed()
         self._show_all()
@@ -131,6 +133,7 @@ class CorrectPage(PageWidget):
             ("keep", self._show_keep),
             ("keeping", self._show_keep),
             ("kept", self._show_kept),
+            ("kept_note", self._show_kept),
             ("folder", self._show_folder),
             ("group", self._show_folder),
             ("offers", self._show_offers),
@@ -192,7 +195,8 @@ class CorrectPage(PageWidget):
         self.bench.shut()
         self.bench.disconnect_all()
         self.keys.release()
-        self.undo_keys.release()
+        for keys in (self.undo_keys, self.viewer_undo_keys, self.outline_undo_keys):
+            keys.release()
         self.reviewed.hide()
         super().shut()
 
@@ -206,13 +210,15 @@ class CorrectPage(PageWidget):
     def showEvent(self, event: QShowEvent | None) -> None:
         super().showEvent(event)
         self.keys.bind(self.port.viewer)
+        self.viewer_undo_keys.bind(self.port.viewer)
         self.bench.picker.turn(True)
         self._begin()
 
     def hideEvent(self, event: QHideEvent | None) -> None:
         # on another page keys and clicks mean something else
         self.bench.shut()
-        self.keys.release()
+        for keys in (self.keys, self.viewer_undo_keys):
+            keys.release()
         self._scoring.stop()
         super().hideEvent(event)
 
@@ -284,6 +290,10 @@ class CorrectPage(PageWidget):
             self.reviewed.hide()
         else:
             self.reviewed.show(layer, session, source.plane, self.state.review.label)
+        if self.reviewed.layer is not None:
+            self.outline_undo_keys.bind(self.reviewed.layer)
+        else:
+            self.outline_undo_keys.release()
 
     def _go_to_segment(self) -> None:
         widget: QWidget | None = self
@@ -352,7 +362,7 @@ class CorrectPage(PageWidget):
         self.keep.set_keeping(self.state.keeping, self.state.keep)
 
     def _show_kept(self, _: Any = None) -> None:
-        self.keep.set_kept(self.state.kept)
+        self.keep.set_kept(self.state.kept, self.state.kept_note)
 
     def _show_folder(self, _: Any = None) -> None:
         self.keep.set_folder(self.state.folder)
@@ -378,6 +388,5 @@ def _place(source: Any) -> str:
     if source is None:
         return ""
     words = f"over {source.image.name}" if source.image is not None else "over no image"
-    stack = source.labels.shape[:-2]
-    planes = [f"{i} of {n - 1}" for i, n in zip(source.plane, stack, strict=True) if n > 1]
-    return f"{words} · plane {', '.join(planes)}" if planes else words
+    plane = source.turned or plane_words(source.plane, source.labels.shape[:-2])
+    return f"{words} · {plane}" if plane else words

@@ -37,6 +37,14 @@ def column(widget: QWidget, spacing: int = 8) -> QVBoxLayout:
     return layout
 
 
+def plane_words(index: tuple[int, ...], stack: tuple[int, ...]) -> str:
+    """``plane 13 of 60``, counted from 1; axes of a single plane are left out."""
+    if len(index) != len(stack):
+        return f"plane {', '.join(str(i + 1) for i in index)}"
+    planes = [f"{i + 1} of {n}" for i, n in zip(index, stack, strict=True) if n > 1]
+    return f"plane {', '.join(planes)}" if planes else ""
+
+
 def guarded(session: Session, action: Callable[[], Any]) -> None:
     """Say on the page what went wrong with an action of napari's."""
     try:

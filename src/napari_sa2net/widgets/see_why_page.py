@@ -16,7 +16,13 @@ from napari_sa2net.config import NetworkConfig
 from napari_sa2net.errors import SA2NetError
 from napari_sa2net.widgets.common import Form, align_forms, muted, separator
 from napari_sa2net.widgets.napari_port.picking import KEY, CellPicker
-from napari_sa2net.widgets.page_parts import ImageChoice, NoImage, RunControls, column
+from napari_sa2net.widgets.page_parts import (
+    ImageChoice,
+    NoImage,
+    RunControls,
+    column,
+    plane_words,
+)
 from napari_sa2net.widgets.pages import PageWidget
 from napari_sa2net.widgets.region_row import RegionRow
 from napari_sa2net.widgets.see_why.cell_section import CellSection
@@ -246,11 +252,10 @@ class SeeWhyPage(PageWidget):
                 stack = source_plan(source).stack_shape
             except SA2NetError:
                 stack = ()
-            text = f"plane {_places(source.plane, stack)}"
+            text = plane_words(source.plane, stack)
             if why is not None and why.explanation.result.index != source.plane:
-                text += (
-                    f"; shown is why in plane {_places(why.explanation.result.index, stack)}"
-                )
+                shown = plane_words(why.explanation.result.index, stack)
+                text += f"; shown is why in {shown}"
         self.plane.setText(text)
         self.plane.setVisible(bool(text))
 
@@ -315,10 +320,3 @@ def _note(why: WhyState) -> str:
         ran = why.explanation.result.segmentation.n_tiles
         return NO_ATTENTION if ran else BLANK
     return MOVED if why.moved else ""
-
-
-def _places(index: tuple[int, ...], shape: tuple[int, ...]) -> str:
-    """``12 of 60``; counted from 0, as napari's sliders do."""
-    if len(index) != len(shape):
-        return ", ".join(map(str, index))
-    return ", ".join(f"{i} of {n - 1}" for i, n in zip(index, shape, strict=True))

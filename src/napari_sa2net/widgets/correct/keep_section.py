@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qtpy.QtCore import Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QFileDialog,
     QHBoxLayout,
@@ -62,18 +62,25 @@ class KeepSection(QWidget):
         self.button = QPushButton("Keep these corrections")
         self.button.setProperty("role", "primary")
         self.kept = muted()
+        self.note = QLabel()
+        self.note.setWordWrap(True)
+        self.note.setProperty("role", "warning")
+        # it may hold a command to copy
+        self.note.setTextFormat(Qt.TextFormat.PlainText)
+        self.note.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(6)
-        parts: list[QWidget] = [self.title, self.safe, form, self.what, self.button, self.kept]
-        for part in parts:
+        parts: list[QWidget] = [self.title, self.safe, form, self.what, self.button]
+        for part in (*parts, self.kept, self.note):
             layout.addWidget(part)
         self.button.clicked.connect(self.keepWanted)
         self.change.clicked.connect(self._choose)
-        self.group.editingFinished.connect(lambda: self.groupChanged.emit(self.group.text()))
+        # at each letter: the button, which may be off, is the next that a person wants
+        self.group.textChanged.connect(self.groupChanged)
         self.set_keeping(False, WhatToKeep())
         self.set_unsaved(0, True, "")
-        self.set_kept("")
+        self.set_kept("", "")
 
     def set_unsaved(self, n: int, safe: bool, problem: str) -> None:
         """How many corrections are not kept, and whether a crash would lose any."""
@@ -90,28 +97,23 @@ class KeepSection(QWidget):
 
     def set_keeping(self, keeping: bool, what: WhatToKeep) -> None:
         """What Keep would do, or that it is being done."""
-        can = not what.problem and what.n_planes > 0
-        self.button.setEnabled(can and not keeping)
-        self.button.setText("Keeping…" if keeping else "Keep these corrections")
-        self.button.setToolTip(
-            "Add image, cells and what is reviewed to your training set (K)"
-            if can
-            else what.problem
+        only_back = what.can and not what.n_planes
+        act = "Take back what was kept" if only_back else "Keep these corrections"
+        tip = (
+            "Take what you undid out of your training set (K)"
+            if only_back
+            else "Add image, cells and what is reviewed to your training set (K)"
         )
-        if what.problem:
-            self.what.setText(what.problem)
-        else:
-            cells = f"{what.n_cells} reviewed cell{'' if what.n_cells == 1 else 's'}"
-            planes = f" on {what.n_planes} planes" if what.n_planes > 1 else ""
-            self.what.setText(
-                f"Keeps the image with {cells}{planes} and the background around them. What "
-                "nobody looked at is kept, but never learned from."
-            )
+        self.button.setEnabled(what.can and not keeping)
+        self.button.setText("Keeping…" if keeping else act)
+        self.button.setToolTip(tip if what.can else what.problem)
+        self.what.setText(what.problem or _would(what))
 
-    def set_kept(self, words: str) -> None:
-        """What the last Keep did."""
-        self.kept.setText(words)
-        self.kept.setVisible(bool(words))
+    def set_kept(self, words: str, note: str) -> None:
+        """What the last Keep did, and what has to be known of it besides."""
+        for label, text in ((self.kept, words), (self.note, note)):
+            label.setText(text)
+            label.setVisible(bool(text))
 
     def set_folder(self, folder: Path) -> None:
         """Show where to keep."""
@@ -131,3 +133,23 @@ class KeepSection(QWidget):
         )
         if chosen:
             self.folderChosen.emit(Path(chosen))
+
+
+def _would(what: WhatToKeep) -> str:
+    """What Keep would do, in sentences."""
+    sentences = []
+    if what.folder_gone:
+        sentences.append("The folder is gone: it is made anew.")
+    if what.n_planes:
+        planes = f" on {what.n_planes} planes" if what.n_planes > 1 else ""
+        sentences.append(
+            f"Keeps the image with {what.cells}{planes} and the background around them. What "
+            "nobody looked at is kept, but never learned from."
+        )
+    if what.n_withdrawn:
+        where = f"On {what.withdrawn} nothing" if what.is_stack else "Nothing of this image"
+        them = "it" if what.n_withdrawn == 1 else "them"
+        sentences.append(
+            f"{where} is reviewed any more: takes back what you had kept of {them}."
+        )
+    return " ".join(sentences)

@@ -106,6 +106,9 @@ class ToolBench(QObject):
             return
         tool = tool_named(name)
         self._begin()
+        if not tool.mode and self._controller.is_turned():
+            self._show()
+            return
         if tool.mode:
             self._viewer.layers.selection.active = layer
             layer.mode = tool.mode

@@ -18,7 +18,7 @@ from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.maps import is_overlay
 from napari_sa2net.widgets.napari_port.picking import bring_into_view
 from napari_sa2net.widgets.napari_port.reading import image_source, layer_axes, layer_key
-from napari_sa2net.widgets.napari_port.repaint import repaint, shown_index
+from napari_sa2net.widgets.napari_port.repaint import repaint, shown_index, turned_words
 from napari_sa2net.widgets.napari_port.results import METADATA_KEY, place_grid, place_labels
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class CellLayers:
         connect(layers.events.removed, self._removed)
         connect(layers.selection.events.active, self._follow)
         connect(self._viewer.dims.events.current_step, self._moved)
+        connect(self._viewer.dims.events.order, self._moved)
         connect(port.image_changed, self._follow)
         for layer in self.layers():
             self._watch(layer)
@@ -127,6 +128,7 @@ class CellLayers:
             model.get("name", ""),
             model.get("sha256", ""),
             ours.get(JOURNAL_KEY, ""),
+            turned_words(self._viewer.dims),
         )
 
     # --- showing -----------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from napari.components import Dims
 
 from napari_sa2net.widgets.napari_port.reading import in_layer_units
 
@@ -28,7 +29,8 @@ def repaint(viewer: Viewer, layer: Labels, index: tuple[int, ...], box: Box) -> 
     box : (y0, y1, x0, x1)
         Half-open, inside the plane.
     """
-    if index != shown_index(viewer, layer) and viewer.dims.ndisplay == 2:
+    across = is_turned(viewer.dims.order)
+    if index != shown_index(viewer, layer) and viewer.dims.ndisplay == 2 and not across:
         return
     try:
         drawn = _repaint_part(layer, index, box)
@@ -46,6 +48,31 @@ def shown_index(viewer: Viewer, layer: Labels) -> tuple[int, ...]:
     return tuple(
         int(np.clip(round(float(position)), 0, n - 1))
         for position, n in zip(point[:-2], layer.data.shape[:-2], strict=True)
+    )
+
+
+def is_turned(order: tuple[int, ...]) -> bool:
+    """Whether the view with this order of axes shows something else than planes (y, x)."""
+    return sorted(order[-2:]) != sorted(range(len(order)))[-2:]
+
+
+def turned_words(dims: Dims) -> str:
+    """How to turn the view back to the planes of a stack; empty where it shows them."""
+    if not is_turned(dims.order):
+        return ""
+    trial = Dims(ndim=dims.ndim, range=dims.range, order=dims.order, rollable=dims.rollable)
+    times = 0
+    while is_turned(trial.order) and times < dims.ndim:
+        trial.roll()
+        times += 1
+    if is_turned(trial.order):
+        how = f"type viewer.dims.order = {tuple(range(dims.ndim))} into napari's console"
+    else:
+        often = ("", " twice")[times - 1] if times < 3 else f" {times} times"
+        how = f"press Ctrl+E{often} (the roll button below the list of layers)"
+    return (
+        "The view shows the stack from another side, and you would correct a plane that you "
+        f"do not see: to turn it back, {how}."
     )
 
 

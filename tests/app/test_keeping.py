@@ -1,0 +1,207 @@
+"""Keeping again: folders that are gone, work undone, groups, other windows."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_sa2net.app.correct_source import CellSource
+from napari_sa2net.app.session import ImageSource
+from napari_sa2net.data.corrections import TrainingSet
+
+STACK = np.arange(3 * 96 * 120, dtype=np.float32).reshape(3, 96, 120)
+
+
+def disks() -> Any:
+    """Cells 1 to 4."""
+    y, x = np.indices((96, 120))
+    labels = np.zeros((96, 120), np.int32)
+    for label, (cy, cx) in enumerate(((20, 20), (20, 60), (60, 20), (60, 77)), 1):
+        labels[np.hypot(y - cy, x - cx) <= 8] = label
+    return labels
+
+
+def stack(desks: Any, **source: Any) -> Any:
+    desk: Any = desks(np.stack([disks()] * 3), image=STACK, plane=(0,), **source)
+    return desk
+
+
+def go_to(desk: Any, plane: int) -> None:
+    source = desk.source
+    desk.controller.set_cells(
+        CellSource("cells", "my cells", source.labels, (plane,), desk.image, (0, 0, 0))
+    )
+
+
+def accept_all(desk: Any) -> None:
+    for plane in range(3):
+        go_to(desk, plane)
+        for label in (1, 2, 3, 4):
+            assert desk.controller.accept(label)
+
+
+def active(desk: Any) -> dict[tuple[int, ...], Any]:
+    return {r.index: r for r in TrainingSet.open(desk.state.folder).commits()}
+
+
+def undo_all(desk: Any) -> None:
+    while desk.controller.undo():
+        pass
+
+
+def test_a_folder_that_was_deleted_is_made_anew_with_all_planes(desks: Any) -> None:
+    desk = stack(desks)
+    accept_all(desk)
+    assert len(desk.keep()) == 3
+    assert desk.state.kept_note == ""
+    shutil.rmtree(desk.state.folder)
+    desk.controller.keeping.refresh()
+    assert desk.state.keep.folder_gone
+    assert desk.state.keep.can
+    assert desk.state.keep.n_planes == 3
+    desk.controller.delete(point=(20, 20))
+    desk.keep()
+    assert set(active(desk)) == {(0,), (1,), (2,)}
+    assert "11 reviewed cells and 1 deleted cell of 3 planes" in desk.state.kept
+    assert "was gone, so it was made anew" in desk.state.kept_note
+    assert not desk.state.keep.can
+    # another set lies where ours was
+    shutil.rmtree(desk.state.folder)
+    TrainingSet.open(desk.state.folder, create=True)
+    desk.controller.undo()
+    desk.keep()
+    assert set(active(desk)) == {(0,), (1,), (2,)}
+    assert "did not hold what you had kept" in desk.state.kept_note
+    # nothing of ours is left to take out of a folder that is gone
+    undo_all(desk)
+    shutil.rmtree(desk.state.folder)
+    assert desk.keep() == []
+    assert "was gone" in desk.state.kept_note
+    assert not desk.state.keeping
+
+
+def test_what_is_undone_is_taken_back(desks: Any) -> None:
+    desk = stack(desks)
+    accept_all(desk)
+    desk.keep()
+    for _ in range(4):
+        desk.controller.undo()
+    desk.controller.keeping.refresh()
+    assert (desk.state.keep.n_planes, desk.state.keep.n_withdrawn) == (0, 1)
+    assert desk.keep() == []
+    assert "Took 1 plane back" in desk.state.kept
+    assert set(active(desk)) == {(0,), (1,)}
+    assert desk.state.unsaved == 0
+    assert not desk.state.keep.can
+    assert desk.state.keep.problem.startswith("Everything")
+    for _ in range(4):
+        desk.controller.redo()
+    desk.keep()
+    assert set(active(desk)) == {(0,), (1,), (2,)}
+    undo_all(desk)
+    desk.keep()
+    assert active(desk) == {}
+    assert desk.state.keep.problem.startswith("Nothing is reviewed yet")
+
+
+def test_what_was_kept_before_the_session_comes_back(desks: Any) -> None:
+    first = desks(disks())
+    first.controller.accept(1)
+    (one,) = first.keep()
+    first.controller.close()
+    second = desks(disks(), image=first.image.data)
+    for label in (2, 3):
+        second.controller.accept(label)
+        second.keep()
+    undo_all(second)
+    second.keep()
+    (record,) = active(second).values()
+    assert record.id == one.id
+
+
+def test_group_and_folder_can_be_changed_after_keeping(desks: Any, tmp_path: Path) -> None:
+    desk = stack(desks)
+    accept_all(desk)
+    desk.keep()
+    home = desk.state.folder
+    keeping, state = desk.controller.keeping, desk.state
+    keeping.set_group("dish ")
+    assert state.keep.n_planes == 3
+    keeping.set_group("")
+    assert not state.keep.can
+    keeping.set_group("dish 7")
+    desk.keep()
+    assert {record.group for record in active(desk).values()} == {"dish 7"}
+    assert not state.keep.can
+    keeping.set_folder(tmp_path / "other")
+    assert (state.keep.n_planes, state.keep.n_cells) == (3, 12)
+    desk.keep()
+    assert set(active(desk)) == {(0,), (1,), (2,)}
+    keeping.set_folder(home)
+    assert not state.keep.can
+
+
+def test_another_image_has_another_group(desks: Any) -> None:
+    desk = desks(disks())
+    desk.controller.keeping.set_group("patient 7")
+    desk.controller.accept(1)
+    desk.keep()
+    other = ImageSource("image 2", "nuclei 4", desk.image.data + 1)
+    desk.controller.set_cells(
+        CellSource("cells 2", "cells 4", disks(), image=other, corner=(0, 0))
+    )
+    assert (desk.state.group, desk.state.kept) == ("", "")
+    desk.controller.accept(1)
+    (record,) = desk.keep()
+    assert record.group == ""
+    desk.controller.set_cells(desk.source)
+    assert desk.state.group == "patient 7"
+    desk.controller.keeping.refresh()
+    assert not desk.state.keep.can
+
+
+def test_what_is_announced_is_what_is_kept(desks: Any) -> None:
+    desk = stack(desks)
+    accept_all(desk)
+    desk.keep()
+    desk.controller.delete(lasso=[(0, 0), (0, 119), (40, 119), (40, 0)])
+    desk.controller.keeping.refresh()
+    what = desk.state.keep
+    assert (what.n_cells, what.n_deleted, what.n_planes) == (2, 2, 1)
+    desk.controller.delete(lasso=[(40, 0), (40, 119), (95, 119), (95, 0)])
+    desk.controller.keeping.refresh()
+    assert desk.state.keep.cells == "4 deleted cells"
+    desk.keep()
+    assert "Kept 4 deleted cells in" in desk.state.kept
+    # a region to ignore alone teaches nothing
+    bare = desks(disks(), image=STACK[0])
+    bare.controller.mark("ignore", [(80, 0), (80, 50), (95, 50), (95, 0)])
+    bare.controller.keeping.refresh()
+    assert not bare.state.keep.can
+
+
+def test_what_another_window_kept_is_not_replaced_in_silence(desks: Any) -> None:
+    image = disks().astype(np.float32)
+    first, second = desks(disks(), image=image), desks(disks(), image=image)
+    for label in (1, 2, 3, 4):
+        first.controller.accept(label)
+    first.keep()
+    second.controller.delete(point=(60, 20))
+    (theirs,) = second.keep()
+    assert "in another window" in second.state.kept_note
+    first.controller.delete(point=(20, 20))
+    first.keep()
+    note = first.state.kept_note
+    assert f"Meanwhile version {theirs.id[:8]} (today " in note
+    assert f'sa2net corrections restore "corrections" {theirs.id[:8]}' in note
+    training_set = TrainingSet.open(first.state.folder)
+    assert training_set.restore(theirs.name).id == theirs.id
+    # theirs is active: ours can be taken back, and theirs stays
+    undo_all(first)
+    first.keep()
+    assert "stays in the training set" in first.state.kept_note
+    (record,) = active(first).values()
+    assert record.id == theirs.id
