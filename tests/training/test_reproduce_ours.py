@@ -85,7 +85,7 @@ def test_wide_augmentation_is_that_of_its_seed_and_step() -> None:
 
 
 def test_wide_augmentation_cuts_out_another_place_of_each_image() -> None:
-    image, mask = batch(8)
+    image, _ = batch(8)
     vary = WideAugmentation((0,), 32)
     vary._vary = lambda image, mask: (image, mask)  # what is left is the cut
     y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
@@ -168,7 +168,7 @@ def test_our_recipes_share_network_images_loss_and_scores_with_the_published() -
                      "cross_validated", "loss", "dice_share", "figures"):  # fmt: skip
             assert getattr(ours, part) == getattr(published, part)
         assert recipe_of(name, "ours") is ours
-    with pytest.raises(SettingsError, match="no recipe 'ours' for acdc.*monuseg and glas"):
+    with pytest.raises(SettingsError, match=r"no recipe 'ours' for acdc.*monuseg and glas"):
         recipe_of("acdc", "ours")
 
 
