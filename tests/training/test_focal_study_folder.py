@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from filelock import FileLock
 
 from napari_sa2net.config import UnifiedFocalConfig
 from napari_sa2net.data.synthetic import synthetic_nuclei
-from napari_sa2net.errors import SettingsError
+from napari_sa2net.errors import Cancelled, SettingsError, TrainingError
 from napari_sa2net.training.focal_study.plan import StudySettings, settings_of
 from napari_sa2net.training.focal_study.run import focal_study
 
@@ -21,16 +22,20 @@ SMALL = StudySettings(base_channels=1, steps=2, batch_size=2, crop=32, diameter=
 INDEX = "split,name\ntrain,n0\ntrain,n1\ntest,n2\ntest,n3\n"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
+def make_folder(folder: Path) -> Path:
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(parents=True)
     for i in range(4):
         image, labels = synthetic_nuclei((48, 56), n=4, diameter=12, seed=i)
-        for kind, array in (("images", image), ("labels", labels.astype(np.uint16))):
-            (folder / kind).mkdir(exist_ok=True)
-            tifffile.imwrite(folder / kind / f"n{i}.tif", array)
+        tifffile.imwrite(folder / "images" / f"n{i}.tif", image)
+        tifffile.imwrite(folder / "labels" / f"n{i}.tif", labels.astype(np.uint16))
     (folder / "index.csv").write_text(INDEX)
     return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("data") / "data")
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +63,48 @@ def go_on(folder: Path, out: Path, settings: StudySettings = SMALL) -> tuple[dic
         folder, out, settings, device="cpu", on_progress=lambda *a: whats.append(a[2])
     )
     return study, {what.split(":")[0] for what in whats if "loss" in what or what == "timing"}
+
+
+def test_a_folder_holds_one_study(finished, folder, tmp_path) -> None:
+    out = finished
+    before = (out / "study.json").read_bytes()
+    with pytest.raises(SettingsError, match="study with steps 2, and this one has 3"):
+        focal_study(folder, out, SMALL.model_copy(update={"steps": 3}), device="cpu")
+    changed = make_folder(tmp_path / "data")
+    tifffile.imwrite(changed / "labels" / "n1.tif", np.ones((48, 56), np.uint16))
+    with pytest.raises(SettingsError, match="other images"):
+        focal_study(changed, out, SMALL, device="cpu")
+    with (
+        FileLock(out / ".lock"),
+        pytest.raises(SettingsError, match="Another process"),
+    ):
+        focal_study(folder, out, SMALL, device="cpu")
+    assert (out / "study.json").read_bytes() == before
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("mine")
+    with pytest.raises(SettingsError, match="other files"):
+        focal_study(folder, other, SMALL, device="cpu")
+    assert [path.name for path in other.iterdir()] == ["thesis.txt"]
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "study.json").write_text("{")
+    with pytest.raises(SettingsError, match="damaged"):
+        focal_study(folder, damaged, SMALL, device="cpu")
+
+
+def test_a_damaged_state_says_what_to_do(folder, tmp_path) -> None:
+    out, seen = tmp_path / "out", []
+    with pytest.raises(Cancelled):
+        focal_study(
+            folder, out, SMALL, device="cpu",
+            on_progress=lambda *a: seen.append(a), cancelled=lambda: "loss" in seen[-1][2]
+            if seen else False,
+        )  # fmt: skip
+    state = out / "runs" / "learnable_0" / "state.pt"
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(TrainingError, match="Delete that file"):
+        focal_study(folder, out, SMALL, device="cpu")
 
 
 @pytest.mark.parametrize(

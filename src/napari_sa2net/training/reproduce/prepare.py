@@ -105,15 +105,10 @@ def prepare(
     result = Prepared(
         np.stack(images),
         np.stack(masks),
-        *(
-            np.array([get(item) for item in layout.items])
-            for get in (
-                lambda i: i.name,
-                lambda i: i.group,
-                lambda i: i.split,
-                lambda i: i.unit or i.name,
-            )
-        ),
+        names=np.array([item.name for item in layout.items]),
+        groups=np.array([item.group for item in layout.items]),
+        splits=np.array([item.split for item in layout.items]),
+        units=np.array([item.unit or item.name for item in layout.items]),
         digest=digest.hexdigest(),
     )
     write_atomically(cache, lambda file: np.savez(file, key=key, **vars(result)))
@@ -126,10 +121,11 @@ def _cached(cache: Path, key: str) -> Prepared | None:
         with np.load(cache) as file:
             if str(file["key"]) != key:
                 return None
-            found = {field.name: file[field.name] for field in fields(Prepared)}
+            found: dict[str, Any] = {f.name: file[f.name] for f in fields(Prepared)}
     except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error):
         return None  # it saves time and holds nothing that the images do not
-    return Prepared(**found | {"digest": str(found["digest"])})
+    found["digest"] = str(found["digest"])
+    return Prepared(**found)
 
 
 def _content(item: LayoutItem, sample: Sample) -> bytes:
@@ -160,7 +156,7 @@ def prepare_sample(sample: Sample, recipe: Recipe) -> tuple[NDArray[Any], NDArra
                 f"{sample.name} is {image.dtype}, where {recipe.title} has 8-bit images. "
                 "Unpack the data set again."
             )
-        small = np.rint(bilinear(image, SIZE * recipe.zoom)).astype(np.uint8)
+        small: NDArray[Any] = np.rint(bilinear(image, SIZE * recipe.zoom)).astype(np.uint8)
     else:
         low, high = float(image.min()), float(image.max())
         small = bilinear((image - low) / max(high - low, 1e-6), SIZE * recipe.zoom)
@@ -189,8 +185,10 @@ def bilinear(image: NDArray[Any], side: int) -> NDArray[np.float32]:
 
 def _key(layout: Layout, recipe: Recipe) -> str:
     """Fingerprint of what the prepared images depend on."""
-    how = (recipe.channel_order, recipe.scaling, recipe.fattened_masks, recipe.n_classes)
-    how = (*how, SIZE, recipe.zoom)
+    how = [
+        recipe.channel_order, recipe.scaling, recipe.fattened_masks, recipe.n_classes,
+        SIZE, recipe.zoom,
+    ]  # fmt: skip
     items = [(i.name, i.group, i.split, i.unit, _stamps(i)) for i in layout.items]
     return hashlib.sha256(json.dumps([layout.form, how, items]).encode()).hexdigest()
 
