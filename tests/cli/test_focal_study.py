@@ -57,6 +57,20 @@ def test_interrupted_and_gone_on(run, data, tmp_path, monkeypatch) -> None:
     assert "sa2net" in (out / "study.md").read_text(encoding="utf-8")
 
 
+def test_parameters_of_the_loss(run, data, tmp_path) -> None:
+    out = tmp_path / "out"
+    command = ("focal-study", data, "-o", out, *QUICK, "--loss", "unified_focal")
+    result = run(*command, "--unified-focal.gamma", 0.3, "--unified-focal.no-asymmetric")
+    assert result.code == 0
+    said = json.loads((out / "study.json").read_text())["settings"]["unified_focal"]
+    assert (said["gamma"], said["asymmetric"], said["delta"]) == (0.3, False, 0.6)
+    page = (out / "study.md").read_text(encoding="utf-8")
+    assert "loss unified_focal (weight 0.5, delta 0.6, gamma 0.3" in page
+    other = run(*command, "--unified-focal.gamma", 0.4)
+    assert other.code == 2
+    assert "unified focal gamma 0.3, and this one has 0.4" in other.err
+
+
 def test_mistakes_are_one_line(run, data, tmp_path) -> None:
     out = tmp_path / "out"
     for arguments, words in (
@@ -65,6 +79,8 @@ def test_mistakes_are_one_line(run, data, tmp_path) -> None:
         ((tmp_path / "nowhere",), "is not a folder"),
         ((data, "--device", "abacus"), "Unknown device"),
         ((data, "--preset", "huge"), "preset"),
+        ((data, "--unified-focal.gamma", 0.3), "--unified-focal.gamma: only with --loss uni"),
+        ((data, "--unified-focal.delta", 2), "--unified-focal.delta 2: input should be less"),
     ):
         result = run("focal-study", *arguments, "-o", out)
         assert result.code == 2

@@ -91,6 +91,43 @@ def test_flags_of_the_other_recipe_are_refused(run, cells, tiny_model, own_home)
     assert "--name" in run("train", cells).err
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (
+            ("--unified-focal.gamma", 0.3),
+            "--unified-focal.gamma: only with --loss unified_focal",
+        ),
+        (
+            ("--unified-focal.no-asymmetric", "--loss", "dice_ce"),
+            "--unified-focal.no-asymmetric: only with --loss unified_focal",
+        ),
+        (
+            ("--boundary-weight", 3, "--loss", "unified_focal"),
+            "--boundary-weight: only with --loss dice_ce",
+        ),
+        (
+            ("--loss", "unified_focal", "--unified-focal.gamma", 1),
+            "--unified-focal.gamma 1: input should be less than 1",
+        ),
+    ],
+)
+@pytest.mark.parametrize("recipe", [("--full",), ("--base", "nuclei")])
+def test_parameters_of_a_loss_that_is_not_chosen_are_refused(
+    run, cells, own_home, recipe, flags, words
+):
+    result = run("train", cells, "--name", "a", *recipe, *flags)
+    assert result.code == 2
+    assert words in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+def test_help_says_which_flags_belong_to_a_loss(run):
+    text = " ".join(run("train", "--help").out.replace("│", " ").split())
+    assert "--unified-focal counts only with unified_focal" in text
+    assert "--boundary-weight counts only with dice_ce" in text
+
+
 def test_kept_aside_is_listed_as_such_and_promoted(run, cells, tiny_model, own_home):
     kept = run("train", cells, "--name", "kid", "--base", tiny_model, *TUNE, "--no-promote")
     assert kept.code == 0, kept.err

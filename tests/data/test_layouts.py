@@ -146,11 +146,14 @@ def remove(pattern: str) -> Callable[[Path], None]:
         ("monuseg", remove("*DX1.xml"), r"TCGA-A7-A130-01Z-00-DX1\.xml is missing"),
         ("monuseg", remove("*DX1.tif"), r"TCGA-A7-A130-01Z-00-DX1\.tif is missing"),
         ("glas", remove("train_2_anno.bmp"), r"train_2_anno\.bmp is missing"),
+        ("glas", remove("train_2.bmp"), r"train_2\.bmp is missing: the image of train_2_anno"),
+        ("isic2018", remove("ISIC_0000003.jpg"), r"ISIC_0000003\.jpg is missing"),
         ("isic2018", remove("ISIC_0000003_seg*"), r"ISIC_0000003_segmentation\.png is missing"),
         ("isic2018", remove("*GroundTruth"), "Training_GroundTruth is missing"),
         ("segpc2021", remove("y"), "train.y is missing"),
         ("segpc2021", remove("x"), "train.x is missing"),
         ("segpc2021", remove("1000.bmp"), r"x.1000\.bmp is missing"),
+        ("acdc", remove("*frame12.nii.gz"), r"patient001_frame12\.nii\.gz is missing"),
         ("acdc", remove("*frame12_gt.nii.gz"), r"patient001_frame12_gt\.nii\.gz is missing"),
     ],
 )
@@ -167,6 +170,7 @@ def test_what_is_missing_is_named(tmp_path: Path, dataset: str, damage, named: s
     ("damage", "named"),
     [
         (remove("Train_Folder/labelcol/Tr2.png"), r"labelcol.Tr2\.png is missing"),
+        (remove("Test_Folder/img/Te1.png"), r"Test_Folder.img.Te1\.png is missing"),
         (remove("Test_Folder/labelcol"), r"Test_Folder.labelcol is missing"),
     ],
 )

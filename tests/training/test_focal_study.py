@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from filelock import FileLock
 from scipy import stats
 
 from napari_sa2net.data.synthetic import synthetic_nuclei
-from napari_sa2net.errors import Cancelled, SettingsError, TrainingDataError, TrainingError
+from napari_sa2net.errors import Cancelled, SettingsError, TrainingDataError
 from napari_sa2net.metrics import pool, score_image
 from napari_sa2net.models import load_model
 from napari_sa2net.nn import make_network, network_config
@@ -187,20 +186,6 @@ def test_a_study_broken_off_again_and_again_ends_with_the_same_numbers(
     assert scores_of(out) == scores_of(finished[1])
     for name in ("gamma.csv", "figure.png"):
         assert (out / name).read_bytes() == (finished[1] / name).read_bytes()
-
-
-def test_a_damaged_state_says_what_to_do(folder, tmp_path) -> None:
-    out, seen = tmp_path / "out", []
-    with pytest.raises(Cancelled):
-        focal_study(
-            folder, out, SMALL, device="cpu",
-            on_progress=lambda *a: seen.append(a), cancelled=lambda: "loss" in seen[-1][2]
-            if seen else False,
-        )  # fmt: skip
-    state = out / "runs" / "learnable_0" / "state.pt"
-    state.write_bytes(state.read_bytes()[:100])
-    with pytest.raises(TrainingError, match="Delete that file"):
-        focal_study(folder, out, SMALL, device="cpu")
 
 
 @pytest.mark.parametrize("kind", ["sa2net", "focal_unet"])
@@ -412,31 +397,3 @@ def test_bad_input_leaves_nothing_behind(folder, tmp_path) -> None:
     with pytest.raises(TrainingDataError, match="measured on has a labelled object"):
         focal_study(empty, out, SMALL, device="cpu")
     assert not out.exists()
-
-
-def test_a_folder_holds_one_study(finished, folder, tmp_path) -> None:
-    _, out = finished
-    before = (out / "study.json").read_bytes()
-    with pytest.raises(SettingsError, match="study with steps 2, and this one has 3"):
-        focal_study(folder, out, SMALL.model_copy(update={"steps": 3}), device="cpu")
-    changed = make_folder(tmp_path / "data", INDEX)
-    tifffile.imwrite(changed / "labels" / "n1.tif", np.ones((48, 56), np.uint16))
-    with pytest.raises(SettingsError, match="other images"):
-        focal_study(changed, out, SMALL, device="cpu")
-    with (
-        FileLock(out / ".lock"),
-        pytest.raises(SettingsError, match="Another process"),
-    ):
-        focal_study(folder, out, SMALL, device="cpu")
-    assert (out / "study.json").read_bytes() == before
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "thesis.txt").write_text("mine")
-    with pytest.raises(SettingsError, match="other files"):
-        focal_study(folder, other, SMALL, device="cpu")
-    assert [path.name for path in other.iterdir()] == ["thesis.txt"]
-    damaged = tmp_path / "damaged"
-    damaged.mkdir()
-    (damaged / "study.json").write_text("{")
-    with pytest.raises(SettingsError, match="damaged"):
-        focal_study(folder, damaged, SMALL, device="cpu")

@@ -153,7 +153,7 @@ def test_images_are_resized_as_published(tmp_path: Path, monkeypatch) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("read again")
 
-    monkeypatch.setattr("napari_sa2net.training.reproduce.prepare.prepare_item", fail)
+    monkeypatch.setattr("napari_sa2net.training.reproduce.prepare.prepare_sample", fail)
     again = prepare(layout, RECIPES["glas"], tmp_path / "cache.npz")
     np.testing.assert_array_equal(again.images, data.images)
     next((tmp_path / "data").rglob("train_1.bmp")).touch()

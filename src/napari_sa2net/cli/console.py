@@ -38,18 +38,22 @@ def usage_error(problem: CycloptsError) -> None:
     """A mistake on the command line, in one line, with where to look."""
     cause = problem.__cause__
     if isinstance(cause, pydantic.ValidationError):
-        message = settings_message(cause)
+        argument = getattr(problem, "argument", None)
+        # Settings within settings have flags of two parts: --unified-focal.gamma.
+        within = argument.name if argument is not None and argument.names else ""
+        message = settings_message(cause, within.strip("-*"))
     else:
         message = str(problem)
     chain = problem.command_chain or ()
     error(f"{message} (see: {' '.join(('sa2net', *chain))} --help)")
 
 
-def settings_message(problem: pydantic.ValidationError) -> str:
-    """Pydantic's complaint in the words of the flags."""
+def settings_message(problem: pydantic.ValidationError, within: str = "") -> str:
+    """Pydantic's complaint in the words of the flags, which are `within` another one's."""
     parts = []
     for item in problem.errors():
-        flag = "--" + "-".join(str(part) for part in item["loc"]).replace("_", "-")
+        flag = "-".join(str(part) for part in item["loc"]).replace("_", "-")
+        flag = f"--{within}.{flag}" if within else f"--{flag}"
         parts.append(f"{flag} {item['input']}: {item['msg'].lower()}")
     return "; ".join(parts)
 

@@ -13,6 +13,8 @@ from cyclopts import Parameter
 from napari_sa2net.cli import console
 from napari_sa2net.cli.progress import StepProgress
 from napari_sa2net.cli.train import INTERRUPTED, ctrl_c, log_to
+from napari_sa2net.cli.train_flags import check_company
+from napari_sa2net.config import UnifiedFocalConfig
 from napari_sa2net.errors import Cancelled
 
 
@@ -31,6 +33,7 @@ def focal_study(
     batch_size: int | None = None,
     crop: int | None = None,
     loss: Literal["dice_ce", "unified_focal"] = "dice_ce",
+    unified_focal: UnifiedFocalConfig | None = None,
     threshold: float | None = None,
     precision: Literal["auto", "float32"] = "auto",
     device: str = "auto",
@@ -70,7 +73,10 @@ def focal_study(
     crop
         Side of a crop (px).
     loss
-        dice_ce, or unified_focal.
+        dice_ce, or unified_focal, whose parameters (--unified-focal.gamma and so on) count
+        only with it.
+    unified_focal
+        Parameters of that loss; only with --loss unified_focal.
     threshold
         A module is removed where the median of its γ is below [0.5].
     precision
@@ -101,9 +107,12 @@ def focal_study(
         batch_size=batch_size,
         crop=crop,
         loss=loss,
+        unified_focal=unified_focal,
         threshold=threshold,
         precision=precision,
     )
+    if unified_focal is not None:
+        check_company(settings, {"unified_focal": unified_focal})
     with (
         StepProgress(quiet=json) as progress,
         nullcontext() if json else log_to(progress),

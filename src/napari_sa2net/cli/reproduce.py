@@ -32,7 +32,7 @@ def reproduce(
     seed: int = 0,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Repeat an experiment of the SA2-Net paper by its published recipe, or by ours.
+    """Repeat an experiment of the SA2-Net paper by what is published of it, or by our recipe.
 
     Trains and scores on a data set that you downloaded, and puts Dice and IoU per image
     beside the published figures that could be verified. Writes models, scores of every
@@ -48,21 +48,22 @@ def reproduce(
     output
         Folder for the results.
     recipe
-        ours: same network, images and scores, trained and asked in another way; for monuseg
-        and glas.
+        published: as in paper and code for monuseg and glas; for the others only outlines are
+        published, and the report lists how we filled them in. ours: same network, images and
+        scores, trained and asked in another way; for monuseg and glas.
     base_channels
         Width of the network; the published one has 64.
     folds
         Run only the first so many of the five folds.
     epochs
-        At most; unsaid: as published.
+        At most; unsaid: as in the recipe.
     batch_size
-        Unsaid: as published.
+        Unsaid: as in the recipe.
     device
         auto (all GPUs there are), cpu, cuda:1, mps; several with commas between share the
         folds, also a large one that is named more than once.
     precision
-        auto: half precision where the device is faster with it; published is float32.
+        auto: half precision where the device is faster with it.
     workers
         Loader processes per fold.
     seed

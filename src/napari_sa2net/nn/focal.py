@@ -136,8 +136,8 @@ class FocalGate(nn.Module):
 
     Notes
     -----
-    Published: arXiv 2111.00534; half as many inner channels as outer ones, as in Attention
-    U-Net (arXiv 1804.03999).
+    Published: arXiv 2111.00534. Reconstruction: half as many inner channels as outer ones,
+    as in Attention U-Net (arXiv 1804.03999), since the paper gives no number.
     """
 
     def __init__(self, channels: int, gamma: float = 1.0, learnable: bool = False) -> None:

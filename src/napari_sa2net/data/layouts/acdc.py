@@ -45,6 +45,9 @@ def open_acdc(directory: Path) -> Layout:
     for path in files_below(root, (".nii", ".nii.gz")):
         match = NAME.fullmatch(path.name)
         if match is None:
+            image = path.with_name(path.name.replace("_gt.", ".", 1))
+            if NAME.fullmatch(image.name) and not image.is_file():
+                raise missing(image, f"the image of {path.name}")
             continue  # the whole film, or a mask
         frame, number = match[1], int(match[2])
         mask = path.with_name(path.name.replace(frame, f"{frame}_gt", 1))

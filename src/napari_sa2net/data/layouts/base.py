@@ -213,6 +213,13 @@ def open_folders(
                     folder / "labelcol" / f"{path.stem}.png", f"the mask of {path.name}"
                 )
             items.append(LayoutItem(path.stem, group(path.stem), split, _Pair(path, mask)))
+        named = {path.stem for path in files_in(folder / "img")}
+        for mask in masks.values():
+            if not {mask.stem, mask.stem.removesuffix("_anno")} & named:
+                raise missing(
+                    folder / "img" / f"{mask.stem.removesuffix('_anno')}{mask.suffix}",
+                    f"the image of {mask.name}",
+                )
     return make_layout(directory, dataset, classes, items, "folders", expected)
 
 

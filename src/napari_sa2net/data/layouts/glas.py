@@ -36,7 +36,8 @@ def open_glas(directory: Path) -> Layout:
     check_directory(directory, "GlaS", EXPECTED)
     if (directory / "Train_Folder").is_dir():
         return open_folders(directory, "glas", CLASSES)
-    images = [p for p in files_below(directory, (".bmp",)) if NAME.fullmatch(p.stem)]
+    files = files_below(directory, (".bmp",))
+    images = [p for p in files if NAME.fullmatch(p.stem)]
     items = []
     patients: dict[Path, dict[str, str]] = {}
     for path in images:
@@ -48,6 +49,10 @@ def open_glas(directory: Path) -> Layout:
         group = patients[path.parent].get(path.stem, path.stem)
         split = "train" if path.stem.startswith("train") else "test"
         items.append(LayoutItem(path.stem, group, split, pair(path, mask)))
+    for path in files:
+        image = path.with_name(f"{path.stem.removesuffix('_anno')}{path.suffix}")
+        if path != image and NAME.fullmatch(image.stem) and image not in images:
+            raise missing(image, f"the image of {path.name}")
     return make_layout(directory, "glas", CLASSES, items, "downloaded", EXPECTED)
 
 

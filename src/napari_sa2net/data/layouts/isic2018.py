@@ -32,6 +32,12 @@ def open_isic2018(directory: Path) -> Layout:
         if not folder.is_dir():
             raise missing(folder, f"expected is {EXPECTED}")
     images = files_in(folders[0], (".jpg", ".jpeg"))
+    named = {path.stem for path in images}
+    # Before the split, which one image less would shift.
+    for mask in files_in(folders[1], (".png",)):
+        image = folders[0] / f"{mask.stem.removesuffix('_segmentation')}.jpg"
+        if mask.stem.endswith("_segmentation") and image.stem not in named:
+            raise missing(image, f"the image of {mask.name}")
     first, second = int(0.7 * len(images)), int(0.7 * len(images)) + int(0.1 * len(images))
     items = []
     for i, path in enumerate(images):

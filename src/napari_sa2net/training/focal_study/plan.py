@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from napari_sa2net.config import NetworkKind, Settings, TrainConfig
+from napari_sa2net.config import NetworkKind, Settings, TrainConfig, UnifiedFocalConfig
 from napari_sa2net.errors import SettingsError
 
 #: What is compared, in the order of tables: no module; every module with γ fixed at 1; every
@@ -67,6 +67,10 @@ class StudySettings(Settings):
     crop: int = Field(160, ge=32, le=2048, multiple_of=16)
     diameter: float = Field(24.0, ge=4, le=256)
     loss: Literal["dice_ce", "unified_focal"] = "dice_ce"
+    unified_focal: UnifiedFocalConfig = Field(
+        default_factory=UnifiedFocalConfig,
+        json_schema_extra={"only_with": {"loss": "unified_focal"}},
+    )
     threshold: float = Field(THRESHOLD, gt=0, lt=8)
     precision: Literal["auto", "float32"] = "auto"
 
@@ -77,6 +81,7 @@ class StudySettings(Settings):
             learnable_gamma=True,
             squeeze_excitation=True,
             loss=self.loss,
+            unified_focal=self.unified_focal,
             base_channels=self.base_channels,
             steps=self.steps,
             batch_size=self.batch_size,
@@ -101,6 +106,6 @@ def settings_of(preset: str = "cpu", **said: Any) -> StudySettings:
         return StudySettings.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        name = "base" if first["loc"][0] == "base_channels" else str(first["loc"][0])
+        name = ".".join(map(str, first["loc"])).replace("base_channels", "base")
         flag = name.replace("_", "-")
         raise SettingsError(f"--{flag}: {first['msg']} (got {first['input']!r}).") from error

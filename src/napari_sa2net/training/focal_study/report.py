@@ -96,7 +96,7 @@ def markdown(state: dict[str, Any]) -> str:
         "",
         f"Network: {NETWORKS[settings['network']]}; base {settings['base_channels']}. "
         f"{settings['steps']} steps of {settings['batch_size']} crops of {settings['crop']} "
-        f"px, loss {settings['loss']}, {n_seeds} seeds. Trained on {len(images['training'])} "
+        f"px, loss {_loss(settings)}, {n_seeds} seeds. Trained on {len(images['training'])} "
         f"images, measured on {len(images['test'])} others ({held}).",
         "",
         "## Scores",
@@ -211,6 +211,13 @@ def _ratio(found: dict[str, float]) -> str:
 
 def _precisions(state: dict[str, Any]) -> str:
     return " and ".join(sorted({run["precision"] for run in state["runs"].values()}))
+
+
+def _loss(settings: dict[str, Any]) -> str:
+    if settings["loss"] != "unified_focal":
+        return str(settings["loss"])
+    of = ", ".join(f"{name} {value}" for name, value in settings["unified_focal"].items())
+    return f"unified_focal ({of})"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,6 @@ import torch
 from filelock import FileLock, Timeout
 
 from napari_sa2net.errors import Cancelled, OutputError, SettingsError
-from napari_sa2net.files import write_atomically
 from napari_sa2net.inference.devices import device_name, resolve_device
 from napari_sa2net.models.file import load_checkpoint, save_model
 from napari_sa2net.provenance import versions
@@ -34,12 +32,12 @@ from napari_sa2net.training.focal_study.scoring import (
     score_images,
     time_variants,
 )
+from napari_sa2net.training.focal_study.state import LOCK, begin, read, without_scores, write
 from napari_sa2net.training.focal_study.statistics import summarise
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
-STUDY, MODEL, LOCK = "study.json", "model.safetensors", ".lock"
+MODEL = "model.safetensors"
 
 Progress = Callable[[int, int, str], None]
 
@@ -88,7 +86,7 @@ def focal_study(
     settings = settings or StudySettings()
     out = Path(out).expanduser()
     where = resolve_device(device)
-    _read(out, settings)  # a folder that does not serve shows at once
+    read(out, settings)  # a folder that does not serve shows at once
 
     def ask() -> None:
         if cancelled and cancelled():
@@ -98,14 +96,14 @@ def focal_study(
         choose_items(data, settings)  # mistakes show before anything is read at length
         images = load_images(data, settings, on_progress, ask)
         with _own(out):
-            state = _read(out, settings) or _begin(settings, images, data, command)
+            state = read(out, settings) or begin(settings, images, data, command)
             if state["images"]["digest"] != images.digest:
                 raise SettingsError(
                     f"{out} holds a study of other images than {data} has now. Choose another "
                     "folder."
                 )
             state |= {"device": device_name(where), "versions": versions()}
-            _write(out, state)
+            write(out, state)
             study = _Study(
                 state, settings, images, out, where, workers, on_progress, ask, cancelled
             )
@@ -162,9 +160,10 @@ class _Study:
             self.done += self.settings.seeds
         variant_of: dict[Variant, Variant] = {v: v for v in VARIANTS}
         variant_of["chosen"] = twin or "chosen"
-        if "time" not in self.state:
+        timed = self.state.get("time", {}).get("variants", {})
+        if not timed.keys() >= set(variant_of.values()):
             self.state["time"] = self._time(variant_of)
-            _write(self.out, self.state)
+            write(self.out, self.state)
         variants, differences = summarise(
             {
                 v: [self.runs[key]["scores"] for key in self._keys(variant_of[v])]
@@ -189,20 +188,27 @@ class _Study:
             "variants": variants,
             "differences": differences,
         }
-        _write(self.out, self.state)
+        write(self.out, self.state)
         write_report(self.out, self.state)
         self._tell(0, "done")
-        return _public(self.state)
+        return without_scores(self.state)
 
     def _keys(self, variant: Variant) -> list[str]:
         return [f"{variant}_{seed}" for seed in range(self.settings.seeds)]
 
     def _train(self, variant: Variant, kept: tuple[str, ...], learnable: bool) -> None:
         for seed, key in enumerate(self._keys(variant)):
-            if key not in self.runs:
+            if not self._is_over(key, kept):
                 self.ask()
                 self._train_one(key, variant, kept, seed, learnable)
             self.done += 1
+
+    def _is_over(self, key: str, kept: tuple[str, ...]) -> bool:
+        """Whether a training has its scores and its model, with the modules that it shall
+        have: others may be kept once trainings before it were repeated."""
+        if key not in self.runs or not (self.out / "runs" / key / MODEL).is_file():
+            return False
+        return set(self.runs[key]["gamma"]) == set(kept)
 
     def _train_one(
         self, key: str, variant: Variant, kept: tuple[str, ...], seed: int, learnable: bool
@@ -241,6 +247,7 @@ class _Study:
             versions=versions(),
         )
         save_model(folder / MODEL, net, card)
+        self.state.pop("time", None)  # of a network that is no more
         self.runs[key] = {
             "gamma": gamma_of(net, settings.network),
             "parameters": count_parameters(net),
@@ -249,7 +256,7 @@ class _Study:
             "device": device_name(self.device),
             "scores": scores,
         }
-        _write(self.out, self.state)
+        write(self.out, self.state)
         discard_state(folder)
         found = {metric: float(value[0]) for metric, value in pooled(scores).items()}
         said = ", ".join(f"{TITLES[metric]} {value:.3f}" for metric, value in found.items())
@@ -287,54 +294,3 @@ def _own(out: Path) -> Iterator[None]:
         raise SettingsError(
             f"Another process runs a study in {out}. Wait for it, or choose another folder."
         ) from None
-
-
-def _begin(
-    settings: StudySettings, images: StudyImages, data: str | Path, command: str
-) -> dict[str, Any]:
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "command": command,
-        "data": Path(data).expanduser().resolve().name,
-        "settings": settings.model_dump(mode="json"),
-        "images": images.plain(),
-        "runs": {},
-    }
-
-
-def _read(out: Path, settings: StudySettings) -> dict[str, Any] | None:
-    """The study that is in a folder, which must be this one; None where there is none yet."""
-    path = out / STUDY
-    if not path.is_file():
-        if out.exists() and not out.is_dir():
-            raise OutputError(f"{out} is a file. Give a folder for the results.")
-        if out.is_dir() and any(path.name != LOCK for path in out.iterdir()):
-            raise SettingsError(f"{out} holds other files. Choose an empty or a new folder.")
-        return None
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        version, found = state["schema_version"], state["settings"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SettingsError(f"{path} is damaged. Choose another folder.") from error
-    if version != SCHEMA_VERSION:
-        raise SettingsError(f"{path} is of another version. Choose another folder.")
-    for key, value in settings.model_dump(mode="json").items():
-        if found.get(key) != value:
-            raise SettingsError(
-                f"{out} holds a study with {key.replace('_', ' ')} {found.get(key)}, and this "
-                f"one has {value}. Choose another folder, or repeat its settings."
-            )
-    return dict(state)
-
-
-def _write(out: Path, state: dict[str, Any]) -> None:
-    content = json.dumps(state, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(out / STUDY, content.encode(), durable=True)
-
-
-def _public(state: dict[str, Any]) -> dict[str, Any]:
-    runs = {
-        key: {k: v for k, v in run.items() if k != "scores"}
-        for key, run in state["runs"].items()
-    }
-    return state | {"runs": runs}

@@ -1,1 +1,1 @@
-"""The papers' own experiments, trained and scored again by their published recipe."""
+"""The papers' own experiments, trained and scored again by their recipes, or by ours."""

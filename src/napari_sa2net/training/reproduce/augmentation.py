@@ -15,6 +15,7 @@ from kornia.augmentation import (
     RandomHorizontalFlip,
     RandomVerticalFlip,
 )
+from kornia.constants import DataKey
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
@@ -77,7 +78,7 @@ class WideAugmentation:
             ),
             RandomGaussianBlur((5, 5), (0.2, 1.2), p=0.2),
             data_keys=["input", "mask"],
-            extra_args={"mask": {"resample": "nearest"}},
+            extra_args={DataKey.MASK: {"resample": "nearest"}},
         )  # fmt: skip
 
     def __call__(self, image: Tensor, mask: Tensor, step: int) -> tuple[Tensor, Tensor]:

@@ -6,10 +6,13 @@ import json
 import logging
 import time
 import warnings
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile
 
 import lightning.pytorch as pl
 import numpy as np
@@ -36,12 +39,14 @@ from napari_sa2net.training.reproduce.protocol import (
     PlainImages,
     ProtocolModule,
 )
-from napari_sa2net.training.reproduce.recipes import SIZE, WHOSE, Recipe
+from napari_sa2net.training.reproduce.recipes import SIZE, Recipe
 from napari_sa2net.training.reproduce.scoring import decided, predict, score
 
 #: Seconds between checkpoints, which are written at the ends of epochs: an epoch of few images
 #: is shorter than writing a large network.
 SAVE_SECONDS = 30.0
+
+RESULT, TEST = "result.json", "test.npz"
 
 OnStep = Callable[[int, int, str], None]
 PRECISIONS = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed", torch.float32: "32-true"}
@@ -107,9 +112,9 @@ def run_fold(
     ------
     Cancelled, TrainingError, DeviceError, OutputError
     """
-    result = folder / "result.json"
-    if result.is_file():
-        return json.loads(result.read_text())
+    before = finished(folder)
+    if before is not None:
+        return before
     where = resolve_device(device)
     pl.seed_everything(settings.seed + number, workers=True, verbose=False)
     net = make_network(
@@ -140,6 +145,7 @@ def run_fold(
     )
     folder.mkdir(parents=True, exist_ok=True)
     last = folder / "last.ckpt"
+    _check_checkpoint(last)
     trainer = _trainer(folder, settings, where, [keeper, Saver(last)])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
@@ -183,16 +189,68 @@ def run_fold(
             scores = score(decided(p), data.masks[index], data.units[index], recipe.n_classes)
             outcome[name] = scores.to_dict("records")
             if name == "test":
-                _save(folder / "test.npz", p)
-    write_atomically(result, json.dumps(outcome, indent=1).encode())
+                _save(folder / TEST, p)
+    write_atomically(folder / RESULT, json.dumps(outcome, indent=1).encode())
     last.unlink(missing_ok=True)
     return outcome
 
 
+def finished(folder: Path) -> dict[str, Any] | None:
+    """The outcome of a fold, None where it is not over.
+
+    Raises
+    ------
+    TrainingError
+        If the file of its outcome is damaged.
+    """
+    path = folder / RESULT
+    if not path.is_file():
+        return None
+    try:
+        outcome = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("fold", "epochs", "kept_epoch", "n_training", "parameters"):
+            int(outcome[key])
+        for row in (*outcome["validation"], *outcome["test"]):
+            str(row["name"]), float(row["dice"]), float(row["iou"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(path) from error
+    return dict(outcome)
+
+
 def test_probabilities(folder: Path) -> NDArray[np.float32]:
-    """What a finished fold predicts of the test images: (N, C, h, w)."""
-    with np.load(folder / "test.npz") as file:
-        return file["probability"].astype(np.float32)
+    """What a finished fold predicts of the test images: (N, C, h, w).
+
+    Raises
+    ------
+    TrainingError
+        If their file is damaged.
+    """
+    path = folder / TEST
+    try:
+        with np.load(path) as file:
+            return file["probability"].astype(np.float32)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> TrainingError:
+    return TrainingError(
+        f"{path} is damaged or gone. Delete the folder {path.parent}: that fold is then "
+        "trained anew, the others are kept."
+    )
+
+
+def _check_checkpoint(path: Path) -> None:
+    """Raises TrainingError if a checkpoint is there and cannot be read."""
+    if not path.is_file():
+        return
+    try:
+        torch.load(path, map_location="cpu", weights_only=False, mmap=True)
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+        raise TrainingError(
+            f"{path} is damaged. Delete that file: its training then begins anew, the other "
+            "folds are kept."
+        ) from error
 
 
 def _save(path: Path, probability: NDArray[np.float32]) -> None:
@@ -244,7 +302,7 @@ def _card(
     divided = recipe.scaling == "divide"
     return ModelCard(
         name=f"{recipe.dataset} fold {number}",
-        description=f"Trained on {recipe.title} by {WHOSE[recipe.name]}",
+        description=f"Trained on {recipe.title} by {recipe.whose}",
         network=NetworkConfig(
             in_channels=recipe.in_channels,
             n_classes=recipe.n_classes,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from napari_sa2net.data.layouts import Layout, LayoutItem
+from napari_sa2net.data.layouts import Layout, LayoutItem, Sample
 from napari_sa2net.errors import Cancelled, TrainingDataError
 from napari_sa2net.files import write_atomically
 from napari_sa2net.training.reproduce.recipes import SIZE, Recipe
@@ -34,6 +36,9 @@ class Prepared:
     masks : (N, 224, 224) uint8
     names, groups, splits, units : (N,) str
         As of `LayoutItem`.
+    digest : str
+        SHA-256 of images and masks as they were read, and of what they are used for; the
+        same wherever the files lie.
     """
 
     images: NDArray[Any]
@@ -42,6 +47,7 @@ class Prepared:
     groups: NDArray[np.str_]
     splits: NDArray[np.str_]
     units: NDArray[np.str_]
+    digest: str
 
     def where(self, *splits: str) -> NDArray[np.intp]:
         """Indices of the images of some splits."""
@@ -72,7 +78,7 @@ def prepare(
     layout : Layout
     recipe : Recipe
     cache : path
-        NPZ file, written once; made anew where it is of other images.
+        NPZ file, written once; made anew where it is of other images, or damaged.
     on_progress, cancelled : callable, optional
 
     Raises
@@ -82,15 +88,16 @@ def prepare(
     Cancelled
     """
     key = _key(layout, recipe)
-    if cache.is_file():
-        with np.load(cache) as file:
-            if str(file["key"]) == key:
-                return Prepared(**{k: file[k] for k in file.files if k != "key"})
-    images, masks = [], []
+    before = _cached(cache, key)
+    if before is not None:
+        return before
+    images, masks, digest = [], [], hashlib.sha256()
     for done, item in enumerate(layout.items):
         if cancelled and cancelled():
             raise Cancelled("Cancelled while images were read; nothing was written.")
-        image, mask = prepare_item(item, recipe)
+        sample = item.read()
+        digest.update(_content(item, sample))
+        image, mask = prepare_sample(sample, recipe)
         images.append(image)
         masks.append(mask)
         if on_progress:
@@ -98,23 +105,41 @@ def prepare(
     result = Prepared(
         np.stack(images),
         np.stack(masks),
-        *(
-            np.array([get(item) for item in layout.items])
-            for get in (
-                lambda i: i.name,
-                lambda i: i.group,
-                lambda i: i.split,
-                lambda i: i.unit or i.name,
-            )
-        ),
+        names=np.array([item.name for item in layout.items]),
+        groups=np.array([item.group for item in layout.items]),
+        splits=np.array([item.split for item in layout.items]),
+        units=np.array([item.unit or item.name for item in layout.items]),
+        digest=digest.hexdigest(),
     )
     write_atomically(cache, lambda file: np.savez(file, key=key, **vars(result)))
     return result
 
 
-def prepare_item(item: LayoutItem, recipe: Recipe) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+def _cached(cache: Path, key: str) -> Prepared | None:
+    """What an earlier run prepared of the same files."""
+    try:
+        with np.load(cache) as file:
+            if str(file["key"]) != key:
+                return None
+            found: dict[str, Any] = {f.name: file[f.name] for f in fields(Prepared)}
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error):
+        return None  # it saves time and holds nothing that the images do not
+    found["digest"] = str(found["digest"])
+    return Prepared(**found)
+
+
+def _content(item: LayoutItem, sample: Sample) -> bytes:
+    """Fingerprint of an image, its mask, and what they are used for."""
+    use = [item.name, item.group, item.split, item.unit]
+    found = hashlib.sha256(json.dumps(use).encode())
+    for array in (sample.image, sample.mask):
+        found.update(f"{array.shape} {array.dtype.str}".encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.digest()
+
+
+def prepare_sample(sample: Sample, recipe: Recipe) -> tuple[NDArray[Any], NDArray[np.uint8]]:
     """One image (side, side, C) uint8 or float32, and its mask (224, 224) uint8."""
-    sample = item.read()
     image = sample.image if sample.image.ndim == 3 else sample.image[..., None]
     if image.shape[-1] == 1 and recipe.in_channels == 3:
         image = np.repeat(image, 3, axis=-1)
@@ -131,7 +156,7 @@ def prepare_item(item: LayoutItem, recipe: Recipe) -> tuple[NDArray[Any], NDArra
                 f"{sample.name} is {image.dtype}, where {recipe.title} has 8-bit images. "
                 "Unpack the data set again."
             )
-        small = np.rint(bilinear(image, SIZE * recipe.zoom)).astype(np.uint8)
+        small: NDArray[Any] = np.rint(bilinear(image, SIZE * recipe.zoom)).astype(np.uint8)
     else:
         low, high = float(image.min()), float(image.max())
         small = bilinear((image - low) / max(high - low, 1e-6), SIZE * recipe.zoom)
@@ -160,8 +185,10 @@ def bilinear(image: NDArray[Any], side: int) -> NDArray[np.float32]:
 
 def _key(layout: Layout, recipe: Recipe) -> str:
     """Fingerprint of what the prepared images depend on."""
-    how = (recipe.channel_order, recipe.scaling, recipe.fattened_masks, recipe.n_classes)
-    how = (*how, SIZE, recipe.zoom)
+    how = [
+        recipe.channel_order, recipe.scaling, recipe.fattened_masks, recipe.n_classes,
+        SIZE, recipe.zoom,
+    ]  # fmt: skip
     items = [(i.name, i.group, i.split, i.unit, _stamps(i)) for i in layout.items]
     return hashlib.sha256(json.dumps([layout.form, how, items]).encode()).hexdigest()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -159,7 +159,7 @@ class ProtocolModule(pl.LightningModule):
     @property
     def judged(self) -> Network:
         """The network that is validated and kept: the mean one, where the recipe has one."""
-        return self.net if self.mean is None else self.mean.module
+        return self.net if self.mean is None else cast("Network", self.mean.module)
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Loss of one head."""

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from napari_sa2net.files import write_atomically
-from napari_sa2net.training.reproduce.recipes import FOLDS, SIZE, WHOSE, Recipe
+from napari_sa2net.training.reproduce.recipes import FOLDS, SIZE, Recipe
 
 Row = tuple[str, str, str, str]
 
@@ -33,7 +33,7 @@ def summarise(
     Returns
     -------
     list of dict: of, spread ("images" or "folds"), n, dice, dice_sd, iou, iou_sd
-        Standard deviations are of the sample (n - 1); 0 for a single value.
+        Standard deviations are of the sample (n - 1); None for a single value.
     """
     rows = []
     several = len(folds) > 1
@@ -60,7 +60,7 @@ def _row(name: str, table: pd.DataFrame, spread: str) -> dict[str, Any]:
     for column in ("dice", "iou"):
         values = 100 * table[column].to_numpy(float)
         row[column] = float(values.mean())
-        row[f"{column}_sd"] = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        row[f"{column}_sd"] = float(values.std(ddof=1)) if len(values) > 1 else None
     return row
 
 
@@ -69,8 +69,8 @@ def table_rows(recipe: Recipe, summary: Sequence[dict[str, Any]]) -> list[Row]:
     ours = [
         (
             row["of"],
-            f"{row['dice']:.2f} ± {row['dice_sd']:.2f}",
-            f"{row['iou']:.2f} ± {row['iou_sd']:.2f}",
+            _percent(row["dice"], row["dice_sd"], 2),
+            _percent(row["iou"], row["iou_sd"], 2),
             f"{row['n']} {row['spread']}",
         )
         for row in summary
@@ -78,13 +78,18 @@ def table_rows(recipe: Recipe, summary: Sequence[dict[str, Any]]) -> list[Row]:
     published = [
         (
             f"paper: {f.of}",
-            f"{f.dice:.2f}" + (f" ± {f.dice_sd:.1f}" if f.dice_sd is not None else ""),
-            f"{f.iou:.2f}" + (f" ± {f.iou_sd:.1f}" if f.iou_sd is not None else ""),
+            _percent(f.dice, f.dice_sd, 1),
+            _percent(f.iou, f.iou_sd, 1),
             f.source,
         )
         for f in recipe.figures
     ]
     return [*ours, *published]
+
+
+def _percent(mean: float, sd: float | None, digits: int) -> str:
+    """A mean with its spread, where more than one value makes one."""
+    return f"{mean:.2f}" + ("" if sd is None else f" ± {sd:.{digits}f}")
 
 
 def notes(recipe: Recipe, settings: dict[str, Any], n_folds: int, has_test: bool) -> list[str]:
@@ -110,9 +115,10 @@ def notes(recipe: Recipe, settings: dict[str, Any], n_folds: int, has_test: bool
     if recipe.zoom != 1:
         found.append(f"Images had {SIZE * recipe.zoom} px; masks and scores are at {SIZE} px.")
     if recipe.keeps == "best":
+        how = "by our reading" if recipe.outlined else "as published"
         found.append(
-            "The validation images also chose the epoch, as published, so their scores are on "
-            "the high side."
+            f"The validation images also chose the epoch, {how}, so their scores are on the "
+            "high side."
         )
     else:
         found.append("The last epoch was kept: the validation images chose nothing.")
@@ -168,7 +174,7 @@ def _images(folds: Sequence[dict[str, Any]], vote: pd.DataFrame | None) -> pd.Da
 
 def _markdown(recipe: Recipe, report: dict[str, Any]) -> str:
     lines = [
-        f"# {recipe.title}, by {WHOSE[recipe.name]}",
+        f"# {recipe.title}, by {recipe.whose}",
         "",
         f"`{report['command']}`" if report["command"] else "",
         "",

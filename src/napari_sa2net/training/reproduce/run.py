@@ -13,10 +13,15 @@ import torch
 from numpy.typing import NDArray
 
 from napari_sa2net.data.layouts import open_layout
-from napari_sa2net.errors import SettingsError, TrainingDataError
+from napari_sa2net.errors import OutputError, SettingsError, TrainingDataError
 from napari_sa2net.files import write_atomically
 from napari_sa2net.inference.devices import resolve_device
-from napari_sa2net.training.reproduce.fold import FoldSettings, run_fold, test_probabilities
+from napari_sa2net.training.reproduce.fold import (
+    FoldSettings,
+    finished,
+    run_fold,
+    test_probabilities,
+)
 from napari_sa2net.training.reproduce.parallel import run_in_parallel
 from napari_sa2net.training.reproduce.prepare import Prepared, prepare
 from napari_sa2net.training.reproduce.recipes import FOLDS, Recipe, RecipeName, recipe_of
@@ -24,6 +29,7 @@ from napari_sa2net.training.reproduce.report import write_report
 from napari_sa2net.training.reproduce.scoring import decided, score
 
 Progress = Callable[[int, int, str], None]
+SETTINGS, CACHE = "settings.json", "prepared.npz"
 
 
 def reproduce(
@@ -44,7 +50,7 @@ def reproduce(
     cancelled: Callable[[], bool] | None = None,
     command: str = "",
 ) -> dict[str, Any]:
-    """Repeat an experiment of the paper by its published recipe, or by ours.
+    """Repeat an experiment of the paper by what is published of its recipe, or by ours.
 
     Parameters
     ----------
@@ -56,15 +62,16 @@ def reproduce(
         Gets folds, models, scores and report. The same call goes on where one was broken
         off; finished folds are kept.
     recipe : "published" or "ours"
-        Ours: same network, images and scores, trained and asked in another way; for monuseg
-        and glas.
+        Published: of isic2018, segpc2021 and acdc only outlines are, and the rest is our
+        reading; the report lists it. Ours: same network, images and scores, trained and
+        asked in another way; for monuseg and glas.
     base_channels : int
         Width of the network; 64 is published.
     folds : int, optional
         Run the first so many of the five; unsaid: all. Data sets with a split of their own
         have one.
     epochs, batch_size : int, optional
-        Unsaid: as published.
+        Unsaid: as in the recipe.
     device : str
         "auto" (every CUDA device), "cpu", "cuda:1", or several with commas between: then
         folds run at the same time, one on each.
@@ -100,13 +107,23 @@ def reproduce(
     )
     devices = _devices(device)
     layout = open_layout(dataset, data)
-    _claim(out, {"dataset": dataset, "recipe": recipe, **asdict(settings)})
-    prepared = prepare(layout, chosen, out / "prepared.npz", on_progress, cancelled)
+    said = {"dataset": dataset, "recipe": recipe, **asdict(settings)}
+    before = _read(out, said)  # a folder that does not serve shows at once
+    prepared = prepare(layout, chosen, out / CACHE, on_progress, cancelled)
+    if before is None:
+        content = json.dumps(said | {"images": prepared.digest}, indent=1)
+        write_atomically(out / SETTINGS, content.encode())
+    elif before.get("images") != prepared.digest:
+        raise SettingsError(
+            f"{out} holds a run on other images than {data} has now. Choose another folder."
+        )
     splits = fold_splits(prepared, chosen, seed)[:n_folds]
     jobs = [
         (i, prepared, *split, chosen, settings, out / f"fold_{i}")
         for i, split in enumerate(splits, start=1)
     ]
+    for job in jobs:
+        finished(job[-1])  # a damaged one shows before the others train
     if len(devices) > 1 and len(jobs) > 1:
         results = run_in_parallel(jobs, devices, workers, on_progress, cancelled)
     else:
@@ -197,21 +214,25 @@ def _devices(names: str) -> list[str]:
     return devices
 
 
-def _claim(out: Path, settings: dict[str, Any]) -> None:
-    """Write the settings of the run, or see that they are those of the run that is there."""
-    path = out / "settings.json"
-    if path.is_file():
-        try:
-            before = json.loads(path.read_text())
-        except ValueError as error:
-            raise SettingsError(f"{path} is damaged. Choose another folder.") from error
-        for key, value in settings.items():
-            if before.get(key) != value:
-                raise SettingsError(
-                    f"{out} holds a run with {key.replace('_', ' ')} {before.get(key)}, and "
-                    f"this one has {value}. Choose another folder, or repeat its settings."
-                )
-        return
-    if out.is_dir() and any(out.iterdir()):
-        raise SettingsError(f"{out} holds other files. Choose an empty or a new folder.")
-    write_atomically(path, json.dumps(settings, indent=1).encode())
+def _read(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Settings of the run that is in a folder, which must be these; None: there is no run."""
+    path = out / SETTINGS
+    if not path.is_file():
+        if out.exists() and not out.is_dir():
+            raise OutputError(f"{out} is a file. Give a folder for the results.")
+        if out.is_dir() and any(path.name != CACHE for path in out.iterdir()):
+            raise SettingsError(f"{out} holds other files. Choose an empty or a new folder.")
+        return None
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(before, dict):
+            raise ValueError("not a table of settings")
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path} is damaged. Choose another folder.") from error
+    for key, value in settings.items():
+        if before.get(key) != value:
+            raise SettingsError(
+                f"{out} holds a run with {key.replace('_', ' ')} {before.get(key)}, and "
+                f"this one has {value}. Choose another folder, or repeat its settings."
+            )
+    return before
