@@ -154,7 +154,7 @@ def test_the_best_is_kept_without_the_images(tmp_path, tiny_model, home):
     run = paused_run(corrections, tiny_model, home)
     for path in corrections.path.glob("images/*"):
         path.unlink()
-    with pytest.raises(TrainingDataError, match=r"best so far can be kept .*--keep-best"):
+    with pytest.raises(TrainingDataError, match=r"no longer has .*can be kept .*--keep-best"):
         resume_fine_tuning(run)
     tuned = resume_fine_tuning(run, cancelled=lambda: True)
     assert tuned.card.training["best_step"] == 2

@@ -7,6 +7,7 @@ import random
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from napari_sa2net.data.manifest import (
     KINDS,
@@ -104,7 +105,7 @@ def load_training_folder(
         )
     index = directory / "index.csv"
     if is_training_set(directory):
-        items = _committed(directory, only or ())
+        items = _committed(directory, only)
     else:
         items = _indexed(directory, index, splits) if index.is_file() else _listed(directory)
         items = _with_kin(items)
@@ -200,11 +201,12 @@ def _with_kin(items: list[TrainingItem]) -> list[TrainingItem]:
     ]
 
 
-def _committed(directory: Path, also: Collection[str]) -> list[TrainingItem]:
-    """Active commits, and others of these names or ids whose files are there."""
+def _committed(directory: Path, only: Collection[str] | None) -> list[TrainingItem]:
+    """Active commits; with `only`, also others of these, and just those with their files."""
     from napari_sa2net.data.corrections_files import locate
 
     everything = read_manifest(directory).commits
+    also = only or ()
     active = [r for r in everything if r.state == "active"]
     others = [r for r in everything if r.state != "active" and (r.id in also or r.name in also)]
     if not active and not others:
@@ -212,22 +214,27 @@ def _committed(directory: Path, also: Collection[str]) -> list[TrainingItem]:
             f"{directory} holds no corrections yet. Keep corrected labels in it, or import "
             "images and labels: sa2net corrections import DIR FOLDER"
         )
-    groups = {record.id: _group(record) for record in everything}
-    sides = {groups[record.id]: record.split for record in active if record.split}
+    sides = {_group(record): record.split for record in active if record.split}
+    of_place: dict[tuple[Any, ...], list[str]] = {}
+    of_group: dict[str, list[str]] = {}
+    for record in everything:
+        of_place.setdefault(record.place, []).append(record.id)
+        of_group.setdefault(_group(record), []).append(record.id)
     items = []
     for record in (*active, *others):
         try:
-            files = [locate(directory, record, kind) for kind in KINDS]
+            image, labels, reviewed = (locate(directory, record, kind) for kind in KINDS)
         except CommitNotFoundError:
-            if record.state == "active":
+            if only is None:
                 raise
-            continue
-        group = groups[record.id]
-        rest = [r for r in everything if r.id != record.id]
+            continue  # it is missed where it was asked for
+        group = _group(record)
         items.append(
             TrainingItem(
                 record.name,
-                *files,
+                image,
+                labels,
+                reviewed,
                 # A new correction follows its group, so that none is torn.
                 record.split or sides.get(group, ""),
                 record.kind,
@@ -235,8 +242,8 @@ def _committed(directory: Path, also: Collection[str]) -> list[TrainingItem]:
                 record.levels,
                 record.id,
                 _place(record),
-                tuple(r.id for r in rest if r.place == record.place),
-                tuple(r.id for r in rest if groups[r.id] == group),
+                tuple(i for i in of_place[record.place] if i != record.id),
+                tuple(i for i in of_group[group] if i != record.id),
             )
         )
     return items

@@ -224,9 +224,11 @@ def resume_fine_tuning(
     except (TrainingDataError, CorrectionsError) as error:
         if cancelled and cancelled():
             return _keep_best(run, asked, parent, state)
+        if state["record"]["best"] is None:
+            raise
         raise TrainingDataError(
-            f"{error} The best so far can be kept without the images (sa2net train DIR "
-            f"--resume {shlex.quote(str(run))} --keep-best), or the run discarded."
+            f"{error} The best so far can be kept without the images (on the shell: sa2net "
+            f"train DIR --resume {shlex.quote(str(run))} --keep-best), or the run discarded."
         ) from error
     with working_on(run):
         work = TuningRun(
