@@ -16,7 +16,7 @@ from psygnal import Signal
 from napari_sa2net.app.controllers import SegmentController
 from napari_sa2net.app.correct import CorrectController
 from napari_sa2net.app.learn_layers import LearnLayers
-from napari_sa2net.app.learn_set import read_summary, thumbnails, with_thumbnails
+from napari_sa2net.app.learn_set import gone, read_summary, thumbnails, with_thumbnails
 from napari_sa2net.app.learn_state import (
     RUNNING,
     Curves,
@@ -27,7 +27,7 @@ from napari_sa2net.app.learn_state import (
     SetSummary,
     plan_words,
 )
-from napari_sa2net.app.session import ErrorInfo, JobProgress
+from napari_sa2net.app.session import ErrorInfo, JobProgress, error_info
 from napari_sa2net.app.trainer import JOB, MakeClient, Trainer
 from napari_sa2net.app.why import DIFFERENCE, PREVIEW, Overlay
 from napari_sa2net.config import FineTuneConfig
@@ -101,8 +101,9 @@ class LearnController:
         self._closed = False
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="learn")
         self._reading = 0
+        self._seen: set[Path] = set()
         self._layers = LearnLayers(
-            self.link, self.overlay.emit, self._previewed, self._compared
+            self.link, self.overlay.emit, self._previewed, self._compared, self._fail
         )
         self.session.events.model.connect(self._model_chosen)
         self.session.events.models.connect(self._model_chosen)
@@ -151,7 +152,7 @@ class LearnController:
     # --- learning ----------------------------------------------------------------------
 
     def learn(self) -> bool:
-        """Begin; False when something is missing, which ``session.error`` says."""
+        """Begin; False when something is missing, which ``state.error`` says."""
         with self._lock:
             if self.state.phase != "idle":
                 return False
@@ -165,7 +166,7 @@ class LearnController:
                         f"There is a model {name!r} already. Choose another name."
                     )
             except SA2NetError as error:
-                self.link.fail(ErrorInfo(type(error).__name__, str(error)))
+                self._fail(error_info(error))
                 return False
             self._begin(
                 p.FineTune(
@@ -185,7 +186,7 @@ class LearnController:
             try:
                 asked = read_asked(folder)
             except SA2NetError as error:
-                self.link.fail(ErrorInfo(type(error).__name__, str(error)))
+                self._fail(error_info(error))
                 self._end_run()
                 return False
             request = p.FineTune(JOB, resume=str(folder), preview=True)
@@ -258,10 +259,10 @@ class LearnController:
             try:
                 self._layers.compare(outcome.parent, outcome.path)
             except SA2NetError as error:
-                self.link.fail(ErrorInfo(type(error).__name__, str(error)))
+                self._fail(error_info(error))
                 self._compared(None)
                 return
-            self.session.error = None
+            self.state.error = self.session.error = None
             self.state.comparing = True
 
     def layer_gone(self, image_key: str, slot: str) -> None:
@@ -290,6 +291,10 @@ class LearnController:
         self._layers.close()
         self._worker.shutdown(wait=False, cancel_futures=True)
 
+    def dismiss_error(self) -> None:
+        """The person has read the error."""
+        self.state.error = None
+
     # --- what the learning engine says -------------------------------------------------
 
     def _heard(self, trainer: Trainer, event: p.Event) -> None:
@@ -309,7 +314,7 @@ class LearnController:
                     self._done(result)
                 case p.Failed(_, kind, message, details):
                     self._end_run()
-                    self.link.fail(ErrorInfo(kind, message, details))
+                    self._fail(ErrorInfo(kind, message, details))
                 case p.WasCancelled():
                     words = PAUSED_EARLY if self.state.phase == "pausing" else NOTHING_KEPT
                     self._end_run()
@@ -374,7 +379,7 @@ class LearnController:
         assert result.held_out is not None and result.reference is not None
         parent = state.parent
         self._end_run(keep_curves=True)
-        self.session.error = None
+        self.state.error = self.session.error = None
         state.outcome = Outcome(
             parent,
             result.model,
@@ -392,7 +397,7 @@ class LearnController:
     def _begin(self, request: p.FineTune, parent: str, name: str, run: str = "") -> None:
         state = self.state
         self.show_difference(False)
-        self.session.error = None
+        self.state.error = self.session.error = None
         state.outcome = None
         state.parent, state.name, state.run = parent, name, run
         if state.phase != "paused":
@@ -479,7 +484,7 @@ class LearnController:
     def _folder_chosen(self, folder: Path) -> None:
         if folder != self.state.folder:
             self.state.folder = folder
-            self.state.summary = None
+            self.state.summary = self.state.error = None
             self.refresh()
 
     def _kept(self, words: str) -> None:
@@ -495,6 +500,12 @@ class LearnController:
     def _read(self, number: int, summary: SetSummary) -> None:
         if number != self._reading:
             return
+        if summary.there:
+            self._seen.add(summary.folder)
+        elif summary.folder in self._seen:
+            # in the place of the list, and of what a run said of it
+            summary = gone(summary)
+            self.state.error = None
         former = self.state.summary
         pictures = {} if former is None else {i.key: i.thumbnail for i in former.items}
         self.state.summary = with_thumbnails(summary, pictures)
@@ -521,6 +532,9 @@ class LearnController:
             )
         self.state.problem = problem
 
+    def _fail(self, error: ErrorInfo) -> None:
+        self.state.error = error
+
     def _found_runs(self, runs: Any) -> None:
         self.state.unfinished = tuple(one for one in runs if str(one.run) != self.state.run)
 
@@ -537,7 +551,7 @@ class LearnController:
                 if error is None:
                     done(future.result())
                 else:
-                    self.link.fail(ErrorInfo(type(error).__name__, str(error)))
+                    self._fail(error_info(error))
 
         if not self._closed:
             future = self._worker.submit(work)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from psygnal import SignalGroupDescriptor
 
-from napari_sa2net.app.session import JobProgress
+from napari_sa2net.app.session import ErrorInfo, JobProgress
 from napari_sa2net.config import FineTuneConfig
 from napari_sa2net.training.compare import Change, Score, Verdict
 from napari_sa2net.training.events import LossPoint, Planned, RoundPoint
@@ -57,6 +57,8 @@ class SetSummary:
         How it will be divided, in words.
     problem
         Why nothing can be learned from it, and what to do; empty if it can.
+    there, gone
+        There is such a folder; it was there, and no longer is.
     """
 
     folder: Path
@@ -66,6 +68,8 @@ class SetSummary:
     n_groups: int = 0
     division: str = ""
     problem: str = ""
+    there: bool = True
+    gone: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +150,8 @@ class LearnState:
         The outcome's child is the chosen model.
     difference
         What is shown of parent and child; `comparing` while that is on the way.
+    error
+        What went wrong here; other pages have nothing to do with it.
     """
 
     events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
@@ -172,6 +178,7 @@ class LearnState:
     in_use: bool = False
     comparing: bool = False
     difference: Difference | None = None
+    error: ErrorInfo | None = None
 
 
 def plan_words(plan: Planned) -> str:

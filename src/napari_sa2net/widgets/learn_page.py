@@ -81,13 +81,14 @@ class LearnPage(PageWidget):
 
     def _build_empty(self) -> None:
         self.empty = QWidget()
-        title = QLabel("Nothing to learn from yet")
-        title.setProperty("role", "title")
+        self.title = QLabel()
+        self.title.setProperty("role", "title")
+        self.teach = muted()
         self.to_correct = QPushButton("To the Correct page")
         self.to_correct.setProperty("role", "primary")
         self.to_correct.setToolTip("Repair cells, say which are right, and keep that")
         empty = column(self.empty)
-        parts: list[QWidget] = [title, muted(TEACH), self.to_correct]
+        parts: list[QWidget] = [self.title, self.teach, self.to_correct]
         for part in parts:
             empty.addWidget(part)
 
@@ -152,6 +153,7 @@ class LearnPage(PageWidget):
             ("in_use", self._show_outcome),
             ("comparing", self._show_difference),
             ("difference", self._show_difference),
+            ("error", self._show_error),
         ):
             connect(getattr(events, field), show)
         for field, show in (
@@ -182,7 +184,7 @@ class LearnPage(PageWidget):
         self.card.backWanted.connect(controller.back_to_parent)
         self.card.differenceToggled.connect(controller.show_difference)
         self.card.dismissed.connect(controller.dismiss_outcome)
-        self.error.dismissed.connect(self._workspace.controller.dismiss_error)
+        self.error.dismissed.connect(self._dismiss)
         self.error.restartWanted.connect(self._workspace.controller.restart_engine)
         self.to_correct.clicked.connect(self._go_to_correct)
 
@@ -230,6 +232,10 @@ class LearnPage(PageWidget):
             names = [widget.tabText(i) for i in range(widget.count())]
             widget.setCurrentIndex(names.index("Correct"))
 
+    def _dismiss(self) -> None:
+        self.controller.dismiss_error()
+        self._workspace.controller.dismiss_error()
+
     def _devices(self) -> list[str]:
         info = self.session.info
         return ["auto", *(info.devices if info is not None else ("cpu",))]
@@ -253,7 +259,10 @@ class LearnPage(PageWidget):
         self.empty.setVisible(idle and nothing)
         self.setup.setVisible(idle and summary is not None)
         self.choices.setVisible(not nothing)
-        self.to_correct.setVisible(self._has_tabs())
+        gone = summary is not None and summary.gone
+        self.title.setText("The training set is gone" if gone else "Nothing to learn from yet")
+        self.teach.setText(state.problem if gone else TEACH)
+        self.to_correct.setVisible(self._has_tabs() and not gone)
         self.set.set_folder(state.folder)
         self.set.set_summary(summary)
         self.problem.setText(state.problem)
@@ -333,7 +342,8 @@ class LearnPage(PageWidget):
         self.card.set_difference(difference is not None, self.state.comparing, words)
 
     def _show_error(self, _: Any = None) -> None:
-        self.error.set_error(self.session.error, can_restart=self.session.engine == "down")
+        down = self.session.engine == "down"
+        self.error.set_error(self.state.error or self.session.error, can_restart=down)
 
     def _has_tabs(self) -> bool:
         widget = self.parentWidget()
