@@ -149,7 +149,8 @@ def test_where_tiles_meet(engine, tiny_model):
     tiles = plan_tiles(500, 470, 320, HALO)
     rows = tuple(sorted({tile.core.y0 for tile in tiles} - {0}))
     columns = tuple(sorted({tile.core.x0 for tile in tiles} - {0}))
-    assert rows and columns
+    assert rows
+    assert columns
     whole = engine.result(request(image, tiny_model, keep_as="met", predict=predict))
     assert whole.seams == (rows, columns)
     derived = engine.result(lambda job: p.Derive(job, "met", InstanceConfig()))

@@ -148,8 +148,10 @@ def keep(request: KeepRequest) -> list[CommitRecord]:
         If the image cannot be read or the set not be written. Nothing is kept then.
     """
     source, image = request.source, request.image
-    plan = plan_image(image.data, image.axes, image.channels)
-    fingerprint = image_fingerprint(image.level0)
+    kept = source.kept
+    plan = plan_image(image.data, image.axes, _channels(source, image))
+    fingerprint = kept.fingerprint if kept is not None else ""
+    fingerprint = fingerprint or image_fingerprint(image.level0)
     training_set = TrainingSet.open(request.folder, create=True)
     commits = []
     for plane in request.planes:
@@ -158,27 +160,40 @@ def keep(request: KeepRequest) -> list[CommitRecord]:
         whole = (0, plan.spatial[0], 0, plan.spatial[1])
         box = None if place == whole else place
         labels, reviewed = plane.labels, plane.reviewed
+        pixels, axes = _pixels(plan, index, place)
+        more: dict[str, Any] = {
+            "source": image.name,
+            "path": source.path,
+            "levels": plan.levels.tolist(),
+            "group": request.group,
+        }
+        if kept is not None and box is None:
+            index, box = kept.index, kept.box
+            more |= {
+                "source": kept.name,
+                "path": kept.path,
+                "levels": kept.levels or more["levels"],
+                "group": request.group or kept.group,
+                "kind": kept.kind,
+                "split": kept.split,
+            }
         former = training_set.latest(fingerprint, index, box)
         if former is not None and former.id not in request.mine:
             labels, reviewed = with_former(labels, reviewed, training_set.load(former.id))
-        pixels, axes = _pixels(plan, index, place)
         commits.append(
             Commit(
                 pixels,
                 labels,
                 reviewed,
-                source=image.name,
-                path=source.path,
                 fingerprint=fingerprint,
                 index=index,
                 box=box,
                 axes=axes,
-                levels=plan.levels.tolist(),
                 pixel_size_um=image.pixel_size_um,
                 parent=source.model,
                 parent_sha256=source.model_sha256,
-                group=request.group,
                 n_edits=request.n_edits,
+                **more,
             )
         )
     return training_set.commit_all(commits)
@@ -217,6 +232,14 @@ def _problem(source: CellSource) -> str:
             "two cannot be kept together. Choose cells that were made on this image."
         )
     return ""
+
+
+def _channels(source: CellSource, image: ImageSource) -> tuple[int, ...] | None:
+    """Of an image that was kept all channels: they were chosen when it was."""
+    axes = image.axes or ""
+    if source.kept is None or "C" not in axes:
+        return image.channels
+    return tuple(range(image.shape[axes.index("C")]))
 
 
 def _pixels(plan: ImagePlan, index: Index, place: Box) -> tuple[NDArray[Any], str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
 
@@ -12,6 +12,27 @@ if TYPE_CHECKING:
 
 Index = tuple[int, ...]
 Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class KeptPlace:
+    """Where an image of a training set came from, so that keeping it anew replaces it.
+
+    Attributes
+    ----------
+    name, path, fingerprint, index, box, levels, group, kind, split
+        As of the commit, see `CommitRecord`.
+    """
+
+    name: str
+    path: str
+    fingerprint: str
+    index: Index
+    box: Box | None
+    levels: tuple[tuple[float, float], ...] | None
+    group: str
+    kind: str
+    split: Literal["", "train", "val"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +62,8 @@ class CellSource:
         What made the cells, as far as the layer says.
     journal
         Id of the journal of their corrections, where there is one.
+    kept
+        Where the image came from, if it was opened from a training set.
     """
 
     key: str
@@ -55,6 +78,7 @@ class CellSource:
     model: str = ""
     model_sha256: str = ""
     journal: str = ""
+    kept: KeptPlace | None = None
 
     @property
     def shape(self) -> tuple[int, int]:

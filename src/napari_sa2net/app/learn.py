@@ -15,6 +15,7 @@ from psygnal import Signal
 
 from napari_sa2net.app.controllers import SegmentController
 from napari_sa2net.app.correct import CorrectController
+from napari_sa2net.app.learn_kept import LearnSet
 from napari_sa2net.app.learn_layers import LearnLayers
 from napari_sa2net.app.learn_set import gone, read_summary, thumbnails, with_thumbnails
 from napari_sa2net.app.learn_state import (
@@ -76,6 +77,7 @@ class LearnController:
     Attributes
     ----------
     state : LearnState
+    set : LearnSet
     overlay
         `Overlay`: a layer is to be shown, replaced or taken away.
     """
@@ -105,6 +107,7 @@ class LearnController:
         self._layers = LearnLayers(
             self.link, self.overlay.emit, self._previewed, self._compared, self._fail
         )
+        self.set = LearnSet(self.link, self.state, self.refresh, self._fail)
         self.session.events.model.connect(self._model_chosen)
         self.session.events.models.connect(self._model_chosen)
         correct.state.events.folder.connect(self._folder_chosen)
@@ -289,6 +292,7 @@ class LearnController:
                 self._trainer.leave()
                 self._trainer = None
         self._layers.close()
+        self.set.close()
         self._worker.shutdown(wait=False, cancel_futures=True)
 
     def dismiss_error(self) -> None:
@@ -485,6 +489,7 @@ class LearnController:
         if folder != self.state.folder:
             self.state.folder = folder
             self.state.summary = self.state.error = None
+            self.set.forget()
             self.refresh()
 
     def _kept(self, words: str) -> None:

@@ -49,7 +49,7 @@ def _of_commits(folder: Path, share: float) -> SetSummary:
 
     records = TrainingSet.open(folder).commits()
     if not records:
-        return SetSummary(folder, problem=NOTHING)
+        return SetSummary(folder, problem=NOTHING, listed=True)
     n_cells = sum(record.n_reviewed for record in records)
     units = Counter(_unit(record) for record in records if record.n_reviewed)
     marked = any(record.split == "val" for record in records)
@@ -77,6 +77,7 @@ def _of_commits(folder: Path, share: float) -> SetSummary:
         len({record.group for record in records if record.group}),
         _division(len(records), len(units), marked, share),
         problem,
+        listed=True,
     )
 
 

@@ -57,6 +57,8 @@ class SetSummary:
         How it will be divided, in words.
     problem
         Why nothing can be learned from it, and what to do; empty if it can.
+    listed
+        It has a list of commits, from which images can be removed, and which can be added to.
     there, gone
         There is such a folder; it was there, and no longer is.
     """
@@ -68,8 +70,24 @@ class SetSummary:
     n_groups: int = 0
     division: str = ""
     problem: str = ""
+    listed: bool = False
     there: bool = True
     gone: bool = False
+
+
+@dataclass(frozen=True)
+class SetSaid:
+    """What was last done with the training set.
+
+    Attributes
+    ----------
+    removed
+        Commits that were removed, which can be undone; empty otherwise.
+    """
+
+    folder: Path
+    text: str
+    removed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +168,8 @@ class LearnState:
         The outcome's child is the chosen model.
     difference
         What is shown of parent and child; `comparing` while that is on the way.
+    set_busy, set_said
+        What is being done with the training set, in words, and what was.
     error
         What went wrong here; other pages have nothing to do with it.
     """
@@ -178,6 +198,8 @@ class LearnState:
     in_use: bool = False
     comparing: bool = False
     difference: Difference | None = None
+    set_busy: str = ""
+    set_said: SetSaid | None = None
     error: ErrorInfo | None = None
 
 

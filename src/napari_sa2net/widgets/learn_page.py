@@ -154,6 +154,8 @@ class LearnPage(PageWidget):
             ("comparing", self._show_difference),
             ("difference", self._show_difference),
             ("error", self._show_error),
+            ("set_busy", self._show_set_news),
+            ("set_said", self._show_set_news),
         ):
             connect(getattr(events, field), show)
         for field, show in (
@@ -166,6 +168,13 @@ class LearnPage(PageWidget):
             connect(getattr(self.session.events, field), show)
         controller = self.controller
         self.set.folderChosen.connect(controller.set_folder)
+        actions, its = self.set.actions, controller.set
+        actions.showWanted.connect(lambda: its.show(self.set.chosen()))
+        self.set.list.itemActivated.connect(lambda _: its.show(self.set.chosen()))
+        actions.removeWanted.connect(lambda: its.remove(self.set.chosen()))
+        actions.undoWanted.connect(its.put_back)
+        actions.importWanted.connect(its.take_in)
+        actions.exportWanted.connect(its.copy_to)
         self.model_row.valueChanged.connect(self._workspace.controller.set_model)
         self.name.editingFinished.connect(lambda: controller.set_child(self.name.text()))
         self.learns.activated.connect(self._set_learns)
@@ -247,7 +256,7 @@ class LearnPage(PageWidget):
             *(self._show_set, self._show_config, self._show_name, self._show_model),
             *(self._show_phase, self._show_curves, self._show_notices, self._show_unfinished),
             *(self._show_outcome, self._show_difference, self._show_devices),
-            self._show_error,
+            *(self._show_error, self._show_set_news),
         ):
             show()
 
@@ -268,6 +277,9 @@ class LearnPage(PageWidget):
         self.problem.setText(state.problem)
         self.problem.setVisible(bool(state.problem) and not nothing)
         self._show_button()
+
+    def _show_set_news(self, _: Any = None) -> None:
+        self.set.actions.set_news(self.state.set_busy, self.state.set_said)
 
     def _show_config(self, _: Any = None) -> None:
         config = self.state.config
