@@ -13,7 +13,7 @@ import pytest
 from qtpy.QtWidgets import QTabWidget, QWidget
 
 from napari_sa2net.app.learn_state import Curves
-from napari_sa2net.config import FineTuneConfig
+from napari_sa2net.config import FineTuneConfig, UnifiedFocalConfig
 from napari_sa2net.data.commit import Commit
 from napari_sa2net.data.corrections import TrainingSet
 from napari_sa2net.data.synthetic import synthetic_nuclei
@@ -267,7 +267,10 @@ def test_the_form_has_every_setting_and_only_valid_ones(qtbot: Any) -> None:
     qtbot.addWidget(form)
     heard: list[FineTuneConfig] = []
     form.valueChanged.connect(heard.append)
-    assert {*form.fields, "minutes"} == set(FineTuneConfig.model_fields)
+    rows = {*form.fields, "minutes"}
+    inner = {f"unified_focal.{name}" for name in UnifiedFocalConfig.model_fields}
+    assert rows - inner == set(FineTuneConfig.model_fields) - {"unified_focal"}
+    assert inner <= rows
     fields: dict[str, Any] = form.fields
     assert fields["steps"].text() == "by the time"
     fields["steps"].setValue(12)
@@ -288,6 +291,31 @@ def test_the_form_has_every_setting_and_only_valid_ones(qtbot: Any) -> None:
     assert len(heard) == n
     form.reset.click()
     assert heard[-1] == FineTuneConfig(minutes=7)
+
+
+def test_a_loss_is_chosen_with_its_own_settings(qtbot: Any) -> None:
+    form = SettingsForm(FineTuneConfig, choices={"device": lambda: ["auto", "cpu"]})
+    qtbot.addWidget(form)
+    heard: list[FineTuneConfig] = []
+    form.valueChanged.connect(heard.append)
+    fields: dict[str, Any] = form.fields
+    gamma, boundary = fields["unified_focal.gamma"], fields["boundary_weight"]
+    assert gamma.isHidden()
+    assert not boundary.isHidden()
+    fields["loss"].textActivated.emit("unified_focal")
+    assert heard[-1].loss == "unified_focal"
+    assert not gamma.isHidden()
+    assert boundary.isHidden()
+    gamma.setValue(0.25)
+    fields["unified_focal.asymmetric"].click()
+    assert heard[-1].unified_focal == UnifiedFocalConfig(gamma=0.25, asymmetric=False)
+    n = len(heard)
+    gamma.setValue(1.0)  # γ lies below 1
+    assert len(heard) == n
+    assert gamma.value() == 0.25
+    form.reset.click()
+    assert heard[-1] == FineTuneConfig()
+    assert gamma.isHidden()
 
 
 def test_curves_are_drawn_a_few_times_a_second_however_fast_they_come(qtbot: Any) -> None:

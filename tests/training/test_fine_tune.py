@@ -119,7 +119,7 @@ def test_a_child_of_shuffled_labels_is_kept_aside_and_the_verdict_says_why(
         tmp_path / "shuffled", lambda i, labels: labels if i == 0 else labels[::-1, ::-1] * 1
     )
     config = SMALL.model_copy(
-        update={"steps": 24, "rounds": 1, "learning_rate": 2e-2, "freeze_norm": False}
+        update={"steps": 24, "rounds": 1, "learning_rate": 4e-2, "freeze_norm": False}
     )
     tuned = fine_tune(shuffled, tiny_model, config, name="worse")
     assert tuned.before.ap50 > tuned.after.ap50

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from napari_sa2net.training.schedule import LAST_RATE, Schedule, steps_within
+from napari_sa2net.training.schedule import (
+    GAMMA_STEP,
+    GAMMA_TRAVEL,
+    LAST_RATE,
+    Schedule,
+    gamma_peak,
+    steps_within,
+)
 
 
 def rounds_seen(schedule, upto):
@@ -26,6 +33,17 @@ def test_rate_rises_then_falls_to_a_hundredth():
     assert rates.max() == pytest.approx(1, abs=0.01)
     assert (np.diff(rates[11:]) < 0).all()
     assert schedule.rate(100) == pytest.approx(LAST_RATE)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 19, 21])
+def test_no_rate_of_a_short_run_is_above_the_peak(steps):
+    schedule = Schedule(steps, 1, warmup=0.05)
+    assert all(0 < schedule.rate(step) <= 1 for step in range(steps))
+
+
+def test_few_steps_do_not_move_an_exponent_far():
+    assert gamma_peak(1) == gamma_peak(12, mean_share=0.5) == GAMMA_STEP
+    assert gamma_peak(4000) == GAMMA_TRAVEL / 4000
 
 
 def test_a_new_plan_goes_on_from_the_same_progress():
@@ -56,3 +74,4 @@ def test_steps_fit_the_time_and_scoring_takes_a_third_at_most():
     assert rounds == 2
     assert steps == 40
     assert steps_within(0.1, 5, 5, 8) == (1, 1)
+    assert steps_within(0.1, 5, 5, 8, fewest=12) == (12, 1)

@@ -139,7 +139,13 @@ class TrainConfig(LossConfig):
 
 
 #: Settings of fine-tuning where attention alone learns.
-QUICK: dict[str, Any] = {"minutes": 0.25, "rounds": 2, "replay": 0, "max_scored": 4}
+QUICK: dict[str, Any] = {
+    "minutes": 0.25,
+    "rounds": 2,
+    "replay": 0,
+    "crop": 128,
+    "max_scored": 4,
+}
 
 
 class FineTuneConfig(LossConfig):

@@ -30,6 +30,9 @@ from napari_sa2net.training.tuning_module import TuningModule
 OFF_PLAN = 0.1
 #: A run that is not stopped by then (as a share of its time) ends where it is.
 LATE = 1.15
+#: Steps that are taken even where the time is over before the first: exponents are learned by
+#: few steps, but not by one.
+FEWEST = {"everything": 1, "attention": 12}
 #: After so many rollbacks learning ends with the best so far.
 MAX_ROLLBACKS = 3
 
@@ -235,7 +238,11 @@ class Rounds(Callback):
             )
             self.record.losses.append(point)
             self.tell(point)
-        late = self.limit is not None and self._seconds() > LATE * self.limit
+        late = (
+            self.limit is not None
+            and self._seconds() > LATE * self.limit
+            and module.done >= FEWEST[module.tuning.learn]
+        )
         if late:
             schedule.replan(module.done, module.done)
         before = schedule.round_of(module.done - 1)
@@ -296,6 +303,7 @@ class Rounds(Callback):
         left = schedule.rounds - schedule.round_of(module.done)
         time_left = self.limit - now - left * (now - start)
         wanted = module.done + max(1, int(time_left / max(per_step, 1e-6)))
+        wanted = max(wanted, FEWEST[module.tuning.learn])
         rest = schedule.total - module.done
         if abs(wanted - schedule.total) > OFF_PLAN * rest:
             schedule.replan(module.done, wanted)

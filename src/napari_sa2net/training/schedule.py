@@ -11,6 +11,20 @@ LAST_RATE = 0.01
 #: the rate, so γ could go from 1 to 0 four times over, in however few steps: what holds it is
 #: the data, not the length of the training. In 4000 steps it is the rate of all weights.
 GAMMA_TRAVEL = 4.0
+#: The largest rate of γ: in a short run, too, several steps have to agree on a direction.
+GAMMA_STEP = 0.2
+
+
+def gamma_peak(steps: int, mean_share: float = 1.0) -> float:
+    """Peak learning rate of γ in a run of so many steps (reconstruction).
+
+    Parameters
+    ----------
+    steps : int
+    mean_share : float
+        Mean rate of the run as a share of its peak.
+    """
+    return min(GAMMA_STEP, GAMMA_TRAVEL / (mean_share * steps))
 
 
 class Schedule:
@@ -67,7 +81,8 @@ class Schedule:
         """Learning rate of the step that follows `step`, as a share of its peak."""
         done = self.progress(step)
         if done < self.warmup:
-            return max((done + 1 / self.total) / self.warmup, 0.0) if self.warmup else 1.0
+            # In a run of few steps the first one may lie beyond the warm-up's end.
+            return min(1.0, (done + 1 / self.total) / self.warmup)
         rest = (done - self.warmup) / max(1e-9, 1 - self.warmup)
         return LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * min(1.0, rest)))
 
@@ -80,7 +95,7 @@ class Schedule:
 
 
 def steps_within(
-    seconds: float, per_step: float, per_round: float, rounds: int
+    seconds: float, per_step: float, per_round: float, rounds: int, fewest: int = 1
 ) -> tuple[int, int]:
     """Steps and rounds that fit into a time; scoring takes at most a third of it.
 
@@ -92,7 +107,9 @@ def steps_within(
         Seconds of one step, and of scoring once.
     rounds : int
         Wanted.
+    fewest : int
+        Steps below which learning would be by chance; taken even if the time is over.
     """
     rounds = max(1, min(rounds, int(seconds / 3 / max(per_round, 1e-6))))
     steps = int((seconds - rounds * per_round) / max(per_step, 1e-6))
-    return max(steps, rounds), rounds
+    return max(steps, rounds, fewest), rounds

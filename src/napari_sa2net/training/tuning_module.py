@@ -15,7 +15,7 @@ from napari_sa2net.nn import Network
 from napari_sa2net.training.losses import deep_supervision_loss
 from napari_sa2net.training.module import SegmentationModule
 from napari_sa2net.training.replay import answers_kept
-from napari_sa2net.training.schedule import GAMMA_TRAVEL, Schedule
+from napari_sa2net.training.schedule import Schedule, gamma_peak
 
 #: Parameters with these beginnings are the decoder's.
 DECODER = ("up", "outc")
@@ -104,7 +104,7 @@ class TuningModule(SegmentationModule):
         if self.tuning.learn == "attention":
             # The mean of the rates of a run is about half their peak.
             own = [p for name, p in self.net.named_parameters() if _is_exponent(name)]
-            peak = GAMMA_TRAVEL / (0.5 * self.schedule.total)
+            peak = gamma_peak(self.schedule.total, mean_share=0.5)
             groups.append({"params": own, "peak": peak, "weight_decay": 0.0})
             self._adam = (torch.optim.AdamW(groups, lr=peak),)
             return self._adam[0]

@@ -26,15 +26,15 @@ from napari_sa2net.training.events import Event, LossPoint, Notice, Planned
 from napari_sa2net.training.held_out import make_view, spread
 from napari_sa2net.training.material import HELD_OUT, KINDS, Material
 from napari_sa2net.training.replay import MixedCrops, agreement, as_fluorescence, trust
-from napari_sa2net.training.rounds import Record, Rounds, Scorer, Tallies, reference_of
+from napari_sa2net.training.rounds import FEWEST, Record, Rounds, Scorer, Tallies, reference_of
 from napari_sa2net.training.run_state import write_state
 from napari_sa2net.training.runs import STATE, Asked
 from napari_sa2net.training.schedule import Schedule, steps_within
 from napari_sa2net.training.train import PRECISIONS, quiet_lightning
 from napari_sa2net.training.tuning_module import TuningModule, as_training
 
-#: Steps that are timed, after one that is not: the first is slower.
-PROBE_STEPS = 3
+#: Steps that are timed, after one that is not: the first is slower. One where seconds count.
+PROBE_STEPS = {"everything": 3, "attention": 1}
 #: Batches that a loader offers at most; a run ends long before.
 MANY = 10_000_000
 SMALLEST_CROP = 64
@@ -99,7 +99,9 @@ class TuningRun:
         if config.steps is None and not self.asked.schedule:
             per_step = self._probe()
             left = config.minutes * 60 - (time.monotonic() - self._start)
-            steps, rounds = steps_within(left, per_step, per_round, config.rounds)
+            steps, rounds = steps_within(
+                left, per_step, per_round, config.rounds, FEWEST[config.learn]
+            )
         self.schedule = Schedule(steps, rounds, config.warmup, self.asked.schedule)
         self.module = self._module(self._trusted(teacher))
         self._limited = config.steps is None and not self.asked.schedule
@@ -337,12 +339,9 @@ class TuningRun:
     def _probe(self) -> float:
         """Seconds of a step on this machine, now."""
         settings = as_training(self.config, self.material.diameter)
+        steps = PROBE_STEPS[self.config.learn] + 1
         crops = MixedCrops(
-            self.material.split.training,
-            self._replay(),
-            settings,
-            self.config.replay,
-            PROBE_STEPS + 1,
+            self.material.split.training, self._replay(), settings, self.config.replay, steps
         )
         module = TuningModule(
             self._network(),
@@ -355,7 +354,7 @@ class TuningRun:
         batches = iter(DataLoader(crops, batch_size=self.config.batch_size))
         low = self.dtype != torch.float32
         seconds = []
-        for _ in range(PROBE_STEPS + 1):
+        for _ in range(steps):
             start = time.monotonic()
             batch = {k: v.to(self.device) for k, v in next(batches).items()}
             self._ask()

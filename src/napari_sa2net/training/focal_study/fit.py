@@ -23,7 +23,7 @@ from napari_sa2net.nn import FocalExponent, Network
 from napari_sa2net.training.dataset import CropDataset, Example
 from napari_sa2net.training.focal_study.networks import as_trained
 from napari_sa2net.training.losses import deep_supervision_loss, make_loss
-from napari_sa2net.training.schedule import GAMMA_TRAVEL, Schedule
+from napari_sa2net.training.schedule import Schedule, gamma_peak
 
 SCHEMA_VERSION = 1
 STATE = "state.pt"
@@ -150,7 +150,7 @@ class _Run:
         ]
         if self.gamma:
             groups.append(
-                {"params": self.gamma, "weight_decay": 0.0, "peak": GAMMA_TRAVEL / total}
+                {"params": self.gamma, "weight_decay": 0.0, "peak": gamma_peak(total)}
             )
         self.optimizer = torch.optim.AdamW(groups)
         self.done = 0

@@ -67,11 +67,13 @@ class SettingsForm(QWidget):
         self.fold = fold_button("Advanced", "All settings of learning; they are right for most")
         self.body = QWidget()
         self.form = Form()
-        for name, info in kind.model_fields.items():
+        #: rows that are shown only while another field has a certain value
+        self._only_with: dict[str, dict[str, Any]] = {}
+        # What a model has in common with others comes after what is its own.
+        own = kind.__annotations__
+        for name in sorted(kind.model_fields, key=lambda name: name not in own):
             if name not in without:
-                field = self._field(name, info)
-                self.fields[name] = field
-                self.form.add(info.title or name, field, info.description or info.title or name)
+                self._add(name, kind.model_fields[name])
         self.reset = link_button("Back to what is recommended", "All of these as they were")
         body = QVBoxLayout(self.body)
         body.setContentsMargins(0, 0, 0, 0)
@@ -94,8 +96,11 @@ class SettingsForm(QWidget):
         for name, show in self._show.items():
             field = self.fields[name]
             field.blockSignals(True)
-            show(getattr(value, name))
+            show(_at(value, name))
             field.blockSignals(False)
+        for name, wanted in self._only_with.items():
+            there = all(getattr(value, other) == this for other, this in wanted.items())
+            self.form.set_row_visible(self.fields[name], there)
         self.reset.setVisible(value != self._recommended())
 
     def refresh_choices(self) -> None:
@@ -116,8 +121,14 @@ class SettingsForm(QWidget):
         return self._kind(**{name: getattr(self._value, name) for name in self._without})
 
     def _set(self, name: str, value: Any) -> None:
+        changed = self._value.model_dump()
+        *outer, last = name.split(".")
+        inside = changed
+        for part in outer:
+            inside = inside[part]
+        inside[last] = value
         try:
-            new = self._kind(**{**self._value.model_dump(), name: value})
+            new = self._kind(**changed)
         except ValidationError:  # an end of the range that is itself not allowed
             self.set_value(self._value)
             return
@@ -129,6 +140,22 @@ class SettingsForm(QWidget):
             self.valueChanged.emit(value)
 
     # --- one field -----------------------------------------------------------------------
+
+    def _add(self, name: str, info: FieldInfo, only_with: dict[str, Any] | None = None) -> None:
+        """A row; settings within settings become rows of their own, named "outer.inner"."""
+        extra = info.json_schema_extra
+        if isinstance(extra, dict) and "only_with" in extra:
+            only_with = dict(extra["only_with"])  # type: ignore[arg-type]
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, Settings):
+            for inner, inner_info in kind.model_fields.items():
+                self._add(f"{name}.{inner}", inner_info, only_with)
+            return
+        field = self._field(name, info)
+        self.fields[name] = field
+        if only_with is not None:
+            self._only_with[name] = only_with
+        self.form.add(info.title or name, field, info.description or info.title or name)
 
     def _field(self, name: str, info: FieldInfo) -> QWidget:
         kind = info.annotation
@@ -199,6 +226,14 @@ class SettingsForm(QWidget):
             )
         self._show[name] = show
         return whole
+
+
+def _at(value: Settings, name: str) -> Any:
+    """Value of a field, also of one within another: "outer.inner"."""
+    found: Any = value
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
 
 
 def _bounds(info: FieldInfo) -> tuple[float, float, float | None]:

@@ -1,11 +1,13 @@
-"""Which loss should learning from corrections use? Not part of ``make bench``: it takes long.
+"""Which loss, and how much of the old answers, should learning from corrections use?
 
 As in the loop's benchmark a model that has seen fluorescence only learns from five corrected
-images of stained tissue, here with each loss, and over several draws of images and seeds.
-The same draws serve all losses, so differences are paired. Children are scored on training
-images that nobody corrected (to choose by) and on test images (to report).
+images of stained tissue, here in several ways, and over several draws of images and seeds.
+The same draws serve all ways, so differences are paired. Children are scored on images of the
+training split that nobody corrected (to choose by; of the fluorescent ones only such as the
+parent did not learn from) and, with --test, on test images (to report). It is not part of
+``make bench``, as it takes long.
 
-    python -m benchmarks.study_losses [--draws 3] [--steps 240] [--csv FILE]
+    python -m benchmarks.study_learning [--draws 3] [--only NAME …] [--test] [--csv FILE]
 """
 
 from __future__ import annotations
@@ -17,36 +19,31 @@ import time
 from pathlib import Path
 
 import numpy as np
-from benchmarks.bench_loop import AT, STEPS, Images, parent_model
+from benchmarks.bench_loop import AT, PARENT, STEPS, Images, parent_model
 from benchmarks.loop_person import correct
 from benchmarks.tables import show
 
 import napari_sa2net as sa2net
 from napari_sa2net.config import FineTuneConfig, UnifiedFocalConfig
 from napari_sa2net.data.corrections import TrainingSet
+from napari_sa2net.data.training_set import TrainingItem, split_items
 from napari_sa2net.metrics import pool, score_image
 from napari_sa2net.models import Model
 from napari_sa2net.training.fine_tune import fine_tune
 from napari_sa2net.training.focal_study.statistics import t_interval
 
-#: Stained and fluorescent training images that no draw corrects and no parent learned from.
+#: Images of each kind to choose by.
 TO_CHOOSE_BY = 20
-
-
-def losses() -> dict[str, dict[str, object]]:
-    """Settings of each loss by name; the first is what the others are compared with."""
-    unified: dict[str, dict[str, float]] = {
-        "unified focal, γ 0.5": {},
-        "unified focal, γ 0.2": {"gamma": 0.2},
-        "unified focal, γ 0.5, γ_d 1": {"distance_gamma": 1.0},
-    }
-    return {
-        "Dice + cross-entropy": {},
-        **{
-            name: {"loss": "unified_focal", "unified_focal": UnifiedFocalConfig(**said)}
-            for name, said in unified.items()
-        },
-    }
+UNIFIED = {"loss": "unified_focal"}
+#: Ways to learn by name; the first is what the others are compared with.
+WAYS: dict[str, dict[str, object]] = {
+    "default": {},
+    "unified": UNIFIED,
+    "answers 3": {"distillation": 3.0},
+    "unified, answers 3": {**UNIFIED, "distillation": 3.0},
+    "unified γ 0.2": {**UNIFIED, "unified_focal": UnifiedFocalConfig(gamma=0.2)},
+    "unified γ_d 1": {**UNIFIED, "unified_focal": UnifiedFocalConfig(distance_gamma=1.0)},
+}
 
 
 def stained_names(images: Images, draw: int) -> tuple[list[str], list[str]]:
@@ -59,6 +56,16 @@ def stained_names(images: Images, draw: int) -> tuple[list[str], list[str]]:
     return [pool_[i] for i in drawn], kept
 
 
+def unseen_fluorescent(images: Images) -> list[str]:
+    """Training images that validated the parent: its training divides the same way."""
+    items = [
+        TrainingItem(Path(name).stem, Path(name), Path(name))
+        for name in images.names("train", "fluo")
+    ]
+    _, validation = split_items(items, PARENT.validation_fraction, PARENT.seed)
+    return sorted(str(item.image) for item in validation)[:TO_CHOOSE_BY]
+
+
 def ap50(images: Images, model: Model, split: str, names: list[str]) -> float:
     """AP at an overlap of half, over all images together."""
     found = []
@@ -69,15 +76,19 @@ def ap50(images: Images, model: Model, split: str, names: list[str]) -> float:
     return float(pool(found)["ap50"])
 
 
-def run(draws: int, steps: int) -> list[dict[str, object]]:
-    """One row for each loss and draw: changes against the parent."""
+def run(draws: int, names: list[str], test: bool) -> list[dict[str, object]]:
+    """One row for each way and draw: changes against the parent."""
     images = Images()
     parent = parent_model(images)
     asked = {
         "stained, to choose by": ("train", stained_names(images, 0)[1]),
-        "stained, test": ("test", images.names("test", "rgb")),
-        "fluorescence, test": ("test", images.names("test", "fluo")),
+        "fluorescence, to choose by": ("train", unseen_fluorescent(images)),
     }
+    if test:
+        asked |= {
+            "stained, test": ("test", images.names("test", "rgb")),
+            "fluorescence, test": ("test", images.names("test", "fluo")),
+        }
     before = {what: ap50(images, parent, *where) for what, where in asked.items()}
     print({what: round(value, 3) for what, value in before.items()}, flush=True)
     rows = []
@@ -87,8 +98,8 @@ def run(draws: int, steps: int) -> list[dict[str, object]]:
             picture = images.picture("train", name)
             predicted = sa2net.segment(picture.image, model=parent, table=False).labels
             commits.append(correct(picture, predicted, seed=i))
-        for loss, said in losses().items():
-            config = FineTuneConfig(steps=steps, seed=draw, **said)
+        for way in names:
+            config = FineTuneConfig(steps=STEPS, seed=draw, **WAYS[way])
             start = time.perf_counter()
             with tempfile.TemporaryDirectory() as folder:
                 training_set = TrainingSet.open(Path(folder) / "set", create=True)
@@ -101,25 +112,24 @@ def run(draws: int, steps: int) -> list[dict[str, object]]:
                     what: ap50(images, tuned.model, *where) - before[what]
                     for what, where in asked.items()
                 }
-            rows.append({"loss": loss, "draw": draw, **changes, "seconds": round(seconds)})
+            rows.append({"way": way, "draw": draw, **changes, "seconds": round(seconds)})
             print(rows[-1], flush=True)
     return rows
 
 
 def summary(rows: list[dict[str, object]]) -> list[dict[str, object]]:
-    """Means over the draws, and paired differences to the first loss with 95 % t-intervals."""
+    """Means over the draws, and paired differences to the first way with 95 % t-intervals."""
     out = []
-    names = list(losses())
-    columns = [c for c in rows[0] if c not in ("loss", "draw", "seconds")]
+    names = list(dict.fromkeys(str(row["way"]) for row in rows))
     for name in names:
-        line: dict[str, object] = {"loss": name}
-        for column in columns:
+        line: dict[str, object] = {"way": name}
+        for column in (c for c in rows[0] if c not in ("way", "draw", "seconds")):
             own, first = (
-                np.array([float(r[column]) for r in rows if r["loss"] == n])  # type: ignore[arg-type]
+                np.array([float(r[column]) for r in rows if r["way"] == n])  # type: ignore[arg-type]
                 for n in (name, names[0])
             )
             line[column] = f"{own.mean():+.3f}"
-            if name != names[0]:
+            if name != names[0] and len(own) > 1:
                 _, low, high = t_interval(own - first)
                 line[column] = f"{line[column]} (Δ {low:+.3f} … {high:+.3f})"
         out.append(line)
@@ -129,10 +139,11 @@ def summary(rows: list[dict[str, object]]) -> list[dict[str, object]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--only", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--test", action="store_true")
     parser.add_argument("--csv", type=Path)
     given = parser.parse_args()
-    found = run(given.draws, given.steps)
+    found = run(given.draws, given.only, given.test)
     if given.csv:
         with given.csv.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(found[0]))
