@@ -139,10 +139,37 @@ def test_cells_keep_to_their_own_image(open_dock: Any, home: Path, qtbot: Any) -
     page.set.actions.open.click()
     wait(qtbot, lambda: len(dock._viewer.layers) == 4)
     cells = dock.workspace.cells
+    names = [layer.name for layer in dock._viewer.layers]
+    assert names == ["slide 1", "slide 1 cells", "slide 0", "slide 0 cells"]
     for name in ("slide 0", "slide 1"):
         cells.choose(_key(dock._viewer.layers[f"{name} cells"]))
         assert cells.source().image.name == name
         assert cells.source().kept.name == name
+
+
+def test_all_channels_of_a_kept_image_are_kept_anew(
+    open_dock: Any, home: Path, qtbot: Any
+) -> None:
+    training_set = TrainingSet.open(home / "corrections", create=True)
+    grey, labels = synthetic_nuclei((96, 104), n=8, diameter=22, seed=5)
+    image = np.stack([grey, 255 - grey])
+    place = {"fingerprint": "two", "index": (3,), "group": "dish 1", "split": "val"}
+    record = training_set.commit(Commit(image, labels, source="two", axes="CYX", **place))
+    dock = open_dock()
+    page = learn_page(dock, qtbot, 1)
+    choose(page, 0)
+    page.set.actions.open.click()
+    wait(qtbot, lambda: len(dock._viewer.layers) == 2)
+    layer = dock._viewer.layers["two"]
+    assert layer.ndim == 3
+    assert layer.axis_labels == ("c", "y", "x")
+    dock.workspace.cells.choose(_key(dock._viewer.layers["two cells"]))
+    correct = dock.workspace.correct
+    assert correct.accept(int(labels.max()))
+    (kept,) = correct.keeping.keep().result(30)
+    assert kept.place == record.place
+    assert (kept.axes, kept.group, kept.split) == ("CYX", "dish 1", "val")
+    np.testing.assert_array_equal(training_set.load(kept.id).image, image)
 
 
 def test_removed_and_undone(open_dock: Any, home: Path, qtbot: Any) -> None:

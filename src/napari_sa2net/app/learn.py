@@ -511,6 +511,7 @@ class LearnController:
             # in the place of the list, and of what a run said of it
             summary = gone(summary)
             self.state.error = None
+            self.set.forget()
         former = self.state.summary
         pictures = {} if former is None else {i.key: i.thumbnail for i in former.items}
         self.state.summary = with_thumbnails(summary, pictures)

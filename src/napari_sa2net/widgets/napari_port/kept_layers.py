@@ -45,7 +45,7 @@ class KeptLayers:
         image = _image_layer(kept, name)
         if kept.place is not None:
             self._cells.came_from(image, kept.place)
-        self._add(image)
+        self._add(image, len(self._viewer.layers))
         # each takes napari a while: not in one go
         QTimer.singleShot(0, lambda: self._show_labels(kept, image, name))
 
@@ -59,14 +59,15 @@ class KeptLayers:
             **_plane(kept),
         )
         self._cells.belongs_to(labels, image)
-        self._add(labels)
+        # right over its image, also where others were opened meanwhile
+        self._add(labels, self._viewer.layers.index(image) + 1)
 
-    def _add(self, layer: Layer) -> None:
+    def _add(self, layer: Layer, at: int) -> None:
         port = self._port
         pinned, port.pinned = port.pinned, port.current is not None
         try:
             with self._cells.held(), keep_selection(self._viewer):
-                self._viewer.add_layer(layer)
+                self._viewer.layers.insert(at, layer)
         finally:
             port.pinned = pinned
 
