@@ -13,7 +13,8 @@ import pytest
 
 from napari_sa2net.app.controllers import SegmentController
 from napari_sa2net.app.correct import CorrectController
-from napari_sa2net.app.learn import NOTHING_KEPT, LearnController
+from napari_sa2net.app.learn import LearnController
+from napari_sa2net.app.learn_run import NOTHING_KEPT
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.session import ImageSource, Session
 from napari_sa2net.app.why import DIFFERENCE, PREVIEW

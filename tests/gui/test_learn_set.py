@@ -75,7 +75,7 @@ def test_shown_corrected_again_and_kept_in_its_place(
     viewer = dock._viewer
     mine = viewer.add_image(np.zeros((96, 104), np.uint8), name="mine")
     page = learn_page(dock, qtbot, 3)
-    actions = page.set.actions
+    actions = page.set.buttons
     assert not actions.open.isEnabled()
     assert not actions.remove.isEnabled()
     choose(page, 0)
@@ -136,7 +136,7 @@ def test_cells_keep_to_their_own_image(open_dock: Any, home: Path, qtbot: Any) -
     dock = open_dock()
     page = learn_page(dock, qtbot, 3)
     choose(page, 1, 2)
-    page.set.actions.open.click()
+    page.set.buttons.open.click()
     wait(qtbot, lambda: len(dock._viewer.layers) == 4)
     cells = dock.workspace.cells
     names = [layer.name for layer in dock._viewer.layers]
@@ -158,7 +158,7 @@ def test_all_channels_of_a_kept_image_are_kept_anew(
     dock = open_dock()
     page = learn_page(dock, qtbot, 1)
     choose(page, 0)
-    page.set.actions.open.click()
+    page.set.buttons.open.click()
     wait(qtbot, lambda: len(dock._viewer.layers) == 2)
     layer = dock._viewer.layers["two"]
     assert layer.ndim == 3
@@ -176,7 +176,7 @@ def test_removed_and_undone(open_dock: Any, home: Path, qtbot: Any) -> None:
     training_set = keep(home / "corrections")
     ids = [record.id for record in training_set.commits()]
     page = learn_page(open_dock(), qtbot, 3)
-    actions = page.set.actions
+    actions = page.set.buttons
     assert actions.undo.isHidden()
     choose(page, 0, 2)
     actions.remove.click()
@@ -203,7 +203,7 @@ def test_given_away_and_taken_in(
 ) -> None:
     page = open_page(open_dock(), "Learn", qtbot)
     wait(qtbot, lambda: page.state.summary is not None)
-    actions = page.set.actions
+    actions = page.set.buttons
     assert actions.open.isHidden()
     assert actions.copy.isHidden()
     # an empty set begins with images of elsewhere

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ class LearnSet:
         """Open images and their cells as layers."""
         folder = self._state.folder
         for key in keys:
-            self._do("Opening…", lambda key=key: read_kept(folder, key), self.opened.emit)
+            self._do("Opening…", partial(read_kept, folder, key), self.opened.emit)
 
     def remove(self, keys: Sequence[str]) -> None:
         """Take images out of the set; `put_back` undoes that."""

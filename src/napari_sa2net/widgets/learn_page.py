@@ -168,13 +168,13 @@ class LearnPage(PageWidget):
             connect(getattr(self.session.events, field), show)
         controller = self.controller
         self.set.folderChosen.connect(controller.set_folder)
-        actions, its = self.set.actions, controller.set
-        actions.showWanted.connect(lambda: its.show(self.set.chosen()))
+        buttons, its = self.set.buttons, controller.set
+        buttons.showWanted.connect(lambda: its.show(self.set.chosen()))
         self.set.list.itemActivated.connect(lambda _: its.show(self.set.chosen()))
-        actions.removeWanted.connect(lambda: its.remove(self.set.chosen()))
-        actions.undoWanted.connect(its.put_back)
-        actions.importWanted.connect(its.take_in)
-        actions.exportWanted.connect(its.copy_to)
+        buttons.removeWanted.connect(lambda: its.remove(self.set.chosen()))
+        buttons.undoWanted.connect(its.put_back)
+        buttons.importWanted.connect(its.take_in)
+        buttons.exportWanted.connect(its.copy_to)
         self.model_row.valueChanged.connect(self._workspace.controller.set_model)
         self.name.editingFinished.connect(lambda: controller.set_child(self.name.text()))
         self.learns.activated.connect(self._set_learns)
@@ -279,7 +279,7 @@ class LearnPage(PageWidget):
         self._show_button()
 
     def _show_set_news(self, _: Any = None) -> None:
-        self.set.actions.set_news(self.state.set_busy, self.state.set_said)
+        self.set.buttons.set_news(self.state.set_busy, self.state.set_said)
 
     def _show_config(self, _: Any = None) -> None:
         config = self.state.config

@@ -65,11 +65,11 @@ class SetSection(QWidget):
         self.total = QLabel()
         self.total.setProperty("role", "summary")
         self.division = muted()
-        self.actions = SetActions()
+        self.buttons = SetActions()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(6)
-        parts: list[QWidget] = [form, self.list, self.actions, self.total, self.division]
+        parts: list[QWidget] = [form, self.list, self.buttons, self.total, self.division]
         for part in parts:
             layout.addWidget(part)
         self.change.clicked.connect(self._choose)
@@ -80,7 +80,7 @@ class SetSection(QWidget):
         self._folder = folder
         self.folder.setText(folder.name)
         self.folder.setToolTip(str(folder))
-        self.actions.set_folder(folder)
+        self.buttons.set_folder(folder)
 
     def chosen(self) -> list[str]:
         """Keys of the rows that are selected, from top to bottom."""
@@ -92,9 +92,9 @@ class SetSection(QWidget):
         there = summary is not None and summary.n_images > 0
         for part in (self.list, self.total, self.division):
             part.setVisible(there)
-        self.actions.setVisible(summary is not None)
+        self.buttons.setVisible(summary is not None)
         if summary is not None:
-            self.actions.set_summary(summary)
+            self.buttons.set_summary(summary)
         if summary is None or not there:
             return
         self.total.setText(total_words(summary))
@@ -119,7 +119,7 @@ class SetSection(QWidget):
         self.list.setFixedHeight(rows * (ICON + 6) + 2 * self.list.frameWidth() + 2)
 
     def _show_chosen(self) -> None:
-        self.actions.set_chosen(len(self.list.selectedItems()))
+        self.buttons.set_chosen(len(self.list.selectedItems()))
 
     def _choose(self) -> None:
         start = self._folder if self._folder.is_dir() else self._folder.parent
