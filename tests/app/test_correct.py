@@ -333,7 +333,8 @@ def test_levels_of_the_foreground_and_the_edge(desks: Any) -> None:
             desk.client.requests.clear()
             assert request.instances.foreground == threshold
         found = (truth >= threshold).astype(np.int32)
-        result = p.SegmentResult("run 1", found, (0, 0), p.Summary(1, 1.0, 0))
+        summary, seams = p.Summary(1, 1.0, 0), ((60,), ())
+        result = p.SegmentResult("run 1", found, (0, 0), summary, seams=seams)
         desk.client.on_event(p.Done(request.job, result))
     assert asked == [0.1, 0.3, 0.5, 0.7, 0.9]
     session = desk.controller.session
@@ -343,6 +344,13 @@ def test_levels_of_the_foreground_and_the_edge(desks: Any) -> None:
     assert np.abs(known[()] - truth).max() <= 0.1 + 1e-6
     np.testing.assert_array_equal(known[()] >= 0.5, truth >= 0.5)
     assert "blurred" in desk.state.review.by
+    assert "seam" in desk.state.review.by
+    queue = session.queue(()).score_all()
+    seam = "on the seam of two tiles"
+    assert [seam in queue.doubt(label).reasons for label in (1, 2, 3, 4)] == [
+        *(False, False),
+        *(True, True),
+    ]
     assert desk.controller.fit(point=(20, 20))
     np.testing.assert_array_equal(labels == 1, (truth >= 0.5) & (labels == 1))
     assert (labels == 1).sum() > 400

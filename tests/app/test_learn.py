@@ -13,7 +13,8 @@ import pytest
 
 from napari_sa2net.app.controllers import SegmentController
 from napari_sa2net.app.correct import CorrectController
-from napari_sa2net.app.learn import NOTHING_KEPT, LearnController
+from napari_sa2net.app.learn import LearnController
+from napari_sa2net.app.learn_run import NOTHING_KEPT
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.session import ImageSource, Session
 from napari_sa2net.app.why import DIFFERENCE, PREVIEW
@@ -101,7 +102,7 @@ def test_what_is_missing_is_said_before_anything_is_pressed(desk, home):
     assert state.summary.n_images == 0
     assert "Correct page" in state.problem
     assert not desk.learn.learn()
-    assert "Correct page" in desk.session.error.message
+    assert "Correct page" in desk.state.error.message
 
     folder = state.folder
     image, labels = synthetic_nuclei((64, 64), n=3, diameter=20, seed=1)
@@ -227,7 +228,7 @@ def test_killed_paused_and_gone_on_with(desk, home):
     desk.until(lambda: len(state.curves.rounds) >= 2)
     os.kill(desk.learn._trainer.client.pid, signal.SIGKILL)
     desk.until(lambda: state.phase == "idle" and state.unfinished)
-    assert "engine" in desk.session.error.message
+    assert "engine" in desk.state.error.message
     run = state.unfinished[0]
     assert run.asked.name == "tiny-tuned"
     assert run.asked.base_name == "tiny"
@@ -316,12 +317,32 @@ def test_a_child_made_worse_is_kept_aside_and_it_is_said_why(desk):
     assert desk.session.model == "tiny"
 
 
+def test_a_folder_that_vanished_is_said_to_be_gone(desk, home):
+    folder = home / "mine"
+    keep(folder)
+    desk.correct.keeping.set_folder(folder)
+    state = desk.state
+    desk.until(lambda: state.summary is not None and state.summary.n_images == 2)
+    folder.rename(home / "elsewhere")
+    # the page has not looked yet: the engine finds out
+    desk.learn.set_config(FEW)
+    assert desk.learn.learn()
+    words = f"The folder {folder} is gone. Bring it back or choose another."
+    desk.until(lambda: state.phase == "idle" and state.problem == words and not state.error)
+    assert state.summary.gone
+    assert desk.session.error is None
+    (home / "elsewhere").rename(folder)
+    desk.learn.refresh()
+    desk.until(lambda: state.problem == "")
+    assert not state.summary.gone
+
+
 def test_wrong_names_and_models_are_refused_with_words(desk, tiny_model):
     keep(desk.state.folder)
     desk.summarised()
     desk.learn.set_child("tiny")
     assert not desk.learn.learn()
-    assert "already" in desk.session.error.message
+    assert "already" in desk.state.error.message
     desk.learn.set_child("a/b")
     assert not desk.learn.learn()
-    assert "cannot name a model" in desk.session.error.message
+    assert "cannot name a model" in desk.state.error.message

@@ -119,6 +119,22 @@ def test_import_compare_and_clear_errors(page, tiny_model, tmp_path):
     assert not page.session.running
 
 
+def test_of_several_files_each_has_its_line(page, tiny_model, tmp_path):
+    files = [tmp_path / "x.pt", tiny_model, tmp_path / "y.pt"]
+    for nonsense in (files[0], files[2]):
+        nonsense.write_bytes(b"nonsense" * 50)
+    page.models.import_files(files)
+    page.rest()
+    lines = page.state.error.message.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["x.pt", "y.pt"]
+    assert all("is not a checkpoint" in line for line in lines)
+    assert page.state.said.text.startswith("Imported as tiny")
+    # those of before are not told again
+    page.models.import_files([files[0]])
+    page.rest()
+    assert "y.pt" not in page.state.error.message
+
+
 def test_both_published_formats_are_taken_in(page, shared_dir):
     golden = shared_dir / "golden"
     page.models.import_files(
@@ -144,6 +160,12 @@ def test_rename_keeps_what_is_in_use(page):
     page.rest()
     assert page.state.error.kind == "ModelExistsError"
     assert page.offered() == ["nuclei", "mine"]
+    # there is no button to overwrite a model with another one
+    page.models.import_files([page.state.entry("mine").path])
+    page.rest()
+    page.models.rename("mine-2", "mine")
+    page.rest()
+    assert page.state.error.message == "A model is called 'mine' already. Choose another name."
 
 
 def test_removed_and_put_back(page, module_home):

@@ -17,6 +17,8 @@ from napari_sa2net.data import synthetic_nuclei
 from napari_sa2net.engine import images
 from napari_sa2net.engine import protocol as p
 from napari_sa2net.inference.api import segment
+from napari_sa2net.inference.predictor import HALO
+from napari_sa2net.inference.tiles import plan_tiles
 
 SMALL = PredictConfig(tile=192, precision="float32")
 
@@ -138,6 +140,28 @@ def test_a_view_is_what_the_whole_image_has_there(engine, image, tiny_model):
     assert view.objects["centroid_x"].min() >= 60
     outside = engine.submit(request(image, tiny_model, window=p.Window(box=(500, 600, 0, 9))))
     assert engine.answer(outside).kind == "ImageError"
+
+
+def test_where_tiles_meet(engine, tiny_model):
+    """At the rows and columns of the labels at which the network saw cells in two pieces."""
+    image = np.random.default_rng(0).integers(0, 255, (500, 470), np.uint8)
+    predict = PredictConfig(tile=320, rescale=False)
+    tiles = plan_tiles(500, 470, 320, HALO)
+    rows = tuple(sorted({tile.core.y0 for tile in tiles} - {0}))
+    columns = tuple(sorted({tile.core.x0 for tile in tiles} - {0}))
+    assert rows
+    assert columns
+    whole = engine.result(request(image, tiny_model, keep_as="met", predict=predict))
+    assert whole.seams == (rows, columns)
+    derived = engine.result(lambda job: p.Derive(job, "met", InstanceConfig()))
+    assert derived.seams == (rows, columns)
+    one = engine.result(request(image[:200, :200], tiny_model, predict=predict))
+    assert one.seams == ((), ())
+    # of a view, counted from its own first pixel; it has context around it
+    box = (0, 400, 100, 420)
+    view = engine.result(request(image, tiny_model, predict=predict, window=p.Window(box=box)))
+    assert all(0 < row < 400 for row in view.seams[0])
+    assert all(0 < column < 320 for column in view.seams[1])
 
 
 def test_one_plane_of_a_stack_or_all(engine, image, tiny_model):

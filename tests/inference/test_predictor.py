@@ -165,3 +165,13 @@ def test_missing_device(make_model) -> None:
 )
 def test_scale(diameter, trained, spatial, expected) -> None:
     assert network_scale(diameter, trained, spatial) == pytest.approx(expected)
+
+
+def test_seams_lie_at_pixels_of_the_image(make_model) -> None:
+    predictor = Predictor(make_model(), PredictConfig(tile=320))
+    plan = plan_image(np.zeros((1000, 320), np.uint8), measure=False)
+    rows = [tile.core.y0 for tile in predictor.tiles(predictor.scaled(plan, (), 1.0))]
+    assert predictor.seams(plan) == (tuple(rows[1:]), ())
+    halved = [tile.core.y0 for tile in predictor.tiles(predictor.scaled(plan, (), 0.5))]
+    assert 1 < len(halved) < len(rows)
+    assert predictor.seams(plan, 0.5) == (tuple(2 * y for y in halved[1:]), ())

@@ -37,11 +37,14 @@ class Foreground:
         How many thresholds each pixel reaches.
     edge : float
         The threshold of the cells, one of them.
+    seams : (rows, columns)
+        First rows and columns of the network's tiles but for the first.
     """
 
     thresholds: tuple[float, ...]
     reached: NDArray[np.uint8]
     edge: float
+    seams: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -185,7 +188,7 @@ class CorrectEngine:
             self._ask_level(job.key)
             return
         del self._asked[job.key]
-        known = Foreground(asked.thresholds, asked.reached, asked.edge)
+        known = Foreground(asked.thresholds, asked.reached, asked.edge, result.seams)
         self._foreground_ready(asked.cells, known)
 
     def job_failed(self, job: Job, error: ErrorInfo) -> None:

@@ -255,43 +255,64 @@ def keep(request: KeepRequest) -> KeepResult:
     """
     source, image = request.source, request.image
     times = _check_known(request)
-    plan = plan_image(image.data, image.axes, image.channels)
-    fingerprint = image_fingerprint(image.level0)
+    kept = source.kept
+    plan = plan_image(image.data, image.axes, _channels(source, image))
+    fingerprint = kept.fingerprint if kept is not None else ""
+    fingerprint = fingerprint or image_fingerprint(image.level0)
     training_set = TrainingSet.open(request.folder, create=True)
     place = source.image_box()
-    box = None if place == (0, plan.spatial[0], 0, plan.spatial[1]) else place
+    whole = place == (0, plan.spatial[0], 0, plan.spatial[1])
+
+    def where(plane: Index) -> tuple[Index, Box | None]:
+        """Place in the image; of one from a training set, in the image that it was cut from."""
+        if kept is not None and whole:
+            return kept.index, kept.box
+        return source.image_index(plane), None if whole else place
+
     commits, replaced = [], []
     for plane in request.planes:
-        index = source.image_index(plane.index)
+        index, box = where(plane.index)
         labels, reviewed = plane.labels, plane.reviewed
+        pixels, axes = _pixels(plan, source.image_index(plane.index), place)
+        more: dict[str, Any] = {
+            "source": image.name,
+            "path": source.path,
+            "levels": plan.levels.tolist(),
+            "group": request.group,
+        }
+        if kept is not None and whole:
+            more |= {
+                "source": kept.name,
+                "path": kept.path,
+                "levels": kept.levels or more["levels"],
+                "group": request.group or kept.group,
+                "kind": kept.kind,
+                "split": kept.split,
+            }
         former = training_set.latest(fingerprint, index, box)
         if former is not None and former.id not in request.known.mine:
             labels, reviewed = with_former(labels, reviewed, training_set.load(former.id))
             if _moment(former.time) >= times.get(plane.index, request.began):
                 replaced.append(former)
-        pixels, axes = _pixels(plan, index, place)
         commits.append(
             Commit(
                 pixels,
                 labels,
                 reviewed,
-                source=image.name,
-                path=source.path,
                 fingerprint=fingerprint,
                 index=index,
                 box=box,
                 axes=axes,
-                levels=plan.levels.tolist(),
                 pixel_size_um=image.pixel_size_um,
                 parent=source.model,
                 parent_sha256=source.model_sha256,
-                group=request.group,
                 n_edits=request.n_edits,
+                **more,
             )
         )
     left = []
     for withdrawn in request.withdrawn:
-        there = training_set.latest(fingerprint, source.image_index(withdrawn), box)
+        there = training_set.latest(fingerprint, *where(withdrawn))
         others = there is not None and there.id not in request.known.mine
         if there is not None and others and _moment(there.time) >= times[withdrawn]:
             left.append(there)
@@ -352,6 +373,14 @@ def _problem(source: CellSource) -> str:
             "two cannot be kept together. Choose cells that were made on this image."
         )
     return ""
+
+
+def _channels(source: CellSource, image: ImageSource) -> tuple[int, ...] | None:
+    """Of an image that was kept all channels: they were chosen when it was."""
+    axes = image.axes or ""
+    if source.kept is None or "C" not in axes:
+        return image.channels
+    return tuple(range(image.shape[axes.index("C")]))
 
 
 def _pixels(plan: ImagePlan, index: Index, place: Box) -> tuple[NDArray[Any], str]:

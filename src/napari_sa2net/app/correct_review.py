@@ -12,9 +12,9 @@ from napari_sa2net.edits import ReviewQueue
 if TYPE_CHECKING:
     from napari_sa2net.app.correct import CorrectController
 
-#: what the order goes by, with and without probabilities
-BY_BLUR = "blurred boundary, shape, size, contact"
-BY_SHAPE = "shape, size, contact"
+#: what the order goes by, with what the network saw and without
+BY_SHAPE = "irregular shape, unusual size, contact with a neighbour, the image's border"
+BY_BLUR = f"blurred boundary, {BY_SHAPE}, the seam of two tiles"
 
 
 class CorrectReview:

@@ -194,8 +194,13 @@ class EditSession:
         """Objects of a plane in the order of doubt."""
         queue = self._queues.get(index)
         if queue is None:
-            seen = self.foreground.plane(index) if self.foreground is not None else None
-            queue = self._queues[index] = ReviewQueue(self.corrections, index, seen)
+            known = self.foreground
+            if known is None:
+                queue = ReviewQueue(self.corrections, index)
+            else:
+                seen = known.plane(index)
+                queue = ReviewQueue(self.corrections, index, seen, seams=known.seams)
+            self._queues[index] = queue
         return queue
 
     def forget_queues(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
 
@@ -12,6 +12,27 @@ if TYPE_CHECKING:
 
 Index = tuple[int, ...]
 Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class KeptPlace:
+    """Where an image of a training set came from, so that keeping it anew replaces it.
+
+    Attributes
+    ----------
+    name, path, fingerprint, index, box, levels, group, kind, split
+        As of the commit, see `CommitRecord`.
+    """
+
+    name: str
+    path: str
+    fingerprint: str
+    index: Index
+    box: Box | None
+    levels: tuple[tuple[float, float], ...] | None
+    group: str
+    kind: str
+    split: Literal["", "train", "val"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +64,8 @@ class CellSource:
         Id of the journal of their corrections, where there is one.
     turned
         Where the view shows no plane of the stack, but cuts through all: how to turn it back.
+    kept
+        Where the image came from, if it was opened from a training set.
     """
 
     key: str
@@ -58,6 +81,7 @@ class CellSource:
     model_sha256: str = ""
     journal: str = ""
     turned: str = ""
+    kept: KeptPlace | None = None
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -45,6 +45,8 @@ class LearnLayers:
         Called with the number of the round that is shown now.
     compared
         Called with a `Difference`, or None where it came to nothing.
+    failed
+        Called with an `ErrorInfo`.
     """
 
     def __init__(
@@ -53,11 +55,13 @@ class LearnLayers:
         show: Callable[[Overlay], None],
         previewed: Callable[[int], None],
         compared: Callable[[Difference | None], None],
+        failed: Callable[[ErrorInfo], None],
     ) -> None:
         self._link = link
         self._show = show
         self._previewed = previewed
         self._compared = compared
+        self._failed = failed
         self._pair: _Pair | None = None
         self._shown: dict[str, Overlay] = {}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="learn-compare")
@@ -129,7 +133,7 @@ class LearnLayers:
         if job.kind == "learn_compare" and job.request is self._pair:
             self._pair = None
             self._compared(None)
-            self._link.fail(error)
+            self._failed(error)
 
     def job_cancelled(self, job: Job) -> None:
         """A job of ours was cancelled."""

@@ -35,7 +35,9 @@ def read_summary(folder: Path, share: float) -> SetSummary:
     try:
         if is_training_set(folder):
             return _of_commits(folder, share)
-        if not folder.is_dir() or not any(folder.iterdir()):
+        if not folder.is_dir():
+            return SetSummary(folder, problem=NOTHING, there=False)
+        if not any(folder.iterdir()):
             return SetSummary(folder, problem=NOTHING)
         return _of_folder(folder, share)
     except (SA2NetError, OSError) as error:
@@ -47,7 +49,7 @@ def _of_commits(folder: Path, share: float) -> SetSummary:
 
     records = TrainingSet.open(folder).commits()
     if not records:
-        return SetSummary(folder, problem=NOTHING)
+        return SetSummary(folder, problem=NOTHING, listed=True)
     n_cells = sum(record.n_reviewed for record in records)
     units = Counter(_unit(record) for record in records if record.n_reviewed)
     marked = any(record.split == "val" for record in records)
@@ -75,6 +77,7 @@ def _of_commits(folder: Path, share: float) -> SetSummary:
         len({record.group for record in records if record.group}),
         _division(len(records), len(units), marked, share),
         problem,
+        listed=True,
     )
 
 
@@ -155,6 +158,12 @@ def thumbnail(item: TrainingItem) -> NDArray[np.uint8]:
     if small.ndim == 3 and small.dtype == np.uint8:
         return small
     return np.round(255 * np.clip((values - low) / ((high - low) or 1), 0, 1)).astype(np.uint8)
+
+
+def gone(summary: SetSummary) -> SetSummary:
+    """The summary of a folder that was there before."""
+    words = f"The folder {summary.folder} is gone. Bring it back or choose another."
+    return replace(summary, problem=words, gone=True)
 
 
 def with_thumbnails(summary: SetSummary, pictures: dict[str, Any]) -> SetSummary:

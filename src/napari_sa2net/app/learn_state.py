@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from psygnal import SignalGroupDescriptor
 
-from napari_sa2net.app.session import JobProgress
+from napari_sa2net.app.session import ErrorInfo, JobProgress
 from napari_sa2net.config import FineTuneConfig
 from napari_sa2net.training.compare import Change, Score, Verdict
 from napari_sa2net.training.events import LossPoint, Planned, RoundPoint
@@ -57,6 +57,10 @@ class SetSummary:
         How it will be divided, in words.
     problem
         Why nothing can be learned from it, and what to do; empty if it can.
+    listed
+        It has a list of commits, from which images can be removed, and which can be added to.
+    there, gone
+        There is such a folder; it was there, and no longer is.
     """
 
     folder: Path
@@ -66,6 +70,24 @@ class SetSummary:
     n_groups: int = 0
     division: str = ""
     problem: str = ""
+    listed: bool = False
+    there: bool = True
+    gone: bool = False
+
+
+@dataclass(frozen=True)
+class SetSaid:
+    """What was last done with the training set.
+
+    Attributes
+    ----------
+    removed
+        Commits that were removed, which can be undone; empty otherwise.
+    """
+
+    folder: Path
+    text: str
+    removed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +168,10 @@ class LearnState:
         The outcome's child is the chosen model.
     difference
         What is shown of parent and child; `comparing` while that is on the way.
+    set_busy, set_said
+        What is being done with the training set, in words, and what was.
+    error
+        What went wrong here; other pages have nothing to do with it.
     """
 
     events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
@@ -172,6 +198,9 @@ class LearnState:
     in_use: bool = False
     comparing: bool = False
     difference: Difference | None = None
+    set_busy: str = ""
+    set_said: SetSaid | None = None
+    error: ErrorInfo | None = None
 
 
 def plan_words(plan: Planned) -> str:

@@ -50,6 +50,8 @@ class ModelsController:
         self._lock = self.link.lock
         self._worker = ThreadPoolExecutor(1, "sa2net-models")
         self._importing = 0
+        self._imports: list[str] = []
+        self._refused: list[tuple[str, ErrorInfo]] = []
         self.link.answer(("import", "compare"), self)
         self.link.died.connect(self._engine_died)
 
@@ -103,6 +105,8 @@ class ModelsController:
     def import_files(self, paths: Sequence[Path]) -> None:
         """Take model files or published checkpoints into the list."""
         with self._lock:
+            if not self._importing:
+                self._imports, self._refused = [], []
             self._begin("Checking the file…" if len(paths) == 1 else "Checking the files…")
             for path in paths:
                 job = self.link.jobs.open("import", request=path)
@@ -223,7 +227,8 @@ class ModelsController:
         self._imported()
         self.refresh()
         self.choose(result.name)
-        self._tell(text)
+        self._imports.append(text)
+        self._tell("\n".join(self._imports))
 
     def job_failed(self, job: Job, error: ErrorInfo) -> None:
         """A job of ours failed."""
@@ -231,6 +236,8 @@ class ModelsController:
             self.state.comparing = False
         else:
             self._imported()
+            self._refused.append((job.request.name, error))
+            error = _one_line_each(self._refused)
         self.state.error = error
 
     def job_cancelled(self, job: Job) -> None:
@@ -240,7 +247,8 @@ class ModelsController:
             self._tell("Cancelled; nothing was compared.")
         else:
             self._imported()
-            self._tell(f"Cancelled; {job.request.name} was not imported.")
+            self._imports.append(f"Cancelled; {job.request.name} was not imported.")
+            self._tell("\n".join(self._imports))
 
     def _engine_died(self) -> None:
         self.state.comparing = False
@@ -349,6 +357,15 @@ class ModelsController:
         if isinstance(error, ModelNotFoundError):
             self.refresh()  # another window was faster
         self.state.error = ErrorInfo(type(error).__name__, str(error), details)
+
+
+def _one_line_each(refused: Sequence[tuple[str, ErrorInfo]]) -> ErrorInfo:
+    """What was wrong with each file that was not taken in."""
+    if len(refused) == 1:
+        return refused[0][1]
+    lines = [f"{name}: {error.message}" for name, error in refused]
+    details = [f"{name}\n{error.details}" for name, error in refused if error.details]
+    return ErrorInfo(refused[0][1].kind, "\n".join(lines), "\n\n".join(details))
 
 
 def _has_corrections(folder: Path) -> bool:

@@ -108,6 +108,11 @@ class ErrorInfo:
     details: str = ""
 
 
+def error_info(error: BaseException) -> ErrorInfo:
+    """An error of ours, whose words say all."""
+    return ErrorInfo(type(error).__name__, str(error))
+
+
 @dataclass(frozen=True, eq=False)
 class SegmentOutcome:
     """A finished segmentation, for the view to show.

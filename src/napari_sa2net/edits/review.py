@@ -34,7 +34,8 @@ class ReviewQueue:
     foreground : float array (H, W), numpy or read by slices; optional
         Foreground probability of the plane; without it, size and shape decide.
     flips : sequence of such arrays
-        The same from flipped images, flipped back.
+        The same from flipped images, flipped back. The window's queue has none: the engine
+        keeps the average of the flips alone.
     seams : (rows, cols)
         First rows and columns of the tiles but the first.
 

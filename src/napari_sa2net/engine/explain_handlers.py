@@ -179,6 +179,7 @@ class ExplainHandlers:
                 explained.n_tiles,
                 str(predictor.device),
                 str(predictor.dtype).removeprefix("torch."),
+                explained.seams,
             )
             kept = KeptExplanation(
                 opened.window,
@@ -188,6 +189,7 @@ class ExplainHandlers:
                 request.pixel_size_um,
                 diameter,
                 handlers.record(opened, request, made),
+                explained.seams,
                 model=opened.model,
                 predict=request.predict,
                 whole=opened.whole,

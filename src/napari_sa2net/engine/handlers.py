@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from napari_sa2net.inference.predictor import (
     Predictor,
     ProgressCallback,
 )
+from napari_sa2net.inference.tiles import inside
 from napari_sa2net.models.model import Model, load_model
 from napari_sa2net.models.registry import find_model, is_model_name
 from napari_sa2net.provenance import provenance
@@ -178,6 +179,7 @@ class Handlers:
                 request.pixel_size_um,
                 made.diameter,
                 self.record(opened, request, made),
+                made.seams,
             )
             result = self.finish(request, kept, made.n_tiles, start, progress, cancelled)
         except BaseException:
@@ -280,6 +282,7 @@ class Handlers:
             provenance=kept.provenance,
             n_tiles=n_tiles,
             seconds=time.perf_counter() - start,
+            seams=kept.seams,
         )
 
     @staticmethod
@@ -369,4 +372,5 @@ def _predict(
     y, x = inner[0] - outer[0], inner[2] - outer[2]
     height, width = opened.window.spatial
     crop = (..., slice(y, y + height), slice(x, x + width))
+    made = replace(made, seams=inside(made.seams, (y, x), (height, width)))
     return made, np.ascontiguousarray(made.probability[crop])

@@ -15,6 +15,7 @@ from napari_sa2net.engine.protocol import ObjectTable, Summary
 from napari_sa2net.engine.remote import OpenImage, WindowPlan
 from napari_sa2net.errors import NotKeptError
 from napari_sa2net.inference.labelling import label_stack, measure_objects
+from napari_sa2net.inference.tiles import Seams
 
 MAX_BYTES = 3 * 2**29
 """Memory for kept results (1.5 GB); the newest is kept however large it is."""
@@ -33,6 +34,8 @@ class Kept:
         What the plan reads.
     probability
         float32, stack axes + (classes, Y, X) of the window; numpy or zarr.
+    seams
+        Where tiles met, in pixels of the window.
     """
 
     plan: WindowPlan
@@ -42,6 +45,7 @@ class Kept:
     pixel_size_um: float | None
     diameter: float | None
     provenance: dict[str, Any] = field(default_factory=dict)
+    seams: Seams = ((), ())
     last: tuple[InstanceConfig, Any] | None = None
 
     @property

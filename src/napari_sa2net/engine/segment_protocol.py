@@ -218,6 +218,8 @@ class SegmentResult:
         ...) count from the first pixel of the image, also where only a window was segmented.
     diameter
         Object diameter (px of the image) that set the scale; None where nothing was rescaled.
+    seams
+        Rows and columns of ``labels`` at which the network's tiles met.
     """
 
     key: str
@@ -229,3 +231,4 @@ class SegmentResult:
     provenance: dict[str, Any] = field(default_factory=dict)
     n_tiles: int = 0
     seconds: float = 0.0
+    seams: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())

@@ -22,6 +22,7 @@ from napari_sa2net.inference.maps import AttentionMap, place
 from napari_sa2net.inference.prediction import fill_background
 from napari_sa2net.inference.predictor import CancelCallback, Predictor
 from napari_sa2net.inference.store import allocate
+from napari_sa2net.inference.tiles import Seams, inside
 
 #: Memory for unreduced maps (bytes); of larger planes only reduced ones are kept, and a
 #: single channel is run again when it is asked for.
@@ -74,6 +75,8 @@ class Explained:
     scale : float
         Network pixels per image pixel.
     n_tiles : int
+    seams : (rows, columns)
+        Where tiles met, in pixels of the box.
     """
 
     probability: Any
@@ -84,6 +87,7 @@ class Explained:
     index: tuple[int, ...]
     scale: float
     n_tiles: int
+    seams: Seams = ((), ())
 
     @property
     def n_bytes(self) -> int:
@@ -213,6 +217,8 @@ def explain_plane(
     predictor.predict_plane(
         crop, index, scale, out=out, watch=collector, on_tile=count, cancelled=cancelled
     )
+    corner = inner[0] - outer[0], inner[2] - outer[2]
+    size = inner[1] - inner[0], inner[3] - inner[2]
     return Explained(
         cropped(out, outer, inner),
         collector.maps(plane),
@@ -222,6 +228,7 @@ def explain_plane(
         index,
         scale,
         n_tiles,
+        inside(predictor.seams(crop, scale), corner, size),
     )
 
 

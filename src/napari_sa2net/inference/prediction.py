@@ -20,6 +20,7 @@ from napari_sa2net.inference.predictor import (
     network_scale,
 )
 from napari_sa2net.inference.store import PlaneOf, allocate
+from napari_sa2net.inference.tiles import Seams
 from napari_sa2net.models import Model
 
 
@@ -38,6 +39,8 @@ class Prediction:
     n_tiles : int
         Tiles that were run.
     device, precision : str
+    seams : (rows, columns)
+        First rows and columns of the tiles but for the first.
     """
 
     probability: Any
@@ -46,6 +49,7 @@ class Prediction:
     n_tiles: int
     device: str
     precision: str
+    seams: Seams = ((), ())
 
 
 def plan_for(
@@ -125,6 +129,7 @@ def predict_image(
     diameter, scale = choose_scale(predictor, plan, instances, cancelled)
     out = allocate((*plan.stack_shape, predictor.n_classes, *plan.spatial), np.float32)
     n_tiles = 0
+    seams: Seams = ((), ())
     if plan.is_empty or plan.constant:
         fill_background(out)
     else:
@@ -140,6 +145,7 @@ def predict_image(
             predictor.predict_plane(
                 plan, index, scale, out=plane, on_tile=on_tile, cancelled=cancelled
             )
+        seams = predictor.seams(plan, scale)
     if cancelled and cancelled():
         raise Cancelled("Cancelled; nothing was changed.")
     return Prediction(
@@ -149,6 +155,7 @@ def predict_image(
         n_tiles,
         str(predictor.device),
         str(predictor.dtype).removeprefix("torch."),
+        seams,
     )
 
 

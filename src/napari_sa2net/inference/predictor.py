@@ -23,7 +23,7 @@ from napari_sa2net.inference.fast import optimised
 from napari_sa2net.inference.pooling import COARSE_SIDE, whole_plane
 from napari_sa2net.inference.resample import Plane, ScaledPlane
 from napari_sa2net.inference.staged import AS_TRAINED, Change, Memo, Part
-from napari_sa2net.inference.tiles import STRIDE, Tile, plan_tiles
+from napari_sa2net.inference.tiles import STRIDE, Seams, Tile, plan_tiles
 from napari_sa2net.inference.watching import (
     Look,
     Watch,
@@ -144,6 +144,18 @@ class Predictor:
     def tiles(self, plane: ScaledPlane) -> list[Tile]:
         """Tiles in which a plane is run."""
         return plan_tiles(*plane.shape, self.tile, HALO)
+
+    def seams(self, plan: Plane, scale: float = 1.0) -> Seams:
+        """Where the tiles of an image's planes met that were run last."""
+        plane = self.scaled(plan, (), scale)
+        height, width = plane.shape
+        cores = [tile.core for tile in self.tiles(plane)]
+        rows = sorted({core.y0 for core in cores if core.y0})
+        columns = sorted({core.x0 for core in cores if core.x0})
+        return (
+            tuple(plane.image_window(y, height, 0, width)[0] for y in rows),
+            tuple(plane.image_window(0, height, x, width)[2] for x in columns),
+        )
 
     def predict_plane(
         self,

@@ -10,6 +10,9 @@ from napari_sa2net.errors import SettingsError
 #: Tile origins and sizes are multiples of this, so that all poolings fall on one grid.
 STRIDE = 16
 
+Seams = tuple[tuple[int, ...], tuple[int, ...]]
+"""First rows and first columns (image px) of the tiles but for the first."""
+
 
 @dataclass(frozen=True)
 class Window:
@@ -74,6 +77,15 @@ def plan_tiles(
         for (cy0, cy1), (ry0, ry1) in rows
         for (cx0, cx1), (rx0, rx1) in columns
     ]
+
+
+def inside(seams: Seams, corner: tuple[int, int], size: tuple[int, int]) -> Seams:
+    """Seams that run through a part of an image, counted from its first pixel."""
+    rows, columns = (
+        tuple(line - first for line in lines if 0 < line - first < length)
+        for lines, first, length in zip(seams, corner, size, strict=True)
+    )
+    return rows, columns
 
 
 def split_axis(

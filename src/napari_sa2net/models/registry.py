@@ -255,7 +255,7 @@ def rename_model(name: str, new_name: str) -> ModelEntry:
     with locked():
         path = user_path(name, "renamed")
         if name.casefold() != new_name.casefold():
-            check_free(new_name, overwrite=False)
+            check_free(new_name, overwrite=None)
         target = path.with_name(f"{new_name}{SUFFIX}")
         try:
             os.replace(path, target)
@@ -342,12 +342,16 @@ def _same(path: Path, name: str) -> bool:
     return path.name.removesuffix(SUFFIX).casefold() == name.casefold()
 
 
-def check_free(name: str, overwrite: bool = False) -> None:
-    """Raise ModelExistsError if the name is taken (by a bundled model: in any case)."""
+def check_free(name: str, overwrite: bool | None = False) -> None:
+    """Raise ModelExistsError if the name is taken (by a bundled model: in any case).
+
+    ``overwrite`` is None where there is no such choice, and the error does not advise it.
+    """
     for path, bundled in _files():
         if _same(path, name) and (bundled or not overwrite):
             what = "A bundled model" if bundled else "A model"
-            advice = "Choose another name." if bundled else "Choose another, or overwrite it."
+            choice = not bundled and overwrite is not None
+            advice = "Choose another, or overwrite it." if choice else "Choose another name."
             raise ModelExistsError(f"{what} is called {name!r} already. {advice}")
 
 

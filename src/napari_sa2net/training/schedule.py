@@ -15,12 +15,12 @@ GAMMA_TRAVEL = 4.0
 GAMMA_STEP = 0.2
 
 
-def gamma_peak(steps: int, mean_share: float = 1.0) -> float:
+def gamma_peak(steps: float, mean_share: float = 1.0) -> float:
     """Peak learning rate of γ in a run of so many steps (reconstruction).
 
     Parameters
     ----------
-    steps : int
+    steps : float
     mean_share : float
         Mean rate of the run as a share of its peak.
     """

@@ -81,13 +81,14 @@ class LearnPage(PageWidget):
 
     def _build_empty(self) -> None:
         self.empty = QWidget()
-        title = QLabel("Nothing to learn from yet")
-        title.setProperty("role", "title")
+        self.title = QLabel()
+        self.title.setProperty("role", "title")
+        self.teach = muted()
         self.to_correct = QPushButton("To the Correct page")
         self.to_correct.setProperty("role", "primary")
         self.to_correct.setToolTip("Repair cells, say which are right, and keep that")
         empty = column(self.empty)
-        parts: list[QWidget] = [title, muted(TEACH), self.to_correct]
+        parts: list[QWidget] = [self.title, self.teach, self.to_correct]
         for part in parts:
             empty.addWidget(part)
 
@@ -152,6 +153,9 @@ class LearnPage(PageWidget):
             ("in_use", self._show_outcome),
             ("comparing", self._show_difference),
             ("difference", self._show_difference),
+            ("error", self._show_error),
+            ("set_busy", self._show_set_news),
+            ("set_said", self._show_set_news),
         ):
             connect(getattr(events, field), show)
         for field, show in (
@@ -164,6 +168,13 @@ class LearnPage(PageWidget):
             connect(getattr(self.session.events, field), show)
         controller = self.controller
         self.set.folderChosen.connect(controller.set_folder)
+        buttons, its = self.set.buttons, controller.set
+        buttons.showWanted.connect(lambda: its.show(self.set.chosen()))
+        self.set.list.itemActivated.connect(lambda _: its.show(self.set.chosen()))
+        buttons.removeWanted.connect(lambda: its.remove(self.set.chosen()))
+        buttons.undoWanted.connect(its.put_back)
+        buttons.importWanted.connect(its.take_in)
+        buttons.exportWanted.connect(its.copy_to)
         self.model_row.valueChanged.connect(self._workspace.controller.set_model)
         self.name.editingFinished.connect(lambda: controller.set_child(self.name.text()))
         self.learns.activated.connect(self._set_learns)
@@ -183,7 +194,7 @@ class LearnPage(PageWidget):
         self.card.backWanted.connect(controller.back_to_parent)
         self.card.differenceToggled.connect(controller.show_difference)
         self.card.dismissed.connect(controller.dismiss_outcome)
-        self.error.dismissed.connect(self._workspace.controller.dismiss_error)
+        self.error.dismissed.connect(self._dismiss)
         self.error.restartWanted.connect(self._workspace.controller.restart_engine)
         self.to_correct.clicked.connect(self._go_to_correct)
 
@@ -231,6 +242,10 @@ class LearnPage(PageWidget):
             names = [widget.tabText(i) for i in range(widget.count())]
             widget.setCurrentIndex(names.index("Correct"))
 
+    def _dismiss(self) -> None:
+        self.controller.dismiss_error()
+        self._workspace.controller.dismiss_error()
+
     def _devices(self) -> list[str]:
         info = self.session.info
         return ["auto", *(info.devices if info is not None else ("cpu",))]
@@ -242,7 +257,7 @@ class LearnPage(PageWidget):
             *(self._show_set, self._show_config, self._show_name, self._show_model),
             *(self._show_phase, self._show_curves, self._show_notices, self._show_unfinished),
             *(self._show_outcome, self._show_difference, self._show_devices),
-            self._show_error,
+            *(self._show_error, self._show_set_news),
         ):
             show()
 
@@ -254,12 +269,18 @@ class LearnPage(PageWidget):
         self.empty.setVisible(idle and nothing)
         self.setup.setVisible(idle and summary is not None)
         self.choices.setVisible(not nothing)
-        self.to_correct.setVisible(self._has_tabs())
+        gone = summary is not None and summary.gone
+        self.title.setText("The training set is gone" if gone else "Nothing to learn from yet")
+        self.teach.setText(state.problem if gone else TEACH)
+        self.to_correct.setVisible(self._has_tabs() and not gone)
         self.set.set_folder(state.folder)
         self.set.set_summary(summary)
         self.problem.setText(state.problem)
         self.problem.setVisible(bool(state.problem) and not nothing)
         self._show_button()
+
+    def _show_set_news(self, _: Any = None) -> None:
+        self.set.buttons.set_news(self.state.set_busy, self.state.set_said)
 
     def _show_config(self, _: Any = None) -> None:
         config = self.state.config
@@ -334,7 +355,8 @@ class LearnPage(PageWidget):
         self.card.set_difference(difference is not None, self.state.comparing, words)
 
     def _show_error(self, _: Any = None) -> None:
-        self.error.set_error(self.session.error, can_restart=self.session.engine == "down")
+        down = self.session.engine == "down"
+        self.error.set_error(self.state.error or self.session.error, can_restart=down)
 
     def _has_tabs(self) -> bool:
         widget = self.parentWidget()

@@ -19,6 +19,7 @@ from napari_sa2net.app.session import Session
 from napari_sa2net.config import FineTuneConfig, PredictConfig
 from napari_sa2net.widgets.napari_port import PLUGIN, NapariPort
 from napari_sa2net.widgets.napari_port.cells import CellLayers
+from napari_sa2net.widgets.napari_port.kept_layers import KeptLayers
 from napari_sa2net.widgets.qt_dispatch import GuiDispatcher
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Workspace(QObject):
         self.models = ModelsController(self.controller)
         self.learn = LearnController(self.controller, self.correct)
         self.cells = CellLayers(self.port)
+        self.kept = KeptLayers(self.port, self.cells)
         port, controller, explain = self.port, self.controller, self.explain
         port.image_changed.connect(self._image_changed)
         port.pixels_changed.connect(controller.image_changed)
@@ -64,6 +66,7 @@ class Workspace(QObject):
         port.maps.gone.connect(self.learn.layer_gone)
         explain.overlay.connect(port.show_overlay)
         self.learn.overlay.connect(port.show_overlay)
+        self.learn.set.opened.connect(self.kept.show)
         controller.labels_updated.connect(lambda u: port.update_labels(u.key, u.labels))
         controller.table_ready.connect(lambda u: port.update_table(u.key, u.objects))
         self._connect_correct()

@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
 
 from napari_sa2net.app.learn_state import SetItem, SetSummary, cells
 from napari_sa2net.widgets.common import Form, link_button, muted
+from napari_sa2net.widgets.learn.set_actions import SetActions
 
 ICON = 28
 #: rows that are seen at once
@@ -57,33 +58,43 @@ class SetSection(QWidget):
         form.add("Learn from", where, "The folder of your training set")
         self.list = QListWidget()
         self.list.setIconSize(QSize(ICON, ICON))
-        self.list.setSelectionMode(QListWidget.SelectionMode.NoSelection)
-        self.list.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.list.setSelectionMode(QListWidget.SelectionMode.ExtendedSelection)
         self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.list.setUniformItemSizes(True)
         self.list.setAccessibleName("Images of the training set")
         self.total = QLabel()
         self.total.setProperty("role", "summary")
         self.division = muted()
+        self.buttons = SetActions()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(6)
-        parts: list[QWidget] = [form, self.list, self.total, self.division]
+        parts: list[QWidget] = [form, self.list, self.buttons, self.total, self.division]
         for part in parts:
             layout.addWidget(part)
         self.change.clicked.connect(self._choose)
+        self.list.itemSelectionChanged.connect(self._show_chosen)
 
     def set_folder(self, folder: Path) -> None:
         """Show where it lies."""
         self._folder = folder
         self.folder.setText(folder.name)
         self.folder.setToolTip(str(folder))
+        self.buttons.set_folder(folder)
+
+    def chosen(self) -> list[str]:
+        """Keys of the rows that are selected, from top to bottom."""
+        items = sorted(self.list.selectedItems(), key=self.list.row)
+        return [item.data(Qt.ItemDataRole.UserRole) for item in items]
 
     def set_summary(self, summary: SetSummary | None) -> None:
         """Show what is in it; None while it is being read."""
         there = summary is not None and summary.n_images > 0
         for part in (self.list, self.total, self.division):
             part.setVisible(there)
+        self.buttons.setVisible(summary is not None)
+        if summary is not None:
+            self.buttons.set_summary(summary)
         if summary is None or not there:
             return
         self.total.setText(total_words(summary))
@@ -93,6 +104,7 @@ class SetSection(QWidget):
             self._fill()
 
     def _fill(self) -> None:
+        chosen = set(self.chosen())
         self.list.clear()
         for one in self._shown:
             item = QListWidgetItem(_line(one))
@@ -100,9 +112,14 @@ class SetSection(QWidget):
             item.setSizeHint(QSize(10, ICON + 6))
             if one.thumbnail is not None:
                 item.setIcon(QIcon(pixmap(one.thumbnail)))
+            item.setData(Qt.ItemDataRole.UserRole, one.key)
             self.list.addItem(item)
+            item.setSelected(one.key in chosen)
         rows = min(ROWS, len(self._shown))
         self.list.setFixedHeight(rows * (ICON + 6) + 2 * self.list.frameWidth() + 2)
+
+    def _show_chosen(self) -> None:
+        self.buttons.set_chosen(len(self.list.selectedItems()))
 
     def _choose(self) -> None:
         start = self._folder if self._folder.is_dir() else self._folder.parent

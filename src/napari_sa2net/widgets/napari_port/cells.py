@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from napari.layers import Image, Labels
@@ -11,7 +14,7 @@ from qtpy.QtCore import QTimer
 
 from napari_sa2net.app.correct_restore import RestoredCells
 from napari_sa2net.app.correct_session import Change
-from napari_sa2net.app.correct_source import CellSource
+from napari_sa2net.app.correct_source import CellSource, KeptPlace
 from napari_sa2net.app.preview import source_plan
 from napari_sa2net.widgets.napari_port import geometry
 from napari_sa2net.widgets.napari_port.connections import Connections
@@ -57,6 +60,9 @@ class CellLayers:
         self._viewer = port.viewer
         self._picked: Labels | None = None
         self._current: Labels | None = None
+        self._held = False
+        self._owners: WeakKeyDictionary[Labels, Image] = WeakKeyDictionary()
+        self._places: WeakKeyDictionary[Image, KeptPlace] = WeakKeyDictionary()
         self._watched: dict[Labels, Connections] = {}
         self._connections = Connections()
         connect = self._connections.connect
@@ -129,7 +135,26 @@ class CellLayers:
             model.get("sha256", ""),
             ours.get(JOURNAL_KEY, ""),
             turned_words(self._viewer.dims),
+            self._places.get(image) if image is not None else None,
         )
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Stay with the chosen cells, whatever napari selects meanwhile."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+            self._follow()
+
+    def came_from(self, image: Image, place: KeptPlace) -> None:
+        """An image was opened from a training set: what is kept of it replaces that."""
+        self._places[image] = place
+
+    def belongs_to(self, layer: Labels, image: Image) -> None:
+        """Cells are those of this image, also where another one lies at the same place."""
+        self._owners[layer] = image
 
     # --- showing -----------------------------------------------------------------------
 
@@ -209,6 +234,8 @@ class CellLayers:
     # --- inside ------------------------------------------------------------------------
 
     def _follow(self, _: Any = None) -> None:
+        if self._held:
+            return
         layers = self.layers()
         active = self._viewer.layers.selection.active
         if active in layers and active is not self._picked:
@@ -236,8 +263,10 @@ class CellLayers:
         self, layer: Labels
     ) -> tuple[Image | None, tuple[int, ...] | None, tuple[int, ...]]:
         """The image that the layer lies on, pixel on pixel: its own, the current, or any."""
-        own = self._port.image_of(layer)
         images = self._port.images()
+        own = self._port.image_of(layer) or self._owners.get(layer)
+        if own not in images:
+            own = None
         order = [own, self._port.current, *images]
         seen = [image for image in dict.fromkeys(order) if image is not None]
         for image in seen:

@@ -1,0 +1,247 @@
+"""The training set on the Learn page: shown, removed, brought back, taken in, copied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from napari.layers import Image, Labels
+from qtpy.QtWidgets import QFileDialog, QTabWidget
+
+from napari_sa2net.data.commit import Commit
+from napari_sa2net.data.corrections import TrainingSet
+from napari_sa2net.data.manifest import is_training_set
+from napari_sa2net.data.synthetic import synthetic_nuclei
+
+pytestmark = pytest.mark.timeout(120)
+WAIT_MS = 60_000
+BOX = (40, 136, 30, 134)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def keep(folder: Path, n: int = 3) -> TrainingSet:
+    """Whole images, and as the last one a crop with a pixel size."""
+    training_set = TrainingSet.open(folder, create=True)
+    for i in range(n):
+        image, labels = synthetic_nuclei((96, 104), n=8, diameter=22, seed=50 + i)
+        crop: dict[str, Any] = {"box": BOX, "pixel_size_um": 0.5} if i == n - 1 else {}
+        reviewed = np.ones(labels.shape, bool)
+        reviewed[:, 60:] = False
+        training_set.commit(
+            Commit(image, labels, reviewed, source=f"slide {i}", fingerprint=str(i), **crop)
+        )
+    return training_set
+
+
+def open_page(dock: Any, name: str, qtbot: Any) -> Any:
+    tabs = dock.findChild(QTabWidget)
+    index = next(i for i in range(tabs.count()) if tabs.tabText(i) == name)
+    dock.window().show()
+    tabs.setCurrentIndex(index)
+    page = dock.pages[index]
+    qtbot.waitUntil(page.isVisible)
+    return page
+
+
+def learn_page(dock: Any, qtbot: Any, n: int) -> Any:
+    page = open_page(dock, "Learn", qtbot)
+    wait(qtbot, lambda: page.state.summary is not None and page.set.list.count() == n)
+    return page
+
+
+def wait(qtbot: Any, condition: Callable[[], object]) -> None:
+    qtbot.waitUntil(lambda: bool(condition()), timeout=WAIT_MS)
+
+
+def choose(page: Any, *rows: int) -> None:
+    page.set.list.clearSelection()
+    for row in rows:
+        page.set.list.item(row).setSelected(True)
+
+
+def test_shown_corrected_again_and_kept_in_its_place(
+    open_dock: Any, home: Path, qtbot: Any
+) -> None:
+    training_set = keep(home / "corrections")
+    dock = open_dock()
+    viewer = dock._viewer
+    mine = viewer.add_image(np.zeros((96, 104), np.uint8), name="mine")
+    page = learn_page(dock, qtbot, 3)
+    actions = page.set.buttons
+    assert not actions.open.isEnabled()
+    assert not actions.remove.isEnabled()
+    choose(page, 0)
+    camera = (viewer.scene.camera.zoom, viewer.scene.camera.center)
+    actions.open.click()
+    wait(qtbot, lambda: len(viewer.layers) == 3 and not page.state.set_busy)
+    image, cells = viewer.layers[1:]
+    record = training_set.commits()[-1]
+    data = training_set.load(record.id)
+    assert isinstance(image, Image)
+    assert isinstance(cells, Labels)
+    assert (image.name, cells.name) == ("slide 2", "slide 2 cells")
+    np.testing.assert_array_equal(image.data, data.image)
+    np.testing.assert_array_equal(cells.data, data.labels)
+    for layer in (image, cells):
+        np.testing.assert_allclose(layer.scale, (0.5, 0.5))
+        np.testing.assert_allclose(layer.translate, (20, 15))
+        assert all("micro" in str(unit) for unit in layer.units)
+    # nothing is stolen
+    assert viewer.layers.selection.active is mine
+    assert dock.workspace.port.current is mine
+    assert not dock.workspace.port.pinned
+    assert (viewer.scene.camera.zoom, viewer.scene.camera.center) == camera
+    # nor opened twice
+    actions.open.click()
+    wait(qtbot, lambda: not page.state.set_busy)
+    assert len(viewer.layers) == 3
+
+    correct = open_page(dock, "Correct", qtbot)
+    dock.workspace.cells.choose(_key(cells))
+    assert correct.state.cells.image.name == "slide 2"
+    victim = int(cells.data[:, :40][cells.data[:, :40] > 0][0])
+    y, x = (int(v[0]) for v in np.nonzero(cells.data == victim))
+    assert dock.workspace.correct.delete(point=(y, x))
+    future = dock.workspace.correct.keeping.keep()
+    assert future is not None
+    (kept,) = future.result(30)
+    assert kept.place == record.place
+    assert kept.source.name == "slide 2"
+    active = training_set.commits()
+    assert len(active) == 3
+    assert record.id not in [one.id for one in active]
+    again = training_set.load(kept.id)
+    assert (again.labels == 0)[data.labels == victim].all()
+    # what was reviewed before stays so
+    assert again.reviewed[data.reviewed].all()
+
+
+def _key(layer: Any) -> str:
+    from napari_sa2net.widgets.napari_port.reading import layer_key
+
+    return layer_key(layer)
+
+
+def test_cells_keep_to_their_own_image(open_dock: Any, home: Path, qtbot: Any) -> None:
+    """Two images of one size lie on each other: neither takes the cells of the other."""
+    keep(home / "corrections")
+    dock = open_dock()
+    page = learn_page(dock, qtbot, 3)
+    choose(page, 1, 2)
+    page.set.buttons.open.click()
+    wait(qtbot, lambda: len(dock._viewer.layers) == 4)
+    cells = dock.workspace.cells
+    names = [layer.name for layer in dock._viewer.layers]
+    assert names == ["slide 1", "slide 1 cells", "slide 0", "slide 0 cells"]
+    for name in ("slide 0", "slide 1"):
+        cells.choose(_key(dock._viewer.layers[f"{name} cells"]))
+        assert cells.source().image.name == name
+        assert cells.source().kept.name == name
+
+
+def test_all_channels_of_a_kept_image_are_kept_anew(
+    open_dock: Any, home: Path, qtbot: Any
+) -> None:
+    training_set = TrainingSet.open(home / "corrections", create=True)
+    grey, labels = synthetic_nuclei((96, 104), n=8, diameter=22, seed=5)
+    image = np.stack([grey, 255 - grey])
+    place = {"fingerprint": "two", "index": (3,), "group": "dish 1", "split": "val"}
+    record = training_set.commit(Commit(image, labels, source="two", axes="CYX", **place))
+    dock = open_dock()
+    page = learn_page(dock, qtbot, 1)
+    choose(page, 0)
+    page.set.buttons.open.click()
+    wait(qtbot, lambda: len(dock._viewer.layers) == 2)
+    layer = dock._viewer.layers["two"]
+    assert layer.ndim == 3
+    assert layer.axis_labels == ("c", "y", "x")
+    dock.workspace.cells.choose(_key(dock._viewer.layers["two cells"]))
+    correct = dock.workspace.correct
+    assert correct.accept(int(labels.max()))
+    (kept,) = correct.keeping.keep().result(30)
+    assert kept.place == record.place
+    assert (kept.axes, kept.group, kept.split) == ("CYX", "dish 1", "val")
+    np.testing.assert_array_equal(training_set.load(kept.id).image, image)
+
+
+def test_removed_and_undone(open_dock: Any, home: Path, qtbot: Any) -> None:
+    training_set = keep(home / "corrections")
+    ids = [record.id for record in training_set.commits()]
+    page = learn_page(open_dock(), qtbot, 3)
+    actions = page.set.buttons
+    assert actions.undo.isHidden()
+    choose(page, 0, 2)
+    actions.remove.click()
+    wait(qtbot, lambda: page.set.list.count() == 1)
+    assert [r.id for r in training_set.commits()] == [ids[1]]
+    assert [r.id for r in training_set.commits("removed")] == [ids[0], ids[2]]
+    assert "2 images" in actions.said.text()
+    assert not actions.undo.isHidden()
+    actions.undo.click()
+    wait(qtbot, lambda: page.set.list.count() == 3)
+    assert [r.id for r in training_set.commits()] == ids
+    assert actions.undo.isHidden()
+    # one that another window has removed: nothing is half done
+    choose(page, 0, 1)
+    training_set.remove(ids[1])
+    actions.remove.click()
+    wait(qtbot, lambda: page.state.error is not None)
+    assert "trash already" in page.error.message.text()
+    assert {r.id for r in training_set.commits()} == {ids[0], ids[2]}
+
+
+def test_given_away_and_taken_in(
+    open_dock: Any, home: Path, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = open_page(open_dock(), "Learn", qtbot)
+    wait(qtbot, lambda: page.state.summary is not None)
+    actions = page.set.buttons
+    assert actions.open.isHidden()
+    assert actions.copy.isHidden()
+    # an empty set begins with images of elsewhere
+    plain = tmp_path / "elsewhere ü"
+    for i in range(2):
+        image, labels = synthetic_nuclei((96, 104), n=8, diameter=22, seed=i)
+        for kind, values in (("images", image), ("labels", labels)):
+            (plain / kind).mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(plain / kind / f"{i}.tif", values)
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(plain))
+    actions.take_in.menu().actions()[0].trigger()
+    wait(qtbot, lambda: page.set.list.count() == 2)
+    assert actions.said.text() == "Imported 2 images from elsewhere ü."
+    # out to a zip file whose ending nobody typed, and in again from there
+    asked = str(tmp_path / "copy"), "Zip file (*.zip)"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: asked)
+    actions.copy.click()
+    wait(qtbot, lambda: "Copied" in actions.said.text())
+    archive = tmp_path / "copy.zip"
+    assert archive.is_file()
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(archive), ""))
+    actions.take_in.menu().actions()[1].trigger()
+    wait(qtbot, lambda: "is here already" in actions.said.text())
+    # or to a folder
+    asked = str(tmp_path / "copy"), "New folder (*)"
+    actions.copy.click()
+    wait(qtbot, lambda: is_training_set(tmp_path / "copy"))
+
+    # a folder that no list of ours belongs to is left as it is, but looked at
+    page.controller.set_folder(plain)
+    wait(qtbot, lambda: page.state.summary and page.state.summary.folder == plain)
+    choose(page, 0)
+    assert actions.open.isEnabled()
+    for button in (actions.remove, actions.take_in, actions.copy):
+        assert not button.isEnabled()
+        assert "yours" in button.toolTip()
+    actions.open.click()
+    viewer = page._workspace.port.viewer
+    wait(qtbot, lambda: len(viewer.layers) == 2)
+    assert viewer.layers[0].name == "0"
+    assert page.minimumSizeHint().width() <= 341
