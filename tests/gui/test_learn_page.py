@@ -383,8 +383,8 @@ def test_the_best_is_kept_when_the_images_are_gone(
     dock.window().show()
     wait(qtbot, lambda: shown(page.unfinished))
     page.unfinished.resume.click()
-    wait(qtbot, lambda: page.session.error is not None)
-    assert "The best so far can be kept" in page.session.error.message
+    wait(qtbot, lambda: page.state.error is not None)
+    assert "The best so far can be kept" in page.state.error.message
     wait(qtbot, lambda: shown(page.unfinished.keep))
     page.unfinished.keep.click()
     wait(qtbot, lambda: page.state.outcome is not None)
