@@ -112,7 +112,8 @@ def test_shown_corrected_again_and_kept_in_its_place(
     assert dock.workspace.correct.delete(point=(y, x))
     future = dock.workspace.correct.keeping.keep()
     assert future is not None
-    (kept,) = future.result(30)
+    wait(qtbot, future.done)
+    (kept,) = future.result()
     assert kept.place == record.place
     assert kept.source.name == "slide 2"
     active = training_set.commits()
@@ -166,7 +167,9 @@ def test_all_channels_of_a_kept_image_are_kept_anew(
     dock.workspace.cells.choose(_key(dock._viewer.layers["two cells"]))
     correct = dock.workspace.correct
     assert correct.accept(int(labels.max()))
-    (kept,) = correct.keeping.keep().result(30)
+    future = correct.keeping.keep()
+    wait(qtbot, future.done)
+    (kept,) = future.result()
     assert kept.place == record.place
     assert (kept.axes, kept.group, kept.split) == ("CYX", "dish 1", "val")
     np.testing.assert_array_equal(training_set.load(kept.id).image, image)
