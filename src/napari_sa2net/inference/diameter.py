@@ -13,11 +13,11 @@ from napari_sa2net.config import InstanceConfig
 from napari_sa2net.errors import Cancelled
 from napari_sa2net.inference.instances import foreground_probability, label_objects
 from napari_sa2net.inference.predictor import (
-    MIN_SCALE,
     CancelCallback,
     Predictor,
 )
 from napari_sa2net.inference.resample import Plane, ScaledPlane
+from napari_sa2net.inference.scale import MIN_SCALE
 from napari_sa2net.inference.size_search import (
     CROP,
     LARGE_SCALE,

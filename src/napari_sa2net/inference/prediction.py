@@ -17,8 +17,8 @@ from napari_sa2net.inference.predictor import (
     CancelCallback,
     Predictor,
     ProgressCallback,
-    network_scale,
 )
+from napari_sa2net.inference.scale import network_scale
 from napari_sa2net.inference.store import PlaneOf, allocate
 from napari_sa2net.inference.tiles import Seams
 from napari_sa2net.models import Model

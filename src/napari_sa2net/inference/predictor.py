@@ -42,10 +42,6 @@ HALO = 128
 #: Side of a tile (network px) where the settings do not say.
 DEFAULT_TILE = {"cpu": 1024, "cuda": 2048, "mps": 1024}
 
-MIN_SCALE, MAX_SCALE = 1 / 8, 8.0
-#: Scales this close to 1 are 1: resampling would cost more than it brings.
-SCALE_TOLERANCE = 0.05
-
 #: From more tiles on, memory is worth the time it takes to hand it back.
 MANY_TILES = 4
 
@@ -64,31 +60,6 @@ class ModelLike(Protocol):
 
     @property
     def card(self) -> ModelCard: ...
-
-
-def network_scale(
-    diameter: float | None, model_diameter: float | None, spatial: tuple[int, int]
-) -> float:
-    """Network pixels per image pixel for objects of a diameter.
-
-    Parameters
-    ----------
-    diameter, model_diameter : float or None
-        Typical object diameter in the image and in the model's training images (px);
-        either unknown gives 1.
-    spatial : (H, W) of the image
-
-    Returns
-    -------
-    float
-        In 1/8…8, exactly 1 when within 5 %, and not so small that the shorter side falls
-        below 16 network pixels.
-    """
-    if not diameter or not model_diameter:
-        return 1.0
-    smallest = min(1.0, STRIDE / max(1, min(spatial)))
-    scale = min(max(model_diameter / diameter, MIN_SCALE, smallest), MAX_SCALE)
-    return 1.0 if abs(scale - 1) < SCALE_TOLERANCE else scale
 
 
 class Predictor:

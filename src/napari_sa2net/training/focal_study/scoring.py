@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.inference.instances import label_objects
-from napari_sa2net.inference.predictor import Predictor, network_scale
+from napari_sa2net.inference.predictor import Predictor
 from napari_sa2net.inference.resample import ScaledPlane
+from napari_sa2net.inference.scale import network_scale
 from napari_sa2net.metrics import THRESHOLDS, ImageScore, score_image
 from napari_sa2net.models.card import ModelCard
 from napari_sa2net.models.model import Model
