@@ -1,6 +1,6 @@
 """Tuning the exponents of the attention maps alone, against fine-tuning of all weights.
 
-A person corrects one image of 512×512 pixels for a model that has seen fluorescence only, and
+A person corrects one picture of 512×512 pixels for a model that has seen fluorescence only, and
 for the bundled one. Both ways of learning are timed, and their children are scored on test
 images; the one image is divided into a part to learn from and a part to judge by.
 """
@@ -30,15 +30,24 @@ WAYS = {"attention only": FineTuneConfig(learn="attention"), "everything": LEARN
 
 
 def picture(images: Images) -> Picture:
-    """The first stained image that is large enough, cut to the middle."""
+    """Stained training images side by side, cut to 512×512: none is as large by itself."""
+    half = SIDE // 2
+    parts = []
     for name in corrected_names(images, 1000):
         one = images.picture("train", name)
-        height, width = one.truth.shape
-        if min(height, width) >= SIDE or not images.real:
-            y, x = max(0, (height - SIDE) // 2), max(0, (width - SIDE) // 2)
-            box = np.s_[y : y + SIDE, x : x + SIDE]
-            return Picture(one.name, one.image[box], one.truth[box])
-    raise SystemExit(f"No stained training image has {SIDE} × {SIDE} pixels.")
+        if min(one.truth.shape) >= half:
+            parts.append((one.image[:half, :half], one.truth[:half, :half].astype(np.int32)))
+        if len(parts) == 4:
+            break
+    highest = 0
+    for _, truth in parts:
+        truth[truth > 0] += highest
+        highest = int(truth.max(initial=highest))
+    image, truth = (
+        np.concatenate([np.concatenate(side[i : i + 2], axis=1) for i in (0, 2)])
+        for side in zip(*parts, strict=True)
+    )
+    return Picture("four", image, truth)
 
 
 def learn(parent: Model, one: Picture, config: FineTuneConfig) -> tuple[FineTuned, float]:
