@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from napari_sa2net.app.correct_files import CorrectFiles
 from napari_sa2net.app.correct_keeping import CorrectKeeping
 from napari_sa2net.app.correct_restore import RestoredCells, resumed_session
 from napari_sa2net.app.correct_review import CorrectReview
-from napari_sa2net.app.correct_session import BeginJournal, Change, EditSession
+from napari_sa2net.app.correct_session import BeginJournal, Change, EditSession, now
 from napari_sa2net.app.correct_source import CellSource, Index
 from napari_sa2net.app.correct_state import CorrectState, Review, Said
 from napari_sa2net.app.correct_targets import MakeStep, chosen, inside, unmarked
@@ -61,6 +62,7 @@ class CorrectController:
         self.lock = link.lock
         self._sessions: dict[str, EditSession] = {}
         self._sources: dict[str, CellSource] = {}
+        self._seen_since: dict[str, datetime] = {}
         self._offered = ""
         self._files = CorrectFiles(link, self._show_safety)
         self._engine = CorrectEngine(link, self._foreground_ready, self._box_ready)
@@ -91,6 +93,7 @@ class CorrectController:
                 if known is not None and known.labels is not source.labels:
                     self.forget_cells(source.key)
                     self.state.cells = source
+                self._seen_since.setdefault(source.key, now())
             at = (source.key, source.plane) if source is not None else None
             if former is None or (former.key, former.plane) != at:
                 self.state.said = Said()
@@ -136,6 +139,7 @@ class CorrectController:
         with self.lock:
             session = self._sessions.pop(key, None)
             self._sources.pop(key, None)
+            self._seen_since.pop(key, None)
             self.keeping.forget(key)
             image = self.state.cells.image if self.state.cells is not None else None
             if self.state.cells is not None and self.state.cells.key == key:
@@ -272,7 +276,9 @@ class CorrectController:
         if session is None and source.journal:
             self.keeping.look_for_offers(source.image)
         try:
-            return session or EditSession(source.labels, begin)
+            return session or EditSession(
+                source.labels, begin, self._seen_since.get(source.key)
+            )
         except SA2NetError as error:
             self.say(str(error), ok=False)
             return None

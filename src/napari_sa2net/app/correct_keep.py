@@ -100,7 +100,7 @@ class KeepRequest:
     number, depth
         Of the journal and of the history, when it was asked for.
     began
-        When the session did.
+        When the cells were shown first: what is in the set since then, they do not know of.
     known
         What it has kept there so far.
     """

@@ -34,6 +34,11 @@ BeginJournal = Callable[[Mapping[str, Any]], Journal]
 MAX_PLANES = 4
 
 
+def now() -> datetime:
+    """To the second, as commits tell their time."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
 @dataclass(frozen=True)
 class Change:
     """What is to be drawn anew.
@@ -98,6 +103,8 @@ class EditSession:
     begin_journal : callable
         Makes a journal from the arrays before the first step, which it may hold as they are;
         see `Journal.create`.
+    began
+        When the cells were shown first; unsaid, now.
 
     Attributes
     ----------
@@ -111,7 +118,12 @@ class EditSession:
         What the model saw, where the engine has told.
     """
 
-    def __init__(self, labels: NDArray[Any], begin_journal: BeginJournal) -> None:
+    def __init__(
+        self,
+        labels: NDArray[Any],
+        begin_journal: BeginJournal,
+        began: datetime | None = None,
+    ) -> None:
         self.labels = labels
         self.corrections = Corrections(labels)
         self.history = History(self.corrections)
@@ -120,7 +132,7 @@ class EditSession:
         self.journal_error: SA2NetError | None = None
         self.tally = Tally()
         self.changed: dict[Index, int] = {}
-        self.began = datetime.now(UTC).replace(microsecond=0)
+        self.began = began or now()
         self.foreground: Foreground | None = None
         self._begin_journal = begin_journal
         self._queues: dict[Index, ReviewQueue] = {}
