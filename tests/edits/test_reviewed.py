@@ -87,6 +87,38 @@ def test_what_is_deleted_becomes_background_while_it_stays_so():
     assert not reviewed_mask(corrections).any()
 
 
+def test_a_deleted_blob_says_nothing_about_the_cells_in_it():
+    labels = np.zeros((60, 120), np.int32)
+    labels[2:50, 2:80] = 1  # most of the image, as a model that has never seen such a one does
+    labels[52:58, 5:15] = 2
+    for label, x in enumerate((85, 97, 109), 3):
+        labels[5:15, x : x + 10] = label
+    corrections = Corrections(labels)
+    kept = ReviewedMask(corrections)
+    kept.plane()
+    history = History(corrections)
+
+    def do(step: edits.Step) -> np.ndarray:
+        kept.update(history.do(step))
+        np.testing.assert_array_equal(kept.plane(), reviewed_mask(corrections))
+        return reviewed_mask(corrections)
+
+    mask = do(edits.delete(corrections, [1, 2]))
+    assert not mask[2:50, 2:80].any()
+    assert mask[52:58, 5:15].all()  # of ordinary size
+    mask = do(edits.accept(corrections, [3]))
+    assert not mask[2:50, 2:69].any()
+    assert mask[5:15, 80:85].all()  # beside the cell as ever
+    # four large cells: the blob is no larger than those
+    large = np.ones((40, 25), bool)
+    for x in (3, 30, 55):
+        mask = do(edits.redraw_mask(corrections, large, (5, x)))
+    assert mask[2:50, 2:80].all()
+    while history.undo_words:
+        kept.update(history.undo())
+        np.testing.assert_array_equal(kept.plane(), reviewed_mask(corrections))
+
+
 def test_regions(labels):
     corrections = Corrections(labels)
     corrections.apply(edits.mark_region(corrections, "reviewed", box=(20, 80, 30, 100)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -62,9 +64,9 @@ def test_any_damage_is_told(step):
         assert read.to_bytes() == data  # a byte that means nothing (dates, attributes)
 
 
-def rewritten(step: Step, **changes) -> bytes:
+def rewritten(step: Step, more: Mapping = MappingProxyType({}), **changes) -> bytes:
     with np.load(io.BytesIO(step.to_bytes())) as file:
-        arrays = {name: file[name] for name in file.files}
+        arrays = {name: file[name] for name in file.files} | more
     meta = json.loads(arrays["meta"].tobytes())
     for name, value in changes.items():
         if name in meta:
@@ -77,10 +79,20 @@ def rewritten(step: Step, **changes) -> bytes:
     return out.getvalue()
 
 
+def test_deletions_of_the_first_layout_are_read(step):
+    (before,) = step.added
+    assert (before.runs[3] == 25).all()
+    (after,) = Step.from_bytes(
+        rewritten(step, {"regions": before.runs[:3]}, schema_version=1)
+    ).added
+    np.testing.assert_array_equal(after.runs[:3], before.runs[:3])
+    assert not after.runs[3].any()  # small: reviewed, as it was then
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"schema_version": 2}, "layout 2, this program reads 1: update"),
+        ({"schema_version": 3}, "layout 3, this program reads 2: update"),
         ({"schema_version": None}, "layout None"),
         ({"kind": "explode"}, "damaged"),
         ({"patches": [[[1], 3]]}, "damaged"),

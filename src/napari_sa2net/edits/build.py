@@ -66,7 +66,7 @@ def pixel_step(
         if by_person and vanished:
             gone = np.isin(patch.old, vanished) & (patch.new == 0)
             if gone.any():
-                cleared.append(_cleared(corrections, patch, gone))
+                cleared.append(_cleared(corrections, patch, gone, labels, -change))
     return Step(kind, words, tuple(patches), tuple(marks), added=tuple(cleared))
 
 
@@ -123,6 +123,14 @@ def _area_changes(patch: Patch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return labels[held], by[held].astype(np.int64)
 
 
-def _cleared(corrections: Corrections, patch: Patch, gone: NDArray[np.bool_]) -> Region:
-    runs = np.stack([patch.rows[gone], patch.cols[gone], patch.lengths[gone]])
+def _cleared(
+    corrections: Corrections,
+    patch: Patch,
+    gone: NDArray[np.bool_],
+    labels: NDArray[np.int64],
+    areas: NDArray[np.int64],
+) -> Region:
+    """Where deleted objects were; labels are sorted, areas are what each of them lost."""
+    area = areas[np.searchsorted(labels, patch.old[gone])]
+    runs = np.stack([patch.rows[gone], patch.cols[gone], patch.lengths[gone], area])
     return cleared_region(corrections.new_region(), patch.index, runs)

@@ -36,8 +36,9 @@ class Region:
         Plane of the stack.
     polygon : float64 (n, 2)
         Corners (y, x) of a drawn region; (0, 2) for cleared ones.
-    runs : int64 (3, m)
-        Rows, columns and lengths of a cleared region; (3, 0) for drawn ones.
+    runs : int64 (4, m)
+        Rows, columns and lengths of a cleared region, and the area (px) of the deleted object
+        that each was of; (4, 0) for drawn ones.
     """
 
     id: int
@@ -66,7 +67,7 @@ class Region:
         """Bounding box within a plane (H, W); None where it lies outside."""
         if self.kind != "cleared":
             return polygon_box(self.polygon, shape)
-        rows, cols, lengths = self.runs
+        rows, cols, lengths, _ = self.runs
         return (
             int(rows.min()),
             int(rows.max()) + 1,
@@ -74,8 +75,11 @@ class Region:
             int((cols + lengths).max()),
         )
 
-    def mask(self, box: Box) -> NDArray[np.bool_]:
-        """Pixels of a box that lie in the region; bool (y1 - y0, x1 - x0)."""
+    def mask(self, box: Box, largest: float = np.inf) -> NDArray[np.bool_]:
+        """Pixels of a box that lie in the region; bool (y1 - y0, x1 - x0).
+
+        Of a cleared region only the places of objects whose area was `largest` px or less.
+        """
         y0, y1, x0, x1 = box
         mask = np.zeros((y1 - y0, x1 - x0), bool)
         own = self.box((y1, x1))
@@ -86,7 +90,8 @@ class Region:
             a, b, c, d = part
             mask[a - y0 : b - y0, c - x0 : d - x0] = polygon_mask(self.polygon, part)
             return mask
-        rows, cols = expanded(*self.runs)
+        small = self.runs[3] <= largest
+        rows, cols = expanded(*self.runs[:3, small])
         inside = (rows >= y0) & (rows < y1) & (cols >= x0) & (cols < x1)
         mask[rows[inside] - y0, cols[inside] - x0] = True
         return mask
@@ -94,9 +99,9 @@ class Region:
 
 def drawn_region(id: int, kind: RegionKind, index: Index, polygon: Points) -> Region:
     """A region with a drawn outline."""
-    return Region(id, kind, index, polygon, np.empty((3, 0), np.int64))
+    return Region(id, kind, index, polygon, np.empty((4, 0), np.int64))
 
 
 def cleared_region(id: int, index: Index, runs: Integers) -> Region:
-    """The place of deleted objects, as runs (3, m)."""
+    """The place of deleted objects, as runs (4, m)."""
     return Region(id, "cleared", index, np.empty((0, 2)), runs)

@@ -6,7 +6,9 @@ On every plane a pixel is reviewed when it lies in no region to ignore, and
 * it belongs to an accepted or corrected object; or
 * it is background, an accepted or corrected object is at most REACH px away (between pixel
   centres), and no other object is nearer: half the gap, and no more than REACH; or
-* it is background where a person deleted an object.
+* it is background where a person deleted an object, unless that was larger than LARGE typical
+  objects. To delete a blob that covers half the image says that it is no cell, but not that
+  there is no cell in it.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ Mask = NDArray[np.bool_]
 
 #: Farthest reviewed background from its object (px).
 REACH = 15
+#: A deleted object of more times the typical area says nothing about its place.
+LARGE = 4.0
 #: Side of the blocks in which a large mask is made (px).
 _BLOCK = 512
 #: So many boxes are updated one by one; of more, the blocks of a grid that they meet.
@@ -76,12 +80,13 @@ def _draw(
     plane = corrections.plane(index)
     marked = np.asarray(list(corrections.marked(index)), np.int64)
     regions = [(r, r.box(shape)) for r in corrections.regions_of(index)]
+    largest = largest_cleared(corrections, index)
     for y0, y1, x0, x1 in (block for box in boxes for block in _blocks(box)):
         block = (y0, y1, x0, x1)
         some = np.intersect1d(marked, plane.meeting(grown(block, REACH, shape)))
         touching = [r for r, own in regions if own is not None and common(own, block)]
         mask[y0 - corner[0] : y1 - corner[0], x0 - corner[1] : x1 - corner[1]] = (
-            _block_mask(corrections, index, block, some, touching)
+            _block_mask(corrections, index, block, some, touching, largest)
             if some.size or touching
             else False
         )
@@ -103,6 +108,7 @@ def _block_mask(
     block: Box,
     marked: NDArray[np.int64],
     regions: list[Region],
+    largest: float,
 ) -> Mask:
     around = grown(block, REACH, corrections.shape)
     window = corrections.read(index, around)
@@ -123,7 +129,7 @@ def _block_mask(
     for kind in ("cleared", "reviewed", "ignore"):
         for region in regions:
             if region.kind == kind:
-                area = region.mask(block)
+                area = region.mask(block, largest)
                 if kind == "cleared":
                     mask |= area & background
                 elif kind == "reviewed":
@@ -131,6 +137,21 @@ def _block_mask(
                 else:
                     mask &= ~area
     return mask
+
+
+def largest_cleared(corrections: Corrections, index: Index = ()) -> float:
+    """Area (px) up to which the place of a deleted object is reviewed background.
+
+    By the median area of the accepted and corrected objects of the plane; of all its objects
+    where there is none; without any, there is no limit.
+    """
+    if all(region.kind != "cleared" for region in corrections.regions_of(index)):
+        return np.inf
+    plane = corrections.plane(index)
+    areas = plane.areas
+    marked = np.isin(plane.labels, list(corrections.marked(index)))
+    some = areas[marked] if marked.any() else areas
+    return LARGE * float(np.median(some)) if some.size else np.inf
 
 
 def _squared_distance(mask: Mask) -> NDArray[np.uint16]:
@@ -163,17 +184,20 @@ class ReviewedMask:
     def __init__(self, corrections: Corrections) -> None:
         self._corrections = corrections
         self._planes: dict[Index, Mask] = {}
+        self._largest: dict[Index, float] = {}
 
     def plane(self, index: Index = ()) -> Mask:
         """Reviewed pixels of a plane (H, W); computed once, then changed in place."""
         index = self._corrections.checked(index)
         if index not in self._planes:
             self._planes[index] = reviewed_mask(self._corrections, index)
+            self._largest[index] = largest_cleared(self._corrections, index)
         return self._planes[index]
 
     def forget(self, index: Index) -> None:
         """Free the memory of a plane that is not shown any more."""
         self._planes.pop(index, None)
+        self._largest.pop(index, None)
 
     def update(self, step: Step) -> dict[Index, list[Box]]:
         """Follow a step that was just done or undone.
@@ -184,10 +208,26 @@ class ReviewedMask:
             The parts of the planes that may have changed.
         """
         changed = changed_boxes(self._corrections, step)
+        for index, known in self._largest.items():
+            self._largest[index] = now = largest_cleared(self._corrections, index)
+            if now != known:
+                flipped = self._between(index, *sorted((known, now)))
+                changed.setdefault(index, []).extend(flipped)
+        changed = {index: boxes for index, boxes in changed.items() if boxes}
         for index, boxes in changed.items():
             if index in self._planes:
                 _draw(self._corrections, index, self._planes[index], (0, 0), boxes)
         return changed
+
+    def _between(self, index: Index, low: float, high: float) -> list[Box]:
+        """Places of deleted objects of more than `low` and at most `high` px."""
+        boxes = []
+        for region in self._corrections.regions_of(index):
+            areas = region.runs[3]
+            box = region.box(self._corrections.shape)
+            if box is not None and ((areas > low) & (areas <= high)).any():
+                boxes.append(box)
+        return boxes
 
 
 def changed_boxes(corrections: Corrections, step: Step) -> dict[Index, list[Box]]:

@@ -16,8 +16,8 @@ from napari_sa2net.edits.regions import REGION_KINDS, Region
 from napari_sa2net.edits.shapes import Box
 from napari_sa2net.errors import StepFormatError
 
-#: Version of the layout of :meth:`Step.to_bytes`.
-SCHEMA_VERSION = 1
+#: Version of the layout of :meth:`Step.to_bytes`. In 1, cleared regions had no areas.
+SCHEMA_VERSION = 2
 
 StepKind = Literal[
     "split",
@@ -158,7 +158,7 @@ class Step:
                 [np.stack([p.rows, p.cols, p.lengths, p.old, p.new]) for p in self.patches], 5
             ),
             "marks": _joined([np.stack([m.labels, m.before, m.after]) for m in self.marks], 3),
-            "regions": _joined([region.runs for region in regions], 3),
+            "regions": _joined([region.runs for region in regions], 4),
             "polygons": np.concatenate([np.empty((0, 2)), *(r.polygon for r in regions)]),
         }
         file = io.BytesIO()
@@ -178,8 +178,11 @@ class Step:
             with np.load(io.BytesIO(data), allow_pickle=False) as file:
                 meta = json.loads(file["meta"].tobytes())
                 version = meta["schema_version"]
-                if version == SCHEMA_VERSION:
-                    return _read(meta, {name: file[name] for name in file.files})
+                if version in (1, SCHEMA_VERSION):
+                    arrays = {name: file[name] for name in file.files}
+                    if version == 1:
+                        arrays["regions"] = np.pad(arrays["regions"], ((0, 1), (0, 0)))
+                    return _read(meta, arrays)
         except (
             *(OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, EOFError),
             *(zipfile.BadZipFile, zlib.error, NotImplementedError),
@@ -218,7 +221,7 @@ def _read(meta: dict[str, Any], arrays: dict[str, Any]) -> Step:
             raise ValueError("a region is cut short")
         regions.append(
             Region(
-                int(id), kind, _index(index), corners[:n_corners], _whole(runs[:, :n_runs], 3)
+                int(id), kind, _index(index), corners[:n_corners], _whole(runs[:, :n_runs], 4)
             )
         )
         corners, runs = corners[n_corners:], runs[:, n_runs:]
