@@ -80,6 +80,14 @@ def test_a_window_cuts_everything_alike():
     assert panel(figure, "image and result").images[0].get_array().shape[:2] == (32, 32)
 
 
+def test_the_gates_of_a_focal_unet_are_called_gates():
+    names = [name for name in ATTENTION_NAMES if name.startswith("aua_")]
+    said = texts(draw(shown(names, attends="gate")))
+    assert "skip gates" in said
+    assert {f"gate at {stage}" for stage in ("1/8", "1/4", "1/2", "full")} <= set(said)
+    assert not any("ψ" in text or "up-attention" in text for text in said)
+
+
 def test_rows_that_a_model_has_nothing_for_are_left_out():
     figure = draw(shown([name for name in ATTENTION_NAMES if name.startswith("aua_")]))
     words = " ".join(texts(figure))

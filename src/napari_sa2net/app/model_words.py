@@ -156,7 +156,9 @@ def _trained_on(card: ModelCard) -> str:
         return ""
     text = _words(data)
     n_images = training.get("images")
-    return f"{text} ({n_images} images)" if isinstance(n_images, int) else text
+    if not isinstance(n_images, int):
+        return text
+    return f"{text} ({n_images} image{'' if n_images == 1 else 's'})"
 
 
 def _commits(training: dict[str, Any]) -> str:

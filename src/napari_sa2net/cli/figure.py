@@ -87,7 +87,7 @@ def draw(shown: Shown) -> Figure:
                 axes.set_xlim(-0.5, size_x - 0.5)
                 axes.set_ylim(size_y - 0.5, -0.5)
                 if k == 1:
-                    axes.set_ylabel(row.title, fontweight="bold", fontsize=7, labelpad=2)
+                    axes.set_ylabel(row.title(shown), fontweight="bold", fontsize=7, labelpad=2)
                 if k and row is rows[0]:
                     x = (left + PANEL / 2) / WIDTH
                     head = "full size" if k == 4 else f"stage {NAMES[STRIDES[k - 1]]}"
@@ -136,7 +136,7 @@ Drawing = Callable[["Axes", Shown], None]
 class _Row:
     """A row: what stands on the left, then one panel for each resolution."""
 
-    title: str
+    title: Callable[[Shown], str]
     left: Drawing
     of_stride: Callable[[int], Drawing]
     wanted: Callable[[Shown], bool]
@@ -175,8 +175,11 @@ def _stage(stride: int) -> Drawing:
     return drawing
 
 
-def _psi(stride: int) -> Drawing:
-    return _map(f"aua_{stride}", f"ψ at {NAMES[stride]}")
+def _attention(stride: int) -> Drawing:
+    def drawing(axes: Axes, shown: Shown) -> None:
+        _map(f"aua_{stride}", f"{shown.attends} at {NAMES[stride]}")(axes, shown)
+
+    return drawing
 
 
 def _query(axes: Axes, shown: Shown) -> None:
@@ -252,16 +255,16 @@ def _has(prefix: str) -> Callable[[Shown], bool]:
 
 
 _ROWS = (
-    _Row("boundary", _image, _stage, lambda shown: True),
+    _Row(lambda _: "boundary", _image, _stage, lambda shown: True),
     _Row(
-        "up-attention",
+        lambda shown: "up-attention" if shown.attends == "ψ" else "skip gates",
         _per_object("refinement_px", "boundary moved (px)"),
-        _psi,
+        _attention,
         _has("aua_"),
     ),
-    _Row("scale gates", _query, _scale_gate, _has("scale_gate_")),
+    _Row(lambda _: "scale gates", _query, _scale_gate, _has("scale_gate_")),
     _Row(
-        "local gates",
+        lambda _: "local gates",
         _per_object("contested", "boundary contested"),
         _local_gate,
         _has("local_gate_"),

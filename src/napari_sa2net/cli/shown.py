@@ -43,6 +43,8 @@ class Shown:
         Pixels of the image per pixel of what is given here.
     ran : bool
         The network was run; it is not on an image of one value.
+    attends : str
+        What attends at each stage: ψ, or the gate of a skip in a FocalUNet.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Shown:
     window: Window | None = None
     step: int = 1
     ran: bool = True
+    attends: str = "ψ"
 
 
 def part_of(shown: Shown, window: Window) -> Shown:
