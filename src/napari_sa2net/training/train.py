@@ -229,9 +229,10 @@ def train_folder(
 
 
 def quiet_lightning() -> None:
-    """Lightning greets with its devices and advertises; a person asked for neither."""
+    """Lightning greets, advertises, and tells of every checkpoint; nobody asked for that."""
     if not logger.isEnabledFor(logging.DEBUG):
-        logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+        for room in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
+            logging.getLogger(f"lightning.pytorch.{room}").setLevel(logging.WARNING)
 
 
 def _load(

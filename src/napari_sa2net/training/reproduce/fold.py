@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 import warnings
 import zlib
@@ -41,6 +40,7 @@ from napari_sa2net.training.reproduce.protocol import (
 )
 from napari_sa2net.training.reproduce.recipes import SIZE, Recipe
 from napari_sa2net.training.reproduce.scoring import decided, predict, score
+from napari_sa2net.training.train import quiet_lightning
 
 #: Seconds between checkpoints, which are written at the ends of epochs: an epoch of few images
 #: is shorter than writing a large network.
@@ -274,7 +274,7 @@ class Saver(Callback):
 def _trainer(
     folder: Path, settings: FoldSettings, device: torch.device, callbacks: list[Callback]
 ) -> pl.Trainer:
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    quiet_lightning()
     dtype = torch.float32 if settings.precision == "float32" else fast_dtype(device)
     return pl.Trainer(
         accelerator={"cuda": "gpu"}.get(device.type, device.type),
