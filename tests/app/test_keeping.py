@@ -184,6 +184,23 @@ def test_what_is_announced_is_what_is_kept(desks: Any) -> None:
     assert not bare.state.keep.can
 
 
+def test_a_deleted_blob_is_nothing_to_keep_while_cells_are_there(desks: Any) -> None:
+    labels = disks()
+    labels[:, 82:] = 5  # far larger than the cells
+    desk = desks(labels, image=STACK[0])
+    desk.controller.delete(point=(50, 100))
+    desk.controller.keeping.refresh()
+    assert not desk.state.keep.can
+    assert "Nothing is reviewed yet" in desk.state.keep.problem
+    desk.controller.delete(point=(20, 20))
+    desk.controller.keeping.refresh()
+    assert desk.state.keep.cells == "1 deleted cell"
+    (record,) = desk.keep()
+    kept = TrainingSet.open(desk.state.folder).load(record.id)
+    assert kept.reviewed[20, 20]
+    assert not kept.reviewed[:, 82:].any()
+
+
 def test_what_another_window_kept_is_not_replaced_in_silence(desks: Any) -> None:
     image = disks().astype(np.float32)
     first, second = desks(disks(), image=image), desks(disks(), image=image)

@@ -20,6 +20,7 @@ from napari_sa2net.edits import (
     ReviewedMask,
     ReviewQueue,
     Step,
+    reviewed_regions,
     stroke,
 )
 from napari_sa2net.edits.patch import Index
@@ -225,13 +226,12 @@ class EditSession:
         return [
             index
             for index in np.ndindex(*stack)
-            if self.corrections.marked(index)
-            or any(region.kind != "ignore" for region in self.corrections.regions_of(index))
+            if self.corrections.marked(index) or reviewed_regions(self.corrections, index)
         ]
 
     def n_deleted(self, index: Index) -> int:
-        """Cells of a plane that were deleted."""
-        regions = self.corrections.regions_of(index)
+        """Cells of a plane whose deletion says something, as that of a blob does not."""
+        regions = reviewed_regions(self.corrections, index)
         return sum(self._cleared.get(region.id, 0) for region in regions)
 
     def note(self, step: Step) -> None:

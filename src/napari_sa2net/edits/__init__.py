@@ -34,7 +34,13 @@ from napari_sa2net.edits.objects import delete, label_at, labels_in, labels_unde
 from napari_sa2net.edits.patch import Patch
 from napari_sa2net.edits.regions import Region
 from napari_sa2net.edits.review import ReviewQueue
-from napari_sa2net.edits.reviewed import ReviewedMask, changed_boxes, outlines, reviewed_mask
+from napari_sa2net.edits.reviewed import (
+    ReviewedMask,
+    changed_boxes,
+    outlines,
+    reviewed_mask,
+    reviewed_regions,
+)
 from napari_sa2net.edits.step import SCHEMA_VERSION, STEP_KINDS, Marks, Step
 from napari_sa2net.edits.strokes import stroke
 
@@ -72,6 +78,7 @@ __all__ = [
     "replace_box",
     "reviewed_labels",
     "reviewed_mask",
+    "reviewed_regions",
     "smooth",
     "split",
     "stroke",

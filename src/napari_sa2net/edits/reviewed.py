@@ -154,6 +154,17 @@ def largest_cleared(corrections: Corrections, index: Index = ()) -> float:
     return LARGE * float(np.median(some)) if some.size else np.inf
 
 
+def reviewed_regions(corrections: Corrections, index: Index = ()) -> list[Region]:
+    """Regions of a plane that make pixels reviewed, as long as they are background."""
+    largest = largest_cleared(corrections, index)
+    return [
+        region
+        for region in corrections.regions_of(index)
+        if region.kind == "reviewed"
+        or (region.kind == "cleared" and (region.runs[3] <= largest).any())
+    ]
+
+
 def _squared_distance(mask: Mask) -> NDArray[np.uint16]:
     """Squared distance (px²) to the nearest pixel of a mask, exact up to REACH.
 
