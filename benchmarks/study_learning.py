@@ -39,8 +39,7 @@ UNIFIED = {"loss": "unified_focal"}
 WAYS: dict[str, dict[str, object]] = {
     "default": {},
     "unified": UNIFIED,
-    "answers 3": {"distillation": 3.0},
-    "unified, answers 3": {**UNIFIED, "distillation": 3.0},
+    "answers 6": {"distillation": 6.0},
     "unified γ 0.2": {**UNIFIED, "unified_focal": UnifiedFocalConfig(gamma=0.2)},
     "unified γ_d 1": {**UNIFIED, "unified_focal": UnifiedFocalConfig(distance_gamma=1.0)},
 }
