@@ -14,7 +14,10 @@ import numpy as np
 import pytest
 import tifffile
 
+from napari_sa2net.cli.naming import Job
+from napari_sa2net.cli.segment import BatchSettings, run_batch, segment_file
 from napari_sa2net.data import synthetic_nuclei
+from napari_sa2net.models import load_model
 
 
 @pytest.fixture
@@ -267,6 +270,23 @@ def test_missing_input_is_named(segment, tmp_path):
     result = segment(inputs=(tmp_path / "nowhere",))
     assert result.code == 2
     assert "nowhere" in result.err
+
+
+def test_an_image_done_in_the_moment_of_the_interrupt_counts(tiny_model, images, tmp_path):
+    def work(*args):
+        segment_file(*args)
+        raise KeyboardInterrupt
+
+    jobs = [Job(f"im{i}", path) for i, path in enumerate(sorted(images.glob("*.tif"))[:2])]
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        run_batch(jobs, out, load_model(tiny_model), BatchSettings(), quiet=True, work=work)
+    manifest = json.loads((out / "extra" / "run.json").read_text())
+    assert manifest["state"] == "interrupted"
+    assert [(one["name"], one["state"]) for one in manifest["images"]] == [("im0", "done")]
+    assert {row["image"] for row in rows(out)} <= {"im0"}
+    summary = run_batch(jobs, out, load_model(tiny_model), BatchSettings(), quiet=True)
+    assert [one["state"] for one in summary["images"]] == ["skipped", "done"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for child processes")

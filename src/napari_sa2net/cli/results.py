@@ -170,6 +170,8 @@ class ResultFolder:
         self._overwrite = overwrite
         #: Input of the images being done, their record before, and when their mask changed.
         self._claimed: dict[str, tuple[dict[str, Any], dict[str, Any] | None, int]] = {}
+        #: Records of the images that were finished here.
+        self.done: dict[str, dict[str, Any]] = {}
         new = (folder / "extra", folder, *folder.parents)
         self._made = [one for one in new if not one.exists()]
         try:
@@ -233,7 +235,7 @@ class ResultFolder:
         One that was not claimed keeps its record, which may be another image's. So does one
         that was done before with other settings, while its mask is as it was.
         """
-        if job.name not in self._claimed:
+        if job.name not in self._claimed or job.name in self.done:
             return
         source, former, changed = self._claimed.pop(job.name)
         mask = self.mask_path(job.name)
@@ -255,6 +257,7 @@ class ResultFolder:
         write_atomically(self._records / f"{job.name}.csv", table_csv.encode())
         record = {"state": "done", "key": self._key, "input": source, **record}
         self._write(job.name, record)
+        self.done[job.name] = record
         self._claimed.pop(job.name, None)
         return record
 

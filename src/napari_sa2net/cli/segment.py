@@ -180,15 +180,17 @@ def run_batch(
     stopped: BaseException | None = None
     told: dict[str, str] = {}
     with BatchProgress(len(jobs), quiet) as progress:
-        for job in jobs:
-            try:
+        try:
+            for job in jobs:
                 images.append(
                     _one(job, folder, model, settings, progress, work or segment_file, told)
                 )
-            except (KeyboardInterrupt, SystemExit) as error:
+        except (KeyboardInterrupt, SystemExit) as error:
+            stopped = error
+            for job in jobs[len(images) : len(images) + 1]:
                 folder.fail(job, "interrupted")
-                stopped = error
-                break
+                if job.name in folder.done:  # in the very moment after
+                    images.append(_done(job, folder.done[job.name]))
     summary = {
         "state": "interrupted" if stopped else "finished",
         "model": {"name": model.name, "sha256": model.sha256},
@@ -238,8 +240,13 @@ def _one(
         progress.end(job.name, message if first == job.name else f"as {first}", "red")
         return {**entry, "state": "failed", "error": message}
     progress.end(job.name, f"{_count(record['objects'])} in {record['seconds']:.1f} s")
+    return _done(job, record)
+
+
+def _done(job: Job, record: dict[str, Any]) -> dict[str, Any]:
     return {
-        **entry,
+        "name": job.name,
+        "input": str(job.path),
         "state": "done",
         "objects": record["objects"],
         "seconds": record["seconds"],
