@@ -69,7 +69,8 @@ def _draw_gamma(axes: Axes, result: dict[str, Any], threshold: float) -> None:
         )  # fmt: skip
     axes.axhline(1, color="0.75", lw=0.6, zorder=0)
     axes.axhline(threshold, color=REMOVED, lw=0.6, ls="--", zorder=0)
-    axes.set_xticks(range(len(gamma)), [title_of(m) for m in gamma])
+    # In two lines: beside one another “gate 4” and “gate 3” would run together.
+    axes.set_xticks(range(len(gamma)), [title_of(m).replace(" ", "\n") for m in gamma])
     axes.set_xlim(-0.6, len(gamma) - 0.4)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("learned γ")
