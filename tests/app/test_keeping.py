@@ -192,6 +192,7 @@ def test_a_deleted_blob_is_nothing_to_keep_while_cells_are_there(desks: Any) -> 
     desk.controller.keeping.refresh()
     assert not desk.state.keep.can
     assert "Nothing is reviewed yet" in desk.state.keep.problem
+    assert "deleted a large blob" in desk.state.keep.problem
     desk.controller.delete(point=(20, 20))
     desk.controller.keeping.refresh()
     assert desk.state.keep.cells == "1 deleted cell"

@@ -165,11 +165,11 @@ def what_to_keep(
     planes, withdrawn = (KeptPlanes() if gone else known).due(session, group)
     problem = _problem(source)
     if not problem and not planes and not withdrawn:
-        problem = (
-            "Everything that is reviewed is kept."
-            if session.reviewed_planes()
-            else "Nothing is reviewed yet: correct or accept a cell first."
-        )
+        problem = "Nothing is reviewed yet: correct or accept a cell first."
+        if session.reviewed_planes():
+            problem = "Everything that is reviewed is kept."
+        elif any(r.kind == "cleared" for r in session.corrections.regions.values()):
+            problem += " Where you deleted a large blob, cells may lie."
     is_stack = int(np.prod(session.labels.shape[:-2])) > 1
     counts = _counts(session, planes)
     return WhatToKeep(*counts, len(planes), len(withdrawn), is_stack, gone, problem)
