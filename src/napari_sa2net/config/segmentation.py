@@ -78,6 +78,11 @@ class InputConfig(Settings):
         title="Fixed input size (px)",
         description="The whole image is resized to this square, as a published script did",
     )
+    antialias: bool = Field(
+        False,
+        title="Smooth while resizing",
+        description="Smooth an image that is made smaller to the fixed size; published: not",
+    )
 
 
 class InstanceConfig(Settings):

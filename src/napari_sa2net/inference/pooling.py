@@ -36,7 +36,9 @@ def coarse_plane(plane: ScaledPlane, side: int = COARSE_SIDE) -> ScaledPlane:
     if shrink >= 1:
         return plane
     if plane.rows.scale != plane.columns.scale:  # a model of a fixed input size
-        return ScaledPlane(plane.plan, plane.index, resize_to=side)
+        return ScaledPlane(
+            plane.plan, plane.index, resize_to=side, antialias=plane.rows.antialias
+        )
     return ScaledPlane(plane.plan, plane.index, plane.rows.scale * shrink)
 
 

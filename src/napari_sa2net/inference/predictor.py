@@ -110,7 +110,7 @@ class Predictor:
 
     def scaled(self, plan: Plane, index: tuple[int, ...], scale: float) -> ScaledPlane:
         """The plane as this model's network sees it."""
-        return ScaledPlane(plan, index, scale, self.input.resize_to)
+        return ScaledPlane(plan, index, scale, self.input.resize_to, self.input.antialias)
 
     def tiles(self, plane: ScaledPlane) -> list[Tile]:
         """Tiles in which a plane is run."""

@@ -141,8 +141,9 @@ class ScaledPlane:
     scale : float
         Network pixels per image pixel; 1 reads the image itself.
     resize_to : int, optional
-        Instead of by `scale`, resize the whole plane to this square, bilinear without
-        antialiasing, as a published script did.
+        Instead of by `scale`, resize the whole plane to this square, bilinear.
+    antialias : bool
+        With `resize_to`: smooth what shrinks; a published script did not.
     """
 
     def __init__(
@@ -151,13 +152,14 @@ class ScaledPlane:
         index: tuple[int, ...],
         scale: float = 1.0,
         resize_to: int | None = None,
+        antialias: bool = False,
     ) -> None:
         self.plan = plan
         self.index = index
         height, width = plan.spatial
         if resize_to:
-            self.rows = Axis(height, resize_to, resize_to / height, antialias=False)
-            self.columns = Axis(width, resize_to, resize_to / width, antialias=False)
+            self.rows = Axis(height, resize_to, resize_to / height, antialias)
+            self.columns = Axis(width, resize_to, resize_to / width, antialias)
         else:
             self.rows = Axis(height, max(1, round(height * scale)), scale)
             self.columns = Axis(width, max(1, round(width * scale)), scale)

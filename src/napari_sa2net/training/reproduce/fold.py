@@ -45,6 +45,8 @@ from napari_sa2net.training.train import quiet_lightning
 #: Seconds between checkpoints, which are written at the ends of epochs: an epoch of few images
 #: is shorter than writing a large network.
 SAVE_SECONDS = 30.0
+#: Epochs from one validation to the next, at most, where validation chooses nothing.
+SELDOM = 10
 
 RESULT, TEST = "result.json", "test.npz"
 
@@ -146,7 +148,8 @@ def run_fold(
     folder.mkdir(parents=True, exist_ok=True)
     last = folder / "last.ckpt"
     _check_checkpoint(last)
-    trainer = _trainer(folder, settings, where, [keeper, Saver(last)])
+    every = 1 if recipe.keeps == "best" else seldom(settings.epochs)
+    trainer = _trainer(folder, settings, where, every, [keeper, Saver(last)])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*exists and is not empty.*")
@@ -271,8 +274,17 @@ class Saver(Callback):
             self.saved = time.monotonic()
 
 
+def seldom(epochs: int) -> int:
+    """Epochs from one validation to the next, so that the last epoch is validated, too."""
+    return max(n for n in range(1, SELDOM + 1) if epochs % n == 0)
+
+
 def _trainer(
-    folder: Path, settings: FoldSettings, device: torch.device, callbacks: list[Callback]
+    folder: Path,
+    settings: FoldSettings,
+    device: torch.device,
+    validate_every: int,
+    callbacks: list[Callback],
 ) -> pl.Trainer:
     quiet_lightning()
     dtype = torch.float32 if settings.precision == "float32" else fast_dtype(device)
@@ -281,6 +293,7 @@ def _trainer(
         devices=[device.index or 0] if device.type == "cuda" else 1,
         precision=PRECISIONS[dtype],  # type: ignore[arg-type]
         max_epochs=settings.epochs,
+        check_val_every_n_epoch=validate_every,
         callbacks=callbacks,
         enable_checkpointing=False,
         logger=CSVLogger(folder, name="log"),
@@ -315,6 +328,7 @@ def _card(
             low=0,
             high=100,
             resize_to=SIZE * recipe.zoom,
+            antialias=recipe.antialiased,
         ),
         training={
             "data": recipe.title,

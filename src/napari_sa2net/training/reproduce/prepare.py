@@ -156,10 +156,12 @@ def prepare_sample(sample: Sample, recipe: Recipe) -> tuple[NDArray[Any], NDArra
                 f"{sample.name} is {image.dtype}, where {recipe.title} has 8-bit images. "
                 "Unpack the data set again."
             )
-        small: NDArray[Any] = np.rint(bilinear(image, SIZE * recipe.zoom)).astype(np.uint8)
+        resized = bilinear(image, SIZE * recipe.zoom, recipe.antialiased)
+        small: NDArray[Any] = np.rint(resized).astype(np.uint8)
     else:
         low, high = float(image.min()), float(image.max())
-        small = bilinear((image - low) / max(high - low, 1e-6), SIZE * recipe.zoom)
+        scaled = (image - low) / max(high - low, 1e-6)
+        small = bilinear(scaled, SIZE * recipe.zoom, recipe.antialiased)
     return small, _small_mask(sample.mask, recipe)
 
 
@@ -176,10 +178,12 @@ def _small_mask(mask: NDArray[np.int32], recipe: Recipe) -> NDArray[np.uint8]:
     return (np.rint(values) > (0 if recipe.fattened_masks else 127)).astype(np.uint8)
 
 
-def bilinear(image: NDArray[Any], side: int) -> NDArray[np.float32]:
-    """Resize (Y, X, C) to a square, bilinear, pixel centres at halves, no antialiasing."""
+def bilinear(image: NDArray[Any], side: int, antialiased: bool = False) -> NDArray[np.float32]:
+    """Resize (Y, X, C) to a square, bilinear, pixel centres at halves."""
     x = torch.from_numpy(np.array(image, np.float32, order="C")).permute(2, 0, 1)[None]
-    y = F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False)
+    y = F.interpolate(
+        x, size=(side, side), mode="bilinear", align_corners=False, antialias=antialiased
+    )
     return y[0].permute(1, 2, 0).numpy()
 
 
@@ -187,7 +191,7 @@ def _key(layout: Layout, recipe: Recipe) -> str:
     """Fingerprint of what the prepared images depend on."""
     how = [
         recipe.channel_order, recipe.scaling, recipe.fattened_masks, recipe.n_classes,
-        SIZE, recipe.zoom,
+        SIZE, recipe.zoom, recipe.antialiased,
     ]  # fmt: skip
     items = [(i.name, i.group, i.split, i.unit, _stamps(i)) for i in layout.items]
     return hashlib.sha256(json.dumps([layout.form, how, items]).encode()).hexdigest()

@@ -31,27 +31,34 @@ RISE = 0.1
 SMOOTH = 1e-5
 
 
-def dice_bce(logits: Tensor, target: Tensor, dice_share: float = 0.5) -> Tensor:
-    """Dice and class-balanced binary cross-entropy of a sigmoid head.
+def dice_bce(
+    logits: Tensor, target: Tensor, dice_share: float = 0.5, balanced: bool = True
+) -> Tensor:
+    """Dice and binary cross-entropy of a sigmoid head.
 
     Parameters
     ----------
     logits : (B, 1, h, w)
     target : (B, h, w) int, 0 or 1
     dice_share : float
+    balanced : bool
+        Foreground and background of the batch weigh the same in the cross-entropy.
 
     Notes
     -----
-    Published: half Dice (mean over images), half cross-entropy in which foreground and
-    background of the batch weigh the same.
+    Published: half Dice (mean over images), half balanced cross-entropy.
     """
     x, t = logits[:, 0].float(), target.float()
     p = x.sigmoid().flatten(1)
     y = t.flatten(1)
     dice = (2 * (p * y).sum(1) + SMOOTH) / ((p * p).sum(1) + (y * y).sum(1) + SMOOTH)
     pixel = F.binary_cross_entropy_with_logits(x, t, reduction="none")
-    sides = [(pixel * side).sum() / side.sum().clamp(min=1) for side in (t, 1 - t)]
-    return dice_share * (1 - dice).mean() + (1 - dice_share) * (sides[0] + sides[1]) / 2
+    if balanced:
+        sides = [(pixel * side).sum() / side.sum().clamp(min=1) for side in (t, 1 - t)]
+        entropy = (sides[0] + sides[1]) / 2
+    else:
+        entropy = pixel.mean()
+    return dice_share * (1 - dice).mean() + (1 - dice_share) * entropy
 
 
 def dice_ce(logits: Tensor, target: Tensor, dice_share: float) -> Tensor:
@@ -163,8 +170,10 @@ class ProtocolModule(pl.LightningModule):
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Loss of one head."""
-        function = dice_bce if self.recipe.loss == "dice_bce" else dice_ce
-        return function(logits, target, self.recipe.dice_share)
+        share = self.recipe.dice_share
+        if self.recipe.loss == "dice_bce":
+            return dice_bce(logits, target, share, self.recipe.balanced)
+        return dice_ce(logits, target, share)
 
     def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
         image, target = batch
