@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from pathlib import Path
 
 import dask.array as da
 import numpy as np
@@ -150,6 +151,12 @@ def test_everything_else_is_refused(image) -> None:
     with pytest.raises(ImageError) as caught:
         plan_image(image)
     assert len(str(caught.value)) > 20
+
+
+@pytest.mark.parametrize("name", ["image.tif", b"image.tif", Path("image.tif")])
+def test_a_name_is_refused_with_the_way_to_open_it(name) -> None:
+    with pytest.raises(ImageError, match=r"name of an image.*data\.read_image"):
+        plan_image(name)
 
 
 @pytest.mark.parametrize(

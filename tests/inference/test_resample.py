@@ -16,8 +16,9 @@ from napari_sa2net.inference import resample as module
 from napari_sa2net.inference.resample import Axis, ScaledPlane
 
 
-def plane_of(image: np.ndarray, scale: float = 1.0, resize_to: int | None = None):
-    return ScaledPlane(plan_image(image, normalize=False, in_channels=1), (), scale, resize_to)
+def plane_of(image: np.ndarray, scale: float = 1.0, **fixed_size):
+    plan = plan_image(image, normalize=False, in_channels=1)
+    return ScaledPlane(plan, (), scale, **fixed_size)
 
 
 @pytest.mark.parametrize("scale", [0.13, 0.5, 0.77, 1.0, 1.31, 2.0, 3.7])
@@ -50,11 +51,12 @@ def test_equals_torch_antialiased_bilinear(size: tuple[int, int], scale: float) 
     )
 
 
-def test_fixed_size_equals_plain_bilinear() -> None:
+@pytest.mark.parametrize("antialias", [False, True])
+def test_fixed_size_equals_plain_bilinear(antialias: bool) -> None:
     image = np.random.default_rng(2).random((300, 90)).astype(np.float32)
-    plane = plane_of(image, resize_to=64)
+    plane = plane_of(image, resize_to=64, antialias=antialias)
     expected = F.interpolate(
-        torch.from_numpy(image)[None, None], size=(64, 64), mode="bilinear"
+        torch.from_numpy(image)[None, None], (64, 64), mode="bilinear", antialias=antialias
     )
     np.testing.assert_allclose(plane.read(0, 64, 0, 64), expected[0], atol=1e-5)
     back = plane.to_image(expected[0].numpy(), (0, 0), (0, 300, 0, 90))

@@ -68,10 +68,13 @@ def test_loss_of_sigmoid_heads() -> None:
     balanced = (cross[y > 0].mean() + cross[y == 0].mean()) / 2
     expected = 0.5 * torch.stack(dice).mean() + 0.5 * balanced
     assert float(dice_bce(logits, target)) == pytest.approx(float(expected), rel=1e-4)
+    plain = 0.5 * torch.stack(dice).mean() + 0.5 * cross.mean()
+    assert float(dice_bce(logits, target, balanced=False)) == pytest.approx(float(plain))
     for empty in (torch.zeros_like(target), torch.ones_like(target)):
-        x = logits.clone().requires_grad_()
-        dice_bce(x * 100, empty).backward()
-        assert torch.isfinite(x.grad).all()
+        for balanced in (True, False):
+            x = logits.clone().requires_grad_()
+            dice_bce(x * 100, empty, balanced=balanced).backward()
+            assert torch.isfinite(x.grad).all()
 
 
 def test_loss_of_softmax_heads() -> None:
@@ -165,6 +168,11 @@ def test_bilinear_is_that_of_the_published_script() -> None:
     # Pixel centres at halves, no antialiasing: 64 → 32 averages two neighbours.
     image = np.arange(64, dtype=np.uint8)[None, :, None].repeat(32, 0)
     np.testing.assert_allclose(bilinear(image, 32)[0, :, 0], np.arange(32) * 2 + 0.5)
+    # Smoothed, a pixel that lies between the two counts, too: 96 → 32.
+    stripe = np.zeros((96, 96, 1), np.uint8)
+    stripe[:, 48] = 90
+    assert bilinear(stripe, 32).max() == 0
+    assert bilinear(stripe, 32, antialiased=True).sum(1) == pytest.approx(30)
 
 
 def test_five_folds_of_training_and_validation_images(tmp_path: Path) -> None:

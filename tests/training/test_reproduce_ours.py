@@ -11,9 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from napari_sa2net.data import read_image
 from napari_sa2net.errors import Cancelled, SettingsError
+from napari_sa2net.inference.prediction import plan_for
+from napari_sa2net.inference.predictor import Predictor
 from napari_sa2net.models import open_model
 from napari_sa2net.training.reproduce.augmentation import WideAugmentation
+from napari_sa2net.training.reproduce.fold import seldom
 from napari_sa2net.training.reproduce.protocol import Keeper, on_grid
 from napari_sa2net.training.reproduce.recipes import OURS, RECIPES, recipe_of
 from napari_sa2net.training.reproduce.run import reproduce
@@ -161,7 +165,7 @@ def test_symmetries_are_the_mean_over_eight_and_turn_with_the_image() -> None:
 # --- whole runs ----------------------------------------------------------------------------
 
 
-def test_our_recipes_share_network_images_loss_and_scores_with_the_published() -> None:
+def test_our_recipes_share_network_images_and_scores_with_the_published() -> None:
     for name, ours in OURS.items():
         published = RECIPES[name]
         for part in ("channel_order", "in_channels", "n_classes", "scaling", "fattened_masks",
@@ -190,6 +194,7 @@ def test_our_recipe_from_images_to_report(tmp_path: Path, dataset: str) -> None:
     assert (f"Images had {32 * zoom} px" in text) is (zoom != 1)
     model = open_model(out / "fold_1" / "model.safetensors")
     assert model.card.input.resize_to == 32 * zoom
+    assert model.card.input.antialias
     assert "our recipe" in model.card.description
     with np.load(out / "prepared.npz") as file:
         assert file["images"].shape[1:] == (32 * zoom, 32 * zoom, 3)
@@ -246,6 +251,26 @@ def test_our_recipe_goes_on_exactly_where_it_was_stopped(tmp_path: Path, monkeyp
         for p in (tmp_path / "whole", parts)
     )
     assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize(("epochs", "every"), [(400, 10), (12, 6), (7, 7), (1, 1), (13, 1)])
+def test_where_validation_chooses_nothing_it_is_seldom_and_ends_with_the_last(
+    epochs: int, every: int
+) -> None:
+    assert seldom(epochs) == every
+
+
+def test_a_model_of_our_recipe_sees_images_as_its_training_did(tmp_path: Path) -> None:
+    root = make.folders(tmp_path / "data", {"Train_Folder": 6})
+    out = tmp_path / "out"
+    reproduce("glas", root, out, recipe="ours", **TINY)
+    model = open_model(out / "fold_1" / "model.safetensors")
+    with np.load(out / "prepared.npz") as file:
+        prepared, names = file["images"], file["names"].tolist()
+    path = next((root / "Train_Folder" / "img").glob(f"{names[0]}.*"))
+    plan = plan_for(model, read_image(path).array)
+    seen = Predictor(model).scaled(plan, (), 1.0).read(0, 32, 0, 32)
+    np.testing.assert_allclose(seen, prepared[0].transpose(2, 0, 1) / 255, atol=0.6 / 255)
 
 
 def test_a_folder_keeps_to_one_recipe(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import product
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -324,9 +325,10 @@ def _is_flat(sample: NDArray[Any]) -> bool:
 
 def _as_array(image: Any) -> Any:
     """The full-size array of whatever a caller calls an image, checked."""
-    if isinstance(image, (str, bytes)):
+    if isinstance(image, (str, bytes, PathLike)):
         raise ImageError(
-            "This is text, not an image; open a file with napari_sa2net.data.read_image."
+            "This is the name of an image, not an image; open a file with "
+            "napari_sa2net.data.read_image."
         )
     if isinstance(image, Sequence) and not hasattr(image, "__array_interface__"):
         image = _first_level(image)
