@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -143,8 +144,9 @@ def remove(pattern: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("dataset", "damage", "named"),
     [
-        ("monuseg", remove("*DX1.xml"), r"TCGA-A7-A130-01Z-00-DX1\.xml is missing"),
-        ("monuseg", remove("*DX1.tif"), r"TCGA-A7-A130-01Z-00-DX1\.tif is missing"),
+        ("monuseg", remove("*DX1.xml"), r"Annotations.TCGA-A7-A130-01Z-00-DX1\.xml is miss"),
+        ("monuseg", remove("*DX1.tif"), r"Images.TCGA-A7-A130-01Z-00-DX1\.tif is missing"),
+        ("monuseg", remove("Annotations"), r"Annotations.TCGA-A7-A130.*\.xml is missing"),
         ("glas", remove("train_2_anno.bmp"), r"train_2_anno\.bmp is missing"),
         ("glas", remove("train_2.bmp"), r"train_2\.bmp is missing: the image of train_2_anno"),
         ("isic2018", remove("ISIC_0000003.jpg"), r"ISIC_0000003\.jpg is missing"),
@@ -152,6 +154,8 @@ def remove(pattern: str) -> Callable[[Path], None]:
         ("isic2018", remove("*GroundTruth"), "Training_GroundTruth is missing"),
         ("segpc2021", remove("y"), "train.y is missing"),
         ("segpc2021", remove("x"), "train.x is missing"),
+        ("segpc2021", remove("validation"), r"validation.x is missing"),
+        ("segpc2021", remove("train"), r"train.x is missing"),
         ("segpc2021", remove("1000.bmp"), r"x.1000\.bmp is missing"),
         ("acdc", remove("*frame12.nii.gz"), r"patient001_frame12\.nii\.gz is missing"),
         ("acdc", remove("*frame12_gt.nii.gz"), r"patient001_frame12_gt\.nii\.gz is missing"),
@@ -172,12 +176,53 @@ def test_what_is_missing_is_named(tmp_path: Path, dataset: str, damage, named: s
         (remove("Train_Folder/labelcol/Tr2.png"), r"labelcol.Tr2\.png is missing"),
         (remove("Test_Folder/img/Te1.png"), r"Test_Folder.img.Te1\.png is missing"),
         (remove("Test_Folder/labelcol"), r"Test_Folder.labelcol is missing"),
+        (remove("Train_Folder"), r"Train_Folder is missing: expected is Train_Folder.img"),
     ],
 )
 def test_what_is_missing_in_folders_is_named(tmp_path: Path, damage, named: str) -> None:
     damage(make.folders(tmp_path))
     with pytest.raises(TrainingDataError, match=named):
         open_layout("glas", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "damage", "note"),
+    [
+        ("monuseg", None, r"3 training images are there, of 30 or 37 handed out"),
+        ("glas", None, r"4 training images are there, of 85"),
+        ("isic2018", None, r"10 images are there, of 2594"),
+        ("segpc2021", remove("102_1.bmp"), r"cells of 102\.bmp are not numbered from 1 with"),
+        ("acdc", remove("patient001"), r"Of 100 patients \d+ are not there \(patient001, "),
+    ],
+)
+def test_what_seems_to_be_missing_is_noted(tmp_path: Path, dataset, damage, note) -> None:
+    if dataset == "acdc":
+        pytest.importorskip("nibabel")
+    root = make.MAKERS[dataset](tmp_path)
+    if damage:
+        damage(root)
+    (found,) = open_layout(dataset, root).notes
+    assert re.search(note, found)
+
+
+def test_a_folder_of_tests_is_told_from_the_latest(tmp_path: Path) -> None:
+    root = make.monuseg(tmp_path / "latest")
+    assert splits(open_layout("monuseg", root))["train"]
+    top = next(path for path in root.iterdir() if "Test" not in path.name)
+    top.rename(root / "contest latest")
+    assert splits(open_layout("monuseg", root))["train"]
+    (root / "contest latest").rename(root / "my test-images")
+    assert not splits(open_layout("monuseg", root))["train"]
+
+
+def test_a_table_of_patients_in_another_encoding_is_read(tmp_path: Path) -> None:
+    root = make.glas(tmp_path)
+    table = next(root.rglob("Grade.csv"))
+    before = {item.name: item.group for item in open_layout("glas", root).items}
+    table.write_bytes(
+        table.read_bytes() + "train_9,9,s\u00e4gez\u00e4hnig,x\n".encode("latin-1")
+    )
+    assert {item.name: item.group for item in open_layout("glas", root).items} == before
 
 
 @pytest.mark.parametrize("dataset", list(make.MAKERS))

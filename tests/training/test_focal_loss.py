@@ -297,3 +297,23 @@ def test_one_channel_is_refused() -> None:
 def test_parameters_out_of_bounds_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(SettingsError, match=next(iter(wrong))):
         UnifiedFocalLoss(**wrong)
+
+
+@pytest.mark.parametrize("loss", [UnifiedFocalLoss(), DiceCrossEntropy((1.0, 1.0, 1.0))])
+def test_what_torch_would_broadcast_or_refuse_in_its_own_words_is_told(loss) -> None:
+    logits, target = batch()
+    mask = torch.ones_like(target, dtype=torch.bool)
+    assert torch.equal(loss(logits, target, mask), loss(logits, target))
+    said = {
+        r"mask must be \(2, 9, 11\) of bool.*not \(1, 9, 11\)": (logits, target, mask[:1]),
+        r"mask must be .*not \(2, 1, 9, 11\)": (logits, target, mask[:, None]),
+        r"mask must be .*of bool.*of uint8": (logits, target, mask.byte()),
+        r"target must be .*not \(1, 9, 11\)": (logits, target[:1], None),
+        r"target must be .*not \(2, 1, 9, 11\)": (logits, target[:, None], None),
+        r"target must be .*of int64.*of uint8": (logits, target.byte(), None),
+        r"Logits must be .*not \(3, 9, 11\)": (logits[0], target, None),
+        r"Logits must be .*of int64": (logits.long(), target, None),
+    }
+    for message, given in said.items():
+        with pytest.raises(SettingsError, match=message):
+            loss(*given)

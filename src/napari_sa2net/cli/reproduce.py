@@ -100,8 +100,9 @@ def reproduce(
     if json:
         console.print_json(report)
         return 0
-    rows = table_rows(recipe_of(dataset, recipe), report["summary"])
-    console.table(("per image", "Dice", "IoU", "over, or source"), rows)
+    of = recipe_of(dataset, recipe)
+    rows = table_rows(of, report["summary"])
+    console.table((f"per {of.scored[:-1]}", "Dice", "IoU", "over, or source"), rows)
     for note in report["notes"]:
         console.warning(note)
     console.stdout().print(f"report: {output / 'report.md'}", markup=False)

@@ -119,8 +119,9 @@ class UnifiedFocalLoss(nn.Module):
         Raises
         ------
         SettingsError
-            If the logits have one channel only.
+            If the logits have one channel only, or `check_pixels` finds fault.
         """
+        check_pixels(logits, target, mask)
         if logits.shape[1] < 2:
             raise SettingsError(
                 "The Unified Focal loss compares classes, and these logits have one channel. "
@@ -184,6 +185,33 @@ class UnifiedFocalLoss(nn.Module):
             factor = torch.cat([factor[:, :1], torch.ones_like(factor[:, 1:])], dim=1)
         pixel = (share * factor * truth * -p.log()).sum(1)
         return (pixel * weights).sum() / counts.sum().clamp(min=1)
+
+
+def check_pixels(logits: Tensor, target: Tensor, mask: Tensor | None) -> None:
+    """Logits, target and mask must fit: what torch would broadcast gives a wrong loss.
+
+    Raises
+    ------
+    SettingsError
+        If logits are not (B, C, H, W) of floats, the target not (B, H, W) of int64, or the
+        mask not (B, H, W) of bool.
+    """
+    if logits.ndim != 4 or not logits.is_floating_point():
+        raise SettingsError(
+            f"Logits must be (B, C, H, W) of floats, not {_spoken(logits)}. Give what the "
+            "network returns, before softmax."
+        )
+    shape = (logits.shape[0], *logits.shape[2:])
+    for name, given, dtype in (("target", target, torch.int64), ("mask", mask, torch.bool)):
+        if given is not None and (tuple(given.shape) != shape or given.dtype != dtype):
+            raise SettingsError(
+                f"The {name} must be {shape} of {str(dtype)[6:]}, as the logits are "
+                f"{tuple(logits.shape)}, not {_spoken(given)}."
+            )
+
+
+def _spoken(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} of {str(tensor.dtype)[6:]}"
 
 
 def without_ignored(

@@ -9,7 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_sa2net.config import LossConfig
-from napari_sa2net.training.focal_loss import UnifiedFocalLoss, without_ignored
+from napari_sa2net.training.focal_loss import (
+    UnifiedFocalLoss,
+    check_pixels,
+    without_ignored,
+)
 
 __all__ = ["DiceCrossEntropy", "UnifiedFocalLoss", "deep_supervision_loss", "make_loss"]
 
@@ -38,7 +42,13 @@ class DiceCrossEntropy(nn.Module):
         mask : (B, H, W) bool, optional
             Pixels that count; the others have no say, whatever their logits and target.
             None at all gives 0 with a gradient of 0.
+
+        Raises
+        ------
+        SettingsError
+            As of `focal_loss.check_pixels`.
         """
+        check_pixels(logits, target, mask)
         logits, target = without_ignored(logits.float(), target, mask)
         counts = torch.ones_like(target, dtype=torch.float32) if mask is None else mask.float()
         log_p = F.log_softmax(logits, dim=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from napari_sa2net.data.layouts.base import (
 from napari_sa2net.errors import SettingsError, TrainingDataError
 
 CLASSES = ("background", "right ventricle", "myocardium", "left ventricle")
+#: In the training part.
+PATIENTS = 100
 EXPECTED = "training/patient001/patient001_frame01.nii.gz with …_gt.nii.gz and so on"
 NAME = re.compile(r"(patient(\d+)_frame\d+)\.nii(\.gz)?")
 
@@ -73,7 +76,16 @@ def open_acdc(directory: Path) -> Layout:
             )
             for z in range(shape[2])
         ]
-    return make_layout(directory, "acdc", CLASSES, items, "downloaded", EXPECTED)
+    notes = _missing_patients({item.group for item in items})
+    return make_layout(directory, "acdc", CLASSES, items, "downloaded", EXPECTED, notes)
+
+
+def _missing_patients(there: Collection[str]) -> tuple[str, ...]:
+    lacking = [p for n in range(1, PATIENTS + 1) if (p := f"patient{n:03d}") not in there]
+    if not lacking:
+        return ()
+    some = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
+    return (f"Of {PATIENTS} patients {len(lacking)} are not there ({some}).",)
 
 
 @dataclass(frozen=True)

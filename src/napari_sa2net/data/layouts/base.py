@@ -15,6 +15,8 @@ from napari_sa2net.data.io import natural_key, read_image
 from napari_sa2net.errors import SA2NetError, TrainingDataError
 
 SPLITS = ("train", "val", "test")
+#: Of the published training code.
+FOLDERS = ("Train_Folder", "Val_Folder", "Test_Folder")
 PICTURES = (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
@@ -93,12 +95,15 @@ class Layout:
     items : tuple of LayoutItem
     form : str
         Which of its forms it was found in.
+    notes : tuple of str
+        What seems to be missing, for the reader of its figures to know.
     """
 
     dataset: str
     classes: tuple[str, ...]
     items: tuple[LayoutItem, ...]
     form: str
+    notes: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Sample]:
         return (item.read() for item in self.items)
@@ -109,6 +114,11 @@ class Layout:
     def split(self, *names: str) -> tuple[LayoutItem, ...]:
         """Items of some splits, in order."""
         return tuple(item for item in self.items if item.split in names)
+
+
+def has_folders(directory: Path) -> bool:
+    """Whether it is laid out as the published training code reads it."""
+    return any((directory / name).is_dir() for name in FOLDERS)
 
 
 def check_directory(directory: Path, dataset: str, expected: str) -> None:
@@ -127,6 +137,7 @@ def make_layout(
     items: Sequence[LayoutItem],
     form: str,
     expected: str,
+    notes: Sequence[str] = (),
 ) -> Layout:
     """A layout, once it is known to hold something and no name twice."""
     if not items:
@@ -138,7 +149,14 @@ def make_layout(
         raise TrainingDataError(
             f"{directory} holds {name[1]!r} {count} times. Keep one copy of the data set there."
         )
-    return Layout(dataset, classes, tuple(items), form)
+    return Layout(dataset, classes, tuple(items), form, tuple(notes))
+
+
+def count_note(here: int, whole: Sequence[int], what: str) -> tuple[str, ...]:
+    """What to say where there are not as many of something as are handed out."""
+    if here in whole:
+        return ()
+    return (f"{here} {what} are there, of {' or '.join(map(str, whole))} handed out.",)
 
 
 def picture(path: Path) -> NDArray[Any]:
@@ -190,15 +208,28 @@ def open_folders(
     dataset: str,
     classes: tuple[str, ...],
     group: Callable[[str], str] = str,
+    whole: Sequence[int] = (),
 ) -> Layout:
     """The layout that the published training code reads.
 
     ``Train_Folder``, and if they are there ``Val_Folder`` and ``Test_Folder``, each with
     ``img/NAME.png`` (or another picture) and ``labelcol/NAME.png``.
+
+    Parameters
+    ----------
+    directory : path
+    dataset : str
+    classes : tuple of str
+    group : callable
+        Group of an image's name.
+    whole : sequence of int
+        How many training images, those for validation among them, are handed out.
     """
     expected = "Train_Folder/img and Train_Folder/labelcol"
     items = []
-    for split, name in zip(SPLITS, ("Train_Folder", "Val_Folder", "Test_Folder"), strict=True):
+    if not (directory / FOLDERS[0]).is_dir():
+        raise missing(directory / FOLDERS[0], f"expected is {expected}")
+    for split, name in zip(SPLITS, FOLDERS, strict=True):
         folder = directory / name
         if not folder.is_dir():
             continue
@@ -220,7 +251,9 @@ def open_folders(
                     folder / "img" / f"{mask.stem.removesuffix('_anno')}{mask.suffix}",
                     f"the image of {mask.name}",
                 )
-    return make_layout(directory, dataset, classes, items, "folders", expected)
+    found = sum(item.split != "test" for item in items)
+    notes = count_note(found, whole, "images to train and validate on")
+    return make_layout(directory, dataset, classes, items, "folders", expected, notes)
 
 
 @dataclass(frozen=True)

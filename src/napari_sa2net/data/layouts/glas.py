@@ -14,7 +14,9 @@ from napari_sa2net.data.layouts.base import (
     Layout,
     LayoutItem,
     check_directory,
+    count_note,
     files_below,
+    has_folders,
     make_layout,
     missing,
     open_folders,
@@ -22,6 +24,8 @@ from napari_sa2net.data.layouts.base import (
 )
 
 CLASSES = ("background", "gland")
+#: Training images.
+WHOLE = (85,)
 EXPECTED = "train_1.bmp with train_1_anno.bmp and so on, or Train_Folder/img and labelcol"
 NAME = re.compile(r"(train|testA|testB)_\d+")
 
@@ -34,8 +38,8 @@ def open_glas(directory: Path) -> Layout:
     is there.
     """
     check_directory(directory, "GlaS", EXPECTED)
-    if (directory / "Train_Folder").is_dir():
-        return open_folders(directory, "glas", CLASSES)
+    if has_folders(directory):
+        return open_folders(directory, "glas", CLASSES, whole=WHOLE)
     files = files_below(directory, (".bmp",))
     images = [p for p in files if NAME.fullmatch(p.stem)]
     items = []
@@ -53,14 +57,17 @@ def open_glas(directory: Path) -> Layout:
         image = path.with_name(f"{path.stem.removesuffix('_anno')}{path.suffix}")
         if path != image and NAME.fullmatch(image.stem) and image not in images:
             raise missing(image, f"the image of {path.name}")
-    return make_layout(directory, "glas", CLASSES, items, "downloaded", EXPECTED)
+    found = sum(item.split == "train" for item in items)
+    notes = count_note(found, WHOLE, "training images")
+    return make_layout(directory, "glas", CLASSES, items, "downloaded", EXPECTED, notes)
 
 
 def _patients(path: Path) -> dict[str, str]:
     """Patient of each image, off the table of grades."""
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    # Names and numbers are all that is used: what another encoding spoils is not among them.
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         rows = [{(k or "").strip(): v for k, v in row.items()} for row in csv.DictReader(file)]
     return {
         row["name"].strip(): f"patient {row['patient ID'].strip()}"

@@ -8,6 +8,7 @@ from napari_sa2net.data.layouts.base import (
     Layout,
     LayoutItem,
     check_directory,
+    count_note,
     files_in,
     make_layout,
     missing,
@@ -16,6 +17,7 @@ from napari_sa2net.data.layouts.base import (
 
 CLASSES = ("background", "lesion")
 IMAGES, MASKS = "ISIC2018_Task1-2_Training_Input", "ISIC2018_Task1_Training_GroundTruth"
+WHOLE = (2594,)
 EXPECTED = f"{IMAGES}/ISIC_*.jpg with {MASKS}/ISIC_*_segmentation.png"
 
 
@@ -46,4 +48,5 @@ def open_isic2018(directory: Path) -> Layout:
             raise missing(mask, f"the mask of {path.name}")
         split = "train" if i < first else "val" if i < second else "test"
         items.append(LayoutItem(path.stem, path.stem, split, pair(path, mask)))
-    return make_layout(directory, "isic2018", CLASSES, items, "downloaded", EXPECTED)
+    notes = count_note(len(items), WHOLE, "images")
+    return make_layout(directory, "isic2018", CLASSES, items, "downloaded", EXPECTED, notes)

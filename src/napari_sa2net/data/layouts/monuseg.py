@@ -6,6 +6,8 @@ outlines; the published SA2-Net code trains from Train_Folder/Val_Folder/Test_Fo
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,9 @@ from napari_sa2net.data.layouts.base import (
     Layout,
     LayoutItem,
     check_directory,
+    count_note,
     files_below,
+    has_folders,
     make_layout,
     missing,
     open_folders,
@@ -28,6 +32,11 @@ from napari_sa2net.data.layouts.base import (
 from napari_sa2net.errors import TrainingDataError
 
 CLASSES = ("background", "nucleus")
+#: Training images of the challenge, and of the later download.
+WHOLE = (30, 37)
+#: A folder of test images: the word, not a part of another ("latest").
+TEST = re.compile(r"T(?:est|EST)|(?<![A-Za-z])test")
+IMAGES, OUTLINES = "Tissue Images", "Annotations"
 EXPECTED = "'Tissue Images/*.tif' with 'Annotations/*.xml', or Train_Folder/img and labelcol"
 
 
@@ -35,26 +44,38 @@ def open_monuseg(directory: Path) -> Layout:
     """MoNuSeg in either form; see `open_layout`.
 
     As downloaded, images and outlines are paired by name wherever they lie; those below a
-    folder with "test" in its name are the test images. Groups are patients.
+    folder with the word "test" in its name are the test images. Groups are patients.
     """
     check_directory(directory, "MoNuSeg", EXPECTED)
-    if (directory / "Train_Folder").is_dir():
-        return open_folders(directory, "monuseg", CLASSES, patient)
+    if has_folders(directory):
+        return open_folders(directory, "monuseg", CLASSES, patient, WHOLE)
     images = files_below(directory, (".tif", ".tiff"))
     outlines = {path.stem: path for path in files_below(directory, (".xml",))}
+    annotated = list(outlines.values())
     items = []
     for path in images:
         outline = outlines.pop(path.stem, None)
         if outline is None:
-            raise missing(path.with_suffix(".xml"), f"the outlines of {path.name}")
+            place = _partner(path, IMAGES, OUTLINES, annotated).with_suffix(".xml")
+            raise missing(place, f"the outlines of {path.name}")
         inside = path.relative_to(directory).parts[:-1]
-        split = "test" if any("test" in part.lower() for part in inside) else "train"
+        split = "test" if any(map(TEST.search, inside)) else "train"
         load = _Outlined(path, outline)
         items.append(LayoutItem(path.stem, patient(path.stem), split, load))
     if outlines:
         orphan = next(iter(outlines.values()))
-        raise missing(orphan.with_suffix(".tif"), f"the image of {orphan.name}")
-    return make_layout(directory, "monuseg", CLASSES, items, "downloaded", EXPECTED)
+        place = _partner(orphan, OUTLINES, IMAGES, images).with_suffix(".tif")
+        raise missing(place, f"the image of {orphan.name}")
+    found = sum(item.split == "train" for item in items)
+    notes = count_note(found, WHOLE, "training images")
+    return make_layout(directory, "monuseg", CLASSES, items, "downloaded", EXPECTED, notes)
+
+
+def _partner(path: Path, own: str, other: str, others: Iterable[Path]) -> Path:
+    """Where the partner of a file belongs, its ending left aside."""
+    if path.parent.name == own:
+        return path.parent.parent / other / path.name
+    return next((p.parent for p in others), path.parent) / path.name
 
 
 def patient(name: str) -> str:

@@ -27,6 +27,7 @@ from napari_sa2net.errors import TrainingDataError
 
 CLASSES = ("background", "cell")
 EXPECTED = "train/x/N.bmp with train/y/N_1.bmp, N_2.bmp …, and the same in validation"
+TRAINING, VALIDATION = ("train",), ("validation", "valid", "val")
 #: Values of cytoplasm and nucleus in a cell's mask, or above.
 CYTOPLASM, NUCLEUS = 20, 40
 #: The crop is the nucleus' box, grown on each side by half of this times its size.
@@ -47,10 +48,11 @@ def open_segpc2021(directory: Path) -> Layout:
     tops = {
         path.parent
         for path in directory.rglob("[xy]")
-        if path.is_dir() and path.parent.name in ("train", "validation", "valid", "val")
+        if path.is_dir() and path.parent.name in (*TRAINING, *VALIDATION)
     }
-    if not tops:
-        raise missing(directory / "train" / "x", f"expected is {EXPECTED}")
+    for names in (TRAINING, VALIDATION):
+        if not any(top.name in names for top in tops):
+            raise missing(directory / names[0] / "x", f"expected is {EXPECTED}")
     found: list[tuple[Path, list[Path]]] = []
     for top in sorted(tops):
         folder, masks_folder = top / "x", top / "y"
@@ -71,6 +73,13 @@ def open_segpc2021(directory: Path) -> Layout:
         if by_image:
             name = next(iter(by_image))
             raise missing(folder / f"{name}.bmp", f"the image of {by_image[name][0].name}")
+    notes = tuple(
+        f"{masks[0].parent}: cells of {image.name} are not numbered from 1 without a gap, so "
+        "some may be missing."
+        for image, masks in found
+        if {m.stem.rpartition("_")[2] for m in masks}
+        != {str(n) for n in range(1, len(masks) + 1)}
+    )
     total = sum(len(masks) for _, masks in found)
     items, before = [], 0
     for image, masks in found:
@@ -78,8 +87,10 @@ def open_segpc2021(directory: Path) -> Layout:
         before += len(masks)
         split = "train" if middle < 0.5 else "val" if middle < 0.7 else "test"
         group = f"{image.parent.parent.name} {image.stem}"
-        items += [LayoutItem(m.stem, group, split, _Cell(image, m)) for m in masks]
-    return make_layout(directory, "segpc2021", CLASSES, items, "downloaded", EXPECTED)
+        # With its folder: training and validation images may share numbers.
+        where = image.parent.parent.name
+        items += [LayoutItem(f"{where} {m.stem}", group, split, _Cell(image, m)) for m in masks]
+    return make_layout(directory, "segpc2021", CLASSES, items, "downloaded", EXPECTED, notes)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def summarise(
     """
     rows = []
     several = len(folds) > 1
-    unit = "volumes" if recipe.dataset == "acdc" else "images"
+    unit = recipe.scored
     for kind in ("validation", "test"):
         tables = [pd.DataFrame(f[kind]) for f in folds if f[kind]]
         if not tables:
@@ -92,9 +92,26 @@ def _percent(mean: float, sd: float | None, digits: int) -> str:
     return f"{mean:.2f}" + ("" if sd is None else f" ± {sd:.{digits}f}")
 
 
-def notes(recipe: Recipe, settings: dict[str, Any], n_folds: int, has_test: bool) -> list[str]:
-    """What a reader has to know to compare the figures."""
-    found = []
+def notes(
+    recipe: Recipe,
+    settings: dict[str, Any],
+    n_folds: int,
+    has_test: bool,
+    of_data: Sequence[str] = (),
+) -> list[str]:
+    """What a reader has to know to compare the figures.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    settings : dict
+        Of `fold.FoldSettings`.
+    n_folds : int
+    has_test : bool
+    of_data : sequence of str
+        What the layout says is missing.
+    """
+    found = list(of_data)
     if recipe.unverified:
         found.append(recipe.unverified)
     if settings["base_channels"] != 64:
@@ -124,9 +141,16 @@ def notes(recipe: Recipe, settings: dict[str, Any], n_folds: int, has_test: bool
         found.append("The last epoch was kept: the validation images chose nothing.")
     if not has_test:
         found.append("There are no test images in the folder, so none were scored.")
-    found.append(
-        "Our reading, where nothing is published: " + "; ".join(recipe.filled_in) + "."
-    )
+    if recipe.name == "ours":
+        found.append(
+            "Ours are all settings of the training; our reading, too: "
+            + "; ".join(recipe.filled_in)
+            + "."
+        )
+    else:
+        found.append(
+            "Our reading, where nothing is published: " + "; ".join(recipe.filled_in) + "."
+        )
     return found
 
 
@@ -137,11 +161,12 @@ def write_report(
     folds: Sequence[dict[str, Any]],
     vote: pd.DataFrame | None,
     command: str,
+    of_data: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write report.json, report.md and images.csv; returns what is in the first."""
     summary = summarise(recipe, folds, vote)
     has_test = bool(folds[0]["test"])
-    remarks = notes(recipe, settings, len(folds), has_test)
+    remarks = notes(recipe, settings, len(folds), has_test, of_data)
     report = {
         "dataset": recipe.dataset,
         "recipe": recipe.name,
@@ -178,7 +203,8 @@ def _markdown(recipe: Recipe, report: dict[str, Any]) -> str:
         "",
         f"`{report['command']}`" if report["command"] else "",
         "",
-        f"Dice and IoU in percent, per image at {SIZE}×{SIZE} px, mean ± standard deviation.",
+        f"Dice and IoU in percent, per {recipe.scored[:-1]} at {SIZE}×{SIZE} px, mean ± "
+        "standard deviation.",
         "",
         "| | Dice | IoU | over, or source |",
         "|---|---|---|---|",

@@ -105,6 +105,8 @@ def reproduce(
         seed=seed,
         precision=precision,
     )
+    if seed < 0:
+        raise SettingsError(f"The seed must be 0 or more, not {seed}.")
     devices = _devices(device)
     layout = open_layout(dataset, data)
     said = {"dataset": dataset, "recipe": recipe, **asdict(settings)}
@@ -148,7 +150,7 @@ def reproduce(
         vote = score(
             decided(mean), prepared.masks[test], prepared.units[test], chosen.n_classes
         )
-    return write_report(out, chosen, asdict(settings), results, vote, command)
+    return write_report(out, chosen, asdict(settings), results, vote, command, layout.notes)
 
 
 def fold_splits(
@@ -156,8 +158,8 @@ def fold_splits(
 ) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """Training and validation images of each fold.
 
-    Five folds of training and validation images together, shuffled; or the one split that
-    the data set has.
+    Five folds of training and validation images together, shuffled image by image (not by
+    patient); or the one split that the data set has.
 
     Raises
     ------
