@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import tifffile
 
+from napari_sa2net.cli.card_text import card_lines
 from napari_sa2net.data import synthetic_nuclei
+from napari_sa2net.models import ModelCard
 
 
 @pytest.fixture
@@ -65,6 +67,14 @@ def test_models_come_and_go(run, tiny_model, tmp_path, own_home):
     nuclei = run("models", "show", "nuclei").out
     assert "AP@0.5 0." in nuclei
     assert not {"{", "[", '"'} & set(nuclei)
+    assert "γ of ψ" not in nuclei, "as in every ordinary model"
+    card = ModelCard.model_validate(
+        {"name": "a", "network": {"gamma": (1.5, 1, 1, 0.25)}, "classes": ("background", "c")}
+    )
+    file = {"path": "a.safetensors", "size_bytes": 1}
+    assert "γ of ψ          1/8: 1.5 · 1/4: 1 · 1/2: 1 · full: 0.25" in card_lines(
+        card, file, False
+    )
     detailed = run("models", "show", "nuclei", "--details").out
     assert "base_channels: 16" in detailed
     assert not {"{", "["} & set(detailed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from napari_sa2net.training.focal_study.plan import (
     StudySettings,
     settings_of,
 )
+from napari_sa2net.training.focal_study.report import conclusion
 from napari_sa2net.training.focal_study.run import focal_study
 from napari_sa2net.training.focal_study.scoring import pooled
 from napari_sa2net.training.focal_study.statistics import summarise, t_interval
@@ -157,14 +159,17 @@ def test_a_study_broken_off_again_and_again_ends_with_the_same_numbers(
     with pytest.raises(Cancelled, match=r"step 1 of 2.*The same command goes on"):
         focal_study(
             folder, out, SMALL, device="cpu",
-            on_progress=note, cancelled=stop_at("learnable, seed 1 of 3"),
+            on_progress=note, cancelled=stop_at("learnable, seed 0 (1 of 3)"),
         )  # fmt: skip
     assert (out / "runs" / "learnable_0" / "state.pt").is_file()
     assert not (out / "study.md").exists()
 
     # By force, while scoring, and within a training whose state was written.
     monkeypatch.setattr(fit_module, "SAVE_SECONDS", 0.0)
-    for last, times in (("learnable, seed 2 of 3: scoring", 1), ("none, seed 1 of 3: loss", 2)):
+    for last, times in (
+        ("learnable, seed 1 (2 of 3): scoring", 1),
+        ("none, seed 0 (1 of 3): loss", 2),
+    ):
         whats: list[str] = []
 
         def kill(
@@ -181,7 +186,7 @@ def test_a_study_broken_off_again_and_again_ends_with_the_same_numbers(
     focal_study(
         folder, out, SMALL, device="cpu", on_progress=lambda d, _t, w: first.append((d, w))
     )
-    trained = [d for d, what in first if what.startswith("none, seed 1") and "loss" in what]
+    trained = [d for d, what in first if what.startswith("none, seed 0") and "loss" in what]
     assert trained == [2 * 3 + 2], "its first step was in the state"
     assert scores_of(out) == scores_of(finished[1])
     for name in ("gamma.csv", "figure.png"):
@@ -257,7 +262,36 @@ def test_what_would_be_the_same_network_is_not_trained_twice(
     same = [d for d in result["differences"] if d["verdict"] == "the same network"]
     assert {(d["of"], d["against"]) for d in same} == {("chosen", twin)}
     assert all(d["low"] == d["high"] == d["images_low"] == d["images_high"] == 0 for d in same)
-    assert f"so chosen is {twin}" in (out / "study.md").read_text(encoding="utf-8")
+    text = (out / "study.md").read_text(encoding="utf-8")
+    assert f"so chosen is {twin}" in text
+    assert f"- **chosen**: the modules that the rule keeps, which is **{twin}**" in text
+
+
+def test_another_threshold_applies_to_what_was_learned(finished, folder, tmp_path) -> None:
+    before, source = finished
+    out = tmp_path / "out"
+    shutil.copytree(source, out)
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")}
+    settings = SMALL.model_copy(update={"threshold": 7.9})
+    study = focal_study(folder, out, settings, device="cpu", command="again --threshold 7.9")
+    assert study["result"]["kept"] == []
+    assert study["settings"]["threshold"] == 7.9
+    assert study["command"] == "again --threshold 7.9"
+    assert study["result"]["gamma"] == before["result"]["gamma"]
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    assert "below 7.9" in (out / "study.md").read_text(encoding="utf-8")
+
+
+def test_a_study_that_learned_nothing_says_so(finished) -> None:
+    state = json.loads((finished[1] / "study.json").read_text())
+    assert ("train longer" in conclusion(state)) is not any(
+        one["dice"]["mean"] for one in state["result"]["variants"].values()
+    )
+    for found in state["result"]["variants"].values():
+        found["dice"]["mean"] = 0.0
+    assert "train longer (--steps)" in conclusion(state)
+    state["result"]["variants"]["all"]["dice"]["mean"] = 0.1
+    assert "train longer" not in conclusion(state)
 
 
 # --- statistics ------------------------------------------------------------------------

@@ -150,7 +150,7 @@ def test_a_training_whose_model_is_gone_is_done_again(folder, finished, out, tim
     if not timed:
         change(out, lambda s: (s.pop("time"), s.pop("result")))
     study, done = go_on(folder, out)
-    assert done == {"learnable, seed 1 of 3", "none, seed 3 of 3", "timing"}
+    assert done == {"learnable, seed 0 (1 of 3)", "none, seed 2 (3 of 3)", "timing"}
     for name in ("runs/learnable_0", "runs/none_2"):
         assert (out / name / "model.safetensors").is_file()
     before = json.loads((finished / "study.json").read_text(encoding="utf-8"))
@@ -171,7 +171,7 @@ def test_chosen_modules_are_trained_again_where_the_rule_keeps_others(folder, ou
     change(out, other)
     study, done = go_on(folder, out)
     assert study["result"]["removed"] == ["psi4", "se1"]
-    assert done == {f"chosen, seed {i} of 3" for i in (1, 2, 3)} | {"timing"}
+    assert done == {f"chosen, seed {i} ({i + 1} of 3)" for i in range(3)} | {"timing"}
     assert len(study["runs"]["chosen_0"]["gamma"]) == 6
 
 

@@ -357,6 +357,8 @@ def test_mistakes_are_told_before_the_work(tmp_path: Path) -> None:
         reproduce("acdc", root, tmp_path / "b", folds=2, **TINY)
     with pytest.raises(SettingsError, match="epochs must be 1 or more"):
         reproduce("glas", root, tmp_path / "b", **TINY | {"epochs": 0})
+    with pytest.raises(SettingsError, match="seed must be 0 or more, not -1"):
+        reproduce("glas", root, tmp_path / "b", **TINY, seed=-1)
     with pytest.raises(DeviceError):
         reproduce("glas", root, tmp_path / "b", **TINY | {"device": "cpu,cuda:9"})
     with pytest.raises(TrainingDataError, match="is not a folder"):

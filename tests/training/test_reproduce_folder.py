@@ -120,6 +120,16 @@ def test_a_damaged_outcome_says_what_to_do(data: Path, out: Path, content: str) 
     assert again["summary"] == report["summary"]
 
 
+def test_a_fold_whose_model_is_gone_is_trained_again(data: Path, out: Path) -> None:
+    report = json.loads((out / "report.json").read_text())
+    model = out / "fold_2" / "model.safetensors"
+    model.unlink()
+    steps = whats(lambda note: reproduce("glas", data, out, on_progress=note, **TINY))
+    assert {step.split(",")[0] for step in steps} == {"fold 2 of 2"}
+    assert model.is_file()
+    assert json.loads((out / "report.json").read_text())["summary"] == report["summary"]
+
+
 def test_damaged_predictions_and_checkpoints_say_what_to_do(
     data: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

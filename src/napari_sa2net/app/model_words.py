@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from napari_sa2net.app.models_state import Family
 from napari_sa2net.models.card import ModelCard
+from napari_sa2net.models.exponents import gamma_rows
 from napari_sa2net.models.registry import ModelEntry
 from napari_sa2net.training.comparison import Part
 
@@ -79,10 +80,8 @@ def detail_rows(entry: ModelEntry) -> list[tuple[str, str]]:
         ("Network", f"{_NETWORKS[network.kind]}, {network.base_channels} base channels"),
         ("Channels", f"{network.in_channels}, {_CHANNELS[card.input.channel_order]}"),
         ("Classes", ", ".join(card.classes)),
-        ("γ of ψ", _gamma(card)),
+        *gamma_rows(network),
     ]
-    if any(network.se):
-        rows.append(("γ of squeeze", _numbers(network.se_gamma)))
     scores = _score_lines(card, SCORES)
     if scores:
         rows.append(("All scores", "\n".join(scores)))
@@ -206,23 +205,6 @@ def _score_lines(card: ModelCard, titles: Mapping[str, str]) -> list[str]:
         if shown:
             lines.append(f"{name}: {' · '.join(shown)}")
     return lines
-
-
-def _gamma(card: ModelCard) -> str:
-    network = card.network
-    values = [
-        f"{gamma:g}" if gate else "no ψ"
-        for gamma, gate in zip(network.gamma, network.gates, strict=True)
-    ]
-    if len(set(values)) == 1:
-        same = "as published" if values[0] == "1" else "at every scale"
-        return f"{values[0]} ({same})"
-    names = ("1/8", "1/4", "1/2", "full")
-    return " · ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return " · ".join(f"{value:g}" for value in values)
 
 
 def _made_with(training: dict[str, Any]) -> str:

@@ -6,13 +6,12 @@ import math
 from typing import TYPE_CHECKING
 
 from napari_sa2net.app.why import CHANGE, DIFFERENCE, PREVIEW, STAGE, WHAT_IF
+from napari_sa2net.models.exponents import GATE_WORDS
 
 if TYPE_CHECKING:
     from napari_sa2net.config import NetworkKind
     from napari_sa2net.engine.protocol import AttentionMap, StageStep, WhatIfResult
 
-GATE_WORDS: dict[NetworkKind, str] = {"sa2net": "ψ", "focal_unet": "gate"}
-"""What attends at each stage of the decoder: up-attention, or the gate of a skip."""
 STAGE_WORDS = {8: "1/8", 4: "1/4", 2: "1/2", 1: "full"}
 LEARN_WORDS = {PREVIEW: "cells so far", DIFFERENCE: "difference"}
 _GRAINS = {1: "full size", 2: "half size", 3: "a quarter", 4: "an eighth"}

@@ -194,7 +194,9 @@ def explain_file(
     elif not result.maps:
         progress.note(job.name, "this model has no attention: there are no maps")
     table = result.objects.to_csv(index=False)
-    attends = "gate" if model.card.network.kind == "focal_unet" else "ψ"
+    from napari_sa2net.models.exponents import GATE_WORDS
+
+    attends = GATE_WORDS[model.card.network.kind]
     where = folder.mask_path(job.name).parent
     _write_files(where, job.name, image, result, table, settings, attends)
     record = {

@@ -34,6 +34,8 @@ def card_lines(card: ModelCard, file: Mapping[str, Any], details: bool) -> list[
     """
     where = "bundled" if file.get("bundled") else "kept aside" if file.get("aside") else ""
     size = f"{file['size_bytes'] / 1e6:.1f} MB, made {card.created[:10]}"
+    from napari_sa2net.models.exponents import ORDINARY, gamma_rows
+
     rows = [
         (
             "model",
@@ -44,6 +46,8 @@ def card_lines(card: ModelCard, file: Mapping[str, Any], details: bool) -> list[
         ("object size", f"{card.diameter:g} px" if card.diameter else "any; not resized"),
         ("image channels", f"{card.network.in_channels} ({card.input.channel_order})"),
         ("classes", ", ".join(card.classes)),
+        # Where it is not that of every ordinary model.
+        *((title, text) for title, text in gamma_rows(card.network) if text != ORDINARY),
         ("scores", "\n".join(_score_lines(card))),
         ("learned from", card.parent or ""),
         ("licence", card.licence),

@@ -162,7 +162,7 @@ class FineTuneConfig(LossConfig):
         "everything",
         title="What learns",
         description="Attention: only the focal exponents of the attention maps, a handful of "
-        "numbers; seconds are enough, and little can be forgotten",
+        "numbers, in seconds; it rarely brings much",
     )
     steps: int | None = Field(
         None,

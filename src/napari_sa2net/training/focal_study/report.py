@@ -12,8 +12,15 @@ from typing import Any
 from napari_sa2net.files import write_atomically
 from napari_sa2net.training.focal_study import figure
 from napari_sa2net.training.focal_study.networks import title_of
-from napari_sa2net.training.focal_study.plan import METRICS, PAIRS, THRESHOLD, TITLES, VARIANTS
-from napari_sa2net.training.schedule import GAMMA_TRAVEL
+from napari_sa2net.training.focal_study.plan import (
+    METRICS,
+    PAIRS,
+    THRESHOLD,
+    TITLES,
+    VARIANTS,
+    StudySettings,
+)
+from napari_sa2net.training.schedule import Schedule, gamma_peak
 
 NETWORKS = {
     "sa2net": "SA2-Net with squeeze and excitation on its skips (the modules with a γ are ψ4 … "
@@ -26,6 +33,11 @@ EXPLAINED = {
     "learnable": "all modules, γ learned",
     "chosen": "the modules that the rule keeps, γ learned anew",
 }
+#: Where no network has learned anything.
+NOTHING_FOUND = (
+    " But no network found anything in the test images, so neither scores nor γ say anything: "
+    "train longer (--steps), in another folder."
+)
 
 
 def write_report(out: Path, state: dict[str, Any]) -> None:
@@ -67,8 +79,13 @@ SUMMARY_COLUMNS = (
 
 
 def conclusion(state: dict[str, Any]) -> str:
-    """What the rule decided, in a sentence."""
+    """What the rule decided, and whether that says anything."""
     result = state["result"]
+    found = any(one["dice"]["mean"] > 0 for one in result["variants"].values())
+    return _decision(result) + ("" if found else NOTHING_FOUND)
+
+
+def _decision(result: dict[str, Any]) -> str:
     removed = [title_of(m) for m in result["removed"]]
     if not removed:
         return "No module's γ ended near 0: the rule keeps all, so chosen is learnable."
@@ -103,7 +120,7 @@ def markdown(state: dict[str, Any]) -> str:
         "",
         *_table(SUMMARY_COLUMNS, summary_rows(state)),
         "",
-        *(f"- **{name}**: {text}" for name, text in EXPLAINED.items()),
+        *(f"- **{name}**: {text}" for name, text in _explained(result).items()),
         "",
         f"Percent; mean over {n_seeds} seeds with a 95 % t-interval over seeds. It says what "
         "other seeds would give on these test images. Objects are matched one to one, counts "
@@ -168,7 +185,8 @@ def markdown(state: dict[str, Any]) -> str:
         "",
         "**Our reconstruction**, as the text gives no procedure: that γ is read after training "
         "and modules near 0 are removed; the threshold and the median; that γ has a learning "
-        f"rate of its own (summing to {GAMMA_TRAVEL:g} over the run) and no weight decay; "
+        f"rate of its own (summing to {_travel(settings):.3g} over the run) and no weight "
+        "decay; "
         "training again from the same first weights; the reduction of squeeze and excitation; "
         + (
             "γ on ψ of SA2-Net, a network that the paper did not study."
@@ -183,6 +201,20 @@ def markdown(state: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _explained(result: dict[str, Any]) -> dict[str, str]:
+    twin = result["chosen_is"]
+    same = {"chosen": f"the modules that the rule keeps, which is **{twin}**"} if twin else {}
+    return EXPLAINED | same
+
+
+def _travel(settings: dict[str, Any]) -> float:
+    """Sum of the learning rates of γ over a run."""
+    config = StudySettings.model_validate(settings).training(0)
+    schedule = Schedule(config.steps, 1, config.warmup)
+    total = sum(schedule.rate(step) for step in range(config.steps))
+    return gamma_peak(total) * total
 
 
 def _difference(d: dict[str, Any]) -> tuple[str, ...]:

@@ -102,7 +102,11 @@ def focal_study(
                     f"{out} holds a study of other images than {data} has now. Choose another "
                     "folder."
                 )
-            state |= {"device": device_name(where), "versions": versions()}
+            state |= {
+                "command": command or state["command"],
+                "device": device_name(where),
+                "versions": versions(),
+            }
             write(out, state)
             study = _Study(
                 state, settings, images, out, where, workers, on_progress, ask, cancelled
@@ -215,7 +219,7 @@ class _Study:
     ) -> None:
         settings = self.settings
         config = settings.training(seed).model_copy(update={"workers": self.workers})
-        what = f"{variant}, seed {seed + 1} of {settings.seeds}"
+        what = f"{variant}, seed {seed} ({seed + 1} of {settings.seeds})"
         folder = self.out / "runs" / key
         net, seconds = fit(
             build(settings, seed, kept, learnable),

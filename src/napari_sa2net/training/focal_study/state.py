@@ -81,6 +81,8 @@ def begin(
 def read(out: Path, settings: StudySettings) -> dict[str, Any] | None:
     """The study that is in a folder, which must be this one; None where there is none yet.
 
+    Its threshold may be another: it is applied to what was learned.
+
     Raises
     ------
     SettingsError
@@ -106,12 +108,12 @@ def read(out: Path, settings: StudySettings) -> dict[str, Any] | None:
         raise SettingsError(f"{path} is of another version. Choose another folder.")
     was, now = _flat(before.settings), _flat(settings)
     for key, value in now.items():
-        if was[key] != value:
+        if was[key] != value and key != "threshold":
             raise SettingsError(
                 f"{out} holds a study with {key.replace('_', ' ')} {was[key]}, and this "
                 f"one has {value}. Choose another folder, or repeat its settings."
             )
-    return state | {"settings": before.settings.model_dump(mode="json")}
+    return state | {"settings": settings.model_dump(mode="json")}
 
 
 def write(out: Path, state: dict[str, Any]) -> None:

@@ -48,7 +48,7 @@ SAVE_SECONDS = 30.0
 #: Epochs from one validation to the next, at most, where validation chooses nothing.
 SELDOM = 10
 
-RESULT, TEST = "result.json", "test.npz"
+MODEL, RESULT, TEST = "model.safetensors", "result.json", "test.npz"
 
 OnStep = Callable[[int, int, str], None]
 PRECISIONS = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed", torch.float32: "32-true"}
@@ -168,7 +168,7 @@ def run_fold(
     net.load_state_dict(keeper.weights)
     module.cpu()
     card = _card(recipe, settings, number, keeper, data, len(training))
-    model = save_model(folder / "model.safetensors", net, card)
+    model = save_model(folder / MODEL, net, card)
     outcome: dict[str, Any] = {
         "fold": number,
         "epochs": trainer.current_epoch,
@@ -199,7 +199,7 @@ def run_fold(
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
-    """The outcome of a fold, None where it is not over.
+    """The outcome of a fold, None where it is not over or its model is gone.
 
     Raises
     ------
@@ -207,7 +207,7 @@ def finished(folder: Path) -> dict[str, Any] | None:
         If the file of its outcome is damaged.
     """
     path = folder / RESULT
-    if not path.is_file():
+    if not path.is_file() or not (folder / MODEL).is_file():
         return None
     try:
         outcome = json.loads(path.read_text(encoding="utf-8"))

@@ -16,8 +16,8 @@ from napari_sa2net.widgets.common import fold_button, muted
 from napari_sa2net.widgets.model_row import rows_html
 
 GAMMA_TIP = (
-    "γ: exponent of the up-attention maps ψ, from the coarsest to the finest. Above 1 a map "
-    "keeps only what it is sure of; 1 is as published"
+    "γ: exponent of the attention maps, from the coarsest to the finest. Above 1 a map keeps "
+    "only what it is sure of; 1 is ordinary attention, 0 none"
 )
 
 

@@ -6,9 +6,10 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QVBoxLayout, QWidget
 
 from napari_sa2net.app.why import STRIDES, WhatIfSettings
-from napari_sa2net.app.why_words import GATE_WORDS, STAGE_WORDS
+from napari_sa2net.app.why_words import STAGE_WORDS
 from napari_sa2net.config import GAMMA_MOST, NetworkConfig
 from napari_sa2net.engine.protocol import Exponents
+from napari_sa2net.models.exponents import GATE_WORDS
 from napari_sa2net.widgets.common import Form, fold_button, keep_together, link_button, muted
 from napari_sa2net.widgets.value_slider import ValueSlider
 
