@@ -69,7 +69,11 @@ def test_models_come_and_go(run, tiny_model, tmp_path, own_home):
     assert not {"{", "[", '"'} & set(nuclei)
     assert "γ of ψ" not in nuclei, "as in every ordinary model"
     card = ModelCard.model_validate(
-        {"name": "a", "network": {"gamma": (1.5, 1, 1, 0.25)}, "classes": ("background", "c")}
+        {
+            "name": "a",
+            "network": {"gamma": (1.5, 1, 1, 0.25)},
+            "classes": ("background", "interior", "boundary"),
+        }
     )
     file = {"path": "a.safetensors", "size_bytes": 1}
     assert "γ of ψ          1/8: 1.5 · 1/4: 1 · 1/2: 1 · full: 0.25" in card_lines(
