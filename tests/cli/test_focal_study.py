@@ -34,7 +34,7 @@ def test_interrupted_and_gone_on(run, data, tmp_path, monkeypatch) -> None:
 
     def press(self: StepProgress, done: int, total: int, what: str) -> None:
         show(self, done, total, what)
-        if what.startswith("none, seed 1") and "loss" in what:
+        if what.startswith("none, seed 0") and "loss" in what:
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
@@ -50,7 +50,7 @@ def test_interrupted_and_gone_on(run, data, tmp_path, monkeypatch) -> None:
     assert "learnable" in result.out
     assert "ratio to none" in result.out
     assert "report: " in result.out
-    assert "all, seed 3 of 3: Dice" in " ".join(result.err.split())
+    assert "all, seed 2 (3 of 3): Dice" in " ".join(result.err.split())
     assert "learnable, seed" not in result.err, "those were finished"
     study = run(*command, "--json").json()
     assert set(study["result"]["variants"]) == {"none", "all", "learnable", "chosen"}
