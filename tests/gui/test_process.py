@@ -19,9 +19,7 @@ import napari
 import numpy as np
 from qtpy.QtWidgets import QApplication
 
-start = time.process_time()
 viewer = napari.Viewer(show=False)
-napari_cpu = time.process_time() - start
 viewer.add_image(np.zeros((64, 64), np.uint8))
 before = set(sys.modules)
 start = time.process_time()
@@ -37,7 +35,6 @@ print(json.dumps({
     "ready": session.info is not None,
     "heavy": [name for name in heavy if name in sys.modules],
     "cpu": cpu,
-    "napari_cpu": napari_cpu,
 }))
 viewer.close()
 """
@@ -61,6 +58,5 @@ def test_torch_stays_out_of_the_window(home: Path) -> None:
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["ready"]
     assert said["heavy"] == []
-    # Processor time, which other processes stretch less than the clock's. Where the processor
-    # itself is slow for a while, napari's own window tells by how much.
-    assert said["cpu"] < max(1.0, 0.65 * said["napari_cpu"])
+    # processor time, so that a busy machine does not fail the test
+    assert said["cpu"] < 1.0

@@ -17,6 +17,7 @@ from napari_sa2net.data.layouts.base import (
 
 CLASSES = ("background", "lesion")
 IMAGES, MASKS = "ISIC2018_Task1-2_Training_Input", "ISIC2018_Task1_Training_GroundTruth"
+#: Training images.
 WHOLE = (2594,)
 EXPECTED = f"{IMAGES}/ISIC_*.jpg with {MASKS}/ISIC_*_segmentation.png"
 
