@@ -75,15 +75,17 @@ def test_isic2018_as_downloaded(tmp_path: Path) -> None:
 def test_segpc2021_cell_by_cell(tmp_path: Path) -> None:
     layout = open_layout("segpc2021", make.segpc2021(tmp_path))
     assert len(layout) == 10
-    assert splits(layout) == {"train": 4, "val": 2, "test": 4}
-    for name in ("train", "val", "test"):
-        groups = {i.group for i in layout.split(name)}
-        others = {i.group for i in layout.items if i.split != name}
-        assert not groups & others, "an image is on one side"
+    # Half, a fifth and the rest of the cells, in order of the files: training images first.
+    assert splits(layout) == {"train": 5, "val": 2, "test": 3}
+    assert [item.name for item in layout.items] == [
+        *(f"train {100 + i}_{cell}" for i in range(4) for cell in (1, 2)),
+        "validation 1000_1", "validation 1000_2",
+    ]  # fmt: skip
+    assert [item.split for item in layout.items] == ["train"] * 5 + ["val"] * 2 + ["test"] * 3
     sample = layout.items[0].read()
-    # Nucleus 4 × 6 px: grown by 5 and 8 px on each side, and made square.
-    assert sample.image.shape == (22, 22, 4)
-    assert sample.mask.shape == (22, 22)
+    # Nucleus 4 × 6 px: grown by half of 2.5 times that, 5 and 8 px, on each side.
+    assert sample.image.shape == (14, 22, 4)
+    assert sample.mask.shape == (14, 22)
     nucleus = sample.image[..., 3]
     assert set(np.unique(nucleus)) == {0, 255}
     assert (nucleus > 0).sum() == 24
@@ -91,12 +93,41 @@ def test_segpc2021_cell_by_cell(tmp_path: Path) -> None:
     assert sample.mask.sum() == 12 * 12
 
 
+def test_published_splits_are_by_number_in_order_of_the_files(tmp_path: Path) -> None:
+    for i in range(2594):
+        for folder, ending in (
+            ("ISIC2018_Task1-2_Training_Input", ".jpg"),
+            ("ISIC2018_Task1_Training_GroundTruth", "_segmentation.png"),
+        ):
+            path = tmp_path / "isic" / folder / f"ISIC_{i:07d}{ending}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    layout = open_layout("isic2018", tmp_path / "isic")
+    assert splits(layout) == {"train": 1815, "val": 259, "test": 520}
+    assert [i.split for i in layout.items] == ["train"] * 1815 + ["val"] * 259 + ["test"] * 520
+    assert [item.name for item in layout.items] == [f"ISIC_{i:07d}" for i in range(2594)]
+    assert not layout.notes
+    # As many cells as there are in SegPC-2021.
+    for folder, cells in (("train", 1643), ("validation", 990)):
+        for part in ("x", "y"):
+            (tmp_path / "a" / folder / part).mkdir(parents=True)
+        (tmp_path / "a" / folder / "x" / "7.bmp").touch()
+        for number in range(1, cells + 1):
+            (tmp_path / "a" / folder / "y" / f"7_{number}.bmp").touch()
+    layout = open_layout("segpc2021", tmp_path / "a")
+    assert splits(layout) == {"train": 1316, "val": 527, "test": 790}
+    assert layout.items[1316].name == "train 7_1317", "an image on two sides"
+    assert [item.name.split("_")[0] for item in layout.items] == (
+        ["train 7"] * 1643 + ["validation 7"] * 990
+    )
+
+
 def test_a_cell_at_the_edge_is_padded_with_black() -> None:
     image = np.full((30, 30, 3), 200, np.uint8)
     values = np.zeros((30, 30), np.uint8)
     values[:8, :6], values[0:4, 0:4] = 20, 40
     crop, cell = crop_cell(image, values)
-    assert crop.shape == (14, 14, 4)  # 4 px and 5 px on each side
+    assert crop.shape == (14, 14, 4)  # 5 px on each side
     assert not crop[:5].any()
     assert not crop[:, :5].any()
     assert (crop[5:, 5:, :3] == 200).all()

@@ -173,3 +173,14 @@ def test_lazy_sample_is_close_and_repeatable() -> None:
     full = np.percentile(lazy[:, ::3, ::3].compute(), [1, 99.8])
     assert plan.levels[0] == pytest.approx(full, rel=0.03)
     np.testing.assert_array_equal(plan.levels, plan_image(lazy).levels)
+
+
+def test_a_range_is_that_of_all_channels_together() -> None:
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[..., 0], image[..., 1], image[..., 2] = 20, 70, 40
+    image[0, 0] = 20, 120, 60
+    plan = plan_image(image, model_input=InputConfig(normalization="range"))
+    assert plan.levels.tolist() == [[20, 120]] * 3
+    read = plan.read((), 0, 4, 0, 4)
+    np.testing.assert_allclose(read[:, 0, 0], [0, 1, 0.4], atol=1e-6)
+    np.testing.assert_allclose(read[:, 2, 2], [0, 0.5, 0.2], atol=1e-6)

@@ -82,7 +82,7 @@ def _has_value(plan: ImagePlan) -> bool:
 @given(
     images(),
     st.booleans(),
-    st.sampled_from(["percentile", "divide", "none"]),
+    st.sampled_from(["percentile", "divide", "range", "none"]),
     st.sampled_from(["RGB", "BGR"]),
     st.sampled_from([1, 3, 4]),
     st.data(),

@@ -227,8 +227,7 @@ def test_card_of_the_isic_segpc_script(tmp_path: Path, in_channels: int, order: 
     card = open_model(tmp_path / "s.pt").card
     assert card.classes == ("background", "foreground")
     assert card.input.channel_order == order
-    assert (card.input.normalization, card.input.divisor) == ("divide", 255)
-    assert card.input.resize_to is None
+    assert (card.input.normalization, card.input.resize_to) == ("range", 224)
 
 
 # --- what does not load ----------------------------------------------------------------

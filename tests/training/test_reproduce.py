@@ -265,9 +265,14 @@ def test_the_other_experiments_run(tmp_path: Path, dataset: str) -> None:
             make.write_xml(top / "Annotations" / f"TCGA-{i}.xml", labels)
     folds = 1 if dataset == "monuseg" else None
     report = reproduce(dataset, root, tmp_path / "out", folds=folds, **TINY | {"epochs": 1})
-    assert [row["of"].split()[0] for row in report["summary"]] == ["validation", "test"]
+    pooled = ["pooled as published"] if dataset in ("isic2018", "segpc2021") else []
+    assert [row["of"] for row in report["summary"]] == [
+        f"{kind} {RECIPES[dataset].scored}{how}"
+        for kind in ("validation", "test")
+        for how in ("", *(f", {p}" for p in pooled))
+    ]
     assert all(0 <= row["dice"] <= 100 for row in report["summary"])
-    assert any("be verified" in note for note in report["notes"])
+    assert RECIPES[dataset].unverified in report["notes"]
     if dataset == "acdc":
         assert report["summary"][1]["n"] == 2, "two frames of one patient"
     model = open_model(tmp_path / "out" / "fold_1" / "model.safetensors")

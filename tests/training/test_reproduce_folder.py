@@ -175,10 +175,12 @@ def fold(n: int) -> dict:
 
 
 def test_one_value_has_no_spread() -> None:
-    recipe = RECIPES["isic2018"]
+    recipe = RECIPES["acdc"]
     summary = summarise(recipe, [fold(1)], None)
     assert summary[0]["dice_sd"] is summary[0]["iou_sd"] is None
-    assert table_rows(recipe, summary) == [("validation images", "50.00", "40.00", "1 images")]
+    assert table_rows(recipe, summary) == [
+        ("validation volumes", "50.00", "40.00", "1 volumes")
+    ]
     several = table_rows(recipe, summarise(recipe, [fold(3)], None))
     assert several[0][1:3] == ("50.00 ± 0.00", "40.00 ± 0.00")
 
@@ -190,21 +192,28 @@ def test_what_is_not_published_is_not_said_to_be(dataset: str) -> None:
         "base_channels": 64, "epochs": recipe.epochs, "batch_size": recipe.batch_size,
     }  # fmt: skip
     said = " ".join(notes(recipe, settings, 5 if recipe.cross_validated else 1, True))
-    if dataset in OURS:
-        assert recipe.whose == "the published recipe of SA2-Net"
-        assert "chose the epoch, as published" in said
+    if dataset == "acdc":
+        assert recipe.whose == "our reading of SA2-Net's recipe, after CASCADE"
+        assert "chose the epoch, by our reading" in said
+        for words in ("224×224", "four heads", "best validation Dice is kept", "CASCADE"):
+            assert words in said
         return
-    assert recipe.whose.startswith("the outlines that are published")
-    assert "chose the epoch, by our reading" in said
-    for words in ("224×224", "four heads", "all epochs run", "best validation Dice is kept"):
-        assert words in said
+    assert recipe.whose == "the published recipe of SA2-Net"
+    for words in ("224×224 px,", "four heads", "Dice over all", "learning rate after"):
+        assert words not in said, "published"
+    if dataset in OURS:
+        assert "chose the epoch, as published" in said
+    else:
+        assert "The last epoch was kept, as published" in said
+        assert "keeps it by reference" in said
+        assert "--keep best" in said
 
 
 def test_title_and_card_say_whose_recipe_it_is(tmp_path: Path) -> None:
     root = make.isic2018(tmp_path / "data")
     reproduce("isic2018", root, tmp_path / "out", **TINY | {"folds": 1})
     page = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-    whose = "by the outlines that are published of SA2-Net's recipe, filled in by us"
+    whose = "by the published recipe of SA2-Net"
     assert page.splitlines()[0] == f"# ISIC 2018, task 1, {whose}"
     card = open_model(tmp_path / "out" / "fold_1" / "model.safetensors").card
     assert card.description == f"Trained on ISIC 2018, task 1 {whose}"

@@ -168,7 +168,7 @@ def test_symmetries_are_the_mean_over_eight_and_turn_with_the_image() -> None:
 def test_our_recipes_share_network_images_and_scores_with_the_published() -> None:
     for name, ours in OURS.items():
         published = RECIPES[name]
-        for part in ("channel_order", "in_channels", "n_classes", "scaling", "fattened_masks",
+        for part in ("channel_order", "in_channels", "n_classes", "scaling", "masks",
                      "cross_validated", "loss", "dice_share", "figures"):  # fmt: skip
             assert getattr(ours, part) == getattr(published, part)
         assert recipe_of(name, "ours") is ours

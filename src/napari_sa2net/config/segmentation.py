@@ -66,8 +66,10 @@ class InputConfig(Settings):
         title="Channel order",
         description="RGB and BGR models take a grey image in all three channels",
     )
-    normalization: Literal["percentile", "divide", "none"] = Field(
-        "percentile", title="Normalisation"
+    normalization: Literal["percentile", "divide", "range", "none"] = Field(
+        "percentile",
+        title="Normalisation",
+        description="'range': least value to greatest, all channels together",
     )
     low: float = Field(1.0, ge=0, lt=50, title="Low percentile", description="becomes 0")
     high: float = Field(99.8, gt=50, le=100, title="High percentile", description="becomes 1")

@@ -79,7 +79,8 @@ def measure_levels(
     -----
     Percentiles are order statistics (no interpolation), so they are exact in every dtype.
     Dividing suits 8-bit images only: values outside 0 … divisor, and floats or booleans that
-    never exceed 1, are brought to 0 … 1 by percentiles instead.
+    never exceed 1, are brought to 0 … 1 by percentiles instead. A range is from the least
+    to the greatest value of all channels together.
     """
     rows = np.array([_statistics(sample, config) for sample in samples], np.float64)
     finite = np.isfinite(rows[:, 0])
@@ -94,7 +95,9 @@ def measure_levels(
     kind = config.normalization if normalize else "none"
     if kind == "divide" and not _fits_division(samples, least, most, config.divisor):
         kind = "percentile"
-    if kind != "percentile":
+    if kind == "range":
+        low, high = np.full_like(low, least.min()), np.full_like(high, most.max())
+    elif kind != "percentile":
         top = config.divisor if kind == "divide" else 1.0
         zero = np.zeros(len(rows))
         return Levels(zero, zero + top, least, most, kind == "divide", constant)

@@ -248,7 +248,8 @@ def published_card(
     """The card that a published checkpoint would have.
 
     The MoNuSeg/GlaS script reads images as BGR, divides by 255 and resizes all of it to
-    224 px; of the ISIC/SegPC script no more than the division is known.
+    224 px. The ISIC/SegPC script resizes to 224 px, too, and brings each image (SegPC: the
+    crop of a cell, with its nucleus as fourth channel) from its least to its greatest value.
     """
     colour = net.in_channels == 3
     if script == "folds":
@@ -261,7 +262,7 @@ def published_card(
         source = "MoNuSeg/GlaS"
     else:
         expected = InputConfig(
-            channel_order="RGB" if colour else "any", normalization="divide", divisor=255
+            channel_order="RGB" if colour else "any", normalization="range", resize_to=224
         )
         source = "ISIC/SegPC"
     return ModelCard(

@@ -108,7 +108,7 @@ def load_example(item: TrainingItem, config: InputConfig, fallback_diameter: flo
 def take_levels(plan: ImagePlan, item: TrainingItem) -> None:
     """A crop of a larger image is as bright as that image was when it was segmented."""
     given = item.levels
-    if given is None or plan.model_input.normalization != "percentile":
+    if given is None or plan.model_input.normalization in ("divide", "none"):
         return
     if len(given) == plan.n_channels:
         given = tuple(given[c] for c in plan.channels)

@@ -25,9 +25,8 @@ EXPECTED = f"{IMAGES}/ISIC_*.jpg with {MASKS}/ISIC_*_segmentation.png"
 def open_isic2018(directory: Path) -> Layout:
     """ISIC 2018 as downloaded; see `open_layout`.
 
-    The 2594 training images, which are what papers compare on, in order of their names: the
-    first 70 % train, the next 10 % validate, the rest test (1815, 259 and 520 images). That
-    the published SA2-Net figures are of this split is our reading.
+    The 2594 training images, in order of their names: as published, the first 1815 train,
+    the next 259 validate, the other 520 test; of fewer images the same shares (70 %, 10 %).
     """
     check_directory(directory, "ISIC 2018", EXPECTED)
     folders = [directory / IMAGES, directory / MASKS]

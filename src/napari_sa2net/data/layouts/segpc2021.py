@@ -30,19 +30,20 @@ EXPECTED = "train/x/N.bmp with train/y/N_1.bmp, N_2.bmp …, and the same in val
 TRAINING, VALIDATION = ("train",), ("validation", "valid", "val")
 #: Values of cytoplasm and nucleus in a cell's mask, or above.
 CYTOPLASM, NUCLEUS = 20, 40
-#: The crop is the nucleus' box, grown on each side by half of this times its size.
+#: The crop is the nucleus' box, grown on each side by half of this times its height and width.
 SCALE = 2.5
+#: Where in the cells of all images those that validate begin, and those that test.
+SPLIT = (0.5, 0.7)
 PICTURES = (".bmp",)
 
 
 def open_segpc2021(directory: Path) -> Layout:
     """SegPC-2021 as downloaded, one item per annotated cell; see `open_layout`.
 
-    Each mask file holds one cell: cytoplasm 20, nucleus 40. Cells of the training and the
-    validation images together, in order of their names: about 50 % train, 20 % validate,
-    30 % test, whole images on one side. Crop and shares follow the preparation that is
-    public (Azad et al., Awesome-U-Net); that the published SA2-Net figures were made with it
-    is our reading. Groups are images.
+    Each mask file holds one cell: cytoplasm 20, nucleus 40. Of the cells of the training
+    images and then of the validation images, in order of their names, the first half trains,
+    the next fifth validates, the rest tests, as published. Cells are counted, not images, so
+    one image may lie on two sides. Groups are images.
     """
     check_directory(directory, "SegPC-2021", EXPECTED)
     tops = {
@@ -54,7 +55,7 @@ def open_segpc2021(directory: Path) -> Layout:
         if not any(top.name in names for top in tops):
             raise missing(directory / names[0] / "x", f"expected is {EXPECTED}")
     found: list[tuple[Path, list[Path]]] = []
-    for top in sorted(tops):
+    for top in sorted(tops, key=lambda top: (top.name in VALIDATION, top)):
         folder, masks_folder = top / "x", top / "y"
         if not folder.is_dir():
             raise missing(folder, "it holds the images")
@@ -80,16 +81,18 @@ def open_segpc2021(directory: Path) -> Layout:
         if {m.stem.rpartition("_")[2] for m in masks}
         != {str(n) for n in range(1, len(masks) + 1)}
     )
-    total = sum(len(masks) for _, masks in found)
-    items, before = [], 0
-    for image, masks in found:
-        middle = (before + len(masks) / 2) / total
-        before += len(masks)
-        split = "train" if middle < 0.5 else "val" if middle < 0.7 else "test"
-        group = f"{image.parent.parent.name} {image.stem}"
+    cells = [(image, mask) for image, masks in found for mask in masks]
+    first, second = (int(share * len(cells)) for share in SPLIT)
+    items = []
+    for i, (image, mask) in enumerate(cells):
+        split = "train" if i < first else "val" if i < second else "test"
         # With its folder: training and validation images may share numbers.
         where = image.parent.parent.name
-        items += [LayoutItem(f"{where} {m.stem}", group, split, _Cell(image, m)) for m in masks]
+        items.append(
+            LayoutItem(
+                f"{where} {mask.stem}", f"{where} {image.stem}", split, _Cell(image, mask)
+            )
+        )
     return make_layout(directory, "segpc2021", CLASSES, items, "downloaded", EXPECTED, notes)
 
 
@@ -116,7 +119,7 @@ class _Cell:
 def crop_cell(
     image: NDArray[Any], values: NDArray[Any]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The square around a cell's nucleus, with the nucleus as fourth channel.
+    """The surroundings of a cell's nucleus, with the nucleus as fourth channel.
 
     Parameters
     ----------
@@ -126,27 +129,25 @@ def crop_cell(
 
     Returns
     -------
-    crop : (n, n, 4) uint8
-        Nucleus 255; black beyond the image and where the box was not square.
-    cell : (n, n) uint8
+    crop : (h, w, 4) uint8
+        Nucleus 255; black beyond the image.
+    cell : (h, w) uint8
         1 in the cell, its nucleus included.
     """
     inside = values >= NUCLEUS
-    window = []
-    for axis in (0, 1):
+    sides: list[int] = []
+    source: list[slice] = []
+    target: list[slice] = []
+    for axis, length in enumerate(values.shape):
         hit = np.flatnonzero(inside.any(axis=1 - axis))
         start, stop = int(hit[0]), int(hit[-1]) + 1
         margin = round(SCALE * (stop - start) / 2)
-        window.append((start - margin, stop + margin))
-    side = max(stop - start for start, stop in window)
-    crop, cell = np.zeros((side, side, 4), np.uint8), np.zeros((side, side), np.uint8)
-    source: list[slice] = []
-    target: list[slice] = []
-    for (start, stop), length in zip(window, values.shape, strict=True):
-        shift = (side - (stop - start)) // 2
+        start, stop = start - margin, stop + margin
         low, high = max(0, start), min(length, stop)
+        sides.append(stop - start)
         source.append(slice(low, high))
-        target.append(slice(low - start + shift, high - start + shift))
+        target.append(slice(low - start, high - start))
+    crop, cell = np.zeros((*sides, 4), np.uint8), np.zeros(sides, np.uint8)
     rows, columns = source
     y, x = target
     crop[y, x, :3] = image[rows, columns]

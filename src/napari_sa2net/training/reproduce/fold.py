@@ -39,7 +39,7 @@ from napari_sa2net.training.reproduce.protocol import (
     ProtocolModule,
 )
 from napari_sa2net.training.reproduce.recipes import SIZE, Recipe
-from napari_sa2net.training.reproduce.scoring import decided, predict, score
+from napari_sa2net.training.reproduce.scoring import decided, pooled, predict, score, scored
 from napari_sa2net.training.train import quiet_lightning
 
 #: Seconds between checkpoints, which are written at the ends of epochs: an epoch of few images
@@ -107,8 +107,9 @@ def run_fold(
     Returns
     -------
     dict
-        fold, epochs, kept_epoch, n_training, parameters, and under ``validation`` and
-        ``test`` lists of name, dice, iou; ready for JSON.
+        fold, epochs, kept_epoch, n_training, parameters, under ``validation`` and ``test``
+        lists of name, dice, iou, and under ``pooled`` what `scoring.pooled` says of either,
+        where the recipe wants it; ready for JSON.
 
     Raises
     ------
@@ -148,7 +149,8 @@ def run_fold(
     folder.mkdir(parents=True, exist_ok=True)
     last = folder / "last.ckpt"
     _check_checkpoint(last)
-    every = 1 if recipe.keeps == "best" else seldom(settings.epochs)
+    needed = recipe.keeps == "best" or recipe.schedule == "plateau"
+    every = 1 if needed else seldom(settings.epochs)
     trainer = _trainer(folder, settings, where, every, [keeper, Saver(last)])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
@@ -177,6 +179,7 @@ def run_fold(
         "parameters": sum(p.numel() for p in net.parameters()),
         "validation": [],
         "test": [],
+        "pooled": {},
     }
     for name, index in (("validation", validation), ("test", data.where("test"))):
         if len(index):
@@ -189,8 +192,11 @@ def run_fold(
                 data.masks.shape[-1],
                 recipe.symmetries,
             )
-            scores = score(decided(p), data.masks[index], data.units[index], recipe.n_classes)
+            pair = scored(decided(p), data.masks[index], data.images[index], -1, recipe)
+            scores = score(*pair, data.units[index], recipe.n_classes)
             outcome[name] = scores.to_dict("records")
+            if recipe.pooled:
+                outcome["pooled"][name] = pooled(*pair)
             if name == "test":
                 _save(folder / TEST, p)
     write_atomically(folder / RESULT, json.dumps(outcome, indent=1).encode())
@@ -215,7 +221,9 @@ def finished(folder: Path) -> dict[str, Any] | None:
             int(outcome[key])
         for row in (*outcome["validation"], *outcome["test"]):
             str(row["name"]), float(row["dice"]), float(row["iou"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        for row in outcome.get("pooled", {}).values():
+            float(row["dice"]), float(row["iou"]), float(row["foreground_iou"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path) from error
     return dict(outcome)
 
@@ -312,7 +320,6 @@ def _card(
     data: Prepared,
     n_training: int,
 ) -> ModelCard:
-    divided = recipe.scaling == "divide"
     return ModelCard(
         name=f"{recipe.dataset} fold {number}",
         description=f"Trained on {recipe.title} by {recipe.whose}",
@@ -324,9 +331,7 @@ def _card(
         classes=class_names(recipe.n_classes),
         input=InputConfig(
             channel_order=recipe.channel_order,
-            normalization="divide" if divided else "percentile",
-            low=0,
-            high=100,
+            normalization=recipe.scaling,
             resize_to=SIZE * recipe.zoom,
             antialias=recipe.antialiased,
         ),

@@ -33,6 +33,8 @@ class Prepared:
     ----------
     images : (N, side, side, C) uint8, or float32 in 0…1
         The side is 224 times the recipe's zoom.
+    ranged : bool
+        Whole numbers go in from each image's least to its greatest, else divided by 255.
     masks : (N, 224, 224) uint8
     names, groups, splits, units : (N,) str
         As of `LayoutItem`.
@@ -48,6 +50,7 @@ class Prepared:
     splits: NDArray[np.str_]
     units: NDArray[np.str_]
     digest: str
+    ranged: bool = False
 
     def where(self, *splits: str) -> NDArray[np.intp]:
         """Indices of the images of some splits."""
@@ -55,13 +58,19 @@ class Prepared:
 
     def tensor(self, index: Any) -> Tensor:
         """Network input (C, h, w) or (n, C, h, w), float32."""
-        return to_input(self.images[index])
+        return to_input(self.images[index], self.ranged)
 
 
-def to_input(image: NDArray[Any]) -> Tensor:
-    """Network input (…, C, h, w) of an image (…, h, w, C)."""
+def to_input(image: NDArray[Any], ranged: bool = False) -> Tensor:
+    """Network input (…, C, h, w) of an image (…, h, w, C); see `Prepared`."""
     x = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, -3)))
-    return x.float() / 255 if x.dtype == torch.uint8 else x
+    if x.dtype != torch.uint8:
+        return x
+    x = x.float()
+    if not ranged:
+        return x / 255
+    low = x.amin((-3, -2, -1), keepdim=True)
+    return (x - low) / (x.amax((-3, -2, -1), keepdim=True) - low).clamp(min=1)
 
 
 def prepare(
@@ -110,6 +119,7 @@ def prepare(
         splits=np.array([item.split for item in layout.items]),
         units=np.array([item.unit or item.name for item in layout.items]),
         digest=digest.hexdigest(),
+        ranged=recipe.scaling == "range",
     )
     write_atomically(cache, lambda file: np.savez(file, key=key, **vars(result)))
     return result
@@ -124,7 +134,7 @@ def _cached(cache: Path, key: str) -> Prepared | None:
             found: dict[str, Any] = {f.name: file[f.name] for f in fields(Prepared)}
     except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error):
         return None  # it saves time and holds nothing that the images do not
-    found["digest"] = str(found["digest"])
+    found |= {"digest": str(found["digest"]), "ranged": bool(found["ranged"])}
     return Prepared(**found)
 
 
@@ -150,32 +160,28 @@ def prepare_sample(sample: Sample, recipe: Recipe) -> tuple[NDArray[Any], NDArra
         )
     if recipe.channel_order == "BGR":
         image = image[..., ::-1]
-    if recipe.scaling == "divide":
-        if image.dtype != np.uint8:
-            raise TrainingDataError(
-                f"{sample.name} is {image.dtype}, where {recipe.title} has 8-bit images. "
-                "Unpack the data set again."
-            )
-        resized = bilinear(image, SIZE * recipe.zoom, recipe.antialiased)
-        small: NDArray[Any] = np.rint(resized).astype(np.uint8)
+    if image.dtype != np.uint8 and recipe.in_channels > 1:
+        raise TrainingDataError(
+            f"{sample.name} is {image.dtype}, where {recipe.title} has 8-bit images. "
+            "Unpack the data set again."
+        )
+    small: NDArray[Any] = bilinear(image, SIZE * recipe.zoom, recipe.antialiased)
+    if image.dtype == np.uint8:
+        small = np.rint(small).astype(np.uint8)
     else:
-        low, high = float(image.min()), float(image.max())
-        scaled = (image - low) / max(high - low, 1e-6)
-        small = bilinear(scaled, SIZE * recipe.zoom, recipe.antialiased)
+        low, high = float(small.min()), float(small.max())
+        small = (small - low) / np.float32(max(high - low, 1e-6))
     return small, _small_mask(sample.mask, recipe)
 
 
 def _small_mask(mask: NDArray[np.int32], recipe: Recipe) -> NDArray[np.uint8]:
-    if recipe.n_classes > 2:
-        index = [
-            np.clip(((np.arange(SIZE) + 0.5) * n / SIZE).astype(int), 0, n - 1)
-            for n in mask.shape
-        ]
-        return mask[np.ix_(*index)].astype(np.uint8)
-    values = bilinear(np.where(mask > 0, np.float32(255), np.float32(0))[..., None], SIZE)
-    values = values[..., 0]
-    # The published script resizes in whole numbers: what rounds to 0 is background.
-    return (np.rint(values) > (0 if recipe.fattened_masks else 127)).astype(np.uint8)
+    # With two classes, whatever is above 0 is the second one.
+    values = (mask if recipe.n_classes > 2 else mask > 0).astype(np.float32)
+    if recipe.masks == "above_zero":
+        # The published scripts resize in whole numbers: what rounds to 0 is background.
+        return (np.rint(bilinear(255 * values[..., None], SIZE)[..., 0]) > 0).astype(np.uint8)
+    small = F.interpolate(torch.from_numpy(values)[None, None], (SIZE, SIZE), mode=recipe.masks)
+    return small[0, 0].numpy().astype(np.uint8)
 
 
 def bilinear(image: NDArray[Any], side: int, antialiased: bool = False) -> NDArray[np.float32]:
@@ -190,7 +196,7 @@ def bilinear(image: NDArray[Any], side: int, antialiased: bool = False) -> NDArr
 def _key(layout: Layout, recipe: Recipe) -> str:
     """Fingerprint of what the prepared images depend on."""
     how = [
-        recipe.channel_order, recipe.scaling, recipe.fattened_masks, recipe.n_classes,
+        recipe.channel_order, recipe.scaling, recipe.masks, recipe.n_classes,
         SIZE, recipe.zoom, recipe.antialiased,
     ]  # fmt: skip
     items = [(i.name, i.group, i.split, i.unit, _stamps(i)) for i in layout.items]

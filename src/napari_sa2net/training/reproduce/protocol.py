@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset, Sampler
 
@@ -21,7 +22,13 @@ from napari_sa2net.nn import Network
 from napari_sa2net.training.reproduce.augmentation import WideAugmentation, augment
 from napari_sa2net.training.reproduce.prepare import Prepared, to_input
 from napari_sa2net.training.reproduce.recipes import SIZE, Recipe
-from napari_sa2net.training.reproduce.scoring import at_side, decided, probabilities, score
+from napari_sa2net.training.reproduce.scoring import (
+    at_side,
+    decided,
+    probabilities,
+    score,
+    scored,
+)
 
 #: Cosine warm restarts: epochs of a period, and the lowest learning rate.
 PERIOD, LOWEST_RATE = 5, 1e-4
@@ -29,6 +36,8 @@ PERIOD, LOWEST_RATE = 5, 1e-4
 RISE = 0.1
 #: Keeps Dice defined where neither side has a pixel.
 SMOOTH = 1e-5
+#: The same of the form without squares.
+EPSILON = 1e-6
 
 
 def dice_bce(
@@ -61,7 +70,7 @@ def dice_bce(
     return dice_share * (1 - dice).mean() + (1 - dice_share) * entropy
 
 
-def dice_ce(logits: Tensor, target: Tensor, dice_share: float) -> Tensor:
+def dice_ce(logits: Tensor, target: Tensor, dice_share: float, squared: bool = True) -> Tensor:
     """Dice (mean over all classes of the batch) and cross-entropy of a softmax head.
 
     Parameters
@@ -69,12 +78,22 @@ def dice_ce(logits: Tensor, target: Tensor, dice_share: float) -> Tensor:
     logits : (B, C, h, w)
     target : (B, h, w) int
     dice_share : float
+    squared : bool
+        Squared terms in the denominator of Dice.
+
+    Notes
+    -----
+    Published, of ISIC 2018 and SegPC-2021: no squares, 2 Σ p y / (Σ (p + y) + 1e-6).
     """
     logits, target = logits.float(), target.long()
     p = logits.softmax(1)
     y = F.one_hot(target, logits.shape[1]).movedim(-1, 1).float()
     axes = (0, 2, 3)
-    dice = (2 * (p * y).sum(axes) + SMOOTH) / ((p * p).sum(axes) + (y * y).sum(axes) + SMOOTH)
+    both = 2 * (p * y).sum(axes)
+    if squared:
+        dice = (both + SMOOTH) / ((p * p).sum(axes) + (y * y).sum(axes) + SMOOTH)
+    else:
+        dice = both / ((p + y).sum(axes) + EPSILON)
     return dice_share * (1 - dice.mean()) + (1 - dice_share) * F.cross_entropy(logits, target)
 
 
@@ -98,7 +117,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 class AugmentedImages(Dataset[tuple[Tensor, Tensor]]):
     """Images of a fold in each epoch, indexed by (epoch, number); augmented as published, or
-    left to `WideAugmentation`."""
+    as they are (also for `WideAugmentation`)."""
 
     def __init__(
         self,
@@ -120,7 +139,8 @@ class AugmentedImages(Dataset[tuple[Tensor, Tensor]]):
         image, mask = self.data.images[i], self.data.masks[i]
         if self.as_published:
             image, mask = augment(image, mask, rng)
-        return to_input(image), torch.from_numpy(np.ascontiguousarray(mask))
+        x = to_input(image, self.data.ranged)
+        return x, torch.from_numpy(np.ascontiguousarray(mask))
 
 
 class PlainImages(Dataset[tuple[Tensor, Tensor]]):
@@ -173,7 +193,7 @@ class ProtocolModule(pl.LightningModule):
         share = self.recipe.dice_share
         if self.recipe.loss == "dice_bce":
             return dice_bce(logits, target, share, self.recipe.balanced)
-        return dice_ce(logits, target, share)
+        return dice_ce(logits, target, share, self.recipe.squared_dice)
 
     def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
         image, target = batch
@@ -197,15 +217,25 @@ class ProtocolModule(pl.LightningModule):
         logits = self.judged(image)
         self._losses.append(self.loss(logits, on_grid(target, image.shape[-1])))
         p = at_side(probabilities(logits), target.shape[-1])
-        found = decided(p.cpu().numpy())
-        self._seen.append((found, target.cpu().numpy()))
+        found, truth = decided(p.cpu().numpy()), target.cpu().numpy()
+        self._seen.append(scored(found, truth, image.cpu().numpy(), 1, self.recipe))
 
     def on_validation_epoch_end(self) -> None:
         found, truth = (np.concatenate(part) for part in zip(*self._seen, strict=True))
         scores = score(found, truth, self.units, self.recipe.n_classes)
         self.log("val_dice", float(scores["dice"].mean()))
         self.log("val_iou", float(scores["iou"].mean()))
-        self.log("val_loss", torch.stack(self._losses).mean())
+        loss = torch.stack(self._losses).mean()
+        self.log("val_loss", loss)
+        if self.recipe.schedule == "plateau":
+            # Here and not where Lightning would, which is after a checkpoint was written: a
+            # run that goes on would lack this step.
+            cast("ReduceLROnPlateau", self.lr_schedulers()).step(loss)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Called by Lightning."""
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            super().lr_scheduler_step(scheduler, metric)
 
     def configure_optimizers(self) -> Any:
         kind = torch.optim.Adam if self.recipe.optimizer == "adam" else torch.optim.AdamW
@@ -217,9 +247,7 @@ class ProtocolModule(pl.LightningModule):
         if self.recipe.schedule == "constant":
             return optimizer
         if self.recipe.schedule == "plateau":
-            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-                optimizer, factor=0.5, patience=10
-            )
+            plateau = ReduceLROnPlateau(optimizer, factor=0.5, patience=10)
             return {
                 "optimizer": optimizer,
                 "lr_scheduler": {"scheduler": plateau, "monitor": "val_loss"},
@@ -270,16 +298,23 @@ class Keeper(Callback):
         cancelled: Callable[[], bool] | None = None,
     ) -> None:
         self.recipe, self.on_step, self.cancelled = recipe, on_step, cancelled
-        self.best = -1.0
+        self.best = -1.0  # Dice of the epoch that is kept
+        self.merit = -math.inf
         self.epoch = -1
         self.weights: dict[str, Tensor] = {}
 
     def state_dict(self) -> dict[str, Any]:
         """What a run that goes on needs."""
-        return {"best": self.best, "epoch": self.epoch, "weights": self.weights}
+        return {
+            "best": self.best,
+            "merit": self.merit,
+            "epoch": self.epoch,
+            "weights": self.weights,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.epoch = state_dict["best"], state_dict["epoch"]
+        self.merit = state_dict.get("merit", self.best)  # one of before had Dice alone
         self.weights = state_dict["weights"]
 
     def on_train_batch_end(
@@ -292,7 +327,8 @@ class Keeper(Callback):
                 "command again to go on from the last checkpoint, or another --seed."
             )
         if self.on_step:
-            which = "best Dice" if self.recipe.keeps == "best" else "Dice"
+            best_dice = self.recipe.keeps == "best" and self.recipe.best_by == "dice"
+            which = "best Dice" if best_dice else "Dice"
             best = f", {which} {100 * self.best:.2f}" if self.epoch >= 0 else ""
             self.on_step(trainer.global_step, f"epoch {trainer.current_epoch + 1}{best}")
         if self.cancelled and self.cancelled():
@@ -303,10 +339,12 @@ class Keeper(Callback):
             )
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        dice, epoch = float(trainer.callback_metrics["val_dice"]), trainer.current_epoch
+        metrics, epoch = trainer.callback_metrics, trainer.current_epoch
+        dice, loss = float(metrics["val_dice"]), float(metrics["val_loss"])
+        merit = dice if self.recipe.best_by == "dice" else -loss
         keeps_last = self.recipe.keeps == "last"
-        if dice > self.best or keeps_last:
-            self.best, self.epoch = dice, epoch
+        if merit > self.merit or keeps_last:
+            self.merit, self.best, self.epoch = merit, dice, epoch
             if not keeps_last or epoch + 1 == trainer.max_epochs:
                 assert isinstance(pl_module, ProtocolModule)
                 state = pl_module.judged.state_dict()

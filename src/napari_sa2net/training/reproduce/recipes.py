@@ -17,7 +17,7 @@ RecipeName = Literal["published", "ours"]
 
 @dataclass(frozen=True)
 class Figure:
-    """A published figure that could be verified. Dice and IoU in percent.
+    """A published figure, in percent: the paper's where it could be verified, or a later one.
 
     Attributes
     ----------
@@ -26,6 +26,8 @@ class Figure:
     dice, iou : float
     dice_sd, iou_sd : float or None
     source : str
+    network : str
+        Whose figure it is: the paper's, or that of a later network of its authors.
     """
 
     of: str
@@ -34,6 +36,7 @@ class Figure:
     dice_sd: float | None
     iou_sd: float | None
     source: str
+    network: str = "paper"
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,19 @@ class Recipe:
     in_channels, n_classes : int
         One class: sigmoid; more: softmax.
     scaling : "divide" or "range"
-        Divided by 255, or from each image's least to its greatest value.
-    fattened_masks : bool
-        The published script resizes masks bilinearly and takes whatever is above 0.
+        Divided by 255, or, once resized, from each image's least to its greatest value, all
+        channels together.
+    masks : "above_zero", "nearest" or "nearest-exact"
+        above_zero: resized bilinearly in whole numbers of 0 … 255, and whatever is above 0
+        belongs, so that they grow. nearest: the nearest pixel, by its corner; nearest-exact:
+        by its centre.
     cross_validated : bool
         Five folds of the training (and validation) images; else the data set's own split.
     loss : "dice_bce" or "dice_ce"
     dice_share : float
         Share of the Dice part; the rest is cross-entropy.
+    squared_dice : bool
+        Of dice_ce: squared terms in the denominator of Dice.
     optimizer : "adam" or "adamw"
     learning_rate, weight_decay : float
     batch_size, epochs : int
@@ -68,17 +76,23 @@ class Recipe:
     filled_in : tuple of str
         What is our reading, because nothing is published or it could not be verified.
     outlined : bool
-        Only outlines are published: optimiser, batch, epochs, the parts of the loss.
+        Nothing of it is in the published code: all of it is our reading.
     name : "published" or "ours"
     zoom : int
         Images have zoom × 224 px; masks and scores stay at 224 px. Training then sees crops
         of 224 px.
-    augmentation : "published" or "wide"
-        wide: `augmentation.WideAugmentation`.
+    augmentation : "none", "published" or "wide"
+        published: that of MoNuSeg and GlaS; wide: `augmentation.WideAugmentation`.
     ema_decay : float or None
         Decay per step of the moving average of the weights, which is then what is kept.
     keeps : "best" or "last"
-        The epoch with the best validation Dice, or the last one: then no image chose it.
+        The best epoch on the validation images, or the last one: then no image chose it.
+    best_by : "dice" or "loss"
+        What makes an epoch the best one: the greatest Dice, or the lowest loss.
+    pooled : bool
+        Published figures are over all pixels of all images at once, see `scoring.pooled`.
+    nucleus_channel : int or None
+        Input channel whose pixels count as background when scored.
     symmetries : bool
         Predictions are means over the eight turned and mirrored images.
     balanced : bool
@@ -93,7 +107,7 @@ class Recipe:
     in_channels: int
     n_classes: int
     scaling: Literal["divide", "range"]
-    fattened_masks: bool
+    masks: Literal["above_zero", "nearest", "nearest-exact"]
     cross_validated: bool
     loss: Literal["dice_bce", "dice_ce"]
     dice_share: float
@@ -110,9 +124,13 @@ class Recipe:
     outlined: bool = False
     name: RecipeName = "published"
     zoom: int = 1
-    augmentation: Literal["published", "wide"] = "published"
+    squared_dice: bool = True
+    augmentation: Literal["none", "published", "wide"] = "published"
     ema_decay: float | None = None
     keeps: Literal["best", "last"] = "best"
+    best_by: Literal["dice", "loss"] = "dice"
+    pooled: bool = False
+    nucleus_channel: int | None = None
     symmetries: bool = False
     balanced: bool = True
     antialiased: bool = False
@@ -128,10 +146,11 @@ class Recipe:
         if self.name == "ours":
             return "our recipe for SA2-Net"
         if self.outlined:
-            return "the outlines that are published of SA2-Net's recipe, filled in by us"
+            return "our reading of SA2-Net's recipe, after CASCADE"
         return "the published recipe of SA2-Net"
 
 
+TABLES = "its authors' own table or log"
 PREDICTIONS = "recomputed from the authors' committed predictions"
 _DICE = "the squared terms in the denominator of Dice"
 _AUGMENTED = (
@@ -139,20 +158,15 @@ _AUGMENTED = (
 )
 _FOLDS = "folds of shuffled images, so that those of one patient may lie on both sides"
 _BOTH = (_FOLDS, _DICE, f"the shares of the augmentations ({_AUGMENTED})")
-_OUTLINED = (
-    "images of 224×224 px",
-    "the augmentation, taken over from MoNuSeg and GlaS",
-    "Dice over all classes of a batch, with squared terms in its denominator",
-    "all four heads summed with weight 1",
-    "all epochs run, and the one with the best validation Dice is kept",
-)
 _SKIN_AND_BLOOD = (
-    *_OUTLINED,
-    "intensities divided by 255, and masks cut at one half",
-    "no weight decay",
-    "equal weights of Dice and cross-entropy",
-    "half the learning rate after 10 epochs without a lower validation loss",
+    "files in order of their names",
+    "the validation loss is that of the main head",
 )
+
+
+def _later(network: str, dice: float, iou: float) -> Figure:
+    """A figure of a later network of the same authors."""
+    return Figure("test images", dice, iou, None, None, TABLES, network)
 
 
 def _histology(
@@ -165,7 +179,7 @@ def _histology(
         in_channels=3,
         n_classes=1,
         scaling="divide",
-        fattened_masks=True,
+        masks="above_zero",
         cross_validated=True,
         loss="dice_bce",
         dice_share=0.5,
@@ -182,6 +196,49 @@ def _histology(
     )
 
 
+def _one_by_one(
+    dataset: str,
+    title: str,
+    figures: tuple[Figure, ...],
+    *,
+    channel_order: Literal["RGB", "any"],
+    in_channels: int,
+    masks: Literal["above_zero", "nearest"],
+    epochs: int,
+    filled_in: tuple[str, ...],
+    nucleus_channel: int | None = None,
+) -> Recipe:
+    """Lesions and cells: one object an image, one training, figures over all pixels."""
+    return Recipe(
+        dataset=dataset,
+        title=title,
+        channel_order=channel_order,
+        in_channels=in_channels,
+        n_classes=2,
+        scaling="range",
+        masks=masks,
+        cross_validated=False,
+        loss="dice_ce",
+        dice_share=0.5,
+        squared_dice=False,
+        optimizer="adam",
+        learning_rate=1e-4,
+        weight_decay=0.0,
+        batch_size=16,
+        epochs=epochs,
+        patience=None,
+        schedule="plateau",
+        augmentation="none",
+        keeps="last",
+        best_by="loss",
+        pooled=True,
+        nucleus_channel=nucleus_channel,
+        figures=figures,
+        unverified=f"SA2-Net's own figures on {title} are in no text that we could read.",
+        filled_in=filled_in,
+    )
+
+
 RECIPES: dict[str, Recipe] = {
     "monuseg": _histology(
         "monuseg",
@@ -195,62 +252,35 @@ RECIPES: dict[str, Recipe] = {
         (
             Figure("test images, mean over folds", 91.38, 84.90, 0.4, 0.6, "published"),
             Figure("test images, vote of five folds", 92.05, 85.99, None, None, PREDICTIONS),
+            _later("InceptionMamba (2025)", 91.88, 85.65),
         ),
         "",
     ),
-    "isic2018": Recipe(
-        dataset="isic2018",
-        title="ISIC 2018, task 1",
+    "isic2018": _one_by_one(
+        "isic2018",
+        "ISIC 2018, task 1",
+        (_later("GA2-Net (2024)", 89.29, 87.69), _later("InceptionMamba (2025)", 90.56, 88.98)),
         channel_order="RGB",
         in_channels=3,
-        n_classes=2,
-        scaling="divide",
-        fattened_masks=False,
-        cross_validated=False,
-        loss="dice_ce",
-        dice_share=0.5,
-        optimizer="adam",
-        learning_rate=1e-4,
-        weight_decay=0.0,
-        batch_size=16,
-        epochs=100,
-        patience=None,
-        schedule="plateau",
-        figures=(),
-        unverified="None of the paper's figures on ISIC 2018 could be verified.",
-        filled_in=(
-            "the split (70 %, 10 %, 20 % of the training images in order of their names)",
-            "100 epochs (published: 100 to 150)",
-            *_SKIN_AND_BLOOD,
-        ),
-        outlined=True,
+        masks="nearest",
+        epochs=150,
+        filled_in=_SKIN_AND_BLOOD,
     ),
-    "segpc2021": Recipe(
-        dataset="segpc2021",
-        title="SegPC-2021",
+    "segpc2021": _one_by_one(
+        "segpc2021",
+        "SegPC-2021",
+        (_later("GA2-Net (2024)", 92.49, 92.32), _later("InceptionMamba (2025)", 92.84, 92.63)),
         channel_order="any",
         in_channels=4,
-        n_classes=2,
-        scaling="divide",
-        fattened_masks=False,
-        cross_validated=False,
-        loss="dice_ce",
-        dice_share=0.5,
-        optimizer="adam",
-        learning_rate=1e-4,
-        weight_decay=0.0,
-        batch_size=16,
-        epochs=150,
-        patience=None,
-        schedule="plateau",
-        figures=(),
-        unverified="None of the paper's figures on SegPC-2021 could be verified.",
+        masks="above_zero",
+        epochs=100,
+        nucleus_channel=3,
         filled_in=(
-            "crop around each nucleus and split (50 %, 20 %, 30 %), after a public preparation",
-            "150 epochs (published: 100 to 150)",
             *_SKIN_AND_BLOOD,
+            "the box of the nucleus grown on each side by half of 2.5 times its size, after a "
+            "public preparation, and stretched to 224×224 px",
+            "masks cut at 0.5 of 255, so that whatever the cell touches belongs",
         ),
-        outlined=True,
     ),
     "acdc": Recipe(
         dataset="acdc",
@@ -259,7 +289,7 @@ RECIPES: dict[str, Recipe] = {
         in_channels=1,
         n_classes=4,
         scaling="range",
-        fattened_masks=False,
+        masks="nearest-exact",
         cross_validated=False,
         loss="dice_ce",
         dice_share=0.7,
@@ -271,13 +301,19 @@ RECIPES: dict[str, Recipe] = {
         patience=None,
         schedule="constant",
         figures=(),
-        unverified="None of the paper's figures on ACDC could be verified.",
+        unverified="SA2-Net's own figures on ACDC are in no text that we could read.",
         filled_in=(
+            "all of it follows CASCADE",
             "the patients of each split (7, 1 and 2 of ten)",
             "intensities from each slice's least to its greatest value",
-            "masks resized to the nearest pixel",
-            "weight decay 1e-4 and a constant learning rate",
-            *_OUTLINED,
+            "images of 224×224 px, masks resized to the nearest pixel",
+            "AdamW 1e-4, weight decay 1e-4, a constant learning rate",
+            "150 epochs of batches of 12",
+            "the augmentation, taken over from MoNuSeg and GlaS",
+            "0.3 cross-entropy and 0.7 Dice over all classes of a batch, with squared terms in "
+            "its denominator",
+            "all four heads summed with weight 1",
+            "all epochs run, and the one with the best validation Dice is kept",
         ),
         outlined=True,
     ),

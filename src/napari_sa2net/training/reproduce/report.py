@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from napari_sa2net.files import write_atomically
-from napari_sa2net.training.reproduce.recipes import FOLDS, SIZE, Recipe
+from napari_sa2net.training.reproduce.recipes import FOLDS, SIZE, Recipe, recipe_of
 
 Row = tuple[str, str, str, str]
 
@@ -32,8 +32,9 @@ def summarise(
 
     Returns
     -------
-    list of dict: of, spread ("images" or "folds"), n, dice, dice_sd, iou, iou_sd
-        Standard deviations are of the sample (n - 1); None for a single value.
+    list of dict: of, spread ("images", "folds" or "pixels"), n, dice, dice_sd, iou, iou_sd
+        Standard deviations are of the sample (n - 1); None for a single value. A row over all
+        pixels of n images has foreground_iou, too.
     """
     rows = []
     several = len(folds) > 1
@@ -45,6 +46,8 @@ def summarise(
         for fold, table in zip(folds, tables, strict=True):
             name = f"{kind} {unit}" + (f", fold {fold['fold']}" if several else "")
             rows.append(_row(name, table, unit))
+            if recipe.pooled:
+                rows.append(_pooled_row(name, fold["pooled"][kind], len(table)))
         if several:
             means = pd.DataFrame([t[["dice", "iou"]].mean() for t in tables])
             rows.append(_row(f"{kind} {unit}, mean over folds", means, "folds"))
@@ -64,6 +67,12 @@ def _row(name: str, table: pd.DataFrame, spread: str) -> dict[str, Any]:
     return row
 
 
+def _pooled_row(name: str, scores: dict[str, float], n: int) -> dict[str, Any]:
+    values = {key: 100 * value for key, value in scores.items()}
+    row = {"of": f"{name}, pooled as published", "spread": "pixels", "n": n}
+    return row | values | {"dice_sd": None, "iou_sd": None}
+
+
 def table_rows(recipe: Recipe, summary: Sequence[dict[str, Any]]) -> list[Row]:
     """What is printed: (of, Dice, IoU, spread or source), ours and then the published."""
     ours = [
@@ -71,13 +80,13 @@ def table_rows(recipe: Recipe, summary: Sequence[dict[str, Any]]) -> list[Row]:
             row["of"],
             _percent(row["dice"], row["dice_sd"], 2),
             _percent(row["iou"], row["iou_sd"], 2),
-            f"{row['n']} {row['spread']}",
+            _over(row),
         )
         for row in summary
     ]
     published = [
         (
-            f"paper: {f.of}",
+            f"{f.network}: {f.of}",
             _percent(f.dice, f.dice_sd, 1),
             _percent(f.iou, f.iou_sd, 1),
             f.source,
@@ -85,6 +94,15 @@ def table_rows(recipe: Recipe, summary: Sequence[dict[str, Any]]) -> list[Row]:
         for f in recipe.figures
     ]
     return [*ours, *published]
+
+
+def _over(row: dict[str, Any]) -> str:
+    if row["spread"] == "pixels":
+        return (
+            f"all pixels; IoU of background and foreground (of the latter "
+            f"{row['foreground_iou']:.2f})"
+        )
+    return f"{row['n']} {row['spread']}"
 
 
 def _percent(mean: float, sd: float | None, digits: int) -> str:
@@ -129,13 +147,36 @@ def notes(
         found.append(
             "Trained and asked by our recipe: the figures say nothing about the published one."
         )
+    if recipe.nucleus_channel is not None:
+        found.append(
+            "Pixels of the nucleus are background in prediction and truth, as published: what "
+            "is scored is the cytoplasm."
+        )
     if recipe.zoom != 1:
         found.append(f"Images had {SIZE * recipe.zoom} px; masks and scores are at {SIZE} px.")
-    if recipe.keeps == "best":
+    usual = recipe_of(recipe.dataset, recipe.name).keeps
+    if recipe.keeps != usual:
+        found.append(
+            f"This run kept the {recipe.keeps} epoch, where the recipe keeps the {usual} one."
+        )
+    if recipe.keeps == "best" and recipe.best_by == "loss":
+        found.append(
+            "Kept was the epoch with the lowest loss on the validation images, so their scores "
+            "are on the high side. The published code means to keep it, and in fact tests the "
+            "last one."
+        )
+    elif recipe.keeps == "best":
         how = "by our reading" if recipe.outlined else "as published"
         found.append(
             f"The validation images also chose the epoch, {how}, so their scores are on the "
             "high side."
+        )
+    elif recipe.best_by == "loss":
+        found.append(
+            "The last epoch was kept, as published: the published code means to keep the one "
+            "with the lowest validation loss (--keep best), but keeps it by reference, not as "
+            "a copy, so that training goes on changing it. The validation images only lowered "
+            "the learning rate."
         )
     else:
         found.append("The last epoch was kept: the validation images chose nothing.")

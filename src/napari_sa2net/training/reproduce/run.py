@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ def reproduce(
     out: str | Path,
     *,
     recipe: RecipeName = "published",
+    keep: Literal["best", "last"] | None = None,
     base_channels: int = 64,
     folds: int | None = None,
     epochs: int | None = None,
@@ -62,9 +63,12 @@ def reproduce(
         Gets folds, models, scores and report. The same call goes on where one was broken
         off; finished folds are kept.
     recipe : "published" or "ours"
-        Published: of isic2018, segpc2021 and acdc only outlines are, and the rest is our
-        reading; the report lists it. Ours: same network, images and scores, trained and
-        asked in another way; for monuseg and glas.
+        Published: of acdc nothing is, and all is our reading; what else is our reading the
+        report lists. Ours: same network, images and scores, trained and asked in another
+        way; for monuseg and glas.
+    keep : "best" or "last", optional
+        Which epoch's weights are tested: the best on the validation images, or the last, and
+        then all epochs run. Unsaid: as in the recipe.
     base_channels : int
         Width of the network; 64 is published.
     folds : int, optional
@@ -94,6 +98,8 @@ def reproduce(
     TrainingDataError, SettingsError, DeviceError, TrainingError, OutputError, Cancelled
     """
     chosen = recipe_of(dataset, recipe)
+    if keep is not None:
+        chosen = replace(chosen, keeps=keep)
     out = Path(out).expanduser()
     n_folds = _number_of_folds(chosen, folds)
     settings = FoldSettings(
@@ -109,8 +115,13 @@ def reproduce(
         raise SettingsError(f"The seed must be 0 or more, not {seed}.")
     devices = _devices(device)
     layout = open_layout(dataset, data)
-    said = {"dataset": dataset, "recipe": recipe, **asdict(settings)}
-    before = _read(out, said)  # a folder that does not serve shows at once
+    said = {
+        "dataset": dataset,
+        "recipe": recipe,
+        "kept_epoch": chosen.keeps,
+        **asdict(settings),
+    }
+    before = _read(out, said, chosen)  # a folder that does not serve shows at once
     prepared = prepare(layout, chosen, out / CACHE, on_progress, cancelled)
     if before is None:
         content = json.dumps(said | {"images": prepared.digest}, indent=1)
@@ -216,7 +227,7 @@ def _devices(names: str) -> list[str]:
     return devices
 
 
-def _read(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+def _read(out: Path, settings: dict[str, Any], recipe: Recipe) -> dict[str, Any] | None:
     """Settings of the run that is in a folder, which must be these; None: there is no run."""
     path = out / SETTINGS
     if not path.is_file():
@@ -231,6 +242,13 @@ def _read(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
             raise ValueError("not a table of settings")
     except (OSError, ValueError) as error:
         raise SettingsError(f"{path} is damaged. Choose another folder.") from error
+    if "kept_epoch" not in before:  # of an earlier version
+        if recipe.pooled:
+            raise SettingsError(
+                f"{out} holds a run of {recipe.title} by an earlier reading of its recipe. "
+                "Choose another folder."
+            )
+        before["kept_epoch"] = recipe_of(recipe.dataset, recipe.name).keeps
     for key, value in settings.items():
         if before.get(key) != value:
             raise SettingsError(

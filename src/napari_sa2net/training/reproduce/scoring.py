@@ -1,8 +1,9 @@
-"""Dice and IoU per image, as the papers report them."""
+"""Dice and IoU per image or over all pixels, as the papers report them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from napari_sa2net.training.reproduce.recipes import Recipe
 
 
 def probabilities(logits: Tensor) -> Tensor:
@@ -70,6 +73,54 @@ def _turned(net: nn.Module, batch: Tensor, quarter_turns: int, mirrored: bool) -
     p = probabilities(net(x))
     p = p.flip(3) if mirrored else p
     return p.rot90(-quarter_turns, (2, 3))
+
+
+def scored(
+    predicted: NDArray[np.integer],
+    truth: NDArray[np.integer],
+    images: NDArray[Any],
+    channel_axis: int,
+    recipe: Recipe,
+) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Prediction and truth (N, h, w) as they are scored.
+
+    Where the recipe has a channel of nuclei, their pixels become background in both: as
+    published, cytoplasm alone is scored.
+
+    Parameters
+    ----------
+    predicted, truth : (N, h, w)
+    images : (N, …)
+        As they went in, or before they were scaled.
+    channel_axis : int
+    recipe : Recipe
+    """
+    if recipe.nucleus_channel is None:
+        return predicted, truth
+    nuclei = images.take(recipe.nucleus_channel, channel_axis) > 0
+    return np.where(nuclei, 0, predicted), np.where(nuclei, 0, truth)
+
+
+def pooled(predicted: NDArray[np.integer], truth: NDArray[np.integer]) -> dict[str, float]:
+    """Scores (0…1) over all pixels of all images at once, of two classes.
+
+    Returns
+    -------
+    dict: dice, iou, foreground_iou
+        Dice is the foreground's; iou, as published, the mean of the background's and the
+        foreground's. What neither side has scores 1.
+    """
+    a, b = predicted > 0, truth > 0
+    ious = []
+    for x, y in ((a, b), (~a, ~b)):
+        either = int((x | y).sum())
+        ious.append(int((x & y).sum()) / either if either else 1.0)
+    foreground = ious[0]
+    return {
+        "dice": 2 * foreground / (1 + foreground),
+        "iou": sum(ious) / 2,
+        "foreground_iou": foreground,
+    }
 
 
 def score(
