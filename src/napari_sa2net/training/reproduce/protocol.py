@@ -180,7 +180,7 @@ class ProtocolModule(pl.LightningModule):
         if recipe.ema_decay is not None:
             average = get_ema_multi_avg_fn(recipe.ema_decay)
             self.mean = AveragedModel(net, multi_avg_fn=average, use_buffers=True)
-        self._seen: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]] = []
+        self._seen: list[tuple[NDArray[np.integer], NDArray[np.integer]]] = []
         self._losses: list[Tensor] = []
 
     @property
