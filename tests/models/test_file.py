@@ -266,7 +266,7 @@ def test_load_model_by_path(
     relative = load_model("a.safetensors")
     assert relative.path == path
     torch.save(net.state_dict(), tmp_path / "published")
-    assert load_model("published").card.input.normalization == "divide"
+    assert load_model("published").card.input.normalization == "range"
 
 
 def test_load_model_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

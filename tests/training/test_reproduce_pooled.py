@@ -317,7 +317,7 @@ def test_both_metrics_are_reported(tmp_path: Path) -> None:
         f"| test images, pooled as published | {row['dice']:.2f} | {row['iou']:.2f} |" in text
     )
     assert "IoU of background and foreground" in text
-    assert "| GA2-Net (2024): test images | 92.49 | 92.32 | its authors' own" in text
+    assert "| GA2-Net (2024): test images, pooled | 92.49 | 92.32 | its authors' own" in text
     assert "what is scored is the cytoplasm" in text
     printed = table_rows(SEGPC, report["summary"])
     assert f"{100 * both / either:.2f}" in {r[0]: r[3] for r in printed}[row["of"]]

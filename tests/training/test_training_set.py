@@ -1,11 +1,16 @@
 """Training folders as people lay them out."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tifffile
 
+from napari_sa2net.config import InputConfig
+from napari_sa2net.data import plan_image
 from napari_sa2net.data.training_set import load_training_folder, split_items
 from napari_sa2net.errors import TrainingDataError
+from napari_sa2net.training.dataset import take_levels
 
 
 def put(folder, name, kind="images"):
@@ -100,3 +105,13 @@ def test_groups_are_not_torn(tmp_path):
 def test_one_image_cannot_be_split(tmp_path):
     with pytest.raises(TrainingDataError, match="one more image"):
         split_items(load_training_folder(folder_of(tmp_path, ["a"])))
+
+
+@pytest.mark.parametrize("kind", ["percentile", "range", "divide"])
+def test_a_crop_is_as_bright_as_its_image_was(kind):
+    crop = np.zeros((8, 8, 3), np.uint8)
+    crop[2:4] = 90
+    plan = plan_image(crop, model_input=InputConfig(normalization=kind))
+    before = plan.levels.tolist()
+    take_levels(plan, SimpleNamespace(levels=[(10, 200)] * 3))
+    assert plan.levels.tolist() == (before if kind == "divide" else [[10, 200]] * 3)
