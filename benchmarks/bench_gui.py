@@ -20,8 +20,8 @@ from benchmarks.tables import show
 SIZE = 2048
 HEARTBEAT_MS = 2
 TIMEOUT_S = 600
-WANTED_SILENCE_MS = 100
-WANTED_DOCK_S = 1.0
+WANTED_SILENCE_MS = 60
+WANTED_DOCK_S = 0.5
 
 Interval = tuple[float, float]
 #: an interval, and the processor time that the GUI thread used in it
@@ -86,10 +86,10 @@ def run() -> list[dict[str, object]]:
 
     viewer = napari.Viewer()
     pause(1)
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     _, dock = viewer.window.add_plugin_dock_widget("napari-sa2net", "SA2-Net")
     app.processEvents()
-    opened = time.perf_counter() - start
+    opened = time.process_time() - cpu
     page: Any = dock.pages[0]
     wait(lambda: page.session.info is not None)
     wait(lambda: page.session.info.seconds_per_megapixel is not None)
@@ -150,7 +150,7 @@ def run() -> list[dict[str, object]]:
             "reached": True,
         },
         {
-            "figure": "time to open the dock",
+            "figure": "processor time to open the dock",
             "value": f"{opened:.2f} s",
             "wanted": f"≤ {WANTED_DOCK_S:g} s",
             "reached": opened <= WANTED_DOCK_S,

@@ -113,6 +113,8 @@ class SegmentController:
             if other and error is not None and error.kind != EngineError.__name__:
                 # What was wrong with one image says nothing of another.
                 self.session.error = None
+            if source is not None:
+                source.take_plan(before)
             self.session.image = source
             self.session.image_line = image_line(source) if source is not None else ""
             self._show_result()

@@ -93,7 +93,7 @@ class CorrectController:
                 if known is not None and known.labels is not source.labels:
                     self.forget_cells(source.key)
                     self.state.cells = source
-                self._seen_since.setdefault(source.key, now())
+                self._seen_since.setdefault(source.key, source.since or now())
             at = (source.key, source.plane) if source is not None else None
             if former is None or (former.key, former.plane) != at:
                 self.state.said = Said()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
@@ -66,6 +67,8 @@ class CellSource:
         Where the view shows no plane of the stack, but cuts through all: how to turn it back.
     kept
         Where the image came from, if it was opened from a training set.
+    since
+        When the cells came into the viewer, to the second; None where that is not known.
     """
 
     key: str
@@ -82,6 +85,7 @@ class CellSource:
     journal: str = ""
     turned: str = ""
     kept: KeptPlace | None = None
+    since: datetime | None = None
 
     @property
     def shape(self) -> tuple[int, int]:

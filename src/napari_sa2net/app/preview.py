@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from napari_sa2net.data.plan import plan_image
 from napari_sa2net.errors import SA2NetError
 from napari_sa2net.inference.size_search import LARGE_SCALE, pixels_of_search
 
@@ -22,7 +21,7 @@ def source_plan(source: ImageSource) -> ImagePlan:
     ImageError
         It is no image of numbers, or its axes or channels do not fit.
     """
-    return plan_image(source.data, source.axes, source.channels, measure=False)
+    return source.plan
 
 
 def image_line(source: ImageSource) -> str:

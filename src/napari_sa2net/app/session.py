@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from psygnal import SignalGroupDescriptor
 
 from napari_sa2net.config import InstanceConfig, PredictConfig
+from napari_sa2net.data.plan import ImagePlan, plan_image
 from napari_sa2net.engine.protocol import EngineInfo, ObjectTable, SegmentResult, Summary
-from napari_sa2net.measure import many_doubtful
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,6 +55,9 @@ class ImageSource:
         Stack index that is shown, in the order of the stack axes; None for a 2-D image.
     view
         ``(y0, y1, x0, x1)`` in pixels that the camera shows, clipped to the image.
+    plan
+        Axes, shape and channels, made when first asked for; no pixel is read. Pixels may
+        change later, so nothing that is measured should be taken from it.
     """
 
     key: str
@@ -64,6 +68,20 @@ class ImageSource:
     pixel_size_um: float | None = None
     plane: tuple[int, ...] | None = None
     view: tuple[int, int, int, int] | None = None
+
+    @cached_property
+    def plan(self) -> ImagePlan:
+        return plan_image(self.data, self.axes, self.channels, measure=False)
+
+    def take_plan(self, former: ImageSource | None) -> None:
+        """Go on with the plan of a former source, if it was of the same pixels and settings."""
+        plan = former.__dict__.get("plan") if former is not None else None
+        if former is None or plan is None or self.data is not former.data:
+            return
+        same = (self.axes, self.channels) == (former.axes, former.channels)
+        # an array on disk may have grown
+        if same and plan.shape == self.shape:
+            self.__dict__["plan"] = plan
 
     @property
     def level0(self) -> Any:
@@ -138,6 +156,8 @@ class SegmentOutcome:
     @property
     def size_unsure(self) -> bool:
         """Many cells are doubtful, and their size was only estimated: it may be wrong."""
+        from napari_sa2net.measure import many_doubtful  # scipy takes a while to load
+
         objects = self.result.objects
         if objects is None or self.request.predict.diameter or not self.result.diameter:
             return False

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, overload
 
 from napari.settings import get_settings
-from qtpy.QtCore import QEvent, QSize, Qt
+from qtpy.QtCore import QEvent, QSize, Qt, Signal
+from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QFrame, QScrollArea, QTabWidget, QVBoxLayout, QWidget
 
 from napari_sa2net.widgets.common import WheelGuard
 from napari_sa2net.widgets.napari_port.connections import Connections
-from napari_sa2net.widgets.pages import PAGES, Page, page_named
+from napari_sa2net.widgets.pages import PAGES, Page, PageWidget, page_named
 from napari_sa2net.widgets.theme import style_sheet
 from napari_sa2net.widgets.workspace import Workspace
 
@@ -28,6 +30,11 @@ class SA2NetDock(QWidget):
     viewer : napari.Viewer
     pages : tuple of Page, optional
         All pages where it is not given.
+
+    Attributes
+    ----------
+    pages : sequence of PageWidget
+        In the order of their tabs; each is made when it is first shown or asked for here.
     """
 
     # napari passes the viewer where it finds this annotation, spelled so
@@ -40,11 +47,20 @@ class SA2NetDock(QWidget):
         self._viewer = viewer
         self._docked = False
         self.workspace: Workspace | None = Workspace.of(viewer)
-        self.pages = [page.make(self.workspace) for page in pages]
+        self._places = [_Place(page, self.workspace) for page in pages]
+        for place in self._places:
+            place.filled.connect(self._page_made)
+        self.pages: Sequence[PageWidget] = _Pages(self._places)
+        self._wheel = WheelGuard(self)
+        self._connections = Connections()
+        # when napari closes, its window deletes the dock without a word to the widget; what
+        # is called then must not touch the widget, which is gone already
+        self._farewell = _Farewell(self._connections, self.workspace)
+        self.destroyed.connect(self._farewell)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         if len(pages) == 1:
-            layout.addWidget(_Scrolled(self.pages[0]))
+            layout.addWidget(self._places[0])
         else:
             tabs = QTabWidget()
             tabs.setUsesScrollButtons(False)
@@ -52,23 +68,16 @@ class SA2NetDock(QWidget):
             bar = tabs.tabBar()
             if bar is not None:
                 bar.setExpanding(False)
-            for page, widget in zip(pages, self.pages, strict=True):
-                index = tabs.addTab(_Scrolled(widget), page.name)
+            for page, place in zip(pages, self._places, strict=True):
+                index = tabs.addTab(place, page.name)
                 tabs.setTabToolTip(index, page.tip)
+            tabs.currentChanged.connect(self._tab_chosen)
             layout.addWidget(tabs)
-        self._wheel = WheelGuard(self)
-        for widget in self.pages:
-            self._wheel.guard(widget)
-        self._connections = Connections()
         self._connections.connect(viewer.events.theme, self._restyle)
         appearance = get_settings().appearance.events
         self._connections.connect(appearance.font_size, self._restyle)
         self._restyle()
-        # when napari closes, its window deletes the dock without a word to the widget; what
-        # is called then must not touch the widget, which is gone already
-        connections = [self._connections, *(page.connections for page in self.pages)]
-        self._farewell = _Farewell(connections, self.workspace)
-        self.destroyed.connect(self._farewell)
+        self._places[0].fill()
 
     def sizeHint(self) -> QSize:
         return QSize(WIDTH, 640)
@@ -76,10 +85,12 @@ class SA2NetDock(QWidget):
     def shut(self) -> None:
         """End the engine (with the last page) and undo every connection; harmless twice."""
         if not self._farewell.said:
-            for page in self.pages:
+            for page in self._made():
                 page.shut()
             self._farewell()
         self.workspace = None
+        for place in self._places:
+            place.workspace = None
 
     def event(self, event: QEvent | None) -> bool:
         if event is not None:
@@ -98,36 +109,69 @@ class SA2NetDock(QWidget):
         sheet = style_sheet(self._viewer.theme)
         if sheet != self.styleSheet():
             self.setStyleSheet(sheet)
-        for widget in self.pages:
-            widget.set_theme(self._viewer.theme)
+        for page in self._made():
+            page.set_theme(self._viewer.theme)
+
+    def _made(self) -> list[PageWidget]:
+        """The pages that were made so far."""
+        return [place.page for place in self._places if place.page is not None]
+
+    def _tab_chosen(self, index: int) -> None:
+        if self.workspace is not None:
+            self._places[index].fill()
+
+    def _page_made(self, page: PageWidget) -> None:
+        self._farewell.connections.append(page.connections)
+        self._wheel.guard(page)
+        page.set_theme(self._viewer.theme)
 
 
 class _Farewell:
     """Undoes a dock's connections and releases its workspace, once."""
 
-    def __init__(self, connections: list[Connections], workspace: Workspace) -> None:
+    def __init__(self, connections: Connections, workspace: Workspace) -> None:
         self.said = False
-        self._connections = connections
+        self.connections = [connections]
         self._workspace = workspace
 
     def __call__(self) -> None:
         if self.said:
             return
         self.said = True
-        for made in self._connections:
+        for made in self.connections:
             made.disconnect()
         self._workspace.release()
 
 
-class _Scrolled(QScrollArea):
-    """Scrolls a page up and down, and is never narrower than the page."""
+class _Place(QScrollArea):
+    """Makes a page when it is first shown; scrolls it up and down, and is never narrower."""
 
-    def __init__(self, page: QWidget) -> None:
+    filled = Signal(object)
+
+    def __init__(self, page: Page, workspace: Workspace) -> None:
         super().__init__()
-        self.setWidget(page)
+        self.page: PageWidget | None = None
+        self.workspace: Workspace | None = workspace
+        self._make = page.make
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+
+    def fill(self) -> PageWidget:
+        """The page, made now if it was not."""
+        if self.page is None:
+            assert self.workspace is not None
+            self.page = self._make(self.workspace)
+            self.setWidget(self.page)
+            self.filled.emit(self.page)
+            # what is put into a place that is seen already stays hidden without this
+            self.page.show()
+        return self.page
+
+    def showEvent(self, event: QShowEvent | None) -> None:
+        if self.workspace is not None:
+            self.fill()
+        super().showEvent(event)
 
     def minimumSizeHint(self) -> QSize:
         page, bar = self.widget(), self.verticalScrollBar()
@@ -135,6 +179,25 @@ class _Scrolled(QScrollArea):
         if page is None or bar is None:
             return hint
         return QSize(page.minimumSizeHint().width() + bar.sizeHint().width(), hint.height())
+
+
+class _Pages(Sequence[PageWidget]):
+    """The pages of a dock, made as they are asked for."""
+
+    def __init__(self, places: list[_Place]) -> None:
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> PageWidget: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[PageWidget]: ...
+    def __getitem__(self, index: int | slice) -> PageWidget | list[PageWidget]:
+        if isinstance(index, slice):
+            return [place.fill() for place in self._places[index]]
+        return self._places[index].fill()
 
 
 class SegmentDock(SA2NetDock):

@@ -168,7 +168,10 @@ class RunControls(QObject):
     def show_progress(self, _: Any = None) -> None:
         """How far the run is, or how long one would take."""
         session = self._session
-        self.progress.set_progress(session.progress if session.running else None, self._idle())
+        if session.running:
+            self.progress.set_progress(session.progress, "")
+        else:
+            self.progress.set_progress(None, self._idle())
 
     def show_error(self, _: Any = None) -> None:
         """What went wrong."""

@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import threading
 import weakref
+from functools import cached_property
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import napari.settings
 from qtpy.QtCore import QObject, QTimer
 
 from napari_sa2net.app.controllers import SegmentController
-from napari_sa2net.app.correct import CorrectController
-from napari_sa2net.app.explain import ExplainController
-from napari_sa2net.app.learn import LearnController
 from napari_sa2net.app.link import EngineLink
-from napari_sa2net.app.models import ModelsController
 from napari_sa2net.app.session import Session
-from napari_sa2net.config import FineTuneConfig, PredictConfig
+from napari_sa2net.config import PredictConfig
 from napari_sa2net.widgets.napari_port import PLUGIN, NapariPort
-from napari_sa2net.widgets.napari_port.cells import CellLayers
-from napari_sa2net.widgets.napari_port.kept_layers import KeptLayers
 from napari_sa2net.widgets.qt_dispatch import GuiDispatcher
 
 if TYPE_CHECKING:
+    from napari.layers import Labels
     from napari.viewer import Viewer
+
+    from napari_sa2net.app.correct import CorrectController
+    from napari_sa2net.app.explain import ExplainController
+    from napari_sa2net.app.learn import LearnController
+    from napari_sa2net.app.models import ModelsController
+    from napari_sa2net.widgets.napari_port.cells import CellLayers
 
 #: after the dock has been drawn
 PRELOAD_MS = 1500
+#: napari needs pandas for its first Labels layer
+PRELOADED = ("pandas", "napari_sa2net.measure")
 
 _workspaces: weakref.WeakKeyDictionary[Any, Workspace] = weakref.WeakKeyDictionary()
 
@@ -35,55 +41,118 @@ class Workspace(QObject):
     """One per viewer; lives as long as a page of it is open.
 
     The engine process starts with the first page and ends with the last; what learns then is
-    paused.
+    paused. What only some pages need is made with the first of them, and does nothing before:
+    `explain`, `correct` (also with the first stroke on cells, which is journalled), `learn`
+    and `models`.
     """
 
     def __init__(self, viewer: Viewer) -> None:
         super().__init__()
         self._users = 0
+        self._device = "auto"
         self.session = Session()
         self.dispatch = GuiDispatcher()
         self.port = NapariPort(viewer)
         self.link = EngineLink(self.session, dispatch=self.dispatch)
         self.controller = SegmentController(self.link)
-        self.explain = ExplainController(self.controller)
-        self.correct = CorrectController(self.link)
-        self.models = ModelsController(self.controller)
-        self.learn = LearnController(self.controller, self.correct)
-        self.cells = CellLayers(self.port)
-        self.kept = KeptLayers(self.port, self.cells)
-        port, controller, explain = self.port, self.controller, self.explain
+        port, controller = self.port, self.controller
         port.image_changed.connect(self._image_changed)
         port.pixels_changed.connect(controller.image_changed)
         port.image_gone.connect(controller.forget_image)
         port.result_edited.connect(controller.mark_edited)
         port.result_gone.connect(controller.forget_result)
+        port.painted.connect(self._painted)
+        controller.result_ready.connect(port.show)
+        controller.labels_updated.connect(lambda u: port.update_labels(u.key, u.labels))
+        controller.table_ready.connect(lambda u: port.update_table(u.key, u.objects))
+
+    # --- what is made with the page that needs it ------------------------------------------
+
+    @cached_property
+    def explain(self) -> ExplainController:
+        """Of the See-why page."""
+        from napari_sa2net.app.explain import ExplainController
+
+        explain, port = ExplainController(self.controller), self.port
         port.pixels_changed.connect(explain.forget_image)
         port.image_gone.connect(explain.forget_image)
         port.result_gone.connect(explain.forget_result)
         port.maps.gone.connect(explain.layer_gone)
-        controller.result_ready.connect(port.show)
-        port.maps.gone.connect(self.learn.layer_gone)
         explain.overlay.connect(port.show_overlay)
-        self.learn.overlay.connect(port.show_overlay)
-        self.learn.set.opened.connect(self.kept.show)
-        controller.labels_updated.connect(lambda u: port.update_labels(u.key, u.labels))
-        controller.table_ready.connect(lambda u: port.update_table(u.key, u.objects))
-        self._connect_correct()
+        return explain
 
-    def _connect_correct(self) -> None:
-        port, cells, correct = self.port, self.cells, self.correct
+    @cached_property
+    def cells(self) -> CellLayers:
+        """The layers of cells, and which of them is corrected."""
+        from napari_sa2net.widgets.napari_port.cells import CellLayers
+
+        return CellLayers(self.port)
+
+    @cached_property
+    def correct(self) -> CorrectController:
+        """Of the Correct page."""
+        from napari_sa2net.app.correct import CorrectController
+
+        correct, cells, port = CorrectController(self.link), self.cells, self.port
         port.pixels_changed.connect(correct.image_changed)
         port.image_gone.connect(correct.image_changed)
-        cells.changed.connect(self.refresh_cells)
         cells.painted.connect(correct.stroke)
         cells.gone.connect(correct.forget_cells)
-        # after the port has shown it: key and model are on the layer only then
-        self.controller.result_ready.connect(lambda _: self.refresh_cells())
         correct.changed.connect(cells.show)
         correct.restored.connect(cells.show_restored)
         correct.journal_begun.connect(cells.set_journal)
-        correct.state.events.folder.connect(self.models.set_folder)
+        correct.state.events.folder.connect(self._folder_chosen)
+
+        def refresh(_: Any = None) -> None:
+            correct.set_cells(cells.source())
+
+        cells.changed.connect(refresh)
+        # after the port has shown it: key and model are on the layer only then
+        self.controller.result_ready.connect(refresh)
+        refresh()
+        return correct
+
+    @cached_property
+    def learn(self) -> LearnController:
+        """Of the Learn page."""
+        from napari_sa2net.app.learn import LearnController
+        from napari_sa2net.config import FineTuneConfig
+        from napari_sa2net.widgets.napari_port.kept_layers import KeptLayers
+
+        learn = LearnController(self.controller, self.correct)
+        learn.set_config(FineTuneConfig(device=self._device))
+        self.port.maps.gone.connect(learn.layer_gone)
+        learn.overlay.connect(self.port.show_overlay)
+        self._kept = KeptLayers(self.port, self.cells)  # a signal holds its listeners weakly
+        learn.set.opened.connect(self._kept.show)
+        return learn
+
+    @cached_property
+    def models(self) -> ModelsController:
+        """Of the Models page."""
+        from napari_sa2net.app.models import ModelsController
+
+        models = ModelsController(self.controller)
+        correct = self._made("correct")
+        if correct is not None:
+            models.set_folder(correct.state.folder)
+        return models
+
+    def _made(self, name: str) -> Any:
+        """One of those above, if it was made already."""
+        return self.__dict__.get(name)
+
+    def _folder_chosen(self, folder: Any) -> None:
+        models = self._made("models")
+        if models is not None:
+            models.set_folder(folder)
+
+    def _painted(self, layer: Labels, atoms: Any) -> None:
+        """A stroke, perhaps the first thing that is done to any cells."""
+        _ = self.correct
+        self.cells.take_stroke(layer, atoms)
+
+    # --- its life --------------------------------------------------------------------------
 
     @classmethod
     def of(cls, viewer: Viewer) -> Workspace:
@@ -94,15 +163,19 @@ class Workspace(QObject):
             workspace._take_preferences()
             workspace.controller.refresh_models()
             workspace.controller.set_image(workspace.port.source())
-            workspace.refresh_cells()
             workspace.controller.start()
             QTimer.singleShot(PRELOAD_MS, workspace._preload)
         workspace._users += 1
         return workspace
 
     def _preload(self) -> None:
-        """napari needs pandas for its first Labels layer, and that import takes a while."""
-        threading.Thread(target=import_module, args=("pandas",), daemon=True).start()
+        """What the first result needs, and takes a while to import: not when it comes."""
+
+        def load() -> None:
+            for name in PRELOADED:
+                import_module(name)
+
+        threading.Thread(target=load, daemon=True).start()
 
     def release(self) -> None:
         """One user less; the last one ends the engine and leaves the viewer."""
@@ -112,28 +185,21 @@ class Workspace(QObject):
                 if workspace is self:
                     del _workspaces[viewer]
             self.dispatch.close()
-            self.learn.close()
-            self.controller.close()
-            self.correct.close()
-            self.models.close()
-            self.cells.close()
-            self.port.close()
+            made = [self._made(name) for name in ("learn", "correct", "models", "cells")]
+            for part in (made[0], self.controller, *made[1:], self.port):
+                if part is not None:
+                    part.close()
 
     def refresh_image(self) -> None:
         """Take plane and view as they are shown now."""
         self.controller.set_image(self.port.source())
 
-    def refresh_cells(self) -> None:
-        """Take the chosen cells as they are now."""
-        self.correct.set_cells(self.cells.source())
-
     def _take_preferences(self) -> None:
         """Start with what the person set in napari's preferences for this plugin."""
         chosen = preferences()
         self.session.model = chosen.get("model") or self.session.model
-        device = chosen.get("device") or "auto"
-        self.session.predict = PredictConfig(device=device)
-        self.learn.set_config(FineTuneConfig(device=device))
+        self._device = chosen.get("device") or "auto"
+        self.session.predict = PredictConfig(device=self._device)
 
     def _image_changed(self) -> None:
         self.refresh_image()
@@ -141,6 +207,8 @@ class Workspace(QObject):
 
 def preferences() -> dict[str, str]:
     """Settings of ours in napari's preferences; empty where napari has none yet (< 0.9)."""
+    if not _may_be_set():
+        return {}
     try:
         from napari.settings import get_plugin_settings
 
@@ -148,3 +216,14 @@ def preferences() -> dict[str, str]:
         return {"model": str(settings.model), "device": str(settings.device)}
     except (ImportError, KeyError, AttributeError):
         return {}
+
+
+def _may_be_set() -> bool:
+    """False where nobody has set anything: napari would read every plugin's manifest to say so.
+
+    That is where it has not read them yet, and our settings have no file.
+    """
+    if getattr(napari.settings, "_PLUGIN_SETTINGS", True):
+        return True
+    path = napari.settings.get_settings().config_path
+    return path is not None and (Path(path).parent / f"{PLUGIN}.yaml").is_file()

@@ -81,11 +81,7 @@ class CellLayers:
 
     def layers(self) -> list[Labels]:
         """Labels layers but for those of ours, the topmost first."""
-        return [
-            layer
-            for layer in reversed(self._viewer.layers)
-            if isinstance(layer, Labels) and not is_overlay(layer)
-        ]
+        return self._port.cells()
 
     def choices(self) -> list[tuple[str, str]]:
         """Key and name of every layer, the topmost first."""
@@ -136,6 +132,7 @@ class CellLayers:
             ours.get(JOURNAL_KEY, ""),
             turned_words(self._viewer.dims),
             self._places.get(image) if image is not None else None,
+            self._port.seen_since(layer),
         )
 
     @contextmanager
@@ -277,7 +274,6 @@ class CellLayers:
 
     def _watch(self, layer: Labels) -> None:
         connections = Connections()
-        connections.connect(layer.events.paint, lambda event: self._painted(layer, event))
         connections.connect(layer.events.data, self._moved)
         connections.connect(layer.events.name, self._renamed)
         for name in ("scale", "translate", "rotate", "shear", "affine"):
@@ -302,8 +298,9 @@ class CellLayers:
             self.listed.emit()
         self._follow()
 
-    def _painted(self, layer: Labels, event: Any) -> None:
-        key, atoms = layer_key(layer), event.value
+    def take_stroke(self, layer: Labels, atoms: Any) -> None:
+        """Tell of what napari paints, once it is painted."""
+        key = layer_key(layer)
         if _is_painted(layer, atoms):
             self.painted.emit(key, atoms)
         else:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeGuard
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from napari.layers import Image, Labels
@@ -49,6 +51,8 @@ class NapariPort:
         An image's content changed; its layer was deleted. With the layer's key.
     result_edited, result_gone
         A person edited a result; its layer was deleted. With the result's key.
+    painted
+        A layer of cells, and what napari painted there (perhaps only after this is told).
     """
 
     images_changed = Signal()
@@ -58,6 +62,7 @@ class NapariPort:
     image_gone = Signal(str)
     result_edited = Signal(str)
     result_gone = Signal(str)
+    painted = Signal(object, object)
 
     def __init__(self, viewer: Viewer) -> None:
         self.viewer = viewer
@@ -68,7 +73,8 @@ class NapariPort:
         self._results: dict[str, ResultLayer] = {}
         self._measure: MeasureLine | None = None
         self.maps = MapLayers(viewer)
-        self._watched: dict[Image, Connections] = {}
+        self._watched: dict[Layer, Connections] = {}
+        self._seen_since: WeakKeyDictionary[Labels, datetime] = WeakKeyDictionary()
         self._layer_connections = Connections()
         self._connections = Connections()
         connect = self._connections.connect
@@ -84,6 +90,8 @@ class NapariPort:
             connect(getattr(camera.events, event), self._moved)
         for layer in self.images():
             self._watch(layer)
+        for cells in self.cells():
+            self._watch_cells(cells)
         self._follow()
 
     # --- the image ---------------------------------------------------------------------
@@ -91,6 +99,14 @@ class NapariPort:
     def images(self) -> list[Image]:
         """Image layers but for those of ours, the topmost first."""
         return [layer for layer in reversed(self.viewer.layers) if _is_image(layer)]
+
+    def cells(self) -> list[Labels]:
+        """Labels layers but for those of ours, the topmost first."""
+        return [layer for layer in reversed(self.viewer.layers) if _is_cells(layer)]
+
+    def seen_since(self, layer: Labels) -> datetime | None:
+        """When a layer of cells came into the viewer, to the second."""
+        return self._seen_since.get(layer)
 
     def choices(self) -> list[tuple[str, str]]:
         """Key and name of every image layer, the topmost first."""
@@ -308,6 +324,8 @@ class NapariPort:
             self._watch(event.value)
             self.images_changed.emit()
             self._follow()
+        elif _is_cells(event.value):
+            self._watch_cells(event.value)
 
     def _removed(self, event: Any) -> None:
         layer = event.value
@@ -317,11 +335,11 @@ class NapariPort:
                 del self._results[key]
                 self.result_gone.emit(key)
         self.maps.removed(layer)
-        if not _is_image(layer):
-            return
         connections = self._watched.pop(layer, None)
         if connections is not None:
             connections.disconnect()
+        if not _is_image(layer):
+            return
         key = layer_key(layer)
         self._axes.pop(key, None)
         self._channels.pop(key, None)
@@ -386,9 +404,22 @@ class NapariPort:
         connections.connect(layer.events.data, lambda event: self._pixels(layer))
         self._watched[layer] = connections
 
+    def _watch_cells(self, layer: Labels) -> None:
+        connections = Connections()
+        connections.connect(
+            layer.events.paint, lambda event: self.painted.emit(layer, event.value)
+        )
+        self._watched[layer] = connections
+        # as commits tell their time
+        self._seen_since[layer] = datetime.now(UTC).replace(microsecond=0)
+
 
 def _is_image(layer: Layer) -> TypeGuard[Image]:
     return isinstance(layer, Image) and not is_overlay(layer)
+
+
+def _is_cells(layer: Layer) -> TypeGuard[Labels]:
+    return isinstance(layer, Labels) and not is_overlay(layer)
 
 
 __all__ = ["METADATA_KEY", "PLUGIN", "NapariPort"]

@@ -1,0 +1,61 @@
+"""How often an image is planned on its way to the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from napari_sa2net.config import PredictConfig
+from napari_sa2net.data import synthetic_nuclei
+from napari_sa2net.data.plan import ImagePlan
+from napari_sa2net.engine import protocol as p
+from napari_sa2net.engine.handlers import Handlers
+from napari_sa2net.engine.images import Sources
+from napari_sa2net.engine.shm import Pool
+from napari_sa2net.engine.wire import prepare
+
+
+class Quiet:
+    """A server that nobody listens to."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+
+    def send(self, event: Any) -> None: ...
+    def between(self) -> None: ...
+    def cancelled(self, job: int) -> Any:
+        return lambda: False
+
+    def read_region(self, source: str, key: Any) -> Any:
+        raise AssertionError("small images are copied")
+
+
+def test_a_run_plans_its_image_once_at_each_end(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[object] = []
+    begin = ImagePlan.__init__
+
+    def plan(self: ImagePlan, *args: Any) -> None:
+        plans.append(self)
+        begin(self, *args)
+
+    monkeypatch.setattr(ImagePlan, "__init__", plan)
+    image = synthetic_nuclei((96, 112), n=6, diameter=20, seed=0)[0]
+    pool = Pool(str(tmp_path))
+    try:
+        request = p.Segment(
+            1, image, str(tiny_model), predict=PredictConfig(device="cpu"), keep_as="run"
+        )
+        wire, names = prepare(request, pool, Sources(), lambda: None)
+        assert len(plans) == 1
+        handlers = Handlers(Quiet(pool))  # type: ignore[arg-type]
+        handlers.run(wire)
+        assert len(plans) == 2
+        for name in names:
+            pool.release(name)
+    finally:
+        handlers.forget("run")
+        pool.close()
