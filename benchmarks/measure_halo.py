@@ -5,7 +5,9 @@
 Float32; MODEL is a name or path ("nuclei"), images are files (two synthetic ones if none is
 given). The first table cuts each image in two and shows the largest probability difference
 at least so many pixels away from the cut; the second is the difference of whole predictions
-of 1024×1024 pixels in tiles of 512 px.
+of 1024×1024 pixels in tiles of 512 px. The third is about the stages of the decoder, as GPUs
+run them: what a tile of 512 px with a halo costs when the fine stages run only on what they
+need (`inference.staged`), and how far the logits are from those of stages that run on all.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.flop_counter import FlopCounterMode
 
 from napari_sa2net.config import PredictConfig
 from napari_sa2net.data import plan_image, read_image, synthetic_nuclei
 from napari_sa2net.inference import predictor
+from napari_sa2net.inference.plain import plain_stages
 from napari_sa2net.inference.predictor import Predictor
 from napari_sa2net.models import Model, load_model
 
@@ -60,6 +64,28 @@ def run(model: Model, images: Sequence[NDArray[np.generic]]) -> None:
             for plan, exact in zip(plans, expected, strict=True)
         )
         print(f"{halo:9d}  {worst:.1e}")
+
+    stages(model, plans[0].read((), 0, TILE, 0, TILE))
+
+
+def stages(model: Model, window: NDArray[np.float32]) -> None:
+    """Print the third table."""
+    run = plain_stages(model.net.eval(), torch.float32)
+    keep = (128, TILE - 128, 128, TILE - 128)
+    own = run.own_margins
+    fewer = [tuple(m and m // n for m in own) for n in (2, 4)]
+    x = torch.from_numpy(window)[None]
+    print("\nmargins at stride 8, 4, 2, 1  multiply-adds  largest difference of logits")
+    exact, most = torch.zeros(()), 0
+    for margins in [(None,) * 4, own, *fewer]:
+        run.own_margins = margins
+        with torch.inference_mode(), FlopCounterMode(display=False) as counted:
+            logits = run(x, keep)
+        work = counted.get_total_flops()
+        if not most:
+            exact, most = logits, work
+        worst = float((logits - exact).abs().max())
+        print(f"{margins!s:28}  {work / most:13.2f}  {worst:.1e}")
 
 
 def square(image: NDArray[np.generic]) -> NDArray[np.generic]:

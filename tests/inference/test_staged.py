@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from napari_sa2net.inference.fast import FastSA2Net, optimised
 from napari_sa2net.inference.plain import plain_stages
 from napari_sa2net.inference.staged import Change, Memo
+from napari_sa2net.inference.staged import cut as cut_to
 from napari_sa2net.nn import (
     ATTENTION_NAMES,
     FocalExponent,
@@ -230,3 +234,75 @@ def test_networks_without_some_stage(x: torch.Tensor, make_network) -> None:
                     assert torch.equal(run(x, change=Change((False,) * 4)), out)
                 only_8 = Change(gamma=(0.0, 1.0, 1.0, 1.0))
                 assert torch.equal(run(x, change=only_8), out) == ("aua_8" not in names)
+
+
+def networks(make_network) -> dict[str, SA2Net | FocalUNet]:
+    """One of each kind, in evaluation, with plausible statistics."""
+    torch.manual_seed(1)
+    found: dict[str, SA2Net | FocalUNet] = {
+        "SA2-Net": make_network(8).eval(),
+        "SA2-Net with SE": make_network(8, se=(True, False, True, False)).eval(),
+        "U-Net": FocalUNet(3, 3, 8, se=(False,) * 4, gamma=(1.0, 2.0, 1.0, 0.5)),
+        "U-Net with SE": FocalUNet(3, 3, 8),
+    }
+    for net in found.values():
+        for module in net.eval().modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
+                torch.nn.init.normal_(module.running_mean, 0.0, 0.2)
+        net.to(memory_format=torch.channels_last)
+    return found
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+@pytest.mark.parametrize("kind", ["SA2-Net", "SA2-Net with SE", "U-Net", "U-Net with SE"])
+def test_a_halo_is_run_only_as_far_as_it_counts(make_network, kind: str, pooled: bool) -> None:
+    """The path of GPUs: the same bits, maps and what-ifs as with all stages run on all."""
+    net = networks(make_network)[kind]
+    x = torch.rand(1, 3, 384, 352, generator=torch.Generator().manual_seed(5))
+    change = Change(gamma=(1.0, 1.0, 2.0, 1.5))
+    cut, whole = plain_stages(net, torch.float32), plain_stages(net, torch.float32)
+    whole.own_margins = (None,) * 4
+    keeps = [(128, 256, 128, 224), (0, 128, 128, 224), (256, 384, 0, 352)]
+    pooling = pooled_over(net, x[..., ::2, ::2]) if pooled else nullcontext()
+    with torch.inference_mode(), pooling:
+        for keep in keeps:
+            seen: dict[str, torch.Tensor] = {}
+            maps: dict[str, torch.Tensor] = {}
+
+            def see(name, values, part, stride, *, into, keep=keep) -> None:
+                into[name] = cut_to(values, part, keep, stride).clone()
+
+            expected = whole(x, keep, see=partial(see, into=maps))
+            memo: Memo = {}
+            assert torch.equal(cut(x, keep, see=partial(see, into=seen)), expected)
+            assert torch.equal(cut(x, keep, memo=memo), expected)
+            assert seen.keys() == maps.keys()
+            for name, values in maps.items():
+                assert torch.equal(seen[name], values), name
+            changed = whole(x, keep, change=change)
+            assert torch.equal(cut(x, keep, change=change), changed)
+            assert torch.equal(cut(x, keep, change=change, memo=memo), changed)
+            assert not torch.equal(changed, expected)
+
+
+@pytest.mark.parametrize("kind", ["SA2-Net", "U-Net"])
+def test_the_halo_costs_half_of_the_work_less(make_network, kind: str) -> None:
+    net = networks(make_network)[kind]
+    x = torch.rand(1, 3, 384, 352, generator=torch.Generator().manual_seed(5))
+    cut, whole = plain_stages(net, torch.float32), plain_stages(net, torch.float32)
+    whole.own_margins = (None,) * 4
+    work = []
+    for run in (cut, whole):
+        with torch.inference_mode(), FlopCounterMode(display=False) as counted:
+            run(x, (128, 256, 128, 224))
+        work.append(counted.get_total_flops())
+    assert work[0] < 0.65 * work[1]
+
+
+def test_a_network_that_pools_what_it_is_given_is_given_all(make_network) -> None:
+    net = networks(make_network)["U-Net with SE"]
+    run = plain_stages(net, torch.float32)
+    assert run.margins == (None,) * 4
+    with pooled_over(net, torch.rand(1, 3, 64, 64)):
+        assert run.margins == type(run).own_margins

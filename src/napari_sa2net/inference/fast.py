@@ -27,6 +27,7 @@ from napari_sa2net.inference.plain import plain_stages
 from napari_sa2net.inference.staged import (
     AS_TRAINED,
     OWN,
+    SA2NET_MARGINS,
     Change,
     Memo,
     Part,
@@ -49,11 +50,6 @@ from napari_sa2net.nn.blocks import (
 
 #: Largest difference of float32 logits, relative to the largest, that the rewriting may make.
 TOLERANCE = 1e-3
-
-#: Pixels around the wanted part that the decoder at stride 8, 4, 2, 1 runs on (None: all).
-#: A stage's longest way is its 11×11 and four 3×3 convolutions, 8 of its own pixels; what it
-#: is given must be right that far out, so nothing of these cuts shows in the result.
-MARGINS = (None, 64, 32, 16)
 
 #: Elements of an MLP's wide layer, or of the head's input, that are computed in one piece:
 #: they stay in the second-level cache.
@@ -140,7 +136,7 @@ class FastSA2Net:
         float32 or bfloat16, of weights and activations.
     """
 
-    margins = MARGINS
+    margins = SA2NET_MARGINS
     has_scale_attention = True
     se_gamma = OWN
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,9 @@ from torch import Tensor
 from napari_sa2net.inference.fused import packed
 from napari_sa2net.inference.staged import (
     AS_TRAINED,
+    SA2NET_MARGINS,
+    STAGES,
+    UNET_MARGINS,
     Change,
     Exponents,
     Memo,
@@ -21,7 +24,7 @@ from napari_sa2net.inference.staged import (
     see_attention,
     there,
 )
-from napari_sa2net.nn import FocalGate, FocalUNet, Network, SA2Net
+from napari_sa2net.nn import FocalGate, FocalSE, FocalUNet, Network, SA2Net
 from napari_sa2net.nn.blocks import AttentionGate, LocalScaleAttention, resize
 
 
@@ -36,7 +39,7 @@ class _Plain:
         float32, or what autocast shall use.
     """
 
-    margins: tuple[int | None, ...] = (None, None, None, None)
+    own_margins: tuple[int | None, ...]
 
     def __init__(self, net: Network, dtype: torch.dtype) -> None:
         self.net = net
@@ -64,6 +67,13 @@ class _Plain:
         return torch.autocast(x.device.type, self._dtype, enabled=self._dtype != torch.float32)
 
     @property
+    def margins(self) -> tuple[int | None, ...]:
+        # squeeze and excitation that pools over what it is given must be given all
+        if any(cast(FocalSE, se).means is None for se in self.net.se.values()):
+            return (None,) * len(STAGES)
+        return self.own_margins
+
+    @property
     def gamma(self) -> Exponents:
         return there(self.net.gamma, self.net.gates)
 
@@ -89,6 +99,7 @@ class _Plain:
 class PlainSA2Net(_Plain):
     """A SA2-Net's own modules, in stages, on any device."""
 
+    own_margins = SA2NET_MARGINS
     has_scale_attention = True
     net: SA2Net
 
@@ -124,6 +135,7 @@ class PlainSA2Net(_Plain):
 class PlainUNet(_Plain):
     """A FocalUNet's own modules, in stages, on any device."""
 
+    own_margins = UNET_MARGINS
     has_scale_attention = False
     net: FocalUNet
 

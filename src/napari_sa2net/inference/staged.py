@@ -20,6 +20,14 @@ Part = tuple[int, int, int, int]
 #: Strides of the decoder's stages, in the order in which they run.
 STAGES = (8, 4, 2, 1)
 
+#: Pixels around the wanted part that a SA2-Net's decoder at stride 8, 4, 2, 1 runs on (None:
+#: all). A stage's longest way is its 11×11 and four 3×3 convolutions, 8 of its own pixels; what
+#: it is given must be right that far out, so nothing of these cuts shows in the result.
+SA2NET_MARGINS = (None, 64, 32, 16)
+#: The same of a FocalUNet: two 3×3 convolutions, 2 of its own pixels. That needs 32, 16, 8, 2;
+#: in steps of 8 of its own pixels, convolutions also round as they do without the cut.
+UNET_MARGINS = (64, 32, 16, 16)
+
 #: What the first pass leaves for later ones, by name.
 Memo = dict[str, Tensor]
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 #: after the dock has been drawn
 PRELOAD_MS = 1500
-#: napari needs pandas for its first Labels layer
-PRELOADED = ("pandas", "napari_sa2net.measure")
+#: napari needs the first two for its first Labels layer
+PRELOADED = ("pandas", "skimage.color", "napari_sa2net.measure")
 
 _workspaces: weakref.WeakKeyDictionary[Any, Workspace] = weakref.WeakKeyDictionary()
 
