@@ -9,7 +9,7 @@ from scipy import ndimage
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.data import plan_image
 from napari_sa2net.errors import Cancelled
-from napari_sa2net.inference.diameter import CROP, crops, estimate_diameter
+from napari_sa2net.inference.diameter import CROP, _measure, crops, estimate_diameter
 from napari_sa2net.inference.resample import ScaledPlane
 
 TRAINED = 24.0
@@ -80,6 +80,44 @@ def test_much_enlarged_specks_are_not_believed(
     plan = plan_image(discs(6, 300), normalize=False, in_channels=1)
     found = estimate_diameter(Doubting(certainty, at_size), plan)
     assert found == pytest.approx(expected, rel=0.15)
+
+
+def squares(cells: int, specks: int, side: int) -> np.ndarray:
+    """So many cells of 20×20 px, and more and smaller ones."""
+    image = np.zeros((400, 400), np.float32)
+    for i in range(cells):
+        image[10:30, 10 + 30 * i : 30 + 30 * i] = 1
+    for i in range(specks):
+        y, x = 60 + 20 * (i // 15), 10 + 20 * (i % 15)
+        image[y : y + side, x : x + side] = 1
+    return image
+
+
+@pytest.mark.parametrize(
+    ("side", "typical"),
+    [
+        (3, 20),  # many more specks than cells, and little of the foreground
+        (7, 20),  # 0.12 of a cell
+        (8, 8),  # 0.16 of one: small cells
+    ],
+)
+def test_specks_do_not_count_by_their_number(side: int, typical: int) -> None:
+    plan = plan_image(squares(10, 30, side), normalize=False, in_channels=1)
+    found = _measure(Threshold(), plan, (), 1.0, InstanceConfig(min_size=5), None)
+    assert found is not None
+    assert found.diameter == pytest.approx(np.sqrt(4 / np.pi) * typical, rel=0.02)
+
+
+def test_an_image_full_of_specks_is_not_enlarged_for_them() -> None:
+    image = discs(24, 400)
+    rng = np.random.default_rng(1)
+    for y, x in rng.integers(5, 395, (400, 2)):
+        if not image[y - 4 : y + 5, x - 4 : x + 5].any():
+            image[y - 1 : y + 2, x - 1 : x + 2] = 1
+    n_specks = ndimage.label(image)[1] - ndimage.label(discs(24, 400))[1]
+    assert n_specks > 100
+    plan = plan_image(image, normalize=False, in_channels=1)
+    assert estimate_diameter(Threshold(), plan) == pytest.approx(24, rel=0.1)
 
 
 def test_nothing_to_find() -> None:

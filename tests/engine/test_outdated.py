@@ -1,0 +1,241 @@
+"""Jobs that a newer one outdates stop, and what is kept is bounded; no process, no network."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_sa2net.config import InstanceConfig
+from napari_sa2net.data import plan_image
+from napari_sa2net.engine import kept as kept_module
+from napari_sa2net.engine import protocol as p
+from napari_sa2net.engine.handlers import Handlers
+from napari_sa2net.engine.kept import Kept, KeptResults
+from napari_sa2net.engine.remote import OpenImage, WindowPlan
+from napari_sa2net.engine.server import Server
+from napari_sa2net.errors import Cancelled, NotKeptError
+
+CLASSES = ("background", "foreground")
+
+
+class Patient:
+    """Work that goes on until it is stopped."""
+
+    def __init__(self) -> None:
+        self.server: Any = None
+        self.begun: list[int] = []
+        self.began = threading.Event()
+
+    def run(self, request: Any) -> str:
+        self.begun.append(request.job)
+        self.began.set()
+        cancelled = self.server.cancelled(request.job)
+        pause = threading.Event()
+        for _ in range(500):
+            if cancelled():
+                raise Cancelled("stopped")
+            pause.wait(0.01)
+        return "ran to its end"
+
+    def forget(self, key: str) -> None: ...
+
+
+class Bench:
+    """A server whose requests are put in by hand, and the events that it sends."""
+
+    def __init__(self, folder: Path) -> None:
+        self.theirs, ours = Pipe()
+        self.work = Patient()
+        self.server = self.work.server = Server(ours, str(folder))
+        self.server._work = self.work  # type: ignore[assignment]
+        self.threads: list[threading.Thread] = []
+
+    def run(self, request: Any) -> None:
+        """Begin with a request on a thread of its own."""
+        self.work.began.clear()
+        thread = threading.Thread(target=self.server._answer, args=(request,))
+        thread.start()
+        self.threads.append(thread)
+        assert self.work.began.wait(60)
+
+    def waiting(self) -> list[int]:
+        return [request.job for request in self.server._queue]  # type: ignore[union-attr]
+
+    def events(self) -> list[Any]:
+        for thread in self.threads:
+            thread.join(60)
+        found = []
+        while self.theirs.poll():
+            found.append(self.theirs.recv())
+        return found
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    one = Bench(tmp_path)
+    yield one
+    for request in list(one.server._running):
+        one.server._stopped.add(request.job)
+    one.events()
+    one.server.pool.close()
+
+
+KEYED = [
+    lambda job, key: p.Derive(job, key),
+    lambda job, key: p.MapChannel(job, key, "aua_1"),
+    lambda job, key: p.Inspect(job, key, 1, None),
+    lambda job, key: p.WhatIf(job, key),
+]
+
+
+@pytest.mark.parametrize("make", KEYED)
+def test_the_newest_stops_the_one_that_runs(bench: Bench, make: Any) -> None:
+    bench.run(make(1, "a"))
+    bench.server._take(make(2, "a"))
+    assert bench.events() == [p.WasCancelled(1)]
+    assert bench.waiting() == [2]
+
+
+@pytest.mark.parametrize("make", KEYED)
+def test_of_those_that_wait_only_the_newest_is_left(bench: Bench, make: Any) -> None:
+    for job in (1, 2, 3):
+        bench.server._take(make(job, "a"))
+    assert bench.waiting() == [3]
+    assert bench.events() == [p.WasCancelled(1), p.WasCancelled(2)]
+
+
+def test_others_go_on(bench: Bench) -> None:
+    bench.run(p.Derive(1, "a"))
+    for other in (p.Derive(2, "b"), p.MapChannel(3, "a", "aua_1"), p.WarmUp(4, "tiny")):
+        bench.server._take(other)
+    assert bench.waiting() == [2, 3, 4]
+    assert not bench.server.cancelled(1)()
+    # a number that is used again is not stopped by what was said of the one before
+    bench.server._take(p.Cancel(1))
+    assert bench.events() == [p.WasCancelled(1)]
+    assert not bench.server.cancelled(1)()
+
+
+class Quiet:
+    """A server that says that a job is outdated after some questions."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience, self.asked = patience, 0
+
+    def cancelled(self, job: int) -> Any:
+        def ask() -> bool:
+            self.asked += 1
+            return self.asked > self.patience
+
+        return ask
+
+
+def kept_stack(n: int = 6, **more: Any) -> Kept:
+    probability = np.zeros((n, 2, 24, 24), np.float32)
+    probability[:, 1, 4:16, 4:16] = 0.9
+    probability[:, 0] = 1 - probability[:, 1]
+    image = np.zeros((n, 24, 24), np.uint8)
+    plan = WindowPlan(plan_image(image, in_channels=1), None, (0, 24, 0, 24))
+    return Kept(plan, OpenImage(image), probability, CLASSES, None, None, **more)
+
+
+def test_an_outdated_derivation_stops_between_planes(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Quiet(3)
+    handlers = Handlers(server)  # type: ignore[arg-type]
+    kept = kept_stack(provenance={"settings": {}})
+    handlers.kept.put("a", kept)
+    planes: list[int] = []
+    whole = kept_module.label_stack
+
+    def watched(*args: Any, **options: Any) -> Any:
+        return whole(*args, **{**options, "progress": lambda done, *_: planes.append(done)})
+
+    monkeypatch.setattr(kept_module, "label_stack", watched)
+    with pytest.raises(Cancelled):
+        handlers.derive(p.Derive(1, "a", InstanceConfig(min_size=1)))
+    assert planes == [1, 2, 3]
+    # half of the planes are no result
+    assert kept.last is None
+    made = kept.labels(InstanceConfig(min_size=1), lambda: False)
+    assert [len(np.unique(plane)) for plane in made] == [2] * 6
+    assert planes[3:] == [1, 2, 3, 4, 5, 6]
+
+
+class Image:
+    """In place of an image: so large, and whether it was closed."""
+
+    def __init__(self, n_bytes: int = 0) -> None:
+        self.n_bytes = n_bytes
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def kept_of(n_bytes: int, image: Image | None = None) -> Kept:
+    probability = np.zeros(n_bytes, np.uint8)
+    return Kept(None, image or Image(), probability, CLASSES, None, None)  # type: ignore[arg-type]
+
+
+def keys(results: KeptResults, names: str) -> str:
+    return "".join(name for name in names if name in results._kept)
+
+
+def test_memory_of_what_is_kept_is_bounded() -> None:
+    results = KeptResults(max_bytes=100)
+    images = {name: Image(10) for name in "abcd"}
+    for name in "abc":
+        results.put(name, kept_of(20, images[name]))
+    assert keys(results, "abc") == "abc"
+    # just as much as there is room for, no more: the least recently used makes room
+    results.get("a")
+    results.put("d", kept_of(20, images["d"]))
+    assert keys(results, "abcd") == "acd"
+    assert [name for name in "abcd" if images[name].closed] == ["b"]
+    with pytest.raises(NotKeptError):
+        results.get("b")
+    # the newest is kept however large it is, and alone then
+    results.put("e", kept_of(500))
+    assert keys(results, "abcde") == "e"
+    assert all(image.closed for image in images.values())
+
+
+def test_what_counts_is_what_is_in_memory() -> None:
+    results = KeptResults(max_bytes=100)
+    first = kept_of(40)
+    results.put("a", first)
+    results.put("b", kept_of(40))
+    assert len(results) == 2
+    # labels of a result are as large as it
+    first.last = (InstanceConfig(), np.zeros(40, np.uint8))
+    assert first.n_bytes == 80
+    results.put("c", kept_of(20))
+    assert keys(results, "abc") == "bc"
+    # and those on disk do not count
+    stored = kept_of(0)
+    stored.probability = object()
+    assert stored.n_bytes == 0
+
+
+def test_the_number_of_kept_results_is_bounded_too() -> None:
+    results = KeptResults()
+    for name in "abcdefgh":
+        results.put(name, kept_of(1))
+    assert keys(results, "abcdefgh") == "cdefgh"
+    results.put("c", kept_of(1))
+    assert len(results) == 6
+
+
+def test_a_result_that_takes_a_name_again_replaces_and_closes_the_former() -> None:
+    results = KeptResults()
+    image = Image()
+    results.put("a", kept_of(1, image))
+    results.put("a", kept_of(1))
+    assert image.closed
+    assert len(results) == 1
