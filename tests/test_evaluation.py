@@ -147,9 +147,9 @@ def test_different_shapes_name_the_file(folders):
     ("write", "says"),
     [
         (lambda p: p.write_bytes(b"not a tiff"), "cannot be scored"),
-        (lambda p: tifffile.imwrite(p, np.zeros((40, 40), np.float32)), "whole numbers"),
+        (lambda p: tifffile.imwrite(p, np.full((40, 40), 0.5)), "whole numbers"),
         (
-            lambda p: tifffile.imwrite(p, np.zeros((40, 40, 3), np.uint8), photometric="rgb"),
+            lambda p: tifffile.imwrite(p, np.eye(40, dtype="u1")[..., None] * np.arange(1, 4, dtype="u1"), photometric="rgb"),
             "colour",
         ),
     ],

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from napari_sa2net.evaluation import evaluate
     from napari_sa2net.inference.api import attention, segment
-    from napari_sa2net.metrics import evaluate
     from napari_sa2net.models.model import load_model
     from napari_sa2net.training.fine_tune import fine_tune
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # not come along.
 _LAZY = {
     "attention": "napari_sa2net.inference.api",
-    "evaluate": "napari_sa2net.metrics",
+    "evaluate": "napari_sa2net.evaluation",
     "fine_tune": "napari_sa2net.training.fine_tune",
     "load_model": "napari_sa2net.models.model",
     "segment": "napari_sa2net.inference.api",

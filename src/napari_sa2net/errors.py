@@ -158,5 +158,9 @@ class TrainingError(SA2NetError):
     """Training could not go on (loss not finite, checkpoint of another run, ...)."""
 
 
+class LabelsError(SA2NetError, ValueError):
+    """What was given as labels is not one whole number for each cell."""
+
+
 class EvaluationError(SA2NetError, ValueError):
     """Predictions and truth cannot be compared (missing file, different shapes)."""

@@ -1,8 +1,8 @@
-"""Score a folder of predicted labels against a folder of true ones."""
+"""Score labels, and folders of labels, against true ones."""
 
 from __future__ import annotations
 
-import csv
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_sa2net.errors import EvaluationError, ImageError, ImageFileError
+from napari_sa2net import metrics
+from napari_sa2net.data.index import read_index, split_word, stem_of
+from napari_sa2net.data.numbered import as_labels, fitted, look_at
+from napari_sa2net.errors import (
+    EvaluationError,
+    ImageError,
+    ImageFileError,
+    LabelsError,
+    TrainingDataError,
+)
 from napari_sa2net.metrics import SCORES, ImageScore, pool, score_image
+
+logger = logging.getLogger(__name__)
 
 #: Endings of label files; anything else in the folders (tables, notes) is passed over.
 LABEL_SUFFIXES = (".ome.tif", ".ome.tiff", ".tif", ".tiff", ".png", ".npy")
@@ -20,6 +31,10 @@ LABEL_SUFFIXES = (".ome.tif", ".ome.tiff", ".tif", ".tiff", ".png", ".npy")
 SCHEMA_VERSION = 1
 #: Names listed in an error before the rest is only counted.
 _NAMED = 5
+#: Notes on labels before the rest is only counted.
+_NOTED = 3
+#: What becomes of cells that share a number, see `look_at`.
+_COUNTED = "counted as one"
 
 
 @dataclass(frozen=True)
@@ -38,12 +53,13 @@ class EvaluationReport:
     """Scores of each group (in the order of names), of all images, and of each image.
 
     ``groups`` is empty where no grouping was asked for; ``images`` maps the stem of a file
-    to its scores.
+    to its scores; ``notes`` say what may be wrong with labels.
     """
 
     groups: tuple[GroupScore, ...]
     all: GroupScore
     images: dict[str, GroupScore]
+    notes: tuple[str, ...] = ()
 
     def rows(self) -> list[tuple[str, ...]]:
         """Cells of the table, header first: name, counts, scores to three places."""
@@ -73,13 +89,102 @@ class EvaluationReport:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and strings for JSON: "all", "groups" and "images" by name."""
+        """Plain numbers and strings for JSON: "all", "groups", "images" by name, "notes"."""
         return {
             "schema_version": SCHEMA_VERSION,
             "all": _plain(self.all),
             "groups": {group.name: _plain(group) for group in self.groups},
             "images": {name: _plain(score) for name, score in self.images.items()},
+            "notes": list(self.notes),
         }
+
+
+def evaluate(labels: Any, truth: Any) -> dict[str, float]:
+    """Score labels against the truth.
+
+    Parameters
+    ----------
+    labels, truth : array of whole numbers, or lists of as many arrays
+        Pairs of the same shape; 0 is background, labels need not be consecutive.
+
+    Returns
+    -------
+    dict with
+
+    ap50, ap75, mean_ap : float
+        TP / (TP + FP + FN) with one-to-one matching at IoU >= 0.5, at 0.75, and the mean
+        over 0.50, 0.55 ... 0.90. Counts are summed over all images before dividing.
+    f1, pq : float
+        F1 and panoptic quality at IoU 0.5, pooled in the same way.
+    aji : float
+        Aggregated Jaccard index, pooled.
+    dice, iou : float
+        Of the foreground, mean over the images.
+
+    Two empty images score 1 everywhere.
+
+    Raises
+    ------
+    EvaluationError
+        If shapes or list lengths differ, or labels are not whole numbers >= 0, or a mask of
+        several cells, or background has a number.
+    """
+    pairs = [(labels, truth)]
+    several = isinstance(labels, (list, tuple)) and isinstance(truth, (list, tuple))
+    if several:
+        pairs = list(zip(labels, truth, strict=False))
+    notes: list[str] = []
+    taken = [_taken(*pair, notes) for pair in pairs]
+    for note in _some(notes):
+        logger.warning(note)
+    if not several:
+        return metrics.evaluate(*taken[0])
+    # What has no partner is for `metrics.evaluate` to complain of.
+    n = len(pairs)
+    return metrics.evaluate(
+        [*(pair[0] for pair in taken), *labels[n:]], [*(pair[1] for pair in taken), *truth[n:]]
+    )
+
+
+def _taken(labels: Any, truth: Any, notes: list[str]) -> tuple[Any, Any]:
+    """A pair as labels in one shape, with what may be wrong noted."""
+    named = (("labels", labels), ("truth", truth))
+    arrays = []
+    for name, values in named:
+        try:
+            array = as_labels(values)
+        except (LabelsError, ValueError) as error:
+            if not isinstance(error, LabelsError):
+                return labels, truth  # ragged: `metrics.evaluate` says so
+            raise EvaluationError(f"The {name}: {error}") from error
+        arrays.append(array)
+    found, true = arrays
+    if found.shape != true.shape and min(found.ndim, true.ndim) == 2:
+        try:
+            if found.ndim > 2:
+                found = fitted(found, true.shape)
+            else:
+                true = fitted(true, found.shape)
+        except LabelsError as error:
+            raise EvaluationError(str(error)) from error
+    for (name, _), array in zip(named, (found, true), strict=True):
+        _looked_at(array, f"The {name}", notes)
+    return found, true
+
+
+def _looked_at(array: NDArray[Any], where: str, notes: list[str]) -> None:
+    if array.ndim < 2:
+        return
+    look = look_at(array, _COUNTED)
+    if look.problem:
+        raise EvaluationError(f"{where}: {look.problem}")
+    if look.note:
+        notes.append(f"{where}: {look.note}")
+
+
+def _some(notes: list[str]) -> list[str]:
+    more = len(notes) - _NOTED
+    return notes[:_NOTED] + ([f"{more} more label images look like these."] if more > 0 else [])
 
 
 def evaluate_folders(
@@ -95,11 +200,11 @@ def evaluate_folders(
     Parameters
     ----------
     predicted_dir, truth_dir : path
-        Folders of .tif, .tiff, .png or .npy files with integer labels. Predictions without
-        a truth are passed over.
+        Folders of .tif, .tiff, .png or .npy files with labels, see `read_labels`.
+        Predictions without a truth are passed over.
     index : path of a CSV file, optional
-        With a column ``name`` (stems) and, as needed, ``split`` and others. Only its rows
-        are scored.
+        With a column ``name`` (stems) and, as needed, ``split`` and others, see `read_index`.
+        Only its rows are scored.
     split : str, optional
         Only rows with this value in the column ``split``; needs an index.
     group_by : str, optional
@@ -121,10 +226,11 @@ def evaluate_folders(
     )
 
     by_stem: dict[str, ImageScore] = {}
+    notes: list[str] = []
     for done, stem in enumerate(group_of):
         if progress is not None:
             progress(done, len(group_of), stem)
-        by_stem[stem] = _score_files(predicted[stem], truth[stem])
+        by_stem[stem] = _score_files(predicted[stem], truth[stem], notes)
     if progress is not None:
         progress(len(group_of), len(group_of), "")
 
@@ -136,6 +242,7 @@ def evaluate_folders(
         groups=tuple(_group(name, members[name]) for name in sorted(members)),
         all=_group("all", list(by_stem.values())),
         images={stem: _group(stem, [score]) for stem, score in by_stem.items()},
+        notes=tuple(_some(notes)),
     )
 
 
@@ -161,14 +268,6 @@ def _plain(group: GroupScore) -> dict[str, Any]:
 # --- files -----------------------------------------------------------------------------
 
 
-def _stem(name: str) -> str | None:
-    """File name without the ending of a label file; None for other files."""
-    for suffix in LABEL_SUFFIXES:
-        if name.lower().endswith(suffix) and len(name) > len(suffix):
-            return name[: -len(suffix)]
-    return None
-
-
 def _label_files(folder: str | Path, what: str) -> dict[str, Path]:
     """Label files of a folder by stem, sorted."""
     folder = Path(folder)
@@ -176,9 +275,10 @@ def _label_files(folder: str | Path, what: str) -> dict[str, Path]:
         raise EvaluationError(f"The folder of {what} {folder} does not exist.")
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        stem = _stem(path.name)
-        if stem is None or path.name.startswith(".") or not path.is_file():
+        is_label_file = path.name.lower().endswith(LABEL_SUFFIXES) and path.is_file()
+        if not is_label_file or path.name.startswith("."):
             continue
+        stem = stem_of(path.name)
         if stem in files:
             raise EvaluationError(
                 f"{files[stem].name} and {path.name} in {folder} have the same stem: keep "
@@ -203,26 +303,24 @@ def _all_there(missing: list[str], folder: str | Path, what: str) -> None:
         )
 
 
-def _score_files(predicted: Path, truth: Path) -> ImageScore:
+def _score_files(predicted: Path, truth: Path, notes: list[str]) -> ImageScore:
+    from napari_sa2net.data.label_file import read_labels  # the formats load on first use
+
+    arrays = []
+    for path in (predicted, truth):
+        try:
+            arrays.append(read_labels(path))
+        except LabelsError as error:
+            raise EvaluationError(f"{path}: {error}") from error
+        except (ImageFileError, ImageError) as error:
+            raise EvaluationError(
+                f"{predicted} cannot be scored against {truth}. {error}"
+            ) from error
+        _looked_at(arrays[-1], str(path), notes)
     try:
-        return score_image(_read_labels(predicted), _read_labels(truth))
-    except (ImageFileError, ImageError) as error:
-        raise EvaluationError(
-            f"{predicted} cannot be scored against {truth}. {error}"
-        ) from error
+        return score_image(*arrays)
     except EvaluationError as error:
         raise EvaluationError(f"{predicted} against {truth}: {error}") from error
-
-
-def _read_labels(path: Path) -> NDArray[Any]:
-    from napari_sa2net.data import read_image  # the file formats load on first use
-
-    image = read_image(path)
-    if image.axes.endswith("C"):
-        raise EvaluationError(
-            f"{path.name} is a colour image: labels are one whole number per pixel."
-        )
-    return np.asarray(image.array)
 
 
 # --- index -----------------------------------------------------------------------------
@@ -239,14 +337,20 @@ def _wanted(
                 "columns that are asked for."
             )
         return dict.fromkeys(truth, "")
-    columns, rows = _read_index(Path(index))
+    try:
+        columns, rows = read_index(Path(index))
+    except TrainingDataError as error:
+        raise EvaluationError(str(error)) from error
+    group_by = group_by and group_by.casefold()
     needed = ["name", *(["split"] if split is not None else []), *filter(None, [group_by])]
     absent = [column for column in needed if column not in columns]
     if absent:
         raise EvaluationError(
             f"{index} has no column {', '.join(absent)}; its columns are {', '.join(columns)}."
         )
-    chosen = [row for row in rows if split is None or row["split"] == split]
+    chosen = [
+        row for row in rows if split is None or split_word(row["split"]) == split_word(split)
+    ]
     if not chosen:
         known = sorted({row["split"] for row in rows}) if "split" in columns else []
         raise EvaluationError(
@@ -256,23 +360,8 @@ def _wanted(
         )
     wanted: dict[str, str] = {}
     for row in chosen:
-        stem = _stem(row["name"]) or row["name"]
+        stem = stem_of(row["name"])
         if stem in wanted:
             raise EvaluationError(f"{index} lists {stem} more than once; keep one row of it.")
         wanted[stem] = row[group_by] or "(none)" if group_by is not None else ""
     return wanted
-
-
-def _read_index(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
-            columns = [name.strip() for name in reader.fieldnames or []]
-            reader.fieldnames = columns
-            rows = [
-                {key: (value or "").strip() for key, value in row.items() if key is not None}
-                for row in reader
-            ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise EvaluationError(f"The index {path} cannot be read: {error}") from error
-    return columns, rows

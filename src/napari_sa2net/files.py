@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from napari_sa2net.errors import OutputError
 HOME_VARIABLE = "SA2NET_HOME"
 #: Unfinished files start with this; a folder's readers skip them.
 TEMPORARY_PREFIX = ".part-"
+_UNDECODED = re.compile("[\ud800-\udfff]+")
 
 
 def user_data_dir() -> Path:
@@ -24,6 +26,25 @@ def user_data_dir() -> Path:
     home = os.environ.get(HOME_VARIABLE)
     root = home or platformdirs.user_data_dir("napari-sa2net", appauthor=False)
     return Path(root).expanduser().absolute()
+
+
+def readable(text: str) -> str:
+    """Text in which names of files that are no UTF-8 are read as Windows-1252 (or Latin-1).
+
+    What Python makes of such a name can be neither printed nor stored.
+    """
+    return _UNDECODED.sub(_decoded, text)
+
+
+def _decoded(found: re.Match[str]) -> str:
+    try:
+        raw = found[0].encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a character, as Windows allows in names
+        return "\ufffd" * len(found[0])
+    try:
+        return raw.decode("cp1252")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
 
 
 def write_atomically(

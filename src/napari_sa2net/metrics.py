@@ -78,29 +78,12 @@ class ImageScore:
 
 
 def evaluate(labels: Any, truth: Any) -> dict[str, float]:
-    """Score labels against the truth.
+    """Score labels against the truth, as `napari_sa2net.evaluate`, but taken as they are.
 
     Parameters
     ----------
     labels, truth : integer array, or lists of as many arrays
-        Pairs of the same shape; 0 is background, labels need not be consecutive. A boolean
-        mask is one object.
-
-    Returns
-    -------
-    dict with
-
-    ap50, ap75, mean_ap : float
-        TP / (TP + FP + FN) with one-to-one matching at IoU >= 0.5, at 0.75, and the mean
-        over 0.50, 0.55 ... 0.90. Counts are summed over all images before dividing.
-    f1, pq : float
-        F1 and panoptic quality at IoU 0.5, pooled in the same way.
-    aji : float
-        Aggregated Jaccard index, pooled.
-    dice, iou : float
-        Of the foreground, mean over the images.
-
-    Two empty images score 1 everywhere.
+        Pairs of the same shape; 0 is background. A mask is one object.
 
     Raises
     ------

@@ -100,7 +100,7 @@ def relabelled(plain, change):
         (lambda labels: ((labels > 0) * 255).astype(np.uint8), "looks like a mask"),
         (lambda labels: (labels > 0).astype(np.uint8), "skimage.measure.label"),
         (lambda labels: 0 * labels, "every pixel is 0"),
-        (lambda labels: labels.astype(np.float32), "one whole number for each cell"),
+        (lambda labels: labels / np.float32(255), "one for each cell"),
     ],
 )
 def test_what_is_no_numbered_cells_is_refused_and_leaves_nothing(

@@ -149,7 +149,7 @@ def test_a_bad_source_changes_nothing(other, plain, training_set, tmp_path):
     np.save(plain / "labels" / "Zelle 1.npy", np.zeros((3, 3), int))
     with pytest.raises(TrainingDataError, match=r"Zelle 1.*same height"):
         other.import_folder(plain)
-    np.save(plain / "labels" / "Zelle 1.npy", np.zeros((40, 56)))
+    np.save(plain / "labels" / "Zelle 1.npy", np.full((40, 56), 0.5))
     with pytest.raises(TrainingDataError, match=r"Zelle 1.*whole numbers"):
         other.import_folder(plain)
     tifffile.imwrite(plain / "images" / "Zelle 1.tif", np.zeros((5, 40, 56), np.uint8))

@@ -132,14 +132,17 @@ class LearnSet:
         """Copy another set, or images and labels, into this one; a folder or a zip file."""
         folder = self._state.folder
 
+        notes: list[str] = []
+
         def taken(records: list[CommitRecord]) -> None:
             n = len(records)
             text = f"Imported {n} image{'' if n == 1 else 's'} from {source.name}."
-            self._say(folder, text if n else f"All of {source.name} is here already.")
+            text = text if n else f"All of {source.name} is here already."
+            self._say(folder, " ".join([text, *notes]))
 
         self._do(
             f"Importing {source.name}…",
-            lambda: import_into(folder, source)[1],
+            lambda: import_into(folder, source, note=notes.append)[1],
             taken,
         )
 
@@ -225,13 +228,15 @@ def read_kept(folder: Path, key: str) -> KeptImage:
 
 def _read_item(folder: Path, key: str) -> KeptImage:
     from napari_sa2net.data.io import read_image
+    from napari_sa2net.data.label_file import read_labels
 
     item = next((one for one in load_training_folder(folder) if one.name == key), None)
     if item is None:
         raise CommitNotFoundError(f"{key} is not in {folder} any more. Choose another image.")
     file = read_image(item.image)
-    labels = np.asarray(read_image(item.labels).array).astype(np.int32)
     image = np.asarray(file.array)
+    shape = image.shape[file.axes.index("Y")], image.shape[file.axes.index("X")]
+    labels = read_labels(item.labels, shape).astype(np.int32)
     rgb = file.axes == "YXC" and image.shape[2] in (3, 4)
     limits = None if rgb else _limits(image, item.levels)
     return KeptImage(

@@ -169,17 +169,11 @@ def import_command(directory: Path, source: Path, /, *, group: str = "") -> None
     """
     from napari_sa2net.data.exchange import import_into
 
-    training_set, records = import_into(directory, source, group)
+    training_set, records = import_into(directory, source, group, console.warning)
     done = f"imported {_commits(len(records))}"
     if not records:
         done += " (all are here already)"
     console.stdout().print(f"{done}: {training_set.path}", markup=False)
-    empty = [record.source.name for record in records if not record.n_objects]
-    if empty:
-        console.warning(
-            f"{', '.join(empty[:3])}{' …' if len(empty) > 3 else ''}: no cell is labelled, so "
-            "all of it is learned as background. Remove the commit if that is wrong."
-        )
 
 
 def _open(directory: Path) -> TrainingSet:

@@ -50,3 +50,5 @@ def evaluate(
     else:
         header, *rows = report.rows()
         console.table(header, rows)
+        for note in report.notes:
+            console.warning(note)

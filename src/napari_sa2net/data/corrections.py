@@ -41,7 +41,14 @@ from napari_sa2net.data.manifest import (
     write_copy,
     write_manifest,
 )
-from napari_sa2net.errors import CommitNotFoundError, CorrectionsError, OutputError, SA2NetError
+from napari_sa2net.data.numbered import as_labels
+from napari_sa2net.errors import (
+    CommitNotFoundError,
+    CorrectionsError,
+    LabelsError,
+    OutputError,
+    SA2NetError,
+)
 from napari_sa2net.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -176,7 +183,14 @@ class TrainingSet:
                         raise
         image, labels, reviewed = arrays
         spatial = tuple(image.shape[record.axes.index(axis)] for axis in "YX")
-        if not spatial == labels.shape == reviewed.shape or labels.dtype.kind not in "biu":
+        try:
+            labels = as_labels(labels)
+        except LabelsError as error:
+            raise CorrectionsError(
+                f"{locate(self.path, record, 'labels')}: {error} Bring the file back, or "
+                "remove the commit."
+            ) from error
+        if not spatial == labels.shape == reviewed.shape:
             raise CorrectionsError(
                 f"The files of {record.name!r} do not fit each other any more: image "
                 f"{spatial}, labels {labels.shape}, reviewed {reviewed.shape}. Bring them "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
@@ -27,10 +28,12 @@ from napari_sa2net.data.manifest import (
     manifest_bytes,
     write_manifest,
 )
-from napari_sa2net.data.numbered import mask_problem
-from napari_sa2net.data.training_set import TrainingItem, load_training_folder
+from napari_sa2net.data.numbered import NO_CELL, notes_on
+from napari_sa2net.data.training_set import TrainingItem, load_training_folder, read_truth
 from napari_sa2net.errors import CorrectionsError, OutputError, SA2NetError
 from napari_sa2net.files import TEMPORARY_PREFIX, write_atomically
+
+logger = logging.getLogger(__name__)
 
 #: Images that are taken in under one lock; another window waits that long.
 BATCH = 8
@@ -101,7 +104,10 @@ def export_corrections(
 
 
 def import_into(
-    folder: str | os.PathLike[str], source: str | os.PathLike[str], group: str = ""
+    folder: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    group: str = "",
+    note: Callable[[str], None] | None = None,
 ) -> tuple[TrainingSet, list[CommitRecord]]:
     """`import_corrections` into the set of a folder, which is made if need be.
 
@@ -117,12 +123,15 @@ def import_into(
         made.append(TrainingSet.open(folder, create=True))
         return made[0]
 
-    records = _import(opened, Path(folder).expanduser().absolute(), source, group)
+    records = _import(opened, Path(folder).expanduser().absolute(), source, group, note)
     return made[0], records
 
 
 def import_corrections(
-    training_set: TrainingSet, source: str | os.PathLike[str], group: str = ""
+    training_set: TrainingSet,
+    source: str | os.PathLike[str],
+    group: str = "",
+    note: Callable[[str], None] | None = None,
 ) -> list[CommitRecord]:
     """Take in another set, or any folder or zip file with ``images/`` and ``labels/``.
 
@@ -136,6 +145,8 @@ def import_corrections(
         same labels are passed over. So an interrupted import is repeated to go on.
     group : str
         For images that have none.
+    note : callable(str), optional
+        Told what may be wrong with the labels; unsaid: the log is.
 
     Returns
     -------
@@ -148,20 +159,25 @@ def import_corrections(
     OutputError
         If the set cannot be written.
     """
-    return _import(lambda: training_set, training_set.path, source, group)
+    return _import(lambda: training_set, training_set.path, source, group, note)
 
 
 def _import(
-    opened: Callable[[], TrainingSet], own: Path, source: str | os.PathLike[str], group: str
+    opened: Callable[[], TrainingSet],
+    own: Path,
+    source: str | os.PathLike[str],
+    group: str,
+    note: Callable[[str], None] | None,
 ) -> list[CommitRecord]:
     """Look at a source, then open the set (at `own`) and take it in."""
     path = Path(source).expanduser().absolute()
     if path == own:
         raise CorrectionsError("A set cannot be imported into itself. Choose another folder.")
+    note = note or logger.warning
     if path.is_file():
         with _unzipped(path) as folder:
-            return _import_folder(opened, folder, group, path)
-    return _import_folder(opened, path, group, path)
+            return _import_folder(opened, folder, group, path, note)
+    return _import_folder(opened, path, group, path, note)
 
 
 def _export_folder(target: Path, manifest: Manifest, files: list[tuple[str, Path]]) -> Path:
@@ -188,37 +204,35 @@ def _export_folder(target: Path, manifest: Manifest, files: list[tuple[str, Path
 
 
 def _import_folder(
-    opened: Callable[[], TrainingSet], folder: Path, group: str, source: Path
+    opened: Callable[[], TrainingSet],
+    folder: Path,
+    group: str,
+    source: Path,
+    note: Callable[[str], None],
 ) -> list[CommitRecord]:
     if is_training_set(folder):
         return _import_set(opened, TrainingSet(folder))
     items = load_training_folder(folder)
-    n_with_cells = 0
+    doubts, empty = [], []
     for item in items:  # all of them, before the first is taken in
-        n_with_cells += _has_cells(_read_item(item, group, source))
-    if not n_with_cells:
-        raise CorrectionsError(
-            f"No label image of {source} holds a cell: every pixel is 0. Check that labels/ "
-            "holds the numbered cells, one whole number for each."
-        )
+        commit, doubt = _read_item(item, group, source)
+        doubts.append(doubt)
+        if not commit.labels.any():
+            empty.append(item.name)
+    if len(empty) == len(items):
+        raise CorrectionsError(f"No label image of {source} {NO_CELL}")
+    for words in notes_on(doubts, empty):
+        note(words)
     training_set = opened()
     known: dict[tuple[Any, ...], list[str]] = {}
     for record in training_set.commits("active", "superseded"):
         known.setdefault(record.place, []).append(record.id)
     made: list[CommitRecord] = []
     for start in range(0, len(items), BATCH):
-        batch = [_read_item(item, group, source) for item in items[start : start + BATCH]]
+        batch = [_read_item(item, group, source)[0] for item in items[start : start + BATCH]]
         new = [commit for commit in batch if not _is_here(training_set, known, commit)]
         made += training_set.commit_all(new) if new else []
     return made
-
-
-def _has_cells(commit: Commit) -> bool:
-    """Whether anything is labelled; CorrectionsError if it is a mask."""
-    problem = mask_problem(commit.labels)
-    if problem:
-        raise CorrectionsError(f"{commit.source}: {problem}")
-    return bool(commit.labels.any())
 
 
 def _is_here(
@@ -245,23 +259,21 @@ def _import_set(opened: Callable[[], TrainingSet], other: TrainingSet) -> list[C
     return [training_set.find(record.id) for record in new]
 
 
-def _read_item(item: TrainingItem, group: str, origin: Path) -> Commit:
+def _read_item(item: TrainingItem, group: str, origin: Path) -> tuple[Commit, str]:
+    """What is to be kept of an item, and what may be wrong with its labels."""
     from napari_sa2net.data.io import read_image
     from napari_sa2net.data.plan import plan_image
 
     try:
         file = read_image(item.image)
         plan = plan_image(file.array, axes=file.axes, measure=False)
-        labels = np.asarray(read_image(item.labels).array)
-        reviewed = None
-        if item.reviewed is not None:
-            reviewed = np.asarray(read_image(item.reviewed).array) > 0
     except SA2NetError as error:
         raise CorrectionsError(f"{item.name}: {error}") from error
     if plan.stack_shape:
         raise CorrectionsError(
             f"{item.image} is a stack. Save its planes as single 2-D images to import them."
         )
+    labels, reviewed, note = read_truth(item, plan.spatial)
     wanted = [axis for axis in ("YXC" if plan.is_rgb else "CYX") if axis in plan.axes]
     image = np.asarray(file.array).transpose([plan.axes.index(axis) for axis in wanted])
     commit = Commit(
@@ -279,7 +291,7 @@ def _read_item(item: TrainingItem, group: str, origin: Path) -> Commit:
         notes=f"imported from {origin}",
     )
     try:
-        return checked_commit(commit)
+        return checked_commit(commit), note
     except CorrectionsError as error:
         raise CorrectionsError(f"{item.name}: {error}") from error
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 import random
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_sa2net.data.index import read_index, split_word, stem_of
 from napari_sa2net.data.manifest import (
     KINDS,
     CommitRecord,
     is_training_set,
     read_manifest,
 )
-from napari_sa2net.errors import CommitNotFoundError, TrainingDataError
+from napari_sa2net.errors import CommitNotFoundError, SA2NetError, TrainingDataError
 
 #: Endings of image files, in the order they are looked for.
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".npy")
@@ -83,7 +86,8 @@ def load_training_folder(
         Where there is a ``corrections.json``, its active commits are the items, and nothing
         else is looked at.
     splits : collection of str
-        Rows of the index to take; the others are left out, without a look at their files.
+        Rows of the index to take, and those that name none; the others are left out, without a
+        look at their files.
     only : collection of str, optional
         Names of images or ids of commits: nothing else is taken. Commits that were superseded
         or removed since are taken too, as long as their files are there.
@@ -128,6 +132,47 @@ def load_training_folder(
                 "would be of what training saw. Put each group on one side of index.csv."
             )
     return sorted(items, key=lambda item: item.name)
+
+
+def read_truth(
+    item: TrainingItem, shape: tuple[int, int]
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None, str]:
+    """Labels of an item, the pixels that count (None: all), and what may be wrong.
+
+    Parameters
+    ----------
+    item : TrainingItem
+    shape : (H, W)
+        Of its image.
+
+    Raises
+    ------
+    TrainingDataError
+        If a file cannot be read, does not fit the image, or does not hold numbered cells.
+    """
+    from napari_sa2net.data.label_file import read_labels, read_mask
+    from napari_sa2net.data.numbered import look_at
+
+    if 0 in shape:
+        raise TrainingDataError(
+            f"{item.image} has no pixel (it is {shape[0]} × {shape[1]}). Take it out, with its "
+            "labels."
+        )
+    path = item.labels
+    try:
+        labels = read_labels(path, shape)
+        if item.reviewed is not None:
+            path = item.reviewed
+        counts = read_mask(path, shape) if item.reviewed is not None else None
+    except SA2NetError as error:
+        said = str(error) if str(path) in str(error) else f"{path}: {error}"
+        raise TrainingDataError(said) from error
+    if item.commit:  # looked at by a person, cell by cell
+        return labels, counts, ""
+    look = look_at(labels)
+    if look.problem:
+        raise TrainingDataError(f"{item.labels}: {look.problem}")
+    return labels, counts, f"{item.name}: {look.note}" if look.note else ""
 
 
 def split_items(
@@ -262,6 +307,24 @@ def _group(record: CommitRecord) -> str:
     return record.group or f"{record.source.name} {record.source.fingerprint}".strip()
 
 
+class _Folders:
+    """Image files of folders by stem, each folder listed once; in the order of SUFFIXES."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, dict[str, list[Path]]] = {}
+
+    def __getitem__(self, folder: Path) -> dict[str, list[Path]]:
+        if folder not in self._known:
+            found: dict[str, list[Path]] = {}
+            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+                if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+                    found.setdefault(stem_of(path.name), []).append(path)
+            for paths in found.values():
+                paths.sort(key=lambda path: SUFFIXES.index(path.suffix.lower()))
+            self._known[folder] = found
+        return self._known[folder]
+
+
 def _listed(directory: Path) -> list[TrainingItem]:
     images = directory / "images"
     if not images.is_dir():
@@ -269,45 +332,40 @@ def _listed(directory: Path) -> list[TrainingItem]:
             f"{directory} has no images/ folder. Put images into images/ and their label "
             "images, with the same names, into labels/."
         )
-    names = sorted(
-        path.stem
-        for path in images.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    )
-    twice = sorted({name for name in names if names.count(name) > 1})
+    folders = _Folders()
+    twice = sorted(name for name, paths in folders[images].items() if len(paths) > 1)
     if twice:
         raise TrainingDataError(
             f"{images} holds {twice[0]!r} with two endings. Keep one file per name."
         )
-    return [_item(directory, name) for name in names]
+    return [_item(directory, name, folders) for name in folders[images]]
 
 
 def _indexed(directory: Path, index: Path, splits: Collection[str]) -> list[TrainingItem]:
-    with index.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = [c for c in ("split", "name") if c not in (reader.fieldnames or ())]
-        if missing:
-            raise TrainingDataError(
-                f"{index} has no column {missing[0]!r}. Its first line should name the "
-                f"columns: {', '.join(COLUMNS)}."
-            )
-        rows = [row for row in reader if row["split"] in splits]
+    columns, table = read_index(index)
+    missing = [c for c in ("split", "name") if c not in columns]
+    if missing:
+        raise TrainingDataError(
+            f"{index} has no column {missing[0]!r}. Its first line should name the "
+            f"columns: {', '.join(COLUMNS)}."
+        )
+    wanted = ("", *splits)
+    rows = [row for row in table if split_word(row["split"]) in wanted]
+    if table and not rows:
+        known = ", ".join(sorted({row["split"] for row in table}))
+        raise TrainingDataError(
+            f"{directory} holds no training images: the splits in {index.name} are {known}, "
+            f"and none is {' or '.join(splits)}."
+        )
     items = []
+    folders = _Folders()
     for row in rows:
-        below = directory / row["split"]
-        where = below if (below / "images").is_dir() else directory
-        name = row["name"]
-        # Indices name files or stems; a stem may itself hold dots.
-        if name.lower().endswith(SUFFIXES):
-            name = name.rpartition(".")[0]
-        item = _item(where, name)
+        split = split_word(row["split"])
+        below = [directory / name for name in dict.fromkeys((row["split"], split)) if name]
+        where = next((one for one in below if (one / "images").is_dir()), directory)
+        item = _item(where, stem_of(row["name"]), folders)
         items.append(
-            replace(
-                item,
-                split=row["split"],
-                kind=row.get("kind") or "",
-                group=row.get("group") or "",
-            )
+            replace(item, split=split, kind=row.get("kind", ""), group=row.get("group", ""))
         )
     names = [item.name for item in items]
     if len(set(names)) < len(names):
@@ -316,9 +374,10 @@ def _indexed(directory: Path, index: Path, splits: Collection[str]) -> list[Trai
     return items
 
 
-def _item(directory: Path, name: str) -> TrainingItem:
-    image = _find(directory / "images", name)
-    labels = _find(directory / "labels", name)
+def _item(directory: Path, name: str, folders: _Folders) -> TrainingItem:
+    image, labels, reviewed = (
+        next(iter(folders[directory / folder].get(name, ())), None) for folder in KINDS
+    )
     for path, folder in ((image, "images"), (labels, "labels")):
         if path is None:
             raise TrainingDataError(
@@ -326,12 +385,4 @@ def _item(directory: Path, name: str) -> TrainingItem:
                 f"({', '.join(SUFFIXES)}). Every image needs labels of the same name."
             )
     assert image is not None and labels is not None
-    return TrainingItem(name, image, labels, _find(directory / "reviewed", name))
-
-
-def _find(folder: Path, name: str) -> Path | None:
-    for suffix in SUFFIXES:
-        for path in (folder / f"{name}{suffix}", folder / f"{name}{suffix.upper()}"):
-            if path.is_file():
-                return path
-    return None
+    return TrainingItem(name, image, labels, reviewed)

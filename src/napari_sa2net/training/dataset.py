@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,8 +15,8 @@ from torch.utils.data import Dataset
 
 from napari_sa2net.config import InputConfig, TrainConfig
 from napari_sa2net.data import ImagePlan, plan_image, read_image
-from napari_sa2net.data.numbered import mask_problem
-from napari_sa2net.data.training_set import TrainingItem
+from napari_sa2net.data.numbered import NO_CELL, notes_on
+from napari_sa2net.data.training_set import TrainingItem, read_truth
 from napari_sa2net.errors import SA2NetError, TrainingDataError
 from napari_sa2net.inference.resample import ScaledPlane
 from napari_sa2net.training.augment import random_warp, to_tensor, vary_intensity, warp_pair
@@ -41,6 +42,8 @@ class Example:
         Centre (y, x) of each object.
     certain : (H, W) bool or None
         Of the pixels that count, those whose label is certain (`certain_pixels`); None: all.
+    note : str
+        What may be wrong with the labels.
     """
 
     item: TrainingItem
@@ -50,6 +53,7 @@ class Example:
     diameter: float
     centres: NDArray[np.floating]
     certain: NDArray[np.bool_] | None = None
+    note: str = ""
 
     @property
     def is_colour(self) -> bool:
@@ -67,10 +71,6 @@ def load_example(item: TrainingItem, config: InputConfig, fallback_diameter: flo
     try:
         image_file = read_image(item.image)
         plan = plan_image(image_file.array, axes=image_file.axes, model_input=config)
-        labels = np.asarray(read_image(item.labels).array)
-        counts = (
-            None if item.reviewed is None else np.asarray(read_image(item.reviewed).array) > 0
-        )
     except SA2NetError as error:
         raise TrainingDataError(f"{item.name}: {error}") from error
     take_levels(plan, item)
@@ -78,20 +78,7 @@ def load_example(item: TrainingItem, config: InputConfig, fallback_diameter: flo
         raise TrainingDataError(
             f"{item.image} is a stack. Save its planes as single 2-D images to train on them."
         )
-    for name, array in (("labels", labels), ("reviewed", counts)):
-        if array is not None and array.shape != plan.spatial:
-            raise TrainingDataError(
-                f"{name} of {item.name!r} are {array.shape}, but the image is {plan.spatial}. "
-                "They must have the same height and width."
-            )
-    if labels.dtype.kind not in "iub" or (labels.size and labels.min() < 0):
-        raise TrainingDataError(
-            f"{item.labels} does not hold labels: they must be whole numbers, 0 for background."
-        )
-    # Commits have been looked at by a person, cell by cell.
-    problem = "" if item.commit else mask_problem(labels)
-    if problem:
-        raise TrainingDataError(f"{item.labels}: {problem}")
+    labels, counts, note = read_truth(item, plan.spatial)
     # Renumbered, so that huge label values stay exact in float32 and histograms small.
     numbers = np.unique(labels)
     numbers = numbers[numbers > 0]
@@ -101,8 +88,28 @@ def load_example(item: TrainingItem, config: InputConfig, fallback_diameter: flo
     image = plan.read((), 0, height, 0, width)
     centres = ndimage.center_of_mass(labels > 0, labels, np.arange(1, len(numbers) + 1))
     return Example(
-        item, image, labels, counts, diameter, np.asarray(centres, float).reshape(-1, 2)
+        item,
+        image,
+        labels,
+        counts,
+        diameter,
+        np.asarray(centres, float).reshape(-1, 2),
+        note=note,
     )
+
+
+def label_notes(examples: Sequence[Example], folder: Path) -> tuple[str, ...]:
+    """What may be wrong with the labels of a folder.
+
+    Raises
+    ------
+    TrainingDataError
+        If none of them holds a cell, and no person has looked at them.
+    """
+    empty = [e.item.name for e in examples if not e.item.commit and not e.labels.any()]
+    if examples and len(empty) == len(examples):
+        raise TrainingDataError(f"No label image of {folder} {NO_CELL}")
+    return tuple(notes_on([e.note for e in examples], empty))
 
 
 def take_levels(plan: ImagePlan, item: TrainingItem) -> None:

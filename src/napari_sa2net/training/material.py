@@ -13,7 +13,7 @@ from napari_sa2net.models.lineage import ancestors
 from napari_sa2net.models.model import Model
 from napari_sa2net.models.registry import list_models
 from napari_sa2net.training.comparison import use_in_line
-from napari_sa2net.training.dataset import Example, load_example
+from napari_sa2net.training.dataset import Example, label_notes, load_example
 from napari_sa2net.training.held_out import (
     Split,
     View,
@@ -51,12 +51,15 @@ class Material:
     views : dict of str to list of View
         `HELD_OUT`, and parts of the reference set by name.
     replay : list of Example
+    notes : tuple of str
+        What may be wrong with the labels.
     """
 
     split: Split
     diameter: float
     views: dict[str, list[View]]
     replay: list[Example]
+    notes: tuple[str, ...] = ()
 
     @staticmethod
     def names(examples: Sequence[Example]) -> list[str]:
@@ -136,6 +139,7 @@ def prepare(
         if progress:
             progress(i, len(items), "reading corrections")
         examples.append(focus(load_example(item, card.input, diameter), diameter))
+    notes = label_notes(examples, folder)
     cards = [card, *(entry.card for entry in ancestors(card, list_models(aside=True)))]
     uses = {e.item.name: use_in_line(cards, e.item) for e in examples}
     learned = {name for name, use in uses.items() if use in ("learned", "both")}
@@ -160,6 +164,7 @@ def prepare(
         diameter,
         {name: some for name, some in views.items() if some},
         replay_examples(card, diameter, config.seed) if config.replay else [],
+        notes,
     )
 
 

@@ -44,6 +44,7 @@ from napari_sa2net.training.dataset import (
     CropDataset,
     Example,
     ValidationDataset,
+    label_notes,
     load_example,
 )
 from napari_sa2net.training.module import SegmentationModule
@@ -134,6 +135,8 @@ def train_folder(
         on_progress,
         "reading validation images",
     )
+    for note in label_notes([*examples, *validation], Path(directory)):
+        logger.warning(note)
     done = _steps_done(last)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     net, parent = start_network(config)

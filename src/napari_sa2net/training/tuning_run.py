@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 import warnings
 from collections.abc import Callable
@@ -32,6 +33,8 @@ from napari_sa2net.training.schedule import Schedule, steps_within
 from napari_sa2net.training.train import PRECISIONS, quiet_lightning
 from napari_sa2net.training.tuning_module import TuningModule, as_training
 
+logger = logging.getLogger(__name__)
+
 #: Steps that are timed, after one that is not: the first is slower. One where seconds count.
 PROBE_STEPS = {"everything": 3, "attention": 1}
 #: Batches that a loader offers at most; a run ends long before.
@@ -41,6 +44,12 @@ SMALLEST_CROP = 64
 KNOWN = 0.1
 #: Sides of which the parent's answers are looked at to see whether they can be trusted.
 MAX_TRUST_IMAGES = 8
+
+
+def _log(event: Event) -> None:
+    """Where nobody asked for events, what a person should know is not lost."""
+    if isinstance(event, Notice):
+        logger.warning(event.text)
 
 
 class Stopped(Exception):
@@ -74,7 +83,7 @@ class TuningRun:
         self.dtype = torch.float32 if exact else dtype
         self.crop = self.config.crop
         self._start = start
-        self._tell = on_event or (lambda event: None)
+        self._tell = on_event or _log
         self._preview = preview
         self._cancelled = cancelled or (lambda: False)
         self._paused = paused or (lambda: False)
@@ -107,8 +116,8 @@ class TuningRun:
         self.record.seconds = time.monotonic() - self._start
         expected = self.record.seconds + self.schedule.total * per_step + rounds * per_round
         self._tell(self._plan(expected if per_step else 0.0))
-        for caveat in self.asked.caveats:
-            self._tell(Notice(caveat))
+        for words in (*self.material.notes, *self.asked.caveats):
+            self._tell(Notice(words))
 
     def _plan(self, seconds: float) -> Planned:
         held_out = score_of(self.record.parent[HELD_OUT])
