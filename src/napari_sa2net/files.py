@@ -8,7 +8,7 @@ import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import platformdirs
 
@@ -34,6 +34,17 @@ def readable(text: str) -> str:
     What Python makes of such a name can be neither printed nor stored.
     """
     return _UNDECODED.sub(_decoded, text)
+
+
+def readable_all(value: Any) -> Any:
+    """`readable`, of every text in lists and dictionaries."""
+    if isinstance(value, str):
+        return readable(value)
+    if isinstance(value, dict):
+        return {readable_all(key): readable_all(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(readable_all, value))
+    return value
 
 
 def _decoded(found: re.Match[str]) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,12 @@ def names(*paths: str) -> list[str]:
         (("p/a.tif", "p/A.png"), ["a_tif", "A_png"]),
         (("p1/a.tif", "p1/a.png", "p2/a.tif"), ["p1_a_tif", "p1_a_png", "p2_a_tif"]),
         (("a.tif", "./a.tif"), ["a"]),
+        (("x/p/a.tif", "y/p/a.tif"), ["x_p_a", "y_p_a"]),
+        (("x/p/a.tif", "y/p/a.tif", "y/p/a.png"), ["x_p_a_tif", "y_p_a_tif", "y_p_a_png"]),
+        (("p.zarr/A/1/0", "p.zarr/A/2/0", "p.zarr/B/1/0"), ["A_1_0", "A_2_0", "B_1_0"]),
+        (("p.zarr/A/1/0", "q.ome.zarr/A/1/0"), ["p_A_1_0", "q_A_1_0"]),
+        (("d/p.zarr/A/1/0",), ["A_1_0"]),
+        ((os.fsdecode(b"caf\xe9.tif"),), ["café"]),
     ],
 )
 def test_every_input_gets_a_name_of_its_own(paths, expected):
@@ -37,4 +44,4 @@ def test_a_refined_name_must_not_meet_another_input():
 
 def test_names_that_cannot_be_told_apart_are_refused():
     with pytest.raises(SettingsError, match="separate output folders"):
-        names("x/p/a.tif", "y/p/a.tif")
+        names("p/a.tif", "p/A.TIF")

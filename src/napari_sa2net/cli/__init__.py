@@ -82,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # A batch system's kill unwinds like Ctrl-C does, so temporary files are removed.
     signal.signal(signal.SIGTERM, _terminate)
+    console.print_on_any_encoding()
     try:
         code = run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:

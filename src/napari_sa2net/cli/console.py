@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import sys
+import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pydantic
@@ -12,6 +17,42 @@ from cyclopts import CycloptsError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from napari_sa2net.files import readable, readable_all
+
+
+#: Signs that old encodings lack, in signs that all have.
+_PLAIN = {
+    **{"✓": "ok", "✗": "x", "×": "x", "·": "-", "•": "-", "…": "...", "→": "->", "−": "-"},
+    **{"≤": "<=", "≥": ">=", "±": "+-", "≈": "~", "–": "-", "—": "-", "∞": "inf"},
+    **{"“": '"', "”": '"', "„": '"', "’": "'", "‘": "'", "²": "2", "³": "3", "⁷": "7"},
+    **{"µ": "u", "μ": "u", "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta"},
+    **{"λ": "lambda", "σ": "sigma", "ψ": "psi", "φ": "phi", "Δ": "Delta"},
+}
+
+
+def print_on_any_encoding() -> None:
+    """Nothing that is printed may fail for want of a sign in the terminal's encoding."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not what a test or a notebook put there
+            name = f"sa2net-{stream.encoding}"
+            codecs.register_error(name, partial(_in_other_signs, stream.encoding))
+            stream.reconfigure(errors=name)
+
+
+def _in_other_signs(encoding: str, error: UnicodeError) -> tuple[str | bytes, int]:
+    """For signs that an encoding lacks: a stand-in, else the sign without accents, else ?."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    written = []
+    for sign in readable(error.object[error.start : error.end]):
+        plain = _PLAIN.get(sign) or unicodedata.normalize("NFKD", sign)
+        for one in (sign, plain, plain[0], "?"):
+            with suppress(UnicodeEncodeError):
+                one.encode(encoding)
+                written.append(one)
+                break
+    return "".join(written), error.end
 
 
 def stdout() -> Console:
@@ -60,7 +101,7 @@ def settings_message(problem: pydantic.ValidationError, within: str = "") -> str
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout, nothing else."""
-    json.dump(value, sys.stdout, indent=2, allow_nan=False)
+    json.dump(readable_all(value), sys.stdout, indent=2, allow_nan=False)
     sys.stdout.write("\n")
 
 

@@ -28,7 +28,7 @@ from typing import Any
 from napari_sa2net import __version__
 from napari_sa2net.cli.naming import Job
 from napari_sa2net.errors import ImageFileError, OutputError
-from napari_sa2net.files import write_atomically
+from napari_sa2net.files import readable, readable_all, write_atomically
 
 SCHEMA_VERSION = 1
 
@@ -105,7 +105,7 @@ def is_result(path: Path) -> bool:
         for layout in LAYOUTS:
             name = layout.owner(parts)
             record = name and _read_record(folder / "extra" / layout.records / f"{name}.json")
-            if record and _wrote(record) and record.get("input", {}).get("path") != str(path):
+            if record and _wrote(record) and _input(record) != readable(str(path)):
                 return True
     return False
 
@@ -118,7 +118,7 @@ def fingerprint(path: Path) -> dict[str, Any]:
         files = [path]
     stats = [file.stat() for file in files]
     return {
-        "path": str(path.resolve()),
+        "path": readable(str(path.resolve())),
         "size": sum(s.st_size for s in stats),
         "mtime_ns": max((s.st_mtime_ns for s in stats), default=0),
     }
@@ -219,9 +219,9 @@ class ResultFolder:
                     f"{mask} exists and was not written by sa2net. Choose another output "
                     "folder, or replace it with --overwrite."
                 )
-            if record.get("input", {}).get("path") != str(job.path.resolve()):
+            if _input(record) != readable(str(job.path.resolve())):
                 raise OutputError(
-                    f"{mask} belongs to another image, {record.get('input', {}).get('path')}. "
+                    f"{mask} belongs to another image, {_input(record)}. "
                     "Choose another output folder, or replace it with --overwrite."
                 )
         source = fingerprint(job.path)
@@ -306,7 +306,7 @@ class ResultFolder:
                 writer.writerow({"image": name, **row})
                 count += 1
         write_atomically(
-            self.folder / "objects.csv", text.getvalue().encode("utf-8", "surrogateescape")
+            self.folder / "objects.csv", text.getvalue().encode()
         )
         return count
 
@@ -346,5 +346,10 @@ def _wrote(record: dict[str, Any]) -> bool:
     return bool(record.get("mask", True))
 
 
+def _input(record: dict[str, Any]) -> Any:
+    """Path of the image that a record is of."""
+    return record.get("input", {}).get("path")
+
+
 def _json(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2) + "\n").encode()
+    return (json.dumps(readable_all(content), indent=2) + "\n").encode()

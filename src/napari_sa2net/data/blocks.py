@@ -42,6 +42,13 @@ class BlockReader:
         self._kept: OrderedDict[tuple[int, ...], NDArray[Any]] = OrderedDict()
         self._lock = Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy, also one in another process, loads chunks anew.
+        return {**self.__dict__, "_kept": OrderedDict(), "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=Lock())
+
     @property
     def chunk(self) -> tuple[int, int] | None:
         """Chunk size along Y and X, where the array tells it."""

@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 
 from napari_sa2net.data.manifest import CommitRecord, Parent, Source
 from napari_sa2net.errors import CorrectionsError
+from napari_sa2net.files import readable
+
+
+_TEXTS = ("source", "path", "parent", "group", "kind", "notes")
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,14 @@ def checked_commit(commit: Commit) -> Commit:
     size = commit.pixel_size_um
     if size is not None and not (math.isfinite(size) and size > 0):
         raise CorrectionsError(f"A pixel size of {size} µm makes no sense; leave it out.")
-    return replace(commit, image=image, labels=labels, reviewed=reviewed, axes=axes)
+    return replace(
+        commit,
+        image=image,
+        labels=labels,
+        reviewed=reviewed,
+        axes=axes,
+        **{name: readable(getattr(commit, name)) for name in _TEXTS},
+    )
 
 
 def _axes(image: NDArray[Any]) -> str:

@@ -68,7 +68,7 @@ class LogScan:
 
 def frame_bytes(frame: Frame) -> bytes:
     """A record as it is written; TypeError if the header is not plain values."""
-    header = json.dumps(frame.header, ensure_ascii=False).encode()
+    header = json.dumps(frame.header, ensure_ascii=False).encode("utf-8", "surrogatepass")
     head = _HEAD.pack(_MARK, frame.kind, frame.number, len(header), len(frame.payload))
     crc = zlib.crc32(frame.payload, zlib.crc32(header, zlib.crc32(head)))
     return b"".join((head, header, frame.payload, _CRC.pack(crc)))

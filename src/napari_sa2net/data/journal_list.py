@@ -181,7 +181,7 @@ def write_about(path: Path, image: JournalImage) -> None:
         "image": asdict(image),
         "pid": os.getpid(),
     }
-    text = json.dumps(content, ensure_ascii=False, indent=1).encode()
+    text = json.dumps(content, ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass")
     write_atomically(path / ABOUT, text, durable=True, make_folder=False)
 
 

@@ -16,7 +16,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from napari_sa2net.errors import CorrectionsError, OutputError
-from napari_sa2net.files import write_atomically
+from napari_sa2net.files import readable, write_atomically
 
 #: The file that says what belongs to a set.
 MANIFEST = "corrections.json"
@@ -233,7 +233,7 @@ def new_id(taken: Iterable[str]) -> str:
 
 def file_stem(source: str, index: tuple[int, ...], identity: str) -> str:
     """Name of a commit's files: the source's as far as any system takes it, plane and id."""
-    name = unicodedata.normalize("NFC", source).encode("utf-8", "replace").decode("utf-8")
+    name = unicodedata.normalize("NFC", readable(source))
     name = _FORBIDDEN.sub("_", name).strip(" .")
     while len(name.encode()) > _MAX_STEM_BYTES:
         name = name[:-1]

@@ -180,8 +180,8 @@ def look_at(labels: NDArray[Any], many: str = "learned as one") -> Look:
         if number and not (sure or unsure):
             words = (
                 f"label {number} covers {share:.0%} of the image and touches all its sides, so "
-                f"it looks like background. Background must be 0: labels[labels == {number}] "
-                "= 0"
+                f"it looks like background. Background must have the number 0: in Python, "
+                f"labels[labels == {number}] = 0"
             )
             sure, unsure = (words, "") if few_zeros else ("", words)
     return Look(problem or sure, unsure or _shared_words(planes, many))
@@ -312,6 +312,6 @@ def _shared_words(planes: list[_Pieces], many: str) -> str:
     where = "far apart" if any(far for _, _, far in found) else "separate"
     return (
         f"{len(numbers)} of {n} numbers stand{'s' if len(numbers) == 1 else ''} in several "
-        f"{where} places, such as {_listed(numbers)}: several cells under one number are {many}. "
+        f"{where} places, such as {', '.join(numbers[:_NAMED])}: several cells under one number are {many}. "
         "Give each cell a number of its own."
     )

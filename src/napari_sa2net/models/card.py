@@ -18,6 +18,7 @@ from napari_sa2net.errors import (
     CorruptCheckpointError,
     ForeignCheckpointError,
 )
+from napari_sa2net.files import readable_all
 
 #: Version of the card's fields; files with a higher one are refused.
 SCHEMA_VERSION = 1
@@ -82,7 +83,10 @@ class ModelCard(Settings):
             If `training` holds something that JSON cannot.
         """
         try:
-            return self.model_dump_json()
+            content = self.model_dump()
+            clean = readable_all(content)
+            card = self if clean == content else type(self).model_validate(clean)
+            return card.model_dump_json()
         except ValueError as error:
             raise CardError(
                 f"The model card cannot be written as JSON ({error}). Keep numbers, text, "

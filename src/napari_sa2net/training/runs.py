@@ -77,7 +77,8 @@ def is_run(run: Path) -> bool:
 
 def write_asked(run: Path, asked: Asked) -> None:
     """Note how a run is begun; OutputError if it cannot be written."""
-    write_atomically(run / ASKED, asked.model_dump_json(indent=1).encode())
+    # In ASCII: a path that is no UTF-8 must come back as it was.
+    write_atomically(run / ASKED, json.dumps(asked.model_dump(mode="json"), indent=1).encode())
 
 
 def read_asked(run: Path) -> Asked:
