@@ -14,6 +14,9 @@ from napari_sa2net.evaluation import evaluate_folders
 from napari_sa2net.metrics import SCORES, evaluate
 
 
+RGB = np.array([1, 2, 3], np.uint8)
+
+
 def cells(seed):
     rng = np.random.default_rng(seed)
     labels = np.zeros((40, 40), np.uint16)
@@ -149,7 +152,7 @@ def test_different_shapes_name_the_file(folders):
         (lambda p: p.write_bytes(b"not a tiff"), "cannot be scored"),
         (lambda p: tifffile.imwrite(p, np.full((40, 40), 0.5)), "whole numbers"),
         (
-            lambda p: tifffile.imwrite(p, np.eye(40, dtype="u1")[..., None] * np.arange(1, 4, dtype="u1"), photometric="rgb"),
+            lambda p: tifffile.imwrite(p, np.eye(40, dtype="u1")[..., None] * RGB),
             "colour",
         ),
     ],

@@ -72,7 +72,17 @@ def run(arguments: Sequence[str]) -> int:
         # `sa2net ... | head`: whoever read us has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except OSError as error:  # of a disk, wherever it is written to
+        if debug:
+            raise
+        console.error(_of_disk(error))
+        return FAILED
     return code if isinstance(code, int) else OK
+
+
+def _of_disk(error: OSError) -> str:
+    where = f"{error.filename!r}: " if error.filename else ""
+    return f"{where}{error.strerror or error}. Free space, or choose another folder."
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -15,9 +15,6 @@ from napari_sa2net.errors import CorrectionsError
 from napari_sa2net.files import readable
 
 
-_TEXTS = ("source", "path", "parent", "group", "kind", "notes")
-
-
 @dataclass(frozen=True)
 class Commit:
     """Corrected labels of an image, a plane or a crop.
@@ -147,7 +144,11 @@ def checked_commit(commit: Commit) -> Commit:
         labels=labels,
         reviewed=reviewed,
         axes=axes,
-        **{name: readable(getattr(commit, name)) for name in _TEXTS},
+        source=readable(commit.source),
+        path=readable(commit.path),
+        group=readable(commit.group),
+        kind=readable(commit.kind),
+        notes=readable(commit.notes),
     )
 
 

@@ -81,7 +81,7 @@ def read_index(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         ) from error
     columns = [head.casefold() for head in table[0]] if table else []
     rows = [
-        {head: cell for head, cell in zip(columns, [*row, *[""] * len(columns)], strict=False)}
+        dict(zip(columns, [*row, *[""] * len(columns)], strict=False))
         for row in table[1:]
         if any(row)
     ]

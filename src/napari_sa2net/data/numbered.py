@@ -248,8 +248,8 @@ class _Pieces:
         plane = self.plane
         if not self.values.size:
             return 0, 0.0, False
-        edges = [set(np.unique(edge)) for edge in (plane[0], plane[-1], plane[:, 0], plane[:, -1])]
-        around = set.intersection(*edges) - {0}
+        edges = (plane[0], plane[-1], plane[:, 0], plane[:, -1])
+        around = set.intersection(*(set(np.unique(edge)) for edge in edges)) - {0}
         candidates = [at for at, value in enumerate(self.values) if value in around]
         if not candidates or min(plane.shape) < 3:
             return 0, 0.0, False
@@ -270,8 +270,8 @@ class _Pieces:
         if not some.size:
             return [], False
         boxes = find_objects(self.pieces)
-        far = [at for at in some if self._is_apart([boxes[i] for i in self._of(at)])]
-        numbers = some if 2 * some.size > self.values.size else far
+        far = [at for at in some.tolist() if self._is_apart([boxes[i] for i in self._of(at)])]
+        numbers = some.tolist() if 2 * some.size > self.values.size else far
         return [int(self.values[at]) for at in numbers], bool(far)
 
     def _of(self, at: int) -> NDArray[np.intp]:
@@ -312,6 +312,6 @@ def _shared_words(planes: list[_Pieces], many: str) -> str:
     where = "far apart" if any(far for _, _, far in found) else "separate"
     return (
         f"{len(numbers)} of {n} numbers stand{'s' if len(numbers) == 1 else ''} in several "
-        f"{where} places, such as {', '.join(numbers[:_NAMED])}: several cells under one number are {many}. "
-        "Give each cell a number of its own."
+        f"{where} places, such as {', '.join(numbers[:_NAMED])}: several cells under one number "
+        f"are {many}. Give each cell a number of its own."
     )

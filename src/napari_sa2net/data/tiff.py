@@ -38,9 +38,9 @@ def read_tiff(path: Path) -> ImageFile:
         if lazy and series.dataoffset is not None and not series.is_pyramidal:
             array: Any = tifffile.memmap(path, series=0, mode="r")
         elif lazy:
-            import zarr
+            from napari_sa2net.data.lazy_tiff import LazyTiff
 
-            array = zarr.open_array(series.aszarr(level=0), mode="r")
+            array = LazyTiff.of(series, path, tif.series.index(series))
         else:
             array = series.asarray()
         axes = _clean_axes(series.axes, series.kind, tuple(array.shape))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-import weakref
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +47,8 @@ def allocate(
         return np.zeros(shape, dtype)
     import zarr
 
+    from napari_sa2net.inference.stored import Stored
+
     # Chunks hold all classes of a block, since they are written and read together.
     n_lead = len(shape) - 2
     lead = shape[-3:-2] if n_lead else ()
@@ -64,8 +64,7 @@ def allocate(
             f"{tempfile.gettempdir()} cannot be written ({error}). Free space there, or set "
             "the environment variable TMPDIR to another folder."
         ) from error
-    weakref.finalize(array, shutil.rmtree, folder, ignore_errors=True)
-    return array
+    return Stored.of(array, folder)
 
 
 class PlaneOf:

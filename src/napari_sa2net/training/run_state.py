@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -15,8 +15,40 @@ from napari_sa2net.training.runs import SCHEMA_VERSION, STATE
 
 def write_state(run: Path, state: dict[str, Any]) -> None:
     """Replace the state, whole; OutputError if it cannot be written."""
-    whole = {"schema_version": SCHEMA_VERSION, **state}
-    write_atomically(run / STATE, lambda file: torch.save(whole, file))
+    write_tensors(run / STATE, {"schema_version": SCHEMA_VERSION, **state})
+
+
+def write_tensors(path: Path, content: Any) -> None:
+    """Write what torch saves, whole or not at all; OutputError if it cannot be written."""
+
+    def save(file: BinaryIO) -> None:
+        target: Any = _Target(file)
+        try:
+            torch.save(content, target)
+        except RuntimeError:
+            if target.error is not None:
+                raise target.error from None
+            raise
+
+    write_atomically(path, save)
+
+
+class _Target:
+    """A file that remembers what was wrong with the disk, which torch does not pass on."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def read_state(run: Path) -> dict[str, Any]:

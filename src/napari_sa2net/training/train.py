@@ -7,7 +7,8 @@ import logging
 import math
 import shlex
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.utils.data import DataLoader
 
 from napari_sa2net.config import InputConfig, NetworkConfig, TrainConfig
@@ -27,7 +29,7 @@ from napari_sa2net.errors import (
     TrainingDataError,
     TrainingError,
 )
-from napari_sa2net.files import write_atomically
+from napari_sa2net.files import cannot_write, readable, write_atomically
 from napari_sa2net.inference.devices import fast_dtype, resolve_device
 from napari_sa2net.models.card import ModelCard
 from napari_sa2net.models.file import save_model
@@ -48,6 +50,7 @@ from napari_sa2net.training.dataset import (
     load_example,
 )
 from napari_sa2net.training.module import SegmentationModule
+from napari_sa2net.training.run_state import write_tensors
 from napari_sa2net.training.targets import CLASSES
 
 logger = logging.getLogger(__name__)
@@ -142,7 +145,8 @@ def train_folder(
     net, parent = start_network(config)
     module = SegmentationModule(net, config)
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run.mkdir(parents=True, exist_ok=True)
+    with _writing_to(run):
+        run.mkdir(parents=True, exist_ok=True)
     settings = config.model_dump(mode="json")
     write_atomically(run / "settings.json", json.dumps(settings, indent=1).encode())
 
@@ -170,6 +174,7 @@ def train_folder(
         val_check_interval=min(config.validate_every, config.steps),
         check_val_every_n_epoch=None,
         callbacks=[_averaging(config.ema_decay), best, latest, watch],
+        plugins=[_WholeCheckpoints()],
         # One table per part: Lightning empties the folder of a log that it opens.
         logger=CSVLogger(run, name="log", version=f"from_step_{done}" if done else ""),
         log_every_n_steps=max(1, min(50, config.steps)),
@@ -188,7 +193,7 @@ def train_folder(
         persistent_workers=config.workers > 0,
     )
     whole = DataLoader(ValidationDataset(validation, config), batch_size=1)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _writing_to(run):
         # Few loader workers are meant: crops are cheap beside the network on a CPU.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         # The run's settings and log are there already.
@@ -205,15 +210,16 @@ def train_folder(
     if not best.best_model_path:
         raise TrainingError("Training ended before its first validation. Train for more steps.")
     scores = _restore(module, Path(best.best_model_path))
+    data = readable(Path(directory).name)
     card = ModelCard(
         name=name,
-        description=f"{_TITLES[network_config(net).kind]} trained on {Path(directory).name}",
+        description=f"{_TITLES[network_config(net).kind]} trained on {data}",
         network=network_config(net),
         classes=CLASSES,
         input=input_config,
         diameter=config.diameter,
         training={
-            "data": Path(directory).name,
+            "data": data,
             "images": len(items),
             "validation_images": len(validation_items),
             "command": command,
@@ -229,6 +235,15 @@ def train_folder(
     if taken is None:
         path = add_file(path, name).path
     return TrainResult(path, card, scores)
+
+
+@contextmanager
+def _writing_to(run: Path) -> Iterator[None]:
+    """Of the images all is in memory, so what the system complains of is the run's folder."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(run, error) from error
 
 
 def quiet_lightning() -> None:
@@ -356,6 +371,15 @@ def _restore(module: SegmentationModule, path: Path) -> dict[str, float]:
     module.cpu().eval()
     scores = {k: float(v) for k, v in checkpoint["validation"].items()}
     return {**scores, "step": float(checkpoint["global_step"])}
+
+
+class _WholeCheckpoints(TorchCheckpointIO):
+    """A disk that is full must not cost the checkpoint before."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        write_tensors(Path(path), checkpoint)
 
 
 class _Watch(Callback):

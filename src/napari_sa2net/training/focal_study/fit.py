@@ -17,12 +17,12 @@ from torch.utils.data import DataLoader
 
 from napari_sa2net.config import TrainConfig
 from napari_sa2net.errors import Cancelled, OutOfMemoryError, TrainingError
-from napari_sa2net.files import write_atomically
 from napari_sa2net.inference.devices import fast_dtype, is_out_of_memory
 from napari_sa2net.nn import FocalExponent, Network
 from napari_sa2net.training.dataset import CropDataset, Example
 from napari_sa2net.training.focal_study.networks import as_trained
 from napari_sa2net.training.losses import deep_supervision_loss, make_loss
+from napari_sa2net.training.run_state import write_tensors
 from napari_sa2net.training.schedule import Schedule, gamma_peak
 
 SCHEMA_VERSION = 1
@@ -205,7 +205,7 @@ class _Run:
             "mean": self.mean.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        write_atomically(path, lambda file: torch.save(state, file))
+        write_tensors(path, state)
 
     def load(self, path: Path) -> None:
         try:
