@@ -13,7 +13,6 @@ from napari_sa2net.errors import EvaluationError
 from napari_sa2net.evaluation import evaluate_folders
 from napari_sa2net.metrics import SCORES, evaluate
 
-
 RGB = np.array([1, 2, 3], np.uint8)
 
 

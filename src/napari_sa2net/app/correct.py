@@ -17,7 +17,7 @@ from napari_sa2net.app.correct_keeping import CorrectKeeping
 from napari_sa2net.app.correct_restore import RestoredCells, resumed_session
 from napari_sa2net.app.correct_review import CorrectReview
 from napari_sa2net.app.correct_session import BeginJournal, Change, EditSession, now
-from napari_sa2net.app.correct_source import CellSource, Index
+from napari_sa2net.app.correct_source import CellSource, Index, odd_words
 from napari_sa2net.app.correct_state import CorrectState, Review, Said
 from napari_sa2net.app.correct_targets import MakeStep, chosen, inside, unmarked
 from napari_sa2net.app.link import EngineLink
@@ -81,6 +81,15 @@ class CorrectController:
         """Choose the cells, or tell that their place, plane or image changed."""
         with self.lock:
             former = self.state.cells
+            if source is not None:
+                known = self._sessions.get(source.key)
+                if known is not None and known.labels is not source.labels:
+                    # Before anybody hears of the new labels: they may have another shape.
+                    self.forget_cells(source.key)
+            at = (source.key, source.plane) if source is not None else None
+            if former is None or (former.key, former.plane) != at:
+                self.state.said = Said()
+                self.state.review = Review()
             self.state.cells = source
             image = source.image if source is not None else self.link.session.image
             if image is None or image.key != self._offered:
@@ -89,15 +98,7 @@ class CorrectController:
             self.keeping.image_chosen(image.key if image is not None else "")
             if source is not None:
                 self._sources[source.key] = source
-                known = self._sessions.get(source.key)
-                if known is not None and known.labels is not source.labels:
-                    self.forget_cells(source.key)
-                    self.state.cells = source
                 self._seen_since.setdefault(source.key, source.since or now())
-            at = (source.key, source.plane) if source is not None else None
-            if former is None or (former.key, former.plane) != at:
-                self.state.said = Said()
-                self.state.review = Review()
             self.show()
 
     def session_of(self, key: str) -> EditSession | None:
@@ -276,9 +277,12 @@ class CorrectController:
         if session is None and source.journal:
             self.keeping.look_for_offers(source.image)
         try:
-            return session or EditSession(
-                source.labels, begin, self._seen_since.get(source.key)
-            )
+            if session is None:
+                session = EditSession(source.labels, begin, self._seen_since.get(source.key))
+                words = "" if source.model or source.kept else odd_words(source)
+                if words:
+                    self.say(words, ok=False)
+            return session
         except SA2NetError as error:
             self.say(str(error), ok=False)
             return None

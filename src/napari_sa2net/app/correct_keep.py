@@ -18,6 +18,7 @@ from napari_sa2net.data.commit import Commit
 from napari_sa2net.data.corrections import CommittedData, TrainingSet
 from napari_sa2net.data.fingerprint import image_fingerprint
 from napari_sa2net.data.manifest import CommitRecord, is_training_set, read_manifest
+from napari_sa2net.data.numbered import as_labels
 from napari_sa2net.data.plan import ImagePlan, plan_image
 from napari_sa2net.edits import reviewed_labels
 from napari_sa2net.errors import CorrectionsError
@@ -272,7 +273,8 @@ def keep(request: KeepRequest) -> KeepResult:
     commits, replaced = [], []
     for plane in request.planes:
         index, box = where(plane.index)
-        labels, reviewed = plane.labels, plane.reviewed
+        # Numbers of any layer; a training set holds those of int32.
+        labels, reviewed = as_labels(plane.labels), plane.reviewed
         pixels, axes = _pixels(plan, source.image_index(plane.index), place)
         more: dict[str, Any] = {
             "source": image.name,
@@ -367,6 +369,11 @@ def with_former(
 def _problem(source: CellSource) -> str:
     if source.image is None:
         return "These cells lie on no image. Open the image that they belong to."
+    if source.could_lie_on:
+        return (
+            f"These cells are as large as {source.image.name!r}, but do not lie on its pixels: "
+            "lay them on it first, with the button above."
+        )
     if source.corner is None:
         return (
             f"The pixels of {source.name!r} are not those of {source.image.name!r}, so the "

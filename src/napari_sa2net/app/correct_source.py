@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
+
+from napari_sa2net.data.numbered import look_at
 
 if TYPE_CHECKING:
     from napari_sa2net.app.session import ImageSource
+
+#: Pixels of a plane that are looked at for what is odd.
+LOOKED_AT = 1 << 18
 
 Index = tuple[int, ...]
 Box = tuple[int, int, int, int]
@@ -69,6 +76,9 @@ class CellSource:
         Where the image came from, if it was opened from a training set.
     since
         When the cells came into the viewer, to the second; None where that is not known.
+    could_lie_on
+        Where ``corner`` is None: they have the image's shape, so `CellLayers.lay_on_image`
+        makes the pixels of the two lie on each other.
     """
 
     key: str
@@ -86,6 +96,7 @@ class CellSource:
     turned: str = ""
     kept: KeptPlace | None = None
     since: datetime | None = None
+    could_lie_on: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -104,3 +115,15 @@ class CellSource:
         y0, y1, x0, x1 = box or (0, self.shape[0], 0, self.shape[1])
         y, x = self.corner[-2:]
         return y0 + y, y1 + y, x0 + x, x1 + x
+
+
+def odd_words(source: CellSource) -> str:
+    """Why labels of elsewhere may be no cells, of the plane that is shown; empty if they are.
+
+    Of a large plane not every pixel is looked at, as that would be felt.
+    """
+    plane = source.labels[source.plane]
+    every = max(1, round(math.sqrt(plane.size / LOOKED_AT)))
+    look = look_at(np.asarray(plane[::every, ::every]), "corrected as one")
+    words = look.problem or look.note
+    return words[:1].upper() + words[1:]

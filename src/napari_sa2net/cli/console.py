@@ -39,7 +39,7 @@ def print_on_any_encoding() -> None:
             stream.reconfigure(errors=name)
 
 
-def _in_other_signs(encoding: str, error: UnicodeError) -> tuple[str | bytes, int]:
+def _in_other_signs(encoding: str, error: UnicodeError) -> tuple[bytes, int]:
     """For signs that an encoding lacks: a stand-in, else the sign without accents, else ?."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
@@ -51,7 +51,8 @@ def _in_other_signs(encoding: str, error: UnicodeError) -> tuple[str | bytes, in
                 one.encode(encoding)
                 written.append(one)
                 break
-    return "".join(written), error.end
+    # Bytes, since for text UTF-8 takes ASCII alone here.
+    return "".join(written).encode(encoding), error.end
 
 
 def stdout() -> Console:

@@ -310,8 +310,9 @@ def _shared_words(planes: list[_Pieces], many: str) -> str:
         return ""
     n = sum(plane.values.size for plane in planes)
     where = "far apart" if any(far for _, _, far in found) else "separate"
+    some = ", ".join(numbers[:_NAMED])
     return (
         f"{len(numbers)} of {n} numbers stand{'s' if len(numbers) == 1 else ''} in several "
-        f"{where} places, such as {', '.join(numbers[:_NAMED])}: several cells under one number "
-        f"are {many}. Give each cell a number of its own."
+        f"{where} places, such as {some}: several cells under one number are {many}. "
+        "Give each cell a number of its own."
     )

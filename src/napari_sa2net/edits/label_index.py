@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from napari_sa2net.edits.patch import Index, Integers, Patch
 from napari_sa2net.edits.shapes import Box
+from napari_sa2net.errors import EditError
 
 #: Reads a window of a plane.
 Reader = Callable[[Box], NDArray[Any]]
@@ -18,6 +19,8 @@ Reader = Callable[[Box], NDArray[Any]]
 # Columns of the table.
 _LABEL, _AREA, _SUM_Y, _SUM_X, _Y0, _Y1, _X0, _X1 = range(8)
 _FAR = 2**40
+#: The table holds no larger label.
+_FAR_LABEL = 2**63 - 1
 #: Rows scanned at a time, so that a scan of a huge plane needs little memory.
 _ROWS = 1024
 
@@ -231,6 +234,11 @@ class LabelIndex:
     ----------
     max_label : int
         Largest label there ever was; new objects count on from it.
+
+    Raises
+    ------
+    EditError
+        If a label is negative, or larger than is counted here.
     """
 
     def __init__(self, labels: Any, max_label: int | None = None) -> None:
@@ -239,7 +247,14 @@ class LabelIndex:
         if max_label is None:
             max_label = 0
             for index in np.ndindex(*labels.shape[:-2]):
-                max_label = max(max_label, int(np.asarray(labels[index]).max(initial=0)))
+                plane = np.asarray(labels[index])
+                max_label = max(max_label, int(plane.max(initial=0)))
+                if max_label > _FAR_LABEL or plane.min(initial=0) < 0:
+                    raise EditError(
+                        "Labels must lie in 0 … 9223372036854775807; these are "
+                        f"{plane.min()} … {plane.max()}. Number them anew, such as with "
+                        "relabel_sequential of skimage.segmentation."
+                    )
         self.max_label = int(max_label)
 
     def plane(self, index: Index = ()) -> PlaneIndex:

@@ -73,6 +73,9 @@ class CorrectPage(PageWidget):
         form = Form()
         form.add("Cells", self.cells_row, "The layer of cells that is corrected")
         form.add_wide(self.place)
+        self.lay_on = QPushButton("Lay them on the image")
+        self.lay_on.setToolTip("Give these cells the scale and the place of the image")
+        form.add_wide(self.lay_on)
         self.offers = OfferBox()
         self.no_cells = QWidget()
         self.no_cells_text = muted(NO_CELLS)
@@ -159,6 +162,7 @@ class CorrectPage(PageWidget):
         self.offers.discardWanted.connect(self.controller.keeping.discard)
         self.to_segment.clicked.connect(self._go_to_segment)
         self.new_layer.clicked.connect(self._add_layer)
+        self.lay_on.clicked.connect(self._lay_on)
         review = self.controller.review
         self.review.previousWanted.connect(review.previous)
         self.review.acceptWanted.connect(review.accept_and_next)
@@ -305,6 +309,11 @@ class CorrectPage(PageWidget):
     def _add_layer(self) -> None:
         self.cells.add_empty()
 
+    def _lay_on(self) -> None:
+        source = self.state.cells
+        if source is not None:
+            self.cells.lay_on_image(source.key)
+
     # --- what the state says ---------------------------------------------------------------
 
     def _cells_changed(self, _: Any = None) -> None:
@@ -339,6 +348,7 @@ class CorrectPage(PageWidget):
         self.cells_row.setEnabled(bool(choices))
         self.place.setText(_place(source))
         self.place.setVisible(source is not None)
+        self.lay_on.setVisible(source is not None and source.could_lie_on)
 
     def _show_history(self, _: Any = None) -> None:
         self.strip.set_history(self.state.undo, self.state.redo)
@@ -388,5 +398,7 @@ def _place(source: Any) -> str:
     if source is None:
         return ""
     words = f"over {source.image.name}" if source.image is not None else "over no image"
+    if source.could_lie_on and source.image is not None:
+        words = f"as large as {source.image.name}, but of another scale or place"
     plane = source.turned or plane_words(source.plane, source.labels.shape[:-2])
     return f"{words} · {plane}" if plane else words

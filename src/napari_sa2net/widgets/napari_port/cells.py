@@ -22,7 +22,12 @@ from napari_sa2net.widgets.napari_port.maps import is_overlay
 from napari_sa2net.widgets.napari_port.picking import bring_into_view
 from napari_sa2net.widgets.napari_port.reading import image_source, layer_axes, layer_key
 from napari_sa2net.widgets.napari_port.repaint import repaint, shown_index, turned_words
-from napari_sa2net.widgets.napari_port.results import METADATA_KEY, place_grid, place_labels
+from napari_sa2net.widgets.napari_port.results import (
+    METADATA_KEY,
+    place_grid,
+    place_labels,
+    set_transforms,
+)
 
 if TYPE_CHECKING:
     from napari_sa2net.widgets.napari_port.port import NapariPort
@@ -133,6 +138,7 @@ class CellLayers:
             turned_words(self._viewer.dims),
             self._places.get(image) if image is not None else None,
             self._port.seen_since(layer),
+            image is not None and corner is None and self._fits(image, layer),
         )
 
     @contextmanager
@@ -196,6 +202,24 @@ class CellLayers:
         self._picked = layer
         self._follow()
 
+    def lay_on_image(self, key: str) -> None:
+        """Give cells the scale and place of the image whose shape they have."""
+        layer = self.find(key)
+        image = self._image_under(layer)[0] if layer is not None else None
+        if layer is None or image is None or not self._fits(image, layer):
+            return
+        axes, channels = self._port.axes_of(image), self._port.channels_of(image)
+        source = image_source(self._viewer, image, axes, channels)
+        shape = _plane_shape(image, self._axes(image))
+        labels, arguments = place_labels(
+            image, source, layer.data.reshape(shape), (0,) * len(shape)
+        )
+        if labels.ndim != layer.ndim:
+            layer.data = labels
+        set_transforms(layer, arguments)
+        self._picked = layer
+        self._follow()
+
     def set_journal(self, key: str, journal: str) -> None:
         """Note on the layer where its corrections are journalled."""
         layer = self.find(key)
@@ -248,6 +272,8 @@ class CellLayers:
                 chosen = self._current
             elif chosen is None and over:
                 chosen = over[0]
+            elif chosen is None:  # some that a click lays on it
+                chosen = next((one for one in layers if self._fits(image, one)), None)
         if chosen is None and image is None and layers:
             chosen = self._current if self._current in layers else layers[0]
         self._current = chosen
@@ -270,7 +296,18 @@ class CellLayers:
             place = place_on(image, layer, self._axes(image))
             if place is not None:
                 return image, *place
+        seen.sort(key=lambda image: not self._fits(image, layer))
         return (seen[0] if seen else None), None, ()
+
+    def _fits(self, image: Image, layer: Labels) -> bool:
+        """Whether a layer has the shape of an image, wherever it lies."""
+        shape = tuple(layer.data.shape)
+        while len(shape) > 2 and shape[0] == 1:
+            shape = shape[1:]
+        wanted = _plane_shape(image, self._axes(image))
+        while len(wanted) > 2 and wanted[0] == 1:
+            wanted = wanted[1:]
+        return shape == wanted
 
     def _watch(self, layer: Labels) -> None:
         connections = Connections()
@@ -328,6 +365,12 @@ def _is_painted(layer: Labels, atoms: Any) -> bool:
     if isinstance(atom, tuple) and len(atom) == 3:
         return bool(np.all(np.asarray(layer.data[atom[0]]) == atom[2]))
     return True
+
+
+def _plane_shape(image: Image, axes: str) -> tuple[int, ...]:
+    """Shape of the labels of an image."""
+    shape = (image.data[0] if image.multiscale else image.data).shape
+    return tuple(int(n) for n, name in zip(shape, axes, strict=False) if name != "C")
 
 
 def place_on(
