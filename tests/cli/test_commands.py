@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import tifffile
+import zarr
 
 from napari_sa2net.cli.card_text import card_lines
 from napari_sa2net.data import synthetic_nuclei
@@ -193,3 +196,121 @@ def test_help_of_every_command(run):
         result = run(command, "--help")
         assert result.code == 0
         assert "Usage" in result.out
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp437", "cp932", "utf-8"])
+def test_all_is_printed_on_any_encoding(encoding):
+    text = "B\udcf6gen: ✓ 3 × 4 px², λ ≥ 0.5 “x” é 細"
+    command = "from napari_sa2net.cli import console as c; c.print_on_any_encoding(); "
+    command += f"c.stdout().print({text!r}); c.error({text!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", command],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=True,
+    )
+    said = done.stdout.decode(encoding).strip()
+    assert done.stderr.decode(encoding).strip() == f"error: {said}"
+    assert said.replace("ö", "o").startswith("Bogen: ")
+    expected = {
+        "ascii": 'Bogen: ok 3 x 4 px2, lambda >= 0.5 "x" e ?',
+        "cp1252": "Bögen: ok 3 × 4 px², lambda >= 0.5 “x” é ?",
+        "utf-8": text.replace("\udcf6", "ö"),
+    }
+    assert said == expected.get(encoding, said)
+
+
+@pytest.mark.parametrize("command", ["train", "attention", "focal-study"])
+def test_help_is_printed_on_an_old_encoding(command):
+    done = subprocess.run(
+        [sys.executable, "-m", "napari_sa2net.cli", command, "--help"],
+        env={**os.environ, "PYTHONIOENCODING": "cp437"},
+        capture_output=True,
+    )
+    assert done.returncode == 0
+    assert b"Usage: sa2net" in done.stdout
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_disk_that_is_full_is_one_line(run, masks, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device", "/tmp/x")
+
+    monkeypatch.setattr("napari_sa2net.evaluation.evaluate_folders", fail)
+    result = run("evaluate", masks / "found", masks / "truth")
+    assert result.code == 2
+    assert result.err.splitlines() == [
+        "error: '/tmp/x': No space left on device. Free space, or choose another folder."
+    ]
+
+
+def test_what_is_odd_about_masks_is_said(run, masks):
+    path = masks / "found" / "a.tif"
+    labels = tifffile.imread(path)
+    tifffile.imwrite(path, (labels + 1) // 2)
+    result = run("evaluate", masks / "found", masks / "truth")
+    assert result.code == 0
+    assert "several cells under one number are counted as one" in " ".join(result.err.split())
+    said = run("evaluate", masks / "found", masks / "truth", "--json").json()["notes"]
+    assert len(said) == 1
+    tifffile.imwrite(path, (labels > 0).astype("u1"))
+    result = run("evaluate", masks / "found", masks / "truth")
+    assert result.code == 2
+    assert "a.tif: this looks like a mask" in result.err
+
+
+def can_hold(folder, name):
+    try:
+        (folder / name).write_bytes(b"")
+        (folder / name).unlink()
+    except (OSError, UnicodeError):
+        return False
+    return True
+
+
+def test_names_that_are_no_utf_8(run, tmp_path, tiny_model):
+    name = os.fsdecode(b"Z\xe4hle.tif")
+    if not can_hold(tmp_path, name):
+        pytest.skip("this system takes names in UTF-8 only")
+    folder = tmp_path / os.fsdecode(b"B\xf6gen")
+    image, labels = synthetic_nuclei((80, 80), n=8, diameter=14, seed=1)
+    for kind, values in (("images", image), ("labels", labels.astype("u2"))):
+        (folder / kind).mkdir(parents=True)
+        tifffile.imwrite(str(folder / kind / name), values)
+    (folder / "index.csv").write_bytes("split;name\ntrain;Zähle\n".encode("cp1252"))
+    out = tmp_path / "out"
+    command = ("segment", folder / "images", "-o", out, "--model", tiny_model)
+    assert run(*command).code == 0
+    assert (out / "Zähle.tif").is_file()
+    assert (out / "objects.csv").read_text("utf-8").splitlines()[1].startswith("Zähle,1,")
+    record = json.loads((out / "extra" / "images" / "Zähle.json").read_text("utf-8"))
+    assert record["input"]["path"].endswith("Bögen/images/Zähle.tif")
+    again = run(*command, "--json").json()["images"]
+    assert [(one["name"], one["state"]) for one in again] == [("Zähle", "skipped")]
+    assert run(*command[:2], "-o", tmp_path / "o2", *command[4:]).code == 0
+    scores = run("evaluate", out, folder / "labels", "--index", folder / "index.csv", "--json")
+    assert list(scores.json()["images"]) == ["Zähle"]
+    explained = ("attention", folder / "images", "-o", tmp_path / "why", "--model", tiny_model)
+    assert run(*explained, "--no-figure").code == 0
+    assert (tmp_path / "why" / "Zähle" / "labels.tif").is_file()
+    new = tmp_path / "new"
+    assert run("corrections", "import", new, folder).code == 0
+    (commit,) = run("corrections", "list", new, "--json").json()
+    assert commit["source"]["name"] == "Zähle"
+    assert commit["source"]["path"].endswith("Bögen/images/Zähle.tif")
+    assert run("corrections", "import", new, folder).out.startswith("imported 0 commits")
+
+
+def test_fields_of_a_plate_are_told_apart(run, tmp_path, tiny_model):
+    image, _ = synthetic_nuclei((64, 64), n=5, diameter=14, seed=1)
+    for well in ("A/1", "A/2", "B/1"):
+        field = zarr.open_group(str(tmp_path / f"plate.zarr/{well}/0"), mode="w", zarr_format=2)
+        field.create_array("0", shape=image.shape, dtype=image.dtype)[:] = image
+        axes = [{"name": "y", "type": "space"}, {"name": "x", "type": "space"}]
+        field.attrs["multiscales"] = [{"axes": axes, "datasets": [{"path": "0"}]}]
+    options = (tmp_path / "plate.zarr/*/*/0", "--model", tiny_model, "-o")
+    assert run("segment", *options, tmp_path / "out").code == 0
+    names = sorted(path.stem for path in (tmp_path / "out").glob("*.tif"))
+    assert names == ["A_1_0", "A_2_0", "B_1_0"]
+    assert run("attention", *options, tmp_path / "why", "--no-figure").code == 0
+    assert sorted(p.parent.name for p in (tmp_path / "why").glob("*/labels.tif")) == names

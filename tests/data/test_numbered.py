@@ -3,7 +3,7 @@
 import numpy as np
 
 from napari_sa2net.data import synthetic_nuclei
-from napari_sa2net.data.numbered import mask_problem
+from napari_sa2net.data.numbered import look_at, mask_problem, notes_on
 
 
 def test_masks_of_one_value_and_of_classes():
@@ -35,3 +35,60 @@ def test_numbered_cells_are_left_alone():
     across[10:30, 10:30] = 1
     across[20] = 0
     assert mask_problem(across) == ""
+
+
+def test_background_with_a_number():
+    _, labels = synthetic_nuclei((128, 128), 30, 20, 1)
+    assert look_at(labels).problem == ""
+    assert "label 1 covers" in look_at(labels + 1).problem
+    ridges = labels + 1  # as a watershed leaves them: lines of 0 between all
+    ridges[8::16] = 0
+    assert "label 1 covers" in look_at(ridges).problem
+    assert "label 1 covers" in look_at(np.stack([labels, labels + 1])).problem
+    # Much is 0, so the large one may be a cell: said, not refused.
+    large = labels * 0
+    large[60:68] = large[:, 60:68] = 7
+    large[20:24, 20:24] = 8
+    look = look_at(large)
+    assert look.problem == ""
+    assert "label 7 covers" in look.note
+    # Cells without a gap, and one cell alone, are cells.
+    tiled = 1 + np.arange(16).reshape(4, 4).repeat(32, 0).repeat(32, 1)
+    assert look_at(tiled) == look_at(labels * 0 + 3) == look_at(labels * 0)
+
+
+def test_cells_under_one_number():
+    _, labels = synthetic_nuclei((128, 128), 12, 16, 1)
+    assert look_at(labels).note == ""
+    pairs = (labels + 1) // 2
+    assert f"{pairs.max()} of {pairs.max()} numbers stand" in look_at(pairs).note
+    # Two tiles that were numbered each on its own: one number twice is enough to tell.
+    one = np.zeros((60, 200), int)
+    for i in range(6):
+        one[10:30, 5 + 30 * i : 25 + 30 * i] = i + 1
+    assert look_at(one).note == ""
+    one[40:55, 5:20] = 6
+    assert "1 of 6 numbers stands in several far apart places, such as 6" in look_at(one).note
+    # A cell that a fibre lies across is still one.
+    across = one.copy()
+    across[across == 6] = 0
+    across[20] = 0
+    assert look_at(across[:, :30]).note != ""
+    across[20, :100] = one[20, :100]
+    across[40:] = 0
+    assert look_at(across).note == ""
+    # The same cells at several times, each in one place of its plane.
+    moved = np.zeros((3, 128, 128), int)
+    for time in range(3):
+        moved[time, 10:30, 10 + 30 * time : 30 + 30 * time] = 1
+        moved[time, 60:80, 100 - 30 * time : 120 - 30 * time] = 2
+    assert look_at(moved) == look_at(labels)
+    assert mask_problem(np.stack([labels > 0] * 3)) != ""
+
+
+def test_notes_are_few():
+    assert notes_on(["", ""], []) == []
+    notes = notes_on([f"image {i}" for i in range(9)], [f"empty {i}" for i in range(5)])
+    assert notes[3] == "Labels of 6 more images look like these."
+    assert notes[4].startswith("empty 0, empty 1, empty 2 and 2 more: no cell is labelled")
+    assert len(notes) == 5

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -416,3 +418,15 @@ def test_real_images(shared_dir) -> None:
     assert len(found) == 80
     kinds = {(read_image(path).axes, str(read_image(path).array.dtype)) for path in found}
     assert kinds == {("YX", "uint8"), ("YXC", "uint8")}
+
+
+def test_a_copy_of_an_image_on_disk_opens_it_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiff, "LAZY_BYTES", 100)
+    values = np.arange(64 * 48, dtype=np.uint16).reshape(64, 48)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, values, tile=(16, 16), compression="zlib")
+    file = read_image(path)
+    assert not isinstance(file.array, np.ndarray)
+    for again in (copy.deepcopy(file), pickle.loads(pickle.dumps(file))):
+        assert again.axes == file.axes
+        np.testing.assert_array_equal(again.array[10:20, 5:9], values[10:20, 5:9])

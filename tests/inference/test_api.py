@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
 
 import dask.array as da
@@ -10,6 +12,7 @@ import pytest
 import zarr
 
 from napari_sa2net.config import InstanceConfig
+from napari_sa2net.data import plan_image
 from napari_sa2net.errors import (
     AxesError,
     Cancelled,
@@ -19,7 +22,8 @@ from napari_sa2net.errors import (
     ModelNotFoundError,
     SettingsError,
 )
-from napari_sa2net.inference.api import segment
+from napari_sa2net.inference.api import attention, segment
+from napari_sa2net.inference.explanation import explain
 from napari_sa2net.inference.settings import split_settings
 
 
@@ -198,3 +202,27 @@ def test_settings_are_sorted_by_name() -> None:
     predict, instances = split_settings(InstanceConfig(split=0.7), tile=128, min_size=3)
     assert predict.tile == 128
     assert instances == InstanceConfig(split=0.7, min_size=3)
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_results_can_be_copied_and_pickled(model, nuclei, how, tmp_path) -> None:
+    result = segment(nuclei, model)
+    again = how(result)
+    np.testing.assert_array_equal(again.labels, result.labels)
+    np.testing.assert_array_equal(again.probability, result.probability)
+    assert again.objects.equals(result.objects)
+    assert again.provenance == result.provenance
+    np.testing.assert_array_equal(segment(nuclei, how(model)).labels, result.labels)
+    explained = explain(nuclei, model)
+    np.testing.assert_array_equal(how(explained).labels, explained.labels)
+    maps = attention(nuclei, model)
+    assert how(maps).keys() == maps.keys()
+    # Plans of arrays on disk, also where chunks of them are kept.
+    store = zarr.create_array(
+        str(tmp_path / "a.zarr"), shape=(1100, 1000), chunks=(1100, 1000), dtype="u2"
+    )
+    store[:] = np.tile(np.arange(1000, dtype="u2"), (1100, 1))
+    for image in (store, da.from_array(np.asarray(store), chunks=1100)):
+        plan = plan_image(image)
+        window = plan.read((), 5, 9, 100, 110)
+        np.testing.assert_array_equal(how(plan).read((), 5, 9, 100, 110), window)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -39,3 +41,23 @@ def test_no_room_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
     with pytest.raises(OutputError, match="TMPDIR"):
         allocate((600, 700), np.float32, limit=1000)
+
+
+def test_a_copy_of_a_large_result_outlives_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    array = allocate((2, 600, 700), np.int32, limit=1000)
+    array[1, 5:9, 5:9] = 7
+    copies = [pickle.loads(pickle.dumps(array)), copy.deepcopy(array)]
+    array[0, 0, 0] = 1  # is not seen in the copies
+    del array
+    gc.collect()
+    for one in copies:
+        assert np.asarray(one[1, 5:9, 5:9]).min() == 7
+        assert np.asarray(one[:]).sum() == 7 * 16
+        one[0, 0, 0] = 3
+        assert one[0, 0, 0] == 3
+    del copies, one
+    gc.collect()
+    assert not list(tmp_path.iterdir())

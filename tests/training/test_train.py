@@ -1,6 +1,8 @@
 """A real, tiny training from folder to registered model."""
 
+import contextlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,11 +14,14 @@ from napari_sa2net.data.synthetic import synthetic_nuclei
 from napari_sa2net.errors import (
     Cancelled,
     ModelExistsError,
+    OutputError,
     SettingsError,
     TrainingDataError,
     TrainingError,
 )
 from napari_sa2net.models import load_model
+from napari_sa2net.training.fine_tune import fine_tune
+from napari_sa2net.training.run_state import write_tensors
 from napari_sa2net.training.train import train_folder
 
 SMALL = TrainConfig(
@@ -188,3 +193,50 @@ def test_settings_of_a_run_are_readable(folder, tmp_path, capfd):
     said = capfd.readouterr()
     assert "Lightning" not in said.err + said.out
     assert "GPU available" not in said.err + said.out
+
+
+@contextlib.contextmanager
+def small_disk(n_bytes):
+    """No file may grow beyond that; what writes more hears of it as of a full disk."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_costs_no_checkpoint(folder, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "last.ckpt").write_bytes(b"of before")
+    with (
+        small_disk(20_000),
+        pytest.raises(OutputError, match=r"last\.ckpt' cannot be written.*disk is not full"),
+    ):
+        train_folder(folder, "full", SMALL, out=run)
+    assert (run / "last.ckpt").read_bytes() == b"of before"
+    assert not list(run.glob(".part*"))
+
+
+def test_a_full_disk_costs_no_state_of_a_run(tmp_path):
+    write_tensors(tmp_path / "state.pt", {"a": torch.zeros(10)})
+    before = (tmp_path / "state.pt").read_bytes()
+    with small_disk(20_000), pytest.raises(OutputError, match="cannot be written"):
+        write_tensors(tmp_path / "state.pt", {"a": torch.rand(100_000)})
+    assert (tmp_path / "state.pt").read_bytes() == before
+    with pytest.raises((RuntimeError, TypeError, AttributeError)):
+        write_tensors(tmp_path / "state.pt", {"a": lambda: 0})
+
+
+def test_label_images_without_a_cell_are_named(folder, tmp_path, caplog):
+    empty = tmp_path / "empty"
+    shutil.copytree(folder, empty)
+    tifffile.imwrite(empty / "labels" / "0.tif", np.zeros((96, 112), np.uint8))
+    train_folder(empty, "some", SMALL.model_copy(update={"steps": 2}))
+    assert "0: no cell is labelled, so all of it is learned as background" in caplog.text
+    for path in (empty / "labels").iterdir():
+        tifffile.imwrite(path, np.zeros((96, 112), np.uint8))
+    with pytest.raises(TrainingDataError, match="every pixel is 0"):
+        fine_tune(empty, "nuclei", {"steps": 1}, name="none")

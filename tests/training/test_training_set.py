@@ -1,5 +1,6 @@
 """Training folders as people lay them out."""
 
+import unicodedata
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from napari_sa2net.config import InputConfig
 from napari_sa2net.data import plan_image
 from napari_sa2net.data.training_set import load_training_folder, split_items
 from napari_sa2net.errors import TrainingDataError
+from napari_sa2net.evaluation import evaluate_folders
 from napari_sa2net.training.dataset import take_levels
 
 
@@ -44,6 +46,77 @@ def test_only_train_and_val_rows_are_read(tmp_path):
     assert [i.name for i in validation] == ["b"]
     assert training[0].kind == "fluo"
     assert training[0].group == "g1"
+
+
+GERMAN = "Split;Name;Kind;Group\r\nTraining;a;fluo;Körner\r\nValidation; b ;fluo;x\r\n;;;\r\n"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        GERMAN.encode("cp1252"),
+        GERMAN.encode("utf-8-sig"),
+        GERMAN.replace(";", "\t").encode("utf-16"),
+        GERMAN.replace(";", "\t").encode("utf-16-le"),
+        GERMAN.replace(";", ",").encode("utf-16-be"),
+        ("sep=;\r\n" + GERMAN).encode(),
+        GERMAN.replace(";", ", ").encode(),
+        GERMAN.replace(";", " ,\t").encode(),
+        GERMAN.replace("Training", '"TRAIN"').replace("Validation", " val ").encode("latin-1"),
+        GERMAN.replace("a;", "a.ome.tif;").replace(" b ", "b.PNG").encode(),
+    ],
+    ids=range(10),
+)
+def test_an_index_as_spreadsheets_write_it(tmp_path, raw):
+    folder = folder_of(tmp_path, ["a", "b"])
+    (folder / "index.csv").write_bytes(raw)
+    found = [(i.name, i.split, i.kind, i.group) for i in load_training_folder(folder)]
+    assert found == [("a", "train", "fluo", "Körner"), ("b", "val", "fluo", "x")]
+    for kind in ("one", "two"):
+        (tmp_path / kind).mkdir()
+        for name in "ab":
+            np.save(tmp_path / kind / f"{name}.npy", np.eye(9, dtype=int))
+    index = tmp_path / "index.csv"
+    report = evaluate_folders(
+        tmp_path / "one", tmp_path / "two", index, split="training", group_by="GROUP"
+    )
+    assert [group.name for group in report.groups] == ["Körner"]
+
+
+def test_rows_without_a_split_are_not_lost(tmp_path):
+    index = "split,name\ntrain,a\n,b\ntest,c\n"
+    items = load_training_folder(folder_of(tmp_path, ["a", "b", "c"], index))
+    assert [(i.name, i.split) for i in items] == [("a", "train"), ("b", "")]
+
+
+def test_splits_that_are_unknown_are_named(tmp_path):
+    folder = folder_of(tmp_path, ["a", "b"], "split,name\nfold 1,a\nfold 2,b\n")
+    with pytest.raises(TrainingDataError, match="are fold 1, fold 2, and none is train or val"):
+        load_training_folder(folder)
+
+
+def test_an_index_that_is_no_table(tmp_path):
+    folder = folder_of(tmp_path, ["a"], "split,name\n")
+    (folder / "index.csv").write_bytes(b"split,name\ntrain,a\r" + b"x" * 140_000)
+    with pytest.raises(TrainingDataError, match="cannot be read"):
+        load_training_folder(folder)
+
+
+def test_files_of_one_image_pair_by_stem(tmp_path):
+    put(tmp_path, "a.ome")
+    put(tmp_path, "a", "labels")
+    put(tmp_path, "a.OME", "reviewed")
+    put(tmp_path, "b")
+    put(tmp_path, "b.ome", "labels")
+    put(tmp_path, unicodedata.normalize("NFD", "ä"))
+    put(tmp_path, unicodedata.normalize("NFC", "ä"), "labels")
+    (tmp_path / "labels" / "a.tif").rename(tmp_path / "labels" / "a.Tif")
+    items = load_training_folder(tmp_path)
+    assert [item.name for item in items] == ["a", "b", unicodedata.normalize("NFC", "ä")]
+    assert items[0].reviewed is not None
+    put(tmp_path, "a")
+    with pytest.raises(TrainingDataError, match="'a' with two endings"):
+        load_training_folder(tmp_path)
 
 
 def test_an_index_may_lie_above_the_splits(tmp_path):

@@ -305,9 +305,7 @@ class ResultFolder:
             for row in reader:
                 writer.writerow({"image": name, **row})
                 count += 1
-        write_atomically(
-            self.folder / "objects.csv", text.getvalue().encode()
-        )
+        write_atomically(self.folder / "objects.csv", text.getvalue().encode())
         return count
 
     def _tables(self) -> Iterator[tuple[str, csv.DictReader[str]]]:
