@@ -17,6 +17,7 @@ from napari_sa2net.config import InstanceConfig
 from napari_sa2net.data.corrections import TrainingSet
 from napari_sa2net.data.fingerprint import image_fingerprint
 from napari_sa2net.data.journal import Journal, JournalImage, list_journals
+from napari_sa2net.data.synthetic import synthetic_nuclei
 from napari_sa2net.edits import Corrections, accept, delete, mark_region
 from napari_sa2net.engine import protocol as p
 
@@ -482,3 +483,42 @@ def test_foreground_of_a_plane() -> None:
     known = Foreground((0.2, 0.5, 0.8), reached, 0.5)
     np.testing.assert_allclose(known.plane((0,))[:, 1], [0.35, 0.9])
     assert known.plane((0,)).shape == (2, 2)
+
+
+def test_what_is_odd_about_labels_of_elsewhere_is_said(desks: Any) -> None:
+    _, labels = synthetic_nuclei((96, 96), n=10, diameter=14, seed=1)
+
+    def said(labels: Any, **source: Any) -> Any:
+        desk = desks(labels, **source)
+        assert (desk.controller.open() is None) == (labels.min() < 0)
+        return desk.state.said
+
+    assert said(labels.copy()).words == ""
+    assert said(labels + 1).words.startswith("Label 1 covers")
+    assert said((labels > 0).astype(np.uint8)).words.startswith("This looks like a mask")
+    assert "under one number" in said((labels + 1) // 2).words
+    assert said(np.stack([labels * 0, labels + 1]), plane=(0,)).words == ""
+    # What a model made, or a person kept, is not doubted.
+    assert said((labels + 1) // 2, model="tiny").words == ""
+    for wrong, words in (
+        (labels - 1, "these are -1 …"),
+        (np.where(labels, labels.astype("u8") + np.uint64(2**63), np.uint64(0)), "Number them"),
+    ):
+        desk = desks(wrong)
+        assert desk.controller.open() is None
+        assert words in desk.state.said.words
+        assert not desk.state.said.ok
+
+
+@pytest.mark.parametrize("dtype", ["uint32", "int64", "uint64"])
+def test_large_numbers_are_corrected_and_kept(desks: Any, dtype: str, home: Path) -> None:
+    _, labels = synthetic_nuclei((96, 96), n=10, diameter=14, seed=1)
+    huge = np.where(labels, labels.astype(dtype) + np.dtype(dtype).type(4_000_000_000), 0)
+    desk = desks(huge.astype(dtype))
+    assert desk.controller.accept(4_000_000_003)
+    assert desk.controller.do(lambda c, i: delete(c, [4_000_000_005], i))
+    (record,) = desk.keep()
+    kept = TrainingSet.open(desk.state.folder).load(record.id)
+    assert record.n_objects == labels.max() - 1
+    assert len(np.unique(kept.labels[labels == 3])) == 1
+    assert not kept.labels[labels == 5].any()

@@ -571,3 +571,53 @@ def test_result_edge_box_and_sliders(open_page: Any, qtbot: Any) -> None:
     assert np.isin(before[101:][changed[101:]], cut).all()
     key(viewer, "Control-Z")
     np.testing.assert_array_equal(cells.data, before)
+
+
+@pytest.mark.parametrize("lead", [(), (1,)])
+def test_cells_of_another_scale_are_laid_on_the_image(
+    open_page: Any, qtbot: Any, lead: tuple[int, ...]
+) -> None:
+    page = open_page()
+    viewer = page.port.viewer
+    labels = disks(*FOUR)
+    image = viewer.add_image(
+        picture(labels), name="nuclei", scale=(0.3, 0.4), translate=(5, 6), rotate=10
+    )
+    cells = viewer.add_labels(labels.reshape(lead + labels.shape).copy(), name="from a file")
+    qtbot.waitUntil(lambda: page.state.cells is not None)
+    assert page.lay_on.isVisible()
+    page.controller.keeping.refresh()
+    assert "lay them on it first" in page.state.keep.problem
+    page.lay_on.click()
+    qtbot.waitUntil(lambda: not page.lay_on.isVisible())
+    assert page.state.cells.corner == (0, 0)
+    assert page.place.text() == "over nuclei"
+    for point in ((0, 0), (7, 3), (20, 30)):
+        there = image.data_to_world(point)
+        np.testing.assert_allclose(cells.data_to_world(point), there, atol=1e-9)
+    assert page.controller.accept(1)
+    page.controller.keeping.refresh()
+    assert page.state.keep.can
+    # Cells of another size have nothing to be laid on.
+    viewer.add_labels(labels[:-3].copy(), name="smaller")
+    qtbot.waitUntil(lambda: page.state.cells.name == "smaller")
+    assert not page.lay_on.isVisible()
+
+
+def test_cells_of_a_stack_with_channels_are_laid_on_it(open_page: Any, qtbot: Any) -> None:
+    page = open_page()
+    viewer = page.port.viewer
+    labels = np.stack([disks(*FOUR)] * 3)
+    values = np.stack([picture(plane) for plane in labels])
+    image = viewer.add_image(
+        np.stack([values] * 2, 1), name="stack", scale=(2, 1, 0.3, 0.3), translate=(1, 0, 2, 3)
+    )
+    page.port.set_axes("ZCYX")
+    cells = viewer.add_labels(labels, name="from a file")
+    qtbot.waitUntil(lambda: page.lay_on.isVisible())
+    page.lay_on.click()
+    qtbot.waitUntil(lambda: not page.lay_on.isVisible())
+    assert page.state.cells.corner == (0, 0, 0)
+    assert cells.data.shape == (3, 1, *labels.shape[1:])
+    at = np.asarray(cells.data_to_world((2, 0, 4, 5)))[[0, 2, 3]]
+    np.testing.assert_allclose(at, np.asarray(image.data_to_world((2, 0, 4, 5)))[[0, 2, 3]])

@@ -216,10 +216,14 @@ def test_given_away_and_taken_in(
         for kind, values in (("images", image), ("labels", labels)):
             (plain / kind).mkdir(parents=True, exist_ok=True)
             tifffile.imwrite(plain / kind / f"{i}.tif", values)
+    # the second has pairs of cells under one number
+    tifffile.imwrite(plain / "labels" / "1.tif", (labels + 1) // 2)
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(plain))
     actions.take_in.menu().actions()[0].trigger()
     wait(qtbot, lambda: page.set.list.count() == 2)
-    assert actions.said.text() == "Imported 2 images from elsewhere ü."
+    said = actions.said.text()
+    assert said.startswith("Imported 2 images from elsewhere ü. 1: 4 of 4 numbers stand in")
+    assert "several cells under one number are learned as one" in said
     # out to a zip file whose ending nobody typed, and in again from there
     asked = str(tmp_path / "copy"), "Zip file (*.zip)"
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: asked)
