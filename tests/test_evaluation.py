@@ -112,6 +112,16 @@ def test_names_of_the_index_may_carry_an_ending(folders, tmp_path):
     assert report.all.scores == expected(arrays, "ac")
 
 
+def test_a_truth_without_a_cell_is_said(folders):
+    predicted, truth, arrays = folders
+    assert evaluate_folders(predicted, truth).notes == ()
+    for name in arrays:
+        tifffile.imwrite(truth / f"{name}.tif", np.zeros((40, 40), np.uint8))
+    (note,) = evaluate_folders(predicted, truth).notes
+    assert note.startswith("No file of")
+    assert "holds a cell" in note
+
+
 def test_progress_tells_each_image(folders):
     predicted, truth, _ = folders
     seen = []

@@ -230,6 +230,8 @@ def evaluate_folders(
         if progress is not None:
             progress(done, len(group_of), stem)
         by_stem[stem] = _score_files(predicted[stem], truth[stem], notes)
+    if not any(score.n_truth for score in by_stem.values()):
+        notes.insert(0, f"No file of {truth_dir} holds a cell: every pixel is 0.")
     if progress is not None:
         progress(len(group_of), len(group_of), "")
 
