@@ -152,10 +152,10 @@ def _taken(labels: Any, truth: Any, notes: list[str]) -> tuple[Any, Any]:
     for name, values in named:
         try:
             array = as_labels(values)
-        except (LabelsError, ValueError) as error:
-            if not isinstance(error, LabelsError):
-                return labels, truth  # ragged: `metrics.evaluate` says so
+        except LabelsError as error:
             raise EvaluationError(f"The {name}: {error}") from error
+        except ValueError:  # ragged: `metrics.evaluate` says so
+            return labels, truth
         arrays.append(array)
     found, true = arrays
     if found.shape != true.shape and min(found.ndim, true.ndim) == 2:

@@ -7,6 +7,7 @@ cell by cell.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,10 @@ NO_CELL = (
 LARGE = 10
 #: Less than this share of pixels is 0 where background has another number (lines may be 0).
 FEW_ZEROS = 0.2
+#: A number in so many pieces is of a mask.
+MANY = 50
+#: Of a plane with more pixels only every second, third … row and column is looked at.
+LOOKED_AT = 2**26
 #: Largest number of a label.
 _LARGEST = int(np.iinfo(np.int32).max)
 #: Names in a message before the rest is only counted.
@@ -176,7 +181,7 @@ def look_at(labels: NDArray[Any], many: str = "learned as one") -> Look:
     problem = _mask_words(planes)
     sure, unsure = "", ""
     for plane in planes:
-        number, share, few_zeros = plane.background()
+        number, share, few_zeros = plane.background
         if number and not (sure or unsure):
             words = (
                 f"label {number} covers {share:.0%} of the image and touches all its sides, so "
@@ -216,74 +221,87 @@ def _listed(names: list[str]) -> str:
 
 def _planes(labels: NDArray[Any]) -> Iterator[NDArray[Any]]:
     labels = np.asarray(labels)
-    yield from labels.reshape(-1, *labels.shape[-2:]) if labels.size else ()
+    for plane in labels.reshape(-1, *labels.shape[-2:]) if labels.size else ():
+        every = math.ceil(math.sqrt(plane.size / LOOKED_AT))
+        yield plane[::every, ::every]
 
 
 class _Pieces:
-    """The connected pieces of a plane, and whose they are."""
+    """What the connected pieces of a plane tell of its labels.
+
+    Attributes
+    ----------
+    values : array
+        Labels but for 0.
+    per_label : array
+        Pieces of each that are no crumbs.
+    background : (int, float, bool)
+        Number of a label that looks like background (else 0), its share, and if few are 0.
+    shared : list of int
+        Numbers of several cells.
+    apart : bool
+        One of these cells lies far from the others of its number.
+    """
 
     def __init__(self, plane: NDArray[Any]) -> None:
         from skimage.measure import label  # slow to load
 
-        self.plane = plane
-        self.pieces = label(plane.astype(np.int64), connectivity=2)
-        areas = np.bincount(self.pieces.ravel())[1:]
+        pieces = label(plane.astype(np.int64), connectivity=2)
+        areas = np.bincount(pieces.ravel())[1:]
         owner = np.zeros(areas.size + 1, np.int64)
-        owner[self.pieces.ravel()] = plane.ravel()
+        owner[pieces.ravel()] = plane.ravel()
         self.values, index = np.unique(owner[1:], return_inverse=True)
         largest = np.zeros(self.values.size, np.int64)
         np.maximum.at(largest, index, areas)
-        self.areas = np.bincount(index, areas, self.values.size)
-        #: numbers of the pieces that are no crumbs, and the place of their label in `values`
-        self.whole = np.flatnonzero(areas >= CRUMB * largest[index])
-        self.index = index[self.whole]
-        self.per_label = np.bincount(self.index, minlength=self.values.size)
-        self.typical = float(np.sqrt(np.median(areas[self.whole]))) if areas.size else 0.0
+        whole = np.flatnonzero(areas >= CRUMB * largest[index])
+        self.per_label = np.bincount(index[whole], minlength=self.values.size)
+        self.background = self._background(plane, np.bincount(index, areas, self.values.size))
+        typical = float(np.sqrt(np.median(areas[whole]))) if areas.size else 0.0
+        # Of a mask's many pieces nothing is asked.
+        several = np.flatnonzero((self.per_label > 1) & (self.per_label < MANY)).tolist()
+        of_label = {at: whole[index[whole] == at] for at in several}
+        self.shared, self.apart = self._shared(pieces, of_label, typical)
 
-    def background(self) -> tuple[int, float, bool]:
-        """Number of a label that looks like background (else 0), its share, and if few are 0.
-
-        It touches all sides, and is far larger than cells are.
-        """
-        plane = self.plane
-        if not self.values.size:
+    def _background(self, plane: NDArray[Any], areas: NDArray[Any]) -> tuple[int, float, bool]:
+        """It touches all sides, and is far larger than cells are."""
+        if not self.values.size or min(plane.shape) < 3:
             return 0, 0.0, False
         edges = (plane[0], plane[-1], plane[:, 0], plane[:, -1])
         around = set.intersection(*(set(np.unique(edge)) for edge in edges)) - {0}
         candidates = [at for at, value in enumerate(self.values) if value in around]
-        if not candidates or min(plane.shape) < 3:
+        if not candidates:
             return 0, 0.0, False
-        at = max(candidates, key=lambda i: self.areas[i])
-        others = np.delete(self.areas, at)
-        share = float(self.areas[at] / plane.size)
+        at = max(candidates, key=lambda i: areas[i])
+        others = np.delete(areas, at)
+        share = float(areas[at] / plane.size)
         if not others.size or not (
-            share > 0.5 or (share > 0.1 and self.areas[at] > LARGE * np.median(others))
+            share > 0.5 or (share > 0.1 and areas[at] > LARGE * np.median(others))
         ):
             return 0, 0.0, False
-        return int(self.values[at]), share, 1 - self.areas.sum() / plane.size < FEW_ZEROS
+        return int(self.values[at]), share, 1 - areas.sum() / plane.size < FEW_ZEROS
 
-    def shared(self) -> tuple[list[int], bool]:
-        """Numbers of several separate places, and whether one of these lies far apart."""
+    def _shared(
+        self, pieces: NDArray[Any], of_label: dict[int, NDArray[np.intp]], typical: float
+    ) -> tuple[list[int], bool]:
         from scipy.ndimage import find_objects
 
-        some = np.flatnonzero((self.per_label > 1) & (self.per_label < 50))
-        if not some.size:
+        if not of_label:
             return [], False
-        boxes = find_objects(self.pieces)
-        far = [at for at in some.tolist() if self._is_apart([boxes[i] for i in self._of(at)])]
-        numbers = some.tolist() if 2 * some.size > self.values.size else far
+        boxes = find_objects(pieces)
+        far = [
+            at for at, own in of_label.items() if _is_apart([boxes[i] for i in own], typical)
+        ]
+        numbers = list(of_label) if 2 * len(of_label) > self.values.size else far
         return [int(self.values[at]) for at in numbers], bool(far)
 
-    def _of(self, at: int) -> NDArray[np.intp]:
-        return self.whole[self.index == at]
 
-    def _is_apart(self, boxes: list[Any]) -> bool:
-        """Whether a piece lies further from all others than a cell is large."""
-        spans = np.array([[(s.start, s.stop) for s in box] for box in boxes], float)
-        gaps = np.maximum(spans[:, None, :, 0] - spans[None, :, :, 1], 0).max(-1)
-        gaps = np.maximum(gaps, gaps.T)
-        np.fill_diagonal(gaps, np.inf)
-        return bool(gaps.min(1).max() > self.typical)
+def _is_apart(boxes: list[Any], typical: float) -> bool:
+    """Whether a piece lies further from all others than a cell is large."""
+    spans = np.array([[(s.start, s.stop) for s in box] for box in boxes], float)
+    gaps = np.maximum(spans[:, None, :, 0] - spans[None, :, :, 1], 0).max(-1)
+    gaps = np.maximum(gaps, gaps.T)
+    np.fill_diagonal(gaps, np.inf)
+    return bool(gaps.min(1).max() > typical)
 
 
 def _mask_words(planes: list[_Pieces]) -> str:
@@ -304,12 +322,11 @@ def _mask_words(planes: list[_Pieces]) -> str:
 
 
 def _shared_words(planes: list[_Pieces], many: str) -> str:
-    found = [(plane, *plane.shared()) for plane in planes]
-    numbers = [str(number) for _, some, _ in found for number in some]
+    numbers = [str(number) for plane in planes for number in plane.shared]
     if not numbers:
         return ""
     n = sum(plane.values.size for plane in planes)
-    where = "far apart" if any(far for _, _, far in found) else "separate"
+    where = "far apart" if any(plane.apart for plane in planes) else "separate"
     some = ", ".join(numbers[:_NAMED])
     return (
         f"{len(numbers)} of {n} numbers stand{'s' if len(numbers) == 1 else ''} in several "
