@@ -230,6 +230,8 @@ def test_an_image_without_height_is_named(folder: Path) -> None:
             with pytest.raises(SA2NetError, match=r"b\.npy has no pixel"):
                 load_example(item, InputConfig(), 14.0)
     with pytest.raises(SA2NetError, match=r"b\.npy has no pixel"):
+        read_kept(folder, "b")
+    with pytest.raises(SA2NetError, match=r"b\.npy has no pixel"):
         TrainingSet.open(folder.parent / "new", create=True).import_folder(folder)
 
 

@@ -20,7 +20,7 @@ from napari_sa2net.app.session import ErrorInfo, error_info
 from napari_sa2net.data.corrections import TrainingSet
 from napari_sa2net.data.exchange import import_into
 from napari_sa2net.data.manifest import CommitRecord, is_training_set
-from napari_sa2net.data.training_set import load_training_folder
+from napari_sa2net.data.training_set import check_pixels, load_training_folder
 from napari_sa2net.errors import CommitNotFoundError, SA2NetError
 
 #: pixels that are looked at to choose the contrast
@@ -236,6 +236,7 @@ def _read_item(folder: Path, key: str) -> KeptImage:
     file = read_image(item.image)
     image = np.asarray(file.array)
     shape = image.shape[file.axes.index("Y")], image.shape[file.axes.index("X")]
+    check_pixels(item, shape)
     labels = read_labels(item.labels, shape).astype(np.int32)
     rgb = file.axes == "YXC" and image.shape[2] in (3, 4)
     limits = None if rgb else _limits(image, item.levels)

@@ -153,11 +153,7 @@ def read_truth(
     from napari_sa2net.data.label_file import read_labels, read_mask
     from napari_sa2net.data.numbered import look_at
 
-    if 0 in shape:
-        raise TrainingDataError(
-            f"{item.image} has no pixel (it is {shape[0]} × {shape[1]}). Take it out, with its "
-            "labels."
-        )
+    check_pixels(item, shape)
     path = item.labels
     try:
         labels = read_labels(path, shape)
@@ -173,6 +169,15 @@ def read_truth(
     if look.problem:
         raise TrainingDataError(f"{item.labels}: {look.problem}")
     return labels, counts, f"{item.name}: {look.note}" if look.note else ""
+
+
+def check_pixels(item: TrainingItem, shape: tuple[int, int]) -> None:
+    """TrainingDataError where an image has no pixel."""
+    if 0 in shape:
+        raise TrainingDataError(
+            f"{item.image} has no pixel (it is {shape[0]} × {shape[1]}). Take it out, with its "
+            "labels."
+        )
 
 
 def split_items(
