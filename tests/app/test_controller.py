@@ -135,7 +135,7 @@ def test_segment(page):
     assert page.session.sliders == "live"
     assert not page.session.running
     assert page.session.progress is None
-    last = [one for one in seen if one is not None and one.what == "tiles"][-1]
+    last = [one for one in seen if one is not None and one.what == "segmenting"][-1]
     assert last.done == last.total == outcome.result.n_tiles
 
 
@@ -218,7 +218,7 @@ def test_an_edit_during_the_run_is_not_overwritten(page):
 def test_a_stale_result_is_dropped(page):
     page.open("stale", np.tile(IMAGE, (2, 2)))
     page.controller.segment()
-    page.until(lambda: page.session.progress and page.session.progress.what == "tiles")
+    page.until(lambda: page.session.progress and page.session.progress.what == "segmenting")
     page.controller.image_changed("stale")
     page.until(lambda: not page.session.running)
     assert not page.of("result_ready")
@@ -258,7 +258,7 @@ def test_another_image_may_be_chosen_meanwhile(page):
 def test_cancel(page):
     page.open("cancel", np.tile(IMAGE, (5, 5)))
     page.controller.segment()
-    page.until(lambda: page.session.progress and page.session.progress.what == "tiles")
+    page.until(lambda: page.session.progress and page.session.progress.what == "segmenting")
     assert page.session.engine == "busy"
     page.controller.cancel()
     assert page.session.progress.what == "cancelling"
@@ -316,7 +316,7 @@ def test_a_killed_engine_is_reported_and_comes_back(page):
     page.segment()
     page.heard.clear()
     page.controller.segment()
-    page.until(lambda: page.session.progress and page.session.progress.what == "tiles")
+    page.until(lambda: page.session.progress and page.session.progress.what == "segmenting")
     os.kill(page.session.info.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
     page.until(lambda: page.of("failed"))
     page.until(lambda: page.session.sliders == "lost")

@@ -347,7 +347,7 @@ def test_levels_of_the_foreground_and_the_edge(desks: Any) -> None:
     assert "blurred" in desk.state.review.by
     assert "seam" in desk.state.review.by
     queue = session.queue(()).score_all()
-    seam = "on the seam of two tiles"
+    seam = "on a seam, where the network saw it in two pieces"
     assert [seam in queue.doubt(label).reasons for label in (1, 2, 3, 4)] == [
         *(False, False),
         *(True, True),

@@ -6,6 +6,7 @@ of order, or not at all.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from napari_sa2net.app.controllers import SegmentController
 from napari_sa2net.app.explain import MAX_STATES, ExplainController
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.session import ImageSource, Session
-from napari_sa2net.app.why import CHANGE, STAGE, WHAT_IF, WhatIfSettings
+from napari_sa2net.app.why import CELL, CHANGE, STAGE, WHAT_IF, WhatIfSettings
 from napari_sa2net.config import InstanceConfig, NetworkConfig
 from napari_sa2net.engine import protocol as p
 
@@ -138,8 +139,8 @@ def test_an_explanation_comes_with_cells_that_sliders_move(desk):
     assert desk.why is None
     request = desk.ask()
     assert desk.session.running
-    desk.client.on_event(p.Progress(request.job, 3, 9, "tiles"))
-    assert str(desk.session.progress) == "3 of 9 tiles"
+    desk.client.on_event(p.Progress(request.job, 3, 10, "segmenting"))
+    assert str(desk.session.progress) == "segmenting · 30%"
     desk.client.done(request, answer(request))
     assert not desk.session.running
     assert desk.session.progress is None
@@ -371,12 +372,55 @@ def test_inspect_the_newest_cell(desk):
     assert desk.why.inspection.label == 7
 
 
+def test_the_cell_that_is_looked_at_is_outlined(desk):
+    desk.open()
+    desk.look()
+
+    def outlined():
+        return [o.content and o.content.box for o in desk.overlays if o.slot == CELL]
+
+    for label in (1, 2):
+        desk.explain.inspect(label)
+        desk.client.done(desk.newest(p.Inspect), inspection(label))
+        assert CELL in desk.why.shown
+        assert desk.overlays[-1].content.values is desk.why.inspection.ring
+    assert outlined() == [(1, 2, 3, 4), (2, 3, 4, 5)]
+    # a slider made the cells anew: the outline may be another one now
+    desk.segment.set_instances(InstanceConfig(foreground=0.7))
+    derive = desk.newest(p.Derive)
+    labels = np.zeros((40, 48), np.int32)
+    desk.client.done(
+        derive, p.SegmentResult(derive.key, labels, (0, 0), p.Summary(0, math.nan, 0))
+    )
+    assert desk.why.moved
+    assert outlined()[2:] == [None]
+    # a person deletes it, looks at the next cell, and then looks inside anew
+    desk.explain.inspect(3)
+    desk.client.done(desk.newest(p.Inspect), inspection(3))
+    desk.explain.layer_gone("a", CELL)
+    assert CELL not in desk.why.shown
+    desk.explain.inspect(4)
+    desk.client.done(desk.newest(p.Inspect), inspection(4))
+    desk.look()
+    assert outlined()[3:] == [(3, 4, 5, 6), (4, 5, 6, 7), None]
+
+
 def inspection(label):
     zeros = np.zeros(25, np.float32)
     none = (0.0,) * 4
     picture = np.zeros((3, 3), np.float32)
     return p.CellInspection(
-        label, none, none, zeros, {8: zeros}, (), picture, picture > 0, (1, 1)
+        label,
+        none,
+        none,
+        zeros,
+        {8: zeros},
+        (),
+        picture,
+        picture > 0,
+        (1, 1),
+        ring=np.ones((1, 1), np.uint8),
+        ring_box=(label, label + 1, label + 2, label + 3),
     )
 
 

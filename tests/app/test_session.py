@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import math
+import re
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from napari_sa2net.app.preview import image_line
+import napari_sa2net
+from napari_sa2net.app.preview import RunTime, image_line
 from napari_sa2net.app.requests import segment_request
 from napari_sa2net.app.session import (
     ImageSource,
@@ -16,6 +21,7 @@ from napari_sa2net.app.session import (
     device_line,
     summary_line,
 )
+from napari_sa2net.app.time_left import TimeLeft
 from napari_sa2net.engine.protocol import EngineInfo, Summary, Window
 from napari_sa2net.errors import ImageError
 
@@ -44,8 +50,9 @@ def test_device_line():
 
 
 def test_progress():
-    assert str(JobProgress(14, 22, "tiles")) == "14 of 22 tiles"
-    assert JobProgress(11, 22, "tiles").fraction == 0.5
+    assert str(JobProgress(14, 22, "segmenting")) == "segmenting · 64%"
+    assert str(JobProgress(0, 1, "segmenting")) == "segmenting"
+    assert JobProgress(11, 22, "segmenting").fraction == 0.5
     assert str(JobProgress(0, 0, "starting")) == "starting"
     assert JobProgress(0, 0, "starting").fraction == 0
 
@@ -96,3 +103,75 @@ def test_the_session_is_evented():
     session.model = "other"
     session.model = "other"
     assert heard == ["other"]
+
+
+def test_time_left_goes_by_the_parts_so_far(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def after(seconds: float, left: TimeLeft, done: int, total: int) -> float | None:
+        now[0] += seconds
+        return left.of(JobProgress(done, total, "segmenting")).seconds_left(now[0])
+
+    left = TimeLeft()
+    assert after(0, left, 0, 0) is None
+    assert after(0, left, 0, 4) is None
+    assert after(5, left, 1, 4) == pytest.approx(15)
+    assert after(5, left, 2, 4) == pytest.approx(10)
+    # what goes on next begins anew
+    assert after(50, left, 0, 10) is None
+    assert after(1, left, 5, 10) == pytest.approx(1)
+    assert after(1, left, 0, 10) is None
+    # until then, what was expected of all; a wide range says nothing
+    left = TimeLeft(RunTime(10, 12))
+    assert after(3, left, 0, 1) == pytest.approx(9)
+    assert after(20, left, 0, 1) is None
+    assert after(0, TimeLeft(RunTime(1, 60)), 0, 1) is None
+
+
+SOURCE = Path(napari_sa2net.__file__).parent
+READ_BY_PEOPLE = (
+    "app",
+    "config",
+    "edits",
+    "engine",
+    "errors.py",
+    "inference",
+    "training",
+    "widgets",
+)
+
+
+@pytest.mark.parametrize("room", READ_BY_PEOPLE)
+def test_nobody_reads_of_engines_and_tiles(room):
+    """Sentences in the program speak of cells and images, not of how it is built."""
+    top = SOURCE / room
+    files = [top] if top.is_file() else sorted(top.rglob("*.py"))
+    assert files
+    said = [
+        f"{file.relative_to(SOURCE)}:{line}: {text}"
+        for file in files
+        # the one is for who starts it by hand, the other for who calls it with numbers
+        if file.name not in ("__main__.py", "tiles.py")
+        for line, text in _sentences(ast.parse(file.read_text("utf-8")))
+        if re.search(r"(?<!-)\b(engines?|tiles?)\b", text, re.IGNORECASE)
+    ]
+    assert said == []
+
+
+def _sentences(tree: ast.AST) -> list[tuple[int, str]]:
+    """Strings of several words that are neither docstrings nor for the log."""
+    skipped = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr):
+            skipped.add(node.value)
+        if isinstance(node, ast.Call) and "_log" in ast.unparse(node.func):
+            skipped.update(ast.walk(node))
+    return [
+        (node.lineno, node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and " " in node.value.strip()
+        and node not in skipped
+    ]

@@ -64,12 +64,38 @@ def test_borders_seams_and_flips_are_said():
     plain = queue_of(labels, foreground)
     queue = queue_of(labels, foreground, flips=[flipped], seams=([100], []))
     assert "cut at the image border" in queue.doubt(1).reasons
-    assert "on the seam of two tiles" in queue.doubt(11).reasons
-    assert "on the seam of two tiles" not in queue.doubt(12).reasons
+    assert "on a seam, where the network saw it in two pieces" in queue.doubt(11).reasons
+    assert "on a seam, where the network saw it in two pieces" not in queue.doubt(12).reasons
     assert "changes when the image is flipped" in queue.doubt(2).reasons
     for label in (2, 11):
         assert queue.doubt(label).score > plain.doubt(label).score
     assert queue.doubt(3).score == plain.doubt(3).score
+
+
+def test_cells_that_the_edge_cuts_come_last():
+    labels, foreground = scene()
+    before = queue_of(labels, foreground).order
+    odd = before[0]
+    rows, columns = np.nonzero(labels == odd)
+    for edge in (
+        np.s_[rows.min() + 3 :],
+        np.s_[: rows.max() - 2],
+        np.s_[:, columns.min() + 3 :],
+        np.s_[:, : columns.max() - 2],
+    ):
+        queue = queue_of(np.ascontiguousarray(labels[edge]), foreground[edge])
+        cut = [label for label in queue.order if queue.doubt(label).cut]
+        assert odd in cut
+        assert queue.order[-len(cut) :] == cut
+        assert queue.next() not in cut
+        whole = [label for label in queue.order if label not in cut]
+        for part in (cut, whole):
+            scores = [queue.doubt(label).score for label in part]
+            assert scores == sorted(scores, reverse=True)
+        # the walk goes through both, and round to the beginning
+        assert queue.next(whole[-1]) == cut[0]
+        assert queue.next(cut[-1]) == whole[0]
+        assert queue.previous(cut[0]) == whole[-1]
 
 
 def test_without_probabilities_size_and_shape_decide():

@@ -66,8 +66,8 @@ def test_same_as_the_python_api(engine, image, expected, tiny_model):
     assert result.summary.n_objects == len(areas)
     assert result.summary.median_area_px == np.median(areas)
     assert result.provenance["model"] == expected.provenance["model"]
-    tiles = [e for e in engine.of(p.Progress) if e.job == job and e.what == "tiles"]
-    assert [e.done for e in tiles] == list(range(1, result.n_tiles + 1))
+    tiles = [e for e in engine.of(p.Progress) if e.job == job and e.what == "segmenting"]
+    assert [e.done for e in tiles] == list(range(result.n_tiles + 1))
     assert {e.total for e in tiles} == {result.n_tiles}
 
 
@@ -102,7 +102,9 @@ def test_only_the_newest_derivation_runs(engine, image, tiny_model):
 
 def test_derivations_are_answered_between_tiles(engine, image, tiny_model):
     busy = engine.submit(request(np.tile(image, (6, 6)), tiny_model))
-    engine.wait(lambda e: isinstance(e, p.Progress) and e.job == busy and e.what == "tiles")
+    engine.wait(
+        lambda e: isinstance(e, p.Progress) and e.job == busy and e.what == "segmenting"
+    )
     engine.result(lambda job: p.Derive(job, "sliders", InstanceConfig(foreground=0.31)))
     assert not any(isinstance(e, p.Done) and e.job == busy for e in engine.events)
     engine.client.cancel(busy)
@@ -252,7 +254,7 @@ def test_cancelled_between_tiles_the_engine_lives_on(engine, image, tiny_model, 
     engine.client.cancel(big)
     assert isinstance(engine.answer(big), p.WasCancelled)
     assert isinstance(engine.answer(waiting), p.WasCancelled)
-    tiles = [e for e in engine.of(p.Progress) if e.job == big and e.what == "tiles"]
+    tiles = [e for e in engine.of(p.Progress) if e.job == big and e.what == "segmenting"]
     assert tiles[-1].done < tiles[-1].total
     engine.result(request(image, tiny_model))
     assert engine.client.pid == pid

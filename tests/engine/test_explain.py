@@ -275,7 +275,7 @@ def test_only_the_newest_of_a_kind_runs(engine, image, request_of, explained):
 def test_cancelling_an_explanation(engine, image, request_of, shared_of):
     pid = engine.client.pid
     job = engine.submit(request_of(p.Explain, np.tile(image, (4, 4)), keep_as="never"))
-    engine.wait(lambda e: isinstance(e, p.Progress) and e.job == job and e.what == "tiles")
+    engine.wait(lambda e: isinstance(e, p.Progress) and e.job == job and e.what == "segmenting")
     engine.client.cancel(job, force=False)
     assert isinstance(engine.answer(job), p.WasCancelled)
     gone = engine.submit(lambda job: p.WhatIf(job, "never"))

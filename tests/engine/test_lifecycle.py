@@ -58,7 +58,7 @@ def test_killed_in_mid_run_it_says_so_and_comes_back(new_engine, tiny_model, ali
     job = new_engine.submit(
         lambda job: p.Segment(job, LARGE, str(tiny_model), predict=SMALL, keep_as="k")
     )
-    new_engine.wait(lambda e: isinstance(e, p.Progress) and e.what == "tiles")
+    new_engine.wait(lambda e: isinstance(e, p.Progress) and e.what == "segmenting")
     os.kill(pid, signal.SIGKILL)
     failed = new_engine.answer(job)
     assert failed.kind == "EngineError"
@@ -76,7 +76,9 @@ def test_killed_in_mid_run_it_says_so_and_comes_back(new_engine, tiny_model, ali
     # A cancelled job that does not stop is stopped by force, here because all stands still.
     second = client.pid
     job = new_engine.submit(lambda job: p.Segment(job, LARGE, str(tiny_model), predict=SMALL))
-    new_engine.wait(lambda e: isinstance(e, p.Progress) and e.job == job and e.what == "tiles")
+    new_engine.wait(
+        lambda e: isinstance(e, p.Progress) and e.job == job and e.what == "segmenting"
+    )
     os.kill(second, signal.SIGSTOP)
     begun = time.monotonic()
     client.cancel(job)
@@ -152,7 +154,7 @@ from napari_sa2net.engine import protocol as p
 from napari_sa2net.engine.client import EngineClient
 
 def on_event(event):
-    if isinstance(event, p.Progress) and event.what == "tiles":
+    if isinstance(event, p.Progress) and event.what == "segmenting":
         print(client.pid, client._link.folder, flush=True)
 
 client = EngineClient(on_event)

@@ -11,11 +11,12 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
 from napari_sa2net.app.session import ImageSource
-from napari_sa2net.app.why import CHANGE, STAGE, WHAT_IF, Overlay, Patch
+from napari_sa2net.app.why import CELL, CHANGE, STAGE, WHAT_IF, Overlay, Patch
 from napari_sa2net.engine.protocol import AttentionMap
 from napari_sa2net.widgets.map_colors import STAGE_COLORS, map_colormap
 from napari_sa2net.widgets.napari_port import METADATA_KEY, NapariPort
-from napari_sa2net.widgets.napari_port.picking import go_to, label_at
+from napari_sa2net.widgets.napari_port.maps import is_overlay
+from napari_sa2net.widgets.napari_port.picking import bring_into_view, go_to, label_at
 from napari_sa2net.widgets.napari_port.ranking import ranked
 
 AFFINE = np.array([[1, 0.1, 0, 3], [0, 1.2, 0, 4], [0, 0.3, 0.9, 5], [0, 0, 0, 1.0]])
@@ -175,15 +176,46 @@ def test_how_maps_look(viewer: ViewerModel, port: NapariPort) -> None:
     assert psi.contrast_limits[0] < psi.contrast_limits[1]
 
 
-def test_over_a_bright_image_maps_darken(viewer: ViewerModel, port: NapariPort) -> None:
-    """Light that is added to white is not seen."""
+@pytest.mark.parametrize("grey", [90, 140, 200, 255])
+def test_over_an_image_that_is_not_dark_maps_lie_as_a_film(
+    viewer: ViewerModel, port: NapariPort, grey: int
+) -> None:
+    """Light that is added to white is not seen, and washes out what is half as bright."""
     # also where napari draws its thumbnail with black bars
-    viewer.add_image(np.full((20, 56, 3), 200, np.uint8), rgb=True)
-    port.show_overlay(Overlay(source_of(port), "scale_gate_1", a_map("scale_gate_1"), ()))
+    viewer.add_image(np.full((20, 56, 3), grey, np.uint8), rgb=True)
+    source = source_of(port)
+    port.show_overlay(Overlay(source, "scale_gate_1", a_map("scale_gate_1"), ()))
     layer = viewer.layers[-1]
-    assert layer.blending == "multiplicative"
+    assert layer.blending.startswith("translucent")
+    assert 0.4 <= layer.opacity <= 0.8
     np.testing.assert_allclose(layer.colormap.map(np.array([0.5])), 1)
     assert map_colormap("aua_1", bright=True) == map_colormap("aua_1")
+    # of two, neither hides the other
+    alone = layer.opacity
+    port.show_overlay(Overlay(source, "aua_1", a_map("aua_1"), ()))
+    assert layer.opacity == viewer.layers[-1].opacity == pytest.approx(alone / 2)
+    port.show_overlay(Overlay(source, "aua_1", None, ()))
+    assert layer.opacity == pytest.approx(alone)
+
+
+def test_the_cell_that_is_looked_at_is_outlined(viewer: ViewerModel, port: NapariPort) -> None:
+    viewer.add_image(np.zeros((40, 56)), name="a")
+    source = source_of(port)
+    ring = np.array([[2, 1, 0], [2, 1, 1]], np.uint8)
+    port.show_overlay(Overlay(source, CELL, Patch(ring, (5, 7, 9, 12)), ()))
+    layer = viewer.layers[-1]
+    assert isinstance(layer, Labels)
+    assert layer.name == "why: this cell (a)"
+    assert is_overlay(layer)
+    np.testing.assert_array_equal(layer.data_to_world((0, 0)), (5, 9))
+    light, dark = layer.get_color(1)[:3], layer.get_color(2)[:3]
+    assert light.mean() > 0.6 > 0.2 > dark.mean()
+    # the next one takes its place
+    port.show_overlay(Overlay(source, CELL, Patch(ring[:, 1:], (1, 3, 2, 4)), ()))
+    assert viewer.layers[-1] is layer
+    np.testing.assert_array_equal(layer.data_to_world((0, 0)), (1, 2))
+    port.maps.set_seen(CELL, False)
+    assert not layer.visible
 
 
 def test_outlines_of_a_stage_have_its_color(viewer: ViewerModel, port: NapariPort) -> None:
@@ -323,13 +355,49 @@ def test_jump_to_a_cell_of_a_stack(viewer: ViewerModel) -> None:
     assert viewer.dims.current_step[0] == 3
     assert labels.selected_label == 7
     np.testing.assert_allclose(viewer.scene.camera.center[1:], (52.75, 103.75))
-    zoom = viewer.scene.camera.zoom
-    assert zoom * np.hypot(11, 15) / 2 == pytest.approx(90)
-    # it goes nowhere where there is no such cell, and does not zoom out
+    # a fifth of the canvas's height: the cell, and what is around it
+    assert viewer.scene.camera.zoom * 16 * 0.5 == pytest.approx(120)
+    # it goes nowhere where there is no such cell, and does not zoom out without need
     assert not go_to(viewer, labels, 8)
     viewer.scene.camera.zoom = 50
     assert go_to(viewer, labels, 7)
     assert viewer.scene.camera.zoom == 50
+
+
+def test_the_view_moves_only_to_show_a_cell_well(viewer: ViewerModel) -> None:
+    """A canvas of 600 × 800: cells of 20 px at zoom 6 take a fifth of its height."""
+    data = np.zeros((400, 400), np.int32)
+    data[100:120, 100:120], data[120:140, 125:145] = 1, 2
+    data[300:302, 300:302], data[10:380, 10:14] = 3, 4
+    labels = viewer.add_labels(data)
+    camera = viewer.scene.camera
+
+    def at(label: int, typical: float | None = 20) -> tuple[float, ...]:
+        where = np.argwhere(data == label)
+        low, high = where.min(0).astype(float), where.max(0).astype(float)
+        bring_into_view(viewer, labels, low, high, typical)
+        return (camera.zoom, *camera.center[-2:])
+
+    camera.zoom = 1
+    first = at(1)
+    assert first == pytest.approx((6, 109.5, 109.5))
+    # a neighbour is well in view, and so is the first one after that
+    assert at(2) == at(1) == first
+    # a person came closer, or went a little back: the zoom is theirs
+    camera.zoom = 12
+    assert at(1)[0] == 12
+    camera.zoom = 4
+    assert at(1) == pytest.approx((4, 109.5, 109.5))
+    # too near to the edge of the canvas to see what is around it
+    camera.zoom, camera.center = 6, (0, 155, 109.5)
+    assert at(1) == first
+    # a speck is centred at the size of its neighbours, and no nearer
+    assert at(3) == pytest.approx((6, 300.5, 300.5))
+    # but for itself it is zoomed to
+    assert at(3, None)[0] == pytest.approx(60)
+    # a giant is seen whole
+    assert at(4)[0] * 370 == pytest.approx(0.7 * 600)
+    assert at(1) == first
 
 
 def test_overlays_go_with_their_image_and_cells_stay(
@@ -383,7 +451,7 @@ def test_several_maps_share_the_light(viewer: ViewerModel, port: NapariPort) -> 
     assert maps[1].opacity == viewer.layers[-1].opacity == 1
 
 
-def test_specks_are_gone_to_last() -> None:
+def test_specks_and_cut_cells_are_gone_to_last() -> None:
     table = pd.DataFrame(
         {
             "label": [1, 2, 3, 4, 5],
@@ -393,3 +461,5 @@ def test_specks_are_gone_to_last() -> None:
     )
     assert ranked(table, "contested") == [2, 5, 1, 3]
     assert ranked(table.drop(columns="area_px"), "contested") == [3, 2, 5, 1]
+    table["touches_border"] = [False, True, False, False, False]
+    assert ranked(table, "contested") == [5, 1, 2, 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -227,9 +228,17 @@ def test_progress_line(qtbot: QtBot) -> None:
     line = ProgressLine()
     qtbot.addWidget(line)
     assert line.bar.isHidden()
-    line.set_progress(JobProgress(14, 22, "tiles"), "")
-    assert line.label.text() == "14 of 22 tiles"
+    line.set_progress(JobProgress(14, 22, "scoring images with A_b"), "")
+    assert line.label.text() == "Scoring images with A_b · 64%"
     assert (line.bar.value(), line.bar.maximum()) == (14, 22)
+    ends = time.monotonic() + 60
+    line.set_progress(JobProgress(14, 22, "segmenting", ends), "")
+    assert line.label.text() == "Segmenting · 64% · about a minute left"
+    line.set_progress(JobProgress(14, 22, "segmenting", ends - 70), "")
+    assert line.label.text() == "Segmenting · 64%"
+    line.set_progress(JobProgress(0, 1, "segmenting"), "")
+    assert line.label.text() == "Segmenting…"
+    assert line.bar.maximum() == 0
     line.set_progress(None, "About a second")
     assert line.bar.isHidden()
     assert line.label.text() == "About a second"

@@ -372,7 +372,7 @@ def test_a_real_image(open_dock: OpenDock, qtbot: QtBot, shared_dir: Path, kind:
         assert np.ptp(layer.data) > 0
         low, high = layer.contrast_limits
         assert (low, high) == (0, 1) or low == pytest.approx(-high)
-    assert layer.blending == ("additive" if kind == "fluo" else "multiplicative")
+    assert layer.blending == ("additive" if kind == "fluo" else "translucent_no_depth")
     cells = page.port.result_layer(session.why.key)
     assert cells.data.max() > 2
     assert {"refinement_px", "contested", "scale_gate_1"} <= set(cells.features.columns)

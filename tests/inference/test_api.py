@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import itertools
 import warnings
 
 import dask.array as da
@@ -131,8 +132,16 @@ def test_progress_and_provenance(model) -> None:
         pixel_size_um=0.5,
         progress=lambda *step: steps.append(step),
     )
-    tiles = [step for step in steps if step[2] == "tiles"]
-    assert tiles == [(i + 1, result.n_tiles, "tiles") for i in range(result.n_tiles)]
+    said = [what for what, _ in itertools.groupby(step[2] for step in steps)]
+    assert said == [
+        "segmenting plane 1 of 2",
+        "segmenting plane 2 of 2",
+        "separating the cells",
+        "measuring the cells",
+    ]
+    tiles = [step[:2] for step in steps if step[2].startswith("segmenting")]
+    half, n = result.n_tiles // 2, result.n_tiles
+    assert tiles == [(i, n) for i in (*range(half + 1), *range(half, n + 1))]
     assert result.n_tiles > 2
     assert result.provenance["pixel_size_um"] == 0.5
     assert result.provenance["settings"]["predict"]["tile"] == 336

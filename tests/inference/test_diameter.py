@@ -146,3 +146,15 @@ def test_crops_are_few_and_lie_where_objects_are() -> None:
     assert len(windows) == 3
     assert any(w.y0 <= 2488 and w.y1 == 3000 and w.x1 == 2000 for w in windows)
     assert all(w.shape == (CROP, CROP) for w in windows)
+
+
+@pytest.mark.parametrize("diameter", [9, 24, 70])
+def test_how_far_the_search_is(diameter: float) -> None:
+    plan = plan_image(discs(diameter), normalize=False, in_channels=1)
+    told: list[tuple[int, int]] = []
+    estimate_diameter(Threshold(), plan, on_crop=lambda *step: told.append(step))
+    done, totals = zip(*told, strict=True)
+    assert done[0] == 0
+    assert list(done) == sorted(done)
+    assert len(set(totals)) == 1
+    assert 0 < done[-1] <= totals[0]

@@ -191,6 +191,21 @@ def test_thumbnails():
         inspect_object(labels, 5, {}, {}, gray[1:])
 
 
+@pytest.mark.parametrize(
+    ("centre", "radius", "width"), [((40, 45), 5, 1), ((40, 45), 38, 2), ((2, 88), 6, 1)]
+)
+def test_the_ring_lies_around_the_object_in_the_image(centre, radius, width):
+    labels = disk(centre, radius, 5)
+    found = inspect_object(labels, 5, {}, {}, origin=(100, 200))
+    y0, y1, x0, x1 = found.ring_box
+    assert found.ring.shape == (y1 - y0, x1 - x0)
+    whole = np.zeros(SHAPE, np.uint8)
+    whole[y0 - 100 : y1 - 100, x0 - 200 : x1 - 200] = found.ring
+    steps = ndimage.distance_transform_cdt(labels != 5, "taxicab")
+    np.testing.assert_array_equal(whole == 1, (steps > 0) & (steps <= width))
+    np.testing.assert_array_equal(whole == 2, (steps > width) & (steps <= 2 * width))
+
+
 @pytest.mark.parametrize("label", [0, -1, 99])
 def test_no_such_object(label):
     with pytest.raises(SettingsError, match="no object"):

@@ -205,7 +205,7 @@ class SegmentController:
                 return None
             self.cancel()
             job = self.link.jobs.open("segment", request.key, request)
-            self.link.run(job, request.to_engine(job.number))
+            self.link.run(job, request.to_engine(job.number), self.session.estimate)
             return job.number
 
     def cancel(self) -> None:

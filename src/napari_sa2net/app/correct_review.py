@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from napari_sa2net.app.correct import CorrectController
 
 #: what the order goes by, with what the network saw and without
-BY_SHAPE = "irregular shape, unusual size, contact with a neighbour, the image's border"
-BY_BLUR = f"blurred boundary, {BY_SHAPE}, the seam of two tiles"
+_SHAPE = "irregular shape, unusual size, contact with a neighbour"
+_LAST = "cells that the image's edge cuts come last"
+BY_SHAPE = f"{_SHAPE}; {_LAST}"
+BY_BLUR = f"blurred boundary, {_SHAPE}, a seam of the network's pieces; {_LAST}"
 
 
 class CorrectReview:

@@ -10,9 +10,11 @@ from psygnal import Signal
 from napari_sa2net.app.controllers import SegmentController
 from napari_sa2net.app.jobs import Job
 from napari_sa2net.app.newest import Newest
+from napari_sa2net.app.preview import time_to_explain
 from napari_sa2net.app.requests import explain_request
 from napari_sa2net.app.session import ErrorInfo, ImageSource, LabelsUpdate, SegmentOutcome
 from napari_sa2net.app.why import (
+    CELL,
     CHANGE,
     STAGE,
     WHAT_IF,
@@ -82,7 +84,7 @@ class ExplainController:
                 return None
             self.link.cancel_runs()
             job = self.link.jobs.open("explain", request.key, request)
-            self.link.run(job, request.to_engine(job.number))
+            self.link.run(job, request.to_engine(job.number), time_to_explain(self.session))
             return job.number
 
     def cancel(self) -> None:
@@ -201,7 +203,9 @@ class ExplainController:
             if job.kind == "map_channel":
                 self._channel_came(state, result)
             elif job.kind == "inspect" and result.label == state.wanted:
-                self._put(state.changed(inspection=result))
+                state = state.changed(inspection=result, shown=state.shown | {CELL})
+                self._put(state)
+                self._emit(CELL, state)
             elif job.kind == "what_if" and not state.what_if.is_default:
                 state = state.changed(what_if_result=result, shown=state.shown | {WHAT_IF})
                 self._put(state)
@@ -269,8 +273,11 @@ class ExplainController:
 
     def _labels_updated(self, update: LabelsUpdate) -> None:
         state = self._of_result(update.key)
-        if state is not None and not state.moved:
-            self._put(state.changed(moved=True))
+        if state is not None and not (state.moved and CELL not in state.shown):
+            # the cell that was outlined may have another outline now
+            state = state.changed(moved=True, shown=state.shown - {CELL})
+            self._put(state)
+            self._emit(CELL, state)
 
     def _instances_changed(self) -> None:
         state = self.session.why
@@ -308,6 +315,9 @@ class ExplainController:
             elif slot == WHAT_IF:
                 tried = state.what_if_result
                 content = Patch(tried.change, tried.box) if tried is not None else None
+            elif slot == CELL:
+                cell = state.inspection
+                content = Patch(cell.ring, cell.ring_box) if cell is not None else None
             else:
                 content = state.maps[slot]
         self.overlay.emit(

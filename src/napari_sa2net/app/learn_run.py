@@ -184,7 +184,7 @@ class LearnRun(LearnOutcome):
             curves = replace(curves, steps=curves.losses[-1].steps)
         if news.losses and not repeated and state.phase in ("starting", "learning"):
             last = news.losses[-1]
-            state.progress = JobProgress(last.step, last.steps, "steps")
+            state.progress = JobProgress(last.step, last.steps, "learning")
             self._estimate(last.step, last.steps)
             if state.phase == "starting":
                 state.phase = "learning"
@@ -245,7 +245,7 @@ class LearnRun(LearnOutcome):
         state.notices, state.seconds_left = (), None
         self._clock = (0, 0.0)
         self._resumed = self._repeating = bool(run)
-        self._phase("starting", "starting an engine of its own")
+        self._phase("starting", "getting ready to learn")
         self._found_runs(state.unfinished)
         trainer = Trainer(
             lambda event: self.link.dispatch(lambda: self._heard(trainer, event)),

@@ -9,7 +9,9 @@ from typing import Any, Protocol
 from psygnal import Signal
 
 from napari_sa2net.app.jobs import Job, JobBook, JobKind
+from napari_sa2net.app.preview import RunTime
 from napari_sa2net.app.session import ErrorInfo, JobProgress, Session, device_line
+from napari_sa2net.app.time_left import TimeLeft
 from napari_sa2net.engine import protocol as p
 from napari_sa2net.engine.client import EngineClient
 from napari_sa2net.errors import SettingsError
@@ -86,6 +88,7 @@ class EngineLink:
         self.closed = False
         self._answers: dict[str, Answers] = {}
         self._generations: dict[str, int] = {}
+        self._left = TimeLeft()
         self.client = make_client(self._on_event)
 
     # --- for the controllers ---------------------------------------------------------
@@ -104,10 +107,11 @@ class EngineLink:
             self.session.error = None
             self.client.restart()
 
-    def run(self, job: Job, request: p.Request) -> None:
-        """Submit a job that the progress line tells of."""
+    def run(self, job: Job, request: p.Request, expected: RunTime | None = None) -> None:
+        """Submit a job that the progress line tells of; ``expected``: how long it takes."""
         waiting = self.session.engine in ("stopped", "starting")
-        what = "waiting for the engine to start" if waiting else "starting"
+        what = "getting ready" if waiting else "starting"
+        self._left = TimeLeft(None if waiting else expected)
         self.session.error = None
         self.session.running = True
         self.session.progress = JobProgress(0, 0, what)
@@ -165,7 +169,7 @@ class EngineLink:
                 case p.Progress(number, done, total, what):
                     job = self.jobs.get(number)
                     if job is not None and job.kind in RUNS:
-                        self.session.progress = JobProgress(done, total, what)
+                        self.session.progress = self._left.of(JobProgress(done, total, what))
                 case p.Done(number, result):
                     self._end(number, lambda to, job: to.job_done(job, result))
                 case p.Failed(number, kind, message, details):

@@ -32,6 +32,8 @@ def image_line(source: ImageSource) -> str:
         return str(error)
 
 
+#: An explanation costs so much more than a segmentation, about.
+MORE_TO_EXPLAIN = 1.35
 #: Where the size of the cells is unknown: the largest and smallest that are likely, as the
 #: scale that they would be brought to. A range of all that may be would say nothing.
 LIKELY_SCALES = (0.6, LARGE_SCALE)
@@ -81,3 +83,9 @@ def time_to_run(session: Session, one_plane: bool = False) -> RunTime | None:
     else:
         return RunTime(*(at(scale, True) for scale in LIKELY_SCALES))
     return RunTime(seconds, seconds)
+
+
+def time_to_explain(session: Session) -> RunTime | None:
+    """How long explaining the shown plane would take; None before the engine's probe."""
+    time = time_to_run(session, one_plane=True)
+    return None if time is None else time * MORE_TO_EXPLAIN

@@ -102,11 +102,22 @@ class ImageSource:
 
 @dataclass(frozen=True)
 class JobProgress:
-    """Progress of the running job; ``total`` 0 while it is unknown."""
+    """Progress of the running job.
+
+    Attributes
+    ----------
+    done, total
+        Parts of what goes on now; a total of 0 is an unknown one.
+    what
+        What goes on, such as "segmenting".
+    ends
+        Time (`time.monotonic`) at which it will be over, about; None where unknown.
+    """
 
     done: int
     total: int
     what: str
+    ends: float | None = field(default=None, compare=False)
 
     @property
     def fraction(self) -> float:
@@ -114,7 +125,12 @@ class JobProgress:
         return min(1.0, self.done / self.total) if self.total else 0.0
 
     def __str__(self) -> str:
-        return f"{self.done} of {self.total} {self.what}" if self.total else self.what
+        # of one part nothing can be said before its end
+        return f"{self.what} · {self.fraction:.0%}" if self.total > 1 else self.what
+
+    def seconds_left(self, now: float) -> float | None:
+        """Until its end; None where unknown or over."""
+        return self.ends - now if self.ends is not None and self.ends > now else None
 
 
 @dataclass(frozen=True)

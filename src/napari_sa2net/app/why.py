@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Box = tuple[int, int, int, int]
 
-STAGE, CHANGE, WHAT_IF = "stage", "change", "what_if"
+STAGE, CHANGE, WHAT_IF, CELL = "stage", "change", "what_if", "cell"
 """Layers of the page that are no attention maps; those go by the map's name."""
 PREVIEW, DIFFERENCE = "learn_preview", "learn_difference"
 """Layers of the Learn page: cells as the child sees them, and where it differs."""
@@ -74,7 +74,7 @@ class WhyState:
     channels
         Channel that is wanted of a map; a map that is not in it shows all of them.
     shown
-        Which layers are over the image: names of maps, `STAGE`, `CHANGE`, `WHAT_IF`.
+        Which layers are over the image: names of maps, `STAGE`, `CHANGE`, `WHAT_IF`, `CELL`.
     focus
         Map that the page describes; empty for none.
     stage
@@ -134,7 +134,7 @@ class Patch:
     Attributes
     ----------
     values
-        int32 labels or int8 signs (h, w).
+        int32 labels, int8 signs or the lines around a cell (h, w).
     box
         ``(y0, y1, x0, x1)`` in the image.
     stride
@@ -155,7 +155,7 @@ class Overlay:
     source
         The image as it was explained.
     slot
-        Name of a map, `STAGE`, `CHANGE` or `WHAT_IF`; one layer for each.
+        Name of a map, `STAGE`, `CHANGE`, `WHAT_IF` or `CELL`; one layer for each.
     content
         None: take the layer away.
     index

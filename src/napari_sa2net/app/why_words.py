@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from napari_sa2net.app.why import CHANGE, DIFFERENCE, PREVIEW, STAGE, WHAT_IF
+from napari_sa2net.app.why import CELL, CHANGE, DIFFERENCE, PREVIEW, STAGE, WHAT_IF
 from napari_sa2net.models.exponents import GATE_WORDS
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def layer_name(
     if slot == STAGE:
         title = f"outlines {STAGE_WORDS[stride]}"
     else:
-        words = {CHANGE: "last change", WHAT_IF: "what if"}
+        words = {CHANGE: "last change", WHAT_IF: "what if", CELL: "this cell"}
         title = words.get(slot) or map_title(slot, channel, network)
     return f"why: {title} ({image})"
 

@@ -1,4 +1,4 @@
-"""Progress of a batch: images done, and tiles of the present one."""
+"""Progress of a batch: images done, and how far the present one is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from types import TracebackType
 
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
@@ -34,18 +33,21 @@ class BatchProgress:
         self._total = total
         self._done = 0
         self._quiet = quiet
+        self._name = ""
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[amount]}", justify="right"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self._console,
             transient=True,
             disable=quiet or not self._console.is_terminal,
         )
-        self._images: TaskID = self._progress.add_task("images", total=total)
-        self._tiles: TaskID = self._progress.add_task("", total=None, visible=False)
+        self._images: TaskID = self._progress.add_task(
+            "images", total=total, amount=f"0/{total}"
+        )
+        self._present = _Phases(self._progress, visible=False)
 
     def __enter__(self) -> BatchProgress:
         self._progress.start()
@@ -61,11 +63,12 @@ class BatchProgress:
 
     def begin(self, name: str) -> None:
         """The next image starts."""
-        self._progress.reset(self._tiles, total=None, description=name, visible=True)
+        self._name = name
+        self._present.show(0, 0, name)
 
     def step(self, done: int, total: int, what: str) -> None:
-        """Callback of the prediction: ``done`` of ``total`` steps of the present image."""
-        self._progress.update(self._tiles, completed=done, total=total)
+        """Callback of the prediction: what goes on with the present image, and how far."""
+        self._present.show(done, total, f"{self._name}: {what}")
 
     def note(self, name: str, message: str) -> None:
         """Something about the present image that the user should know."""
@@ -76,7 +79,8 @@ class BatchProgress:
     def end(self, name: str, message: str, style: str = "") -> None:
         """The present image is finished, skipped or failed."""
         self._done += 1
-        self._progress.update(self._images, completed=self._done)
+        amount = f"{self._done}/{self._total}"
+        self._progress.update(self._images, completed=self._done, amount=amount)
         if not self._quiet:
             count = f"[{self._done}/{self._total}] "
             line = Text.assemble(
@@ -99,13 +103,13 @@ class StepProgress:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[amount]}", justify="right"),
             TimeRemainingColumn(),
             console=view,
             transient=True,
             disable=quiet or not view.is_terminal,
         )
-        self._task = self._progress.add_task("", total=None)
+        self._phases = _Phases(self._progress)
 
     def __enter__(self) -> StepProgress:
         self._progress.start()
@@ -120,5 +124,33 @@ class StepProgress:
         self._progress.stop()
 
     def step(self, done: int, total: int, what: str) -> None:
-        """Callback of the job: ``done`` of ``total`` steps, now at ``what``."""
-        self._progress.update(self._task, completed=done, total=total, description=what)
+        """Callback of the job: what goes on, and ``done`` of ``total`` parts of it."""
+        self._phases.show(done, total, what)
+
+
+class _Phases:
+    """A bar that begins anew, with its time left, for whatever goes on."""
+
+    def __init__(self, progress: Progress, visible: bool = True) -> None:
+        self._progress = progress
+        self._task = self._add(None, visible)
+        self._done = self._total = 0
+
+    def show(self, done: int, total: int, what: str) -> None:
+        """``done`` of ``total`` parts; a total of 0 or 1 says nothing of how far it is."""
+        known = total > 1
+        if total != self._total or done < self._done:
+            # a task whose total was known once cannot be of unknown length again
+            self._progress.remove_task(self._task)
+            self._task = self._add(total if known else None)
+        self._done, self._total = done, total
+        self._progress.update(
+            self._task,
+            completed=done if known else 0,
+            description=what,
+            amount=f"{done / total:.0%}" if known else "",
+            visible=True,
+        )
+
+    def _add(self, total: int | None, visible: bool = True) -> TaskID:
+        return self._progress.add_task("", total=total, visible=visible, amount="")

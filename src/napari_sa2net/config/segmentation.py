@@ -154,8 +154,9 @@ class PredictConfig(Settings):
         ge=64,
         le=16384,
         multiple_of=16,
-        title="Tile (px)",
-        description="Side of a tile in the network's pixels; empty: chosen for the device",
+        title="Pieces (px)",
+        description="Side of the pieces in which an image is segmented, in pixels of the "
+        "network; smaller ones need less memory; empty: chosen for the device",
     )
     augment: bool = Field(
         False,

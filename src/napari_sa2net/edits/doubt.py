@@ -50,7 +50,7 @@ _TERMS: dict[str, _Term] = {
     "large": _Term(1.4, 1.0, "unusually large"),
     "contact": _Term(2.4, 0.2, "touches a neighbour"),
     "border": _Term(0.1, 1.0, "cut at the image border"),
-    "seam": _Term(0.5, 1.0, "on the seam of two tiles"),
+    "seam": _Term(0.5, 1.0, "on a seam, where the network saw it in two pieces"),
 }
 
 
@@ -65,11 +65,14 @@ class Doubt:
         In 0…1: estimated chance that the object is wrong.
     reasons : tuple of str
         In words, the weightiest first; empty where nothing stands out.
+    cut : bool
+        The edge of the image cuts the object: nobody can tell whether it is right.
     """
 
     label: int
     score: float
     reasons: tuple[str, ...]
+    cut: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +145,8 @@ def doubt(
         key=lambda name: -parts[name],
     )
     score = 1 / (1 + np.exp(-(_BIAS + sum(parts.values()))))
-    return Doubt(label, float(score), tuple(_TERMS[name].words for name in reasons))
+    words = tuple(_TERMS[name].words for name in reasons)
+    return Doubt(label, float(score), words, cut=bool(values["border"]))
 
 
 def _contact(own: NDArray[np.bool_], window: NDArray[Any]) -> float:

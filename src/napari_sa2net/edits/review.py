@@ -1,4 +1,4 @@
-"""The order of review: the most doubtful objects first, and walking through them."""
+"""The order of review: most doubtful first, those that the edge cuts last; and the walk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from napari_sa2net.edits.patch import Index
 from napari_sa2net.edits.step import Step
 from napari_sa2net.errors import EditError
 
-_Key = tuple[float, int]
+_Key = tuple[bool, float, int]
 
 
 class ReviewQueue:
@@ -109,9 +109,9 @@ class ReviewQueue:
 
     @property
     def order(self) -> list[int]:
-        """Scored objects outside ignored regions, most doubtful first."""
+        """Scored objects outside ignored regions, most doubtful first, cut ones last."""
         ignored = ignored_labels(self._corrections, self.index)
-        return [label for _, label in self._sorted() if label not in ignored]
+        return [label for *_, label in self._sorted() if label not in ignored]
 
     @property
     def progress(self) -> tuple[int, int]:
@@ -136,7 +136,7 @@ class ReviewQueue:
         keys = self._sorted()
         key = self._place(label)
         at = 0 if key is None else bisect_right(keys, key)
-        for _, other in (*keys[at:], *keys[:at]):
+        for *_, other in (*keys[at:], *keys[:at]):
             if other not in skip and other != label:
                 return other
         return None
@@ -148,7 +148,7 @@ class ReviewQueue:
             return None
         ignored = ignored_labels(self._corrections, self.index)
         keys = self._sorted()
-        for _, other in reversed(keys[: bisect_left(keys, key)]):
+        for *_, other in reversed(keys[: bisect_left(keys, key)]):
             if other not in ignored:
                 return other
         return None
@@ -166,4 +166,4 @@ class ReviewQueue:
 
     @staticmethod
     def _key(doubt: Doubt) -> _Key:
-        return -doubt.score, doubt.label
+        return doubt.cut, -doubt.score, doubt.label

@@ -241,9 +241,9 @@ class EngineClient:
             if hopeless:
                 if status != EXIT_NO_TORCH:
                     message = (
-                        f"The engine stopped {MAX_CRASHES} times within a minute and was not "
-                        "started again. Restart it when the cause is gone; the details say "
-                        f"more. Last: {message}"
+                        f"The background process stopped {MAX_CRASHES} times within a "
+                        "minute and was not started again. Restart it when the cause is "
+                        f"gone; the details say more. Last: {message}"
                     )
                 self._down = EngineError(message)
                 self._state.notify_all()
@@ -317,7 +317,7 @@ class EngineClient:
             self._finish(p.Failed(request.job, type(error).__name__, str(error)))
             return
         except Exception as error:
-            message = f"The image could not be sent to the engine: {error}"
+            message = f"The image could not be sent to the background process: {error}"
             details = traceback.format_exc()
             self._finish(p.Failed(request.job, type(error).__name__, message, details))
             return

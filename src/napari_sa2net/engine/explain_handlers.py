@@ -28,9 +28,13 @@ from napari_sa2net.inference.explanation import (
 )
 from napari_sa2net.inference.inspection import inspect_object, mean_gates
 from napari_sa2net.inference.instances import foreground_probability, label_objects
-from napari_sa2net.inference.labelling import LabelPlane
+from napari_sa2net.inference.labelling import MEASURING, SEPARATING, LabelPlane
 from napari_sa2net.inference.prediction import Prediction, choose_scale
-from napari_sa2net.inference.predictor import CancelCallback, Predictor
+from napari_sa2net.inference.predictor import (
+    SEGMENTING,
+    CancelCallback,
+    Predictor,
+)
 from napari_sa2net.inference.profiles import all_profiles
 from napari_sa2net.inference.whatif import WhatIfRun
 from napari_sa2net.models.model import Model
@@ -159,7 +163,7 @@ class ExplainHandlers:
             check_size(opened.window.spatial)
             predictor = opened.predictor
             diameter, scale = choose_scale(
-                predictor, opened.whole, request.instances, cancelled
+                predictor, opened.whole, request.instances, cancelled, progress
             )
             explained = explain_plane(
                 predictor,
@@ -167,7 +171,7 @@ class ExplainHandlers:
                 index,
                 scale,
                 box=request.window.box and opened.box,
-                on_tile=lambda i, n: progress(i, n, "tiles"),
+                on_tile=lambda i, n: progress(i, n, SEGMENTING),
                 cancelled=cancelled,
             )
             # The stack's axes, with length 1 each, as `Segment` of one plane has them.
@@ -195,10 +199,11 @@ class ExplainHandlers:
                 whole=opened.whole,
                 explained=explained,
             )
-            progress(0, 0, "separating the cells")
+            progress(0, 0, SEPARATING)
             labels = kept.labels(request.instances, cancelled, progress)
             progress(0, 0, "following the boundaries")
             stages = kept.stages(labels, cancelled)
+            progress(0, 0, MEASURING)
             table = kept.table(labels)
             # What is sent is there twice for a moment.
             give_memory_back()
@@ -235,7 +240,7 @@ class ExplainHandlers:
             kept.explained,
             request.name,
             request.channel,
-            on_tile=lambda i, n: progress(i, n, "tiles"),
+            on_tile=lambda i, n: progress(i, n, SEGMENTING),
             cancelled=self._server.cancelled(request.job),
         )
 
@@ -270,7 +275,7 @@ class ExplainHandlers:
         reporter = self._handlers.reporter(request.job)
 
         def on_tile(done: int, total: int) -> None:
-            reporter(done, total, "tiles")
+            reporter(done, total, SEGMENTING)
 
         run, classes, config = tried.run, kept.classes, request.instances
         known = tried.probability is not None

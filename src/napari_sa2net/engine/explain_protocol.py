@@ -203,6 +203,9 @@ class CellInspection:
         (y, x) in pixels of the image.
     by_hand
         A person drew or changed the object: the last stage did not make it as it is.
+    ring, ring_box
+        uint8 (h, w): 1 next to the object, 2 around that, else 0; and where that lies,
+        ``(y0, y1, x0, x1)`` in pixels of the image.
     """
 
     label: int
@@ -215,6 +218,8 @@ class CellInspection:
     outline: Any
     centre: tuple[float, float]
     by_hand: bool = False
+    ring: Any = None
+    ring_box: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,6 +29,7 @@ from napari_sa2net.engine.server import Server
 from napari_sa2net.engine.shm import take
 from napari_sa2net.errors import Cancelled, SettingsError
 from napari_sa2net.inference.devices import device_name, resolve_device
+from napari_sa2net.inference.labelling import MEASURING, SEPARATING
 from napari_sa2net.inference.prediction import (
     Prediction,
     choose_scale,
@@ -259,8 +260,9 @@ class Handlers:
         cancelled: CancelCallback,
     ) -> p.SegmentResult:
         """Labels and table of probabilities."""
-        progress(0, 0, "separating the cells")
+        progress(0, 0, SEPARATING)
         labels = kept.labels(request.instances, cancelled, progress)
+        progress(0, 0, MEASURING)
         return self.result(request.keep_as, kept, labels, kept.table(labels), n_tiles, start)
 
     def result(
@@ -363,7 +365,7 @@ def _predict(
         return made, made.probability
     # The view is segmented as it would be within the whole image: with its object size, and
     # with context around it.
-    diameter, scale = choose_scale(predictor, whole, request.instances, cancelled)
+    diameter, scale = choose_scale(predictor, whole, request.instances, cancelled, progress)
     predictor.config = predictor.config.model_copy(update={"diameter": diameter})
     inner = outer = opened.box
     if not whole.is_empty:

@@ -76,8 +76,8 @@ class Link:
         except OSError as error:
             self.free()
             raise EngineError(
-                f"The engine could not be started with {python} ({error}). Check that this "
-                "Python is still there and that the temporary folder can be written."
+                f"The background process could not be started with {python} ({error}). Check "
+                "that this Python is still there and that the temporary folder can be written."
             ) from error
         threading.Thread(target=self._read_stderr, name="sa2net-stderr", daemon=True).start()
         hello = {"address": self._address, "key": key.hex(), "folder": self.folder}
@@ -107,7 +107,7 @@ class Link:
                 if type(error).__name__ != "AuthenticationError":
                     raise
             if self._connection is None and self.process.poll() is not None:
-                raise EngineError("The engine ended before it was ready.")
+                raise EngineError("The background process ended before it was ready.")
         listener.close()
 
     def _unblock(self) -> None:
@@ -178,7 +178,7 @@ def describe_end(status: int) -> str:
     if status == EXIT_NO_TORCH:
         return (
             "PyTorch cannot be loaded in this Python. Install it with: pip install torch "
-            "(see pytorch.org for GPUs), then restart the engine."
+            "(see pytorch.org for GPUs), then press Restart."
         )
     if status == -9:
         what = "was killed (signal 9), as the system does when memory runs out"
@@ -187,8 +187,8 @@ def describe_end(status: int) -> str:
     else:
         what = f"ended unexpectedly (status {status})"
     return (
-        f"The engine {what}. Your layers are safe. Run again; if it happens again, choose "
-        "smaller tiles or another device under Advanced."
+        f"The background process {what}. Your layers are safe. Run again; if it happens again, "
+        "choose smaller pieces or another device under Advanced."
     )
 
 

@@ -158,7 +158,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Progress:
-    """``done`` of ``total`` steps of the job; ``what`` names the step ("tiles")."""
+    """``done`` of ``total`` steps of the job; ``what`` says what goes on."""
 
     job: int
     done: int

@@ -239,7 +239,7 @@ def failure(job: int, error: BaseException) -> p.Failed:
         return p.Failed(job, kind, message, details)
     if isinstance(error, MemoryError) or "out of memory" in message.lower():
         message = (
-            "Memory ran out. Close other programs, choose smaller tiles or the device 'cpu' "
+            "Memory ran out. Close other programs, choose smaller pieces or the device 'cpu' "
             "under Advanced, or segment only the view."
         )
         return p.Failed(job, OutOfMemoryError.__name__, message, details)

@@ -12,7 +12,12 @@ import numpy as np
 from napari_sa2net.data import ImagePlan
 from napari_sa2net.errors import AxesError
 from napari_sa2net.inference.attention import AttentionMaps, attention_maps
-from napari_sa2net.inference.labelling import label_stack, measure_objects
+from napari_sa2net.inference.labelling import (
+    MEASURING,
+    SEPARATING,
+    label_stack,
+    measure_objects,
+)
 from napari_sa2net.inference.prediction import choose_scale, plan_for, predict_image
 from napari_sa2net.inference.predictor import CancelCallback, Predictor, ProgressCallback
 from napari_sa2net.inference.settings import split_settings
@@ -91,7 +96,8 @@ def segment(
     pixel_size_um : float or (y, x), optional
         For areas in µm².
     progress : callable (done, total, what), optional
-        After every tile.
+        What goes on, in words such as "segmenting", and how much of it is done; a total of 0
+        is an unknown one.
     cancelled : callable -> bool, optional
         Asked before every tile and plane.
     table : bool
@@ -118,9 +124,13 @@ def segment(
         loaded, plan, predict, instances=instances, progress=progress, cancelled=cancelled
     )
     classes = loaded.card.classes
+    if progress:
+        progress(0, 0, SEPARATING)
     labels = label_stack(
         plan, made.probability, classes, instances, progress=progress, cancelled=cancelled
     )
+    if progress and table:
+        progress(0, 0, MEASURING)
     objects = measure_objects(
         plan, labels, made.probability, classes, pixel_size_um, table=table
     )
@@ -197,7 +207,7 @@ def attention(
             "Pass one plane of it, or spell the axes if one of them is channels."
         )
     predictor = Predictor(loaded, predict, input_config=plan.model_input)
-    _, scale = choose_scale(predictor, plan, loaded.card.instance, cancelled)
+    _, scale = choose_scale(predictor, plan, loaded.card.instance, cancelled, progress)
     return attention_maps(
         loaded,
         plan,

@@ -13,6 +13,7 @@ from torch import Tensor
 from napari_sa2net.config import InputConfig, PredictConfig
 from napari_sa2net.inference.maps import map_stride
 from napari_sa2net.inference.predictor import (
+    SEGMENTING,
     CancelCallback,
     ModelLike,
     Predictor,
@@ -299,7 +300,7 @@ def attention_maps(
         scale,
         out=Nowhere(),
         watch=collector,
-        on_tile=progress and (lambda i, n: progress(i, n, "tiles")),
+        on_tile=progress and (lambda i, n: progress(i, n, SEGMENTING)),
         cancelled=cancelled,
     )
     return collector.maps(plane)

@@ -72,6 +72,7 @@ def estimate_diameter(
     *,
     instances: InstanceConfig | None = None,
     cancelled: CancelCallback | None = None,
+    on_crop: Callable[[int, int], None] | None = None,
 ) -> float | None:
     """Typical object diameter in an image.
 
@@ -90,6 +91,8 @@ def estimate_diameter(
         How objects are made; the model's own if not given.
     cancelled : callable -> bool, optional
         Asked before every crop.
+    on_crop : callable (done, total), optional
+        Before the first crop, and after every one; mostly the search ends before the total.
 
     Returns
     -------
@@ -106,8 +109,17 @@ def estimate_diameter(
         return None
     config = instances or predictor.card.instance
 
+    begun = 0
+
     def look(scale: float) -> Found | None:
-        return _measure(predictor, plan, index, scale, config, cancelled)
+        nonlocal begun
+        before, begun = min(begun, MAX_PASSES - 1) * N_CROPS, begun + 1
+
+        def seen(done: int, n: int) -> None:
+            if on_crop:
+                on_crop(before + round(done / n * N_CROPS), MAX_PASSES * N_CROPS)
+
+        return _measure(predictor, plan, index, scale, config, cancelled, seen)
 
     scale = 1.0
     passes: list[Found] = []
@@ -159,12 +171,15 @@ def _measure(
     scale: float,
     config: InstanceConfig,
     cancelled: CancelCallback | None,
+    seen: Callable[[int, int], None],
 ) -> Found | None:
     """What is found in the crops at a scale; None where it is next to nothing."""
     plane = ScaledPlane(plan, index, scale)
     sizes, looked_at = [], 0
     certain = around = 0.0
-    for window in crops(plane):
+    windows = crops(plane)
+    for done, window in enumerate(windows):
+        seen(done, len(windows))
         if cancelled and cancelled():
             raise Cancelled("Cancelled; nothing was changed.")
         values = plane.read(window.y0, window.y1, window.x0, window.x1)
@@ -174,6 +189,7 @@ def _measure(
         certain, around = certain + inside, around + near
         sizes.append(_areas(labels, window, plane.shape))
         looked_at += labels.size
+    seen(len(windows), len(windows))
     areas = np.concatenate(sizes)
     if len(areas) < MIN_OBJECTS:
         return None

@@ -209,7 +209,7 @@ def explain_plane(
 
     def count(done: int, total: int) -> None:
         nonlocal n_tiles
-        n_tiles += 1
+        n_tiles += done > 0
         if on_tile is not None:
             on_tile(done, total)
 

@@ -21,7 +21,12 @@ from napari_sa2net.inference.inspection import gate_columns, mean_gates
 from napari_sa2net.inference.instances import foreground_probability, label_objects
 from napari_sa2net.inference.maps import AttentionMap
 from napari_sa2net.inference.prediction import choose_scale, plan_for
-from napari_sa2net.inference.predictor import CancelCallback, Predictor, ProgressCallback
+from napari_sa2net.inference.predictor import (
+    SEGMENTING,
+    CancelCallback,
+    Predictor,
+    ProgressCallback,
+)
 from napari_sa2net.inference.profiles import Profiles, all_profiles
 from napari_sa2net.inference.refinement import STRIDES, refinement_table
 from napari_sa2net.inference.settings import split_settings
@@ -126,13 +131,13 @@ def explain(
     check_plane(plan, index)
     check_size(plan.spatial)
     predictor = Predictor(loaded, predict, input_config=plan.model_input)
-    diameter, scale = choose_scale(predictor, plan, instances, cancelled)
+    diameter, scale = choose_scale(predictor, plan, instances, cancelled, progress)
     made = explain_plane(
         predictor,
         plan,
         index,
         scale,
-        on_tile=progress and (lambda i, n: progress(i, n, "tiles")),
+        on_tile=progress and (lambda i, n: progress(i, n, SEGMENTING)),
         cancelled=cancelled,
     )
     classes = loaded.card.classes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from napari_sa2net.inference.refinement import STRIDES, follow_objects
 SCALE_GATES = tuple(f"scale_gate_{i}" for i in (1, 2, 3, 4))
 #: Longest side (px) of a thumbnail; of larger objects every second, third … pixel is shown.
 THUMBNAIL = 256
+#: A line around an object is as wide as this part of its longer side (at least 1 px).
+RING_SHARE = 40
 #: Rows that are resampled at once.
 _ROWS = 512
 
@@ -76,6 +78,10 @@ class Inspection:
         Mean y, x of the object in px of the whole image.
     by_hand : bool
         The network did not make this object as it is: a person drew or changed it.
+    ring : uint8 (h, w)
+        Lines around the object, in its image: 1 next to it, 2 around that, else 0.
+    ring_box : (y0, y1, x0, x1)
+        Where the ring lies, in px of the whole image.
     """
 
     label: int
@@ -88,6 +94,8 @@ class Inspection:
     outline: NDArray[np.bool_]
     centre: tuple[float, float]
     by_hand: bool = False
+    ring: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
+    ring_box: Box = (0, 0, 0, 0)
 
 
 def inspect_object(
@@ -136,6 +144,7 @@ def inspect_object(
     gates = gate_columns(window.view(np.uint8), maps, corner)
     distances, profiles = boundary_profiles(labels, label, maps, origin=origin, box=box)
     thumbnail, outline = _thumbnail(mask, box, image)
+    ring, around = _ring(mask, box)
     return Inspection(
         label=int(label),
         gates=_four(gates[name].iloc[0] for name in SCALE_GATES),
@@ -147,6 +156,13 @@ def inspect_object(
         outline=outline,
         centre=_centre(window, corner),
         by_hand=1 in stages and not _is_object(mask, np.asarray(stages[1]), box),
+        ring=ring,
+        ring_box=(
+            around[0] + origin[0],
+            around[1] + origin[0],
+            around[2] + origin[1],
+            around[3] + origin[1],
+        ),
     )
 
 
@@ -324,6 +340,19 @@ def _history(
         )
         for stride, step in columns.items()
     )
+
+
+def _ring(mask: NDArray[np.bool_], box: Box) -> tuple[NDArray[np.uint8], Box]:
+    """Two lines around an object, wider around a large one, and where they lie."""
+    width = max(1, round(max(box[1] - box[0], box[3] - box[2]) / RING_SHARE))
+    y0, y1, x0, x1 = around = _grown(box, 2 * width, mask.shape)
+    own = mask[y0:y1, x0:x1]
+    near = ndimage.binary_dilation(own, iterations=width)
+    far = ndimage.binary_dilation(near, iterations=width)
+    ring = far.astype(np.uint8) * 2
+    ring[near] = 1
+    ring[own] = 0
+    return ring, around
 
 
 def _thumbnail(

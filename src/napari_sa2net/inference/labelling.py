@@ -24,6 +24,10 @@ from napari_sa2net.measure import empty_table, object_table, offset_labels
 if TYPE_CHECKING:
     import pandas as pd
 
+#: What goes on, as a person reads it.
+SEPARATING = "separating the cells"
+MEASURING = "measuring the cells"
+
 
 def label_stack(
     plan: ImagePlan,
@@ -78,7 +82,7 @@ def label_stack(
                 )
             done += 1
             if progress and plan.n_planes > 1:
-                progress(done, plan.n_planes, "planes")
+                progress(done, plan.n_planes, SEPARATING)
         if linker is not None:
             offset += linker.count
     return out

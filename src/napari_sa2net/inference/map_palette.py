@@ -2,7 +2,7 @@
 
 Signed maps diverge from their middle: blue is positive, orange negative, which the
 colour-blind tell apart. The middle is what changes nothing: black over a dark image, to which
-maps are added as light; white over a bright one, with which they are multiplied, and on paper.
+maps are added as light; white over a brighter one, on which they lie as a film, and on paper.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ from napari_sa2net.data import ImagePlan, plan_image
 from napari_sa2net.errors import Cancelled
 from napari_sa2net.inference.diameter import estimate_diameter
 from napari_sa2net.inference.predictor import (
+    FINDING_SIZE,
+    SEGMENTING,
     CancelCallback,
     Predictor,
     ProgressCallback,
@@ -82,6 +84,7 @@ def choose_scale(
     plan: ImagePlan,
     instances: InstanceConfig | None = None,
     cancelled: CancelCallback | None = None,
+    progress: ProgressCallback | None = None,
 ) -> tuple[float | None, float]:
     """Object diameter (image px, None where nothing is rescaled) and network scale."""
     trained, config = predictor.card.diameter, predictor.config
@@ -91,7 +94,12 @@ def choose_scale(
     if diameter is None and not (plan.is_empty or plan.constant):
         middle = tuple(n // 2 for n in plan.stack_shape)
         diameter = estimate_diameter(
-            predictor, plan, middle, instances=instances, cancelled=cancelled
+            predictor,
+            plan,
+            middle,
+            instances=instances,
+            cancelled=cancelled,
+            on_crop=progress and (lambda i, n: progress(i, n, FINDING_SIZE)),
         )
     return diameter, network_scale(diameter, trained, plan.spatial)
 
@@ -126,7 +134,7 @@ def predict_image(
     """
     if predictor is None:
         predictor = Predictor(model, config, input_config=plan.model_input)
-    diameter, scale = choose_scale(predictor, plan, instances, cancelled)
+    diameter, scale = choose_scale(predictor, plan, instances, cancelled, progress)
     out = allocate((*plan.stack_shape, predictor.n_classes, *plan.spatial), np.float32)
     n_tiles = 0
     seams: Seams = ((), ())
@@ -138,9 +146,12 @@ def predict_image(
 
             def on_tile(i: int, n: int, done: int = done) -> None:
                 nonlocal n_tiles
-                n_tiles += 1
+                n_tiles += i > 0
                 if progress:
-                    progress(done * n + i, plan.n_planes * n, "tiles")
+                    what = SEGMENTING
+                    if plan.n_planes > 1:
+                        what += f" plane {done + 1} of {plan.n_planes}"
+                    progress(done * n + i, plan.n_planes * n, what)
 
             predictor.predict_plane(
                 plan, index, scale, out=plane, on_tile=on_tile, cancelled=cancelled

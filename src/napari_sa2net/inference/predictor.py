@@ -49,6 +49,9 @@ MANY_TILES = 4
 FLIPS: tuple[tuple[int, ...], ...] = ((), (-2,), (-1,), (-2, -1))
 
 ProgressCallback = Callable[[int, int, str], None]
+#: What goes on, as a person reads it.
+FINDING_SIZE = "finding the size of the cells"
+SEGMENTING = "segmenting"
 CancelCallback = Callable[[], bool]
 
 
@@ -153,7 +156,7 @@ class Predictor:
         watch : Watch, optional
             Shown the attention maps and heads; the probabilities stay what they are.
         on_tile : callable (done, total), optional
-            After every tile.
+            Before the first tile, and after every one.
         cancelled : callable -> bool, optional
             Asked before every tile.
 
@@ -241,6 +244,8 @@ class Predictor:
 
         def run() -> None:
             tiles = self.tiles(plane)
+            if on_tile:
+                on_tile(0, len(tiles))
             with self.whole_plane(plane, pooled):
                 for done, tile in enumerate(tiles):
                     if cancelled and cancelled():
@@ -374,7 +379,7 @@ class Predictor:
                     raise
                 if self.tile <= self.min_tile:
                     raise OutOfMemoryError(
-                        f"Memory ran out even with tiles of {self.tile} px. Close other "
+                        f"Memory ran out even with pieces of {self.tile} px. Close other "
                         "programs, choose the device 'cpu', or use a smaller model."
                     ) from error
             # Outside the except clause: the traceback would keep the tensors alive.

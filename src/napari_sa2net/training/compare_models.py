@@ -107,13 +107,13 @@ def compare_models(
         predictor = Predictor(model, PredictConfig(device=device))
         for task in tasks:
             if progress:
-                progress(done, total, f"images scored, {model.name}")
+                progress(done, total, f"scoring images with {model.name}")
             _ask(cancelled)
             labels = _labels(model, predictor, task, cancelled)
             own.setdefault(task.part, []).append(tally(labels, task.labels, task.counts))
             done += 1
     if progress:
-        progress(total, total, "images scored")
+        progress(total, total, "scoring images")
     changes: dict[str, Change] = {
         name: change(some, tallies[1][name]) for name, some in tallies[0].items()
     }
@@ -172,7 +172,7 @@ def _corrections(
     for i, item in enumerate(items):
         _ask(cancelled)
         if progress:
-            progress(i, len(items), "corrections read")
+            progress(i, len(items), "reading corrections")
         example = focus(load_example(item, InputConfig(), DIAMETER), _ALL_OF_IT)
         if not len(example.centres):
             continue

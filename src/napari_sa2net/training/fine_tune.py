@@ -158,7 +158,7 @@ def fine_tune(
             run, asked, parent, material, start, on_event, preview, cancelled, paused
         )
         try:
-            work.begin()
+            work.begin(progress)
         except (Stopped, Paused):
             raise Cancelled("Cancelled before the first step; nothing was changed.") from None
         return _carry_out(work, progress)

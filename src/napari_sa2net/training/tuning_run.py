@@ -94,9 +94,11 @@ class TuningRun:
 
     # --- before the first step -------------------------------------------------------------
 
-    def begin(self) -> None:
+    def begin(self, progress: Callable[[int, int, str], None] | None = None) -> None:
         """Score the parent, measure the machine's speed, plan."""
         config = self.config
+        say = progress or (lambda done, total, what: None)
+        say(0, 0, "scoring the model as it is")
         teacher = self._network()
         start = time.monotonic()
         parent = self._careful(lambda: self.scorer.score(teacher))
@@ -105,6 +107,7 @@ class TuningRun:
         rounds, steps = config.rounds, config.steps or 1
         per_step = 0.0
         if config.steps is None and not self.asked.schedule:
+            say(0, 0, "measuring how fast this computer learns")
             per_step = self._probe()
             left = config.minutes * 60 - (time.monotonic() - self._start)
             steps, rounds = steps_within(

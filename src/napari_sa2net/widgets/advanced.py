@@ -33,7 +33,9 @@ class AdvancedSection(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.fold = fold_button("Advanced", "Device, tiles, precision, border cells")
+        self.fold = fold_button(
+            "Advanced", "Device, size of the pieces, precision, border cells"
+        )
         self.form = Form()
         self.device = QComboBox()
         self.tile = QComboBox()
@@ -45,7 +47,7 @@ class AdvancedSection(QWidget):
         self.precision.addItem("exact (float32)", "float32")
         for title, combo, tip in (
             ("Device", self.device, "What the network runs on; automatic takes a GPU if any"),
-            ("Tile", self.tile, tip_of(PredictConfig, "tile")),
+            ("Pieces", self.tile, tip_of(PredictConfig, "tile")),
             ("Precision", self.precision, tip_of(PredictConfig, "precision")),
         ):
             self.form.add(title, combo, tip)

@@ -28,7 +28,7 @@ class ErrorBox(QFrame):
         self.message.setWordWrap(True)
         self.fold = fold_button("Details", "The technical text, for a bug report")
         self.copy = link_button("Copy", "Copy the message and its details")
-        self.restart = link_button("Restart", "Start the segmentation engine again")
+        self.restart = link_button("Restart", "Start the background process again")
         self.dismiss = link_button("Dismiss", "Hide this message")
         self.details = QPlainTextEdit()
         self.details.setReadOnly(True)

@@ -15,12 +15,17 @@ from napari_sa2net.inference.map_palette import ADDED, REMOVED, palette
 STAGE_COLORS = dict(zip(STRIDES, ("#56b4e9", "#009e73", "#e69f00", "#e0529c"), strict=True))
 
 
+#: of the cell that is looked at
+OUTLINE = "#ffd166"
+
+
 @cache
 def map_colormap(name: str, bright: bool = False) -> Colormap:
     """Colours of a map by its name; one map of colours for each kind.
 
-    Maps are added as light, so what is black changes nothing: 0 of signed maps, the low end
-    of ψ. Over a bright image they are multiplied, and 0 of signed maps is white.
+    Over a dark image maps are added as light, so what is black changes nothing: 0 of signed
+    maps, the low end of ψ. Over a brighter one they lie as a film, and 0 of signed maps is
+    white.
     """
     colors = palette(name, bright)
     if isinstance(colors, str):
@@ -45,6 +50,13 @@ def lines_colormap() -> Colormap:
 def outline_colormap(stride: int) -> DirectLabelColormap:
     """All objects of a stage in its colour."""
     return DirectLabelColormap(color_dict={None: STAGE_COLORS[stride], 0: (0.0, 0.0, 0.0, 0.0)})
+
+
+def cell_colormap() -> DirectLabelColormap:
+    """1 and 2: the lines around one cell, light and dark, to be seen on any image."""
+    return DirectLabelColormap(
+        color_dict={None: (0.0, 0.0, 0.0, 0.0), 1: OUTLINE, 2: "#202020"}
+    )
 
 
 def colored(

@@ -9,8 +9,8 @@ from qtpy.QtCore import QTimer
 from qtpy.QtGui import QColor, QHideEvent, QShowEvent
 from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
-from napari_sa2net.app.preview import RunTime, source_plan, time_to_run
-from napari_sa2net.app.why import CHANGE, STAGE, WhyState
+from napari_sa2net.app.preview import source_plan, time_to_explain
+from napari_sa2net.app.why import CELL, CHANGE, STAGE, WhyState
 from napari_sa2net.app.why_words import what_if_words
 from napari_sa2net.config import NetworkConfig
 from napari_sa2net.errors import SA2NetError
@@ -33,13 +33,14 @@ from napari_sa2net.widgets.see_why.what_if_section import WhatIfSection
 from napari_sa2net.widgets.theme import text_color
 from napari_sa2net.widgets.workspace import Workspace
 
-#: an explanation costs so much more than a segmentation, about
-MORE_WORK = 1.35
 TEACH = (
     "The network runs once more and keeps what it looked at: which of four scales counted "
     "where, how each stage moved the boundaries, and why one cell was cut as it was."
 )
-LOST = "The cells were made anew since, or the engine restarted. Look inside again to go on."
+LOST = (
+    "The cells were made anew since, or the background process was started again. Look inside "
+    "again to go on."
+)
 BLANK = "Every pixel here is the same: the network was not run, and there are no maps."
 NO_ATTENTION = "This model has no maps of attention, only the boundary by stages."
 MOVED = "The cells were adjusted since; outlines and maps are those of before."
@@ -78,7 +79,7 @@ class SeeWhyPage(PageWidget):
             "Look inside",
             "Segment once more and keep what the network looked at",
             self._start,
-            self._seconds,
+            lambda: time_to_explain(self.session),
         )
         self.button, self.progress = self._run.button, self._run.progress
         self.error = self._run.error
@@ -164,6 +165,7 @@ class SeeWhyPage(PageWidget):
 
     def showEvent(self, event: QShowEvent | None) -> None:
         self.picker.turn(True)
+        self.port.maps.set_seen(CELL, True)
         # the camera may have moved while another page was in front
         self._rest.start()
         super().showEvent(event)
@@ -171,6 +173,7 @@ class SeeWhyPage(PageWidget):
     def hideEvent(self, event: QHideEvent | None) -> None:
         # on another page a click means something else
         self.picker.turn(False)
+        self.port.maps.set_seen(CELL, False)
         self.stages.stop()
         super().hideEvent(event)
 
@@ -227,10 +230,6 @@ class SeeWhyPage(PageWidget):
             self._workspace.refresh_image()
             self.controller.view_rested()
             self._show_plane()
-
-    def _seconds(self) -> RunTime | None:
-        time = time_to_run(self.session, one_plane=True)
-        return None if time is None else time * MORE_WORK
 
     def _show_image(self, _: Any = None) -> None:
         source = self.session.image

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from napari_sa2net.app.learn_state import LearnState
-from napari_sa2net.app.session import JobProgress
-from napari_sa2net.widgets.common import duration_words, link_button, muted
+from napari_sa2net.widgets.common import link_button, muted
 from napari_sa2net.widgets.progress_line import ProgressLine
 
 PAUSE_TIP = (
@@ -97,8 +99,8 @@ class RunSection(QWidget):
             self.progress.set_progress(None, where)
             return
         if progress is not None and progress.total and state.phase == "learning":
-            words = f"steps · {duration_words(left)} left" if left is not None else "steps"
-            progress = JobProgress(progress.done, progress.total, words)
+            ends = None if left is None else time.monotonic() + left
+            progress = replace(progress, ends=ends)
         self.progress.set_progress(progress, "")
 
     def set_preview(self, state: LearnState) -> None:

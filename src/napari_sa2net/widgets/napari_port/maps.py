@@ -9,10 +9,11 @@ from napari.layers import Image, Labels
 from psygnal import Signal
 from qtpy.QtCore import QTimer
 
-from napari_sa2net.app.why import PREVIEW, STAGE, Overlay, Patch
+from napari_sa2net.app.why import CELL, PREVIEW, STAGE, Overlay, Patch
 from napari_sa2net.app.why_words import layer_name
 from napari_sa2net.engine.protocol import AttentionMap
 from napari_sa2net.widgets.map_colors import (
+    cell_colormap,
     change_colormap,
     lines_colormap,
     map_colormap,
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
     from napari.layers import Layer
     from napari.viewer import Viewer
 
-#: mean brightness of an image, 0 to 1, from which light that is added to it is not seen
-BRIGHT = 0.6
+#: mean brightness of an image, 0 to 1, from which light that is added to it washes it out
+BRIGHT = 0.25
+#: opacity of a map over such an image: its colours are told apart, and the image shows through
+FILM = 0.6
 #: width of outlines, in pixels of the image
 CONTOUR = 2
 SLOT_KEY = "why"
@@ -43,7 +46,7 @@ def is_overlay(layer: Layer) -> bool:
 
 
 def is_bright(image: Image) -> bool:
-    """The image as it is drawn is mostly light: stained tissue, bright field."""
+    """The image as it is drawn is not mostly dark: stained tissue, bright field."""
     shown = np.asarray(image.thumbnail, dtype=float)
     # an image that is not square has black bars beside it
     finest = image.data[0] if image.multiscale else image.data
@@ -56,8 +59,8 @@ def is_bright(image: Image) -> bool:
 class MapLayers:
     """One layer for each image and slot, replaced in place.
 
-    Of several maps over one image each is made weaker, as added light would be white, until
-    a person sets its opacity.
+    Of several maps over one image each is made weaker, as added light would be white and
+    films would hide each other, until a person sets its opacity.
 
     Attributes
     ----------
@@ -71,6 +74,7 @@ class MapLayers:
         self._viewer = viewer
         self._layers: dict[tuple[str, str], Layer] = {}
         self._opacities: dict[tuple[str, str], float] = {}
+        self._alone: dict[tuple[str, str], float] = {}
 
     def show(self, image: Image, overlay: Overlay) -> None:
         """Add, replace or take away a layer; selection and camera stay as they are."""
@@ -90,11 +94,13 @@ class MapLayers:
             self._viewer.layers.remove(layer)
             layer = None
         if layer is None:
-            kind = Labels if overlay.slot == STAGE else Image
+            kind = Labels if overlay.slot in (STAGE, CELL) else Image
             metadata = {METADATA_KEY: {SLOT_KEY: overlay.slot, IMAGE_KEY: overlay.source.key}}
             layer = kind(**arguments, **transforms, metadata=metadata)
-            if isinstance(layer, Labels):
+            if overlay.slot == STAGE:
                 layer.contour = CONTOUR
+            if overlay.slot == CELL:
+                layer.editable = False
             with keep_selection(self._viewer):
                 self._viewer.add_layer(layer)
         else:
@@ -102,7 +108,15 @@ class MapLayers:
         if self._layers.get(key) is not layer:
             self._layers[key] = layer
             layer.events.visible.connect(self._balance)
+        if isinstance(overlay.content, AttentionMap):
+            self._alone[key] = 1.0 if layer.blending == "additive" else FILM
         self._balance()
+
+    def set_seen(self, slot: str, seen: bool) -> None:
+        """Whether the layers of a slot are to be seen; they stay in the list."""
+        for (_, known), layer in self._layers.items():
+            if known == slot:
+                layer.visible = seen
 
     def layer(self, image_key: str, slot: str) -> Layer | None:
         """The layer of a slot, if it is there."""
@@ -135,6 +149,7 @@ class MapLayers:
         if self._layers.pop(key, None) is not None:
             layer.events.visible.disconnect(self._balance)
         self._opacities.pop(key, None)
+        self._alone.pop(key, None)
 
     def _sweep(self, image_key: str) -> None:
         """Delete what still lies where an image was."""
@@ -149,14 +164,13 @@ class MapLayers:
         """Share the light among the maps that are seen together; leave what a person set."""
         seen: dict[str, list[tuple[str, str]]] = {}
         for key, layer in self._layers.items():
-            if layer.visible and layer.blending == "additive":
+            if layer.visible and key in self._alone:
                 seen.setdefault(key[0], []).append(key)
         for keys in seen.values():
-            share = 1 / len(keys)
             for key in keys:
-                layer = self._layers[key]
-                if np.isclose(layer.opacity, self._opacities.get(key, 1.0)):
-                    layer.opacity = self._opacities[key] = share
+                layer, alone = self._layers[key], self._alone[key]
+                if np.isclose(layer.opacity, self._opacities.get(key, alone)):
+                    layer.opacity = self._opacities[key] = alone / len(keys)
 
     def _find(self, image_key: str, slot: str) -> Layer | None:
         """Ours, or one that was left when the page was closed."""
@@ -185,7 +199,8 @@ def _arguments(image: Image, overlay: Overlay) -> tuple[dict[str, Any], dict[str
             "colormap": map_colormap(overlay.slot, bright),
             # as the network reads a coarse map between its pixels
             "interpolation2d": "linear",
-            "blending": "multiplicative" if bright else "additive",
+            "blending": "translucent_no_depth" if bright else "additive",
+            "opacity": FILM if bright else 1.0,
         }
     else:
         assert isinstance(content, Patch)
@@ -194,6 +209,9 @@ def _arguments(image: Image, overlay: Overlay) -> tuple[dict[str, Any], dict[str
         more = {"name": layer_name(overlay.slot, image.name, stride=content.stride)}
         if overlay.slot == STAGE:
             more["colormap"] = outline_colormap(content.stride)
+            more["opacity"] = 1.0
+        elif overlay.slot == CELL:
+            more["colormap"] = cell_colormap()
             more["opacity"] = 1.0
         else:
             lines = overlay.slot == PREVIEW

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Labels
 
-from napari_sa2net.widgets.napari_port.reading import in_layer_units, in_viewer_units
+from napari_sa2net.widgets.napari_port.reading import (
+    canvas_size,
+    in_layer_units,
+    in_viewer_units,
+)
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -18,8 +22,11 @@ if TYPE_CHECKING:
 KEY = "W"
 #: screen pixels that a mouse may move between press and release of a click
 SLACK = 4.0
-#: an object smaller than this on the screen is zoomed to, until it has this size (px)
-SEEN = 90.0
+#: of the canvas's shorter side an object takes so much at least, and at most; else it is
+#: zoomed to until it takes the middle of the three
+LEAST, GOOD, MOST = 0.1, 0.2, 0.7
+#: of its surroundings so much is seen on every side, in sides of an object
+AROUND = 0.75
 
 
 class CellPicker:
@@ -97,7 +104,7 @@ def label_at(viewer: Viewer, layer: Labels, world: tuple[float, ...]) -> int:
 
 
 def go_to(viewer: Viewer, layer: Labels, label: int) -> bool:
-    """Select an object and bring it into the middle of the view; False where it is not."""
+    """Select an object and bring it into view; False where it is not."""
     where = np.nonzero(np.asarray(layer.data) == label)
     if not len(where[0]):
         return False
@@ -115,14 +122,15 @@ def bring_into_view(
     high: NDArray[np.floating],
     typical: float | None = None,
 ) -> None:
-    """Show the part of a layer between two corners, in pixels; zoom in where it is small.
+    """Show the part of a layer between two corners, in pixels, so that it can be judged.
 
-    With the side of a typical object (px), the zoom goes by that, so that the picture does
-    not jump from one object to the next.
+    The camera stays where the part, with what is around it, is well seen already; it zooms
+    where the part is too small or too large for that. With the side of a typical object (px),
+    the zoom goes by that, so that the picture does not jump from one object to the next.
     """
     begin, middle, end = (
         in_viewer_units(viewer, layer, np.array(layer.data_to_world(point)))
-        for point in (low, (low + high) / 2, high)
+        for point in (low - 0.5, (low + high) / 2, high + 0.5)
     )
     lead = viewer.dims.ndim - layer.ndim
     shown = [axis - lead for axis in viewer.dims.displayed[-2:]]
@@ -134,12 +142,25 @@ def bring_into_view(
         if axis + lead in viewer.dims.not_displayed and not seen:
             viewer.dims.set_point(axis + lead, float(middle[axis]))
     camera = getattr(viewer, "scene", viewer).camera
-    camera.center = (camera.center[0], *(float(middle[axis]) for axis in shown))
-    size = float(np.linalg.norm((end - begin)[shown]))
-    if typical is None:
-        if 0 < size * camera.zoom < SEEN:
-            camera.zoom = SEEN / size
+    canvas = canvas_size(viewer)
+    extent = np.abs(end - begin)[shown]
+    side = ruler = float(extent.max())
+    if typical is not None:
+        ruler = side * typical / float((high - low + 1)[shown].max())
+    zoom = _zoom(camera.zoom, side, ruler, float(canvas.min()))
+    at = middle[shown]
+    around = extent / 2 + AROUND * ruler
+    there = np.abs(at - np.array(camera.center[-2:])) + around <= canvas / zoom / 2
+    if zoom == camera.zoom and there.all():
         return
-    one = np.abs(np.asarray(layer.scale)[-2:]).mean() * typical
-    if 0 < one * camera.zoom < SEEN / 3:
-        camera.zoom = SEEN / 2 / one  # its neighbours are seen, too
+    camera.zoom = zoom
+    camera.center = (camera.center[0], *(float(value) for value in at))
+
+
+def _zoom(now: float, side: float, ruler: float, room: float) -> float:
+    """Zoom at which an object of this side is well seen: the present one, if it is."""
+    if not (side > 0 and ruler > 0 and room > 0):
+        return now
+    if LEAST * room <= ruler * now and side * now <= MOST * room:
+        return now
+    return min(GOOD * room / ruler, MOST * room / side)

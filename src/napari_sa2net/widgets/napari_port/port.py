@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 PLUGIN = "napari-sa2net"
 TABLE = ("napari", "Features table widget")
+#: pixels of a plane up to which cells are outlined; napari draws the outlines of larger ones
+#: so slowly that sliders and brush would lag
+OUTLINED = 1 << 20
 
 
 class NapariPort:
@@ -233,6 +236,8 @@ class NapariPort:
             if old is not None:
                 old.disconnect()
             layer = Labels(labels, name=f"{image.name} cells", **arguments)
+            if np.prod(labels.shape[-2:]) <= OUTLINED:
+                layer.contour = CONTOUR
             with keep_selection(self.viewer):
                 self.viewer.add_layer(layer)
             shown = ResultLayer(self.viewer, layer, image, lambda: self._edited(outcome.key))
@@ -299,7 +304,7 @@ class NapariPort:
             self.maps.show(image, overlay)
 
     def is_bright(self, key: str) -> bool:
-        """Whether an image is mostly light, so that maps are multiplied and not added."""
+        """Whether an image is so light that maps lie on it as a film and are not added."""
         image = self._image(key)
         return image is not None and is_bright(image)
 

@@ -83,6 +83,13 @@ def shown_channel(viewer: Viewer, layer: Image, axes: str) -> int | None:
     return int(np.clip(round(float(position[channel])), 0, _shape(layer)[channel] - 1))
 
 
+def canvas_size(viewer: Viewer) -> NDArray[Any]:
+    """Height and width of the canvas, in pixels of the screen."""
+    if hasattr(viewer, "canvas"):
+        return np.array(viewer.canvas.viewbox_size(viewer.layers), dtype=float)
+    return np.array((800.0, 600.0))
+
+
 def visible_box(viewer: Viewer, layer: Image) -> tuple[int, int, int, int] | None:
     """Part of the layer's planes that the camera shows: ``(y0, y1, x0, x1)`` in pixels.
 
@@ -93,11 +100,7 @@ def visible_box(viewer: Viewer, layer: Image) -> tuple[int, int, int, int] | Non
     if viewer.dims.ndisplay != 2 or sorted(shown) != [ndim - 2, ndim - 1]:
         return None
     camera = viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera
-    if hasattr(viewer, "canvas"):
-        size = np.array(viewer.canvas.viewbox_size(viewer.layers), dtype=float)
-    else:
-        size = np.array((800.0, 600.0))
-    half = size / camera.zoom / 2
+    half = canvas_size(viewer) / camera.zoom / 2
     corners = []
     for sign in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
         point = np.array(viewer.dims.point, dtype=float)

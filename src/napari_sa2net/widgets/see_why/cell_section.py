@@ -14,11 +14,9 @@ from napari_sa2net.config import NetworkKind
 from napari_sa2net.engine.protocol import CellInspection
 from napari_sa2net.inference.map_palette import ADDED, REMOVED
 from napari_sa2net.widgets.common import muted
-from napari_sa2net.widgets.map_colors import STAGE_COLORS
+from napari_sa2net.widgets.map_colors import OUTLINE, STAGE_COLORS
 from napari_sa2net.widgets.see_why.map_tiles import fitted, to_image
 from napari_sa2net.widgets.see_why.profile_plot import ProfilePlot
-
-OUTLINE = (255, 209, 102)
 
 
 class Thumbnail(QWidget):
@@ -184,5 +182,5 @@ def outlined(thumbnail: np.ndarray, outline: np.ndarray) -> np.ndarray:
     colors = grey if grey.ndim == 3 else np.repeat(grey[..., None], 3, axis=2)
     pixels = np.full((*colors.shape[:2], 4), 255, np.uint8)
     pixels[..., :3] = np.round(255 * np.clip(np.nan_to_num(colors[..., :3]), 0, 1))
-    pixels[np.asarray(outline, dtype=bool), :3] = OUTLINE
+    pixels[np.asarray(outline, dtype=bool), :3] = QColor(OUTLINE).getRgb()[:3]
     return pixels
