@@ -208,6 +208,8 @@ def test_a_child_made_worse_is_not_offered_and_the_page_says_why(
     page.button.click()
     wait(qtbot, lambda: page.state.outcome is not None or page.session.error is not None)
     assert page.card.title.text() == "It did not get better"
+    assert page.card.advice.isVisibleTo(page.card)
+    assert "learn again" in page.card.advice.text()
     assert plain(page.card.verdict).startswith("Worse on corrections you held back: AP ")
     assert "kept aside" in page.card.standing.text()
     assert page.card.use.text() == "Use it anyway"

@@ -108,6 +108,27 @@ def test_verdicts_in_words():
     assert "but worse on the reference set: fluorescence AP 0.75 → 0.50." in forgot.text
 
 
+def test_where_it_is_not_better_the_advice_fits_the_reason():
+    same = {"fluorescence": change([many(30)], [many(30)])}
+    rise, fall = change([many(20)], [many(30)]), change([many(30)], [many(20)])
+    assert judge(rise, same).advice == ""
+    few = judge(change([many(4, 9)], [many(5, 9, false=1)]), same).advice
+    assert "With 9 cells held back" in few
+    assert "more images" in few
+    forgot = judge(rise, {"fluorescence": fall, "stained tissue": rise}).advice
+    assert "forgot some of fluorescence" in forgot
+    assert "only images like yours" in forgot
+    assert "more images" in judge(fall, same).advice
+    good = judge(change([many(39)], [many(38)]), same).advice
+    assert "little to learn" in good
+    _, truth = synthetic_nuclei((200, 200), 40, 16, seed=1)
+    child = truth.copy()
+    child[child == 0] = truth.max() + 1
+    flood = judge(change([tally(truth, truth)] * 2, [tally(child, truth)] * 2))
+    assert "takes for cells what is none" in flood.advice
+    assert "learn again" in flood.advice
+
+
 def test_a_small_loss_on_the_reference_set_is_no_change():
     held_out = change([many(20)], [many(30)])
     score = Score(0.8, 0.5, 0.9, 500)

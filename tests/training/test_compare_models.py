@@ -12,6 +12,7 @@ from napari_sa2net.data.synthetic import synthetic_nuclei
 from napari_sa2net.errors import Cancelled, SettingsError, TrainingDataError
 from napari_sa2net.models.file import open_model, save_model
 from napari_sa2net.models.lineage import file_sha256
+from napari_sa2net.training import reference
 from napari_sa2net.training.compare_models import compare_models
 
 torch.set_num_threads(1)
@@ -32,6 +33,11 @@ def small_reference(monkeypatch):
         for kind in ("fluo", "stained")
     ]
     monkeypatch.setattr(module, "reference_images", lambda: iter(some))
+    # of parent and child the parts of images are scored that a verdict is spoken on
+    monkeypatch.setattr(reference, "reference_images", lambda: iter(some))
+    reference._drawn.cache_clear()
+    yield
+    reference._drawn.cache_clear()
 
 
 @pytest.fixture

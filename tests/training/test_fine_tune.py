@@ -14,7 +14,9 @@ from napari_sa2net.errors import Cancelled, ModelExistsError, SettingsError, Tra
 from napari_sa2net.models import find_model, list_models, load_model, promote_model
 from napari_sa2net.training import tuning_module
 from napari_sa2net.training.events import LossPoint, Notice, Planned, RoundPoint
+from napari_sa2net.training.compare_models import compare_models
 from napari_sa2net.training.fine_tune import fine_tune, resume_fine_tuning
+from napari_sa2net.training.material import HELD_OUT
 from napari_sa2net.training.run_state import read_state
 
 SMALL = FineTuneConfig(
@@ -62,6 +64,39 @@ def home(tmp_path, monkeypatch):
 
 def weights(tuned):
     return load_model(tuned.path).net.state_dict()
+
+
+def test_comparing_parent_and_child_gives_the_numbers_of_the_verdict(tmp_path, tiny_model):
+    folder = write_set(tmp_path / "set", n=4)
+    config = SMALL.model_copy(update={"max_scored": 2, "replay": 0.5})
+    tuned = fine_tune(folder, tiny_model, config, name="child")
+    told = compare_models(tiny_model, tuned.path, folder)
+    parts = {part.name: part.change for part in told.parts}
+    assert parts[HELD_OUT] == tuned.held_out
+    assert told.verdict == tuned.verdict
+    assert told.notes == ("3 images that child learned from are left out.",)
+    for name, part in parts.items():
+        assert tuned.card.scores[name]["ap50"] == part.after.ap50
+        assert tuned.card.scores[name]["dice"] == part.after.dice
+        assert tuned.card.scores[f"{name}, parent"]["dice"] == part.before.dice
+    # the other way round, and without the set
+    back = compare_models(tuned.path, tiny_model, folder)
+    assert back.parts[0].change.after == tuned.held_out.before
+    alone = compare_models(tiny_model, tuned.path)
+    assert alone.training_set == ""
+    assert {part.name: part.change for part in alone.parts} == {
+        name: part for name, part in parts.items() if name != HELD_OUT
+    }
+    # with a new image it is another set, and that is said
+    image, labels = synthetic_nuclei((128, 144), n=14, diameter=22, seed=99)
+    tifffile.imwrite(folder / "images" / "new.tif", image)
+    tifffile.imwrite(folder / "labels" / "new.tif", labels.astype(np.uint16))
+    with (folder / "index.csv").open("a") as index:
+        index.write("train,new\n")
+    more = compare_models(tiny_model, tuned.path, folder)
+    assert more.parts[0].n_images == 2
+    assert "1 image is new in this set" in more.notes[0]
+    assert "not those of its verdict" in more.notes[0]
 
 
 def test_from_corrections_to_a_child_with_its_story(corrections, tiny_model):

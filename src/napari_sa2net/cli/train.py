@@ -176,6 +176,8 @@ def _report(result: Any) -> None:
                 rows.append((where, score, f"{old:.3f}", f"{new:.3f}", change, str(now.n)))
         console.table(("scored on", "score", "parent", "child", "change", "cells"), rows)
         out.print(result.verdict.text, markup=False)
+        if result.verdict.advice:
+            out.print(result.verdict.advice, markup=False)
         if not result.promoted:
             out.print(
                 "Kept aside. To use it all the same: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Mapping
 from io import BufferedReader
 from pathlib import Path
 from typing import Literal
@@ -94,6 +95,19 @@ def _shape(network: NetworkConfig) -> str:
     return ", ".join(f"{key} {value}" for key, value in shape.items())
 
 
+def as_stored(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as they come back from a file of float16."""
+    return {
+        key: value.half().to(value.dtype) if _fits_half(value) else value
+        for key, value in weights.items()
+    }
+
+
+def _fits_half(value: Tensor) -> bool:
+    floating = value.is_floating_point() and value.ndim > 1
+    return floating and float(value.abs().max()) < FLOAT16_MAX
+
+
 def _to_store(key: str, value: Tensor, dtype: str) -> Tensor:
     value = value.detach().cpu().contiguous()
     if not value.is_floating_point():
@@ -104,7 +118,7 @@ def _to_store(key: str, value: Tensor, dtype: str) -> Tensor:
             f"The weight {key} holds NaN or infinity, so the model is not saved. "
             "Train again from an earlier state, with a lower learning rate."
         )
-    if dtype == "float16" and value.ndim > 1 and float(value.abs().max()) < FLOAT16_MAX:
+    if dtype == "float16" and _fits_half(value):
         value = value.half()
     return value
 

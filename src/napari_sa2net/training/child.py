@@ -6,7 +6,7 @@ import copy
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ def finish(ended: Ended) -> FineTuned:
     }
     reference = change(reference_of(record.parent), reference_of(record.best))
     verdict = judge(held_out, parts)
-    verdict = Verdict(verdict.better, " ".join([verdict.text, *asked.caveats]))
+    verdict = replace(verdict, text=" ".join([verdict.text, *asked.caveats]))
     promoted = verdict.better if asked.promote is None else asked.promote
     net = child_net(ended.parent, asked.config)
     net.load_state_dict(record.weights)

@@ -23,6 +23,8 @@ DRAWS, OUTSIDE = 2000, 0.05
 SURE = 0.9
 #: Changes of the reference set below this are no change.
 TOLERANCE = 0.02
+#: Fewer held-back cells than this tell little; a parent as good as this has little to learn.
+FEW, ALMOST_ALL = 30, 0.9
 #: What sums of other orders may differ by.
 ROUNDING = 1e-9
 
@@ -159,10 +161,19 @@ class Change:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the child earned its place, and the sentence that says why."""
+    """Whether the child earned its place, and the sentence that says why.
+
+    Attributes
+    ----------
+    better : bool
+    text : str
+    advice : str
+        What to do next where it did not; may be empty.
+    """
 
     better: bool
     text: str
+    advice: str = ""
 
 
 def reviewed_objects(
@@ -323,16 +334,48 @@ def judge(held_out: Change, reference: Mapping[str, Change] | None = None) -> Ve
             f"; {link} the area is covered worse: {_dice(held_out)} "
             f"(± {held_out.dice.margin:.2f})"
         )
+    worse = {name: part for name, part in (reference or {}).items() if _worse(part)}
+    advice = "" if better and not worse else _advice(held_out, tuple(worse))
     if not reference:
-        return Verdict(better, f"{text}.")
-    worse = {name: part for name, part in reference.items() if _worse(part)}
+        return Verdict(better, f"{text}.", advice)
     if worse:
         said = ", ".join(f"{name} {_lost(part)}" for name, part in worse.items())
-        return Verdict(False, f"{text}; {link} worse on the reference set: {said}.")
+        return Verdict(False, f"{text}; {link} worse on the reference set: {said}.", advice)
     gained = [f"{name} {_arrow(part)}" for name, part in reference.items() if _gained(part)]
     if gained:
-        return Verdict(better, f"{text}; better on the reference set: {', '.join(gained)}.")
-    return Verdict(better, f"{text}; unchanged on the reference set.")
+        text = f"{text}; better on the reference set: {', '.join(gained)}."
+        return Verdict(better, text, advice)
+    return Verdict(better, f"{text}; unchanged on the reference set.", advice)
+
+
+def _advice(held_out: Change, forgotten: Sequence[str]) -> str:
+    """What a person can do where a child is no better."""
+    gain, sure = held_out.difference, held_out.chance >= SURE
+    if held_out.dice.fell:
+        return (
+            "It takes for cells what is none. Correct such places too, or mark regions in "
+            "which everything is right (All right, on the Correct page), keep them, and learn "
+            "again."
+        )
+    if forgotten and gain > 0 and sure:
+        return (
+            f"It learned your images and forgot some of {' and '.join(forgotten)}. If you "
+            "segment only images like yours, use it; for others stay with the model as it was. "
+            "Corrections of more images, or a shorter time, make it forget less."
+        )
+    more = "Keep corrections of two or three more images, above all of where the model errs"
+    if held_out.before.ap50 >= ALMOST_ALL:
+        return (
+            "The model finds almost all of these cells as it is, so there is little to learn. "
+            f"{more}, and learn again; or go on with it as it is."
+        )
+    if held_out.after.n < FEW:
+        n = held_out.after.n
+        return (
+            f"With {n} cell{'' if n == 1 else 's'} held back, little can be told from chance. "
+            f"{more}, and learn again."
+        )
+    return f"{more}, and learn again; a longer time can help, too."
 
 
 def _arrow(part: Change) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from napari_sa2net.training.compare import Change, Tally, change, tally
 from napari_sa2net.training.comparison import Comparison, Part, Use, use_of, verdict_on
 from napari_sa2net.training.dataset import Example, load_example, take_levels
 from napari_sa2net.training.held_out import focus, split_examples, spread
+from napari_sa2net.training.judged import changed_since, family, judge_again
 from napari_sa2net.training.material import DIAMETER, EARLIER, HELD_OUT, KINDS
 
 Progress = Callable[[int, int, str], None]
@@ -61,7 +62,8 @@ def compare_models(
     """Score two models on the same images, as they would segment them.
 
     Corrections that one of the two, or what it came of, has learned from are left out as far
-    as others are there. Each model sees the cells at the size it was trained at.
+    as others are there. Each model sees the cells at the size it was trained at. Parent and
+    child on the set that the child learned from are scored as they were for its verdict.
 
     Parameters
     ----------
@@ -97,7 +99,23 @@ def compare_models(
     notes: list[str] = []
     if training_set is not None:
         folder = Path(getattr(training_set, "path", training_set)).expanduser().absolute()
-        tasks, notes = _corrections(folder, models, progress, cancelled)
+    kin = family(models)
+    changed = changed_since(kin[1], folder) if kin and folder is not None else 0
+    if kin and changed == 0:
+        judged = judge_again(
+            models, *kin, folder, device, progress, cancelled, lambda: _ask(cancelled)
+        )
+        notes = [*_left_out(judged.n_learned, {kin[1].name}), *judged.notes]
+        return _told(models, folder, judged.tallies, notes)
+    if kin and changed:
+        said = "1 image is" if changed == 1 else f"{changed} images are"
+        notes = [
+            f"{said} new in this set, or other than when {kin[1].name} was judged: these "
+            "numbers are not those of its verdict."
+        ]
+    if folder is not None:
+        tasks, more = _corrections(folder, models, progress, cancelled)
+        notes += more
     if progress:
         progress(0, 0, "drawing the reference set")
     tasks += _reference()
@@ -114,10 +132,24 @@ def compare_models(
             done += 1
     if progress:
         progress(total, total, "scoring images")
+    return _told(models, folder, tallies, notes)
+
+
+def _told(
+    models: Sequence[Model],
+    folder: Path | None,
+    tallies: Sequence[Mapping[str, list[Tally]]],
+    notes: Sequence[str],
+) -> Comparison:
+    """What the scores say."""
     changes: dict[str, Change] = {
         name: change(some, tallies[1][name]) for name, some in tallies[0].items()
     }
-    parts = tuple(Part(name, len(tallies[0][name]), one) for name, one in changes.items())
+    corrections = [name for name in (HELD_OUT, EARLIER) if name in changes]
+    parts = tuple(
+        Part(name, len(tallies[0][name]), changes[name])
+        for name in dict.fromkeys([*corrections, *changes])
+    )
     held_out = changes.pop(HELD_OUT, None)
     names = models[0].name, models[1].name
     return Comparison(
@@ -200,12 +232,8 @@ def _corrections(
             f"{' and '.join(sorted(who))} learned from these corrections, which flatters: "
             "there are no others. Keep corrections of one more image for a fair comparison."
         )
-    elif learned:
-        n = len(learned)
-        notes.append(
-            f"{n} image{'' if n == 1 else 's'} that {' or '.join(sorted(who))} learned from "
-            f"{'is' if n == 1 else 'are'} left out."
-        )
+    else:
+        notes += _left_out(len(learned), who)
     tasks = []
     for part, some in examples.items():
         by_name = {item.name: (item, example) for item, example in some}
@@ -226,6 +254,16 @@ def _corrections(
         if len(some) > MOST:
             notes.append(f"{MOST} of {len(some)} images ({part}) were scored.")
     return tasks, notes
+
+
+def _left_out(n: int, who: Collection[str]) -> list[str]:
+    """How many images are not scored, and why."""
+    if not n:
+        return []
+    return [
+        f"{n} image{'' if n == 1 else 's'} that {' or '.join(sorted(who))} learned from "
+        f"{'is' if n == 1 else 'are'} left out."
+    ]
 
 
 def _has_learned(uses: Sequence[Sequence[Use]]) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from napari_sa2net.config import FineTuneConfig
 from napari_sa2net.data.training_set import TrainingItem, load_training_folder
 from napari_sa2net.errors import Cancelled, SettingsError
+from napari_sa2net.models.card import ModelCard
 from napari_sa2net.models.lineage import ancestors
 from napari_sa2net.models.model import Model
 from napari_sa2net.models.registry import list_models
@@ -149,16 +150,12 @@ def prepare(
         before = {name for name, use in uses.items() if use in ("held out", "earlier")}
         split = split_examples(examples, config.held_out, config.seed, learned, before)
     held_out = spread(split.held_out, config.max_scored)
-    reference = reference_examples(card)
     earlier = spread(split.earlier, config.max_scored)
     views = {
         HELD_OUT: [make_view(e, diameter) for e in held_out],
-        **{name: [] for name in KINDS.values()},
+        **reference_views(card, config.max_scored),
         EARLIER: [make_view(e, diameter) for e in earlier],
     }
-    for kind, name in KINDS.items():
-        some = spread([e for e in reference if e.item.kind == kind], config.max_scored)
-        views[name] = [make_view(e, diameter, REFERENCE_SIDE) for e in some]
     return Material(
         split,
         diameter,
@@ -166,6 +163,18 @@ def prepare(
         replay_examples(card, diameter, config.seed) if config.replay else [],
         notes,
     )
+
+
+def reference_views(card: ModelCard, most: int) -> dict[str, list[View]]:
+    """At most so many parts of each kind of the reference set, by the kind's name."""
+    reference, diameter = reference_examples(card), card.diameter or DIAMETER
+    return {
+        name: [
+            make_view(e, diameter, REFERENCE_SIDE)
+            for e in spread([e for e in reference if e.item.kind == kind], most)
+        ]
+        for kind, name in KINDS.items()
+    }
 
 
 def _as_divided(

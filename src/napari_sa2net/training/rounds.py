@@ -16,9 +16,11 @@ from torch import Tensor
 
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.errors import TrainingError
+from napari_sa2net.inference.devices import fast_dtype
 from napari_sa2net.inference.instances import label_objects
 from napari_sa2net.inference.predictor import activate
 from napari_sa2net.models.card import ModelCard
+from napari_sa2net.models.file import as_stored
 from napari_sa2net.nn import Network
 from napari_sa2net.training.compare import Score, Tally, score_of, tally
 from napari_sa2net.training.events import Event, LossPoint, Notice, RoundPoint
@@ -37,6 +39,14 @@ FEWEST = {"everything": 1, "attention": 12}
 MAX_ROLLBACKS = 3
 
 Tallies = dict[str, list[Tally]]
+
+
+def working_dtype(device: torch.device, precision: str) -> torch.dtype:
+    """Precision of training on a device, and of scoring beside it."""
+    dtype = fast_dtype(device)
+    # float16 would need scaled gradients, which could not be told from ones that broke.
+    exact = precision == "float32" or dtype == torch.float16
+    return torch.float32 if exact else dtype
 
 
 class Scorer:
@@ -271,7 +281,8 @@ class Rounds(Callback):
     def _round(self, module: TuningModule) -> None:
         start = self._seconds()
         net = copy.deepcopy(module.net)
-        net.load_state_dict(module.mean)
+        # what is judged is what will be saved
+        net.load_state_dict(as_stored(module.mean))
         net.eval()
         record = self.record
         tallies = self.scorer.score(net)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from napari_sa2net.config import FineTuneConfig
 from napari_sa2net.errors import OutOfMemoryError, Paused
-from napari_sa2net.inference.devices import fast_dtype, is_out_of_memory, resolve_device
+from napari_sa2net.inference.devices import is_out_of_memory, resolve_device
 from napari_sa2net.models.model import Model
 from napari_sa2net.nn import Network
 from napari_sa2net.training.child import Ended, child_net
@@ -26,7 +26,15 @@ from napari_sa2net.training.events import Event, LossPoint, Notice, Planned
 from napari_sa2net.training.held_out import make_view, spread
 from napari_sa2net.training.material import HELD_OUT, KINDS, Material
 from napari_sa2net.training.replay import MixedCrops, agreement, as_fluorescence, trust
-from napari_sa2net.training.rounds import FEWEST, Record, Rounds, Scorer, Tallies, reference_of
+from napari_sa2net.training.rounds import (
+    FEWEST,
+    Record,
+    Rounds,
+    Scorer,
+    Tallies,
+    reference_of,
+    working_dtype,
+)
 from napari_sa2net.training.run_state import write_state
 from napari_sa2net.training.runs import Asked
 from napari_sa2net.training.schedule import Schedule, steps_within
@@ -77,10 +85,7 @@ class TuningRun:
         self.material = material
         self.config: FineTuneConfig = asked.config
         self.device = resolve_device(self.config.device)
-        dtype = fast_dtype(self.device)
-        # float16 would need scaled gradients, which could not be told from ones that broke.
-        exact = self.config.precision == "float32" or dtype == torch.float16
-        self.dtype = torch.float32 if exact else dtype
+        self.dtype = working_dtype(self.device, self.config.precision)
         self.crop = self.config.crop
         self._start = start
         self._tell = on_event or _log

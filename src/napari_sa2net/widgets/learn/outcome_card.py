@@ -48,6 +48,8 @@ class OutcomeCard(QFrame):
         self.verdict = QLabel()
         self.verdict.setWordWrap(True)
         self.verdict.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.advice = QLabel()
+        self.advice.setWordWrap(True)
         self.standing = muted()
         self._grid = QGridLayout()
         self._grid.setContentsMargins(0, 0, 0, 0)
@@ -84,6 +86,7 @@ class OutcomeCard(QFrame):
         layout.setSpacing(6)
         layout.addWidget(self.title)
         layout.addWidget(self.verdict)
+        layout.addWidget(self.advice)
         layout.addLayout(self._grid)
         layout.addWidget(self.standing)
         layout.addLayout(buttons)
@@ -105,6 +108,9 @@ class OutcomeCard(QFrame):
         better = outcome.verdict.better
         self.title.setText("It got better" if better else "It did not get better")
         self.verdict.setText(unbroken(outcome.verdict.text))
+        advice = outcome.verdict.advice
+        self.advice.setText(f"What next: {advice}" if advice else "")
+        self.advice.setVisible(bool(advice))
         self.standing.setText(_standing(outcome, in_use))
         self._fill(outcome)
         self.use.setText("Use it" if better else "Use it anyway")
