@@ -69,6 +69,9 @@ def test_models_come_and_go(run, tiny_model, tmp_path, own_home):
     assert "For tests only" in shown.out
     nuclei = run("models", "show", "nuclei").out
     assert "AP@0.5 0." in nuclei
+    assert "not for" in nuclei
+    assert "DAB" in nuclei
+    assert "not for" not in shown.out
     assert not {"{", "[", '"'} & set(nuclei)
     assert "γ of ψ" not in nuclei, "as in every ordinary model"
     card = ModelCard.model_validate(

@@ -61,7 +61,7 @@ def test_crowded_field_holds_fewer() -> None:
     ("name", "shape", "dtype"),
     [
         ("synthetic_layers", (512, 512), np.uint16),
-        ("tissue_layers", (512, 512, 3), np.uint8),
+        ("tissue_layers", (256, 384, 3), np.uint8),
         ("nuclei_stack_layers", (60, 256, 256), np.uint16),
         ("timelapse_layers", (30, 511, 511), np.uint8),
     ],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import napari_sa2net as sa2net
-from napari_sa2net.data import read_image, synthetic_nuclei
+from napari_sa2net.data import read_image, samples, synthetic_nuclei
 from napari_sa2net.models import load_model
 
 
@@ -33,6 +33,23 @@ def test_synthetic_nuclei_are_found(nuclei):
     assert scores["ap50"] > 0.8
     assert scores["dice"] > 0.85
     assert len(result.objects) == result.labels.max()
+
+
+#: Nuclei of the sample of stained tissue, seen by eye.
+SEEN = [
+    *[(7, 259), (15, 323), (25, 240), (34, 134), (33, 251), (37, 118), (39, 253), (53, 128)],
+    *[(58, 181), (60, 333), (80, 159), (81, 343), (91, 184), (102, 338), (107, 161)],
+    *[(107, 207), (110, 194), (143, 226)],
+]
+
+
+def test_the_sample_of_stained_tissue_is_one_that_it_can_do(nuclei):
+    result = sa2net.segment(samples.tissue().array, model=nuclei)
+    assert 7 < result.diameter < 13
+    found = {int(result.labels[at]) for at in SEEN} - {0}
+    assert len(found) >= 0.85 * len(SEEN)
+    assert 60 < len(result.objects) < 160
+    assert result.objects.confidence.mean() > 0.6
 
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])

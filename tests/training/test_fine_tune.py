@@ -13,8 +13,8 @@ from napari_sa2net.data.synthetic import synthetic_nuclei
 from napari_sa2net.errors import Cancelled, ModelExistsError, SettingsError, TrainingError
 from napari_sa2net.models import find_model, list_models, load_model, promote_model
 from napari_sa2net.training import tuning_module
-from napari_sa2net.training.events import LossPoint, Notice, Planned, RoundPoint
 from napari_sa2net.training.compare_models import compare_models
+from napari_sa2net.training.events import LossPoint, Notice, Planned, RoundPoint
 from napari_sa2net.training.fine_tune import fine_tune, resume_fine_tuning
 from napari_sa2net.training.material import HELD_OUT
 from napari_sa2net.training.run_state import read_state

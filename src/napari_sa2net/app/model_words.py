@@ -44,6 +44,8 @@ def short_rows(entry: ModelEntry) -> list[tuple[str, str]]:
     if card.diameter:
         rows.append(("Object size", f"about {card.diameter:g} px across; images are resized"))
     rows.append(("Images", _images(card)))
+    if entry.limits:
+        rows.append(("Not for", entry.limits))
     rows += _scores(card)
     if card.licence:
         rows.append(("Licence", card.licence))
@@ -68,6 +70,8 @@ def main_rows(entry: ModelEntry) -> list[tuple[str, str]]:
     size = f"about {card.diameter:g} px across" if card.diameter else "images are not resized"
     rows.append(("Object size", size))
     rows.append(("Images", _images(card)))
+    if entry.limits:
+        rows.append(("Not for", entry.limits))
     rows.append(("Licence", card.licence or "not said"))
     return rows
 

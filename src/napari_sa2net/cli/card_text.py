@@ -35,6 +35,7 @@ def card_lines(card: ModelCard, file: Mapping[str, Any], details: bool) -> list[
     where = "bundled" if file.get("bundled") else "kept aside" if file.get("aside") else ""
     size = f"{file['size_bytes'] / 1e6:.1f} MB, made {card.created[:10]}"
     from napari_sa2net.models.exponents import ORDINARY, gamma_rows
+    from napari_sa2net.models.registry import limits_of
 
     rows = [
         (
@@ -45,6 +46,7 @@ def card_lines(card: ModelCard, file: Mapping[str, Any], details: bool) -> list[
         ("trained on", str(card.training.get("data", ""))),
         ("object size", f"{card.diameter:g} px" if card.diameter else "any; not resized"),
         ("image channels", f"{card.network.in_channels} ({card.input.channel_order})"),
+        ("not for", limits_of(card, bool(file.get("bundled")))),
         ("classes", ", ".join(card.classes)),
         # Where it is not that of every ordinary model.
         *((title, text) for title, text in gamma_rows(card.network) if text != ORDINARY),

@@ -1,4 +1,4 @@
-"""Sample images from installed packages and synthetic ones: nothing is downloaded."""
+"""Sample images: our own, of installed packages, and synthetic; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_sa2net.data.io import read_image
 from napari_sa2net.data.synthetic import synthetic_nuclei
 from napari_sa2net.errors import ImageFileError
 
@@ -47,16 +48,18 @@ class Sample:
 
 
 def tissue() -> Sample:
-    """Stained tissue: 512×512 RGB uint8, from scikit-image."""
-    from skimage.data import immunohistochemistry
+    """Stained tissue: 256×384 RGB uint8.
 
+    Epidermis and dermis of human skin, haematoxylin and eosin, at 10×: a part of
+    ``skimage.data.skin``, which its author, Kilbad, has released into the public domain.
+    """
     return Sample(
         "tissue",
-        "Stained tissue (colon, haematoxylin and DAB)",
-        np.asarray(immunohistochemistry()),
+        "Stained tissue (skin, haematoxylin and eosin)",
+        np.asarray(read_image(Path(__file__).parent / "skin.png").array),
         "YXC",
         None,
-        "scikit-image: immunohistochemistry",
+        "Wikimedia Commons: Normal Epidermis and Dermis with Intradermal Nevus 10x, by Kilbad",
     )
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SAMPLES = [
     ("nuclei", "Synthetic nuclei with the true outlines"),
-    ("tissue", "Stained tissue (DAB and haematoxylin)"),
+    ("tissue", "Stained tissue (skin)"),
     ("nuclei_stack", "Stack of nuclei, 60 planes"),
     ("timelapse", "Time-lapse of cells, 30 frames"),
 ]
