@@ -228,7 +228,7 @@ def test_killed_paused_and_gone_on_with(desk, home):
     desk.until(lambda: len(state.curves.rounds) >= 2)
     os.kill(desk.learn._trainer.client.pid, signal.SIGKILL)
     desk.until(lambda: state.phase == "idle" and state.unfinished)
-    assert "engine" in desk.state.error.message
+    assert "background process was killed" in desk.state.error.message
     run = state.unfinished[0]
     assert run.asked.name == "tiny-tuned"
     assert run.asked.base_name == "tiny"

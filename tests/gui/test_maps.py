@@ -198,6 +198,22 @@ def test_over_an_image_that_is_not_dark_maps_lie_as_a_film(
     assert layer.opacity == pytest.approx(alone)
 
 
+def test_maps_do_not_hide_the_outlines(viewer: ViewerModel, port: NapariPort) -> None:
+    image = viewer.add_image(np.full((40, 56), 0.5), name="a", contrast_limits=(0, 1))
+    cells = viewer.add_labels(np.zeros((40, 56), int), name="filled")
+    source = source_of(port)
+    port.show_overlay(Overlay(source, "aua_8", a_map("aua_8"), ()))
+    port.show_overlay(Overlay(source, CELL, Patch(np.ones((2, 2), int), (0, 2, 0, 2)), ()))
+    port.show_overlay(Overlay(source, "aua_4", a_map("aua_4"), ()))
+    names = ("ψ 1/8", "ψ 1/4", "this cell")
+    first, second, ring = (viewer.layers[f"why: {name} (a)"] for name in names)
+    assert list(viewer.layers) == [image, cells, first, second, ring]
+    cells.contour = 2
+    port.show_overlay(Overlay(source, "aua_2", a_map("aua_2"), ()))
+    third = viewer.layers["why: ψ 1/2 (a)"]
+    assert list(viewer.layers) == [image, third, cells, first, second, ring]
+
+
 def test_the_cell_that_is_looked_at_is_outlined(viewer: ViewerModel, port: NapariPort) -> None:
     viewer.add_image(np.zeros((40, 56)), name="a")
     source = source_of(port)
@@ -355,8 +371,8 @@ def test_jump_to_a_cell_of_a_stack(viewer: ViewerModel) -> None:
     assert viewer.dims.current_step[0] == 3
     assert labels.selected_label == 7
     np.testing.assert_allclose(viewer.scene.camera.center[1:], (52.75, 103.75))
-    # a fifth of the canvas's height: the cell, and what is around it
-    assert viewer.scene.camera.zoom * 16 * 0.5 == pytest.approx(120)
+    # a seventh of the canvas's height: the cell, and what is around it
+    assert viewer.scene.camera.zoom * 16 * 0.5 == pytest.approx(90)
     # it goes nowhere where there is no such cell, and does not zoom out without need
     assert not go_to(viewer, labels, 8)
     viewer.scene.camera.zoom = 50
@@ -365,7 +381,7 @@ def test_jump_to_a_cell_of_a_stack(viewer: ViewerModel) -> None:
 
 
 def test_the_view_moves_only_to_show_a_cell_well(viewer: ViewerModel) -> None:
-    """A canvas of 600 × 800: cells of 20 px at zoom 6 take a fifth of its height."""
+    """A canvas of 600 × 800: cells of 20 px at zoom 4.5 take a seventh of its height."""
     data = np.zeros((400, 400), np.int32)
     data[100:120, 100:120], data[120:140, 125:145] = 1, 2
     data[300:302, 300:302], data[10:380, 10:14] = 3, 4
@@ -380,21 +396,21 @@ def test_the_view_moves_only_to_show_a_cell_well(viewer: ViewerModel) -> None:
 
     camera.zoom = 1
     first = at(1)
-    assert first == pytest.approx((6, 109.5, 109.5))
+    assert first == pytest.approx((4.5, 109.5, 109.5))
     # a neighbour is well in view, and so is the first one after that
     assert at(2) == at(1) == first
     # a person came closer, or went a little back: the zoom is theirs
     camera.zoom = 12
     assert at(1)[0] == 12
-    camera.zoom = 4
-    assert at(1) == pytest.approx((4, 109.5, 109.5))
+    camera.zoom = 3
+    assert at(1) == pytest.approx((3, 109.5, 109.5))
     # too near to the edge of the canvas to see what is around it
-    camera.zoom, camera.center = 6, (0, 155, 109.5)
+    camera.zoom, camera.center = 4.5, (0, 180, 109.5)
     assert at(1) == first
     # a speck is centred at the size of its neighbours, and no nearer
-    assert at(3) == pytest.approx((6, 300.5, 300.5))
+    assert at(3) == pytest.approx((4.5, 300.5, 300.5))
     # but for itself it is zoomed to
-    assert at(3, None)[0] == pytest.approx(60)
+    assert at(3, None)[0] == pytest.approx(45)
     # a giant is seen whole
     assert at(4)[0] * 370 == pytest.approx(0.7 * 600)
     assert at(1) == first

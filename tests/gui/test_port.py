@@ -42,9 +42,10 @@ def outcome(
         source, 0, key, "tiny", PredictConfig(), InstanceConfig(), True, Window()
     )
     n = int(labels.max())
+    area = float(np.count_nonzero(labels) / max(n, 1))
     table = {"label": np.arange(1, n + 1), "area_px": np.full(n, 4.0)}
     result = SegmentResult(
-        key, labels, offset, Summary(n, 4.0, 0), table, provenance={"model": "tiny"}
+        key, labels, offset, Summary(n, area, 0), table, provenance={"model": "tiny"}
     )
     return SegmentOutcome(key, replaces, request, result)
 
@@ -320,6 +321,34 @@ def test_new_layer_keeps_selection_and_camera(viewer: ViewerModel, port: NapariP
     assert layer.metadata[METADATA_KEY] == {"model": "tiny"}
     assert list(layer.features["index"]) == [1]
     assert {"label", "area_px"} <= set(layer.features.columns)
+
+
+def test_cells_are_outlined(viewer: ViewerModel, port: NapariPort) -> None:
+    viewer.add_image(np.zeros((3, 60, 60)))
+    labels = np.zeros((3, 60, 60), np.int32)
+    labels[:, 10:40, 10:40] = 1
+    port.show(outcome(source_of(port), labels, (0, 0, 0)))
+    layer = viewer.layers[-1]
+    assert isinstance(layer, Labels)
+    assert layer.contour > 0
+    # what a person has chosen stays in the next run
+    layer.contour = 0
+    port.show(outcome(source_of(port), labels, (0, 0, 0), "b", "a"))
+    assert viewer.layers[-1] is layer
+    assert layer.contour == 0
+
+
+@pytest.mark.parametrize(("side", "outlined"), [(8, True), (40, True), (1100, False)])
+def test_small_cells_are_not_all_outline_and_large_planes_are_filled(
+    viewer: ViewerModel, port: NapariPort, side: int, outlined: bool
+) -> None:
+    labels = np.zeros((max(60, side), max(60, side)), np.int32)
+    labels[5 : side - 2, 5 : side - 2] = 1
+    viewer.add_image(np.zeros(labels.shape))
+    port.show(outcome(source_of(port), labels, (0, 0)))
+    layer = viewer.layers[-1]
+    assert isinstance(layer, Labels)
+    assert layer.contour == (0 if not outlined else 1 if side < 20 else 2)
 
 
 def test_rerun_replaces_in_place(viewer: ViewerModel, port: NapariPort) -> None:

@@ -34,10 +34,15 @@ if TYPE_CHECKING:
 BRIGHT = 0.25
 #: opacity of a map over such an image: its colours are told apart, and the image shows through
 FILM = 0.6
-#: width of outlines, in pixels of the image
-CONTOUR = 2
+#: width of outlines, in pixels of the image, and of those of cells of at most so many px²
+CONTOUR, THIN, SMALL = 2, 1, 400
 SLOT_KEY = "why"
 IMAGE_KEY = "image"
+
+
+def contour_for(area: float) -> int:
+    """Width of the outlines of cells of such an area (px²); a small one is not all outline."""
+    return THIN if area <= SMALL else CONTOUR
 
 
 def is_overlay(layer: Layer) -> bool:
@@ -102,7 +107,7 @@ class MapLayers:
             if overlay.slot == CELL:
                 layer.editable = False
             with keep_selection(self._viewer):
-                self._viewer.add_layer(layer)
+                self._viewer.layers.insert(self._place(image, overlay), layer)
         else:
             _replace(layer, arguments, transforms)
         if self._layers.get(key) is not layer:
@@ -171,6 +176,21 @@ class MapLayers:
                 layer, alone = self._layers[key], self._alone[key]
                 if np.isclose(layer.opacity, self._opacities.get(key, alone)):
                     layer.opacity = self._opacities[key] = alone / len(keys)
+
+    def _place(self, image: Image, overlay: Overlay) -> int:
+        """On top of all; a map just below the outlines of its image, which it would hide."""
+        layers = self._viewer.layers
+        above = layers.index(image) + 1
+        if isinstance(overlay.content, AttentionMap):
+            for at, layer in enumerate(layers[above:], above):
+                if isinstance(layer, Labels) and self._outlines(layer, overlay.source.key):
+                    return at
+        return len(layers)
+
+    def _outlines(self, layer: Labels, image_key: str) -> bool:
+        if is_overlay(layer):
+            return bool(layer.metadata[METADATA_KEY].get(IMAGE_KEY) == image_key)
+        return layer.contour > 0
 
     def _find(self, image_key: str, slot: str) -> Layer | None:
         """Ours, or one that was left when the page was closed."""

@@ -24,7 +24,7 @@ KEY = "W"
 SLACK = 4.0
 #: of the canvas's shorter side an object takes so much at least, and at most; else it is
 #: zoomed to until it takes the middle of the three
-LEAST, GOOD, MOST = 0.1, 0.2, 0.7
+LEAST, GOOD, MOST = 0.08, 0.15, 0.7
 #: of its surroundings so much is seen on every side, in sides of an object
 AROUND = 0.75
 

@@ -15,7 +15,12 @@ from napari_sa2net.app.requests import ExplainRequest
 from napari_sa2net.app.session import ImageSource, SegmentOutcome
 from napari_sa2net.app.why import Overlay
 from napari_sa2net.widgets.napari_port.connections import Connections
-from napari_sa2net.widgets.napari_port.maps import CONTOUR, MapLayers, is_bright, is_overlay
+from napari_sa2net.widgets.napari_port.maps import (
+    MapLayers,
+    contour_for,
+    is_bright,
+    is_overlay,
+)
 from napari_sa2net.widgets.napari_port.measuring import MeasureLine
 from napari_sa2net.widgets.napari_port.picking import go_to
 from napari_sa2net.widgets.napari_port.ranking import ranked
@@ -237,14 +242,14 @@ class NapariPort:
                 old.disconnect()
             layer = Labels(labels, name=f"{image.name} cells", **arguments)
             if np.prod(labels.shape[-2:]) <= OUTLINED:
-                layer.contour = CONTOUR
+                layer.contour = contour_for(result.summary.median_area_px)
             with keep_selection(self.viewer):
                 self.viewer.add_layer(layer)
             shown = ResultLayer(self.viewer, layer, image, lambda: self._edited(outcome.key))
         self._results[outcome.key] = shown
         if isinstance(outcome.request, ExplainRequest) and not shown.layer.contour:
             # filled cells would hide the maps that lie under them
-            shown.layer.contour = CONTOUR
+            shown.layer.contour = contour_for(result.summary.median_area_px)
         shown.set_metadata(result.provenance)
         if result.objects is not None:
             shown.set_table(result.objects)
