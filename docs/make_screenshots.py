@@ -159,7 +159,6 @@ def segment(image: Path | None) -> None:
     program.page.advanced.fold.setChecked(True)
     program.save("advanced")
     program.page.advanced.fold.setChecked(False)
-    program.viewer.layers[-1].contour = 2
     program.page.result.table.click()
     program.pause(0.5)
     program.save("table")
