@@ -114,7 +114,7 @@ class MapLayers:
             self._layers[key] = layer
             layer.events.visible.connect(self._balance)
         if isinstance(overlay.content, AttentionMap):
-            self._alone[key] = 1.0 if layer.blending == "additive" else FILM
+            self._alone[key] = 1.0 if self._layers[key].blending == "additive" else FILM
         self._balance()
 
     def set_seen(self, slot: str, seen: bool) -> None:
