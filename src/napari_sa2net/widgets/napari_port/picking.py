@@ -104,7 +104,7 @@ def label_at(viewer: Viewer, layer: Labels, world: tuple[float, ...]) -> int:
 
 
 def go_to(viewer: Viewer, layer: Labels, label: int) -> bool:
-    """Select an object and bring it into view; False where it is not."""
+    """Select an object and bring it into the middle of the view; False where it is not."""
     where = np.nonzero(np.asarray(layer.data) == label)
     if not len(where[0]):
         return False
@@ -124,9 +124,10 @@ def bring_into_view(
 ) -> None:
     """Show the part of a layer between two corners, in pixels, so that it can be judged.
 
-    The camera stays where the part, with what is around it, is well seen already; it zooms
-    where the part is too small or too large for that. With the side of a typical object (px),
-    the zoom goes by that, so that the picture does not jump from one object to the next.
+    It comes into the middle, and the camera zooms where it is too small or too large. With the
+    side of a typical object (px), as one walks from one to the next, the zoom goes by that, and
+    the camera stays where the object, with what is around it, is well seen already: the
+    picture does not jump.
     """
     begin, middle, end = (
         in_viewer_units(viewer, layer, np.array(layer.data_to_world(point)))
@@ -151,7 +152,7 @@ def bring_into_view(
     at = middle[shown]
     around = extent / 2 + AROUND * ruler
     there = np.abs(at - np.array(camera.center[-2:])) + around <= canvas / zoom / 2
-    if zoom == camera.zoom and there.all():
+    if typical is not None and zoom == camera.zoom and there.all():
         return
     camera.zoom = zoom
     camera.center = (camera.center[0], *(float(value) for value in at))

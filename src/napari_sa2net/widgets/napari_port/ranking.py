@@ -15,15 +15,12 @@ SPECK = 0.25
 
 
 def ranked(table: pd.DataFrame, column: str) -> list[int]:
-    """Labels of a table by a column, the highest first.
-
-    After all others come cells that the image's edge cuts, and last of all specks.
+    """Labels of a table by a column, the highest first; specks after all others.
 
     Parameters
     ----------
     table : DataFrame
-        With the columns label and `column`; without area_px nothing counts as a speck,
-        without touches_border nothing as cut.
+        With the columns label and `column`; without area_px nothing counts as a speck.
     column : str
         Rows without a value are left out.
     """
@@ -31,10 +28,7 @@ def ranked(table: pd.DataFrame, column: str) -> list[int]:
     speck = np.zeros(len(known), bool)
     if "area_px" in known:
         speck = (known["area_px"] < SPECK * known["area_px"].median()).to_numpy(bool)
-    cut = np.zeros(len(known), bool)
-    if "touches_border" in known:
-        cut = known["touches_border"].to_numpy(bool)
-    order = known.assign(speck=speck, cut=cut).sort_values(
-        ["speck", "cut", column], ascending=[True, True, False], kind="stable"
+    order = known.assign(speck=speck).sort_values(
+        ["speck", column], ascending=[True, False], kind="stable"
     )
     return [int(label) for label in order["label"]]
