@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import pickle
 import itertools
+import pickle
 import warnings
 
 import dask.array as da
