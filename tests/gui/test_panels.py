@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from qtpy.QtCore import QLocale, Qt
 from qtpy.QtGui import QGuiApplication
+from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QSlider
 
 from napari_sa2net.app.session import ErrorInfo, JobProgress
@@ -19,6 +22,7 @@ from napari_sa2net.widgets.empty_state import EmptyState
 from napari_sa2net.widgets.error_box import ErrorBox
 from napari_sa2net.widgets.image_row import ChannelButton, ImageDetails, ImageRow
 from napari_sa2net.widgets.model_row import ModelRow
+from napari_sa2net.widgets.number_field import NumberField, WholeNumberField
 from napari_sa2net.widgets.progress_line import ProgressLine
 from napari_sa2net.widgets.qt_dispatch import GuiDispatcher
 from napari_sa2net.widgets.region_row import RegionRow
@@ -27,9 +31,12 @@ from napari_sa2net.widgets.size_row import SizeRow
 from napari_sa2net.widgets.value_slider import ValueSlider
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from pytestqt.qtbot import QtBot
+
+    from napari_sa2net.widgets.dock import SA2NetDock
 
 PANELS = [
     AdvancedSection,
@@ -314,3 +321,122 @@ def test_dispatcher_brings_calls_to_the_gui_thread(qtbot: QtBot) -> None:
     dispatcher(note, 100)
     qtbot.wait(50)
     assert len(seen) == 50
+
+
+def type_into(spin: QAbstractSpinBox, text: str) -> None:
+    """As a person does, key by key."""
+    spin.selectAll()
+    if text.isascii():
+        QTest.keyClicks(spin.lineEdit(), text)
+    else:  # QTest has no keys for these
+        for character in text:
+            spin.lineEdit().insert(character)
+    QTest.keyClick(spin.lineEdit(), Qt.Key.Key_Return)
+
+
+@pytest.fixture(params=["C", "de_DE", "fr_FR", "en_IN", "de_CH", "ar_EG", "fa_IR"])
+def locale(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The system's language."""
+    before = QLocale()
+    QLocale.setDefault(QLocale(request.param))
+    yield request.param
+    QLocale.setDefault(before)
+
+
+TYPED = [
+    ("18.5", 18.5),
+    ("18,5", 18.5),
+    ("0.5", 0.5),
+    (",5", 0.5),
+    ("7", 7.0),
+    ("1234.5", 1234.5),
+    ("18.55", 18.55),
+    ("١٨٫٥", 18.5),
+    ("１８．５", 18.5),  # noqa: RUF001
+    # not taken, and never read as something else
+    ("1,000", None),
+    ("1.000", None),
+    ("1.000,5", None),
+    ("1,000.5", None),
+    ("18.5.2", None),
+    ("99999", None),
+    ("-3", None),
+    (".", None),
+    ("", None),
+]
+
+
+@pytest.mark.parametrize(("text", "number"), TYPED)
+def test_a_number_typed_is_the_number_used(
+    text: str, number: float | None, locale: str, qtbot: QtBot
+) -> None:
+    spin = NumberField()
+    qtbot.addWidget(spin)
+    spin.setRange(0, 10000)
+    spin.setSuffix(" px")
+    spin.setValue(42.25)
+    told: list[float] = []
+    spin.valueChanged.connect(told.append)
+    type_into(spin, text)
+    assert spin.value() == pytest.approx(42.25 if number is None else number)
+    assert told == ([] if number is None else [spin.value()])
+    # what is shown reads the same way
+    assert spin.text() == f"{spin.value():.2f} px"
+    shown = spin.cleanText()
+    spin.setValue(1)
+    type_into(spin, shown)
+    assert spin.text() == f"{shown} px"
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("18", 18), ("1500", 1500), ("18.5", 42), ("18,5", 42), ("1.500", 42), ("20000", 42)],
+)
+def test_a_whole_number_typed_is_the_number_used(
+    text: str, number: int, locale: str, qtbot: QtBot
+) -> None:
+    spin = WholeNumberField()
+    qtbot.addWidget(spin)
+    spin.setRange(0, 10000)
+    spin.setValue(42)
+    type_into(spin, text)
+    assert spin.value() == number
+    assert spin.text() == str(number)
+
+
+def test_every_number_of_the_dock_reads_alike(open_dock: Callable[[], SA2NetDock]) -> None:
+    dock = open_dock()
+    fields = [spin for page in dock.pages for spin in page.findChildren(QAbstractSpinBox)]
+    assert len(fields) > 10
+    assert {type(field) for field in fields} == {NumberField, WholeNumberField}
+
+
+def test_a_number_still_being_typed_counts(
+    open_dock: Callable[[], SA2NetDock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dock = open_dock()
+    page = dock.pages[0]
+    dock.workspace.port.viewer.add_image(np.zeros((32, 32)))
+    asked: list[float | None] = []
+    controller = dock.workspace.controller
+    monkeypatch.setattr(
+        controller, "segment", lambda: asked.append(dock.workspace.session.predict.diameter)
+    )
+    page.size_row.spin.selectAll()
+    QTest.keyClicks(page.size_row.spin.lineEdit(), "18,5")
+    # without taking the focus, as buttons of macOS
+    page.button.click()
+    assert asked == [18.5]
+
+
+def test_a_size_too_small_is_shown_as_it_is_used(qtbot: QtBot) -> None:
+    row = SizeRow()
+    qtbot.addWidget(row)
+    sizes: list[float | None] = []
+    row.valueChanged.connect(sizes.append)
+    type_into(row.spin, "0.3")
+    assert sizes == [1.0]
+    assert row.spin.text() == "1.0 px"
+    type_into(row.spin, "0")
+    assert sizes == [1.0, None]
+    assert row.spin.text() == "auto"

@@ -27,6 +27,7 @@ from napari_sa2net.widgets.learn.set_section import SetSection
 from napari_sa2net.widgets.learn.settings_form import SettingsForm
 from napari_sa2net.widgets.learn.unfinished_box import UnfinishedBox
 from napari_sa2net.widgets.model_row import ModelRow
+from napari_sa2net.widgets.number_field import take_typed
 from napari_sa2net.widgets.page_parts import column
 from napari_sa2net.widgets.pages import PageWidget
 from napari_sa2net.widgets.theme import text_color
@@ -219,6 +220,7 @@ class LearnPage(PageWidget):
     # --- what a person does ----------------------------------------------------------------
 
     def _learn(self) -> None:
+        take_typed(self)
         self.controller.set_child(self.name.text())
         self.controller.learn()
 

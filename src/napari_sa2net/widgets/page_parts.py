@@ -15,6 +15,7 @@ from napari_sa2net.widgets.common import range_words, repolish
 from napari_sa2net.widgets.empty_state import EmptyState
 from napari_sa2net.widgets.error_box import ErrorBox
 from napari_sa2net.widgets.image_row import ImageRow
+from napari_sa2net.widgets.number_field import take_typed
 from napari_sa2net.widgets.progress_line import ProgressLine
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ class RunControls(QObject):
         self._controller = workspace.controller
         self._words, self._tip = words, tip
         self._start, self._seconds = start, seconds
+        self._page = page
         events = self._session.events
         for field, show in (
             ("running", self.show_running),
@@ -182,6 +184,7 @@ class RunControls(QObject):
         if self._session.running:
             self._controller.cancel()
         else:
+            take_typed(self._page)
             self._start()
 
     def _idle(self) -> str:

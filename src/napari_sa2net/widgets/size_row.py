@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QDoubleSpinBox, QHBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QWidget
 
 from napari_sa2net.widgets.common import keep_together, link_button, muted, repolish
+from napari_sa2net.widgets.number_field import NumberField
 
 TIP = (
     "Typical diameter of a cell in pixels of the image. The image is resized so that cells "
     "look as large as those the model learned from. auto: estimated from the image"
 )
+#: Smallest size that is not automatic (px).
+LEAST = 1.0
 UNSURE = "Many doubtful cells: measure one with “measure…” and segment again."
 MEASURE_TIP = "Drag a line across one cell in the image to measure its diameter"
 
@@ -34,12 +37,11 @@ class SizeRow(QWidget):
         self._pixel_size: float | None = None
         self._estimate: float | None = None
         self._unsure = False
-        self.spin = QDoubleSpinBox()
+        self.spin = NumberField()
         self.spin.setRange(0, 10000)
         self.spin.setDecimals(1)
         self.spin.setSuffix(" px")
         self.spin.setSpecialValueText("auto")
-        self.spin.setKeyboardTracking(False)
         self.spin.setToolTip(TIP)
         self.measure = link_button("measure…", MEASURE_TIP)
         self.measure.setCheckable(True)
@@ -57,7 +59,7 @@ class SizeRow(QWidget):
     def value(self) -> float | None:
         """Diameter in px; None for automatic."""
         value = self.spin.value()
-        return max(value, 1.0) if value > 0 else None
+        return value if value > 0 else None
 
     def setValue(self, value: float | None) -> None:
         """Show a diameter; says nothing."""
@@ -83,6 +85,9 @@ class SizeRow(QWidget):
         self.measure.setText("cancel" if measuring else "measure…")
 
     def _changed(self) -> None:
+        if 0 < self.spin.value() < LEAST:
+            self.spin.setValue(LEAST)  # comes back here
+            return
         self._update_note()
         self.valueChanged.emit(self.value())
 

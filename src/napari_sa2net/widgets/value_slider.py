@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QAbstractSpinBox, QDoubleSpinBox, QHBoxLayout, QSlider, QWidget
+from qtpy.QtWidgets import QAbstractSpinBox, QHBoxLayout, QSlider, QWidget
+
+from napari_sa2net.widgets.number_field import NumberField
 
 STEPS = 1000
 
@@ -45,12 +47,11 @@ class ValueSlider(QWidget):
         self.slider.setRange(0, STEPS)
         self.slider.setPageStep(STEPS // 10)
         self.slider.setSingleStep(STEPS // 100)
-        self.spin = QDoubleSpinBox()
+        self.spin = NumberField()
         self.spin.setButtonSymbols(QAbstractSpinBox.ButtonSymbols.NoButtons)
         self.spin.setAlignment(Qt.AlignmentFlag.AlignRight)
         self.spin.setDecimals(decimals)
         self.spin.setRange(low, high)
-        self.spin.setKeyboardTracking(False)
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(6)
@@ -92,7 +93,7 @@ class ValueSlider(QWidget):
         share = (value - self._low) / ((self._high - self._low) or 1)
         return round(STEPS * math.pow(min(max(share, 0.0), 1.0), 1 / self._power))
 
-    def _set(self, widget: QSlider | QDoubleSpinBox, value: float) -> None:
+    def _set(self, widget: QSlider | NumberField, value: float) -> None:
         widget.blockSignals(True)
         widget.setValue(value)  # type: ignore[arg-type]
         widget.blockSignals(False)

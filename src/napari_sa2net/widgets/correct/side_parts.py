@@ -7,7 +7,6 @@ from html import escape
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QComboBox,
-    QDoubleSpinBox,
     QFrame,
     QHBoxLayout,
     QLabel,
@@ -19,6 +18,7 @@ from napari_sa2net.app.correct_restore import Offer
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.widgets.common import Form, fold_button, link_button, tip_of
 from napari_sa2net.widgets.correct.tools import NAPARI_KEYS, OTHER_KEYS, TOOLS
+from napari_sa2net.widgets.number_field import NumberField, take_typed
 from napari_sa2net.widgets.value_slider import ValueSlider
 
 
@@ -115,9 +115,9 @@ class BoxSettings(QWidget):
         fields = InstanceConfig.model_fields
         self.foreground = ValueSlider(0.02, 0.98)
         self.split = ValueSlider(0, 1)
-        self.diameter_box = QDoubleSpinBox()
+        self.diameter_box = NumberField()
         self.diameter_box.setRange(0, 10000)
-        self.diameter_box.setDecimals(0)
+        self.diameter_box.setDecimals(1)
         self.diameter_box.setSpecialValueText("as before")
         self.diameter_box.setSuffix(" px")
         form = Form()
@@ -143,12 +143,14 @@ class BoxSettings(QWidget):
 
     def instances(self, base: InstanceConfig) -> InstanceConfig:
         """``base`` with what the sliders say."""
+        take_typed(self)
         return base.model_copy(
             update={"foreground": self.foreground.value(), "split": self.split.value()}
         )
 
     def diameter(self) -> float | None:
         """Object size in px; None for as before."""
+        take_typed(self)
         return self.diameter_box.value() or None
 
 

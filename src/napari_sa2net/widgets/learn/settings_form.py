@@ -14,15 +14,14 @@ from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QCheckBox,
     QComboBox,
-    QDoubleSpinBox,
     QGridLayout,
-    QSpinBox,
     QVBoxLayout,
     QWidget,
 )
 
 from napari_sa2net.config import Settings
 from napari_sa2net.widgets.common import Form, fold_button, link_button
+from napari_sa2net.widgets.number_field import NumberField, WholeNumberField
 
 #: what a number may be where the model sets no bound
 MOST = 1_000_000
@@ -189,12 +188,11 @@ class SettingsForm(QWidget):
         self._show[name] = combo.setCurrentText
         return combo
 
-    def _whole(self, name: str, info: FieldInfo, optional: bool) -> QSpinBox:
-        spin = QSpinBox()
+    def _whole(self, name: str, info: FieldInfo, optional: bool) -> WholeNumberField:
+        spin = WholeNumberField()
         low, high, step = _bounds(info)
         spin.setRange(int(low) - optional, int(high))
         spin.setSingleStep(int(step or 1))
-        spin.setKeyboardTracking(False)
         nothing = int(low) - 1
         if optional:
             spin.setSpecialValueText(self._empty)
@@ -249,13 +247,12 @@ def _bounds(info: FieldInfo) -> tuple[float, float, float | None]:
     return low, high, step
 
 
-def _decimal(info: FieldInfo) -> QDoubleSpinBox:
+def _decimal(info: FieldInfo) -> NumberField:
     low, high, _ = _bounds(info)
-    spin = QDoubleSpinBox()
+    spin = NumberField()
     fine = info.default if isinstance(info.default, float) else 1.0
     decimals = 2 if fine == 0 or fine >= 0.05 else FINEST
     spin.setDecimals(decimals)
     spin.setRange(low, high)
     spin.setSingleStep(max(10.0**-decimals, 0.1 * fine))
-    spin.setKeyboardTracking(False)
     return spin
