@@ -158,16 +158,133 @@ def test_further_series_are_noted(tmp_path) -> None:
     assert "1 further" in image.notes[0]
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_the_largest_picture_is_read(tmp_path, monkeypatch, lazy, compression) -> None:
+    if lazy:
+        monkeypatch.setattr(tiff, "LAZY_BYTES", 100)
+    main = _ramp(40, 60, dtype=np.uint8)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
+        tif.write(_ramp(20, 30, 3, dtype=np.uint8), photometric="rgb")  # the macro picture
+        tif.write(main, compression=compression, resolution=(1e4 / 0.25,) * 2, resolutionunit=3)
+        tif.write(_ramp(50, 40, dtype=np.uint8))
+    _same(tmp_path / "a.tif", main, "YX")
+    image = read_image(tmp_path / "a.tif")
+    assert image.pixel_size_um == pytest.approx(0.25)
+    assert image.notes == ("picture 2 of 3 in this file read, the largest (40 × 60)",)
+
+
+def test_pages_of_other_sizes_are_not_the_picture(tmp_path) -> None:
+    stack = _ramp(3, 40, 60)
+    with tifffile.TiffWriter(tmp_path / "a.tif", shaped=False) as tif:
+        for page in (_ramp(8, 9), *stack):
+            tif.write(page, metadata=None, contiguous=False)
+    _same(tmp_path / "a.tif", stack, "ZYX")
+
+
+def test_of_equally_large_pictures_the_first_is_read(tmp_path) -> None:
+    first = _ramp(20, 30)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
+        for i in range(3):
+            tif.write(first + i, contiguous=False)
+    _same(tmp_path / "a.tif", first, "YX")
+    assert read_image(tmp_path / "a.tif").notes == (
+        "2 further image series in this file not read",
+    )
+
+
+def test_the_size_of_a_pixel_is_that_of_the_picture_read(tmp_path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif") as tif:
+        for array, size in ((_ramp(8, 9), 16.0), (_ramp(80, 90), 0.5)):
+            meta = {"axes": "YX", "PhysicalSizeX": size, "PhysicalSizeY": size}
+            tif.write(array, metadata=meta)
+    image = read_image(tmp_path / "a.ome.tif")
+    assert image.array.shape == (80, 90)
+    assert image.pixel_size_um == 0.5
+
+
+def test_aperio_slide(tmp_path) -> None:
+    """The slide with its levels, then a thumbnail; a decimal comma in its description."""
+    slide = _ramp(128, 256, 3, dtype=np.uint8)
+    with tifffile.TiffWriter(tmp_path / "a.svs") as tif:
+        for array in (slide, slide[::8, ::8], slide[::2, ::2]):
+            tif.write(
+                array,
+                tile=None if len(array) == 16 else (64, 64),
+                photometric="rgb",
+                description="Aperio Image Library v1\n256x128 |AppMag = 40|MPP = 0,252",
+                metadata=None,
+            )
+    _same(tmp_path / "a.svs", slide, "YXC")
+    assert read_image(tmp_path / "a.svs").pixel_size_um == 0.252
+
+
 @pytest.mark.parametrize(
     ("unit", "expected"),
     [
         ("µm", 1), ("μm", 1), ("um", 1), ("micron", 1), ("microns", 1), ("micrometer", 1),
-        ("\\u00B5m", 1), ("nanometre", 1e-3), ("mm", 1e3), ("meter", 1e6), ("pixel", None),
-        ("", None), (None, None), ("reference frame", None),
+        ("\\u00B5m", 1), ("\\u00b5m", 1), ("Microns", 1), ("µ", 1), ("um/pixel", 1),
+        ("nanometre", 1e-3), ("nm", 1e-3), ("mm", 1e3), ("meter", 1e6), ("inches", 25400),
+        ("pixel", None), ("", None), (None, None), ("reference frame", None),
     ],
 )  # fmt: skip
 def test_units(unit, expected) -> None:
     assert micrometres(unit) == expected
+
+
+@pytest.mark.parametrize(
+    ("unit", "size", "expected"),
+    [
+        ("inch", 1 / 72, None),
+        ("inches", 1 / 96, None),
+        ("inch", 1 / 50800, 0.5),
+        ("cm", 1 / 28.35, None),
+        ("cm", 0.5e-4, 0.5),
+        ("mm", 0.5e-3, 0.5),
+        ("mm", 0.1, 100.0),  # plants and colonies
+        ("mm", 25.4 / 72, None),
+        ("nm", 250, 0.25),
+        ("micron", 0.25, 0.25),
+        ("\\u00B5m", 0.25, 0.25),
+        ("um", 25400 / 72, None),  # a screen's, converted by some program
+        ("m", 1, None),
+        ("um", 1e-7, None),
+        ("pixel", 1, None),
+        ("", 0.3, None),
+        ("furlong", 0.3, None),
+    ],
+)
+def test_pixel_sizes_that_no_microscope_has(tmp_path, unit, size, expected) -> None:
+    noted = expected is None and unit not in ("", "pixel")
+    array = _ramp(9, 9)
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        array,
+        imagej=True,
+        metadata={"unit": unit, "spacing": 2 * size},
+        resolution=(1 / size, 1 / size),
+    )
+    tifffile.imwrite(
+        tmp_path / "a.ome.tif",
+        array,
+        metadata={f"PhysicalSize{a}": size for a in "XY"}
+        | {f"PhysicalSize{a}Unit": unit for a in "XY"},
+    )
+    axes = [{"name": a, "type": "space", "unit": unit} for a in "yx"]
+    steps = [{"type": "scale", "scale": [size, size]}]
+    group = zarr.open_group(str(tmp_path / "a.zarr"), zarr_format=2)
+    group.create_array("0", data=array)
+    group.attrs["multiscales"] = [
+        {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": steps}]}
+    ]
+    for name in ("a.tif", "a.ome.tif", "a.zarr"):
+        if name == "a.ome.tif" and unit == "":
+            continue  # nothing said is µm there
+        image = read_image(tmp_path / name)
+        wanted = None if expected is None else pytest.approx(expected, rel=1e-3)
+        assert image.pixel_size_um == wanted, name
+        assert (image.scale_um == {}) == (expected is None), name
+        assert any("no pixel size" in note for note in image.notes) == noted, name
 
 
 # --- OME-Zarr --------------------------------------------------------------------------
@@ -240,6 +357,12 @@ def test_bioformats2raw_layout(tmp_path) -> None:
     zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=2)
     _ome_zarr(tmp_path / "a.zarr" / "0", _ramp(1, 2, 40, 50), "0.4")
     assert read_image(tmp_path / "a.zarr").axes == "TCYX"
+    _ome_zarr(tmp_path / "a.zarr" / "1", _ramp(1, 2, 80, 100), "0.4")
+    image = read_image(tmp_path / "a.zarr")
+    assert image.array.shape[-2:] == (80, 100)
+    assert image.notes == (
+        "picture 1 of 0 to 1 in this file read, the largest (1 × 2 × 80 × 100)",
+    )
 
 
 def test_plain_zarr(tmp_path) -> None:

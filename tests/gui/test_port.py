@@ -77,6 +77,9 @@ def test_no_image(port: NapariPort) -> None:
         (("nm", "nm"), (200, 50), 0.1),
         (("mm", "mm"), (0.001, 0.001), 1.0),
         (("pixel", "pixel"), (0.5, 0.5), None),
+        (("inch", "inch"), (1 / 72, 1 / 72), None),
+        (("um", "um"), (352.78, 352.78), None),
+        (("m", "m"), (1, 1), None),
     ],
 )
 def test_pixel_size(

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import zarr
 
 from napari_sa2net.data.axes import STACK_NAMES, resolve_axes
-from napari_sa2net.data.image_file import ImageFile, image_name, micrometres, pixel_size
+from napari_sa2net.data.image_file import (
+    ImageFile,
+    counts_dots,
+    image_name,
+    micrometres,
+    pixel_size,
+    plausible_scale,
+    unknown_unit,
+)
 from napari_sa2net.errors import ImageFileError
 
 
@@ -27,8 +37,7 @@ def read_zarr(path: Path) -> ImageFile:
         return ImageFile(node, axes, None, image_name(path), path=path)
     attributes = _ome(node)
     if "multiscales" not in attributes and "0" in node and _is_image(node["0"]):
-        node = node["0"]  # bioformats2raw keeps its first image there
-        attributes = _ome(node)
+        return _read_largest(path, node)  # bioformats2raw keeps all images of a file
     if "multiscales" in attributes:
         return _read_multiscale(path, node, attributes)
     if "plate" in attributes or "well" in attributes:
@@ -57,20 +66,44 @@ def _is_image(node: Any) -> bool:
     return isinstance(node, zarr.Group) and "multiscales" in _ome(node)
 
 
+def _read_largest(path: Path, node: Any) -> ImageFile:
+    """Of the images "0", "1", … in a group the largest: others are thumbnails and labels."""
+    groups = {}
+    while str(len(groups)) in node and _is_image(node[str(len(groups))]):
+        groups[str(len(groups))] = node[str(len(groups))]
+    images = {
+        name: _read_multiscale(path, group, _ome(group)) for name, group in groups.items()
+    }
+    # max keeps the first of equals.
+    taken = max(images, key=lambda name: math.prod(images[name].array.shape))
+    image = images[taken]
+    if len(images) == 1:
+        return image
+    size = " × ".join(str(length) for length in image.array.shape)
+    note = f"picture {taken} of 0 to {len(images) - 1} in this file read, the largest ({size})"
+    return replace(image, notes=(*image.notes, note))
+
+
 def _read_multiscale(path: Path, node: Any, attributes: Mapping[str, Any]) -> ImageFile:
     multiscale = attributes["multiscales"][0]
     dataset = multiscale["datasets"][0]
     array = node[dataset["path"]]
     axes, units = _axes(multiscale.get("axes"), array.ndim)
-    scale = {}
+    sizes: dict[str, float] = {}
+    notes: tuple[str, ...] = ()
     steps = _scale(dataset, array.ndim), _scale(multiscale, array.ndim)
     for i, name in enumerate(axes):
-        factor = micrometres(units[i])
-        if name in "ZYX" and factor and steps[0][i] and steps[0][i] * steps[1][i] > 0:
-            scale[name] = steps[0][i] * steps[1][i] * factor
+        factor, step = micrometres(units[i]), steps[0][i] * steps[1][i]
+        if name in "ZYX" and factor and step:
+            sizes[name] = step * factor
+        elif name in "YX":
+            notes = unknown_unit(units[i])
+    scale, doubts = plausible_scale(sizes, any(counts_dots(unit) for unit in units))
     channels = attributes.get("omero", {}).get("channels", [])
     names = tuple(str(channel.get("label", i)) for i, channel in enumerate(channels))
-    return ImageFile(array, axes, pixel_size(scale), image_name(path), names, path, scale)
+    return ImageFile(
+        array, axes, pixel_size(scale), image_name(path), names, path, scale, (*notes, *doubts)
+    )
 
 
 def _axes(described: Any, ndim: int) -> tuple[str, list[str | None]]:

@@ -14,7 +14,15 @@ import numpy as np
 import tifffile
 
 from napari_sa2net.data.axes import STACK_NAMES, resolve_axes
-from napari_sa2net.data.image_file import ImageFile, image_name, micrometres, pixel_size
+from napari_sa2net.data.image_file import (
+    ImageFile,
+    counts_dots,
+    image_name,
+    micrometres,
+    pixel_size,
+    plausible_scale,
+    unknown_unit,
+)
 from napari_sa2net.errors import ImageFileError
 
 # Of a damaged file our error says what there is to say; without a handler Python would print
@@ -23,20 +31,22 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 #: Above this size in bytes an image stays on disk and is read window by window.
 LAZY_BYTES = 256 * 2**20
-#: Resolutions coarser than this come from screens and scanners, not from microscopes.
-MAX_TAG_UM = 50.0
+
+#: Spacing in µm by axis, channel names, and notes.
+Metadata = tuple[dict[str, float], list[str], tuple[str, ...]]
 
 
 def read_tiff(path: Path) -> ImageFile:
-    """Open the first image series of a TIFF file at full resolution."""
+    """Open a TIFF file's image at full resolution: of several, the largest."""
     tif = tifffile.TiffFile(path)
     try:
         if not tif.series:
             raise ImageFileError(f"{path} holds no image.")
-        series: Any = tif.series[0]
+        number = _largest(tif.series)
+        series: Any = tif.series[number]
         lazy = series.size * series.dtype.itemsize > LAZY_BYTES
         if lazy and series.dataoffset is not None and not series.is_pyramidal:
-            array: Any = tifffile.memmap(path, series=0, mode="r")
+            array: Any = tifffile.memmap(path, series=number, mode="r")
         elif lazy:
             from napari_sa2net.data.lazy_tiff import LazyTiff
 
@@ -44,26 +54,37 @@ def read_tiff(path: Path) -> ImageFile:
         else:
             array = series.asarray()
         axes = _clean_axes(series.axes, series.kind, tuple(array.shape))
-        scale, names = _metadata(tif, series)
-        notes = []
-        if len(tif.series) > 1:
-            notes.append(f"{len(tif.series) - 1} further image series in this file not read")
+        scale, names, notes = _metadata(tif, number)
+        notes = (*notes, *_others(tif.series, number))
     except BaseException:
         tif.close()
         raise
     if not lazy or isinstance(array, np.ndarray):
         tif.close()
-    scale = {axis: size for axis, size in scale.items() if math.isfinite(size) and size > 0}
     return ImageFile(
-        array,
-        axes,
-        pixel_size(scale),
-        image_name(path),
-        tuple(names),
-        path,
-        scale,
-        tuple(notes),
+        array, axes, pixel_size(scale), image_name(path), tuple(names), path, scale, notes
     )
+
+
+def _largest(series: Sequence[Any]) -> int:
+    """Which series has most pixels, the first of equals: others are thumbnails and labels."""
+
+    def pixels(one: Any) -> int:
+        sizes = zip(one.axes, one.shape, strict=True)
+        return math.prod(size for axis, size in sizes if axis != "S")
+
+    return max(range(len(series)), key=lambda i: (pixels(series[i]), -i))
+
+
+def _others(series: Sequence[Any], taken: int) -> tuple[str, ...]:
+    """What to say of the series that are not read."""
+    n = len(series)
+    if n == 1:
+        return ()
+    if taken == 0:
+        return (f"{n - 1} further image series in this file not read",)
+    size = " × ".join(str(length) for length in series[taken].shape)
+    return (f"picture {taken + 1} of {n} in this file read, the largest ({size})",)
 
 
 def _clean_axes(axes: str, kind: str, shape: tuple[int, ...]) -> str:
@@ -81,51 +102,76 @@ def _clean_axes(axes: str, kind: str, shape: tuple[int, ...]) -> str:
     return "".join(reversed(clean))
 
 
-def _metadata(tif: Any, series: Any) -> tuple[dict[str, float], list[str]]:
-    """Spacing in µm by axis, and channel names."""
+def _metadata(tif: Any, number: int) -> Metadata:
+    """What the file tells of one of its series."""
+    series = tif.series[number]
     if tif.is_ome and tif.ome_metadata:
-        return _ome(tif.ome_metadata)
+        return _ome(tif.ome_metadata, series, number)
     if tif.is_imagej and tif.imagej_metadata is not None:
-        return _imagej(tif.imagej_metadata, series), []
+        scale, notes = _imagej(tif.imagej_metadata, series)
+        return scale, [], notes
+    scale, notes = _resolution_tags(series), ()
     if tif.is_lsm and tif.lsm_metadata:
         sizes = {axis: tif.lsm_metadata.get(f"VoxelSize{axis}", 0) * 1e6 for axis in "ZYX"}
-        return sizes, []
-    if tif.is_svs:
-        match = re.search(r"\bMPP\s*=\s*([\d.]+)", tif.pages[0].description or "")
-        if match:
-            return dict.fromkeys("YX", float(match[1])), []
-    return _resolution_tags(series), []
+        scale, notes = plausible_scale(_told(sizes))
+    elif tif.is_svs:
+        match = re.search(r"\bMPP\s*=\s*([\d.,]+)", series.keyframe.description or "")
+        size = _number(match[1]) if match else None
+        if size:
+            scale, notes = plausible_scale(dict.fromkeys("YX", size))
+    return scale, [], notes
 
 
-def _ome(xml: str) -> tuple[dict[str, float], list[str]]:
+def _told(sizes: dict[str, float]) -> dict[str, float]:
+    """Sizes but for zeros, by which programs say that they do not know."""
+    return {axis: size for axis, size in sizes.items() if size}
+
+
+def _ome(xml: str, series: Any, number: int) -> Metadata:
     try:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError:
-        return {}, []
-    pixels = next((e for e in root.iter() if e.tag.endswith("}Pixels")), None)
+        return {}, [], ()
+    every = [e for e in root.iter() if e.tag.endswith("}Pixels")]
+    pixels = next(iter(_of_series(every, series, number)), None)
     if pixels is None:
-        return {}, []
-    scale = {}
+        return {}, [], ()
+    sizes, notes, dots = {}, (), False
     for axis in "ZYX":
-        unit = micrometres(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
-        size = _number(pixels.get(f"PhysicalSize{axis}"))
-        if unit and size:
-            scale[axis] = size * unit
+        unit = pixels.get(f"PhysicalSize{axis}Unit", "µm")
+        size, factor = _number(pixels.get(f"PhysicalSize{axis}")), micrometres(unit)
+        if size and factor:
+            sizes[axis] = size * factor
+            dots = dots or counts_dots(unit)
+        elif size:
+            notes = unknown_unit(unit)
+    scale, doubts = plausible_scale(sizes, dots)
     names = [e.get("Name") for e in pixels if e.tag.endswith("}Channel")]
-    return scale, [name for name in names if name] if all(names) else []
+    return scale, [name for name in names if name] if all(names) else [], (*notes, *doubts)
 
 
-def _imagej(metadata: dict[str, Any], series: Any) -> dict[str, float]:
-    unit = micrometres(str(metadata.get("unit", "")))
-    if not unit:
-        return {}
-    y_unit = micrometres(str(metadata.get("yunit", ""))) or unit
+def _of_series(every: list[Any], series: Any, number: int) -> list[Any]:
+    """Descriptions of a series among those of all images: its own first."""
+    if len(every) < 2:
+        return every
+    size = {axis: str(length) for axis, length in zip(series.axes, series.shape, strict=True)}
+    fits = [e for e in every if all(e.get(f"Size{a}") == size.get(a) for a in "YX")]
+    own = every[number : number + 1]
+    return own if own and own[0] in fits else fits
+
+
+def _imagej(metadata: dict[str, Any], series: Any) -> tuple[dict[str, float], tuple[str, ...]]:
+    unit = str(metadata.get("unit", ""))
+    factor = micrometres(unit)
+    if not factor:
+        return {}, unknown_unit(unit)
+    y_factor = micrometres(str(metadata.get("yunit", ""))) or factor
     per_pixel = _per_pixel(series)
-    scale = {axis: per_pixel[axis] * {"Y": y_unit, "X": unit}[axis] for axis in per_pixel}
+    scale = {axis: per_pixel[axis] * {"Y": y_factor, "X": factor}[axis] for axis in per_pixel}
     spacing = _number(metadata.get("spacing"))
     if spacing and scale:
-        scale["Z"] = abs(spacing) * unit
-    return scale
+        scale["Z"] = abs(spacing) * factor
+    return plausible_scale(scale, counts_dots(unit))
 
 
 def _resolution_tags(series: Any) -> dict[str, float]:
@@ -135,7 +181,8 @@ def _resolution_tags(series: Any) -> dict[str, float]:
     if factor is None:
         return {}
     scale = {axis: size * factor for axis, size in _per_pixel(series).items()}
-    return scale if scale and max(scale.values()) <= MAX_TAG_UM else {}
+    # Said of nearly every TIFF file, so there is nothing to note.
+    return plausible_scale(scale, dots=True)[0]
 
 
 def _per_pixel(series: Any) -> dict[str, float]:
@@ -152,6 +199,6 @@ def _per_pixel(series: Any) -> dict[str, float]:
 
 def _number(value: Any) -> float | None:
     try:
-        return float(value)
+        return float(str(value).replace(",", "."))
     except (TypeError, ValueError):
         return None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_sa2net.app.session import ImageSource
+from napari_sa2net.data.image_file import counts_dots, is_plausible
 from napari_sa2net.widgets.napari_port import geometry
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def layer_axes(layer: Image) -> str:
 def pixel_size_um(layer: Layer) -> float | None:
     """Side of a square of one pixel's area in micrometres; None where units are unknown.
 
+    None too where it is a screen's or a mistake, as of files that we read ourselves.
+
     All transforms count, so a pixel size given through ``affine`` is found too.
     """
     try:
@@ -41,7 +44,9 @@ def pixel_size_um(layer: Layer) -> float | None:
     vectors[-2:] *= np.array(factors)[:, None]
     # a plane tilted out of YX by a 3-D rotation: lengths along Z need the same unit
     area = geometry.parallelogram_area(vectors[-2:, -2], vectors[-2:, -1])
-    return float(np.sqrt(area)) if np.isfinite(area) and area > 0 else None
+    size = float(np.sqrt(area)) if np.isfinite(area) and area > 0 else 0.0
+    dots = any(counts_dots(str(unit)) for unit in layer.units[-2:])
+    return size if is_plausible(size, dots) else None
 
 
 def in_layer_units(viewer: Viewer, layer: Layer, world: NDArray[Any]) -> NDArray[Any]:
