@@ -330,3 +330,88 @@ def test_interrupted_batch_resumes(tiny_model, tmp_path):
     assert sorted(states) == names
     assert all(states[name] == "skipped" for name in done)
     assert {row["image"] for row in rows(out)} == set(names)
+
+
+def cells(seed=1, shape=(96, 96)):
+    return synthetic_nuclei(shape=shape, n=10, diameter=14, seed=seed)[0]
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".npy"])
+def test_channels_last_are_pointed_out(segment, tmp_path, suffix):
+    path = tmp_path / f"five{suffix}"
+    array = np.dstack([cells(shape=(24, 32))] * 5)
+    tifffile.imwrite(path, array) if suffix == ".tif" else np.save(path, array)
+    result = segment(inputs=(path,))
+    line = " ".join(result.err.split())
+    assert "Read as 24 planes of 32 × 5 pixels" in line
+    assert "give --axes YXC." in line
+    again = segment("--axes", "YXC", "--overwrite", inputs=(path,))
+    assert "Read as" not in again.err
+    assert tifffile.imread(tmp_path / "out" / "five.tif").shape == (24, 32)
+
+
+def test_which_of_several_channels_is_taken_is_said(segment, tmp_path):
+    path = tmp_path / "two.ome.tif"
+    array = np.stack([cells(), np.zeros((96, 96), np.uint16)])
+    tifffile.imwrite(
+        path, array, metadata={"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP"]}}
+    )
+    said = " ".join(segment(inputs=(path,)).err.split())
+    assert "channel 0 of 2 (0 DAPI, 1 GFP) is taken; --channels takes others" in said
+    again = segment("--channels", "0", "--overwrite", inputs=(path,))
+    assert "is taken" not in again.err
+
+
+def test_no_cells_found_says_what_to_try_next(segment, tmp_path):
+    noise = np.random.default_rng(0).integers(100, 110, (2, 64, 64)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "one.tif", noise[0])
+    tifffile.imwrite(tmp_path / "both.tif", noise, imagej=True, metadata={"axes": "CYX"})
+    tifffile.imwrite(tmp_path / "stack.tif", noise, imagej=True, metadata={"axes": "ZYX"})
+    tifffile.imwrite(tmp_path / "flat.tif", np.full((64, 64), 7, np.uint16))
+
+    def said(name, *more):
+        result = segment("--min-size", "100000", *more, inputs=(tmp_path / name,))
+        assert result.code == 0
+        return " ".join(result.err.split())
+
+    one = said("one.tif")
+    assert "no cells found; try --diameter" in one
+    assert "--channels" not in one
+    assert "--levels" not in one
+    assert "no cells found; try --channels" in said("both.tif", "--channels", "1")
+    assert "--levels plane" in said("stack.tif")
+    assert "--levels plane" not in said("stack.tif", "--levels", "plane", "--overwrite")
+    assert "one value throughout" in said("flat.tif")
+
+
+def test_one_saturated_time_point_spoils_no_other(segment, tmp_path):
+    good, other = cells(1), cells(2)
+    flash = np.full_like(good, 65535)
+    movie = np.stack([good, flash, other])
+    tifffile.imwrite(tmp_path / "t.tif", movie, imagej=True, metadata={"axes": "TYX"})
+    for name, image in (("a", good), ("b", other)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", image)
+    inputs = [tmp_path / f"{name}.tif" for name in "tab"]
+    assert segment("--diameter", "14", inputs=inputs).code == 0
+    labels = {name: tifffile.imread(tmp_path / "out" / f"{name}.tif") for name in "tab"}
+    assert labels["a"].max() > 5
+    np.testing.assert_array_equal(labels["t"][0] > 0, labels["a"] > 0)
+    np.testing.assert_array_equal(labels["t"][2] > 0, labels["b"] > 0)
+    assert labels["t"][1].max() == 0
+
+
+def test_contrast_limits_are_the_levels(segment, tmp_path):
+    image = cells()
+    image[:40, :40] = 65535  # dirt
+    tifffile.imwrite(tmp_path / "a.tif", image)
+    assert segment("--diameter", "14", inputs=(tmp_path / "a.tif",)).code == 0
+    before = tifffile.imread(tmp_path / "out" / "a.tif")[50:, 50:].max()
+    limits = [str(v) for v in np.percentile(cells(), (1, 99.8))]
+    again = segment(
+        "--diameter", "14", "--contrast", *limits, "--overwrite", inputs=(tmp_path / "a.tif",)
+    )
+    assert again.code == 0
+    assert len(np.unique(tifffile.imread(tmp_path / "out" / "a.tif")[50:, 50:])) > 2 > before
+    wrong = segment("--contrast", "5", "5", inputs=(tmp_path / "a.tif",))
+    assert wrong.code == 2
+    assert "below the second" in wrong.err

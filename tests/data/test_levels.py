@@ -6,9 +6,9 @@ import dask.array as da
 import numpy as np
 import pytest
 
-from napari_sa2net.config import InputConfig
+from napari_sa2net.config import InputConfig, PredictConfig
 from napari_sa2net.data import plan_image
-from napari_sa2net.errors import ImageError
+from napari_sa2net.errors import ImageError, SettingsError
 
 DIVIDE = InputConfig(normalization="divide")
 
@@ -184,3 +184,117 @@ def test_a_range_is_that_of_all_channels_together() -> None:
     read = plan.read((), 0, 4, 0, 4)
     np.testing.assert_allclose(read[:, 0, 0], [0, 1, 0.4], atol=1e-6)
     np.testing.assert_allclose(read[:, 2, 2], [0, 0.5, 0.2], atol=1e-6)
+
+
+# --- stacks ------------------------------------------------------------------------------
+
+
+def _cells(bright: float = 1000, shape: tuple[int, int] = (64, 64)) -> np.ndarray:
+    """Dim ground with noise, and a bright quarter."""
+    image = np.random.default_rng(0).normal(100, 5, shape)
+    image[: shape[0] // 2, : shape[1] // 2] += bright
+    return np.clip(image, 0, 65535).astype(np.uint16)
+
+
+def _plane(plan, *index: int) -> np.ndarray:
+    return plan.read(index, 0, plan.spatial[0], 0, plan.spatial[1])
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        np.full((64, 64), 65535, np.uint16),  # saturated throughout
+        np.clip(_cells().astype(float) * 100, 0, 65535).astype(np.uint16),  # in part
+        np.zeros((64, 64), np.uint16),  # the shutter was closed
+    ],
+)
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_one_odd_time_point_changes_no_other(spoilt: np.ndarray, at: int) -> None:
+    alone = _plane(plan_image(_cells()))
+    frames = [_cells()] * 3
+    frames[at] = spoilt
+    plan = plan_image(np.stack(frames), "TYX")
+    for i in range(3):
+        if i != at:
+            np.testing.assert_array_equal(_plane(plan, i), alone)
+
+
+def test_bleaching_is_followed() -> None:
+    movie = np.stack([_cells(1000 * 0.8**i) for i in range(10)])
+    plan = plan_image(movie, "TYX")
+    for i in range(10):
+        assert _plane(plan, i)[0, :30, :30].mean() > 0.9
+
+
+def test_the_noise_of_an_empty_time_point_stays_noise() -> None:
+    empty = _cells(0)
+    plan = plan_image(np.stack([_cells(), _cells(), empty, _cells()]), "TYX")
+    assert _plane(plan, 2).max() < 0.2
+    assert _plane(plan_image(empty)).max() >= 1
+
+
+def test_a_time_point_is_measured_with_all_its_planes_in_depth() -> None:
+    bright, dim = _cells(1000), _cells(500)
+    both = np.stack([bright, dim])
+    movie = np.stack([both, both // 4])
+    plan = plan_image(movie, "TZYX")
+    whole = plan_image(both, "ZYX")
+    for z in range(2):
+        np.testing.assert_array_equal(_plane(plan, 0, z), _plane(whole, z))
+    assert _plane(plan, 0, 1)[0, 8, 8] < 0.6
+    # in whatever order the axes are
+    turned = plan_image(np.moveaxis(movie, 0, 1), "ZTYX")
+    np.testing.assert_array_equal(_plane(turned, 1, 0), _plane(plan, 0, 1))
+
+
+def test_planes_in_depth_share_their_levels_unless_told() -> None:
+    stack = np.stack([_cells(1000), _cells(300)])
+    shared, own, whole = (
+        plan_image(stack, "ZYX", levels=how) for how in ("auto", "plane", "stack")
+    )
+    assert _plane(shared, 1).max() < 0.6
+    np.testing.assert_array_equal(_plane(own, 1), _plane(plan_image(stack[1])))
+    np.testing.assert_array_equal(_plane(whole, 1), _plane(shared, 1))
+    movie = plan_image(stack, "TYX", levels="stack")
+    np.testing.assert_array_equal(_plane(movie, 1), _plane(shared, 1))
+
+
+@pytest.mark.parametrize("value", [0, 65535])
+def test_a_plane_of_one_value_says_nothing_of_a_stack(value: int) -> None:
+    blank = np.full((64, 64), value, np.uint16)
+    plan = plan_image(np.stack([_cells(), blank, _cells()]), "ZYX")
+    np.testing.assert_array_equal(_plane(plan, 0), _plane(plan_image(_cells())))
+
+
+def test_a_time_point_without_a_finite_value_is_empty() -> None:
+    movie = np.stack([_cells(), _cells()]).astype(np.float32)
+    movie[1] = np.nan
+    plan = plan_image(movie, "TYX")
+    np.testing.assert_allclose(_plane(plan, 0), _plane(plan_image(_cells())), atol=1e-6)
+    assert _plane(plan, 1).max() == 0
+
+
+def test_lazy_time_points_are_as_in_memory() -> None:
+    movie = np.stack([_cells(), _cells(300), np.full((64, 64), 65535, np.uint16)])
+    lazy = plan_image(da.from_array(movie, chunks=(1, 32, 32)), "TYX")
+    for i in range(3):
+        np.testing.assert_array_equal(_plane(lazy, i), _plane(plan_image(movie, "TYX"), i))
+
+
+def test_levels_that_were_chosen() -> None:
+    stack = np.stack([_cells(), _cells(300)])
+    for axes in ("ZYX", "TYX"):
+        plan = plan_image(stack, axes, contrast=(100, 600))
+        expected = np.clip((stack - 100.0) / 500, -0.5, 1.5)
+        for i in range(2):
+            np.testing.assert_allclose(_plane(plan, i)[0], expected[i], atol=1e-6)
+        assert plan.levels.tolist() == [[100, 600]]
+    divided = plan_image(stack[0], model_input=DIVIDE, contrast=(100, 600))
+    np.testing.assert_allclose(_plane(divided)[0], expected[0], atol=1e-6)
+
+
+def test_chosen_levels_and_raw_values_exclude_each_other() -> None:
+    with pytest.raises(SettingsError, match="Leave out one"):
+        plan_image(_cells(), normalize=False, contrast=(0, 1))
+    with pytest.raises(ValueError, match="below"):
+        PredictConfig(contrast=(2, 1))

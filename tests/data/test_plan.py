@@ -73,6 +73,47 @@ def test_describe_names_the_channels_in_use() -> None:
     assert plan_image(image, "CYX", (3, 1)).describe() == "5 × 6 · channels 3, 1 of 4"
 
 
+def test_describe_names_the_colours_in_use() -> None:
+    image = np.zeros((5, 6, 4), np.uint8)
+    assert plan_image(image).describe() == "5 × 6 · RGB"
+    assert plan_image(image, channels=(2, 0)).describe() == "5 × 6 · blue, red of RGB"
+    assert plan_image(image, channels=3).describe() == "5 × 6 · channel 3 of 4"
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [
+        *(((96, 80, n), "YXC") for n in (1, 2, 5, 6, 7, 8, 10, 12, 16, 20)),
+        ((512, 512, 32), "YXC"),
+        ((20, 96, 80, 5), "ZYXC"),
+        ((96, 2, 80), "YCX"),
+        ((96, 6, 80), "YCX"),
+        ((20, 96, 6, 80), "ZYCX"),
+        # what may well be planes
+        ((96, 80), None),
+        ((5, 96, 80), None),
+        ((2, 40, 12), None),
+        ((96, 80, 40), None),
+        ((512, 512, 100), None),
+        ((3, 200, 30), None),
+        ((96, 80, 3), None),  # colours
+        ((96, 4, 2), None),
+        ((96, 0, 5), None),
+    ],
+)
+def test_channels_that_were_taken_for_pixels_are_pointed_out(shape, axes) -> None:
+    plan = plan_image(np.zeros(shape), measure=False)
+    notice = plan.notice("say {}")
+    if axes is None:
+        assert notice == ""
+        return
+    counts = f"{int(np.prod(shape[:-2]))} planes of {shape[-2]} × {shape[-1]} pixels"
+    assert counts in notice
+    assert notice.endswith(f"holds channels, say {axes}.")
+    assert shape[axes.index("C")] == min(shape)
+    assert plan_image(np.zeros(shape), axes, measure=False).notice() == ""
+
+
 @pytest.mark.parametrize("axes", ["TCYX", "YXCT", "CXTY"])
 @pytest.mark.parametrize("channels", [(0,), (2, 0), (0, 7), (0, 8, 4)])
 def test_any_window_gives_the_same_values(axes: str, channels: tuple[int, ...]) -> None:

@@ -352,7 +352,7 @@ TYPED = [
     ("1234.5", 1234.5),
     ("18.55", 18.55),
     ("١٨٫٥", 18.5),
-    ("１８．５", 18.5),  # noqa: RUF001
+    ("１８．５", 18.5),
     # not taken, and never read as something else
     ("1,000", None),
     ("1.000", None),

@@ -7,10 +7,12 @@ import pytest
 from scipy import ndimage
 
 from napari_sa2net.config import InstanceConfig
-from napari_sa2net.data import plan_image
+from napari_sa2net.data import ImagePlan, plan_image
+from napari_sa2net.data.sampling import spread_indices
 from napari_sa2net.errors import Cancelled
 from napari_sa2net.inference.diameter import CROP, _measure, crops, estimate_diameter
 from napari_sa2net.inference.resample import ScaledPlane
+from napari_sa2net.inference.size_search import N_PLANES
 
 TRAINED = 24.0
 
@@ -142,7 +144,8 @@ def test_cancelled() -> None:
 def test_crops_are_few_and_lie_where_objects_are() -> None:
     image = np.zeros((3000, 2000), np.float32)
     image[2400:2900, 1400:1900] = discs(24, 500)
-    windows = crops(ScaledPlane(plan_image(image, normalize=False, in_channels=1), ()))
+    plane = ScaledPlane(plan_image(image, normalize=False, in_channels=1), ())
+    windows = [window for _, window in crops([plane])]
     assert len(windows) == 3
     assert any(w.y0 <= 2488 and w.y1 == 3000 and w.x1 == 2000 for w in windows)
     assert all(w.shape == (CROP, CROP) for w in windows)
@@ -158,3 +161,41 @@ def test_how_far_the_search_is(diameter: float) -> None:
     assert list(done) == sorted(done)
     assert len(set(totals)) == 1
     assert 0 < done[-1] <= totals[0]
+
+
+def _stack(*planes: np.ndarray) -> ImagePlan:
+    return plan_image(np.stack(planes), "ZYX", normalize=False, in_channels=1)
+
+
+def test_the_size_is_that_of_several_planes() -> None:
+    cells, flash = discs(40), np.ones((700, 700), np.float32)
+    dirt = np.zeros_like(cells)
+    dirt[300:400, 300:700] = discs(6, 400)[:100]
+    # whichever plane is odd
+    for planes in ([flash, cells, cells], [cells, flash, cells], [cells, dirt, cells, cells]):
+        plan = _stack(*planes)
+        indices = spread_indices(plan.stack_shape, N_PLANES)
+        found = estimate_diameter(Threshold(), plan, indices)
+        assert found == pytest.approx(40, rel=0.1)
+
+
+def test_crops_come_from_several_planes() -> None:
+    plan = _stack(*[discs(24, 1200) * (1 - 0.1 * i) for i in range(4)], np.zeros((1200, 1200)))
+    planes = [ScaledPlane(plan, index) for index in plan.indices()]
+    assert [plane.index for plane, _ in crops(planes)] == [(0,), (1,), (2,)]
+    # empty planes give none while others have more
+    assert {plane.index for plane, _ in crops(planes[3:])} == {(3,)}
+
+
+@pytest.mark.parametrize("counts", [(), (1,), (4,), (30,), (10, 5), (3, 2, 200), (2, 2, 2, 40)])
+def test_planes_are_spread(counts: tuple[int, ...]) -> None:
+    places = spread_indices(counts, 5)
+    total = int(np.prod(counts))
+    assert len(places) == len(set(places)) == min(5, total)
+    if total > 5:
+        assert places[0] == tuple(n // 2 for n in counts)
+        for at, n in zip(zip(*places, strict=True), counts, strict=True):
+            assert len(set(at)) > 1
+            assert max(at) < n
+            if n >= 30:
+                assert max(at) - min(at) > n / 2

@@ -65,12 +65,11 @@ def time_to_run(session: Session, one_plane: bool = False) -> RunTime | None:
         return RunTime(0.0, 0.0)
     box = source.view if session.where == "view" else None
     y0, y1, x0, x1 = box or (0, plan.spatial[0], 0, plan.spatial[1])
-    pixels = (y1 - y0) * (x1 - x0)
-    if not (one_plane or session.planes == "current"):
-        pixels *= plan.n_planes
+    n_planes = 1 if one_plane or session.planes == "current" else plan.n_planes
+    pixels = (y1 - y0) * (x1 - x0) * n_planes
 
     def at(scale: float, searched: bool) -> float:
-        search = pixels_of_search(plan.spatial, scale) if searched else 0.0
+        search = pixels_of_search(plan.spatial, scale, plan.n_planes) if searched else 0.0
         return (pixels * scale**2 + search) / 1e6 * (info.seconds_per_megapixel or 0.0)
 
     trained = info.model_diameter

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from napari_sa2net import __version__
 from napari_sa2net.cli import console
@@ -35,6 +35,8 @@ app = App(
         "130 interrupted. With `--debug` errors show where they came from."
     ),
     version=__version__,
+    # No --empty-NAME: a setting of several numbers is left out, not emptied.
+    default_parameter=Parameter(negative_iterable=()),
 )
 for _command in (segment, attention, evaluate, train, reproduce, focal_study, demo, doctor):
     app.command(_command)

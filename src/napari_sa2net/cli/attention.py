@@ -21,6 +21,8 @@ from napari_sa2net.cli.segment import (
     channel_numbers,
     exit_code,
     input_images,
+    nothing_found,
+    plan_notes,
     run_batch,
 )
 from napari_sa2net.config import InstanceConfig, PredictConfig
@@ -187,6 +189,10 @@ def explain_file(
         **settings.predict.model_dump(),
         **settings.instances.model_dump(),
     )
+    for note in plan_notes(result.plan, image, settings):
+        progress.note(job.name, note)
+    if result.n_tiles and not len(result.objects):
+        progress.note(job.name, nothing_found(result.plan))
     if not result.n_tiles:
         progress.note(
             job.name, "the image has one value throughout: no network was run, no maps"
@@ -353,7 +359,7 @@ def _ask_for_plane(job: Job, image: ImageFile, settings: AttentionSettings) -> N
     middle = ",".join(str(size // 2) for size in plan.stack_shape)
     raise AxesError(
         f"{job.path} is a stack ({sizes}), and one plane is explained at a time: choose it, "
-        f"such as --plane {middle}."
+        f"such as --plane {middle}. {'' if settings.axes else plan.notice('give --axes {}')}"
     )
 
 

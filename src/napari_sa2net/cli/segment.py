@@ -25,6 +25,7 @@ from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.errors import OutputError, SA2NetError, SettingsError
 
 if TYPE_CHECKING:
+    from napari_sa2net.data import ImageFile, ImagePlan
     from napari_sa2net.models import Model
 
 _OBJECTS = Group("Objects", help="Unsaid: as tuned for the model.", sort_key=1)
@@ -284,8 +285,10 @@ def segment_file(
         **settings.predict.model_dump(),
         **settings.instances.model_dump(),
     )
-    if settings.axes is None and (notice := result.plan.notice("give --axes {}")):
-        progress.note(job.name, notice)
+    for note in plan_notes(result.plan, image, settings):
+        progress.note(job.name, note)
+    if not (result.plan.is_empty or len(result.objects)):
+        progress.note(job.name, nothing_found(result.plan))
     estimated = settings.predict.diameter is None and result.diameter is not None
     if estimated and many_doubtful(result.objects["confidence"]):
         progress.note(
@@ -306,6 +309,31 @@ def segment_file(
         "provenance": result.provenance,
     }
     return folder.finish(job, source, result.objects.to_csv(index=False), record)
+
+
+def plan_notes(plan: ImagePlan, image: ImageFile, settings: BatchSettings) -> list[str]:
+    """What was decided about the axes and channels of an image, where it is not plain."""
+    notes = []
+    if settings.axes is None and (notice := plan.notice("give --axes {}")):
+        notes.append(notice)
+    if settings.channels is None and len(plan.channels) < plan.n_channels and not plan.is_rgb:
+        names = image.channel_names
+        told = len(names) == plan.n_channels
+        every = [f"{i} {name}" for i, name in enumerate(names)] if told else []
+        listed = f" ({', '.join(every)})" if every else ""
+        notes.append(f"{plan.channel_words()}{listed} is taken; --channels takes others")
+    return notes
+
+
+def nothing_found(plan: ImagePlan) -> str:
+    """What to try next where an image has no cells."""
+    if plan.constant:
+        return "no cells found: the image has one value throughout"
+    tries = ["--channels, if others show the cells"] if plan.n_channels > 1 else []
+    tries += ["--diameter with the size of a cell in pixels", "a lower --foreground"]
+    if plan.n_planes > 1 and plan.levels_along != plan.stack_axes:
+        tries.append("--levels plane, if the planes differ in brightness")
+    return f"no cells found; try {'; '.join(tries)}; or another --model"
 
 
 def _refuse_inputs_as_outputs(jobs: Sequence[Job], output: Path) -> None:

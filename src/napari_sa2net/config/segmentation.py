@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 #: Largest focal exponent.
 GAMMA_MOST = 8.0
@@ -21,6 +21,7 @@ Four = tuple[bool, bool, bool, bool]
 ALL: Four = (True, True, True, True)
 NONE: Four = (False, False, False, False)
 NetworkKind = Literal["sa2net", "focal_unet"]
+LevelsOf = Literal["auto", "stack", "plane"]
 
 
 class NetworkConfig(Settings):
@@ -158,8 +159,28 @@ class PredictConfig(Settings):
         description="Side of the pieces in which an image is segmented, in pixels of the "
         "network; smaller ones need less memory; empty: chosen for the device",
     )
+    levels: LevelsOf = Field(
+        "auto",
+        title="Brightness levels",
+        description="What black and white are measured over: the whole stack, or each plane "
+        "alone; auto: each time point, and all planes in depth together",
+    )
+    contrast: tuple[float, float] | None = Field(
+        None,
+        title="Contrast limits",
+        description="Values that become black and white, instead of measured ones",
+    )
     augment: bool = Field(
         False,
         title="Average flips",
         description="Average over four flips: slower, a little more accurate",
     )
+
+    @field_validator("contrast")
+    @classmethod
+    def _black_is_below_white(
+        cls, limits: tuple[float, float] | None
+    ) -> tuple[float, float] | None:
+        if limits is not None and limits[0] >= limits[1]:
+            raise ValueError("the first limit must be below the second")
+        return limits

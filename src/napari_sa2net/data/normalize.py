@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -114,6 +114,25 @@ def measure_levels(
         with np.errstate(over="ignore"):
             high = np.where(half < floor, np.minimum(low + 2 * floor, _MAX64), high)
     return Levels(low, high, least, most, True, constant)
+
+
+def fixed_levels(measured: Levels, low: float, high: float) -> Levels:
+    """The same values for every channel, chosen by a person."""
+    zero = np.zeros_like(measured.low)
+    return replace(measured, low=zero + low, high=zero + high, clip=True)
+
+
+def contrast_of(levels: Levels) -> float:
+    """The widest range between the low and the high value of a channel; inf beyond float64."""
+    with np.errstate(over="ignore"):
+        return float((levels.high - levels.low).max())
+
+
+def with_contrast(levels: Levels, least: float) -> Levels:
+    """Levels with at least this range, so that the noise of an empty plane stays noise."""
+    low, high = levels.low, levels.high
+    with np.errstate(over="ignore"):
+        return replace(levels, high=np.where(high - low < least, low + least, high))
 
 
 def apply_levels(values: NDArray[Any], levels: Levels) -> NDArray[np.float32]:

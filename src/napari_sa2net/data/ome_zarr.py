@@ -68,7 +68,7 @@ def _is_image(node: Any) -> bool:
 
 def _read_largest(path: Path, node: Any) -> ImageFile:
     """Of the images "0", "1", … in a group the largest: others are thumbnails and labels."""
-    groups = {}
+    groups: dict[str, Any] = {}
     while str(len(groups)) in node and _is_image(node[str(len(groups))]):
         groups[str(len(groups))] = node[str(len(groups))]
     images = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from itertools import product
 from os import PathLike
@@ -12,16 +13,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_sa2net.config import InputConfig
+from napari_sa2net.config import InputConfig, LevelsOf
 from napari_sa2net.data.axes import Axes, resolve_axes
 from napari_sa2net.data.blocks import BlockReader
 from napari_sa2net.data.channels import channel_mapping, choose_channels, mix_channels
-from napari_sa2net.data.normalize import Levels, apply_levels, measure_levels, unit_levels
-from napari_sa2net.data.sampling import Window, read_sample, sample_windows
-from napari_sa2net.errors import ImageError
+from napari_sa2net.data.normalize import (
+    Levels,
+    apply_levels,
+    contrast_of,
+    fixed_levels,
+    measure_levels,
+    unit_levels,
+    with_contrast,
+)
+from napari_sa2net.data.sampling import (
+    Window,
+    is_flat,
+    read_sample,
+    sample_windows,
+    spread_indices,
+)
+from napari_sa2net.errors import ImageError, SettingsError
 
-#: A plane of a stack that is no wider is more likely a misread axis.
+#: What the channels of a colour image are called.
+COLOURS = ("red", "green", "blue")
+#: Time points or planes that are looked at to know what is typical of all.
+FEW_PLANES = 9
+#: Share of the typical contrast that a time point or plane has at least.
+LEAST_CONTRAST = 0.25
+#: A plane of a stack that is no wider is more likely a misread axis ...
 FEW_PIXELS = 4
+#: ... and so is one up to this width that is this many times longer, as the stack is.
+SOME_PIXELS, LONGER = 32, 4
 
 
 def plan_image(
@@ -32,6 +55,8 @@ def plan_image(
     model_input: InputConfig | None = None,
     in_channels: int = 3,
     measure: bool = True,
+    levels: LevelsOf = "auto",
+    contrast: tuple[float, float] | None = None,
 ) -> ImagePlan:
     """Decide how `image` goes into a network.
 
@@ -53,6 +78,8 @@ def plan_image(
     measure : bool
         Look at the pixel values now. Otherwise at the first use of `levels`, `constant` or
         `read`, so that a description costs nothing.
+    levels, contrast
+        See `PredictConfig`.
 
     Raises
     ------
@@ -60,7 +87,14 @@ def plan_image(
         Not an image of real numbers, or no finite value in it.
     AxesError, ChannelError
         `axes` or `channels` do not fit the image or the model.
+    SettingsError
+        Contrast limits without normalisation.
     """
+    if contrast is not None and not normalize:
+        raise SettingsError(
+            "Contrast limits adjust the brightness, and not adjusting it was asked for too. "
+            "Leave out one of them."
+        )
     array = _as_array(image)
     plan = ImagePlan(
         array,
@@ -69,6 +103,8 @@ def plan_image(
         normalize,
         model_input or InputConfig(),
         in_channels,
+        levels,
+        contrast,
     )
     if measure:
         _ = plan.measured
@@ -101,6 +137,10 @@ class ImagePlan:
         The channel axis holds colours.
     is_empty : bool
         There is no pixel.
+    contrast : (low, high) or None
+        Values that were chosen to become 0 and 1.
+    levels_along : str
+        Stack axes along which every index has levels of its own; empty: all have the same.
     """
 
     def __init__(
@@ -111,6 +151,8 @@ class ImagePlan:
         normalize: bool,
         model_input: InputConfig,
         in_channels: int,
+        levels: LevelsOf = "auto",
+        contrast: tuple[float, float] | None = None,
     ) -> None:
         self.image = array
         self.shape: tuple[int, ...] = tuple(int(n) for n in array.shape)
@@ -128,6 +170,9 @@ class ImagePlan:
         self.normalize = bool(normalize)
         self.model_input = model_input
         self.in_channels = in_channels
+        self.contrast = contrast
+        self.levels_along = self._axes_of_levels(levels)
+        self._levels: dict[tuple[int, ...], Levels] = {}
         self._blocks = BlockReader(array, self.axes)
         self._mapping = (
             channel_mapping(len(self.channels), in_channels, model_input.channel_order)
@@ -175,7 +220,7 @@ class ImagePlan:
             counts = " × ".join(str(n) for n in self.stack_shape)
             noun = "plane" if self.n_planes == 1 else "planes"
             size = f"{counts} {noun} ({' × '.join(self.stack_axes)}) of {size}"
-        parts = [size, self._describe_channels()]
+        parts = [size, self.channel_words()]
         if pixel_size_um is not None:
             y, x = np.broadcast_to(np.asarray(pixel_size_um, float), 2)
             same = math.isclose(y, x, rel_tol=1e-3)
@@ -187,23 +232,40 @@ class ImagePlan:
 
         ``say`` tells how axes are spelled out where the notice is read.
         """
-        if not self.stack_shape or self.channel_axis is not None or self.is_empty:
-            return ""
-        if min(self.spatial) > FEW_PIXELS or max(self.spatial) <= FEW_PIXELS:
+        likely = self.likely_channels
+        if likely is None:
             return ""
         height, width = self.spatial
-        likely = "the last axis holds" if width <= FEW_PIXELS else "axes hold"
-        example = self.axes[1:] + "C" if width <= FEW_PIXELS else "CYX"
+        last = likely == len(self.axes) - 1
+        # The axes before it are one less of the stack, and the plane.
+        example = self.axes[1:] + "C" if last else self.axes[1:-1] + "CX"
         return (
-            f"Read as {self.n_planes} planes of {height} × {width} pixels; if {likely} "
-            f"channels, {say.format(example)}."
+            f"Read as {self.n_planes} planes of {height} × {width} pixels; if the "
+            f"{'last axis' if last else 'axis before the last'} holds channels, "
+            f"{say.format(example)}."
         )
 
-    def _describe_channels(self) -> str:
+    @property
+    def likely_channels(self) -> int | None:
+        """The axis of the plane that is so short that it rather holds channels, if any is."""
+        plain = self.axes.endswith("YX")
+        if not plain or not self.stack_shape or self.channel_axis is not None or self.is_empty:
+            return None
+        short, long = sorted(self.spatial)
+        few = short <= FEW_PIXELS < long
+        some = short <= SOME_PIXELS and LONGER * short <= min(long, self.stack_shape[-1])
+        if not few and not some:
+            return None
+        return len(self.axes) - (1 if self.spatial[1] == short else 2)
+
+    def channel_words(self) -> str:
+        """``channel 0 of 3``, as people, the page and the shell count them: from 0."""
         if self.n_channels == 1:
             return "1 channel"
         if self.is_rgb and self.channels == (0, 1, 2):
             return "RGB"
+        if self.is_rgb and max(self.channels, default=3) < len(COLOURS):
+            return f"{', '.join(COLOURS[c] for c in self.channels)} of RGB"
         noun = "channel" if len(self.channels) == 1 else "channels"
         return f"{noun} {', '.join(map(str, self.channels)) or 'none'} of {self.n_channels}"
 
@@ -214,21 +276,26 @@ class ImagePlan:
         """Levels over the whole image, its stack included; a sample of huge or lazy ones."""
         if self.is_empty:
             return unit_levels(len(self.channels))
-        for effort in (1, 16):
-            windows, complete = sample_windows(
-                self.n_planes, *self.spatial, self._blocks.chunk, not self.is_lazy, effort
-            )
-            samples = read_sample(windows, self._read_window, effort)
-            # A flat sample of a larger image may just be its empty background.
-            if complete or not all(_is_flat(sample) for sample in samples):
-                break
-        else:
-            complete = not self.is_lazy and self._is_flat_throughout()
-        return measure_levels(samples, self.model_input, self.normalize, complete)
+        measured = self._measure(list(self.indices()))
+        return fixed_levels(measured, *self.contrast) if self.contrast else measured
+
+    def measured_of(self, index: Sequence[int]) -> Levels:
+        """Levels of a plane: of the whole image, or of the time point or plane alone."""
+        if not self.levels_along or self.measured.constant:
+            return self.measured
+        at = dict(zip(self.stack_axes, index, strict=True))
+        key = tuple(at[name] for name in self.levels_along)
+        if key not in self._levels:
+            try:
+                alone = self._measure_at(key)
+            except ImageError:  # no finite value there
+                alone = self.measured
+            self._levels[key] = with_contrast(alone, LEAST_CONTRAST * self._typical_contrast)
+        return self._levels[key]
 
     @property
     def levels(self) -> NDArray[np.float64]:
-        """Values that become 0 and 1, float64 (chosen channels, 2)."""
+        """Values that become 0 and 1, float64 (chosen channels, 2), of the whole image."""
         return self.measured.as_array()
 
     @property
@@ -260,7 +327,7 @@ class ImagePlan:
             The window lies outside the image, or the pixels could not be loaded.
         """
         values = self.read_raw(index, y0, y1, x0, x1)
-        return mix_channels(apply_levels(values, self.measured), self._mapping)
+        return mix_channels(apply_levels(values, self.measured_of(index)), self._mapping)
 
     def read_raw(
         self, index: Sequence[int], y0: int, y1: int, x0: int, x1: int
@@ -296,15 +363,61 @@ class ImagePlan:
         at: dict[str, int | slice] = {"Y": y, "X": x, "C": c}
         return self._blocks.read(at | dict(zip(self.stack_axes, index, strict=True)))
 
-    def _read_window(self, window: Window) -> NDArray[Any]:
-        index = np.unravel_index(window.plane, self.stack_shape) if self.stack_shape else ()
-        plane = tuple(int(i) for i in index)
-        return self.read_raw(plane, window.y0, window.y1, window.x0, window.x1)
+    def _axes_of_levels(self, levels: LevelsOf) -> str:
+        """Stack axes along which brightness is measured anew."""
+        measures = self.normalize and self.model_input.normalization == "percentile"
+        if not measures or self.contrast or levels == "stack":
+            return ""
+        sizes = dict(zip(self.stack_axes, self.stack_shape, strict=True))
+        if levels == "plane":
+            return self.stack_axes if self.n_planes > 1 else ""
+        return "T" if sizes.get("T", 1) > 1 else ""
 
-    def _is_flat_throughout(self) -> bool:
-        """Whether each chosen channel has one finite value at most, over all planes."""
+    def _measure_at(self, key: tuple[int, ...]) -> Levels:
+        """Levels of the planes at these indices along `levels_along`."""
+        at = dict(zip(self.levels_along, key, strict=True))
+        every = [
+            [at[name]] if name in at else range(n)
+            for name, n in zip(self.stack_axes, self.stack_shape, strict=True)
+        ]
+        return self._measure(list(product(*every)))
+
+    @cached_property
+    def _typical_contrast(self) -> float:
+        """Median range of the levels, of a few time points or planes spread over the stack."""
+        counts = [self.stack_shape[self.stack_axes.index(a)] for a in self.levels_along]
+        found = []
+        for key in spread_indices(counts, FEW_PLANES):
+            with suppress(ImageError):
+                alone = self._measure_at(key)
+                if not alone.constant:
+                    found.append(contrast_of(alone))
+        return float(np.median(found)) if found else contrast_of(self.measured)
+
+    def _measure(self, planes: Sequence[tuple[int, ...]]) -> Levels:
+        """Levels over planes of the stack."""
+
+        def read(window: Window) -> NDArray[Any]:
+            return self.read_raw(
+                planes[window.plane], window.y0, window.y1, window.x0, window.x1
+            )
+
+        for effort in (1, 16):
+            windows, complete = sample_windows(
+                len(planes), *self.spatial, self._blocks.chunk, not self.is_lazy, effort
+            )
+            samples = read_sample(windows, read, effort)
+            # A flat sample of a larger image may just be its empty background.
+            if complete or not all(is_flat(sample) for sample in samples):
+                break
+        else:
+            complete = not self.is_lazy and self._is_flat_throughout(planes)
+        return measure_levels(samples, self.model_input, self.normalize, complete)
+
+    def _is_flat_throughout(self, planes: Iterable[tuple[int, ...]]) -> bool:
+        """Whether each chosen channel has one finite value at most, over these planes."""
         found: list[set[float]] = [set() for _ in self.channels]
-        for index in self.indices():
+        for index in planes:
             for values, plane in zip(
                 found, self.read_raw(index, 0, self.spatial[0], 0, self.spatial[1]), strict=True
             ):
@@ -315,12 +428,6 @@ class ImagePlan:
                 if len({value for value in values if np.isfinite(value)}) > 1:
                     return False
         return True
-
-
-def _is_flat(sample: NDArray[Any]) -> bool:
-    if sample.dtype.kind == "f":
-        sample = sample[np.isfinite(sample)]
-    return sample.size == 0 or bool((sample == sample[0]).all())
 
 
 def _as_array(image: Any) -> Any:

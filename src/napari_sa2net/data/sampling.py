@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -84,13 +85,30 @@ def sample_windows(
     return list(windows), False
 
 
+def spread_indices(counts: Sequence[int], n: int) -> list[tuple[int, ...]]:
+    """Up to `n` places spread over a stack of that shape, the middle first; all of few."""
+    total = math.prod(counts)
+    if total <= n:
+        return list(product(*(range(count) for count in counts)))
+    steps = [_SPREAD[axis % 3] * (1 + axis // 3) for axis in range(len(counts))]
+    places = (
+        tuple(
+            int(math.modf(0.5 + i * step)[0] * count)
+            for step, count in zip(steps, counts, strict=True)
+        )
+        for i in range(8 * n)
+    )
+    return list(dict.fromkeys(places))[:n]
+
+
 def read_sample(
     windows: list[Window], read: Callable[[Window], NDArray[Any]], effort: int = 1
 ) -> list[NDArray[Any]]:
     """Values of the windows, one 1-D array per channel.
 
     `read` gives (k, h, w); where the windows hold too many pixels, a regular grid of each is
-    kept.
+    kept. Among planes of a stack, those of one value throughout are left out: a frame that is
+    saturated or blank says nothing of the others.
     """
     pixels = sum((w.y1 - w.y0) * (w.x1 - w.x0) for w in windows)
     step = math.ceil(math.sqrt(max(pixels / (MAX_PIXELS * effort), 1)))
@@ -98,4 +116,13 @@ def read_sample(
     for window in windows:
         values = read(window)
         parts.append([plane[::step, ::step].flatten() for plane in values])
+    if len({(w.y0, w.y1, w.x0, w.x1) for w in windows}) == 1:
+        parts = [part for part in parts if not all(map(is_flat, part))] or parts
     return [np.concatenate(channel) for channel in zip(*parts, strict=True)]
+
+
+def is_flat(sample: NDArray[Any]) -> bool:
+    """Whether all finite values are the same."""
+    if sample.dtype.kind == "f":
+        sample = sample[np.isfinite(sample)]
+    return sample.size == 0 or bool((sample == sample[0]).all())

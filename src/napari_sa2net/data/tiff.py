@@ -110,7 +110,7 @@ def _metadata(tif: Any, number: int) -> Metadata:
     if tif.is_imagej and tif.imagej_metadata is not None:
         scale, notes = _imagej(tif.imagej_metadata, series)
         return scale, [], notes
-    scale, notes = _resolution_tags(series), ()
+    scale, notes = _resolution_tags(series)
     if tif.is_lsm and tif.lsm_metadata:
         sizes = {axis: tif.lsm_metadata.get(f"VoxelSize{axis}", 0) * 1e6 for axis in "ZYX"}
         scale, notes = plausible_scale(_told(sizes))
@@ -136,7 +136,9 @@ def _ome(xml: str, series: Any, number: int) -> Metadata:
     pixels = next(iter(_of_series(every, series, number)), None)
     if pixels is None:
         return {}, [], ()
-    sizes, notes, dots = {}, (), False
+    sizes: dict[str, float] = {}
+    notes: tuple[str, ...] = ()
+    dots = False
     for axis in "ZYX":
         unit = pixels.get(f"PhysicalSize{axis}Unit", "µm")
         size, factor = _number(pixels.get(f"PhysicalSize{axis}")), micrometres(unit)
@@ -174,15 +176,15 @@ def _imagej(metadata: dict[str, Any], series: Any) -> tuple[dict[str, float], tu
     return plausible_scale(scale, counts_dots(unit))
 
 
-def _resolution_tags(series: Any) -> dict[str, float]:
+def _resolution_tags(series: Any) -> tuple[dict[str, float], tuple[str, ...]]:
     """From the baseline tags; the inch of most programs is a screen's 72 dpi, not a size."""
     unit = series.keyframe.tags.get("ResolutionUnit")
     factor = {2: 25400.0, 3: 1e4}.get(int(unit.value) if unit else 0)
     if factor is None:
-        return {}
+        return {}, ()
     scale = {axis: size * factor for axis, size in _per_pixel(series).items()}
     # Said of nearly every TIFF file, so there is nothing to note.
-    return plausible_scale(scale, dots=True)[0]
+    return plausible_scale(scale, dots=True)[0], ()
 
 
 def _per_pixel(series: Any) -> dict[str, float]:

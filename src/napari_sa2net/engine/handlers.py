@@ -239,7 +239,12 @@ class Handlers:
         try:
             progress(0, 0, "reading the image")
             whole = plan_for(
-                model, image.array, request.axes, request.channels, request.normalize
+                model,
+                image.array,
+                request.axes,
+                request.channels,
+                request.normalize,
+                request.predict,
             )
             index = resolve_index(whole, request.window.index)
             box = resolve_box(whole, request.window.box)
@@ -334,7 +339,10 @@ class Handlers:
 
     def predictor(self, model: Model, config: PredictConfig, expects: InputConfig) -> Predictor:
         """A predictor, made again only when something of it differs."""
-        same = config.model_copy(update={"diameter": None, "rescale": True})
+        # What the predictor does not look at, or is told anew.
+        same = config.model_copy(
+            update={"diameter": None, "rescale": True, "levels": "auto", "contrast": None}
+        )
         key = (id(model), same, expects)
         if key not in self._predictors:
             # One network on the device at a time: its memory is scarce.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_sa2net.data.normalize import Levels
 from napari_sa2net.data.plan import ImagePlan
 from napari_sa2net.engine.protocol import ArrayRef, FileRef, RegionRef
 from napari_sa2net.engine.shm import SharedArray
@@ -114,6 +115,10 @@ class WindowPlan(ImagePlan):
         self.stack_shape = tuple(sizes[name] for name in plan.stack_axes)
         self.spatial = (sizes["Y"], sizes["X"])
         self.is_empty = 0 in self.shape
+
+    def measured_of(self, index: Sequence[int]) -> Levels:
+        """As of `ImagePlan`, counted from the window's first plane."""
+        return self._whole.measured_of([a + b for a, b in zip(index, self._first, strict=True)])
 
     @property
     def origin(self) -> dict[str, int]:

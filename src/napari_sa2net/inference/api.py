@@ -119,7 +119,7 @@ def segment(
     predict, instances = split_settings(
         loaded.card.instance, diameter=diameter, device=device, **settings
     )
-    plan = plan_for(loaded, image, axes, channels, normalize)
+    plan = plan_for(loaded, image, axes, channels, normalize, predict)
     made = predict_image(
         loaded, plan, predict, instances=instances, progress=progress, cancelled=cancelled
     )
@@ -200,7 +200,7 @@ def attention(
     predict, _ = split_settings(
         loaded.card.instance, diameter=diameter, device=device, **settings
     )
-    plan = plan_for(loaded, image, axes, channels, normalize)
+    plan = plan_for(loaded, image, axes, channels, normalize, predict)
     if plan.stack_shape:
         raise AxesError(
             f"Attention is shown for one plane, but the image is a stack ({plan.axes}). "

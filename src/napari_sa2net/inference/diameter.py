@@ -68,7 +68,7 @@ class Found(NamedTuple):
 def estimate_diameter(
     predictor: Predictor,
     plan: Plane,
-    index: tuple[int, ...] = (),
+    planes: Sequence[tuple[int, ...]] = ((),),
     *,
     instances: InstanceConfig | None = None,
     cancelled: CancelCallback | None = None,
@@ -85,8 +85,8 @@ def estimate_diameter(
     ----------
     predictor : Predictor
     plan : ImagePlan
-    index : tuple of int
-        The plane to look at.
+    planes : sequence of tuple of int
+        The planes to look at: indices of the stack.
     instances : InstanceConfig, optional
         How objects are made; the model's own if not given.
     cancelled : callable -> bool, optional
@@ -119,7 +119,7 @@ def estimate_diameter(
             if on_crop:
                 on_crop(before + round(done / n * N_CROPS), MAX_PASSES * N_CROPS)
 
-        return _measure(predictor, plan, index, scale, config, cancelled, seen)
+        return _measure(predictor, plan, planes, scale, config, cancelled, seen)
 
     scale = 1.0
     passes: list[Found] = []
@@ -167,18 +167,17 @@ def _believed(
 def _measure(
     predictor: Predictor,
     plan: Plane,
-    index: tuple[int, ...],
+    planes: Sequence[tuple[int, ...]],
     scale: float,
     config: InstanceConfig,
     cancelled: CancelCallback | None,
     seen: Callable[[int, int], None],
 ) -> Found | None:
     """What is found in the crops at a scale; None where it is next to nothing."""
-    plane = ScaledPlane(plan, index, scale)
     sizes, looked_at = [], 0
     certain = around = 0.0
-    windows = crops(plane)
-    for done, window in enumerate(windows):
+    windows = crops([ScaledPlane(plan, index, scale) for index in planes])
+    for done, (plane, window) in enumerate(windows):
         seen(done, len(windows))
         if cancelled and cancelled():
             raise Cancelled("Cancelled; nothing was changed.")
@@ -212,11 +211,15 @@ def _overlap(
     return inside, float(cells.sum()) + float(foreground[rim].sum())
 
 
-def crops(plane: ScaledPlane) -> list[Window]:
-    """Up to `N_CROPS` windows of the plane: all of it, or those with most contrast."""
-    height, width = plane.shape
+def crops(planes: Sequence[ScaledPlane]) -> list[tuple[ScaledPlane, Window]]:
+    """Up to `N_CROPS` windows of planes of one size: all, or those with most contrast.
+
+    They come from as many planes as possible, so that one odd plane does not set the size.
+    """
+    height, width = planes[0].shape
     candidates = [
-        Window(y, min(y + CROP, height), x, min(x + CROP, width))
+        (plane, Window(y, min(y + CROP, height), x, min(x + CROP, width)))
+        for plane in planes
         for y in _starts(height)
         for x in _starts(width)
     ]
@@ -225,9 +228,14 @@ def crops(plane: ScaledPlane) -> list[Window]:
     # Looked at through every eighth row, which is cheap also when the plane is on disk.
     contrast = [
         float(np.std([plane.read(y, y + 1, w.x0, w.x1) for y in range(w.y0, w.y1, 8)]))
-        for w in candidates
+        for plane, w in candidates
     ]
-    best = sorted(range(len(candidates)), key=lambda i: (-contrast[i], i))[:N_CROPS]
+    order = sorted(range(len(candidates)), key=lambda i: (-contrast[i], i))
+    first_of: dict[int, int] = {}
+    for i in order:
+        if contrast[i] > 0:
+            first_of.setdefault(id(candidates[i][0]), i)
+    best = list(dict.fromkeys([*first_of.values(), *order]))[:N_CROPS]
     return [candidates[i] for i in sorted(best)]
 
 

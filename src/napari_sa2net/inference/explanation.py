@@ -127,7 +127,7 @@ def explain(
     predict, instances = split_settings(
         loaded.card.instance, diameter=diameter, device=device, **settings
     )
-    plan = plan_for(loaded, image, axes, channels, normalize)
+    plan = plan_for(loaded, image, axes, channels, normalize, predict)
     check_plane(plan, index)
     check_size(plan.spatial)
     predictor = Predictor(loaded, predict, input_config=plan.model_input)

@@ -11,6 +11,7 @@ import numpy as np
 
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.data import ImagePlan, plan_image
+from napari_sa2net.data.sampling import spread_indices
 from napari_sa2net.errors import Cancelled
 from napari_sa2net.inference.diameter import estimate_diameter
 from napari_sa2net.inference.predictor import (
@@ -21,6 +22,7 @@ from napari_sa2net.inference.predictor import (
     ProgressCallback,
 )
 from napari_sa2net.inference.scale import network_scale
+from napari_sa2net.inference.size_search import N_PLANES
 from napari_sa2net.inference.store import PlaneOf, allocate
 from napari_sa2net.inference.tiles import Seams
 from napari_sa2net.models import Model
@@ -60,8 +62,10 @@ def plan_for(
     axes: str | None = None,
     channels: int | Iterable[int] | None = None,
     normalize: bool = True,
+    predict: PredictConfig | None = None,
 ) -> ImagePlan:
     """Plan of an image for a model; see `segment` for the parameters."""
+    predict = predict or PredictConfig()
     expects = model.card.input
     if not normalize:
         # As it is: neither channel order nor a fixed size is imposed on raw values.
@@ -72,7 +76,14 @@ def plan_for(
         shape_only = plan_image(image, axes, in_channels=1, measure=False)
         channels = range(n) if shape_only.n_channels == n else None
     plan = plan_image(
-        image, axes, channels, normalize=normalize, model_input=expects, in_channels=n
+        image,
+        axes,
+        channels,
+        normalize=normalize,
+        model_input=expects,
+        in_channels=n,
+        levels=predict.levels,
+        contrast=predict.contrast,
     )
     if axes is None and (notice := plan.notice()):
         warnings.warn(notice, stacklevel=3)
@@ -92,11 +103,11 @@ def choose_scale(
         return None, 1.0
     diameter = config.diameter
     if diameter is None and not (plan.is_empty or plan.constant):
-        middle = tuple(n // 2 for n in plan.stack_shape)
+        planes = spread_indices(plan.stack_shape, N_PLANES)
         diameter = estimate_diameter(
             predictor,
             plan,
-            middle,
+            planes,
             instances=instances,
             cancelled=cancelled,
             on_crop=progress and (lambda i, n: progress(i, n, FINDING_SIZE)),
