@@ -151,6 +151,62 @@ def test_advanced_gives_valid_settings(qtbot: QtBot) -> None:
     assert not section.normalize()
 
 
+def test_what_brightness_is_measured_over(qtbot: QtBot) -> None:
+    section = AdvancedSection()
+    qtbot.addWidget(section)
+    section.fold.click()
+    displayed: list[bool] = []
+    section.displayedChanged.connect(lambda: displayed.append(section.as_displayed()))
+
+    def choose(value: str) -> None:
+        section.levels.setCurrentIndex(section.levels.findData(value))
+        section.levels.activated.emit(section.levels.currentIndex())
+
+    def offered() -> list[str]:
+        return [section.levels.itemData(i) for i in range(section.levels.count())]
+
+    # a row with one choice does nothing
+    assert section.levels.isHidden()
+    section.set_levels(stack=False, grey=True)
+    assert offered() == ["auto", "displayed"]
+    assert not section.levels.isHidden()
+    section.set_levels(stack=True, grey=True)
+    assert offered() == ["auto", "stack", "plane", "displayed"]
+    choose("plane")
+    assert displayed == [False]
+    chosen = section.predict(PredictConfig())
+    assert chosen.levels == "plane"
+    # another image does not offer it: the choice is kept for the next stack
+    section.set_levels(stack=False, grey=True)
+    section.set_values(chosen, InstanceConfig(), True)
+    assert section.predict(chosen).levels == "plane"
+    choose("displayed")
+    assert displayed == [False, True]
+    assert section.predict(chosen).levels == "plane"
+    section.set_levels(stack=True, grey=False)
+    assert offered() == ["auto", "stack", "plane"]
+    section.set_values(chosen, InstanceConfig(), True, as_displayed=True)
+    assert section.levels.currentData() == "auto"
+    section.set_values(chosen, InstanceConfig(), True)
+    assert section.levels.currentData() == "plane"
+    section.normalize_box.click()
+    assert not section.levels.isEnabled()
+
+
+def test_channels_in_disguise_are_pointed_out(qtbot: QtBot) -> None:
+    form = Form()
+    qtbot.addWidget(form)
+    details = ImageDetails(form)
+    assert details.notice.isHidden()
+    assert details.split.isHidden()
+    wanted: list[int] = []
+    details.splitWanted.connect(wanted.append)
+    details.set_notice("Read as 9 planes", 2)
+    assert not details.notice.isHidden()
+    details.split.click()
+    assert wanted == [2]
+
+
 def test_one_channel_stays_chosen(qtbot: QtBot) -> None:
     button = ChannelButton()
     qtbot.addWidget(button)

@@ -145,7 +145,88 @@ def test_view_beside_the_image_is_empty(viewer: ViewerModel, port: NapariPort) -
     assert view[1] <= view[0] or view[3] <= view[2]
 
 
+def test_the_channel_that_is_shown_is_told(viewer: ViewerModel, port: NapariPort) -> None:
+    viewer.add_image(np.zeros((3, 20, 20)))
+    assert source_of(port).seen_channel is None
+    port.set_axes("CYX")
+    viewer.dims.set_current_step(0, 1)
+    assert source_of(port).seen_channel == 1
+    viewer.dims.set_current_step(0, 2)
+    assert source_of(port).seen_channel == 2
+    # what a person has ticked stays
+    port.set_channels((0, 1))
+    assert source_of(port).channels == (0, 1)
+    # all of them are shown, one beside the other
+    viewer.dims.order = (1, 0, 2)
+    assert source_of(port).seen_channel is None
+
+
+def test_the_channel_of_a_stack_is_told(viewer: ViewerModel, port: NapariPort) -> None:
+    viewer.add_image(np.zeros((4, 3, 20, 20)), axis_labels=("t", "c", "y", "x"))
+    viewer.dims.set_current_step(0, 3)
+    viewer.dims.set_current_step(1, 1)
+    source = source_of(port)
+    assert (source.axes, source.plane, source.seen_channel) == ("TCYX", (3,), 1)
+
+
+def test_colours_are_no_channel_to_choose_from(viewer: ViewerModel, port: NapariPort) -> None:
+    viewer.add_image(np.zeros((5, 20, 20, 3), np.uint8), rgb=True)
+    port.set_axes("CYXS")
+    assert source_of(port).seen_channel is None
+
+
+def test_contrast_limits_are_told_where_they_are_wanted(
+    viewer: ViewerModel, port: NapariPort
+) -> None:
+    image = viewer.add_image(np.zeros((10, 12)), contrast_limits=(3, 9))
+    assert source_of(port).contrast is None
+    port.set_as_displayed(True)
+    assert source_of(port).contrast == (3, 9)
+    image.contrast_limits = (4, 5)
+    assert source_of(port).contrast == (4, 5)
+    viewer.add_image(np.zeros((10, 12, 3), np.uint8), rgb=True)
+    assert source_of(port).contrast is None
+
+
+def test_split_into_channels(viewer: ViewerModel, port: NapariPort) -> None:
+    data = np.random.default_rng(0).random((30, 40, 5))
+    viewer.add_image(data, name="five", rgb=False, scale=(0.5, 0.5, 1))
+    port.split(2)
+    assert [layer.name for layer in viewer.layers] == [f"five channel {i}" for i in range(5)]
+    source = source_of(port)
+    assert (source.name, source.axes, source.shape) == ("five channel 0", "YX", (30, 40))
+    np.testing.assert_array_equal(viewer.layers[3].data, data[..., 3])
+    np.testing.assert_allclose(viewer.layers[3].scale, (0.5, 0.5))
+
+
 # --- following ---------------------------------------------------------------------------
+
+
+def test_the_image_that_is_seen_is_followed(viewer: ViewerModel, port: NapariPort) -> None:
+    dapi = viewer.add_image(np.zeros((10, 10)), name="DAPI")
+    gfp = viewer.add_image(np.zeros((10, 10)), name="GFP")
+    actin = viewer.add_image(np.zeros((10, 10)), name="actin")
+    assert port.current is actin
+    actin.visible = gfp.visible = False
+    assert port.current is dapi
+    gfp.visible = True
+    assert port.current is dapi  # seen still
+    dapi.visible = False
+    assert port.current is gfp
+    actin.visible = True
+    assert port.current is actin  # the selected one is seen again
+    # with none that is seen, the selected one stays
+    dapi.visible = gfp.visible = actin.visible = False
+    assert port.current is actin
+    # looking at the cells without their image, and back
+    viewer.add_labels(np.zeros((10, 10), int))
+    dapi.visible = actin.visible = True
+    actin.visible = False
+    assert port.current is dapi
+    actin.visible = True
+    assert port.current is actin
+    port.choose(str(gfp.unique_id))
+    assert port.current is gfp  # pinned, seen or not
 
 
 def test_follows_the_selection_until_pinned(viewer: ViewerModel, port: NapariPort) -> None:

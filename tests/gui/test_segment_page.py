@@ -294,3 +294,102 @@ def test_two_docks_share_one_engine(open_dock: OpenDock, qtbot: QtBot, home: Pat
     assert not gone(pid)
     viewer.window.remove_dock_widget(other)
     qtbot.waitUntil(lambda: gone(pid), timeout=WAIT_MS)
+
+
+def test_the_channel_that_is_seen_goes_in(open_dock: OpenDock, qtbot: QtBot) -> None:
+    """Two channels on one slider; the page, its button and the result count alike."""
+    dock = open_dock()
+    viewer, page, session = parts(dock)
+    image, _ = nuclei()
+    noise = np.random.default_rng(0).integers(0, 100, image.shape).astype(image.dtype)
+    viewer.add_image(np.stack([noise, image]), axis_labels=("c", "y", "x"))
+    page.size_row.spin.setValue(20)
+
+    def line() -> str:
+        return str(page.details.line.text().replace("\u00a0", " "))
+
+    assert page.details.channels.text().strip() == "0"
+    assert line() == "160 × 200 · channel 0 of 2"
+    viewer.dims.set_current_step(0, 1)
+    qtbot.waitUntil(lambda: page.details.channels.text().strip() == "1")
+    assert line() == "160 × 200 · channel 1 of 2"
+    run(qtbot, page)
+    assert session.error is None
+    (cells,) = results(viewer)
+    assert cells.data.max() > 3
+    assert cells.metadata["napari-sa2net"]["settings"]["image"]["channels"] == [1]
+
+    # pressed before the page has followed
+    viewer.dims.set_current_step(0, 0)
+    run(qtbot, page)
+    (cells,) = results(viewer)
+    assert cells.metadata["napari-sa2net"]["settings"]["image"]["channels"] == [0]
+
+    # what a person has ticked stays, whatever is shown
+    page.details.channels.menu().actions()[1].trigger()
+    page.details.channels.menu().actions()[0].trigger()
+    assert line() == "160 × 200 · channel 1 of 2"
+    run(qtbot, page)
+    assert viewer.dims.current_step[0] == 0
+    assert cells.metadata["napari-sa2net"]["settings"]["image"]["channels"] == [1]
+
+
+def test_no_cells_found_says_what_to_try(open_dock: OpenDock, qtbot: QtBot) -> None:
+    dock = open_dock()
+    viewer, page, session = parts(dock)
+    image, _ = nuclei()
+    flash = image.copy()
+    flash[::2] = 65535
+    viewer.add_image(np.stack([image, flash]), name="movie")
+    page.size_row.spin.setValue(20)
+    run(qtbot, page)
+    assert session.summary == "No cells found"
+    words = page.result.note.text()
+    for tried in ("measure…", "Foreground", "Brightness of each plane", "Model"):
+        assert tried in words
+    assert "Channels" not in words
+    # as it says
+    assert not page.advanced.levels.isHidden()
+    page.advanced.levels.setCurrentIndex(page.advanced.levels.findData("plane"))
+    page.advanced.levels.activated.emit(page.advanced.levels.currentIndex())
+    assert session.predict.levels == "plane"
+    run(qtbot, page)
+    (cells,) = results(viewer)
+    assert len(np.unique(cells.data[0])) > 3
+    assert "Try" not in page.result.note.text()
+
+
+def test_levels_as_displayed(open_dock: OpenDock, qtbot: QtBot) -> None:
+    dock = open_dock()
+    viewer, page, session = parts(dock)
+    image, _ = nuclei()
+    low, high = np.percentile(image, (1, 99.8))
+    dirty = image.copy()
+    dirty[:40] = 65535
+    layer = viewer.add_image(dirty, name="dirty")
+    page.size_row.spin.setValue(20)
+    page.advanced.levels.setCurrentIndex(page.advanced.levels.findData("displayed"))
+    page.advanced.levels.activated.emit(page.advanced.levels.currentIndex())
+    layer.contrast_limits = (low, high)
+    run(qtbot, page)
+    assert session.error is None
+    (cells,) = results(viewer)
+    assert len(np.unique(cells.data[60:])) > 3
+    used = cells.metadata["napari-sa2net"]["settings"]["predict"]["contrast"]
+    np.testing.assert_allclose(used, (low, high))
+
+
+def test_channels_last_are_split_on_demand(open_dock: OpenDock, qtbot: QtBot) -> None:
+    dock = open_dock()
+    viewer, page, _ = parts(dock)
+    image, _ = nuclei()
+    viewer.add_image(np.dstack([image] * 5), name="five", rgb=False)
+    assert not page.details.notice.isHidden()
+    words = page.details.notice.text().replace("\u00a0", " ")
+    assert "Read as 160 planes of 200 × 5 pixels" in words
+    assert "press “split into channels”" in words
+    page.details.split.click()
+    assert len(viewer.layers) == 5
+    assert page.details.line.text().replace("\u00a0", " ") == "160 × 200 · 1 channel"
+    assert page.details.notice.isHidden()
+    assert page.details.split.isHidden()

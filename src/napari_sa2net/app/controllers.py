@@ -12,7 +12,7 @@ from psygnal import Signal
 from napari_sa2net.app.jobs import Job
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.preview import image_line, time_to_run
-from napari_sa2net.app.requests import SegmentRequest, segment_request
+from napari_sa2net.app.requests import SegmentRequest, as_seen, segment_request
 from napari_sa2net.app.results import Results, ResultState
 from napari_sa2net.app.session import (
     ErrorInfo,
@@ -114,6 +114,7 @@ class SegmentController:
                 # What was wrong with one image says nothing of another.
                 self.session.error = None
             if source is not None:
+                source = as_seen(source, self.session)
                 source.take_plan(before)
             self.session.image = source
             self.session.image_line = image_line(source) if source is not None else ""

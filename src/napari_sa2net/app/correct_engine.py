@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from napari_sa2net.app.correct_source import Box, CellSource, Index
 from napari_sa2net.app.jobs import Job
 from napari_sa2net.app.link import EngineLink
-from napari_sa2net.app.requests import SegmentRequest
+from napari_sa2net.app.requests import SegmentRequest, as_seen
 from napari_sa2net.app.session import ErrorInfo
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.engine import protocol as p
@@ -147,6 +147,7 @@ class CorrectEngine:
                 "These cells do not lie on the pixels of an image, so there is nothing to "
                 "segment. Choose cells that were made on the image."
             )
+        image = as_seen(image, session)
         box = _box_of(outline, source.shape)
         index = source.image_index(source.plane) or None
         predict = session.predict

@@ -9,6 +9,7 @@ from napari_sa2net.errors import SA2NetError
 from napari_sa2net.inference.size_search import LARGE_SCALE, pixels_of_search
 
 if TYPE_CHECKING:
+    from napari_sa2net.app.requests import SegmentRequest
     from napari_sa2net.app.session import ImageSource, Session
     from napari_sa2net.data.plan import ImagePlan
 
@@ -30,6 +31,16 @@ def image_line(source: ImageSource) -> str:
         return source_plan(source).describe(source.pixel_size_um)
     except SA2NetError as error:
         return str(error)
+
+
+def nothing_found_words(request: SegmentRequest) -> str:
+    """What to try next where a run has found no cells, in the words of the page."""
+    plan = source_plan(request.source)
+    tries = ["another of the Channels"] if plan.n_channels > 1 else []
+    tries += ["“measure…” across one cell, for the Object size", "a lower Foreground"]
+    if plan.n_planes > 1 and request.predict.levels != "plane":
+        tries.append("Brightness of each plane, under Advanced")
+    return f"Try {'; '.join(tries)}; or another Model."
 
 
 #: An explanation costs so much more than a segmentation, about.

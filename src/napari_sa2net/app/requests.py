@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from napari_sa2net.app.session import ImageSource, Session
@@ -43,7 +43,9 @@ class SegmentRequest:
         return True
 
     def _fields(self, job: int) -> dict[str, Any]:
-        source = self.source
+        source, predict = self.source, self.predict
+        if source.contrast is not None and self.normalize:
+            predict = predict.model_copy(update={"contrast": source.contrast})
         return {
             "job": job,
             "image": source.data,
@@ -51,7 +53,7 @@ class SegmentRequest:
             "axes": source.axes,
             "channels": source.channels,
             "normalize": self.normalize,
-            "predict": self.predict,
+            "predict": predict,
             "instances": self.instances,
             "pixel_size_um": source.pixel_size_um,
             "keep_as": self.key,
@@ -69,6 +71,22 @@ class ExplainRequest(SegmentRequest):
     def may_replace(self, former: SegmentRequest) -> bool:
         """Not a result of more or other than this: a stack for one of its planes."""
         return isinstance(former, ExplainRequest) or former.window == self.window
+
+
+def as_seen(source: ImageSource, session: Session) -> ImageSource:
+    """The source with the channel that is shown, where nobody has chosen any.
+
+    A model that takes just as many channels as there are gets all of them.
+    """
+    if source.channels is not None or source.seen_channel is None:
+        return source
+    card = next((one.card for one in session.models if one.name == session.model), None)
+    taken = card.network.in_channels if card is not None else 3
+    axes = source.axes or ""
+    n = source.shape[axes.index("C")] if "C" in axes else 1
+    if n == taken and (taken > 3 or not session.normalize):
+        return source
+    return replace(source, channels=(source.seen_channel,))
 
 
 def segment_request(session: Session, generation: int, key: str) -> SegmentRequest:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from napari_sa2net.app.jobs import JobBook
+from napari_sa2net.app.preview import nothing_found_words
 from napari_sa2net.app.requests import SegmentRequest
 from napari_sa2net.app.session import SLIDER_WORDS, Session, Sliders, summary_line
 from napari_sa2net.config import InstanceConfig
@@ -141,6 +142,8 @@ class Results:
             session.result_key = result.key
             session.summary = summary_line(result.summary, result.request.source.pixel_size_um)
         session.sliders_note = SLIDER_WORDS[session.sliders]
+        if result is not None and result.sliders == "live" and not result.summary.n_objects:
+            session.sliders_note = nothing_found_words(result.request)
 
     def _start_timer(self) -> None:
         self.close()

@@ -49,6 +49,10 @@ class ImageSource:
         Spelling as `napari_sa2net.segment` takes it; None lets the shape decide.
     channels
         Channels that go in; None for the default.
+    seen_channel
+        The one that is shown of several, see `as_seen`; None where all are, or there is one.
+    contrast
+        Values shown as black and white, where these shall be the levels; otherwise None.
     pixel_size_um
         Micrometres per pixel; None where units are unknown.
     plane
@@ -68,6 +72,8 @@ class ImageSource:
     pixel_size_um: float | None = None
     plane: tuple[int, ...] | None = None
     view: tuple[int, int, int, int] | None = None
+    seen_channel: int | None = None
+    contrast: tuple[float, float] | None = None
 
     @cached_property
     def plan(self) -> ImagePlan:

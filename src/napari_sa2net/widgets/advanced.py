@@ -18,18 +18,26 @@ NORMALIZE_TIP = (
 )
 
 
+LEVELS_TIP = (
+    "What becomes black and white. Automatic: of each time point, and of all planes in depth "
+    "together. As displayed: the contrast limits of the image layer"
+)
+AS_DISPLAYED = "displayed"
+
+
 class AdvancedSection(QWidget):
     """Device, tile, precision and what becomes of the cells.
 
     Signals
     -------
-    predictChanged, instancesChanged, normalizeChanged
-        Ask :meth:`predict`, :meth:`instances`, :meth:`normalize`.
+    predictChanged, instancesChanged, normalizeChanged, displayedChanged
+        Ask :meth:`predict`, :meth:`instances`, :meth:`normalize`, :meth:`as_displayed`.
     """
 
     predictChanged = Signal()
     instancesChanged = Signal()
     normalizeChanged = Signal()
+    displayedChanged = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -56,6 +64,8 @@ class AdvancedSection(QWidget):
         self.normalize_box.setToolTip(NORMALIZE_TIP)
         self.normalize_box.setChecked(True)
         self.form.add_wide(self.normalize_box)
+        self.levels = QComboBox()
+        self.form.add("Brightness", self.levels, LEVELS_TIP)
         self.drop_border = self._box("drop border cells", InstanceConfig, "remove_border")
         self.fill_holes = self._box("fill holes", InstanceConfig, "fill_holes")
         self.link = self._box("link cells across Z", InstanceConfig, "link_planes")
@@ -67,12 +77,15 @@ class AdvancedSection(QWidget):
         layout.addWidget(self.form)
         self.form.setVisible(False)
         self.fold.toggled.connect(self.form.setVisible)
+        self.levels.activated.connect(self._levels_chosen)
+        self.normalize_box.toggled.connect(self.levels.setEnabled)
         for combo in (self.device, self.tile, self.precision):
             combo.activated.connect(lambda _: self.predictChanged.emit())
         self.augment.clicked.connect(lambda _: self.predictChanged.emit())
         self.normalize_box.clicked.connect(lambda _: self.normalizeChanged.emit())
         for box in (self.drop_border, self.fill_holes, self.link):
             box.clicked.connect(lambda _: self.instancesChanged.emit())
+        self.set_levels(False, False)
         self.set_values(PredictConfig(), InstanceConfig(), True)
         self.set_stack(False)
 
@@ -89,6 +102,22 @@ class AdvancedSection(QWidget):
         """Linking across planes is offered only for stacks."""
         self.link.setVisible(stack)
 
+    def set_levels(self, stack: bool, grey: bool) -> None:
+        """Offer what brightness may be measured over; hidden where there is no choice."""
+        self.levels.clear()
+        offered = [("automatic", "auto")]
+        if stack:
+            offered += [("of the whole stack", "stack"), ("of each plane", "plane")]
+        if grey:
+            offered.append(("as displayed", AS_DISPLAYED))
+        for words, value in offered:
+            self.levels.addItem(words, value)
+        self.form.set_row_visible(self.levels, len(offered) > 1)
+
+    def as_displayed(self) -> bool:
+        """Whether the contrast limits of the layer are the levels."""
+        return bool(self.levels.currentData() == AS_DISPLAYED)
+
     def predict(self, base: PredictConfig) -> PredictConfig:
         """``base`` with this section's settings."""
         return _with(
@@ -97,6 +126,7 @@ class AdvancedSection(QWidget):
             tile=self.tile.currentData(),
             precision=self.precision.currentData(),
             augment=self.augment.isChecked(),
+            levels=self.levels.currentData() if self._offers(base.levels) else base.levels,
         )
 
     def instances(self, base: InstanceConfig) -> InstanceConfig:
@@ -113,9 +143,16 @@ class AdvancedSection(QWidget):
         return self.normalize_box.isChecked()
 
     def set_values(
-        self, predict: PredictConfig, instances: InstanceConfig, normalize: bool
+        self,
+        predict: PredictConfig,
+        instances: InstanceConfig,
+        normalize: bool,
+        as_displayed: bool = False,
     ) -> None:
         """Show settings; says nothing (only clicks do)."""
+        wanted = AS_DISPLAYED if as_displayed else predict.levels
+        self.levels.setCurrentIndex(max(0, self.levels.findData(wanted)))
+        self.levels.setEnabled(normalize)
         self.device.setCurrentIndex(max(0, self.device.findData(predict.device)))
         if predict.tile is not None and self.tile.findData(predict.tile) < 0:
             self.tile.addItem(f"{predict.tile} px", predict.tile)
@@ -126,6 +163,14 @@ class AdvancedSection(QWidget):
         self.fill_holes.setChecked(instances.fill_holes)
         self.link.setChecked(instances.link_planes)
         self.normalize_box.setChecked(normalize)
+
+    def _offers(self, levels: str) -> bool:
+        """Whether there is this choice now, and a row to choose it from."""
+        return not self.as_displayed() and self.levels.findData(levels) >= 0
+
+    def _levels_chosen(self, _: int) -> None:
+        self.displayedChanged.emit()
+        self.predictChanged.emit()
 
     def _box(
         self, text: str, model: type[PredictConfig] | type[InstanceConfig], field: str

@@ -6,7 +6,7 @@ from qtpy.QtCore import QObject, QSize, Signal
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QMenu, QToolButton, QWidget
 
-from napari_sa2net.widgets.common import Form, keep_together, muted
+from napari_sa2net.widgets.common import Form, keep_together, link_button, muted
 from napari_sa2net.widgets.theme import pin_icon
 
 FOLLOWS = "Follows the image that is selected in the layer list. Click to stay with this one."
@@ -16,6 +16,9 @@ AXES_TIP = (
     "What the axes before height and width are: planes in depth, time points or channels, the "
     "outermost first"
 )
+
+
+SPLIT = "split into channels"
 
 
 class ImageRow(QWidget):
@@ -142,10 +145,13 @@ class ImageDetails(QObject):
     -------
     axesChosen : str
     channelsChosen : tuple of int
+    splitWanted : int
+        An axis holds channels: make layers of them.
     """
 
     axesChosen = Signal(str)
     channelsChosen = Signal(tuple)
+    splitWanted = Signal(int)
 
     def __init__(self, form: Form) -> None:
         super().__init__(form)
@@ -158,7 +164,17 @@ class ImageDetails(QObject):
         )
         self.axes.setMinimumContentsLength(8)
         self.channels = ChannelButton()
+        self.notice = muted()
+        self.notice.setProperty("role", "warning")
+        self.split = link_button(
+            SPLIT, "Make a layer of every channel in the place of this one"
+        )
+        self._split_axis = 0
         form.add_wide(self.line)
+        form.add_wide(self.notice)
+        form.add_wide(self.split)
+        self.split.clicked.connect(lambda: self.splitWanted.emit(self._split_axis))
+        self.set_notice("", None)
         form.add("Stack of", self.axes, AXES_TIP)
         self.axes.currentIndexChanged.connect(self._show_tip)
         form.add(
@@ -176,6 +192,13 @@ class ImageDetails(QObject):
     def set_line(self, text: str) -> None:
         """Show the preview line."""
         self.line.setText(keep_together(text))
+
+    def set_notice(self, text: str, axis: int | None) -> None:
+        """Show what may be a misunderstanding, and offer to split along an axis."""
+        self._split_axis = axis or 0
+        self.notice.setText(keep_together(text))
+        self.notice.setVisible(bool(text))
+        self.split.setVisible(axis is not None)
 
     def set_axes(self, choices: list[tuple[str, str]], axes: str) -> None:
         """Offer spellings of the axes (spelling, words); hidden where there are none."""

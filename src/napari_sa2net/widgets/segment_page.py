@@ -13,10 +13,11 @@ from qtpy.QtWidgets import QDockWidget, QFrame, QLabel, QMainWindow, QVBoxLayout
 from napari_sa2net.app.preview import source_plan
 from napari_sa2net.app.session import ImageSource, SegmentOutcome
 from napari_sa2net.config import PredictConfig
+from napari_sa2net.data.plan import COLOURS
 from napari_sa2net.errors import SA2NetError
 from napari_sa2net.widgets.advanced import AdvancedSection
 from napari_sa2net.widgets.common import Form, align_forms, separator
-from napari_sa2net.widgets.image_row import ImageDetails
+from napari_sa2net.widgets.image_row import SPLIT, ImageDetails
 from napari_sa2net.widgets.model_row import ModelRow
 from napari_sa2net.widgets.napari_port.geometry import axes_choices
 from napari_sa2net.widgets.page_parts import (
@@ -142,12 +143,18 @@ class SegmentPage(PageWidget):
         self._rest.timeout.connect(self._view_rested)
         self.details.axesChosen.connect(self.port.set_axes)
         self.details.channelsChosen.connect(self.port.set_channels)
+        self.details.splitWanted.connect(
+            lambda axis: guarded(self.session, lambda: self.port.split(axis))
+        )
         self.model_row.valueChanged.connect(self.controller.choose_model)
         self.size_row.valueChanged.connect(self._size_changed)
         self.size_row.measureToggled.connect(self._measure)
         self.region_row.valueChanged.connect(self._region_changed)
         self.advanced.predictChanged.connect(self._predict_changed)
         self.advanced.instancesChanged.connect(self._instances_changed)
+        self.advanced.displayedChanged.connect(
+            lambda: self.port.set_as_displayed(self.advanced.as_displayed())
+        )
         self.advanced.normalizeChanged.connect(
             lambda: self.controller.set_normalize(self.advanced.normalize())
         )
@@ -234,7 +241,9 @@ class SegmentPage(PageWidget):
     # --- what the viewer and the session say ---------------------------------------------
 
     def _view_moved(self) -> None:
-        if self.session.where == "view" or self.session.planes == "current":
+        source = self.session.image
+        channels = source is not None and source.seen_channel is not None
+        if channels or self.session.where == "view" or self.session.planes == "current":
             self._rest.start()
 
     def _view_rested(self) -> None:
@@ -272,14 +281,19 @@ class SegmentPage(PageWidget):
         self.details.set_axes(axes_choices(spelled) if spelled else [], spelled)
         names: list[str] = []
         chosen: tuple[int, ...] = ()
-        stack = False
+        stack = grey = False
+        notice, likely = "", None
         with suppress(SA2NetError):  # the preview line says what is wrong
             plan = source_plan(source)
-            stack = bool(plan.stack_axes)
+            stack, grey = bool(plan.stack_axes), not plan.is_rgb
             names, chosen = _channel_names(plan), plan.channels
+            notice, likely = plan.notice(f"press “{SPLIT}”"), plan.likely_channels
         self.details.set_channels(names, chosen)
+        self.details.set_notice(notice, likely)
         self.region_row.set_stack(stack)
         self.advanced.set_stack(stack)
+        self.advanced.set_levels(stack, grey)
+        self._show_settings()
 
     def _show_image_line(self, _: Any = None) -> None:
         self.details.set_line(self.session.image_line)
@@ -288,7 +302,9 @@ class SegmentPage(PageWidget):
         session = self.session
         self.size_row.setValue(session.predict.diameter)
         self.result.setValue(session.instances)
-        self.advanced.set_values(session.predict, session.instances, session.normalize)
+        self.advanced.set_values(
+            session.predict, session.instances, session.normalize, self.port.as_displayed
+        )
 
     def _show_device_line(self, _: Any = None) -> None:
         self.advanced.set_info(self.session.info)
@@ -309,6 +325,7 @@ def _channel_names(plan: ImagePlan) -> list[str]:
     """What the image's channels are called; empty where there is but one."""
     if plan.channel_axis is None:
         return []
-    if plan.axes.endswith("C") and plan.n_channels in (3, 4):
-        return ["red", "green", "blue"]
-    return [str(i + 1) for i in range(plan.n_channels)]
+    if plan.is_rgb:
+        return list(COLOURS)
+    # Counted as in the line above, on the shell, and by napari's own slider.
+    return [str(i) for i in range(plan.n_channels)]

@@ -120,7 +120,11 @@ class CellLayers:
         source = None
         if image is not None:
             source = image_source(
-                self._viewer, image, self._port.axes_of(image), self._port.channels_of(image)
+                self._viewer,
+                image,
+                self._port.axes_of(image),
+                self._port.channels_of(image),
+                self._port.as_displayed,
             )
         return CellSource(
             layer_key(layer),

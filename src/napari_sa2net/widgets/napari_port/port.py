@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from napari.layers import Image, Labels
+from napari.layers.utils.stack_utils import stack_to_images
 from psygnal import Signal
 
 from napari_sa2net.app.requests import ExplainRequest
@@ -75,7 +76,10 @@ class NapariPort:
     def __init__(self, viewer: Viewer) -> None:
         self.viewer = viewer
         self.pinned = False
+        #: contrast limits are the levels
+        self.as_displayed = False
         self._current: Image | None = None
+        self._selected_last: Image | None = None
         self._axes: dict[str, str] = {}
         self._channels: dict[str, tuple[int, ...]] = {}
         self._results: dict[str, ResultLayer] = {}
@@ -131,13 +135,20 @@ class NapariPort:
         if layer is None:
             return None
         key = layer_key(layer)
-        return image_source(self.viewer, layer, self._axes.get(key), self._channels.get(key))
+        return image_source(
+            self.viewer,
+            layer,
+            self._axes.get(key),
+            self._channels.get(key),
+            self.as_displayed,
+        )
 
     def choose(self, key: str) -> None:
         """Work on an image, and stay with it (pinned) whatever is selected."""
         for layer in self.images():
             if layer_key(layer) == key:
                 self.pinned = True
+                self._selected_last = layer
                 self._set_current(layer)
 
     def set_pinned(self, pinned: bool) -> None:
@@ -159,6 +170,23 @@ class NapariPort:
         if self._current is not None:
             self._channels[layer_key(self._current)] = channels
             self.image_changed.emit()
+
+    def set_as_displayed(self, on: bool) -> None:
+        """Take contrast limits as levels, or measure them."""
+        self.as_displayed = on
+        self.image_changed.emit()
+
+    def split(self, axis: int) -> None:
+        """Put a layer for each channel along an axis in the place of the current image."""
+        layer = self._current
+        if layer is None:
+            return
+        channels = stack_to_images(layer, axis)
+        for i, channel in enumerate(channels):
+            channel.name = f"{layer.name} channel {i}"
+        self.viewer.layers.remove(layer)
+        self.viewer.layers.extend(channels)
+        self.viewer.layers.selection.active = channels[0]
 
     def open(self, paths: list[str]) -> None:
         """Open files with whichever reader napari finds."""
@@ -355,6 +383,8 @@ class NapariPort:
         self._channels.pop(key, None)
         self.maps.forget_image(key)
         self.image_gone.emit(key)
+        if layer is self._selected_last:
+            self._selected_last = None
         if layer is self._current:
             self.pinned = False
             self._set_current(None)
@@ -388,15 +418,17 @@ class NapariPort:
         return next((layer for layer in self.images() if layer_key(layer) == key), None)
 
     def _follow(self) -> None:
-        """The selected image unless pinned; with no image selected stay, else the topmost."""
+        """The image selected last unless pinned, else the topmost; one that is seen, if any."""
         images = self.images()
         if self.pinned and self._current in images:
             return
         active = self.viewer.layers.selection.active
         if active is not None and _is_image(active):
-            self._set_current(active)
-        elif self._current not in images:
-            self._set_current(images[0] if images else None)
+            self._selected_last = active
+        wanted = [self._selected_last, self._current, *images]
+        there = [layer for layer in wanted if layer in images]
+        seen = [layer for layer in there if layer is not None and layer.visible]
+        self._set_current(next(iter(seen or there), None))
 
     def _set_current(self, layer: Image | None) -> None:
         if layer is self._current:
@@ -412,6 +444,7 @@ class NapariPort:
         connections = Connections()
         connections.connect(layer.events.name, self._renamed)
         connections.connect(layer.events.data, lambda event: self._pixels(layer))
+        connections.connect(layer.events.visible, self._selected)
         self._watched[layer] = connections
 
     def _watch_cells(self, layer: Labels) -> None:

@@ -80,9 +80,12 @@ def shown_plane(viewer: Viewer, layer: Image, axes: str) -> tuple[int, ...] | No
 
 
 def shown_channel(viewer: Viewer, layer: Image, axes: str) -> int | None:
-    """Channel that the viewer shows, where the layer has a channel axis of its own."""
-    channel = axes[: layer.ndim].find("C")
-    if channel < 0:
+    """Channel that the viewer shows, where the layer has a channel axis of its own.
+
+    None too where that axis lies along the screen, so that all are shown.
+    """
+    channel = -1 if "S" in axes else axes[: layer.ndim].find("C")
+    if channel < 0 or channel + viewer.dims.ndim - layer.ndim in viewer.dims.displayed:
         return None
     position = layer.world_to_data(in_layer_units(viewer, layer, viewer.dims.point))
     return int(np.clip(round(float(position[channel])), 0, _shape(layer)[channel] - 1))
@@ -125,10 +128,18 @@ def _shape(layer: Image) -> tuple[int, ...]:
 
 
 def image_source(
-    viewer: Viewer, layer: Image, axes: str | None, channels: tuple[int, ...] | None
+    viewer: Viewer,
+    layer: Image,
+    axes: str | None,
+    channels: tuple[int, ...] | None,
+    as_displayed: bool = False,
 ) -> ImageSource:
-    """The layer as it is now: array, axes, pixel size, plane and view that are shown."""
+    """The layer as it is now: array, axes, pixel size, plane and view that are shown.
+
+    ``as_displayed``: its contrast limits shall be the levels; colours have none.
+    """
     axes = axes or layer_axes(layer)
+    low, high = (float(limit) for limit in layer.contrast_limits)
     return ImageSource(
         key=layer_key(layer),
         name=layer.name,
@@ -138,4 +149,6 @@ def image_source(
         pixel_size_um=pixel_size_um(layer),
         plane=shown_plane(viewer, layer, axes),
         view=visible_box(viewer, layer),
+        seen_channel=shown_channel(viewer, layer, axes),
+        contrast=(low, high) if as_displayed and not layer.rgb and low < high else None,
     )
