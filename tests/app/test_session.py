@@ -7,13 +7,14 @@ import math
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import napari_sa2net
 from napari_sa2net.app.preview import RunTime, image_line
-from napari_sa2net.app.requests import segment_request
+from napari_sa2net.app.requests import SegmentRequest, as_seen, segment_request
 from napari_sa2net.app.session import (
     ImageSource,
     JobProgress,
@@ -22,6 +23,7 @@ from napari_sa2net.app.session import (
     summary_line,
 )
 from napari_sa2net.app.time_left import TimeLeft
+from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.engine.protocol import EngineInfo, Summary, Window
 from napari_sa2net.errors import ImageError
 
@@ -175,3 +177,40 @@ def _sentences(tree: ast.AST) -> list[tuple[int, str]]:
         and " " in node.value.strip()
         and node not in skipped
     ]
+
+
+@pytest.mark.parametrize(
+    ("n_channels", "taken", "normalize", "chosen", "expected"),
+    [
+        (3, 3, True, None, (1,)),
+        (2, 1, True, None, (1,)),
+        (3, 3, True, (0, 2), (0, 2)),
+        # a model of just that many stains, or of raw values, gets all of them
+        (5, 5, True, None, None),
+        (3, 3, False, None, None),
+        (4, 3, False, None, (1,)),
+    ],
+)
+def test_the_channel_that_is_seen_is_the_default(
+    n_channels, taken, normalize, chosen, expected
+):
+    image = np.zeros((n_channels, 8, 9))
+    source = ImageSource("a", "a", image, "CYX", chosen, seen_channel=1)
+    card = SimpleNamespace(network=SimpleNamespace(in_channels=taken))
+    session = Session(
+        models=(SimpleNamespace(name="some", card=card),), model="some", normalize=normalize
+    )
+    assert as_seen(source, session).channels == expected
+
+
+def test_nothing_to_see_changes_nothing():
+    source = ImageSource("a", "a", np.zeros((8, 9)), "YX")
+    assert as_seen(source, Session()) is source
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_levels_as_displayed_go_to_the_engine(normalize):
+    source = ImageSource("a", "a", np.zeros((8, 9)), "YX", contrast=(3, 9))
+    settings = PredictConfig(), InstanceConfig(), normalize, Window()
+    sent = SegmentRequest(source, 0, "k", "m", *settings).to_engine(1)
+    assert sent.predict.contrast == ((3, 9) if normalize else None)

@@ -347,7 +347,7 @@ def test_no_cells_found_says_what_to_try(open_dock: OpenDock, qtbot: QtBot) -> N
     words = page.result.note.text()
     for tried in ("measure…", "Foreground", "Brightness of each plane", "Model"):
         assert tried in words
-    assert "Channels" not in words
+    assert "channel" not in words
     # as it says
     assert not page.advanced.levels.isHidden()
     page.advanced.levels.setCurrentIndex(page.advanced.levels.findData("plane"))

@@ -36,11 +36,11 @@ def image_line(source: ImageSource) -> str:
 def nothing_found_words(request: SegmentRequest) -> str:
     """What to try next where a run has found no cells, in the words of the page."""
     plan = source_plan(request.source)
-    tries = ["another of the Channels"] if plan.n_channels > 1 else []
+    tries = ["another channel"] if plan.n_channels > 1 else []
     tries += ["“measure…” across one cell, for the Object size", "a lower Foreground"]
     if plan.n_planes > 1 and request.predict.levels != "plane":
         tries.append("Brightness of each plane, under Advanced")
-    return f"Try {'; '.join(tries)}; or another Model."
+    return f"Nothing found? Try {'; '.join(tries)}; or another Model."
 
 
 #: An explanation costs so much more than a segmentation, about.
