@@ -35,6 +35,8 @@ from napari_sa2net.data.sampling import (
 )
 from napari_sa2net.errors import ImageError, SettingsError
 
+#: Ways to normalise for which the image is measured.
+MEASURED = ("percentile", "range")
 #: What the channels of a colour image are called.
 COLOURS = ("red", "green", "blue")
 #: Time points or planes that are looked at to know what is typical of all.
@@ -365,7 +367,7 @@ class ImagePlan:
 
     def _axes_of_levels(self, levels: LevelsOf) -> str:
         """Stack axes along which brightness is measured anew."""
-        measures = self.normalize and self.model_input.normalization == "percentile"
+        measures = self.normalize and self.model_input.normalization in MEASURED
         if not measures or self.contrast or levels == "stack":
             return ""
         sizes = dict(zip(self.stack_axes, self.stack_shape, strict=True))
