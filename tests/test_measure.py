@@ -166,6 +166,25 @@ def test_a_linked_cell_is_one_row():
     assert table["touches_border"].tolist() == [True, False]
 
 
+def test_a_cell_in_depth_has_a_volume_and_a_depth():
+    stack = np.zeros((4, 20, 20), int)
+    stack[1, 5:15, 5:15] = 1
+    stack[2, 5:15, 6:12] = 1
+    stack[3, 0:2, 0:2] = 9
+    table = object_table(stack, pixel_size_um=(0.5, 0.25), stack_axes="Z", z_step_um=2)
+    assert table["volume_voxels"].tolist() == [160, 4]
+    np.testing.assert_allclose(table["volume_um3"], [160 * 0.25, 4 * 0.25])
+    np.testing.assert_allclose(table["centroid_z"], [(100 * 1 + 60 * 2) / 160, 3])
+    assert table["planes"].tolist() == [2, 1]
+    # a size that is unknown gives no volume in µm³, but the voxels all the same
+    for sizes in ({"pixel_size_um": 1}, {"z_step_um": 1}):
+        table = object_table(stack, stack_axes="Z", **sizes)
+        assert table["volume_um3"].isna().all()
+        assert table["volume_voxels"].tolist() == [160, 4]
+    # time is no depth
+    assert not {"volume_voxels", "centroid_z"} & set(object_table(stack, stack_axes="T"))
+
+
 def test_lazy_stacks_are_read():
     stack = np.stack([blobs(0), blobs(0)])
     lazy = da.from_array(stack, chunks=(1, 30, 40))

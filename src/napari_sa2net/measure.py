@@ -30,11 +30,17 @@ _COLUMNS: dict[str, str] = {
     "centroid_y": "float64",
     "centroid_x": "float64",
 }
+#: Of stacks in depth, before the column of that name.
+_IN_DEPTH: dict[str, dict[str, str]] = {
+    "diameter_px": {"volume_voxels": "int64", "volume_um3": "float64"},
+    "centroid_y": {"centroid_z": "float64"},
+}
 
 #: Columns of the sums of a plane that add up over planes.
 _SUMMED = (
     "planes",
     "area_px",
+    "sum_z",
     "sum_y",
     "sum_x",
     "weighted_eccentricity",
@@ -49,6 +55,7 @@ def object_table(
     image: Any = None,
     pixel_size_um: float | Sequence[float] | None = None,
     stack_axes: str = "",
+    z_step_um: float | None = None,
 ) -> pd.DataFrame:
     """Measure every labelled object.
 
@@ -65,6 +72,8 @@ def object_table(
         Micrometres per pixel; without it area_um2 is NaN.
     stack_axes : str
         One letter per stack axis, such as "TZ".
+    z_step_um : float, optional
+        Micrometres from plane to plane of a Z stack; without it volume_um3 is NaN.
 
     Returns
     -------
@@ -79,6 +88,10 @@ def object_table(
         Pixels with this label, over all its planes.
     area_um2 : float64
         area_px in µm²; NaN when the pixel size is unknown.
+    volume_voxels : int64
+        For stacks with an axis Z: voxels with this label, over all its planes.
+    volume_um3 : float64
+        Likewise: volume_voxels in µm³; NaN when a size is unknown.
     diameter_px : float64
         Diameter of the circle with the mean area per plane.
     eccentricity : float64
@@ -92,6 +105,8 @@ def object_table(
         the unlabelled rim of 2 px around it. In [0, 1]; low for faint objects and for
         blurred outlines. It does not know of wrong cuts between touching cells.
     touches_border : bool
+    centroid_z : float64
+        For stacks with an axis Z: in planes, 0 is the first one.
     centroid_y, centroid_x : float64
         In pixels, 0 is the centre of the first one; over planes the mean.
 
@@ -110,6 +125,7 @@ def object_table(
     shape = tuple(labels.shape)
     _check(labels, shape, probability_fg, image, stack_axes)
     size_y, size_x = _pixel_size(pixel_size_um)
+    step = _pixel_size(z_step_um)[0]
 
     parts = []
     for index in np.ndindex(*shape[:-2]):
@@ -125,6 +141,8 @@ def object_table(
         return empty_table(stack_axes)
     table = _combine(parts, stack_axes.lower())
     table["area_um2"] = table["area_px"] * (size_y * size_x)
+    table["volume_voxels"] = table["area_px"]
+    table["volume_um3"] = table["area_um2"] * step
     columns = _dtypes(stack_axes)
     return table[list(columns)].astype(columns)
 
@@ -271,6 +289,7 @@ def _combine(parts: list[pd.DataFrame], axes: str) -> pd.DataFrame:
 
     rows = pd.concat(parts, ignore_index=True)
     rows["planes"] = 1
+    rows["sum_z"] = rows["z"] * rows["area_px"] if "z" in axes else 0
     how = dict.fromkeys(axes, "first") | dict.fromkeys(_SUMMED, "sum")
     if len(parts) > 1:
         grouped = rows.groupby("label", sort=True)
@@ -286,6 +305,7 @@ def _combine(parts: list[pd.DataFrame], axes: str) -> pd.DataFrame:
     with np.errstate(invalid="ignore"):
         table["mean_intensity"] = table["intensity"] / table["finite"]
     table["confidence"] = table["inside"] / table["union"]
+    table["centroid_z"] = table["sum_z"] / area
     table["centroid_y"] = table["sum_y"] / area
     table["centroid_x"] = table["sum_x"] / area
     return table
@@ -295,7 +315,12 @@ def _dtypes(stack_axes: str) -> dict[str, str]:
     stack = dict.fromkeys(stack_axes.lower(), "int64")
     if stack:
         stack["planes"] = "int64"
-    return {"label": "int64", **stack, **_COLUMNS}
+    columns = {"label": "int64", **stack}
+    for name, dtype in _COLUMNS.items():
+        if "z" in stack:
+            columns |= _IN_DEPTH.get(name, {})
+        columns[name] = dtype
+    return columns
 
 
 def _pixel_size(pixel_size_um: float | Sequence[float] | None) -> tuple[float, float]:

@@ -60,7 +60,11 @@ def test_label_axes_follow_the_image() -> None:
         (np.zeros((512, 640, 3)), None, "512 × 640 · RGB"),
         (np.zeros((9, 8)), (0.5, 0.25), "9 × 8 · 1 channel · 0.5 × 0.25 µm/px"),
         (np.zeros((30, 51, 51)), None, "30 planes (Z) of 51 × 51 · 1 channel"),
-        (np.zeros((5, 30, 5, 6)), None, "5 × 30 planes (T × Z) of 5 × 6 · 1 channel"),
+        (
+            np.zeros((5, 30, 5, 6)),
+            None,
+            "5 time points (T) × 30 planes (Z) of 5 × 6 · 1 channel",
+        ),
     ],
 )
 def test_describe(image, size, expected) -> None:

@@ -145,9 +145,9 @@ def test_advanced_gives_valid_settings(qtbot: QtBot) -> None:
         min_size=5, remove_border=True
     )
     other = PredictConfig(tile=320, augment=True)
-    section.set_values(other, InstanceConfig(link_planes=True), False)
+    section.set_values(other, InstanceConfig(fill_holes=False), False)
     assert section.predict(PredictConfig()) == other
-    assert section.instances(InstanceConfig()).link_planes
+    assert not section.instances(InstanceConfig()).fill_holes
     assert not section.normalize()
 
 
@@ -241,7 +241,27 @@ def test_region_row(qtbot: QtBot) -> None:
     heard: list[int] = []
     row.valueChanged.connect(lambda: heard.append(1))
     assert row.plane.isHidden()
-    row.set_stack(True)
+    assert row.link.isHidden()
+    # what makes no difference is not asked, and time is no depth
+    row.set_stack("T", (1,))
+    assert row.all.isHidden()
+    row.set_stack("T", (4,))
+    assert row.all.text() == "all time points"
+    assert row.link.isHidden()
+    row.set_stack("TZ", (4, 1))
+    assert row.link.isHidden()
+    row.set_stack("TZ", (4, 5))
+    assert row.all.text() == "all planes"
+    assert not row.link.isHidden()
+    links: list[int] = []
+    row.linkChanged.connect(lambda: links.append(1))
+    row.link.click()
+    assert links == [1]
+    row.plane.click()
+    assert row.link.isHidden()
+    row.all.click()
+    assert not row.link.isHidden()
+    heard.clear()
     row.view.click()
     row.plane.click()
     assert (row.where(), row.planes()) == ("view", "current")

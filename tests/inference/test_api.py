@@ -105,7 +105,8 @@ def test_large_results_go_to_disk(model, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_labels_count_over_the_stack(model) -> None:
-    labels = segment(image_of((3, 50, 50), seed=8), model=model, min_size=0).labels
+    stack = image_of((3, 50, 50), seed=8)
+    labels = segment(stack, model=model, min_size=0, link_planes=False).labels
     per_plane = [set(np.unique(plane[plane > 0])) for plane in labels]
     assert sum(map(len, per_plane)) == len(set().union(*per_plane)) == labels.max() > 0
 
@@ -113,10 +114,20 @@ def test_labels_count_over_the_stack(model) -> None:
 def test_linked_planes_share_labels(model) -> None:
     plane = image_of((50, 50), seed=9)
     stack = np.stack([plane, plane, plane])
-    settings = {"model": model, "link_planes": True, "foreground": 0.4, "min_size": 0}
-    result = segment(stack, **settings)
+    settings = {"model": model, "foreground": 0.4, "min_size": 0}
+    sizes = {"pixel_size_um": 0.5, "z_step_um": 2}
+    result = segment(stack, **settings, **sizes)
     assert result.labels.any()
     np.testing.assert_array_equal(result.labels[0], result.labels[2])
+    objects = result.objects
+    assert (objects["planes"] == 3).all()
+    assert (objects["volume_voxels"] == 3 * (objects["area_px"] // 3)).all()
+    np.testing.assert_allclose(objects["volume_um3"], objects["volume_voxels"] / 2)
+    assert (objects["centroid_z"] == 1).all()
+    # time and positions are no depth: nothing is linked there
+    for axes in ("TYX", "PYX"):
+        apart = segment(stack, axes=axes, **settings).labels
+        assert len({*apart[0][apart[0] > 0]} & {*apart[2][apart[2] > 0]}) == 0
     times = np.stack([stack, stack])
     both = segment(times, axes="TZYX", **settings).labels
     np.testing.assert_array_equal(both[1] > 0, both[0] > 0)

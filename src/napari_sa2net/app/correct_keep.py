@@ -46,6 +46,8 @@ class WhatToKeep:
         The folder that was kept to is not there any more.
     problem
         Why nothing can be kept; empty if it can.
+    noun
+        What one of the planes is called: "plane" or "time point".
     """
 
     n_cells: int = 0
@@ -55,6 +57,7 @@ class WhatToKeep:
     is_stack: bool = False
     folder_gone: bool = False
     problem: str = ""
+    noun: str = "plane"
 
     @property
     def can(self) -> bool:
@@ -72,7 +75,7 @@ class WhatToKeep:
     def withdrawn(self) -> str:
         """``2 planes``, or ``this image`` where it is all that there is."""
         n = self.n_withdrawn
-        return f"{n} plane{'' if n == 1 else 's'}" if self.is_stack else "this image"
+        return f"{n} {self.noun}{'' if n == 1 else 's'}" if self.is_stack else "this image"
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +176,9 @@ def what_to_keep(
             problem += " Where you deleted a large blob, cells may lie."
     is_stack = int(np.prod(session.labels.shape[:-2])) > 1
     counts = _counts(session, planes)
-    return WhatToKeep(*counts, len(planes), len(withdrawn), is_stack, gone, problem)
+    return WhatToKeep(
+        *counts, len(planes), len(withdrawn), is_stack, gone, problem, source.axis_noun
+    )
 
 
 def _counts(session: EditSession, planes: list[Index]) -> tuple[int, int]:
@@ -223,6 +228,7 @@ def keep_request(
         len(planes),
         len(withdrawn),
         int(np.prod(session.labels.shape[:-2])) > 1,
+        noun=source.axis_noun,
     )
     return KeepRequest(
         folder,

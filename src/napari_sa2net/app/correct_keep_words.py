@@ -17,7 +17,7 @@ def kept_words(folder: Path, what: WhatToKeep) -> str:
     """``Kept 12 reviewed cells of 2 planes in “my set”.``"""
     kept = taken = ""
     if what.n_planes:
-        planes = f" of {what.n_planes} planes" if what.n_planes > 1 else ""
+        planes = f" of {what.n_planes} {what.noun}s" if what.n_planes > 1 else ""
         kept = f"Kept {what.cells}{planes} in “{folder.name}”."
     if what.n_withdrawn:
         taken = f"Took {what.withdrawn} back out of “{folder.name}”."

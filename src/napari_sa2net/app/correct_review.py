@@ -52,7 +52,9 @@ class CorrectReview:
             at = self._at()
             if at is not None:
                 label = at[2].next(self._state.review.label or None)
-                self._go(label, "Every cell of this plane is reviewed.")
+                cells = self._state.cells
+                here = cells.axis_noun if cells is not None else "plane"
+                self._go(label, f"Every cell of this {here} is reviewed.")
 
     def previous(self) -> None:
         """Go back in the order of doubt."""
@@ -104,6 +106,7 @@ class CorrectReview:
             total,
             old.scored if scored is None else scored,
             BY_SHAPE if session.foreground is None else BY_BLUR,
+            source.axis_noun,
         )
 
     def _at(self, begin: bool = True) -> tuple[EditSession, CellSource, ReviewQueue] | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_sa2net.data.axes import axis_noun
 from napari_sa2net.data.numbered import look_at
 
 if TYPE_CHECKING:
@@ -102,6 +103,18 @@ class CellSource:
     def shape(self) -> tuple[int, int]:
         """Height and width of a plane (px)."""
         return int(self.labels.shape[-2]), int(self.labels.shape[-1])
+
+    @property
+    def stack_axes(self) -> str:
+        """Letters of the stack axes of ``labels``; empty where the image does not tell."""
+        own = iter(self.image.stack_axes if self.image is not None else "")
+        axes = [" " if i in self.extra else next(own, "") for i in range(self.labels.ndim - 2)]
+        return "".join(axes) if all(axes) else ""
+
+    @property
+    def axis_noun(self) -> str:
+        """What one element of the stack is called: "plane" or "time point"."""
+        return axis_noun(self.stack_axes.strip(), 1)
 
     def image_index(self, index: Index) -> Index:
         """Stack index in the image of a plane of the labels."""

@@ -45,6 +45,8 @@ class Review:
         The order is known; else it is still being worked out.
     by
         What the order goes by.
+    noun
+        What the cells are those of: "plane" or "time point".
     """
 
     label: int = 0
@@ -54,6 +56,7 @@ class Review:
     total: int = 0
     scored: bool = False
     by: str = ""
+    noun: str = "plane"
 
 
 @dataclass

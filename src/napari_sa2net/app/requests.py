@@ -56,6 +56,7 @@ class SegmentRequest:
             "predict": predict,
             "instances": self.instances,
             "pixel_size_um": source.pixel_size_um,
+            "z_step_um": source.z_step_um,
             "keep_as": self.key,
             "window": self.window,
         }

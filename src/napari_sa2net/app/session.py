@@ -55,6 +55,8 @@ class ImageSource:
         Values shown as black and white, where these shall be the levels; otherwise None.
     pixel_size_um
         Micrometres per pixel; None where units are unknown.
+    z_step_um
+        Micrometres from plane to plane of a Z stack; None where unknown.
     plane
         Stack index that is shown, in the order of the stack axes; None for a 2-D image.
     view
@@ -74,6 +76,12 @@ class ImageSource:
     view: tuple[int, int, int, int] | None = None
     seen_channel: int | None = None
     contrast: tuple[float, float] | None = None
+    z_step_um: float | None = None
+
+    @property
+    def stack_axes(self) -> str:
+        """Letters of the axes but Y, X and channels, as far as they are spelled."""
+        return "".join(name for name in self.axes or "" if name not in "YXCS")
 
     @cached_property
     def plan(self) -> ImagePlan:

@@ -281,6 +281,7 @@ def segment_file(
         channels=settings.channels,
         normalize=settings.normalize,
         pixel_size_um=image.pixel_size_um,
+        z_step_um=image.scale_um.get("Z"),
         progress=progress.step,
         **settings.predict.model_dump(),
         **settings.instances.model_dump(),

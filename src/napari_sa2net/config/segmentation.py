@@ -118,9 +118,9 @@ class InstanceConfig(Settings):
         description="Remove cells that touch the image border",
     )
     link_planes: bool = Field(
-        False,
+        True,
         title="Link across Z",
-        description="Give overlapping cells of neighbouring planes one label",
+        description="Of a Z stack: give overlapping cells of neighbouring planes one label",
     )
     link_overlap: float = Field(
         0.3,

@@ -10,6 +10,12 @@ from napari_sa2net.errors import AxesError
 STACK_NAMES = "ZTPMVHARLEIQBDFGJKNOUW"
 
 
+def axis_noun(stack_axes: str, n: int) -> str:
+    """What one element along stack axes is called: "time points" of T, else "planes"."""
+    noun = "time point" if stack_axes == "T" else "plane"
+    return noun if n == 1 else noun + "s"
+
+
 @dataclass(frozen=True)
 class Axes:
     """The meaning of an array's axes.

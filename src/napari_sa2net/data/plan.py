@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_sa2net.config import InputConfig, LevelsOf
-from napari_sa2net.data.axes import Axes, resolve_axes
+from napari_sa2net.data.axes import Axes, axis_noun, resolve_axes
 from napari_sa2net.data.blocks import BlockReader
 from napari_sa2net.data.channels import channel_mapping, choose_channels, mix_channels
 from napari_sa2net.data.normalize import (
@@ -219,9 +219,11 @@ class ImagePlan:
         height, width = self.spatial
         size = f"{height} × {width}"
         if self.stack_axes:
-            counts = " × ".join(str(n) for n in self.stack_shape)
-            noun = "plane" if self.n_planes == 1 else "planes"
-            size = f"{counts} {noun} ({' × '.join(self.stack_axes)}) of {size}"
+            counts = " × ".join(
+                f"{n} {axis_noun(axis, n)} ({axis})"
+                for axis, n in zip(self.stack_axes, self.stack_shape, strict=True)
+            )
+            size = f"{counts} of {size}"
         parts = [size, self.channel_words()]
         if pixel_size_um is not None:
             y, x = np.broadcast_to(np.asarray(pixel_size_um, float), 2)
@@ -242,8 +244,8 @@ class ImagePlan:
         # The axes before it are one less of the stack, and the plane.
         example = self.axes[1:] + "C" if last else self.axes[1:-1] + "CX"
         return (
-            f"Read as {self.n_planes} planes of {height} × {width} pixels; if the "
-            f"{'last axis' if last else 'axis before the last'} holds channels, "
+            f"Read as {self.n_planes} {axis_noun(self.stack_axes, 2)} of {height} × {width} "
+            f"pixels; if the {'last axis' if last else 'axis before the last'} holds channels, "
             f"{say.format(example)}."
         )
 

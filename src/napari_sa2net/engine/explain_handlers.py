@@ -194,6 +194,7 @@ class ExplainHandlers:
                 diameter,
                 handlers.record(opened, request, made),
                 explained.seams,
+                z_step_um=request.z_step_um,
                 model=opened.model,
                 predict=request.predict,
                 whole=opened.whole,

@@ -181,6 +181,7 @@ class Handlers:
                 made.diameter,
                 self.record(opened, request, made),
                 made.seams,
+                z_step_um=request.z_step_um,
             )
             result = self.finish(request, kept, made.n_tiles, start, progress, cancelled)
         except BaseException:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from napari_sa2net.engine.remote import OpenImage, WindowPlan
 from napari_sa2net.errors import NotKeptError
 from napari_sa2net.inference.labelling import label_stack, measure_objects
 from napari_sa2net.inference.tiles import Seams
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MAX_BYTES = 3 * 2**29
 """Memory for kept results (1.5 GB); the newest is kept however large it is."""
@@ -47,6 +50,7 @@ class Kept:
     provenance: dict[str, Any] = field(default_factory=dict)
     seams: Seams = ((), ())
     last: tuple[InstanceConfig, Any] | None = None
+    z_step_um: float | None = None
 
     @property
     def n_bytes(self) -> int:
@@ -90,13 +94,32 @@ class Kept:
     def table(self, labels: Any) -> ObjectTable:
         """The object table of labels of the window, in pixels of the image."""
         table = measure_objects(
-            self.plan, labels, self.probability, self.classes, self.pixel_size_um
+            self.plan,
+            labels,
+            self.probability,
+            self.classes,
+            self.pixel_size_um,
+            z_step_um=self.z_step_um,
         )
-        columns = {str(name): table[name].to_numpy() for name in table.columns}
-        for axis, first in self.plan.origin.items():
-            name = f"centroid_{axis.lower()}" if axis in "YX" else axis.lower()
-            columns[name] = columns[name] + first
-        return columns
+        return in_image(table, self.plan.origin)
+
+
+def in_image(table: pd.DataFrame, origin: Mapping[str, int]) -> ObjectTable:
+    """Columns of a table, their positions counted from the first pixel of the image.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of a window of the image.
+    origin : mapping of str to int
+        Index of the window's first pixel, by axis.
+    """
+    columns = {str(name): table[name].to_numpy() for name in table.columns}
+    for axis, first in origin.items():
+        for name in (axis.lower(), f"centroid_{axis.lower()}"):
+            if name in columns:
+                columns[name] = columns[name] + first
+    return columns
 
 
 def summarize(labels: Any, axes: str) -> Summary:

@@ -111,6 +111,8 @@ class Segment:
         Name or path.
     pixel_size_um
         Pixel size in micrometres, for the table; None where units are unknown.
+    z_step_um
+        Likewise the distance of the planes of a Z stack.
     keep_as
         Key under which the engine keeps the probabilities for `Derive`; empty keeps nothing.
     window
@@ -126,6 +128,7 @@ class Segment:
     predict: PredictConfig = field(default_factory=PredictConfig)
     instances: InstanceConfig = field(default_factory=InstanceConfig)
     pixel_size_um: float | None = None
+    z_step_um: float | None = None
     keep_as: str = ""
     window: Window = Window()
 

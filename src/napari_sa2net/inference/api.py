@@ -40,7 +40,9 @@ class Segmentation:
     probability : array-like float32, stack axes + (classes, Y, X)
         numpy, or zarr on disk above 1 GB.
     objects : DataFrame
-        One row per object: label, area_px, area_um2, confidence, ...
+        One row per object: label, area_px, area_um2, confidence, ...; of a Z stack also
+        planes, volume_voxels, volume_um3 and centroid_z. See
+        `napari_sa2net.measure.object_table`.
     diameter : float or None
         Object diameter (image px) that set the scale: yours or the estimate.
     provenance : dict
@@ -69,6 +71,7 @@ def segment(
     device: str = "auto",
     *,
     pixel_size_um: float | Sequence[float] | None = None,
+    z_step_um: float | None = None,
     progress: ProgressCallback | None = None,
     cancelled: CancelCallback | None = None,
     table: bool = True,
@@ -95,6 +98,8 @@ def segment(
         "auto", "cpu", "cuda", "cuda:1" or "mps".
     pixel_size_um : float or (y, x), optional
         For areas in µm².
+    z_step_um : float, optional
+        From plane to plane of a Z stack, for volumes in µm³.
     progress : callable (done, total, what), optional
         What goes on, in words such as "segmenting", and how much of it is done; a total of 0
         is an unknown one.
@@ -132,7 +137,13 @@ def segment(
     if progress and table:
         progress(0, 0, MEASURING)
     objects = measure_objects(
-        plan, labels, made.probability, classes, pixel_size_um, table=table
+        plan,
+        labels,
+        made.probability,
+        classes,
+        pixel_size_um,
+        table=table,
+        z_step_um=z_step_um,
     )
     size = None if pixel_size_um is None else np.asarray(pixel_size_um, float).tolist()
     record = provenance(

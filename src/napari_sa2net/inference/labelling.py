@@ -46,7 +46,7 @@ def label_stack(
     probability : array-like float32, stack axes + (classes, Y, X)
     classes : sequence of str
     config : InstanceConfig
-        With link_planes, objects are linked along Z (else the last stack axis but T).
+        With link_planes, objects are linked along the stack's axis Z, if it has one.
     progress, cancelled : callable, optional
         progress only for stacks, after every plane.
 
@@ -141,6 +141,7 @@ def measure_objects(
     pixel_size_um: float | Sequence[float] | None = None,
     *,
     table: bool = True,
+    z_step_um: float | None = None,
 ) -> pd.DataFrame:
     """Object table of the labels of a plan; empty if `table` is false.
 
@@ -148,6 +149,8 @@ def measure_objects(
     ----------
     labels : array-like int32, plan.label_shape
     probability : array-like float32, stack axes + (classes, Y, X)
+    classes, pixel_size_um, z_step_um
+        As of `object_table`, and the names of the classes.
     """
     if not table or plan.is_empty:
         return empty_table(plan.stack_axes)
@@ -180,6 +183,7 @@ def measure_objects(
         Planes((*shape, len(plan.channels)), plan.dtype, intensity),
         pixel_size_um,
         plan.stack_axes,
+        z_step_um,
     )
 
 
@@ -199,11 +203,12 @@ class Planes:
 
 
 def _link_axis(stack_axes: str) -> int | None:
-    """Position of the axis that objects are linked along; None if there is none."""
-    if "Z" in stack_axes:
-        return stack_axes.index("Z")
-    others = [i for i, name in enumerate(stack_axes) if name != "T"]
-    return others[-1] if others else None
+    """Position of the axis that objects are linked along; None if there is none.
+
+    Cells go on from plane to plane in depth only: over time they move, and positions are
+    different cells.
+    """
+    return stack_axes.index("Z") if "Z" in stack_axes else None
 
 
 def _runs(shape: tuple[int, ...], link_axis: int | None) -> Iterator[Iterator[tuple[int, ...]]]:

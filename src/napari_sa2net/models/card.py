@@ -9,7 +9,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from napari_sa2net.config import InputConfig, InstanceConfig, NetworkConfig, Settings
 from napari_sa2net.errors import (
@@ -63,6 +63,13 @@ class ModelCard(Settings):
     dropped_keys: tuple[str, ...] = Field(
         (), description="Unused weights of a published checkpoint that were left out"
     )
+
+    @field_validator("instance")
+    @classmethod
+    def _planes_are_of_the_image(cls, value: InstanceConfig) -> InstanceConfig:
+        """A model says nothing of linking planes, also where an older card seems to."""
+        linked = InstanceConfig.model_fields["link_planes"].default
+        return value.model_copy(update={"link_planes": linked})
 
     @model_validator(mode="after")
     def _classes_fit(self) -> ModelCard:

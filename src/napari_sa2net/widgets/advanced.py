@@ -68,7 +68,6 @@ class AdvancedSection(QWidget):
         self.form.add("Brightness", self.levels, LEVELS_TIP)
         self.drop_border = self._box("drop border cells", InstanceConfig, "remove_border")
         self.fill_holes = self._box("fill holes", InstanceConfig, "fill_holes")
-        self.link = self._box("link cells across Z", InstanceConfig, "link_planes")
         self.set_info(None)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -83,11 +82,10 @@ class AdvancedSection(QWidget):
             combo.activated.connect(lambda _: self.predictChanged.emit())
         self.augment.clicked.connect(lambda _: self.predictChanged.emit())
         self.normalize_box.clicked.connect(lambda _: self.normalizeChanged.emit())
-        for box in (self.drop_border, self.fill_holes, self.link):
+        for box in (self.drop_border, self.fill_holes):
             box.clicked.connect(lambda _: self.instancesChanged.emit())
         self.set_levels(False, False)
         self.set_values(PredictConfig(), InstanceConfig(), True)
-        self.set_stack(False)
 
     def set_info(self, info: EngineInfo | None) -> None:
         """Offer the engine's devices; the choice stays where it can."""
@@ -97,10 +95,6 @@ class AdvancedSection(QWidget):
         for device in info.devices if info is not None else ("cpu",):
             self.device.addItem(device.upper() if device == "cpu" else device, device)
         self.device.setCurrentIndex(max(0, self.device.findData(chosen)))
-
-    def set_stack(self, stack: bool) -> None:
-        """Linking across planes is offered only for stacks."""
-        self.link.setVisible(stack)
 
     def set_levels(self, stack: bool, grey: bool) -> None:
         """Offer what brightness may be measured over; hidden where there is no choice."""
@@ -135,7 +129,6 @@ class AdvancedSection(QWidget):
             base,
             remove_border=self.drop_border.isChecked(),
             fill_holes=self.fill_holes.isChecked(),
-            link_planes=self.link.isChecked(),
         )
 
     def normalize(self) -> bool:
@@ -161,7 +154,6 @@ class AdvancedSection(QWidget):
         self.augment.setChecked(predict.augment)
         self.drop_border.setChecked(instances.remove_border)
         self.fill_holes.setChecked(instances.fill_holes)
-        self.link.setChecked(instances.link_planes)
         self.normalize_box.setChecked(normalize)
 
     def _offers(self, levels: str) -> bool:

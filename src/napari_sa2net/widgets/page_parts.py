@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QFileDialog, QPushButton, QVBoxLayout, QWidget
 
 from napari_sa2net.app.preview import RunTime
 from napari_sa2net.app.session import ErrorInfo, Session
+from napari_sa2net.data.axes import axis_noun
 from napari_sa2net.widgets.common import range_words, repolish
 from napari_sa2net.widgets.empty_state import EmptyState
 from napari_sa2net.widgets.error_box import ErrorBox
@@ -38,12 +39,18 @@ def column(widget: QWidget, spacing: int = 8) -> QVBoxLayout:
     return layout
 
 
-def plane_words(index: tuple[int, ...], stack: tuple[int, ...]) -> str:
-    """``plane 13 of 60``, counted from 1; axes of a single plane are left out."""
-    if len(index) != len(stack):
-        return f"plane {', '.join(str(i + 1) for i in index)}"
-    planes = [f"{i + 1} of {n}" for i, n in zip(index, stack, strict=True) if n > 1]
-    return f"plane {', '.join(planes)}" if planes else ""
+def plane_words(index: tuple[int, ...], stack: tuple[int, ...], axes: str = "") -> str:
+    """``time point 3 of 5, plane 13 of 60``, counted from 1; single ones are left out.
+
+    ``axes``: letters of the stack's axes; unsaid they are planes.
+    """
+    axes = axes if len(axes) == len(index) else "Z" * len(index)
+    sizes = stack if len(stack) == len(index) else (0,) * len(index)
+    return ", ".join(
+        f"{axis_noun(axis, 1)} {i + 1}" + (f" of {n}" if n else "")
+        for axis, i, n in zip(axes, index, sizes, strict=True)
+        if n != 1
+    )
 
 
 def guarded(session: Session, action: Callable[[], Any]) -> None:

@@ -1,13 +1,16 @@
-"""What part of the image is segmented."""
+"""What part of the image is segmented, and whether its planes belong together."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QButtonGroup, QGridLayout, QRadioButton, QWidget
+from qtpy.QtWidgets import QButtonGroup, QCheckBox, QGridLayout, QRadioButton, QWidget
 
 from napari_sa2net.app.session import Planes, Where
+from napari_sa2net.config import InstanceConfig
+from napari_sa2net.data.axes import axis_noun
+from napari_sa2net.widgets.common import tip_of
 
 
 class RegionRow(QWidget):
@@ -17,9 +20,12 @@ class RegionRow(QWidget):
     -------
     valueChanged
         Ask :meth:`where` and :meth:`planes`.
+    linkChanged
+        Whether cells are linked across Z, see ``link``.
     """
 
     valueChanged = Signal()
+    linkChanged = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -27,10 +33,11 @@ class RegionRow(QWidget):
         self.whole.setToolTip("Segment the image from edge to edge")
         self.view = QRadioButton("view")
         self.view.setToolTip("Segment only what the canvas shows now: quick for trials")
-        self.all = QRadioButton("all planes")
-        self.all.setToolTip("Segment every plane of the stack")
+        self.all = QRadioButton()
         self.plane = QRadioButton("this one")
-        self.plane.setToolTip("Segment only the plane that is shown now")
+        self.link = QCheckBox("link cells across Z")
+        self.link.setToolTip(tip_of(InstanceConfig, "link_planes"))
+        self._in_depth = False
         self._wheres = QButtonGroup(self)
         self._planes = QButtonGroup(self)
         grid = QGridLayout(self)
@@ -43,12 +50,14 @@ class RegionRow(QWidget):
             for column, button in enumerate(buttons):
                 group.addButton(button)
                 grid.addWidget(button, row, column)
+        grid.addWidget(self.link, 2, 0, 1, 3)
         grid.setColumnStretch(2, 1)
         self.whole.setChecked(True)
         self.all.setChecked(True)
         self._wheres.buttonClicked.connect(self._clicked)
         self._planes.buttonClicked.connect(self._clicked)
-        self.set_stack(False)
+        self.link.clicked.connect(lambda _: self.linkChanged.emit())
+        self.set_stack()
 
     def where(self) -> Where:
         """``whole`` or ``view``."""
@@ -62,11 +71,23 @@ class RegionRow(QWidget):
         """Show a choice; says nothing (only clicks do)."""
         (self.view if where == "view" else self.whole).setChecked(True)
         (self.plane if planes == "current" else self.all).setChecked(True)
+        self._show_link()
 
-    def set_stack(self, stack: bool) -> None:
-        """Planes are asked for only where there are several."""
-        self.all.setVisible(stack)
-        self.plane.setVisible(stack)
+    def set_stack(self, axes: str = "", shape: tuple[int, ...] = ()) -> None:
+        """Ask only for what makes a difference: along axes with several elements."""
+        several = "".join(axis for axis, n in zip(axes, shape, strict=True) if n > 1)
+        self.all.setText(f"all {axis_noun(several, 2)}")
+        self.all.setToolTip(f"Segment every {axis_noun(several, 1)} of the stack")
+        self.plane.setToolTip(f"Segment only the {axis_noun(several, 1)} that is shown now")
+        self.all.setVisible(bool(several))
+        self.plane.setVisible(bool(several))
+        self._in_depth = "Z" in several
+        self._show_link()
+
+    def _show_link(self) -> None:
+        # a single plane has nothing to be linked to
+        self.link.setVisible(self._in_depth and self.planes() == "all")
 
     def _clicked(self) -> None:
+        self._show_link()
         self.valueChanged.emit()

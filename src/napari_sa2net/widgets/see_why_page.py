@@ -251,9 +251,10 @@ class SeeWhyPage(PageWidget):
                 stack = source_plan(source).stack_shape
             except SA2NetError:
                 stack = ()
-            text = plane_words(source.plane, stack)
+            text = plane_words(source.plane, stack, source.stack_axes)
             if why is not None and why.explanation.result.index != source.plane:
-                shown = plane_words(why.explanation.result.index, stack)
+                index = why.explanation.result.index
+                shown = plane_words(index, stack, source.stack_axes)
                 text += f"; shown is why in {shown}"
         self.plane.setText(text)
         self.plane.setVisible(bool(text))

@@ -150,6 +150,7 @@ class SegmentPage(PageWidget):
         self.size_row.valueChanged.connect(self._size_changed)
         self.size_row.measureToggled.connect(self._measure)
         self.region_row.valueChanged.connect(self._region_changed)
+        self.region_row.linkChanged.connect(self._instances_changed)
         self.advanced.predictChanged.connect(self._predict_changed)
         self.advanced.instancesChanged.connect(self._instances_changed)
         self.advanced.displayedChanged.connect(
@@ -213,7 +214,8 @@ class SegmentPage(PageWidget):
 
     def _instances_changed(self) -> None:
         config = self.advanced.instances(self.result.value(self.session.instances))
-        self.controller.set_instances(config)
+        linked = self.region_row.link.isChecked()
+        self.controller.set_instances(config.model_copy(update={"link_planes": linked}))
 
     def _open_table(self) -> None:
         def show() -> None:
@@ -281,18 +283,18 @@ class SegmentPage(PageWidget):
         self.details.set_axes(axes_choices(spelled) if spelled else [], spelled)
         names: list[str] = []
         chosen: tuple[int, ...] = ()
-        stack = grey = False
+        stack: tuple[str, tuple[int, ...]] = ("", ())
+        grey = False
         notice, likely = "", None
         with suppress(SA2NetError):  # the preview line says what is wrong
             plan = source_plan(source)
-            stack, grey = bool(plan.stack_axes), not plan.is_rgb
+            stack, grey = (plan.stack_axes, plan.stack_shape), not plan.is_rgb
             names, chosen = _channel_names(plan), plan.channels
             notice, likely = plan.notice(f"press “{SPLIT}”"), plan.likely_channels
         self.details.set_channels(names, chosen)
         self.details.set_notice(notice, likely)
-        self.region_row.set_stack(stack)
-        self.advanced.set_stack(stack)
-        self.advanced.set_levels(stack, grey)
+        self.region_row.set_stack(*stack)
+        self.advanced.set_levels(bool(stack[0]), grey)
         self._show_settings()
 
     def _show_image_line(self, _: Any = None) -> None:
@@ -302,6 +304,7 @@ class SegmentPage(PageWidget):
         session = self.session
         self.size_row.setValue(session.predict.diameter)
         self.result.setValue(session.instances)
+        self.region_row.link.setChecked(session.instances.link_planes)
         self.advanced.set_values(
             session.predict, session.instances, session.normalize, self.port.as_displayed
         )

@@ -141,7 +141,7 @@ def _would(what: WhatToKeep) -> str:
     if what.folder_gone:
         sentences.append("The folder is gone: it is made anew.")
     if what.n_planes:
-        planes = f" on {what.n_planes} planes" if what.n_planes > 1 else ""
+        planes = f" on {what.n_planes} {what.noun}s" if what.n_planes > 1 else ""
         sentences.append(
             f"Keeps the image with {what.cells}{planes} and the background around them. What "
             "nobody looked at is kept, but never learned from."

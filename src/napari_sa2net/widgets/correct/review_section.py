@@ -117,7 +117,7 @@ class ReviewSection(QWidget):
 def _words(review: Review) -> str:
     if not review.label:
         if review.total and review.done >= review.total:
-            return "Every cell of this plane is reviewed."
+            return f"Every cell of this {review.noun} is reviewed."
         return "Press Start ▶ (N): the view goes to one cell after another."
     nothing = "nothing stands out" if review.scored else "…"
     reasons = ", ".join(review.reasons) or nothing

@@ -49,6 +49,23 @@ def pixel_size_um(layer: Layer) -> float | None:
     return size if is_plausible(size, dots) else None
 
 
+def z_step_um(layer: Layer, axes: str) -> float | None:
+    """Micrometres from plane to plane along Z; None without that axis or its unit."""
+    axis = axes[: layer.ndim].find("Z")
+    if axis < 0:
+        return None
+    points = np.array([layer.data_to_world(p) for p in geometry.unit_points(layer.ndim)])
+    vector = geometry.linear_part(points)[:, axis]
+    total = 0.0
+    for step, unit in zip(vector.tolist(), layer.units, strict=True):
+        if step:
+            try:
+                total += float((step * unit).to("micrometer").magnitude) ** 2
+            except Exception:  # pint: pixels and the like are no lengths
+                return None
+    return float(np.sqrt(total)) if np.isfinite(total) and total > 0 else None
+
+
 def in_layer_units(viewer: Viewer, layer: Layer, world: NDArray[Any]) -> NDArray[Any]:
     """A world position (last axes) in the layer's units; napari converts lengths to draw."""
     world = np.array(world, dtype=float)[-layer.ndim :]
@@ -151,4 +168,5 @@ def image_source(
         view=visible_box(viewer, layer),
         seen_channel=shown_channel(viewer, layer, axes),
         contrast=(low, high) if as_displayed and not layer.rgb and low < high else None,
+        z_step_um=z_step_um(layer, axes),
     )
