@@ -56,6 +56,7 @@ def object_table(
     pixel_size_um: float | Sequence[float] | None = None,
     stack_axes: str = "",
     z_step_um: float | None = None,
+    boxes: bool = False,
 ) -> pd.DataFrame:
     """Measure every labelled object.
 
@@ -74,6 +75,9 @@ def object_table(
         One letter per stack axis, such as "TZ".
     z_step_um : float, optional
         Micrometres from plane to plane of a Z stack; without it volume_um3 is NaN.
+    boxes : bool
+        Add the columns that `box_columns` names: the first element of each object along
+        each axis, and the one after its last.
 
     Returns
     -------
@@ -132,19 +136,26 @@ def object_table(
         plane = np.asarray(labels[index])
         probability = None if probability_fg is None else np.asarray(probability_fg[index])
         intensity = None if image is None else np.asarray(image[index])
-        sums = _plane_sums(plane, probability, intensity)
+        sums = _plane_sums(plane, probability, intensity, boxes)
         if sums is not None:
             for axis, at in zip(stack_axes.lower(), index, strict=True):
                 sums[axis] = at
+                if boxes:
+                    sums[f"box_{axis}0"], sums[f"box_{axis}1"] = at, at + 1
             parts.append(pd.DataFrame(sums))
     if not parts:
-        return empty_table(stack_axes)
-    table = _combine(parts, stack_axes.lower())
+        return empty_table(stack_axes, boxes)
+    table = _combine(parts, stack_axes.lower(), boxes)
     table["area_um2"] = table["area_px"] * (size_y * size_x)
     table["volume_voxels"] = table["area_px"]
     table["volume_um3"] = table["area_um2"] * step
-    columns = _dtypes(stack_axes)
+    columns = _dtypes(stack_axes, boxes)
     return table[list(columns)].astype(columns)
+
+
+def box_columns(stack_axes: str = "") -> tuple[str, ...]:
+    """Names of the columns of boxes: first and last of each stack axis, of y and of x."""
+    return tuple(f"box_{axis}{end}" for axis in stack_axes.lower() + "yx" for end in (0, 1))
 
 
 def many_doubtful(confidence: Any) -> bool:
@@ -154,22 +165,24 @@ def many_doubtful(confidence: Any) -> bool:
     return bool(values.size and np.median(values) < DOUBTFUL)
 
 
-def empty_table(stack_axes: str = "") -> pd.DataFrame:
+def empty_table(stack_axes: str = "", boxes: bool = False) -> pd.DataFrame:
     """A table without rows, with the columns and dtypes of :func:`object_table`."""
     import pandas as pd  # slow to load
 
-    columns = _dtypes(stack_axes)
+    columns = _dtypes(stack_axes, boxes)
     return pd.DataFrame({name: np.empty(0, dtype) for name, dtype in columns.items()})
 
 
-def concat_tables(tables: Sequence[pd.DataFrame], stack_axes: str = "") -> pd.DataFrame:
+def concat_tables(
+    tables: Sequence[pd.DataFrame], stack_axes: str = "", boxes: bool = False
+) -> pd.DataFrame:
     """Put tables of several planes under each other, keeping dtypes when some are empty."""
     import pandas as pd  # slow to load
 
-    columns = _dtypes(stack_axes)
+    columns = _dtypes(stack_axes, boxes)
     filled = [table for table in tables if len(table)]
     if not filled:
-        return empty_table(stack_axes)
+        return empty_table(stack_axes, boxes)
     return pd.concat(filled, ignore_index=True)[list(columns)].astype(columns)
 
 
@@ -196,7 +209,10 @@ def offset_labels(labels: NDArray[np.integer[Any]], offset: int) -> NDArray[np.i
 
 
 def _plane_sums(
-    labels: NDArray[Any], probability: NDArray[Any] | None, image: NDArray[Any] | None
+    labels: NDArray[Any],
+    probability: NDArray[Any] | None,
+    image: NDArray[Any] | None,
+    boxes: bool = False,
 ) -> dict[str, Any] | None:
     """Sums per object of one plane, as columns; None without objects."""
     height, width = labels.shape
@@ -224,6 +240,12 @@ def _plane_sums(
         "intensity": 0.0,
         "finite": 0,
     }
+    if boxes:
+        for axis, at in (("y", rows), ("x", cols)):
+            low, high = np.full(n, max(height, width)), np.zeros(n, np.int64)
+            np.minimum.at(low, number, at)
+            np.maximum.at(high, number, at + 1)
+            sums[f"box_{axis}0"], sums[f"box_{axis}1"] = low, high
     edge = (rows == 0) | (rows == height - 1) | (cols == 0) | (cols == width - 1)
     sums["touches_border"] = np.bincount(number[edge], minlength=n) > 0
     if probability is not None:
@@ -283,7 +305,7 @@ def _rim_sums(
 # --- several planes --------------------------------------------------------------------
 
 
-def _combine(parts: list[pd.DataFrame], axes: str) -> pd.DataFrame:
+def _combine(parts: list[pd.DataFrame], axes: str, boxes: bool = False) -> pd.DataFrame:
     """Join the sums of all planes and turn them into measurements."""
     import pandas as pd  # slow to load
 
@@ -292,6 +314,9 @@ def _combine(parts: list[pd.DataFrame], axes: str) -> pd.DataFrame:
     rows["sum_z"] = rows["z"] * rows["area_px"] if "z" in axes else 0
     how = dict.fromkeys(axes, "first") | dict.fromkeys(_SUMMED, "sum")
     if len(parts) > 1:
+        if boxes:
+            ends = box_columns(axes)
+            how |= dict.fromkeys(ends[::2], "min") | dict.fromkeys(ends[1::2], "max")
         grouped = rows.groupby("label", sort=True)
         table = grouped.agg({**how, "touches_border": "any"})
         # min_count: NaN stays NaN where there was no probability
@@ -311,7 +336,7 @@ def _combine(parts: list[pd.DataFrame], axes: str) -> pd.DataFrame:
     return table
 
 
-def _dtypes(stack_axes: str) -> dict[str, str]:
+def _dtypes(stack_axes: str, boxes: bool = False) -> dict[str, str]:
     stack = dict.fromkeys(stack_axes.lower(), "int64")
     if stack:
         stack["planes"] = "int64"
@@ -320,7 +345,7 @@ def _dtypes(stack_axes: str) -> dict[str, str]:
         if "z" in stack:
             columns |= _IN_DEPTH.get(name, {})
         columns[name] = dtype
-    return columns
+    return columns | dict.fromkeys(box_columns(stack_axes) if boxes else (), "int64")
 
 
 def _pixel_size(pixel_size_um: float | Sequence[float] | None) -> tuple[float, float]:

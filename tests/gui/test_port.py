@@ -403,8 +403,8 @@ def test_new_layer_keeps_selection_and_camera(viewer: ViewerModel, port: NapariP
     assert set(viewer.layers.selection) == selected
     assert (viewer.scene.camera.zoom, viewer.scene.camera.center) == before
     assert layer.metadata[METADATA_KEY] == {"model": "tiny"}
-    assert list(layer.features["index"]) == [1]
-    assert {"label", "area_px"} <= set(layer.features.columns)
+    assert list(layer.features["label"]) == [1]
+    assert set(layer.features.columns) == {"label", "area_px"}
 
 
 def test_cells_are_outlined(viewer: ViewerModel, port: NapariPort) -> None:

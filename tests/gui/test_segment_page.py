@@ -87,7 +87,8 @@ def test_segment_adjust_edit_rerun(open_dock: OpenDock, qtbot: QtBot) -> None:
     n = int(cells.data.max())
     assert n >= truth.max() // 2
     features = cells.features
-    assert list(features["index"]) == list(range(1, n + 1))
+    assert list(features["label"]) == list(range(1, n + 1))
+    assert "index" not in features.columns
     for column in (
         "label",
         "area_px",

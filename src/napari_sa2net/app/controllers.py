@@ -345,7 +345,7 @@ class SegmentController:
         state.summary = result.summary
         if config != state.shown:
             state.shown = config
-            self.labels_updated.emit(LabelsUpdate(job.key, result.labels))
+            self.labels_updated.emit(LabelsUpdate(job.key, result.labels, result.summary))
         if result.objects is not None:
             state.table_of = config
             self.table_ready.emit(TableUpdate(job.key, result.objects))

@@ -11,6 +11,8 @@ JobKind = Literal[
     "segment",
     "derive",
     "measure",
+    "measure_image",
+    "confidence",
     "explain",
     "map_channel",
     "inspect",

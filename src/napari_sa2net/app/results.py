@@ -140,7 +140,10 @@ class Results:
             session.found_diameter = result.diameter if same else None
             session.sliders = result.sliders
             session.result_key = result.key
-            session.summary = summary_line(result.summary, result.request.source.pixel_size_um)
+            source = result.request.source
+            session.summary = summary_line(
+                result.summary, source.pixel_size_um, source.z_step_um
+            )
         session.sliders_note = SLIDER_WORDS[session.sliders]
         if result is not None and result.sliders == "live" and not result.summary.n_objects:
             session.sliders_note = nothing_found_words(result.request)

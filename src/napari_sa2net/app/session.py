@@ -204,6 +204,7 @@ class LabelsUpdate:
 
     key: str
     labels: NDArray[np.int32]
+    summary: Summary
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,6 +236,10 @@ class Session:
         Whether the instance settings act on the shown result, and why not, in words.
     result_key, summary
         Key of the image's newest result, and its line ("143 cells · median 96 µm² · ...").
+    counted
+        The line of the chosen cells as they are now, whoever made or changed them.
+    countable
+        Name of the chosen cells where they can be measured and have not been; else empty.
     found_diameter
         Size of the cells (px) that the last run of this image and model estimated.
     estimate
@@ -265,21 +270,29 @@ class Session:
     sliders_note: str = SLIDER_WORDS["none"]
     result_key: str = ""
     summary: str = ""
+    counted: str = ""
+    countable: str = ""
     found_diameter: float | None = None
     estimate: RunTime | None = None
     why: WhyState | None = None
     error: ErrorInfo | None = None
 
 
-def summary_line(summary: Summary, pixel_size_um: float | None) -> str:
-    """``143 cells · median 96 µm² · 3 touch the border``."""
+def summary_line(
+    summary: Summary, pixel_size_um: float | None, z_step_um: float | None = None
+) -> str:
+    """``143 cells · median 96 µm² · 3 touch the border``; of cells in depth the volume."""
     n = summary.n_objects
     if n == 0:
         return "No cells found"
     parts = [f"{n} cell{'' if n == 1 else 's'}"]
     area = summary.median_area_px
     if math.isfinite(area):
-        if pixel_size_um:
+        if summary.in_depth and pixel_size_um and z_step_um:
+            parts.append(f"median {plain(area * pixel_size_um**2 * z_step_um)} µm³")
+        elif summary.in_depth:
+            parts.append(f"median {area:,.0f} voxels")
+        elif pixel_size_um:
             parts.append(f"median {plain(area * pixel_size_um**2)} µm²")
         else:
             parts.append(f"median {area:,.0f} px²")

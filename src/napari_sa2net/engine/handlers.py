@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from napari_sa2net.config import InputConfig, PredictConfig
-from napari_sa2net.data.plan import ImagePlan
+from napari_sa2net.data.plan import ImagePlan, plan_image
 from napari_sa2net.engine import protocol as p
 from napari_sa2net.engine.explain_handlers import ExplainHandlers
-from napari_sa2net.engine.kept import Kept, KeptResults, summarize
+from napari_sa2net.engine.kept import Kept, KeptResults, in_image, summarize
 from napari_sa2net.engine.models_handlers import compare, take_in
 from napari_sa2net.engine.remote import (
     OpenImage,
@@ -29,7 +29,7 @@ from napari_sa2net.engine.server import Server
 from napari_sa2net.engine.shm import take
 from napari_sa2net.errors import Cancelled, SettingsError
 from napari_sa2net.inference.devices import device_name, resolve_device
-from napari_sa2net.inference.labelling import MEASURING, SEPARATING
+from napari_sa2net.inference.labelling import MEASURING, SEPARATING, intensities
 from napari_sa2net.inference.prediction import (
     Prediction,
     choose_scale,
@@ -42,6 +42,7 @@ from napari_sa2net.inference.predictor import (
     ProgressCallback,
 )
 from napari_sa2net.inference.tiles import inside
+from napari_sa2net.measure import object_table
 from napari_sa2net.models.model import Model, load_model
 from napari_sa2net.models.registry import find_model, is_model_name
 from napari_sa2net.provenance import provenance
@@ -103,6 +104,8 @@ class Handlers:
                 return self.derive(request)
             case p.Measure():
                 return self.measure(request)
+            case p.MeasureImage():
+                return self.measure_image(request)
             case p.ImportModel():
                 return take_in(request)
             case p.Compare():
@@ -213,12 +216,43 @@ class Handlers:
         labels = take(request.labels)
         self._server.send(p.Release(request.labels.name))
         kept = self.kept.get(request.key)
+        if request.at is not None:
+            return kept.confidence(labels, request.at)
         if labels.shape != kept.plan.label_shape or labels.dtype.kind not in "iu":
             raise SettingsError(
                 f"Labels of shape {labels.shape} do not fit the result of shape "
                 f"{kept.plan.label_shape}; segment again."
             )
         return kept.table(labels)
+
+    def measure_image(self, request: p.MeasureImage) -> p.ObjectTable:
+        """The table of labels of any origin on the image under them."""
+        labels = take(request.labels)
+        self._server.send(p.Release(request.labels.name))
+        image = None
+        if request.image is not None:
+            image = open_image(request.image, self._server.read_region)
+            if isinstance(request.image, p.ArrayRef):
+                self._server.send(p.Release(request.image.name))
+        try:
+            raw = None
+            first = request.corner or (0,) * labels.ndim
+            if image is not None:
+                plan = plan_image(image.array, request.axes, request.channels, measure=False)
+                raw = intensities(plan, first, labels.shape)
+            table = object_table(
+                labels,
+                image=raw,
+                pixel_size_um=request.pixel_size_um,
+                stack_axes=request.stack_axes,
+                z_step_um=request.z_step_um,
+                boxes=True,
+            )
+        finally:
+            if image is not None:
+                image.close()
+        axes = request.stack_axes + "YX"
+        return in_image(table, dict(zip(axes, first, strict=True)))
 
     # --- inside --------------------------------------------------------------------------
 

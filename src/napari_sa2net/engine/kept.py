@@ -9,13 +9,16 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.engine.protocol import ObjectTable, Summary
 from napari_sa2net.engine.remote import OpenImage, WindowPlan
 from napari_sa2net.errors import NotKeptError
-from napari_sa2net.inference.labelling import label_stack, measure_objects
+from napari_sa2net.inference.instances import foreground_probability
+from napari_sa2net.inference.labelling import Planes, label_stack, measure_objects
 from napari_sa2net.inference.tiles import Seams
+from napari_sa2net.measure import object_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,8 +103,36 @@ class Kept:
             self.classes,
             self.pixel_size_um,
             z_step_um=self.z_step_um,
+            boxes=True,
         )
         return in_image(table, self.plan.origin)
+
+    def confidence(self, labels: NDArray[Any], at: tuple[int, ...]) -> ObjectTable:
+        """Labels and confidence of the objects of a part of the window.
+
+        Parameters
+        ----------
+        labels : integer array
+            Stack axes, Y and X.
+        at : tuple of int
+            Index of its first element in the window.
+        """
+        y, x = at[-2:]
+        rows, columns = (
+            slice(a, a + n) for a, n in zip((y, x), labels.shape[-2:], strict=True)
+        )
+
+        def foreground(index: tuple[int, ...]) -> NDArray[Any]:
+            where = tuple(a + b for a, b in zip(index, at[:-2], strict=True))
+            part = np.asarray(self.probability[(*where, slice(None), rows, columns)])
+            return foreground_probability(part, self.classes)
+
+        table = object_table(
+            labels,
+            Planes(labels.shape, np.dtype(np.float32), foreground),
+            stack_axes=self.plan.stack_axes,
+        )
+        return {name: table[name].to_numpy() for name in ("label", "confidence")}
 
 
 def in_image(table: pd.DataFrame, origin: Mapping[str, int]) -> ObjectTable:
@@ -134,19 +165,22 @@ def summarize(labels: Any, axes: str) -> Summary:
     """
     count = np.zeros(1, np.int64)
     border = np.zeros(1, bool)
+    planes = np.zeros(1, np.int64)
     y, x = axes.index("Y"), axes.index("X")
     stack = [range(n) if i not in (y, x) else [slice(None)] for i, n in enumerate(labels.shape)]
     for index in product(*stack) if 0 not in labels.shape else ():
         plane = np.asarray(labels[index])
         here = np.bincount(plane.ravel(), minlength=len(count))
+        more = (0, len(here) - len(count))
+        border, planes = np.pad(border, more), np.pad(planes, more) + (here > 0)
         here[: len(count)] += count
-        border = np.pad(border, (0, len(here) - len(border)))
         count = here
         for edge in (plane[0], plane[-1], plane[:, 0], plane[:, -1]):
             border[edge] = True
     areas = count[1:][count[1:] > 0]
     median = float(np.median(areas)) if len(areas) else float("nan")
-    return Summary(len(areas), median, int(border[1:].sum()))
+    in_depth = "Z" in axes and bool((planes[1:] > 1).any())
+    return Summary(len(areas), median, int(border[1:].sum()), in_depth)
 
 
 class KeptResults:

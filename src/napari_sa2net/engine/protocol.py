@@ -35,6 +35,7 @@ from napari_sa2net.engine.segment_protocol import (
     EngineInfo,
     FileRef,
     Measure,
+    MeasureImage,
     ObjectTable,
     RegionRef,
     Segment,
@@ -78,6 +79,7 @@ __all__ = [
     "KeyedRequest",
     "MapChannel",
     "Measure",
+    "MeasureImage",
     "ObjectTable",
     "Part",
     "Pause",
@@ -143,7 +145,9 @@ class RegionData:
 
 KeyedRequest = Derive | MapChannel | Inspect | WhatIf
 """Of several of one kind that wait for one key only the newest runs."""
-JobRequest = WarmUp | Segment | Measure | KeyedRequest | FineTune | ImportModel | Compare
+JobRequest = (
+    WarmUp | Segment | Measure | MeasureImage | KeyedRequest | FineTune | ImportModel | Compare
+)
 Request = JobRequest | Forget | Cancel | Shutdown | Release | RegionData | Pause | StopAndKeep
 
 # --- events ------------------------------------------------------------------------------

@@ -155,17 +155,48 @@ class Measure:
     labels
         int32 labels in the shape of the result: an array to `submit`, a reference on the
         wire. For labels that a person has edited.
+    at
+        Where only part of the result is given, its first element (stack axes, y, x): then
+        the table has the columns label and confidence alone.
     """
 
     job: int
     key: str
     labels: Any
+    at: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class MeasureImage:
+    """The object table of labels that lie on any image; done with an `ObjectTable`.
+
+    Attributes
+    ----------
+    labels
+        Whole numbers (\\*stack, H, W): an array to `submit`, a reference on the wire.
+    image, axes, channels
+        As of `Segment`; an image of None gives a table without intensities.
+    corner
+        Place of the first label in the image (stack axes, y, x).
+    stack_axes, pixel_size_um, z_step_um
+        Of the labels, as of `napari_sa2net.measure.object_table`.
+    """
+
+    job: int
+    labels: Any
+    image: Any = None
+    axes: str | None = None
+    channels: tuple[int, ...] | None = None
+    corner: tuple[int, ...] | None = None
+    stack_axes: str = ""
+    pixel_size_um: float | None = None
+    z_step_um: float | None = None
 
 
 # --- results -----------------------------------------------------------------------------
 
 ObjectTable = dict[str, NDArray[Any]]
-"""Columns of the object table by name, all of one length."""
+"""Columns of the object table by name, all of one length; with boxes in the labels' pixels."""
 
 
 @dataclass(frozen=True)
@@ -197,11 +228,20 @@ class EngineInfo:
 
 @dataclass(frozen=True)
 class Summary:
-    """Numbers for the line under the sliders; areas in px²."""
+    """Numbers for the line under the sliders.
+
+    Attributes
+    ----------
+    median_area_px
+        In px², or in voxels where ``in_depth``.
+    in_depth
+        Cells go on over several planes of a Z stack.
+    """
 
     n_objects: int
     median_area_px: float
     n_border: int
+    in_depth: bool = False
 
 
 @dataclass(frozen=True, eq=False)

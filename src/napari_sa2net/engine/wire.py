@@ -35,6 +35,8 @@ def prepare(
         There is no room for it.
     """
     ref: Any
+    if isinstance(request, p.MeasureImage):
+        return _both(request, pool, sources, check)
     if isinstance(request, p.Segment):
         name = request.keep_as or f"job-{request.job}"
         image = plan_image(request.image, request.axes, request.channels, measure=False).image
@@ -46,6 +48,25 @@ def prepare(
     else:
         return request, []
     return wire, [ref.name] if isinstance(ref, p.ArrayRef) else []
+
+
+def _both(
+    request: p.MeasureImage, pool: Pool, sources: Sources, check: Check
+) -> tuple[p.JobRequest, list[str]]:
+    """Labels and the image under them."""
+    labels = pool.share(request.labels, check)
+    names = [labels.name]
+    image: Any = None
+    try:
+        if request.image is not None:
+            plan = plan_image(request.image, request.axes, request.channels, measure=False)
+            image = image_reference(plan.image, f"job-{request.job}", pool, sources, check)
+    except BaseException:
+        pool.release(labels.name)
+        raise
+    if isinstance(image, p.ArrayRef):
+        names.append(image.name)
+    return replace(request, labels=labels, image=image), names
 
 
 def pack(result: Any, pool: Pool) -> Any:

@@ -185,6 +185,7 @@ def table_in_bands(
     shape: tuple[int, int],
     classes: Sequence[str],
     pixel_size_um: float | Sequence[float] | None = None,
+    boxes: bool = False,
 ) -> pd.DataFrame:
     """Object table of one plane whose labels are numbered by their first pixel.
 
@@ -194,7 +195,7 @@ def table_in_bands(
     probability : callable (rows, columns) -> float32 (classes, h, W)
     intensity : callable (rows) -> (h, W, channels), raw values
     shape : (H, W)
-    classes, pixel_size_um
+    classes, pixel_size_um, boxes
         As of `napari_sa2net.measure.object_table`.
 
     Returns
@@ -214,10 +215,13 @@ def table_in_bands(
         p = foreground_probability(probability(rows, slice(0, width)), classes)
         # Neighbours of other bands are no rim.
         p = np.where((part > 0) & ~inside, 0, p)
-        table = object_table(np.where(inside, part, 0), p, intensity(rows), pixel_size_um)
-        table["centroid_y"] += rows.start
+        table = object_table(
+            np.where(inside, part, 0), p, intensity(rows), pixel_size_um, boxes=boxes
+        )
+        for column in ("centroid_y", *(("box_y0", "box_y1") if boxes else ())):
+            table[column] += rows.start
         tables.append(table)
-    return concat_tables(tables)
+    return concat_tables(tables, boxes=boxes)
 
 
 def _extents(

@@ -142,6 +142,7 @@ def measure_objects(
     *,
     table: bool = True,
     z_step_um: float | None = None,
+    boxes: bool = False,
 ) -> pd.DataFrame:
     """Object table of the labels of a plan; empty if `table` is false.
 
@@ -149,11 +150,11 @@ def measure_objects(
     ----------
     labels : array-like int32, plan.label_shape
     probability : array-like float32, stack axes + (classes, Y, X)
-    classes, pixel_size_um, z_step_um
+    classes, pixel_size_um, z_step_um, boxes
         As of `object_table`, and the names of the classes.
     """
     if not table or plan.is_empty:
-        return empty_table(plan.stack_axes)
+        return empty_table(plan.stack_axes, boxes)
     shape = (*plan.stack_shape, *plan.spatial)
     height, width = plan.spatial
     everything = slice(None), slice(None)
@@ -176,6 +177,7 @@ def measure_objects(
             plan.spatial,
             classes,
             pixel_size_um,
+            boxes,
         )
     return object_table(
         Planes(shape, np.dtype(np.int32), label_plane),
@@ -184,7 +186,26 @@ def measure_objects(
         pixel_size_um,
         plan.stack_axes,
         z_step_um,
+        boxes,
     )
+
+
+def intensities(plan: ImagePlan, first: tuple[int, ...], shape: tuple[int, ...]) -> Planes:
+    """Raw values of a window of an image, read plane by plane: shape + (channels,).
+
+    Parameters
+    ----------
+    first : tuple of int
+        First pixel of the window (stack axes, y, x).
+    """
+    y, x = first[-2:]
+    height, width = shape[-2:]
+
+    def plane(index: tuple[int, ...]) -> NDArray[Any]:
+        at = tuple(a + b for a, b in zip(index, first[:-2], strict=True))
+        return np.moveaxis(plan.read_raw(at, y, y + height, x, x + width), 0, -1)
+
+    return Planes((*shape, len(plan.channels)), plan.dtype, plane)
 
 
 class Planes:

@@ -20,11 +20,12 @@ class ResultSection(QWidget):
     -------
     valueChanged
         A person moved a slider; ask :meth:`value`.
-    tableWanted
+    tableWanted, measureWanted
     """
 
     valueChanged = Signal()
     tableWanted = Signal()
+    measureWanted = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -53,12 +54,16 @@ class ResultSection(QWidget):
         self.summary.setWordWrap(True)
         self.summary.setToolTip("Number of cells, their median area, and how many are cut off")
         self.table = link_button(
-            "→ table", "Open napari's table of all cells: area, shape, brightness, confidence"
+            "→ table", "Open the table of all cells: area, shape, brightness, confidence"
+        )
+        self.measure = link_button(
+            "Measure", "Count these cells and measure them: area, shape, brightness"
         )
         row = QHBoxLayout()
         row.setSpacing(8)
         row.addWidget(self.summary, 1)
         row.addWidget(self.table)
+        row.addWidget(self.measure)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(6)
@@ -69,6 +74,7 @@ class ResultSection(QWidget):
         self.split.valueChanged.connect(lambda _: self.valueChanged.emit())
         self.smallest.valueChanged.connect(self._smallest_moved)
         self.table.clicked.connect(self.tableWanted)
+        self.measure.clicked.connect(self.measureWanted)
         self.set_pixel_size(None)
         self.setValue(InstanceConfig())
         self.set_state("none", "", "")
@@ -104,14 +110,19 @@ class ResultSection(QWidget):
         for slider in (self.foreground, self.split, self.smallest):
             slider.fit("0000.0 µm²")
 
-    def set_state(self, sliders: Sliders, note: str, summary: str) -> None:
-        """Sliders act only on a result that is live; the note says why not."""
+    def set_state(self, sliders: Sliders, note: str, summary: str, countable: str = "") -> None:
+        """Sliders act only on a result that is live; the note says why not.
+
+        ``countable``: name of cells that are not measured yet.
+        """
         self.form.setEnabled(sliders == "live")
         self.note.setText(note)
         self.note.setVisible(bool(note))
-        self.summary.setText(keep_together(summary))
-        self.summary.setVisible(bool(summary))
+        line = f"“{countable}” is not measured." if countable else summary
+        self.summary.setText(keep_together(line))
+        self.summary.setVisible(bool(line))
         self.table.setVisible(bool(summary))
+        self.measure.setVisible(bool(countable))
 
     def _set_range(self) -> None:
         high = max(100.0, 2 * self._typical)

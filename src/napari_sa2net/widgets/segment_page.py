@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QKeyEvent
-from qtpy.QtWidgets import QDockWidget, QFrame, QLabel, QMainWindow, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFrame, QLabel, QVBoxLayout, QWidget
 
 from napari_sa2net.app.preview import source_plan
 from napari_sa2net.app.session import ImageSource, SegmentOutcome
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from napari_sa2net.data.plan import ImagePlan
     from napari_sa2net.widgets.workspace import Workspace
 
-TABLE_HEIGHT = 260
 SEGMENT_TIP = "Find the cells. The result is a new layer over the image"
 
 
@@ -133,7 +132,8 @@ class SegmentPage(PageWidget):
             ("info", self._show_device_line),
             ("sliders", self._show_sliders),
             ("sliders_note", self._show_sliders),
-            ("summary", self._show_sliders),
+            ("counted", self._show_sliders),
+            ("countable", self._show_sliders),
             ("where", self._show_region),
             ("planes", self._show_region),
         ):
@@ -161,6 +161,7 @@ class SegmentPage(PageWidget):
         )
         self.result.valueChanged.connect(self._instances_changed)
         self.result.tableWanted.connect(self._open_table)
+        self.result.measureWanted.connect(self._workspace.measure_cells)
 
     def shut(self) -> None:
         """Undo every connection to session and port; the page is about to go."""
@@ -218,21 +219,7 @@ class SegmentPage(PageWidget):
         self.controller.set_instances(config.model_copy(update={"link_planes": linked}))
 
     def _open_table(self) -> None:
-        def show() -> None:
-            known = set(self.port.viewer.window.dock_widgets)
-            dock = self.port.show_table(self.session.result_key)
-            if dock is None:
-                return
-            window = self.window()
-            if isinstance(window, QMainWindow) and dock.name not in known:
-                # beside the canvas it would squeeze this page
-                window.addDockWidget(Qt.DockWidgetArea.BottomDockWidgetArea, dock)
-                # it has a size to change only when it has been laid out
-                QTimer.singleShot(0, lambda: _set_height(window, dock, TABLE_HEIGHT))
-            dock.show()
-            dock.raise_()
-
-        guarded(self.session, show)
+        guarded(self.session, self._workspace.show_table)
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
         if event is not None and event.key() == Qt.Key.Key_Escape and self.hint.isVisible():
@@ -317,11 +304,9 @@ class SegmentPage(PageWidget):
 
     def _show_sliders(self, _: Any = None) -> None:
         session = self.session
-        self.result.set_state(session.sliders, session.sliders_note, session.summary)
-
-
-def _set_height(window: QMainWindow, dock: QDockWidget, height: int) -> None:
-    window.resizeDocks([dock], [height], Qt.Orientation.Vertical)
+        self.result.set_state(
+            session.sliders, session.sliders_note, session.counted, session.countable
+        )
 
 
 def _channel_names(plan: ImagePlan) -> list[str]:

@@ -9,14 +9,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import napari.settings
-from qtpy.QtCore import QObject, QTimer
+from qtpy.QtCore import QObject, Qt, QTimer
 
 from napari_sa2net.app.controllers import SegmentController
 from napari_sa2net.app.link import EngineLink
-from napari_sa2net.app.session import Session
+from napari_sa2net.app.measurements import Measurements
+from napari_sa2net.app.session import LabelsUpdate, Session
 from napari_sa2net.config import PredictConfig
 from napari_sa2net.widgets.napari_port import PLUGIN, NapariPort
+from napari_sa2net.widgets.napari_port.cells import CellLayers
+from napari_sa2net.widgets.napari_port.measured_layers import MeasuredLayers
+from napari_sa2net.widgets.napari_port.reading import layer_key
 from napari_sa2net.widgets.qt_dispatch import GuiDispatcher
 
 if TYPE_CHECKING:
@@ -27,12 +30,13 @@ if TYPE_CHECKING:
     from napari_sa2net.app.explain import ExplainController
     from napari_sa2net.app.learn import LearnController
     from napari_sa2net.app.models import ModelsController
-    from napari_sa2net.widgets.napari_port.cells import CellLayers
+    from napari_sa2net.widgets.cell_table import CellTable
 
 #: after the dock has been drawn
 PRELOAD_MS = 1500
 #: napari needs the first two for its first Labels layer
 PRELOADED = ("pandas", "skimage.color", "napari_sa2net.measure")
+TABLE = "Table of cells"
 
 _workspaces: weakref.WeakKeyDictionary[Any, Workspace] = weakref.WeakKeyDictionary()
 
@@ -50,12 +54,16 @@ class Workspace(QObject):
         super().__init__()
         self._users = 0
         self._device = "auto"
+        self._table: CellTable | None = None
         self.session = Session()
         self.dispatch = GuiDispatcher()
         self.port = NapariPort(viewer)
         self.link = EngineLink(self.session, dispatch=self.dispatch)
         self.controller = SegmentController(self.link)
-        port, controller = self.port, self.controller
+        self.cells = CellLayers(self.port)
+        self.measurements = Measurements(self.link)
+        self.measured = MeasuredLayers(self.port, self.cells, self.measurements)
+        port, controller, cells = self.port, self.controller, self.cells
         port.image_changed.connect(self._image_changed)
         port.pixels_changed.connect(controller.image_changed)
         port.image_gone.connect(controller.forget_image)
@@ -63,8 +71,12 @@ class Workspace(QObject):
         port.result_gone.connect(controller.forget_result)
         port.painted.connect(self._painted)
         controller.result_ready.connect(port.show)
-        controller.labels_updated.connect(lambda u: port.update_labels(u.key, u.labels))
+        controller.labels_updated.connect(self._labels_updated)
         controller.table_ready.connect(lambda u: port.update_table(u.key, u.objects))
+        self.measured.changed.connect(lambda _: self._count())
+        cells.changed.connect(self._count)
+        # cells of ours are measured unasked, those of others when a person asks
+        cells.made.connect(self.measured.measure)
 
     # --- what is made with the page that needs it ------------------------------------------
 
@@ -82,13 +94,6 @@ class Workspace(QObject):
         return explain
 
     @cached_property
-    def cells(self) -> CellLayers:
-        """The layers of cells, and which of them is corrected."""
-        from napari_sa2net.widgets.napari_port.cells import CellLayers
-
-        return CellLayers(self.port)
-
-    @cached_property
     def correct(self) -> CorrectController:
         """Of the Correct page."""
         from napari_sa2net.app.correct import CorrectController
@@ -99,6 +104,7 @@ class Workspace(QObject):
         cells.painted.connect(correct.stroke)
         cells.gone.connect(correct.forget_cells)
         correct.changed.connect(cells.show)
+        correct.changed.connect(self.measured.correct_changed)
         correct.restored.connect(cells.show_restored)
         correct.journal_begun.connect(cells.set_journal)
         correct.state.events.folder.connect(self._folder_chosen)
@@ -185,14 +191,66 @@ class Workspace(QObject):
                 if workspace is self:
                     del _workspaces[viewer]
             self.dispatch.close()
-            made = [self._made(name) for name in ("learn", "correct", "models", "cells")]
-            for part in (made[0], self.controller, *made[1:], self.port):
+            for part in (self._made("learn"), self.controller, self._made("correct")):
                 if part is not None:
                     part.close()
+            models = self._made("models")
+            if models is not None:
+                models.close()
+            if self._table is not None:
+                self._table.shut()
+            self.measured.close()
+            self.cells.close()
+            self.port.close()
 
     def refresh_image(self) -> None:
         """Take plane and view as they are shown now."""
         self.controller.set_image(self.port.source())
+
+    def _count(self) -> None:
+        """The line of the chosen cells as they are now."""
+        layer, session = self.cells.current, self.session
+        line = name = ""
+        if layer is not None:
+            line = self.measured.line(layer)
+            if not line:
+                name = layer.name
+            elif self.port.result_key(layer) != session.result_key:
+                line = f"“{layer.name}”: {line}"
+        session.counted, session.countable = line, name
+
+    def show_table(self) -> CellTable:
+        """Open the table of the chosen cells below the canvas, or show it again."""
+        from napari_sa2net.widgets.cell_table import HEIGHT, CellTable
+
+        window = self.port.viewer.window
+        if self._table is None or TABLE not in window.dock_widgets:
+            if self._table is not None:
+                self._table.shut()
+            self._table = table = CellTable(self)
+            # beside the canvas it would squeeze the pages
+            dock = window.add_dock_widget(table, name=TABLE, area="bottom")
+            main = dock.parent()
+            # below the canvas alone: the columns beside it keep their height
+            for corner, side in (
+                (Qt.Corner.BottomLeftCorner, Qt.DockWidgetArea.LeftDockWidgetArea),
+                (Qt.Corner.BottomRightCorner, Qt.DockWidgetArea.RightDockWidgetArea),
+            ):
+                main.setCorner(corner, side)
+            # it has a size to change only when it has been laid out
+            QTimer.singleShot(
+                0, lambda: main.resizeDocks([dock], [HEIGHT], Qt.Orientation.Vertical)
+            )
+        dock = self._table.parentWidget()
+        assert dock is not None
+        dock.show()
+        dock.raise_()
+        return self._table
+
+    def measure_cells(self) -> None:
+        """Measure the chosen cells, whatever made them."""
+        if self.cells.current is not None:
+            self.measured.measure(self.cells.current)
 
     def _take_preferences(self) -> None:
         """Start with what the person set in napari's preferences for this plugin."""
@@ -200,6 +258,13 @@ class Workspace(QObject):
         self.session.model = chosen.get("model") or self.session.model
         self._device = chosen.get("device") or "auto"
         self.session.predict = PredictConfig(device=self._device)
+
+    def _labels_updated(self, update: LabelsUpdate) -> None:
+        """A slider moved; the table follows when it rests."""
+        layer = self.port.result_layer(update.key)
+        if layer is not None:
+            self.measurements.set_summary(layer_key(layer), update.summary)
+        self.port.update_labels(update.key, update.labels)
 
     def _image_changed(self) -> None:
         self.refresh_image()

@@ -53,12 +53,15 @@ class CellLayers:
         Key of a layer and what napari painted there.
     gone
         Key of a layer that was deleted.
+    made
+        A layer of ours without a table: restored, or to be drawn.
     """
 
     changed = Signal()
     listed = Signal()
     painted = Signal(str, object)
     gone = Signal(str)
+    made = Signal(object)
 
     def __init__(self, port: NapariPort) -> None:
         self._port = port
@@ -114,7 +117,7 @@ class CellLayers:
         layer = self._current
         if layer is None or not isinstance(layer.data, np.ndarray):
             return None
-        image, corner, extra = self._image_under(layer)
+        image, corner, extra = self.image_under(layer)
         ours = layer.metadata.get(METADATA_KEY, {})
         model = ours.get("model", {})
         source = None
@@ -192,6 +195,7 @@ class CellLayers:
         self._viewer.add_layer(layer)
         self._picked = layer
         self._follow()
+        self.made.emit(layer)
 
     def add_empty(self) -> None:
         """A new layer without a cell over the current image, chosen."""
@@ -205,6 +209,7 @@ class CellLayers:
         self._viewer.add_layer(layer)
         self._picked = layer
         self._follow()
+        self.made.emit(layer)
 
     def lay_on_image(self, key: str) -> None:
         """Give cells the scale and place of the image whose shape they have."""
@@ -286,7 +291,7 @@ class CellLayers:
     def _axes(self, image: Image) -> str:
         return self._port.axes_of(image) or layer_axes(image)
 
-    def _image_under(
+    def image_under(
         self, layer: Labels
     ) -> tuple[Image | None, tuple[int, ...] | None, tuple[int, ...]]:
         """The image that the layer lies on, pixel on pixel: its own, the current, or any."""

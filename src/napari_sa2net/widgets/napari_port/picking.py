@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Labels
+from qtpy.QtCore import QTimer
 
 from napari_sa2net.widgets.napari_port.reading import (
     canvas_size,
     in_layer_units,
     in_viewer_units,
+    visible_box,
 )
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ SLACK = 4.0
 LEAST, GOOD, MOST = 0.08, 0.15, 0.7
 #: of its surroundings so much is seen on every side, in sides of an object
 AROUND = 0.75
+#: milliseconds for which an object that was chosen in a table is shown alone
+BLINK_MS = 500
 
 
 class CellPicker:
@@ -39,6 +43,8 @@ class CellPicker:
         The layer whose objects can be clicked; None for none.
     picked : callable
         Called with a label.
+    with_key : bool
+        Also by the key, which takes the selected object.
     """
 
     def __init__(
@@ -46,11 +52,13 @@ class CellPicker:
         viewer: Viewer,
         labels: Callable[[], Labels | None],
         picked: Callable[[int], None],
+        with_key: bool = True,
     ) -> None:
         self._viewer = viewer
         self._labels = labels
         self._picked = picked
         self._former: Any = None
+        self._with_key = with_key
         self.on = False
 
     def turn(self, on: bool) -> None:
@@ -61,9 +69,12 @@ class CellPicker:
         callbacks = self._viewer.mouse_drag_callbacks
         if on:
             callbacks.append(self._drag)
-            self._former = self._viewer.bind_key(KEY, self._key, overwrite=True)
+            if self._with_key:
+                self._former = self._viewer.bind_key(KEY, self._key, overwrite=True)
         else:
             callbacks.remove(self._drag)
+            if not self._with_key:
+                return
             bound = self._viewer.bind_key(KEY, None, overwrite=True)
             # what was bound before comes back, and what was bound since stays
             keep = self._former if bound == self._key else bound
@@ -113,6 +124,59 @@ def go_to(viewer: Viewer, layer: Labels, label: int) -> bool:
     high = np.array([axis.max() for axis in where], dtype=float)
     bring_into_view(viewer, layer, low, high)
     return True
+
+
+def show_cell(
+    viewer: Viewer, layer: Labels, label: int, box: tuple[NDArray[Any], NDArray[Any]] | None
+) -> None:
+    """Select an object and let it be seen: it blinks, and comes into view where it is not.
+
+    Parameters
+    ----------
+    box : (low, high), optional
+        Corners of the object in the layer's pixels, half-open; unsaid, it is looked for.
+    """
+    if box is None:
+        if not go_to(viewer, layer, label):
+            return
+    else:
+        layer.selected_label = label
+        low, high = box[0].astype(float), box[1].astype(float) - 1
+        if not is_in_view(viewer, layer, low, high):
+            bring_into_view(viewer, layer, low, high)
+    blink(layer)
+
+
+def is_in_view(
+    viewer: Viewer, layer: Labels, low: NDArray[np.floating], high: NDArray[np.floating]
+) -> bool:
+    """Whether the middle of a part of a layer is on the canvas, in a plane that is shown."""
+    lead = viewer.dims.ndim - layer.ndim
+    point = in_layer_units(viewer, layer, np.array(viewer.dims.point))
+    now = np.asarray(layer.world_to_data(point))
+    for axis in range(layer.ndim):
+        seen = low[axis] - 0.5 <= now[axis] <= high[axis] + 0.5
+        if axis + lead in viewer.dims.not_displayed and not seen:
+            return False
+    if viewer.dims.ndisplay == 3:
+        return True
+    view = visible_box(viewer, layer)
+    if view is None:
+        return False
+    y, x = (low + high)[-2:] / 2
+    return bool(view[0] <= y < view[1] and view[2] <= x < view[3])
+
+
+def blink(layer: Labels) -> None:
+    """Show the selected object alone for a moment."""
+    if layer.show_selected_label:
+        return
+    layer.show_selected_label = True
+
+    def back() -> None:
+        layer.show_selected_label = False
+
+    QTimer.singleShot(BLINK_MS, back)
 
 
 def bring_into_view(

@@ -16,6 +16,7 @@ from napari_sa2net.app.requests import ExplainRequest
 from napari_sa2net.app.session import ImageSource, SegmentOutcome
 from napari_sa2net.app.why import Overlay
 from napari_sa2net.widgets.napari_port.connections import Connections
+from napari_sa2net.widgets.napari_port.features import set_features
 from napari_sa2net.widgets.napari_port.maps import (
     MapLayers,
     contour_for,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PLUGIN = "napari-sa2net"
-TABLE = ("napari", "Features table widget")
 #: pixels of a plane up to which cells are outlined; napari draws the outlines of larger ones
 #: so slowly that sliders and brush would lag
 OUTLINED = 1 << 20
@@ -62,6 +62,8 @@ class NapariPort:
         A person edited a result; its layer was deleted. With the result's key.
     painted
         A layer of cells, and what napari painted there (perhaps only after this is told).
+    tabled
+        Labels of a result and their table are shown: layer, table, and key and result.
     """
 
     images_changed = Signal()
@@ -72,6 +74,7 @@ class NapariPort:
     result_edited = Signal(str)
     result_gone = Signal(str)
     painted = Signal(object, object)
+    tabled = Signal(object, object, object)
 
     def __init__(self, viewer: Viewer) -> None:
         self.viewer = viewer
@@ -134,6 +137,10 @@ class NapariPort:
         layer = self._current
         if layer is None:
             return None
+        return self.source_of(layer)
+
+    def source_of(self, layer: Image) -> ImageSource:
+        """An image as it is now."""
         key = layer_key(layer)
         return image_source(
             self.viewer,
@@ -279,8 +286,9 @@ class NapariPort:
             # filled cells would hide the maps that lie under them
             shown.layer.contour = contour_for(result.summary.median_area_px)
         shown.set_metadata(result.provenance)
+        shown.result = result
         if result.objects is not None:
-            shown.set_table(result.objects)
+            self._show_table(outcome.key, shown, result.objects)
 
     def update_labels(self, key: str, labels: NDArray[Any]) -> None:
         """Show labels that a slider made anew."""
@@ -292,16 +300,7 @@ class NapariPort:
         """Show the table that belongs to the labels."""
         shown = self._results.get(key)
         if shown is not None and shown.alive:
-            shown.set_table(table)
-
-    def show_table(self, key: str) -> Any:
-        """Open napari's features table on a result; None where there is none to open."""
-        shown = self._results.get(key)
-        if shown is None or not shown.alive:
-            return None
-        self.viewer.layers.selection.active = shown.layer
-        dock, _ = self.viewer.window.add_plugin_dock_widget(*TABLE)
-        return dock
+            self._show_table(key, shown, table)
 
     def result_layer(self, key: str) -> Labels | None:
         """The layer of a result, if it is there."""
@@ -315,6 +314,10 @@ class NapariPort:
             return None
         labels = np.asarray(shown.layer.data)
         return labels.reshape(shape).astype(np.int32) if labels.size == np.prod(shape) else None
+
+    def is_writing(self, layer: Labels) -> bool:
+        """Whether we put labels into a result layer just now, whose table is still to come."""
+        return any(r.layer is layer and r.writing for r in self._results.values())
 
     def ranked(self, key: str, column: str) -> list[int]:
         """Labels of a result by a column of its table, the highest first; specks last."""
@@ -413,6 +416,10 @@ class NapariPort:
         self.result_edited.emit(key)
 
     # --- inside ------------------------------------------------------------------------
+
+    def _show_table(self, key: str, shown: ResultLayer, table: dict[str, NDArray[Any]]) -> None:
+        set_features(shown.layer, table)
+        self.tabled.emit(shown.layer, table, (key, shown.result))
 
     def _image(self, key: str) -> Image | None:
         return next((layer for layer in self.images() if layer_key(layer) == key), None)

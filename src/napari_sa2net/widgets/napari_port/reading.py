@@ -115,7 +115,7 @@ def canvas_size(viewer: Viewer) -> NDArray[Any]:
     return np.array((800.0, 600.0))
 
 
-def visible_box(viewer: Viewer, layer: Image) -> tuple[int, int, int, int] | None:
+def visible_box(viewer: Viewer, layer: Layer) -> tuple[int, int, int, int] | None:
     """Part of the layer's planes that the camera shows: ``(y0, y1, x0, x1)`` in pixels.
 
     None in the 3-D display and where other axes than the last two are displayed.
@@ -138,7 +138,7 @@ def visible_box(viewer: Viewer, layer: Image) -> tuple[int, int, int, int] | Non
     return y0, y1, x0, x1
 
 
-def _shape(layer: Image) -> tuple[int, ...]:
+def _shape(layer: Any) -> tuple[int, ...]:
     """Shape of the finest level without the colours of an RGB layer."""
     data = layer.data[0] if layer.multiscale else layer.data
     return tuple(data.shape[: layer.ndim])

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
     from numpy.typing import NDArray
 
+    from napari_sa2net.engine.protocol import SegmentResult
+
 METADATA_KEY = "napari-sa2net"
 
 
@@ -142,6 +144,10 @@ class ResultLayer:
     ----------
     edited : bool
         A person, or someone's script, changed the labels.
+    writing : bool
+        We change them just now.
+    result : SegmentResult
+        What it shows; the port sets it.
     """
 
     def __init__(
@@ -151,8 +157,9 @@ class ResultLayer:
         self.layer = layer
         self.image = image
         self.edited = False
+        self.result: SegmentResult
         self._on_edit = on_edit
-        self._writing = False
+        self.writing = False
         self._events = (layer.events.paint, layer.events.labels_update, layer.events.data)
         for event in self._events:
             event.connect(self._changed)
@@ -168,13 +175,6 @@ class ResultLayer:
         with self._quietly():
             self.layer.data = labels
             set_transforms(self.layer, arguments or {})
-
-    def set_table(self, table: dict[str, NDArray[Any]]) -> None:
-        """Put the object table into the layer's features; napari finds rows by ``index``."""
-        import pandas as pd
-
-        with self._quietly():
-            self.layer.features = pd.DataFrame({"index": table["label"], **table})
 
     def set_metadata(self, provenance: dict[str, Any]) -> None:
         """Record model, settings and versions in ``layer.metadata``."""
@@ -195,14 +195,14 @@ class ResultLayer:
 
     @contextmanager
     def _quietly(self) -> Iterator[None]:
-        self._writing = True
+        self.writing = True
         try:
             yield
         finally:
-            self._writing = False
+            self.writing = False
 
     def _changed(self, event: Any = None) -> None:
-        if self._writing or self.edited:
+        if self.writing or self.edited:
             return
         self.edited = True
         self._on_edit()

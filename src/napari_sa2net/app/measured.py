@@ -1,0 +1,450 @@
+"""A table of cells that stays true: after a change only the changed cells are measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from napari_sa2net.app.preview import source_plan
+from napari_sa2net.app.session import ImageSource
+from napari_sa2net.data.plan import ImagePlan
+from napari_sa2net.engine.protocol import ObjectTable, Summary
+from napari_sa2net.errors import SA2NetError
+from napari_sa2net.inference.labelling import Planes, intensities
+from napari_sa2net.measure import RIM, box_columns, object_table
+
+#: Labels with more bytes are not copied: of a change one must be told where it was.
+MOST_BYTES = 2**30
+#: Pixels of changed cells that are measured at once in the window's process, and those of
+#: the boxes around them; the engine measures more.
+MOST_PIXELS = 2**18
+MOST_READ = 2**24
+#: Pixels compared at a time.
+CHUNK = 2**22
+#: As far (px) reaches what a changed pixel means for the rim of a neighbour, and for the
+#: question whose rim it is.
+REACH = 2 * RIM
+
+Part = tuple[slice, ...]
+Box = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+class TooMuch(Exception):
+    """So much has changed that all cells are to be measured anew."""
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """How labels lie on their image, and how large their pixels are.
+
+    Attributes
+    ----------
+    image
+        The image under them; None where there is none.
+    corner
+        Place of the first label in the image without channels (stack axes, y, x); None
+        where the pixels of the two do not lie on each other.
+    extra
+        Axes of the labels that the image does not have; they have length 1.
+    stack_axes
+        Letters of the other stack axes of the labels.
+    pixel_size_um, z_step_um
+        As of `ImageSource`.
+    """
+
+    image: ImageSource | None = None
+    corner: tuple[int, ...] | None = None
+    extra: tuple[int, ...] = ()
+    stack_axes: str = ""
+    pixel_size_um: float | None = None
+    z_step_um: float | None = None
+
+    def plan(self) -> ImagePlan | None:
+        """The image whose pixels lie under the labels; None where there is none."""
+        if self.image is None or self.corner is None:
+            return None
+        try:
+            return source_plan(self.image)
+        except SA2NetError:
+            return None
+
+
+class MeasuredCells:
+    """Columns of the object table of one array of labels.
+
+    Parameters
+    ----------
+    labels : array (\\*stack, H, W)
+        What is shown, and edited in place.
+    place : Place
+
+    Attributes
+    ----------
+    columns : dict of str to array
+        In ascending order of the labels; positions count from the image's first pixel.
+    n_measured : int
+        Cells that were measured anew by `follow`, all in all.
+    """
+
+    def __init__(self, labels: Any, place: Place) -> None:
+        self.labels = labels
+        self.place = place
+        self.columns: ObjectTable = {}
+        self.n_measured = 0
+        self._known: NDArray[Any] | None = None
+        self._boxes: dict[int, Box] | None = None
+        self._stamps: dict[int, int] = {}
+        self._stamp = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the labels, without axes that the image does not have."""
+        return tuple(
+            int(n) for i, n in enumerate(self.labels.shape) if i not in self.place.extra
+        )
+
+    def now(self) -> NDArray[Any]:
+        """A copy of the labels."""
+        return np.array(self.read(tuple(slice(0, n) for n in self.shape)))
+
+    def read(self, part: Part) -> NDArray[Any]:
+        """Part of the labels as they are now; may be a view of them."""
+        rest = iter(part)
+        key = tuple(
+            0 if i in self.place.extra else next(rest) for i in range(len(self.labels.shape))
+        )
+        return np.asarray(self.labels[key])
+
+    def adopt(self, table: Mapping[str, Any], known: NDArray[Any] | None = None) -> None:
+        """Take a table that was measured elsewhere, of the labels as they are or were."""
+        order = np.argsort(np.asarray(table["label"]), kind="stable")
+        columns = {name: np.asarray(column)[order] for name, column in table.items()}
+        boxes = _boxes_in(columns, self.place.stack_axes)
+        self.columns = columns
+        n_bytes = np.dtype(self.labels.dtype).itemsize * math.prod(self.shape)
+        if known is None and n_bytes <= MOST_BYTES:
+            known = self.now()
+        self._known = known
+        if boxes is None and known is None:
+            boxes = boxes_of(self.now())
+        self._boxes = boxes
+        self._touch(self.columns["label"].tolist())
+
+    # --- following ---------------------------------------------------------------------
+
+    def follow(self, parts: Sequence[Part] | None = None) -> dict[int, Box]:
+        """Measure the cells anew that changed.
+
+        Parameters
+        ----------
+        parts : sequence of tuples of slices, optional
+            Where to look, all else is as it was; unsaid, everywhere.
+
+        Returns
+        -------
+        dict of label to box
+            Cells that gained or lost pixels, also those that are gone, and where.
+
+        Raises
+        ------
+        TooMuch
+        """
+        changed = self._changes(parts)
+        if not changed:
+            return {}
+        boxes = self.boxes
+        search = {
+            label: union(box, boxes[label]) if label in boxes else box
+            for label, box in changed.items()
+        }
+        own = np.isin(self.columns["label"], list(changed))
+        if self.columns["area_px"][own].sum() > MOST_PIXELS:
+            raise TooMuch
+        if sum(volume(box) for box in search.values()) > MOST_READ:
+            raise TooMuch
+        fresh = [self._measure(window, own) for window, own in windows(search)]
+        self._replace(list(changed), fresh)
+        self._touch(changed)
+        return changed
+
+    def _changes(self, parts: Sequence[Part] | None) -> dict[int, Box]:
+        found: dict[int, Box] = {}
+        if self._known is None:
+            # no copy to compare with: whatever is there, or was
+            for part in parts or ():
+                low, high = corners(part, self.shape)
+                for label in np.unique(self.read(part)).tolist():
+                    _add(found, label, (low, high))
+                for label, box in self.boxes.items():
+                    if (box[0] < high).all() and (box[1] > low).all():
+                        _add(found, label, box)
+            found.pop(0, None)
+            return found
+        for part in parts if parts is not None else chunks(self.shape):
+            before, now = self._known[part], self.read(part)
+            different = before != now
+            n = np.count_nonzero(different)
+            if n == 0:
+                continue
+            if n > MOST_PIXELS:
+                raise TooMuch
+            low = corners(part, self.shape)[0]
+            where = np.stack(np.nonzero(different)) + low[:, None]
+            for values in (before[different], now[different]):
+                for label, box in extents(values, where):
+                    _add(found, label, box)
+            before[different] = now[different]
+        found.pop(0, None)
+        return found
+
+    @property
+    def boxes(self) -> dict[int, Box]:
+        """Where each cell is, as of the last look."""
+        if self._boxes is None:
+            assert self._known is not None
+            self._boxes = boxes_of(self._known)
+        return self._boxes
+
+    def _measure(self, window: Box, own: Sequence[int]) -> ObjectTable:
+        """Columns of some cells, all of whose pixels lie in a window."""
+        place = self.place
+        low, high = window
+        part = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        labels = self.read(part)
+        mine = labels == own[0] if len(own) == 1 else np.isin(labels, own)
+        labels = np.where(mine, labels, 0)
+        table = object_table(
+            labels,
+            image=self._intensities(low, labels.shape),
+            pixel_size_um=place.pixel_size_um,
+            stack_axes=place.stack_axes,
+            z_step_um=place.z_step_um,
+            boxes=True,
+        )
+        columns: ObjectTable = {name: table[name].to_numpy() for name in table.columns}
+        for label in own:
+            self.boxes.pop(label, None)
+        boxes = _boxes_in(columns, place.stack_axes) or {}
+        self.boxes.update((label, (box[0] + low, box[1] + low)) for label, box in boxes.items())
+        first = low + np.asarray(place.corner if place.corner is not None else 0)
+        for axis, at in zip(place.stack_axes.lower() + "yx", first.tolist(), strict=True):
+            for name in (axis, f"centroid_{axis}"):
+                if name in columns:
+                    columns[name] = columns[name] + at
+        columns["touches_border"] = np.array(
+            [self._on_border(self.boxes[label]) for label in columns["label"].tolist()], bool
+        )
+        self.n_measured += columns["label"].size
+        return columns
+
+    def _intensities(self, low: NDArray[np.int64], shape: tuple[int, ...]) -> Planes | None:
+        plan = self.place.plan()
+        if plan is None:
+            return None
+        assert self.place.corner is not None
+        first = low + np.asarray(self.place.corner)
+        return intensities(plan, tuple(first.tolist()), shape)
+
+    def _on_border(self, box: Box) -> bool:
+        low, high = box[0][-2:], box[1][-2:]
+        return bool((low == 0).any() or (high == self.shape[-2:]).any())
+
+    def _replace(self, labels: list[int], fresh: Iterable[ObjectTable]) -> None:
+        """Put measured rows in the place of those of some labels."""
+        old = self.columns
+        keep = ~np.isin(old["label"], labels)
+        parts = list(fresh)
+        count = sum(part["label"].size for part in parts)
+        new: ObjectTable = {}
+        for name, column in old.items():
+            more = [part[name] for part in parts if name in part]
+            if count and not more:
+                more = [np.full(count, np.nan)]  # only the network can say it
+            new[name] = np.concatenate([column[keep], *more])
+        order = np.argsort(new["label"], kind="stable")
+        self.columns = {name: column[order] for name, column in new.items()}
+
+    # --- confidence, which the engine knows --------------------------------------------
+
+    def neighbours(self, changed: Mapping[int, Box]) -> list[int]:
+        """Cells whose confidence may be another after a change: changed ones and those near."""
+        found = {label for label in changed if label in self.boxes}
+        for low, high in changed.values():
+            around = grown((low, high), self.shape)
+            found.update(np.unique(self.read(slices(around))).tolist())
+        return sorted(found - {0})
+
+    def crops(self, labels: Iterable[int]) -> Iterator[tuple[Box, list[int]]]:
+        """Windows that hold all that the confidence of some cells looks at."""
+        yield from windows({label: grown(self.boxes[label], self.shape) for label in labels})
+
+    def stamps(self, labels: Iterable[int]) -> dict[int, int]:
+        """When these cells changed last; `set_confidence` asks for it."""
+        return {label: self._stamps.get(label, 0) for label in labels}
+
+    def set_confidence(self, stamps: Mapping[int, int], table: Mapping[str, Any]) -> bool:
+        """Fill in the confidence of cells that have not changed since; whether any was."""
+        if "confidence" not in self.columns:
+            return False
+        values = dict(zip(table["label"].tolist(), table["confidence"].tolist(), strict=True))
+        own, confidence = self.columns["label"], self.columns["confidence"].copy()
+        wanted = [
+            label
+            for label, stamp in stamps.items()
+            if label in values and self._stamps.get(label, 0) == stamp
+        ]
+        at = np.searchsorted(own, wanted)
+        there = [
+            (i, label)
+            for i, label in zip(at.tolist(), wanted, strict=True)
+            if i < own.size and own[i] == label
+        ]
+        for i, label in there:
+            confidence[i] = values[label]
+        self.columns = {**self.columns, "confidence": confidence}
+        return bool(there)
+
+    def _touch(self, labels: Iterable[int]) -> None:
+        self._stamp += 1
+        self._stamps.update(dict.fromkeys(labels, self._stamp))
+
+    # --- sums --------------------------------------------------------------------------
+
+    def move(self, place: Place) -> bool:
+        """Take another place of the same labels; whether columns are others by that."""
+        old, self.place = self.place, place
+        sizes = place.pixel_size_um, place.z_step_um
+        if sizes == (old.pixel_size_um, old.z_step_um) or not self.columns:
+            return False
+        area = (place.pixel_size_um or np.nan) ** 2
+        columns = {**self.columns, "area_um2": self.columns["area_px"] * area}
+        if "volume_voxels" in columns:
+            volumes = columns["volume_voxels"] * area * (place.z_step_um or np.nan)
+            columns["volume_um3"] = volumes
+        self.columns = columns
+        return True
+
+    def summary(self) -> Summary:
+        """Count, median size and how many touch the border."""
+        areas = self.columns["area_px"]
+        planes = self.columns.get("planes")
+        in_depth = "z" in self.columns and planes is not None and bool((planes > 1).any())
+        return Summary(
+            int(areas.size),
+            float(np.median(areas)) if areas.size else float("nan"),
+            int(np.count_nonzero(self.columns["touches_border"])),
+            in_depth,
+        )
+
+
+# --- boxes: lowest and highest corner, half-open ---------------------------------------
+
+
+def _boxes_in(columns: dict[str, Any], stack_axes: str) -> dict[int, Box] | None:
+    """Take the columns of boxes out of a table; None where it has none."""
+    names = box_columns(stack_axes)
+    if not set(names) <= set(columns):
+        return None
+    ends = np.stack([np.asarray(columns.pop(name), np.int64) for name in names], axis=1)
+    return {
+        label: (low, high)
+        for label, low, high in zip(
+            np.asarray(columns["label"]).tolist(), ends[:, ::2], ends[:, 1::2], strict=True
+        )
+    }
+
+
+def boxes_of(labels: NDArray[Any]) -> dict[int, Box]:
+    """Box of every label."""
+    highest = int(labels.max(initial=0))
+    names: Any = None
+    if highest > labels.size + 1_000_000:
+        names = np.unique(labels[labels > 0])
+        labels = np.where(labels > 0, np.searchsorted(names, labels) + 1, 0)
+    found = {}
+    for i, part in enumerate(ndimage.find_objects(np.ascontiguousarray(labels)), start=1):
+        if part is not None:
+            box = (
+                np.array([axis.start for axis in part], np.int64),
+                np.array([axis.stop for axis in part], np.int64),
+            )
+            found[i if names is None else int(names[i - 1])] = box
+    return found
+
+
+def extents(values: NDArray[Any], where: NDArray[Any]) -> Iterator[tuple[int, Box]]:
+    """Label and box of pixels (n,) at positions (ndim, n)."""
+    labels, which = np.unique(values, return_inverse=True)
+    order = np.argsort(which, kind="stable")
+    first = np.searchsorted(which[order], np.arange(labels.size))
+    ordered = where[:, order]
+    low = np.minimum.reduceat(ordered, first, axis=1)
+    high = np.maximum.reduceat(ordered, first, axis=1) + 1
+    for i, label in enumerate(labels.tolist()):
+        yield label, (low[:, i].astype(np.int64), high[:, i].astype(np.int64))
+
+
+def _add(boxes: dict[int, Box], label: int, box: Box) -> None:
+    boxes[label] = union(boxes[label], box) if label in boxes else box
+
+
+def union(a: Box, b: Box) -> Box:
+    """The smallest box around two."""
+    return np.minimum(a[0], b[0]), np.maximum(a[1], b[1])
+
+
+def volume(box: Box) -> int:
+    """Pixels of a box."""
+    return int(np.prod(box[1] - box[0]))
+
+
+def grown(box: Box, shape: tuple[int, ...]) -> Box:
+    """A box with what is near it in the plane."""
+    reach = np.zeros(len(shape), np.int64)
+    reach[-2:] = REACH
+    return np.maximum(box[0] - reach, 0), np.minimum(box[1] + reach, shape)
+
+
+def slices(box: Box) -> Part:
+    """A box as a key of an array."""
+    return tuple(slice(int(a), int(b)) for a, b in zip(*box, strict=True))
+
+
+def corners(part: Part, shape: tuple[int, ...]) -> Box:
+    """A key of an array as a box."""
+    ends = [piece.indices(n) for piece, n in zip(part, shape, strict=True)]
+    low = np.array([a for a, _, _ in ends], np.int64)
+    return low, np.array([b for _, b, _ in ends], np.int64)
+
+
+def chunks(shape: tuple[int, ...]) -> Iterator[Part]:
+    """Parts of an array that are compared at a time: rows of planes."""
+    rows = max(1, CHUNK // max(1, shape[-1]))
+    for index in np.ndindex(*shape[:-2]):
+        lead = tuple(slice(i, i + 1) for i in index)
+        for y in range(0, shape[-2], rows):
+            yield (*lead, slice(y, min(y + rows, shape[-2])), slice(0, shape[-1]))
+
+
+def windows(boxes: Mapping[int, Box]) -> Iterator[tuple[Box, list[int]]]:
+    """Boxes of labels, brought together where that is not much more to read."""
+    if not boxes:
+        return
+    low = np.min([box[0] for box in boxes.values()], axis=0)
+    high = np.max([box[1] for box in boxes.values()], axis=0)
+    total = sum(volume(box) for box in boxes.values())
+    if volume((low, high)) <= max(2**16, 2**14 * len(boxes), 3 * total):
+        yield (low, high), list(boxes)
+        return
+    # halves along the longest side, until what is read is about what is wanted
+    axis = int(np.argmax(high - low))
+    ordered = sorted(boxes, key=lambda label: int(boxes[label][0][axis]))
+    middle = len(ordered) // 2
+    for half in (ordered[:middle], ordered[middle:]):
+        yield from windows({label: boxes[label] for label in half})

@@ -1,0 +1,271 @@
+"""Tables of the cells of a viewer's layers, which follow whatever becomes of the cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from psygnal import Signal
+
+from napari_sa2net.app.jobs import Job
+from napari_sa2net.app.link import EngineLink
+from napari_sa2net.app.measured import Box, MeasuredCells, Part, Place, TooMuch, slices
+from napari_sa2net.app.session import ErrorInfo, summary_line
+from napari_sa2net.engine import protocol as p
+from napari_sa2net.measure import empty_table
+
+
+@dataclass(frozen=True)
+class KeptWindow:
+    """Where the network's probabilities of cells are to be asked for.
+
+    Attributes
+    ----------
+    key
+        Of the result.
+    corner, shape
+        Place of its window in the image (stack axes, y, x), and its size.
+    """
+
+    key: str
+    corner: tuple[int, ...]
+    shape: tuple[int, ...]
+
+
+@dataclass(eq=False)
+class _Layer:
+    cells: MeasuredCells
+    kept: KeptWindow | None = None
+    #: labels as they were sent to be measured as a whole
+    sent: NDArray[Any] | None = None
+    measured: bool = False
+    #: of labels that a slider shows now, while the table is still to come
+    summary: p.Summary | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A question to the engine: of which cells, and as they were then."""
+
+    layer: _Layer
+    sent: NDArray[Any] | None = None
+    stamps: Mapping[int, int] = field(default_factory=dict)
+
+
+class Measurements:
+    """Measures the cells of layers, and what changes of them.
+
+    A table comes from a segmentation (`adopt`) or is asked for (`measure`). From then on
+    `follow` keeps it true. All methods belong to the link's thread.
+
+    Parameters
+    ----------
+    link
+        The engine, which measures whole layers and knows the confidence of results.
+
+    Attributes
+    ----------
+    changed
+        Key of a layer whose table or summary is another.
+    """
+
+    changed = Signal(str)
+
+    def __init__(self, link: EngineLink) -> None:
+        self._link = link
+        self._layers: dict[str, _Layer] = {}
+        link.answer(("measure_image", "confidence"), self)
+
+    # --- which are measured ------------------------------------------------------------
+
+    def adopt(
+        self,
+        key: str,
+        labels: Any,
+        place: Place,
+        table: Mapping[str, Any],
+        kept: KeptWindow | None = None,
+    ) -> None:
+        """Take the table that came with the labels of a layer."""
+        with self._link.lock:
+            layer = _Layer(MeasuredCells(labels, place), kept, measured=True)
+            layer.cells.adopt(table)
+            self._layers[key] = layer
+            self.changed.emit(key)
+
+    def measure(self, key: str, labels: Any, place: Place) -> None:
+        """Measure all cells of a layer, of whatever origin; `changed` tells when it is done."""
+        with self._link.lock:
+            former = self._layers.get(key)
+            layer = _Layer(MeasuredCells(labels, place))
+            if former is not None:
+                layer.kept = former.kept
+                layer.cells.n_measured = former.cells.n_measured
+            self._layers[key] = layer
+            self._ask_all(key, layer)
+
+    def forget(self, key: str) -> None:
+        """The layer is gone."""
+        self._layers.pop(key, None)
+
+    def cells(self, key: str) -> MeasuredCells | None:
+        """The measured cells of a layer; None where there are none yet."""
+        layer = self._layers.get(key)
+        return layer.cells if layer is not None and layer.measured else None
+
+    def is_followed(self, key: str) -> bool:
+        """Whether a layer is measured, or about to be."""
+        return key in self._layers
+
+    def line(self, key: str) -> str:
+        """``143 cells · median 96 µm² · 3 touch the border``; empty where unknown."""
+        layer = self._layers.get(key)
+        if layer is None:
+            return ""
+        if layer.sent is not None:
+            return "Measuring the cells…"
+        place = layer.cells.place
+        summary = layer.summary or layer.cells.summary()
+        return summary_line(summary, place.pixel_size_um, place.z_step_um)
+
+    # --- following ---------------------------------------------------------------------
+
+    def follow(
+        self, key: str, labels: Any, place: Place, parts: Sequence[Part] | None = None
+    ) -> None:
+        """Bring a table up to date with the labels as they are now.
+
+        Parameters
+        ----------
+        labels
+            The layer's array, maybe another one than before.
+        parts
+            Where it may have changed (axes of ``labels`` without those that the image does
+            not have); unsaid, anywhere.
+        """
+        with self._link.lock:
+            layer = self._layers.get(key)
+            if layer is None:
+                return
+            cells = layer.cells
+            other = labels.shape != cells.labels.shape or place.extra != cells.place.extra
+            if other or place.stack_axes != cells.place.stack_axes:
+                self.measure(key, labels, place)
+                return
+            cells.labels = labels
+            if not layer.measured:
+                return  # compared when the table comes
+            layer.summary = None
+            moved = cells.move(place)
+            try:
+                changed = cells.follow(parts)
+            except TooMuch:
+                self._ask_all(key, layer)
+                return
+            if changed or moved:
+                self.changed.emit(key)
+            if changed:
+                self._ask_confidence(key, layer, changed)
+
+    def set_summary(self, key: str, summary: p.Summary) -> None:
+        """What a slider shows now; its table follows when the slider rests."""
+        layer = self._layers.get(key)
+        if layer is not None:
+            layer.summary = summary
+            self.changed.emit(key)
+
+    # --- what the engine says ----------------------------------------------------------
+
+    def job_done(self, job: Job, result: Any) -> None:
+        """A job of ours is done; the link calls this."""
+        layer, asked = self._layers.get(job.key), job.request
+        if layer is None or asked.layer is not layer:
+            return
+        if job.kind == "confidence":
+            if layer.cells.set_confidence(asked.stamps, result):
+                self.changed.emit(job.key)
+        elif layer.sent is asked.sent:
+            self._take(job.key, layer, result, asked.sent)
+
+    def job_failed(self, job: Job, error: ErrorInfo) -> None:
+        """A job of ours failed; without its confidence a table is a table."""
+        layer = self._layers.get(job.key)
+        if job.kind == "confidence" or layer is None or layer.sent is not job.request.sent:
+            return
+        # what is known of it is of other cells
+        self.forget(job.key)
+        self.changed.emit(job.key)
+        self._link.fail(error)
+
+    def job_cancelled(self, job: Job) -> None:
+        """The engine ended with the question unanswered."""
+        layer = self._layers.get(job.key)
+        if job.kind == "measure_image" and layer is not None:
+            self.forget(job.key)
+            self.changed.emit(job.key)
+
+    # --- inside ------------------------------------------------------------------------
+
+    def _ask_all(self, key: str, layer: _Layer) -> None:
+        cells, place = layer.cells, layer.cells.place
+        layer.sent = labels = cells.now()
+        if not labels.any():
+            table = empty_table(place.stack_axes)
+            columns = {str(name): table[name].to_numpy() for name in table.columns}
+            self._take(key, layer, columns, labels)
+            return
+        image = place.image if place.corner is not None else None
+        job = self._link.jobs.open("measure_image", key, _Asked(layer, labels))
+        self._link.submit(
+            p.MeasureImage(
+                job.number,
+                labels,
+                image.data if image is not None else None,
+                image.axes if image is not None else None,
+                image.channels if image is not None else None,
+                place.corner,
+                place.stack_axes,
+                place.pixel_size_um,
+                place.z_step_um,
+            )
+        )
+        self.changed.emit(key)
+
+    def _take(
+        self, key: str, layer: _Layer, table: Mapping[str, Any], sent: NDArray[Any] | None
+    ) -> None:
+        """A whole table came; what changed meanwhile is measured after it."""
+        cells = layer.cells
+        cells.adopt(table, sent)
+        cells.n_measured += len(table["label"])
+        layer.sent, layer.measured, layer.summary = None, True, None
+        try:
+            cells.follow()
+        except TooMuch:
+            self._ask_all(key, layer)
+            return
+        self.changed.emit(key)
+        self._ask_confidence(key, layer, cells.boxes)
+
+    def _ask_confidence(self, key: str, layer: _Layer, changed: Mapping[int, Box]) -> None:
+        cells, kept, corner = layer.cells, layer.kept, layer.cells.place.corner
+        if kept is None or corner is None:
+            return
+        # the window in the labels' own pixels
+        low = np.asarray(kept.corner) - np.asarray(corner)
+        high = low + np.asarray(kept.shape)
+        near = [
+            label
+            for label in cells.neighbours(changed)
+            if (cells.boxes[label][0] >= low).all() and (cells.boxes[label][1] <= high).all()
+        ]
+        for window, own in cells.crops(near):
+            crop = np.maximum(window[0], low), np.minimum(window[1], high)
+            at = tuple((crop[0] - low).tolist())
+            asked = _Asked(layer, stamps=cells.stamps(own))
+            job = self._link.jobs.open("confidence", key, asked)
+            labels = np.array(cells.read(slices(crop)))
+            self._link.submit(p.Measure(job.number, kept.key, labels, at))

@@ -1,0 +1,376 @@
+"""The table of cells: a row is a cell on the canvas, and the other way round."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Labels
+from qtpy.QtCore import QAbstractTableModel, QItemSelectionModel, QModelIndex, Qt
+from qtpy.QtGui import QGuiApplication, QKeySequence
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QFileDialog,
+    QHBoxLayout,
+    QLabel,
+    QTableView,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_sa2net.files import write_atomically
+from napari_sa2net.widgets.common import link_button
+from napari_sa2net.widgets.napari_port.connections import Connections
+from napari_sa2net.widgets.napari_port.features import LABEL
+from napari_sa2net.widgets.napari_port.picking import CellPicker, show_cell
+from napari_sa2net.widgets.page_parts import guarded
+from napari_sa2net.widgets.theme import style_sheet
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from napari_sa2net.widgets.workspace import Workspace
+
+HEIGHT = 260
+#: What columns are called, with their unit.
+HEADS = {
+    LABEL: "label",
+    "t": "time point",
+    "z": "first plane",
+    "planes": "planes",
+    "area_px": "area (px²)",
+    "area_um2": "area (µm²)",
+    "volume_voxels": "volume (voxels)",
+    "volume_um3": "volume (µm³)",
+    "diameter_px": "diameter (px)",
+    "eccentricity": "eccentricity",
+    "mean_intensity": "mean intensity",
+    "confidence": "confidence",
+    "touches_border": "touches border",
+    "centroid_z": "z (planes)",
+    "centroid_y": "y (px)",
+    "centroid_x": "x (px)",
+}
+
+
+def shown_columns(features: pd.DataFrame) -> dict[str, str]:
+    """Columns that say something of these cells, with their heads."""
+    names = [str(name) for name in features.columns]
+    planes = features["planes"].to_numpy() if "planes" in names else np.ones(0)
+    several = bool((planes > 1).any())
+    # of cells in depth the areas of all planes are a volume, of flat ones there is none
+    needless = set() if several else {"planes", "volume_voxels", "volume_um3"}
+    if several and "volume_voxels" in names:
+        needless = {"area_px", "area_um2"}
+    if not several and "z" in names:
+        needless |= {"centroid_z"}
+    heads = {name: HEADS.get(name, name) for name in names if name not in needless}
+    if "z" not in names and "planes" in heads:
+        heads["planes"] = "time points"
+    elif not several and "z" in heads:
+        heads["z"] = "plane"
+    return heads
+
+
+class CellModel(QAbstractTableModel):
+    """Rows of a layer's features, in any order."""
+
+    def __init__(self, parent: Any = None) -> None:
+        super().__init__(parent)
+        self.names: list[str] = []
+        self._heads: list[str] = []
+        self._columns: list[Any] = []
+        self._labels = np.empty(0, np.int64)
+        self._order = np.empty(0, np.int64)
+        self._by: tuple[str, bool] | None = None
+
+    def set_features(self, features: pd.DataFrame) -> None:
+        """Show other rows, in the order that was asked for last."""
+        self.beginResetModel()
+        heads = shown_columns(features) if LABEL in features.columns else {}
+        self.names, self._heads = list(heads), list(heads.values())
+        self._columns = [features[name].to_numpy() for name in heads]
+        self._labels = features[LABEL].to_numpy() if heads else np.empty(0, np.int64)
+        self._order = self._ordered()
+        self.endResetModel()
+
+    def label(self, row: int) -> int:
+        """Cell of a row."""
+        return int(self._labels[self._order[row]])
+
+    def row(self, label: int) -> int:
+        """Row of a cell; -1 where it has none."""
+        found = np.flatnonzero(self._labels[self._order] == label)
+        return int(found[0]) if found.size else -1
+
+    def csv(self) -> bytes:
+        """All rows as they are shown, with the heads and all digits."""
+        import pandas as pd
+
+        columns = [column[self._order] for column in self._columns]
+        table = pd.DataFrame(dict(zip(self._heads, columns, strict=True)))
+        text = io.StringIO(newline="")
+        table.to_csv(text, index=False, lineterminator="\n")
+        # with the mark by which Excel knows that µ is no two letters
+        return text.getvalue().encode("utf-8-sig")
+
+    def rowCount(self, parent: QModelIndex | None = None) -> int:
+        return 0 if parent is not None and parent.isValid() else int(self._order.size)
+
+    def columnCount(self, parent: QModelIndex | None = None) -> int:
+        return 0 if parent is not None and parent.isValid() else len(self.names)
+
+    def headerData(
+        self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
+    ) -> Any:
+        if role == Qt.ItemDataRole.DisplayRole and orientation == Qt.Orientation.Horizontal:
+            return self._heads[section]
+        return None
+
+    def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        if not index.isValid():
+            return None
+        if role == Qt.ItemDataRole.TextAlignmentRole:
+            return int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        if role != Qt.ItemDataRole.DisplayRole:
+            return None
+        return _words(self._columns[index.column()][self._order[index.row()]])
+
+    def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
+        """Sort by a column; those without a value come last."""
+        if not 0 <= column < len(self.names):
+            return
+        self.beginResetModel()
+        self._by = (self.names[column], order == Qt.SortOrder.DescendingOrder)
+        self._order = self._ordered()
+        self.endResetModel()
+
+    def _ordered(self) -> Any:
+        order = np.argsort(self._labels, kind="stable")
+        if self._by is None or self._by[0] not in self.names:
+            return order
+        values = self._columns[self.names.index(self._by[0])][order]
+        if values.dtype == object:
+            values = np.array([str(value) for value in values])
+        unknown = values != values
+        at = np.argsort(values, kind="stable")
+        if self._by[1]:
+            at = at[::-1]
+        return order[np.concatenate([at[~unknown[at]], at[unknown[at]]])]
+
+
+def _words(value: Any) -> str:
+    """A value as it is read: four figures of a fraction, yes or nothing of a truth."""
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else ""
+    if isinstance(value, (float, np.floating)):
+        number = float(value)
+        if not np.isfinite(number):
+            return ""
+        return f"{number:,.0f}" if abs(number) >= 1e4 else f"{number:.4g}"
+    return str(value)
+
+
+class CellTable(QWidget):
+    """Shows the chosen cells of a workspace.
+
+    Choosing a row chooses the cell, and shows it where it is out of view; choosing a cell on
+    the canvas chooses its row.
+    """
+
+    def __init__(self, workspace: Workspace, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName("sa2net")
+        self._session = workspace.session
+        self._cells = workspace.cells
+        self._measured = workspace.measured
+        self._viewer = workspace.port.viewer
+        self._layer: Labels | None = None
+        self._of_layer = Connections()
+        self.connections = Connections()
+        self._choosing = False
+        self.title = QLabel()
+        self.save = link_button("Save as CSV…", "Save the table as it is shown")
+        self.view = _View()
+        self.model = CellModel(self.view)
+        self.view.setModel(self.model)
+        top = QHBoxLayout()
+        top.addWidget(self.title, 1)
+        top.addWidget(self.save)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(8, 2, 8, 4)
+        layout.setSpacing(2)
+        layout.addLayout(top)
+        layout.addWidget(self.view)
+        self._picker = CellPicker(
+            self._viewer, lambda: self._layer, lambda _: None, with_key=False
+        )
+        self.save.clicked.connect(self._save)
+        selection = self.view.selectionModel()
+        assert selection is not None
+        selection.currentRowChanged.connect(self._row_chosen)
+        self.connections.connect(self._cells.changed, self._follow)
+        self.connections.connect(self._measured.changed, lambda _: self._follow())
+        self.connections.connect(self._viewer.events.theme, self._restyle)
+        self._restyle()
+        self._follow()
+        self._picker.turn(True)
+        farewell = _Farewell(self._picker, self.connections, self._of_layer)
+        self.destroyed.connect(farewell)
+        self._farewell = farewell
+
+    def shut(self) -> None:
+        """Undo every connection; harmless twice."""
+        self._farewell()
+
+    def choose(self, label: int) -> None:
+        """Choose the row of a cell; of none where it has none."""
+        row = self.model.row(label)
+        selection = self.view.selectionModel()
+        assert selection is not None
+        self._choosing = True
+        try:
+            if row < 0:
+                selection.clear()
+            else:
+                index = self.model.index(row, 0)
+                flags = QItemSelectionModel.SelectionFlag
+                selection.setCurrentIndex(index, flags.ClearAndSelect | flags.Rows)
+                self.view.scrollTo(index)
+        finally:
+            self._choosing = False
+
+    # --- what is said --------------------------------------------------------------------
+
+    def _follow(self, _: Any = None) -> None:
+        """Other cells are chosen, or their table is another."""
+        layer = self._cells.current
+        if layer is not self._layer:
+            self._of_layer.disconnect()
+            self._layer = layer
+            if layer is not None:
+                connect = self._of_layer.connect
+                connect(layer.events.selected_label, self._cell_chosen)
+                connect(layer.events.features, self._show)
+                connect(layer.events.name, self._show)
+            self._show()
+        elif layer is not None:
+            self._show_title()
+
+    def _show(self, _: Any = None) -> None:
+        layer = self._layer
+        if layer is None:
+            return
+        before, bar = self.model.names, self.view.verticalScrollBar()
+        at = bar.value() if bar is not None else 0
+        self._choosing = True
+        try:
+            self.model.set_features(layer.features)
+        finally:
+            self._choosing = False
+        if self.model.names != before:
+            self.view.resizeColumnsToContents()
+        self.choose(int(layer.selected_label))
+        if bar is not None:
+            bar.setValue(at)
+        self._show_title()
+
+    def _show_title(self) -> None:
+        layer = self._layer
+        if layer is not None:
+            line = self._measured.line(layer) or "not measured"
+            self.title.setText(f"{layer.name}: {line}")
+        self.save.setEnabled(self.model.rowCount() > 0)
+
+    def _cell_chosen(self, _: Any = None) -> None:
+        if self._layer is not None and not self._choosing:
+            self.choose(int(self._layer.selected_label))
+
+    def _row_chosen(self, index: QModelIndex, _: QModelIndex) -> None:
+        layer = self._layer
+        if self._choosing or layer is None or not index.isValid():
+            return
+        label = self.model.label(index.row())
+        self._choosing = True
+        try:
+            self._viewer.layers.selection.active = layer
+            show_cell(self._viewer, layer, label, self._measured.box(layer, label))
+        finally:
+            self._choosing = False
+
+    def _save(self) -> None:
+        def save() -> None:
+            name = f"{self._layer.name if self._layer is not None else 'cells'}.csv"
+            start = str(Path.home() / "".join(c for c in name if c not in '/\\:*?"<>|'))
+            path, _ = QFileDialog.getSaveFileName(self, "Save the table", start, "*.csv")
+            if path:
+                target = Path(path)
+                write_atomically(
+                    target if target.suffix else target.with_suffix(".csv"), self.model.csv()
+                )
+
+        guarded(self._session, save)
+
+    def _restyle(self, _: Any = None) -> None:
+        self.setStyleSheet(style_sheet(self._viewer.theme))
+        self.view.fit()
+
+
+class _View(QTableView):
+    """Low rows, chosen as wholes; Ctrl+C copies them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
+        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.setAlternatingRowColors(False)
+        self.setWordWrap(False)
+        head, rows = self.horizontalHeader(), self.verticalHeader()
+        assert head is not None
+        assert rows is not None
+        rows.setVisible(False)
+        head.setSortIndicator(-1, Qt.SortOrder.AscendingOrder)
+        self.setSortingEnabled(True)
+        self.fit()
+
+    def fit(self) -> None:
+        """Rows as high as a line of the font."""
+        rows = self.verticalHeader()
+        if rows is not None:
+            height = self.fontMetrics().height() + 4
+            rows.setMinimumSectionSize(height)
+            rows.setDefaultSectionSize(height)
+
+    def keyPressEvent(self, event: Any) -> None:
+        if event.matches(QKeySequence.StandardKey.Copy):
+            self._copy()
+        else:
+            super().keyPressEvent(event)
+
+    def _copy(self) -> None:
+        model, selection = self.model(), self.selectionModel()
+        clipboard = QGuiApplication.clipboard()
+        if model is None or selection is None or clipboard is None:
+            return
+        columns = range(model.columnCount())
+        horizontal = Qt.Orientation.Horizontal
+        lines = ["\t".join(str(model.headerData(c, horizontal)) for c in columns)]
+        for row in sorted(index.row() for index in selection.selectedRows()):
+            lines.append("\t".join(str(model.index(row, c).data()) for c in columns))
+        clipboard.setText("\n".join(lines))
+
+
+class _Farewell:
+    """Undoes a table's connections, once."""
+
+    def __init__(self, picker: CellPicker, *connections: Connections) -> None:
+        self._picker = picker
+        self._connections = connections
+
+    def __call__(self, _: Any = None) -> None:
+        self._picker.turn(False)
+        for made in self._connections:
+            made.disconnect()

@@ -1,0 +1,234 @@
+"""A table that follows its cells: right after any change, and only what changed is measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.app.conftest import Client
+
+from napari_sa2net.app.link import EngineLink
+from napari_sa2net.app.measured import MeasuredCells, Place, TooMuch
+from napari_sa2net.app.measurements import KeptWindow, Measurements
+from napari_sa2net.app.session import ImageSource, Session
+from napari_sa2net.engine import protocol as p
+from napari_sa2net.measure import box_columns, object_table
+
+
+def grid(n: int = 6, side: int = 20, cell: int = 10) -> np.ndarray:
+    """n × n square cells with gaps."""
+    labels = np.zeros((n * side, n * side), np.int32)
+    for i in range(n * n):
+        y, x = (i // n) * side + 5, (i % n) * side + 5
+        labels[y : y + cell, x : x + cell] = i + 1
+    return labels
+
+
+def columns(labels: np.ndarray, image: Any = None, **more: Any) -> dict[str, np.ndarray]:
+    table = object_table(labels, image=image, boxes=True, **more)
+    return {name: table[name].to_numpy() for name in table.columns}
+
+
+def measured(labels: np.ndarray, image: np.ndarray, **more: Any) -> MeasuredCells:
+    axes = more.get("stack_axes", "")
+    source = ImageSource("image", "image", image, axes + "YX")
+    cells = MeasuredCells(labels, Place(source, (0,) * labels.ndim, **more))
+    cells.adopt(columns(labels, image, **more))
+    return cells
+
+
+def check(cells: MeasuredCells, image: np.ndarray, **more: Any) -> None:
+    """The table is that of the labels as they are, boxes included."""
+    whole = columns(cells.now(), image, **more)
+    ends = box_columns(more.get("stack_axes", ""))
+    for name, column in whole.items():
+        if name not in ends:
+            np.testing.assert_allclose(cells.columns[name], column, err_msg=name)
+    for i, label in enumerate(whole["label"].tolist()):
+        low, high = cells.boxes[label]
+        assert [*low, *high] == [whole[name][i] for name in (*ends[::2], *ends[1::2])]
+    assert set(cells.boxes) == set(whole["label"].tolist())
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return np.random.default_rng(0).random((120, 120)).astype(np.float32)
+
+
+def test_only_what_changed_is_measured(image: np.ndarray) -> None:
+    labels = grid()
+    cells = measured(labels, image, pixel_size_um=0.5)
+    assert cells.follow() == {}
+    labels[7:9, 7:9] = 0  # a hole in cell 1
+    labels[45:50, 40:46] = 99  # a new cell, which takes a corner of cell 15
+    assert set(cells.follow()) == {1, 15, 99}
+    assert cells.n_measured == 3
+    check(cells, image, pixel_size_um=0.5)
+    # looked for in one place, seen in that place
+    before = cells.n_measured
+    labels[labels == 36] = 0
+    labels[0, 0] = 2
+    assert set(cells.follow([(slice(100, 120), slice(100, 120))])) == {36}
+    assert cells.n_measured == before  # it is gone
+    assert set(cells.follow()) == {2}
+    assert cells.n_measured == before + 1
+    check(cells, image, pixel_size_um=0.5)
+
+
+def test_random_edits_stay_true(image: np.ndarray) -> None:
+    rng = np.random.default_rng(1)
+    labels = grid()
+    cells = measured(labels, image)
+    for _ in range(40):
+        y, x = rng.integers(0, 110, 2)
+        h, w = rng.integers(1, 30, 2)
+        labels[y : y + h, x : x + w] = rng.integers(0, 45)
+        part = (slice(int(y), int(y + h)), slice(int(x), int(x + w)))
+        cells.follow([part] if rng.random() < 0.5 else None)
+    check(cells, image)
+
+
+@pytest.mark.parametrize("axes", ["Z", "TZ"])
+def test_cells_in_depth(axes: str) -> None:
+    shape = {"Z": (3, 60, 60), "TZ": (2, 3, 60, 60)}[axes]
+    rng = np.random.default_rng(2)
+    labels = np.zeros(shape, np.int32)
+    labels[:] = grid(3)
+    image = rng.random(shape).astype(np.float32)
+    more: dict[str, Any] = {"stack_axes": axes, "pixel_size_um": 0.5, "z_step_um": 2}
+    cells = measured(labels, image, **more)
+    labels[..., 1, 5:9, 5:15] = 0
+    labels[..., 2, 20:60, 20:60] = 0
+    assert {1, 5, 6, 8, 9} == set(cells.follow())
+    check(cells, image, **more)
+    assert cells.summary().in_depth
+
+
+def test_labels_that_are_too_large_to_copy_are_followed_where_told(
+    image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_sa2net.app.measured.MOST_BYTES", 10)
+    labels = grid()
+    cells = measured(labels, image)
+    labels[5:15, 5:15] = 0
+    labels[30:32, 6:9] = 7
+    cells.follow([(slice(0, 35), slice(0, 20))])
+    check(cells, image)
+    assert cells.n_measured < 5
+
+
+def test_numbers_beyond_all_counting(image: np.ndarray) -> None:
+    labels = grid().astype(np.int64) * 10**12
+    cells = measured(labels, image)
+    labels[0:3, 0:3] = 5 * 10**15
+    cells.follow()
+    check(cells, image)
+
+
+def test_all_at_once_is_for_the_engine(image: np.ndarray) -> None:
+    labels = np.ones((1200, 1200), np.int32)
+    cells = measured(labels, np.zeros(labels.shape))
+    labels[:] = 2
+    with pytest.raises(TooMuch):
+        cells.follow()
+
+
+def test_sizes_that_become_known(image: np.ndarray) -> None:
+    labels = grid()
+    cells = measured(labels, image)
+    assert np.isnan(cells.columns["area_um2"]).all()
+    assert cells.move(Place(pixel_size_um=0.5))
+    np.testing.assert_allclose(cells.columns["area_um2"], cells.columns["area_px"] / 4)
+
+
+# --- with the engine -----------------------------------------------------------------------
+
+
+class Bench:
+    """Measurements, and the tests' side of the engine."""
+
+    def __init__(self) -> None:
+        self.link = EngineLink(Session(), make_client=Client)
+        self.client: Any = self.link.client
+        self.measurements = Measurements(self.link)
+        self.heard: list[str] = []
+        self.measurements.changed.connect(self.heard.append)
+
+    def answer(self, request: Any, image: Any = None) -> None:
+        table = columns(request.labels, image)
+        self.client.on_event(p.Done(request.job, table))
+
+
+def test_layers_of_any_origin_are_measured(image: np.ndarray) -> None:
+    bench, labels = Bench(), grid()
+    place = Place(ImageSource("i", "i", image, "YX"), (0, 0))
+    bench.measurements.measure("mine", labels, place)
+    (request,) = bench.client.requests
+    assert request.corner == (0, 0)
+    assert "Measuring" in bench.measurements.line("mine")
+    # drawn on while it is measured
+    labels[5:15, 5:15] = 0
+    bench.measurements.follow("mine", labels, place, [(slice(0, 20), slice(0, 20))])
+    bench.answer(request, image)
+    assert bench.measurements.line("mine").startswith("35 cells")
+    cells = bench.measurements.cells("mine")
+    assert cells is not None
+    check(cells, image)
+    # replaced by other labels of the same shape, of another shape, and by none
+    other = np.flip(labels).copy()
+    bench.measurements.follow("mine", other, place)
+    check(cells, image)
+    bench.measurements.follow("mine", np.zeros((5, 5), np.int32), place)
+    assert bench.measurements.line("mine") == "No cells found"
+
+
+def test_an_answer_that_is_too_late_is_not_taken(image: np.ndarray) -> None:
+    bench, labels = Bench(), grid()
+    place = Place(ImageSource("i", "i", image, "YX"), (0, 0))
+    bench.measurements.measure("mine", labels, place)
+    bench.measurements.measure("mine", labels[:40, :40].copy(), place)
+    first, second = bench.client.requests
+    bench.answer(second, image[:40, :40])
+    bench.answer(first, image)
+    assert bench.measurements.line("mine").startswith("4 cells")
+    bench.measurements.forget("mine")
+    assert bench.measurements.line("mine") == ""
+
+
+def test_what_cannot_be_measured_is_told(image: np.ndarray) -> None:
+    bench = Bench()
+    bench.measurements.measure("mine", grid(), Place())
+    (request,) = bench.client.requests
+    bench.client.on_event(p.Failed(request.job, "ImageError", "The disk is gone."))
+    error = bench.link.session.error
+    assert error is not None
+    assert error.message == "The disk is gone."
+    assert not bench.measurements.is_followed("mine")
+
+
+def test_confidence_comes_from_the_network(image: np.ndarray) -> None:
+    bench, labels = Bench(), grid()
+    place = Place(ImageSource("i", "i", np.zeros((200, 200)), "YX"), (10, 20))
+    table = {**columns(labels, image), "confidence": np.full(36, 0.5)}
+    kept = KeptWindow("result", (10, 20), labels.shape)
+    bench.measurements.adopt("cells", labels, place, table, kept)
+    labels[5:7, 5:15] = 0
+    bench.measurements.follow("cells", labels, place)
+    (request,) = bench.client.requests
+    assert (request.key, request.at) == ("result", (3, 1))  # 4 px around the cell
+    cells = bench.measurements.cells("cells")
+    assert cells is not None
+    assert np.isnan(cells.columns["confidence"][0])
+    assert (cells.columns["confidence"][1:] == 0.5).all()
+    answer = {"label": np.array([1]), "confidence": np.array([0.25])}
+    bench.client.on_event(p.Done(request.job, answer))
+    assert cells.columns["confidence"][0] == 0.25
+    # changed again before the answer came: it is of another cell
+    labels[9, 9] = 0
+    bench.measurements.follow("cells", labels, place)
+    late = bench.client.requests[-1]
+    labels[10, 9] = 0
+    bench.measurements.follow("cells", labels, place)
+    bench.client.on_event(p.Done(late.job, answer))
+    assert np.isnan(cells.columns["confidence"][0])
