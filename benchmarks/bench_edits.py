@@ -2,7 +2,8 @@
 
 A correction is all that happens between the click and labels that are right: finding the
 objects, the step, its pixels and the index, the reviewed mask, the queue, and the step's
-bytes for the journal. Undo and redo are timed the same way. Times are of the processor.
+bytes for the journal; and the measurements, of which only those of changed cells are taken
+anew. Undo and redo are timed the same way. Times are of the processor.
 """
 
 from __future__ import annotations
@@ -13,14 +14,18 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import pandas as pd
 from benchmarks.tables import show
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_sa2net import edits
+from napari_sa2net.app.measured import MeasuredCells, Place, TooMuch
+from napari_sa2net.app.session import ImageSource
 from napari_sa2net.data import synthetic_nuclei
 from napari_sa2net.edits import Corrections, History, ReviewedMask, ReviewQueue, Step
 from napari_sa2net.errors import EditError
+from napari_sa2net.measure import object_table
 
 SIDE, TILES, PER_TILE = 4096, 4, 313
 #: Milliseconds allowed per correction.
@@ -48,6 +53,29 @@ class Bench:
         self.queue = ReviewQueue(self.corrections, foreground=self.foreground).score_all()
         self.opening["doubt of all objects (in slices)"] = since(start)
         self.random = np.random.default_rng(0)
+        place = Place(ImageSource("plane", "plane", smooth, "YX"), (0, 0))
+        self.measured = MeasuredCells(self.labels, place)
+        start = time.process_time()
+        table = object_table(self.labels, image=smooth, boxes=True)
+        self.opening["measurement of all objects (in the engine)"] = since(start)
+        start = time.process_time()
+        self.measured.adopt({str(name): table[name].to_numpy() for name in table})
+        self.opening["copy of the labels"] = since(start)
+        self.measuring: list[float] = []
+
+    def measure(self, step: Step) -> None:
+        """Bring the table up to date with a step, and the frame that napari shows."""
+        start = time.process_time()
+        parts = [(slice(y0, y1), slice(x0, x1)) for y0, y1, x0, x1 in step.boxes.values()]
+        try:
+            self.measured.follow(parts)
+            pd.DataFrame(self.measured.columns)
+            self.measured.summary()
+        except TooMuch:  # the engine measures all
+            table = object_table(self.labels, image=self.foreground, boxes=True)
+            self.measured.adopt({str(name): table[name].to_numpy() for name in table})
+            return
+        self.measuring.append(since(start))
 
     def followed(self, step: Step) -> None:
         """What a window does after each step."""
@@ -56,6 +84,7 @@ class Bench:
         self.queue.score_some()
         self.queue.next()
         step.to_bytes()
+        self.measure(step)
 
     def some_label(self) -> int:
         """An object that is not tiny."""
@@ -229,6 +258,11 @@ def main() -> int:
     print(f"{len(bench.index)} objects on {SIDE}×{SIDE} pixels")
     rows = run(bench)
     show(rows)
+    print(
+        f"measuring after a step: {statistics.median(bench.measuring):.1f} ms, "
+        f"at most {max(bench.measuring):.1f} ms; {bench.measured.n_measured} cells in "
+        f"{len(bench.measuring)} steps"
+    )
     for what, took in bench.opening.items():
         print(f"once, on opening: {what} {took:.0f} ms")
     slow = [r for r in rows if any(float(str(r[f"{w} (ms)"])) > LIMIT for w in WAYS)]

@@ -305,7 +305,8 @@ class SegmentController:
         """Take a finished segmentation as the newest result of its image.
 
         Its labels go to a new layer where a person has edited the former result, or where
-        `SegmentRequest.may_replace` says so. False when the image has changed meanwhile: the
+        `SegmentRequest.may_replace` says so; those of another part of the image are added to
+        the former result's. False when the image has changed meanwhile: the
         result is dropped.
         """
         image_key = request.source.key
@@ -313,10 +314,13 @@ class SegmentController:
             self.link.submit(p.Forget(request.key))
             return False
         former = self._results.of_image(image_key)
-        replaces = None
-        if former is not None and not former.edited and request.may_replace(former.request):
+        replaces = adds_to = None
+        if former is not None and request.adds_to(former.request):
+            adds_to = former.key
+        elif former is not None and not former.edited and request.may_replace(former.request):
             replaces = former.key
-            self.link.submit(p.Forget(former.key))
+        if replaces or adds_to:
+            self.link.submit(p.Forget(replaces or adds_to or ""))
         made_with = request.instances
         state = ResultState(
             request.key,
@@ -330,7 +334,7 @@ class SegmentController:
         self._results.put(state)
         self.session.error = None
         self._show_result()
-        self.result_ready.emit(SegmentOutcome(request.key, replaces, request, result))
+        self.result_ready.emit(SegmentOutcome(request.key, replaces, request, result, adds_to))
         if self.session.instances != made_with:
             # A slider moved while the network ran.
             self._results.want(state, self.session.instances)

@@ -16,7 +16,13 @@ from napari_sa2net.app.correct_files import CorrectFiles
 from napari_sa2net.app.correct_keeping import CorrectKeeping
 from napari_sa2net.app.correct_restore import RestoredCells, resumed_session
 from napari_sa2net.app.correct_review import CorrectReview
-from napari_sa2net.app.correct_session import BeginJournal, Change, EditSession, now
+from napari_sa2net.app.correct_session import (
+    AREA_WORDS,
+    BeginJournal,
+    Change,
+    EditSession,
+    now,
+)
 from napari_sa2net.app.correct_source import CellSource, Index, odd_words
 from napari_sa2net.app.correct_state import CorrectState, Review, Said
 from napari_sa2net.app.correct_targets import MakeStep, chosen, inside, unmarked
@@ -170,9 +176,32 @@ class CorrectController:
             session, source = self.open(), self.state.cells
             if session is None or source is None or self.is_turned():
                 return False
+            self._take_area(session, source)
             return self._change(
                 source.key, lambda: session.do(make(session.corrections, source.plane))
             )
+
+    def add_area(self, key: str, start: tuple[int, ...], labels: Any) -> bool:
+        """Add the cells of a part of the image to cells that a person has edited.
+
+        What is reviewed stays, and so does what lies elsewhere.
+        """
+        with self.lock:
+            cells = self.state.cells
+            session = self._sessions.get(key)
+            if session is None and cells is not None and cells.key == key:
+                session = self.open()
+            if session is None:
+                return False
+            own = session
+            return self._change(
+                key, lambda: own.do(edits.replace_area(own.corrections, start, labels))
+            )
+
+    def _take_area(self, session: EditSession, source: CellSource) -> None:
+        """What was added to the cells before their first correction can be taken back, too."""
+        if source.former is not None and not session.history.done and not session.journal:
+            session.record_area(source.former)
 
     def split(self, line: Any) -> bool:
         """Split the cells that a drawn line crosses."""
@@ -259,6 +288,7 @@ class CorrectController:
             session, source = self.open(), self.state.cells
             if session is None or source is None:
                 return False
+            self._take_area(session, source)
             return self._change(source.key, session.undo, taken_back=True)
 
     def redo(self) -> bool:
@@ -318,6 +348,8 @@ class CorrectController:
         session, state = self.session, self.state
         history = session.history if session is not None else None
         state.undo = history.undo_words if history is not None else ""
+        if not state.undo and state.cells is not None and state.cells.former is not None:
+            state.undo = f"Undo {AREA_WORDS}"
         state.redo = history.redo_words if history is not None else ""
         state.unsaved = session.tally.unsaved if session is not None else 0
         self._show_safety()

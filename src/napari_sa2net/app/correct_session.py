@@ -28,6 +28,7 @@ from napari_sa2net.edits.shapes import Box
 from napari_sa2net.edits.step import STATUS
 from napari_sa2net.errors import SA2NetError, StepFormatError
 
+AREA_WORDS = "segmenting of an area"
 Move = Literal["do", "undo", "redo", "state"]
 BeginJournal = Callable[[Mapping[str, Any]], Journal]
 
@@ -167,6 +168,30 @@ class EditSession:
             for patch in step.patches:
                 _write(before, patch.inverse())
         return self._done("do", step, before, by_napari=True)
+
+    def record_area(self, former: NDArray[Any]) -> None:
+        """Take in cells of a part of the image that were added to these: the first step.
+
+        Parameters
+        ----------
+        former
+            The labels before.
+        """
+        from napari_sa2net.edits.build import pixel_step
+
+        patches = []
+        for index in np.ndindex(*self.labels.shape[:-2]):
+            patch = Patch.between(index, (0, 0), former[index], self.labels[index])
+            if patch:
+                # the index is to know the labels before
+                self.corrections.index.forget(index)
+                self.corrections.index.scan_before(patch, self.corrections.read)
+                patches.append(patch)
+        if patches:
+            words = AREA_WORDS
+            self.record(
+                pixel_step(self.corrections, "resegment", words, patches, by_person=False)
+            )
 
     def undo(self) -> Change:
         """Take the newest step back."""

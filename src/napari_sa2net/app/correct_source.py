@@ -80,6 +80,9 @@ class CellSource:
     could_lie_on
         Where ``corner`` is None: they have the image's shape, so `CellLayers.lay_on_image`
         makes the pixels of the two lie on each other.
+    former
+        Labels before the cells of another part of the image were added, which nobody has
+        edited since; None where none were.
     """
 
     key: str
@@ -98,6 +101,7 @@ class CellSource:
     kept: KeptPlace | None = None
     since: datetime | None = None
     could_lie_on: bool = False
+    former: NDArray[Any] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:

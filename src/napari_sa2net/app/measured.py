@@ -272,6 +272,24 @@ class MeasuredCells:
 
     # --- confidence, which the engine knows --------------------------------------------
 
+    def recall(self, before: ObjectTable) -> None:
+        """Keep what only the network could say of cells that are as they were."""
+        if not before or not self.columns["label"].size:
+            return
+        columns = dict(self.columns)
+        own, old = columns["label"], before["label"]
+        at = np.searchsorted(old, own).clip(0, max(0, old.size - 1))
+        if not old.size:
+            return
+        same = old[at] == own
+        for name in ("area_px", "centroid_y", "centroid_x"):
+            same &= np.isclose(before[name][at], columns[name])
+        for name, column in before.items():
+            if column.dtype.kind == "f" and name in columns:
+                unknown = same & np.isnan(columns[name].astype(float))
+                columns[name] = np.where(unknown, column[at], columns[name])
+        self.columns = columns
+
     def neighbours(self, changed: Mapping[int, Box]) -> list[int]:
         """Cells whose confidence may be another after a change: changed ones and those near."""
         found = {label for label in changed if label in self.boxes}

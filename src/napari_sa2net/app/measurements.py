@@ -44,6 +44,8 @@ class _Layer:
     measured: bool = False
     #: of labels that a slider shows now, while the table is still to come
     summary: p.Summary | None = None
+    #: columns of its cells before, where all are measured anew
+    before: p.ObjectTable = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +106,7 @@ class Measurements:
             if former is not None:
                 layer.kept = former.kept
                 layer.cells.n_measured = former.cells.n_measured
+                layer.before = former.cells.columns if former.measured else former.before
             self._layers[key] = layer
             self._ask_all(key, layer)
 
@@ -169,6 +172,16 @@ class Measurements:
                 self.changed.emit(key)
             if changed:
                 self._ask_confidence(key, layer, changed)
+
+    def extend(self, key: str, labels: Any, place: Place, kept: KeptWindow) -> None:
+        """Cells of another part of the image were added to those of a layer."""
+        with self._link.lock:
+            layer = self._layers.get(key)
+            if layer is None:
+                self.measure(key, labels, place)
+            else:
+                layer.kept = kept
+                self.follow(key, labels, place)
 
     def set_summary(self, key: str, summary: p.Summary) -> None:
         """What a slider shows now; its table follows when the slider rests."""
@@ -238,8 +251,10 @@ class Measurements:
         self, key: str, layer: _Layer, table: Mapping[str, Any], sent: NDArray[Any] | None
     ) -> None:
         """A whole table came; what changed meanwhile is measured after it."""
-        cells = layer.cells
+        cells, before = layer.cells, layer.cells.columns
         cells.adopt(table, sent)
+        cells.recall(layer.before or dict(before))
+        layer.before = {}
         cells.n_measured += len(table["label"])
         layer.sent, layer.measured, layer.summary = None, True, None
         try:

@@ -39,8 +39,17 @@ class SegmentRequest:
         return Segment(**self._fields(job))
 
     def may_replace(self, former: SegmentRequest) -> bool:
-        """Whether the labels may go into the layer of a former result of the image."""
-        return True
+        """Whether the labels may take the place of a former result of the image."""
+        return self.window in (Window(), former.window)
+
+    def adds_to(self, former: SegmentRequest) -> bool:
+        """Whether the cells of a former result stay, but for those of this part of the image.
+
+        A view or a plane says nothing of the cells elsewhere.
+        """
+        return self.window not in (Window(), former.window) and not isinstance(
+            former, ExplainRequest
+        )
 
     def _fields(self, job: int) -> dict[str, Any]:
         source, predict = self.source, self.predict
@@ -68,6 +77,10 @@ class ExplainRequest(SegmentRequest):
     def to_engine(self, job: int) -> Explain:
         """The engine's request; its image is still the array itself."""
         return Explain(**self._fields(job))
+
+    def adds_to(self, former: SegmentRequest) -> bool:
+        """Never: its layer is looked into, and has the labels that the engine knows."""
+        return False
 
     def may_replace(self, former: SegmentRequest) -> bool:
         """Not a result of more or other than this: a stack for one of its planes."""

@@ -172,6 +172,9 @@ class SegmentOutcome:
     replaces
         Key of the image's former result if no person has edited it: its layer takes the new
         labels. None: the labels go to a new layer.
+    adds_to
+        Key of the image's former result where this is another part of the image: its cells
+        stay, but for those of this part.
     request
         What was asked for, with the source image.
     result
@@ -182,6 +185,7 @@ class SegmentOutcome:
     replaces: str | None
     request: SegmentRequest
     result: SegmentResult
+    adds_to: str | None = None
 
     @property
     def size_unsure(self) -> bool:

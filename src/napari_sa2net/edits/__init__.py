@@ -14,7 +14,7 @@ the plane of a stack, () for a single plane.
 
 from __future__ import annotations
 
-from napari_sa2net.edits.boxes import replace_box
+from napari_sa2net.edits.boxes import laid_over, replace_area, replace_box
 from napari_sa2net.edits.contours import fill_holes, fit_to_edge, redraw, redraw_mask, smooth
 from napari_sa2net.edits.corrections import Corrections
 from napari_sa2net.edits.doubt import Doubt
@@ -68,6 +68,7 @@ __all__ = [
     "label_at",
     "labels_in",
     "labels_under",
+    "laid_over",
     "mark_region",
     "merge",
     "outlines",
@@ -75,6 +76,7 @@ __all__ = [
     "redraw_mask",
     "region_at",
     "remove_region",
+    "replace_area",
     "replace_box",
     "reviewed_labels",
     "reviewed_mask",

@@ -73,6 +73,8 @@ class Workspace(QObject):
         controller.result_ready.connect(port.show)
         controller.labels_updated.connect(self._labels_updated)
         controller.table_ready.connect(lambda u: port.update_table(u.key, u.objects))
+        # what was edited is made to be corrected
+        port.add_to_edited = lambda *area: self.correct.add_area(*area)
         self.measured.changed.connect(lambda _: self._count())
         cells.changed.connect(self._count)
         # cells of ours are measured unasked, those of others when a person asks
@@ -262,7 +264,7 @@ class Workspace(QObject):
     def _labels_updated(self, update: LabelsUpdate) -> None:
         """A slider moved; the table follows when it rests."""
         layer = self.port.result_layer(update.key)
-        if layer is not None:
+        if layer is not None and self.port.former_labels(layer) is None:
             self.measurements.set_summary(layer_key(layer), update.summary)
         self.port.update_labels(update.key, update.labels)
 

@@ -16,10 +16,10 @@ from napari_sa2net.app.correct_restore import RestoredCells
 from napari_sa2net.app.correct_session import Change
 from napari_sa2net.app.correct_source import CellSource, KeptPlace
 from napari_sa2net.app.preview import source_plan
-from napari_sa2net.widgets.napari_port import geometry
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.maps import is_overlay
 from napari_sa2net.widgets.napari_port.picking import bring_into_view
+from napari_sa2net.widgets.napari_port.placing import place_on
 from napari_sa2net.widgets.napari_port.reading import image_source, layer_axes, layer_key
 from napari_sa2net.widgets.napari_port.repaint import repaint, shown_index, turned_words
 from napari_sa2net.widgets.napari_port.results import (
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from napari_sa2net.widgets.napari_port.port import NapariPort
 
 JOURNAL_KEY = "journal"
-#: pixels of two layers count as the same up to this shift, in pixels
-_SLACK = 0.05
 
 
 class CellLayers:
@@ -146,6 +144,7 @@ class CellLayers:
             self._places.get(image) if image is not None else None,
             self._port.seen_since(layer),
             image is not None and corner is None and self._fits(image, layer),
+            self._port.former_labels(layer),
         )
 
     @contextmanager
@@ -380,51 +379,3 @@ def _plane_shape(image: Image, axes: str) -> tuple[int, ...]:
     """Shape of the labels of an image."""
     shape = (image.data[0] if image.multiscale else image.data).shape
     return tuple(int(n) for n, name in zip(shape, axes, strict=False) if name != "C")
-
-
-def place_on(
-    image: Image, layer: Labels, axes: str
-) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """Where a layer's first pixel lies in an image, and which of its axes the image lacks.
-
-    Parameters
-    ----------
-    axes : str
-        Spelling of the image's axes.
-
-    Returns
-    -------
-    None where the pixels of the two do not lie on each other, or the layer reaches beyond.
-    """
-    names = axes[: image.ndim]
-    shape = (image.data[0] if image.multiscale else image.data).shape[: image.ndim]
-    # axes are aligned from the last
-    lead = image.ndim - layer.ndim
-    points = np.array([layer.data_to_world(p) for p in geometry.unit_points(layer.ndim)])
-    if lead > 0:
-        points = np.pad(points, ((0, 0), (lead, 0)))
-    in_image = np.array([image.world_to_data(p[-image.ndim :]) for p in points])
-    origin, steps = in_image[0], in_image[1:] - in_image[0]
-    corner, extra = [], []
-    for axis in range(layer.ndim):
-        target = axis + lead
-        if target < 0 or names[target] == "C":
-            if layer.data.shape[axis] != 1:
-                return None
-            extra.append(axis)
-            continue
-        unit = np.zeros(image.ndim)
-        unit[target] = 1
-        first = origin[target]
-        end = round(float(first)) + layer.data.shape[axis]
-        if (
-            not np.allclose(steps[axis], unit, atol=_SLACK / max(1, layer.data.shape[axis]))
-            or abs(first - round(float(first))) > _SLACK
-            or round(float(first)) < 0
-            or end > shape[target]
-        ):
-            return None
-        corner.append(round(float(first)))
-    if lead > 0 and any(name != "C" for name in names[:lead]):
-        return None
-    return tuple(corner), tuple(extra)

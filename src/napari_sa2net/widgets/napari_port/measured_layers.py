@@ -55,6 +55,7 @@ class MeasuredLayers:
         connect(port.viewer.layers.events.inserted, self._inserted)
         connect(port.viewer.layers.events.removed, self._removed)
         connect(port.tabled, self._tabled)
+        connect(port.added, self._added)
         connect(port.image_changed, self._moved)
         connect(measurements.changed, self._changed)
         for layer in port.viewer.layers:
@@ -207,6 +208,14 @@ class MeasuredLayers:
             self._measurements.adopt(layer_key(layer), _finest(layer), place, table, window)
         finally:
             self._tabling = False
+
+    def _added(self, layer: Labels, key: str, result: SegmentResult) -> None:
+        """Cells of another part of the image were added to a result."""
+        window = KeptWindow(key, tuple(result.offset), tuple(result.labels.shape))
+        self._dirty.pop(layer, None)
+        self._behind.discard(layer)
+        place = self.place(layer)
+        self._measurements.extend(layer_key(layer), _finest(layer), place, window)
 
     def _changed(self, key: str) -> None:
         layer = self._cells.find(key)

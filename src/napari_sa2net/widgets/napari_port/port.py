@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -15,6 +16,7 @@ from psygnal import Signal
 from napari_sa2net.app.requests import ExplainRequest
 from napari_sa2net.app.session import ImageSource, SegmentOutcome
 from napari_sa2net.app.why import Overlay
+from napari_sa2net.engine.protocol import Window
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.features import set_features
 from napari_sa2net.widgets.napari_port.maps import (
@@ -25,10 +27,12 @@ from napari_sa2net.widgets.napari_port.maps import (
 )
 from napari_sa2net.widgets.napari_port.measuring import MeasureLine
 from napari_sa2net.widgets.napari_port.picking import go_to
+from napari_sa2net.widgets.napari_port.placing import place_on
 from napari_sa2net.widgets.napari_port.ranking import ranked
-from napari_sa2net.widgets.napari_port.reading import image_source, layer_key
+from napari_sa2net.widgets.napari_port.reading import image_source, layer_axes, layer_key
 from napari_sa2net.widgets.napari_port.results import (
     METADATA_KEY,
+    Area,
     ResultLayer,
     keep_selection,
     place_labels,
@@ -43,6 +47,8 @@ PLUGIN = "napari-sa2net"
 #: pixels of a plane up to which cells are outlined; napari draws the outlines of larger ones
 #: so slowly that sliders and brush would lag
 OUTLINED = 1 << 20
+#: Pixels of a layer that holds several parts of an image; larger ones get a layer each.
+MOST_TOGETHER = 2**28
 
 
 class NapariPort:
@@ -64,6 +70,11 @@ class NapariPort:
         A layer of cells, and what napari painted there (perhaps only after this is told).
     tabled
         Labels of a result and their table are shown: layer, table, and key and result.
+    added
+        Cells of another part of the image were added to a result: layer, key and result.
+    add_to_edited
+        Adds them to a layer that a person has edited: its key, the first element of the part
+        in it, and the labels; tells whether it could.
     """
 
     images_changed = Signal()
@@ -75,6 +86,7 @@ class NapariPort:
     result_gone = Signal(str)
     painted = Signal(object, object)
     tabled = Signal(object, object, object)
+    added = Signal(object, str, object)
 
     def __init__(self, viewer: Viewer) -> None:
         self.viewer = viewer
@@ -87,6 +99,7 @@ class NapariPort:
         self._channels: dict[str, tuple[int, ...]] = {}
         self._results: dict[str, ResultLayer] = {}
         self._measure: MeasureLine | None = None
+        self.add_to_edited: Callable[[str, tuple[int, ...], Any], bool] = lambda *_: False
         self.maps = MapLayers(viewer)
         self._watched: dict[Layer, Connections] = {}
         self._seen_since: WeakKeyDictionary[Labels, datetime] = WeakKeyDictionary()
@@ -264,6 +277,8 @@ class NapariPort:
         if image is None:
             return
         result = outcome.result
+        if outcome.adds_to and self._add(image, outcome):
+            return
         labels, arguments = place_labels(
             image, outcome.request.source, outcome.labels, result.offset
         )
@@ -271,6 +286,17 @@ class NapariPort:
         if old is not None and old.alive and not old.edited and old.layer.ndim == labels.ndim:
             shown = old
             shown.adopt(lambda: self._edited(outcome.key))
+            if shown.area is not None and outcome.request.window != Window():
+                # the same part again: what lies around it stays
+                merged = shown.area.with_cells(outcome.labels)
+                labels, arguments = place_labels(
+                    image, outcome.request.source, merged, shown.area.offset
+                )
+                shown.replace(labels, arguments)
+                self._results[outcome.key] = shown
+                self._added(outcome, shown)
+                return
+            shown.area = None
             shown.replace(labels, arguments)
         else:
             if old is not None:
@@ -294,12 +320,17 @@ class NapariPort:
         """Show labels that a slider made anew."""
         shown = self._results.get(key)
         if shown is not None and shown.alive and not shown.edited:
+            if shown.area is not None:
+                labels = shown.area.with_cells(labels)
             shown.replace(labels.reshape(shown.layer.data.shape))
+            if shown.area is not None:
+                self.added.emit(shown.layer, key, shown.result)
 
     def update_table(self, key: str, table: dict[str, NDArray[Any]]) -> None:
         """Show the table that belongs to the labels."""
         shown = self._results.get(key)
-        if shown is not None and shown.alive:
+        # that of a part is of cells with other numbers
+        if shown is not None and shown.alive and shown.area is None:
             self._show_table(key, shown, table)
 
     def result_layer(self, key: str) -> Labels | None:
@@ -416,6 +447,64 @@ class NapariPort:
         self.result_edited.emit(key)
 
     # --- inside ------------------------------------------------------------------------
+
+    def former_labels(self, layer: Labels) -> NDArray[np.int32] | None:
+        """Labels of a result before the last part was added; None where none was."""
+        for shown in self._results.values():
+            if shown.layer is layer and shown.area is not None and not shown.edited:
+                return shown.area.former.reshape(layer.data.shape)
+        return None
+
+    def _add(self, image: Image, outcome: SegmentOutcome) -> bool:
+        """Add the cells of a part of the image to a former result; whether that could be."""
+        old = self._results.get(outcome.adds_to or "")
+        place = None
+        if old is not None and old.alive:
+            place = place_on(image, old.layer, self._axes_of(image))
+        if old is None or place is None:
+            return False
+        corner, offset = np.array(place[0]), np.array(outcome.result.offset)
+        cells = np.squeeze(np.asarray(old.layer.data), place[1])
+        ends = corner + cells.shape, offset + outcome.labels.shape
+        low, high = np.minimum(corner, offset), np.maximum(*ends)
+        if math.prod((high - low).tolist()) > MOST_TOGETHER:
+            return False
+        if old.edited:
+            if (low < corner).any() or (high > ends[0]).any():
+                return False
+            start = (offset - corner).tolist()
+            for axis in sorted(place[1]):
+                start.insert(axis, 0)
+            labels = np.expand_dims(outcome.labels, place[1])
+            if not self.add_to_edited(layer_key(old.layer), tuple(start), labels):
+                return False
+            del self._results[outcome.adds_to or ""]
+            self._results[outcome.key] = old
+            self._added(outcome, old)
+            self._edited(outcome.key)
+            return True
+        former = np.zeros((high - low).tolist(), np.int32)
+        where = zip(corner - low, ends[0] - low, strict=True)
+        former[tuple(slice(int(a), int(b)) for a, b in where)] = cells
+        old.area = Area(
+            former, tuple((offset - low).tolist()), tuple(int(v) for v in low.tolist())
+        )
+        merged = old.area.with_cells(outcome.labels)
+        labels, arguments = place_labels(image, outcome.request.source, merged, old.area.offset)
+        del self._results[outcome.adds_to or ""]
+        self._results[outcome.key] = old
+        old.adopt(lambda: self._edited(outcome.key))
+        old.replace(labels, arguments)
+        self._added(outcome, old)
+        return True
+
+    def _added(self, outcome: SegmentOutcome, shown: ResultLayer) -> None:
+        shown.result = outcome.result
+        shown.set_metadata(outcome.result.provenance)
+        self.added.emit(shown.layer, outcome.key, outcome.result)
+
+    def _axes_of(self, image: Image) -> str:
+        return self.axes_of(image) or layer_axes(image)
 
     def _show_table(self, key: str, shown: ResultLayer, table: dict[str, NDArray[Any]]) -> None:
         set_features(shown.layer, table)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.utils.transforms import Affine
 
 from napari_sa2net.app.session import ImageSource
+from napari_sa2net.edits import laid_over
 from napari_sa2net.widgets.napari_port import geometry
 from napari_sa2net.widgets.napari_port.reading import layer_axes
 
@@ -137,6 +139,29 @@ def _channel_axis(layer: Image, source: ImageSource) -> int:
     return (source.axes or layer_axes(layer))[: layer.ndim].find("C")
 
 
+@dataclass(frozen=True, eq=False)
+class Area:
+    """A part of an image whose cells were added to those of other parts.
+
+    Attributes
+    ----------
+    former
+        Labels of the layer before, in its shape now, without axes that the image lacks.
+    start
+        First element of the part in them.
+    offset
+        Their first element in the image (stack axes, y, x).
+    """
+
+    former: NDArray[np.int32]
+    start: tuple[int, ...]
+    offset: tuple[int, ...]
+
+    def with_cells(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
+        """The former cells with those of the part."""
+        return laid_over(self.former, self.start, labels)
+
+
 class ResultLayer:
     """A Labels layer of ours; replaced in place until a person edits it.
 
@@ -148,6 +173,8 @@ class ResultLayer:
         We change them just now.
     result : SegmentResult
         What it shows; the port sets it.
+    area : Area or None
+        Where the result was added to cells of other parts of the image.
     """
 
     def __init__(
@@ -158,6 +185,7 @@ class ResultLayer:
         self.image = image
         self.edited = False
         self.result: SegmentResult
+        self.area: Area | None = None
         self._on_edit = on_edit
         self.writing = False
         self._events = (layer.events.paint, layer.events.labels_update, layer.events.data)
