@@ -216,7 +216,7 @@ def _plane_sums(
 ) -> dict[str, Any] | None:
     """Sums per object of one plane, as columns; None without objects."""
     height, width = labels.shape
-    rows, cols = np.nonzero(labels)
+    rows, cols = np.nonzero(labels != 0)  # of truths it is much faster
     if rows.size == 0:
         return None
     values, number = _compact(labels[rows, cols])

@@ -217,8 +217,10 @@ class MeasuredCells:
         low, high = window
         part = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
         labels = self.read(part)
-        mine = labels == own[0] if len(own) == 1 else np.isin(labels, own)
-        labels = np.where(mine, labels, 0)
+        if len(own) == 1:
+            labels = (labels == own[0]).view(np.uint8)
+        else:
+            labels = np.where(np.isin(labels, own), labels, 0)
         table = object_table(
             labels,
             image=self._intensities(low, labels.shape),
@@ -228,6 +230,8 @@ class MeasuredCells:
             boxes=True,
         )
         columns: ObjectTable = {name: table[name].to_numpy() for name in table.columns}
+        if len(own) == 1:
+            columns["label"] = np.full(columns["label"].size, own[0])
         for label in own:
             self.boxes.pop(label, None)
         boxes = _boxes_in(columns, place.stack_axes) or {}

@@ -75,8 +75,9 @@ def replace_area(
     """Replace what is in an area of an image or stack by newly segmented objects.
 
     Each plane as of :func:`replace_box`. What an earlier area cut off at the edge of this one
-    is joined to what continues it on most of their common edge. An object that goes on over planes has one label in
-    all of them, that of an old object which it continues beyond the area if there is one.
+    is joined to what continues it on most of their common edge. An object that goes on over
+    planes has one label in all of them, that of an old object which it continues beyond the
+    area if there is one.
 
     Parameters
     ----------
