@@ -176,10 +176,13 @@ class CorrectController:
             session, source = self.open(), self.state.cells
             if session is None or source is None or self.is_turned():
                 return False
-            self._take_area(session, source)
-            return self._change(
-                source.key, lambda: session.do(make(session.corrections, source.plane))
-            )
+
+            def act() -> Change:
+                step = make(session.corrections, source.plane)
+                self._take_area(session, source)
+                return session.do(step)
+
+            return self._change(source.key, act)
 
     def add_area(self, key: str, start: tuple[int, ...], labels: Any) -> bool:
         """Add the cells of a part of the image to cells that a person has edited.

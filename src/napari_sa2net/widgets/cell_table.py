@@ -211,6 +211,8 @@ class CellTable(QWidget):
         selection = self.view.selectionModel()
         assert selection is not None
         selection.currentRowChanged.connect(self._row_chosen)
+        # the row that is chosen already: back to its cell
+        self.view.clicked.connect(lambda index: self._row_chosen(index, index))
         self.connections.connect(self._cells.changed, self._follow)
         self.connections.connect(self._measured.changed, lambda _: self._follow())
         self.connections.connect(self._viewer.events.theme, self._restyle)

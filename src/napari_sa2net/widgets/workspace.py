@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import napari.settings
 from qtpy.QtCore import QObject, Qt, QTimer
 
 from napari_sa2net.app.controllers import SegmentController
@@ -77,6 +78,7 @@ class Workspace(QObject):
         port.add_to_edited = lambda *area: self.correct.add_area(*area)
         self.measured.changed.connect(lambda _: self._count())
         cells.changed.connect(self._count)
+        self.session.events.result_key.connect(lambda _: self._count())
         # cells of ours are measured unasked, those of others when a person asks
         cells.made.connect(self.measured.measure)
 
@@ -171,6 +173,7 @@ class Workspace(QObject):
             workspace._take_preferences()
             workspace.controller.refresh_models()
             workspace.controller.set_image(workspace.port.source())
+            workspace._count()
             workspace.controller.start()
             QTimer.singleShot(PRELOAD_MS, workspace._preload)
         workspace._users += 1
