@@ -213,7 +213,7 @@ class CellLayers:
     def lay_on_image(self, key: str) -> None:
         """Give cells the scale and place of the image whose shape they have."""
         layer = self.find(key)
-        image = self._image_under(layer)[0] if layer is not None else None
+        image = self.image_under(layer)[0] if layer is not None else None
         if layer is None or image is None or not self._fits(image, layer):
             return
         axes, channels = self._port.axes_of(image), self._port.channels_of(image)
