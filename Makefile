@@ -1,16 +1,19 @@
 # Each target does its own set-up (scripts/setup.sh); a second run starts at once.
 .PHONY: demo test bench lint setup
 BIN := .venv/bin
+PYTEST := -m pytest -n 2 --dist loadfile
 
 demo:   ## segment real images: in napari where there is a display, else into demo-output/
 	@scripts/setup.sh $(if $(DISPLAY)$(WAYLAND_DISPLAY),--qt)
 	@$(BIN)/sa2net demo
 
-test:   ## style, walls and all tests
-	@scripts/setup.sh --qt
+test:   ## style, walls and all tests; those of both Qt bindings with PySide6, too
+	@scripts/setup.sh --qt --pyside6
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports --no-logo
-	@scripts/with-display.sh $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(if $(PYTEST_ARGS),,@QT_API=pyside6 PYTEST_QT_API=pyside6 scripts/with-display.sh \
+		.venv-pyside6/bin/python $(PYTEST) -q -m both_bindings)
+	@scripts/with-display.sh $(BIN)/python $(PYTEST) $(PYTEST_ARGS)
 
 bench:  ## speed against the plain network, and how long the window stands still
 	@scripts/setup.sh --qt
@@ -24,4 +27,4 @@ lint:   ## style, walls and types
 	@$(BIN)/mypy
 
 setup:
-	@scripts/setup.sh --qt
+	@scripts/setup.sh --qt --pyside6

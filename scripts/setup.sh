@@ -1,17 +1,26 @@
 #!/usr/bin/env bash
 # Set-up for `make demo`, `make test`, `make bench`, `make lint`: a virtual environment in .venv
 # and, with --qt, the system packages that Qt needs. Instant when nothing is left to do.
+# With --pyside6 there is a second environment in .venv-pyside6: all of .venv, but with PySide6
+# in the place of PyQt6.
 #
-#   scripts/setup.sh [--qt]
+#   scripts/setup.sh [--qt] [--pyside6]
 #   PYTHON=python3.12 scripts/setup.sh     to choose the interpreter
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 want_qt=no
-[ "${1:-}" = "--qt" ] && want_qt=yes
+want_pyside6=no
+for flag in "$@"; do
+    case $flag in
+        --qt) want_qt=yes ;;
+        --pyside6) want_pyside6=yes ;;
+        *) printf 'set-up: unknown flag %s\n' "$flag" >&2; exit 2 ;;
+    esac
+done
 venv=.venv
+second=.venv-pyside6
 log=$venv/setup.log
-stamp=$venv/.setup-stamp
 
 say() { printf '%s\n' "$*"; }
 die() { printf '\nset-up: %s\n' "$*" >&2; exit 1; }
@@ -97,22 +106,41 @@ fi
 
 # --- packages ---------------------------------------------------------------------------
 wanted=$(cat pyproject.toml constraints.txt "$0" | cksum)
-[ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && exit 0
+is_done() { [ -f "$1/.setup-stamp" ] && [ "$(cat "$1/.setup-stamp")" = "$wanted" ]; }
 
 pip_install() {
-    "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --retries 5 \
-        --constraint constraints.txt "$@" </dev/null >>"$log" 2>&1 || {
+    "$venv/bin/python" -m pip ${into:+--python "$into"} install --disable-pip-version-check \
+        --no-input --retries 5 --constraint constraints.txt "$@" </dev/null >>"$log" 2>&1 || {
         grep -v '^WARNING' "$log" | tail -n 15 >&2
         die "pip could not install the packages (whole log: $log). Check the network connection
 and run the same command again."
     }
 }
 
-: >"$log"
-say "Installing PyTorch (log: $log)"
-# First and alone, so that nothing that depends on it brings another build.
-pip_install torch
-say "Installing napari-sa2net with napari and the test tools; minutes on a fresh machine"
-pip_install --editable '.[dev]'
-printf '%s\n' "$wanted" >"$stamp"
-say "Set-up complete"
+if ! is_done "$venv"; then
+    : >"$log"
+    say "Installing PyTorch (log: $log)"
+    # First and alone, so that nothing that depends on it brings another build.
+    pip_install torch
+    say "Installing napari-sa2net with napari and the test tools; minutes on a fresh machine"
+    pip_install --editable '.[dev]'
+    printf '%s\n' "$wanted" >"$venv/.setup-stamp"
+    rm -rf "$second" # it stands on the first
+    say "Set-up complete"
+fi
+
+# --- the same with PySide6 --------------------------------------------------------------
+if [ "$want_pyside6" = yes ] && ! is_done "$second"; then
+    say "Installing PySide6 in $second"
+    "$venv/bin/python" -m venv --clear --without-pip "$second" ||
+        die "the virtual environment $second could not be created"
+    into=$second/bin/python
+    purelib='import sysconfig; print(sysconfig.get_path("purelib"))'
+    site=$("$into" -c "$purelib")
+    # What is installed here hides what the first environment has of the same name.
+    printf 'import site; site.addsitedir("%s")\n' "$("$venv/bin/python" -c "$purelib")" \
+        >"$site/shared.pth"
+    printf 'raise ImportError("PyQt6 is not for this environment")\n' >"$site/PyQt6.py"
+    pip_install --no-deps PySide6-Essentials shiboken6
+    printf '%s\n' "$wanted" >"$second/.setup-stamp"
+fi

@@ -512,16 +512,23 @@ def test_deleted_result_is_told_and_comes_anew(viewer: ViewerModel, port: Napari
 class Mouse:
     """A mouse event as napari hands it to callbacks."""
 
+    button = 1
+
     def __init__(self, position: tuple[float, ...]) -> None:
-        self.position = position
         self.type = "mouse_press"
+        self.move(position)
+
+    def move(self, position: tuple[float, ...]) -> None:
+        self.position = position
+        self.pos = 10 * np.array(position[-2:])
 
 
 def drag(layer: Any, start: tuple[float, ...], end: tuple[float, ...]) -> None:
     event = Mouse(start)
     generator = layer.mouse_drag_callbacks[-1](layer, event)
     next(generator)
-    event.type, event.position = "mouse_move", end
+    event.type = "mouse_move"
+    event.move(end)
     next(generator)
     event.type = "mouse_release"
     with pytest.raises(StopIteration):
@@ -554,8 +561,9 @@ def test_measure_in_pixels_of_the_image(
     lengths: list[float | None] = []
     port.measure(later, lengths.append)
     line = viewer.layers[-1]
-    assert line.mode == "add_line"
-    drag(line, (0, 6, 6), (0, 6 + 3, 6 + 4))
+    # one of napari's own tools on it would go on drawing when the layer is gone
+    assert line.mode == "pan_zoom"
+    drag(image, (0, 6, 6), (0, 6 + 3, 6 + 4))
     later.run()
     assert lengths == [pytest.approx(10)]
     assert list(viewer.layers) == [image]
@@ -563,15 +571,16 @@ def test_measure_in_pixels_of_the_image(
 
 
 def test_a_click_is_no_line(viewer: ViewerModel, port: NapariPort, later: Later) -> None:
-    viewer.add_image(np.zeros((50, 50)))
+    image = viewer.add_image(np.zeros((50, 50)))
     lengths: list[float | None] = []
     port.measure(later, lengths.append)
     line = viewer.layers[-1]
-    drag(line, (6, 6), (6, 6.2))
+    drag(image, (6, 6), (6, 6.2))
+    drag(image, (6, 6), (6, 6.9))
     later.run()
     assert lengths == []
     assert line in viewer.layers
-    drag(line, (6, 6), (6, 16))
+    drag(image, (6, 6), (6, 16))
     later.run()
     assert lengths == [pytest.approx(10)]
 
@@ -589,7 +598,7 @@ def test_measuring_is_cleaned_up(
     if how == "escape":
         from app_model.types import KeyBinding
 
-        line.keymap[KeyBinding.from_str("Escape")](line)
+        other.keymap[KeyBinding.from_str("Escape")](other)
     elif how == "select":
         viewer.layers.selection.active = image
     elif how == "delete line":
@@ -602,6 +611,8 @@ def test_measuring_is_cleaned_up(
     later.run()
     assert line not in viewer.layers
     assert lengths == [None]
+    assert not other.mouse_drag_callbacks
+    assert other.mouse_pan
     expected = image if how in ("select", "delete image") else other
     if how != "delete image":
         assert viewer.layers.selection.active is expected

@@ -23,14 +23,20 @@ def text_color(theme: str) -> QColor:
 
 def link_color(theme: str) -> str:
     """Colour of links in a napari theme, as ``#rrggbb``."""
-    return _link(get_theme(theme).type)
+    return _link(is_dark(theme))
+
+
+def is_dark(theme: str) -> bool:
+    """Whether a napari theme is a dark one; napari says so itself only since 0.7.1."""
+    return QColor(get_theme(theme).background.as_hex()).lightness() < 128
 
 
 def style_sheet(theme: str) -> str:
     """Style sheet of our pages for the napari theme named ``theme``."""
     colors = get_theme(theme)
+    dark = is_dark(theme)
     text = QColor(colors.text.as_hex())
-    error = QColor("#e5484d" if colors.type == "dark" else "#c62a2f")
+    error = QColor("#e5484d" if dark else "#c62a2f")
     line = _rgba(text, 0.18)
     # one size for every kind of control: napari's own differ by a point, which looks
     # ragged in a form
@@ -58,7 +64,7 @@ def style_sheet(theme: str) -> str:
         font-size: {_pt() + 1}pt; }}
     #sa2net QPushButton[role="cancel"]:hover {{ background-color: {_rgba(text, 0.08)}; }}
     #sa2net QPushButton[role="link"] {{
-        background: transparent; color: {_link(colors.type)}; padding: 2px; border: 0px; }}
+        background: transparent; color: {_link(dark)}; padding: 2px; border: 0px; }}
     #sa2net QPushButton[role="link"]:hover {{ text-decoration: underline; }}
     #sa2net QPushButton[role="link"]:disabled {{ color: {_rgba(text, 0.4)}; border: 0px; }}
     #sa2net QToolButton {{ padding: 3px; border-radius: 3px; }}
@@ -69,7 +75,7 @@ def style_sheet(theme: str) -> str:
     #sa2net QToolButton[role="tool"]:checked {{
         background-color: {_rgba(QColor(ACCENT), 0.45)}; border: 1px solid {ACCENT_HOVER}; }}
     #sa2net QPushButton[role="plain"] {{ padding: 6px 4px; border-radius: 4px; }}
-    #sa2net QLabel[role="warning"] {{ color: {_warning(colors.type)}; }}
+    #sa2net QLabel[role="warning"] {{ color: {_warning(dark)}; }}
     #sa2net QToolButton[role="fold"] {{
         background: transparent; border: 0px; padding: 2px; font-weight: 600; }}
     #sa2net QToolButton[role="info"] {{
@@ -102,12 +108,12 @@ def _pt() -> int:
     return int(get_settings().appearance.font_size)
 
 
-def _warning(kind: str) -> str:
-    return "#ffb454" if kind == "dark" else "#8a4b00"
+def _warning(dark: bool) -> str:
+    return "#ffb454" if dark else "#8a4b00"
 
 
-def _link(kind: str) -> str:
-    return "#6db3f2" if kind == "dark" else ACCENT_PRESSED
+def _link(dark: bool) -> str:
+    return "#6db3f2" if dark else ACCENT_PRESSED
 
 
 def pin_icon(color: QColor, *, filled: bool) -> QIcon:
@@ -119,7 +125,9 @@ def pin_icon(color: QColor, *, filled: bool) -> QIcon:
     painter.setRenderHint(QPainter.RenderHint.Antialiasing)
     painter.translate(size / 2, size / 2)
     painter.rotate(0 if filled else 40)
-    painter.setPen(QPen(color, 3.5, join=Qt.PenJoinStyle.RoundJoin))
+    pen = QPen(color, 3.5)
+    pen.setJoinStyle(Qt.PenJoinStyle.RoundJoin)
+    painter.setPen(pen)
     head = QPainterPath()
     head.addRoundedRect(QRectF(-9, -20, 18, 5), 2, 2)
     body = QPainterPath()

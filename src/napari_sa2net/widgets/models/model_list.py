@@ -152,7 +152,7 @@ class ModelList(QTreeWidget):
             item = QTreeWidgetItem(top, [name, hint_words(entry, family.parent)])
             item.setData(0, _NAME, entry.name)
             item.setForeground(1, muted)
-            item.setTextAlignment(1, int(Qt.AlignmentFlag.AlignRight))
+            item.setTextAlignment(1, Qt.AlignmentFlag.AlignRight)
             about = [entry.card.description, file_words(entry)]
             if entry.name == used:
                 about.append("In use on the Segment page")

@@ -1,4 +1,9 @@
-"""Drawing on the cells with the mouse: lines, lassos, boxes and clicks, for one tool."""
+"""Drawing on a layer with the mouse: lines, lassos, boxes and clicks, for one tool.
+
+What is drawn is shown on a layer of shapes that nobody draws on with napari's own tools:
+with one of them taken up, and the layer deleted, napari still draws its highlight, which ends
+the program under software rendering.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from napari.layers import Labels, Shapes
+from napari.layers import Shapes
 
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.maps import SLOT_KEY
@@ -15,10 +20,11 @@ from napari_sa2net.widgets.napari_port.reading import in_layer_units
 from napari_sa2net.widgets.napari_port.results import METADATA_KEY, keep_selection
 
 if TYPE_CHECKING:
+    from napari.layers import Image, Labels
     from napari.viewer import Viewer
     from numpy.typing import NDArray
 
-Shape = Literal["line", "lasso", "box"]
+Shape = Literal["line", "ruler", "lasso", "box"]
 
 COLOR = "#ffd166"
 #: a drawn line gets a new point after so many screen pixels
@@ -26,7 +32,7 @@ STEP = 2.0
 
 
 class Drawing:
-    """Lets a person draw on a Labels layer until it is ended.
+    """Lets a person draw on a layer of cells, or an image, until it is ended.
 
     The layer stays selected; only its mouse drags are ours meanwhile. What is drawn is shown
     on a thin layer of shapes, which goes with the tool. The space bar moves the view, Esc
@@ -36,8 +42,8 @@ class Drawing:
     ----------
     viewer, layer
         Where to draw.
-    shape : "line", "lasso" or "box"
-        What a drag draws.
+    shape : "line", "ruler", "lasso" or "box"
+        What a drag draws; a ruler is a straight line.
     name : str
         Of the layer of shapes: says what to do.
     drawn : callable
@@ -53,7 +59,7 @@ class Drawing:
     def __init__(
         self,
         viewer: Viewer,
-        layer: Labels,
+        layer: Labels | Image,
         shape: Shape,
         name: str,
         drawn: Callable[[NDArray[np.float64]], Any],
@@ -110,13 +116,20 @@ class Drawing:
         if str(layer.mode) == "pan_zoom":
             layer.mouse_pan = True
             layer.cursor = self._cursor
+        if layer in self._viewer.layers:
+            self._clear()
+        else:
+            # napari is about to delete layers: it would stumble over one that is gone already
+            self._later(self._clear)
+
+    def _clear(self) -> None:
         if self.preview in self._viewer.layers:
             with keep_selection(self._viewer):
                 self._viewer.layers.remove(self.preview)
 
     # --- what napari says --------------------------------------------------------------
 
-    def _drag(self, layer: Labels, event: Any) -> Generator[None, None, None]:
+    def _drag(self, layer: Labels | Image, event: Any) -> Generator[None, None, None]:
         if event.button != 1 or self._panning or not self._open:
             return
         began = np.array(event.pos, dtype=float)
@@ -149,6 +162,8 @@ class Drawing:
         return np.asarray(self._layer.world_to_data(world), dtype=float)[-2:]
 
     def _outline(self, points: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+        if self._shape == "ruler":
+            return np.array([points[0], points[-1]])
         if self._shape != "box":
             return np.array(points)
         (y0, x0), (y1, x1) = points[0], points[-1]
@@ -159,7 +174,7 @@ class Drawing:
             return
         self.preview.data = []
         if len(points) > 1:
-            kind = {"line": "path", "lasso": "polygon", "box": "polygon"}[self._shape]
+            kind = "path" if self._shape in ("line", "ruler") else "polygon"
             outline = self._outline(points)
             if kind == "polygon" and len(np.unique(outline, axis=0)) < 3:
                 kind = "path"
@@ -177,10 +192,10 @@ class Drawing:
         scale = float(np.abs(np.asarray(self._layer.scale)[-2:]).mean()) or 1.0
         return float(np.clip(2.0 / (camera.zoom * scale), 0.02, 1000))
 
-    def _escape(self, layer: Labels) -> None:
+    def _escape(self, layer: Labels | Image) -> None:
         self._later(self._finish)
 
-    def _pan(self, layer: Labels) -> Generator[None, None, None]:
+    def _pan(self, layer: Labels | Image) -> Generator[None, None, None]:
         self._panning = True
         layer.mouse_pan = True
         yield
@@ -192,6 +207,7 @@ class Drawing:
         layers = self._viewer.layers
         return (
             self._layer not in layers
+            or self.preview not in layers
             or layers.selection.active is not self._layer
             or str(self._layer.mode) != "pan_zoom"
         )
@@ -207,7 +223,7 @@ class Drawing:
             self._ended()
 
 
-def _last_two(layer: Labels) -> dict[str, Any]:
+def _last_two(layer: Labels | Image) -> dict[str, Any]:
     """Transforms of a layer's plane."""
     n = layer.ndim
     arguments: dict[str, Any] = {
