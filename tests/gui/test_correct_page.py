@@ -127,6 +127,7 @@ def labels_of(cells: Labels) -> list[int]:
     return [int(v) for v in np.unique(cells.data) if v]
 
 
+@pytest.mark.both_bindings
 def test_tools_one_history_and_keep(open_page: Any, qtbot: Any, home: Path) -> None:
     """Split, merge, delete, redraw, brush, regions; undone and done again; kept."""
     page, viewer, cells = with_cells(open_page, scale=(0.5, 0.5), units=("um", "um"))

@@ -85,6 +85,7 @@ def slots(viewer: Any) -> list[str]:
     return [layer.name for layer in viewer.layers if layer.name.startswith("learn:")]
 
 
+@pytest.mark.both_bindings
 def test_without_corrections_it_says_what_to_do_next(
     open_dock: Any, home: Path, qtbot: Any
 ) -> None:

@@ -52,6 +52,7 @@ def select(page: Any, name: str) -> None:
     page.list.setCurrentItem(page.list.item(name))
 
 
+@pytest.mark.both_bindings
 def test_every_button_by_hand(
     dock: SA2NetDock, qtbot: QtBot, tmp_path: Path, tiny_model: Path, monkeypatch: Any
 ) -> None:

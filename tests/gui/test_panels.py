@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from napari_sa2net.widgets.dock import SA2NetDock
 
+pytestmark = pytest.mark.both_bindings
 PANELS = [
     AdvancedSection,
     ErrorBox,

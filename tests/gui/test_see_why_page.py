@@ -87,6 +87,7 @@ def middle_of(layer: Labels, label: int) -> Any:
     return layer.data_to_world(where[len(where) // 2])
 
 
+@pytest.mark.both_bindings
 def test_look_try_inspect_close(open_dock: OpenDock, qtbot: QtBot) -> None:
     """The whole way: look inside, layers, stages, one cell, what if; then close."""
     dock = open_dock()

@@ -23,6 +23,7 @@ from napari_sa2net.widgets.see_why.what_if_section import WhatIfSection
 if TYPE_CHECKING:
     from pytestqt.qtbot import QtBot
 
+pytestmark = pytest.mark.both_bindings
 PANELS = [MapTiles, MapDetail, StageSection, lambda: CellSection("W"), WhatIfSection]
 
 

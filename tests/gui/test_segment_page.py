@@ -55,6 +55,7 @@ def gone(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie"
 
 
+@pytest.mark.both_bindings
 def test_segment_adjust_edit_rerun(open_dock: OpenDock, qtbot: QtBot) -> None:
     """The whole way: segment, move sliders, edit, segment again; then close."""
     dock = open_dock()

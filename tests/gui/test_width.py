@@ -26,6 +26,7 @@ def font_size(request: pytest.FixtureRequest) -> Iterator[int]:
     appearance.font_size = before
 
 
+@pytest.mark.both_bindings
 def test_every_page_fits(open_dock: Callable[[], SA2NetDock], font_size: int) -> None:
     dock = open_dock()
     stack = np.zeros((4, 3, 64, 64), np.uint8)
