@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -9,6 +11,7 @@ from scipy import ndimage
 from napari_sa2net.edits import (
     Corrections,
     History,
+    accept,
     delete,
     label_at,
     labels_in,
@@ -214,3 +217,65 @@ def test_labels_on_disk_are_edited_too(tmp_path, blob):
         while history.undo_words:
             history.undo()
     np.testing.assert_array_equal(disk[:], blob)
+
+
+@pytest.mark.parametrize("kind", ["array", "memory map", "broadcast", "zarr"])
+def test_labels_that_are_read_only_say_what_to_do(blob, tmp_path, kind):
+    labels = blob.copy()
+    if kind == "array":
+        labels.flags.writeable = False
+    elif kind == "memory map":
+        np.save(tmp_path / "labels.npy", blob)
+        labels = np.load(tmp_path / "labels.npy", mmap_mode="r")
+    elif kind == "broadcast":
+        labels = np.broadcast_to(blob, blob.shape)
+    else:
+        zarr = pytest.importorskip("zarr")
+        zarr.save_array(tmp_path / "labels.zarr", blob)
+        labels = zarr.open_array(tmp_path / "labels.zarr", mode="r")
+    corrections = Corrections(labels)
+    history = History(corrections)
+    with pytest.raises(EditError, match="read-only"):
+        history.do(delete(corrections, [7]))
+    np.testing.assert_array_equal(labels, blob)
+    assert 7 in corrections.plane()
+    assert not history.done
+    # what is said of cells changes no pixel
+    history.do(accept(corrections, [3]))
+    assert corrections.status(3) == "accepted"
+    # and a copy takes all
+    corrections = done(np.array(labels), lambda c: delete(c, [7]))
+    assert 7 not in corrections.plane()
+
+
+def test_labels_that_cannot_be_written_are_left_as_they_were(blob):
+    class Fails:
+        """Takes one piece and no more, as on a full disk."""
+
+        shape, dtype = (2, *blob.shape), blob.dtype
+
+        def __init__(self):
+            self.data = np.stack([blob, blob])
+            self.left = 1
+
+        def __getitem__(self, key):
+            return self.data[key]
+
+        def __setitem__(self, key, value):
+            if not self.left and not np.array_equal(value, np.stack([blob, blob])[key]):
+                raise OSError("No space left on device")
+            self.left = 0
+            self.data[key] = value
+
+    labels = Fails()
+    corrections = Corrections(labels)
+    steps = [delete(corrections, [3], (i,)) for i in range(2)]
+    both = replace(steps[0], patches=steps[0].patches + steps[1].patches, marks=(), added=())
+    with pytest.raises(EditError, match="No space left"):
+        corrections.apply(both)
+    np.testing.assert_array_equal(labels.data, [blob, blob])
+
+
+def test_several_resolutions_are_not_corrected_at_once(blob):
+    with pytest.raises(EditError, match=r"labels\[0\]"):
+        Corrections([blob, blob[::2, ::2]])

@@ -6,17 +6,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import pytest
+import zarr
 from app_model.types import KeyBinding
 from napari.layers import Labels
 from napari.utils.shortcuts import default_shortcuts
+from qtpy.QtCore import Qt
 
 from napari_sa2net.data.corrections import TrainingSet
 from napari_sa2net.data.journal import list_journals
 from napari_sa2net.data.synthetic import synthetic_nuclei
 from napari_sa2net.widgets.correct.tools import OTHER_KEYS, TOOLS
-from napari_sa2net.widgets.dock import CorrectDock
+from napari_sa2net.widgets.dock import CorrectDock, SegmentDock, _dock_of
 
 pytestmark = pytest.mark.timeout(300)
 WAIT_MS = 60_000
@@ -622,3 +625,112 @@ def test_cells_of_a_stack_with_channels_are_laid_on_it(open_page: Any, qtbot: An
     assert cells.data.shape == (3, 1, *labels.shape[1:])
     at = np.asarray(cells.data_to_world((2, 0, 4, 5)))[[0, 2, 3]]
     np.testing.assert_allclose(at, np.asarray(image.data_to_world((2, 0, 4, 5)))[[0, 2, 3]])
+
+
+def test_cells_that_cannot_be_changed_are_corrected_in_a_copy(
+    open_page: Any, qtbot: Any, tmp_path: Path
+) -> None:
+    """Read-only, in a file, lazy, or of several resolutions: one click, then all tools."""
+    truth = disks(*FOUR)
+    fixed = truth.copy()
+    fixed.flags.writeable = False
+    np.save(tmp_path / "labels.npy", truth)
+    zarr.save_array(tmp_path / "labels.zarr", truth)
+    kinds: dict[str, Any] = {
+        "read-only": fixed,
+        "memory map": np.load(tmp_path / "labels.npy", mmap_mode="r"),
+        "dask": da.from_array(truth.copy(), chunks=40),
+        "zarr": zarr.open_array(tmp_path / "labels.zarr", mode="r"),
+        "several": [truth.copy(), truth[::2, ::2].copy()],
+    }
+    page = open_page()
+    viewer = page.port.viewer
+    place = {"scale": (0.5, 0.5), "translate": (3, 7)}
+    viewer.add_image(picture(truth), name="nuclei", **place)
+    for kind, labels in kinds.items():
+        cells = viewer.add_labels(labels, name=kind, **place)
+        assert page.state.cells is None, kind
+        assert page.copy.isVisible(), kind
+        assert not page.to_segment.isVisible()
+        page.copy.click()
+        source = page.state.cells
+        assert source is not None, kind
+        assert not page.copy.isVisible()
+        copy = viewer.layers.selection.active
+        assert source.key == str(copy.unique_id)
+        assert source.corner == (0, 0)
+        key(viewer, "D")
+        drag(qtbot, copy, (20, 20))
+        assert labels_of(copy) == [2, 3, 4], (kind, page.state.said)
+        # what was given is as it was, and napari draws on
+        finest = labels[0] if kind == "several" else labels
+        np.testing.assert_array_equal(np.asarray(finest), truth)
+        assert (copy is cells) == (kind != "several")
+        np.testing.assert_array_equal(copy.scale, (0.5, 0.5))
+        np.testing.assert_array_equal(copy.translate, (3, 7))
+        page.bench.choose("")
+        viewer.screenshot(canvas_only=True)
+
+
+@pytest.mark.both_bindings
+def test_the_page_alone_finds_cells_beside_it(open_page: Any, qtbot: Any) -> None:
+    """A page in a dock of its own opens the other one, behind tabs of one place."""
+    page = open_page()
+    viewer = page.port.viewer
+    window = page.window()
+    viewer.add_image(picture(disks(*FOUR)), name="nuclei")
+    qtbot.waitUntil(page.to_segment.isVisible)
+    page.to_segment.click()
+    other = next(one for one in window.findChildren(SegmentDock))
+    mine, its = (_dock_of(dock_of(page)), _dock_of(other))
+    assert mine is not None
+    assert its is not None
+    qtbot.waitUntil(lambda: mine in window.tabifiedDockWidgets(its))
+    qtbot.waitUntil(other.pages[0].isVisible)  # it lies in front
+    # asked again, the same is brought to the front
+    mine.raise_()
+    qtbot.waitUntil(page.isVisible)
+    page.to_segment.click()
+    qtbot.waitUntil(other.pages[0].isVisible)
+    assert len(window.findChildren(SegmentDock)) == 1
+    other.shut()
+
+
+@pytest.mark.both_bindings
+def test_the_brush_is_laid_down(open_page: Any, qtbot: Any) -> None:
+    """By Esc in the canvas or on the page, and once a cell is fixed."""
+    page, viewer, cells = with_cells(open_page)
+    for name in ("brush", "eraser"):
+        page.bench.choose(name)
+        assert str(cells.mode) in ("paint", "erase")
+        assert "Esc" in page.strip.hint_text.text()
+        key(viewer, "Escape")
+        qtbot.waitUntil(lambda: str(cells.mode) == "pan_zoom")
+        assert page.bench.tool is None
+        page.bench.choose(name)
+        qtbot.keyClick(page, Qt.Key.Key_Escape)
+        assert str(cells.mode) == "pan_zoom"
+    # taken up by napari's own key, it is laid down as well; Esc is napari's again after it
+    cells.mode = "paint"
+    key(viewer, "Escape")
+    qtbot.waitUntil(lambda: str(cells.mode) == "pan_zoom")
+    assert KeyBinding.from_str("Escape") not in cells.keymap
+
+    qtbot.waitUntil(lambda: page.state.review.scored)
+    page.controller.review.next()
+    for done in (page.review.forward.click, lambda: key(viewer, "A"), page.accept_view):
+        page.fix()
+        assert str(cells.mode) == "paint"
+        done()
+        assert str(cells.mode) == "pan_zoom"
+        assert page.bench.tool is None
+        page.controller.review.choose(1)
+    page.fix()
+    dock_of(page).hide()
+    assert str(cells.mode) == "pan_zoom"
+    # a brush that was not taken up for one cell stays
+    dock_of(page).show()
+    qtbot.waitUntil(page.isVisible)
+    page.bench.choose("brush")
+    page.next()
+    assert str(cells.mode) == "paint"

@@ -69,11 +69,11 @@ def test_layers_go_while_one_draws(open_dock: Callable[[], SA2NetDock], qtbot: Q
     viewer = segment.port.viewer
     image, truth = synthetic_nuclei((120, 120), n=12, diameter=16, seed=0)
 
-    def add() -> Any:
+    def add() -> None:
         viewer.layers.clear()
-        shown = viewer.add_image(image, name="image")
+        qtbot.wait(60)
+        viewer.add_image(image, name="image")
         viewer.add_labels(truth.astype(np.int32), name="cells")
-        return shown
 
     def is_clean() -> None:
         qtbot.waitUntil(lambda: not any(isinstance(one, Shapes) for one in viewer.layers))
@@ -118,3 +118,14 @@ def test_layers_go_while_one_draws(open_dock: Callable[[], SA2NetDock], qtbot: Q
             release(viewer, qtbot)
             assert correct.bench.tool is None, (tool, way)
             is_clean()
+
+    # software rendering goes on with a picture while napari deletes what it is drawn from
+    for _ in range(4):
+        add()
+        correct.bench.choose("brush")
+        begin(viewer, qtbot)
+        release(viewer, qtbot)
+        viewer.layers.remove("cells")
+        qtbot.wait(60)
+        mouse(viewer, QEvent.Type.MouseMove, 20, 0)
+        qtbot.wait(60)

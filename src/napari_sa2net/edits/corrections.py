@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,14 @@ from napari_sa2net.edits.shapes import Box
 from napari_sa2net.edits.step import STATUS, UNSEEN, Marks, Step
 from napari_sa2net.errors import EditConflictError, EditError
 
+READ_ONLY = (
+    "These labels are read-only. Open them for writing (as tifffile.memmap does with mode "
+    "'r+'), or correct a copy in memory: numpy.array(labels)."
+)
+NOT_WRITTEN = (
+    "These labels could not be written. Correct a copy in memory: numpy.array(labels)."
+)
+
 
 class Corrections:
     """Labels of an image or stack, the review status of objects, and marked regions.
@@ -26,7 +35,7 @@ class Corrections:
     ----------
     labels : integer array, shape (\\*stack, H, W)
         Edited in place. numpy, or anything that is read and written by slices (zarr).
-        0 is background.
+        0 is background. What is read-only can be looked at, but no step can be applied.
     max_label : int, optional
         Largest label in it, where it is known; saves looking at every plane of a stack.
 
@@ -45,6 +54,11 @@ class Corrections:
     """
 
     def __init__(self, labels: Any, max_label: int | None = None) -> None:
+        if isinstance(labels, Sequence):
+            raise EditError(
+                "Corrections are made on one array of labels; of several resolutions take the "
+                "finest: labels[0]."
+            )
         if not (hasattr(labels, "shape") and hasattr(labels, "dtype")):
             raise EditError("Corrections are made on an array of labels.")
         if not np.issubdtype(labels.dtype, np.integer):
@@ -176,12 +190,22 @@ class Corrections:
         EditConflictError
             If the labels are not as they were when the step was made. Nothing has changed
             then.
+        EditError
+            If the labels cannot be written.
         """
+        if step.patches and not _is_writable(self.labels):
+            raise EditError(READ_ONLY)
         self._check_rest(step)
         for patch in step.patches:
             self._check_pixels(patch, patch.old)
-        for patch in step.patches:
-            self._write(patch)
+        for n, patch in enumerate(step.patches):
+            try:
+                self._write(patch)
+            except (ValueError, TypeError, OSError, NotImplementedError) as error:
+                with suppress(Exception):  # what was written before that one
+                    for written in step.patches[:n]:
+                        self._write(written.inverse())
+                raise EditError(f"{NOT_WRITTEN} ({error})") from error
         self._follow(step)
 
     def revert(self, step: Step) -> None:
@@ -301,3 +325,9 @@ class Corrections:
                     f"There is no cell {label} in this plane: click on a cell that is there."
                 )
         return wanted
+
+
+def _is_writable(labels: Any) -> bool:
+    """What arrays say of themselves: numpy by flags, zarr by ``read_only``."""
+    flags = getattr(labels, "flags", None)
+    return bool(getattr(flags, "writeable", True)) and not getattr(labels, "read_only", False)

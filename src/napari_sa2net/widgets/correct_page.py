@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QTimer
-from qtpy.QtGui import QHideEvent, QShowEvent
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtGui import QHideEvent, QKeyEvent, QShowEvent
 from qtpy.QtWidgets import QPushButton, QTabWidget, QVBoxLayout, QWidget
 
 from napari_sa2net.app.correct_session import Change
@@ -20,7 +20,7 @@ from napari_sa2net.widgets.correct.tools import TOOLS
 from napari_sa2net.widgets.error_box import ErrorBox
 from napari_sa2net.widgets.napari_port.keys import Keys
 from napari_sa2net.widgets.napari_port.reviewed_layer import ReviewedLayer
-from napari_sa2net.widgets.page_parts import NoImage, column, plane_words
+from napari_sa2net.widgets.page_parts import NoImage, column, guarded, plane_words
 from napari_sa2net.widgets.pages import PageWidget
 from napari_sa2net.widgets.progress_line import ProgressLine
 from napari_sa2net.widgets.theme import text_color
@@ -30,9 +30,9 @@ NO_CELLS = (
     "There are no cells over this image yet. Once they are found, you repair what is wrong "
     "here, and keep it to teach the model."
 )
-NOT_OURS = (
-    "These cells lie on disk or in a lazy array. To correct them, bring them into memory: "
-    "viewer.layers[…].data = numpy.asarray(viewer.layers[…].data)"
+FIXED = (
+    "These cells cannot be changed where they are: in a file, in several resolutions, or "
+    "read-only. A copy in memory can be corrected; what is in the file stays as it is."
 )
 SCORE_MS = 25
 REST_MS = 200
@@ -82,11 +82,16 @@ class CorrectPage(PageWidget):
         self.to_segment = QPushButton("Find the cells")
         self.to_segment.setProperty("role", "primary")
         self.to_segment.setToolTip("To the Segment page")
+        self.copy = QPushButton("Correct a copy")
+        self.copy.setProperty("role", "primary")
+        self.copy.setToolTip("Bring these cells into memory, where they can be corrected")
         self.new_layer = link_button(
             "or draw them by hand", "Add an empty layer of cells over the image"
         )
         none = column(self.no_cells)
-        none_parts: list[QWidget] = [self.no_cells_text, self.to_segment, self.new_layer]
+        none_parts: list[QWidget] = [
+            *(self.no_cells_text, self.copy, self.to_segment, self.new_layer),
+        ]
         for part in none_parts:
             none.addWidget(part)
         self.bench = ToolBench(self.port, self.controller, self._begin, self)
@@ -161,12 +166,12 @@ class CorrectPage(PageWidget):
         self.offers.restoreWanted.connect(self.controller.keeping.restore)
         self.offers.discardWanted.connect(self.controller.keeping.discard)
         self.to_segment.clicked.connect(self._go_to_segment)
+        self.copy.clicked.connect(self._copy)
         self.new_layer.clicked.connect(self._add_layer)
         self.lay_on.clicked.connect(self._lay_on)
-        review = self.controller.review
-        self.review.previousWanted.connect(review.previous)
-        self.review.acceptWanted.connect(review.accept_and_next)
-        self.review.nextWanted.connect(review.next)
+        self.review.previousWanted.connect(self.previous)
+        self.review.acceptWanted.connect(self.accept)
+        self.review.nextWanted.connect(self.next)
         self.review.fixWanted.connect(self.fix)
         self.review.acceptViewWanted.connect(self.accept_view)
         self.review.outlinesToggled.connect(self._outlines_toggled)
@@ -177,16 +182,15 @@ class CorrectPage(PageWidget):
         self.error.restartWanted.connect(self._workspace.controller.restart_engine)
 
     def _bindings(self) -> dict[str, Callable[[], Any]]:
-        review = self.controller.review
         own: dict[str, Callable[[], Any]] = {
             tool.key: (lambda name=tool.name: self.bench.toggle(name))  # type: ignore[misc]
             for tool in TOOLS
             if not tool.mode
         }
         return own | {
-            "N": review.next,
-            "Shift-N": review.previous,
-            "A": review.accept_and_next,
+            "N": self.next,
+            "Shift-N": self.previous,
+            "A": self.accept,
             "Shift-A": self.accept_view,
             "K": self.controller.keeping.keep,
         }
@@ -226,14 +230,37 @@ class CorrectPage(PageWidget):
         self._scoring.stop()
         super().hideEvent(event)
 
+    def keyPressEvent(self, event: QKeyEvent | None) -> None:
+        # the canvas has its own keys; this is for when the page has the focus
+        if event is not None and event.key() == Qt.Key.Key_Escape and self.bench.tool:
+            self.bench.end()
+            return
+        super().keyPressEvent(event)
+
     # --- what a person does ----------------------------------------------------------------
 
     def fix(self) -> None:
         """Take up the brush with the cell under review."""
         self.bench.brush(self.state.review.label)
 
+    def next(self) -> None:
+        """To the next doubtful cell."""
+        self.bench.end_fix()
+        self.controller.review.next()
+
+    def previous(self) -> None:
+        """Back to the cell before."""
+        self.bench.end_fix()
+        self.controller.review.previous()
+
+    def accept(self) -> None:
+        """The cell under review is right; to the next."""
+        self.bench.end_fix()
+        self.controller.review.accept_and_next()
+
     def accept_view(self) -> None:
         """Accept all cells that are seen now."""
+        self.bench.end_fix()
         self.controller.set_cells(self.cells.source())
         self.controller.accept_view()
 
@@ -305,6 +332,8 @@ class CorrectPage(PageWidget):
             widget = widget.parentWidget()
         if isinstance(widget, QTabWidget):
             widget.setCurrentIndex(0)
+        else:  # this page is open by itself
+            guarded(self.session, lambda: self.port.open_page("Segment"))
 
     def _add_layer(self) -> None:
         self.cells.add_empty()
@@ -313,6 +342,10 @@ class CorrectPage(PageWidget):
         source = self.state.cells
         if source is not None:
             self.cells.lay_on_image(source.key)
+
+    def _copy(self) -> None:
+        # what is too large for the memory is said on the page
+        guarded(self.session, self.cells.bring_into_memory)
 
     # --- what the state says ---------------------------------------------------------------
 
@@ -340,9 +373,11 @@ class CorrectPage(PageWidget):
         self.work.setVisible(has_image or bool(choices))
         self.body.setVisible(source is not None)
         current = self.cells.current
-        lazy = current is not None and source is None
+        fixed = current is not None and source is None
         self.no_cells.setVisible(source is None)
-        self.no_cells_text.setText(NOT_OURS if lazy else NO_CELLS)
+        self.no_cells_text.setText(FIXED if fixed else NO_CELLS)
+        self.copy.setVisible(fixed)
+        self.to_segment.setVisible(not fixed)
         key = source.key if source is not None else None
         self.cells_row.set_choices(choices, key)
         self.cells_row.setEnabled(bool(choices))

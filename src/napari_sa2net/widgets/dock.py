@@ -6,9 +6,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, overload
 
 from napari.settings import get_settings
-from qtpy.QtCore import QEvent, QSize, Qt, Signal
+from qtpy.QtCore import QEvent, QSize, Qt, QTimer, Signal
 from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QFrame, QScrollArea, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QDockWidget,
+    QFrame,
+    QMainWindow,
+    QScrollArea,
+    QTabWidget,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_sa2net.widgets.common import WheelGuard
 from napari_sa2net.widgets.napari_port.connections import Connections
@@ -98,12 +106,34 @@ class SA2NetDock(QWidget):
             if kind == QEvent.Type.ParentChange:
                 # napari takes the widget out of its dock when a person closes it
                 if self.parentWidget() is not None:
+                    if not self._docked:
+                        # napari has yet to put the dock into its window
+                        QTimer.singleShot(0, self._join)
                     self._docked = True
                 elif self._docked:
                     self.shut()
             elif kind == QEvent.Type.Show:
                 self._restyle()
         return super().event(event)
+
+    def _join(self) -> None:
+        """Lie behind the same tabs as other docks of ours: one below the other both are low."""
+        if self._farewell.said:
+            return
+        dock, window = _dock_of(self), self.window()
+        if dock is None or not isinstance(window, QMainWindow) or dock.isFloating():
+            return
+        for other in window.findChildren(SA2NetDock):
+            its = _dock_of(other)
+            if (
+                its not in (None, dock)
+                and not its.isFloating()
+                and window.dockWidgetArea(its) == window.dockWidgetArea(dock)
+                and its not in window.tabifiedDockWidgets(dock)
+            ):
+                window.tabifyDockWidget(its, dock)
+                dock.raise_()
+                return
 
     def _restyle(self, event: object = None) -> None:
         sheet = style_sheet(self._viewer.theme)
@@ -124,6 +154,14 @@ class SA2NetDock(QWidget):
         self._farewell.connections.append(page.connections)
         self._wheel.guard(page)
         page.set_theme(self._viewer.theme)
+
+
+def _dock_of(widget: QWidget) -> QDockWidget | None:
+    """The dock that a widget lies in."""
+    parent = widget.parentWidget()
+    while parent is not None and not isinstance(parent, QDockWidget):
+        parent = parent.parentWidget()
+    return parent
 
 
 class _Farewell:

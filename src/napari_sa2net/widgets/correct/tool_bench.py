@@ -16,6 +16,7 @@ from napari_sa2net.widgets.correct.tools import TOOLS, Tool, tool_named
 from napari_sa2net.widgets.napari_port import NapariPort
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.drawing import Drawing
+from napari_sa2net.widgets.napari_port.keys import Keys
 from napari_sa2net.widgets.napari_port.picking import CellPicker
 
 #: what the controller does with a click or a lasso of a tool
@@ -61,7 +62,10 @@ class ToolBench(QObject):
         self._begin = begin
         self._layer: Labels | None = None
         self._drawing: Drawing | None = None
+        self._fixing = False
         self._connections = Connections()
+        # the other tools have Esc by the mouse at work for them
+        self._brush_keys = Keys({"Escape": lambda: QTimer.singleShot(0, self.end)})
         self.picker = CellPicker(port.viewer, lambda: self._layer, controller.review.choose)
         self.strip.toolChosen.connect(self.choose)
         self.strip.undoWanted.connect(controller.undo)
@@ -90,6 +94,16 @@ class ToolBench(QObject):
                 self._connections.connect(active, self.follow)
         self.follow()
 
+    def end(self) -> None:
+        """Lay down the tool that is taken up, napari's brush and eraser too."""
+        if self.tool is not None:
+            self.choose("")
+
+    def end_fix(self) -> None:
+        """The person is done with a cell: the brush that was taken up for it is laid down."""
+        if self._fixing:
+            self.end()
+
     def toggle(self, name: str) -> None:
         """Take up a tool, or lay it down."""
         self.choose("" if self.tool is not None and self.tool.name == name else name)
@@ -98,6 +112,7 @@ class ToolBench(QObject):
         """Take up a tool; with no name lay down the one that is taken up."""
         layer = self._layer
         was_brush = self.tool is not None and bool(self.tool.mode)
+        self._fixing = False
         self.lay_down()
         if layer is None or not name:
             if layer is not None and was_brush:
@@ -133,6 +148,7 @@ class ToolBench(QObject):
         if self._layer is not None and label:
             self.choose("brush")
             self._layer.selected_label = label
+            self._fixing = True
 
     def lay_down(self) -> None:
         """Give the mouse back to napari."""
@@ -143,12 +159,15 @@ class ToolBench(QObject):
 
     def shut(self) -> None:
         """The page is about to go, or is not seen any more."""
+        self.end_fix()
         self.lay_down()
+        self._brush_keys.release()
         self.picker.turn(False)
         self._show()
 
     def disconnect_all(self) -> None:
         """Leave the layer with no callback of ours."""
+        self._brush_keys.release()
         self._connections.disconnect()
         self._layer = None
 
@@ -160,6 +179,11 @@ class ToolBench(QObject):
         active = layer is not None and self._viewer.layers.selection.active is layer
         mode = str(layer.mode) if layer is not None and active else ""
         self.tool = next((tool for tool in TOOLS if tool.mode and tool.mode == mode), None)
+        if layer is not None and self.tool is not None and self._page.isVisible():
+            self._brush_keys.bind(layer)
+        else:
+            self._fixing = False
+            self._brush_keys.release()
         self._show()
 
     # --- inside --------------------------------------------------------------------------

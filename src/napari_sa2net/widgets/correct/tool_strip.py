@@ -87,8 +87,7 @@ class ToolStrip(QWidget):
             button.setChecked(tool is not None and name == tool.name)
         self.hint.setVisible(tool is not None)
         if tool is not None:
-            end = "" if tool.mode else " Esc ends."
-            self.hint_text.setText(f"<b>{tool.words}.</b> {tool.hint}{end}")
+            self.hint_text.setText(f"<b>{tool.words}.</b> {tool.hint} Esc ends.")
 
     def set_history(self, undo: str, redo: str) -> None:
         """What undo and redo would do; empty where there is nothing."""

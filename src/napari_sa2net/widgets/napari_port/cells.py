@@ -113,7 +113,7 @@ class CellLayers:
     def source(self) -> CellSource | None:
         """The chosen cells as they are now."""
         layer = self._current
-        if layer is None or not isinstance(layer.data, np.ndarray):
+        if layer is None or not can_be_written(layer):
             return None
         image, corner, extra = self.image_under(layer)
         ours = layer.metadata.get(METADATA_KEY, {})
@@ -226,6 +226,26 @@ class CellLayers:
             layer.data = labels
         set_transforms(layer, arguments)
         self._picked = layer
+        self._follow()
+
+    def bring_into_memory(self) -> None:
+        """Correct a copy of the chosen cells, where they cannot be written as they are.
+
+        The layer takes the copy; of several resolutions the finest one gets a layer of its own.
+        """
+        layer = self._current
+        if layer is None or can_be_written(layer):
+            return
+        if not layer.multiscale:
+            layer.data = np.array(layer.data)
+            return
+        _, state, kind = layer.as_layer_data_tuple()
+        more = {"multiscale": False, "name": f"{layer.name} (copy)"}
+        copy = Labels.create(np.array(layer.data[0]), {**state, **more}, kind)
+        layer.visible = False
+        self._viewer.layers.insert(self._viewer.layers.index(layer) + 1, copy)
+        self._picked = copy
+        self._viewer.layers.selection.active = copy
         self._follow()
 
     def set_journal(self, key: str, journal: str) -> None:
@@ -362,6 +382,11 @@ class CellLayers:
     def _renamed(self, _: Any = None) -> None:
         self.listed.emit()
         self.changed.emit()
+
+
+def can_be_written(layer: Labels) -> bool:
+    """Whether the labels lie in memory, of one resolution, and may be changed there."""
+    return isinstance(layer.data, np.ndarray) and layer.data.flags.writeable
 
 
 def _is_painted(layer: Labels, atoms: Any) -> bool:

@@ -1,8 +1,7 @@
 """Drawing on a layer with the mouse: lines, lassos, boxes and clicks, for one tool.
 
 What is drawn is shown on a layer of shapes that nobody draws on with napari's own tools:
-with one of them taken up, and the layer deleted, napari still draws its highlight, which ends
-the program under software rendering.
+where such a layer is deleted in the middle, napari goes on with it.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from napari_sa2net.app.why import Overlay
 from napari_sa2net.engine.protocol import Window
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.features import set_features
+from napari_sa2net.widgets.napari_port.finished import FinishedPictures
 from napari_sa2net.widgets.napari_port.maps import (
     MapLayers,
     contour_for,
@@ -101,6 +102,7 @@ class NapariPort:
         self._measure: MeasureLine | None = None
         self.add_to_edited: Callable[[str, tuple[int, ...], Any], bool] = lambda *_: False
         self.maps = MapLayers(viewer)
+        self._finished = FinishedPictures(viewer)
         self._watched: dict[Layer, Connections] = {}
         self._seen_since: WeakKeyDictionary[Labels, datetime] = WeakKeyDictionary()
         self._layer_connections = Connections()
@@ -215,6 +217,12 @@ class NapariPort:
     def open_sample(self, name: str) -> None:
         """Open one of our sample images."""
         self.viewer.open_sample(PLUGIN, name)
+
+    def open_page(self, name: str) -> None:
+        """Open a page of ours in a dock of its own, or bring it to the front."""
+        dock, _ = self.viewer.window.add_plugin_dock_widget(PLUGIN, name)
+        dock.show()
+        dock.raise_()
 
     def measure(
         self,
@@ -378,6 +386,7 @@ class NapariPort:
     def close(self) -> None:
         """Leave the viewer with no callback of ours; the layers are the user's."""
         self.cancel_measure()
+        self._finished.close()
         self._connections.disconnect()
         self._layer_connections.disconnect()
         for connections in self._watched.values():
