@@ -76,6 +76,11 @@ class SegmentController:
         link.ready.connect(self._warm_up)
         link.died.connect(self._engine_died)
 
+    @property
+    def instances_chosen(self) -> bool:
+        """A person has moved a slider; else the model's own settings are shown."""
+        return self._instances_chosen
+
     # --- what a person does ----------------------------------------------------------
 
     def start(self) -> None:

@@ -54,7 +54,7 @@ class SegmentPage(PageWidget):
         self._axes_shown: tuple[Any, ...] = ()
         self._build()
         self._connect()
-        for field in ("models", "image", "sliders", "device_line"):
+        for field in ("models", "image", "settings", "region", "sliders", "device_line"):
             getattr(self, f"_show_{field}")()
 
     # --- building ------------------------------------------------------------------------

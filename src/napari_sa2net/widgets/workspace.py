@@ -15,6 +15,7 @@ from qtpy.QtCore import QObject, Qt, QTimer
 from napari_sa2net.app.controllers import SegmentController
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.measurements import Measurements
+from napari_sa2net.app.remembered import recall, remember
 from napari_sa2net.app.session import LabelsUpdate, Session
 from napari_sa2net.config import PredictConfig
 from napari_sa2net.widgets.napari_port import PLUGIN, NapariPort
@@ -72,6 +73,7 @@ class Workspace(QObject):
         port.result_gone.connect(controller.forget_result)
         port.painted.connect(self._painted)
         controller.result_ready.connect(port.show)
+        controller.result_ready.connect(self._remember)
         controller.labels_updated.connect(self._labels_updated)
         controller.table_ready.connect(lambda u: port.update_table(u.key, u.objects))
         # what was edited is made to be corrected
@@ -192,6 +194,7 @@ class Workspace(QObject):
         """One user less; the last one ends the engine and leaves the viewer."""
         self._users -= 1
         if self._users == 0:
+            self._remember()
             for viewer, workspace in list(_workspaces.items()):
                 if workspace is self:
                     del _workspaces[viewer]
@@ -257,12 +260,16 @@ class Workspace(QObject):
         if self.cells.current is not None:
             self.measured.measure(self.cells.current)
 
+    def _remember(self, _: Any = None) -> None:
+        remember(self.controller, preferences())
+
     def _take_preferences(self) -> None:
-        """Start with what the person set in napari's preferences for this plugin."""
+        """Start with what the person chose last, here or in napari's preferences."""
         chosen = preferences()
         self.session.model = chosen.get("model") or self.session.model
         self._device = chosen.get("device") or "auto"
         self.session.predict = PredictConfig(device=self._device)
+        recall(self.controller, chosen)
 
     def _labels_updated(self, update: LabelsUpdate) -> None:
         """A slider moved; the table follows when it rests."""
