@@ -21,6 +21,7 @@ from napari_sa2net.app.why import DIFFERENCE, PREVIEW
 from napari_sa2net.config import FineTuneConfig, PredictConfig
 from napari_sa2net.data.commit import Commit
 from napari_sa2net.data.corrections import TrainingSet
+from napari_sa2net.data.plan import plan_image
 from napari_sa2net.data.synthetic import synthetic_nuclei
 from napari_sa2net.models.registry import add_file, find_model, list_models
 from napari_sa2net.training.runs import unfinished_runs
@@ -127,6 +128,23 @@ def test_what_is_missing_is_said_before_anything_is_pressed(desk, home):
     desk.correct.keeping.set_folder(home / "elsewhere")
     desk.until(lambda: state.summary is not None and state.summary.folder == home / "elsewhere")
     assert "Correct page" in state.problem
+
+
+def test_previews_look_at_the_channels_that_were_kept(desk):
+    image, labels = synthetic_nuclei((96, 104), n=8, diameter=22, seed=60)
+    stack = np.stack([np.zeros_like(image), image])
+    made = {"settings": plan_image(stack, "CYX", (1,)).settings()}
+    commit = Commit(stack, labels, source="slide 0", axes="CYX", channels=(1,), made=made)
+    TrainingSet.open(desk.state.folder, create=True).commit(commit)
+    desk.summarised()
+    for source, channels in (
+        (ImageSource("a", "slide 0", stack, "CYX"), (1,)),
+        (ImageSource("a", "slide 0", stack, "CYX", (0,)), (0,)),  # a person has chosen
+        (ImageSource("a", "slide 1", stack, "CYX"), None),
+        (ImageSource("a", "slide 0", image, "YX"), None),
+    ):
+        desk.session.image = source
+        assert desk.learn._layers._request("tiny").source.channels == channels
 
 
 def test_from_corrections_to_a_child_while_segmenting_goes_on(desk):

@@ -67,6 +67,31 @@ def test_a_set_is_made_listed_changed_and_passed_on(run, plain, tmp_path):
     assert "labels gone" in run("corrections", "show", folder, first).out
 
 
+def test_axes_and_channels_of_what_is_imported(run, plain, tmp_path):
+    for path in (plain / "images").iterdir():
+        image = tifffile.imread(path)
+        stack = np.stack([np.zeros_like(image), image])
+        names = {"axes": "CYX", "Channel": {"Name": ["Phase", "DAPI"]}}
+        tifffile.imwrite(path, stack, ome=True, metadata=names)
+    made = run("corrections", "import", tmp_path / "unsaid", plain)
+    assert made.code == 0
+    assert "2 channels, and none is chosen: channel 0 (Phase)" in made.err
+    for flags in (("--channels", "dapi"), ("--channels", "1", "--axes", "CYX")):
+        folder = tmp_path / " ".join(flags)
+        made = run("corrections", "import", folder, plain, *flags)
+        assert made.code == 0
+        assert "channel" not in made.err
+        (entry, _) = run("corrections", "list", folder, "--json").json()
+        assert entry["seen"]["image"]["channels"] == [1]
+        assert tifffile.imread(entry["files"]["images"]).max() > 0
+    bad = run("corrections", "import", tmp_path / "bad", plain, "--channels", "GFP")
+    assert bad.code == 2
+    assert "its channels are Phase, DAPI" in bad.err
+    assert not (tmp_path / "bad").exists()
+    bad = run("corrections", "import", tmp_path / "bad", folder, "--channels", "1")
+    assert "Leave axes and channels out" in bad.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

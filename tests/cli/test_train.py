@@ -1,6 +1,7 @@
 """``sa2net train``: which recipe is meant, learning from corrections, repeating a card."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -75,6 +76,39 @@ def test_full_goes_on_from_the_weights_of_a_base(run, cells, tiny_model, own_hom
     card = find_model("full").card
     assert card.parent.startswith("tiny ")
     assert "recipe" not in card.training
+
+
+def test_axes_and_channels_of_a_folder(run, cells, tiny_model, own_home, tmp_path):
+    folder = tmp_path / "dyes"
+    shutil.copytree(cells, folder)
+    for path in (folder / "images").iterdir():
+        image = tifffile.imread(path)
+        np.save(path.with_suffix(".npy"), np.stack([np.zeros_like(image), image]))
+        path.unlink()
+    unsaid = run("train", folder, "--name", "a", "--base", tiny_model, *TUNE)
+    assert unsaid.code == 2
+    assert "give --axes CYX" in unsaid.err
+    first = run("train", folder, "--name", "a", "--base", tiny_model, *TUNE, "--axes", "CYX")
+    assert "2 channels, and none is chosen: channel 0" in first.err
+    read_as = ("--axes", "CYX", "--channels", "1")
+    second = run("train", folder, "--name", "b", "--base", tiny_model, *TUNE, *read_as)
+    assert second.code == 0, second.err
+    assert "none is chosen" not in second.err
+    card = find_model("b").card
+    assert card.training["channels"] == ["1"]
+    assert card.training["axes"] == "CYX"
+    assert card.scores["held-out corrections, parent"]["ap50"] > 0
+    again = run("train", folder, "--from-card", "b", "--base", tiny_model)
+    assert again.code == 0, again.err
+    refused = run("train", folder, "--from-card", "b", "--channels", "0")
+    assert refused.code == 2
+    assert "--channels" in refused.err
+    compared = run(
+        *("models", "compare", tiny_model, "b", "--on", folder),
+        *("--axes", "CYX", "--channels", "7"),
+    )
+    assert compared.code == 2
+    assert "no channel 7" in compared.err
 
 
 def test_flags_of_the_other_recipe_are_refused(run, cells, tiny_model, own_home):

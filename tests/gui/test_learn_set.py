@@ -164,6 +164,8 @@ def test_all_channels_of_a_kept_image_are_kept_anew(
     layer = dock._viewer.layers["two"]
     assert layer.ndim == 3
     assert layer.axis_labels == ("c", "y", "x")
+    # and segmented again as they were
+    assert dock.workspace.port.channels_of(layer) == (0, 1)
     dock.workspace.cells.choose(_key(dock._viewer.layers["two cells"]))
     correct = dock.workspace.correct
     assert correct.accept(int(labels.max()))
@@ -252,3 +254,54 @@ def test_given_away_and_taken_in(
     wait(qtbot, lambda: len(viewer.layers) == 2)
     assert viewer.layers[0].name == "0"
     assert page.minimumSizeHint().width() <= 341
+
+
+def test_an_import_asks_which_channels_show_the_cells(
+    open_dock: Any, home: Path, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of files that do not say what their axes are, the axes as well."""
+    plain = tmp_path / "two dyes"
+    for i in range(2):
+        image, labels = synthetic_nuclei((96, 104), n=8, diameter=22, seed=i)
+        stack = np.stack([np.zeros_like(image), image // 2, image])
+        for kind, values in (("images", stack), ("labels", labels)):
+            (plain / kind).mkdir(parents=True, exist_ok=True)
+            np.save(plain / kind / f"{i}.npy", values)
+    page = open_page(open_dock(), "Learn", qtbot)
+    wait(qtbot, lambda: page.state.summary is not None)
+    actions = page.set.buttons
+    ask = actions.question
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(plain))
+    actions.take_in.menu().actions()[0].trigger()
+    wait(qtbot, lambda: not ask.isHidden())
+    assert [ask.axes.itemData(i) for i in range(ask.axes.count())] == ["CYX", "YXC"]
+    assert "have 3 channels" in ask.words.text()
+    ask.drop.click()
+    assert ask.isHidden()
+    assert not (home / "corrections").exists()
+    actions.take_in.menu().actions()[0].trigger()
+    wait(qtbot, lambda: not ask.isHidden())
+    assert page.minimumSizeHint().width() <= 341
+    for tick in (2, 0):
+        ask.channels.menu().actions()[tick].trigger()
+    assert ask.channels.value() == (2,)
+    ask.take_in.click()
+    wait(qtbot, lambda: page.set.list.count() == 2)
+    assert ask.isHidden()
+    assert "Imported 2 images" in actions.said.text()
+    training_set = TrainingSet.open(home / "corrections")
+    for record in training_set.commits():
+        stack = np.load(plain / "images" / f"{record.source.name}.npy")
+        np.testing.assert_array_equal(training_set.load(record.id).image, stack[2])
+    # A folder that is learned from as it lies says which channel that is.
+    for i in range(2):
+        path = plain / "images" / f"{i}.npy"
+        tifffile.imwrite(
+            path.with_suffix(".tif"),
+            np.load(path),
+            metadata={"axes": "CYX"},
+            photometric="minisblack",
+        )
+        path.unlink()
+    page.controller.set_folder(plain)
+    wait(qtbot, lambda: "channel 0 is learned from" in page.set.division.text())

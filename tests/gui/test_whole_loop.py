@@ -11,11 +11,14 @@ from napari.layers import Labels
 from qtpy.QtWidgets import QTabWidget
 from skimage.measure import find_contours
 
-from napari_sa2net.config import FineTuneConfig
+from napari_sa2net.config import FineTuneConfig, InputConfig
 from napari_sa2net.data.corrections import TrainingSet
+from napari_sa2net.data.plan import plan_image
 from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.data.training_set import load_training_folder
 from napari_sa2net.models.card import read_card
 from napari_sa2net.models.registry import find_model, list_models
+from napari_sa2net.training.dataset import load_example
 
 pytestmark = pytest.mark.timeout(300)
 WAIT_MS = 120_000
@@ -163,3 +166,40 @@ def test_from_an_image_to_a_model_that_learned_from_its_corrections(
     assert cells.data.max() > 0
     person.page("Learn").card.back.click()
     assert page.session.model == "tiny"
+
+
+def test_what_segmenting_saw_is_kept_whatever_is_chosen_since(
+    open_dock: Any, home: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cells are in the second dye of the second time point, at a size that was typed."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    person = Person(open_dock(), qtbot)
+    viewer, port = person.viewer, person.dock.workspace.port
+    image, _ = synthetic_nuclei((128, 144), n=12, diameter=22, seed=50)
+    ground = np.full_like(image, 90)
+    ground[::5, ::3] = 140
+    stack = np.stack([np.stack([ground, image // (3 - t)]) for t in range(2)])
+    layer = viewer.add_image(stack, name="dyes", axis_labels=("t", "c", "y", "x"))
+    viewer.layers.selection.active = layer
+    viewer.dims.set_point(0, 1)
+    port.set_channels((1,))
+    controller = person.dock.workspace.controller
+    controller.set_predict(controller.session.predict.model_copy(update={"diameter": 25.0}))
+    cells = person.segment()
+    whole = plan_image(stack, "TCYX", (1,))
+    seen = whole.read((1,), 0, 128, 0, 144)
+    # set otherwise before Keep
+    port.set_channels((0,))
+    controller.set_predict(controller.session.predict.model_copy(update={"diameter": 60.0}))
+    viewer.layers.selection.active = cells
+    page = person.page("Correct")
+    person.wait(lambda: page.state.cells is not None and page.state.cells.plane[0] == 1)
+    page.accept_view()
+    person.wait(lambda: page.state.safe and page.keep.button.isEnabled())
+    page.keep.button.click()
+    person.wait(lambda: not page.state.keeping)
+    (item,) = load_training_folder(home / "corrections")
+    example = load_example(item, InputConfig(), 24)
+    np.testing.assert_allclose(example.image, seen, atol=1e-6)
+    assert example.diameter == 25
+    assert item.seen.image["axes"] == "TCYX"

@@ -1,7 +1,7 @@
 """Training folders as people lay them out."""
 
 import unicodedata
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +9,10 @@ import tifffile
 
 from napari_sa2net.config import InputConfig
 from napari_sa2net.data import plan_image
-from napari_sa2net.data.training_set import load_training_folder, split_items
+from napari_sa2net.data.seen import take_levels
+from napari_sa2net.data.training_set import TrainingItem, load_training_folder, split_items
 from napari_sa2net.errors import TrainingDataError
 from napari_sa2net.evaluation import evaluate_folders
-from napari_sa2net.training.dataset import take_levels
 
 
 def put(folder, name, kind="images"):
@@ -186,5 +186,5 @@ def test_a_crop_is_as_bright_as_its_image_was(kind):
     crop[2:4] = 90
     plan = plan_image(crop, model_input=InputConfig(normalization=kind))
     before = plan.levels.tolist()
-    take_levels(plan, SimpleNamespace(levels=[(10, 200)] * 3))
+    take_levels(plan, TrainingItem("crop", Path(), Path(), levels=((10, 200),) * 3))
     assert plan.levels.tolist() == (before if kind == "divide" else [[10, 200]] * 3)

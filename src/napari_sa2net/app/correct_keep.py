@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_sa2net.app.correct_kept import KeptPlanes
+from napari_sa2net.app.correct_seen import how_seen, levels_of, provenance_of
 from napari_sa2net.app.correct_session import EditSession
 from napari_sa2net.app.correct_source import Box, CellSource, Index
 from napari_sa2net.app.session import ImageSource
-from napari_sa2net.data.commit import Commit
+from napari_sa2net.data.commit import Commit, as_plane
 from napari_sa2net.data.corrections import CommittedData, TrainingSet
 from napari_sa2net.data.fingerprint import image_fingerprint
 from napari_sa2net.data.manifest import CommitRecord, is_training_set, read_manifest
 from napari_sa2net.data.numbered import as_labels
-from napari_sa2net.data.plan import ImagePlan, plan_image
 from napari_sa2net.edits import reviewed_labels
 from napari_sa2net.errors import CorrectionsError
 from napari_sa2net.files import user_data_dir
@@ -107,6 +108,8 @@ class KeepRequest:
         When the cells were shown first: what is in the set since then, they do not know of.
     known
         What it has kept there so far.
+    page
+        What goes in by the page's settings, for cells that no segmentation has made.
     """
 
     folder: Path
@@ -122,6 +125,7 @@ class KeepRequest:
     depth: int
     began: datetime
     known: KeptPlanes
+    page: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,6 +201,7 @@ def keep_request(
     folder: Path,
     group: str,
     known: KeptPlanes,
+    page: Mapping[str, Any] | None = None,
 ) -> KeepRequest:
     """Copy what is to be kept: the planes that are not in the folder as they are now.
 
@@ -244,6 +249,7 @@ def keep_request(
         session.tally.depth,
         session.began,
         known.copy(),
+        page or {},
     )
 
 
@@ -263,7 +269,8 @@ def keep(request: KeepRequest) -> KeepResult:
     source, image = request.source, request.image
     times = _check_known(request)
     kept = source.kept
-    plan = plan_image(image.data, image.axes, _channels(source, image))
+    plan, seen = how_seen(source, image, request.page)
+    made = provenance_of(seen, kept)
     fingerprint = kept.fingerprint if kept is not None else ""
     fingerprint = fingerprint or image_fingerprint(image.level0)
     training_set = TrainingSet.open(request.folder, create=True)
@@ -281,18 +288,19 @@ def keep(request: KeepRequest) -> KeepResult:
         index, box = where(plane.index)
         # Numbers of any layer; a training set holds those of int32.
         labels, reviewed = as_labels(plane.labels), plane.reviewed
-        pixels, axes = _pixels(plan, source.image_index(plane.index), place)
+        at = source.image_index(plane.index)
+        values = plan.read_raw(at, *place)
+        pixels, axes = as_plane(values, plan.is_rgb)
         more: dict[str, Any] = {
             "source": image.name,
             "path": source.path,
-            "levels": plan.levels.tolist(),
+            "levels": levels_of(plan, seen, kept, at),
             "group": request.group,
         }
         if kept is not None and whole:
             more |= {
                 "source": kept.name,
                 "path": kept.path,
-                "levels": kept.levels or more["levels"],
                 "group": request.group or kept.group,
                 "kind": kept.kind,
                 "split": kept.split,
@@ -311,6 +319,7 @@ def keep(request: KeepRequest) -> KeepResult:
                 index=index,
                 box=box,
                 axes=axes,
+                made=made,
                 pixel_size_um=image.pixel_size_um,
                 parent=source.model,
                 parent_sha256=source.model_sha256,
@@ -386,21 +395,3 @@ def _problem(source: CellSource) -> str:
             "two cannot be kept together. Choose cells that were made on this image."
         )
     return ""
-
-
-def _channels(source: CellSource, image: ImageSource) -> tuple[int, ...] | None:
-    """Of an image that was kept all channels: they were chosen when it was."""
-    axes = image.axes or ""
-    if source.kept is None or "C" not in axes:
-        return image.channels
-    return tuple(range(image.shape[axes.index("C")]))
-
-
-def _pixels(plan: ImagePlan, index: Index, place: Box) -> tuple[NDArray[Any], str]:
-    """Chosen channels of a plane or window, and how its axes are spelled."""
-    values = plan.read_raw(index, *place)
-    if len(values) == 1:
-        return values[0], "YX"
-    if plan.is_rgb and len(values) == 3:
-        return np.moveaxis(values, 0, 2), "YXC"
-    return values, "CYX"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from napari_sa2net.app.correct_files import CorrectFiles
 from napari_sa2net.app.correct_keep import (
@@ -21,7 +21,9 @@ from napari_sa2net.app.correct_kept import KeptPlanes, KeptVersion
 from napari_sa2net.app.correct_restore import Offer, RestoredCells, restored_session
 from napari_sa2net.app.correct_session import EditSession
 from napari_sa2net.app.correct_source import CellSource
+from napari_sa2net.app.requests import as_seen
 from napari_sa2net.app.session import ErrorInfo, ImageSource
+from napari_sa2net.config import InputConfig
 from napari_sa2net.data.journal import discard_journal
 from napari_sa2net.data.manifest import CommitRecord
 from napari_sa2net.errors import SA2NetError
@@ -113,7 +115,8 @@ class CorrectKeeping:
     ) -> None:
         group = self._state.group.strip()
         known = self._known(source.key, folder)
-        request = keep_request(session, source, folder, group, known)
+        page = self._page(source.image)
+        request = keep_request(session, source, folder, group, known, page)
 
         def failed(error: Exception) -> None:
             if isinstance(error, CommitsGoneError):
@@ -172,6 +175,24 @@ class CorrectKeeping:
             self._state.kept_note = " ".join(words for words in notes if words)
         self._controller.show()
         self.refresh()
+
+    def _page(self, image: ImageSource | None) -> dict[str, Any]:
+        """How the image would go in now, as a result's provenance says it."""
+        session = self._controller.link.session
+        predict = session.predict
+        channels: tuple[int, ...] | None = None
+        if image is not None:
+            channels = as_seen(image, session).channels
+            if image.contrast is not None and session.normalize:
+                predict = predict.model_copy(update={"contrast": image.contrast})
+        card = next((e.card for e in session.models if e.name == session.model), None)
+        expects = card.input if card is not None else InputConfig()
+        settings = {
+            "image": {"normalize": session.normalize, "channels": channels or ()},
+            "input": expects.model_dump(mode="json"),
+            "predict": predict.model_dump(mode="json"),
+        }
+        return {"settings": settings}
 
     def _known(self, key: str, folder: Path) -> KeptPlanes:
         """What the corrections of a layer have kept in a folder."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -48,6 +48,8 @@ class RestoredCells:
         As of `CellSource`.
     model
         Name and sha256 of the model that made the cells.
+    made
+        Provenance of the segmentation that made them, as of `CellSource`.
     """
 
     journal: str
@@ -57,6 +59,7 @@ class RestoredCells:
     corner: tuple[int, ...]
     extra: tuple[int, ...]
     model: dict[str, str]
+    made: dict[str, Any] = field(default_factory=dict)
 
 
 def journal_place(source: CellSource) -> dict[str, Any]:
@@ -66,6 +69,7 @@ def journal_place(source: CellSource) -> dict[str, Any]:
         "corner": None if source.corner is None else list(source.corner),
         "extra": list(source.extra),
         "model": {"name": source.model, "sha256": source.model_sha256},
+        "made": dict(source.made),
     }
 
 
@@ -127,7 +131,14 @@ def restored_session(identity: str, image: ImageSource) -> tuple[EditSession, Re
     extra = tuple(more.get("extra") or ())
     name = more.get("layer") or journal.image.name
     cells = RestoredCells(
-        identity, name, labels, image, tuple(corner), extra, more.get("model") or {}
+        identity,
+        name,
+        labels,
+        image,
+        tuple(corner),
+        extra,
+        more.get("model") or {},
+        more.get("made") or {},
     )
     return session, cells
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +16,7 @@ from napari_sa2net.data.numbered import look_at
 
 if TYPE_CHECKING:
     from napari_sa2net.app.session import ImageSource
+    from napari_sa2net.data.manifest import Seen
 
 #: Pixels of a plane that are looked at for what is odd.
 LOOKED_AT = 1 << 18
@@ -29,7 +31,7 @@ class KeptPlace:
 
     Attributes
     ----------
-    name, path, fingerprint, index, box, levels, group, kind, split
+    name, path, fingerprint, index, box, levels, group, kind, split, seen, channels
         As of the commit, see `CommitRecord`.
     """
 
@@ -42,6 +44,8 @@ class KeptPlace:
     group: str
     kind: str
     split: Literal["", "train", "val"]
+    seen: Seen | None = None
+    channels: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +87,8 @@ class CellSource:
     former
         Labels before the cells of another part of the image were added, which nobody has
         edited since; None where none were.
+    made
+        Provenance of the segmentation that made the cells; empty where none did.
     """
 
     key: str
@@ -102,6 +108,7 @@ class CellSource:
     since: datetime | None = None
     could_lie_on: bool = False
     former: NDArray[Any] | None = None
+    made: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -46,7 +46,12 @@ class LearnController(LearnRun):
     ) -> None:
         super().__init__(segment, correct, make_client)
         self._layers = LearnLayers(
-            self.link, self.overlay.emit, self._previewed, self._compared, self._fail
+            self.link,
+            self.overlay.emit,
+            self._previewed,
+            self._compared,
+            self._fail,
+            lambda: {} if self.state.summary is None else self.state.summary.channels,
         )
 
     def layer_gone(self, image_key: str, slot: str) -> None:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from psygnal import Signal
 
 from napari_sa2net.app.correct_source import KeptPlace
-from napari_sa2net.app.learn_state import LearnState, SetSaid
+from napari_sa2net.app.learn_set import import_question
+from napari_sa2net.app.learn_state import ImportQuestion, LearnState, SetSaid
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.session import ErrorInfo, error_info
 from napari_sa2net.data.corrections import TrainingSet
@@ -44,6 +45,8 @@ class KeptImage:
         None where unknown.
     place
         Where it came from; None where the set does not say.
+    channels
+        Those of a CYX image that go in.
     model
         Name and sha256 of the model that made the cells, as far as is known.
     """
@@ -57,6 +60,7 @@ class KeptImage:
     limits: tuple[float, float] | None
     pixel_size_um: float | None = None
     place: KeptPlace | None = None
+    channels: tuple[int, ...] = ()
     model: dict[str, str] | None = None
 
 
@@ -128,7 +132,19 @@ class LearnSet:
 
         self._do("Putting back…", lambda: _restore(said.folder, said.removed), restored)
 
-    def take_in(self, source: Path) -> None:
+    def look_into(self, source: Path) -> None:
+        """Take a folder or zip file in, or ask first what its images do not tell."""
+
+        def looked(question: ImportQuestion | None) -> None:
+            self._state.set_question = question
+            if question is None:
+                self.take_in(source)
+
+        self._do(f"Looking into {source.name}…", lambda: import_question(source), looked)
+
+    def take_in(
+        self, source: Path, axes: str = "", channels: tuple[int, ...] | None = None
+    ) -> None:
         """Copy another set, or images and labels, into this one; a folder or a zip file."""
         folder = self._state.folder
 
@@ -142,9 +158,15 @@ class LearnSet:
 
         self._do(
             f"Importing {source.name}…",
-            lambda: import_into(folder, source, note=notes.append)[1],
+            lambda: import_into(
+                folder, source, note=notes.append, axes=axes or None, channels=channels
+            )[1],
             taken,
         )
+
+    def drop_question(self) -> None:
+        """Do not take in what was asked about."""
+        self._state.set_question = None
 
     def copy_to(self, target: Path, overwrite: bool = False) -> None:
         """Copy the set to a new folder, or to a zip file."""
@@ -157,7 +179,7 @@ class LearnSet:
 
     def forget(self) -> None:
         """Another set is chosen: what was done with this one is not said any more."""
-        self._state.set_said = None
+        self._state.set_said = self._state.set_question = None
 
     def close(self) -> None:
         """Finish what is being written; nothing is told any more."""
@@ -189,7 +211,7 @@ class LearnSet:
         if self._closed:
             return
         self._state.set_busy = words
-        self._state.set_said = self._state.error = None
+        self._state.set_said = self._state.set_question = self._state.error = None
         future = self._worker.submit(work)
         future.add_done_callback(lambda ended: self._link.dispatch(lambda: tell(ended)))
 
@@ -221,6 +243,7 @@ def read_kept(folder: Path, key: str) -> KeptImage:
             limits,
             record.pixel_size_um,
             _place(record),
+            record.channels or tuple(range(len(data.image))) if record.axes == "CYX" else (),
             record.parent.model_dump(),
         )
     return _read_item(folder, key)
@@ -266,6 +289,8 @@ def _place(record: CommitRecord) -> KeptPlace:
         record.group,
         record.kind,
         record.split,
+        record.seen,
+        record.channels,
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,12 +16,13 @@ from numpy.typing import NDArray
 from napari_sa2net.app.jobs import Job, JobKind
 from napari_sa2net.app.learn_state import Difference
 from napari_sa2net.app.link import EngineLink
-from napari_sa2net.app.requests import SegmentRequest
-from napari_sa2net.app.session import ErrorInfo
+from napari_sa2net.app.preview import source_plan
+from napari_sa2net.app.requests import SegmentRequest, as_seen
+from napari_sa2net.app.session import ErrorInfo, ImageSource
 from napari_sa2net.app.why import DIFFERENCE, PREVIEW, Box, Overlay, Patch
 from napari_sa2net.app.why_words import signed
 from napari_sa2net.engine import protocol as p
-from napari_sa2net.errors import ImageError
+from napari_sa2net.errors import ImageError, SA2NetError
 from napari_sa2net.inference.changes import Changes, compare_objects
 
 
@@ -47,6 +49,8 @@ class LearnLayers:
         Called with a `Difference`, or None where it came to nothing.
     failed
         Called with an `ErrorInfo`.
+    kept_channels
+        Channels that went in when cells of an image were kept, by its name.
     """
 
     def __init__(
@@ -56,8 +60,10 @@ class LearnLayers:
         previewed: Callable[[int], None],
         compared: Callable[[Difference | None], None],
         failed: Callable[[ErrorInfo], None],
+        kept_channels: Callable[[], Mapping[str, tuple[int, ...]]],
     ) -> None:
         self._link = link
+        self._kept_channels = kept_channels
         self._show = show
         self._previewed = previewed
         self._compared = compared
@@ -185,7 +191,7 @@ class LearnLayers:
         if box is not None and (box[1] <= box[0] or box[3] <= box[2]):
             return None
         return SegmentRequest(
-            source,
+            as_seen(self._as_kept(source), session),
             self._link.generation(source.key),
             uuid.uuid4().hex,
             model,
@@ -194,6 +200,17 @@ class LearnLayers:
             session.normalize,
             p.Window(index=source.plane, box=box),
         )
+
+    def _as_kept(self, source: ImageSource) -> ImageSource:
+        """With the channels that its kept cells were made from, where none are chosen now."""
+        channels = self._kept_channels().get(source.name)
+        if source.channels is not None or not channels:
+            return source
+        with suppress(SA2NetError):  # the request says what is wrong
+            plan = source_plan(source)
+            if not plan.is_rgb and max(channels) < plan.n_channels:
+                return replace(source, channels=channels)
+        return source
 
     def _ask(self, kind: JobKind, key: str, request: SegmentRequest, about: Any) -> None:
         job = self._link.jobs.open(kind, key, about)

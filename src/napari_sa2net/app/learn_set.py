@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_sa2net.app.learn_state import SetItem, SetSummary
+from napari_sa2net.app.learn_state import ImportQuestion, SetItem, SetSummary
 from napari_sa2net.data.manifest import CommitRecord, is_training_set
+from napari_sa2net.data.normalize import apply_levels
+from napari_sa2net.data.plan import plan_image
 from napari_sa2net.data.training_set import TrainingItem, load_training_folder
 from napari_sa2net.errors import SA2NetError
 
@@ -78,11 +81,18 @@ def _of_commits(folder: Path, share: float) -> SetSummary:
         _division(len(records), len(units), marked, share),
         problem,
         listed=True,
+        channels={r.source.name: r.seen.channels for r in records if r.seen is not None},
     )
 
 
 def _of_folder(folder: Path, share: float) -> SetSummary:
+    from napari_sa2net.data.io import read_image
+    from napari_sa2net.data.seen import unchosen
+
     items = load_training_folder(folder)
+    note = ""
+    with suppress(SA2NetError):  # learning says what is wrong
+        note = unchosen(read_image(items[0].image), items[0])
     marked = any(item.split == "val" for item in items)
     units = {item.group or item.name for item in items}
     return SetSummary(
@@ -91,8 +101,35 @@ def _of_folder(folder: Path, share: float) -> SetSummary:
         tuple(SetItem(item.name, item.name, None, item.group) for item in items[:MOST_LISTED]),
         None,
         len({item.group for item in items if item.group}),
-        _division(len(items), len(units), marked, share),
+        " ".join(filter(None, (_division(len(items), len(units), marked, share), note))),
     )
+
+
+def import_question(source: Path) -> ImportQuestion | None:
+    """What a person has to say of the images of a source; None where all is plain.
+
+    Raises
+    ------
+    SA2NetError
+        If there are none.
+    """
+    from napari_sa2net.data.exchange import opened_source
+    from napari_sa2net.data.io import read_image
+
+    with opened_source(source) as folder:
+        if is_training_set(folder):
+            return None
+        file = read_image(load_training_folder(folder)[0].image)
+        plan = plan_image(file.array, file.axes, in_channels=1, measure=False)
+        axes: tuple[str, ...] = (plan.axes,)
+        if plan.n_planes > 1:
+            if plan.channel_axis is not None or len(plan.shape) != 3:
+                return None  # whole stacks are not taken in, which is said then
+            first, last = plan.shape[0], plan.shape[2]
+            axes = ("CYX", "YXC") if first <= last else ("YXC", "CYX")
+        elif plan.n_channels < 2 or plan.is_rgb:
+            return None
+        return ImportQuestion(source, axes, plan.shape, file.channel_names)
 
 
 def _unit(record: CommitRecord) -> str:
@@ -140,24 +177,19 @@ def thumbnails(summary: SetSummary) -> Iterator[tuple[str, NDArray[np.uint8]]]:
 
 
 def thumbnail(item: TrainingItem) -> NDArray[np.uint8]:
-    """A small picture of an image, uint8 (h, w) or (h, w, 3), stretched to its levels."""
-    from napari_sa2net.data.io import read_image
+    """A small picture of what is learned from, uint8 (h, w) or (h, w, 3)."""
+    from napari_sa2net.data.seen import plan_item
 
-    file = read_image(item.image)
-    y, x = file.axes.index("Y"), file.axes.index("X")
-    size = max(file.array.shape[y], file.array.shape[x])
-    step = max(1, size // THUMBNAIL)
-    key = tuple(
-        slice(None, None, step) if i in (y, x) else slice(None) for i in range(len(file.axes))
-    )
-    small = np.asarray(file.array[key])
-    small = np.moveaxis(small, (y, x), (0, 1)).reshape(small.shape[y], small.shape[x], -1)
-    small = small[..., :3] if small.shape[2] >= 3 else small[..., 0]
-    values = small.astype(np.float32)
-    low, high = np.percentile(values, [1, 99.8])
-    if small.ndim == 3 and small.dtype == np.uint8:
-        return small
-    return np.round(255 * np.clip((values - low) / ((high - low) or 1), 0, 1)).astype(np.uint8)
+    plan = plan_item(item)
+    height, width = plan.spatial
+    step = max(1, max(height, width) // THUMBNAIL)
+    first = (0,) * len(plan.stack_shape)
+    values = plan.read_raw(first, 0, height, 0, width)[:, ::step, ::step]
+    if len(values) == 3 and plan.is_rgb and values.dtype == np.uint8:
+        return np.ascontiguousarray(np.moveaxis(values, 0, -1))
+    small = np.clip(apply_levels(values, plan.measured_of(first)), 0, 1)
+    small = np.moveaxis(small, 0, -1) if len(small) == 3 else small.mean(0)
+    return np.round(255 * small).astype(np.uint8)
 
 
 def gone(summary: SetSummary) -> SetSummary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -61,6 +62,8 @@ class SetSummary:
         It has a list of commits, from which images can be removed, and which can be added to.
     there, gone
         There is such a folder; it was there, and no longer is.
+    channels
+        Channels that went in, by name of the image that they were kept of.
     """
 
     folder: Path
@@ -73,6 +76,7 @@ class SetSummary:
     listed: bool = False
     there: bool = True
     gone: bool = False
+    channels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,35 @@ class SetSaid:
     folder: Path
     text: str
     removed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ImportQuestion:
+    """What a folder does not tell of its images, and a person has to say.
+
+    Attributes
+    ----------
+    source
+        The folder or zip file.
+    axes
+        Spellings to choose from, the likeliest first; a single one is known.
+    shape
+        Of the first image.
+    names
+        Of its channels, where the file tells.
+    """
+
+    source: Path
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+    names: tuple[str, ...] = ()
+
+    def channels(self, axes: str) -> tuple[str, ...]:
+        """What the channels are called, if the axes are spelled so."""
+        n = self.shape[axes.index("C")] if "C" in axes else 1
+        if len(self.names) == n:
+            return self.names
+        return tuple(map(str, range(n)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,8 +201,9 @@ class LearnState:
         The outcome's child is the chosen model.
     difference
         What is shown of parent and child; `comparing` while that is on the way.
-    set_busy, set_said
-        What is being done with the training set, in words, and what was.
+    set_busy, set_said, set_question
+        What is being done with the training set, in words, and what was; what has to be said
+        before images are taken in.
     error
         What went wrong here; other pages have nothing to do with it.
     """
@@ -200,6 +234,7 @@ class LearnState:
     difference: Difference | None = None
     set_busy: str = ""
     set_said: SetSaid | None = None
+    set_question: ImportQuestion | None = None
     error: ErrorInfo | None = None
 
 

@@ -80,6 +80,8 @@ def show(directory: Path, commit: str, /, *, json: _Flag = False) -> None:
     if json:
         console.print_json(details)
         return
+    if details["seen"] is not None:
+        details["seen"] = _seen_words(details["seen"])
     rows = [(name, _text(value)) for name, value in details.items()]
     rows = [(name, text) for name, text in rows if text]
     width = max(len(name) for name, _ in rows)
@@ -153,7 +155,15 @@ def export_command(directory: Path, destination: Path, /, *, overwrite: _Flag = 
 
 
 @corrections.command(name="import")
-def import_command(directory: Path, source: Path, /, *, group: str = "") -> None:
+def import_command(
+    directory: Path,
+    source: Path,
+    /,
+    *,
+    group: str = "",
+    axes: str | None = None,
+    channels: str | None = None,
+) -> None:
     """Take in another set, or any folder or zip file with images/ and labels/.
 
     What is in the set already is passed over, so an interrupted import can be repeated.
@@ -166,10 +176,17 @@ def import_command(directory: Path, source: Path, /, *, group: str = "") -> None
         Folder or zip file.
     group
         Slide, patient or dish of the images that name none: never torn apart in validation.
+    axes
+        One letter per axis of the images, such as CYX; unsaid: as the files tell.
+    channels
+        Channels that show the cells, counted from 0 or by name, such as 1 or DAPI,GFP; only
+        these are copied and learned from. Unsaid: the colours, or the first.
     """
     from napari_sa2net.data.exchange import import_into
 
-    training_set, records = import_into(directory, source, group, console.warning)
+    training_set, records = import_into(
+        directory, source, group, console.warning, axes, channels
+    )
     done = f"imported {_commits(len(records))}"
     if not records:
         done += " (all are here already)"
@@ -203,6 +220,14 @@ def _describe(training_set: TrainingSet, record: CommitRecord) -> dict[str, Any]
         except CommitNotFoundError:
             files[kind] = None
     return {**record.model_dump(mode="json"), "files": files}
+
+
+def _seen_words(seen: dict[str, Any]) -> str:
+    """How the image went in, as far as a line can tell; --json has all of it."""
+    image, size = seen["image"], seen["diameter"]
+    parts = [f"{key} {_text(image.get(key))}" for key in ("axes", "channels") if key in image]
+    parts += [] if image.get("normalize", True) else ["intensities as they are"]
+    return ", ".join([*parts, *([f"object size {size:.3g} px"] if size else [])])
 
 
 def _text(value: Any) -> str:

@@ -212,6 +212,8 @@ def compare(
     /,
     *,
     on: Path | None = None,
+    axes: str | None = None,
+    channels: str | None = None,
     device: str = "auto",
     json: _Flag = False,
 ) -> None:
@@ -226,6 +228,11 @@ def compare(
     on
         Folder of corrections, or with images/ and labels/; what one of both has learned from
         is left out. Unsaid: only the reference set of synthetic cells is scored.
+    axes
+        One letter per axis of the images of a folder with images/ and labels/, such as CYX.
+    channels
+        Their channels, counted from 0 or by name, such as 1 or DAPI,GFP. Unsaid: as one of the
+        two has learned from that folder.
     device
         auto, cpu, cuda, cuda:1 or mps.
     json
@@ -236,7 +243,15 @@ def compare(
     from napari_sa2net.training.compare_models import compare_models
 
     with StepProgress(quiet=json) as progress:
-        result = compare_models(first, second, on, device=device, progress=progress.step)
+        result = compare_models(
+            first,
+            second,
+            on,
+            device=device,
+            axes=axes,
+            channels=channels,
+            progress=progress.step,
+        )
     if json:
         console.print_json({"schema_version": 1, **asdict(result)})
         return

@@ -38,6 +38,8 @@ def train(
     from_card: str | None = None,
     promote: bool | None = None,
     keep_best: _Flag = False,
+    axes: str | None = None,
+    channels: str | None = None,
     settings: Annotated[TrainFlags | None, Parameter(name="*")] = None,  # type: ignore[valid-type]
 ) -> int:
     """Train a model on a folder of images and labels, or let one learn from corrections.
@@ -71,7 +73,13 @@ def train(
     keep_best
         With --resume: end a run that was paused with the best it has. Its images are not
         needed.
+    axes
+        One letter per axis of the images, such as CYX; unsaid: as the files tell.
+    channels
+        Channels that show the cells, counted from 0 or by name, such as 1 or DAPI,GFP; unsaid:
+        the colours, or the first. Sets of corrections know theirs.
     """
+    read_as = {"axes": axes, "channels": channels}
     said = given(settings)
     command = shlex.join(["sa2net", *sys.argv[1:]])
     with StepProgress() as progress, log_to(progress), ctrl_c() as pressed:
@@ -82,7 +90,7 @@ def train(
                     raise SettingsError("--keep-best: name a paused run with --resume RUN.")
                 watch["cancelled"] = lambda: True
             result = _carry_out(
-                directory, name, out, full, from_card, promote, said, command, watch
+                directory, name, out, full, from_card, promote, said, read_as, command, watch
             )
         except Cancelled as stopped:
             console.warning(str(stopped))
@@ -99,6 +107,7 @@ def _carry_out(
     from_card: str | None,
     promote: bool | None,
     said: dict[str, Any],
+    read_as: dict[str, Any],
     command: str,
     watch: dict[str, Any],
 ) -> Any:
@@ -111,6 +120,7 @@ def _carry_out(
         from napari_sa2net.training.repeat import card_of, repeat_from_card
 
         base = said.pop("base", None)
+        said |= {flag: value for flag, value in read_as.items() if value is not None}
         if said or full:
             flags = ", ".join(f"--{flag.replace('_', '-')}" for flag in said) or "--full"
             raise SettingsError(f"{flags}: with --from-card all settings are the card's.")
@@ -118,6 +128,8 @@ def _carry_out(
             card_of(from_card), directory, name, base=base, out=out, command=command, **watch
         )
     if is_resumable(said.get("resume")):
+        if any(value is not None for value in read_as.values()):
+            raise SettingsError("--axes, --channels: a run goes on with those it began with.")
         return resume_fine_tuning(said["resume"], **watch, on_event=_notice)
     if name is None:
         raise SettingsError("Give the new model a name: --name NAME")
@@ -137,6 +149,7 @@ def _carry_out(
             on_event=_notice,
             progress=watch["progress"],
             cancelled=watch["cancelled"],
+            **read_as,
         )
     hint = "Leave it out, or name the model that shall learn with --base (without --full)."
     config = settings_of(TrainConfig, said, "training in full", hint)
@@ -148,6 +161,7 @@ def _carry_out(
         on_progress=watch["progress"],
         cancelled=watch["cancelled"],
         command=command,
+        **read_as,
     )
 
 

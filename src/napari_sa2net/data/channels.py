@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from operator import index as as_index
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_sa2net.errors import ChannelError
+
+#: Channels as people name them: ``"DAPI"``, ``"0,2"``, ``1``, ``("DAPI", 2)``.
+Channels = str | int | Iterable[str | int] | None
 
 
 def choose_channels(
@@ -49,6 +52,65 @@ def choose_channels(
         chosen.append(number)
     if not chosen:
         raise ChannelError("No channel is chosen; give at least one, for instance 0.")
+    return tuple(chosen)
+
+
+def channel_choice(channels: Channels) -> tuple[str | int, ...] | None:
+    """Numbers and names, one by one.
+
+    Raises
+    ------
+    ChannelError
+        None is named.
+    """
+    if channels is None:
+        return None
+    if isinstance(channels, (int, np.integer)):
+        return (int(channels),)
+    parts = channels.split(",") if isinstance(channels, str) else channels
+    chosen: list[str | int] = []
+    for part in parts:
+        words = part.split() if isinstance(part, str) else [part]
+        numbers = all(isinstance(word, str) and word.isdecimal() for word in words)
+        chosen += words if numbers or not isinstance(part, str) else [part.strip()]
+    if not chosen:
+        raise ChannelError("No channel is named; give numbers from 0, or names: 1 or DAPI,GFP.")
+    return tuple(chosen)
+
+
+def channel_numbers(
+    choice: Iterable[str | int], n_channels: int, names: Sequence[str] = ()
+) -> tuple[int, ...]:
+    """Numbers of channels that are given by number or by name, in order.
+
+    Parameters
+    ----------
+    choice : iterable of str or int
+        See `channel_choice`. A number that no channel has is looked for among the names.
+    n_channels : int
+    names : sequence of str
+        Of the channels, as far as the image tells; upper and lower case are alike.
+
+    Raises
+    ------
+    ChannelError
+    """
+    known = [name.strip().casefold() for name in names]
+    chosen = []
+    for one in choice:
+        text = str(one).strip().casefold()
+        if text.isdecimal() and int(text) < n_channels:
+            chosen.append(int(text))
+        elif known.count(text) == 1:
+            chosen.append(known.index(text))
+        elif text.isdecimal() or text.lstrip("-").isdecimal():
+            choose_channels(int(text), n_channels, False)  # says which there are
+        else:
+            have = f"its channels are {', '.join(names)}" if known else "it names no channel"
+            twice = "two channels are" if text in known else "no channel is"
+            raise ChannelError(
+                f"In this image {twice} called {one!r}: {have}. Give its number."
+            )
     return tuple(chosen)
 
 

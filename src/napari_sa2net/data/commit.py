@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_sa2net.data.manifest import CommitRecord, Parent, Source
-from napari_sa2net.errors import CorrectionsError
+from napari_sa2net.data.channels import choose_channels
+from napari_sa2net.data.manifest import CommitRecord, Parent, Seen, Source
+from napari_sa2net.errors import ChannelError, CorrectionsError
 from napari_sa2net.files import readable
 
 
@@ -35,6 +36,12 @@ class Commit:
         See `CommitRecord`.
     axes : "YX", "YXC", "CYX" or None
         Unsaid: YX, or YXC where the last axis has length 3 or 4.
+    channels : sequence of int, optional
+        Channels of `image` that the cells were made from, in their order: only these are kept,
+        and learned from. Unsaid: all of them.
+    made : mapping, optional
+        ``provenance`` of the segmentation that made the cells: settings, model and object size
+        travel with the commit, so that learning sees what segmenting saw.
     parent, parent_sha256 : str
         Name of the model whose labels were corrected, and of its file.
     """
@@ -48,6 +55,8 @@ class Commit:
     index: Sequence[int] = ()
     box: Sequence[int] | None = None
     axes: str | None = None
+    channels: Sequence[int] | None = None
+    made: Mapping[str, Any] | None = None
     levels: Sequence[Sequence[float]] | None = None
     pixel_size_um: float | None = None
     parent: str = ""
@@ -63,6 +72,14 @@ class Commit:
         assert self.reviewed is not None and self.axes is not None
         counts = _counts(self.labels, self.reviewed)
         size = self.pixel_size_um
+        made = self.made or {}
+        seen, model = Seen.of(made), made.get("model") or {}
+        levels = self.levels
+        if levels is None and seen is not None:
+            # Of the channels of the file, which need not be those that went in.
+            known = seen.levels_of(self.index)
+            n = 1 if self.axes == "YX" else self.image.shape[self.axes.index("C")]
+            levels = known if len(known) == n else None
         return CommitRecord(
             id=identity,
             name=name,
@@ -73,10 +90,14 @@ class Commit:
             shape=(self.labels.shape[0], self.labels.shape[1]),
             axes=self.axes,
             levels=None
-            if self.levels is None
-            else tuple((float(low), float(high)) for low, high in self.levels),
+            if levels is None
+            else tuple((float(low), float(high)) for low, high in levels),
+            seen=seen,
             pixel_size_um=None if size is None else float(size),
-            parent=Parent(name=self.parent, sha256=self.parent_sha256),
+            parent=Parent(
+                name=self.parent or model.get("name", ""),
+                sha256=self.parent_sha256 or model.get("sha256", ""),
+            ),
             group=self.group.strip(),
             kind=self.kind.strip(),
             split=self.split,
@@ -105,6 +126,8 @@ def checked_commit(commit: Commit) -> Commit:
         )
     if axes == "YXC" and image.shape[2] not in (3, 4):
         image, axes = np.moveaxis(image, 2, 0), "CYX"
+    if commit.channels is not None:
+        image, axes = pick_channels(image, axes, commit.channels)
     if image.dtype.kind not in "biuf" or image.dtype.itemsize > 8:
         raise CorrectionsError(
             f"An image of {image.dtype} cannot be kept; convert it to real numbers."
@@ -149,7 +172,37 @@ def checked_commit(commit: Commit) -> Commit:
         group=readable(commit.group),
         kind=readable(commit.kind),
         notes=readable(commit.notes),
+        channels=None,
     )
+
+
+def pick_channels(
+    image: NDArray[Any], axes: str, channels: Sequence[int]
+) -> tuple[NDArray[Any], str]:
+    """Channels of a plane in that order, and the axes of what they make.
+
+    Raises
+    ------
+    CorrectionsError
+        If there is no such channel.
+    """
+    at = axes.find("C")
+    n = image.shape[at] if at >= 0 else 1
+    try:
+        picks = choose_channels(channels, n, axes == "YXC")
+    except ChannelError as error:
+        raise CorrectionsError(str(error)) from error
+    planes = image[None] if at < 0 else np.moveaxis(image, at, 0)
+    return as_plane(planes[list(picks)], axes == "YXC")
+
+
+def as_plane(values: NDArray[Any], colours: bool) -> tuple[NDArray[Any], str]:
+    """Channels (k, H, W) as they are kept: YX, colours YXC, others CYX."""
+    if len(values) == 1:
+        return values[0], "YX"
+    if colours and len(values) == 3:
+        return np.moveaxis(values, 0, 2), "YXC"
+    return values, "CYX"
 
 
 def _axes(image: NDArray[Any]) -> str:

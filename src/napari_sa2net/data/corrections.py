@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_sa2net.data.channels import Channels
 from napari_sa2net.data.commit import Commit, checked_commit
 from napari_sa2net.data.corrections_files import (
     LOCK,
@@ -350,12 +351,16 @@ class TrainingSet:
         return export_corrections(self, destination, overwrite)
 
     def import_folder(
-        self, source: str | os.PathLike[str], group: str = ""
+        self,
+        source: str | os.PathLike[str],
+        group: str = "",
+        axes: str | None = None,
+        channels: Channels = None,
     ) -> list[CommitRecord]:
         """Take in a folder or zip file, see `import_corrections`."""
         from napari_sa2net.data.exchange import import_corrections
 
-        return import_corrections(self, source, group)
+        return import_corrections(self, source, group, axes=axes, channels=channels)
 
     @contextmanager
     def _changing(self) -> Iterator[Changes]:

@@ -10,13 +10,16 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
-from napari_sa2net.data.commit import Commit, checked_commit
-from napari_sa2net.data.corrections import TrainingSet
+from napari_sa2net.data.channels import Channels
+from napari_sa2net.data.commit import Commit, as_plane, checked_commit, pick_channels
+from napari_sa2net.data.corrections import CommittedData, TrainingSet
 from napari_sa2net.data.corrections_files import locate
 from napari_sa2net.data.fingerprint import image_fingerprint
 from napari_sa2net.data.manifest import (
@@ -34,6 +37,8 @@ from napari_sa2net.errors import CorrectionsError, OutputError, SA2NetError
 from napari_sa2net.files import TEMPORARY_PREFIX, write_atomically
 
 logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from napari_sa2net.data.plan import ImagePlan
 
 #: Images that are taken in under one lock; another window waits that long.
 BATCH = 8
@@ -103,11 +108,33 @@ def export_corrections(
     return _export_folder(target, manifest, files)
 
 
+@dataclass(frozen=True)
+class Taking:
+    """How images of a folder are taken in.
+
+    Attributes
+    ----------
+    group : str
+        For images that have none.
+    note : callable(str)
+        Told what a person should know.
+    axes, channels
+        As of `load_training_folder`.
+    """
+
+    group: str
+    note: Callable[[str], None]
+    axes: str | None = None
+    channels: Channels = None
+
+
 def import_into(
     folder: str | os.PathLike[str],
     source: str | os.PathLike[str],
     group: str = "",
     note: Callable[[str], None] | None = None,
+    axes: str | None = None,
+    channels: Channels = None,
 ) -> tuple[TrainingSet, list[CommitRecord]]:
     """`import_corrections` into the set of a folder, which is made if need be.
 
@@ -123,7 +150,8 @@ def import_into(
         made.append(TrainingSet.open(folder, create=True))
         return made[0]
 
-    records = _import(opened, Path(folder).expanduser().absolute(), source, group, note)
+    taking = Taking(group, note or logger.warning, axes, channels)
+    records = _import(opened, Path(folder).expanduser().absolute(), source, taking)
     return made[0], records
 
 
@@ -132,6 +160,8 @@ def import_corrections(
     source: str | os.PathLike[str],
     group: str = "",
     note: Callable[[str], None] | None = None,
+    axes: str | None = None,
+    channels: Channels = None,
 ) -> list[CommitRecord]:
     """Take in another set, or any folder or zip file with ``images/`` and ``labels/``.
 
@@ -146,7 +176,11 @@ def import_corrections(
     group : str
         For images that have none.
     note : callable(str), optional
-        Told what may be wrong with the labels; unsaid: the log is.
+        Told what may be wrong with the labels, and which of several channels is taken; unsaid:
+        the log is.
+    axes, channels
+        As of `load_training_folder`. Of each image the chosen channels are copied; unsaid: the
+        colours, or the first. With other channels than before, images are taken in anew.
 
     Returns
     -------
@@ -159,25 +193,38 @@ def import_corrections(
     OutputError
         If the set cannot be written.
     """
-    return _import(lambda: training_set, training_set.path, source, group, note)
+    taking = Taking(group, note or logger.warning, axes, channels)
+    return _import(lambda: training_set, training_set.path, source, taking)
+
+
+@contextmanager
+def opened_source(source: str | os.PathLike[str]) -> Iterator[Path]:
+    """The folder of a source; that of a zip file is unpacked for the while.
+
+    Raises
+    ------
+    CorrectionsError
+    """
+    path = Path(source).expanduser().absolute()
+    if path.is_file():
+        with _unzipped(path) as folder:
+            yield folder
+    else:
+        yield path
 
 
 def _import(
     opened: Callable[[], TrainingSet],
     own: Path,
     source: str | os.PathLike[str],
-    group: str,
-    note: Callable[[str], None] | None,
+    taking: Taking,
 ) -> list[CommitRecord]:
     """Look at a source, then open the set (at `own`) and take it in."""
     path = Path(source).expanduser().absolute()
     if path == own:
         raise CorrectionsError("A set cannot be imported into itself. Choose another folder.")
-    note = note or logger.warning
-    if path.is_file():
-        with _unzipped(path) as folder:
-            return _import_folder(opened, folder, group, path, note)
-    return _import_folder(opened, path, group, path, note)
+    with opened_source(path) as folder:
+        return _import_folder(opened, folder, taking, path)
 
 
 def _export_folder(target: Path, manifest: Manifest, files: list[tuple[str, Path]]) -> Path:
@@ -204,32 +251,30 @@ def _export_folder(target: Path, manifest: Manifest, files: list[tuple[str, Path
 
 
 def _import_folder(
-    opened: Callable[[], TrainingSet],
-    folder: Path,
-    group: str,
-    source: Path,
-    note: Callable[[str], None],
+    opened: Callable[[], TrainingSet], folder: Path, taking: Taking, source: Path
 ) -> list[CommitRecord]:
+    items = load_training_folder(folder, axes=taking.axes, channels=taking.channels)
     if is_training_set(folder):
         return _import_set(opened, TrainingSet(folder))
-    items = load_training_folder(folder)
-    doubts, empty = [], []
+    doubts, empty, told = [], [], []
     for item in items:  # all of them, before the first is taken in
-        commit, doubt = _read_item(item, group, source)
+        commit, doubt, channel = _read_item(item, taking.group, source)
         doubts.append(doubt)
+        told += [channel] if channel else []
         if not commit.labels.any():
             empty.append(item.name)
     if len(empty) == len(items):
         raise CorrectionsError(f"No label image of {source} {NO_CELL}")
-    for words in notes_on(doubts, empty):
-        note(words)
+    for words in (*told[:1], *notes_on(doubts, empty)):
+        taking.note(words)
     training_set = opened()
     known: dict[tuple[Any, ...], list[str]] = {}
     for record in training_set.commits("active", "superseded"):
         known.setdefault(record.place, []).append(record.id)
     made: list[CommitRecord] = []
     for start in range(0, len(items), BATCH):
-        batch = [_read_item(item, group, source)[0] for item in items[start : start + BATCH]]
+        some = items[start : start + BATCH]
+        batch = [_read_item(item, taking.group, source)[0] for item in some]
         new = [commit for commit in batch if not _is_here(training_set, known, commit)]
         made += training_set.commit_all(new) if new else []
     return made
@@ -242,9 +287,21 @@ def _is_here(
     for identity in known.get((commit.fingerprint, (), None), ()):
         kept = training_set.load(identity)
         assert commit.reviewed is not None
-        if (kept.labels == commit.labels).all() and (kept.reviewed == commit.reviewed).all():
+        same = (kept.labels == commit.labels).all() and (kept.reviewed == commit.reviewed).all()
+        if same and _same_channels(kept, commit):
             return True
     return False
+
+
+def _same_channels(kept: CommittedData, commit: Commit) -> bool:
+    """Whether the same would be learned from both, by another choice of channels or not."""
+    image, axes = kept.image, kept.record.axes
+    if axes == "YXC":  # an alpha is not learned from
+        image = image[..., :3]
+    elif kept.record.channels is not None:
+        image, _ = pick_channels(image, axes, kept.record.channels)
+    real = np.asarray(commit.image).dtype.kind == "f"
+    return np.array_equal(image, commit.image, equal_nan=real)
 
 
 def _import_set(opened: Callable[[], TrainingSet], other: TrainingSet) -> list[CommitRecord]:
@@ -259,31 +316,33 @@ def _import_set(opened: Callable[[], TrainingSet], other: TrainingSet) -> list[C
     return [training_set.find(record.id) for record in new]
 
 
-def _read_item(item: TrainingItem, group: str, origin: Path) -> tuple[Commit, str]:
-    """What is to be kept of an item, and what may be wrong with its labels."""
+def _read_item(item: TrainingItem, group: str, origin: Path) -> tuple[Commit, str, str]:
+    """What is to be kept of an item, and what may be wrong with labels and channels."""
     from napari_sa2net.data.io import read_image
-    from napari_sa2net.data.plan import plan_image
+    from napari_sa2net.data.seen import plan_file, unchosen
 
     try:
         file = read_image(item.image)
-        plan = plan_image(file.array, axes=file.axes, measure=False)
+        plan = plan_file(file, item, measure=False)
+        told = unchosen(file, item)
     except SA2NetError as error:
         raise CorrectionsError(f"{item.name}: {error}") from error
-    if plan.stack_shape:
-        raise CorrectionsError(
-            f"{item.image} is a stack. Save its planes as single 2-D images to import them."
-        )
+    if plan.n_planes > 1:
+        raise CorrectionsError(f"{item.image} {plan.stack_words('import them')}")
     labels, reviewed, note = read_truth(item, plan.spatial)
-    wanted = [axis for axis in ("YXC" if plan.is_rgb else "CYX") if axis in plan.axes]
-    image = np.asarray(file.array).transpose([plan.axes.index(axis) for axis in wanted])
+    first = (0,) * len(plan.stack_shape)
+    height, width = plan.spatial
+    values = plan.read_raw(first, 0, height, 0, width)
+    image, axes = as_plane(values, plan.is_rgb)
     commit = Commit(
         image,
         labels,
         reviewed,
         source=item.name,
         path=str(origin if origin.is_file() else item.image),
-        fingerprint=image_fingerprint(image),
-        axes="".join(wanted),
+        fingerprint=image_fingerprint(_all_channels(file.array, plan)),
+        axes=axes,
+        made={"settings": plan.settings(measured=False)},
         pixel_size_um=file.pixel_size_um,
         group=item.group or group,
         kind=item.kind,
@@ -291,9 +350,17 @@ def _read_item(item: TrainingItem, group: str, origin: Path) -> tuple[Commit, st
         notes=f"imported from {origin}",
     )
     try:
-        return checked_commit(commit), note
+        return checked_commit(commit), note, told
     except CorrectionsError as error:
         raise CorrectionsError(f"{item.name}: {error}") from error
+
+
+def _all_channels(array: Any, plan: ImagePlan) -> NDArray[Any]:
+    """The one plane with its channels, whichever were chosen: by it the image is known."""
+    plane = array[tuple(0 if axis in plan.stack_axes else slice(None) for axis in plan.axes)]
+    names = [axis for axis in plan.axes if axis not in plan.stack_axes]
+    wanted = [axis for axis in ("YXC" if plan.is_rgb else "CYX") if axis in names]
+    return np.asarray(plane).transpose([names.index(axis) for axis in wanted])
 
 
 @contextmanager

@@ -7,14 +7,15 @@ import re
 import secrets
 import shlex
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
+from napari_sa2net.config import InputConfig, PredictConfig
 from napari_sa2net.errors import CorrectionsError, OutputError
 from napari_sa2net.files import readable, write_atomically
 
@@ -37,6 +38,9 @@ _MAX_STEM_BYTES = 120
 _Stem = Annotated[
     str, Field(min_length=1, pattern=r'^[^<>:"/\\|?*\x00-\x1f.][^<>:"/\\|?*\x00-\x1f]*$')
 ]
+
+
+_Config = TypeVar("_Config", bound=BaseModel)
 
 
 class _Record(BaseModel):
@@ -70,6 +74,89 @@ class Parent(_Record):
     sha256: str = ""
 
 
+def _known(kind: type[_Config], values: Mapping[str, Any]) -> _Config:
+    """Settings of a kind, without what another version may have written."""
+    try:
+        return kind(**{k: v for k, v in values.items() if k in kind.model_fields})
+    except pydantic.ValidationError:
+        return kind()
+
+
+class Seen(_Record):
+    """How an image went into the network when its cells were made; whatever else is kept, too.
+
+    Attributes
+    ----------
+    image : dict
+        Of the whole image: axes, channels, normalize and further settings.
+    input : dict
+        What the model expected, see `InputConfig`.
+    predict, instances : dict
+        See `PredictConfig` and `InstanceConfig`.
+    diameter : float or None
+        Object diameter (image px) that set the scale; None where nothing was rescaled, or
+        nothing is known.
+    scale : float or None
+        Network pixels per image pixel.
+    """
+
+    image: dict[str, Any] = Field(default_factory=dict)
+    input: dict[str, Any] = Field(default_factory=dict)
+    predict: dict[str, Any] = Field(default_factory=dict)
+    instances: dict[str, Any] = Field(default_factory=dict)
+    diameter: float | None = None
+    scale: float | None = None
+
+    @classmethod
+    def of(cls, provenance: Mapping[str, Any]) -> Seen | None:
+        """From the provenance of a result; None where it does not tell."""
+        settings = provenance.get("settings")
+        if not isinstance(settings, Mapping) or "image" not in settings:
+            return None
+        more = {name: provenance.get(name) for name in ("diameter", "scale")}
+        try:
+            return cls.model_validate({**settings, **more})
+        except pydantic.ValidationError:
+            return None
+
+    def levels_of(self, index: Sequence[int]) -> Sequence[Sequence[float]]:
+        """Values that became 0 and 1 in a plane, per channel that went in; empty: unknown."""
+        known: Any = self.image.get("levels") or ()
+        along, axes = self.image.get("levels_along"), str(self.image.get("axes", ""))
+        if not along:
+            return known if isinstance(known, Sequence) else ()
+        at = dict(zip((a for a in axes if a not in "YXC"), index, strict=False))
+        return known.get("-".join(str(at.get(name)) for name in along)) or ()
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of the whole image, in their order; empty where unknown."""
+        return tuple(int(c) for c in self.image.get("channels") or ())
+
+    @property
+    def n_channels(self) -> int:
+        """Channels that the whole image has, whichever went in; 0 where unknown."""
+        axes, shape = str(self.image.get("axes", "")), self.image.get("shape") or ()
+        if not self.channels or len(axes) != len(shape):
+            return 0
+        return int(shape[axes.index("C")]) if "C" in axes else 1
+
+    @property
+    def expects(self) -> InputConfig:
+        """What the model expected, as far as this version knows it."""
+        return _known(InputConfig, self.input)
+
+    @property
+    def predicted(self) -> PredictConfig:
+        """How the network was run, as far as this version knows it."""
+        return _known(PredictConfig, self.predict)
+
+    @property
+    def normalize(self) -> bool:
+        """Whether intensities were stretched at all."""
+        return bool(self.image.get("normalize", True))
+
+
 class CommitRecord(_Record):
     """What the manifest says of one commit.
 
@@ -91,10 +178,12 @@ class CommitRecord(_Record):
         The crop in that plane, px; None: all of it.
     shape : (H, W)
     axes : str
-        Of the image file: YX, YXC or CYX.
+        Of the image file: YX, YXC or CYX. It holds the channels that went in, in their order.
     levels : tuple of (low, high), or None
-        Per channel, the values of the *whole* image that become 0 and 1, where known: the
-        percentiles of a crop are others.
+        Per channel of the file, the values that became 0 and 1 when the cells were made, where
+        known: the percentiles of a crop are others.
+    seen : Seen or None
+        With which settings the image went in; None where that is unknown.
     pixel_size_um : float or None
     parent : Parent
     group, kind : str
@@ -120,6 +209,7 @@ class CommitRecord(_Record):
     shape: tuple[int, int]
     axes: str = "YX"
     levels: tuple[tuple[float, float], ...] | None = None
+    seen: Seen | None = None
     pixel_size_um: float | None = None
     parent: Parent = Parent()
     group: str = ""
@@ -130,6 +220,16 @@ class CommitRecord(_Record):
     reviewed_share: float = 1.0
     n_edits: int = 0
     notes: str = ""
+
+    @property
+    def channels(self) -> tuple[int, ...] | None:
+        """Channels of the file that go in; None: all of them.
+
+        An import of version 0.1.0 copied every channel, and the first was learned from. All
+        other commits hold just what went in.
+        """
+        old = self.seen is None and self.levels is None and self.axes == "CYX"
+        return (0,) if old and self.notes.startswith("imported from ") else None
 
     @property
     def place(self) -> tuple[Any, ...]:

@@ -113,6 +113,30 @@ def plan_image(
     return plan
 
 
+def plan_as_input(
+    image: Any,
+    axes: str | None,
+    channels: int | Iterable[int] | None,
+    normalize: bool,
+    model_input: InputConfig,
+    in_channels: int,
+    measure: bool = True,
+    levels: LevelsOf = "auto",
+    contrast: tuple[float, float] | None = None,
+) -> ImagePlan:
+    """`plan_image` for a network of that input, whoever reads: to segment or to learn."""
+    if not normalize:
+        # As it is: neither channel order nor a fixed size is imposed on raw values.
+        model_input = model_input.model_copy(update={"channel_order": "any", "resize_to": None})
+    if channels is None and (not normalize or in_channels > 3):
+        # All channels, where they are just as many as the network takes.
+        shape_only = plan_image(image, axes, in_channels=1, measure=False)
+        channels = range(in_channels) if shape_only.n_channels == in_channels else None
+    return plan_image(
+        image, axes, channels, normalize, model_input, in_channels, measure, levels, contrast
+    )
+
+
 class ImagePlan:
     """An image as a network sees it; made by `plan_image`.
 
@@ -249,6 +273,15 @@ class ImagePlan:
             f"{say.format(example)}."
         )
 
+    def stack_words(self, purpose: str) -> str:
+        """What to do about a stack where planes are wanted; follows the name of its file."""
+        counts = " × ".join(map(str, self.stack_shape))
+        likely = "" if "C" in self.axes else ". If its axes hold channels, give --axes CYX"
+        return (
+            f"is a stack of {counts} planes ({self.stack_axes}). Save its planes as single 2-D "
+            f"images to {purpose}{likely}."
+        )
+
     @property
     def likely_channels(self) -> int | None:
         """The axis of the plane that is so short that it rather holds channels, if any is."""
@@ -272,6 +305,29 @@ class ImagePlan:
             return f"{', '.join(COLOURS[c] for c in self.channels)} of RGB"
         noun = "channel" if len(self.channels) == 1 else "channels"
         return f"{noun} {', '.join(map(str, self.channels)) or 'none'} of {self.n_channels}"
+
+    def settings(self, measured: bool = True, **more: Any) -> dict[str, Any]:
+        """How the image goes in, for a result's provenance: read so again, it is the same.
+
+        ``measured``: with its levels; ``more`` entries are those of the caller.
+        """
+        image = {
+            "axes": self.axes,
+            "shape": list(self.shape),
+            "channels": list(self.channels),
+            "normalize": self.normalize,
+            **more,
+        }
+        if measured and self.levels_along:
+            # Of the planes that were looked at so far.
+            image["levels_along"] = self.levels_along
+            image["levels"] = {
+                "-".join(map(str, key)): one.as_array().tolist()
+                for key, one in self._levels.items()
+            }
+        elif measured:
+            image["levels"] = self.levels.tolist()
+        return {"image": image, "input": self.model_input.model_dump(mode="json")}
 
     # --- values --------------------------------------------------------------------------
 

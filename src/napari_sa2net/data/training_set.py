@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_sa2net.data.channels import Channels, channel_choice
 from napari_sa2net.data.index import read_index, split_word, stem_of
 from napari_sa2net.data.manifest import (
     KINDS,
     CommitRecord,
+    Seen,
     is_training_set,
     read_manifest,
 )
@@ -54,6 +56,13 @@ class TrainingItem:
         Ids of the other commits of this place, whatever became of them.
     kin : tuple of str
         Ids (where there are none, names) of what belongs to the same group.
+    axes : str or None
+        Of the image's file; None: as the file tells.
+    channels : tuple of int or str, or None
+        Channels of the file that go in, by number or name; None: all of a commit's, otherwise
+        nobody has chosen.
+    seen : Seen or None
+        How the image went in when its cells were made; None where that is unknown.
     """
 
     name: str
@@ -68,12 +77,17 @@ class TrainingItem:
     place: str = ""
     before: tuple[str, ...] = ()
     kin: tuple[str, ...] = ()
+    axes: str | None = None
+    channels: tuple[int | str, ...] | None = None
+    seen: Seen | None = None
 
 
 def load_training_folder(
     directory: str | Path,
     splits: Collection[str] = LEARNED_FROM,
     only: Collection[str] | None = None,
+    axes: str | None = None,
+    channels: Channels = None,
 ) -> list[TrainingItem]:
     """Find the images of a training folder.
 
@@ -91,6 +105,11 @@ def load_training_folder(
     only : collection of str, optional
         Names of images or ids of commits: nothing else is taken. Commits that were superseded
         or removed since are taken too, as long as their files are there.
+    axes : str, optional
+        Of the images, one letter each; unsaid: as each file tells.
+    channels : int, str or sequence of these, optional
+        Channels of the images that go in, by number from 0 or by name: ``1``, ``"DAPI,GFP"``.
+        Commits know theirs.
 
     Returns
     -------
@@ -108,11 +127,17 @@ def load_training_folder(
             f"{directory} is not a folder. Give a folder with images/ and labels/ inside."
         )
     index = directory / "index.csv"
+    choice = channel_choice(channels)
     if is_training_set(directory):
+        if axes is not None or choice is not None:
+            raise TrainingDataError(
+                f"{directory} is a set of corrections: its images know their axes and "
+                "channels. Leave axes and channels out."
+            )
         items = _committed(directory, only)
     else:
         items = _indexed(directory, index, splits) if index.is_file() else _listed(directory)
-        items = _with_kin(items)
+        items = [replace(item, axes=axes, channels=choice) for item in _with_kin(items)]
     if only is not None:
         items = _chosen(items, only)
     if not items:
@@ -294,6 +319,9 @@ def _committed(directory: Path, only: Collection[str] | None) -> list[TrainingIt
                 _place(record),
                 tuple(i for i in of_place[record.place] if i != record.id),
                 tuple(i for i in of_group[group] if i != record.id),
+                record.axes,
+                record.channels,
+                record.seen,
             )
         )
     return items

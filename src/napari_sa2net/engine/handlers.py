@@ -336,14 +336,10 @@ class Handlers:
             model.name,
             model.sha256,
             {
-                "image": {
-                    "axes": window.axes,
-                    "shape": list(window.shape),
-                    "origin": window.origin,
-                    "channels": list(window.channels),
-                    "normalize": request.normalize,
-                    "whole": box is None and request.window.index is None,
-                },
+                **window.settings(
+                    origin=window.origin,
+                    whole=box is None and request.window.index is None,
+                ),
                 "predict": request.predict,
                 "instances": request.instances,
             },

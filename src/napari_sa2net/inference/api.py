@@ -150,12 +150,7 @@ def segment(
         loaded.name,
         loaded.sha256,
         {
-            "image": {
-                "axes": plan.axes,
-                "shape": list(plan.shape),
-                "channels": list(plan.channels),
-                "normalize": normalize,
-            },
+            **plan.settings(),
             "predict": predict,
             "instances": instances,
         },

@@ -154,13 +154,7 @@ def explain(
         loaded.name,
         loaded.sha256,
         {
-            "image": {
-                "axes": plan.axes,
-                "shape": list(plan.shape),
-                "channels": list(plan.channels),
-                "index": list(index),
-                "normalize": normalize,
-            },
+            **plan.settings(index=list(index)),
             "predict": predict,
             "instances": instances,
         },

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from napari_sa2net.config import InstanceConfig, PredictConfig
-from napari_sa2net.data import ImagePlan, plan_image
+from napari_sa2net.data.plan import ImagePlan, plan_as_input
 from napari_sa2net.data.sampling import spread_indices
 from napari_sa2net.errors import Cancelled
 from napari_sa2net.inference.diameter import estimate_diameter
@@ -66,22 +66,13 @@ def plan_for(
 ) -> ImagePlan:
     """Plan of an image for a model; see `segment` for the parameters."""
     predict = predict or PredictConfig()
-    expects = model.card.input
-    if not normalize:
-        # As it is: neither channel order nor a fixed size is imposed on raw values.
-        expects = expects.model_copy(update={"channel_order": "any", "resize_to": None})
-    n = model.card.network.in_channels
-    if channels is None and (not normalize or n > 3):
-        # All channels, where they are just as many as the network takes.
-        shape_only = plan_image(image, axes, in_channels=1, measure=False)
-        channels = range(n) if shape_only.n_channels == n else None
-    plan = plan_image(
+    plan = plan_as_input(
         image,
         axes,
         channels,
-        normalize=normalize,
-        model_input=expects,
-        in_channels=n,
+        normalize,
+        model.card.input,
+        model.card.network.in_channels,
         levels=predict.levels,
         contrast=predict.contrast,
     )

@@ -107,11 +107,14 @@ def vary_intensity(image: Tensor, rng: np.random.Generator, colour: bool) -> Ten
 
     Parameters
     ----------
-    image : (3, H, W) float32, about 0 … 1
+    image : (C, H, W) float32, about 0 … 1
     rng : numpy Generator
     colour : bool
         The channels differ (stained tissue), so their balance and saturation vary too.
     """
+    if (most := float(image.abs().max())) > 2:
+        # Values went in as they are: varied on the usual scale, and brought back.
+        return most * vary_intensity(image / most, rng, colour)
     if colour:
         # Stains differ in strength and hue: each channel's optical density varies alone.
         powers = torch.tensor(2.0 ** rng.uniform(-0.5, 0.5, (3, 1, 1)), dtype=image.dtype)

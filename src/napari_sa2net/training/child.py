@@ -22,7 +22,7 @@ from napari_sa2net.provenance import versions
 from napari_sa2net.training.compare import Change, Score, Verdict, change, judge
 from napari_sa2net.training.material import DIAMETER, HELD_OUT
 from napari_sa2net.training.rounds import Record, reference_of
-from napari_sa2net.training.runs import RECIPE, Asked
+from napari_sa2net.training.runs import RECIPE, Asked, folder_input
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +156,7 @@ def _card(ended: Ended, changes: dict[str, Change], verdict: Verdict) -> ModelCa
     training = {
         "recipe": RECIPE,
         "data": Path(asked.training_set).name,
+        **folder_input(asked.axes, asked.channels),
         "commits": list(asked.division["training"]),
         "held_out": list(asked.division["held_out"]),
         "held_out_before": list(asked.division["earlier"]),

@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_sa2net.config import InputConfig, PredictConfig
-from napari_sa2net.data import read_image
+from napari_sa2net.data.channels import Channels, channel_choice
+from napari_sa2net.data.manifest import is_training_set
 from napari_sa2net.data.reference import reference_images
+from napari_sa2net.data.seen import is_unscaled, plan_item
 from napari_sa2net.data.training_set import TrainingItem, load_training_folder
 from napari_sa2net.errors import Cancelled, SettingsError
 from napari_sa2net.inference.instances import label_objects
@@ -25,7 +27,7 @@ from napari_sa2net.models.model import Model, load_model
 from napari_sa2net.models.registry import list_models
 from napari_sa2net.training.compare import Change, Tally, change, tally
 from napari_sa2net.training.comparison import Comparison, Part, Use, use_of, verdict_on
-from napari_sa2net.training.dataset import Example, load_example, take_levels
+from napari_sa2net.training.dataset import Example, load_example
 from napari_sa2net.training.held_out import focus, split_examples, spread
 from napari_sa2net.training.judged import changed_since, family, judge_again
 from napari_sa2net.training.material import DIAMETER, EARLIER, HELD_OUT, KINDS
@@ -39,12 +41,10 @@ _ALL_OF_IT = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """One image to score both models on."""
+    """One image to score both models on: of a training set, or in memory."""
 
     part: str
-    image: NDArray[Any]
-    axes: str | None
-    item: TrainingItem | None
+    image: TrainingItem | NDArray[Any]
     labels: NDArray[np.int32]
     counts: NDArray[np.bool_] | None
     diameter: float
@@ -56,6 +56,8 @@ def compare_models(
     training_set: Any = None,
     *,
     device: str = "auto",
+    axes: str | None = None,
+    channels: Channels = None,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Comparison:
@@ -72,6 +74,9 @@ def compare_models(
     training_set : path, or an open training set, optional
         Corrections; unsaid: only the reference set of synthetic cells is scored.
     device : str
+    axes, channels
+        Of a folder of images and labels, as of `load_training_folder`; unsaid: as one of the
+        models learned from it.
     progress : callable(done, total, what), optional
     cancelled : callable() -> bool, optional
         Asked between tiles.
@@ -95,13 +100,14 @@ def compare_models(
             "compare with."
         )
     folder = None
+    channels = channel_choice(channels)
     tasks: list[_Task] = []
     notes: list[str] = []
     if training_set is not None:
         folder = Path(getattr(training_set, "path", training_set)).expanduser().absolute()
     kin = family(models)
     changed = changed_since(kin[1], folder) if kin and folder is not None else 0
-    if kin and changed == 0:
+    if kin and changed == 0 and _reads_alike(kin[1], axes, channels):
         judged = judge_again(
             models, *kin, folder, device, progress, cancelled, lambda: _ask(cancelled)
         )
@@ -114,7 +120,8 @@ def compare_models(
             "numbers are not those of its verdict."
         ]
     if folder is not None:
-        tasks, more = _corrections(folder, models, progress, cancelled)
+        items = _items(folder, models, axes, channels)
+        tasks, more = _corrections(items, models, progress, cancelled)
         notes += more
     if progress:
         progress(0, 0, "drawing the reference set")
@@ -122,12 +129,12 @@ def compare_models(
     tallies: list[dict[str, list[Tally]]] = [{}, {}]
     done, total = 0, 2 * len(tasks)
     for model, own in zip(models, tallies, strict=True):
-        predictor = Predictor(model, PredictConfig(device=device))
+        predictors: dict[InputConfig, Predictor] = {}
         for task in tasks:
             if progress:
                 progress(done, total, f"scoring images with {model.name}")
             _ask(cancelled)
-            labels = _labels(model, predictor, task, cancelled)
+            labels = _labels(model, predictors, PredictConfig(device=device), task, cancelled)
             own.setdefault(task.part, []).append(tally(labels, task.labels, task.counts))
             done += 1
     if progress:
@@ -163,30 +170,61 @@ def _told(
 
 def _labels(
     model: Model,
-    predictor: Predictor,
+    predictors: dict[InputConfig, Predictor],
+    config: PredictConfig,
     task: _Task,
     cancelled: Callable[[], bool] | None,
 ) -> NDArray[np.int32]:
     """What a model finds in an image, at the image's size."""
-    plan = plan_for(model, task.image, task.axes, None, True)
-    if task.item is not None:
-        take_levels(plan, task.item)
-    predictor.config = predictor.config.model_copy(update={"diameter": task.diameter})
+    size: dict[str, Any] = {"diameter": task.diameter}
+    if isinstance(task.image, TrainingItem):
+        card = model.card
+        plan = plan_item(task.image, card.input, card.network.in_channels)
+        size["rescale"] = not is_unscaled(task.image)
+    else:
+        plan = plan_for(model, task.image)
+    if plan.model_input not in predictors:
+        predictors[plan.model_input] = Predictor(model, config, input_config=plan.model_input)
+    predictor = predictors[plan.model_input]
+    predictor.config = config.model_copy(update=size)
     made = predict_image(model, plan, predictor=predictor, cancelled=cancelled)
-    probability = np.asarray(made.probability)
+    probability = np.asarray(made.probability).reshape(predictor.n_classes, *plan.spatial)
     labels = label_objects(probability, model.card.classes, model.card.instance)
     return np.asarray(labels, np.int32)
 
 
 def _reference() -> list[_Task]:
     return [
-        _Task(KINDS[one.kind], one.image, None, None, one.labels, None, one.diameter)
+        _Task(KINDS[one.kind], one.image, one.labels, None, one.diameter)
         for one in reference_images()
     ]
 
 
+def _reads_alike(
+    child: Model, axes: str | None, channels: tuple[str | int, ...] | None
+) -> bool:
+    """Whether a folder is to be read as a child did that has learned from it."""
+    training = child.card.training
+    learned = ",".join(map(str, training.get("channels") or ()))
+    said = None if channels is None else ",".join(map(str, channels))
+    return axes in (None, training.get("axes")) and said in (None, learned)
+
+
+def _items(
+    folder: Path, models: Sequence[Model], axes: str | None, channels: Channels
+) -> list[TrainingItem]:
+    """Images of a training set, read as a model did that has learned from them."""
+    if axes is None and channels is None and not is_training_set(folder):
+        for model in reversed(models):
+            training = model.card.training
+            if training.get("data") == folder.name:
+                axes, channels = training.get("axes"), training.get("channels")
+                break
+    return load_training_folder(folder, axes=axes, channels=channels)
+
+
 def _corrections(
-    folder: Path,
+    items: Sequence[TrainingItem],
     models: Sequence[Model],
     progress: Progress | None,
     cancelled: Callable[[], bool] | None,
@@ -197,15 +235,16 @@ def _corrections(
         [model.card, *(entry.card for entry in ancestors(model.card, registered))]
         for model in models
     ]
-    items = load_training_folder(folder)
     examples: dict[str, list[tuple[TrainingItem, Example]]] = {HELD_OUT: [], EARLIER: []}
     learned: list[tuple[TrainingItem, Example]] = []
     who: set[str] = set()
+    told: list[str] = []
     for i, item in enumerate(items):
         _ask(cancelled)
         if progress:
             progress(i, len(items), "reading corrections")
         example = focus(load_example(item, InputConfig(), DIAMETER), _ALL_OF_IT)
+        told += [example.unchosen] if example.unchosen else []
         if not len(example.centres):
             continue
         uses = [[use_of(card, item) for card in line] for line in lines]
@@ -223,7 +262,7 @@ def _corrections(
             example = split_examples([example], share, 0).held_out[0]
         earlier = any("earlier" in one for one in uses)
         examples[EARLIER if earlier else HELD_OUT].append((item, example))
-    notes = []
+    notes = told[:1]
     if not examples[HELD_OUT]:
         examples[HELD_OUT], examples[EARLIER] = examples[EARLIER], []
     if not examples[HELD_OUT] and learned:
@@ -239,18 +278,7 @@ def _corrections(
         by_name = {item.name: (item, example) for item, example in some}
         for example in spread([example for _, example in some], MOST):
             item, _ = by_name[example.item.name]
-            file = read_image(item.image)
-            tasks.append(
-                _Task(
-                    part,
-                    file.array,
-                    file.axes,
-                    item,
-                    example.labels,
-                    example.counts,
-                    example.diameter,
-                )
-            )
+            tasks.append(_Task(part, item, example.labels, example.counts, example.diameter))
         if len(some) > MOST:
             notes.append(f"{MOST} of {len(some)} images ({part}) were scored.")
     return tasks, notes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from napari_sa2net.config import InputConfig, TrainConfig
-from napari_sa2net.data import ImagePlan, plan_image, read_image
+from napari_sa2net.data import read_image
 from napari_sa2net.data.numbered import NO_CELL, notes_on
+from napari_sa2net.data.seen import object_size, plan_file, unchosen
 from napari_sa2net.data.training_set import TrainingItem, read_truth
 from napari_sa2net.errors import SA2NetError, TrainingDataError
 from napari_sa2net.inference.resample import ScaledPlane
@@ -37,13 +38,15 @@ class Example:
     counts : (H, W) bool or None
         Pixels that count.
     diameter : float
-        Median object diameter, px.
+        Object diameter that sets the scale, px: see `object_size`.
     centres : (n, 2) float
         Centre (y, x) of each object.
     certain : (H, W) bool or None
         Of the pixels that count, those whose label is certain (`certain_pixels`); None: all.
     note : str
         What may be wrong with the labels.
+    unchosen : str
+        Which of several channels was read, where nobody has chosen.
     """
 
     item: TrainingItem
@@ -54,14 +57,27 @@ class Example:
     centres: NDArray[np.floating]
     certain: NDArray[np.bool_] | None = None
     note: str = ""
+    unchosen: str = ""
 
     @property
     def is_colour(self) -> bool:
-        return bool((self.image[0] != self.image[-1]).any())
+        return len(self.image) == 3 and bool((self.image[0] != self.image[-1]).any())
 
 
-def load_example(item: TrainingItem, config: InputConfig, fallback_diameter: float) -> Example:
-    """Read an item's files.
+def load_example(
+    item: TrainingItem, config: InputConfig, fallback_diameter: float, in_channels: int = 3
+) -> Example:
+    """Read an item's files; the image is what was seen when its cells were made.
+
+    Parameters
+    ----------
+    item : TrainingItem
+    config : InputConfig
+        What the network expects.
+    fallback_diameter : float
+        Object size of the network (px), where neither item nor labels tell.
+    in_channels : int
+        Channels that the network takes.
 
     Raises
     ------
@@ -70,22 +86,19 @@ def load_example(item: TrainingItem, config: InputConfig, fallback_diameter: flo
     """
     try:
         image_file = read_image(item.image)
-        plan = plan_image(image_file.array, axes=image_file.axes, model_input=config)
+        plan = plan_file(image_file, item, config, in_channels)
     except SA2NetError as error:
         raise TrainingDataError(f"{item.name}: {error}") from error
-    take_levels(plan, item)
-    if plan.stack_shape:
-        raise TrainingDataError(
-            f"{item.image} is a stack. Save its planes as single 2-D images to train on them."
-        )
+    if plan.n_planes > 1:
+        raise TrainingDataError(f"{item.image} {plan.stack_words('train on them')}")
     labels, counts, note = read_truth(item, plan.spatial)
     # Renumbered, so that huge label values stay exact in float32 and histograms small.
     numbers = np.unique(labels)
     numbers = numbers[numbers > 0]
     labels = (np.searchsorted(numbers, labels, side="right") * (labels > 0)).astype(np.int32)
     height, width = plan.spatial
-    diameter = median_diameter(labels) or fallback_diameter
-    image = plan.read((), 0, height, 0, width)
+    diameter = object_size(item, median_diameter(labels), fallback_diameter)
+    image = plan.read((0,) * len(plan.stack_shape), 0, height, 0, width)
     centres = ndimage.center_of_mass(labels > 0, labels, np.arange(1, len(numbers) + 1))
     return Example(
         item,
@@ -95,11 +108,12 @@ def load_example(item: TrainingItem, config: InputConfig, fallback_diameter: flo
         diameter,
         np.asarray(centres, float).reshape(-1, 2),
         note=note,
+        unchosen=unchosen(image_file, item),
     )
 
 
 def label_notes(examples: Sequence[Example], folder: Path) -> tuple[str, ...]:
-    """What may be wrong with the labels of a folder.
+    """What may be wrong with a folder: its labels, or which of several channels is read.
 
     Raises
     ------
@@ -109,19 +123,8 @@ def label_notes(examples: Sequence[Example], folder: Path) -> tuple[str, ...]:
     empty = [e.item.name for e in examples if not e.item.commit and not e.labels.any()]
     if examples and len(empty) == len(examples):
         raise TrainingDataError(f"No label image of {folder} {NO_CELL}")
-    return tuple(notes_on([e.note for e in examples], empty))
-
-
-def take_levels(plan: ImagePlan, item: TrainingItem) -> None:
-    """A crop of a larger image is as bright as that image was when it was segmented."""
-    given = item.levels
-    if given is None or plan.model_input.normalization in ("divide", "none"):
-        return
-    if len(given) == plan.n_channels:
-        given = tuple(given[c] for c in plan.channels)
-    low, high = np.array(given, np.float64).T
-    if len(low) == len(plan.channels) and (high > low).all():
-        plan.measured = replace(plan.measured, low=low, high=high, constant=False)
+    told = [e.unchosen for e in examples if e.unchosen][:1]
+    return (*told, *notes_on([e.note for e in examples], empty))
 
 
 class CropDataset(Dataset[dict[str, Tensor]]):

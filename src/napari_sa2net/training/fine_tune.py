@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from napari_sa2net.config import FineTuneConfig
+from napari_sa2net.data.channels import Channels, channel_choice
 from napari_sa2net.errors import (
     Cancelled,
     CorrectionsError,
@@ -62,6 +63,8 @@ def fine_tune(
     division: Mapping[str, Sequence[str]] | None = None,
     schedule: Sequence[tuple[int, int]] = (),
     command: str = "",
+    axes: str | None = None,
+    channels: Channels = None,
 ) -> FineTuned:
     """Let a model learn from corrections.
 
@@ -104,6 +107,9 @@ def fine_tune(
         Follow the plan of an earlier run instead of measuring.
     command : str
         How it was called, for the card.
+    axes, channels
+        Of a folder of images and labels, as of `load_training_folder`: ``channels="DAPI"``.
+        Sets of corrections know theirs.
 
     Returns
     -------
@@ -135,7 +141,10 @@ def fine_tune(
             "name."
         )
     folder = set_folder.expanduser().absolute()
-    material = prepare(folder, parent, config, commits, progress, cancelled, division)
+    channels = channel_choice(channels)
+    material = prepare(
+        folder, parent, config, commits, progress, cancelled, division, axes, channels
+    )
     asked = Asked(
         name=child,
         training_set=str(folder),
@@ -147,6 +156,8 @@ def fine_tune(
         commit_ids=material.commit_ids(),
         places=material.places(),
         caveats=material.caveats(),
+        axes=axes,
+        channels=channels,
         schedule=tuple((int(a), int(b)) for a, b in schedule),
         promote=promote,
         registered=out is None,
@@ -219,7 +230,13 @@ def resume_fine_tuning(
     folder = Path(asked.training_set)
     try:
         material = prepare(
-            folder, parent, asked.config, progress=progress, division=asked.division
+            folder,
+            parent,
+            asked.config,
+            progress=progress,
+            division=asked.division,
+            axes=asked.axes,
+            channels=asked.channels,
         )
     except (TrainingDataError, CorrectionsError) as error:
         if cancelled and cancelled():

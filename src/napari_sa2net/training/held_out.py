@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from napari_sa2net.data.seen import object_size
 from napari_sa2net.errors import TrainingDataError
 from napari_sa2net.inference.resample import ScaledPlane
 from napari_sa2net.training.certain import certain_pixels
@@ -72,8 +73,8 @@ class Split:
 def focus(example: Example, network_diameter: float) -> Example:
     """The example with size and places of its reviewed objects, without what lies far off."""
     chosen = reviewed_objects(example.labels, example.counts)
-    diameter = median_diameter(np.where(chosen[example.labels], example.labels, 0))
-    diameter = diameter or example.diameter
+    measured = median_diameter(np.where(chosen[example.labels], example.labels, 0))
+    diameter = object_size(example.item, measured, example.diameter)
     labels, counts, image = example.labels, example.counts, example.image
     if counts is not None and counts.any():
         margin = int(MARGIN * diameter / network_diameter) + 1
@@ -93,7 +94,7 @@ def focus(example: Example, network_diameter: float) -> Example:
         counts=counts,
         diameter=float(diameter),
         centres=np.asarray(centres, float).reshape(-1, 2),
-        certain=certain_pixels(labels, counts, float(diameter)),
+        certain=certain_pixels(labels, counts, float(measured or diameter)),
     )
 
 

@@ -114,6 +114,8 @@ def judge_again(
             progress=progress,
             cancelled=cancelled,
             division=division_of(child),
+            axes=child.card.training.get("axes"),
+            channels=child.card.training.get("channels"),
         )
         views, notes = material.views, material.caveats()
         names = material.division()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from napari_sa2net.config import FineTuneConfig
+from napari_sa2net.data.channels import Channels
 from napari_sa2net.data.training_set import TrainingItem, load_training_folder
 from napari_sa2net.errors import Cancelled, SettingsError
 from napari_sa2net.models.card import ModelCard
@@ -53,7 +54,7 @@ class Material:
         `HELD_OUT`, and parts of the reference set by name.
     replay : list of Example
     notes : tuple of str
-        What may be wrong with the labels.
+        What may be wrong with the labels, and which of several channels is read.
     """
 
     split: Split
@@ -105,6 +106,8 @@ def prepare(
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
     division: Mapping[str, Sequence[str]] | None = None,
+    axes: str | None = None,
+    channels: Channels = None,
 ) -> Material:
     """Read a training set and divide it up.
 
@@ -118,6 +121,8 @@ def prepare(
     progress, cancelled : callables, optional
     division : mapping, optional
         `Material.division` of an earlier run: the images are divided as then.
+    axes, channels
+        As of `load_training_folder`.
 
     Raises
     ------
@@ -132,14 +137,15 @@ def prepare(
     diameter = card.diameter or DIAMETER
     if division is not None:
         commits = sorted({name for names in division.values() for name in names})
-    items = load_training_folder(folder, only=commits)
+    items = load_training_folder(folder, only=commits, axes=axes, channels=channels)
     examples = []
     for i, item in enumerate(items):
         if cancelled and cancelled():
             raise Cancelled("Cancelled; nothing was changed.")
         if progress:
             progress(i, len(items), "reading corrections")
-        examples.append(focus(load_example(item, card.input, diameter), diameter))
+        example = load_example(item, card.input, diameter, card.network.in_channels)
+        examples.append(focus(example, diameter))
     notes = label_notes(examples, folder)
     cards = [card, *(entry.card for entry in ancestors(card, list_models(aside=True)))]
     uses = {e.item.name: use_in_line(cards, e.item) for e in examples}

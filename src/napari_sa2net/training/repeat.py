@@ -78,6 +78,7 @@ def repeat_from_card(
     """
     training = card.training
     name = name or f"{card.name[:56]}-again"
+    read_as = {key: training.get(key) for key in ("axes", "channels")}
     try:
         if training.get("recipe") != RECIPE:
             config = TrainConfig.model_validate({**training["settings"], "resume": None})
@@ -85,7 +86,7 @@ def repeat_from_card(
                 config = config.model_copy(update={"base": base})
             run = None if out is None else Path(out)
             return train_folder(
-                Path(directory), name, config, run, progress, cancelled, command
+                Path(directory), name, config, run, progress, cancelled, command, **read_as
             )
         settings = {**training["settings"], "rounds": training["rounds"]}
         division = {
@@ -112,6 +113,7 @@ def repeat_from_card(
         division=division,
         schedule=schedule,
         command=command,
+        **read_as,
     )
 
 

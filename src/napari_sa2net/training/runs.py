@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationError
 
@@ -45,6 +46,8 @@ class Asked(Settings):
     promote: bool | None = None
     registered: bool = True
     command: str = ""
+    axes: str | None = None
+    channels: tuple[int | str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,12 @@ class UnfinishedRun:
     run: Path
     asked: Asked
     time: float
+
+
+def folder_input(axes: str | None, channels: Sequence[int | str] | None) -> dict[str, Any]:
+    """Axes and channels of a folder's images for the card, as far as they were said."""
+    said = {"axes": axes, "channels": None if channels is None else list(channels)}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def runs_dir() -> Path:

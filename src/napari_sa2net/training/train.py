@@ -21,6 +21,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.utils.data import DataLoader
 
 from napari_sa2net.config import InputConfig, NetworkConfig, TrainConfig
+from napari_sa2net.data.channels import Channels, channel_choice
 from napari_sa2net.data.training_set import load_training_folder, split_items
 from napari_sa2net.errors import (
     Cancelled,
@@ -51,11 +52,13 @@ from napari_sa2net.training.dataset import (
 )
 from napari_sa2net.training.module import SegmentationModule
 from napari_sa2net.training.run_state import write_tensors
+from napari_sa2net.training.runs import folder_input
 from napari_sa2net.training.targets import CLASSES
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, str], None]
+SETTINGS = "settings.json"
 _TITLES = {"sa2net": "SA2-Net", "focal_unet": "Focal U-Net"}
 PRECISIONS = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed", torch.float32: "32-true"}
 
@@ -86,6 +89,8 @@ def train_folder(
     on_progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
     command: str = "",
+    axes: str | None = None,
+    channels: Channels = None,
 ) -> TrainResult:
     """Train a network on a folder of images and labels, and register it.
 
@@ -105,6 +110,8 @@ def train_folder(
         Asked after every step.
     command : str
         How it was called, for the card.
+    axes, channels
+        Of the images, as of `data.training_set.load_training_folder`.
 
     Raises
     ------
@@ -125,8 +132,13 @@ def train_folder(
         )
     run = Path(out).expanduser() if out else user_models_dir().parent / "runs" / name
     last = _last_checkpoint(config)
+    channels = channel_choice(channels)
+    read_as = folder_input(axes, channels)
+    _check_read_as(config, read_as)
     items, validation_items = split_items(
-        load_training_folder(directory), config.validation_fraction, config.seed
+        load_training_folder(directory, axes=axes, channels=channels),
+        config.validation_fraction,
+        config.seed,
     )
     input_config = InputConfig()
     device = resolve_device(config.device)
@@ -148,7 +160,8 @@ def train_folder(
     with _writing_to(run):
         run.mkdir(parents=True, exist_ok=True)
     settings = config.model_dump(mode="json")
-    write_atomically(run / "settings.json", json.dumps(settings, indent=1).encode())
+    kept = {**settings, **read_as}
+    write_atomically(run / SETTINGS, json.dumps(kept, indent=1).encode())
 
     best = ModelCheckpoint(
         dirpath=run,
@@ -220,6 +233,7 @@ def train_folder(
         diameter=config.diameter,
         training={
             "data": data,
+            **read_as,
             "images": len(items),
             "validation_images": len(validation_items),
             "command": command,
@@ -332,6 +346,30 @@ def _last_checkpoint(config: TrainConfig) -> Path | None:
             "the folder of an interrupted run, or leave --resume out."
         )
     return last
+
+
+def _check_read_as(config: TrainConfig, read_as: dict[str, Any]) -> None:
+    """A run goes on with the images as it began to read them, or not at all.
+
+    Raises
+    ------
+    SettingsError
+    """
+    if config.resume is None:
+        return
+    try:
+        began = json.loads((Path(config.resume).expanduser() / SETTINGS).read_bytes())
+    except (OSError, ValueError):
+        return
+    for name in ("axes", "channels"):
+        was, now = (",".join(map(str, said.get(name) or ())) for said in (began, read_as))
+        if was != now:
+            was = was if name == "channels" else was.replace(",", "")
+            raise SettingsError(
+                f"That run began with --{name} {was}: give the same to go on with it."
+                if was
+                else f"That run began without --{name}: leave it out to go on with it."
+            )
 
 
 def _steps_done(last: Path | None) -> int:

@@ -157,6 +157,7 @@ class LearnPage(PageWidget):
             ("error", self._show_error),
             ("set_busy", self._show_set_news),
             ("set_said", self._show_set_news),
+            ("set_question", self._show_set_news),
         ):
             connect(getattr(events, field), show)
         for field, show in (
@@ -174,7 +175,9 @@ class LearnPage(PageWidget):
         self.set.list.itemActivated.connect(lambda _: its.show(self.set.chosen()))
         buttons.removeWanted.connect(lambda: its.remove(self.set.chosen()))
         buttons.undoWanted.connect(its.put_back)
-        buttons.importWanted.connect(its.take_in)
+        buttons.importWanted.connect(its.look_into)
+        buttons.importAnswered.connect(its.take_in)
+        buttons.importDropped.connect(its.drop_question)
         buttons.exportWanted.connect(its.copy_to)
         self.model_row.valueChanged.connect(self._workspace.controller.set_model)
         self.name.editingFinished.connect(lambda: controller.set_child(self.name.text()))
@@ -283,6 +286,7 @@ class LearnPage(PageWidget):
 
     def _show_set_news(self, _: Any = None) -> None:
         self.set.buttons.set_news(self.state.set_busy, self.state.set_said)
+        self.set.buttons.question.set_question(self.state.set_question)
 
     def _show_config(self, _: Any = None) -> None:
         config = self.state.config

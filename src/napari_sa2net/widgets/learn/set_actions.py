@@ -17,6 +17,7 @@ from qtpy.QtWidgets import (
 
 from napari_sa2net.app.learn_state import SetSaid, SetSummary
 from napari_sa2net.widgets.common import link_button, muted
+from napari_sa2net.widgets.learn.import_question import ImportBox
 
 ZIP = "Zip file (*.zip)"
 FOLDER = "New folder (*)"
@@ -45,6 +46,9 @@ class SetActions(QWidget):
     showWanted, removeWanted, undoWanted
     importWanted : Path
         A folder or a zip file.
+    importAnswered : Path, str, tuple of int
+        What was asked of it: axes and channels.
+    importDropped
     exportWanted : Path, bool
         Where to, and whether a person has agreed to replace what is there.
     """
@@ -53,6 +57,8 @@ class SetActions(QWidget):
     removeWanted = Signal()
     undoWanted = Signal()
     importWanted = Signal(object)
+    importAnswered = Signal(object, str, tuple)
+    importDropped = Signal()
     exportWanted = Signal(object, bool)
 
     def __init__(self, parent: QWidget | None = None) -> None:
@@ -74,6 +80,7 @@ class SetActions(QWidget):
         menu.addAction("From a folder…", self._choose_folder)
         menu.addAction("From a zip file…", self._choose_zip)
         self.take_in.setMenu(menu)
+        self.question = ImportBox()
         self.busy = muted()
         self.said = QLabel()
         self.said.setWordWrap(True)
@@ -82,12 +89,14 @@ class SetActions(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
         layout.addLayout(row)
-        for part in (self.busy, self.said, self.undo):
+        for part in (self.question, self.busy, self.said, self.undo):
             layout.addWidget(part)
         self.open.clicked.connect(self.showWanted)
         self.remove.clicked.connect(self.removeWanted)
         self.copy.clicked.connect(self._choose_target)
         self.undo.clicked.connect(self.undoWanted)
+        self.question.answered.connect(self.importAnswered)
+        self.question.dropped.connect(self.importDropped)
         self.set_news("", None)
 
     def set_folder(self, folder: Path) -> None:

@@ -145,6 +145,7 @@ class CellLayers:
             self._port.seen_since(layer),
             image is not None and corner is None and self._fits(image, layer),
             self._port.former_labels(layer),
+            _made(ours),
         )
 
     @contextmanager
@@ -188,7 +189,9 @@ class CellLayers:
         layer = Labels(
             cells.labels,
             name=name,
-            metadata={METADATA_KEY: {JOURNAL_KEY: cells.journal, "model": cells.model}},
+            metadata={
+                METADATA_KEY: {**cells.made, JOURNAL_KEY: cells.journal, "model": cells.model}
+            },
             **arguments,
         )
         self._viewer.add_layer(layer)
@@ -387,6 +390,13 @@ class CellLayers:
 def can_be_written(layer: Labels) -> bool:
     """Whether the labels lie in memory, of one resolution, and may be changed there."""
     return isinstance(layer.data, np.ndarray) and layer.data.flags.writeable
+
+
+def _made(ours: Any) -> dict[str, Any]:
+    """Provenance of a result in what a layer notes of itself."""
+    if not isinstance(ours, dict) or "settings" not in ours:
+        return {}
+    return {name: value for name, value in ours.items() if name != JOURNAL_KEY}
 
 
 def _is_painted(layer: Labels, atoms: Any) -> bool:

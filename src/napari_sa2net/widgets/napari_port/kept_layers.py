@@ -45,6 +45,9 @@ class KeptLayers:
         image = _image_layer(kept, name)
         if kept.place is not None:
             self._cells.came_from(image, kept.place)
+        if kept.axes == "CYX":
+            # what was learned from is segmented again, not the first channel alone
+            self._port.set_channels(kept.channels, image)
         self._add(image, len(self._viewer.layers))
         # each takes napari a while: not in one go
         QTimer.singleShot(0, lambda: self._show_labels(kept, image, name))

@@ -187,11 +187,13 @@ class NapariPort:
             self._channels.pop(key, None)
             self.image_changed.emit()
 
-    def set_channels(self, channels: tuple[int, ...]) -> None:
-        """Choose the current image's channels that go in."""
-        if self._current is not None:
-            self._channels[layer_key(self._current)] = channels
-            self.image_changed.emit()
+    def set_channels(self, channels: tuple[int, ...], image: Image | None = None) -> None:
+        """Choose channels that go in, of the current image or of another one."""
+        image = image or self._current
+        if image is not None:
+            self._channels[layer_key(image)] = channels
+            if image is self._current:
+                self.image_changed.emit()
 
     def set_as_displayed(self, on: bool) -> None:
         """Take contrast limits as levels, or measure them."""
