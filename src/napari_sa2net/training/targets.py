@@ -57,6 +57,61 @@ def class_targets(labels: NDArray[np.integer]) -> NDArray[np.uint8]:
     return target
 
 
+def edge_distance(labels: NDArray[np.integer]) -> NDArray[np.float32]:
+    """Distance (px) of each object's pixels to the object's edge; 0 on the background.
+
+    The middle of a boundary pixel is half a pixel away. An edge of the image is no edge of an
+    object: it may go on beyond it.
+
+    Parameters
+    ----------
+    labels : (H, W) integer
+        0 is background; objects may touch.
+
+    Returns
+    -------
+    (H, W) float32
+    """
+    labels = np.ascontiguousarray(labels, dtype=np.int32)
+    cross = ndimage.generate_binary_structure(2, 1)
+    rim = ndimage.minimum_filter(labels, footprint=cross, mode="nearest") != labels
+    rim |= ndimage.maximum_filter(labels, footprint=cross, mode="nearest") != labels
+    if not rim.any():
+        return (labels > 0) * np.float32(max(labels.shape))
+    distance = ndimage.distance_transform_edt(~rim) + 0.5
+    return (distance * (labels > 0)).astype(np.float32)
+
+
+def depths(labels: NDArray[np.integer]) -> NDArray[np.float32]:
+    """Largest distance to its edge (px) of every object, by label; 0 for unused labels."""
+    distance = edge_distance(labels)
+    deepest = np.zeros(int(labels.max(initial=0)) + 1, np.float32)
+    np.maximum.at(deepest, np.asarray(labels).ravel(), distance.ravel())
+    deepest[0] = 0
+    return deepest
+
+
+def distance_target(
+    labels: NDArray[np.integer], deepest: NDArray[np.floating]
+) -> NDArray[np.float32]:
+    """What the output ``distance`` learns: 0 on the background, 1 in the middle of an object.
+
+    Parameters
+    ----------
+    labels : (H, W) integer
+        0 is background.
+    deepest : (n + 1,) float
+        Depth of every object, by label (`depths`), in pixels of this grid: of the whole object,
+        also where `labels` shows a part of it.
+
+    Returns
+    -------
+    (H, W) float32, 0 … 1
+    """
+    whole = np.maximum(np.asarray(deepest, np.float32), 0.5)[labels]
+    return np.minimum(edge_distance(labels) / whole, 1.0, dtype=np.float32)
+
+
 def median_diameter(labels: NDArray[np.integer]) -> float | None:
     """Median diameter (px) of discs with the objects' areas; None without objects.
 
