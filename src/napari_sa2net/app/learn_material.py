@@ -14,10 +14,9 @@ from napari_sa2net.app.learn_kept import LearnSet
 from napari_sa2net.app.learn_set import gone, read_summary, thumbnails, with_thumbnails
 from napari_sa2net.app.learn_state import RUNNING, LearnState, SetSummary
 from napari_sa2net.app.session import ErrorInfo, error_info
-from napari_sa2net.config import FineTuneConfig
+from napari_sa2net.config import FineTuneConfig, is_taught
 from napari_sa2net.errors import SA2NetError
 from napari_sa2net.training.runs import free_name, unfinished_runs
-from napari_sa2net.training.targets import CLASSES
 
 
 class LearnMaterial:
@@ -135,7 +134,7 @@ class LearnMaterial:
         summary = self.state.summary
         problem = summary.problem if summary is not None else ""
         card = next((e.card for e in self.session.models if e.name == self.session.model), None)
-        if not problem and card is not None and tuple(card.classes) != tuple(CLASSES):
+        if not problem and card is not None and not is_taught(card.classes):
             problem = (
                 f"{self.session.model} does not tell cells apart (its classes are "
                 f"{', '.join(card.classes)}), so it cannot learn from corrected cells. Choose "

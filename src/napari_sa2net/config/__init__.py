@@ -1,5 +1,6 @@
 """Settings as frozen models: one definition feeds form, CLI flag and model card."""
 
+from napari_sa2net.config.outputs import CLASSES, DISTANCE, OUTPUTS, is_taught, n_classes
 from napari_sa2net.config.segmentation import (
     ALL,
     GAMMA_MOST,
@@ -24,8 +25,11 @@ from napari_sa2net.config.training import (
 
 __all__ = [
     "ALL",
+    "CLASSES",
+    "DISTANCE",
     "GAMMA_MOST",
     "NONE",
+    "OUTPUTS",
     "QUICK",
     "FineTuneConfig",
     "Four",
@@ -40,4 +44,6 @@ __all__ = [
     "Settings",
     "TrainConfig",
     "UnifiedFocalConfig",
+    "is_taught",
+    "n_classes",
 ]

@@ -91,6 +91,12 @@ class TrainConfig(LossConfig):
         description="Weigh the channels of every skip by the whole image; empty: in "
         "focal_unet only",
     )
+    distance: bool = Field(
+        True,
+        title="Distance to the edge",
+        description="Learn, beside the classes, how deep in its object a pixel lies; it tells "
+        "touching objects apart",
+    )
     base_channels: int = Field(16, ge=1, le=256, title="Base channels")
     steps: int = Field(4000, ge=1, title="Steps", description="Optimiser steps")
     batch_size: int = Field(8, ge=1, le=256, title="Batch size")
@@ -120,6 +126,12 @@ class TrainConfig(LossConfig):
         default_factory=dict,
         title="Kind weights",
         description="Share of crops by the kind column of index.csv; others share the rest",
+    )
+    augmentation: Literal["plain", "wide"] = Field(
+        "wide",
+        title="Augmentation",
+        description="plain: rotation, scale, brightness, stain; wide: also other stains, blur, low "
+        "resolution, noise, shading, JPEG, inversion, and cells packed densely",
     )
     validate_every: int = Field(250, ge=1, title="Validate every", description="steps")
     validation_fraction: float = Field(

@@ -158,6 +158,8 @@ class Collector:
         Collect the heads' probabilities.
     channels : mapping of str to int, optional
         Of these maps take only one channel, instead of reducing.
+    classes : int, optional
+        How many of the heads' channels are classes (`config.n_classes`); unsaid: all.
 
     Attributes
     ----------
@@ -165,7 +167,7 @@ class Collector:
         Reduced maps, or the channels that were asked for.
     wide : dict of str to (C, h, w)
         Unreduced maps.
-    heads : dict of stride to (classes, h, w)
+    heads : dict of stride to (outputs, h, w)
         Probabilities on the heads' own grids.
     n_channels : dict of str to int
     """
@@ -176,7 +178,9 @@ class Collector:
         unreduced: Sequence[str] = (),
         heads: bool = False,
         channels: Mapping[str, int] | None = None,
+        classes: int | None = None,
     ) -> None:
+        self._classes = classes
         self._shape = plane.shape
         self._unreduced = set(unreduced)
         self._with_heads = heads
@@ -197,7 +201,7 @@ class Collector:
     def look(self, name: str, values: Tensor) -> None:
         if name.startswith("head_"):
             if self._with_heads:
-                self._add("head", name, activate(values[None])[0])
+                self._add("head", name, activate(values[None], self._classes)[0])
             return
         self.n_channels[name] = len(values)
         if self._channels is not None:

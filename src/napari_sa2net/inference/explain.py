@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_sa2net.config import n_classes
 from napari_sa2net.data import ImagePlan
 from napari_sa2net.errors import SettingsError
 from napari_sa2net.inference.attention import (
@@ -203,7 +204,10 @@ def explain_plane(
     plane = predictor.scaled(crop, index, scale)
     base = predictor.card.network.base_channels
     collector = Collector(
-        plane, WIDE if wide_bytes(base, plane) <= KEEP_WIDE else (), heads=True
+        plane,
+        WIDE if wide_bytes(base, plane) <= KEEP_WIDE else (),
+        heads=True,
+        classes=n_classes(predictor.card.classes),
     )
     n_tiles = 0
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_sa2net.config import InstanceConfig
+from napari_sa2net.config import CLASSES, DISTANCE, OUTPUTS, InstanceConfig
 from napari_sa2net.errors import SettingsError
 from napari_sa2net.inference.basins import Basins, Floats, Index, inner_distance
 
@@ -35,6 +35,12 @@ SHARE_FLOOR = 1e-3
 DISTANCE_WEIGHT = 0.2
 #: ... and where the network has no boundary class.
 DISTANCE_WEIGHT_BINARY = 0.6
+#: Weight of the interior's share of the foreground, where the network gives the distance to the
+#: edge itself; its cuts are that much shallower.
+SHARE_WEIGHT = 0.5
+DEPTH_WITH_DISTANCE = 0.2
+#: Smoothing (px) of the distance that the network gives.
+DISTANCE_SIGMA = 1.0
 #: Pixels added to the distance before the logarithm, against steps on a coarse grid.
 DISTANCE_OFFSET = 1.0
 #: Parts smaller than this (px²) are not cut off.
@@ -53,7 +59,7 @@ def label_objects(
     probability : float array, shape (C, H, W)
         Class probabilities at image scale; NaN counts as 0.
     classes : sequence of str, length C
-        ("background", "interior", "boundary"), ("background", "foreground") or
+        `config.OUTPUTS`, or without the distance, ("background", "foreground") or
         ("foreground",).
     config : InstanceConfig
         Threshold, split, smallest area (px² of this grid), holes, border.
@@ -96,20 +102,30 @@ def foreground_probability(
             f"Probabilities of shape (classes, Y, X) with {len(names)} classes are needed "
             f"({', '.join(names)}), but the array has shape {probability.shape}."
         )
-    if sorted(names) in (["background", "boundary", "interior"], ["background", "foreground"]):
+    known = (sorted(CLASSES), sorted(OUTPUTS), ["background", "foreground"])
+    if sorted(names) in known:
         result: NDArray[np.floating[Any]] = 1 - probability[names.index("background")]
         return result
     if names == ["foreground"]:
         return probability[0]
     raise SettingsError(
-        f"Objects cannot be made from the classes {', '.join(names) or '(none)'}; known are "
-        "background + interior + boundary, background + foreground, and foreground alone."
+        f"Objects cannot be made from the outputs {', '.join(names) or '(none)'}; known are "
+        "background + interior + boundary (+ distance), background + foreground, and "
+        "foreground alone."
     )
 
 
-def cut_depth(split: float) -> float:
-    """Depth below the lower summit from which a pass cuts, for a split setting > 0."""
-    return max(DEPTH * ((1 - split) / split) ** DEPTH_POWER, DEPTH_MIN)
+def cut_depth(split: float, middle: float = DEPTH) -> float:
+    """Depth below the lower summit from which a pass cuts.
+
+    Parameters
+    ----------
+    split : float
+        The setting, above 0.
+    middle : float
+        The depth at split = 0.5.
+    """
+    return max(middle * ((1 - split) / split) ** DEPTH_POWER, DEPTH_MIN)
 
 
 def _split(
@@ -126,7 +142,8 @@ def _split(
     if pixels.size:
         landscape = _landscape(mask, pixels, probability, foreground, names)
         basins = Basins((height, width), pixels, landscape)
-        group = basins.merged(cut_depth(split), SMALLEST_PART)
+        depth = cut_depth(split, DEPTH_WITH_DISTANCE if DISTANCE in names else DEPTH)
+        group = basins.merged(depth, SMALLEST_PART)
         labels.ravel()[pixels] = (group + 1).astype(np.int32)[basins.basin]
     return labels
 
@@ -143,13 +160,18 @@ def _landscape(
     The logarithm makes a neck count by its width relative to the cells on both sides,
     whatever their size.
     """
-    distance = np.log(inner_distance(mask, pixels) + DISTANCE_OFFSET)
     if "boundary" in names:
         interior = np.nan_to_num(probability[names.index("interior")].ravel()[pixels])
         boundary = np.nan_to_num(probability[names.index("boundary")].ravel()[pixels])
         # The interior's share of the foreground, not interior - boundary: that rises again
         # from the middle of the boundary outwards, and cuts splinters off its outer half.
         share = interior / (interior + boundary + SHARE_FLOOR)
+        if DISTANCE in names:
+            seen = np.nan_to_num(probability[names.index(DISTANCE)])
+            smooth = ndimage.gaussian_filter(seen, DISTANCE_SIGMA).ravel()[pixels]
+            return smooth + SHARE_WEIGHT * share
+    distance = np.log(inner_distance(mask, pixels) + DISTANCE_OFFSET)
+    if "boundary" in names:
         return share + DISTANCE_WEIGHT * distance
     return foreground.ravel()[pixels] + DISTANCE_WEIGHT_BINARY * distance
 

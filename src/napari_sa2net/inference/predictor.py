@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from napari_sa2net.config import InputConfig, PredictConfig
+from napari_sa2net.config import InputConfig, PredictConfig, n_classes
 from napari_sa2net.errors import Cancelled, OutOfMemoryError
 from napari_sa2net.inference.devices import (
     fast_dtype,
@@ -101,6 +101,7 @@ class Predictor:
         self.card = model.card
         self.input = input_config or model.card.input
         self.n_classes = model.net.n_classes
+        self._classes = n_classes(model.card.classes)
         self.device = resolve_device(self.config.device)
         self.dtype = (
             torch.float32 if self.config.precision == "float32" else fast_dtype(self.device)
@@ -358,7 +359,7 @@ class Predictor:
                     change,
                     memos[i] if memos else None,
                 )
-                p = activate(logits.float())
+                p = activate(logits.float(), self._classes)
                 p = p.flip(axes) if axes else p
                 total = p if total is None else total.add_(p)
             assert total is not None
@@ -390,6 +391,16 @@ class Predictor:
                 torch.cuda.empty_cache()
 
 
-def activate(logits: Tensor) -> Tensor:
-    """Probabilities of logits (B, classes, H, W)."""
-    return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
+def activate(logits: Tensor, classes: int | None = None) -> Tensor:
+    """Probabilities of logits (B, C, H, W).
+
+    Parameters
+    ----------
+    logits : Tensor
+    classes : int, optional
+        So many channels, the first, are classes of which one is right (`config.n_classes`); each
+        of the others is a value in 0…1 by itself. Unsaid: all are classes.
+    """
+    n = logits.shape[1] if classes is None else classes
+    p = logits[:, :n].sigmoid() if n == 1 else logits[:, :n].softmax(dim=1)
+    return p if n == logits.shape[1] else torch.cat([p, logits[:, n:].sigmoid()], dim=1)

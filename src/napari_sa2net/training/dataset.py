@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,21 @@ from napari_sa2net.data.seen import object_size, plan_file, unchosen
 from napari_sa2net.data.training_set import TrainingItem, read_truth
 from napari_sa2net.errors import SA2NetError, TrainingDataError
 from napari_sa2net.inference.resample import ScaledPlane
-from napari_sa2net.training.augment import random_warp, to_tensor, vary_intensity, warp_pair
-from napari_sa2net.training.targets import class_targets, median_diameter
+from napari_sa2net.training.augment import (
+    WIDE,
+    Crop,
+    pack,
+    random_warp,
+    to_tensor,
+    vary_intensity,
+    warp_pair,
+)
+from napari_sa2net.training.targets import (
+    class_targets,
+    depths,
+    distance_target,
+    median_diameter,
+)
 
 #: Side of the middle part of a large image that is validated on (network px).
 VALIDATION_SIDE = 768
@@ -59,9 +73,19 @@ class Example:
     note: str = ""
     unchosen: str = ""
 
-    @property
+    @cached_property
+    def depths(self) -> NDArray[np.float32]:
+        """Depth (px) of each object, by label."""
+        return depths(self.labels)
+
+    @cached_property
     def is_colour(self) -> bool:
         return len(self.image) == 3 and bool((self.image[0] != self.image[-1]).any())
+
+    @cached_property
+    def is_dark(self) -> bool:
+        """Grey, and bright objects on a dark background."""
+        return not self.is_colour and float(np.median(self.image)) < 0.5
 
 
 def load_example(
@@ -158,23 +182,33 @@ class CropDataset(Dataset[dict[str, Tensor]]):
             self.cumulative, rng.random() * self.cumulative[-1], side="right"
         )
         example = self.examples[min(int(pick), len(self.examples) - 1)]
-        crop = self.config.crop
+        crop = self._cut(example, rng)
+        wide = self.config.augmentation == "wide"
+        # Fluorescence adds up; what absorbs or is grown on glass does not lie on top of itself.
+        if wide and example.is_dark and rng.random() < WIDE.packed:
+            crop = pack(crop, self._cut(example, rng))
+        labels = crop.labels.numpy()
+        return {
+            "image": vary_intensity(crop.image, rng, example.is_colour, wide),
+            "target": torch.from_numpy(class_targets(labels).astype(np.int64)),
+            "distance": torch.from_numpy(distance_target(labels, crop.deepest)),
+            "mask": crop.grade > 0.5,
+            "certain": crop.grade > 1.5,
+        }
+
+    def _cut(self, example: Example, rng: np.random.Generator) -> Crop:
+        """A crop of an example, as it is in the image."""
         shape = (example.labels.shape[0], example.labels.shape[1])
         scale = self.config.diameter / example.diameter
-        warp = random_warp(rng, shape, crop, scale, example.centres)
+        warp = random_warp(rng, shape, self.config.crop, scale, example.centres)
         image, labels, grade = warp_pair(
             to_tensor(example.image),
             to_tensor(example.labels),
             to_tensor(_grades(example)),
             warp,
-            crop,
+            self.config.crop,
         )
-        return {
-            "image": vary_intensity(image, rng, example.is_colour),
-            "target": torch.from_numpy(class_targets(labels.numpy()).astype(np.int64)),
-            "mask": grade > 0.5,
-            "certain": grade > 1.5,
-        }
+        return Crop(image, labels, grade, example.depths * np.float32(warp.scale))
 
 
 def _grades(example: Example) -> NDArray[np.uint8]:
@@ -243,6 +277,7 @@ class ValidationDataset(Dataset[dict[str, Tensor]]):
             "image": torch.from_numpy(np.ascontiguousarray(plane.read(*window))),
             "labels": torch.from_numpy(labels),
             "target": torch.from_numpy(class_targets(labels).astype(np.int64)),
+            "distance": torch.from_numpy(distance_target(labels, example.depths * scale)),
             "mask": torch.from_numpy(mask),
         }
 

@@ -15,7 +15,10 @@ from napari_sa2net.training.focal_loss import (
     without_ignored,
 )
 
-__all__ = ["DiceCrossEntropy", "UnifiedFocalLoss", "deep_supervision_loss", "make_loss"]
+#: Weight of the distance's loss beside that of the classes, and below which error it is square.
+DISTANCE_SHARE, DISTANCE_BETA = 3.0, 0.1
+
+__all__ = ["DiceCrossEntropy", "UnifiedFocalLoss", "deep_supervision_loss", "distance_loss", "make_loss"]
 
 
 class DiceCrossEntropy(nn.Module):
@@ -74,14 +77,49 @@ def make_loss(config: LossConfig) -> nn.Module:
     return DiceCrossEntropy((1.0, 1.0, config.boundary_weight))
 
 
+def distance_loss(logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Smooth L1 of the distance to the edge; objects and background weigh 2 to 1.
+
+    Parameters
+    ----------
+    logits : (B, H, W)
+        Their sigmoid is the distance.
+    target : (B, H, W) float32, 0 … 1
+        As of `targets.distance_target`.
+    mask : (B, H, W) bool, optional
+        Pixels that count; none at all gives 0 with a gradient of 0.
+    """
+    counts = torch.ones_like(target) if mask is None else mask.to(target.dtype)
+    inside = counts * (target > 0)
+    outside = counts - inside
+    weight = inside / inside.sum().clamp(min=1) + 0.5 * outside / outside.sum().clamp(min=1)
+    # Where nothing counts a logit that is no number must not, either.
+    logits = torch.where(weight > 0, logits.float(), torch.zeros_like(target))
+    error = F.smooth_l1_loss(logits.sigmoid(), target, beta=DISTANCE_BETA, reduction="none")
+    return (error * weight).sum()
+
+
 def deep_supervision_loss(
     loss: nn.Module,
     heads: Sequence[Tensor],
     weights: Sequence[float],
     target: Tensor,
     mask: Tensor | None = None,
+    distance: Tensor | None = None,
 ) -> Tensor:
-    """Weighted mean of a loss over the four heads, main first."""
+    """Weighted mean of a loss over the four heads, main first.
+
+    With `distance`, the last channel of each head learns that beside the classes.
+    """
+    if distance is not None:
+        parts = [
+            w * distance_loss(h[:, -1], distance, mask)
+            for h, w in zip(heads, weights, strict=True)
+            if w > 0
+        ]
+        seen = torch.stack(parts).sum() / sum(weights)
+        heads = [h[:, :-1] for h in heads]
+        return DISTANCE_SHARE * seen + deep_supervision_loss(loss, heads, weights, target, mask)
     shared: dict[str, Tensor | None] = {}
     if isinstance(loss, UnifiedFocalLoss):
         # Distances depend on the target alone: computed once for all heads.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from napari_sa2net.config import FineTuneConfig
+from napari_sa2net.config import CLASSES, FineTuneConfig, is_taught
 from napari_sa2net.data.channels import Channels
 from napari_sa2net.data.training_set import TrainingItem, load_training_folder
 from napari_sa2net.errors import Cancelled, SettingsError
@@ -27,7 +27,6 @@ from napari_sa2net.training.held_out import (
 )
 from napari_sa2net.training.reference import REFERENCE_SIDE, reference_examples
 from napari_sa2net.training.replay import replay_examples
-from napari_sa2net.training.targets import CLASSES
 
 Progress = Callable[[int, int, str], None]
 #: Names of the sets that are scored; all but the first make up the reference set.
@@ -129,7 +128,7 @@ def prepare(
     TrainingDataError, SettingsError, Cancelled
     """
     card = parent.card
-    if card.classes != CLASSES:
+    if not is_taught(card.classes):
         raise SettingsError(
             f"Model {parent.name!r} has the classes {', '.join(card.classes)}; corrections "
             f"teach models with {', '.join(CLASSES)}, such as 'nuclei'."

@@ -9,12 +9,12 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from napari_sa2net.config import InstanceConfig, TrainConfig
+from napari_sa2net.config import CLASSES, OUTPUTS, InstanceConfig, TrainConfig
 from napari_sa2net.inference.instances import label_objects
+from napari_sa2net.inference.predictor import activate
 from napari_sa2net.metrics import ImageScore, pool, score_image
 from napari_sa2net.nn import Network
 from napari_sa2net.training.losses import deep_supervision_loss, make_loss
-from napari_sa2net.training.targets import CLASSES
 
 
 class SegmentationModule(pl.LightningModule):
@@ -23,7 +23,7 @@ class SegmentationModule(pl.LightningModule):
     Parameters
     ----------
     net : SA2Net or FocalUNet
-        With the three classes of `targets.CLASSES`.
+        With the outputs `config.OUTPUTS`, or without the distance.
     config : TrainConfig
     """
 
@@ -32,13 +32,20 @@ class SegmentationModule(pl.LightningModule):
         self.net = net
         self.config = config
         self.loss = make_loss(config)
+        self.learns_distance = net.n_classes == len(OUTPUTS)
+        self.outputs = OUTPUTS if self.learns_distance else CLASSES
         self._scores: list[ImageScore] = []
         self._losses: list[float] = []
 
     def training_step(self, batch: dict[str, Tensor], _index: int) -> Tensor:
         heads = self.net(self._image(batch), deep_supervision=True)
         loss = deep_supervision_loss(
-            self.loss, heads, self.config.head_weights, batch["target"], batch["mask"]
+            self.loss,
+            heads,
+            self.config.head_weights,
+            batch["target"],
+            batch["mask"],
+            batch["distance"] if self.learns_distance else None,
         )
         self.log("train_loss", loss, prog_bar=True)
         return loss
@@ -48,9 +55,10 @@ class SegmentationModule(pl.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], _index: int) -> None:
         logits = self.net(self._image(batch))
-        self._losses.append(float(self.loss(logits, batch["target"], batch["mask"])))
-        probability = logits.float().softmax(1)[0].cpu().numpy()
-        labels = label_objects(probability, CLASSES, InstanceConfig())
+        classes = logits[:, : len(CLASSES)]
+        self._losses.append(float(self.loss(classes, batch["target"], batch["mask"])))
+        probability = activate(logits.float(), len(CLASSES))[0].cpu().numpy()
+        labels = label_objects(probability, self.outputs, InstanceConfig())
         counts = batch["mask"][0].cpu().numpy()
         self._scores.append(
             score_image(labels * counts, batch["labels"][0].cpu().numpy() * counts)

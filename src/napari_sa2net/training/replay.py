@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from napari_sa2net.config import InputConfig, TrainConfig
+from napari_sa2net.config import CLASSES, InputConfig, TrainConfig
 from napari_sa2net.data import plan_image, synthetic_nuclei
 from napari_sa2net.data.training_set import TrainingItem
 from napari_sa2net.models.card import ModelCard
@@ -134,7 +134,9 @@ def answers_kept(
     where: Tensor,
     confidence: float,
 ) -> Tensor:
-    """Mean Kullback-Leibler divergence of the student from what the teacher is sure of.
+    """Mean divergence of the student from what the teacher is sure of.
+
+    Kullback and Leibler's of the classes; of a distance, how far it is off.
 
     Parameters
     ----------
@@ -145,14 +147,18 @@ def answers_kept(
     confidence : float
         Pixels count where the teacher's main head gives a class this probability or more.
     """
-    sure = teacher[0].float().softmax(1).amax(1) >= confidence
+    n = len(CLASSES)
+    sure = teacher[0][:, :n].float().softmax(1).amax(1) >= confidence
     counts = where * sure
     norm = counts.sum().clamp(min=1.0)
     total = torch.zeros((), device=where.device)
     for s, t, w in zip(student, teacher, weights, strict=True):
         if w > 0:
-            log_t = t.float().log_softmax(1)
-            each = (log_t.exp() * (log_t - s.float().log_softmax(1))).sum(1)
+            s, t = s.float(), t.float()
+            log_t = t[:, :n].log_softmax(1)
+            each = (log_t.exp() * (log_t - s[:, :n].log_softmax(1))).sum(1)
+            if s.shape[1] > n:
+                each = each + (s[:, n:].sigmoid() - t[:, n:].sigmoid()).abs().sum(1)
             total = total + w * (each * counts).sum() / norm
     return total / sum(weights)
 

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from napari_sa2net.config import InstanceConfig
+from napari_sa2net.config import InstanceConfig, n_classes
 from napari_sa2net.errors import TrainingError
 from napari_sa2net.inference.devices import fast_dtype
 from napari_sa2net.inference.instances import label_objects
@@ -85,7 +85,7 @@ class Scorer:
         low = self.dtype != torch.float32
         with torch.no_grad(), torch.autocast(self.device.type, self.dtype, enabled=low):
             logits = net(x)
-        return activate(logits.float())[0].cpu().numpy()
+        return activate(logits.float(), n_classes(self.classes))[0].cpu().numpy()
 
     def score(self, net: Network) -> Tallies:
         """Tallies of a network in eval mode, by set."""

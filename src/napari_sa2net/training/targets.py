@@ -6,8 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-#: The three classes, in the order of the network's output.
-CLASSES = ("background", "interior", "boundary")
 #: Objects with a smaller area keep a thin boundary also where they touch (px²).
 TOUCHING_MIN_AREA = 60
 

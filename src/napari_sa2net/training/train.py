@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.utils.data import DataLoader
 
-from napari_sa2net.config import InputConfig, NetworkConfig, TrainConfig
+from napari_sa2net.config import CLASSES, OUTPUTS, InputConfig, NetworkConfig, TrainConfig, is_taught
 from napari_sa2net.data.channels import Channels, channel_choice
 from napari_sa2net.data.training_set import load_training_folder, split_items
 from napari_sa2net.errors import (
@@ -53,7 +53,6 @@ from napari_sa2net.training.dataset import (
 from napari_sa2net.training.module import SegmentationModule
 from napari_sa2net.training.run_state import write_tensors
 from napari_sa2net.training.runs import folder_input
-from napari_sa2net.training.targets import CLASSES
 
 logger = logging.getLogger(__name__)
 
@@ -228,7 +227,7 @@ def train_folder(
         name=name,
         description=f"{_TITLES[network_config(net).kind]} trained on {data}",
         network=network_config(net),
-        classes=CLASSES,
+        classes=module.outputs,
         input=input_config,
         diameter=config.diameter,
         training={
@@ -310,7 +309,7 @@ def start_network(config: TrainConfig) -> tuple[Network, str | None]:
         se = config.network == "focal_unet" if extra is None else extra
         shape = NetworkConfig(
             kind=config.network,
-            n_classes=len(CLASSES),
+            n_classes=len(OUTPUTS if config.distance else CLASSES),
             base_channels=config.base_channels,
             se=(se, se, se, se),
         )
@@ -319,20 +318,29 @@ def start_network(config: TrainConfig) -> tuple[Network, str | None]:
         share = torch.tensor([0.8, 0.15, 0.05]).log()
         for head in (net.outc4, net.outc3, net.outc2, net.outc1):
             assert head.bias is not None
-            head.bias.data.copy_(share)
+            head.bias.data[: len(CLASSES)] = share
         return net, None
     model = load_model(config.base)
-    if model.card.classes != CLASSES or model.net.in_channels != 3:
+    if not is_taught(model.card.classes) or model.net.in_channels != 3:
         raise SettingsError(
             f"Model {model.name!r} has the classes {', '.join(model.card.classes)} and "
             f"{model.net.in_channels} input channels; training starts from models with "
             f"{', '.join(CLASSES)} and 3 channels, such as 'nuclei'."
         )
     net = model.net
-    if config.learnable_gamma:
-        net = make_network(network_config(net), learnable_gamma=True)
+    outputs = OUTPUTS if config.distance else model.card.classes
+    if config.learnable_gamma or len(outputs) != net.n_classes:
+        shape = network_config(net).model_copy(update={"n_classes": len(outputs)})
+        wider = make_network(shape, learnable_gamma=config.learnable_gamma)
+        state = model.net.state_dict()
+        if len(outputs) != net.n_classes:
+            for key in [key for key in state if key.startswith("outc")]:
+                # The distance begins at 0.5 everywhere: its weights are zero.
+                more = torch.zeros(len(outputs) - net.n_classes, *state[key].shape[1:])
+                state[key] = torch.cat([state[key], more.to(state[key])])
         # A saved network's exponents are fixed, so its weights lack them alone.
-        net.load_state_dict(model.net.state_dict(), strict=False)
+        wider.load_state_dict(state, strict=False)
+        net = wider
     return net.train(), f"{model.name} {model.sha256}"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from napari_sa2net.config import FineTuneConfig, LossConfig, TrainConfig
+from napari_sa2net.config import CLASSES, FineTuneConfig, LossConfig, TrainConfig
 from napari_sa2net.nn import Network
 from napari_sa2net.training.losses import deep_supervision_loss
 from napari_sa2net.training.module import SegmentationModule
@@ -159,7 +159,10 @@ class TuningModule(SegmentationModule):
         heads = self.net(image, deep_supervision=True)
         weights = config.head_weights
         mask = _believed(heads[0], batch)
-        loss = deep_supervision_loss(self.loss, heads, weights, batch["target"], mask)
+        distance = batch["distance"] if self.learns_distance else None
+        loss = deep_supervision_loss(
+            self.loss, heads, weights, batch["target"], mask, distance
+        )
         replay = batch["replay"][:, None, None]
         where = torch.where(replay, 1.0, self.trust * (~batch["mask"]).float())
         if config.distillation and bool(where.any()):
@@ -240,6 +243,8 @@ def as_training(config: FineTuneConfig, diameter: float) -> TrainConfig:
         crop=config.crop,
         diameter=diameter,
         seed=config.seed,
+        # What a person corrected is the domain; there is no time to learn others.
+        augmentation="plain",
         **{name: getattr(config, name) for name in LossConfig.model_fields},
     )
 
@@ -254,7 +259,7 @@ def _believed(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
     It may be a neighbour that nobody has labelled; to learn it as background would unlearn
     cells.
     """
-    looks_empty = logits.detach().float().softmax(1)[:, 0] > 0.5
+    looks_empty = logits.detach()[:, : len(CLASSES)].float().softmax(1)[:, 0] > 0.5
     return batch["mask"] & (batch["certain"] | looks_empty)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from napari_sa2net.config import InstanceConfig, PredictConfig
+from napari_sa2net.config import CLASSES, InstanceConfig, PredictConfig
 from napari_sa2net.inference.instances import label_objects
 from napari_sa2net.inference.predictor import Predictor
 from napari_sa2net.inference.resample import ScaledPlane
@@ -21,7 +21,6 @@ from napari_sa2net.models.model import Model
 from napari_sa2net.nn import Network, network_config, pad_to_stride
 from napari_sa2net.training.dataset import Example, InMemory
 from napari_sa2net.training.focal_study.plan import Variant
-from napari_sa2net.training.targets import CLASSES
 
 #: Images, rounds and seconds of the timing; the last ends it early on a slow machine.
 TIMED_IMAGES, ROUNDS, MOST_SECONDS = 6, 12, 60.0
