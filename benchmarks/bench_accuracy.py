@@ -7,11 +7,11 @@ data there is nothing to measure.
 
     SA2NET_BENCH_MODEL=nuclei python -m benchmarks accuracy
 
-AP = TP / (TP + FP + FN), objects summed over the images of a kind before dividing. A true object
-that no prediction matches at IoU 0.5 is *merged* where a prediction covers half of it and half of
-another; *split* where predictions that lie in it cover half of it, and none alone; *missed* where
-less than half of it is covered; else its outline is off. *Spurious* is a prediction that lies
-outside objects for the most part.
+AP = TP / (TP + FP + FN), objects summed over the images of a kind before dividing. A true
+object that no prediction matches at IoU 0.5 is *merged* where a prediction covers half of it
+and half of another; *split* where predictions that lie in it cover half of it, and none alone;
+*missed* where less than half of it is covered; else its outline is off. *Spurious* is a
+prediction that lies outside objects for the most part.
 """
 
 from __future__ import annotations

@@ -91,7 +91,9 @@ class Crops(CropDataset):
             "target": torch.from_numpy(class_targets(labels).astype(np.int64)),
             "mask": grade > 0.5,
             "extra": torch.from_numpy(
-                targets(labels, self.depths[pick] * warp.scale, moved[:, ::-1], reach * warp.scale)
+                targets(
+                    labels, self.depths[pick] * warp.scale, moved[:, ::-1], reach * warp.scale
+                )
             ),
         }
 
@@ -179,9 +181,9 @@ def train(names: tuple[str, ...], crops: Crops, steps: int) -> nn.Module:
         )
         if names:
             more = [extra_loss(h[:, k:], batch["extra"], names, batch["mask"]) for h in heads]
-            total = total + WEIGHT * sum(w * m for w, m in zip(weights, more, strict=True)) / sum(
-                weights
-            )
+            total = total + WEIGHT * sum(
+                w * m for w, m in zip(weights, more, strict=True)
+            ) / sum(weights)
         optimizer.zero_grad()
         total.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 5.0)
@@ -192,7 +194,9 @@ def train(names: tuple[str, ...], crops: Crops, steps: int) -> nn.Module:
                 mean[key].lerp_(value, 1 - keep)
         if step % 50 == 49:
             took = (time.perf_counter() - began) / (step + 1)
-            print(f"  step {step + 1}: loss {float(total):.3f}, {took:.2f} s a step", flush=True)
+            print(
+                f"  step {step + 1}: loss {float(total):.3f}, {took:.2f} s a step", flush=True
+            )
     net.load_state_dict(mean)
     return net.eval()
 
@@ -304,7 +308,10 @@ def main() -> None:
         crops = Crops(load, config, args.steps * CONFIG.batch_size)
         for variant in args.only:
             names = VARIANTS[variant]
-            file = args.out and args.out / f"{'-'.join(('classes', *names))}_{args.steps}_{seed}.pt"
+            file = (
+                args.out
+                and args.out / f"{'-'.join(('classes', *names))}_{args.steps}_{seed}.pt"
+            )
             print(f"{variant}, seed {seed}", flush=True)
             if file and file.is_file():
                 net = network(names).to(memory_format=torch.channels_last)

@@ -19,6 +19,7 @@ from napari_sa2net.inference.instances import (
     relabel_raster,
 )
 from napari_sa2net.metrics import evaluate
+from napari_sa2net.training.targets import depths, distance_target
 
 THREE = ("background", "interior", "boundary")
 TWO = ("background", "foreground")
@@ -68,6 +69,23 @@ def test_touching_cells_are_cut_where_the_boundary_runs():
     scores = evaluate(labels, TOUCHING)
     assert labels.max() == 2
     assert scores["ap75"] == 1
+
+
+def test_touching_cells_are_cut_where_the_distance_dips():
+    p = probabilities(TOUCHING, contact=0.0)  # no boundary was seen between them
+    distance = distance_target(TOUCHING, depths(TOUCHING))[None]
+    both = np.concatenate([p, distance])
+    labels = label_objects(both, (*THREE, "distance"), InstanceConfig())
+    assert labels.max() == 2
+    assert evaluate(labels, TOUCHING)["ap75"] == 1
+    # Split keeps its meaning: at 0 connected foreground, and more gives never fewer.
+    found = [
+        int(label_objects(both, (*THREE, "distance"), InstanceConfig(split=s)).max())
+        for s in (0, 0.05, 0.3, 0.5, 0.8, 1)
+    ]
+    assert found[0] == 1
+    assert found == sorted(found)
+    assert found[-1] == 2
 
 
 def test_a_neck_alone_cuts_when_the_network_missed_the_contact():

@@ -8,13 +8,17 @@ import torch
 
 from napari_sa2net.training.augment import (
     STAINS,
+    Crop,
     Warp,
+    as_fluorescence,
+    as_stained,
+    pack,
     random_warp,
     restain,
     vary_intensity,
     warp_pair,
 )
-from napari_sa2net.training.targets import median_diameter
+from napari_sa2net.training.targets import depths, distance_target, median_diameter
 
 
 def scene():
@@ -106,3 +110,53 @@ def test_restaining_keeps_unstained_glass_and_the_order_of_densities():
         red, _, blue = restain(eosin, rng)[:, 0, -1]
         brown_seen |= bool(red > blue + 0.2)
     assert brown_seen
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_wide_variation_keeps_shape_and_numbers_finite(colour):
+    image, _ = scene()
+    if colour:
+        image = torch.stack([1 - 0.3 * image[0], 1 - 0.6 * image[0], 1 - 0.2 * image[0]])
+    seen = set()
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        varied = vary_intensity(image.clone(), rng, colour, wide=True)
+        assert varied.shape == image.shape
+        assert torch.isfinite(varied).all()
+        assert varied.min() >= -0.5
+        assert varied.max() <= 1.5
+        seen.add(bool((varied[0] != varied[-1]).any()))
+    assert seen == {False, True}, "stains turn into fluorescence and the reverse"
+
+
+def test_packed_cells_lie_between_the_others_and_what_is_covered_does_not_count():
+    labels = torch.zeros(40, 40, dtype=torch.int32)
+    labels[4:14, 4:14], labels[20:30, 20:30] = 1, 2
+    other = torch.zeros(40, 40, dtype=torch.int32)
+    other[4:14, 6:16], other[26:36, 20:30] = 1, 2  # mostly over 1; over 4 rows of 2
+    grade = torch.full((40, 40), 2.0)
+
+    def crop(some):
+        return Crop((some > 0).float().expand(3, -1, -1), some, grade, depths(some.numpy()))
+
+    both = pack(crop(labels), crop(other))
+    assert set(np.unique(both.labels)) == {0, 1, 2, 3, 4}
+    assert (both.labels[other > 0] == other[other > 0] + 2).all()
+    assert (both.grade[both.labels == 1] == 0).all(), "two columns are left of it"
+    assert (both.grade[both.labels == 2] == 2).all()
+    assert both.image.max() <= 1 + 1e-6, "what overlaps is not brighter than a cell"
+    target = distance_target(both.labels.numpy(), both.deepest)
+    for i in (2, 3, 4):
+        assert target[both.labels.numpy() == i].max() == pytest.approx(1, abs=0.01)
+
+
+def test_stained_nuclei_become_bright_and_grey_ones_stained():
+    _, labels = scene()
+    cells = (labels > 0).float()
+    stained = torch.einsum("hw,c->chw", cells, STAINS[0]).neg().exp()
+    bright = as_fluorescence(stained)[0]
+    assert bright[labels > 0].min() > 0.9
+    assert bright[labels == 0].max() < 0.1
+    made = as_stained(cells.expand(3, -1, -1), np.random.default_rng(0))
+    assert made.mean(0)[labels > 0].mean() < made.mean(0)[labels == 0].mean() - 0.1
+    assert (made[0] != made[2]).any()

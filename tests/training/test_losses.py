@@ -1,9 +1,17 @@
 """Dice and cross-entropy with a mask."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 
-from napari_sa2net.training.losses import DiceCrossEntropy, deep_supervision_loss
+from napari_sa2net.config import TrainConfig
+from napari_sa2net.training.losses import (
+    DISTANCE_SHARE,
+    DiceCrossEntropy,
+    deep_supervision_loss,
+    distance_loss,
+    make_loss,
+)
 
 
 def batch(seed=0):
@@ -67,3 +75,28 @@ def test_heads_are_weighted_and_zero_weights_skipped():
         loss(heads[0], target) + 0.5 * loss(heads[1], target) + 0.5 * loss(heads[2], target)
     ) / 2
     torch.testing.assert_close(combined, expected)
+
+
+def test_the_distance_is_learned_from_the_last_channel_alone():
+    torch.manual_seed(0)
+    head = torch.randn(2, 4, 8, 8, requires_grad=True)
+    target = torch.randint(0, 3, (2, 8, 8))
+    distance = torch.rand(2, 8, 8) * (target > 0)
+    loss = make_loss(TrainConfig())
+    both = deep_supervision_loss(loss, [head], [1.0], target, None, distance)
+    classes = loss(head[:, :3], target)
+    seen = distance_loss(head[:, 3], distance)
+    assert float(both) == pytest.approx(float(classes + DISTANCE_SHARE * seen), rel=1e-6)
+    inside = distance > 0
+    error = F.smooth_l1_loss(head[:, 3].sigmoid(), distance, beta=0.1, reduction="none")
+    assert float(seen) == pytest.approx(
+        float(error[inside].mean() + 0.5 * error[~inside].mean()), rel=1e-5
+    )
+
+
+def test_a_distance_where_nothing_counts_has_no_say():
+    logits = torch.full((1, 4, 4), torch.nan, requires_grad=True)
+    loss = distance_loss(logits, torch.rand(1, 4, 4), torch.zeros(1, 4, 4, dtype=torch.bool))
+    loss.backward()
+    assert float(loss) == 0
+    assert (logits.grad == 0).all()

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from napari_sa2net.training.targets import class_targets, median_diameter
+from napari_sa2net.training.targets import (
+    class_targets,
+    depths,
+    distance_target,
+    median_diameter,
+)
 
 
 def disc(shape, centre, radius):
@@ -60,3 +65,31 @@ def test_objects_cut_by_the_edge_count_only_alone():
     assert median_diameter(labels) is not None
     labels[disc(labels.shape, (30, 30), 10)] = 2
     assert median_diameter(labels) == pytest.approx(20, abs=0.5)
+
+
+def test_distance_is_one_in_the_middle_and_falls_to_every_edge():
+    labels = np.zeros((30, 40), np.int32)
+    labels[5:16, 5:16], labels[5:16, 16:27] = 1, 2  # they touch
+    target = distance_target(labels, depths(labels))
+    assert target[10, 10] == target[10, 21] == 1
+    # From the edge inwards: half a pixel, one and a half … of 5.5.
+    np.testing.assert_allclose(target[10, 5:11], (np.arange(6) + 0.5) / 5.5, rtol=1e-6)
+    np.testing.assert_allclose(target[10, 15:17], 0.5 / 5.5, rtol=1e-6)
+    assert (target[labels == 0] == 0).all()
+
+
+def test_what_an_image_cuts_is_measured_by_the_whole_object():
+    labels = np.zeros((40, 40), np.int32)
+    labels[10:31, 10:31] = 3
+    whole = depths(labels)
+    part = labels[:, :14]
+    # The crop's edge is no edge of the object, and its depth is that of all of it.
+    np.testing.assert_allclose(
+        distance_target(part, whole), distance_target(labels, whole)[:, :14]
+    )
+    assert distance_target(part, depths(part)).max() == 1
+
+
+@pytest.mark.parametrize("labels", [np.zeros((4, 5), int), np.ones((4, 5), int)])
+def test_nothing_and_everything_have_a_distance(labels):
+    np.testing.assert_array_equal(distance_target(labels, depths(labels)), labels)

@@ -9,7 +9,8 @@ import pytest
 import tifffile
 import torch
 
-from napari_sa2net.config import TrainConfig
+from napari_sa2net import segment
+from napari_sa2net.config import CLASSES, OUTPUTS, TrainConfig
 from napari_sa2net.data.synthetic import synthetic_nuclei
 from napari_sa2net.errors import (
     Cancelled,
@@ -135,6 +136,30 @@ def test_training_can_start_from_a_model(folder, tmp_path):
     assert child.card.parent.startswith("parent ")
     a, b = (load_model(r.path).net.outc4.weight for r in (parent, child))
     torch.testing.assert_close(a, b, atol=1e-3, rtol=0)
+
+
+def test_a_model_of_classes_alone_learns_the_distance_too(folder, tmp_path):
+    config = SMALL.model_copy(update={"steps": 2, "distance": False})
+    parent = train_folder(folder, "classes", config)
+    assert parent.card.classes == CLASSES
+    wider = train_folder(
+        folder,
+        "wider",
+        SMALL.model_copy(update={"steps": 2, "base": "classes", "learning_rate": 1e-9}),
+    )
+    assert wider.card.classes == OUTPUTS
+    net = load_model(wider.path).net
+    x = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        before, after = load_model(parent.path).net.eval()(x), net.eval()(x)
+    torch.testing.assert_close(after[:, :3], before, atol=2e-2, rtol=0)
+    assert after[:, 3].sigmoid().sub(0.5).abs().max() < 1e-2, "nothing is known of it yet"
+    image, _ = synthetic_nuclei((64, 64), n=4, seed=0)
+    result = segment(image, model=wider.path, diameter=12)
+    assert result.probability.shape == (4, 64, 64)
+    np.testing.assert_allclose(result.probability[:3].sum(0), 1, atol=1e-3)
+    assert result.probability[3].min() >= 0
+    assert result.probability[3].max() <= 1
 
 
 def test_names_and_settings_are_checked_before_the_work(folder, tmp_path):

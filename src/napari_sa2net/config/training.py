@@ -130,8 +130,8 @@ class TrainConfig(LossConfig):
     augmentation: Literal["plain", "wide"] = Field(
         "wide",
         title="Augmentation",
-        description="plain: rotation, scale, brightness, stain; wide: also other stains, blur, low "
-        "resolution, noise, shading, JPEG, inversion, and cells packed densely",
+        description="plain: rotation, scale, brightness, stain; wide: also other stains, blur, "
+        "low resolution, noise, shading, JPEG, inversion, and cells packed densely",
     )
     validate_every: int = Field(250, ge=1, title="Validate every", description="steps")
     validation_fraction: float = Field(

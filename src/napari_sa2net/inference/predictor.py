@@ -398,8 +398,8 @@ def activate(logits: Tensor, classes: int | None = None) -> Tensor:
     ----------
     logits : Tensor
     classes : int, optional
-        So many channels, the first, are classes of which one is right (`config.n_classes`); each
-        of the others is a value in 0…1 by itself. Unsaid: all are classes.
+        So many channels, the first, are classes of which one is right (`config.n_classes`);
+        each of the others is a value in 0…1 by itself. Unsaid: all are classes.
     """
     n = logits.shape[1] if classes is None else classes
     p = logits[:, :n].sigmoid() if n == 1 else logits[:, :n].softmax(dim=1)

@@ -18,7 +18,13 @@ from napari_sa2net.training.focal_loss import (
 #: Weight of the distance's loss beside that of the classes, and below which error it is square.
 DISTANCE_SHARE, DISTANCE_BETA = 3.0, 0.1
 
-__all__ = ["DiceCrossEntropy", "UnifiedFocalLoss", "deep_supervision_loss", "distance_loss", "make_loss"]
+__all__ = [
+    "DiceCrossEntropy",
+    "UnifiedFocalLoss",
+    "deep_supervision_loss",
+    "distance_loss",
+    "make_loss",
+]
 
 
 class DiceCrossEntropy(nn.Module):

@@ -20,7 +20,14 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.utils.data import DataLoader
 
-from napari_sa2net.config import CLASSES, OUTPUTS, InputConfig, NetworkConfig, TrainConfig, is_taught
+from napari_sa2net.config import (
+    CLASSES,
+    OUTPUTS,
+    InputConfig,
+    NetworkConfig,
+    TrainConfig,
+    is_taught,
+)
 from napari_sa2net.data.channels import Channels, channel_choice
 from napari_sa2net.data.training_set import load_training_folder, split_items
 from napari_sa2net.errors import (
