@@ -78,7 +78,8 @@ def _more(kinds: dict[tuple[str, str], str]) -> list[tuple[str, str, str]]:
 
 def _files(source: str, name: str, kind: str) -> tuple[str, str, Path, Path]:
     folder = DATA / "more" / source
-    return f"{source}_{Path(name).stem}", kind, folder / "images" / name, folder / "labels" / name
+    stem = f"{source}_{Path(name).stem}"
+    return stem, kind, folder / "images" / name, folder / "labels" / name
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,8 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int, int, str], None]
 SETTINGS = "settings.json"
 _TITLES = {"sa2net": "SA2-Net", "focal_unet": "Focal U-Net"}
+#: A run is on disk at least so often.
+SAVE_AFTER = timedelta(minutes=5)
 PRECISIONS = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed", torch.float32: "32-true"}
 
 
@@ -183,6 +186,14 @@ def train_folder(
         enable_version_counter=False,
         save_on_train_epoch_end=False,
     )
+    # Validations of a long run lie far apart; a kill costs no more than this.
+    often = ModelCheckpoint(
+        dirpath=run,
+        filename="last",
+        train_time_interval=SAVE_AFTER,
+        enable_version_counter=False,
+        save_on_train_epoch_end=False,
+    )
     watch = _Watch(config.steps, on_progress, cancelled)
     quiet_lightning()
     trainer = pl.Trainer(
@@ -192,7 +203,7 @@ def train_folder(
         max_steps=config.steps,
         val_check_interval=min(config.validate_every, config.steps),
         check_val_every_n_epoch=None,
-        callbacks=[_averaging(config.ema_decay), best, latest, watch],
+        callbacks=[_averaging(config.ema_decay), best, latest, often, watch],
         plugins=[_WholeCheckpoints()],
         # One table per part: Lightning empties the folder of a log that it opens.
         logger=CSVLogger(run, name="log", version=f"from_step_{done}" if done else ""),
