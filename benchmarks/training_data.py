@@ -25,17 +25,17 @@ CELLS_KEPT = 5
 WHOLE_CELLS = "mIF.tif"
 #: Further sources of nuclei: what the images are of there, by their kind.
 NUCLEI = {
-    ("dsb2018_stage1_test", "fluo"): "fluo, stage 2",
-    ("dsb2018_stage1_test", "rgb"): "rgb, stage 2",
-    ("bbbc039", "fluo"): "fluo, screen",
-    ("cellbindb_demo", "fluo"): "fluo, tissue",
-    ("cellbindb_demo", "rgb"): "rgb, tissue",
+    ("dsb2018_stage1_test", "fluo"): "fluo-stage2",
+    ("dsb2018_stage1_test", "rgb"): "rgb-stage2",
+    ("bbbc039", "fluo"): "fluo-screen",
+    ("cellbindb_demo", "fluo"): "fluo-tissue",
+    ("cellbindb_demo", "rgb"): "rgb-tissue",
 }
 CELLS = {
-    ("usiigaci_t98g", "phase"): "phase, T98G",
-    ("yeastvision_phase", "phase"): "phase, yeast",
-    ("ecoli_dapi", "fluo"): "fluo, bacteria",
-    ("cellbindb_demo", "fluo"): "fluo, membranes",
+    ("usiigaci_t98g", "phase"): "phase-t98g",
+    ("yeastvision_phase", "phase"): "phase-yeast",
+    ("ecoli_dapi", "fluo"): "fluo-bacteria",
+    ("cellbindb_demo", "fluo"): "fluo-membranes",
 }
 
 

@@ -35,10 +35,8 @@ SHARE_FLOOR = 1e-3
 DISTANCE_WEIGHT = 0.2
 #: ... and where the network has no boundary class.
 DISTANCE_WEIGHT_BINARY = 0.6
-#: Weight of the interior's share of the foreground, where the network gives the distance to the
-#: edge itself; its cuts are that much shallower.
-SHARE_WEIGHT = 0.5
-DEPTH_WITH_DISTANCE = 0.2
+#: The depth where the network gives the distance to the edge itself.
+DEPTH_WITH_DISTANCE = 0.12
 #: Smoothing (px) of the distance that the network gives.
 DISTANCE_SIGMA = 1.0
 #: Pixels added to the distance before the logarithm, against steps on a coarse grid.
@@ -160,18 +158,17 @@ def _landscape(
     The logarithm makes a neck count by its width relative to the cells on both sides,
     whatever their size.
     """
+    if DISTANCE in names:
+        seen = np.nan_to_num(probability[names.index(DISTANCE)])
+        smooth: Floats = ndimage.gaussian_filter(seen, DISTANCE_SIGMA).ravel()[pixels]
+        return smooth
+    distance = np.log(inner_distance(mask, pixels) + DISTANCE_OFFSET)
     if "boundary" in names:
         interior = np.nan_to_num(probability[names.index("interior")].ravel()[pixels])
         boundary = np.nan_to_num(probability[names.index("boundary")].ravel()[pixels])
         # The interior's share of the foreground, not interior - boundary: that rises again
         # from the middle of the boundary outwards, and cuts splinters off its outer half.
         share = interior / (interior + boundary + SHARE_FLOOR)
-        if DISTANCE in names:
-            seen = np.nan_to_num(probability[names.index(DISTANCE)])
-            smooth = ndimage.gaussian_filter(seen, DISTANCE_SIGMA).ravel()[pixels]
-            return smooth + SHARE_WEIGHT * share
-    distance = np.log(inner_distance(mask, pixels) + DISTANCE_OFFSET)
-    if "boundary" in names:
         return share + DISTANCE_WEIGHT * distance
     return foreground.ravel()[pixels] + DISTANCE_WEIGHT_BINARY * distance
 
