@@ -107,7 +107,7 @@ def foreground_probability(
     if names == ["foreground"]:
         return probability[0]
     raise SettingsError(
-        f"Objects cannot be made from the outputs {', '.join(names) or '(none)'}; known are "
+        f"Objects cannot be made from the classes {', '.join(names) or '(none)'}; known are "
         "background + interior + boundary (+ distance), background + foreground, and "
         "foreground alone."
     )
