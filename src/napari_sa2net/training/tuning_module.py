@@ -160,9 +160,7 @@ class TuningModule(SegmentationModule):
         weights = config.head_weights
         mask = _believed(heads[0], batch)
         distance = batch["distance"] if self.learns_distance else None
-        loss = deep_supervision_loss(
-            self.loss, heads, weights, batch["target"], mask, distance
-        )
+        loss = deep_supervision_loss(self.loss, heads, weights, batch["target"], mask, distance)
         replay = batch["replay"][:, None, None]
         where = torch.where(replay, 1.0, self.trust * (~batch["mask"]).float())
         if config.distillation and bool(where.any()):
