@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from napari_sa2net.config import FineTuneConfig
+from napari_sa2net.config import FineTuneConfig, is_taught
 from napari_sa2net.data.training_set import load_training_folder
 from napari_sa2net.inference.devices import resolve_device
 from napari_sa2net.models.lineage import parent_named
@@ -18,7 +18,6 @@ from napari_sa2net.training.held_out import View
 from napari_sa2net.training.material import prepare, reference_views
 from napari_sa2net.training.rounds import Scorer, Tallies, working_dtype
 from napari_sa2net.training.runs import RECIPE
-from napari_sa2net.training.targets import CLASSES
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +43,7 @@ def family(models: Sequence[Model]) -> tuple[Model, Model] | None:
     for parent, child in (models, models[::-1]):
         named = parent_named(child.card)[1]
         taught = child.card.training.get("recipe") == RECIPE
-        if taught and named and named == parent.sha256 and parent.card.classes == CLASSES:
+        if taught and named and named == parent.sha256 and is_taught(parent.card.classes):
             return parent, child
     return None
 
