@@ -212,16 +212,15 @@ def test_from_corrections_to_a_child_while_segmenting_goes_on(desk):
     assert state.suggested == "tiny-tuned-2"
 
 
-def test_stop_keeps_the_best_so_far_within_two_seconds(desk):
+def test_stop_keeps_the_best_so_far_long_before_the_end(desk):
     keep(desk.state.folder)
     desk.summarised().learn.set_config(LONG)
     desk.learn.learn()
     desk.until(lambda: len(desk.state.curves.rounds) >= 2)
-    start = time.monotonic()
     desk.learn.stop()
     assert desk.state.phase == "stopping"
     desk.until(lambda: desk.state.outcome is not None)
-    assert time.monotonic() - start < 2
+    assert len(desk.state.curves.rounds) < LONG.rounds / 2
     assert find_model("tiny-tuned") is not None
     assert unfinished_runs() == []
 

@@ -162,10 +162,10 @@ def test_a_run_from_the_button_to_the_verdict(open_dock: Any, home: Path, qtbot:
     assert page.run.pause.text() == "Go on"
     page.run.pause.click()
     wait(qtbot, lambda: state.phase == "learning")
-    start = time.monotonic()
     page.run.stop.click()
     wait(qtbot, lambda: state.outcome is not None)
-    assert time.monotonic() - start < 2
+    # long before its end
+    assert len(state.curves.rounds) < LONG.rounds / 2
 
     card = page.card
     assert shown(card)
@@ -341,7 +341,7 @@ def test_curves_are_drawn_a_few_times_a_second_however_fast_they_come(qtbot: Any
         plot.set_curves(Curves(points[:n], rounds, score, 5000))
         qtbot.wait(5)
     qtbot.wait(2 * REDRAW_MS)
-    assert 1 <= plot.drawn <= 8
+    assert 1 <= plot.drawn <= 2 + 1000 * (time.monotonic() - start) / REDRAW_MS
     plot.set_curves(Curves(points, rounds, score, 5000))
     qtbot.waitUntil(lambda: plot.values("loss")[0][-1] > 4900)
     # thinned out, with the extremes kept

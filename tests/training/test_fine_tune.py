@@ -1,6 +1,7 @@
 """Fine-tuning as a whole, with a tiny network that finds synthetic nuclei."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from napari_sa2net.config import FineTuneConfig
 from napari_sa2net.data.synthetic import synthetic_nuclei
 from napari_sa2net.errors import Cancelled, ModelExistsError, SettingsError, TrainingError
 from napari_sa2net.models import find_model, list_models, load_model, promote_model
-from napari_sa2net.training import tuning_module
+from napari_sa2net.training import fine_tune as fine_tune_module
+from napari_sa2net.training import rounds, tuning_module, tuning_run
 from napari_sa2net.training.compare_models import compare_models
 from napari_sa2net.training.events import LossPoint, Notice, Planned, RoundPoint
 from napari_sa2net.training.fine_tune import fine_tune, resume_fine_tuning
@@ -199,16 +201,22 @@ def test_pause_and_resume_is_as_if_nothing_had_happened(corrections, tiny_model,
     assert halves.card.training["steps"] == 4
 
 
-def test_a_stop_keeps_the_best_round_so_far(corrections, tiny_model):
-    import time
-
+def test_a_stop_keeps_the_best_round_so_far(corrections, tiny_model, monkeypatch):
     config = SMALL.model_copy(update={"steps": 1000, "rounds": 500})
-    seen, asked = [], []
+    seen, asked, late = [], [], []
 
     def stop():
-        if seen and not asked:
-            asked.append(time.process_time())
+        if seen:
+            asked.append(True)
         return bool(seen)
+
+    step = tuning_module.TuningModule.loss_of
+
+    def counted(self, batch):
+        late.extend(asked[:1])
+        return step(self, batch)
+
+    monkeypatch.setattr(tuning_module.TuningModule, "loss_of", counted)
 
     tuned = fine_tune(
         corrections,
@@ -219,8 +227,8 @@ def test_a_stop_keeps_the_best_round_so_far(corrections, tiny_model):
         cancelled=stop,
         promote=True,
     )
-    # The last step, the verdict and the file; in processor time, for busy machines.
-    assert time.process_time() - asked[0] < 2
+    # no more than the step that was under way
+    assert len(late) <= 1
     assert len(seen) == 1
     assert tuned.after == seen[0].held_out
     assert tuned.card.training["best_step"] == seen[0].step
@@ -295,23 +303,35 @@ def test_out_of_memory_is_tried_again_with_less(corrections, tiny_model, monkeyp
     assert tuned.card.training["steps"] == 4
 
 
-def test_about_as_long_as_was_asked(corrections, tiny_model):
-    import time
+@pytest.mark.parametrize("slower", [1, 4])
+def test_about_as_long_as_was_asked(corrections, tiny_model, monkeypatch, slower):
+    """Six seconds by a clock that goes on half a second with each step, later more."""
+    clock, planned = [0.0], []
+    step = tuning_module.TuningModule.loss_of
 
+    def takes_a_while(self, batch):
+        clock[0] += 0.5 * (slower if planned else 1)
+        return step(self, batch)
+
+    monkeypatch.setattr(tuning_module.TuningModule, "loss_of", takes_a_while)
+    for module in (fine_tune_module, tuning_run, rounds):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     config = SMALL.model_copy(update={"steps": None, "minutes": 0.1, "rounds": 2})
-    planned = []
-    start = time.monotonic()
     tuned = fine_tune(
         corrections,
         tiny_model,
         config,
-        name="timed",
+        name=f"timed-{slower}",
         on_event=lambda e: planned.extend([e] if isinstance(e, Planned) else []),
     )
-    assert planned[0].steps >= 1
-    assert tuned.card.training["steps"] >= 1
-    # Wide: the machine may be at something else.
-    assert time.monotonic() - start < 60
+    # what the probe took is of that time
+    probed = 6 - 0.5 * planned[0].steps
+    assert 0.5 <= probed <= 3
+    assert 6 <= clock[0] <= 6 * rounds.LATE + 0.5 * slower
+    if slower == 1:
+        assert tuned.card.training["steps"] == planned[0].steps
+    else:
+        assert 1 <= tuned.card.training["steps"] < planned[0].steps
 
 
 def test_names_and_parents_are_checked_before_the_work(corrections, tiny_model):

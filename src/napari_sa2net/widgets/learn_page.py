@@ -105,7 +105,7 @@ class LearnPage(PageWidget):
         self.learns.setSizeAdjustPolicy(
             QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
         )
-        self.learns.setMinimumContentsLength(8)
+        self.learns.setMinimumContentsLength(6)
         for value, words in LEARNS.items():
             self.learns.addItem(words, value)
         form = self.form = Form()

@@ -80,7 +80,7 @@ class ModelRow(QWidget):
         self.combo.setSizeAdjustPolicy(
             QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
         )
-        self.combo.setMinimumContentsLength(8)
+        self.combo.setMinimumContentsLength(6)
         self.combo.setToolTip("The trained network that finds the cells")
         self.info = QToolButton()
         self.info.setText("i")
