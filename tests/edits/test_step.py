@@ -112,7 +112,7 @@ def test_what_does_not_fit_together_is_told(step, changes, match):
 @pytest.mark.parametrize(
     ("labels", "match"),
     [
-        ([[1, 2]], "an array of labels"),
+        ([[1, 2]], "one array of labels"),
         (np.zeros((4, 4)), "whole numbers"),
         (np.zeros((4, 4), bool), "whole numbers"),
         (np.zeros(4, int), "no plane"),

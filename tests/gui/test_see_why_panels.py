@@ -209,7 +209,7 @@ def test_the_outline_is_drawn_on_grey_and_colour() -> None:
     outline[0, 0] = True
     for thumbnail in (np.full((2, 2), 0.5), np.full((2, 2, 3), 0.5)):
         pixels = outlined(thumbnail, outline)
-        assert tuple(pixels[0, 0, :3]) == OUTLINE
+        assert tuple(pixels[0, 0, :3]) == QColor(OUTLINE).getRgb()[:3]
         assert tuple(pixels[1, 1]) == (128, 128, 128, 255)
 
 

@@ -125,7 +125,12 @@ def test_segment_takes_this_way(make_model, monkeypatch: pytest.MonkeyPatch) -> 
     from napari_sa2net.inference.api import segment
 
     image, _ = synthetic_nuclei(shape=(200, 230), n=40, seed=3)
-    settings = {"model": make_model(), "precision": "float32", "min_size": 0}
+    settings = {
+        "model": make_model(),
+        "precision": "float32",
+        "min_size": 0,
+        "link_planes": False,
+    }
     expected = segment(image, **settings)
     stack = segment(np.stack([image, image]), **settings)
     monkeypatch.setattr(big_planes, "LARGE", 1000)

@@ -105,7 +105,9 @@ def squares(cells: int, specks: int, side: int) -> np.ndarray:
 )
 def test_specks_do_not_count_by_their_number(side: int, typical: int) -> None:
     plan = plan_image(squares(10, 30, side), normalize=False, in_channels=1)
-    found = _measure(Threshold(), plan, [()], 1.0, InstanceConfig(min_size=5), None)
+    found = _measure(
+        Threshold(), plan, [()], 1.0, InstanceConfig(min_size=5), None, lambda *_: None
+    )
     assert found is not None
     assert found.diameter == pytest.approx(np.sqrt(4 / np.pi) * typical, rel=0.02)
 

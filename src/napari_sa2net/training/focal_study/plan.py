@@ -77,6 +77,9 @@ class StudySettings(Settings):
     def training(self, seed: int) -> TrainConfig:
         """Settings of one training."""
         return TrainConfig(
+            # modules are compared by the classes alone, on images much as they are
+            distance=False,
+            augmentation="plain",
             network=self.network,
             learnable_gamma=True,
             squeeze_excitation=True,
