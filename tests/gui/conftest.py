@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
+from qtpy.QtCore import QCoreApplication, QEvent, QTimer
+from qtpy.QtWidgets import QApplication
+
+OURS = "napari_sa2net"
+#: an engine that is told to end does so within a second, on an idle machine
+PATIENCE_S = 60
 
 if TYPE_CHECKING:
     from napari_sa2net.widgets.dock import SA2NetDock
@@ -25,6 +36,64 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "make_napari_viewer" in getattr(item, "fixturenames", ()):
             item.add_marker(mark)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """After a test no window, timer, thread or process of ours is there any more."""
+    before = {id(widget) for widget in _windows()}
+    yield
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        # in a function, so that nothing here holds what was found
+        left = _left(before)
+        if not left or time.monotonic() > end:
+            break
+        time.sleep(0.05)
+    assert left == []
+
+
+def _left(before: set[int]) -> list[str]:
+    if QApplication.instance() is not None:
+        QApplication.processEvents()
+        QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete.value)
+    gc.collect()
+    left = [f"window {type(w).__name__}" for w in _windows() if id(w) not in before]
+    left += [f"timer of {name}" for name in _timers()]
+    left += [f"thread {thread.name}" for thread in threading.enumerate() if _is_ours(thread)]
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if child.status() != psutil.STATUS_ZOMBIE and OURS in " ".join(child.cmdline()):
+                left.append(f"process {' '.join(child.cmdline())}")
+    workspace = sys.modules.get(f"{OURS}.widgets.workspace")
+    if workspace is not None:
+        left += ["workspace"] * len(workspace._workspaces)
+    return left
+
+
+def _windows() -> list[Any]:
+    """Top-level widgets of ours."""
+    if QApplication.instance() is None:
+        return []
+    return [w for w in QApplication.topLevelWidgets() if type(w).__module__.startswith(OURS)]
+
+
+def _timers() -> list[str]:
+    """What owns timers that still tick."""
+    found = []
+    for timer in [one for one in gc.get_objects() if isinstance(one, QTimer)]:
+        with suppress(RuntimeError):  # Qt has deleted it
+            owner = timer.parent()
+            if timer.isActive() and owner and type(owner).__module__.startswith(OURS):
+                found.append(type(owner).__name__)
+    return found
+
+
+def _is_ours(thread: threading.Thread) -> bool:
+    work = getattr(thread, "_target", None) or getattr(thread, "function", None)
+    module = getattr(work, "__module__", None) or ""
+    names = ("sa2net", "learn", "training-set", "corrections", "fingerprint", "journal")
+    return module.startswith(OURS) or thread.name.startswith(names)
 
 
 @pytest.fixture

@@ -112,6 +112,8 @@ class SA2NetDock(QWidget):
                     self._docked = True
                 elif self._docked:
                     self.shut()
+                    # nobody else does: it would stay as a hidden window
+                    self.deleteLater()
             elif kind == QEvent.Type.Show:
                 self._restyle()
         return super().event(event)
