@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 import pickle
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import tifffile
 import zarr
@@ -137,6 +139,9 @@ def test_large_tiff_stays_on_disk(tmp_path, monkeypatch, compression) -> None:
     plan = plan_image(image.array, image.axes)
     assert plan.is_lazy
     np.testing.assert_array_equal(plan.read_raw((2,), 30, 70, 5, 99)[0], array[2, 30:70, 5:99])
+    del image, plan
+    gc.collect()
+    assert [one for one in psutil.Process().open_files() if one.path.endswith("a.tif")] == []
 
 
 def test_pyramid_is_read_at_full_size(tmp_path, monkeypatch) -> None:

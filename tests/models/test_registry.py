@@ -278,8 +278,9 @@ def test_two_processes_at_once(home: Path, tmp_path: Path, source: Path) -> None
         if path.exists():
             assert path.read_bytes() in whole
             seen += 1
+    said = [p.communicate()[0] for p in processes]
     assert [p.returncode for p in processes] == [0, 0]
-    assert all(int(p.stdout.read()) > 0 for p in processes)
+    assert all(int(out) > 0 for out in said)
     assert seen > 3
     left = {path.name for path in home.iterdir()} - {".lock", "removed"}
     assert left <= {"shared.safetensors", "same.safetensors"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ class LazyTiff(zarr.Array):
     where: tuple[Path, int]
 
     @classmethod
-    def of(cls, series: Any, path: Path, number: int) -> LazyTiff:
-        """Of an open file's series with this number."""
-        array: Any = zarr.open_array(series.aszarr(level=0), mode="r")
+    def of(cls, tif: tifffile.TiffFile, path: Path, number: int) -> LazyTiff:
+        """Of an open file's series with this number; the file is closed with the array."""
+        array: Any = zarr.open_array(tif.series[number].aszarr(level=0), mode="r")
         lazy = cls(array.async_array)
+        weakref.finalize(lazy, tif.close)
         object.__setattr__(lazy, "where", (path, number))
         return lazy
 
@@ -27,4 +29,4 @@ class LazyTiff(zarr.Array):
 
 
 def _opened(path: Path, number: int) -> LazyTiff:
-    return LazyTiff.of(tifffile.TiffFile(path).series[number], path, number)
+    return LazyTiff.of(tifffile.TiffFile(path), path, number)

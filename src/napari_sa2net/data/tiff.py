@@ -50,7 +50,7 @@ def read_tiff(path: Path) -> ImageFile:
         elif lazy:
             from napari_sa2net.data.lazy_tiff import LazyTiff
 
-            array = LazyTiff.of(series, path, tif.series.index(series))
+            array = LazyTiff.of(tif, path, tif.series.index(series))
         else:
             array = series.asarray()
         axes = _clean_axes(series.axes, series.kind, tuple(array.shape))
