@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy  # its parts are loaded when they are used
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from napari_sa2net.errors import SettingsError
 
@@ -295,7 +295,7 @@ def _rim_sums(
 ) -> NDArray[np.float64]:
     """Probability in the unlabelled rim around each object; of two, the higher label's."""
     square = (2 * RIM + 1, 2 * RIM + 1)
-    grown = ndimage.maximum_filter(labels, size=square, mode="nearest")
+    grown = scipy.ndimage.maximum_filter(labels, size=square, mode="nearest")
     rows, cols = np.nonzero((labels == 0) & (grown > 0))
     owner = np.searchsorted(values, grown[rows, cols])
     outside = np.nan_to_num(probability[rows, cols].astype(np.float64)).clip(0, 1)

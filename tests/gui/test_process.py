@@ -61,7 +61,16 @@ def test_torch_stays_out_of_the_window(home: Path) -> None:
     # what takes long to open is what is loaded for it
     ours = [name for name in said["opening"] if name.startswith("napari_sa2net.")]
     assert "napari_sa2net.widgets.segment_page" in ours
-    others = ("correct", "learn_page", "learn_run", "see_why", "models_page", "explain_h")
+    others = (
+        "correct_page",
+        "correct_session",
+        "correct_engine",
+        "learn_page",
+        "learn_run",
+        "see_why",
+        "models_page",
+        "explain_h",
+    )
     assert [name for name in ours if any(part in name for part in others)] == []
     assert [name for name in ours if name.startswith("napari_sa2net.edits")] == []
     slow = {"scipy.ndimage", "skimage", "pyqtgraph", "matplotlib", "zarr", "tifffile"}

@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy  # its parts are loaded when they are used
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from napari_sa2net.app.preview import source_plan
 from napari_sa2net.app.session import ImageSource
 from napari_sa2net.data.plan import ImagePlan
 from napari_sa2net.engine.protocol import ObjectTable, Summary
 from napari_sa2net.errors import SA2NetError
-from napari_sa2net.inference.labelling import Planes, intensities
 from napari_sa2net.measure import RIM, box_columns, object_table
+
+if TYPE_CHECKING:
+    from napari_sa2net.inference.labelling import Planes
 
 #: Labels with more bytes are not copied: of a change one must be told where it was.
 MOST_BYTES = 2**30
@@ -248,6 +250,8 @@ class MeasuredCells:
         return columns
 
     def _intensities(self, low: NDArray[np.int64], shape: tuple[int, ...]) -> Planes | None:
+        from napari_sa2net.inference.labelling import intensities  # takes a while to load
+
         plan = self.place.plan()
         if plan is None:
             return None
@@ -390,7 +394,7 @@ def boxes_of(labels: NDArray[Any]) -> dict[int, Box]:
         names = np.unique(labels[labels > 0])
         labels = np.where(labels > 0, np.searchsorted(names, labels) + 1, 0)
     found = {}
-    for i, part in enumerate(ndimage.find_objects(np.ascontiguousarray(labels)), start=1):
+    for i, part in enumerate(scipy.ndimage.find_objects(np.ascontiguousarray(labels)), start=1):
         if part is not None:
             box = (
                 np.array([axis.start for axis in part], np.int64),

@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 #: after the dock has been drawn
 PRELOAD_MS = 1500
 #: napari needs the first two for its first Labels layer
-PRELOADED = ("pandas", "skimage.color", "napari_sa2net.measure")
+PRELOADED = (
+    *("pandas", "skimage.color", "scipy.ndimage"),
+    *("napari_sa2net.inference.labelling", "napari_sa2net.edits"),
+)
 TABLE = "Table of cells"
 
 _workspaces: weakref.WeakKeyDictionary[Any, Workspace] = weakref.WeakKeyDictionary()

@@ -12,8 +12,6 @@ from napari.layers import Image, Labels
 from psygnal import Signal
 from qtpy.QtCore import QTimer
 
-from napari_sa2net.app.correct_restore import RestoredCells
-from napari_sa2net.app.correct_session import Change
 from napari_sa2net.app.correct_source import CellSource, KeptPlace
 from napari_sa2net.app.preview import source_plan
 from napari_sa2net.widgets.napari_port.connections import Connections
@@ -30,6 +28,9 @@ from napari_sa2net.widgets.napari_port.results import (
 )
 
 if TYPE_CHECKING:
+    # not at once: they bring all of editing, and scipy with it
+    from napari_sa2net.app.correct_restore import RestoredCells
+    from napari_sa2net.app.correct_session import Change
     from napari_sa2net.widgets.napari_port.port import NapariPort
 
 JOURNAL_KEY = "journal"

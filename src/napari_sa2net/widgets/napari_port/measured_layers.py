@@ -10,7 +10,6 @@ from napari.layers import Labels
 from psygnal import Signal
 from qtpy.QtCore import QTimer
 
-from napari_sa2net.app.correct_session import Change
 from napari_sa2net.app.measured import Part, Place
 from napari_sa2net.app.measurements import KeptWindow, Measurements
 from napari_sa2net.data.axes import STACK_NAMES
@@ -21,6 +20,7 @@ from napari_sa2net.widgets.napari_port.maps import is_overlay
 from napari_sa2net.widgets.napari_port.reading import layer_key, pixel_size_um, z_step_um
 
 if TYPE_CHECKING:
+    from napari_sa2net.app.correct_session import Change
     from napari_sa2net.widgets.napari_port.cells import CellLayers
     from napari_sa2net.widgets.napari_port.port import NapariPort
 

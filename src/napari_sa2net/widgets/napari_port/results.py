@@ -11,7 +11,6 @@ import numpy as np
 from napari.utils.transforms import Affine
 
 from napari_sa2net.app.session import ImageSource
-from napari_sa2net.edits import laid_over
 from napari_sa2net.widgets.napari_port import geometry
 from napari_sa2net.widgets.napari_port.reading import layer_axes
 
@@ -159,6 +158,8 @@ class Area:
 
     def with_cells(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
         """The former cells with those of the part."""
+        from napari_sa2net.edits import laid_over  # takes a while to load
+
         return laid_over(self.former, self.start, labels)
 
 
