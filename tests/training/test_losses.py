@@ -53,7 +53,7 @@ def test_nothing_to_count_gives_zero_and_no_gradient():
         logits, target, torch.zeros(2, 8, 10, dtype=torch.bool)
     )
     loss.backward()
-    assert float(loss) == 0
+    assert loss.item() == 0
     assert logits.grad is not None
     assert not logits.grad.any()
 
@@ -86,11 +86,11 @@ def test_the_distance_is_learned_from_the_last_channel_alone():
     both = deep_supervision_loss(loss, [head], [1.0], target, None, distance)
     classes = loss(head[:, :3], target)
     seen = distance_loss(head[:, 3], distance)
-    assert float(both) == pytest.approx(float(classes + DISTANCE_SHARE * seen), rel=1e-6)
+    assert both.item() == pytest.approx((classes + DISTANCE_SHARE * seen).item(), rel=1e-6)
     inside = distance > 0
     error = F.smooth_l1_loss(head[:, 3].sigmoid(), distance, beta=0.1, reduction="none")
-    assert float(seen) == pytest.approx(
-        float(error[inside].mean() + 0.5 * error[~inside].mean()), rel=1e-5
+    assert seen.item() == pytest.approx(
+        (error[inside].mean() + 0.5 * error[~inside].mean()).item(), rel=1e-5
     )
 
 
@@ -98,5 +98,5 @@ def test_a_distance_where_nothing_counts_has_no_say():
     logits = torch.full((1, 4, 4), torch.nan, requires_grad=True)
     loss = distance_loss(logits, torch.rand(1, 4, 4), torch.zeros(1, 4, 4, dtype=torch.bool))
     loss.backward()
-    assert float(loss) == 0
+    assert loss.item() == 0
     assert (logits.grad == 0).all()

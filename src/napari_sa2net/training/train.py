@@ -460,7 +460,7 @@ class _Watch(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
     ) -> None:
-        loss = float(outputs["loss"])
+        loss = float(outputs["loss"].detach())
         if not math.isfinite(loss):
             raise TrainingError(
                 f"The loss became {loss} at step {trainer.global_step}. Lower the learning "

@@ -238,7 +238,7 @@ def test_probabilities(folder: Path) -> NDArray[np.float32]:
     """
     path = folder / TEST
     try:
-        with np.load(path) as file:
+        with path.open("rb") as stream, np.load(stream) as file:
             return file["probability"].astype(np.float32)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
         raise _damaged(path) from error

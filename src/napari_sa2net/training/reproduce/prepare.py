@@ -128,7 +128,7 @@ def prepare(
 def _cached(cache: Path, key: str) -> Prepared | None:
     """What an earlier run prepared of the same files."""
     try:
-        with np.load(cache) as file:
+        with cache.open("rb") as stream, np.load(stream) as file:
             if str(file["key"]) != key:
                 return None
             found: dict[str, Any] = {f.name: file[f.name] for f in fields(Prepared)}
