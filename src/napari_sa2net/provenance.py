@@ -7,19 +7,18 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from napari_sa2net import __version__
 from napari_sa2net.config import Settings
 
 #: Version of the record's fields.
 SCHEMA_VERSION = 1
 
 #: Packages whose version may change a result.
-PACKAGES = ("torch", "numpy", "scipy", "scikit-image")
+PACKAGES = ("napari-sa2net", "torch", "numpy", "scipy", "scikit-image")
 
 
 def versions() -> dict[str, str]:
     """Versions of this package, Python, and what a result depends on; nothing is imported."""
-    found = {"napari-sa2net": __version__, "python": platform.python_version()}
+    found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = version(package)

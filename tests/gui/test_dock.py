@@ -18,7 +18,7 @@ from napari_sa2net.data.journal import Journal
 from napari_sa2net.data.plan import ImagePlan
 from napari_sa2net.data.synthetic import synthetic_nuclei
 from napari_sa2net.widgets import workspace
-from napari_sa2net.widgets.pages import PageWidget
+from napari_sa2net.widgets.page_parts import PageWidget
 
 if TYPE_CHECKING:
     from pytestqt.qtbot import QtBot

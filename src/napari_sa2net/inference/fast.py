@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from napari_sa2net.inference.fused import FusedConv, SplitConv, affine_of, packed
+from napari_sa2net.inference.fused import FusedConv, SplitConv, affine_of
 from napari_sa2net.inference.plain import plain_stages
 from napari_sa2net.inference.staged import (
     AS_TRAINED,
@@ -33,6 +33,7 @@ from napari_sa2net.inference.staged import (
     Part,
     See,
     coarse_grid,
+    packed,
     run,
     see_attention,
     there,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from napari_sa2net.inference.staged import packed
+
 
 class FusedConv:
     """A convolution with its activation and residual sum, in one oneDNN call.
@@ -88,8 +90,3 @@ class SplitConv:
         high = x.bfloat16()
         low = (x - high).bfloat16()
         return self._fused(packed(torch.cat([high, low, high], dim=1)), activation)
-
-
-def packed(x: Tensor) -> Tensor:
-    """The tensor, dense in channels-last order."""
-    return x.contiguous(memory_format=torch.channels_last)

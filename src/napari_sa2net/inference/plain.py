@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from napari_sa2net.inference.fused import packed
 from napari_sa2net.inference.staged import (
     AS_TRAINED,
     SA2NET_MARGINS,
@@ -20,6 +19,7 @@ from napari_sa2net.inference.staged import (
     Part,
     See,
     coarse_grid,
+    packed,
     run,
     see_attention,
     there,

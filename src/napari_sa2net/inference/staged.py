@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
-
-from napari_sa2net.inference.fused import packed
 
 #: A part of a window: rows y0…y1-1, columns x0…x1-1, multiples of 16.
 Part = tuple[int, int, int, int]
@@ -319,3 +318,8 @@ def coarse_grid(i: int, feature: Tensor) -> tuple[int, int]:
     """Height and width at stride 4 of the scale i (stride 2^i)."""
     height, width = feature.shape[-2:]
     return (height << i) // 4, (width << i) // 4
+
+
+def packed(x: Tensor) -> Tensor:
+    """The tensor, dense in channels-last order."""
+    return x.contiguous(memory_format=torch.channels_last)

@@ -22,16 +22,19 @@ from qtpy.QtWidgets import (
 
 from napari_sa2net.files import write_atomically
 from napari_sa2net.widgets.common import link_button
+from napari_sa2net.widgets.error_box import guarded
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.features import LABEL
 from napari_sa2net.widgets.napari_port.picking import CellPicker, show_cell
-from napari_sa2net.widgets.page_parts import guarded
 from napari_sa2net.widgets.theme import style_sheet
 
 if TYPE_CHECKING:
     import pandas as pd
+    from napari.viewer import Viewer
 
-    from napari_sa2net.widgets.workspace import Workspace
+    from napari_sa2net.app.session import Session
+    from napari_sa2net.widgets.napari_port.cells import CellLayers
+    from napari_sa2net.widgets.napari_port.measured_layers import MeasuredLayers
 
 HEIGHT = 260
 #: What columns are called, with their unit.
@@ -174,19 +177,26 @@ def _words(value: Any) -> str:
 
 
 class CellTable(QWidget):
-    """Shows the chosen cells of a workspace.
+    """Shows the chosen cells, as they are measured.
 
     Choosing a row chooses the cell, and shows it where it is out of view; choosing a cell on
     the canvas chooses its row.
     """
 
-    def __init__(self, workspace: Workspace, parent: QWidget | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        cells: CellLayers,
+        measured: MeasuredLayers,
+        viewer: Viewer,
+        parent: QWidget | None = None,
+    ) -> None:
         super().__init__(parent)
         self.setObjectName("sa2net")
-        self._session = workspace.session
-        self._cells = workspace.cells
-        self._measured = workspace.measured
-        self._viewer = workspace.port.viewer
+        self._session = session
+        self._cells = cells
+        self._measured = measured
+        self._viewer = viewer
         self._layer: Labels | None = None
         self._of_layer = Connections()
         self.connections = Connections()

@@ -17,11 +17,10 @@ from napari_sa2net.widgets.correct.review_section import ReviewSection
 from napari_sa2net.widgets.correct.side_parts import CellsRow, CheatSheet, OfferBox
 from napari_sa2net.widgets.correct.tool_bench import ToolBench
 from napari_sa2net.widgets.correct.tools import TOOLS
-from napari_sa2net.widgets.error_box import ErrorBox
+from napari_sa2net.widgets.error_box import ErrorBox, guarded
 from napari_sa2net.widgets.napari_port.keys import Keys
 from napari_sa2net.widgets.napari_port.reviewed_layer import ReviewedLayer
-from napari_sa2net.widgets.page_parts import NoImage, column, guarded, plane_words
-from napari_sa2net.widgets.pages import PageWidget
+from napari_sa2net.widgets.page_parts import NoImage, PageWidget, column, plane_words
 from napari_sa2net.widgets.progress_line import ProgressLine
 from napari_sa2net.widgets.theme import text_color
 from napari_sa2net.widgets.workspace import Workspace

@@ -20,7 +20,8 @@ from qtpy.QtWidgets import (
 
 from napari_sa2net.widgets.common import WheelGuard
 from napari_sa2net.widgets.napari_port.connections import Connections
-from napari_sa2net.widgets.pages import PAGES, Page, PageWidget, page_named
+from napari_sa2net.widgets.page_parts import PageWidget
+from napari_sa2net.widgets.pages import PAGES, Page, page_named
 from napari_sa2net.widgets.theme import style_sheet
 from napari_sa2net.widgets.workspace import Workspace
 

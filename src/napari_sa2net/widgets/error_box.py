@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Callable
+from typing import Any
+
 from qtpy.QtCore import Signal
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QPlainTextEdit, QVBoxLayout, QWidget
 
-from napari_sa2net.app.session import ErrorInfo
+from napari_sa2net.app.session import ErrorInfo, Session
 from napari_sa2net.widgets.common import fold_button, link_button
+
+
+def guarded(session: Session, action: Callable[[], Any]) -> None:
+    """Say on the page what went wrong with an action of napari's."""
+    try:
+        action()
+    except Exception as error:
+        session.error = ErrorInfo(type(error).__name__, str(error), traceback.format_exc())
 
 
 class ErrorBox(QFrame):

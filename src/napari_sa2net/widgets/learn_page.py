@@ -28,8 +28,7 @@ from napari_sa2net.widgets.learn.settings_form import SettingsForm
 from napari_sa2net.widgets.learn.unfinished_box import UnfinishedBox
 from napari_sa2net.widgets.model_row import ModelRow
 from napari_sa2net.widgets.number_field import take_typed
-from napari_sa2net.widgets.page_parts import column
-from napari_sa2net.widgets.pages import PageWidget
+from napari_sa2net.widgets.page_parts import PageWidget, column
 from napari_sa2net.widgets.theme import text_color
 from napari_sa2net.widgets.value_slider import ValueSlider
 from napari_sa2net.widgets.workspace import Workspace

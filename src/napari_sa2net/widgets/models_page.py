@@ -23,7 +23,7 @@ from napari_sa2net.widgets.models.actions import Actions
 from napari_sa2net.widgets.models.card_section import CardSection
 from napari_sa2net.widgets.models.compare_section import CompareSection
 from napari_sa2net.widgets.models.model_list import ModelList
-from napari_sa2net.widgets.pages import PageWidget
+from napari_sa2net.widgets.page_parts import PageWidget
 from napari_sa2net.widgets.progress_line import ProgressLine
 from napari_sa2net.widgets.theme import link_color
 from napari_sa2net.widgets.workspace import Workspace

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject
+from qtpy.QtCore import QObject, QSize
 from qtpy.QtWidgets import QFileDialog, QPushButton, QVBoxLayout, QWidget
 
 from napari_sa2net.app.preview import RunTime
-from napari_sa2net.app.session import ErrorInfo, Session
 from napari_sa2net.data.axes import axis_noun
 from napari_sa2net.widgets.common import range_words, repolish
 from napari_sa2net.widgets.empty_state import EmptyState
-from napari_sa2net.widgets.error_box import ErrorBox
+from napari_sa2net.widgets.error_box import ErrorBox, guarded
 from napari_sa2net.widgets.image_row import ImageRow
+from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.number_field import take_typed
 from napari_sa2net.widgets.progress_line import ProgressLine
 
 if TYPE_CHECKING:
-    from napari_sa2net.widgets.napari_port.connections import Connections
     from napari_sa2net.widgets.workspace import Workspace
 
 SAMPLES = [
@@ -53,12 +51,30 @@ def plane_words(index: tuple[int, ...], stack: tuple[int, ...], axes: str = "") 
     )
 
 
-def guarded(session: Session, action: Callable[[], Any]) -> None:
-    """Say on the page what went wrong with an action of napari's."""
-    try:
-        action()
-    except Exception as error:
-        session.error = ErrorInfo(type(error).__name__, str(error), traceback.format_exc())
+class PageWidget(QWidget):
+    """What the dock asks of a page.
+
+    Attributes
+    ----------
+    connections : Connections
+        To session, controller and port; undone before the page goes.
+    """
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.connections = Connections()
+
+    def minimumSizeHint(self) -> QSize:
+        # as low as one likes: a scroll area believes the height that a layout names here,
+        # which counts wrapped lines at their narrowest, and would always show its bar
+        return QSize(super().minimumSizeHint().width(), 1)
+
+    def shut(self) -> None:
+        """The page is about to go: undo every connection."""
+        self.connections.disconnect()
+
+    def set_theme(self, theme: str) -> None:
+        """Theme or font changed; for what a style sheet cannot do."""
 
 
 class ImageChoice(QObject):

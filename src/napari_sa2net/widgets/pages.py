@@ -9,39 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QSize
-from qtpy.QtWidgets import QWidget
-
-from napari_sa2net.widgets.napari_port.connections import Connections
+from napari_sa2net.widgets.page_parts import PageWidget
 
 if TYPE_CHECKING:
     from napari_sa2net.widgets.workspace import Workspace
-
-
-class PageWidget(QWidget):
-    """What the dock asks of a page.
-
-    Attributes
-    ----------
-    connections : Connections
-        To session, controller and port; undone before the page goes.
-    """
-
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.connections = Connections()
-
-    def minimumSizeHint(self) -> QSize:
-        # as low as one likes: a scroll area believes the height that a layout names here,
-        # which counts wrapped lines at their narrowest, and would always show its bar
-        return QSize(super().minimumSizeHint().width(), 1)
-
-    def shut(self) -> None:
-        """The page is about to go: undo every connection."""
-        self.connections.disconnect()
-
-    def set_theme(self, theme: str) -> None:
-        """Theme or font changed; for what a style sheet cannot do."""
 
 
 @dataclass(frozen=True)

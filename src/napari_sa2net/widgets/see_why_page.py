@@ -19,11 +19,11 @@ from napari_sa2net.widgets.napari_port.picking import KEY, CellPicker
 from napari_sa2net.widgets.page_parts import (
     ImageChoice,
     NoImage,
+    PageWidget,
     RunControls,
     column,
     plane_words,
 )
-from napari_sa2net.widgets.pages import PageWidget
 from napari_sa2net.widgets.region_row import RegionRow
 from napari_sa2net.widgets.see_why.cell_section import CellSection
 from napari_sa2net.widgets.see_why.map_detail import MapDetail

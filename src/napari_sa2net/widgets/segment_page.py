@@ -17,17 +17,17 @@ from napari_sa2net.data.plan import COLOURS
 from napari_sa2net.errors import SA2NetError
 from napari_sa2net.widgets.advanced import AdvancedSection
 from napari_sa2net.widgets.common import Form, align_forms, separator
+from napari_sa2net.widgets.error_box import guarded
 from napari_sa2net.widgets.image_row import SPLIT, ImageDetails
 from napari_sa2net.widgets.model_row import ModelRow
 from napari_sa2net.widgets.napari_port.geometry import axes_choices
 from napari_sa2net.widgets.page_parts import (
     ImageChoice,
     NoImage,
+    PageWidget,
     RunControls,
     column,
-    guarded,
 )
-from napari_sa2net.widgets.pages import PageWidget
 from napari_sa2net.widgets.region_row import RegionRow
 from napari_sa2net.widgets.result_section import ResultSection
 from napari_sa2net.widgets.size_row import TIP as SIZE_TIP

@@ -238,7 +238,9 @@ class Workspace(QObject):
         if self._table is None or TABLE not in window.dock_widgets:
             if self._table is not None:
                 self._table.shut()
-            self._table = table = CellTable(self)
+            self._table = table = CellTable(
+                self.session, self.cells, self.measured, self.port.viewer
+            )
             # beside the canvas it would squeeze the pages
             dock = window.add_dock_widget(table, name=TABLE, area="bottom")
             main = dock.parent()
