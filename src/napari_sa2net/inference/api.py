@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_sa2net.data import ImagePlan
+from napari_sa2net.data.plan import ImagePlan
 from napari_sa2net.errors import AxesError
 from napari_sa2net.inference.attention import AttentionMaps, attention_maps
 from napari_sa2net.inference.labelling import (

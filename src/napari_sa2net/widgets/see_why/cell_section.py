@@ -9,10 +9,11 @@ from qtpy.QtCore import QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QImage, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
-from napari_sa2net.app.why_words import GATE_WORDS, history_words
+from napari_sa2net.app.why_words import history_words
 from napari_sa2net.config import NetworkKind
 from napari_sa2net.engine.protocol import CellInspection
 from napari_sa2net.inference.map_palette import ADDED, REMOVED
+from napari_sa2net.models.exponents import GATE_WORDS
 from napari_sa2net.widgets.common import muted
 from napari_sa2net.widgets.map_colors import OUTLINE, STAGE_COLORS
 from napari_sa2net.widgets.see_why.map_tiles import fitted, to_image
