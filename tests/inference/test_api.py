@@ -23,7 +23,8 @@ from napari_sa2net.errors import (
     ModelNotFoundError,
     SettingsError,
 )
-from napari_sa2net.inference.api import attention, segment
+from napari_sa2net.inference.api import segment
+from napari_sa2net.inference.attention import attention
 from napari_sa2net.inference.explanation import explain
 from napari_sa2net.inference.settings import split_settings
 

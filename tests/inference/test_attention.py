@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from napari_sa2net.config import PredictConfig
 from napari_sa2net.data import plan_image
 from napari_sa2net.errors import AxesError, Cancelled
-from napari_sa2net.inference.api import attention
-from napari_sa2net.inference.attention import attention_maps, reduce_channels
+from napari_sa2net.inference.attention import attention, attention_maps, reduce_channels
 from napari_sa2net.inference.resample import ScaledPlane
 from napari_sa2net.models import load_model
 from napari_sa2net.nn import ATTENTION_NAMES, capture_attention

@@ -146,7 +146,7 @@ def _write_picture(
     device: str,
 ) -> None:
     from napari_sa2net.cli.picture import save_picture
-    from napari_sa2net.inference.api import attention
+    from napari_sa2net.inference.attention import attention
 
     axes = sample.axes.lstrip("ZT")
     found = attention(plane, model, axes=axes, device=device)

@@ -1,4 +1,4 @@
-"""Segment an image, and look at the network's attention on it: the public functions."""
+"""Segment an image: the public function and its result."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_sa2net.data.plan import ImagePlan
-from napari_sa2net.errors import AxesError
-from napari_sa2net.inference.attention import AttentionMaps, attention_maps
 from napari_sa2net.inference.labelling import (
     MEASURING,
     SEPARATING,
     label_stack,
     measure_objects,
 )
-from napari_sa2net.inference.prediction import choose_scale, plan_for, predict_image
-from napari_sa2net.inference.predictor import CancelCallback, Predictor, ProgressCallback
+from napari_sa2net.inference.prediction import plan_for, predict_image
+from napari_sa2net.inference.predictor import CancelCallback, ProgressCallback
 from napari_sa2net.inference.settings import split_settings
 from napari_sa2net.models import Model, load_model
 from napari_sa2net.provenance import provenance
@@ -162,64 +160,4 @@ def segment(
     )
     return Segmentation(
         labels, made.probability, objects, made.diameter, record, plan, made.n_tiles
-    )
-
-
-def attention(
-    image: Any,
-    model: str | os.PathLike[str] | Model = "nuclei",
-    axes: str | None = None,
-    channels: int | Iterable[int] | None = None,
-    diameter: float | None = None,
-    normalize: bool = True,
-    device: str = "auto",
-    *,
-    progress: ProgressCallback | None = None,
-    cancelled: CancelCallback | None = None,
-    **settings: Any,
-) -> AttentionMaps:
-    """Attention maps of the network on one image.
-
-    Parameters
-    ----------
-    image, model, axes, channels, diameter, normalize, device
-        As of `segment`. The image must be a single plane.
-    progress, cancelled : callable, optional
-        As of `segment`.
-    **settings
-        Any field of `PredictConfig`.
-
-    Returns
-    -------
-    AttentionMaps
-        A mapping: maps[name] is float32 (Y, X) at image size, channels reduced;
-        maps.native[name] is unreduced (C, h, w) on the network's grid. Computed in float32
-        without averaging flips. Large ones are zarr on disk.
-
-    Raises
-    ------
-    AxesError
-        If the image is a stack.
-    and the errors of `segment`.
-    """
-    loaded = load_model(model)
-    predict, _ = split_settings(
-        loaded.card.instance, diameter=diameter, device=device, **settings
-    )
-    plan = plan_for(loaded, image, axes, channels, normalize, predict)
-    if plan.stack_shape:
-        raise AxesError(
-            f"Attention is shown for one plane, but the image is a stack ({plan.axes}). "
-            "Pass one plane of it, or spell the axes if one of them is channels."
-        )
-    predictor = Predictor(loaded, predict, input_config=plan.model_input)
-    _, scale = choose_scale(predictor, plan, loaded.card.instance, cancelled, progress)
-    return attention_maps(
-        loaded,
-        plan,
-        scale,
-        config=predict,
-        input_config=plan.model_input,
-        progress=progress,
-        cancelled=cancelled,
     )

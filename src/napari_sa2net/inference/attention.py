@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_sa2net.config import InputConfig, PredictConfig
+from napari_sa2net.errors import AxesError
 from napari_sa2net.inference.maps import map_stride
+from napari_sa2net.inference.prediction import choose_scale, plan_for
 from napari_sa2net.inference.predictor import (
     SEGMENTING,
     CancelCallback,
@@ -21,9 +24,11 @@ from napari_sa2net.inference.predictor import (
     activate,
 )
 from napari_sa2net.inference.resample import Axis, Plane, ScaledPlane, resample
+from napari_sa2net.inference.settings import split_settings
 from napari_sa2net.inference.staged import Part
 from napari_sa2net.inference.store import PlaneOf, allocate
 from napari_sa2net.inference.tiles import STRIDE, Tile
+from napari_sa2net.models import Model, load_model
 from napari_sa2net.nn import ATTENTION_NAMES
 
 #: Network pixels per pixel of each map.
@@ -315,3 +320,63 @@ class Nowhere:
 
     def __setitem__(self, key: Any, values: Any) -> None:
         pass
+
+
+def attention(
+    image: Any,
+    model: str | os.PathLike[str] | Model = "nuclei",
+    axes: str | None = None,
+    channels: int | Iterable[int] | None = None,
+    diameter: float | None = None,
+    normalize: bool = True,
+    device: str = "auto",
+    *,
+    progress: ProgressCallback | None = None,
+    cancelled: CancelCallback | None = None,
+    **settings: Any,
+) -> AttentionMaps:
+    """Attention maps of the network on one image.
+
+    Parameters
+    ----------
+    image, model, axes, channels, diameter, normalize, device
+        As of `segment`. The image must be a single plane.
+    progress, cancelled : callable, optional
+        As of `segment`.
+    **settings
+        Any field of `PredictConfig`.
+
+    Returns
+    -------
+    AttentionMaps
+        A mapping: maps[name] is float32 (Y, X) at image size, channels reduced;
+        maps.native[name] is unreduced (C, h, w) on the network's grid. Computed in float32
+        without averaging flips. Large ones are zarr on disk.
+
+    Raises
+    ------
+    AxesError
+        If the image is a stack.
+    and the errors of `segment`.
+    """
+    loaded = load_model(model)
+    predict, _ = split_settings(
+        loaded.card.instance, diameter=diameter, device=device, **settings
+    )
+    plan = plan_for(loaded, image, axes, channels, normalize, predict)
+    if plan.stack_shape:
+        raise AxesError(
+            f"Attention is shown for one plane, but the image is a stack ({plan.axes}). "
+            "Pass one plane of it, or spell the axes if one of them is channels."
+        )
+    predictor = Predictor(loaded, predict, input_config=plan.model_input)
+    _, scale = choose_scale(predictor, plan, loaded.card.instance, cancelled, progress)
+    return attention_maps(
+        loaded,
+        plan,
+        scale,
+        config=predict,
+        input_config=plan.model_input,
+        progress=progress,
+        cancelled=cancelled,
+    )
