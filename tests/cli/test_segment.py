@@ -253,7 +253,7 @@ def test_ome_zarr(segment, tmp_path):
         (("--device", "quantum"), "quantum"),
         (("--foreground", "3"), "--foreground 3"),
         (("--tile", "100"), "--tile 100"),
-        (("--channels", "red"), "counted from 0"),
+        (("--channels", ""), "numbers from 0, or names"),
         (("--no-such-flag",), "--no-such-flag"),
     ],
 )
@@ -360,6 +360,36 @@ def test_which_of_several_channels_is_taken_is_said(segment, tmp_path):
     assert "channel 0 of 2 (0 DAPI, 1 GFP) is taken; --channels takes others" in said
     again = segment("--channels", "0", "--overwrite", inputs=(path,))
     assert "is taken" not in again.err
+
+
+@pytest.mark.parametrize("channels", ["gfp", "DAPI,GFP", "1", "0,1"])
+def test_channels_by_name_are_those_by_number(segment, run, tiny_model, tmp_path, channels):
+    path = tmp_path / "two.ome.tif"
+    array = np.stack([np.zeros((96, 96), np.uint16), cells()])
+    names = {"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP"]}}
+    tifffile.imwrite(path, array, metadata=names)
+    taken = [1] if channels in ("gfp", "1") else [0, 1]
+    for command in ("segment", "attention"):
+        out = tmp_path / command
+        done = run(
+            command, path, "-o", out, "--model", tiny_model, "--channels", channels, "--json"
+        )
+        assert done.code == 0, done.err
+        record = json.loads(next((out / "extra").rglob("two*.json")).read_text())
+        assert record["provenance"]["settings"]["image"]["channels"] == taken
+        bad = run(command, path, "-o", tmp_path / "bad", "--model", tiny_model, "--channels", "Cy5")
+        assert bad.code == 2
+        assert "its channels are DAPI, GFP" in " ".join(bad.err.split())
+
+
+def test_colours_by_name_and_a_file_that_names_no_channel(segment, tmp_path):
+    rgb = np.stack([np.zeros((96, 96)), cells() // 256, np.zeros((96, 96))], -1)
+    tifffile.imwrite(tmp_path / "rgb.tif", rgb.astype(np.uint8), photometric="rgb")
+    assert segment("--channels", "green", inputs=(tmp_path / "rgb.tif",)).code == 0
+    np.save(tmp_path / "plain.npy", cells())
+    bad = segment("--channels", "green", inputs=(tmp_path / "plain.npy",))
+    assert bad.code == 2
+    assert "it names no channel" in " ".join(bad.err.split())
 
 
 def test_no_cells_found_says_what_to_try_next(segment, tmp_path):

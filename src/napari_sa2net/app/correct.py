@@ -190,13 +190,9 @@ class CorrectController:
         What is reviewed stays, and so does what lies elsewhere.
         """
         with self.lock:
-            cells = self.state.cells
-            session = self._sessions.get(key)
-            if session is None and cells is not None and cells.key == key:
-                session = self.open()
-            if session is None:
+            own = self._begun(key)
+            if own is None:
                 return False
-            own = session
             return self._change(
                 key, lambda: own.do(edits.replace_area(own.corrections, start, labels))
             )
@@ -276,14 +272,10 @@ class CorrectController:
     def stroke(self, key: str, atoms: Any) -> bool:
         """Take in a stroke of napari's brush, eraser, bucket or polygon."""
         with self.lock:
-            cells = self.state.cells
-            session = self._sessions.get(key)
-            if session is None and cells is not None and cells.key == key:
-                session = self.open()
+            session = self._begun(key)
             if session is None:
                 return False
-            strokes = session
-            return self._change(key, lambda: strokes.stroke(atoms), quiet=True)
+            return self._change(key, lambda: session.stroke(atoms), quiet=True)
 
     def undo(self) -> bool:
         """Take the newest correction back, whatever made it."""
@@ -303,6 +295,13 @@ class CorrectController:
             return self._change(source.key, session.redo)
 
     # --- inside ------------------------------------------------------------------------
+
+    def _begun(self, key: str) -> EditSession | None:
+        """Corrections of the cells with that key, which begin now if those are chosen."""
+        session, cells = self._sessions.get(key), self.state.cells
+        if session is None and cells is not None and cells.key == key:
+            session = self.open()
+        return session
 
     def _begin(self, source: CellSource) -> EditSession | None:
         begin = self._journal_maker(source.key)

@@ -18,7 +18,8 @@ from napari_sa2net.cli.progress import BatchProgress
 from napari_sa2net.cli.results import ATTENTION, ResultFolder
 from napari_sa2net.cli.segment import (
     BatchSettings,
-    channel_numbers,
+    channels_of,
+    chosen_channels,
     exit_code,
     input_images,
     nothing_found,
@@ -104,7 +105,7 @@ def attention(
     axes
         One letter per axis of the images, such as ZYX or CYX; unsaid: as the file tells.
     channels
-        Channels to segment, counted from 0, such as 1 or 0,2.
+        Channels to segment, counted from 0 or by name, such as 1 or DAPI,GFP.
     plane
         Plane of a stack, counted from 0, such as 12; of several stack axes 0,12.
     normalize
@@ -130,7 +131,7 @@ def attention(
     loaded = load_model(model)
     settings = AttentionSettings(
         axes,
-        channel_numbers(channels),
+        chosen_channels(channels),
         normalize,
         predict,
         loaded.card.instance.model_copy(
@@ -181,7 +182,7 @@ def explain_file(
         image.array,
         model,
         axes=settings.axes or image.axes,
-        channels=settings.channels,
+        channels=channels_of(image, settings),
         normalize=settings.normalize,
         index=settings.plane,
         pixel_size_um=image.pixel_size_um,

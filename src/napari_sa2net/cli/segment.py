@@ -22,6 +22,7 @@ from napari_sa2net.cli.results import (
     without_results,
 )
 from napari_sa2net.config import InstanceConfig, PredictConfig
+from napari_sa2net.data.channels import channel_choice
 from napari_sa2net.errors import OutputError, SA2NetError, SettingsError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class BatchSettings:
     """What every image of a batch is segmented with."""
 
     axes: str | None = None
-    channels: tuple[int, ...] | None = None
+    channels: tuple[str | int, ...] | None = None
     normalize: bool = True
     predict: PredictConfig = field(default_factory=PredictConfig)
     instances: InstanceConfig = field(default_factory=InstanceConfig)
@@ -89,7 +90,7 @@ def segment(
     axes
         One letter per axis of the images, such as ZYX or CYX; unsaid: as the file tells.
     channels
-        Channels to segment, counted from 0, such as 1 or 0,2.
+        Channels to segment, counted from 0 or by name, such as 1 or DAPI,GFP.
     normalize
         Stretch the intensities as the model expects; off: they are taken as they are.
     overwrite
@@ -107,7 +108,7 @@ def segment(
     loaded = load_model(model)
     settings = BatchSettings(
         axes,
-        channel_numbers(channels),
+        chosen_channels(channels),
         normalize,
         predict,
         # Only what was said on the command line replaces the model's own tuning.
@@ -278,7 +279,7 @@ def segment_file(
         image.array,
         model,
         axes=settings.axes or image.axes,
-        channels=settings.channels,
+        channels=channels_of(image, settings),
         normalize=settings.normalize,
         pixel_size_um=image.pixel_size_um,
         z_step_um=image.scale_um.get("Z"),
@@ -348,22 +349,28 @@ def _refuse_inputs_as_outputs(jobs: Sequence[Job], output: Path) -> None:
             )
 
 
-def channel_numbers(text: str | None) -> tuple[int, ...] | None:
-    """Numbers of ``--channels``.
+def chosen_channels(text: str | None) -> tuple[str | int, ...] | None:
+    """What ``--channels`` says: numbers and names.
 
     Raises
     ------
-    SettingsError
-        If they are none.
+    ChannelError
+        If it names none.
     """
-    if text is None:
+    choice = channel_choice(text)
+    if choice is None:
         return None
-    try:
-        return tuple(int(part) for part in text.replace(",", " ").split())
-    except ValueError:
-        raise SettingsError(
-            f"--channels {text}: give numbers counted from 0, such as 1 or 0,2."
-        ) from None
+    # as numbers where they are, which is how earlier batches have noted them
+    return tuple(int(one) if str(one).isdecimal() else one for one in choice)
+
+
+def channels_of(image: ImageFile, settings: BatchSettings) -> tuple[int, ...] | None:
+    """Numbers of the channels that are asked for, in this image."""
+    from napari_sa2net.data.seen import named_channels
+
+    if settings.channels is None:
+        return None
+    return named_channels(image, settings.axes, settings.channels)
 
 
 def exit_code(summary: dict[str, Any]) -> int:

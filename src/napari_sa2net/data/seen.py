@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -72,14 +73,34 @@ def plan_file(
 
 def chosen_channels(file: ImageFile, item: TrainingItem) -> tuple[int, ...] | None:
     """Channels of the file that go in; None: nobody has chosen."""
-    plan = plan_image(file.array, item.axes or file.axes, in_channels=1, measure=False)
     if item.channels is not None:
-        names = file.channel_names
-        colours = ("red", "green", "blue", "alpha")[: plan.n_channels] if plan.is_rgb else ()
-        return channel_numbers(item.channels, plan.n_channels, names or colours)
+        return named_channels(file, item.axes, item.channels)
+    plan = plan_image(file.array, item.axes or file.axes, in_channels=1, measure=False)
     if item.commit and not plan.is_rgb:
         return tuple(range(plan.n_channels))
     return None
+
+
+def named_channels(
+    file: ImageFile, axes: str | None, choice: Iterable[str | int]
+) -> tuple[int, ...]:
+    """Numbers of channels of a file that are given by number or by name.
+
+    Parameters
+    ----------
+    axes : str or None
+        Of the image; None: as the file tells.
+    choice : iterable of str or int
+        See `channel_choice`.
+
+    Raises
+    ------
+    ChannelError
+    """
+    plan = plan_image(file.array, axes or file.axes, in_channels=1, measure=False)
+    names = file.channel_names
+    colours = ("red", "green", "blue", "alpha")[: plan.n_channels] if plan.is_rgb else ()
+    return channel_numbers(choice, plan.n_channels, names or colours)
 
 
 def unchosen(file: ImageFile, item: TrainingItem) -> str:
