@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,43 @@ class SegmentController:
             job = self.link.jobs.open("segment", request.key, request)
             self.link.run(job, request.to_engine(job.number), self.session.estimate)
             return job.number
+
+    def bring_back(self) -> int | None:
+        """Run the shown result again whose probabilities are gone, so that sliders act on it.
+
+        With its own model and settings, and the sliders of now. Returns the job's number.
+        """
+        with self._lock:
+            image = self.session.image
+            result = self._results.of_image(image.key if image is not None else None)
+            if image is None or result is None or result.sliders != "lost":
+                return None
+            former = result.request
+            request = SegmentRequest(
+                replace(former.source, data=image.data),
+                self.link.generation(image.key),
+                uuid.uuid4().hex,
+                former.model,
+                former.predict,
+                self.session.instances,
+                former.normalize,
+                former.window,
+            )
+            self.cancel()
+            job = self.link.jobs.open("segment", request.key, request)
+            self.link.run(job, request.to_engine(job.number), self.session.estimate)
+            return job.number
+
+    def results(self) -> dict[str, ResultState]:
+        """The newest result of each image, by its key."""
+        return {result.key: result for result in self._results.all()}
+
+    def take_up(self, results: Iterable[ResultState]) -> None:
+        """Know results again, as `results` gave them when the window was closed."""
+        with self._lock:
+            for result in results:
+                self._results.put(result)
+            self._show_result()
 
     def cancel(self) -> None:
         """Cancel what runs, of this page or another; politely, by force after a second."""

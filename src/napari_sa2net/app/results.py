@@ -79,6 +79,10 @@ class Results:
         """The result of that key, if it is the newest of its image."""
         return next((r for r in self._by_image.values() if r.key == key), None)
 
+    def all(self) -> list[ResultState]:
+        """The newest of each image."""
+        return list(self._by_image.values())
+
     def put(self, result: ResultState) -> None:
         """Make it the newest result of its image."""
         self._by_image[result.request.source.key] = result

@@ -31,7 +31,8 @@ SLIDER_WORDS: dict[str, str] = {
     "live": "",
     "edited": "You edited these cells, so the sliders no longer change them. "
     "Segment again for a new layer.",
-    "lost": "The probabilities of this result are no longer kept. Segment again to adjust it.",
+    "lost": "The probabilities of this result are no longer kept. Segment again to adjust it: "
+    "“Bring it back” does so with the settings that it was made with.",
 }
 
 

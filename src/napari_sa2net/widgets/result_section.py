@@ -21,11 +21,14 @@ class ResultSection(QWidget):
     valueChanged
         A person moved a slider; ask :meth:`value`.
     tableWanted, measureWanted
+    backWanted
+        What the sliders act on shall be there again.
     """
 
     valueChanged = Signal()
     tableWanted = Signal()
     measureWanted = Signal()
+    backWanted = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -49,6 +52,10 @@ class ResultSection(QWidget):
         )
         self.form.add("Smallest", self.smallest, tip_of(InstanceConfig, "min_size"))
         self.note = muted()
+        self.back = link_button(
+            "Bring it back",
+            "Run the model again with the settings of these cells; then the sliders act on them",
+        )
         self.summary = QLabel()
         self.summary.setProperty("role", "summary")
         self.summary.setWordWrap(True)
@@ -69,12 +76,14 @@ class ResultSection(QWidget):
         layout.setSpacing(6)
         layout.addWidget(self.form)
         layout.addWidget(self.note)
+        layout.addWidget(self.back)
         layout.addLayout(row)
         self.foreground.valueChanged.connect(lambda _: self.valueChanged.emit())
         self.split.valueChanged.connect(lambda _: self.valueChanged.emit())
         self.smallest.valueChanged.connect(self._smallest_moved)
         self.table.clicked.connect(self.tableWanted)
         self.measure.clicked.connect(self.measureWanted)
+        self.back.clicked.connect(self.backWanted)
         self.set_pixel_size(None)
         self.setValue(InstanceConfig())
         self.set_state("none", "", "")
@@ -118,6 +127,7 @@ class ResultSection(QWidget):
         self.form.setEnabled(sliders == "live")
         self.note.setText(note)
         self.note.setVisible(bool(note))
+        self.back.setVisible(sliders == "lost")
         line = f"“{countable}” is not measured." if countable else summary
         self.summary.setText(keep_together(line))
         self.summary.setVisible(bool(line))

@@ -162,6 +162,7 @@ class SegmentPage(PageWidget):
         self.result.valueChanged.connect(self._instances_changed)
         self.result.tableWanted.connect(self._open_table)
         self.result.measureWanted.connect(self._workspace.measure_cells)
+        self.result.backWanted.connect(self.controller.bring_back)
 
     def shut(self) -> None:
         """Undo every connection to session and port; the page is about to go."""

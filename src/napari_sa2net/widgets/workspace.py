@@ -178,6 +178,8 @@ class Workspace(QObject):
             workspace._take_preferences()
             workspace.controller.refresh_models()
             workspace.controller.set_image(workspace.port.source())
+            workspace.controller.take_up(workspace.port.take_up())
+            workspace.measured.take_up()
             workspace._count()
             workspace.controller.start()
             QTimer.singleShot(PRELOAD_MS, workspace._preload)
@@ -198,6 +200,8 @@ class Workspace(QObject):
         self._users -= 1
         if self._users == 0:
             self._remember()
+            self.port.leave(self.controller.results())
+            self.measured.leave()
             for viewer, workspace in list(_workspaces.items()):
                 if workspace is self:
                     del _workspaces[viewer]

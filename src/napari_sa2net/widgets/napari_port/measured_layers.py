@@ -14,6 +14,7 @@ from napari_sa2net.app.measured import Part, Place
 from napari_sa2net.app.measurements import KeptWindow, Measurements
 from napari_sa2net.data.axes import STACK_NAMES
 from napari_sa2net.engine.protocol import SegmentResult
+from napari_sa2net.widgets.napari_port import left
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.features import link_rows, set_features
 from napari_sa2net.widgets.napari_port.maps import is_overlay
@@ -125,6 +126,28 @@ class MeasuredLayers:
                 if parts is not None:
                     parts = [_without(part, place.extra) for part in parts]
                 self._measurements.follow(layer_key(layer), _finest(layer), place, parts)
+
+    def leave(self) -> None:
+        """Note on the layers that they are measured, for the next dock."""
+        self.flush()
+        for layer in self._watched:
+            if self.is_measured(layer):
+                cells = self._measurements.cells(layer_key(layer))
+                columns = cells.columns if cells is not None else {}
+                left.TABLES[layer] = left.LeftTable(columns, left.digest(layer))
+
+    def take_up(self) -> None:
+        """Follow the tables again that a dock has left; changed cells are measured anew."""
+        for layer in list(self._watched):
+            table = left.TABLES.pop(layer, None)
+            if table is None:
+                continue
+            place = self.place(layer)
+            key, labels = layer_key(layer), _finest(layer)
+            if table.columns:
+                self._measurements.adopt(key, labels, place, table.columns)
+            if not table.columns or table.labels != left.digest(layer):
+                self._measurements.measure(key, labels, place)
 
     def close(self) -> None:
         """Leave the viewer with no callback of ours."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeGuard
 from weakref import WeakKeyDictionary
@@ -17,6 +18,7 @@ from napari_sa2net.app.requests import ExplainRequest
 from napari_sa2net.app.session import ImageSource, SegmentOutcome
 from napari_sa2net.app.why import Overlay
 from napari_sa2net.engine.protocol import Window
+from napari_sa2net.widgets.napari_port import left
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.features import set_features
 from napari_sa2net.widgets.napari_port.finished import FinishedPictures
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from napari.layers import Layer
     from napari.viewer import Viewer
     from numpy.typing import NDArray
+
+    from napari_sa2net.app.results import ResultState
 
 PLUGIN = "napari-sa2net"
 #: pixels of a plane up to which cells are outlined; napari draws the outlines of larger ones
@@ -120,6 +124,11 @@ class NapariPort:
             connect(getattr(camera.events, event), self._moved)
         for layer in self.images():
             self._watch(layer)
+            axes, channels = left.CHOSEN.pop(layer, (None, None))
+            if axes is not None:
+                self._axes[layer_key(layer)] = axes
+            if channels is not None:
+                self._channels[layer_key(layer)] = channels
         for cells in self.cells():
             self._watch_cells(cells)
         self._follow()
@@ -384,6 +393,50 @@ class NapariPort:
         """Whether an image is so light that maps lie on it as a film and are not added."""
         image = self._image(key)
         return image is not None and is_bright(image)
+
+    # --- closing, and opening again -------------------------------------------------------
+
+    def leave(self, states: Mapping[str, ResultState]) -> None:
+        """Note on the layers what they show, for the next dock; ``states`` by result's key."""
+        for number, (key, shown) in enumerate(self._results.items()):
+            if not shown.alive or shown.image not in self.images():
+                continue
+            state = states.get(key)
+            if state is not None:
+                source = replace(state.request.source, data=None)
+                state = replace(state, request=replace(state.request, source=source))
+            left.RESULTS[shown.layer] = left.LeftResult(
+                *(key, layer_key(shown.image), number, shown.result, shown.area, shown.edited),
+                *(state, left.digest(shown.layer)),
+            )
+        for image in self.images():
+            left.CHOSEN[image] = self.axes_of(image), self.channels_of(image)
+
+    def take_up(self) -> list[ResultState]:
+        """Know the results again that a dock has left in this viewer; the newest of each image.
+
+        Their probabilities went with the engine, and labels that are others by now a person
+        has edited.
+        """
+        found = [(left.RESULTS.pop(layer, None), layer) for layer in self.cells()]
+        there = [(one, layer) for one, layer in found if one is not None]
+        states = []
+        for one, layer in sorted(there, key=lambda pair: pair[0].number):
+            image = self._image(one.image)
+            if image is None:
+                continue
+            key = one.key
+            shown = ResultLayer(self.viewer, layer, image, lambda key=key: self._edited(key))
+            shown.result, shown.area = one.result, one.area
+            shown.edited = one.edited or one.labels != left.digest(layer)
+            self._results[key] = shown
+            if one.state is not None:
+                source = replace(one.state.request.source, data=image.data)
+                request = replace(one.state.request, source=source)
+                states.append(
+                    replace(one.state, request=request, edited=shown.edited, kept=False)
+                )
+        return states
 
     def close(self) -> None:
         """Leave the viewer with no callback of ours; the layers are the user's."""
