@@ -83,6 +83,11 @@ def test_closed_and_opened_again(open_dock: Callable[[], SA2NetDock]) -> None:
     assert page.session.model == "tiny"
     assert page.model_row.combo.currentData() == "tiny"
     assert page.region_row.where() == "view"
+    # another image has a size of its own
+    viewer.add_image(np.ones((64, 64)), name="other")
+    assert page.size_row.value() is None
+    viewer.layers.selection.active = viewer.layers["image"]
+    assert page.size_row.value() == 21
     again.shut()
 
 

@@ -13,7 +13,6 @@ from napari_sa2net.data.seen import take_levels
 from napari_sa2net.data.training_set import TrainingItem, load_training_folder, split_items
 from napari_sa2net.errors import TrainingDataError
 from napari_sa2net.evaluation import evaluate_folders
-from napari_sa2net.training.dataset import load_example
 
 
 def put(folder, name, kind="images"):
@@ -189,19 +188,3 @@ def test_a_crop_is_as_bright_as_its_image_was(kind):
     before = plan.levels.tolist()
     take_levels(plan, TrainingItem("crop", Path(), Path(), levels=((10, 200),) * 3))
     assert plan.levels.tolist() == (before if kind == "divide" else [[10, 200]] * 3)
-
-
-@pytest.mark.parametrize("shape", [(1, 32, 40), (1, 1, 32, 40)])
-@pytest.mark.parametrize("ending", ["tif", "npy"])
-def test_a_stack_of_one_plane_is_that_plane(tmp_path, shape, ending):
-    labels = np.zeros((32, 40), np.uint16)
-    labels[4:14, 5:15] = 1
-    image = labels * 900 + 100
-    for kind, array in (("images", image.reshape(shape)), ("labels", labels.reshape(shape))):
-        (tmp_path / kind).mkdir()
-        path = tmp_path / kind / f"a.{ending}"
-        np.save(path, array) if ending == "npy" else tifffile.imwrite(path, array)
-    (item,) = load_training_folder(tmp_path)
-    example = load_example(item, InputConfig(), 12.0)
-    assert example.image.shape == (3, 32, 40)
-    assert (example.labels == labels).all()

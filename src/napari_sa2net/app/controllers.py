@@ -70,6 +70,9 @@ class SegmentController:
         self.failed = link.failed
         self._lock = link.lock
         self._instances_chosen = False
+        self._identities: dict[str, str] = {}
+        #: size of the cells (px) that was said of an image, by its identity, the newest last
+        self.sizes: dict[str, float] = {}
         self._results = Results(
             link.jobs, link.submit, lambda: link.dispatch(self._sliders_rest)
         )
@@ -122,9 +125,33 @@ class SegmentController:
             if source is not None:
                 source = as_seen(source, self.session)
                 source.take_plan(before)
+            if other:
+                self._take_size(before, source)
             self.session.image = source
             self.session.image_line = image_line(source) if source is not None else ""
             self._show_result()
+
+    def _take_size(self, before: ImageSource | None, source: ImageSource | None) -> None:
+        """The size of the cells that was said of this image, not of the one before."""
+        predict = self.session.predict
+        if source is None:
+            diameter = None
+        else:
+            known = self._identities.setdefault(source.key, source.identity)
+            diameter = self.sizes.get(known)
+            if before is None and diameter is None and predict.diameter is not None:
+                # said before there was an image
+                diameter = self.sizes[known] = predict.diameter
+        if diameter != predict.diameter:
+            self.session.predict = predict.model_copy(update={"diameter": diameter})
+
+    def _keep_size(self) -> None:
+        source, diameter = self.session.image, self.session.predict.diameter
+        if source is not None:
+            known = self._identities.setdefault(source.key, source.identity)
+            self.sizes.pop(known, None)
+            if diameter is not None:
+                self.sizes[known] = diameter
 
     def set_channels(self, channels: tuple[int, ...] | None) -> None:
         """Choose the channels that go in; None for the default."""
@@ -164,6 +191,7 @@ class SegmentController:
         with self._lock:
             before = self.session.predict
             self.session.predict = config
+            self._keep_size()
             # What changes the time of a tile: it is measured again.
             slower = (config.device, config.augment, config.precision)
             changed = slower != (before.device, before.augment, before.precision)

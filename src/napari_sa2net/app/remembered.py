@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from napari_sa2net.app.controllers import SegmentController
 
 SCHEMA_VERSION = 1
+#: images whose object size is kept
+MOST_SIZES = 500
 #: what napari's preferences are where nobody has set them
 DEFAULTS = {"model": "nuclei", "device": "auto"}
 
@@ -38,7 +40,9 @@ def remember(controller: SegmentController, preferences: dict[str, str]) -> None
         "schema_version": SCHEMA_VERSION,
         "preferences": preferences,
         "model": session.model,
-        "predict": session.predict.model_dump(mode="json"),
+        # each image has an object size of its own
+        "predict": session.predict.model_dump(mode="json", exclude={"diameter"}),
+        "sizes": dict(list(controller.sizes.items())[-MOST_SIZES:]),
         "normalize": session.normalize,
         "where": session.where,
         "planes": session.planes,
@@ -58,7 +62,11 @@ def recall(controller: SegmentController, preferences: dict[str, str]) -> None:
         then = json.loads(settings_file().read_text(encoding="utf-8"))
         if then["schema_version"] != SCHEMA_VERSION:
             return
-        predict = dict(then["predict"])
+        predict = {**then["predict"], "diameter": None}
+        sizes = {
+            str(image): PredictConfig(diameter=size).diameter
+            for image, size in then.get("sizes", {}).items()
+        }
         model = str(then["model"])
         for name, value in preferences.items():
             before = then["preferences"].get(name, DEFAULTS.get(name))
@@ -72,6 +80,7 @@ def recall(controller: SegmentController, preferences: dict[str, str]) -> None:
             return
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SA2NetError):
         return
+    controller.sizes.update({image: size for image, size in sizes.items() if size})
     session = controller.session
     session.model, session.predict, session.normalize = model, config, normalize
     session.where, session.planes = where, planes

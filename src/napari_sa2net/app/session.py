@@ -11,6 +11,7 @@ import numpy as np
 from psygnal import SignalGroupDescriptor
 
 from napari_sa2net.config import InstanceConfig, PredictConfig
+from napari_sa2net.data.fingerprint import quick_fingerprint
 from napari_sa2net.data.plan import ImagePlan, plan_image
 from napari_sa2net.engine.protocol import EngineInfo, ObjectTable, SegmentResult, Summary
 
@@ -62,6 +63,8 @@ class ImageSource:
         Stack index that is shown, in the order of the stack axes; None for a 2-D image.
     view
         ``(y0, y1, x0, x1)`` in pixels that the camera shows, clipped to the image.
+    path
+        Its file, where there is one.
     plan
         Axes, shape and channels, made when first asked for; no pixel is read. Pixels may
         change later, so nothing that is measured should be taken from it.
@@ -78,6 +81,12 @@ class ImageSource:
     seen_channel: int | None = None
     contrast: tuple[float, float] | None = None
     z_step_um: float | None = None
+    path: str = ""
+
+    @cached_property
+    def identity(self) -> str:
+        """The same for the same image in another session: by its file, else by some pixels."""
+        return f"{self.path} {self.shape}" if self.path else quick_fingerprint(self.level0)
 
     @property
     def stack_axes(self) -> str:

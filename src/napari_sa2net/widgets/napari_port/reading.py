@@ -169,4 +169,5 @@ def image_source(
         seen_channel=shown_channel(viewer, layer, axes),
         contrast=(low, high) if as_displayed and not layer.rgb and low < high else None,
         z_step_um=z_step_um(layer, axes),
+        path=str(layer.source.path or ""),
     )
