@@ -225,3 +225,32 @@ def test_what_another_window_kept_is_not_replaced_in_silence(desks: Any) -> None
     assert "stays in the training set" in first.state.kept_note
     (record,) = active(first).values()
     assert record.id == theirs.id
+
+
+def test_what_was_kept_in_another_session_is_known(desks: Any, home: Path) -> None:
+    labels = np.zeros((40, 40), np.int32)
+    labels[4:12, 4:12], labels[24:32, 24:32] = 1, 2
+    desk = desks(labels)
+    desk.controller.keeping.set_group("slide 3")
+    assert desk.controller.accept(1)
+    desk.keep()
+    desk.controller.close()
+    sleep(1.1)  # times are to the second
+
+    again = desks(labels.copy())
+    again.settle()
+    assert again.state.kept.startswith(
+        "Kept before in “corrections”: 1 reviewed cell of this image, the last today"
+    )
+    assert again.state.group == "slide 3"
+    assert again.controller.accept(2)
+    (record,) = again.keep()
+    assert again.state.kept.startswith("Kept 1 reviewed cell")
+    assert not again.state.kept_note
+    assert record.n_reviewed == 2
+    assert [one.id for one in TrainingSet.open(home / "corrections").commits()] == [record.id]
+
+    other = desks(labels.copy(), image=np.ones((40, 40), np.float32))
+    other.settle()
+    assert not other.state.kept
+    assert not other.state.group

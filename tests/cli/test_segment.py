@@ -377,7 +377,9 @@ def test_channels_by_name_are_those_by_number(segment, run, tiny_model, tmp_path
         assert done.code == 0, done.err
         record = json.loads(next((out / "extra").rglob("two*.json")).read_text())
         assert record["provenance"]["settings"]["image"]["channels"] == taken
-        bad = run(command, path, "-o", tmp_path / "bad", "--model", tiny_model, "--channels", "Cy5")
+        bad = run(
+            command, path, "-o", tmp_path / "bad", "--model", tiny_model, "--channels", "Cy5"
+        )
         assert bad.code == 2
         assert "its channels are DAPI, GFP" in " ".join(bad.err.split())
 

@@ -49,9 +49,7 @@ def segmented(dock: SA2NetDock, qtbot: QtBot) -> Any:
 
 def ready(page: Any, qtbot: QtBot) -> None:
     session = page.session
-    qtbot.waitUntil(
-        lambda: not session.running and session.sliders == "live", timeout=WAIT_MS
-    )
+    qtbot.waitUntil(lambda: not session.running and session.sliders == "live", timeout=WAIT_MS)
     assert session.error is None
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from napari_sa2net.app.correct_restore import Offer, find_offers, journal_place
@@ -14,6 +15,7 @@ from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.session import ImageSource
 from napari_sa2net.data.fingerprint import image_fingerprint
 from napari_sa2net.data.journal import Journal, JournalImage
+from napari_sa2net.data.manifest import CommitRecord, is_training_set, read_manifest
 
 #: seconds that the first step waits for the image's fingerprint
 FINGERPRINT_S = 5.0
@@ -83,6 +85,24 @@ class CorrectFiles:
             If the folder of the journals cannot be used.
         """
         return find_offers(_digest(self.fingerprint(image), None), image.name)
+
+    def find_kept(self, image: ImageSource, folder: Path) -> list[CommitRecord]:
+        """Commits of an image in a training set; on the worker.
+
+        Raises
+        ------
+        CorrectionsError
+            If the set cannot be read.
+        """
+        if not is_training_set(folder):
+            return []
+        known = _digest(self.fingerprint(image), None)
+        commits = read_manifest(folder).commits
+        return [
+            record
+            for record in commits
+            if record.state == "active" and known and record.source.fingerprint == known
+        ]
 
     def begin_journal(self, source: CellSource, arrays: Mapping[str, Any]) -> Journal:
         """A journal of the corrections of cells.

@@ -16,7 +16,12 @@ from napari_sa2net.app.correct_keep import (
     keep_request,
     what_to_keep,
 )
-from napari_sa2net.app.correct_keep_words import gone_words, kept_words, meanwhile_words
+from napari_sa2net.app.correct_keep_words import (
+    before_words,
+    gone_words,
+    kept_words,
+    meanwhile_words,
+)
 from napari_sa2net.app.correct_kept import KeptPlanes, KeptVersion
 from napari_sa2net.app.correct_restore import Offer, RestoredCells, restored_session
 from napari_sa2net.app.correct_session import EditSession
@@ -58,6 +63,7 @@ class CorrectKeeping:
         """Where to keep."""
         self._state.folder = folder
         self.refresh()
+        self._look_for_kept()
 
     def set_group(self, group: str) -> None:
         """What the image belongs to: slide, patient, dish."""
@@ -71,6 +77,26 @@ class CorrectKeeping:
             self._image_key = key
             self._state.group = self._groups.get(key, "")
             self._state.kept = self._state.kept_note = ""
+            self._look_for_kept()
+
+    def _look_for_kept(self) -> None:
+        """Say what the folder holds of the image from before, and go on with its group."""
+        image, folder = self._image(), self._state.folder
+        if image is None or not self._image_key:
+            return
+
+        def found(records: list[CommitRecord]) -> None:
+            state = self._state
+            if image.key != self._image_key or folder != state.folder or not records:
+                return
+            newest = max(records, key=lambda record: record.time)
+            if not state.group and newest.group and image.key not in self._groups:
+                self.set_group(newest.group)
+            if not state.kept:
+                state.kept = before_words(folder, records, datetime.now(UTC))
+
+        # a folder that cannot be read says so when something is kept in it
+        self._files.run(lambda: self._files.find_kept(image, folder), found, lambda _: None)
 
     def refresh(self) -> None:
         """Say anew what Keep would do."""
