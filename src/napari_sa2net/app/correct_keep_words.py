@@ -26,7 +26,7 @@ def kept_words(folder: Path, what: WhatToKeep) -> str:
 
 
 def before_words(folder: Path, records: Sequence[CommitRecord], now: datetime) -> str:
-    """``Kept before in “my set”: 12 reviewed cells of this image, the last yesterday 17:03.``"""
+    """``Kept before in “my set”: 12 reviewed cells of this image, the last today 17:03.``"""
     n = sum(record.n_reviewed for record in records)
     last = max(datetime.fromisoformat(record.time) for record in records)
     return (

@@ -54,7 +54,7 @@ class ResultSection(QWidget):
         self.note = muted()
         self.back = link_button(
             "Bring it back",
-            "Run the model again with the settings of these cells; then the sliders act on them",
+            "Run the model again as it made these cells; then the sliders act on them",
         )
         self.summary = QLabel()
         self.summary.setProperty("role", "summary")

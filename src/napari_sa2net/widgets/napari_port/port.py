@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeGuard
 from weakref import WeakKeyDictionary
 
@@ -425,11 +426,10 @@ class NapariPort:
             image = self._image(one.image)
             if image is None:
                 continue
-            key = one.key
-            shown = ResultLayer(self.viewer, layer, image, lambda key=key: self._edited(key))
+            shown = ResultLayer(self.viewer, layer, image, partial(self._edited, one.key))
             shown.result, shown.area = one.result, one.area
             shown.edited = one.edited or one.labels != left.digest(layer)
-            self._results[key] = shown
+            self._results[one.key] = shown
             if one.state is not None:
                 source = replace(one.state.request.source, data=image.data)
                 request = replace(one.state.request, source=source)
