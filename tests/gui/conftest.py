@@ -8,7 +8,6 @@ import shutil
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -39,6 +38,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(mark)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_garbage() -> None:
+    """The search for what is left after a test skips what was loaded before the first."""
+    import napari_sa2net.widgets.dock  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     """After a test no window, timer, thread or process of ours is there any more."""
@@ -51,9 +59,7 @@ def nothing_is_left() -> Iterator[None]:
         if not left or time.monotonic() > end:
             break
         time.sleep(0.05)
-    if left:
-        # fails where warnings are errors
-        warnings.warn(f"left after the test: {', '.join(left)}", stacklevel=1)
+    assert not left, f"left after the test: {', '.join(left)}"
 
 
 def _left(before: set[int]) -> list[str]:
