@@ -1,7 +1,8 @@
 # Each target does its own set-up (scripts/setup.sh); a second run starts at once.
 .PHONY: demo test bench lint setup
 BIN := .venv/bin
-PYTEST := -m pytest -n 2 --dist loadfile
+# In the order of their folders: files of few and long tests do not wait for the end.
+PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 demo:   ## segment real images: in napari where there is a display, else into demo-output/
 	@scripts/setup.sh $(if $(DISPLAY)$(WAYLAND_DISPLAY),--qt)
@@ -12,7 +13,7 @@ test:   ## style, walls and all tests; those of both Qt bindings with PySide6, t
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports --no-logo
 	$(if $(PYTEST_ARGS),,@QT_API=pyside6 PYTEST_QT_API=pyside6 scripts/with-display.sh \
-		.venv-pyside6/bin/python $(PYTEST) -q -m both_bindings)
+		.venv-pyside6/bin/python $(PYTEST) -q -m both_bindings tests/gui)
 	@scripts/with-display.sh $(BIN)/python $(PYTEST) $(PYTEST_ARGS)
 
 bench:  ## speed against the plain network, and how long the window stands still

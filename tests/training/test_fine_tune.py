@@ -10,11 +10,13 @@ import torch
 
 import napari_sa2net as sa2net
 from napari_sa2net.config import FineTuneConfig
+from napari_sa2net.data.reference import reference_images
 from napari_sa2net.data.synthetic import synthetic_nuclei
 from napari_sa2net.errors import Cancelled, ModelExistsError, SettingsError, TrainingError
 from napari_sa2net.models import find_model, list_models, load_model, promote_model
+from napari_sa2net.training import compare_models as compare_models_module
 from napari_sa2net.training import fine_tune as fine_tune_module
-from napari_sa2net.training import rounds, tuning_module, tuning_run
+from napari_sa2net.training import reference, rounds, tuning_module, tuning_run
 from napari_sa2net.training.compare_models import compare_models
 from napari_sa2net.training.events import LossPoint, Notice, Planned, RoundPoint
 from napari_sa2net.training.fine_tune import fine_tune, resume_fine_tuning
@@ -56,6 +58,18 @@ def write_set(directory, labels_of=lambda i, labels: labels, n=3):
 @pytest.fixture(scope="module")
 def corrections(tmp_path_factory):
     return write_set(tmp_path_factory.mktemp("corrections"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def four_reference_images():
+    """Of each kind the cells of medium size, drawn once: what is tested needs no more."""
+    some = [one for one in reference_images() if "medium" in one.name]
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (compare_models_module, reference):
+            patch.setattr(module, "reference_images", lambda: iter(some))
+        reference._drawn.cache_clear()
+        yield
+    reference._drawn.cache_clear()
 
 
 @pytest.fixture(autouse=True)
