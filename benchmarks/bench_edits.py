@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,11 +63,16 @@ class Bench:
         self.measured.adopt({str(name): table[name].to_numpy() for name in table})
         self.opening["copy of the labels"] = since(start)
         self.measuring: list[float] = []
+        self.middle: dict[int, tuple[float, float]] = {}
 
     def measure(self, step: Step) -> None:
         """Bring the table up to date with a step, and the frame that napari shows."""
         start = time.process_time()
-        parts = [(slice(y0, y1), slice(x0, x1)) for y0, y1, x0, x1 in step.boxes.values()]
+        parts = [
+            (slice(y0, y1), slice(x0, x1))
+            for patch in step.patches
+            for y0, y1, x0, x1 in patch.boxes()
+        ]
         try:
             self.measured.follow(parts)
             pd.DataFrame(self.measured.columns)
@@ -119,10 +125,27 @@ class Bench:
         new = ndimage.label(ndimage.binary_erosion(moved))[0].astype(np.int32)
         return (y, y + side, x, x + side), new
 
-    def painted(self) -> list[tuple[tuple[NDArray[np.int64], ...], NDArray[np.int32], int]]:
-        """A long stroke of a brush of 20 px, painted as napari does."""
+    def far_from(self, label: int) -> NDArray[np.float64]:
+        """A place in another corner of the plane."""
+        y, x = self.index.centre(label)
+        return np.array(
+            [SIDE - 700 if y < SIDE / 2 else 700, SIDE - 700 if x < SIDE / 2 else 700]
+        )
+
+    def scatter(self) -> int:
+        """A cell that gets a second part far away."""
         label = self.some_label()
-        start = self.random.uniform(600, SIDE - 600, 2)
+        self.middle[label] = self.index.centre(label)
+        atoms = self.painted(label, self.far_from(label))
+        self.followed(self.history.record(edits.stroke(self.corrections, atoms)))
+        return label
+
+    def painted(
+        self, label: int, start: NDArray[np.float64] | None = None
+    ) -> list[tuple[tuple[NDArray[np.int64], ...], NDArray[np.int32], int]]:
+        """A long stroke of a brush of 20 px, painted as napari does; unsaid, anywhere."""
+        if start is None:
+            start = self.random.uniform(600, SIDE - 600, 2)
         points = np.linspace(start, start + self.random.uniform(-425, 425, 2), 100)
         disk = np.argwhere(np.hypot(*np.indices((21, 21)) - 10) <= 10) - 10
         atoms = []
@@ -179,11 +202,42 @@ class Bench:
         yield "segment a box of 256 again", replace(256)
         yield "segment a box of 512 again", replace(512)
 
-        def stroke() -> Callable[[], Step]:
-            atoms = self.painted()
-            return lambda: h.record(edits.stroke(c, atoms))
+        def stroke(far: bool) -> Callable[[], Callable[[], Step]]:
+            def prepare() -> Callable[[], Step]:
+                label = self.some_label()
+                atoms = self.painted(label, self.far_from(label) if far else None)
+                return lambda: h.record(edits.stroke(c, atoms))
 
-        yield "brush, up to 600 px long", stroke
+            return prepare
+
+        yield "brush, up to 600 px long", stroke(far=False)
+        yield "brush far from its cell", stroke(far=True)
+
+        def scattered(make: Callable[..., Step], *rest: object) -> Callable[[], Any]:
+            """Of a cell with a second part far away."""
+
+            def prepare() -> Callable[[], Step]:
+                label = self.scatter()
+                return lambda: h.do(make(c, [label], *rest))
+
+            return prepare
+
+        yield "delete one in two far parts", scattered(edits.delete)
+        yield "smooth one in two far parts", scattered(edits.smooth)
+        yield "fit one in two far parts", scattered(edits.fit_to_edge, self.foreground * 0.8)
+
+        def cut() -> Callable[[], Step]:
+            label = self.scatter()
+            y, x = self.middle[label]
+            return lambda: h.do(edits.split(c, [(y - 40, x), (y + 40, x)], labels=[label]))
+
+        yield "split one in two far parts", cut
+
+        def apart() -> Callable[[], Step]:
+            label, other = self.some_label(), self.some_label()
+            return lambda: h.do(edits.merge(c, labels=[label, other]))
+
+        yield "merge two anywhere", apart
 
         def holed() -> Callable[[], Step]:
             label = self.some_label()

@@ -138,19 +138,78 @@ def object_table(
         intensity = None if image is None else np.asarray(image[index])
         sums = _plane_sums(plane, probability, intensity, boxes)
         if sums is not None:
-            for axis, at in zip(stack_axes.lower(), index, strict=True):
-                sums[axis] = at
-                if boxes:
-                    sums[f"box_{axis}0"], sums[f"box_{axis}1"] = at, at + 1
-            parts.append(pd.DataFrame(sums))
+            _place(sums, stack_axes, index, boxes)
+            parts.append(sums)
+    return pd.DataFrame(_finished(parts, (size_y, size_x), stack_axes, step, boxes))
+
+
+def pixel_table(
+    where: NDArray[np.integer[Any]],
+    values: NDArray[Any],
+    shape: tuple[int, ...],
+    intensity: NDArray[Any] | None = None,
+    pixel_size_um: float | Sequence[float] | None = None,
+    stack_axes: str = "",
+    z_step_um: float | None = None,
+) -> dict[str, NDArray[Any]]:
+    """Measure objects by their pixels alone, however far apart these lie.
+
+    Parameters
+    ----------
+    where : int (ndim, n)
+        Each pixel once, in any order.
+    values : integer (n,)
+        Their labels; none is 0.
+    shape : tuple of int
+        Of the labels.
+    intensity : array (n,) or (n, channels), optional
+        Raw intensities of the pixels.
+    pixel_size_um, stack_axes, z_step_um
+        As of :func:`object_table`.
+
+    Returns
+    -------
+    dict of str to array
+        Columns as of :func:`object_table` with boxes, without confidence.
+    """
+    size, step = _pixel_size(pixel_size_um), _pixel_size(z_step_um)[0]
+    stack = shape[:-2]
+    plane = (
+        np.ravel_multi_index(tuple(where[:-2]), stack) if stack else np.zeros(values.size, int)
+    )
+    order = np.argsort(plane, kind="stable")
+    first = np.flatnonzero(np.diff(plane[order], prepend=-1))
+    parts = []
+    for pixels in np.split(order, first[1:]) if values.size else ():
+        sums = _pixel_sums(
+            where[-2][pixels],
+            where[-1][pixels],
+            values[pixels],
+            (shape[-2], shape[-1]),
+            None if intensity is None else intensity[pixels],
+            boxes=True,
+        )[0]
+        _place(sums, stack_axes, where[:-2, pixels[0]].tolist(), boxes=True)
+        parts.append(sums)
+    return _finished(parts, size, stack_axes, step, boxes=True)
+
+
+def _finished(
+    parts: list[dict[str, Any]],
+    size: tuple[float, float],
+    stack_axes: str,
+    step: float,
+    boxes: bool,
+) -> dict[str, NDArray[Any]]:
+    """Columns of the table of the sums of all planes."""
+    columns = _dtypes(stack_axes, boxes)
     if not parts:
-        return empty_table(stack_axes, boxes)
+        return {name: np.empty(0, dtype) for name, dtype in columns.items()}
     table = _combine(parts, stack_axes.lower(), boxes)
-    table["area_um2"] = table["area_px"] * (size_y * size_x)
+    table["area_um2"] = table["area_px"] * (size[0] * size[1])
     table["volume_voxels"] = table["area_px"]
     table["volume_um3"] = table["area_um2"] * step
-    columns = _dtypes(stack_axes, boxes)
-    return table[list(columns)].astype(columns)
+    return {name: table[name].astype(dtype) for name, dtype in columns.items()}
 
 
 def box_columns(stack_axes: str = "") -> tuple[str, ...]:
@@ -215,11 +274,30 @@ def _plane_sums(
     boxes: bool = False,
 ) -> dict[str, Any] | None:
     """Sums per object of one plane, as columns; None without objects."""
-    height, width = labels.shape
     rows, cols = np.nonzero(labels != 0)  # of truths it is much faster
     if rows.size == 0:
         return None
-    values, number = _compact(labels[rows, cols])
+    pixels = None if image is None else image[rows, cols]
+    sums, number = _pixel_sums(rows, cols, labels[rows, cols], labels.shape, pixels, boxes)
+    if probability is not None:
+        values = sums["label"]
+        inside = np.nan_to_num(probability[rows, cols].astype(np.float64)).clip(0, 1)
+        sums["inside"] = np.bincount(number, inside, minlength=values.size)
+        sums["union"] = sums["area_px"] + _rim_sums(labels, probability, values)
+    return sums
+
+
+def _pixel_sums(
+    rows: NDArray[Any],
+    cols: NDArray[Any],
+    labels: NDArray[Any],
+    shape: tuple[int, ...],
+    pixels: NDArray[Any] | None,
+    boxes: bool,
+) -> tuple[dict[str, Any], NDArray[np.int64]]:
+    """Sums per object of pixels of one plane, and the number of each pixel's object."""
+    height, width = shape
+    values, number = _compact(labels)
     n = values.size
 
     def total(weights: NDArray[Any]) -> NDArray[np.float64]:
@@ -248,18 +326,22 @@ def _plane_sums(
             sums[f"box_{axis}0"], sums[f"box_{axis}1"] = low, high
     edge = (rows == 0) | (rows == height - 1) | (cols == 0) | (cols == width - 1)
     sums["touches_border"] = np.bincount(number[edge], minlength=n) > 0
-    if probability is not None:
-        inside = np.nan_to_num(probability[rows, cols].astype(np.float64)).clip(0, 1)
-        sums["inside"] = total(inside)
-        sums["union"] = area + _rim_sums(labels, probability, values)
-    if image is not None:
-        pixels = image[rows, cols].astype(np.float64)
+    if pixels is not None:
+        pixels = pixels.astype(np.float64)
         if pixels.ndim == 2:
             pixels = pixels.mean(axis=1)
         finite = np.isfinite(pixels)
         sums["intensity"] = total(np.where(finite, pixels, 0))
         sums["finite"] = np.bincount(number[finite], minlength=n)
-    return sums
+    return sums, number
+
+
+def _place(sums: dict[str, Any], stack_axes: str, index: Sequence[int], boxes: bool) -> None:
+    """Add in which plane of a stack the sums are."""
+    for axis, at in zip(stack_axes.lower(), index, strict=True):
+        sums[axis] = at
+        if boxes:
+            sums[f"box_{axis}0"], sums[f"box_{axis}1"] = at, at + 1
 
 
 def _compact(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -305,25 +387,18 @@ def _rim_sums(
 # --- several planes --------------------------------------------------------------------
 
 
-def _combine(parts: list[pd.DataFrame], axes: str, boxes: bool = False) -> pd.DataFrame:
+def _combine(
+    parts: list[dict[str, Any]], axes: str, boxes: bool = False
+) -> dict[str, NDArray[Any]]:
     """Join the sums of all planes and turn them into measurements."""
-    import pandas as pd  # slow to load
-
-    rows = pd.concat(parts, ignore_index=True)
-    rows["planes"] = 1
-    rows["sum_z"] = rows["z"] * rows["area_px"] if "z" in axes else 0
-    how = dict.fromkeys(axes, "first") | dict.fromkeys(_SUMMED, "sum")
+    for part in parts:
+        part["planes"] = 1
+        part["sum_z"] = part["z"] * part["area_px"] if "z" in axes else 0
     if len(parts) > 1:
-        if boxes:
-            ends = box_columns(axes)
-            how |= dict.fromkeys(ends[::2], "min") | dict.fromkeys(ends[1::2], "max")
-        grouped = rows.groupby("label", sort=True)
-        table = grouped.agg({**how, "touches_border": "any"})
-        # min_count: NaN stays NaN where there was no probability
-        table[["inside", "union"]] = grouped[["inside", "union"]].sum(min_count=1)
-        table = table.reset_index()
+        table = _joined(parts, axes, boxes)
     else:
-        table = rows
+        n = parts[0]["label"].size
+        table = {name: np.broadcast_to(sums, n) for name, sums in parts[0].items()}
     area = table["area_px"]
     table["diameter_px"] = np.sqrt(4 / np.pi * area / table["planes"])
     table["eccentricity"] = table["weighted_eccentricity"] / area
@@ -334,6 +409,23 @@ def _combine(parts: list[pd.DataFrame], axes: str, boxes: bool = False) -> pd.Da
     table["centroid_y"] = table["sum_y"] / area
     table["centroid_x"] = table["sum_x"] / area
     return table
+
+
+def _joined(parts: list[dict[str, Any]], axes: str, boxes: bool) -> dict[str, NDArray[Any]]:
+    """Sums of several planes, of each object together."""
+    import pandas as pd  # slow to load
+
+    rows = pd.concat([pd.DataFrame(part) for part in parts], ignore_index=True)
+    how = dict.fromkeys(axes, "first") | dict.fromkeys(_SUMMED, "sum")
+    if boxes:
+        ends = box_columns(axes)
+        how |= dict.fromkeys(ends[::2], "min") | dict.fromkeys(ends[1::2], "max")
+    grouped = rows.groupby("label", sort=True)
+    table = grouped.agg({**how, "touches_border": "any"})
+    # min_count: NaN stays NaN where there was no probability
+    table[["inside", "union"]] = grouped[["inside", "union"]].sum(min_count=1)
+    table = table.reset_index()
+    return {str(name): table[name].to_numpy() for name in table.columns}
 
 
 def _dtypes(stack_axes: str, boxes: bool = False) -> dict[str, str]:

@@ -105,6 +105,52 @@ def test_cells_in_depth(axes: str) -> None:
     assert cells.summary().in_depth
 
 
+@pytest.mark.parametrize("axes", ["", "Z"])
+def test_of_a_cell_in_far_parts_only_these_are_looked_at(
+    axes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = (4, 2000, 2000)[1 - len(axes) :]
+    labels = np.zeros(shape, np.int32)
+    labels[..., :120, :120] = grid()
+    image = np.random.default_rng(3).random(shape).astype(np.float32)
+    more: dict[str, Any] = {"stack_axes": axes} if axes else {}
+    cells = measured(labels, image, **more)
+    looked = 0
+    read = MeasuredCells.read
+
+    def counted(self: MeasuredCells, part: Any) -> np.ndarray:
+        nonlocal looked
+        found = read(self, part)
+        looked += found.size
+        return found
+
+    monkeypatch.setattr(MeasuredCells, "read", counted)
+
+    def paint(part: Any, value: int) -> None:
+        nonlocal looked
+        looked = 0
+        plane = (slice(1, 2), *part) if axes else part
+        labels[plane] = value
+        cells.follow([plane])
+        assert 0 < looked < 300_000  # of 4,000,000 in the box of the cell, or 16,000,000
+        check(cells, image, **more)
+
+    far, again = (
+        (slice(1900, 1910), slice(1700, 1990)),
+        (slice(1905, 1930), slice(1980, 1985)),
+    )
+    paint(far, 8)
+    paint(again, 8)
+    paint((slice(0, 60), slice(0, 60)), 0)  # its first part is gone, in that plane
+    paint(again, 0)
+    paint(far, 9)  # all is another's
+    # it was so from the start
+    cells = measured(labels, image, **more)
+    labels[..., 1990:, 3] = 9
+    cells.follow()
+    check(cells, image, **more)
+
+
 def test_labels_that_are_too_large_to_copy_are_followed_where_told(
     image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:

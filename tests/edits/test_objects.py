@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from napari_sa2net import edits
 from napari_sa2net.edits import (
     Corrections,
     History,
+    ReviewedMask,
+    ReviewQueue,
     accept,
     delete,
     label_at,
@@ -279,3 +282,52 @@ def test_labels_that_cannot_be_written_are_left_as_they_were(blob):
 def test_several_resolutions_are_not_corrected_at_once(blob):
     with pytest.raises(EditError, match=r"labels\[0\]"):
         Corrections([blob, blob[::2, ::2]])
+
+
+def test_of_a_cell_in_far_parts_only_these_are_looked_at(monkeypatch):
+    labels = np.zeros((2000, 2000), np.int32)
+    labels[50:90, 50:90] = 1  # and far away
+    labels[1900:1940, 1900:1990] = 1
+    labels[1910:1913, 1910:1913] = 0
+    labels[50:90, 92:120] = 2
+    corrections = Corrections(labels)
+    foreground = (labels > 0).astype(np.float32)
+    queue = ReviewQueue(corrections, foreground=foreground)
+    mask = ReviewedMask(corrections)
+    mask.plane()
+    history = History(corrections)
+    corrections.parts(1)  # looked for once
+    looked = 0
+    look = Corrections.look
+
+    def counted(self, index, box):
+        nonlocal looked
+        looked += (box[1] - box[0]) * (box[3] - box[2])
+        return look(self, index, box)
+
+    monkeypatch.setattr(Corrections, "look", counted)
+
+    def correct(step_of, *args, **more):
+        nonlocal looked
+        looked = 0
+        history.do(step_of(corrections, *args, **more))
+        for move in (history.undo, history.redo):
+            step = move()
+            mask.update(step)
+            queue.update(step)
+            queue.score_all()
+        assert looked < 1_000_000  # of 3,500,000 in its box, many times
+        np.testing.assert_array_equal(mask.plane(), edits.reviewed_mask(corrections))
+        return labels
+
+    queue.score_all()
+    assert correct(edits.fill_holes, [1])[1911, 1911] == 1
+    assert correct(edits.smooth, [1])[50, 50] == labels[1900, 1900] == 0
+    after = correct(edits.split, [(1890, 1950), (1950, 1950)])
+    assert (after[1920, 1920], after[1920, 1980], after[70, 70]) == (1, 3, 1)
+    assert correct(edits.merge, labels=[1, 3])[1920, 1980] == 1
+    assert correct(edits.merge, labels=[1, 2])[70, 91] == 1  # with the gap between them
+    square = [(60, 60), (60, 80), (80, 80), (80, 60)]
+    assert (correct(edits.redraw, square, label=1) == 1).sum() == 400
+    history.undo()
+    assert not (correct(edits.delete, [1]) == 1).any()

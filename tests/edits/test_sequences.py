@@ -156,8 +156,16 @@ def index_is_true(corrections: Corrections) -> None:
             tables.append(np.hstack(columns)[order])
         np.testing.assert_array_equal(*tables)
         assert corrections.index.max_label >= fresh.labels.max(initial=0)
+        for label in known.labels.tolist():
+            own = corrections.labels[i] == label
+            for boxes in (corrections.parts(label, (i,)), corrections.places(label, (i,))):
+                held = np.zeros_like(own)
+                for y0, y1, x0, x1 in boxes:
+                    held[y0:y1, x0:x1] = True
+                assert held[own].all()
 
 
+@pytest.mark.parametrize(("wide", "block"), [(256, 128), (6, 4)])
 @settings(
     max_examples=25,
     deadline=None,
@@ -165,7 +173,15 @@ def index_is_true(corrections: Corrections) -> None:
     derandomize=True,
 )
 @given(st.integers(0, 10_000), moves)
-def test_there_and_back_again(seed, moves):
+def test_there_and_back_again(wide, block, seed, moves):
+    with pytest.MonkeyPatch.context() as patch:
+        # as if the cells were large
+        patch.setattr("napari_sa2net.edits.label_index._WIDE", wide)
+        patch.setattr("napari_sa2net.edits.label_index._BLOCK", block)
+        there_and_back(seed, moves)
+
+
+def there_and_back(seed, moves):
     corrections = Corrections(random_labels(seed))
     history = History(corrections)
     reviewed = ReviewedMask(corrections)

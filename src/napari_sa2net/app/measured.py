@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import scipy  # its parts are loaded when they are used
@@ -16,10 +17,7 @@ from napari_sa2net.app.session import ImageSource
 from napari_sa2net.data.plan import ImagePlan
 from napari_sa2net.engine.protocol import ObjectTable, Summary
 from napari_sa2net.errors import SA2NetError
-from napari_sa2net.measure import RIM, box_columns, object_table
-
-if TYPE_CHECKING:
-    from napari_sa2net.inference.labelling import Planes
+from napari_sa2net.measure import RIM, box_columns, pixel_table
 
 #: Labels with more bytes are not copied: of a change one must be told where it was.
 MOST_BYTES = 2**30
@@ -29,12 +27,18 @@ MOST_PIXELS = 2**18
 MOST_READ = 2**24
 #: Pixels compared at a time.
 CHUNK = 2**22
+#: A cell whose box has more pixels is looked for in those blocks of a grid only where it is:
+#: of two parts far from each other the box is as good as the plane.
+WIDE = 2**17
+BLOCK = 128
 #: As far (px) reaches what a changed pixel means for the rim of a neighbour, and for the
 #: question whose rim it is.
 REACH = 2 * RIM
 
 Part = tuple[slice, ...]
 Box = tuple[NDArray[np.int64], NDArray[np.int64]]
+#: Blocks of a grid by their place in it: stack axes, rows and columns of blocks.
+Blocks = set[tuple[int, ...]]
 
 
 class TooMuch(Exception):
@@ -101,6 +105,7 @@ class MeasuredCells:
         self.n_measured = 0
         self._known: NDArray[Any] | None = None
         self._boxes: dict[int, Box] | None = None
+        self._blocks: dict[int, Blocks] = {}
         self._stamps: dict[int, int] = {}
         self._stamp = 0
 
@@ -136,6 +141,7 @@ class MeasuredCells:
         if boxes is None and known is None:
             boxes = boxes_of(self.now())
         self._boxes = boxes
+        self._blocks = {}
         self._touch(self.columns["label"].tolist())
 
     # --- following ---------------------------------------------------------------------
@@ -157,7 +163,7 @@ class MeasuredCells:
         ------
         TooMuch
         """
-        changed = self._changes(parts)
+        changed, pixels = self._changes(parts)
         if not changed:
             return {}
         boxes = self.boxes
@@ -168,15 +174,25 @@ class MeasuredCells:
         own = np.isin(self.columns["label"], list(changed))
         if self.columns["area_px"][own].sum() > MOST_PIXELS:
             raise TooMuch
-        if sum(volume(box) for box in search.values()) > MOST_READ:
+        wide = {label: self._look_in(label, box, pixels) for label, box in _wide(search)}
+        near = {label: box for label, box in search.items() if label not in wide}
+        n_read = sum(volume(box) for box in near.values())
+        if n_read + BLOCK**2 * sum(len(blocks) for blocks in wide.values()) > MOST_READ:
             raise TooMuch
-        fresh = [self._measure(window, own) for window, own in windows(search)]
-        self._replace(list(changed), fresh)
+        places = list(windows(near))
+        places += [
+            (block, [label]) for label, some in wide.items() for block in self._boxes_of(some)
+        ]
+        self._replace(list(changed), self._measure(list(changed), places))
         self._touch(changed)
         return changed
 
-    def _changes(self, parts: Sequence[Part] | None) -> dict[int, Box]:
+    def _changes(
+        self, parts: Sequence[Part] | None
+    ) -> tuple[dict[int, Box], list[tuple[NDArray[Any], NDArray[Any]]]]:
+        """Where each label has changed, and the labels of the pixels that did, and these."""
         found: dict[int, Box] = {}
+        pixels = []
         if self._known is None:
             # no copy to compare with: whatever is there, or was
             for part in parts or ():
@@ -187,7 +203,7 @@ class MeasuredCells:
                     if (box[0] < high).all() and (box[1] > low).all():
                         _add(found, label, box)
             found.pop(0, None)
-            return found
+            return found, []
         for part in parts if parts is not None else chunks(self.shape):
             before, now = self._known[part], self.read(part)
             different = before != now
@@ -198,12 +214,43 @@ class MeasuredCells:
                 raise TooMuch
             low = corners(part, self.shape)[0]
             where = np.stack(np.nonzero(different)) + low[:, None]
-            for values in (before[different], now[different]):
-                for label, box in extents(values, where):
-                    _add(found, label, box)
+            pixels += [(before[different], where), (now[different], where)]
             before[different] = now[different]
+        if pixels:
+            values = np.concatenate([of for of, _ in pixels])
+            found = dict(extents(values, np.concatenate([at for _, at in pixels], axis=1)))
         found.pop(0, None)
+        return found, pixels
+
+    def _look_in(
+        self, label: int, box: Box, pixels: Sequence[tuple[NDArray[Any], NDArray[Any]]]
+    ) -> Blocks:
+        """Blocks that hold all pixels of a cell which lies scattered in a box."""
+        former = self.boxes.get(label)
+        if former is None or self._known is None:
+            known = None
+        elif label in self._blocks:
+            known = self._blocks[label]
+        elif volume(former) <= WIDE:
+            known = _blocks_in(former)
+        else:
+            known = None
+        found = set() if known is None else set(known)
+        if known is None and (former is not None or self._known is None):
+            if volume(box) > MOST_READ:
+                raise TooMuch
+            part = slices(box)
+            found = _blocks_at(_positions(self.read(part) == label) + box[0][:, None])
+        for values, where in pixels:
+            found |= _blocks_at(where[:, values == label])
         return found
+
+    def _boxes_of(self, blocks: Blocks) -> Iterator[Box]:
+        side = np.ones(len(self.shape), np.int64)
+        side[-2:] = BLOCK
+        for place in sorted(blocks):
+            low = np.asarray(place, np.int64) * side
+            yield low, np.minimum(low + side, self.shape)
 
     @property
     def boxes(self) -> dict[int, Box]:
@@ -213,68 +260,76 @@ class MeasuredCells:
             self._boxes = boxes_of(self._known)
         return self._boxes
 
-    def _measure(self, window: Box, own: Sequence[int]) -> ObjectTable:
-        """Columns of some cells, all of whose pixels lie in a window."""
+    def _measure(self, labels: list[int], places: list[tuple[Box, list[int]]]) -> ObjectTable:
+        """Columns of some cells; a place is a box, and the cells to be looked for in it."""
         place = self.place
-        low, high = window
-        part = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-        labels = self.read(part)
-        if len(own) == 1:
-            labels = (labels == own[0]).view(np.uint8)
-        else:
-            labels = np.where(np.isin(labels, own), labels, 0)
-        table = object_table(
-            labels,
-            image=self._intensities(low, labels.shape),
-            pixel_size_um=place.pixel_size_um,
-            stack_axes=place.stack_axes,
-            z_step_um=place.z_step_um,
-            boxes=True,
+        plan = place.plan()
+        found = [self._pixels(box, own, plan) for box, own in places]
+        where = np.concatenate(
+            [np.empty((len(self.shape), 0), np.int64), *(part[0] for part in found)], axis=1
         )
-        columns: ObjectTable = {name: table[name].to_numpy() for name in table.columns}
-        if len(own) == 1:
-            columns["label"] = np.full(columns["label"].size, own[0])
-        for label in own:
+        values = np.concatenate([np.empty(0, self.labels.dtype), *(part[1] for part in found)])
+        seen = [part[2] for part in found if part[2] is not None]
+        columns = pixel_table(
+            where,
+            values,
+            self.shape,
+            np.concatenate(seen) if seen else None,
+            place.pixel_size_um,
+            place.stack_axes,
+            place.z_step_um,
+        )
+        for label in labels:
             self.boxes.pop(label, None)
-        boxes = _boxes_in(columns, place.stack_axes) or {}
-        self.boxes.update((label, (box[0] + low, box[1] + low)) for label, box in boxes.items())
-        first = low + np.asarray(place.corner if place.corner is not None else 0)
+            self._blocks.pop(label, None)
+        fresh = _boxes_in(columns, place.stack_axes) or {}
+        self.boxes.update(fresh)
+        for label, _ in _wide(fresh):
+            self._blocks[label] = _blocks_at(where[:, values == label])
+        first = np.asarray(place.corner if place.corner is not None else [0] * len(self.shape))
         for axis, at in zip(place.stack_axes.lower() + "yx", first.tolist(), strict=True):
             for name in (axis, f"centroid_{axis}"):
                 if name in columns:
                     columns[name] = columns[name] + at
-        columns["touches_border"] = np.array(
-            [self._on_border(self.boxes[label]) for label in columns["label"].tolist()], bool
-        )
         self.n_measured += columns["label"].size
         return columns
 
-    def _intensities(self, low: NDArray[np.int64], shape: tuple[int, ...]) -> Planes | None:
+    def _pixels(
+        self, box: Box, own: Sequence[int], plan: ImagePlan | None
+    ) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[Any] | None]:
+        """Positions (ndim, n), labels (n,) and intensities (n, channels) of cells in a box."""
+        low = box[0]
+        labels = self.read(slices(box))
+        mine = labels == own[0] if len(own) == 1 else np.isin(labels, own)
+        where = _positions(mine)
+        values = labels[tuple(where)]
+        if plan is None:
+            return where + low[:, None], values, None
         from napari_sa2net.inference.labelling import intensities  # takes a while to load
 
-        plan = self.place.plan()
-        if plan is None:
-            return None
         assert self.place.corner is not None
-        first = low + np.asarray(self.place.corner)
-        return intensities(plan, tuple(first.tolist()), shape)
+        at = tuple((low + np.asarray(self.place.corner)).tolist())
+        image = intensities(plan, at, labels.shape)
+        seen = np.zeros((values.size, len(plan.channels)), plan.dtype)
+        # plane by plane: positions come in that order
+        stack = labels.shape[:-2]
+        plane = np.ravel_multi_index(tuple(where[:-2]), stack) if stack else 0 * where[0]
+        ends = np.searchsorted(plane, np.arange(math.prod(stack) + 1)).tolist()
+        for index, a, b in zip(np.ndindex(*stack), ends, ends[1:], strict=False):
+            if b > a:
+                seen[a:b] = image[index][where[-2, a:b], where[-1, a:b]]
+        return where + low[:, None], values, seen
 
-    def _on_border(self, box: Box) -> bool:
-        low, high = box[0][-2:], box[1][-2:]
-        return bool((low == 0).any() or (high == self.shape[-2:]).any())
-
-    def _replace(self, labels: list[int], fresh: Iterable[ObjectTable]) -> None:
+    def _replace(self, labels: list[int], fresh: ObjectTable) -> None:
         """Put measured rows in the place of those of some labels."""
         old = self.columns
         keep = ~np.isin(old["label"], labels)
-        parts = list(fresh)
-        count = sum(part["label"].size for part in parts)
+        # what is not in it, only the network can say
+        unknown = np.full(fresh["label"].size, np.nan)
         new: ObjectTable = {}
         for name, column in old.items():
-            more = [part[name] for part in parts if name in part]
-            if count and not more:
-                more = [np.full(count, np.nan)]  # only the network can say it
-            new[name] = np.concatenate([column[keep], *more])
+            more = fresh.get(name, unknown)
+            new[name] = np.concatenate([column[keep], more]) if more.size else column[keep]
         order = np.argsort(new["label"], kind="stable")
         self.columns = {name: column[order] for name, column in new.items()}
 
@@ -435,6 +490,37 @@ def grown(box: Box, shape: tuple[int, ...]) -> Box:
     reach = np.zeros(len(shape), np.int64)
     reach[-2:] = REACH
     return np.maximum(box[0] - reach, 0), np.minimum(box[1] + reach, shape)
+
+
+def _wide(boxes: Mapping[int, Box]) -> Iterator[tuple[int, Box]]:
+    """Labels of large boxes, and these."""
+    return ((label, box) for label, box in boxes.items() if volume(box) > WIDE)
+
+
+def _positions(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Where a mask is true, (ndim, n); several times faster than nonzero where that is rare."""
+    at = np.flatnonzero(mask)
+    return np.stack(np.unravel_index(at, mask.shape))
+
+
+def _blocks_in(box: Box) -> Blocks:
+    """Blocks that a box meets."""
+    low, last = box[0].copy(), box[1] - 1
+    low[-2:] //= BLOCK
+    last[-2:] //= BLOCK
+    ways = (range(a, b + 1) for a, b in zip(low.tolist(), last.tolist(), strict=True))
+    return set(itertools.product(*ways))
+
+
+def _blocks_at(where: NDArray[Any]) -> Blocks:
+    """Blocks that hold positions (ndim, n)."""
+    if where.shape[1] == 0:
+        return set()
+    at = where.copy()
+    at[-2:] //= BLOCK
+    ends = tuple((at.max(axis=1) + 1).tolist())
+    found = np.unravel_index(np.unique(np.ravel_multi_index(tuple(at), ends)), ends)
+    return set(zip(*(axis.tolist() for axis in found), strict=True))
 
 
 def slices(box: Box) -> Part:

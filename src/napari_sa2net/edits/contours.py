@@ -15,10 +15,10 @@ from napari_sa2net.edits.patch import Index, Patch
 from napari_sa2net.edits.shapes import (
     Box,
     as_points,
+    common,
     grown,
     polygon_box,
     polygon_mask,
-    union,
 )
 from napari_sa2net.edits.step import Step
 from napari_sa2net.errors import EditError, NothingToEditError
@@ -49,11 +49,10 @@ def fill_holes(corrections: Corrections, labels: Iterable[int], index: Index = (
     chosen = corrections.objects(labels, index)
     patches = []
     for label in chosen:
-        box = corrections.plane(index).box(label)
-        window = corrections.read(index, box)
-        patches.append(
-            _patch(index, box, window, label, ndimage.binary_fill_holes(window == label))
-        )
+        for box in corrections.places(label, index):
+            window = corrections.look(index, box)
+            filled = ndimage.binary_fill_holes(window == label)
+            patches.append(_patch(index, box, window, label, filled))
     patch = joined(index, patches)
     if not patch:
         raise NothingToEditError(f"There are no holes in {named(chosen)}.")
@@ -90,21 +89,24 @@ def smooth(
     chosen = corrections.objects(labels, index)
     patches = []
     for label in chosen:
-        box = grown(corrections.plane(index).box(label), int(3 * radius) + 1, corrections.shape)
-        window = corrections.read(index, box)
-        own = window == label
-        free = own | (window == 0)
-        # Blurred over the free pixels alone: a neighbour neither pulls nor pushes.
-        inside, around = (
-            ndimage.gaussian_filter(mask.astype(np.float32), radius, mode="nearest", truncate=3)
-            for mask in (own, free)
-        )
-        smoothed = free & (inside >= 0.5 * around) & (around > 0)
-        pieces, n = ndimage.label(smoothed, _EIGHT)
-        if n > 1 and ndimage.label(own, _EIGHT)[1] == 1:
-            smoothed = pieces == np.bincount(pieces[smoothed]).argmax()
-        if smoothed.any():
-            patches.append(_patch(index, box, window, label, smoothed))
+        for place in corrections.places(label, index):
+            box = grown(place, int(3 * radius) + 1, corrections.shape)
+            window = corrections.look(index, box)
+            own = window == label
+            free = own | (window == 0)
+            # Blurred over the free pixels alone: a neighbour neither pulls nor pushes.
+            inside, around = (
+                ndimage.gaussian_filter(
+                    mask.astype(np.float32), radius, mode="nearest", truncate=3
+                )
+                for mask in (own, free)
+            )
+            smoothed = free & (inside >= 0.5 * around) & (around > 0)
+            pieces, n = ndimage.label(smoothed, _EIGHT)
+            if n > 1 and ndimage.label(own, _EIGHT)[1] == 1:
+                smoothed = pieces == np.bincount(pieces[smoothed]).argmax()
+            if smoothed.any():
+                patches.append(_patch(index, box, window, label, smoothed))
     patch = joined(index, patches)
     if not patch:
         raise NothingToEditError(f"There is nothing to smooth on {named(chosen)}.")
@@ -156,15 +158,18 @@ def fit_to_edge(
     chosen = corrections.objects(labels, index)
     patches, faint = [], []
     for label in chosen:
-        # Beyond the reach lie objects that may be nearer to a pixel within it.
-        box = grown(corrections.plane(index).box(label), 2 * reach, corrections.shape)
-        window = corrections.read(index, box)
-        y0, y1, x0, x1 = box
-        edge = np.asarray(foreground[y0:y1, x0:x1]) >= threshold
-        fitted = _fitted(window, label, edge, reach)
-        if fitted.any():
-            patches.append(_patch(index, box, window, label, fitted))
-        else:
+        seen = False
+        for place in corrections.places(label, index):
+            # Beyond the reach lie objects that may be nearer to a pixel within it.
+            box = grown(place, 2 * reach, corrections.shape)
+            window = corrections.look(index, box)
+            y0, y1, x0, x1 = box
+            edge = np.asarray(foreground[y0:y1, x0:x1]) >= threshold
+            fitted = _fitted(window, label, edge, reach)
+            if fitted.any():
+                seen = True
+                patches.append(_patch(index, box, window, label, fitted))
+        if not seen:
             faint.append(label)
     if len(faint) == len(chosen):
         raise NothingToEditError(
@@ -247,16 +252,7 @@ def redraw_mask(
         raise EditError("The mask reaches beyond the image: cut it to the image.")
     if label is not None:
         (label,) = corrections.objects([label], index)
-        whole = union([box, corrections.plane(index).box(label)])
-        drawn = np.pad(
-            drawn,
-            (
-                (box[0] - whole[0], whole[1] - box[1]),
-                (box[2] - whole[2], whole[3] - box[3]),
-            ),
-        )
-        box = whole
-    window = corrections.read(index, box)
+    window = corrections.look(index, box)
     own = window == label if label is not None else np.zeros(window.shape, bool)
     if not drawn.any():
         raise EditError("The outline holds no free pixel: draw it larger.")
@@ -267,13 +263,26 @@ def redraw_mask(
             "The outline holds no free pixel, as other cells lie there: draw around a whole "
             "cell to redraw that one, or delete those cells first."
         )
-    words = f"redrawing of cell {label}" if label is not None else ""
-    if label is None:
+    words, former = f"redrawing of cell {label}", []
+    if label is not None:
+        former = corrections.parts(label, index)
+    else:
         (label,) = corrections.new_labels(1)
         words = f"drawing of cell {label}"
     new = np.where(drawn, label, np.where(own, 0, window))
-    patch = Patch.between(index, (box[0], box[2]), window, new)
-    return pixel_step(corrections, "redraw", words, [patch])
+    patches = [Patch.between(index, (box[0], box[2]), window, new)]
+    for part in former:
+        # what of the cell lies outside the mask
+        window = corrections.look(index, part)
+        new = np.where(window == label, 0, window)
+        if shared := common(part, box):
+            here, there = (
+                (slice(shared[0] - y, shared[1] - y), slice(shared[2] - x, shared[3] - x))
+                for y, x in ((part[0], part[2]), (box[0], box[2]))
+            )
+            new[here] = np.where(drawn[there], label, new[here])
+        patches.append(Patch.between(index, (part[0], part[2]), window, new))
+    return pixel_step(corrections, "redraw", words, [joined(index, patches)])
 
 
 def _patch(index: Index, box: Box, window: NDArray[Any], label: int, mask: Mask) -> Patch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -108,8 +109,20 @@ class Corrections:
 
     def read(self, index: Index, box: Box) -> NDArray[Any]:
         """Labels of a box of a plane; a copy (y1 - y0, x1 - x0)."""
+        return np.array(self.look(index, box))
+
+    def look(self, index: Index, box: Box) -> NDArray[Any]:
+        """The same, not to be written into: it may be a view."""
         y0, y1, x0, x1 = box
-        return np.array(self.labels[(*index, slice(y0, y1), slice(x0, x1))])
+        return np.asarray(self.labels[(*index, slice(y0, y1), slice(x0, x1))])
+
+    def parts(self, label: int, index: Index = ()) -> list[Box]:
+        """Boxes that together hold an object, which must be there; see `PlaneIndex.parts`."""
+        return self.plane(index).parts(label, partial(self.look, index))
+
+    def places(self, label: int, index: Index = ()) -> list[Box]:
+        """Boxes around the parts of an object that lie far apart; see `PlaneIndex.places`."""
+        return self.plane(index).places(label, partial(self.look, index))
 
     def read_pixels(self, index: Index, rows: NDArray[Any], cols: NDArray[Any]) -> NDArray[Any]:
         """Labels of pixels of a plane."""
@@ -289,7 +302,7 @@ class Corrections:
         self.labels[(*patch.index, slice(y0, y1), slice(x0, x1))] = window
 
     def _follow(self, step: Step) -> None:
-        self.index.update(step.patches, self.read)
+        self.index.update(step.patches, self.look)
         for marks in step.marks:
             self._mark(marks)
         for region in step.removed:

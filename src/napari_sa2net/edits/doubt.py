@@ -115,8 +115,10 @@ def doubt(
         Median area of the plane's objects (px²); NaN where unknown.
     evidence : Evidence
     """
-    tight = plane.box(label)
-    box = grown(tight, BAND, plane.shape)
+    # of one that lies in several places, the largest is looked at
+    places = plane.places(label, read)
+    place = max(places, key=lambda box: (box[1] - box[0]) * (box[3] - box[2]))
+    box = grown(place, BAND, plane.shape)
     window = read(box)
     every = int(np.ceil(np.sqrt(window.size / _MOST_PIXELS)))
     if every > 1 and (window[::every, ::every] == label).any():
@@ -128,11 +130,11 @@ def doubt(
     # log2 of the ratio to the typical area, both ways; 16 times is as odd as it gets.
     ratio = np.log2(plane.area(label) / typical) if np.isfinite(typical) else 0.0
     rows, cols = evidence.seams
-    y0, y1, x0, x1 = tight
+    y0, y1, x0, x1 = plane.box(label)
     height, width = plane.shape
     values = {
         **_seen(near, box, every, evidence),
-        "shape": _irregularity(own),
+        "shape": _irregularity(own) if len(places) == 1 else 1.0,
         "small": float(np.clip(-ratio, 0, 4)),
         "large": float(np.clip(ratio, 0, 4)),
         "contact": _contact(own, window),

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from napari_sa2net.edits.patch import Index, Integers, Patch
-from napari_sa2net.edits.shapes import Box
+from napari_sa2net.edits.patch import Index, Integers, Patch, cell_boxes
+from napari_sa2net.edits.shapes import Box, blocks_of, common, union
 from napari_sa2net.errors import EditError
 
 #: Reads a window of a plane.
@@ -23,6 +24,10 @@ _FAR = 2**40
 _FAR_LABEL = 2**63 - 1
 #: Rows scanned at a time, so that a scan of a huge plane needs little memory.
 _ROWS = 1024
+#: An object whose box has a longer side (px) may be in few places of it.
+_WIDE = 256
+#: Side of the blocks in which such an object is looked for (px).
+_BLOCK = 128
 
 
 class PlaneIndex:
@@ -40,6 +45,7 @@ class PlaneIndex:
         self._row_of: dict[int, int] = {}
         self._free: list[int] = list(range(63, -1, -1))
         self._rows_taken: Integers | None = None
+        self._parts: dict[int, list[Box]] = {}
         for top in range(0, self.shape[0], _ROWS):
             self._scan(np.asarray(plane[top : top + _ROWS]), top)
 
@@ -103,6 +109,56 @@ class PlaneIndex:
         y0, y1, x0, x1 = self._table[self._row_of[label], _Y0:]
         return int(y0), int(y1), int(x0), int(x1)
 
+    def parts(self, label: int, read: Reader) -> list[Box]:
+        """Boxes that together hold an object, which must be there.
+
+        That of a small one; of one whose box is large, none is much larger than 128 px: two
+        parts far from each other have a box that is as good as the plane.
+        """
+        box = self.box(label)
+        if not _is_wide(box):
+            return [box]
+        if label not in self._parts:
+            self._parts[label] = self._tight([box], label, read)
+        return self._parts[label]
+
+    def places(self, label: int, read: Reader) -> list[Box]:
+        """Boxes without common pixels around those parts of an object that lie far apart.
+
+        A part that hangs together lies in one of them.
+        """
+        parts = self.parts(label, read)
+        if len(parts) == 1:
+            return [self.box(label)]
+        grid = np.zeros([-(-n // _BLOCK) for n in self.shape], bool)
+        for y0, y1, x0, x1 in parts:
+            rows, cols = (
+                slice(a // _BLOCK, (b - 1) // _BLOCK + 1) for a, b in ((y0, y1), (x0, x1))
+            )
+            grid[rows, cols] = True
+        which = ndimage.label(grid, np.ones((3, 3), bool))[0]
+        found: list[Box] = []
+        for n in range(1, int(which.max()) + 1):
+            box = union([p for p in parts if which[p[0] // _BLOCK, p[2] // _BLOCK] == n])
+            while meeting := [other for other in found if common(other, box)]:
+                box = union([box, *meeting])
+                found = [other for other in found if other not in meeting]
+            found.append(box)
+        # blocks reach beyond what lies in them
+        tight = (common(box, self.box(label)) for box in found)
+        return [box for box in tight if box is not None]
+
+    def _tight(self, boxes: list[Box], label: int, read: Reader) -> list[Box]:
+        """Boxes around what is there of an object in some boxes."""
+        found = []
+        for box in boxes:
+            window = read(box)
+            rows, cols = np.divmod(np.flatnonzero(window == label), window.shape[1])
+            if rows.size:
+                rows, cols = rows + box[0], cols + box[2]
+                found += cell_boxes(rows, cols, cols + 1, _BLOCK)
+        return found
+
     def centre(self, label: int) -> tuple[float, float]:
         """Centroid (y, x) of one object, which must be there."""
         row = self._table[self._row_of[label]]
@@ -140,12 +196,31 @@ class PlaneIndex:
         lost, gained = patch.old != 0, patch.new != 0
         rows, cols, lengths = patch.rows, patch.cols, patch.lengths
         shrunk = self._edge_losers(patch, lost)
+        known = self._known_parts(patch.new[gained])
         # Gains first: an object that only moves keeps its row.
         self._add(patch.new[gained], rows[gained], cols[gained], lengths[gained], 1)
+        for label, boxes in known.items():
+            if _is_wide(self.box(label)):
+                own = patch.new == label
+                ends = cols[own] + lengths[own]
+                boxes = [*boxes, *cell_boxes(rows[own], cols[own], ends, _BLOCK)]
+                self._parts[label] = blocks_of(boxes, _BLOCK, self.shape)
         self._add(patch.old[lost], rows[lost], cols[lost], lengths[lost], -1)
         for label in shrunk:
             if label in self._row_of:
                 self._tighten(label, read)
+
+    def _known_parts(self, labels: Integers) -> dict[int, list[Box]]:
+        """Where these objects are, as far as that is known without looking."""
+        found: dict[int, list[Box]] = {}
+        for label in np.unique(labels).tolist():
+            if label in self._parts:
+                found[label] = self._parts[label]
+            elif label not in self:
+                found[label] = []
+            elif not _is_wide(box := self.box(label)):
+                found[label] = [box]
+        return found
 
     def _edge_losers(self, patch: Patch, lost: NDArray[np.bool_]) -> list[int]:
         """Labels that lose a pixel at the edge of their box: only these boxes can shrink."""
@@ -195,6 +270,7 @@ class PlaneIndex:
             for label, row in zip(distinct, at, strict=True):
                 if self._table[row, _AREA] == 0:
                     del self._row_of[int(label)]
+                    self._parts.pop(int(label), None)
                     self._free.append(int(row))
 
     def _place(self, label: int) -> int:
@@ -210,15 +286,17 @@ class PlaneIndex:
         return row
 
     def _tighten(self, label: int, read: Reader) -> None:
-        y0, y1, x0, x1 = self.box(label)
-        mask = read((y0, y1, x0, x1)) == label
-        rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        self._table[self._row_of[label], _Y0:] = (
-            y0 + rows[0],
-            y0 + rows[-1] + 1,
-            x0 + cols[0],
-            x0 + cols[-1] + 1,
-        )
+        parts = self._tight(self.parts(label, read), label, read)
+        y0, y1, x0, x1 = np.asarray(parts).T
+        box = int(y0.min()), int(y1.max()), int(x0.min()), int(x1.max())
+        self._table[self._row_of[label], _Y0:] = box
+        self._parts.pop(label, None)
+        if _is_wide(box):
+            self._parts[label] = parts
+
+
+def _is_wide(box: Box) -> bool:
+    return max(box[1] - box[0], box[3] - box[2]) > _WIDE
 
 
 class LabelIndex:

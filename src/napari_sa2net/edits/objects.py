@@ -22,6 +22,7 @@ from napari_sa2net.edits.shapes import (
     grown,
     inside_polygon,
     line_pixels,
+    union,
 )
 from napari_sa2net.edits.step import Step
 from napari_sa2net.errors import EditError, NothingToEditError
@@ -110,8 +111,8 @@ def split(
     for lengthened in (False, True):
         cuts = {}
         for label in wanted:
-            box = grown(corrections.plane(index).box(label), 1, corrections.shape)
-            window = corrections.read(index, box) == label
+            box = grown(_where_cut(corrections, index, label, points), 1, corrections.shape)
+            window = corrections.look(index, box) == label
             parts = _cut(window, points - (box[0], box[2]), lengthened)
             if parts is not None:
                 cuts[label] = (box, parts)
@@ -127,6 +128,20 @@ def split(
     ]
     patch = joined(index, patches)
     return pixel_step(corrections, "split", f"split of {named(sorted(cuts))}", [patch])
+
+
+def _where_cut(corrections: Corrections, index: Index, label: int, line: Points) -> Box:
+    """Box of what a line touches of an object; parts far from it stay as they are."""
+    places = corrections.places(label, index)
+    rows, cols = line_pixels(line, corrections.shape)
+    own = corrections.read_pixels(index, rows, cols) == label
+    rows, cols = rows[own], cols[own]
+    touched = [
+        (y0, y1, x0, x1)
+        for y0, y1, x0, x1 in places
+        if ((rows >= y0) & (rows < y1) & (cols >= x0) & (cols < x1)).any()
+    ]
+    return union(touched or places)
 
 
 def _cut(mask: NDArray[np.bool_], line: Points, lengthened: bool) -> NDArray[np.int32] | None:
@@ -251,7 +266,12 @@ def merge(
         )
     plane = corrections.plane(index)
     keep = max(chosen, key=plane.area)
-    patches = [_given(corrections, index, label, keep) for label in chosen if label != keep]
+    patches = [
+        patch
+        for label in chosen
+        if label != keep
+        for patch in _given(corrections, index, label, keep)
+    ]
     for one, other in combinations(chosen, 2):
         seam = _seam(corrections, index, one, other, keep)
         if seam is not None:
@@ -260,22 +280,21 @@ def merge(
     return pixel_step(corrections, "merge", f"merge of {named(chosen)}", [patch])
 
 
-def _given(corrections: Corrections, index: Index, label: int, to: int) -> Patch:
+def _given(corrections: Corrections, index: Index, label: int, to: int) -> list[Patch]:
     """All pixels of an object, given to another label."""
-    box = corrections.plane(index).box(label)
-    window = corrections.read(index, box)
-    return Patch.between(index, (box[0], box[2]), window, np.where(window == label, to, window))
+    patches = []
+    for box in corrections.parts(label, index):
+        window = corrections.look(index, box)
+        new = np.where(window == label, to, window)
+        patches.append(Patch.between(index, (box[0], box[2]), window, new))
+    return patches
 
 
 def _seam(
     corrections: Corrections, index: Index, one: int, other: int, to: int
 ) -> Patch | None:
     """Background between two objects where the gap is narrow, given to a label."""
-    plane = corrections.plane(index)
-    box = common(
-        grown(plane.box(one), SEAM, corrections.shape),
-        grown(plane.box(other), SEAM, corrections.shape),
-    )
+    box = _between(corrections.parts(one, index), corrections.parts(other, index), corrections)
     if box is None:
         return None
     box = grown(box, SEAM, corrections.shape)
@@ -291,6 +310,14 @@ def _seam(
     way, straight = ways[0] + ways[1], np.hypot(*(ends[0] - ends[1]))
     gap = (window == 0) & (way <= SEAM + 1.5) & (straight >= 0.9 * way)
     return Patch.between(index, (box[0], box[2]), window, np.where(gap, to, window))
+
+
+def _between(one: list[Box], other: list[Box], corrections: Corrections) -> Box | None:
+    """Box of where the surroundings of two objects meet."""
+    sides = [[grown(box, SEAM, corrections.shape) for box in side] for side in (one, other)]
+    both = [common(a, b) for a in sides[0] for b in sides[1]]
+    meeting = [box for box in both if box is not None]
+    return union(meeting) if meeting else None
 
 
 # --- delete ----------------------------------------------------------------------------
@@ -337,5 +364,7 @@ def delete(
         chosen = corrections.objects(labels, index)
     if not chosen:
         raise NothingToEditError("There is no cell to delete there.")
-    patch = joined(index, [_given(corrections, index, label, 0) for label in chosen])
+    patch = joined(
+        index, [patch for label in chosen for patch in _given(corrections, index, label, 0)]
+    )
     return pixel_step(corrections, "delete", f"deletion of {named(chosen)}", [patch])

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_sa2net.edits.patch import Index, Integers, expanded
+from napari_sa2net.edits.patch import Index, Integers, cell_boxes, expanded
 from napari_sa2net.edits.shapes import (
     Box,
     Points,
@@ -19,6 +19,9 @@ from napari_sa2net.edits.shapes import (
 
 RegionKind = Literal["ignore", "reviewed", "cleared"]
 REGION_KINDS: tuple[str, ...] = get_args(RegionKind)
+
+#: Side of the blocks in which a cleared region is looked at (px).
+_BLOCK = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +77,14 @@ class Region:
             int(cols.min()),
             int((cols + lengths).max()),
         )
+
+    def boxes(self, shape: tuple[int, int]) -> list[Box]:
+        """Boxes that together hold the region; of places far apart, one around each."""
+        if self.kind == "cleared":
+            rows, cols, lengths, _ = self.runs
+            return cell_boxes(rows, cols, cols + lengths, _BLOCK)
+        box = self.box(shape)
+        return [] if box is None else [box]
 
     def mask(self, box: Box, largest: float = np.inf) -> NDArray[np.bool_]:
         """Pixels of a box that lie in the region; bool (y1 - y0, x1 - x0).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -63,7 +63,7 @@ class ReviewQueue:
         self._corrections = corrections
         self._evidence = Evidence(foreground, flips, seams)
         self._doubts: dict[int, Doubt] = {}
-        self._keys: list[_Key] | None = []
+        self._keys: list[_Key] = []  # sorted
         self._gone: dict[int, _Key] = {}
         plane = corrections.plane(self.index)
         self._typical = typical_area(plane)
@@ -75,16 +75,20 @@ class ReviewQueue:
         """Score waiting objects for about so long; True when all are scored."""
         end = time.perf_counter() + seconds
         plane = self._corrections.plane(self.index)
-        read = partial(self._corrections.read, self.index)
+        read = partial(self._corrections.look, self.index)
         while self._waiting:
             label = next(iter(self._waiting))
             del self._waiting[label]
-            self._keys = None
+            former = self._doubts.pop(label, None)
+            if former is not None:
+                del self._keys[bisect_left(self._keys, self._key(former))]
             if label in plane:
-                self._doubts[label] = doubt(label, plane, read, self._typical, self._evidence)
+                found = doubt(label, plane, read, self._typical, self._evidence)
+                self._doubts[label] = found
                 self._gone.pop(label, None)
-            elif label in self._doubts:
-                self._gone[label] = self._key(self._doubts.pop(label))
+                insort(self._keys, self._key(found))
+            elif former is not None:
+                self._gone[label] = self._key(former)
             if time.perf_counter() >= end:
                 break
         return not self._waiting
@@ -111,7 +115,7 @@ class ReviewQueue:
     def order(self) -> list[int]:
         """Scored objects outside ignored regions, most doubtful first, cut ones last."""
         ignored = ignored_labels(self._corrections, self.index)
-        return [label for *_, label in self._sorted() if label not in ignored]
+        return [label for *_, label in self._keys if label not in ignored]
 
     @property
     def progress(self) -> tuple[int, int]:
@@ -133,7 +137,7 @@ class ReviewQueue:
         """
         skip = reviewed_labels(self._corrections, self.index)
         skip |= ignored_labels(self._corrections, self.index)
-        keys = self._sorted()
+        keys = self._keys
         key = self._place(label)
         at = 0 if key is None else bisect_right(keys, key)
         for *_, other in (*keys[at:], *keys[:at]):
@@ -147,16 +151,11 @@ class ReviewQueue:
         if key is None:
             return None
         ignored = ignored_labels(self._corrections, self.index)
-        keys = self._sorted()
+        keys = self._keys
         for *_, other in reversed(keys[: bisect_left(keys, key)]):
             if other not in ignored:
                 return other
         return None
-
-    def _sorted(self) -> list[_Key]:
-        if self._keys is None:
-            self._keys = sorted(self._key(doubt) for doubt in self._doubts.values())
-        return self._keys
 
     def _place(self, label: int | None) -> _Key | None:
         if label is None:

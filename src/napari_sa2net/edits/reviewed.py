@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_sa2net.edits.corrections import Corrections
-from napari_sa2net.edits.patch import Index, cell_boxes
+from napari_sa2net.edits.patch import Index
 from napari_sa2net.edits.regions import Region
 from napari_sa2net.edits.shapes import Box, Points, as_box, blocks_of, common, grown, union
-from napari_sa2net.edits.step import Marks, Step
+from napari_sa2net.edits.step import Step
 
 Mask = NDArray[np.bool_]
 
@@ -111,7 +111,7 @@ def _block_mask(
     largest: float,
 ) -> Mask:
     around = grown(block, REACH, corrections.shape)
-    window = corrections.read(index, around)
+    window = corrections.look(index, around)
     inner = (
         slice(block[0] - around[0], block[1] - around[0]),
         slice(block[2] - around[2], block[3] - around[2]),
@@ -235,9 +235,8 @@ class ReviewedMask:
         boxes = []
         for region in self._corrections.regions_of(index):
             areas = region.runs[3]
-            box = region.box(self._corrections.shape)
-            if box is not None and ((areas > low) & (areas <= high)).any():
-                boxes.append(box)
+            if ((areas > low) & (areas <= high)).any():
+                boxes += region.boxes(self._corrections.shape)
         return boxes
 
 
@@ -252,22 +251,12 @@ def changed_boxes(corrections: Corrections, step: Step) -> dict[Index, list[Box]
         plane = corrections.plane(marks.index)
         for label in marks.labels.tolist():
             if label in plane:  # of one that vanished, the pixels changed
-                near = [grown(box, REACH, shape) for box in _parts(corrections, marks, label)]
+                parts = corrections.parts(label, marks.index)
+                near = [grown(box, REACH, shape) for box in parts]
                 found.setdefault(marks.index, []).extend(near)
     for region in (*step.added, *step.removed):
-        box_of = region.box(shape)
-        if box_of is not None:
-            found.setdefault(region.index, []).append(box_of)
+        found.setdefault(region.index, []).extend(region.boxes(shape))
     return {index: _once(boxes, shape) for index, boxes in found.items()}
-
-
-def _parts(corrections: Corrections, marks: Marks, label: int) -> list[Box]:
-    """Boxes around an object that are not much larger than it."""
-    box = corrections.plane(marks.index).box(label)
-    if max(box[1] - box[0], box[3] - box[2]) <= 2 * _SMALL_BLOCK:
-        return [box]
-    rows, cols = np.nonzero(corrections.read(marks.index, box) == label)
-    return cell_boxes(rows + box[0], cols + box[2], cols + box[2] + 1, _SMALL_BLOCK)
 
 
 def _once(boxes: list[Box], shape: tuple[int, int]) -> list[Box]:

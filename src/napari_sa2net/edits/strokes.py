@@ -62,7 +62,7 @@ def stroke(corrections: Corrections, atoms: Any) -> Step:
     patches = _patches(corrections, pixels, old, new)
     for patch in patches:
         corrections.check_painted(patch)
-        corrections.index.scan_before(patch, corrections.read)
+        corrections.index.scan_before(patch, corrections.look)
     painted = sorted({int(v) for v in np.unique(new) if v != 0})
     if painted:
         return pixel_step(corrections, "paint", f"painting of {named(painted)}", patches)

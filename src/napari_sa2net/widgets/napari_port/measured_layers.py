@@ -112,8 +112,9 @@ class MeasuredLayers:
         layer = self._cells.find(key)
         if layer is not None:
             parts = [
-                (*(slice(i, i + 1) for i in index), slice(y0, y1), slice(x0, x1))
-                for index, (y0, y1, x0, x1) in change.labels.items()
+                (*(slice(i, i + 1) for i in patch.index), slice(y0, y1), slice(x0, x1))
+                for patch in change.step.patches
+                for y0, y1, x0, x1 in patch.boxes()
             ]
             self._note(layer, parts)
 
