@@ -32,8 +32,7 @@ import napari_sa2net as sa2net
 from napari_sa2net.data import read_image
 from napari_sa2net.metrics import ImageScore, pool, score_image
 from napari_sa2net.models import Model
-from napari_sa2net.training.augment import as_jpeg, to_tensor
-from napari_sa2net.training.targets import median_diameter
+from napari_sa2net.training.dataset import as_jpeg, median_diameter, to_tensor
 
 MODEL = os.environ.get("SA2NET_BENCH_MODEL", "nuclei")
 DATA = Path(os.environ.get("SA2NET_DATA") or Path(__file__).parents[2] / "shared") / "data"

@@ -19,12 +19,11 @@ from benchmarks.tables import show
 
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.data import plan_image, synthetic_nuclei
-from napari_sa2net.inference.changes import compare_objects
-from napari_sa2net.inference.explain import explain_plane
-from napari_sa2net.inference.explanation import explain
 from napari_sa2net.inference.instances import label_objects
-from napari_sa2net.inference.predictor import Predictor
-from napari_sa2net.inference.whatif import WhatIfRun
+from napari_sa2net.inference.predict import Predictor
+from napari_sa2net.interpret.explain import explain, explain_plane
+from napari_sa2net.interpret.refinement import compare_objects
+from napari_sa2net.interpret.whatif import WhatIfRun
 from napari_sa2net.models import Model, load_model
 
 SIZE, VIEW, LARGE = 1024, 512, 4096

@@ -28,8 +28,7 @@ from torch import Tensor
 
 from napari_sa2net.data import plan_image, read_image, synthetic_nuclei
 from napari_sa2net.inference.instances import foreground_probability
-from napari_sa2net.inference.resample import ScaledPlane
-from napari_sa2net.inference.scale import network_scale
+from napari_sa2net.inference.tiling import ScaledPlane, network_scale
 from napari_sa2net.models import Model, load_model
 from napari_sa2net.nn import SA2Net, pad_to_stride
 

@@ -39,7 +39,7 @@ def run() -> list[dict[str, object]]:
     from qtpy.QtWidgets import QApplication
 
     from napari_sa2net.data import synthetic_nuclei
-    from napari_sa2net.widgets.qt_dispatch import GuiDispatcher
+    from napari_sa2net.widgets.workspace import GuiDispatcher
 
     napari_time: list[Timed] = []
     added: list[Timed] = []

@@ -31,7 +31,7 @@ def keep_corrections(folder: Path) -> None:
     """Whole images with the truth, as if a person had corrected them."""
     from napari_sa2net.data.commit import Commit
     from napari_sa2net.data.corrections import TrainingSet
-    from napari_sa2net.data.synthetic import synthetic_nuclei
+    from napari_sa2net.data.samples import synthetic_nuclei
 
     training_set = TrainingSet.open(folder, create=True)
     for i in range(IMAGES):
@@ -51,7 +51,7 @@ def run() -> list[dict[str, object]]:
     from qtpy.QtWidgets import QApplication, QTabWidget, QWidget
 
     from napari_sa2net.config import FineTuneConfig
-    from napari_sa2net.data.synthetic import synthetic_nuclei
+    from napari_sa2net.data.samples import synthetic_nuclei
 
     keep_corrections(home / "corrections")
     napari_time: list[Timed] = []

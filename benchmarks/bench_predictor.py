@@ -14,7 +14,7 @@ from napari_sa2net.config import NetworkConfig, PredictConfig
 from napari_sa2net.data import plan_image, synthetic_nuclei
 from napari_sa2net.errors import ModelNotFoundError
 from napari_sa2net.inference.devices import device_name
-from napari_sa2net.inference.predictor import Predictor, activate
+from napari_sa2net.inference.predict import Predictor, activate
 from napari_sa2net.models import Model, load_model
 from napari_sa2net.models.card import ModelCard
 from napari_sa2net.nn import SA2Net

@@ -22,9 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from napari_sa2net.config import PredictConfig
 from napari_sa2net.data import plan_image, read_image, synthetic_nuclei
-from napari_sa2net.inference import predictor
-from napari_sa2net.inference.plain import plain_stages
-from napari_sa2net.inference.predictor import Predictor
+from napari_sa2net.inference import predict as predictor
+from napari_sa2net.inference.predict import Predictor
+from napari_sa2net.inference.stages import plain_stages
 from napari_sa2net.models import Model, load_model
 
 SIZE = 1024

@@ -27,10 +27,10 @@ import napari_sa2net as sa2net
 from napari_sa2net.config import FineTuneConfig, UnifiedFocalConfig
 from napari_sa2net.data.corrections import TrainingSet
 from napari_sa2net.data.training_set import TrainingItem, split_items
+from napari_sa2net.experiments.focal_study.report import t_interval
 from napari_sa2net.metrics import pool, score_image
 from napari_sa2net.models import Model
 from napari_sa2net.training.fine_tune import fine_tune
-from napari_sa2net.training.focal_study.statistics import t_interval
 
 #: Images of each kind to choose by.
 TO_CHOOSE_BY = 20

@@ -31,25 +31,31 @@ from torch import Tensor, nn
 
 from napari_sa2net.config import InputConfig, InstanceConfig, TrainConfig
 from napari_sa2net.data.training_set import load_training_folder, split_items
-from napari_sa2net.inference.basins import Basins
 from napari_sa2net.inference.instances import (
     SMALLEST_PART,
+    Basins,
     _clean,
     label_objects,
 )
 from napari_sa2net.metrics import pool, score_image
 from napari_sa2net.models import load_model
 from napari_sa2net.nn import SA2Net
-from napari_sa2net.training.augment import random_warp, to_tensor, vary_intensity, warp_pair
 from napari_sa2net.training.dataset import (
+    CLASSES,
     CropDataset,
     Example,
     ValidationDataset,
+    class_targets,
+    depths,
+    distance_target,
     load_example,
+    random_warp,
     sampling_weights,
+    to_tensor,
+    vary_intensity,
+    warp_pair,
 )
 from napari_sa2net.training.losses import deep_supervision_loss, make_loss
-from napari_sa2net.training.targets import CLASSES, class_targets, depths, distance_target
 
 #: Channels of each output beside the classes.
 EXTRA = {"distance": 1, "centre": 1, "flow": 2}

@@ -237,7 +237,7 @@ def learn(image: Path | None) -> None:
     from napari_sa2net.config import FineTuneConfig
     from napari_sa2net.data.commit import Commit
     from napari_sa2net.data.corrections import TrainingSet
-    from napari_sa2net.data.synthetic import synthetic_nuclei
+    from napari_sa2net.data.samples import synthetic_nuclei
 
     def slide(seed: int, side: int = 320) -> tuple[Any, Any]:
         picture, labels = synthetic_nuclei((side, side), 90, 20, seed, "stained")

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import napari_sa2net
-from napari_sa2net.app.learn_kept import read_kept
+from napari_sa2net.app.training_set import read_kept
 from napari_sa2net.config import InputConfig
 from napari_sa2net.data import synthetic_nuclei
-from napari_sa2net.data.corrections import TrainingSet
-from napari_sa2net.data.exchange import import_corrections
+from napari_sa2net.data.corrections import TrainingSet, import_corrections
 from napari_sa2net.data.training_set import load_training_folder
 from napari_sa2net.errors import SA2NetError
 from napari_sa2net.evaluation import evaluate_folders

@@ -11,8 +11,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from napari_sa2net import metrics
-from napari_sa2net.data.index import read_index, split_word, stem_of
-from napari_sa2net.data.numbered import as_labels, fitted, look_at
+from napari_sa2net.data.labels import as_labels, fitted, look_at
+from napari_sa2net.data.training_set import read_index, split_word, stem_of
 from napari_sa2net.errors import (
     EvaluationError,
     ImageError,
@@ -305,7 +305,7 @@ def _all_there(missing: list[str], folder: str | Path, what: str) -> None:
 
 
 def _score_files(predicted: Path, truth: Path, notes: list[str]) -> ImageScore:
-    from napari_sa2net.data.label_file import read_labels  # the formats load on first use
+    from napari_sa2net.data.labels import read_labels  # the formats load on first use
 
     arrays = []
     for path in (predicted, truth):

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from napari_sa2net.app.cells import CellSource
 from napari_sa2net.app.correct import CorrectController
-from napari_sa2net.app.correct_source import CellSource
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.session import ImageSource, Session
 

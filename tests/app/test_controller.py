@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from napari_sa2net.app.controllers import SegmentController
 from napari_sa2net.app.link import EngineLink
+from napari_sa2net.app.segment import SegmentController
 from napari_sa2net.app.session import (
     ErrorInfo,
     ImageSource,

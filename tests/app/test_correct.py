@@ -8,18 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_sa2net.app.correct_engine import BoxRequest, Foreground
-from napari_sa2net.app.correct_keep import with_former
-from napari_sa2net.app.correct_restore import find_offers
-from napari_sa2net.app.correct_session import EditSession, Tally, state_step
-from napari_sa2net.app.correct_source import CellSource
+from napari_sa2net.app.cells import BoxRequest, CellSource, Foreground
+from napari_sa2net.app.edit_session import EditSession, Tally, find_offers, state_step
+from napari_sa2net.app.keep import with_former
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.data.corrections import TrainingSet
 from napari_sa2net.data.fingerprint import image_fingerprint
 from napari_sa2net.data.journal import Journal, JournalImage, list_journals
-from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.edits import Corrections, accept, delete, mark_region
-from napari_sa2net.engine import protocol as p
+from napari_sa2net.engine import messages as p
 
 CENTRES = ((20, 20), (20, 60), (60, 20), (60, 77))
 

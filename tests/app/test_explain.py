@@ -12,13 +12,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from napari_sa2net.app.controllers import SegmentController
-from napari_sa2net.app.explain import MAX_STATES, ExplainController
 from napari_sa2net.app.link import EngineLink
-from napari_sa2net.app.session import ImageSource, Session
-from napari_sa2net.app.why import CELL, CHANGE, STAGE, WHAT_IF, WhatIfSettings
+from napari_sa2net.app.see_why import MAX_STATES, ExplainController
+from napari_sa2net.app.segment import SegmentController
+from napari_sa2net.app.session import (
+    CELL,
+    CHANGE,
+    STAGE,
+    WHAT_IF,
+    ImageSource,
+    Session,
+    WhatIfSettings,
+)
 from napari_sa2net.config import InstanceConfig, NetworkConfig
-from napari_sa2net.engine import protocol as p
+from napari_sa2net.engine import messages as p
 
 INFO = p.EngineInfo("cpu", "CPU", "2", 1, threads=2)
 STRIDES = {"scale_gate_1": 4, "global_query": 4, "local_gate_2": 4, "aua_8": 8, "aua_1": 1}

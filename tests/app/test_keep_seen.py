@@ -9,16 +9,15 @@ import dask.array as da
 import numpy as np
 import pytest
 
-from napari_sa2net.app.correct_restore import restored_session
-from napari_sa2net.app.correct_source import CellSource
-from napari_sa2net.app.learn_kept import read_kept
-from napari_sa2net.app.learn_set import thumbnail
+from napari_sa2net.app.cells import CellSource
+from napari_sa2net.app.edit_session import restored_session
 from napari_sa2net.app.session import ImageSource
+from napari_sa2net.app.training_set import read_kept, thumbnail
 from napari_sa2net.config import InputConfig, PredictConfig
+from napari_sa2net.data.commit import Seen
 from napari_sa2net.data.corrections import TrainingSet
-from napari_sa2net.data.manifest import Seen
 from napari_sa2net.data.plan import plan_as_input
-from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.data.training_set import load_training_folder
 from napari_sa2net.provenance import provenance
 from napari_sa2net.training.dataset import load_example

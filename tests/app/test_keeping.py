@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_sa2net.app.correct_source import CellSource
+from napari_sa2net.app.cells import CellSource
 from napari_sa2net.app.session import ImageSource
 from napari_sa2net.data.corrections import TrainingSet
 

@@ -11,18 +11,16 @@ import time
 import numpy as np
 import pytest
 
-from napari_sa2net.app.controllers import SegmentController
 from napari_sa2net.app.correct import CorrectController
-from napari_sa2net.app.learn import LearnController
-from napari_sa2net.app.learn_run import NOTHING_KEPT
+from napari_sa2net.app.learn import NOTHING_KEPT, LearnController
 from napari_sa2net.app.link import EngineLink
-from napari_sa2net.app.session import ImageSource, Session
-from napari_sa2net.app.why import DIFFERENCE, PREVIEW
+from napari_sa2net.app.segment import SegmentController
+from napari_sa2net.app.session import DIFFERENCE, PREVIEW, ImageSource, Session
 from napari_sa2net.config import FineTuneConfig, PredictConfig
 from napari_sa2net.data.commit import Commit
 from napari_sa2net.data.corrections import TrainingSet
 from napari_sa2net.data.plan import plan_image
-from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.models.registry import add_file, find_model, list_models
 from napari_sa2net.training.runs import unfinished_runs
 

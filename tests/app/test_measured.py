@@ -12,7 +12,7 @@ from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.measured import MeasuredCells, Place, TooMuch
 from napari_sa2net.app.measurements import KeptWindow, Measurements
 from napari_sa2net.app.session import ImageSource, Session
-from napari_sa2net.engine import protocol as p
+from napari_sa2net.engine import messages as p
 from napari_sa2net.measure import box_columns, object_table
 
 

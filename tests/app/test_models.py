@@ -8,15 +8,12 @@ import time
 
 import pytest
 
-from napari_sa2net.app.controllers import SegmentController
 from napari_sa2net.app.link import EngineLink
-from napari_sa2net.app.model_words import detail_rows, lineage, main_rows
-from napari_sa2net.app.models import ModelsController
-from napari_sa2net.app.models_state import Family
+from napari_sa2net.app.models import Family, ModelsController, detail_rows, lineage, main_rows
+from napari_sa2net.app.segment import SegmentController
 from napari_sa2net.app.session import Session
 from napari_sa2net.config import InstanceConfig
-from napari_sa2net.models.lineage import file_sha256
-from napari_sa2net.models.registry import find_model
+from napari_sa2net.models.registry import file_sha256, find_model
 
 # The engine of this module runs with one thread and this home.
 pytestmark = pytest.mark.timeout(900)

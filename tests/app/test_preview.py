@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_sa2net.app.preview import RunTime, time_to_run
-from napari_sa2net.app.session import ImageSource, Session
+from napari_sa2net.app.session import ImageSource, RunTime, Session, time_to_run
 from napari_sa2net.config import PredictConfig
-from napari_sa2net.engine.protocol import EngineInfo
+from napari_sa2net.engine.messages import EngineInfo
 
 TRAINED = 30.0
 

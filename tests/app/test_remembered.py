@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_sa2net.app.controllers import SegmentController
 from napari_sa2net.app.link import EngineLink
-from napari_sa2net.app.remembered import recall, remember, settings_file
+from napari_sa2net.app.segment import SegmentController, recall, remember, settings_file
 from napari_sa2net.app.session import ImageSource, Session
 from napari_sa2net.config import InstanceConfig, PredictConfig
 

@@ -7,9 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from napari_sa2net.app.session import plain
-from napari_sa2net.app.why import STAGE, WhatIfSettings
-from napari_sa2net.app.why_words import (
+from napari_sa2net.app.see_why import (
     history_words,
     layer_name,
     map_help,
@@ -17,7 +15,8 @@ from napari_sa2net.app.why_words import (
     signed,
     what_if_words,
 )
-from napari_sa2net.engine.protocol import AttentionMap, StageStep, WhatIfResult
+from napari_sa2net.app.session import STAGE, WhatIfSettings, plain
+from napari_sa2net.engine.messages import AttentionMap, StageStep, WhatIfResult
 
 NAMES = [
     *(f"scale_gate_{i}" for i in (1, 2, 3, 4)),

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 import zarr
 
-from napari_sa2net.cli.card_text import card_lines
+from napari_sa2net.cli.models import card_lines
 from napari_sa2net.data import synthetic_nuclei
 from napari_sa2net.models import ModelCard
 

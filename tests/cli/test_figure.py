@@ -8,12 +8,18 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from napari_sa2net.cli.figure import NAMES, draw, render, round_length
-from napari_sa2net.cli.picture import outline_segments
-from napari_sa2net.cli.shown import MOST, Shown
+from napari_sa2net.cli.figure import (
+    MOST,
+    NAMES,
+    Shown,
+    draw,
+    outline_segments,
+    render,
+    round_length,
+)
 from napari_sa2net.data import synthetic_nuclei
-from napari_sa2net.inference.maps import place
-from napari_sa2net.inference.refinement import refinement_table
+from napari_sa2net.interpret.maps import place
+from napari_sa2net.interpret.refinement import refinement_table
 from napari_sa2net.nn import ATTENTION_NAMES
 
 SVG = "{http://www.w3.org/2000/svg}"

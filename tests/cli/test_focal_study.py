@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_sa2net.cli.progress import StepProgress
+from napari_sa2net.cli.console import StepProgress
 from napari_sa2net.data import synthetic_nuclei
 
 QUICK = ("--base", 1, "--steps", 1, "--crop", 32, "--batch-size", 2, "--device", "cpu")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from napari_sa2net.cli.naming import name_jobs
+from napari_sa2net.cli.results import name_jobs
 from napari_sa2net.errors import SettingsError
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Task
 
 from napari_sa2net.cli import console
-from napari_sa2net.cli.progress import BatchProgress, StepProgress
+from napari_sa2net.cli.console import BatchProgress, StepProgress
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 _spec = importlib.util.spec_from_file_location(
-    "make_layouts", Path(__file__).parent.parent / "data" / "make_layouts.py"
+    "make_layouts", Path(__file__).parent.parent / "experiments" / "make_layouts.py"
 )
 make = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(make)
@@ -17,7 +17,7 @@ _spec.loader.exec_module(make)
 @pytest.fixture(autouse=True)
 def small_images(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("prepare", "fold"):
-        monkeypatch.setattr(f"napari_sa2net.training.reproduce.{module}.SIZE", 32)
+        monkeypatch.setattr(f"napari_sa2net.experiments.reproduce.{module}.SIZE", 32)
 
 
 def test_table_stands_beside_the_published_figures(run, tmp_path) -> None:

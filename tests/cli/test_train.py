@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.errors import Paused
 from napari_sa2net.models import find_model, load_model
-from napari_sa2net.training.events import RoundPoint
+from napari_sa2net.training.compare import RoundPoint
 from napari_sa2net.training.fine_tune import fine_tune
 
 TUNE = ("--steps", "2", "--rounds", "1", "--batch-size", "1", "--crop", "48", "--replay", "0")

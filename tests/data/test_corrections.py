@@ -17,11 +17,9 @@ import pytest
 import tifffile
 
 from napari_sa2net.data import fingerprint, read_image, synthetic_nuclei
-from napari_sa2net.data.commit import Commit
-from napari_sa2net.data.corrections import TrainingSet
-from napari_sa2net.data.exchange import import_into
+from napari_sa2net.data.commit import MANIFEST, Commit, file_stem
+from napari_sa2net.data.corrections import TrainingSet, import_into
 from napari_sa2net.data.fingerprint import image_fingerprint
-from napari_sa2net.data.manifest import MANIFEST, file_stem
 from napari_sa2net.data.training_set import load_training_folder, split_items
 from napari_sa2net.errors import (
     CommitNotFoundError,

@@ -11,8 +11,7 @@ import tifffile
 
 from napari_sa2net.data import synthetic_nuclei
 from napari_sa2net.data.commit import Commit
-from napari_sa2net.data.corrections import TrainingSet
-from napari_sa2net.data.exchange import export_corrections
+from napari_sa2net.data.corrections import TrainingSet, export_corrections
 from napari_sa2net.data.training_set import load_training_folder
 from napari_sa2net.errors import CorrectionsError, OutputError, SA2NetError, TrainingDataError
 

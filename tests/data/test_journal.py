@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_sa2net.data import journal_files
+from napari_sa2net.data import journal as journal_files
 from napari_sa2net.data.journal import (
     Journal,
     JournalImage,

@@ -3,7 +3,7 @@
 import numpy as np
 
 from napari_sa2net.data import synthetic_nuclei
-from napari_sa2net.data.numbered import look_at, mask_problem, notes_on
+from napari_sa2net.data.labels import look_at, mask_problem, notes_on
 
 
 def test_masks_of_one_value_and_of_classes():

@@ -15,8 +15,9 @@ import tifffile
 import zarr
 from PIL import Image
 
-from napari_sa2net.data import list_images, plan_image, read_image, tiff
-from napari_sa2net.data.image_file import micrometres
+from napari_sa2net.data import io as tiff
+from napari_sa2net.data import list_images, plan_image, read_image
+from napari_sa2net.data.io import micrometres
 from napari_sa2net.errors import AxesError, ImageFileError
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_sa2net.data import reference
-from napari_sa2net.data.reference import REFERENCE_SHA256, reference_digest, reference_images
+from napari_sa2net.data import samples as reference
+from napari_sa2net.data.samples import REFERENCE_SHA256, reference_digest, reference_images
 
 
 @pytest.fixture(scope="module")

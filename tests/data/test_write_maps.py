@@ -7,7 +7,7 @@ import pytest
 import tifffile
 
 from napari_sa2net.data import read_image
-from napari_sa2net.data.write_maps import write_map, write_maps_zarr
+from napari_sa2net.data.write import write_map, write_maps_zarr
 from napari_sa2net.errors import OutputError
 
 

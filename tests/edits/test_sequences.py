@@ -176,8 +176,8 @@ def index_is_true(corrections: Corrections) -> None:
 def test_there_and_back_again(wide, block, seed, moves):
     with pytest.MonkeyPatch.context() as patch:
         # as if the cells were large
-        patch.setattr("napari_sa2net.edits.label_index._WIDE", wide)
-        patch.setattr("napari_sa2net.edits.label_index._BLOCK", block)
+        patch.setattr("napari_sa2net.edits.corrections._WIDE", wide)
+        patch.setattr("napari_sa2net.edits.corrections._BLOCK", block)
         there_and_back(seed, moves)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from napari_sa2net.engine import protocol as p
+from napari_sa2net.engine import messages as p
 from napari_sa2net.engine.client import EngineClient
 
 PATIENCE = 150.0

@@ -14,11 +14,11 @@ import zarr
 
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.data import synthetic_nuclei
-from napari_sa2net.engine import images
-from napari_sa2net.engine import protocol as p
-from napari_sa2net.inference.api import segment
-from napari_sa2net.inference.predictor import HALO
-from napari_sa2net.inference.tiles import plan_tiles
+from napari_sa2net.engine import arrays as images
+from napari_sa2net.engine import messages as p
+from napari_sa2net.inference.predict import HALO
+from napari_sa2net.inference.segment import segment
+from napari_sa2net.inference.tiling import plan_tiles
 
 SMALL = PredictConfig(tile=192, precision="float32")
 
@@ -292,9 +292,9 @@ def test_closing_leaves_nothing(new_engine, image, tiny_model, shared_of, alive,
 
 def test_the_client_needs_no_torch():
     code = (
-        "import sys, napari_sa2net.engine.client, napari_sa2net.engine.link\n"
-        "import napari_sa2net.engine.__main__, napari_sa2net.app.controllers\n"
-        "import napari_sa2net.app.session, napari_sa2net.app.requests\n"
+        "import sys, napari_sa2net.engine.client, napari_sa2net.engine.process\n"
+        "import napari_sa2net.engine.__main__, napari_sa2net.app.segment\n"
+        "import napari_sa2net.app.session, napari_sa2net.app.session\n"
         "bad = {'torch', 'napari', 'qtpy', 'lightning', 'PyQt6'} & set(sys.modules)\n"
         "print(sorted(bad))"
     )

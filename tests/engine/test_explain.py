@@ -10,12 +10,11 @@ import pytest
 
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.data import synthetic_nuclei
-from napari_sa2net.engine import images
-from napari_sa2net.engine import protocol as p
-from napari_sa2net.engine.shm import Pool
-from napari_sa2net.engine.wire import pack, unpack
+from napari_sa2net.engine import arrays as images
+from napari_sa2net.engine import messages as p
+from napari_sa2net.engine.arrays import Pool, pack, unpack
 from napari_sa2net.errors import EngineError, SettingsError
-from napari_sa2net.inference.explanation import explain
+from napari_sa2net.interpret.explain import explain
 from napari_sa2net.models import load_model
 from napari_sa2net.nn import ATTENTION_NAMES
 

@@ -15,7 +15,7 @@ import pytest
 
 from napari_sa2net.config import PredictConfig
 from napari_sa2net.engine import client as client_module
-from napari_sa2net.engine import protocol as p
+from napari_sa2net.engine import messages as p
 from napari_sa2net.engine.client import EngineClient
 
 pytestmark = [
@@ -156,7 +156,7 @@ import os, sys, threading
 import numpy as np
 from napari_sa2net.config import PredictConfig
 from napari_sa2net.engine import client as client_module
-from napari_sa2net.engine import protocol as p
+from napari_sa2net.engine import messages as p
 from napari_sa2net.engine.client import EngineClient
 
 def on_event(event):

@@ -13,12 +13,11 @@ import pytest
 
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.data import plan_image
-from napari_sa2net.engine import kept as kept_module
-from napari_sa2net.engine import protocol as p
-from napari_sa2net.engine.handlers import Handlers
-from napari_sa2net.engine.kept import Kept, KeptResults
-from napari_sa2net.engine.remote import OpenImage, WindowPlan
+from napari_sa2net.engine import messages as p
+from napari_sa2net.engine import service as kept_module
+from napari_sa2net.engine.arrays import OpenImage, WindowPlan
 from napari_sa2net.engine.server import Server
+from napari_sa2net.engine.service import Handlers, Kept, KeptResults
 from napari_sa2net.errors import Cancelled, NotKeptError
 
 CLASSES = ("background", "foreground")

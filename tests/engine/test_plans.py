@@ -10,11 +10,9 @@ import pytest
 from napari_sa2net.config import PredictConfig
 from napari_sa2net.data import synthetic_nuclei
 from napari_sa2net.data.plan import ImagePlan
-from napari_sa2net.engine import protocol as p
-from napari_sa2net.engine.handlers import Handlers
-from napari_sa2net.engine.images import Sources
-from napari_sa2net.engine.shm import Pool
-from napari_sa2net.engine.wire import prepare
+from napari_sa2net.engine import messages as p
+from napari_sa2net.engine.arrays import Pool, Sources, prepare
+from napari_sa2net.engine.service import Handlers
 
 
 class Quiet:

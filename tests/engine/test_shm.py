@@ -12,9 +12,9 @@ import dask.array as da
 import numpy as np
 import pytest
 
-from napari_sa2net.engine import shm
-from napari_sa2net.engine.protocol import ArrayRef
-from napari_sa2net.engine.shm import Pool, SharedArray, copy_chunked, take
+from napari_sa2net.engine import arrays as shm
+from napari_sa2net.engine.arrays import Pool, SharedArray, copy_chunked, take
+from napari_sa2net.engine.messages import ArrayRef
 from napari_sa2net.errors import Cancelled, EngineError
 
 linux = pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="looks into /dev/shm")
@@ -89,8 +89,8 @@ def test_a_process_that_attaches_does_not_free_what_is_not_its_own():
     pool = Pool()
     ref = pool.share(np.arange(5))
     code = (
-        "from napari_sa2net.engine.shm import take\n"
-        "from napari_sa2net.engine.protocol import ArrayRef\n"
+        "from napari_sa2net.engine.arrays import take\n"
+        "from napari_sa2net.engine.messages import ArrayRef\n"
         f"print(take({ref!r}).sum())"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -104,7 +104,7 @@ def test_a_process_that_attaches_does_not_free_what_is_not_its_own():
 def test_segments_of_a_killed_process_are_freed(shared_of):
     code = (
         "import os, numpy as np\n"
-        "from napari_sa2net.engine.shm import Pool\n"
+        "from napari_sa2net.engine.arrays import Pool\n"
         "pool = Pool(); ref = pool.share(np.ones(10))\n"
         "print(os.path.exists('/dev/shm/' + ref.name), flush=True)\n"
         "os.kill(os.getpid(), 9)"

@@ -7,8 +7,8 @@ import pytest
 import tifffile
 
 from napari_sa2net.config import FineTuneConfig
-from napari_sa2net.data.synthetic import synthetic_nuclei
-from napari_sa2net.engine import protocol as p
+from napari_sa2net.data.samples import synthetic_nuclei
+from napari_sa2net.engine import messages as p
 from napari_sa2net.models.registry import find_model, list_models
 
 CONFIG = FineTuneConfig(

@@ -14,7 +14,7 @@ from napari.layers import Labels
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog
 
-from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.measure import object_table
 from napari_sa2net.widgets.cell_table import CellModel, shown_columns
 

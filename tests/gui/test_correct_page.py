@@ -17,7 +17,7 @@ from qtpy.QtCore import Qt
 
 from napari_sa2net.data.corrections import TrainingSet
 from napari_sa2net.data.journal import list_journals
-from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.widgets.correct.tools import OTHER_KEYS, TOOLS
 from napari_sa2net.widgets.dock import CorrectDock, SegmentDock, _dock_of
 

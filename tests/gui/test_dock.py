@@ -16,9 +16,9 @@ from qtpy.QtWidgets import QTabWidget
 import napari_sa2net
 from napari_sa2net.data.journal import Journal
 from napari_sa2net.data.plan import ImagePlan
-from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.widgets import workspace
-from napari_sa2net.widgets.page_parts import PageWidget
+from napari_sa2net.widgets.page import PageWidget
 
 if TYPE_CHECKING:
     from pytestqt.qtbot import QtBot

@@ -12,8 +12,8 @@ from qtpy.QtCore import QEvent, QPointF, Qt
 from qtpy.QtGui import QMouseEvent
 from qtpy.QtWidgets import QApplication, QTabWidget
 
-from napari_sa2net.data.synthetic import synthetic_nuclei
-from napari_sa2net.widgets.pages import PAGES
+from napari_sa2net.data.samples import synthetic_nuclei
+from napari_sa2net.widgets.dock import PAGES
 
 if TYPE_CHECKING:
     from pytestqt.qtbot import QtBot

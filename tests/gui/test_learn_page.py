@@ -12,21 +12,20 @@ import numpy as np
 import pytest
 from qtpy.QtWidgets import QTabWidget, QWidget
 
-from napari_sa2net.app.learn_state import Curves
+from napari_sa2net.app.training_set import Curves
 from napari_sa2net.config import FineTuneConfig, UnifiedFocalConfig
 from napari_sa2net.data.commit import Commit
 from napari_sa2net.data.corrections import TrainingSet
-from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.errors import Paused
 from napari_sa2net.models.registry import find_model
-from napari_sa2net.training.compare import Score
-from napari_sa2net.training.events import LossPoint, RoundPoint
+from napari_sa2net.training.compare import LossPoint, RoundPoint, Score
 from napari_sa2net.training.fine_tune import fine_tune
 from napari_sa2net.training.runs import unfinished_runs
 from napari_sa2net.widgets.dock import LearnDock
 from napari_sa2net.widgets.learn.curves_plot import MOST_BINS, REDRAW_MS, CurvesPlot
-from napari_sa2net.widgets.learn.set_section import when_words
 from napari_sa2net.widgets.learn.settings_form import SettingsForm
+from napari_sa2net.widgets.learn.training_set import when_words
 
 pytestmark = pytest.mark.timeout(300)
 WAIT_MS = 120_000

@@ -12,10 +12,9 @@ import tifffile
 from napari.layers import Image, Labels
 from qtpy.QtWidgets import QFileDialog, QTabWidget
 
-from napari_sa2net.data.commit import Commit
+from napari_sa2net.data.commit import Commit, is_training_set
 from napari_sa2net.data.corrections import TrainingSet
-from napari_sa2net.data.manifest import is_training_set
-from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.data.samples import synthetic_nuclei
 
 pytestmark = pytest.mark.timeout(120)
 WAIT_MS = 60_000

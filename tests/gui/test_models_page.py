@@ -14,8 +14,7 @@ from qtpy.QtGui import QDragEnterEvent, QDropEvent, QGuiApplication
 from qtpy.QtWidgets import QAbstractButton, QFileDialog
 
 from napari_sa2net.models.registry import find_model
-from napari_sa2net.widgets.dock import SA2NetDock
-from napari_sa2net.widgets.pages import page_named
+from napari_sa2net.widgets.dock import SA2NetDock, page_named
 
 if TYPE_CHECKING:
     from pytestqt.qtbot import QtBot

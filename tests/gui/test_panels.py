@@ -14,21 +14,26 @@ from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QSlider
 
 from napari_sa2net.app.session import ErrorInfo, JobProgress
 from napari_sa2net.config import InstanceConfig, PredictConfig
-from napari_sa2net.engine.protocol import EngineInfo
+from napari_sa2net.engine.messages import EngineInfo
 from napari_sa2net.models.registry import list_models
-from napari_sa2net.widgets.advanced import AdvancedSection
-from napari_sa2net.widgets.common import Form, duration_words, range_words
-from napari_sa2net.widgets.empty_state import EmptyState
-from napari_sa2net.widgets.error_box import ErrorBox
-from napari_sa2net.widgets.image_row import ChannelButton, ImageDetails, ImageRow
-from napari_sa2net.widgets.model_row import ModelRow
+from napari_sa2net.widgets.controls import (
+    ChannelButton,
+    EmptyState,
+    ErrorBox,
+    Form,
+    ImageDetails,
+    ImageRow,
+    ModelRow,
+    ProgressLine,
+    RegionRow,
+    SizeRow,
+    ValueSlider,
+    duration_words,
+    range_words,
+)
 from napari_sa2net.widgets.number_field import NumberField, WholeNumberField
-from napari_sa2net.widgets.progress_line import ProgressLine
-from napari_sa2net.widgets.qt_dispatch import GuiDispatcher
-from napari_sa2net.widgets.region_row import RegionRow
-from napari_sa2net.widgets.result_section import ResultSection
-from napari_sa2net.widgets.size_row import SizeRow
-from napari_sa2net.widgets.value_slider import ValueSlider
+from napari_sa2net.widgets.segment import AdvancedSection, ResultSection
+from napari_sa2net.widgets.workspace import GuiDispatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

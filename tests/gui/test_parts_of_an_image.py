@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from napari.layers import Labels
 
-from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.measure import object_table
 
 if TYPE_CHECKING:

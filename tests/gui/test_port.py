@@ -10,10 +10,9 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
-from napari_sa2net.app.requests import SegmentRequest
-from napari_sa2net.app.session import ImageSource, SegmentOutcome
+from napari_sa2net.app.session import ImageSource, SegmentOutcome, SegmentRequest
 from napari_sa2net.config import InstanceConfig, PredictConfig
-from napari_sa2net.engine.protocol import SegmentResult, Summary, Window
+from napari_sa2net.engine.messages import SegmentResult, Summary, Window
 from napari_sa2net.widgets.napari_port import METADATA_KEY, NapariPort
 
 SHEARED = np.array([[1, 0.1, 0, 3], [0, 1.2, 0, 4], [0, 0.3, 0.9, 5], [0, 0, 0, 1.0]])

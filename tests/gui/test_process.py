@@ -60,7 +60,7 @@ def test_torch_stays_out_of_the_window(home: Path) -> None:
     assert said["heavy"] == []
     # what takes long to open is what is loaded for it
     ours = [name for name in said["opening"] if name.startswith("napari_sa2net.")]
-    assert "napari_sa2net.widgets.segment_page" in ours
+    assert "napari_sa2net.widgets.segment" in ours
     others = (
         "correct_page",
         "correct_session",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from qtpy.QtWidgets import QTabWidget
 
-from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.widgets.dock import SA2NetDock, SegmentDock
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import torch
 from qtpy.QtWidgets import QTabWidget
 
 from napari_sa2net.config import NetworkConfig
-from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.models.card import ModelCard
 from napari_sa2net.models.file import save_model
 from napari_sa2net.nn import make_network

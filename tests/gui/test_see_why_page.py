@@ -11,10 +11,10 @@ from app_model.types import KeyBinding
 from napari.layers import Labels
 from qtpy.QtWidgets import QTabWidget
 
-from napari_sa2net.app.why import CHANGE, STAGE, WHAT_IF
+from napari_sa2net.app.session import CHANGE, STAGE, WHAT_IF
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.data import read_image
-from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.widgets.napari_port.picking import KEY
 
 if TYPE_CHECKING:

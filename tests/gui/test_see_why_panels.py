@@ -10,15 +10,18 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QSlider
 
-from napari_sa2net.app.why import WhatIfSettings
+from napari_sa2net.app.session import WhatIfSettings
 from napari_sa2net.config import NetworkConfig
-from napari_sa2net.engine.protocol import AttentionMap, CellInspection, StageStep
-from napari_sa2net.widgets.see_why.cell_section import OUTLINE, CellSection, outlined
-from napari_sa2net.widgets.see_why.map_detail import MapDetail
-from napari_sa2net.widgets.see_why.map_tiles import ROWS, MapTiles, shrunk
-from napari_sa2net.widgets.see_why.profile_plot import ProfilePlot
-from napari_sa2net.widgets.see_why.stage_section import StageSection
-from napari_sa2net.widgets.see_why.what_if_section import WhatIfSection
+from napari_sa2net.engine.messages import AttentionMap, CellInspection, StageStep
+from napari_sa2net.widgets.see_why.maps import ROWS, MapDetail, MapTiles, shrunk
+from napari_sa2net.widgets.see_why.sections import (
+    OUTLINE,
+    CellSection,
+    ProfilePlot,
+    StageSection,
+    WhatIfSection,
+    outlined,
+)
 
 if TYPE_CHECKING:
     from pytestqt.qtbot import QtBot

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from napari.layers import Labels
 
-from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.data.samples import synthetic_nuclei
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ from skimage.measure import find_contours
 from napari_sa2net.config import FineTuneConfig, InputConfig
 from napari_sa2net.data.corrections import TrainingSet
 from napari_sa2net.data.plan import plan_image
-from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.data.training_set import load_training_folder
 from napari_sa2net.models.card import read_card
 from napari_sa2net.models.registry import find_model, list_models

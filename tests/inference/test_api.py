@@ -23,10 +23,9 @@ from napari_sa2net.errors import (
     ModelNotFoundError,
     SettingsError,
 )
-from napari_sa2net.inference.api import segment
-from napari_sa2net.inference.attention import attention
-from napari_sa2net.inference.explanation import explain
-from napari_sa2net.inference.settings import split_settings
+from napari_sa2net.inference.segment import segment, split_settings
+from napari_sa2net.interpret.attention import attention
+from napari_sa2net.interpret.explain import explain
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +96,7 @@ def test_lazy_in_equals_numpy(model, tmp_path) -> None:
 def test_large_results_go_to_disk(model, monkeypatch: pytest.MonkeyPatch) -> None:
     image = image_of((2, 60, 50), seed=6)
     expected = segment(image, model=model)
-    monkeypatch.setattr("napari_sa2net.inference.store.MEMORY_LIMIT", 1000)
+    monkeypatch.setattr("napari_sa2net.inference.tiling.MEMORY_LIMIT", 1000)
     result = segment(image, model=model)
     assert isinstance(result.probability, zarr.Array)
     assert isinstance(result.labels, zarr.Array)

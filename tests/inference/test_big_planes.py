@@ -12,9 +12,9 @@ import zarr
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.data import synthetic_nuclei
 from napari_sa2net.errors import Cancelled
-from napari_sa2net.inference import big_planes
-from napari_sa2net.inference.big_planes import label_in_blocks, table_in_bands
+from napari_sa2net.inference import planes as big_planes
 from napari_sa2net.inference.instances import label_objects
+from napari_sa2net.inference.planes import label_in_blocks, table_in_bands
 from napari_sa2net.measure import object_table
 
 CLASSES = ("background", "foreground")
@@ -122,7 +122,7 @@ def test_empty_table() -> None:
 
 
 def test_segment_takes_this_way(make_model, monkeypatch: pytest.MonkeyPatch) -> None:
-    from napari_sa2net.inference.api import segment
+    from napari_sa2net.inference.segment import segment
 
     image, _ = synthetic_nuclei(shape=(200, 230), n=40, seed=3)
     settings = {

@@ -8,11 +8,10 @@ from scipy import ndimage
 
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.data import ImagePlan, plan_image
-from napari_sa2net.data.sampling import spread_indices
+from napari_sa2net.data.plan import spread_indices
 from napari_sa2net.errors import Cancelled
 from napari_sa2net.inference.diameter import CROP, _measure, crops, estimate_diameter
-from napari_sa2net.inference.resample import ScaledPlane
-from napari_sa2net.inference.size_search import N_PLANES
+from napari_sa2net.inference.tiling import N_PLANES, ScaledPlane
 
 TRAINED = 24.0
 

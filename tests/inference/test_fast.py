@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from napari_sa2net.inference.fast import FastSA2Net, optimised
+from napari_sa2net.inference.cpu import FastSA2Net, optimised
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN"
@@ -39,7 +39,7 @@ def test_strips_of_the_mlp_do_not_show(make_network, monkeypatch: pytest.MonkeyP
     x = torch.rand(1, 3, 112, 80)
     with torch.inference_mode():
         whole = FastSA2Net(net, torch.float32)(x)
-        monkeypatch.setattr("napari_sa2net.inference.fast.STRIP_ELEMENTS", 20000)
+        monkeypatch.setattr("napari_sa2net.inference.cpu.STRIP_ELEMENTS", 20000)
         strips = FastSA2Net(net, torch.float32)(x)
     torch.testing.assert_close(strips, whole, atol=1e-4, rtol=1e-4)
 
@@ -60,7 +60,7 @@ def test_unusable_fused_calls_fall_back(make_network, monkeypatch: pytest.Monkey
     def broken(self, x, activation="none", add=None):
         raise RuntimeError("no such operator")
 
-    monkeypatch.setattr("napari_sa2net.inference.fast.FusedConv.__call__", broken)
+    monkeypatch.setattr("napari_sa2net.inference.cpu.FusedConv.__call__", broken)
     run = optimised(net, torch.device("cpu"), torch.float32)
     assert not isinstance(run, FastSA2Net)
     with torch.inference_mode():
@@ -68,7 +68,7 @@ def test_unusable_fused_calls_fall_back(make_network, monkeypatch: pytest.Monkey
 
 
 def test_wrong_fused_calls_fall_back(make_network, monkeypatch: pytest.MonkeyPatch) -> None:
-    from napari_sa2net.inference.fast import FusedConv
+    from napari_sa2net.inference.cpu import FusedConv
 
     right = FusedConv.__call__
     monkeypatch.setattr(

@@ -10,16 +10,17 @@ from skimage.segmentation import relabel_sequential
 
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.errors import SettingsError
-from napari_sa2net.inference.basins import Basins, inner_distance
 from napari_sa2net.inference.instances import (
+    Basins,
     PlaneLinker,
     fill_holes,
+    inner_distance,
     label_objects,
     link_planes,
     relabel_raster,
 )
 from napari_sa2net.metrics import evaluate
-from napari_sa2net.training.targets import depths, distance_target
+from napari_sa2net.training.dataset import depths, distance_target
 
 THREE = ("background", "interior", "boundary")
 TWO = ("background", "foreground")

@@ -8,13 +8,12 @@ import torch
 
 from napari_sa2net.config import InputConfig, NetworkConfig, PredictConfig
 from napari_sa2net.data import plan_image, synthetic_nuclei
-from napari_sa2net.inference import pooling
-from napari_sa2net.inference.attention import attention_maps
-from napari_sa2net.inference.explain import explain_plane
-from napari_sa2net.inference.pooling import coarse_plane, whole_plane
-from napari_sa2net.inference.predictor import Predictor, activate
-from napari_sa2net.inference.resample import ScaledPlane
-from napari_sa2net.inference.whatif import WhatIfRun
+from napari_sa2net.inference import predict as pooling
+from napari_sa2net.inference.predict import Predictor, activate, coarse_plane, whole_plane
+from napari_sa2net.inference.tiling import ScaledPlane
+from napari_sa2net.interpret.attention import attention_maps
+from napari_sa2net.interpret.explain import explain_plane
+from napari_sa2net.interpret.whatif import WhatIfRun
 from napari_sa2net.models import Model, ModelCard
 from napari_sa2net.nn import capture_attention, make_network, pad_to_stride
 
@@ -52,7 +51,7 @@ def uneven() -> np.ndarray:
 @pytest.fixture(autouse=True)
 def whole_halo(monkeypatch: pytest.MonkeyPatch) -> None:
     """A halo beyond which the network does not look: what differs then is the pooling."""
-    monkeypatch.setattr("napari_sa2net.inference.predictor.HALO", 192)
+    monkeypatch.setattr("napari_sa2net.inference.predict.HALO", 192)
 
 
 def predicted(model: Model, image: np.ndarray, **settings) -> np.ndarray:
@@ -90,7 +89,7 @@ def test_tiles_alone_would_disagree(uneven: np.ndarray, monkeypatch) -> None:
 @KINDS
 def test_large_planes_are_pooled_coarsely(kind: str, uneven: np.ndarray, monkeypatch) -> None:
     # As if the image were far larger than what is pooled as it is.
-    monkeypatch.setattr("napari_sa2net.inference.predictor.COARSE_SIDE", 128)
+    monkeypatch.setattr("napari_sa2net.inference.predict.COARSE_SIDE", 128)
     model = model_of(kind)
     whole, tiled = predicted(model, uneven), predicted(model, uneven, tile=448)
     assert np.abs(tiled - whole).max() < 1e-5

@@ -10,8 +10,8 @@ import zarr
 from napari_sa2net.config import InputConfig, PredictConfig
 from napari_sa2net.data import plan_image
 from napari_sa2net.errors import Cancelled, DeviceError, OutOfMemoryError
-from napari_sa2net.inference.predictor import HALO, Predictor, activate
-from napari_sa2net.inference.scale import network_scale
+from napari_sa2net.inference.predict import HALO, Predictor, activate
+from napari_sa2net.inference.tiling import network_scale
 
 EXACT = PredictConfig(device="cpu", precision="float32")
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_sa2net.data import plan_image
-from napari_sa2net.inference import resample as module
-from napari_sa2net.inference.resample import Axis, ScaledPlane
+from napari_sa2net.inference import tiling as module
+from napari_sa2net.inference.tiling import Axis, ScaledPlane
 
 
 def plane_of(image: np.ndarray, scale: float = 1.0, **fixed_size):

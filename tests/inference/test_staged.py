@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from napari_sa2net.inference.fast import FastSA2Net, optimised
-from napari_sa2net.inference.plain import plain_stages
-from napari_sa2net.inference.staged import Change, Memo
-from napari_sa2net.inference.staged import cut as cut_to
+from napari_sa2net.inference.cpu import FastSA2Net, optimised
+from napari_sa2net.inference.stages import Change, Memo, plain_stages
+from napari_sa2net.inference.stages import cut as cut_to
 from napari_sa2net.nn import (
     ATTENTION_NAMES,
     FocalExponent,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from napari_sa2net.errors import OutputError
-from napari_sa2net.inference.store import allocate
+from napari_sa2net.inference.tiling import allocate
 
 
 def test_small_results_stay_in_memory() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_sa2net.errors import SettingsError
-from napari_sa2net.inference.tiles import plan_tiles, split_axis
+from napari_sa2net.inference.tiling import plan_tiles, split_axis
 
 
 @given(length=st.integers(1, 5000), halo=st.integers(0, 8), core=st.integers(1, 40))

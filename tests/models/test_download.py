@@ -14,7 +14,7 @@ import torch
 from napari_sa2net import errors
 from napari_sa2net.config import NetworkConfig
 from napari_sa2net.models import ModelCard, download_model, list_models, save_model
-from napari_sa2net.models.download import download, downloads_dir
+from napari_sa2net.models.imports import download, downloads_dir
 from napari_sa2net.nn import SA2Net
 
 CONTENT = bytes(range(256)) * 4000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from napari_sa2net.config import NetworkConfig
-from napari_sa2net.models.exponents import gamma_rows
+from napari_sa2net.models.card import gamma_rows
 
 
 def test_an_ordinary_network_has_one_number() -> None:

@@ -7,14 +7,14 @@ import hashlib
 import pytest
 
 from napari_sa2net.models import list_models, open_model, rename_model, save_model
-from napari_sa2net.models.lineage import (
+from napari_sa2net.models.registry import (
+    add_file,
     ancestors,
     children_of,
     file_sha256,
     parent_named,
     parent_of,
 )
-from napari_sa2net.models.registry import add_file
 
 
 @pytest.fixture(autouse=True)

@@ -147,7 +147,7 @@ def test_bad_names(home: Path, source: Path) -> None:
     ],
 )
 def test_names_from_files_are_allowed(file: str, name: str) -> None:
-    from napari_sa2net.models.importers import name_of_file
+    from napari_sa2net.models.checkpoint import name_of_file
 
     assert name_of_file(Path(file)) == name
     assert registry.is_model_name(name)
@@ -245,7 +245,7 @@ WRITER = """
 import sys
 from napari_sa2net.errors import ModelExistsError, ModelNotFoundError
 from napari_sa2net.models.registry import add_file
-from napari_sa2net.models.removal import remove_model
+from napari_sa2net.models.registry import remove_model
 won = 0
 for _ in range(25):
     try:

@@ -18,8 +18,9 @@ from napari_sa2net.models.registry import (
     bundled_models_dir,
     free_model_name,
     read_models,
+    removed_models,
+    removed_models_dir,
 )
-from napari_sa2net.models.removal import removed_models, removed_models_dir
 
 
 @pytest.fixture(autouse=True)

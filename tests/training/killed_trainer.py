@@ -17,9 +17,9 @@ import torch
 
 from napari_sa2net.config import FineTuneConfig
 from napari_sa2net.models import load_model, read_card
-from napari_sa2net.training.events import RoundPoint
+from napari_sa2net.training.compare import RoundPoint
 from napari_sa2net.training.fine_tune import fine_tune, resume_fine_tuning
-from napari_sa2net.training.reference import reference_examples
+from napari_sa2net.training.material import reference_examples
 from napari_sa2net.training.run_state import read_state
 
 CONFIG = FineTuneConfig(

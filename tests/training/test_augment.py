@@ -6,19 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from napari_sa2net.training.augment import (
+from napari_sa2net.training.dataset import (
     STAINS,
     Crop,
     Warp,
     as_fluorescence,
     as_stained,
+    depths,
+    distance_target,
+    median_diameter,
     pack,
     random_warp,
     restain,
     vary_intensity,
     warp_pair,
 )
-from napari_sa2net.training.targets import depths, distance_target, median_diameter
 
 
 def scene():

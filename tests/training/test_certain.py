@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from napari_sa2net.edits import Corrections, History, accept, mark_region, reviewed_mask
-from napari_sa2net.training.certain import certain_pixels
-from napari_sa2net.training.tuning_module import _believed
+from napari_sa2net.training.held_out import certain_pixels
+from napari_sa2net.training.tuning import _believed
 
 
 def disk(shape, centre, radius):

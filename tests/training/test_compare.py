@@ -3,13 +3,21 @@
 import numpy as np
 import pytest
 
-from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.errors import EvaluationError
 from napari_sa2net.metrics import evaluate
-from napari_sa2net.training.compare import Change, Score, Tally, change, judge, score_of, tally
-from napari_sa2net.training.comparison import verdict_on
+from napari_sa2net.training.compare import (
+    Change,
+    Score,
+    Tally,
+    change,
+    judge,
+    score_of,
+    tally,
+    verdict_on,
+)
 from napari_sa2net.training.material import HELD_OUT
-from napari_sa2net.training.rounds import merit
+from napari_sa2net.training.tuning import merit
 
 
 def squares(*corners, shape=(60, 60), side=10):

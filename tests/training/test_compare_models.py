@@ -7,12 +7,11 @@ import pytest
 import tifffile
 import torch
 
-from napari_sa2net.data.reference import ReferenceImage
-from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.data.samples import ReferenceImage, synthetic_nuclei
 from napari_sa2net.errors import Cancelled, SettingsError, TrainingDataError
 from napari_sa2net.models.file import open_model, save_model
-from napari_sa2net.models.lineage import file_sha256
-from napari_sa2net.training import reference
+from napari_sa2net.models.registry import file_sha256
+from napari_sa2net.training import material as reference
 from napari_sa2net.training.compare_models import compare_models
 
 torch.set_num_threads(1)

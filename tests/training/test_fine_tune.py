@@ -10,15 +10,17 @@ import torch
 
 import napari_sa2net as sa2net
 from napari_sa2net.config import FineTuneConfig
-from napari_sa2net.data.reference import reference_images
-from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.data.samples import reference_images, synthetic_nuclei
 from napari_sa2net.errors import Cancelled, ModelExistsError, SettingsError, TrainingError
 from napari_sa2net.models import find_model, list_models, load_model, promote_model
 from napari_sa2net.training import compare_models as compare_models_module
 from napari_sa2net.training import fine_tune as fine_tune_module
-from napari_sa2net.training import reference, rounds, tuning_module, tuning_run
+from napari_sa2net.training import material as reference
+from napari_sa2net.training import run as tuning_run
+from napari_sa2net.training import tuning as rounds
+from napari_sa2net.training import tuning as tuning_module
+from napari_sa2net.training.compare import LossPoint, Notice, Planned, RoundPoint
 from napari_sa2net.training.compare_models import compare_models
-from napari_sa2net.training.events import LossPoint, Notice, Planned, RoundPoint
 from napari_sa2net.training.fine_tune import fine_tune, resume_fine_tuning
 from napari_sa2net.training.material import HELD_OUT
 from napari_sa2net.training.run_state import read_state

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from napari_sa2net.config import TrainConfig, UnifiedFocalConfig
 from napari_sa2net.errors import SettingsError
-from napari_sa2net.training.focal_loss import EPSILON, distance_weights
 from napari_sa2net.training.losses import (
+    EPSILON,
     DiceCrossEntropy,
     UnifiedFocalLoss,
     deep_supervision_loss,
+    distance_weights,
     make_loss,
 )
 

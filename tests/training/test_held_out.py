@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.data.training_set import TrainingItem
 from napari_sa2net.errors import TrainingDataError
 from napari_sa2net.training.dataset import Example

@@ -8,17 +8,14 @@ from napari_sa2net.config import FineTuneConfig
 from napari_sa2net.data.commit import Commit
 from napari_sa2net.data.corrections import TrainingSet
 from napari_sa2net.data.fingerprint import image_fingerprint
-from napari_sa2net.data.reference import ReferenceImage
-from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.data.samples import ReferenceImage, synthetic_nuclei
 from napari_sa2net.data.training_set import load_training_folder
 from napari_sa2net.errors import Cancelled, Paused, SettingsError, TrainingDataError
 from napari_sa2net.models import load_model
+from napari_sa2net.training.compare import Notice, RoundPoint, use_of
 from napari_sa2net.training.compare_models import compare_models
-from napari_sa2net.training.comparison import use_of
-from napari_sa2net.training.events import Notice, RoundPoint
-from napari_sa2net.training.fine_tune import fine_tune, resume_fine_tuning
+from napari_sa2net.training.fine_tune import fine_tune, repeat_from_card, resume_fine_tuning
 from napari_sa2net.training.material import ONE_GROUP, prepare
-from napari_sa2net.training.repeat import repeat_from_card
 
 SMALL = FineTuneConfig(
     steps=4,

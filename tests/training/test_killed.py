@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.data.samples import synthetic_nuclei
 
 KILLS = int(os.environ.get("SA2NET_KILLS", 5))
 

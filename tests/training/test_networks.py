@@ -8,7 +8,7 @@ import tifffile
 import torch
 
 from napari_sa2net.config import TrainConfig, UnifiedFocalConfig
-from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.models import load_model
 from napari_sa2net.nn import FocalUNet, SA2Net
 from napari_sa2net.training.train import train_folder

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from napari_sa2net.training.schedule import (
+from napari_sa2net.training.train import (
     GAMMA_STEP,
     GAMMA_TRAVEL,
     LAST_RATE,

@@ -11,10 +11,8 @@ import tifffile
 
 from napari_sa2net.config import FineTuneConfig, InputConfig, TrainConfig
 from napari_sa2net.data import plan_image, synthetic_nuclei
-from napari_sa2net.data.commit import Commit
-from napari_sa2net.data.corrections import TrainingSet
-from napari_sa2net.data.exchange import import_into
-from napari_sa2net.data.manifest import MANIFEST
+from napari_sa2net.data.commit import MANIFEST, Commit
+from napari_sa2net.data.corrections import TrainingSet, import_into
 from napari_sa2net.data.training_set import load_training_folder
 from napari_sa2net.errors import (
     ChannelError,
@@ -22,13 +20,11 @@ from napari_sa2net.errors import (
     SettingsError,
     TrainingDataError,
 )
-from napari_sa2net.inference.api import segment
-from napari_sa2net.inference.prediction import predict_image
+from napari_sa2net.inference.segment import predict_image, segment
 from napari_sa2net.models.file import open_model, save_model
-from napari_sa2net.training.augment import vary_intensity
+from napari_sa2net.training.compare import Notice
 from napari_sa2net.training.compare_models import compare_models
-from napari_sa2net.training.dataset import load_example
-from napari_sa2net.training.events import Notice
+from napari_sa2net.training.dataset import load_example, vary_intensity
 from napari_sa2net.training.fine_tune import fine_tune
 from napari_sa2net.training.held_out import focus
 from napari_sa2net.training.train import train_folder

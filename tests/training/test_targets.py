@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from napari_sa2net.training.targets import (
+from napari_sa2net.training.dataset import (
     class_targets,
     depths,
     distance_target,

@@ -12,7 +12,7 @@ import torch
 
 from napari_sa2net import segment
 from napari_sa2net.config import CLASSES, OUTPUTS, TrainConfig
-from napari_sa2net.data.synthetic import synthetic_nuclei
+from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.errors import (
     Cancelled,
     ModelExistsError,
@@ -210,7 +210,7 @@ def test_a_loss_that_is_no_number_stops_the_run(folder):
             return
         raise AssertionError("the run should have stopped before a step was reported")
 
-    import napari_sa2net.training.module as module
+    import napari_sa2net.training.train as module
 
     original = module.deep_supervision_loss
     module.deep_supervision_loss = lambda *a, **k: original(*a, **k) * torch.nan

@@ -9,8 +9,12 @@ import tifffile
 
 from napari_sa2net.config import InputConfig
 from napari_sa2net.data import plan_image
-from napari_sa2net.data.seen import take_levels
-from napari_sa2net.data.training_set import TrainingItem, load_training_folder, split_items
+from napari_sa2net.data.training_set import (
+    TrainingItem,
+    load_training_folder,
+    split_items,
+    take_levels,
+)
 from napari_sa2net.errors import TrainingDataError
 from napari_sa2net.evaluation import evaluate_folders
 

@@ -2,19 +2,130 @@
 
 from __future__ import annotations
 
+import atexit
+import itertools
 import threading
+import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
 
 from psygnal import Signal
 
-from napari_sa2net.app.jobs import Job, JobBook, JobKind
-from napari_sa2net.app.preview import RunTime
-from napari_sa2net.app.session import ErrorInfo, JobProgress, Session, device_line
-from napari_sa2net.app.time_left import TimeLeft
-from napari_sa2net.engine import protocol as p
+from napari_sa2net.app.session import ErrorInfo, JobProgress, RunTime, Session, device_line
+from napari_sa2net.engine import messages as p
 from napari_sa2net.engine.client import EngineClient
 from napari_sa2net.errors import SettingsError
+
+# --------------------------------------------------------------------------------------------
+# Jobs in flight: numbers, and what each one is for.
+
+JobKind = Literal[
+    "warm_up",
+    "segment",
+    "derive",
+    "measure",
+    "measure_image",
+    "confidence",
+    "explain",
+    "map_channel",
+    "inspect",
+    "what_if",
+    "box",
+    "level",
+    "learn_preview",
+    "learn_compare",
+    "import",
+    "compare",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A job that was submitted.
+
+    Attributes
+    ----------
+    key
+        Of the result that it belongs to.
+    request
+        What was asked for, as the controller wants it back: of a run a `SegmentRequest`.
+    """
+
+    number: int
+    kind: JobKind
+    key: str = ""
+    request: Any = None
+
+
+class JobBook:
+    """Numbers jobs and finds them again; a job that is not in it is stale."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+        self._jobs: dict[int, Job] = {}
+
+    def open(
+        self,
+        kind: JobKind,
+        key: str = "",
+        request: Any = None,
+    ) -> Job:
+        job = Job(next(self._numbers), kind, key, request)
+        self._jobs[job.number] = job
+        return job
+
+    def get(self, number: int) -> Job | None:
+        return self._jobs.get(number)
+
+    def close(self, number: int) -> Job | None:
+        """Remove and return the job; None when it was dropped before."""
+        return self._jobs.pop(number, None)
+
+    def find(self, kind: JobKind, key: str | None = None) -> Job | None:
+        """The newest open job of a kind (and of a key)."""
+        for job in reversed(self._jobs.values()):
+            if job.kind == kind and (key is None or job.key == key):
+                return job
+        return None
+
+    def all(self, kind: JobKind | None = None) -> list[Job]:
+        return [j for j in self._jobs.values() if kind is None or j.kind == kind]
+
+
+# --------------------------------------------------------------------------------------------
+# When what goes on will be over, by how long its parts have taken so far.
+
+
+class TimeLeft:
+    """Follows the progress of one run.
+
+    Parameters
+    ----------
+    expected : RunTime, optional
+        How long all of it would take; told where nothing better is known yet.
+    """
+
+    def __init__(self, expected: RunTime | None = None) -> None:
+        self._ends = None
+        # a wide range says nothing that could be counted down
+        if expected is not None and expected.high <= 2 * expected.low:
+            self._ends = time.monotonic() + expected.high
+        self._first = self._last = JobProgress(0, 0, "")
+        self._began = 0.0
+
+    def of(self, progress: JobProgress) -> JobProgress:
+        """The progress with the time at which it will be over."""
+        now = time.monotonic()
+        if progress.total != self._last.total or progress.done < self._last.done:
+            self._first, self._began = progress, now
+        self._last = progress
+        parts = progress.done - self._first.done
+        if not (progress.total and parts):
+            return replace(progress, ends=self._ends)
+        per_part = (now - self._began) / parts
+        return replace(progress, ends=now + per_part * (progress.total - progress.done))
+
 
 Call = Callable[[], None]
 
@@ -206,3 +317,141 @@ class EngineLink:
     def _engine_state(self) -> None:
         if self.session.engine in ("ready", "busy"):
             self.session.engine = "busy" if self.session.running else "ready"
+
+
+# --------------------------------------------------------------------------------------------
+# Questions that come faster than their answers: the newest of each kind counts.
+
+
+class Newest:
+    """Asks the engine: one question of a kind in flight for a key, the newest waits.
+
+    Of several that wait, only those with different ``about`` are all asked.
+    """
+
+    def __init__(self, link: EngineLink) -> None:
+        self._link = link
+        self._waiting: dict[tuple[JobKind, str], dict[Any, Callable[[int], p.Request]]] = {}
+
+    def ask(
+        self, kind: JobKind, key: str, about: Any, make: Callable[[int], p.Request]
+    ) -> None:
+        """Submit ``make(job number)`` now or when the one in flight has ended.
+
+        ``about`` comes back as ``job.request``.
+        """
+        if self._link.jobs.find(kind, key) is not None:
+            self._waiting.setdefault((kind, key), {})[about] = make
+            return
+        job = self._link.jobs.open(kind, key, about)
+        self._link.submit(make(job.number))
+
+    def ended(self, job: Job) -> None:
+        """A job has ended: ask what waits for it."""
+        waiting = self._waiting.get((job.kind, job.key))
+        if waiting:
+            about = next(iter(waiting))
+            self.ask(job.kind, job.key, about, waiting.pop(about))
+
+    def forget(self, key: str, kind: JobKind | None = None) -> None:
+        """Ask nothing more of a key."""
+        for one in [w for w in self._waiting if w[1] == key and kind in (None, w[0])]:
+            del self._waiting[one]
+
+
+# --------------------------------------------------------------------------------------------
+# An engine process for one run of fine-tuning, beside the one that segments.
+
+JOB = 1
+"""Number of the only job of such an engine."""
+LEAVE_S = 10.0
+"""A run that nobody watches any more is given so long to write down where it stands."""
+
+MakeClient = Callable[[Callable[[p.Event], None]], Client]
+_TERMINAL = (p.Done, p.Failed, p.WasCancelled)
+
+
+class Trainer:
+    """Starts the process with `begin`, ends it with the run.
+
+    Parameters
+    ----------
+    heard
+        Called with every event, on a thread of the client's, until `end` or `leave`.
+    make_client
+        Makes the engine's client from a callback for its events.
+    """
+
+    def __init__(
+        self, heard: Callable[[p.Event], None], make_client: MakeClient = EngineClient
+    ) -> None:
+        self._heard: Callable[[p.Event], None] | None = heard
+        self.ready = False
+        self._answered = threading.Event()
+        self.client = make_client(self._on_event)
+
+    def begin(self, request: p.FineTune) -> None:
+        """Start the engine in the background and let it learn; returns at once."""
+        self.client.start()
+        self.client.submit(request)
+
+    def pause(self) -> None:
+        """Write the run to disk and end it; answered with a `FineTuneResult`, or cancelled."""
+        if self.ready:
+            self.client.submit(p.Pause(JOB))
+        else:
+            # torch is still being imported: there is nothing to write down
+            self.client.cancel(JOB, force=False)
+
+    def stop(self, resumed: bool = False) -> None:
+        """End it with the best so far; answered so, or cancelled where there is nothing.
+
+        ``resumed``: the best lies on disk already, so the engine has to start for it.
+        """
+        if self.ready or resumed:
+            self.client.submit(p.StopAndKeep(JOB))
+        else:
+            self.client.cancel(JOB, force=False)
+
+    def end(self) -> None:
+        """End the process; nothing is heard any more."""
+        self._heard = None
+        self.client.close()
+
+    def leave(self) -> None:
+        """Pause without a listener, and end the process when that is done; returns at once.
+
+        The interpreter waits for it before it ends.
+        """
+        self._heard = None
+        if not self.ready or self._answered.is_set():
+            self.client.close()
+            return
+        self.pause()
+        _leaving.add(self)
+        threading.Thread(target=self._wait, name="sa2net-leave", daemon=True).start()
+
+    def _wait(self) -> None:
+        self._answered.wait(LEAVE_S)
+        self.client.close()
+        _leaving.discard(self)
+
+    def _on_event(self, event: p.Event) -> None:
+        if isinstance(event, p.Ready):
+            self.ready = True
+        elif isinstance(event, _TERMINAL):
+            self._answered.set()
+        heard = self._heard
+        if heard is not None:
+            heard(event)
+
+
+_leaving: set[Trainer] = set()
+
+
+@atexit.register
+def _wait_for_all() -> None:
+    """Called before the clients end their engines by force, which registered earlier."""
+    deadline = time.monotonic() + LEAVE_S
+    for trainer in list(_leaving):
+        trainer._answered.wait(max(0.0, deadline - time.monotonic()))

@@ -12,10 +12,9 @@ import numpy as np
 import scipy  # its parts are loaded when they are used
 from numpy.typing import NDArray
 
-from napari_sa2net.app.preview import source_plan
-from napari_sa2net.app.session import ImageSource
+from napari_sa2net.app.session import ImageSource, source_plan
 from napari_sa2net.data.plan import ImagePlan
-from napari_sa2net.engine.protocol import ObjectTable, Summary
+from napari_sa2net.engine.messages import ObjectTable, Summary
 from napari_sa2net.errors import SA2NetError
 from napari_sa2net.measure import RIM, box_columns, pixel_table
 
@@ -305,7 +304,7 @@ class MeasuredCells:
         values = labels[tuple(where)]
         if plan is None:
             return where + low[:, None], values, None
-        from napari_sa2net.inference.labelling import intensities  # takes a while to load
+        from napari_sa2net.inference.planes import intensities  # takes a while to load
 
         assert self.place.corner is not None
         at = tuple((low + np.asarray(self.place.corner)).tolist())

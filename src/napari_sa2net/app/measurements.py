@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from psygnal import Signal
 
-from napari_sa2net.app.jobs import Job
-from napari_sa2net.app.link import EngineLink
+from napari_sa2net.app.link import EngineLink, Job
 from napari_sa2net.app.measured import Box, MeasuredCells, Part, Place, TooMuch, slices
 from napari_sa2net.app.session import ErrorInfo, summary_line
-from napari_sa2net.engine import protocol as p
+from napari_sa2net.engine import messages as p
 from napari_sa2net.measure import empty_table
 
 

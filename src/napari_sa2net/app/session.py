@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from psygnal import SignalGroupDescriptor
 
-from napari_sa2net.config import InstanceConfig, PredictConfig
+from napari_sa2net.config import InstanceConfig, NetworkKind, PredictConfig
 from napari_sa2net.data.fingerprint import quick_fingerprint
 from napari_sa2net.data.plan import ImagePlan, plan_image
-from napari_sa2net.engine.protocol import EngineInfo, ObjectTable, SegmentResult, Summary
+from napari_sa2net.engine.messages import (
+    AttentionMap,
+    CellInspection,
+    EngineInfo,
+    Explain,
+    ExplainResult,
+    Exponents,
+    ObjectTable,
+    Segment,
+    SegmentResult,
+    Summary,
+    WhatIfResult,
+    Window,
+)
+from napari_sa2net.errors import ImageError, SA2NetError
+from napari_sa2net.inference.tiling import LARGE_SCALE, pixels_of_search
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from napari_sa2net.app.preview import RunTime
-    from napari_sa2net.app.requests import SegmentRequest
-    from napari_sa2net.app.why import WhyState
+    from napari_sa2net.data.plan import ImagePlan
+
 
 EngineState = Literal["stopped", "starting", "ready", "busy", "down"]
 Where = Literal["whole", "view"]
@@ -333,3 +347,403 @@ def device_line(info: EngineInfo) -> str:
         note = "" if len(info.devices) > 1 else "; no GPU found, it works all the same"
         return f"CPU, {info.threads} thread{plural}{note}"
     return f"{info.device_name} ({info.device})"
+
+
+# --------------------------------------------------------------------------------------------
+# Intents: what a button asks for, frozen at the moment it was pressed.
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentRequest:
+    """Everything a segmentation depends on.
+
+    Attributes
+    ----------
+    source
+        The image as it was.
+    generation
+        Number of the image's content; a result of an older generation is dropped.
+    key
+        Name of the result, see `SegmentOutcome`.
+    """
+
+    source: ImageSource
+    generation: int
+    key: str
+    model: str
+    predict: PredictConfig
+    instances: InstanceConfig
+    normalize: bool
+    window: Window
+
+    def to_engine(self, job: int) -> Segment:
+        """The engine's request; its image is still the array itself."""
+        return Segment(**self._fields(job))
+
+    def may_replace(self, former: SegmentRequest) -> bool:
+        """Whether the labels may take the place of a former result of the image."""
+        return self.window in (Window(), former.window)
+
+    def adds_to(self, former: SegmentRequest) -> bool:
+        """Whether the cells of a former result stay, but for those of this part of the image.
+
+        A view or a plane says nothing of the cells elsewhere.
+        """
+        return self.window not in (Window(), former.window) and not isinstance(
+            former, ExplainRequest
+        )
+
+    def _fields(self, job: int) -> dict[str, Any]:
+        source, predict = self.source, self.predict
+        if source.contrast is not None and self.normalize:
+            predict = predict.model_copy(update={"contrast": source.contrast})
+        return {
+            "job": job,
+            "image": source.data,
+            "model": self.model,
+            "axes": source.axes,
+            "channels": source.channels,
+            "normalize": self.normalize,
+            "predict": predict,
+            "instances": self.instances,
+            "pixel_size_um": source.pixel_size_um,
+            "z_step_um": source.z_step_um,
+            "keep_as": self.key,
+            "window": self.window,
+        }
+
+
+class ExplainRequest(SegmentRequest):
+    """A segmentation of one plane that also shows why."""
+
+    def to_engine(self, job: int) -> Explain:
+        """The engine's request; its image is still the array itself."""
+        return Explain(**self._fields(job))
+
+    def adds_to(self, former: SegmentRequest) -> bool:
+        """Never: its layer is looked into, and has the labels that the engine knows."""
+        return False
+
+    def may_replace(self, former: SegmentRequest) -> bool:
+        """Not a result of more or other than this: a stack for one of its planes."""
+        return isinstance(former, ExplainRequest) or former.window == self.window
+
+
+def as_seen(source: ImageSource, session: Session) -> ImageSource:
+    """The source with the channel that is shown, where nobody has chosen any.
+
+    A model that takes just as many channels as there are gets all of them.
+    """
+    if source.channels is not None or source.seen_channel is None:
+        return source
+    card = next((one.card for one in session.models if one.name == session.model), None)
+    taken = card.network.in_channels if card is not None else 3
+    axes = source.axes or ""
+    n = source.shape[axes.index("C")] if "C" in axes else 1
+    if n == taken and (taken > 3 or not session.normalize):
+        return source
+    return replace(source, channels=(source.seen_channel,))
+
+
+def segment_request(session: Session, generation: int, key: str) -> SegmentRequest:
+    """Freeze the session's settings into a request.
+
+    Raises
+    ------
+    ImageError
+        There is no image, or "view" was chosen and the view shows nothing of it.
+    """
+    source = _source(session, "segment")
+    index = source.plane if session.planes == "current" else None
+    return SegmentRequest(*_frozen(session, source, generation, key, index))
+
+
+def explain_request(session: Session, generation: int, key: str) -> ExplainRequest:
+    """The same for an explanation; of a stack the plane that is shown.
+
+    Raises
+    ------
+    ImageError
+        As of `segment_request`.
+    """
+    source = _source(session, "look into")
+    return ExplainRequest(*_frozen(session, source, generation, key, source.plane))
+
+
+def _source(session: Session, verb: str) -> ImageSource:
+    if session.image is None:
+        raise ImageError(f"There is no image to {verb}. Open one, or try a sample image.")
+    return session.image
+
+
+def _frozen(
+    session: Session,
+    source: ImageSource,
+    generation: int,
+    key: str,
+    index: tuple[int, ...] | None,
+) -> tuple[Any, ...]:
+    box = None
+    if session.where == "view":
+        box = source.view
+        if box is None or box[1] <= box[0] or box[3] <= box[2]:
+            raise ImageError(
+                "The view shows no part of this image. Move the camera over it, "
+                "or choose the whole image."
+            )
+    return (
+        source,
+        generation,
+        key,
+        session.model,
+        session.predict,
+        session.instances,
+        session.normalize,
+        Window(index=index, box=box),
+    )
+
+
+# --------------------------------------------------------------------------------------------
+# What can be said of an image before anything is read of it.
+
+
+def source_plan(source: ImageSource) -> ImagePlan:
+    """Axes, shape and channels of a source; no pixel is read.
+
+    Raises
+    ------
+    ImageError
+        It is no image of numbers, or its axes or channels do not fit.
+    """
+    return source.plan
+
+
+def image_line(source: ImageSource) -> str:
+    """``512 × 640 · 1 channel · 0.32 µm/px``, or what is wrong with the image."""
+    try:
+        return source_plan(source).describe(source.pixel_size_um)
+    except SA2NetError as error:
+        return str(error)
+
+
+def nothing_found_words(request: SegmentRequest) -> str:
+    """What to try next where a run has found no cells, in the words of the page."""
+    plan = source_plan(request.source)
+    tries = ["another channel"] if plan.n_channels > 1 else []
+    tries += ["“measure…” across one cell, for the Object size", "a lower Foreground"]
+    if plan.n_planes > 1 and request.predict.levels != "plane":
+        tries.append("Brightness of each plane, under Advanced")
+    return f"Nothing found? Try {'; '.join(tries)}; or another Model."
+
+
+#: An explanation costs so much more than a segmentation, about.
+MORE_TO_EXPLAIN = 1.35
+#: Where the size of the cells is unknown: the largest and smallest that are likely, as the
+#: scale that they would be brought to. A range of all that may be would say nothing.
+LIKELY_SCALES = (0.6, LARGE_SCALE)
+
+
+@dataclass(frozen=True)
+class RunTime:
+    """How long a run would take, in seconds; a range while the size of the cells is unknown."""
+
+    low: float
+    high: float
+
+    def __mul__(self, factor: float) -> RunTime:
+        return RunTime(factor * self.low, factor * self.high)
+
+
+def time_to_run(session: Session, one_plane: bool = False) -> RunTime | None:
+    """How long segmenting would take, from the engine's probe; None before it.
+
+    With automatic size that is the search for the size, and the run at what it finds: what
+    it found the last time, or else anything likely.
+    """
+    info, source = session.info, session.image
+    if info is None or info.seconds_per_megapixel is None or source is None:
+        return None
+    try:
+        plan = source_plan(source)
+    except SA2NetError:
+        return RunTime(0.0, 0.0)
+    box = source.view if session.where == "view" else None
+    y0, y1, x0, x1 = box or (0, plan.spatial[0], 0, plan.spatial[1])
+    n_planes = 1 if one_plane or session.planes == "current" else plan.n_planes
+    pixels = (y1 - y0) * (x1 - x0) * n_planes
+
+    def at(scale: float, searched: bool) -> float:
+        search = pixels_of_search(plan.spatial, scale, plan.n_planes) if searched else 0.0
+        return (pixels * scale**2 + search) / 1e6 * (info.seconds_per_megapixel or 0.0)
+
+    trained = info.model_diameter
+    if not trained or not session.predict.rescale:
+        seconds = at(1.0, False)
+    elif session.predict.diameter:
+        seconds = at(trained / session.predict.diameter, False)
+    elif session.found_diameter:
+        seconds = at(trained / session.found_diameter, True)
+    else:
+        return RunTime(*(at(scale, True) for scale in LIKELY_SCALES))
+    return RunTime(seconds, seconds)
+
+
+def time_to_explain(session: Session) -> RunTime | None:
+    """How long explaining the shown plane would take; None before the engine's probe."""
+    time = time_to_run(session, one_plane=True)
+    return None if time is None else time * MORE_TO_EXPLAIN
+
+
+# --------------------------------------------------------------------------------------------
+# What the See-why page holds of an image: explanation, shown layers, what-if.
+
+Box = tuple[int, int, int, int]
+
+STAGE, CHANGE, WHAT_IF, CELL = "stage", "change", "what_if", "cell"
+"""Layers of the page that are no attention maps; those go by the map's name."""
+PREVIEW, DIFFERENCE = "learn_preview", "learn_difference"
+"""Layers of the Learn page: cells as the child sees them, and where it differs."""
+STRIDES = (8, 4, 2, 1)
+"""Of the decoder's stages, from the coarsest on."""
+
+
+@dataclass(frozen=True)
+class WhatIfSettings:
+    """Attention as a person wants to try it.
+
+    Attributes
+    ----------
+    gates
+        Which of the four scales stay on.
+    gamma
+        Exponents of ψ at strides 8, 4, 2, 1: 0 off, 1 plain ψ, above 1 sharper; None as
+        trained.
+    se_gamma
+        The same of squeeze and excitation on the skips at these strides.
+    """
+
+    gates: tuple[bool, bool, bool, bool] = (True, True, True, True)
+    gamma: Exponents = (None, None, None, None)
+    se_gamma: Exponents = (None, None, None, None)
+
+    @property
+    def is_default(self) -> bool:
+        """Everything is as trained."""
+        return self == WhatIfSettings()
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """A finished explanation; ``key`` is that of its segmentation."""
+
+    key: str
+    request: ExplainRequest
+    result: ExplainResult
+
+
+@dataclass(frozen=True, eq=False)
+class WhyState:
+    """All that the page shows of one image; every change makes a new one.
+
+    Attributes
+    ----------
+    maps
+        By name; of a map with several channels the one that was chosen.
+    channels
+        Channel that is wanted of a map; a map that is not in it shows all of them.
+    shown
+        Which layers are over the image: names of maps, `STAGE`, `CHANGE`, `WHAT_IF`, `CELL`.
+    focus
+        Map that the page describes; empty for none.
+    stage
+        Stride of the boundary stage that is chosen.
+    kept
+        The engine can still answer questions on it.
+    moved
+        The sliders of the Segment page have changed the cells since.
+    wanted
+        Label that is being inspected.
+    what_if_box
+        Part of the image that the newest what-if was asked for; None before the first.
+    """
+
+    explanation: Explanation
+    maps: dict[str, AttentionMap]
+    channels: dict[str, int] = field(default_factory=dict)
+    shown: frozenset[str] = frozenset()
+    focus: str = ""
+    stage: int = 1
+    kept: bool = True
+    moved: bool = False
+    wanted: int | None = None
+    inspection: CellInspection | None = None
+    what_if: WhatIfSettings = field(default_factory=WhatIfSettings)
+    what_if_box: Box | None = None
+    what_if_result: WhatIfResult | None = None
+
+    @property
+    def key(self) -> str:
+        return self.explanation.key
+
+    @property
+    def image_key(self) -> str:
+        return self.explanation.request.source.key
+
+    @property
+    def what_if_part(self) -> str:
+        """Part of the image that the what-if's result is about, in words."""
+        assert self.what_if_result is not None
+        box, explained = self.what_if_result.box, self.explanation.result.box
+        if box == explained:
+            height, width = source_plan(self.explanation.request.source).spatial
+            whole = explained == (0, height, 0, width)
+            return "in the whole image" if whole else "in all that was looked into"
+        return "in the view" if box == self.what_if_box else "in the view before this one"
+
+    def changed(self, **fields: Any) -> WhyState:
+        """A state with other fields."""
+        return replace(self, **fields)
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """Pixels of a part of the image.
+
+    Attributes
+    ----------
+    values
+        int32 labels, int8 signs or the lines around a cell (h, w).
+    box
+        ``(y0, y1, x0, x1)`` in the image.
+    stride
+        Stage of labels; 0 where it means nothing.
+    """
+
+    values: Any
+    box: Box
+    stride: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Overlay:
+    """One layer of the page: show it, put other content into it, or take it away.
+
+    Attributes
+    ----------
+    source
+        The image as it was explained.
+    slot
+        Name of a map, `STAGE`, `CHANGE`, `WHAT_IF` or `CELL`; one layer for each.
+    content
+        None: take the layer away.
+    index
+        Plane of the stack.
+    network
+        What kind the model is, which maps are named for.
+    """
+
+    source: ImageSource
+    slot: str
+    content: AttentionMap | Patch | None
+    index: tuple[int, ...] = ()
+    network: NetworkKind = "sa2net"

@@ -13,9 +13,8 @@ from cyclopts import Group, Parameter
 from numpy.typing import NDArray
 
 from napari_sa2net.cli import console
-from napari_sa2net.cli.naming import Job, name_jobs
-from napari_sa2net.cli.progress import BatchProgress
-from napari_sa2net.cli.results import ATTENTION, ResultFolder
+from napari_sa2net.cli.console import BatchProgress
+from napari_sa2net.cli.results import ATTENTION, Job, ResultFolder, name_jobs
 from napari_sa2net.cli.segment import (
     BatchSettings,
     channels_of,
@@ -32,7 +31,7 @@ from napari_sa2net.files import write_atomically
 
 if TYPE_CHECKING:
     from napari_sa2net.data import ImageFile
-    from napari_sa2net.inference.explanation import Explanation
+    from napari_sa2net.interpret.explain import Explanation
     from napari_sa2net.models import Model
 
 _OBJECTS = Group("Objects", help="Unsaid: as tuned for the model.", sort_key=1)
@@ -166,7 +165,7 @@ def explain_file(
 ) -> dict[str, Any]:
     """Explain one file and write everything about it; returns its record."""
     from napari_sa2net.data import read_image
-    from napari_sa2net.inference.explanation import explain
+    from napari_sa2net.interpret.explain import explain
 
     assert isinstance(settings, AttentionSettings)
     start = time.monotonic()
@@ -201,7 +200,7 @@ def explain_file(
     elif not result.maps:
         progress.note(job.name, "this model has no attention: there are no maps")
     table = result.objects.to_csv(index=False)
-    from napari_sa2net.models.exponents import GATE_WORDS
+    from napari_sa2net.models.card import GATE_WORDS
 
     attends = GATE_WORDS[model.card.network.kind]
     where = folder.mask_path(job.name).parent
@@ -225,7 +224,7 @@ def _write_files(
     attends: str,
 ) -> None:
     from napari_sa2net.data import write_labels
-    from napari_sa2net.data.write_maps import write_map, write_maps_zarr
+    from napari_sa2net.data.write import write_map, write_maps_zarr
 
     size, record = image.pixel_size_um, result.provenance
     if settings.zarr:
@@ -256,8 +255,7 @@ def _write_figure(
     settings: AttentionSettings,
     attends: str,
 ) -> None:
-    from napari_sa2net.cli.figure import draw, render
-    from napari_sa2net.cli.shown import Shown
+    from napari_sa2net.cli.figure import Shown, draw, render
 
     shown = Shown(
         name,

@@ -10,8 +10,8 @@ from cyclopts import App, Parameter
 from napari_sa2net.cli import console
 
 if TYPE_CHECKING:
+    from napari_sa2net.data.commit import CommitRecord
     from napari_sa2net.data.corrections import TrainingSet
-    from napari_sa2net.data.manifest import CommitRecord
 
 corrections = App(
     name="corrections", help="List, undo, export and import the corrections of a training set."
@@ -182,7 +182,7 @@ def import_command(
         Channels that show the cells, counted from 0 or by name, such as 1 or DAPI,GFP; only
         these are copied and learned from. Unsaid: the colours, or the first.
     """
-    from napari_sa2net.data.exchange import import_into
+    from napari_sa2net.data.corrections import import_into
 
     training_set, records = import_into(
         directory, source, group, console.warning, axes, channels
@@ -210,7 +210,7 @@ def _each(done: str, change: Any, commits: tuple[str, ...]) -> None:
 
 
 def _describe(training_set: TrainingSet, record: CommitRecord) -> dict[str, Any]:
-    from napari_sa2net.data.corrections_files import locate
+    from napari_sa2net.data.commit import locate
     from napari_sa2net.errors import CommitNotFoundError
 
     files: dict[str, str | None] = {}

@@ -89,7 +89,7 @@ def planes() -> list[tuple[Sample, NDArray[Any]]]:
 
 def write_demo(output: Path, model: str, device: str) -> int:
     """Write the demo's files, and print its table; the exit code."""
-    from napari_sa2net.cli.naming import Job
+    from napari_sa2net.cli.results import Job
     from napari_sa2net.cli.segment import BatchSettings, run_batch
     from napari_sa2net.config import PredictConfig
     from napari_sa2net.data import read_image
@@ -145,8 +145,8 @@ def _write_picture(
     model: Model,
     device: str,
 ) -> None:
-    from napari_sa2net.cli.picture import save_picture
-    from napari_sa2net.inference.attention import attention
+    from napari_sa2net.cli.figure import save_picture
+    from napari_sa2net.interpret.attention import attention
 
     axes = sample.axes.lstrip("ZT")
     found = attention(plane, model, axes=axes, device=device)

@@ -291,7 +291,7 @@ def _qt() -> Check:
 
 def _speed(model: str, device: str) -> Check:
     from napari_sa2net.data import synthetic_nuclei
-    from napari_sa2net.inference.api import segment
+    from napari_sa2net.inference.segment import segment
     from napari_sa2net.models import load_model
 
     image, truth = synthetic_nuclei(shape=(PROBE, PROBE), seed=0)

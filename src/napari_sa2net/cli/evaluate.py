@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from napari_sa2net.cli import console
-from napari_sa2net.cli.progress import StepProgress
+from napari_sa2net.cli.console import StepProgress
 
 
 def evaluate(

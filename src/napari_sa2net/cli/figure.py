@@ -6,21 +6,239 @@ decoder stage that it belongs to, so that reading down a column is reading one s
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from napari_sa2net.cli.picture import outline_segments
-from napari_sa2net.cli.shown import Labels, Shown, coarser, part_of
-from napari_sa2net.inference.changes import stage_change
-from napari_sa2net.inference.map_palette import ADDED, REMOVED, palette
+from napari_sa2net.files import write_atomically
+from napari_sa2net.interpret.maps import ADDED, REMOVED, palette
+from napari_sa2net.interpret.refinement import stage_change
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from napari_sa2net.interpret.maps import AttentionMap
+
+
+# --------------------------------------------------------------------------------------------
+# What a figure is made of: all of it, a part, or as coarse as it can be seen.
+
+Labels = NDArray[np.integer[Any]]
+Window = tuple[int, int, int, int]
+
+#: Panels are this wide at most in pixels: three times what is printed, to look closer.
+MOST = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """What a figure is made of.
+
+    Attributes
+    ----------
+    name : str
+    image : array (H, W) or (H, W, 3)
+        Colours of uint8 as they are; other values are stretched.
+    labels : integer array (H, W)
+    maps : mapping of name to AttentionMap
+        Any of the thirteen; a model without some stage has fewer.
+    stages : mapping of stride to integer labels (H, W)
+    objects : DataFrame
+        With the columns label, refinement_px and contested.
+    pixel_size_um : float or None
+    window : (y0, y1, x0, x1), optional
+        Part that is shown; unsaid: all of it.
+    step : int
+        Pixels of the image per pixel of what is given here.
+    ran : bool
+        The network was run; it is not on an image of one value.
+    attends : str
+        What attends at each stage: ψ, or the gate of a skip in a FocalUNet.
+    """
+
+    name: str
+    image: NDArray[Any]
+    labels: Labels
+    maps: Mapping[str, AttentionMap]
+    stages: Mapping[int, Labels]
+    objects: pd.DataFrame
+    pixel_size_um: float | None = None
+    window: Window | None = None
+    step: int = 1
+    ran: bool = True
+    attends: str = "ψ"
+
+
+def part_of(shown: Shown, window: Window) -> Shown:
+    """The same of a window alone."""
+    y0, y1, x0, x1 = window
+    cut = slice(y0, y1), slice(x0, x1)
+    return replace(
+        shown,
+        image=shown.image[cut],
+        labels=shown.labels[cut],
+        stages={stride: labels[cut] for stride, labels in shown.stages.items()},
+        maps={
+            name: replace(one, translate=(one.translate[0] - y0, one.translate[1] - x0))
+            for name, one in shown.maps.items()
+        },
+        window=None,
+    )
+
+
+def coarser(shown: Shown) -> Shown:
+    """The same with as many pixels as can be seen.
+
+    Outlines of ten thousand cells, drawn at full size in every panel, take minutes and cover
+    the picture.
+    """
+    step = -(-max(shown.labels.shape) // MOST)
+    if step == 1:
+        return shown
+    middle = np.ix_(
+        *(np.minimum(np.arange(0, n, step) + step // 2, n - 1) for n in shown.labels.shape)
+    )
+
+    def place(one: AttentionMap) -> AttentionMap:
+        values = np.asarray(one.values)
+        many = tuple(
+            max(1, min(n, int(step / scale)))
+            for n, scale in zip(values.shape, one.scale, strict=True)
+        )
+        (sy, sx), (ty, tx) = one.scale, one.translate
+        return replace(
+            one,
+            values=_means(values, many),
+            scale=(sy * many[0] / step, sx * many[1] / step),
+            translate=(
+                _coarse_position(ty + sy * (many[0] - 1) / 2, step),
+                _coarse_position(tx + sx * (many[1] - 1) / 2, step),
+            ),
+        )
+
+    return replace(
+        shown,
+        image=_means(np.asarray(shown.image), (step, step)),
+        labels=np.asarray(shown.labels)[middle],
+        stages={stride: np.asarray(labels)[middle] for stride, labels in shown.stages.items()},
+        maps={name: place(one) for name, one in shown.maps.items()},
+        step=step,
+    )
+
+
+def _coarse_position(at: float, step: int) -> float:
+    """Of a position in pixels that in pixels of `step` × `step`."""
+    return (at + 0.5) / step - 0.5
+
+
+def _means(values: NDArray[Any], many: tuple[int, int]) -> NDArray[Any]:
+    """Means of blocks; those at the far edges may be smaller. Keeps the type."""
+    if 0 in values.shape or many == (1, 1):
+        return values
+    starts = [np.arange(0, n, step) for n, step in zip(values.shape, many, strict=False)]
+    # Rows first, in the order of memory: no second copy of a large image is made.
+    total = np.add.reduceat(values, starts[0], axis=0, dtype=np.float32)
+    total = np.add.reduceat(total, starts[1], axis=1)
+    rows, columns = (
+        np.diff(start, append=n) for start, n in zip(starts, values.shape, strict=False)
+    )
+    count = np.outer(rows, columns).reshape(*total.shape[:2], *(1,) * (values.ndim - 2))
+    return np.asarray(total / count, values.dtype if values.dtype == np.uint8 else np.float32)
+
+
+# --------------------------------------------------------------------------------------------
+# A picture of a result: image, masks outlined, attention maps; and outlines as lines.
+
+
+def outline(labels: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+    """Pixels of objects that have a neighbour of another label."""
+    from skimage.segmentation import find_boundaries
+
+    return np.asarray(find_boundaries(labels, mode="inner"))
+
+
+def outline_segments(labels: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+    """Straight pieces of all borders between labels, (n, 2 ends, x and y)."""
+    down = _runs(labels[1:] != labels[:-1])
+    across = _runs((labels[:, 1:] != labels[:, :-1]).T)
+    pieces = []
+    for (line, start, stop), flip in ((down, False), (across, True)):
+        level = line + 0.5
+        ends = np.stack(
+            [np.stack([start - 0.5, level], 1), np.stack([stop - 0.5, level], 1)], 1
+        )
+        pieces.append(ends[..., ::-1] if flip else ends)
+    return np.concatenate(pieces)
+
+
+def _runs(
+    mask: NDArray[np.bool_],
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+    """Row, start and stop of every run of True in the rows of a mask."""
+    steps = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    line, start = np.nonzero(steps > 0)
+    return line, start, np.nonzero(steps < 0)[1]
+
+
+def save_picture(
+    path: Path,
+    image: NDArray[Any],
+    labels: NDArray[np.integer[Any]],
+    maps: Mapping[str, NDArray[np.float32]],
+    title: str,
+) -> Path:
+    """Write a PNG with one panel each for image, masks and every map.
+
+    Parameters
+    ----------
+    path : Path
+    image : (Y, X) or (Y, X, 3)
+    labels : (Y, X) integers
+    maps : title of the panel -> (Y, X) float32
+    title : str
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    gray = image.ndim == 2
+    low, high = np.percentile(image, (0.5, 99.8)) if gray else (0, 255)
+    style: dict[str, Any] = {"cmap": "gray", "vmin": low, "vmax": high} if gray else {}
+    # Made by hand rather than by pyplot, which would keep figures and choose a window system.
+    figure = Figure(figsize=(4 * (2 + len(maps)), 4.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 2 + len(maps), squeeze=False)[0]
+    figure.suptitle(title)
+    panels[0].imshow(image, **style)
+    panels[0].set_title("image")
+    panels[1].imshow(image, **style)
+    edges = np.zeros((*labels.shape, 4), np.float32)
+    edges[outline(labels)] = (1.0, 0.8, 0.0, 1.0) if gray else (0.0, 0.9, 0.3, 1.0)
+    panels[1].imshow(edges, interpolation="nearest")
+    panels[1].set_title(f"{len(np.unique(labels[labels > 0]))} cells outlined")
+    for panel, (name, values) in zip(panels[2:], maps.items(), strict=True):
+        # A few pixels at the image border must not take the whole range of colours.
+        low, high = np.percentile(values, (0.5, 99.5))
+        shown = panel.imshow(values, cmap="viridis", vmin=low, vmax=high)
+        panel.set_title(name, fontsize="medium")
+        figure.colorbar(shown, ax=panel, shrink=0.8)
+    for panel in panels:
+        panel.set_axis_off()
+    content = BytesIO()
+    figure.savefig(content, format="png")
+    return write_atomically(path, content.getvalue())
+
 
 STRIDES = (8, 4, 2, 1)
 NAMES = {8: "1/8", 4: "1/4", 2: "1/2", 1: "full"}

@@ -11,9 +11,8 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from napari_sa2net.cli import console
-from napari_sa2net.cli.progress import StepProgress
-from napari_sa2net.cli.train import INTERRUPTED, ctrl_c, log_to
-from napari_sa2net.cli.train_flags import check_company
+from napari_sa2net.cli.console import StepProgress
+from napari_sa2net.cli.train import INTERRUPTED, check_company, ctrl_c, log_to
 from napari_sa2net.config import UnifiedFocalConfig
 from napari_sa2net.errors import Cancelled
 
@@ -88,13 +87,13 @@ def focal_study(
     json
         Print one JSON document on stdout.
     """
-    from napari_sa2net.training.focal_study.plan import settings_of
-    from napari_sa2net.training.focal_study.report import (
+    from napari_sa2net.experiments.focal_study.plan import settings_of
+    from napari_sa2net.experiments.focal_study.report import (
         SUMMARY_COLUMNS,
         conclusion,
         summary_rows,
     )
-    from napari_sa2net.training.focal_study.run import focal_study as run
+    from napari_sa2net.experiments.focal_study.run import focal_study as run
 
     settings = settings_of(
         preset,

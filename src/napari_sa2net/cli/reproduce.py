@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from napari_sa2net.cli import console
-from napari_sa2net.cli.progress import StepProgress
+from napari_sa2net.cli.console import StepProgress
 from napari_sa2net.cli.train import INTERRUPTED, ctrl_c
 from napari_sa2net.errors import Cancelled
 
@@ -77,9 +77,9 @@ def reproduce(
     json
         Print one JSON document on stdout.
     """
-    from napari_sa2net.training.reproduce.recipes import recipe_of
-    from napari_sa2net.training.reproduce.report import table_rows
-    from napari_sa2net.training.reproduce.run import reproduce as run
+    from napari_sa2net.experiments.reproduce.recipes import recipe_of
+    from napari_sa2net.experiments.reproduce.report import table_rows
+    from napari_sa2net.experiments.reproduce.run import reproduce as run
 
     with StepProgress(quiet=json) as progress, ctrl_c() as pressed:
         try:

@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 
 from napari_sa2net.cli import console
-from napari_sa2net.cli.naming import Job, name_jobs
-from napari_sa2net.cli.progress import BatchProgress
+from napari_sa2net.cli.console import BatchProgress
 from napari_sa2net.cli.results import (
     SEGMENT,
+    Job,
     Layout,
     ResultFolder,
     is_result,
+    name_jobs,
     settings_key,
     without_results,
 )
 from napari_sa2net.config import InstanceConfig, PredictConfig
-from napari_sa2net.data.channels import channel_choice
+from napari_sa2net.data.axes import channel_choice
 from napari_sa2net.errors import OutputError, SA2NetError, SettingsError
 
 if TYPE_CHECKING:
@@ -264,7 +265,7 @@ def segment_file(
 ) -> dict[str, Any]:
     """Segment one file and write everything about it; returns its record."""
     from napari_sa2net.data import read_image, write_labels
-    from napari_sa2net.inference.api import segment as segment_image
+    from napari_sa2net.inference.segment import segment as segment_image
     from napari_sa2net.measure import many_doubtful
 
     start = time.monotonic()
@@ -366,7 +367,7 @@ def chosen_channels(text: str | None) -> tuple[str | int, ...] | None:
 
 def channels_of(image: ImageFile, settings: BatchSettings) -> tuple[int, ...] | None:
     """Numbers of the channels that are asked for, in this image."""
-    from napari_sa2net.data.seen import named_channels
+    from napari_sa2net.data.training_set import named_channels
 
     if settings.channels is None:
         return None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .io import ImageFile, list_images, read_image, write_labels, write_tiff_float
     from .plan import ImagePlan, plan_image
-    from .synthetic import synthetic_nuclei
+    from .samples import synthetic_nuclei
 
 _HOME = {
     "ImagePlan": "plan",
@@ -18,7 +18,7 @@ _HOME = {
     "read_image": "io",
     "write_labels": "io",
     "write_tiff_float": "io",
-    "synthetic_nuclei": "synthetic",
+    "synthetic_nuclei": "samples",
 }
 __all__ = [
     "ImageFile",

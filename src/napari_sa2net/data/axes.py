@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import index as as_index
 
-from napari_sa2net.errors import AxesError
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_sa2net.errors import AxesError, ChannelError
 
 #: Names given to unnamed stack axes, the one next to the plane first.
 STACK_NAMES = "ZTPMVHARLEIQBDFGJKNOUW"
@@ -116,3 +121,161 @@ def _default(shape: tuple[int, ...]) -> tuple[str, bool]:
             "pass one image of it."
         )
     return STACK_NAMES[:n_stack][::-1] + ("YXC" if rgb else "YX"), rgb
+
+
+# --------------------------------------------------------------------------------------------
+# Which channels of an image go into the network, and how.
+
+#: Channels as people name them: ``"DAPI"``, ``"0,2"``, ``1``, ``("DAPI", 2)``.
+Channels = str | int | Iterable[str | int] | None
+
+
+def choose_channels(
+    channels: int | Iterable[int] | None, n_channels: int, rgb: bool
+) -> tuple[int, ...]:
+    """Channels of the image to use, in order.
+
+    Parameters
+    ----------
+    channels : int or iterable of int, optional
+        Numbers from 0. Unsaid: the three colours of an RGB(A) image (alpha is left out),
+        otherwise the first channel.
+    n_channels : int
+        Channels that the image has (1 without a channel axis).
+    rgb : bool
+        The image is RGB or RGBA.
+
+    Raises
+    ------
+    ChannelError
+        A channel does not exist, or none is given.
+    """
+    if channels is None:
+        return (0, 1, 2) if rgb else tuple(range(min(n_channels, 1)))
+    wanted = channels if isinstance(channels, Iterable) else (channels,)
+    chosen = []
+    for channel in wanted:
+        try:
+            number = as_index(channel)  # type: ignore[arg-type]
+        except TypeError:
+            raise ChannelError(
+                f"Channels are given by whole numbers from 0, not by {channel!r}."
+            ) from None
+        if isinstance(channel, bool) or not 0 <= number < n_channels:
+            have = f"channels 0 to {n_channels - 1}" if n_channels > 1 else "channel 0 only"
+            have = have if n_channels else "no channel"
+            raise ChannelError(f"There is no channel {channel!r}: the image has {have}.")
+        chosen.append(number)
+    if not chosen:
+        raise ChannelError("No channel is chosen; give at least one, for instance 0.")
+    return tuple(chosen)
+
+
+def channel_choice(channels: Channels) -> tuple[str | int, ...] | None:
+    """Numbers and names, one by one.
+
+    Raises
+    ------
+    ChannelError
+        None is named.
+    """
+    if channels is None:
+        return None
+    if isinstance(channels, (int, np.integer)):
+        return (int(channels),)
+    parts = channels.split(",") if isinstance(channels, str) else channels
+    chosen: list[str | int] = []
+    for part in parts:
+        words = part.split() if isinstance(part, str) else [part]
+        numbers = all(isinstance(word, str) and word.isdecimal() for word in words)
+        chosen += words if numbers or not isinstance(part, str) else [part.strip()]
+    if not chosen:
+        raise ChannelError("No channel is named; give numbers from 0, or names: 1 or DAPI,GFP.")
+    return tuple(chosen)
+
+
+def channel_numbers(
+    choice: Iterable[str | int], n_channels: int, names: Sequence[str] = ()
+) -> tuple[int, ...]:
+    """Numbers of channels that are given by number or by name, in order.
+
+    Parameters
+    ----------
+    choice : iterable of str or int
+        See `channel_choice`. A number that no channel has is looked for among the names.
+    n_channels : int
+    names : sequence of str
+        Of the channels, as far as the image tells; upper and lower case are alike.
+
+    Raises
+    ------
+    ChannelError
+    """
+    known = [name.strip().casefold() for name in names]
+    chosen = []
+    for one in choice:
+        text = str(one).strip().casefold()
+        if text.isdecimal() and int(text) < n_channels:
+            chosen.append(int(text))
+        elif known.count(text) == 1:
+            chosen.append(known.index(text))
+        elif text.isdecimal() or text.lstrip("-").isdecimal():
+            choose_channels(int(text), n_channels, False)  # says which there are
+        else:
+            have = f"its channels are {', '.join(names)}" if known else "it names no channel"
+            twice = "two channels are" if text in known else "no channel is"
+            raise ChannelError(
+                f"In this image {twice} called {one!r}: {have}. Give its number."
+            )
+    return tuple(chosen)
+
+
+def channel_mapping(n_chosen: int, in_channels: int, order: str) -> NDArray[np.float32]:
+    """Weights (in_channels, n_chosen) that mix the chosen channels into the network's.
+
+    As many as the network takes go in as they are (BGR networks get the first three
+    reversed); one is repeated; a one-channel network takes the mean; a colour network takes
+    the mean of several grey ones, repeated.
+
+    Raises
+    ------
+    ChannelError
+        The network takes separate stains, and another number of channels is chosen.
+    """
+    colour = order in ("RGB", "BGR")
+    if n_chosen == in_channels:
+        mix = np.eye(in_channels, dtype=np.float32)
+        if order == "BGR":
+            mix[:3] = mix[:3][::-1].copy()
+        return mix
+    if in_channels == 1 or colour or (n_chosen == 1 and in_channels == 3):
+        return np.full((in_channels, n_chosen), 1 / max(n_chosen, 1), np.float32)
+    raise ChannelError(
+        f"This model takes {in_channels} channels, and {n_chosen} "
+        f"{'is' if n_chosen == 1 else 'are'} chosen; choose {in_channels}."
+    )
+
+
+def mix_channels(
+    values: NDArray[np.float32], mapping: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Apply `mapping` (n, k) to `values` (k, H, W); float32 (n, H, W), contiguous.
+
+    Sums run channel by channel, so a pixel's value never depends on the window around it,
+    as it may in a matrix product.
+    """
+    out = np.empty((len(mapping), *values.shape[1:]), np.float32)
+    rows: dict[bytes, int] = {}
+    for i, row in enumerate(mapping):
+        same = rows.setdefault(row.tobytes(), i)
+        if same != i:
+            out[i] = out[same]
+            continue
+        (used,) = np.nonzero(row)
+        if len(used) == 1 and row[used[0]] == 1:
+            out[i] = values[used[0]]
+            continue
+        out[i] = 0
+        for j in used:
+            out[i] += row[j] * values[j]
+    return out

@@ -8,41 +8,51 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import secrets
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_sa2net.data.channels import Channels
-from napari_sa2net.data.commit import Commit, checked_commit
-from napari_sa2net.data.corrections_files import (
+from napari_sa2net.data.axes import Channels
+from napari_sa2net.data.commit import (
+    KINDS,
     LOCK,
+    MANIFEST,
     Changes,
+    Commit,
+    CommitRecord,
+    Manifest,
+    State,
+    as_plane,
+    checked_commit,
     create_set,
+    file_stem,
     find_record,
+    is_training_set,
     locate,
+    manifest_bytes,
+    new_id,
+    pick_channels,
+    read_manifest,
     recover,
     tidy,
-    write_files,
-)
-from napari_sa2net.data.locks import locked
-from napari_sa2net.data.manifest import (
-    KINDS,
-    CommitRecord,
-    State,
-    file_stem,
-    is_training_set,
-    new_id,
-    read_manifest,
     write_copy,
+    write_files,
     write_manifest,
 )
-from napari_sa2net.data.numbered import as_labels
+from napari_sa2net.data.fingerprint import image_fingerprint
+from napari_sa2net.data.labels import NO_CELL, as_labels, notes_on
+from napari_sa2net.data.locks import locked
+from napari_sa2net.data.training_set import TrainingItem, load_training_folder, read_truth
 from napari_sa2net.errors import (
     CommitNotFoundError,
     CorrectionsError,
@@ -50,7 +60,11 @@ from napari_sa2net.errors import (
     OutputError,
     SA2NetError,
 )
-from napari_sa2net.files import write_atomically
+from napari_sa2net.files import TEMPORARY_PREFIX, write_atomically
+
+if TYPE_CHECKING:
+    from napari_sa2net.data.plan import ImagePlan
+
 
 logger = logging.getLogger(__name__)
 
@@ -346,7 +360,6 @@ class TrainingSet:
 
     def export(self, destination: str | os.PathLike[str], overwrite: bool = False) -> Path:
         """Copy the active commits to a folder or .zip, see `export_corrections`."""
-        from napari_sa2net.data.exchange import export_corrections
 
         return export_corrections(self, destination, overwrite)
 
@@ -358,7 +371,6 @@ class TrainingSet:
         channels: Channels = None,
     ) -> list[CommitRecord]:
         """Take in a folder or zip file, see `import_corrections`."""
-        from napari_sa2net.data.exchange import import_corrections
 
         return import_corrections(self, source, group, axes=axes, channels=channels)
 
@@ -387,3 +399,365 @@ class TrainingSet:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+# --------------------------------------------------------------------------------------------
+# Sets of corrections in and out: folders and zip files, ours and other people's.
+
+
+#: Images that are taken in under one lock; another window waits that long.
+BATCH = 8
+
+
+def export_corrections(
+    training_set: TrainingSet,
+    destination: str | os.PathLike[str],
+    overwrite: bool = False,
+    identities: Sequence[str] | None = None,
+) -> Path:
+    """Copy commits to a folder or, if its name ends in .zip, to a zip file.
+
+    Parameters
+    ----------
+    training_set : TrainingSet
+    destination : path
+        The copy is a set of its own, and can be trained on.
+    overwrite : bool
+        Replace an existing zip file. An existing folder is never replaced.
+    identities : sequence of str, optional
+        Ids of the commits; unsaid: all active ones. They are active in the copy.
+
+    Returns
+    -------
+    The path of the copy.
+
+    Raises
+    ------
+    CorrectionsError
+        If there is nothing to export, or a file is missing.
+    OutputError
+        If the destination exists or cannot be written. Nothing is left behind then.
+    """
+    target = Path(destination).expanduser().absolute()
+    if identities is None:
+        records = training_set.commits()
+    else:
+        records = list({r.id: r for r in map(training_set.find, identities)}.values())
+    if not records:
+        raise CorrectionsError(f"{training_set.path} has no active commits to export.")
+    manifest = Manifest(
+        commits=tuple(r.model_copy(update={"state": "active"}) for r in records)
+    )
+    places = [r.place for r in records]
+    if len(set(places)) < len(places):
+        raise CorrectionsError(
+            "Two of these commits are of the same place; export the one that should be used."
+        )
+    files = [
+        (f"{kind}/{record.name}.tif", locate(training_set.path, record, kind))
+        for record in records
+        for kind in KINDS
+    ]
+    if target.suffix.lower() == ".zip":
+        if target.is_dir() or (target.exists() and not overwrite):
+            raise OutputError(f"{target} exists already. Give another path, or overwrite it.")
+
+        def save(file: BinaryIO) -> None:
+            # The TIFFs are compressed already.
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+                archive.writestr(MANIFEST, manifest_bytes(manifest))
+                for name, path in files:
+                    archive.write(path, name)
+
+        return write_atomically(target, save, durable=True)
+    return _export_folder(target, manifest, files)
+
+
+@dataclass(frozen=True)
+class Taking:
+    """How images of a folder are taken in.
+
+    Attributes
+    ----------
+    group : str
+        For images that have none.
+    note : callable(str)
+        Told what a person should know.
+    axes, channels
+        As of `load_training_folder`.
+    """
+
+    group: str
+    note: Callable[[str], None]
+    axes: str | None = None
+    channels: Channels = None
+
+
+def import_into(
+    folder: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    group: str = "",
+    note: Callable[[str], None] | None = None,
+    axes: str | None = None,
+    channels: Channels = None,
+) -> tuple[TrainingSet, list[CommitRecord]]:
+    """`import_corrections` into the set of a folder, which is made if need be.
+
+    Where the source cannot be used, none is made.
+
+    Raises
+    ------
+    CorrectionsError, TrainingDataError, OutputError
+    """
+    made: list[TrainingSet] = []
+
+    def opened() -> TrainingSet:
+        made.append(TrainingSet.open(folder, create=True))
+        return made[0]
+
+    taking = Taking(group, note or logger.warning, axes, channels)
+    records = _import(opened, Path(folder).expanduser().absolute(), source, taking)
+    return made[0], records
+
+
+def import_corrections(
+    training_set: TrainingSet,
+    source: str | os.PathLike[str],
+    group: str = "",
+    note: Callable[[str], None] | None = None,
+    axes: str | None = None,
+    channels: Channels = None,
+) -> list[CommitRecord]:
+    """Take in another set, or any folder or zip file with ``images/`` and ``labels/``.
+
+    Parameters
+    ----------
+    training_set : TrainingSet
+    source : path
+        Another set: its active commits keep their ids; those that are here already are passed
+        over. Anything else that `load_training_folder` takes: every image becomes a commit,
+        wholly reviewed unless ``reviewed/`` says otherwise; images that are here with the
+        same labels are passed over. So an interrupted import is repeated to go on.
+    group : str
+        For images that have none.
+    note : callable(str), optional
+        Told what may be wrong with the labels, and which of several channels is taken; unsaid:
+        the log is.
+    axes, channels
+        As of `load_training_folder`. Of each image the chosen channels are copied; unsaid: the
+        colours, or the first. With other channels than before, images are taken in anew.
+
+    Returns
+    -------
+    The commits that were made.
+
+    Raises
+    ------
+    TrainingDataError
+        If the source cannot be used. All of it is looked at before anything is taken in.
+    OutputError
+        If the set cannot be written.
+    """
+    taking = Taking(group, note or logger.warning, axes, channels)
+    return _import(lambda: training_set, training_set.path, source, taking)
+
+
+@contextmanager
+def opened_source(source: str | os.PathLike[str]) -> Iterator[Path]:
+    """The folder of a source; that of a zip file is unpacked for the while.
+
+    Raises
+    ------
+    CorrectionsError
+    """
+    path = Path(source).expanduser().absolute()
+    if path.is_file():
+        with _unzipped(path) as folder:
+            yield folder
+    else:
+        yield path
+
+
+def _import(
+    opened: Callable[[], TrainingSet],
+    own: Path,
+    source: str | os.PathLike[str],
+    taking: Taking,
+) -> list[CommitRecord]:
+    """Look at a source, then open the set (at `own`) and take it in."""
+    path = Path(source).expanduser().absolute()
+    if path == own:
+        raise CorrectionsError("A set cannot be imported into itself. Choose another folder.")
+    with opened_source(path) as folder:
+        return _import_folder(opened, folder, taking, path)
+
+
+def _export_folder(target: Path, manifest: Manifest, files: list[tuple[str, Path]]) -> Path:
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise OutputError(f"{target} exists already. Give the path of a new folder.")
+    temporary = target.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}"
+    try:
+        for kind in KINDS:
+            (temporary / kind).mkdir(parents=True)
+        for name, path in files:
+            shutil.copyfile(path, temporary / name)
+        write_manifest(temporary, manifest)
+        if target.is_dir():
+            target.rmdir()
+        os.replace(temporary, target)
+    except OSError as error:
+        raise OutputError(
+            f"{target} cannot be written ({error}). Check that the folder may be written to "
+            "and that the disk is not full."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _import_folder(
+    opened: Callable[[], TrainingSet], folder: Path, taking: Taking, source: Path
+) -> list[CommitRecord]:
+    items = load_training_folder(folder, axes=taking.axes, channels=taking.channels)
+    if is_training_set(folder):
+        return _import_set(opened, TrainingSet(folder))
+    doubts, empty, told = [], [], []
+    for item in items:  # all of them, before the first is taken in
+        commit, doubt, channel = _read_item(item, taking.group, source)
+        doubts.append(doubt)
+        told += [channel] if channel else []
+        if not commit.labels.any():
+            empty.append(item.name)
+    if len(empty) == len(items):
+        raise CorrectionsError(f"No label image of {source} {NO_CELL}")
+    for words in (*told[:1], *notes_on(doubts, empty)):
+        taking.note(words)
+    training_set = opened()
+    known: dict[tuple[Any, ...], list[str]] = {}
+    for record in training_set.commits("active", "superseded"):
+        known.setdefault(record.place, []).append(record.id)
+    made: list[CommitRecord] = []
+    for start in range(0, len(items), BATCH):
+        some = items[start : start + BATCH]
+        batch = [_read_item(item, taking.group, source)[0] for item in some]
+        new = [commit for commit in batch if not _is_here(training_set, known, commit)]
+        made += training_set.commit_all(new) if new else []
+    return made
+
+
+def _is_here(
+    training_set: TrainingSet, known: dict[tuple[Any, ...], list[str]], commit: Commit
+) -> bool:
+    """Whether these labels were kept before; they must not supersede what was made of them."""
+    for identity in known.get((commit.fingerprint, (), None), ()):
+        kept = training_set.load(identity)
+        assert commit.reviewed is not None
+        same = (kept.labels == commit.labels).all() and (kept.reviewed == commit.reviewed).all()
+        if same and _same_channels(kept, commit):
+            return True
+    return False
+
+
+def _same_channels(kept: CommittedData, commit: Commit) -> bool:
+    """Whether the same would be learned from both, by another choice of channels or not."""
+    image, axes = kept.image, kept.record.axes
+    if axes == "YXC":  # an alpha is not learned from
+        image = image[..., :3]
+    elif kept.record.channels is not None:
+        image, _ = pick_channels(image, axes, kept.record.channels)
+    real = np.asarray(commit.image).dtype.kind == "f"
+    return np.array_equal(image, commit.image, equal_nan=real)
+
+
+def _import_set(opened: Callable[[], TrainingSet], other: TrainingSet) -> list[CommitRecord]:
+    records = other.commits()
+    for record in records:  # readable, before the first is taken in
+        other.load(record.id)
+    training_set = opened()
+    here = {r.id for r in training_set.commits("active", "superseded", "removed")}
+    new = [record for record in records if record.id not in here]
+    for start in range(0, len(new), BATCH):
+        training_set.adopt(other.path, new[start : start + BATCH])
+    return [training_set.find(record.id) for record in new]
+
+
+def _read_item(item: TrainingItem, group: str, origin: Path) -> tuple[Commit, str, str]:
+    """What is to be kept of an item, and what may be wrong with labels and channels."""
+    from napari_sa2net.data.io import read_image
+    from napari_sa2net.data.training_set import plan_file, unchosen
+
+    try:
+        file = read_image(item.image)
+        plan = plan_file(file, item, measure=False)
+        told = unchosen(file, item)
+    except SA2NetError as error:
+        raise CorrectionsError(f"{item.name}: {error}") from error
+    if plan.n_planes > 1:
+        raise CorrectionsError(f"{item.image} {plan.stack_words('import them')}")
+    labels, reviewed, note = read_truth(item, plan.spatial)
+    first = (0,) * len(plan.stack_shape)
+    height, width = plan.spatial
+    values = plan.read_raw(first, 0, height, 0, width)
+    image, axes = as_plane(values, plan.is_rgb)
+    commit = Commit(
+        image,
+        labels,
+        reviewed,
+        source=item.name,
+        path=str(origin if origin.is_file() else item.image),
+        fingerprint=image_fingerprint(_all_channels(file.array, plan)),
+        axes=axes,
+        made={"settings": plan.settings(measured=False)},
+        pixel_size_um=file.pixel_size_um,
+        group=item.group or group,
+        kind=item.kind,
+        split="train" if item.split == "train" else "val" if item.split == "val" else "",
+        notes=f"imported from {origin}",
+    )
+    try:
+        return checked_commit(commit), note, told
+    except CorrectionsError as error:
+        raise CorrectionsError(f"{item.name}: {error}") from error
+
+
+def _all_channels(array: Any, plan: ImagePlan) -> NDArray[Any]:
+    """The one plane with its channels, whichever were chosen: by it the image is known."""
+    plane = array[tuple(0 if axis in plan.stack_axes else slice(None) for axis in plan.axes)]
+    names = [axis for axis in plan.axes if axis not in plan.stack_axes]
+    wanted = [axis for axis in ("YXC" if plan.is_rgb else "CYX") if axis in names]
+    return np.asarray(plane).transpose([names.index(axis) for axis in wanted])
+
+
+@contextmanager
+def _unzipped(path: Path) -> Iterator[Path]:
+    """The training folder in a zip file, unpacked for the while."""
+    with tempfile.TemporaryDirectory(prefix="sa2net-import-") as temporary:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                # extractall keeps every member below the folder, whatever its name.
+                wanted = [name for name in archive.namelist() if _is_wanted(name)]
+                archive.extractall(temporary, wanted)
+        except zipfile.BadZipFile as error:
+            raise CorrectionsError(
+                f"{path} is not a zip file, or damaged ({error}). Give a folder, or a zip file "
+                "of one."
+            ) from error
+        except (OSError, NotImplementedError, RuntimeError) as error:
+            raise CorrectionsError(f"{path} cannot be unpacked ({error}).") from error
+        yield _root(Path(temporary), path)
+
+
+def _is_wanted(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.suffix.lower() in {".json", ".csv"} or path.parent.name in KINDS
+
+
+def _root(folder: Path, archive: Path) -> Path:
+    """Where the images are: at the top, or in the one folder that was zipped."""
+    for candidate in (folder, *sorted(p for p in folder.iterdir() if p.is_dir())):
+        if any((candidate / name).exists() for name in (MANIFEST, "images", "index.csv")):
+            return candidate
+    raise CorrectionsError(
+        f"{archive} holds no training images. It should hold images/ and labels/ with the "
+        "same names."
+    )

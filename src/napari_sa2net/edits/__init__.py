@@ -14,35 +14,37 @@ the plane of a stack, () for a single plane.
 
 from __future__ import annotations
 
-from napari_sa2net.edits.boxes import laid_over, replace_area, replace_box
 from napari_sa2net.edits.contours import fill_holes, fit_to_edge, redraw, redraw_mask, smooth
-from napari_sa2net.edits.corrections import Corrections
-from napari_sa2net.edits.doubt import Doubt
-from napari_sa2net.edits.history import History
-from napari_sa2net.edits.label_index import LabelIndex, PlaneIndex
-from napari_sa2net.edits.marking import (
+from napari_sa2net.edits.corrections import Corrections, History, LabelIndex, PlaneIndex
+from napari_sa2net.edits.objects import (
+    delete,
+    label_at,
+    labels_in,
+    labels_under,
+    laid_over,
+    merge,
+    replace_area,
+    replace_box,
+    split,
+    stroke,
+)
+from napari_sa2net.edits.review import Doubt, ReviewQueue
+from napari_sa2net.edits.reviewed import (
+    ReviewedMask,
     accept,
     accept_in_view,
+    changed_boxes,
     ignored_labels,
     mark_region,
+    outlines,
     region_at,
     remove_region,
     reviewed_labels,
-    unaccept,
-)
-from napari_sa2net.edits.objects import delete, label_at, labels_in, labels_under, merge, split
-from napari_sa2net.edits.patch import Patch
-from napari_sa2net.edits.regions import Region
-from napari_sa2net.edits.review import ReviewQueue
-from napari_sa2net.edits.reviewed import (
-    ReviewedMask,
-    changed_boxes,
-    outlines,
     reviewed_mask,
     reviewed_regions,
+    unaccept,
 )
-from napari_sa2net.edits.step import SCHEMA_VERSION, STEP_KINDS, Marks, Step
-from napari_sa2net.edits.strokes import stroke
+from napari_sa2net.edits.step import SCHEMA_VERSION, STEP_KINDS, Marks, Patch, Region, Step
 
 __all__ = [
     "SCHEMA_VERSION",

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from napari_sa2net.edits.build import joined, named, pixel_step
 from napari_sa2net.edits.corrections import Corrections
-from napari_sa2net.edits.patch import Index, Patch
+from napari_sa2net.edits.objects import joined, named, pixel_step
 from napari_sa2net.edits.shapes import (
     Box,
     as_points,
@@ -20,7 +19,7 @@ from napari_sa2net.edits.shapes import (
     polygon_box,
     polygon_mask,
 )
-from napari_sa2net.edits.step import Step
+from napari_sa2net.edits.step import Index, Patch, Step
 from napari_sa2net.errors import EditError, NothingToEditError
 
 Mask = NDArray[np.bool_]

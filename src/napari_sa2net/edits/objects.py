@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from napari_sa2net.edits.build import joined, named, pixel_step
 from napari_sa2net.edits.corrections import Corrections
-from napari_sa2net.edits.patch import Index, Patch
 from napari_sa2net.edits.shapes import (
     Box,
     Pixels,
     Points,
+    as_box,
     as_point,
     as_points,
     common,
@@ -24,8 +26,145 @@ from napari_sa2net.edits.shapes import (
     line_pixels,
     union,
 )
-from napari_sa2net.edits.step import Step
+from napari_sa2net.edits.step import (
+    CORRECTED,
+    UNSEEN,
+    Index,
+    Marks,
+    Patch,
+    Region,
+    Step,
+    StepKind,
+    cleared_region,
+    distinct,
+)
 from napari_sa2net.errors import EditError, NothingToEditError
+
+# --------------------------------------------------------------------------------------------
+# From changed pixels to a whole step: who was corrected, who vanished, what was cleared.
+
+#: So many cells are named one by one in the words of a step.
+_NAMED = 4
+
+
+def pixel_step(
+    corrections: Corrections,
+    kind: StepKind,
+    words: str,
+    patches: Sequence[Patch],
+    by_person: bool = True,
+) -> Step:
+    """Make a step of changed pixels.
+
+    Objects that gain or lose pixels count as corrected, those that vanish lose their
+    status, and where they were becomes a cleared region, as far as it is background now.
+
+    Parameters
+    ----------
+    corrections : Corrections
+    kind, words : str
+        As of :class:`Step`.
+    patches : sequence of Patch
+        At most one per plane.
+    by_person : bool
+        False for what a model drew: changed objects then lose their status instead, and
+        nothing is cleared.
+
+    Raises
+    ------
+    NothingToEditError
+        If no pixel changes.
+    """
+    patches = [patch for patch in patches if patch]
+    if not patches:
+        raise NothingToEditError("That changes nothing.")
+    marks, cleared = [], []
+    for patch in patches:
+        plane = corrections.plane(patch.index)
+        labels, change = _area_changes(patch)
+        # Of strokes the pixels are in the array already, but the index still knows the old.
+        vanished = [
+            label
+            for label, by in zip(labels.tolist(), change.tolist(), strict=True)
+            if plane.area(label) + by <= 0
+        ]
+        status = np.full(labels.size, CORRECTED if by_person else UNSEEN, np.int64)
+        status[np.isin(labels, vanished)] = UNSEEN
+        mark = status_change(corrections, patch.index, labels, status)
+        if mark:
+            marks.append(mark)
+        if by_person and vanished:
+            gone = np.isin(patch.old, vanished) & (patch.new == 0)
+            if gone.any():
+                cleared.append(_cleared(corrections, patch, gone, labels, -change))
+    return Step(kind, words, tuple(patches), tuple(marks), added=tuple(cleared))
+
+
+def status_change(
+    corrections: Corrections,
+    index: Index,
+    labels: NDArray[np.int64],
+    after: NDArray[np.int64],
+) -> Marks:
+    """Marks of the labels whose status is another than before; may be empty."""
+    before = np.asarray(
+        [corrections.status_code(label, index) for label in labels.tolist()], np.int64
+    )
+    changed = before != after
+    return Marks(index, labels[changed], before[changed], after[changed])
+
+
+def joined(index: Index, patches: Sequence[Patch]) -> Patch:
+    """One patch of several of a plane; a pixel that two want goes to the first."""
+    if len(patches) == 1:
+        return patches[0]
+    pixels = [np.stack(_pixels(patch)) for patch in patches]
+    rows, cols, old, new = np.concatenate([np.empty((4, 0), np.int64), *pixels], axis=1)
+    # A stable sort keeps the order of the patches among equal pixels.
+    order = np.lexsort((cols, rows))
+    rows, cols, old, new = (column[order] for column in (rows, cols, old, new))
+    first = np.ones(rows.size, bool)
+    first[1:] = (rows[1:] != rows[:-1]) | (cols[1:] != cols[:-1])
+    return Patch.of_pixels(index, rows[first], cols[first], old[first], new[first])
+
+
+def _pixels(patch: Patch) -> tuple[NDArray[np.int64], ...]:
+    lengths = patch.lengths
+    return (*patch.pixels(), np.repeat(patch.old, lengths), np.repeat(patch.new, lengths))
+
+
+def named(labels: Sequence[int]) -> str:
+    """Cells in words: "cell 3", "cells 3, 7 and 9", "12 cells"."""
+    if len(labels) == 1:
+        return f"cell {labels[0]}"
+    if len(labels) <= _NAMED:
+        *some, last = (str(label) for label in labels)
+        return f"cells {', '.join(some)} and {last}"
+    return f"{len(labels)} cells"
+
+
+def _area_changes(patch: Patch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Objects of a patch, and by how many pixels each grows."""
+    labels, which = np.unique(np.concatenate([patch.old, patch.new]), return_inverse=True)
+    n = patch.old.size
+    by = np.bincount(which[n:], patch.lengths, labels.size)
+    by -= np.bincount(which[:n], patch.lengths, labels.size)
+    held = labels != 0
+    return labels[held], by[held].astype(np.int64)
+
+
+def _cleared(
+    corrections: Corrections,
+    patch: Patch,
+    gone: NDArray[np.bool_],
+    labels: NDArray[np.int64],
+    areas: NDArray[np.int64],
+) -> Region:
+    """Where deleted objects were; labels are sorted, areas are what each of them lost."""
+    area = areas[np.searchsorted(labels, patch.old[gone])]
+    runs = np.stack([patch.rows[gone], patch.cols[gone], patch.lengths[gone], area])
+    return cleared_region(corrections.new_region(), patch.index, runs)
+
 
 #: Parts smaller than this (px²) are not cut off: a line that is not quite straight leaves
 #: crumbs along an outline.
@@ -368,3 +507,477 @@ def delete(
         index, [patch for label in chosen for patch in _given(corrections, index, label, 0)]
     )
     return pixel_step(corrections, "delete", f"deletion of {named(chosen)}", [patch])
+
+
+# --------------------------------------------------------------------------------------------
+# Strokes of napari's own brush, eraser, fill bucket and polygon, as steps.
+
+
+def stroke(corrections: Corrections, atoms: Any) -> Step:
+    """A stroke that napari has painted into the labels already.
+
+    Remember it with :meth:`History.record`.
+
+    Parameters
+    ----------
+    corrections : Corrections
+    atoms : list
+        The value of a Labels layer's ``events.paint``: in the order of painting, triples
+        (indices, old values, new value), with indices a tuple of arrays, one per axis; or
+        napari's masked atoms with slice_key, mask, old_values and new_value.
+
+    Raises
+    ------
+    NothingToEditError
+        If no pixel is another than before.
+    EditError
+        If the atoms are something else or lie outside the labels.
+    EditConflictError
+        If their pixels are not in the array.
+    """
+    if isinstance(atoms, tuple) and len(atoms) == 3:
+        atoms = [atoms]
+    try:
+        parts = [_atom(atom, corrections.labels.ndim) for atom in atoms]
+    except (TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise EditError(f"This is no stroke of a Labels layer: {error}") from error
+    if not parts:
+        raise NothingToEditError("The stroke painted nothing.")
+    where = np.concatenate([part[0] for part in parts], axis=1)
+    old = np.concatenate([part[1] for part in parts])
+    new = np.concatenate([part[2] for part in parts])
+    shape = np.asarray(corrections.labels.shape)
+    if ((where < 0) | (where >= shape[:, None])).any():
+        raise EditError("The stroke lies outside the labels: was the layer's data replaced?")
+    flat = np.ravel_multi_index(tuple(where), tuple(shape))
+    # A pixel may be painted twice in a stroke: its first old and its last new value count.
+    pixels, first = np.unique(flat, return_index=True)
+    last = flat.size - 1 - np.unique(flat[::-1], return_index=True)[1]
+    old, new = old[first], new[last]
+    changed = old != new
+    if not changed.any():
+        raise NothingToEditError("The stroke changed nothing.")
+    pixels, old, new = pixels[changed], old[changed], new[changed]
+    patches = _patches(corrections, pixels, old, new)
+    for patch in patches:
+        corrections.check_painted(patch)
+        corrections.index.scan_before(patch, corrections.look)
+    painted = sorted({int(v) for v in np.unique(new) if v != 0})
+    if painted:
+        return pixel_step(corrections, "paint", f"painting of {named(painted)}", patches)
+    erased = sorted({int(v) for v in np.unique(old)})
+    return pixel_step(corrections, "erase", f"erasing of {named(erased)}", patches)
+
+
+def _patches(
+    corrections: Corrections,
+    pixels: NDArray[np.int64],
+    old: NDArray[np.int64],
+    new: NDArray[np.int64],
+) -> list[Patch]:
+    """One patch per plane, of sorted flat positions."""
+    height, width = corrections.shape
+    planes = pixels // (height * width)
+    patches = []
+    for plane in np.unique(planes):
+        part = planes == plane
+        within = pixels[part] - plane * (height * width)
+        stack = corrections.labels.shape[:-2]
+        index = tuple(int(i) for i in np.unravel_index(plane, stack)) if stack else ()
+        patches.append(
+            Patch.of_pixels(index, within // width, within % width, old[part], new[part])
+        )
+    return patches
+
+
+def _atom(
+    atom: Any, ndim: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Positions (ndim, n), old and new values (n,) of one atom."""
+    if hasattr(atom, "slice_key"):
+        starts = [int(part.start) for part in atom.slice_key]
+        sizes = [
+            int(part.stop) - start for part, start in zip(atom.slice_key, starts, strict=True)
+        ]
+        mask = np.ones(sizes, bool) if atom.mask is None else np.asarray(atom.mask)
+        where = np.stack(np.nonzero(mask)) + np.asarray(starts)[:, None]
+        before, after = np.asarray(atom.old_values).ravel(), atom.new_value
+    else:
+        indices, before, after = atom
+        where = np.stack(np.broadcast_arrays(*(np.atleast_1d(np.asarray(i)) for i in indices)))
+        where = where.reshape(len(where), -1)
+    if where.shape[0] != ndim:
+        raise ValueError(f"positions of {where.shape[0]} axes in labels of {ndim}")
+    n = where.shape[1]
+    old = np.broadcast_to(np.asarray(before).ravel(), (n,))
+    new = np.broadcast_to(np.asarray(after).ravel(), (n,))
+    if any(not np.issubdtype(values.dtype, np.integer) for values in (where, old, new)):
+        raise ValueError("positions and labels must be whole numbers")
+    return where.astype(np.int64), old.astype(np.int64), new.astype(np.int64)
+
+
+# --------------------------------------------------------------------------------------------
+# Put newly segmented objects into a box.
+
+#: An object with more than this share of its area in the box belongs to the box.
+_MOSTLY = 0.5
+#: Pieces of new objects smaller than this (px²), cut off by kept ones, are dropped.
+_CRUMB = 5
+
+
+def replace_box(
+    corrections: Corrections,
+    box: Any,
+    new_labels: ArrayLike,
+    index: Index = (),
+    keep_reviewed: bool = True,
+) -> Step:
+    """Replace what is inside a box by newly segmented objects.
+
+    Objects cut by the edge of the box: what lies outside stays, and the new object that
+    continues it across the edge (the one with the longest contact) joins it. Where nothing
+    continues it, the rest outside stays if most of the object lay outside, and goes with
+    the inside otherwise. At the border of the image nothing is cut.
+
+    A new object that covers just about an old one (more than half of both together) keeps
+    its label. New objects are a model's, so they are not reviewed.
+
+    Parameters
+    ----------
+    corrections : Corrections
+    box : (y0, y1, x0, x1)
+        Half-open, in pixels, inside the plane.
+    new_labels : integer array (y1 - y0, x1 - x0)
+        New objects of the box, in any numbering; 0 is background.
+    index : tuple of int
+        Plane of the stack.
+    keep_reviewed : bool
+        Accepted and corrected objects stay; new ones yield to them.
+
+    Raises
+    ------
+    NothingToEditError
+        If nothing changes.
+    EditError
+        If box and labels do not fit.
+    """
+    new = np.asarray(new_labels)
+    part = _part(corrections, box, new, index, keep_reviewed)
+    n = distinct(new[new > 0])[0].size
+    words = f"segmenting a box again ({n} cell{'' if n == 1 else 's'})"
+    return pixel_step(corrections, "resegment", words, [part.patch], by_person=False)
+
+
+def replace_area(
+    corrections: Corrections,
+    start: Sequence[int],
+    new_labels: ArrayLike,
+    keep_reviewed: bool = True,
+) -> Step:
+    """Replace what is in an area of an image or stack by newly segmented objects.
+
+    Each plane as of :func:`replace_box`. What an earlier area cut off at the edge of this one
+    is joined to what continues it on most of their common edge. An object that goes on over
+    planes has one label in all of them, that of an old object which it continues beyond the
+    area if there is one.
+
+    Parameters
+    ----------
+    corrections : Corrections
+    start : sequence of int
+        First element of the area: stack axes, y, x.
+    new_labels : integer array (\\*stack, h, w)
+        New objects of the area, in any numbering; 0 is background.
+    keep_reviewed : bool
+        As of :func:`replace_box`.
+
+    Raises
+    ------
+    NothingToEditError
+        If nothing changes.
+    EditError
+        If area and labels do not fit.
+    """
+    new = np.asarray(new_labels)
+    y, x = (int(v) for v in start[-2:])
+    box = (y, y + new.shape[-2], x, x + new.shape[-1])
+    parts = [
+        _part(
+            corrections,
+            box,
+            new[offset],
+            tuple(int(a) + b for a, b in zip(start[:-2], offset, strict=True)),
+            keep_reviewed,
+            side_by_side=True,
+        )
+        for offset in np.ndindex(*new.shape[:-2])
+    ]
+    if len(parts) > 1:
+        _one_name(corrections, parts)
+    n = distinct(new[new > 0])[0].size
+    words = f"segmenting of an area ({n} cell{'' if n == 1 else 's'})"
+    patches = [part.patch for part in parts]
+    return pixel_step(corrections, "resegment", words, patches, by_person=False)
+
+
+def laid_over(
+    labels: NDArray[Any], start: Sequence[int], new_labels: ArrayLike
+) -> NDArray[Any]:
+    """A copy of labels with newly segmented objects in an area; see :func:`replace_area`."""
+    corrections = Corrections(np.array(labels))
+    with suppress(NothingToEditError):
+        corrections.apply(replace_area(corrections, start, new_labels, keep_reviewed=False))
+    result: NDArray[Any] = corrections.labels
+    return result
+
+
+@dataclass(eq=False)
+class _Part:
+    """One plane of an area.
+
+    Attributes
+    ----------
+    window, result
+        Labels of ``around`` before and after.
+    new, here
+        Labels that were segmented, and their place in the window.
+    kept
+        Reviewed objects, which stay.
+    """
+
+    index: Index
+    around: Box
+    window: NDArray[Any]
+    result: NDArray[np.int64]
+    new: NDArray[Any]
+    here: tuple[slice, slice]
+    kept: list[int]
+
+    @property
+    def patch(self) -> Patch:
+        corner = (self.around[0], self.around[2])
+        return Patch.between(self.index, corner, self.window, self.result)
+
+
+def _part(
+    corrections: Corrections,
+    box: Any,
+    new: NDArray[Any],
+    index: Index,
+    keep_reviewed: bool,
+    side_by_side: bool = False,
+) -> _Part:
+    index = corrections.checked(index)
+    place = as_box(box, corrections.shape)
+    size = (place[1] - place[0], place[3] - place[2])
+    if tuple(int(v) for v in box) != place or new.shape != size:
+        raise EditError(
+            f"Labels of shape {new.shape} were given for a box of {size} in the plane "
+            f"{corrections.shape}: give the labels of just that box."
+        )
+    if not np.issubdtype(new.dtype, np.integer) or (new.size and new.min() < 0):
+        raise EditError("New labels must be whole numbers, 0 for background, none below.")
+    window, around = _window(corrections, index, place)
+    top, left = place[0] - around[0], place[2] - around[2]
+    here = (slice(top, top + new.shape[0]), slice(left, left + new.shape[1]))
+    labels, inside = distinct(window[here][window[here] != 0])
+    kept = [
+        int(label)
+        for label in labels
+        if keep_reviewed and corrections.status_code(int(label), index) != UNSEEN
+    ]
+    result = _replaced(
+        corrections, index, window, here, new, labels, inside, set(kept), side_by_side
+    )
+    return _Part(index, around, window, result, new, here, kept)
+
+
+def _one_name(corrections: Corrections, parts: Sequence[_Part]) -> None:
+    """Give every new object one label in all planes; no label to two of them."""
+    count: dict[tuple[int, int], int] = {}
+    outside: set[int] = set()
+    for part in parts:
+        values = np.where(np.isin(part.result[part.here], part.kept), 0, part.result[part.here])
+        both = (part.new > 0) & (values > 0)
+        pairs, shared = np.unique(
+            np.stack([part.new[both], values[both]]), axis=1, return_counts=True
+        )
+        for mine, label, n in zip(*pairs.tolist(), shared.tolist(), strict=True):
+            count[mine, label] = count.get((mine, label), 0) + n
+        beyond = part.result.copy()
+        beyond[part.here] = 0
+        outside.update(distinct(beyond)[0].tolist())
+    names: dict[int, int] = {}
+    taken: set[int] = set()
+    order = sorted(count, key=lambda pair: (pair[1] not in outside, -count[pair], pair))
+    for mine, label in order:
+        if mine not in names and label not in taken:
+            names[mine] = label
+            taken.add(label)
+    unnamed = sorted({mine for mine, _ in count} - set(names))
+    names |= dict(zip(unnamed, corrections.new_labels(len(unnamed)), strict=True))
+    own = np.array(sorted(names), np.int64)
+    to = np.array([names[mine] for mine in own.tolist()], np.int64)
+    for part in parts:
+        values = part.result[part.here]
+        both = (part.new > 0) & (values > 0) & ~np.isin(values, part.kept)
+        values[both] = to[np.searchsorted(own, part.new[both])]
+
+
+def _window(corrections: Corrections, index: Index, place: Box) -> tuple[NDArray[Any], Box]:
+    """Labels of the box and of all objects that reach into it, and their box."""
+    plane = corrections.plane(index)
+    present = [int(v) for v in distinct(corrections.read(index, place))[0] if v != 0]
+    around = union([place, *(plane.box(label) for label in present)])
+    # One pixel more, where contact across the edge is looked for.
+    around = (
+        max(min(around[0], place[0] - 1), 0),
+        min(max(around[1], place[1] + 1), corrections.shape[0]),
+        max(min(around[2], place[2] - 1), 0),
+        min(max(around[3], place[3] + 1), corrections.shape[1]),
+    )
+    return corrections.read(index, around), around
+
+
+def _replaced(
+    corrections: Corrections,
+    index: Index,
+    window: NDArray[Any],
+    here: tuple[slice, slice],
+    new: NDArray[Any],
+    labels: NDArray[Any],
+    inside: NDArray[np.int64],
+    reviewed: set[int],
+    side_by_side: bool,
+) -> NDArray[np.int64]:
+    """The window with the new objects in it; ``inside``: how many pixels of each old label."""
+    plane = corrections.plane(index)
+    old = window[here]
+    kept = np.isin(old, list(reviewed))
+    number, fresh = _yielding(new, kept)
+
+    result = window.astype(np.int64)
+    result[here] = np.where(kept, old, 0)
+    cut: dict[int, bool] = {}  # objects with pixels outside -> do most of them lie inside
+    for label, n in zip(labels.tolist(), inside.tolist(), strict=True):
+        if label not in reviewed and plane.area(label) > n:
+            cut[label] = n > _MOSTLY * plane.area(label)
+    joins = _continued(result, here, number, set(cut))
+    if side_by_side:
+        _join_beside(result, here, number, {*labels.tolist()}, joins)
+    names = _names(old, number, labels, inside, set(cut) | reviewed, joins)
+    unnamed = [i for i in range(1, fresh + 1) if i not in names]
+    names |= dict(zip(unnamed, corrections.new_labels(len(unnamed)), strict=True))
+    gone = [label for label, mostly in cut.items() if mostly and label not in joins.values()]
+    if gone:
+        result[np.isin(result, gone)] = 0
+    table = np.zeros(fresh + 1, np.int64)
+    for i, label in names.items():
+        table[i] = label
+    result[here] = np.where(number > 0, table[number], result[here])
+    return result
+
+
+def _yielding(new: NDArray[Any], kept: NDArray[np.bool_]) -> tuple[NDArray[np.int64], int]:
+    """New objects numbered 1..n, without what lies on kept objects.
+
+    One that lies mostly on kept ones is dropped, being a second copy of them.
+    """
+    labels, _ = distinct(new)
+    number = np.searchsorted(np.union1d(labels, 0), new)
+    n = int(number.max(initial=0))
+    whole = np.bincount(number.ravel(), minlength=n + 1)
+    free = np.where(kept, 0, number)
+    left = np.bincount(free.ravel(), minlength=n + 1)
+    drop = (left <= _MOSTLY * whole) | ((left < whole) & (left < _CRUMB))
+    drop[0] = True
+    to = np.zeros(n + 1, np.int64)
+    to[~drop] = np.arange(1, np.count_nonzero(~drop) + 1)
+    return to[free], int(np.count_nonzero(~drop))
+
+
+def _continued(
+    result: NDArray[np.int64],
+    here: tuple[slice, slice],
+    number: NDArray[np.int64],
+    cut: set[int],
+) -> dict[int, int]:
+    """New object -> cut object that it continues: of each pair the longest contact first."""
+    if not cut:
+        return {}
+    whole = np.zeros(result.shape, np.int64)
+    whole[here] = number
+    outside = np.where(np.isin(result, list(cut)), result, 0)
+    outside[here] = 0
+    contact: dict[tuple[int, int], int] = {}
+    h, w = result.shape
+    for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0)):
+        a = whole[max(dy, 0) : h + min(dy, 0), max(dx, 0) : w + min(dx, 0)]
+        b = outside[max(-dy, 0) : h + min(-dy, 0), max(-dx, 0) : w + min(-dx, 0)]
+        touch = (a > 0) & (b > 0)
+        for pair in zip(a[touch].tolist(), b[touch].tolist(), strict=True):
+            contact[pair] = contact.get(pair, 0) + 1
+    joins: dict[int, int] = {}
+    for (mine, theirs), _ in sorted(contact.items(), key=lambda item: (-item[1], item[0])):
+        if mine not in joins and theirs not in joins.values():
+            joins[mine] = theirs
+    return joins
+
+
+def _join_beside(
+    result: NDArray[np.int64],
+    here: tuple[slice, slice],
+    number: NDArray[np.int64],
+    inside: set[int],
+    joins: dict[int, int],
+) -> None:
+    """Join new objects to old ones that end where they begin, at the edge of the box.
+
+    That both end there on most of the edge that they have there is no chance: an earlier
+    area ended there and cut the object.
+    """
+    (top, bottom), (left, right) = ((axis.start, axis.stop) for axis in here)
+    height, width = result.shape
+    edges = []
+    if top > 0:
+        edges.append((number[0], result[top - 1, left:right]))
+    if bottom < height:
+        edges.append((number[-1], result[bottom, left:right]))
+    if left > 0:
+        edges.append((number[:, 0], result[top:bottom, left - 1]))
+    if right < width:
+        edges.append((number[:, -1], result[top:bottom, right]))
+    for mine, theirs in edges:
+        both = (mine > 0) & (theirs > 0)
+        for pair in sorted(set(zip(mine[both].tolist(), theirs[both].tolist(), strict=True))):
+            own, other = mine == pair[0], theirs == pair[1]
+            most = np.count_nonzero(own & other) > _MOSTLY * np.count_nonzero(own | other)
+            free = pair[0] not in joins and pair[1] not in joins.values()
+            if most and free and pair[1] not in inside:
+                joins[pair[0]] = pair[1]
+
+
+def _names(
+    old: NDArray[Any],
+    number: NDArray[np.int64],
+    labels: NDArray[Any],
+    inside: NDArray[np.int64],
+    taken: set[int],
+    joins: dict[int, int],
+) -> dict[int, int]:
+    """Labels of new objects that continue old ones, or cover just about the same pixels."""
+    names = dict(joins)
+    both = (number > 0) & (old != 0)
+    at = np.searchsorted(labels, old[both])
+    pair, shared = distinct(number[both] * labels.size + at)
+    pairs = zip(
+        (pair // labels.size).tolist(), labels[pair % labels.size].tolist(), strict=True
+    )
+    area_new = np.bincount(number.ravel())
+    area_old = dict(zip(labels.tolist(), inside.tolist(), strict=True))
+    for (mine, theirs), n in zip(pairs, shared.tolist(), strict=True):
+        # More than half of the union: true of at most one pair of each.
+        union_area = area_new[mine] + area_old[theirs] - n
+        if mine not in names and theirs not in taken and n > _MOSTLY * union_area:
+            names[mine] = theirs
+    return names

@@ -10,11 +10,281 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
-from napari_sa2net.edits.patch import Index, Integers, Patch
-from napari_sa2net.edits.regions import REGION_KINDS, Region
-from napari_sa2net.edits.shapes import Box
+from napari_sa2net.edits.shapes import (
+    Box,
+    Points,
+    common,
+    polygon_box,
+    polygon_mask,
+)
 from napari_sa2net.errors import StepFormatError
+
+# --------------------------------------------------------------------------------------------
+# Changed pixels of one plane: the atoms that every correction is made of.
+
+Index = tuple[int, ...]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """Pixels of one plane that change, as runs along rows.
+
+    A run is a piece of a row where all pixels have the same label before, and the same
+    after: an object costs a few numbers per row, whatever its size.
+
+    Attributes
+    ----------
+    index : tuple of int
+        Plane of the stack; () for a single plane.
+    rows, cols, lengths : int64 (n,)
+        First pixel and length of each run.
+    old, new : int64 (n,)
+        Label before and after.
+    """
+
+    index: Index
+    rows: Integers
+    cols: Integers
+    lengths: Integers
+    old: Integers
+    new: Integers
+
+    @classmethod
+    def between(
+        cls, index: Index, corner: tuple[int, int], old: NDArray[Any], new: NDArray[Any]
+    ) -> Patch:
+        """What differs between two windows (h, w) of labels, whose first pixel is corner."""
+        rows, cols = np.nonzero(old != new)
+        return cls._runs(
+            index, rows + corner[0], cols + corner[1], old[rows, cols], new[rows, cols]
+        )
+
+    @classmethod
+    def of_pixels(
+        cls,
+        index: Index,
+        rows: NDArray[Any],
+        cols: NDArray[Any],
+        old: NDArray[Any],
+        new: NDArray[Any],
+    ) -> Patch:
+        """From distinct pixels in any order; those that do not change are left out."""
+        changed = old != new
+        rows, cols, old, new = (a[changed] for a in (rows, cols, old, new))
+        order = np.lexsort((cols, rows))
+        return cls._runs(index, rows[order], cols[order], old[order], new[order])
+
+    @classmethod
+    def _runs(
+        cls,
+        index: Index,
+        rows: NDArray[Any],
+        cols: NDArray[Any],
+        old: NDArray[Any],
+        new: NDArray[Any],
+    ) -> Patch:
+        """From changed pixels in raster order."""
+        first = np.ones(rows.size, bool)
+        first[1:] = (
+            (rows[1:] != rows[:-1])
+            | (cols[1:] != cols[:-1] + 1)
+            | (old[1:] != old[:-1])
+            | (new[1:] != new[:-1])
+        )
+        at = np.flatnonzero(first)
+        lengths = np.diff(np.append(at, rows.size))
+        columns = (rows[at], cols[at], lengths, old[at], new[at])
+        return cls(tuple(int(i) for i in index), *(c.astype(np.int64) for c in columns))
+
+    def __bool__(self) -> bool:
+        return self.rows.size > 0
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the runs."""
+        return 5 * self.rows.nbytes
+
+    @property
+    def n_pixels(self) -> int:
+        """Number of changed pixels."""
+        return int(self.lengths.sum())
+
+    @property
+    def box(self) -> Box:
+        """Bounding box of the changed pixels, of which there is at least one."""
+        ends = self.cols + self.lengths
+        return (
+            int(self.rows.min()),
+            int(self.rows.max()) + 1,
+            int(self.cols.min()),
+            int(ends.max()),
+        )
+
+    def boxes(self, side: int = 128) -> list[Box]:
+        """Boxes that together hold all changed pixels, none much larger than side.
+
+        A stroke from corner to corner changes few pixels of its bounding box.
+        """
+        if self.n_pixels == 0:
+            return []
+        return cell_boxes(self.rows, self.cols, self.cols + self.lengths, side)
+
+    def pixels(self) -> tuple[Integers, Integers]:
+        """Rows and columns of all changed pixels."""
+        return expanded(self.rows, self.cols, self.lengths)
+
+    def inverse(self) -> Patch:
+        """The patch that takes this one back."""
+        return Patch(self.index, self.rows, self.cols, self.lengths, self.new, self.old)
+
+
+def cell_boxes(rows: Integers, starts: Integers, ends: Integers, side: int) -> list[Box]:
+    """Boxes around runs, one for each cell of a grid in which some of them start."""
+    y0, y1 = int(rows.min()), int(rows.max()) + 1
+    x0, x1 = int(starts.min()), int(ends.max())
+    if max(y1 - y0, x1 - x0) <= side:
+        return [(y0, y1, x0, x1)]
+    cell = rows // side * (x1 // side + 1) + starts // side
+    order = np.argsort(cell, kind="stable")
+    first = np.flatnonzero(np.diff(cell[order], prepend=-1))
+    edges = (
+        np.minimum.reduceat(rows[order], first),
+        np.maximum.reduceat(rows[order], first) + 1,
+        np.minimum.reduceat(starts[order], first),
+        np.maximum.reduceat(ends[order], first),
+    )
+    return [(int(a), int(b), int(c), int(d)) for a, b, c, d in zip(*edges, strict=True)]
+
+
+def distinct(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Distinct values and how often each occurs, like np.unique.
+
+    Labels of a window are mostly a narrow range, where counting beats sorting.
+    """
+    if values.size == 0:
+        return values.ravel(), np.empty(0, np.int64)
+    low, high = int(values.min()), int(values.max())
+    if high - low > 4 * values.size + 1_000_000:
+        found, counts = np.unique(values, return_counts=True)
+        return found, counts
+    counts = np.bincount((values.ravel() - low).astype(np.int64))
+    there = np.flatnonzero(counts)
+    return (there + low).astype(values.dtype), counts[there]
+
+
+def expanded(rows: Integers, cols: Integers, lengths: Integers) -> tuple[Integers, Integers]:
+    """Rows and columns of all pixels of runs."""
+    ends = np.cumsum(lengths)
+    offset = np.arange(int(ends[-1]) if ends.size else 0) - np.repeat(ends - lengths, lengths)
+    return np.repeat(rows, lengths), np.repeat(cols, lengths) + offset
+
+
+# --------------------------------------------------------------------------------------------
+# Areas of a plane that a person marked, and those that their deletions cleared.
+
+RegionKind = Literal["ignore", "reviewed", "cleared"]
+REGION_KINDS: tuple[str, ...] = get_args(RegionKind)
+
+#: Side of the blocks in which a cleared region is looked at (px).
+_BLOCK = 128
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A marked area of one plane.
+
+    Attributes
+    ----------
+    id : int
+        Unique among the regions of a set of corrections.
+    kind : "ignore", "reviewed" or "cleared"
+        Never trained on; wholly reviewed; or where deleted objects were, which is reviewed
+        background as long as it stays background.
+    index : tuple of int
+        Plane of the stack.
+    polygon : float64 (n, 2)
+        Corners (y, x) of a drawn region; (0, 2) for cleared ones.
+    runs : int64 (4, m)
+        Rows, columns and lengths of a cleared region, and the area (px) of the deleted object
+        that each was of; (4, 0) for drawn ones.
+    """
+
+    id: int
+    kind: RegionKind
+    index: Index
+    polygon: Points
+    runs: Integers
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Region)
+            and (self.id, self.kind, self.index) == (other.id, other.kind, other.index)
+            and np.array_equal(self.polygon, other.polygon)
+            and np.array_equal(self.runs, other.runs)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.kind, self.index))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the outline or the runs."""
+        return self.polygon.nbytes + self.runs.nbytes
+
+    def box(self, shape: tuple[int, int]) -> Box | None:
+        """Bounding box within a plane (H, W); None where it lies outside."""
+        if self.kind != "cleared":
+            return polygon_box(self.polygon, shape)
+        rows, cols, lengths, _ = self.runs
+        return (
+            int(rows.min()),
+            int(rows.max()) + 1,
+            int(cols.min()),
+            int((cols + lengths).max()),
+        )
+
+    def boxes(self, shape: tuple[int, int]) -> list[Box]:
+        """Boxes that together hold the region; of places far apart, one around each."""
+        if self.kind == "cleared":
+            rows, cols, lengths, _ = self.runs
+            return cell_boxes(rows, cols, cols + lengths, _BLOCK)
+        box = self.box(shape)
+        return [] if box is None else [box]
+
+    def mask(self, box: Box, largest: float = np.inf) -> NDArray[np.bool_]:
+        """Pixels of a box that lie in the region; bool (y1 - y0, x1 - x0).
+
+        Of a cleared region only the places of objects whose area was `largest` px or less.
+        """
+        y0, y1, x0, x1 = box
+        mask = np.zeros((y1 - y0, x1 - x0), bool)
+        own = self.box((y1, x1))
+        part = None if own is None else common(own, box)
+        if part is None:
+            return mask
+        if self.kind != "cleared":
+            a, b, c, d = part
+            mask[a - y0 : b - y0, c - x0 : d - x0] = polygon_mask(self.polygon, part)
+            return mask
+        small = self.runs[3] <= largest
+        rows, cols = expanded(*self.runs[:3, small])
+        inside = (rows >= y0) & (rows < y1) & (cols >= x0) & (cols < x1)
+        mask[rows[inside] - y0, cols[inside] - x0] = True
+        return mask
+
+
+def drawn_region(id: int, kind: RegionKind, index: Index, polygon: Points) -> Region:
+    """A region with a drawn outline."""
+    return Region(id, kind, index, polygon, np.empty((4, 0), np.int64))
+
+
+def cleared_region(id: int, index: Index, runs: Integers) -> Region:
+    """The place of deleted objects, as runs (4, m)."""
+    return Region(id, "cleared", index, np.empty((0, 2)), runs)
+
 
 #: Version of the layout of :meth:`Step.to_bytes`. In 1, cleared regions had no areas.
 SCHEMA_VERSION = 2

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from multiprocessing.connection import Client
 
-from napari_sa2net.engine.link import EXIT_NO_TORCH
+from napari_sa2net.engine.process import EXIT_NO_TORCH
 from napari_sa2net.engine.server import Server
 
 NICENESS = 5
@@ -50,7 +50,7 @@ def main() -> int:
 
         traceback.print_exc()
         return EXIT_NO_TORCH
-    from napari_sa2net.engine.handlers import Handlers
+    from napari_sa2net.engine.service import Handlers
 
     server.work(Handlers(server))
     return 0

@@ -16,15 +16,35 @@ import traceback
 import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from napari_sa2net.engine import protocol as p
-from napari_sa2net.engine.images import Sources
-from napari_sa2net.engine.link import EXIT_NO_TORCH, Link, describe_end
-from napari_sa2net.engine.open_jobs import OpenJob, Tell
-from napari_sa2net.engine.wire import prepare, unpack
+from napari_sa2net.engine import messages as p
+from napari_sa2net.engine.arrays import Sources, prepare, unpack
+from napari_sa2net.engine.process import EXIT_NO_TORCH, Link, describe_end
 from napari_sa2net.errors import Cancelled, EngineError, SA2NetError
+
+# --------------------------------------------------------------------------------------------
+# What the client remembers of jobs, and tells of them itself.
+
+
+@dataclass
+class OpenJob:
+    """A job without an answer yet."""
+
+    request: p.JobRequest
+    sent: bool = False
+    cancelled: bool = False
+    shared: list[str] = field(default_factory=list)
+    timer: threading.Timer | None = None
+
+
+@dataclass(frozen=True)
+class Tell:
+    """Not a request: an event to be told from a thread of ours."""
+
+    event: p.WasCancelled
+
 
 _log = logging.getLogger(__name__)
 

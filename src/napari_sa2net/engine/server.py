@@ -15,16 +15,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_sa2net.engine import protocol as p
-from napari_sa2net.engine.shm import Pool, take
-from napari_sa2net.engine.wire import pack
+from napari_sa2net.engine import messages as p
+from napari_sa2net.engine.arrays import Pool, pack, take
 from napari_sa2net.errors import Cancelled, ImageError, OutOfMemoryError, SA2NetError
 
 _PARENT_CHECK_S = 1.0
 
 
 class Work(Protocol):
-    """What answers requests; `napari_sa2net.engine.handlers.Handlers`."""
+    """What answers requests; `napari_sa2net.engine.service.Handlers`."""
 
     def info(self) -> p.EngineInfo: ...
     def run(self, request: p.JobRequest) -> Any: ...

@@ -12,20 +12,18 @@ from scipy import ndimage
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.errors import Cancelled
 from napari_sa2net.inference.instances import foreground_probability, label_objects
-from napari_sa2net.inference.predictor import (
-    CancelCallback,
-    Predictor,
-)
-from napari_sa2net.inference.resample import Plane, ScaledPlane
-from napari_sa2net.inference.scale import MIN_SCALE
-from napari_sa2net.inference.size_search import (
+from napari_sa2net.inference.predict import CancelCallback, Predictor
+from napari_sa2net.inference.tiling import (
     CROP,
     LARGE_SCALE,
     LARGEST_SCALE,
+    MIN_SCALE,
     N_CROPS,
+    Plane,
+    ScaledPlane,
+    Window,
     agree,
 )
-from napari_sa2net.inference.tiles import Window
 from napari_sa2net.measure import RIM
 
 #: Positions per axis among which the crops with most contrast are chosen.

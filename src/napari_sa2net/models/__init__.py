@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from napari_sa2net.models.card import ModelCard as ModelCard
     from napari_sa2net.models.card import read_card as read_card
+    from napari_sa2net.models.file import Model as Model
     from napari_sa2net.models.file import load_checkpoint as load_checkpoint
+    from napari_sa2net.models.file import load_model as load_model
     from napari_sa2net.models.file import open_model as open_model
     from napari_sa2net.models.file import save_model as save_model
     from napari_sa2net.models.imports import download_model as download_model
     from napari_sa2net.models.imports import import_model as import_model
-    from napari_sa2net.models.model import Model as Model
-    from napari_sa2net.models.model import load_model as load_model
     from napari_sa2net.models.registry import ModelEntry as ModelEntry
     from napari_sa2net.models.registry import demote_model as demote_model
     from napari_sa2net.models.registry import export_model as export_model
     from napari_sa2net.models.registry import find_model as find_model
     from napari_sa2net.models.registry import list_models as list_models
     from napari_sa2net.models.registry import promote_model as promote_model
+    from napari_sa2net.models.registry import remove_model as remove_model
     from napari_sa2net.models.registry import rename_model as rename_model
-    from napari_sa2net.models.removal import remove_model as remove_model
-    from napari_sa2net.models.removal import restore_model as restore_model
+    from napari_sa2net.models.registry import restore_model as restore_model
 
 _MODULES = {
     "ModelCard": "card",
@@ -33,17 +33,17 @@ _MODULES = {
     "save_model": "file",
     "download_model": "imports",
     "import_model": "imports",
-    "Model": "model",
-    "load_model": "model",
+    "Model": "file",
+    "load_model": "file",
     "ModelEntry": "registry",
     "demote_model": "registry",
     "export_model": "registry",
     "find_model": "registry",
     "list_models": "registry",
     "promote_model": "registry",
-    "remove_model": "removal",
+    "remove_model": "registry",
     "rename_model": "registry",
-    "restore_model": "removal",
+    "restore_model": "registry",
 }
 __all__ = sorted(_MODULES)
 

@@ -3,15 +3,146 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
+import platformdirs
+import pooch
+import requests
+
+from napari_sa2net.errors import Cancelled, DownloadError, OutputError, SettingsError
+from napari_sa2net.files import HOME_VARIABLE
 from napari_sa2net.models.card import is_safetensors, open_checked
-from napari_sa2net.models.download import Progress, download
+from napari_sa2net.models.checkpoint import name_of_file
 from napari_sa2net.models.file import open_model, save_model
-from napari_sa2net.models.importers import name_of_file
 from napari_sa2net.models.registry import ModelEntry, add_file, check_model_name
+
+# --------------------------------------------------------------------------------------------
+# Downloading model files; only with their sha256, and never half of one.
+
+#: Called with (bytes done, bytes in all, what).
+Progress = Callable[[int, int, str], None]
+#: Seconds without an answer after which a download fails.
+TIMEOUT = 30
+
+
+def downloads_dir() -> Path:
+    """Folder of downloaded files; it may not exist yet."""
+    home = os.environ.get(HOME_VARIABLE)
+    if home:
+        return Path(home).expanduser().absolute() / "downloads"
+    return Path(platformdirs.user_cache_dir("napari-sa2net", appauthor=False)) / "downloads"
+
+
+def download(
+    url: str,
+    sha256: str,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Path:
+    """Download a file, or find it downloaded already.
+
+    Parameters
+    ----------
+    url : str
+        http or https.
+    sha256 : str
+        Of the file, 64 hexadecimal digits; without it nothing is downloaded.
+    progress : callable, optional
+        Called with bytes done, bytes in all (0 if the server does not say), and the name.
+    cancelled : callable, optional
+        Asked at each chunk.
+
+    Returns
+    -------
+    Path of the file, its content checked.
+
+    Raises
+    ------
+    SettingsError
+        If the URL or the sha256 is malformed.
+    DownloadError
+        If the server does not answer or the content is another; no file is left.
+    Cancelled
+        If `cancelled` said so; no file is left.
+    OutputError
+        If the file cannot be written.
+    """
+    sha256 = sha256.strip().lower()
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise SettingsError(
+            "A download needs the file's sha256, 64 hexadecimal digits. "
+            "Ask whoever offers the model for it."
+        )
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise SettingsError(f"{url!r} is not a web address. Give one with http:// or https://")
+    base = re.sub(r"[^\w .-]+", "_", unquote(parts.path).rsplit("/", 1)[-1]).strip(" .")
+    folder = downloads_dir()
+    # Pooch reports each download on the console, unasked.
+    log = pooch.get_logger()
+    level = log.level
+    log.setLevel("WARNING")
+    bar = _Bar(base or url, progress, cancelled)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = pooch.retrieve(
+            url,
+            known_hash=f"sha256:{sha256}",
+            fname=base or "model",
+            # By hash: another version of the same name is another file.
+            path=folder / sha256[:16],
+            downloader=pooch.HTTPDownloader(progressbar=bar, timeout=TIMEOUT),
+        )
+    except requests.RequestException as error:
+        raise DownloadError(
+            f"{url} could not be downloaded ({error}). "
+            "Check the address and the internet connection, and try again."
+        ) from error
+    except ValueError as error:  # what pooch raises for a wrong hash
+        raise DownloadError(
+            f"The file at {url} is not the one with sha256 {sha256}. "
+            "It was changed or damaged on the way, and is not used."
+        ) from error
+    except OSError as error:
+        raise OutputError(
+            f"{folder} cannot be written ({error}). Check its permissions and the free space."
+        ) from error
+    finally:
+        log.setLevel(level)
+    return Path(path)
+
+
+class _Bar:
+    """What pooch wants of a progress bar."""
+
+    def __init__(
+        self,
+        name: str,
+        progress: Progress | None,
+        cancelled: Callable[[], bool] | None,
+    ) -> None:
+        self.total = 0
+        self._done = 0
+        self._name = name
+        self._progress = progress
+        self._cancelled = cancelled
+
+    def update(self, n: int) -> None:
+        self._done += n
+        if self._cancelled is not None and self._cancelled():
+            raise Cancelled("The download was cancelled.")
+        if self._progress is not None:
+            self._progress(self._done, int(self.total), self._name)
+
+    def reset(self) -> None:
+        self._done = 0
+
+    def close(self) -> None:
+        pass
 
 
 def import_model(

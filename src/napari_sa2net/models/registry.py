@@ -6,13 +6,15 @@ processes may use it at once and a reader never sees half a model.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -415,3 +417,182 @@ def locked() -> Iterator[None]:
             f"{folder} cannot be written ({error}). Check its permissions, or set "
             f"{HOME_VARIABLE} to another folder."
         ) from error
+
+
+# --------------------------------------------------------------------------------------------
+# Removing models of the user, and putting them back: nothing is deleted unasked.
+
+
+def removed_models_dir() -> Path:
+    """Folder of removed models, which nobody else looks into; it may not exist yet."""
+    return user_models_dir() / "removed"
+
+
+def remove_model(name: str, forever: bool = False) -> Path | None:
+    """Take a model of the user out of the list.
+
+    Parameters
+    ----------
+    name : str
+    forever : bool
+        Delete its file, instead of moving it to `removed_models_dir`.
+
+    Returns
+    -------
+    Where the file is now, for `restore_model`; None if it was deleted.
+
+    Raises
+    ------
+    ModelNotFoundError
+        If there is none of that name.
+    ModelExistsError
+        If it is a bundled one.
+    OutputError
+        If the file cannot be moved or deleted.
+    """
+    with locked():
+        path = user_path(name, "removed")
+        try:
+            if forever:
+                path.unlink()
+                return None
+            folder = removed_models_dir()
+            if path.parent == aside_models_dir():
+                folder /= "aside"
+            folder.mkdir(parents=True, exist_ok=True)
+            target = _free_path(folder, path.name.removesuffix(SUFFIX))
+            os.replace(path, target)
+            target.touch()  # its time tells which was removed last
+        except FileNotFoundError:
+            raise model_not_found(name) from None
+        except OSError as error:
+            raise OutputError(f"{path} cannot be removed ({error}).") from error
+    return target
+
+
+def restore_model(which: str | Path, name: str | None = None) -> ModelEntry:
+    """Put a removed model back where it was, offered or kept aside.
+
+    Parameters
+    ----------
+    which : str or Path
+        What `remove_model` returned, or the model's name: the one removed last.
+    name : str, optional
+        What to call it; unsaid: as before.
+
+    Raises
+    ------
+    ModelNotFoundError
+        If no such model was removed.
+    SettingsError, ModelExistsError, OutputError
+        If the name is not allowed or taken; if the file cannot be moved.
+    """
+    with locked():
+        path = which if isinstance(which, Path) else _newest(which)
+        if not path.is_file():
+            raise ModelNotFoundError(
+                f"{path} is no longer there, so it cannot be put back. Import the model anew."
+            )
+        name = check_model_name(name or _name_of(path))
+        check_free(name)
+        aside = path.parent.name == "aside"
+        target = (aside_models_dir() if aside else user_models_dir()) / f"{name}{SUFFIX}"
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, target)
+        except OSError as error:
+            raise OutputError(f"{path} cannot be moved back ({error}).") from error
+        return entry_of(target, bundled=False)
+
+
+def removed_models() -> list[Path]:
+    """Files of removed models, the one removed last first."""
+    folder = removed_models_dir()
+    paths = [*folder.glob(f"*{SUFFIX}"), *(folder / "aside").glob(f"*{SUFFIX}")]
+    return sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
+def _newest(name: str) -> Path:
+    for path in removed_models():
+        if _name_of(path).casefold() == name.casefold():
+            return path
+    names = ", ".join(dict.fromkeys(_name_of(path) for path in removed_models())) or "none"
+    raise ModelNotFoundError(f"No model {name!r} was removed. Removed models: {names}.")
+
+
+def _free_path(folder: Path, name: str) -> Path:
+    path, number = folder / f"{name}{SUFFIX}", 1
+    while path.exists():
+        number += 1
+        # No model is called so, since brackets are not allowed in names.
+        path = folder / f"{name} ({number}){SUFFIX}"
+    return path
+
+
+def _name_of(path: Path) -> str:
+    return path.name.removesuffix(SUFFIX).rpartition(" (")[0] or path.name.removesuffix(SUFFIX)
+
+
+# --------------------------------------------------------------------------------------------
+# Which model came of which: by the sha256 that a card names, whatever files are called.
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal; read again only when the file has changed.
+
+    Raises
+    ------
+    CheckpointPathError, CorruptCheckpointError
+        If it cannot be read or is empty.
+    """
+    with open_checked(path):
+        stat = path.stat()
+    return _sha256(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=512)
+def _sha256(path: Path, _changed: int, _size: int) -> str:
+    with open_checked(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def parent_named(card: ModelCard) -> tuple[str, str]:
+    """Name and sha256 of the parent that a card names; empty where it names none."""
+    text = card.parent or ""
+    found = _SHA256.search(text)
+    name = _SHA256.sub("", text).strip().removesuffix("sha256").rstrip(" ,")
+    return name, found.group() if found else ""
+
+
+def parent_of(card: ModelCard, entries: Sequence[ModelEntry]) -> ModelEntry | None:
+    """The model that a card's model learned from, if it is among the entries.
+
+    Raises
+    ------
+    CheckpointError
+        If the file of an entry cannot be read.
+    """
+    _, sha256 = parent_named(card)
+    if not sha256:
+        return None
+    return next((e for e in entries if file_sha256(e.path) == sha256), None)
+
+
+def children_of(entry: ModelEntry, entries: Sequence[ModelEntry]) -> list[ModelEntry]:
+    """The entries that learned from a model; raises as `parent_of`."""
+    named = [e for e in entries if e.card.parent and e.name != entry.name]
+    if not named:
+        return []
+    sha256 = file_sha256(entry.path)
+    return [e for e in named if parent_named(e.card)[1] == sha256]
+
+
+def ancestors(card: ModelCard, entries: Sequence[ModelEntry]) -> list[ModelEntry]:
+    """Parent, grandparent, …, as far as they are among the entries; raises as `parent_of`."""
+    found: list[ModelEntry] = []
+    while (parent := parent_of(card, entries)) is not None and parent not in found:
+        found.append(parent)
+        card = parent.card
+    return found

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from napari_sa2net.config import CLASSES, FineTuneConfig, is_taught
-from napari_sa2net.data.channels import Channels
+import numpy as np
+
+from napari_sa2net.config import CLASSES, FineTuneConfig, InputConfig, is_taught
+from napari_sa2net.data import plan_image
+from napari_sa2net.data.axes import Channels
+from napari_sa2net.data.samples import reference_images
 from napari_sa2net.data.training_set import TrainingItem, load_training_folder
 from napari_sa2net.errors import Cancelled, SettingsError
 from napari_sa2net.models.card import ModelCard
-from napari_sa2net.models.lineage import ancestors
-from napari_sa2net.models.model import Model
-from napari_sa2net.models.registry import list_models
-from napari_sa2net.training.comparison import use_in_line
+from napari_sa2net.models.file import Model
+from napari_sa2net.models.registry import ancestors, list_models
+from napari_sa2net.training.compare import use_in_line
 from napari_sa2net.training.dataset import Example, label_notes, load_example
 from napari_sa2net.training.held_out import (
     Split,
@@ -25,8 +29,32 @@ from napari_sa2net.training.held_out import (
     split_examples,
     spread,
 )
-from napari_sa2net.training.reference import REFERENCE_SIDE, reference_examples
 from napari_sa2net.training.replay import replay_examples
+
+# --------------------------------------------------------------------------------------------
+# The reference set as a network sees it: what tells that a child has forgotten.
+
+#: Side of the part of an image that is scored (network px): a fixed cost in every round.
+REFERENCE_SIDE = 320
+
+
+def reference_examples(card: ModelCard) -> list[Example]:
+    """Synthetic cells with known outlines, always the same."""
+    return list(_drawn(card.input, card.network.in_channels))
+
+
+@lru_cache(maxsize=2)
+def _drawn(expects: InputConfig, in_channels: int) -> tuple[Example, ...]:
+    examples = []
+    for one in reference_images():
+        plan = plan_image(one.image, model_input=expects, in_channels=in_channels)
+        height, width = plan.spatial
+        item = TrainingItem(one.name, Path(), Path(), kind=one.kind)
+        pixels = plan.read((), 0, height, 0, width)
+        nowhere = np.zeros((0, 2))
+        examples.append(Example(item, pixels, one.labels, None, one.diameter, nowhere))
+    return tuple(examples)
+
 
 Progress = Callable[[int, int, str], None]
 #: Names of the sets that are scored; all but the first make up the reference set.

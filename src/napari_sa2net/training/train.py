@@ -7,7 +7,7 @@ import logging
 import math
 import shlex
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,17 +19,19 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from napari_sa2net.config import (
     CLASSES,
     OUTPUTS,
     InputConfig,
+    InstanceConfig,
     NetworkConfig,
     TrainConfig,
     is_taught,
 )
-from napari_sa2net.data.channels import Channels, channel_choice
+from napari_sa2net.data.axes import Channels, channel_choice
 from napari_sa2net.data.training_set import load_training_folder, split_items
 from napari_sa2net.errors import (
     Cancelled,
@@ -40,9 +42,11 @@ from napari_sa2net.errors import (
 )
 from napari_sa2net.files import cannot_write, readable, write_atomically
 from napari_sa2net.inference.devices import fast_dtype, resolve_device
+from napari_sa2net.inference.instances import label_objects
+from napari_sa2net.inference.predict import activate
+from napari_sa2net.metrics import ImageScore, pool, score_image
 from napari_sa2net.models.card import ModelCard
-from napari_sa2net.models.file import save_model
-from napari_sa2net.models.model import load_model
+from napari_sa2net.models.file import load_model, save_model
 from napari_sa2net.models.registry import (
     add_file,
     check_model_name,
@@ -58,9 +62,96 @@ from napari_sa2net.training.dataset import (
     label_notes,
     load_example,
 )
-from napari_sa2net.training.module import SegmentationModule
+from napari_sa2net.training.losses import deep_supervision_loss, make_loss
 from napari_sa2net.training.run_state import write_tensors
 from napari_sa2net.training.runs import folder_input
+
+# --------------------------------------------------------------------------------------------
+# The Lightning module: loss on four heads, optimiser, validation by objects.
+
+
+class SegmentationModule(pl.LightningModule):
+    """Trains a network on crops and scores it on whole images.
+
+    Parameters
+    ----------
+    net : SA2Net or FocalUNet
+        With the outputs `config.OUTPUTS`, or without the distance.
+    config : TrainConfig
+    """
+
+    def __init__(self, net: Network, config: TrainConfig) -> None:
+        super().__init__()
+        self.net = net
+        self.config = config
+        self.loss = make_loss(config)
+        self.learns_distance = net.n_classes == len(OUTPUTS)
+        self.outputs = OUTPUTS if self.learns_distance else CLASSES
+        self._scores: list[ImageScore] = []
+        self._losses: list[float] = []
+
+    def training_step(self, batch: dict[str, Tensor], _index: int) -> Tensor:
+        heads = self.net(self._image(batch), deep_supervision=True)
+        loss = deep_supervision_loss(
+            self.loss,
+            heads,
+            self.config.head_weights,
+            batch["target"],
+            batch["mask"],
+            batch["distance"] if self.learns_distance else None,
+        )
+        self.log("train_loss", loss, prog_bar=True)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self._scores, self._losses = [], []
+
+    def validation_step(self, batch: dict[str, Tensor], _index: int) -> None:
+        logits = self.net(self._image(batch))
+        classes = logits[:, : len(CLASSES)]
+        self._losses.append(float(self.loss(classes, batch["target"], batch["mask"])))
+        probability = activate(logits.float(), len(CLASSES))[0].cpu().numpy()
+        labels = label_objects(probability, self.outputs, InstanceConfig())
+        counts = batch["mask"][0].cpu().numpy()
+        self._scores.append(
+            score_image(labels * counts, batch["labels"][0].cpu().numpy() * counts)
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        scores = pool(self._scores)
+        self.log("val_loss", sum(self._losses) / len(self._losses), prog_bar=True)
+        for name in ("ap50", "mean_ap", "dice"):
+            self.log(f"val_{name}", scores[name], prog_bar=True)
+        # Chosen by both: found at all, and found exactly.
+        self.log("val_score", (scores["ap50"] + scores["mean_ap"]) / 2)
+
+    def configure_optimizers(self) -> Any:
+        decay = [p for p in self.net.parameters() if p.ndim > 1]
+        plain = [p for p in self.net.parameters() if p.ndim <= 1]
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": decay, "weight_decay": self.config.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
+            ],
+            lr=self.config.learning_rate,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def _rate(self, step: int) -> float:
+        """Linear warm-up, then a cosine down to a hundredth."""
+        warmup = max(1, round(self.config.warmup * self.config.steps))
+        if step < warmup:
+            return (step + 1) / warmup
+        done = min(1.0, (step - warmup) / max(1, self.config.steps - warmup))
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
+
+    def _image(self, batch: dict[str, Tensor]) -> Tensor:
+        return batch["image"].contiguous(memory_format=torch.channels_last)
+
 
 logger = logging.getLogger(__name__)
 
@@ -487,3 +578,116 @@ class _Watch(Callback):
         checkpoint["validation"] = {
             k[4:]: float(v) for k, v in metrics.items() if k.startswith("val_")
         }
+
+
+# --------------------------------------------------------------------------------------------
+# How far a run is: steps to progress, progress to learning rate and rounds.
+
+#: The learning rate ends at this share of its peak.
+LAST_RATE = 0.01
+#: Sum of the learning rates that γ gets (reconstruction). Adam's steps are about as large as
+#: the rate, so γ could go from 1 to 0 four times over, in however few steps: what holds it is
+#: the data, not the length of the training. In 4000 steps it is the rate of all weights.
+GAMMA_TRAVEL = 4.0
+#: The largest rate of γ: in a short run, too, several steps have to agree on a direction.
+GAMMA_STEP = 0.2
+
+
+def gamma_peak(steps: float, mean_share: float = 1.0) -> float:
+    """Peak learning rate of γ in a run of so many steps (reconstruction).
+
+    Parameters
+    ----------
+    steps : float
+    mean_share : float
+        Mean rate of the run as a share of its peak.
+    """
+    return min(GAMMA_STEP, GAMMA_TRAVEL / (mean_share * steps))
+
+
+class Schedule:
+    """Progress 0 … 1 of a run whose length may be planned anew on the way.
+
+    The learning rate follows the progress, not the steps, so it comes down in time also
+    where the machine turns out slower than was measured.
+
+    Parameters
+    ----------
+    steps : int
+        Steps in all.
+    rounds : int
+        The progress is cut into so many rounds.
+    warmup : float
+        Share of the run in which the rate rises.
+    pieces : sequence of (step, total), optional
+        Plans of an earlier run, to be followed again.
+    """
+
+    def __init__(
+        self,
+        steps: int,
+        rounds: int,
+        warmup: float = 0.0,
+        pieces: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        self.rounds = rounds
+        self.warmup = warmup
+        self.pieces = [(int(at), int(total)) for at, total in pieces] or [(0, steps)]
+
+    @property
+    def total(self) -> int:
+        """Steps in all, as planned now."""
+        return self.pieces[-1][1]
+
+    def replan(self, step: int, total: int) -> None:
+        """From `step` on, end after `total` steps."""
+        total = max(total, step + 1)
+        if total != self.total:
+            self.pieces.append((step, total))
+
+    def progress(self, step: int) -> float:
+        """Share of the run that is done after `step` steps."""
+        done = 0.0
+        for i, (at, total) in enumerate(self.pieces):
+            until = self.pieces[i + 1][0] if i + 1 < len(self.pieces) else step
+            until = min(until, step)
+            if until > at:
+                done += (1 - done) * (until - at) / max(1, total - at)
+        return min(1.0, done)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of the step that follows `step`, as a share of its peak."""
+        done = self.progress(step)
+        if done < self.warmup:
+            # In a run of few steps the first one may lie beyond the warm-up's end.
+            return min(1.0, (done + 1 / self.total) / self.warmup)
+        rest = (done - self.warmup) / max(1e-9, 1 - self.warmup)
+        return LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * min(1.0, rest)))
+
+    def round_of(self, step: int) -> int:
+        """Rounds that are over after `step` steps."""
+        if step >= self.total:
+            return self.rounds
+        # A hair of tolerance: k / rounds is rarely exact.
+        return min(self.rounds - 1, int(self.progress(step) * self.rounds + 1e-9))
+
+
+def steps_within(
+    seconds: float, per_step: float, per_round: float, rounds: int, fewest: int = 1
+) -> tuple[int, int]:
+    """Steps and rounds that fit into a time; scoring takes at most a third of it.
+
+    Parameters
+    ----------
+    seconds : float
+        What is left.
+    per_step, per_round : float
+        Seconds of one step, and of scoring once.
+    rounds : int
+        Wanted.
+    fewest : int
+        Steps below which learning would be by chance; taken even if the time is over.
+    """
+    rounds = max(1, min(rounds, int(seconds / 3 / max(per_round, 1e-6))))
+    steps = int((seconds - rounds * per_round) / max(per_step, 1e-6))
+    return max(steps, rounds, fewest), rounds

@@ -21,11 +21,10 @@ from qtpy.QtWidgets import (
 )
 
 from napari_sa2net.files import write_atomically
-from napari_sa2net.widgets.common import link_button
-from napari_sa2net.widgets.error_box import guarded
+from napari_sa2net.widgets.controls import guarded, link_button
 from napari_sa2net.widgets.napari_port.connections import Connections
-from napari_sa2net.widgets.napari_port.features import LABEL
 from napari_sa2net.widgets.napari_port.picking import CellPicker, show_cell
+from napari_sa2net.widgets.napari_port.results import LABEL
 from napari_sa2net.widgets.theme import style_sheet
 
 if TYPE_CHECKING:

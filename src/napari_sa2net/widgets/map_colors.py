@@ -8,8 +8,8 @@ import numpy as np
 from napari.utils.colormaps import Colormap, DirectLabelColormap, ensure_colormap
 from numpy.typing import NDArray
 
-from napari_sa2net.app.why import STRIDES
-from napari_sa2net.inference.map_palette import ADDED, REMOVED, palette
+from napari_sa2net.app.session import STRIDES
+from napari_sa2net.interpret.maps import ADDED, REMOVED, palette
 
 #: of the four stages, wherever one is drawn: outlines, curves, ticks (Okabe and Ito)
 STAGE_COLORS = dict(zip(STRIDES, ("#56b4e9", "#009e73", "#e69f00", "#e0529c"), strict=True))

@@ -4,42 +4,83 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import napari.settings
-from qtpy.QtCore import QObject, Qt, QTimer
+from qtpy.QtCore import QObject, Qt, QTimer, Signal
 
-from napari_sa2net.app.controllers import SegmentController
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.measurements import Measurements
-from napari_sa2net.app.remembered import recall, remember
+from napari_sa2net.app.segment import SegmentController, recall, remember
 from napari_sa2net.app.session import LabelsUpdate, Session
 from napari_sa2net.config import PredictConfig
 from napari_sa2net.widgets.napari_port import PLUGIN, NapariPort
 from napari_sa2net.widgets.napari_port.cells import CellLayers
 from napari_sa2net.widgets.napari_port.measured_layers import MeasuredLayers
 from napari_sa2net.widgets.napari_port.reading import layer_key
-from napari_sa2net.widgets.qt_dispatch import GuiDispatcher
 
 if TYPE_CHECKING:
     from napari.layers import Labels
     from napari.viewer import Viewer
 
     from napari_sa2net.app.correct import CorrectController
-    from napari_sa2net.app.explain import ExplainController
     from napari_sa2net.app.learn import LearnController
     from napari_sa2net.app.models import ModelsController
+    from napari_sa2net.app.see_why import ExplainController
     from napari_sa2net.widgets.cell_table import CellTable
+
+
+# --------------------------------------------------------------------------------------------
+# Carry calls from worker threads into the GUI thread.
+
+
+class GuiDispatcher(QObject):
+    """Call functions in the GUI thread, whoever asks.
+
+    Worker threads never touch widgets or emit widgets' signals: they hand a function to
+    this object, and the event loop of the thread that made it runs it later, in order.
+    After :meth:`close` calls are dropped silently, so that an answer that comes too late
+    meets no deleted widget.
+    """
+
+    _called = Signal(object, object)
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._lock = threading.Lock()
+        self._open = True
+        self._called.connect(self._run, Qt.ConnectionType.QueuedConnection)
+
+    def __call__(self, function: Callable[..., Any], *args: Any) -> None:
+        """Run ``function(*args)`` in the GUI thread soon; returns at once.
+
+        Safe from any thread.
+        """
+        # the lock keeps close() and the emission apart: Qt may free the C++ side after it
+        with self._lock:
+            if self._open:
+                self._called.emit(function, args)
+
+    def close(self) -> None:
+        """Drop every call from now on, also those under way."""
+        with self._lock:
+            self._open = False
+
+    def _run(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        if self._open:
+            function(*args)
+
 
 #: after the dock has been drawn
 PRELOAD_MS = 1500
 #: napari needs the first two for its first Labels layer
 PRELOADED = (
     *("pandas", "skimage.color", "scipy.ndimage"),
-    *("napari_sa2net.inference.labelling", "napari_sa2net.edits"),
+    *("napari_sa2net.inference.planes", "napari_sa2net.edits"),
 )
 TABLE = "Table of cells"
 
@@ -92,7 +133,7 @@ class Workspace(QObject):
     @cached_property
     def explain(self) -> ExplainController:
         """Of the See-why page."""
-        from napari_sa2net.app.explain import ExplainController
+        from napari_sa2net.app.see_why import ExplainController
 
         explain, port = ExplainController(self.controller), self.port
         port.pixels_changed.connect(explain.forget_image)

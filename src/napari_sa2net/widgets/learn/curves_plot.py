@@ -12,7 +12,7 @@ from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
-from napari_sa2net.app.learn_state import Curves
+from napari_sa2net.app.training_set import Curves
 
 LOSS_HEIGHT, SCORE_HEIGHT = 84, 128
 #: time between two drawings: no eye wants more, and the window stays free

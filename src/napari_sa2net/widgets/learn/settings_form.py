@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_sa2net.config import Settings
-from napari_sa2net.widgets.common import Form, fold_button, link_button
+from napari_sa2net.widgets.controls import Form, fold_button, link_button
 from napari_sa2net.widgets.number_field import NumberField, WholeNumberField
 
 #: what a number may be where the model sets no bound

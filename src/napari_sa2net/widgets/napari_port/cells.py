@@ -12,12 +12,12 @@ from napari.layers import Image, Labels
 from psygnal import Signal
 from qtpy.QtCore import QTimer
 
-from napari_sa2net.app.correct_source import CellSource, KeptPlace
-from napari_sa2net.app.preview import source_plan
+from napari_sa2net.app.cells import CellSource, KeptPlace
+from napari_sa2net.app.session import source_plan
 from napari_sa2net.widgets.napari_port.connections import Connections
+from napari_sa2net.widgets.napari_port.geometry import place_on
 from napari_sa2net.widgets.napari_port.maps import is_overlay
 from napari_sa2net.widgets.napari_port.picking import bring_into_view
-from napari_sa2net.widgets.napari_port.placing import place_on
 from napari_sa2net.widgets.napari_port.reading import image_source, layer_axes, layer_key
 from napari_sa2net.widgets.napari_port.repaint import repaint, shown_index, turned_words
 from napari_sa2net.widgets.napari_port.results import (
@@ -29,8 +29,7 @@ from napari_sa2net.widgets.napari_port.results import (
 
 if TYPE_CHECKING:
     # not at once: they bring all of editing, and scipy with it
-    from napari_sa2net.app.correct_restore import RestoredCells
-    from napari_sa2net.app.correct_session import Change
+    from napari_sa2net.app.edit_session import Change, RestoredCells
     from napari_sa2net.widgets.napari_port.port import NapariPort
 
 JOURNAL_KEY = "journal"

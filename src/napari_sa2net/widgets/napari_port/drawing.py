@@ -19,9 +19,10 @@ from napari_sa2net.widgets.napari_port.reading import in_layer_units
 from napari_sa2net.widgets.napari_port.results import METADATA_KEY, keep_selection
 
 if TYPE_CHECKING:
-    from napari.layers import Image, Labels
+    from napari.layers import Image, Labels, Layer
     from napari.viewer import Viewer
     from numpy.typing import NDArray
+
 
 Shape = Literal["line", "ruler", "lasso", "box"]
 
@@ -236,3 +237,115 @@ def _last_two(layer: Labels | Image) -> dict[str, Any]:
     if np.size(layer.shear):
         arguments["shear"] = np.asarray(layer.shear)[-1:]
     return arguments
+
+
+# --------------------------------------------------------------------------------------------
+# Layers can be deleted without ending the program where there is no graphics card.
+
+#: how OpenGL calls itself where the processor draws (Mesa)
+SOFTWARE = ("llvmpipe", "softpipe", "swrast", "software")
+
+
+class FinishedPictures:
+    """Waits for the end of each picture of a viewer, where the processor draws.
+
+    napari deletes what a layer was drawn from as soon as the layer goes. Mesa's software
+    renderer may still be at work on the picture before then, and crashes with the next one:
+    a tool's line, a brush or an outline that is taken away ended the program.
+
+    Parameters
+    ----------
+    viewer : Viewer
+        One without a window is left alone.
+    """
+
+    def __init__(self, viewer: Viewer) -> None:
+        self._software: bool | None = None
+        window = getattr(viewer, "window", None)
+        # napari has no public way to its canvas
+        canvas = getattr(getattr(window, "_qt_viewer", None), "canvas", None)
+        scene = getattr(canvas, "_scene_canvas", None)
+        self._drawn: Any = scene.events.draw if scene is not None else None
+        if self._drawn is not None:
+            self._drawn.connect(self.finish, position="last")
+
+    def close(self) -> None:
+        """Leave the viewer as it was."""
+        if self._drawn is not None:
+            self._drawn.disconnect(self.finish)
+            self._drawn = None
+
+    def finish(self, event: Any = None) -> None:
+        """Wait until the picture is drawn; at once with a graphics card."""
+        from vispy.gloo import gl
+
+        if self._software is None:
+            name = str(gl.glGetParameter(gl.GL_RENDERER)).lower()
+            self._software = any(words in name for words in SOFTWARE)
+        if self._software:
+            gl.glFinish()
+
+
+# --------------------------------------------------------------------------------------------
+# Measure a length by dragging a line over an image.
+
+LINE_NAME = "drag a line across one cell (Esc cancels)"
+
+
+class MeasureLine:
+    """One line that a person draws over an image; its length is in the image's pixels.
+
+    Whatever ends it (the line is drawn, Esc, another layer is chosen, a layer is deleted,
+    the page closes) what was shown goes and the selection comes back.
+
+    Parameters
+    ----------
+    viewer, image
+        Where to draw, and the layer that is measured.
+    later
+        Runs a function after the current event.
+    done
+        Called once, with the length in pixels, or None when nothing was drawn.
+    """
+
+    def __init__(
+        self,
+        viewer: Viewer,
+        image: Image,
+        later: Callable[[Callable[[], None]], Any],
+        done: Callable[[float | None], None],
+    ) -> None:
+        self._viewer = viewer
+        self._image = image
+        self._done = done
+        self._open = True
+        self._former: Layer | None = viewer.layers.selection.active
+        self._selected = set(viewer.layers.selection)
+        self._display = viewer.dims.ndisplay
+        self._drawing = Drawing(
+            viewer, image, "ruler", LINE_NAME, self._drawn, None, self.cancel, later
+        )
+
+    def cancel(self) -> None:
+        """End without a length; harmless when it has ended."""
+        self._finish(None)
+
+    def _drawn(self, line: NDArray[np.float64]) -> None:
+        length = float(np.linalg.norm(line[1] - line[0]))
+        # a click with an unsteady hand is no line: go on waiting for one
+        if length >= 1:
+            self._finish(length)
+
+    def _finish(self, length: float | None) -> None:
+        if not self._open:
+            return
+        self._open = False
+        layers = self._viewer.layers
+        chosen_by_user = layers.selection.active not in (self._image, None)
+        self._drawing.end()
+        if not chosen_by_user:
+            layers.selection.active = self._former if self._former in layers else None
+            layers.selection.update(layer for layer in self._selected if layer in layers)
+        if self._display != self._viewer.dims.ndisplay:
+            self._viewer.dims.ndisplay = self._display
+        self._done(length)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Image, Labels
 from qtpy.QtCore import QTimer
 
-from napari_sa2net.app.learn_kept import KeptImage
+from napari_sa2net.app.training_set import KeptImage
 from napari_sa2net.widgets.napari_port.results import METADATA_KEY, keep_selection
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import numpy as np
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
 
-    from napari_sa2net.app.results import ResultState
-    from napari_sa2net.engine.protocol import SegmentResult
+    from napari_sa2net.app.segment import ResultState
+    from napari_sa2net.engine.messages import SegmentResult
     from napari_sa2net.widgets.napari_port.results import Area
 
 

@@ -9,9 +9,9 @@ from napari.layers import Image, Labels
 from psygnal import Signal
 from qtpy.QtCore import QTimer
 
-from napari_sa2net.app.why import CELL, PREVIEW, STAGE, Overlay, Patch
-from napari_sa2net.app.why_words import layer_name
-from napari_sa2net.engine.protocol import AttentionMap
+from napari_sa2net.app.see_why import layer_name
+from napari_sa2net.app.session import CELL, PREVIEW, STAGE, Overlay, Patch
+from napari_sa2net.engine.messages import AttentionMap
 from napari_sa2net.widgets.map_colors import (
     cell_colormap,
     change_colormap,

@@ -13,15 +13,15 @@ from qtpy.QtCore import QTimer
 from napari_sa2net.app.measured import Part, Place
 from napari_sa2net.app.measurements import KeptWindow, Measurements
 from napari_sa2net.data.axes import STACK_NAMES
-from napari_sa2net.engine.protocol import SegmentResult
+from napari_sa2net.engine.messages import SegmentResult
 from napari_sa2net.widgets.napari_port import left
 from napari_sa2net.widgets.napari_port.connections import Connections
-from napari_sa2net.widgets.napari_port.features import link_rows, set_features
 from napari_sa2net.widgets.napari_port.maps import is_overlay
 from napari_sa2net.widgets.napari_port.reading import layer_key, pixel_size_um, z_step_um
+from napari_sa2net.widgets.napari_port.results import link_rows, set_features
 
 if TYPE_CHECKING:
-    from napari_sa2net.app.correct_session import Change
+    from napari_sa2net.app.edit_session import Change
     from napari_sa2net.widgets.napari_port.cells import CellLayers
     from napari_sa2net.widgets.napari_port.port import NapariPort
 

@@ -15,24 +15,19 @@ from napari.layers import Image, Labels
 from napari.layers.utils.stack_utils import stack_to_images
 from psygnal import Signal
 
-from napari_sa2net.app.requests import ExplainRequest
-from napari_sa2net.app.session import ImageSource, SegmentOutcome
-from napari_sa2net.app.why import Overlay
-from napari_sa2net.engine.protocol import Window
+from napari_sa2net.app.session import ExplainRequest, ImageSource, Overlay, SegmentOutcome
+from napari_sa2net.engine.messages import Window
 from napari_sa2net.widgets.napari_port import left
 from napari_sa2net.widgets.napari_port.connections import Connections
-from napari_sa2net.widgets.napari_port.features import set_features
-from napari_sa2net.widgets.napari_port.finished import FinishedPictures
+from napari_sa2net.widgets.napari_port.drawing import FinishedPictures, MeasureLine
+from napari_sa2net.widgets.napari_port.geometry import place_on
 from napari_sa2net.widgets.napari_port.maps import (
     MapLayers,
     contour_for,
     is_bright,
     is_overlay,
 )
-from napari_sa2net.widgets.napari_port.measuring import MeasureLine
 from napari_sa2net.widgets.napari_port.picking import go_to
-from napari_sa2net.widgets.napari_port.placing import place_on
-from napari_sa2net.widgets.napari_port.ranking import ranked
 from napari_sa2net.widgets.napari_port.reading import image_source, layer_axes, layer_key
 from napari_sa2net.widgets.napari_port.results import (
     METADATA_KEY,
@@ -40,6 +35,8 @@ from napari_sa2net.widgets.napari_port.results import (
     ResultLayer,
     keep_selection,
     place_labels,
+    ranked,
+    set_features,
 )
 
 if TYPE_CHECKING:
@@ -47,7 +44,7 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
     from numpy.typing import NDArray
 
-    from napari_sa2net.app.results import ResultState
+    from napari_sa2net.app.segment import ResultState
 
 PLUGIN = "napari-sa2net"
 #: pixels of a plane up to which cells are outlined; napari draws the outlines of larger ones

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_sa2net.app.session import ImageSource
-from napari_sa2net.data.image_file import counts_dots, is_plausible
+from napari_sa2net.data.io import counts_dots, is_plausible
 from napari_sa2net.widgets.napari_port import geometry
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 
-from napari_sa2net.app.correct_session import EditSession
+from napari_sa2net.app.edit_session import EditSession
 from napari_sa2net.edits.shapes import grown
 from napari_sa2net.widgets.napari_port.maps import SLOT_KEY
 from napari_sa2net.widgets.napari_port.reading import layer_key

@@ -1,0 +1,556 @@
+"""Corrections of one array of labels as they are made: history, review, journal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_sa2net.app.cells import CellSource, Foreground
+from napari_sa2net.app.session import ImageSource
+from napari_sa2net.data.journal import Journal, JournalInfo, list_journals
+from napari_sa2net.edits import (
+    Corrections,
+    History,
+    Marks,
+    Patch,
+    ReviewedMask,
+    ReviewQueue,
+    Step,
+    reviewed_regions,
+    stroke,
+)
+from napari_sa2net.edits.shapes import Box
+from napari_sa2net.edits.step import STATUS, Index
+from napari_sa2net.errors import JournalError, SA2NetError, StepFormatError
+
+AREA_WORDS = "segmenting of an area"
+Move = Literal["do", "undo", "redo", "state"]
+BeginJournal = Callable[[Mapping[str, Any]], Journal]
+
+#: planes whose queue and reviewed pixels are held
+MAX_PLANES = 4
+
+
+def now() -> datetime:
+    """To the second, as commits tell their time."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is to be drawn anew.
+
+    Attributes
+    ----------
+    step
+        What was done, or taken back.
+    labels
+        Changed pixels of each plane.
+    reviewed
+        Where reviewed pixels may have changed.
+    by_napari
+        The pixels are drawn already.
+    """
+
+    step: Step
+    labels: dict[Index, Box]
+    reviewed: dict[Index, list[Box]]
+    by_napari: bool = False
+
+
+@dataclass
+class Tally:
+    """How far the corrections are from what was kept.
+
+    Attributes
+    ----------
+    depth
+        Steps that are done.
+    low
+        Lowest depth since the last Keep, which was at ``kept``.
+    """
+
+    depth: int = 0
+    low: int = 0
+    kept: int = 0
+
+    def move(self, how: Move) -> None:
+        """Follow a step."""
+        self.depth += -1 if how == "undo" else 1 if how in ("do", "redo") else 0
+        self.low = min(self.low, self.depth)
+
+    @property
+    def unsaved(self) -> int:
+        """Steps to what was kept: those taken back from it and those done after."""
+        return (self.kept - self.low) + (self.depth - self.low)
+
+    def keep(self, depth: int) -> None:
+        """All up to a depth was kept; more may have been done since."""
+        self.kept = depth
+        self.low = min(depth, self.depth)
+
+
+class EditSession:
+    """Carries out corrections of one array, journals them, and knows what is reviewed.
+
+    Parameters
+    ----------
+    labels : integer array (\\*stack, H, W)
+        Corrected in place.
+    begin_journal : callable
+        Makes a journal from the arrays before the first step, which it may hold as they are;
+        see `Journal.create`.
+    began
+        When the cells were shown first; unsaid, now.
+
+    Attributes
+    ----------
+    journal : Journal or None
+        None before the first step, or where none can be written (``journal_error``).
+    tally : Tally
+    changed : dict of index to int
+        How often each plane was changed.
+    began : datetime
+    foreground : Foreground or None
+        What the model saw, where the engine has told.
+    """
+
+    def __init__(
+        self,
+        labels: NDArray[Any],
+        begin_journal: BeginJournal,
+        began: datetime | None = None,
+    ) -> None:
+        self.labels = labels
+        self.corrections = Corrections(labels)
+        self.history = History(self.corrections)
+        self.mask = ReviewedMask(self.corrections)
+        self.journal: Journal | None = None
+        self.journal_error: SA2NetError | None = None
+        self.tally = Tally()
+        self.changed: dict[Index, int] = {}
+        self.began = began or now()
+        self.foreground: Foreground | None = None
+        self._begin_journal = begin_journal
+        self._queues: dict[Index, ReviewQueue] = {}
+        self._shown: list[Index] = []
+        self._cleared: dict[int, int] = {}
+
+    # --- steps -----------------------------------------------------------------------
+
+    def do(self, step: Step) -> Change:
+        """Carry out a step; EditConflictError where it does not fit."""
+        before = self._before()
+        self.history.do(step)
+        return self._done("do", step, before)
+
+    def stroke(self, atoms: Any) -> Change:
+        """Take in a stroke that napari has painted already.
+
+        Raises
+        ------
+        EditError
+            If it changed nothing, or is none.
+        """
+        step = stroke(self.corrections, atoms)
+        return self.record(step)
+
+    def record(self, step: Step) -> Change:
+        """Take in a step whose pixels are in the array already."""
+        before = self._before()
+        self.history.record(step)
+        if before is not None:
+            for patch in step.patches:
+                _write(before, patch.inverse())
+        return self._done("do", step, before, by_napari=True)
+
+    def record_area(self, former: NDArray[Any]) -> None:
+        """Take in cells of a part of the image that were added to these: the first step.
+
+        Parameters
+        ----------
+        former
+            The labels before.
+        """
+        from napari_sa2net.edits.objects import pixel_step
+
+        patches = []
+        for index in np.ndindex(*self.labels.shape[:-2]):
+            patch = Patch.between(index, (0, 0), former[index], self.labels[index])
+            if patch:
+                # the index is to know the labels before
+                self.corrections.index.forget(index)
+                self.corrections.index.scan_before(patch, self.corrections.read)
+                patches.append(patch)
+        if patches:
+            words = AREA_WORDS
+            self.record(
+                pixel_step(self.corrections, "resegment", words, patches, by_person=False)
+            )
+
+    def undo(self) -> Change:
+        """Take the newest step back."""
+        return self._done("undo", self.history.undo(), None)
+
+    def redo(self) -> Change:
+        """Do again what was taken back last."""
+        return self._done("redo", self.history.redo(), None)
+
+    @property
+    def is_safe(self) -> bool:
+        """Every step is on disk."""
+        journal = self.journal
+        if journal is None:
+            return self.tally.unsaved == 0
+        return journal.error is None and journal.durable >= journal.number
+
+    # --- planes ----------------------------------------------------------------------
+
+    def show_plane(self, index: Index) -> None:
+        """A plane is shown; queues and masks of the few last ones are held."""
+        if index in self._shown:
+            self._shown.remove(index)
+        self._shown.append(index)
+        for old in self._shown[:-MAX_PLANES]:
+            self._queues.pop(old, None)
+            self.mask.forget(old)
+        del self._shown[:-MAX_PLANES]
+
+    def reviewed(self, index: Index) -> NDArray[np.bool_]:
+        """Reviewed pixels of a plane, a copy."""
+        mask = np.array(self.mask.plane(index))
+        if index not in self._shown:
+            self.mask.forget(index)
+        return mask
+
+    def queue(self, index: Index) -> ReviewQueue:
+        """Objects of a plane in the order of doubt."""
+        queue = self._queues.get(index)
+        if queue is None:
+            known = self.foreground
+            if known is None:
+                queue = ReviewQueue(self.corrections, index)
+            else:
+                seen = known.plane(index)
+                queue = ReviewQueue(self.corrections, index, seen, seams=known.seams)
+            self._queues[index] = queue
+        return queue
+
+    def forget_queues(self) -> None:
+        """More is known: order the cells anew."""
+        self._queues.clear()
+
+    def reviewed_planes(self) -> list[Index]:
+        """Planes of which a person has said anything that can be learned from."""
+        stack = self.labels.shape[:-2]
+        return [
+            index
+            for index in np.ndindex(*stack)
+            if self.corrections.marked(index) or reviewed_regions(self.corrections, index)
+        ]
+
+    def n_deleted(self, index: Index) -> int:
+        """Cells of a plane whose deletion says something, as that of a blob does not."""
+        regions = reviewed_regions(self.corrections, index)
+        return sum(self._cleared.get(region.id, 0) for region in regions)
+
+    def note(self, step: Step) -> None:
+        """A step was done or taken back: take in which planes it changed."""
+        for index in planes_of(step):
+            self.changed[index] = self.changed.get(index, 0) + 1
+        for region in step.added:
+            if region.kind == "cleared" and region.id not in self._cleared:
+                self._cleared[region.id] = self._vanished(step, region.index)
+
+    def close(self) -> SA2NetError | None:
+        """Let the journal go, its steps on disk; what went wrong with that."""
+        if self.journal is None:
+            return None
+        try:
+            if self.tally.unsaved == 0:
+                self.journal.mark_committed()
+            self.journal.close()
+        except SA2NetError as error:
+            return error
+        return None
+
+    # --- inside ----------------------------------------------------------------------
+
+    def _vanished(self, step: Step, index: Index) -> int:
+        """Cells that a step has taken from a plane; a restored area counts as one."""
+        plane = self.corrections.plane(index)
+        old = [patch.old[patch.new == 0] for patch in step.patches if patch.index == index]
+        labels = np.unique(np.concatenate(old)).tolist() if old else []
+        return max(1, sum(label not in plane for label in labels if label))
+
+    def _before(self) -> NDArray[Any] | None:
+        """The labels before the first step."""
+        return None if self.journal is not None else np.array(self.labels)
+
+    def _done(
+        self, how: Move, step: Step, before: NDArray[Any] | None, by_napari: bool = False
+    ) -> Change:
+        self.tally.move(how)
+        self._journal(how, step, before)
+        for queue in self._queues.values():
+            queue.update(step)
+        reviewed = self.mask.update(step)
+        self.note(step)
+        return Change(step, step.boxes, reviewed, by_napari)
+
+    def _journal(self, how: Move, step: Step, before: NDArray[Any] | None) -> None:
+        payload = step.to_bytes() if how == "do" else b""
+        try:
+            if self.journal is None:
+                fresh = before is not None and self.tally.depth == 1 and how == "do"
+                labels = before if fresh else np.array(self.labels)
+                self.journal = self._begin_journal({"labels": labels})
+                if not fresh:
+                    # what was done before there was a journal is in these labels
+                    state = state_step(self.corrections)
+                    self.journal.append(state.to_bytes(), {"move": "state"})
+                    self.journal_error = None
+                    return
+            self.journal.append(payload, {"move": how})
+            self.journal_error = None
+        except SA2NetError as error:
+            self.journal_error = error
+
+
+def planes_of(step: Step) -> set[Index]:
+    """Planes that a step changes in any way."""
+    planes = {patch.index for patch in step.patches} | {marks.index for marks in step.marks}
+    return planes | {region.index for region in (*step.added, *step.removed)}
+
+
+def state_step(corrections: Corrections) -> Step:
+    """What was said of objects and areas, as one step that changes no pixel."""
+    marks = []
+    codes = {words: code for code, words in enumerate(STATUS)}
+    for index in np.ndindex(*corrections.labels.shape[:-2]):
+        said = corrections.marked(index)
+        if said:
+            labels = np.array(list(said), np.int64)
+            after = np.array([codes[words] for words in said.values()], np.int64)
+            marks.append(Marks(index, labels, np.zeros_like(labels), after))
+    regions = tuple(corrections.regions.values())
+    return Step("accept", "what was reviewed before", marks=tuple(marks), added=regions)
+
+
+def replay(session: EditSession, journal: Journal, steps: list[Any], committed: int) -> None:
+    """Do the steps of a journal again; the session goes on writing it.
+
+    Raises
+    ------
+    SA2NetError
+        If a step is damaged or does not fit.
+    """
+    for entry in steps:
+        move = entry.header.get("move", "do")
+        if move == "undo":
+            step = session.history.undo()
+        elif move == "redo":
+            step = session.history.redo()
+        elif move in ("do", "state"):
+            step = Step.from_bytes(entry.payload)
+            if move == "do":
+                session.history.do(step)
+            else:
+                session.corrections.apply(step)
+        else:
+            raise StepFormatError(
+                f"A journal has an unknown entry {move!r}: update to read it."
+            )
+        session.tally.move(move)
+        if entry.number <= committed:
+            session.tally.keep(session.tally.depth)
+        session.note(step)
+    session.journal = journal
+
+
+def difference(session: EditSession, labels: NDArray[Any]) -> Step | None:
+    """The step from a session's labels to others of the same shape; None where equal."""
+    patches = []
+    for index in np.ndindex(*labels.shape[:-2]):
+        patch = Patch.between(index, (0, 0), session.labels[index], labels[index])
+        if patch:
+            patches.append(patch)
+    if not patches:
+        return None
+    from napari_sa2net.edits.objects import pixel_step
+
+    return pixel_step(session.corrections, "paint", "changes made elsewhere", patches)
+
+
+def _write(labels: NDArray[Any], patch: Patch) -> None:
+    rows, cols = patch.pixels()
+    labels[patch.index][rows, cols] = np.repeat(patch.new, patch.lengths)
+
+
+# --------------------------------------------------------------------------------------------
+# Journals that a crash or a closed window left behind, and taking them up again.
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Corrections that were never kept and can be restored.
+
+    Attributes
+    ----------
+    words
+        "14 steps of work on nuclei_03, yesterday 17:03".
+    n_edits
+        Undoing counts as well.
+    problem
+        Why they cannot be restored; empty if they can.
+    """
+
+    id: str
+    name: str
+    n_edits: int
+    words: str
+    problem: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class RestoredCells:
+    """Labels of a journal, for a new layer over the image.
+
+    Attributes
+    ----------
+    corner, extra
+        As of `CellSource`.
+    model
+        Name and sha256 of the model that made the cells.
+    made
+        Provenance of the segmentation that made them, as of `CellSource`.
+    """
+
+    journal: str
+    name: str
+    labels: NDArray[Any]
+    image: ImageSource
+    corner: tuple[int, ...]
+    extra: tuple[int, ...]
+    model: dict[str, str]
+    made: dict[str, Any] = field(default_factory=dict)
+
+
+def journal_place(source: CellSource) -> dict[str, Any]:
+    """What a journal must know to show its labels again."""
+    return {
+        "layer": source.name,
+        "corner": None if source.corner is None else list(source.corner),
+        "extra": list(source.extra),
+        "model": {"name": source.model, "sha256": source.model_sha256},
+        "made": dict(source.made),
+    }
+
+
+def find_offers(fingerprint: str, name: str, now: datetime | None = None) -> tuple[Offer, ...]:
+    """Journals of an image that no window is writing, the latest first.
+
+    The name decides where the image could not be read for its fingerprint.
+
+    Raises
+    ------
+    OutputError
+        If the folder of the journals cannot be used.
+    """
+    return tuple(
+        _offer(info, now or datetime.now(UTC))
+        for info in list_journals()
+        if (
+            info.image.fingerprint == fingerprint
+            if info.image.fingerprint and fingerprint
+            else info.image.name == name
+        )
+    )
+
+
+def _offer(info: JournalInfo, now: datetime) -> Offer:
+    n = info.n_edits
+    when = moment_words(info.changed, now)
+    words = f"{n} step{'' if n == 1 else 's'} of work on {info.image.name}, {when}"
+    return Offer(info.id, info.image.name, n, words, info.problem)
+
+
+def moment_words(moment: datetime, now: datetime) -> str:
+    """``yesterday 17:03``, where the person is."""
+    when = moment.astimezone()
+    days = (now.astimezone().date() - when.date()).days
+    day = "today" if days <= 0 else "yesterday" if days == 1 else when.strftime("%d %B %Y")
+    return f"{day} {when:%H:%M}"
+
+
+def restored_session(identity: str, image: ImageSource) -> tuple[EditSession, RestoredCells]:
+    """Take over a journal: its labels with all steps done, and the session that goes on.
+
+    Raises
+    ------
+    SA2NetError
+        If another window writes it, it is damaged, or its labels do not lie on this image.
+    """
+    journal = Journal.reopen(identity)
+    try:
+        restored = journal.read()
+        labels = restored.arrays["labels"]
+        session = EditSession(labels, _no_journal)
+        replay(session, journal, restored.steps, restored.committed)
+    except BaseException:
+        journal.close()
+        raise
+    more = journal.image.more
+    corner = more.get("corner") or [0] * labels.ndim
+    extra = tuple(more.get("extra") or ())
+    name = more.get("layer") or journal.image.name
+    cells = RestoredCells(
+        identity,
+        name,
+        labels,
+        image,
+        tuple(corner),
+        extra,
+        more.get("model") or {},
+        more.get("made") or {},
+    )
+    return session, cells
+
+
+def resumed_session(source: CellSource, begin: BeginJournal) -> EditSession | None:
+    """Go on with the journal that a layer names, where it is there and fits.
+
+    What was painted while no page was open becomes one more step.
+    """
+    shown = np.array(source.labels)
+    try:
+        journal = Journal.reopen(source.journal)
+    except SA2NetError:
+        return None
+    try:
+        restored = journal.read()
+        before = restored.arrays["labels"]
+        if before.shape != shown.shape or before.dtype != shown.dtype:
+            journal.close()
+            return None
+        source.labels[...] = before
+        session = EditSession(source.labels, begin)
+        replay(session, journal, restored.steps, restored.committed)
+        step = difference(session, shown)
+        if step is not None:
+            session.do(step)
+        return session
+    except SA2NetError:
+        journal.close()
+        return None
+    finally:
+        source.labels[...] = shown
+
+
+def _no_journal(arrays: Mapping[str, Any]) -> Journal:
+    raise JournalError("A restored session goes on in its own journal.")

@@ -1,0 +1,500 @@
+"""What the See-why page does, without a page: looking inside, inspecting, trying."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from psygnal import Signal
+
+from napari_sa2net.app.link import Job, Newest
+from napari_sa2net.app.segment import SegmentController
+from napari_sa2net.app.session import (
+    CELL,
+    CHANGE,
+    DIFFERENCE,
+    PREVIEW,
+    STAGE,
+    WHAT_IF,
+    Box,
+    ErrorInfo,
+    Explanation,
+    ImageSource,
+    LabelsUpdate,
+    Overlay,
+    Patch,
+    SegmentOutcome,
+    WhatIfSettings,
+    WhyState,
+    explain_request,
+    time_to_explain,
+)
+from napari_sa2net.engine import messages as p
+from napari_sa2net.errors import NotKeptError, SA2NetError
+from napari_sa2net.models.card import GATE_WORDS
+
+if TYPE_CHECKING:
+    from napari_sa2net.config import NetworkKind
+    from napari_sa2net.engine.messages import AttentionMap, StageStep, WhatIfResult
+
+
+MAX_STATES = 4
+"""Explanations of so many images are held; their maps and stages are as large as images."""
+
+
+class ExplainController:
+    """Runs the See-why page of one viewer, beside the Segment page and on its engine.
+
+    All methods return at once and belong to the segment controller's thread. What the page
+    shows is ``session.why``, the state of the chosen image.
+
+    Parameters
+    ----------
+    segment
+        Takes the segmentation that comes with every explanation.
+
+    Attributes
+    ----------
+    overlay
+        `Overlay`: a layer is to be shown, replaced or taken away.
+    """
+
+    overlay = Signal(Overlay)
+
+    def __init__(self, segment: SegmentController) -> None:
+        self.link = segment.link
+        self.session = segment.session
+        self._segment = segment
+        self._lock = segment.link.lock
+        self._states: dict[str, WhyState] = {}
+        self._newest = Newest(segment.link)
+        self.link.answer(("explain", "map_channel", "inspect", "what_if"), self)
+        self.link.died.connect(self._engine_died)
+        self.session.events.image.connect(self._image_chosen)
+        self.session.events.instances.connect(self._instances_changed)
+        segment.result_ready.connect(self._segmented)
+        segment.labels_updated.connect(self._labels_updated)
+
+    # --- what a person does ----------------------------------------------------------
+
+    def explain(self) -> int | None:
+        """Look inside: explain the chosen image with the settings of now.
+
+        Of a stack the plane that is shown. A run that is still in flight is cancelled.
+        Returns the job's number; None when something is missing, which ``session.error``
+        says.
+        """
+        with self._lock:
+            source = self.session.image
+            generation = self.link.generation(source.key) if source else 0
+            try:
+                request = explain_request(self.session, generation, uuid.uuid4().hex)
+            except SA2NetError as error:
+                self.link.fail(ErrorInfo(type(error).__name__, str(error)))
+                return None
+            self.link.cancel_runs()
+            job = self.link.jobs.open("explain", request.key, request)
+            self.link.run(job, request.to_engine(job.number), time_to_explain(self.session))
+            return job.number
+
+    def cancel(self) -> None:
+        """Cancel what runs, of this page or another."""
+        self.link.cancel_runs()
+
+    def show_layer(self, slot: str, shown: bool) -> None:
+        """Add or remove the layer of a map, of the outlines or of the change."""
+        with self._lock:
+            state = self.session.why
+            if state is None or shown == (slot in state.shown):
+                return
+            self._put(state.changed(shown=state.shown ^ {slot}))
+            self._emit(slot)
+
+    def set_focus(self, name: str) -> None:
+        """Describe a map."""
+        with self._lock:
+            if self.session.why is not None:
+                self._put(self.session.why.changed(focus=name))
+
+    def set_channel(self, name: str, channel: int | None) -> None:
+        """Show one channel of a map, or all of them together (None)."""
+        with self._lock:
+            state = self.session.why
+            if state is None or not state.kept or state.channels.get(name) == channel:
+                return
+            channels = {n: c for n, c in state.channels.items() if n != name}
+            if channel is not None:
+                channels[name] = channel
+            self._put(state.changed(channels=channels))
+            key = state.key
+            self._newest.ask(
+                "map_channel", key, name, lambda job: p.MapChannel(job, key, name, channel)
+            )
+
+    def set_stage(self, stride: int) -> None:
+        """Choose the stage whose outlines are shown; shows them."""
+        with self._lock:
+            state = self.session.why
+            if state is None or stride not in state.explanation.result.stages:
+                return
+            self._put(state.changed(stage=stride, shown=state.shown | {STAGE}))
+            self._emit(STAGE)
+
+    def inspect(self, label: int, labels: Any = None) -> None:
+        """Look at one object; ``labels`` (H, W) where a person has edited them."""
+        with self._lock:
+            state = self.session.why
+            if state is None or not state.kept:
+                return
+            self._put(state.changed(wanted=label))
+            key = state.key
+            self._newest.ask(
+                "inspect", key, "object", lambda job: p.Inspect(job, key, label, labels)
+            )
+
+    def set_what_if(self, settings: WhatIfSettings) -> None:
+        """Segment the view with attention changed; may be called as a slider moves."""
+        with self._lock:
+            state = self.session.why
+            if state is None or not state.kept or settings == state.what_if:
+                return
+            state = state.changed(what_if=settings)
+            if settings.is_default:
+                self._newest.forget(state.key, "what_if")
+                state = state.changed(what_if_result=None, shown=state.shown - {WHAT_IF})
+                self._put(state)
+                self._emit(WHAT_IF)
+            else:
+                self._put(state)
+                self._try()
+
+    def reset_what_if(self) -> None:
+        """Attention as trained."""
+        self.set_what_if(WhatIfSettings())
+
+    def view_rested(self) -> None:
+        """The camera came to rest: a what-if follows it."""
+        with self._lock:
+            state = self.session.why
+            if state is not None and not state.what_if.is_default:
+                box = self._view_box(state)
+                if box is not None and box != state.what_if_box:
+                    self._try()
+
+    def layer_gone(self, image_key: str, slot: str) -> None:
+        """A person deleted a layer of the page."""
+        with self._lock:
+            state = self._states.get(image_key)
+            if state is not None and slot in state.shown:
+                self._put(state.changed(shown=state.shown - {slot}))
+
+    def forget_image(self, key: str) -> None:
+        """The image is gone, or has other pixels."""
+        with self._lock:
+            state = self._states.pop(key, None)
+            if state is not None:
+                self._newest.forget(state.key)
+            self._image_chosen(self.session.image)
+
+    def forget_result(self, result_key: str) -> None:
+        """The layer of the cells is gone, and with it what the engine kept."""
+        with self._lock:
+            self._lose(result_key)
+
+    # --- what the engine says --------------------------------------------------------
+
+    def job_done(self, job: Job, result: Any) -> None:
+        """A job of ours is done; the link calls this."""
+        if job.kind == "explain":
+            self._explained(job, result)
+            return
+        state = self._of_result(job.key)
+        if state is not None:
+            if job.kind == "map_channel":
+                self._channel_came(state, result)
+            elif job.kind == "inspect" and result.label == state.wanted:
+                state = state.changed(inspection=result, shown=state.shown | {CELL})
+                self._put(state)
+                self._emit(CELL, state)
+            elif job.kind == "what_if" and not state.what_if.is_default:
+                state = state.changed(what_if_result=result, shown=state.shown | {WHAT_IF})
+                self._put(state)
+                self._emit(WHAT_IF, state)
+        self._newest.ended(job)
+
+    def job_failed(self, job: Job, error: ErrorInfo) -> None:
+        """A job of ours failed."""
+        if job.kind != "explain" and error.kind == NotKeptError.__name__:
+            self._lose(job.key)
+        else:
+            self.link.fail(error)
+        self._newest.ended(job)
+
+    def job_cancelled(self, job: Job) -> None:
+        """A job of ours was cancelled, or a newer one took its place."""
+        self._newest.ended(job)
+
+    def _explained(self, job: Job, result: p.ExplainResult) -> None:
+        request = job.request
+        if not self._segment.accept(request, result.segmentation):
+            return
+        former = self._states.pop(request.source.key, None)
+        state = WhyState(Explanation(job.key, request, result), dict(result.maps))
+        if former is not None:
+            self._newest.forget(former.key)
+            there = {*result.maps, STAGE, CHANGE}
+            stage = former.stage if former.stage in result.stages else 1
+            state = state.changed(
+                shown=former.shown & there,
+                focus=former.focus if former.focus in result.maps else "",
+                stage=stage,
+            )
+            for slot in former.shown - there:
+                self.overlay.emit(Overlay(request.source, slot, None, result.index))
+        while len(self._states) >= MAX_STATES:
+            self._newest.forget(self._states.pop(next(iter(self._states))).key)
+        self._put(state)
+        for slot in sorted(state.shown):
+            self._emit(slot, state)
+
+    def _channel_came(self, state: WhyState, came: p.AttentionMap) -> None:
+        if came.channel != state.channels.get(came.name):
+            return
+        state = state.changed(maps={**state.maps, came.name: came})
+        self._put(state)
+        if came.name in state.shown:
+            self._emit(came.name, state)
+
+    def _engine_died(self) -> None:
+        for state in list(self._states.values()):
+            self._lose(state.key)
+
+    # --- what the Segment page does --------------------------------------------------
+
+    def _image_chosen(self, source: ImageSource | None) -> None:
+        state = self._states.get(source.key) if source is not None else None
+        if state is not self.session.why:
+            self.session.why = state
+
+    def _segmented(self, outcome: SegmentOutcome) -> None:
+        """A newer result took the place of the explained one."""
+        if outcome.replaces is not None:
+            self._lose(outcome.replaces)
+
+    def _labels_updated(self, update: LabelsUpdate) -> None:
+        state = self._of_result(update.key)
+        if state is not None and not (state.moved and CELL not in state.shown):
+            # the cell that was outlined may have another outline now
+            state = state.changed(moved=True, shown=state.shown - {CELL})
+            self._put(state)
+            self._emit(CELL, state)
+
+    def _instances_changed(self) -> None:
+        state = self.session.why
+        if state is not None and state.kept and not state.what_if.is_default:
+            self._try()
+
+    # --- inside ----------------------------------------------------------------------
+
+    def _put(self, state: WhyState) -> None:
+        """Make it the state of its image, the newest of all."""
+        self._states.pop(state.image_key, None)
+        self._states[state.image_key] = state
+        self._image_chosen(self.session.image)
+
+    def _of_result(self, key: str) -> WhyState | None:
+        return next((s for s in self._states.values() if s.key == key), None)
+
+    def _lose(self, key: str) -> None:
+        state = self._of_result(key)
+        if state is not None and state.kept:
+            self._newest.forget(key)
+            self._put(state.changed(kept=False))
+
+    def _emit(self, slot: str, state: WhyState | None = None) -> None:
+        state = state or self.session.why
+        assert state is not None
+        explanation = state.explanation
+        result = explanation.result
+        content: p.AttentionMap | Patch | None = None
+        if slot in state.shown:
+            if slot == STAGE:
+                content = Patch(result.stages[state.stage], result.box, state.stage)
+            elif slot == CHANGE:
+                content = Patch(result.change, result.box)
+            elif slot == WHAT_IF:
+                tried = state.what_if_result
+                content = Patch(tried.change, tried.box) if tried is not None else None
+            elif slot == CELL:
+                cell = state.inspection
+                content = Patch(cell.ring, cell.ring_box) if cell is not None else None
+            else:
+                content = state.maps[slot]
+        self.overlay.emit(
+            Overlay(
+                explanation.request.source, slot, content, result.index, result.network.kind
+            )
+        )
+
+    def _try(self) -> None:
+        state = self.session.why
+        assert state is not None
+        # with nothing of it in view the last part is tried again
+        box = self._view_box(state) or state.what_if_box or state.explanation.result.box
+        state = state.changed(what_if_box=box)
+        self._put(state)
+        key, settings, instances = state.key, state.what_if, self.session.instances
+        self._newest.ask(
+            "what_if",
+            key,
+            "view",
+            lambda job: p.WhatIf(
+                job, key, settings.gates, settings.gamma, settings.se_gamma, instances, box
+            ),
+        )
+
+    def _view_box(self, state: WhyState) -> Box | None:
+        """What the camera shows of the explained part; None for nothing of it."""
+        view = self.session.image.view if self.session.image is not None else None
+        whole = state.explanation.result.box
+        if view is None:
+            return whole
+        y0, y1 = max(view[0], whole[0]), min(view[1], whole[1])
+        x0, x1 = max(view[2], whole[2]), min(view[3], whole[3])
+        return (y0, y1, x0, x1) if y1 > y0 and x1 > x0 else None
+
+
+# --------------------------------------------------------------------------------------------
+# Maps, stages, histories and what-ifs in words.
+
+STAGE_WORDS = {8: "1/8", 4: "1/4", 2: "1/2", 1: "full"}
+LEARN_WORDS = {PREVIEW: "cells so far", DIFFERENCE: "difference"}
+_GRAINS = {1: "full size", 2: "half size", 3: "a quarter", 4: "an eighth"}
+
+
+def map_title(name: str, channel: int | None = None, network: NetworkKind = "sa2net") -> str:
+    """``ψ 1/4``, ``scale 2``, ``query``, ``local 3 ch 5``: short, for lists.
+
+    What is ψ in a SA2-Net is ``gate 1/4`` in a FocalUNet.
+    """
+    kind, _, number = name.rpartition("_")
+    if kind == "aua":
+        title = f"{GATE_WORDS[network]} {STAGE_WORDS[int(number)]}"
+    elif name == "global_query":
+        title = "query"
+    else:
+        title = f"{'scale' if kind == 'scale_gate' else 'local'} {number}"
+    return title if channel is None else f"{title} ch {channel + 1}"
+
+
+def map_help(shown: AttentionMap, network: NetworkKind = "sa2net") -> str:
+    """What a map means, and what it does not."""
+    kind, _, number = shown.name.rpartition("_")
+    if kind == "aua":
+        stage = STAGE_WORDS[int(number)]
+        if network == "focal_unet":
+            return (
+                f"How much of the fine detail the gate before the {stage} stage lets through "
+                "at each place: 1 all, 0 nothing. It is not the probability of a cell."
+            )
+        return (
+            f"How much the {stage} stage adds to the fine detail at each place: 1 all, 0 "
+            "nothing more than passes anyway. It is not the probability of a cell."
+        )
+    if shown.name == "global_query":
+        return (
+            "How hard the network looks at each place, at all scales together. Compare places "
+            "of this image only; it is not a certainty."
+        )
+    grain = _GRAINS[int(number)]
+    if kind == "scale_gate":
+        return (
+            f"How much attention adds to scale {number} (the image at {grain}): 0 adds "
+            "nothing, below 0 the addition is reversed. It is not the size of a cell."
+        )
+    which = "Mean of all channels" if shown.channel is None else "One channel of many"
+    return (
+        f"How much of the detail around each place passes at scale {number} (the image at "
+        f"{grain}), from 0.5 half to 1 all. {which}; it is not a probability."
+    )
+
+
+def layer_name(
+    slot: str,
+    image: str,
+    *,
+    channel: int | None = None,
+    stride: int = 0,
+    network: NetworkKind = "sa2net",
+) -> str:
+    """``why: ψ 1/4 (nuclei_03)``."""
+    if slot in LEARN_WORDS:
+        return f"learn: {LEARN_WORDS[slot]} ({image})"
+    if slot == STAGE:
+        title = f"outlines {STAGE_WORDS[stride]}"
+    else:
+        words = {CHANGE: "last change", WHAT_IF: "what if", CELL: "this cell"}
+        title = words.get(slot) or map_title(slot, channel, network)
+    return f"why: {title} ({image})"
+
+
+def history_words(
+    history: tuple[StageStep, ...], by_hand: bool = False
+) -> list[tuple[str, str]]:
+    """One line for each stage: its name, and what happened there.
+
+    ``by_hand``: the object is no longer, or never was, what the last stage made of it.
+    """
+    lines = []
+    seen = False
+    for step in history:
+        parts = []
+        n = step.n_objects_overlapping
+        if by_hand and step.stride == 1:
+            lines.append((STAGE_WORDS[1], "drawn or changed by hand"))
+            break
+        if step.event == "appeared":
+            parts.append("comes back" if seen else "appears")
+        elif n == 0:
+            parts.append("gone" if seen else "nothing here" if by_hand else "not there yet")
+        elif step.event:
+            parts.append({"split": "split off", "merged": "merged"}.get(step.event, step.event))
+        seen = seen or n > 0
+        if n > 1 and step.event != "merged":
+            parts.append(f"in {n} pieces")
+        if math.isfinite(step.mean_move_px):
+            mean, most = step.mean_move_px, step.max_move_px
+            parts.append(f"boundary moved {mean:.1f} px, at most {most:.1f}")
+        elif n and not step.event:
+            parts.append("there" if n == 1 else "")
+        lines.append((STAGE_WORDS[step.stride], " · ".join(part for part in parts if part)))
+    return lines
+
+
+def what_if_words(result: WhatIfResult, part: str) -> str:
+    """``−2 cells, +318 px, 1 split · of 66 cells in the view``; ``part``: where that is."""
+    parts = []
+    more = result.n_after - result.n_before
+    if more:
+        parts.append(f"{signed(more)} cell{'' if abs(more) == 1 else 's'}")
+    if result.gained_px:
+        parts.append(f"+{result.gained_px:,} px")
+    if result.lost_px:
+        parts.append(f"−{result.lost_px:,} px")
+    for n, word in (
+        (result.split, "split"),
+        (result.merged, "merged"),
+        (result.appeared, "appeared"),
+        (result.vanished, "vanished"),
+    ):
+        if n:
+            parts.append(f"{n} {word}")
+    n = result.n_before
+    there = f"{n:,} cell{'' if n == 1 else 's'} {part}"
+    return f"{', '.join(parts)} · of {there}" if parts else f"No pixel changes · {there}"
+
+
+def signed(n: int) -> str:
+    """With a sign, and a true minus."""
+    return f"+{n:,}" if n > 0 else f"−{-n:,}" if n < 0 else "0"

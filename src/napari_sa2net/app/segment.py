@@ -1,0 +1,689 @@
+"""What the Segment page does, without a page: requests out, results in, state kept."""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from psygnal import Signal
+
+from napari_sa2net.app.link import EngineLink, Job, JobBook
+from napari_sa2net.app.session import (
+    SLIDER_WORDS,
+    ErrorInfo,
+    ImageSource,
+    LabelsUpdate,
+    Planes,
+    SegmentOutcome,
+    SegmentRequest,
+    Session,
+    Sliders,
+    TableUpdate,
+    Where,
+    as_seen,
+    device_line,
+    image_line,
+    nothing_found_words,
+    segment_request,
+    summary_line,
+    time_to_run,
+)
+from napari_sa2net.config import InstanceConfig, PredictConfig
+from napari_sa2net.engine import messages as p
+from napari_sa2net.engine.messages import Derive, Request, Summary
+from napari_sa2net.errors import EngineError, NotKeptError, SA2NetError
+from napari_sa2net.files import user_data_dir, write_atomically
+
+# --------------------------------------------------------------------------------------------
+# The newest result of each image, and what the sliders still want of it.
+
+REST_S = 0.25
+"""A slider that has not moved for so long rests: the table follows."""
+
+
+@dataclass
+class ResultState:
+    """The newest result of one image.
+
+    Attributes
+    ----------
+    shown, table_of, wanted
+        Settings of the labels that are shown, of their table, and of the sliders.
+    edited
+        A person has edited the labels.
+    kept
+        The engine keeps its probabilities, and they belong to the image as it is.
+    diameter
+        Size of the cells (px) that set the scale; None where nothing was rescaled.
+    """
+
+    key: str
+    request: SegmentRequest
+    summary: Summary
+    shown: InstanceConfig
+    table_of: InstanceConfig
+    wanted: InstanceConfig
+    edited: bool = False
+    kept: bool = True
+    diameter: float | None = None
+
+    @property
+    def sliders(self) -> Sliders:
+        """Whether the sliders act on it."""
+        return "edited" if self.edited else "live" if self.kept else "lost"
+
+
+class Results:
+    """Results by image; asks for derivations, one in flight for each result.
+
+    Parameters
+    ----------
+    jobs
+        Where derivations are booked.
+    submit
+        Sends a request to the engine.
+    at_rest
+        Called on another thread when sliders have rested; shall call `tables`.
+    """
+
+    def __init__(
+        self, jobs: JobBook, submit: Callable[[Request], None], at_rest: Callable[[], None]
+    ) -> None:
+        self._jobs = jobs
+        self._submit = submit
+        self._at_rest = at_rest
+        self._by_image: dict[str, ResultState] = {}
+        self._timer: threading.Timer | None = None
+
+    def of_image(self, image_key: str | None) -> ResultState | None:
+        """Newest result of an image."""
+        return self._by_image.get(image_key) if image_key is not None else None
+
+    def get(self, key: str) -> ResultState | None:
+        """The result of that key, if it is the newest of its image."""
+        return next((r for r in self._by_image.values() if r.key == key), None)
+
+    def all(self) -> list[ResultState]:
+        """The newest of each image."""
+        return list(self._by_image.values())
+
+    def put(self, result: ResultState) -> None:
+        """Make it the newest result of its image."""
+        self._by_image[result.request.source.key] = result
+
+    def remove(self, result: ResultState) -> None:
+        self._by_image.pop(result.request.source.key, None)
+
+    def lose_all(self) -> None:
+        """The engine keeps nothing any more."""
+        for result in self._by_image.values():
+            result.kept = False
+
+    def want(self, result: ResultState, config: InstanceConfig) -> None:
+        """A slider moved: derive at once or after the derivation that runs."""
+        if result.edited or not result.kept:
+            return
+        result.wanted = config
+        self.derive(result)
+        self._start_timer()
+
+    def derive(self, result: ResultState, table: bool = False) -> None:
+        """Ask for the wanted setting unless a derivation of this result is in flight."""
+        if result.edited or not result.kept:
+            return
+        if result.wanted == (result.table_of if table else result.shown):
+            return
+        if self._jobs.find("derive", result.key) is not None:
+            return
+        request = replace(result.request, instances=result.wanted)
+        job = self._jobs.open("derive", result.key, request)
+        self._submit(Derive(job.number, result.key, result.wanted, table))
+
+    def tables(self) -> None:
+        """Sliders rest: ask for the tables that are behind."""
+        for result in self._by_image.values():
+            if self._jobs.find("derive", result.key) is not None:
+                self._start_timer()
+            else:
+                self.derive(result, table=True)
+
+    @property
+    def resting(self) -> bool:
+        """No slider has moved lately."""
+        return self._timer is None or not self._timer.is_alive()
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def show(self, session: Session) -> None:
+        """Set the session's fields that follow the chosen image's result."""
+        source = session.image
+        result = self.of_image(source.key if source is not None else None)
+        if result is None:
+            session.sliders, session.result_key, session.summary = "none", "", ""
+            session.found_diameter = None
+        else:
+            same = result.request.model == session.model
+            session.found_diameter = result.diameter if same else None
+            session.sliders = result.sliders
+            session.result_key = result.key
+            source = result.request.source
+            session.summary = summary_line(
+                result.summary, source.pixel_size_um, source.z_step_um
+            )
+        session.sliders_note = SLIDER_WORDS[session.sliders]
+        if result is not None and result.sliders == "live" and not result.summary.n_objects:
+            session.sliders_note = nothing_found_words(result.request)
+
+    def _start_timer(self) -> None:
+        self.close()
+        self._timer = threading.Timer(REST_S, self._at_rest)
+        self._timer.daemon = True
+        self._timer.start()
+
+
+#: Settings of the objects that have nothing to do with the model.
+KEPT_BY_CHOICE = ("remove_border", "fill_holes", "link_planes")
+
+
+class SegmentController:
+    """Runs the Segment page of one viewer.
+
+    All methods return at once. They, and the signals, belong to one thread: the link's
+    ``dispatch`` must bring the engine's events there (a Qt widget gives a queued call).
+    Without it events are handled on the client's thread, under a lock.
+
+    Parameters
+    ----------
+    link
+        The engine, and the state of the viewer.
+
+    Attributes
+    ----------
+    result_ready
+        `SegmentOutcome`: show the labels and their table.
+    labels_updated
+        `LabelsUpdate`: a slider moved.
+    table_ready
+        `TableUpdate`: the table for the labels that are shown now.
+    failed
+        `ErrorInfo`, also in ``session.error``.
+    cancelled
+        The segmentation of the image with this key was cancelled.
+    """
+
+    result_ready = Signal(SegmentOutcome)
+    labels_updated = Signal(LabelsUpdate)
+    table_ready = Signal(TableUpdate)
+    cancelled = Signal(str)
+
+    def __init__(self, link: EngineLink) -> None:
+        self.link = link
+        self.session = link.session
+        self.failed = link.failed
+        self._lock = link.lock
+        self._instances_chosen = False
+        self._identities: dict[str, str] = {}
+        #: size of the cells (px) that was said of an image, by its identity, the newest last
+        self.sizes: dict[str, float] = {}
+        self._results = Results(
+            link.jobs, link.submit, lambda: link.dispatch(self._sliders_rest)
+        )
+        link.answer(("warm_up", "segment", "derive", "measure"), self)
+        link.ready.connect(self._warm_up)
+        link.died.connect(self._engine_died)
+
+    @property
+    def instances_chosen(self) -> bool:
+        """A person has moved a slider; else the model's own settings are shown."""
+        return self._instances_chosen
+
+    # --- what a person does ----------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the engine in the background and load the chosen model there."""
+        self.link.client.start()
+
+    def restart_engine(self) -> None:
+        """Start the engine again after it stayed down."""
+        self.link.restart()
+
+    def refresh_models(self, wanted: str = "") -> None:
+        """Read the list of models again; keep the choice if it is still there.
+
+        ``wanted``: choose this one, such as the chosen one under another name.
+        """
+        from napari_sa2net.models.registry import list_models
+
+        with self._lock:
+            entries = tuple(list_models())
+            wanted = wanted or self.session.model
+            if entries == self.session.models and wanted == self.session.model:
+                return
+            self.session.models = entries
+            names = [entry.name for entry in entries]
+            if names and wanted not in names and not Path(wanted).is_file():
+                self.choose_model(names[0])
+            else:
+                self.set_model(wanted)
+
+    def set_image(self, source: ImageSource | None) -> None:
+        """Choose the image, or tell that its channels, axes, view or plane changed."""
+        with self._lock:
+            before, error = self.session.image, self.session.error
+            other = (before and before.key) != (source and source.key)
+            if other and error is not None and error.kind != EngineError.__name__:
+                # What was wrong with one image says nothing of another.
+                self.session.error = None
+            if source is not None:
+                source = as_seen(source, self.session)
+                source.take_plan(before)
+            if other:
+                self._take_size(before, source)
+            self.session.image = source
+            self.session.image_line = image_line(source) if source is not None else ""
+            self._show_result()
+
+    def _take_size(self, before: ImageSource | None, source: ImageSource | None) -> None:
+        """The size of the cells that was said of this image, not of the one before."""
+        predict = self.session.predict
+        if source is None:
+            diameter = None
+        else:
+            known = self._identities.setdefault(source.key, source.identity)
+            diameter = self.sizes.get(known)
+            if before is None and diameter is None and predict.diameter is not None:
+                # said before there was an image
+                diameter = self.sizes[known] = predict.diameter
+        if diameter != predict.diameter:
+            self.session.predict = predict.model_copy(update={"diameter": diameter})
+
+    def _keep_size(self) -> None:
+        source, diameter = self.session.image, self.session.predict.diameter
+        if source is not None:
+            known = self._identities.setdefault(source.key, source.identity)
+            self.sizes.pop(known, None)
+            if diameter is not None:
+                self.sizes[known] = diameter
+
+    def set_channels(self, channels: tuple[int, ...] | None) -> None:
+        """Choose the channels that go in; None for the default."""
+        source = self.session.image
+        if source is not None:
+            self.set_image(replace(source, channels=channels))
+
+    def set_model(self, name: str) -> None:
+        """Choose a model by name or path and load it in the engine.
+
+        Until `set_instances` is called, the sliders take the model's own defaults.
+        """
+        with self._lock:
+            self.session.model = name
+            card = next((e.card for e in self.session.models if e.name == name), None)
+            if card is not None and not self._instances_chosen:
+                # The model's own defaults, until a person moves a slider.
+                self.session.instances = card.instance
+            if self.session.info is not None:
+                self._warm_up()
+
+    def choose_model(self, name: str) -> None:
+        """As `set_model`, with the thresholds that were tuned for that model.
+
+        What becomes of the cells (holes, border, planes) stays as a person chose it.
+        """
+        with self._lock:
+            self.set_model(name)
+            card = next((e.card for e in self.session.models if e.name == name), None)
+            if card is not None and self._instances_chosen:
+                now = self.session.instances
+                kept = {field: getattr(now, field) for field in KEPT_BY_CHOICE}
+                self.set_instances(InstanceConfig(**{**card.instance.model_dump(), **kept}))
+
+    def set_predict(self, config: PredictConfig) -> None:
+        """Settings of the next run."""
+        with self._lock:
+            before = self.session.predict
+            self.session.predict = config
+            self._keep_size()
+            # What changes the time of a tile: it is measured again.
+            slower = (config.device, config.augment, config.precision)
+            changed = slower != (before.device, before.augment, before.precision)
+            if changed and self.session.info is not None:
+                self._warm_up()
+            self._estimate()
+
+    def set_normalize(self, normalize: bool) -> None:
+        """Whether the next run normalises the image as the model expects."""
+        self.session.normalize = normalize
+
+    def set_region(self, where: Where | None = None, planes: Planes | None = None) -> None:
+        """Whole image or view; all planes of a stack or the current one."""
+        with self._lock:
+            self.session.where = where or self.session.where
+            self.session.planes = planes or self.session.planes
+            self._estimate()
+
+    def set_instances(self, config: InstanceConfig) -> None:
+        """Settings of the objects; act at once on the shown result while that is possible.
+
+        May be called as often as a slider moves: one derivation is in flight, the newest
+        setting waits, those between are skipped. The table follows when they rest.
+        """
+        with self._lock:
+            self._instances_chosen = True
+            self.session.instances = config
+            source = self.session.image
+            result = self._results.of_image(source.key if source is not None else None)
+            if result is not None:
+                self._results.want(result, config)
+
+    def segment(self) -> int | None:
+        """Segment the chosen image with the settings of now.
+
+        A run that is still in flight is cancelled. Returns the job's number; None when
+        something is missing, which ``session.error`` and ``failed`` say.
+        """
+        with self._lock:
+            source = self.session.image
+            generation = self.link.generation(source.key) if source else 0
+            try:
+                request = segment_request(self.session, generation, uuid.uuid4().hex)
+            except SA2NetError as error:
+                self.link.fail(ErrorInfo(type(error).__name__, str(error)))
+                return None
+            self.cancel()
+            job = self.link.jobs.open("segment", request.key, request)
+            self.link.run(job, request.to_engine(job.number), self.session.estimate)
+            return job.number
+
+    def bring_back(self) -> int | None:
+        """Run the shown result again whose probabilities are gone, so that sliders act on it.
+
+        With its own model and settings, and the sliders of now. Returns the job's number.
+        """
+        with self._lock:
+            image = self.session.image
+            result = self._results.of_image(image.key if image is not None else None)
+            if image is None or result is None or result.sliders != "lost":
+                return None
+            former = result.request
+            request = SegmentRequest(
+                replace(former.source, data=image.data),
+                self.link.generation(image.key),
+                uuid.uuid4().hex,
+                former.model,
+                former.predict,
+                self.session.instances,
+                former.normalize,
+                former.window,
+            )
+            self.cancel()
+            job = self.link.jobs.open("segment", request.key, request)
+            self.link.run(job, request.to_engine(job.number), self.session.estimate)
+            return job.number
+
+    def results(self) -> dict[str, ResultState]:
+        """The newest result of each image, by its key."""
+        return {result.key: result for result in self._results.all()}
+
+    def take_up(self, results: Iterable[ResultState]) -> None:
+        """Know results again, as `results` gave them when the window was closed."""
+        with self._lock:
+            for result in results:
+                self._results.put(result)
+            self._show_result()
+
+    def cancel(self) -> None:
+        """Cancel what runs, of this page or another; politely, by force after a second."""
+        self.link.cancel_runs()
+
+    def image_changed(self, key: str) -> None:
+        """The pixels of an image changed: a result that is still to come is dropped."""
+        with self._lock:
+            self.link.outdate(key)
+            result = self._results.of_image(key)
+            if result is not None:
+                result.kept = False
+                self.link.submit(p.Forget(result.key))
+            self._show_result()
+
+    def forget_image(self, key: str) -> None:
+        """The layer of an image is gone."""
+        with self._lock:
+            self.link.outdate(key)
+            result = self._results.of_image(key)
+            if result is not None:
+                self._results.remove(result)
+                self.link.submit(p.Forget(result.key))
+            if self.session.image is not None and self.session.image.key == key:
+                self.set_image(None)
+
+    def forget_result(self, result_key: str) -> None:
+        """The layer of a result is gone."""
+        with self._lock:
+            self.link.submit(p.Forget(result_key))
+            result = self._results.get(result_key)
+            if result is not None:
+                self._results.remove(result)
+            self._show_result()
+
+    def mark_edited(self, result_key: str) -> None:
+        """A person edited the labels of a result: they are theirs, sliders let go of them."""
+        with self._lock:
+            result = self._results.get(result_key)
+            if result is not None:
+                result.edited = True
+            self._show_result()
+
+    def measure(self, result_key: str, labels: Any) -> None:
+        """Ask for the table of edited labels; `table_ready` brings it."""
+        with self._lock:
+            job = self.link.jobs.open("measure", result_key)
+            self.link.submit(p.Measure(job.number, result_key, labels))
+
+    def dismiss_error(self) -> None:
+        """The person has read the error."""
+        self.session.error = None
+
+    def close(self) -> None:
+        """End the engine; returns at once, and nothing is signalled any more."""
+        with self._lock:
+            self._results.close()
+            self.link.close()
+
+    # --- what the engine says --------------------------------------------------------
+
+    def job_done(self, job: Job, result: Any) -> None:
+        """A job of ours is done; the link calls this."""
+        if job.kind == "warm_up":
+            self.session.info = result
+            self.session.device_line = device_line(result)
+            self._estimate()
+        elif job.kind == "segment":
+            self.accept(job.request, result)
+        elif job.kind == "derive":
+            self._derived(job, result)
+        else:
+            self.table_ready.emit(TableUpdate(job.key, result))
+
+    def job_failed(self, job: Job, error: ErrorInfo) -> None:
+        """A job of ours failed."""
+        if job.kind == "derive" and error.kind == NotKeptError.__name__:
+            state = self._results.get(job.key)
+            if state is not None:
+                state.kept = False
+                self._show_result()
+            return
+        self.link.fail(error)
+
+    def job_cancelled(self, job: Job) -> None:
+        """A job of ours was cancelled, or a newer one took its place."""
+        if job.kind == "segment":
+            self.cancelled.emit(job.request.source.key)
+        elif job.kind == "derive":
+            state = self._results.get(job.key)
+            if state is not None:
+                self._results.derive(state)
+
+    def accept(self, request: SegmentRequest, result: p.SegmentResult) -> bool:
+        """Take a finished segmentation as the newest result of its image.
+
+        Its labels go to a new layer where a person has edited the former result, or where
+        `SegmentRequest.may_replace` says so; those of another part of the image are added to
+        the former result's. False when the image has changed meanwhile: the
+        result is dropped.
+        """
+        image_key = request.source.key
+        if self.link.generation(image_key) != request.generation:
+            self.link.submit(p.Forget(request.key))
+            return False
+        former = self._results.of_image(image_key)
+        replaces = adds_to = None
+        if former is not None and request.adds_to(former.request):
+            adds_to = former.key
+        elif former is not None and not former.edited and request.may_replace(former.request):
+            replaces = former.key
+        if replaces or adds_to:
+            self.link.submit(p.Forget(replaces or adds_to or ""))
+        made_with = request.instances
+        state = ResultState(
+            request.key,
+            request,
+            result.summary,
+            shown=made_with,
+            table_of=made_with,
+            wanted=made_with,
+            diameter=result.diameter,
+        )
+        self._results.put(state)
+        self.session.error = None
+        self._show_result()
+        self.result_ready.emit(SegmentOutcome(request.key, replaces, request, result, adds_to))
+        if self.session.instances != made_with:
+            # A slider moved while the network ran.
+            self._results.want(state, self.session.instances)
+        return True
+
+    def _derived(self, job: Job, result: p.SegmentResult) -> None:
+        state = self._results.get(job.key)
+        if state is None or state.edited or not state.kept:
+            return
+        assert job.request is not None
+        config = job.request.instances
+        state.summary = result.summary
+        if config != state.shown:
+            state.shown = config
+            self.labels_updated.emit(LabelsUpdate(job.key, result.labels, result.summary))
+        if result.objects is not None:
+            state.table_of = config
+            self.table_ready.emit(TableUpdate(job.key, result.objects))
+        self._show_result()
+        self._results.derive(state)
+
+    def _sliders_rest(self) -> None:
+        with self._lock:
+            if not self.link.closed:
+                self._results.tables()
+
+    # --- inside ----------------------------------------------------------------------
+
+    def _engine_died(self) -> None:
+        self._results.lose_all()
+        self._show_result()
+
+    def _warm_up(self) -> None:
+        for job in self.link.jobs.all("warm_up"):
+            self.link.client.cancel(job.number, force=False)
+        job = self.link.jobs.open("warm_up")
+        self.link.submit(p.WarmUp(job.number, self.session.model, self.session.predict))
+
+    def _show_result(self) -> None:
+        self._results.show(self.session)
+        self._estimate()
+
+    def _estimate(self) -> None:
+        self.session.estimate = time_to_run(self.session)
+
+
+# --------------------------------------------------------------------------------------------
+# What a person last chose, for the next time: model, object size, options, sliders.
+
+SCHEMA_VERSION = 1
+#: images whose object size is kept
+MOST_SIZES = 500
+#: what napari's preferences are where nobody has set them
+DEFAULTS = {"model": "nuclei", "device": "auto"}
+
+
+def settings_file() -> Path:
+    """Where it is written, in the person's folder of this plugin."""
+    return user_data_dir() / "settings.json"
+
+
+def remember(controller: SegmentController, preferences: dict[str, str]) -> None:
+    """Write down what is chosen now; a folder that cannot be written is no reason to stop.
+
+    Parameters
+    ----------
+    preferences : dict
+        What napari's preferences say, as far as it tells; what is changed there later
+        counts more.
+    """
+    session = controller.session
+    now: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "preferences": preferences,
+        "model": session.model,
+        # each image has an object size of its own
+        "predict": session.predict.model_dump(mode="json", exclude={"diameter"}),
+        "sizes": dict(list(controller.sizes.items())[-MOST_SIZES:]),
+        "normalize": session.normalize,
+        "where": session.where,
+        "planes": session.planes,
+    }
+    if controller.instances_chosen:
+        now["instances"] = session.instances.model_dump(mode="json")
+    text = json.dumps(now, indent=1)
+    with suppress(SA2NetError, OSError):
+        path = settings_file()
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_atomically(path, text.encode())
+
+
+def recall(controller: SegmentController, preferences: dict[str, str]) -> None:
+    """Choose as the person did last; what cannot be read is as if there were nothing."""
+    try:
+        then = json.loads(settings_file().read_text(encoding="utf-8"))
+        if then["schema_version"] != SCHEMA_VERSION:
+            return
+        predict = {**then["predict"], "diameter": None}
+        sizes = {
+            str(image): PredictConfig(diameter=size).diameter
+            for image, size in then.get("sizes", {}).items()
+        }
+        model = str(then["model"])
+        for name, value in preferences.items():
+            before = then["preferences"].get(name, DEFAULTS.get(name))
+            if before != value:  # chosen anew in napari
+                model = value if name == "model" else model
+                predict = {**predict, name: value} if name == "device" else predict
+        config = PredictConfig(**predict)
+        instances = InstanceConfig(**then["instances"]) if "instances" in then else None
+        where, planes, normalize = then["where"], then["planes"], bool(then["normalize"])
+        if where not in ("whole", "view") or planes not in ("current", "all"):
+            return
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SA2NetError):
+        return
+    controller.sizes.update({image: size for image, size in sizes.items() if size})
+    session = controller.session
+    session.model, session.predict, session.normalize = model, config, normalize
+    session.where, session.planes = where, planes
+    if instances is not None:
+        controller.set_instances(instances)

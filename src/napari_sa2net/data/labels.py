@@ -1,0 +1,427 @@
+"""Labels and masks out of files: the numbers themselves, whatever a picture wraps them in."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_sa2net.data.io import read_image
+from napari_sa2net.errors import LabelsError
+
+# --------------------------------------------------------------------------------------------
+# What counts as labels: one whole number for each cell, 0 for background.
+#
+# One rule for all who take labels from elsewhere (training, import, scores, the Correct page):
+# `as_labels` takes the values or says why not, and `look_at` tells what is numbered, but not
+# cell by cell.
+
+#: Separate pieces of the usual label from which an image is taken for a mask.
+PIECES = 3
+#: Pieces below this share of a label's largest are crumbs.
+CRUMB = 0.1
+NUMBER_THEM = (
+    "Number the cells first: with scikit-image, skimage.measure.label(mask > 0); with Fiji, "
+    "Analyze Particles, Show: Count Masks."
+)
+#: Said where a label image is not empty, but has no cell in any image.
+NO_CELL = (
+    "holds a cell: every pixel is 0. Check that labels/ holds the numbered cells, one whole "
+    "number for each."
+)
+#: Background of another number than 0 is at least so many times as large as the usual cell.
+LARGE = 10
+#: Less than this share of pixels is 0 where background has another number (lines may be 0).
+FEW_ZEROS = 0.2
+#: A number in so many pieces is of a mask.
+MANY = 50
+#: Of a plane with more pixels only every second, third … row and column is looked at.
+LOOKED_AT = 2**26
+#: Largest number of a label.
+_LARGEST = int(np.iinfo(np.int32).max)
+#: Names in a message before the rest is only counted.
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is odd about labels; empty texts where nothing is.
+
+    Attributes
+    ----------
+    problem : str
+        Why they cannot be cells, and what to do.
+    note : str
+        What may be wrong with them.
+    """
+
+    problem: str = ""
+    note: str = ""
+
+
+def as_labels(values: Any, shape: tuple[int, int] | None = None) -> NDArray[Any]:
+    """Labels as integers that int32 holds.
+
+    Whole numbers are taken in every type. Numbers beyond int32 become 1, 2, … in their order.
+
+    Parameters
+    ----------
+    values : array
+    shape : (H, W), optional
+        Of the image they belong to: further axes of length 1, and colours that are all the
+        same grey, are dropped.
+
+    Raises
+    ------
+    LabelsError
+        If they are no whole numbers ≥ 0, or of another shape.
+    """
+    array = np.asarray(values)
+    if shape is not None:
+        array = fitted(array, shape)
+    kind = array.dtype.kind
+    if kind == "b":
+        return array.astype(np.uint8)
+    if kind == "f":
+        array = _whole(array)
+    elif kind not in "iu":
+        raise LabelsError(
+            f"Labels must be whole numbers, one for each cell and 0 for background, not "
+            f"{array.dtype}."
+        )
+    if not array.size:
+        return array
+    if array.dtype.kind != "u" and (least := array.min()) < 0:
+        raise LabelsError(
+            f"Labels must not be negative; these go down to {least}. Give background the "
+            "number 0 and every cell a number of its own above it."
+        )
+    if array.dtype.itemsize >= 4 and array.max() > _LARGEST:
+        numbers = np.unique(array)
+        numbers = numbers[numbers > 0]
+        places = np.searchsorted(numbers, array, side="right")
+        return np.where(array > 0, places, 0).astype(np.int32)
+    return array
+
+
+def fitted(array: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
+    """Values in the shape of their image, see `as_labels`."""
+    given = array.shape
+    while array.ndim > 2 and array.shape != shape and 1 in array.shape:
+        array = _without_one(array, shape)
+    for axis in (-1, 0):
+        rest = array.shape[:-1] if axis else array.shape[1:]
+        if array.ndim == 3 and rest == shape and array.shape[axis] in (3, 4):
+            return grey(array, axis)
+    if array.shape != shape:
+        raise LabelsError(
+            f"Labels of shape {given} do not fit an image of {shape}: the two must have the "
+            "same height and width."
+        )
+    return array
+
+
+def _without_one(array: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
+    """Without an axis of length 1, rather one whose loss leaves the image's shape."""
+    ones = [axis for axis, n in enumerate(array.shape) if n == 1]
+    rests = {axis: array.shape[:axis] + array.shape[axis + 1 :] for axis in ones}
+    axis = next((axis for axis in ones if rests[axis] == shape), ones[0])
+    return np.squeeze(array, axis)
+
+
+def grey(array: NDArray[Any], axis: int) -> NDArray[Any]:
+    """The one number of red, green and blue; LabelsError where they are colours."""
+    colours = np.moveaxis(array, axis, 0)
+    if not (np.array_equal(colours[0], colours[1]) and np.array_equal(colours[0], colours[2])):
+        raise LabelsError(
+            "These labels are a colour picture, and labels are one whole number for each "
+            "pixel. Save the numbers themselves, as 16-bit TIFF or PNG."
+        )
+    return colours[0]
+
+
+def _whole(array: NDArray[Any]) -> NDArray[Any]:
+    """Floats that are whole numbers, as integers."""
+    odd = array[~np.isfinite(array) | (array != np.round(array))]
+    if odd.size:
+        raise LabelsError(
+            f"Labels must be whole numbers, one for each cell and 0 for background; these "
+            f"hold {odd.flat[0]:.4g} ({array.dtype})."
+        )
+    exact = 2 ** (np.finfo(array.dtype).nmant + 1)
+    if array.size and np.abs(array).max() > exact:
+        raise LabelsError(
+            f"Numbers above {exact} are not exact in {array.dtype}, so cells may share one. "
+            "Save the labels as whole numbers (32-bit)."
+        )
+    return array.astype(np.int64)
+
+
+def mask_problem(labels: NDArray[Any]) -> str:
+    """What is wrong, and what to do, where labels look like a mask; empty where they do not.
+
+    A numbered cell is one piece, or a few where something lies across it. In a mask of 0 and
+    1, of 0 and 255, or of classes, one value stands in many places.
+    """
+    return _mask_words([_Pieces(plane) for plane in _planes(labels)])
+
+
+def look_at(labels: NDArray[Any], many: str = "learned as one") -> Look:
+    """Whether labels are numbered cell by cell: no mask, no numbered background.
+
+    Parameters
+    ----------
+    labels : integers ≥ 0 (\\*stack, H, W)
+        Planes of a stack are looked at one by one.
+    many : str
+        What becomes of several cells under one number.
+    """
+    planes = [_Pieces(plane) for plane in _planes(labels)]
+    problem = _mask_words(planes)
+    sure, unsure = "", ""
+    for plane in planes:
+        number, share, few_zeros = plane.background
+        if number and not (sure or unsure):
+            words = (
+                f"label {number} covers {share:.0%} of the image and touches all its sides, so "
+                f"it looks like background. Background must have the number 0: in Python, "
+                f"labels[labels == {number}] = 0"
+            )
+            sure, unsure = (words, "") if few_zeros else ("", words)
+    return Look(problem or sure, unsure or _shared_words(planes, many))
+
+
+def notes_on(doubts: Iterable[str], empty: Iterable[str]) -> list[str]:
+    """What a person should know of labels that are going to be learned from.
+
+    Parameters
+    ----------
+    doubts : str
+        What `look_at` notes on each image.
+    empty : str
+        Names of images without a cell.
+    """
+    said, names = [doubt for doubt in doubts if doubt], list(empty)
+    notes = said[:_NAMED]
+    if len(said) > _NAMED:
+        notes.append(f"Labels of {len(said) - _NAMED} more images look like these.")
+    if names:
+        notes.append(
+            f"{_listed(names)}: no cell is labelled, so all of it is learned as background. "
+            "Leave that out if it is wrong."
+        )
+    return notes
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _planes(labels: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    labels = np.asarray(labels)
+    for plane in labels.reshape(-1, *labels.shape[-2:]) if labels.size else ():
+        every = math.ceil(math.sqrt(plane.size / LOOKED_AT))
+        yield plane[::every, ::every]
+
+
+class _Pieces:
+    """What the connected pieces of a plane tell of its labels.
+
+    Attributes
+    ----------
+    values : array
+        Labels but for 0.
+    per_label : array
+        Pieces of each that are no crumbs.
+    background : (int, float, bool)
+        Number of a label that looks like background (else 0), its share, and if few are 0.
+    shared : list of int
+        Numbers of several cells.
+    apart : bool
+        One of these cells lies far from the others of its number.
+    """
+
+    def __init__(self, plane: NDArray[Any]) -> None:
+        from skimage.measure import label  # slow to load
+
+        pieces = label(plane.astype(np.int64), connectivity=2)
+        areas = np.bincount(pieces.ravel())[1:]
+        owner = np.zeros(areas.size + 1, np.int64)
+        owner[pieces.ravel()] = plane.ravel()
+        self.values, index = np.unique(owner[1:], return_inverse=True)
+        largest = np.zeros(self.values.size, np.int64)
+        np.maximum.at(largest, index, areas)
+        whole = np.flatnonzero(areas >= CRUMB * largest[index])
+        self.per_label = np.bincount(index[whole], minlength=self.values.size)
+        self.background = self._background(plane, np.bincount(index, areas, self.values.size))
+        typical = float(np.sqrt(np.median(areas[whole]))) if areas.size else 0.0
+        # Of a mask's many pieces nothing is asked.
+        several = np.flatnonzero((self.per_label > 1) & (self.per_label < MANY)).tolist()
+        of_label = {at: whole[index[whole] == at] for at in several}
+        self.shared, self.apart = self._shared(pieces, of_label, typical)
+
+    def _background(self, plane: NDArray[Any], areas: NDArray[Any]) -> tuple[int, float, bool]:
+        """It touches all sides, and is far larger than cells are."""
+        if not self.values.size or min(plane.shape) < 3:
+            return 0, 0.0, False
+        edges = (plane[0], plane[-1], plane[:, 0], plane[:, -1])
+        around = set.intersection(*(set(np.unique(edge)) for edge in edges)) - {0}
+        candidates = [at for at, value in enumerate(self.values) if value in around]
+        if not candidates:
+            return 0, 0.0, False
+        at = max(candidates, key=lambda i: areas[i])
+        others = np.delete(areas, at)
+        share = float(areas[at] / plane.size)
+        if not others.size or not (
+            share > 0.5 or (share > 0.1 and areas[at] > LARGE * np.median(others))
+        ):
+            return 0, 0.0, False
+        return int(self.values[at]), share, 1 - areas.sum() / plane.size < FEW_ZEROS
+
+    def _shared(
+        self, pieces: NDArray[Any], of_label: dict[int, NDArray[np.intp]], typical: float
+    ) -> tuple[list[int], bool]:
+        from scipy.ndimage import find_objects
+
+        if not of_label:
+            return [], False
+        boxes = find_objects(pieces)
+        far = [
+            at for at, own in of_label.items() if _is_apart([boxes[i] for i in own], typical)
+        ]
+        numbers = list(of_label) if 2 * len(of_label) > self.values.size else far
+        return [int(self.values[at]) for at in numbers], bool(far)
+
+
+def _is_apart(boxes: list[Any], typical: float) -> bool:
+    """Whether a piece lies further from all others than a cell is large."""
+    spans = np.array([[(s.start, s.stop) for s in box] for box in boxes], float)
+    gaps = np.maximum(spans[:, None, :, 0] - spans[None, :, :, 1], 0).max(-1)
+    gaps = np.maximum(gaps, gaps.T)
+    np.fill_diagonal(gaps, np.inf)
+    return bool(gaps.min(1).max() > typical)
+
+
+def _mask_words(planes: list[_Pieces]) -> str:
+    counts = [plane.per_label for plane in planes if plane.values.size]
+    if not counts:
+        return ""
+    usual = int(np.median(np.concatenate(counts)))
+    values = np.unique(np.concatenate([plane.values for plane in planes]))
+    # 255 is what programs write into masks; as a number of a single cell it is an odd one.
+    is_mask = values.size == 1 and values[0] == 255 and usual > 1
+    if usual < PIECES and not is_mask:
+        return ""
+    what = f"the one value {values[0]}" if values.size == 1 else f"each of {values.size} values"
+    return (
+        f"this looks like a mask, not like numbered cells: {what} stands in {usual} separate "
+        f"places. {NUMBER_THEM}"
+    )
+
+
+def _shared_words(planes: list[_Pieces], many: str) -> str:
+    numbers = [str(number) for plane in planes for number in plane.shared]
+    if not numbers:
+        return ""
+    n = sum(plane.values.size for plane in planes)
+    where = "far apart" if any(plane.apart for plane in planes) else "separate"
+    some = ", ".join(numbers[:_NAMED])
+    return (
+        f"{len(numbers)} of {n} numbers stand{'s' if len(numbers) == 1 else ''} in several "
+        f"{where} places, such as {some}: several cells under one number are {many}. "
+        "Give each cell a number of its own."
+    )
+
+
+#: Kinds of files that change the numbers they are given.
+_LOSSY = (".jpg", ".jpeg")
+
+
+def read_labels(path: str | Path, shape: tuple[int, int] | None = None) -> NDArray[Any]:
+    """Labels of a file as integers that int32 holds, see `as_labels`.
+
+    Of an indexed picture the index is the number, and of a grey one in RGB its grey.
+
+    Parameters
+    ----------
+    path : path
+    shape : (H, W), optional
+        Of their image; unsaid: all axes but those of length 1, and of colours.
+
+    Raises
+    ------
+    ImageFileError
+        If the file cannot be read.
+    LabelsError
+        If it does not hold labels, or they have another shape.
+    """
+    return as_labels(_numbers(Path(path), "labels", shape))
+
+
+def read_mask(path: str | Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """A mask of a file: where it is above 0; parameters and errors as of `read_labels`."""
+    values = _numbers(Path(path), "a mask", shape)
+    if values.dtype.kind not in "biuf":
+        raise LabelsError(f"A mask must be numbers, not {values.dtype}.")
+    return np.asarray(values > 0)
+
+
+def _numbers(path: Path, what: str, shape: tuple[int, int] | None) -> NDArray[Any]:
+    if path.suffix.lower() in _LOSSY:
+        raise LabelsError(
+            f"JPEG changes the numbers of {what} a little. Save it as TIFF or PNG, from the "
+            "original numbers."
+        )
+    plain = _picture(path)
+    if plain is not None:
+        return plain if shape is None else fitted(plain, shape)
+    file = read_image(path)
+    array = np.asarray(file.array)
+    if "C" in file.axes:
+        axis = file.axes.index("C")
+        if array.shape[axis] in (3, 4):
+            array = grey(array, axis)
+        elif array.shape[axis] != 1:
+            raise LabelsError(
+                f"These labels have {array.shape[axis]} channels, and labels are one whole "
+                "number for each pixel. Save the channel with the numbers on its own."
+            )
+    if shape is not None:
+        return fitted(array, shape)
+    while array.ndim > 2 and 1 in array.shape:
+        array = np.squeeze(array, array.shape.index(1))
+    return array
+
+
+def _picture(path: Path) -> NDArray[Any] | None:
+    """Numbers that the reader of images would resolve to colours, or cut to 8 bits."""
+    if path.suffix.lower() not in (".png", ".bmp"):
+        return None
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings(), Image.open(path) as picture:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            if picture.mode in ("P", "PA"):
+                indices = np.asarray(picture)
+                return indices[..., 0] if picture.mode == "PA" else indices
+        with path.open("rb") as file:
+            header = file.read(26)
+        # Depth and kind of colour of a PNG; Pillow reads 16 bits of several channels as 8.
+        if picture.format == "PNG" and header[24] == 16 and header[25] in (2, 4, 6):
+            from imagecodecs import png_decode
+
+            values = np.asarray(png_decode(path.read_bytes()))
+            return values[..., 0] if header[25] == 4 else grey(values, -1)
+    except LabelsError:
+        raise
+    except Exception:  # whatever decoders raise: `read_image` says what is wrong
+        return None
+    return None

@@ -1,0 +1,925 @@
+"""What client and engine say to each other: plain frozen dataclasses, no torch.
+
+Requests go from napari's process to the engine, events come back. A request that carries a
+``job`` is answered by any number of `Progress` and then by exactly one of `Done`, `Failed`
+and `WasCancelled` with the same number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from napari_sa2net.config import FineTuneConfig, InstanceConfig, NetworkConfig, PredictConfig
+from napari_sa2net.errors import SettingsError
+from napari_sa2net.interpret.maps import AttentionMap
+from napari_sa2net.training.compare import (
+    Change,
+    Comparison,
+    LossPoint,
+    Part,
+    Planned,
+    RoundPoint,
+    Score,
+    Verdict,
+)
+
+# --------------------------------------------------------------------------------------------
+# Segmenting, as client and engine speak of it: images, requests and results.
+
+# --- references to arrays ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ArrayRef:
+    """A C-ordered array that another process can attach to.
+
+    Attributes
+    ----------
+    name
+        Name of the shared memory segment, or of a file when ``is_file``.
+    shape, dtype
+        Shape, and dtype as ``numpy.dtype.str``.
+    is_file
+        The array lies in a temporary file, because shared memory was too small for it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    is_file: bool = False
+
+
+@dataclass(frozen=True)
+class FileRef:
+    """A zarr array on a local disk that the engine opens itself.
+
+    Attributes
+    ----------
+    store
+        Folder of the zarr store.
+    path
+        Path of the array inside the store; empty for its root.
+    """
+
+    store: str
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class RegionRef:
+    """A lazy array that stays with the client; the engine asks for regions of it.
+
+    Attributes
+    ----------
+    source
+        Name under which the client serves it.
+    shape, dtype
+        As of `ArrayRef`.
+    chunks
+        Largest chunk along each axis; None where unknown.
+    """
+
+    source: str
+    shape: tuple[int, ...]
+    dtype: str
+    chunks: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of an image that is segmented.
+
+    Attributes
+    ----------
+    index
+        One plane of the stack, in the order of the image's stack axes; None for all planes.
+    box
+        ``(y0, y1, x0, x1)`` in pixels; None for the whole plane.
+    """
+
+    index: tuple[int, ...] | None = None
+    box: tuple[int, int, int, int] | None = None
+
+
+# --- requests ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """Load a model and run one small tile; done with an `EngineInfo`."""
+
+    job: int
+    model: str
+    predict: PredictConfig = field(default_factory=PredictConfig)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Segment an image; done with a `SegmentResult`.
+
+    Attributes
+    ----------
+    image
+        To `EngineClient.submit`: any array (numpy, dask, zarr, list of levels). On the wire:
+        a reference.
+    axes, channels, normalize
+        As `napari_sa2net.segment` takes them.
+    model
+        Name or path.
+    pixel_size_um
+        Pixel size in micrometres, for the table; None where units are unknown.
+    z_step_um
+        Likewise the distance of the planes of a Z stack.
+    keep_as
+        Key under which the engine keeps the probabilities for `Derive`; empty keeps nothing.
+    window
+        What to segment; the normalisation is always that of the whole image.
+    """
+
+    job: int
+    image: Any
+    model: str
+    axes: str | None = None
+    channels: tuple[int, ...] | None = None
+    normalize: bool = True
+    predict: PredictConfig = field(default_factory=PredictConfig)
+    instances: InstanceConfig = field(default_factory=InstanceConfig)
+    pixel_size_um: float | None = None
+    z_step_um: float | None = None
+    keep_as: str = ""
+    window: Window = Window()
+
+
+@dataclass(frozen=True)
+class Derive:
+    """Labels anew from kept probabilities; done with a `SegmentResult`.
+
+    Of several waiting for one key only the newest runs; the others are `WasCancelled`.
+    """
+
+    job: int
+    key: str
+    instances: InstanceConfig = field(default_factory=InstanceConfig)
+    table: bool = False
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The object table of given labels over the kept image; done with an `ObjectTable`.
+
+    Attributes
+    ----------
+    labels
+        int32 labels in the shape of the result: an array to `submit`, a reference on the
+        wire. For labels that a person has edited.
+    at
+        Where only part of the result is given, its first element (stack axes, y, x): then
+        the table has the columns label and confidence alone.
+    """
+
+    job: int
+    key: str
+    labels: Any
+    at: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class MeasureImage:
+    """The object table of labels that lie on any image; done with an `ObjectTable`.
+
+    Attributes
+    ----------
+    labels
+        Whole numbers (\\*stack, H, W): an array to `submit`, a reference on the wire.
+    image, axes, channels
+        As of `Segment`; an image of None gives a table without intensities.
+    corner
+        Place of the first label in the image (stack axes, y, x).
+    stack_axes, pixel_size_um, z_step_um
+        Of the labels, as of `napari_sa2net.measure.object_table`.
+    """
+
+    job: int
+    labels: Any
+    image: Any = None
+    axes: str | None = None
+    channels: tuple[int, ...] | None = None
+    corner: tuple[int, ...] | None = None
+    stack_axes: str = ""
+    pixel_size_um: float | None = None
+    z_step_um: float | None = None
+
+
+# --- results -----------------------------------------------------------------------------
+
+ObjectTable = dict[str, NDArray[Any]]
+"""Columns of the object table by name, all of one length; with boxes in the labels' pixels."""
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What the engine runs on.
+
+    Attributes
+    ----------
+    device, device_name
+        ``cpu``, ``cuda:0``, ``mps``, and the name to show.
+    devices
+        Every device that could be chosen.
+    seconds_per_megapixel
+        Measured by the last warm-up, per 10⁶ network pixels; None before it.
+    model_diameter
+        Object diameter (px) that the warmed-up model was trained on; None where unknown.
+    """
+
+    device: str
+    device_name: str
+    torch_version: str
+    pid: int
+    devices: tuple[str, ...] = ("cpu",)
+    threads: int = 1
+    seconds_per_megapixel: float | None = None
+    model: str = ""
+    model_diameter: float | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Numbers for the line under the sliders.
+
+    Attributes
+    ----------
+    median_area_px
+        In px², or in voxels where ``in_depth``.
+    in_depth
+        Cells go on over several planes of a Z stack.
+    """
+
+    n_objects: int
+    median_area_px: float
+    n_border: int
+    in_depth: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentResult:
+    """Labels and what belongs to them.
+
+    Attributes
+    ----------
+    labels
+        int32, the image's axes without C, of the window only; stack axes are kept, with
+        length 1 where one plane was asked for. A reference on the wire, an array in the
+        client's events.
+    offset
+        Index of the first element of ``labels`` in the image without C.
+    objects
+        Table columns, or None where it was not asked for. Positions (``z``, ``centroid_y``,
+        ...) count from the first pixel of the image, also where only a window was segmented.
+    diameter
+        Object diameter (px of the image) that set the scale; None where nothing was rescaled.
+    seams
+        Rows and columns of ``labels`` at which the network's tiles met.
+    """
+
+    key: str
+    labels: Any
+    offset: tuple[int, ...]
+    summary: Summary
+    objects: ObjectTable | None = None
+    diameter: float | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    n_tiles: int = 0
+    seconds: float = 0.0
+    seams: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+
+
+# --------------------------------------------------------------------------------------------
+# Explaining, as client and engine speak of it: maps, stages, single objects, what-ifs.
+#
+# Arrays are references on the wire and numpy arrays in the client's events.
+
+__all__ = [
+    "AttentionMap",
+    "CellInspection",
+    "Explain",
+    "ExplainResult",
+    "Exponents",
+    "Inspect",
+    "MapChannel",
+    "StageStep",
+    "WhatIf",
+    "WhatIfResult",
+]
+
+#: γ at strides 8, 4, 2 and 1; None where it is the model's own.
+Exponents = tuple[float | None, float | None, float | None, float | None]
+
+# --- requests ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Explain(Segment):
+    """Segment one plane and show why; done with an `ExplainResult`.
+
+    Attributes
+    ----------
+    keep_as
+        Not empty: the other requests here ask for what is kept under it.
+    window
+        Its ``index`` names one plane of a stack.
+
+    Raises
+    ------
+    SettingsError
+        Nothing would be kept.
+    """
+
+    def __post_init__(self) -> None:
+        if not self.keep_as:
+            raise SettingsError("An explanation is kept under a name: give 'keep_as' one.")
+
+
+@dataclass(frozen=True)
+class MapChannel:
+    """One map of an explained image, with another channel; done with an `AttentionMap`.
+
+    Attributes
+    ----------
+    key
+        ``keep_as`` of the `Explain`.
+    name
+        Of the map.
+    channel
+        Counts from 0; None reduces all channels as `ExplainResult.maps` has them.
+    """
+
+    job: int
+    key: str
+    name: str
+    channel: int | None = None
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """One object of an explained image; done with a `CellInspection`.
+
+    Attributes
+    ----------
+    labels
+        The labels as they are now, where a person has edited them: an array to `submit`, a
+        reference on the wire. None: those of the last segmentation.
+    """
+
+    job: int
+    key: str
+    label: int
+    labels: Any = None
+
+
+@dataclass(frozen=True)
+class WhatIf:
+    """An explained image, segmented with attention changed; done with a `WhatIfResult`.
+
+    Attributes
+    ----------
+    gates
+        For each of the four scale gates: as trained, or switched off (False).
+    gamma
+        Exponents of ψ at strides 8, 4, 2 and 1, in place of the model's own: 0 is off, 1
+        plain ψ, above 1 sharper. None keeps the model's own.
+    se_gamma
+        The same of squeeze and excitation on the skips at these strides.
+    box
+        ``(y0, y1, x0, x1)`` in pixels of the image, inside what was explained; None for all
+        of it.
+    """
+
+    job: int
+    key: str
+    gates: tuple[bool, bool, bool, bool] = (True, True, True, True)
+    gamma: Exponents = (None, None, None, None)
+    se_gamma: Exponents = (None, None, None, None)
+    instances: InstanceConfig = field(default_factory=InstanceConfig)
+    box: tuple[int, int, int, int] | None = None
+
+
+# --- results -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class ExplainResult:
+    """A segmentation and what the network attended to.
+
+    Attributes
+    ----------
+    segmentation
+        As `Segment` gives it, with further columns in its table.
+    maps
+        By name; a model without some stage lacks its maps.
+    stages
+        int32 labels (H, W) of the window from the heads at strides 8, 4, 2 and 1; those of 1
+        are the segmentation's.
+    change
+        int8 (H, W): +1 where the last stage (1/2 → full) added foreground, −1 where it
+        removed it.
+    image_gates
+        Means of the four scale gates over the window; NaN where a model has none.
+    index, box
+        What was explained: the plane, and ``(y0, y1, x0, x1)`` in pixels of the image.
+    network
+        Of the model: its attention modules and their γ.
+    """
+
+    segmentation: SegmentResult
+    maps: dict[str, AttentionMap]
+    stages: dict[int, Any]
+    change: Any
+    image_gates: tuple[float, ...]
+    index: tuple[int, ...]
+    box: tuple[int, int, int, int]
+    network: NetworkConfig
+
+
+@dataclass(frozen=True)
+class StageStep:
+    """What one decoder stage did to an object.
+
+    Attributes
+    ----------
+    stride
+        Of the head: 8, 4, 2 or 1.
+    n_objects_overlapping
+        Objects of that head that the object overlaps.
+    area_px
+        Their area.
+    mean_move_px, max_move_px
+        How far the boundary moved from the stage before; NaN at the first.
+    event
+        ``""``, ``"split"``, ``"merged"``, ``"appeared"`` or ``"vanished"``.
+    """
+
+    stride: int
+    n_objects_overlapping: int
+    area_px: int
+    mean_move_px: float
+    max_move_px: float
+    event: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class CellInspection:
+    """One object under the loupe.
+
+    Attributes
+    ----------
+    gates, image_gates
+        Means of the four scale gates in the object and in the window.
+    distances
+        float32 (25,): −12 … +12 px from the boundary, negative inside.
+    profiles
+        By stride, ψ at these distances, float32 (25,); NaN where no pixel lies that far.
+    history
+        One step per head, from the coarsest on.
+    thumbnail
+        float32 (h, w) or (h, w, 3) in 0…1, of the image around the object.
+    outline
+        bool (h, w): the object's boundary in the thumbnail.
+    centre
+        (y, x) in pixels of the image.
+    by_hand
+        A person drew or changed the object: the last stage did not make it as it is.
+    ring, ring_box
+        uint8 (h, w): 1 next to the object, 2 around that, else 0; and where that lies,
+        ``(y0, y1, x0, x1)`` in pixels of the image.
+    """
+
+    label: int
+    gates: tuple[float, ...]
+    image_gates: tuple[float, ...]
+    distances: Any
+    profiles: dict[int, Any]
+    history: tuple[StageStep, ...]
+    thumbnail: Any
+    outline: Any
+    centre: tuple[float, float]
+    by_hand: bool = False
+    ring: Any = None
+    ring_box: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class WhatIfResult:
+    """What changed attention would have done.
+
+    Attributes
+    ----------
+    labels
+        int32 (h, w) of the box.
+    change
+        int8 (h, w): +1 foreground gained, −1 lost, against the same crop with everything at
+        its default.
+    appeared, vanished, split, merged
+        Objects.
+    gained_px, lost_px
+        Pixels.
+    n_before, n_after
+        Objects.
+    from_cache
+        The part of the network that the change does not touch was not run again.
+    """
+
+    key: str
+    labels: Any
+    change: Any
+    box: tuple[int, int, int, int]
+    appeared: int
+    vanished: int
+    split: int
+    merged: int
+    gained_px: int
+    lost_px: int
+    n_before: int
+    n_after: int
+    seconds: float
+    from_cache: bool
+
+
+# --------------------------------------------------------------------------------------------
+# Fine-tuning, as client and engine speak of it. Training has an engine of its own.
+
+__all__ = [
+    "Change",
+    "FineTune",
+    "FineTuneResult",
+    "LossPoint",
+    "Pause",
+    "Planned",
+    "RoundPoint",
+    "Score",
+    "StopAndKeep",
+    "TrainProgress",
+    "Verdict",
+]
+
+# --- requests ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """Let a model learn from corrections; done with a `FineTuneResult`.
+
+    `Cancel` ends it as `Pause` does, but with `WasCancelled`: what was learned stays on disk.
+
+    Attributes
+    ----------
+    training_set
+        Folder of the set.
+    base
+        Name or path of the parent.
+    name
+        Of the child; empty: the parent's with "-tuned".
+    resume
+        Folder of a run to go on with; the other fields but `preview` are then not looked at.
+    preview
+        After each round write the present weights to a model file, and say where. Any engine
+        can segment with that path as model.
+    """
+
+    job: int
+    training_set: str = ""
+    base: str = "nuclei"
+    config: FineTuneConfig = field(default_factory=FineTuneConfig)
+    name: str = ""
+    resume: str = ""
+    preview: bool = False
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Write a fine-tuning to disk and end it; `FineTune.resume` goes on where it stood."""
+
+    job: int
+
+
+@dataclass(frozen=True)
+class StopAndKeep:
+    """End a fine-tuning within two seconds, with the best round so far as its result."""
+
+    job: int
+
+
+# --- events and results ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainProgress:
+    """News of a fine-tuning, several times a second at most.
+
+    Attributes
+    ----------
+    run
+        Folder of the run, for `FineTune.resume`.
+    plan
+        Once, when it begins.
+    losses, rounds
+        New points of the curves; after `FineTune.resume`, the first event has the old ones.
+    notices
+        Sentences for the person.
+    preview
+        Model file with the weights of the newest round; empty if there is none.
+    """
+
+    job: int
+    run: str
+    plan: Planned | None = None
+    losses: tuple[LossPoint, ...] = ()
+    rounds: tuple[RoundPoint, ...] = ()
+    notices: tuple[str, ...] = ()
+    preview: str = ""
+
+
+@dataclass(frozen=True)
+class FineTuneResult:
+    """What became of it.
+
+    Attributes
+    ----------
+    paused
+        It was paused: only `run` means anything.
+    model, path
+        Name and file of the child.
+    promoted
+        Offered by name from now on; else kept aside, see `models.promote_model`.
+    """
+
+    run: str
+    paused: bool = False
+    model: str = ""
+    path: str = ""
+    promoted: bool = False
+    verdict: Verdict | None = None
+    held_out: Change | None = None
+    reference: Change | None = None
+    seconds: float = 0.0
+
+
+# --------------------------------------------------------------------------------------------
+# Taking models in and comparing them, as client and engine speak of it.
+
+__all__ = ["Compare", "Comparison", "ImportModel", "Imported", "Part"]
+
+
+@dataclass(frozen=True)
+class ImportModel:
+    """Take a model file or published checkpoint into the list; done with `Imported`.
+
+    Attributes
+    ----------
+    path
+        The file.
+    name
+        What to call it; empty: as the file, with a number if that is taken.
+    """
+
+    job: int
+    path: str
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A model that was taken in.
+
+    Attributes
+    ----------
+    wanted
+        The name that it would have had if that were free.
+    n_dropped
+        Weights that the published network never uses, and that were left out.
+    """
+
+    name: str
+    path: str
+    wanted: str
+    n_dropped: int
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Score two models on the same images; done with a `Comparison`.
+
+    Attributes
+    ----------
+    first, second
+        Names or paths.
+    training_set
+        Folder of corrections; empty: only the reference set is scored.
+    """
+
+    job: int
+    first: str
+    second: str
+    training_set: str = ""
+    device: str = "auto"
+
+
+__all__ = [
+    "ArrayRef",
+    "AttentionMap",
+    "Cancel",
+    "CellInspection",
+    "Compare",
+    "Comparison",
+    "Derive",
+    "Died",
+    "Done",
+    "EngineInfo",
+    "Event",
+    "Explain",
+    "ExplainResult",
+    "Exponents",
+    "Failed",
+    "FileRef",
+    "FineTune",
+    "FineTuneResult",
+    "Forget",
+    "ImportModel",
+    "Imported",
+    "Inspect",
+    "JobRequest",
+    "KeyedRequest",
+    "MapChannel",
+    "Measure",
+    "MeasureImage",
+    "ObjectTable",
+    "Part",
+    "Pause",
+    "Progress",
+    "ReadRegion",
+    "Ready",
+    "RegionData",
+    "RegionRef",
+    "Release",
+    "Request",
+    "Segment",
+    "SegmentResult",
+    "Shutdown",
+    "StageStep",
+    "Starting",
+    "StopAndKeep",
+    "Summary",
+    "TrainProgress",
+    "WarmUp",
+    "WasCancelled",
+    "WhatIf",
+    "WhatIfResult",
+    "Window",
+]
+
+# --- requests ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Forget:
+    """Drop what is kept under a key."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Stop a job at the next tile or plane."""
+
+    job: int
+
+
+@dataclass(frozen=True)
+class Shutdown:
+    """End the engine."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """The receiver of an array has copied it; the sender may free it (both directions)."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class RegionData:
+    """Answer to `ReadRegion`: the region, or what went wrong."""
+
+    token: int
+    array: ArrayRef | None
+    error: str = ""
+
+
+KeyedRequest = Derive | MapChannel | Inspect | WhatIf
+"""Of several of one kind that wait for one key only the newest runs."""
+JobRequest = (
+    WarmUp | Segment | Measure | MeasureImage | KeyedRequest | FineTune | ImportModel | Compare
+)
+Request = JobRequest | Forget | Cancel | Shutdown | Release | RegionData | Pause | StopAndKeep
+
+# --- events ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The engine has imported torch and takes jobs; it keeps nothing from before."""
+
+    info: EngineInfo
+
+
+@dataclass(frozen=True)
+class Progress:
+    """``done`` of ``total`` steps of the job; ``what`` says what goes on."""
+
+    job: int
+    done: int
+    total: int
+    what: str
+
+
+@dataclass(frozen=True, eq=False)
+class Done:
+    """The job's result, of the class that its request names."""
+
+    job: int
+    result: Any
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The job failed.
+
+    Attributes
+    ----------
+    kind
+        Class name of the error: one of `napari_sa2net.errors`, else the foreign name.
+    message
+        For the user: what is wrong and what to do.
+    details
+        Traceback or the engine's last words, to be folded away.
+    """
+
+    job: int
+    kind: str
+    message: str
+    details: str = ""
+
+
+@dataclass(frozen=True)
+class WasCancelled:
+    """The job was cancelled, or replaced by a newer one of its kind."""
+
+    job: int
+
+
+@dataclass(frozen=True)
+class Starting:
+    """The client is starting an engine process."""
+
+
+@dataclass(frozen=True)
+class Died:
+    """The engine process is gone, and with it everything it kept.
+
+    Attributes
+    ----------
+    message
+        What happened and what to do; empty when it was ended to cancel a job.
+    restarting
+        The client starts another one by itself; else `EngineClient.restart` does.
+    """
+
+    message: str
+    details: str = ""
+    restarting: bool = True
+
+
+@dataclass(frozen=True)
+class ReadRegion:
+    """The engine asks the client for part of a `RegionRef`; never reaches ``on_event``."""
+
+    token: int
+    source: str
+    key: tuple[int | slice, ...]
+
+
+Event = (
+    Starting
+    | Ready
+    | Progress
+    | TrainProgress
+    | Done
+    | Failed
+    | WasCancelled
+    | Died
+    | ReadRegion
+    | Release
+)

@@ -1,0 +1,204 @@
+"""One engine process, from its start to its end: process, pipe, shared memory, folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections import deque
+from multiprocessing.connection import Client, Connection, Listener
+from pathlib import Path
+from typing import Any
+
+import napari_sa2net
+from napari_sa2net.engine.arrays import Pool
+from napari_sa2net.errors import EngineError
+
+EXIT_NO_TORCH = 4
+"""The engine's exit status when torch cannot be imported: starting again is no use."""
+
+_LAST_LINES = 40
+
+
+class Link:
+    """A running engine process and the pipe to it.
+
+    The constructor starts the process; `connect` waits for it. Both are for a background
+    thread.
+
+    Attributes
+    ----------
+    process
+        The engine.
+    pool
+        What was shared with it.
+
+    Raises
+    ------
+    EngineError
+        The process cannot be started.
+    """
+
+    def __init__(self, python: str) -> None:
+        self.folder = tempfile.mkdtemp(prefix="napari-sa2net-")
+        self.pool = Pool(self.folder)
+        self._connection: Connection | None = None
+        self._sending = threading.Lock()
+        self._stderr: deque[str] = deque(maxlen=_LAST_LINES)
+        self._ending = threading.Lock()
+        self._ended = False
+        self._listener: Listener | None = None
+        key = secrets.token_bytes(32)
+        try:
+            if os.name == "nt":
+                name = secrets.token_hex(8)
+                self._address = rf"\\.\pipe\napari-sa2net-{name}"
+                self._listener = Listener(self._address, "AF_PIPE", authkey=key)
+            else:
+                self._address = str(Path(self.folder) / "pipe")
+                self._listener = Listener(self._address, "AF_UNIX", authkey=key)
+            self.process = subprocess.Popen(
+                # -P: a file torch.py in the current folder must not be taken for torch.
+                [python, "-P", "-X", "faulthandler", "-m", "napari_sa2net.engine"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=_environment(),
+                # Windows only, both are 0 elsewhere: no console, and napari goes first.
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0)
+                | getattr(subprocess, "BELOW_NORMAL_PRIORITY_CLASS", 0),
+            )
+        except OSError as error:
+            self.free()
+            raise EngineError(
+                f"The background process could not be started with {python} ({error}). Check "
+                "that this Python is still there and that the temporary folder can be written."
+            ) from error
+        threading.Thread(target=self._read_stderr, name="sa2net-stderr", daemon=True).start()
+        hello = {"address": self._address, "key": key.hex(), "folder": self.folder}
+        assert self.process.stdin is not None
+        # If it has died already, connect says so.
+        with contextlib.suppress(OSError), self.process.stdin as stdin:
+            stdin.write(json.dumps(hello).encode() + b"\n")
+
+    def connect(self) -> None:
+        """Wait until the engine has called back.
+
+        Raises
+        ------
+        EngineError
+            It ended before it did.
+        """
+        threading.Thread(target=self._unblock, name="sa2net-watch", daemon=True).start()
+        listener = self._listener
+        assert listener is not None
+        while self._connection is None:
+            try:
+                self._connection = listener.accept()
+            except (OSError, EOFError, ConnectionError):
+                pass
+            except Exception as error:
+                # A wrong key: not our engine; wait for ours.
+                if type(error).__name__ != "AuthenticationError":
+                    raise
+            if self._connection is None and self.process.poll() is not None:
+                raise EngineError("The background process ended before it was ready.")
+        listener.close()
+
+    def _unblock(self) -> None:
+        """``accept`` has no timeout: call it ourselves when nobody else will."""
+        self.process.wait()
+        if self._connection is None:
+            with contextlib.suppress(Exception):
+                Client(self._address).close()
+
+    def send(self, message: Any) -> None:
+        """Send to the engine; OSError when it is gone."""
+        connection = self._connection
+        if connection is None:
+            raise BrokenPipeError("not connected")
+        with self._sending:
+            connection.send(message)
+
+    def receive(self) -> Any:
+        """Next message; EOFError or OSError when the engine is gone."""
+        connection = self._connection
+        if connection is None:
+            raise EOFError
+        return connection.recv()
+
+    def kill(self) -> None:
+        """End the process by force."""
+        with contextlib.suppress(OSError):
+            self.process.kill()
+
+    def end(self, grace: float = 1.0) -> int:
+        """Wait for the process, by force after ``grace`` seconds; free all. Its status."""
+        try:
+            self.process.wait(grace)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self.process.wait()
+        self.free()
+        return self.process.returncode
+
+    def free(self) -> None:
+        """Free shared memory, pipe and folder; for a process that has ended."""
+        with self._ending:
+            if self._ended:
+                return
+            self._ended = True
+        self.pool.close()
+        if self._listener is not None:
+            with contextlib.suppress(OSError):
+                self._listener.close()
+        if self._connection is not None:
+            with contextlib.suppress(OSError):
+                self._connection.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def last_words(self) -> str:
+        """The end of what the engine wrote to stderr."""
+        return "".join(self._stderr).strip()
+
+    def _read_stderr(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as stream:
+            for line in stream:
+                self._stderr.append(line.decode(errors="replace"))
+
+
+def describe_end(status: int) -> str:
+    """What an exit status means, and what to do."""
+    if status == EXIT_NO_TORCH:
+        return (
+            "PyTorch cannot be loaded in this Python. Install it with: pip install torch "
+            "(see pytorch.org for GPUs), then press Restart."
+        )
+    if status == -9:
+        what = "was killed (signal 9), as the system does when memory runs out"
+    elif status < 0:
+        what = f"crashed (signal {-status})"
+    else:
+        what = f"ended unexpectedly (status {status})"
+    return (
+        f"The background process {what}. Your layers are safe. Run again; if it happens again, "
+        "choose smaller pieces or another device under Advanced."
+    )
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with patient threads, and the folder that this package was imported from."""
+    environment = dict(os.environ)
+    package_home = str(Path(napari_sa2net.__file__).resolve().parent.parent)
+    path = environment.get("PYTHONPATH", "")
+    # Threads that wait for the next layer by spinning keep napari from drawing, and where
+    # anything else runs they hold up the network itself: twelve times, measured on 2 cores.
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    environment["PYTHONPATH"] = os.pathsep.join(p for p in (path, package_home) if p)
+    return environment

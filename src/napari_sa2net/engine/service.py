@@ -1,0 +1,1201 @@
+"""What the engine does for each request; the one module here that needs torch."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from napari_sa2net.config import InputConfig, InstanceConfig, PredictConfig
+from napari_sa2net.data.plan import ImagePlan, plan_image
+from napari_sa2net.engine import messages as p
+from napari_sa2net.engine.arrays import (
+    OpenImage,
+    WindowPlan,
+    open_image,
+    resolve_box,
+    resolve_index,
+    take,
+)
+from napari_sa2net.engine.messages import ObjectTable, Summary
+from napari_sa2net.engine.server import Server
+from napari_sa2net.errors import Cancelled, NotKeptError, Paused, SettingsError
+from napari_sa2net.inference.devices import device_name, give_memory_back, resolve_device
+from napari_sa2net.inference.instances import foreground_probability, label_objects
+from napari_sa2net.inference.planes import (
+    MEASURING,
+    SEPARATING,
+    LabelPlane,
+    Planes,
+    intensities,
+    label_stack,
+    measure_objects,
+)
+from napari_sa2net.inference.predict import (
+    SEGMENTING,
+    CancelCallback,
+    Predictor,
+    ProgressCallback,
+)
+from napari_sa2net.inference.segment import Prediction, choose_scale, plan_for, predict_image
+from napari_sa2net.inference.tiling import Seams, inside
+from napari_sa2net.interpret.explain import (
+    Explained,
+    check_plane,
+    check_size,
+    explain_plane,
+    run_channel,
+    stage_labels,
+    with_reasons,
+)
+from napari_sa2net.interpret.objects import all_profiles, inspect_object, mean_gates
+from napari_sa2net.interpret.refinement import compare_objects, stage_change
+from napari_sa2net.interpret.whatif import WhatIfRun
+from napari_sa2net.measure import object_table
+from napari_sa2net.models.checkpoint import name_of_file
+from napari_sa2net.models.file import Model, load_model, save_model
+from napari_sa2net.models.imports import import_model
+from napari_sa2net.models.registry import (
+    check_model_name,
+    find_model,
+    free_model_name,
+    is_model_name,
+)
+from napari_sa2net.nn import network_config
+from napari_sa2net.provenance import provenance
+from napari_sa2net.training.compare import Event, LossPoint, Notice, Planned, RoundPoint
+from napari_sa2net.training.fine_tune import fine_tune, resume_fine_tuning
+from napari_sa2net.training.run_state import read_state
+from napari_sa2net.training.runs import free_name, read_asked, runs_dir
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from napari_sa2net.engine.server import Server
+
+
+# --------------------------------------------------------------------------------------------
+# What the training engine does: fine-tuning, with news on the way.
+
+#: Seconds between two events with points of the loss curve.
+PERIOD = 0.2
+PREVIEW = "preview.safetensors"
+
+
+class TrainHandlers:
+    """Answers `FineTune`."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def fine_tune(self, request: p.FineTune) -> p.FineTuneResult:
+        """Learn until the end, a pause, or a stop.
+
+        Raises
+        ------
+        Cancelled
+            By `Cancel`, or by `StopAndKeep` before there was anything to keep.
+        and the errors of `training.fine_tune`.
+        """
+        start = time.monotonic()
+        cancelled = self._server.cancelled(request.job)
+        signal = self._server.signal
+        options: dict[str, Any] = {
+            "cancelled": lambda: signal(request.job) is p.StopAndKeep,
+            "paused": lambda: cancelled() or signal(request.job) is p.Pause,
+        }
+        if request.resume:
+            run = Path(request.resume)
+            name = read_asked(run).name
+        else:
+            name = request.name or free_name(Path(request.base).name)
+            run = runs_dir() / check_model_name(name)
+        news = _News(self._server, request.job, run)
+        if request.preview:
+            options["preview"] = news.show
+        options["on_event"] = news
+        options["progress"] = news.progress
+        try:
+            if request.resume:
+                news.repeat(read_state(run)["record"])
+                tuned = resume_fine_tuning(run, **options)
+            else:
+                tuned = fine_tune(
+                    request.training_set, request.base, request.config, name=name, **options
+                )
+        except Paused:
+            if cancelled():
+                raise Cancelled("Cancelled; what was learned so far stays on disk.") from None
+            return p.FineTuneResult(str(run), paused=True)
+        finally:
+            news.flush()
+            (run / PREVIEW).unlink(missing_ok=True)
+        return p.FineTuneResult(
+            str(run),
+            model=tuned.card.name,
+            path=str(tuned.path),
+            promoted=tuned.promoted,
+            verdict=tuned.verdict,
+            held_out=tuned.held_out,
+            reference=tuned.reference,
+            seconds=time.monotonic() - start,
+        )
+
+
+class _News:
+    """Gathers events and sends them a few times a second."""
+
+    def __init__(self, server: Server, job: int, run: Path) -> None:
+        self._server = server
+        self._job = job
+        self._run = run
+        self._sent = 0.0
+        self._clear()
+
+    def _clear(self) -> None:
+        self._plan: Planned | None = None
+        self._losses: list[LossPoint] = []
+        self._rounds: list[RoundPoint] = []
+        self._notices: list[str] = []
+        self._preview = ""
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case LossPoint():
+                self._losses.append(event)
+                if time.monotonic() - self._sent < PERIOD:
+                    return
+            case RoundPoint():
+                self._rounds.append(event)
+            case Notice():
+                self._notices.append(event.text)
+            case Planned():
+                self._plan = event
+        self.flush()
+
+    def repeat(self, record: dict[str, Any]) -> None:
+        """The curves of a run that goes on."""
+        from napari_sa2net.training.tuning import round_point
+
+        self._losses = [LossPoint(**point) for point in record["losses"]]
+        self._rounds = [round_point(point) for point in record["rounds"]]
+        self.flush()
+
+    def show(self, model: Model, _round: int) -> None:
+        """Write the weights of a round, for any engine to segment with."""
+        path = save_model(self._run / PREVIEW, model.net, model.card, "float16")
+        self._preview = str(path)
+        self.flush()
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        """Steps and images, for the progress line."""
+        if done == total or time.monotonic() - self._sent >= PERIOD or not self._losses:
+            self._server.send(p.Progress(self._job, done, total, what))
+
+    def flush(self) -> None:
+        """Send what has gathered."""
+        parts = (self._plan, self._losses, self._rounds, self._notices, self._preview)
+        if any(parts):
+            self._server.send(
+                p.TrainProgress(
+                    self._job,
+                    str(self._run),
+                    self._plan,
+                    tuple(self._losses),
+                    tuple(self._rounds),
+                    tuple(self._notices),
+                    self._preview,
+                )
+            )
+            self._clear()
+        self._sent = time.monotonic()
+
+
+# --------------------------------------------------------------------------------------------
+# What the engine does with models as such: take them in, compare them.
+
+
+def take_in(request: p.ImportModel) -> p.Imported:
+    """Import a file under a name that is free.
+
+    Raises
+    ------
+    CheckpointError, SettingsError, ModelExistsError, OutputError
+        Nothing is changed then.
+    """
+    path = Path(request.path)
+    wanted = request.name or name_of_file(path)
+    entry = import_model(path, request.name or free_model_name(wanted))
+    return p.Imported(entry.name, str(entry.path), wanted, len(entry.card.dropped_keys))
+
+
+def compare(
+    request: p.Compare, progress: ProgressCallback, cancelled: CancelCallback
+) -> p.Comparison:
+    """Score two models; raises as `compare_models`."""
+    # Here, because only who compares needs it.
+    from napari_sa2net.training.compare_models import compare_models
+
+    return compare_models(
+        request.first,
+        request.second,
+        request.training_set or None,
+        device=request.device,
+        progress=progress,
+        cancelled=cancelled,
+    )
+
+
+# --------------------------------------------------------------------------------------------
+# What the engine keeps of its results, so that sliders need no network.
+
+MAX_BYTES = 3 * 2**29
+"""Memory for kept results (1.5 GB); the newest is kept however large it is."""
+MAX_RESULTS = 6
+
+
+@dataclass(eq=False)
+class Kept:
+    """Probabilities of one run and what labels and table are made from.
+
+    Attributes
+    ----------
+    plan
+        Of the window that was segmented.
+    image
+        What the plan reads.
+    probability
+        float32, stack axes + (classes, Y, X) of the window; numpy or zarr.
+    seams
+        Where tiles met, in pixels of the window.
+    """
+
+    plan: WindowPlan
+    image: OpenImage
+    probability: Any
+    classes: tuple[str, ...]
+    pixel_size_um: float | None
+    diameter: float | None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    seams: Seams = ((), ())
+    last: tuple[InstanceConfig, Any] | None = None
+    z_step_um: float | None = None
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that is held; what lies on disk does not count."""
+        arrays = [self.probability, self.last[1] if self.last is not None else None]
+        own = sum(one.nbytes for one in arrays if isinstance(one, np.ndarray))
+        return own + self.image.n_bytes
+
+    @property
+    def offset(self) -> tuple[int, ...]:
+        """Index of the first label in the image without C."""
+        origin = self.plan.origin
+        return tuple(origin[name] for name in self.plan.label_axes)
+
+    def labels(
+        self,
+        config: InstanceConfig,
+        cancelled: Callable[[], bool],
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> Any:
+        """int32 labels, the window's axes without C; the last ones are remembered.
+
+        Raises
+        ------
+        Cancelled
+            Between two planes.
+        """
+        if self.last is None or self.last[0] != config:
+            self.last = None
+            made = label_stack(
+                self.plan,
+                self.probability,
+                self.classes,
+                config,
+                progress=progress,
+                cancelled=cancelled,
+            )
+            self.last = (config, made)
+        return self.last[1]
+
+    def table(self, labels: Any) -> ObjectTable:
+        """The object table of labels of the window, in pixels of the image."""
+        table = measure_objects(
+            self.plan,
+            labels,
+            self.probability,
+            self.classes,
+            self.pixel_size_um,
+            z_step_um=self.z_step_um,
+            boxes=True,
+        )
+        return in_image(table, self.plan.origin)
+
+    def confidence(self, labels: NDArray[Any], at: tuple[int, ...]) -> ObjectTable:
+        """Labels and confidence of the objects of a part of the window.
+
+        Parameters
+        ----------
+        labels : integer array
+            Stack axes, Y and X.
+        at : tuple of int
+            Index of its first element in the window.
+        """
+        y, x = at[-2:]
+        rows, columns = (
+            slice(a, a + n) for a, n in zip((y, x), labels.shape[-2:], strict=True)
+        )
+
+        def foreground(index: tuple[int, ...]) -> NDArray[Any]:
+            where = tuple(a + b for a, b in zip(index, at[:-2], strict=True))
+            part = np.asarray(self.probability[(*where, slice(None), rows, columns)])
+            return foreground_probability(part, self.classes)
+
+        table = object_table(
+            labels,
+            Planes(labels.shape, np.dtype(np.float32), foreground),
+            stack_axes=self.plan.stack_axes,
+        )
+        return {name: table[name].to_numpy() for name in ("label", "confidence")}
+
+
+def in_image(table: pd.DataFrame, origin: Mapping[str, int]) -> ObjectTable:
+    """Columns of a table, their positions counted from the first pixel of the image.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of a window of the image.
+    origin : mapping of str to int
+        Index of the window's first pixel, by axis.
+    """
+    columns = {str(name): table[name].to_numpy() for name in table.columns}
+    for axis, first in origin.items():
+        for name in (axis.lower(), f"centroid_{axis.lower()}"):
+            if name in columns:
+                columns[name] = columns[name] + first
+    return columns
+
+
+def summarize(labels: Any, axes: str) -> Summary:
+    """Count, median area (px²) and how many touch the border of their plane.
+
+    Parameters
+    ----------
+    labels
+        int32, numpy or zarr.
+    axes
+        One letter per axis, with Y and X.
+    """
+    count = np.zeros(1, np.int64)
+    border = np.zeros(1, bool)
+    planes = np.zeros(1, np.int64)
+    y, x = axes.index("Y"), axes.index("X")
+    stack = [range(n) if i not in (y, x) else [slice(None)] for i, n in enumerate(labels.shape)]
+    for index in product(*stack) if 0 not in labels.shape else ():
+        plane = np.asarray(labels[index])
+        here = np.bincount(plane.ravel(), minlength=len(count))
+        more = (0, len(here) - len(count))
+        border, planes = np.pad(border, more), np.pad(planes, more) + (here > 0)
+        here[: len(count)] += count
+        count = here
+        for edge in (plane[0], plane[-1], plane[:, 0], plane[:, -1]):
+            border[edge] = True
+    areas = count[1:][count[1:] > 0]
+    median = float(np.median(areas)) if len(areas) else float("nan")
+    in_depth = "Z" in axes and bool((planes[1:] > 1).any())
+    return Summary(len(areas), median, int(border[1:].sum()), in_depth)
+
+
+class KeptResults:
+    """The newest results by key, within a bound of memory."""
+
+    def __init__(self, max_bytes: int = MAX_BYTES, max_results: int = MAX_RESULTS) -> None:
+        self._max_bytes = max_bytes
+        self._max_results = max_results
+        self._kept: OrderedDict[str, Kept] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def put(self, key: str, kept: Kept) -> None:
+        """Keep a result; the least recently used ones make room."""
+        self.forget(key)
+        self._kept[key] = kept
+        while len(self._kept) > 1 and (
+            len(self._kept) > self._max_results
+            or sum(one.n_bytes for one in self._kept.values()) > self._max_bytes
+        ):
+            self.forget(next(iter(self._kept)))
+
+    def get(self, key: str) -> Kept:
+        """A kept result.
+
+        Raises
+        ------
+        NotKeptError
+            It was dropped, or never there.
+        """
+        try:
+            self._kept.move_to_end(key)
+        except KeyError:
+            raise NotKeptError(
+                "The probabilities of this result are no longer kept. Segment again to "
+                "adjust it."
+            ) from None
+        return self._kept[key]
+
+    def forget(self, key: str) -> None:
+        """Drop a result and free what it holds."""
+        kept = self._kept.pop(key, None)
+        if kept is not None:
+            image = kept.image
+            # The plan looks at the image's memory, so it goes first.
+            del kept
+            image.close()
+
+
+# --------------------------------------------------------------------------------------------
+# What the engine does to explain: maps, stages, single objects, what-ifs.
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(eq=False)
+class KeptExplanation(Kept):
+    """What is kept of an explained plane.
+
+    Attributes
+    ----------
+    model, predict
+        What it was made with.
+    whole
+        Plan of the whole image.
+    """
+
+    model: Model = None  # type: ignore[assignment]  # fields of Kept have defaults
+    predict: PredictConfig = None  # type: ignore[assignment]
+    whole: ImagePlan = None  # type: ignore[assignment]
+    explained: Explained = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        self._stages: tuple[InstanceConfig, dict[int, NDArray[np.int32]]] | None = None
+        self._config = InstanceConfig()
+        self.maps = self.explained.placed()
+        self.image_gates = mean_gates(self.maps)
+
+    @property
+    def n_bytes(self) -> int:
+        stages = self._stages[1].values() if self._stages is not None else ()
+        maps = sum(one.values.nbytes for one in self.maps.values())
+        return super().n_bytes + self.explained.n_bytes + maps + sum(s.nbytes for s in stages)
+
+    @property
+    def origin(self) -> tuple[int, int]:
+        """First pixel of the window in the image."""
+        return self.explained.box[0], self.explained.box[2]
+
+    def labels(
+        self, config: InstanceConfig, cancelled: CancelCallback, progress: Any = None
+    ) -> Any:
+        made = super().labels(config, cancelled, progress)
+        self._config = config
+        return made
+
+    def current(self, cancelled: CancelCallback) -> Any:
+        """The labels of the last segmentation."""
+        return self.labels(self._config, cancelled)
+
+    def stages(
+        self, labels: Any, cancelled: CancelCallback | None = None
+    ) -> dict[int, NDArray[np.int32]]:
+        """Labels (Y, X) of all heads, those of the main one as given."""
+        finest = self.flat(labels)
+        if self._stages is None or self._stages[0] != self._config:
+            made = stage_labels(self.explained, self.classes, self._config, finest, cancelled)
+            self._stages = (self._config, {s: v for s, v in made.items() if s > 1})
+        return {**self._stages[1], 1: finest}
+
+    def flat(self, labels: Any) -> NDArray[np.int32]:
+        """The plane (Y, X) of labels of the window.
+
+        Raises
+        ------
+        SettingsError
+            They are of another shape.
+        """
+        plan = self.plan
+        if tuple(labels.shape) != plan.label_shape and labels.ndim == 2:
+            # A plane of a stack, without the stack's axes.
+            lead = [slice(None) if name in "YX" else None for name in plan.label_axes]
+            labels = labels[tuple(lead)]
+        if tuple(labels.shape) != plan.label_shape or labels.dtype.kind not in "iu":
+            raise SettingsError(
+                f"Labels of shape {labels.shape} do not fit the explained part of shape "
+                f"{plan.label_shape}; look inside again."
+            )
+        plane = LabelPlane(plan, labels, (0,) * len(plan.stack_shape))
+        return plane[slice(None), slice(None)]
+
+    def table(self, labels: Any) -> p.ObjectTable:
+        """The object table with what gates and stages say."""
+        plain = super().table(labels)
+        stages = self.stages(labels)
+        made = with_reasons(
+            pd.DataFrame(plain),
+            stages,
+            foreground_probability(self.plane_probability, self.classes),
+            self.maps,
+            all_profiles(stages[1], self.maps, self.origin),
+            self.origin,
+            self.pixel_size_um,
+        )
+        return {str(name): made[name].to_numpy() for name in made.columns}
+
+    @property
+    def plane_probability(self) -> NDArray[np.float32]:
+        """float32 (classes, Y, X)."""
+        return np.asarray(self.explained.probability)
+
+
+class ExplainHandlers:
+    """Answers requests to explain, for the engine's `Handlers`."""
+
+    def __init__(self, handlers: Handlers, server: Server) -> None:
+        self._handlers = handlers
+        self._server = server
+        self._tried: _Tried | None = None
+
+    def explain(self, request: p.Explain) -> p.ExplainResult:
+        """Segment a plane, keep what the network showed."""
+        start = time.perf_counter()
+        handlers, job = self._handlers, request.job
+        progress, cancelled = handlers.reporter(job), self._server.cancelled(job)
+        opened = handlers.open(request, progress)
+        try:
+            index = _plane(opened)
+            check_size(opened.window.spatial)
+            predictor = opened.predictor
+            diameter, scale = choose_scale(
+                predictor, opened.whole, request.instances, cancelled, progress
+            )
+            explained = explain_plane(
+                predictor,
+                opened.whole,
+                index,
+                scale,
+                box=request.window.box and opened.box,
+                on_tile=lambda i, n: progress(i, n, SEGMENTING),
+                cancelled=cancelled,
+            )
+            # The stack's axes, with length 1 each, as `Segment` of one plane has them.
+            lead = (None,) * len(opened.whole.stack_shape)
+            made = Prediction(
+                explained.probability,
+                diameter,
+                scale,
+                explained.n_tiles,
+                str(predictor.device),
+                str(predictor.dtype).removeprefix("torch."),
+                explained.seams,
+            )
+            kept = KeptExplanation(
+                opened.window,
+                opened.image,
+                np.asarray(explained.probability)[lead] if lead else explained.probability,
+                opened.model.card.classes,
+                request.pixel_size_um,
+                diameter,
+                handlers.record(opened, request, made),
+                explained.seams,
+                z_step_um=request.z_step_um,
+                model=opened.model,
+                predict=request.predict,
+                whole=opened.whole,
+                explained=explained,
+            )
+            progress(0, 0, SEPARATING)
+            labels = kept.labels(request.instances, cancelled, progress)
+            progress(0, 0, "following the boundaries")
+            stages = kept.stages(labels, cancelled)
+            progress(0, 0, MEASURING)
+            table = kept.table(labels)
+            # What is sent is there twice for a moment.
+            give_memory_back()
+            segmentation = handlers.result(
+                request.keep_as, kept, labels, table, made.n_tiles, start
+            )
+        except BaseException:
+            opened.image.close()
+            raise
+        self.forget(request.keep_as)
+        handlers.kept.put(request.keep_as, kept)
+        return p.ExplainResult(
+            segmentation,
+            kept.maps,
+            stages,
+            stage_change(stages[2], stages[1]),
+            kept.image_gates,
+            index,
+            explained.box,
+            network_config(opened.model.net),
+        )
+
+    def map_channel(self, request: p.MapChannel) -> p.AttentionMap:
+        """A map of one channel, from what is kept or run again."""
+        kept = self._kept(request.key)
+        found = kept.explained.channel(request.name, request.channel)
+        if found is not None:
+            return found
+        assert request.channel is not None
+        progress = self._handlers.reporter(request.job)
+        return run_channel(
+            self._predictor(kept),
+            kept.whole,
+            kept.explained,
+            request.name,
+            request.channel,
+            on_tile=lambda i, n: progress(i, n, SEGMENTING),
+            cancelled=self._server.cancelled(request.job),
+        )
+
+    def inspect(self, request: p.Inspect) -> p.CellInspection:
+        """One object, as the labels are now."""
+        labels = None
+        if request.labels is not None:
+            labels = take(request.labels)
+            self._server.send(p.Release(request.labels.name))
+        kept = self._kept(request.key)
+        cancelled = self._server.cancelled(request.job)
+        stages = kept.stages(kept.current(cancelled), cancelled)
+        plane = stages[1] if labels is None else kept.flat(labels)
+        found = inspect_object(
+            plane,
+            request.label,
+            kept.maps,
+            stages,
+            _Raw(kept),  # type: ignore[arg-type]  # read where the object is only
+            origin=kept.origin,
+            image_gates=kept.image_gates,
+        )
+        steps = tuple(p.StageStep(**vars(step)) for step in found.history)
+        return p.CellInspection(**{**vars(found), "history": steps})
+
+    def what_if(self, request: p.WhatIf) -> p.WhatIfResult:
+        """The box segmented anew, against the same box with attention as trained."""
+        start = time.perf_counter()
+        kept = self._kept(request.key)
+        tried = self._run(kept, request)
+        cancelled = self._server.cancelled(request.job)
+        reporter = self._handlers.reporter(request.job)
+
+        def on_tile(done: int, total: int) -> None:
+            reporter(done, total, SEGMENTING)
+
+        run, classes, config = tried.run, kept.classes, request.instances
+        known = tried.probability is not None
+        if tried.probability is None:
+            tried.probability = np.asarray(run.run(on_tile=on_tile, cancelled=cancelled))
+        if tried.before is None or tried.before[0] != config:
+            tried.before = (config, label_objects(tried.probability, classes, config))
+        changed = run.run(
+            request.gates,
+            request.gamma,
+            request.se_gamma,
+            on_tile=on_tile,
+            cancelled=cancelled,
+        )
+        before = tried.before[1]
+        after = label_objects(np.asarray(changed), classes, config)
+        changes = compare_objects(before, after)
+        return p.WhatIfResult(
+            key=request.key,
+            labels=after,
+            change=changes.change,
+            box=run.box,
+            appeared=changes.appeared,
+            vanished=changes.vanished,
+            split=changes.split,
+            merged=changes.merged,
+            gained_px=changes.gained_px,
+            lost_px=changes.lost_px,
+            n_before=int(before.max(initial=0)),
+            n_after=int(after.max(initial=0)),
+            seconds=time.perf_counter() - start,
+            from_cache=known and run.from_cache,
+        )
+
+    def forget(self, key: str) -> None:
+        """Drop what belongs to a result that is gone."""
+        if self._tried is not None and self._tried.key == key:
+            self._tried = None
+
+    def drop_run(self) -> None:
+        """Let go of a predictor that is no longer the current one."""
+        self._tried = None
+
+    # --- inside --------------------------------------------------------------------------
+
+    def _kept(self, key: str) -> KeptExplanation:
+        kept = self._handlers.kept.get(key)
+        if not isinstance(kept, KeptExplanation):
+            raise NotKeptError("This result was segmented only. Look inside to explain it.")
+        return kept
+
+    def _predictor(self, kept: KeptExplanation) -> Predictor:
+        return self._handlers.predictor(kept.model, kept.predict, kept.whole.model_input)
+
+    def _run(self, kept: KeptExplanation, request: p.WhatIf) -> _Tried:
+        predictor = self._predictor(kept)
+        explained = kept.explained
+        box = explained.box if request.box is None else _inside(kept, request.box)
+        tried = self._tried
+        if (
+            tried is None
+            or tried.run.predictor is not predictor
+            or (tried.key, tried.box) != (request.key, box)
+        ):
+            self._tried = tried = None
+            run = WhatIfRun(predictor, kept.whole, explained.index, explained.scale, box)
+            self._tried = tried = _Tried(request.key, box, run)
+        return tried
+
+
+@dataclass
+class _Tried:
+    """The box that what-ifs are about, and how it is with attention as trained."""
+
+    key: str
+    box: Box
+    run: WhatIfRun
+    probability: NDArray[np.float32] | None = None
+    before: tuple[InstanceConfig, NDArray[np.int32]] | None = None
+
+
+class _Raw:
+    """Raw values (Y, X) or (Y, X, 3) of an explained window, read where they are looked at."""
+
+    def __init__(self, kept: KeptExplanation) -> None:
+        self._plan = kept.plan
+        self._index = (0,) * len(kept.plan.stack_shape)
+        self._colours = len(kept.plan.channels) >= 3
+        self.shape = (*kept.plan.spatial, 3) if self._colours else kept.plan.spatial
+        self.ndim = len(self.shape)
+
+    def __getitem__(self, window: tuple[slice, slice]) -> NDArray[Any]:
+        y, x = window
+        block = self._plan.read_raw(self._index, y.start, y.stop, x.start, x.stop)
+        block = block[:, :: y.step, :: x.step]
+        return np.moveaxis(block[:3], 0, -1) if self._colours else block[0]
+
+
+def _plane(opened: Opened) -> tuple[int, ...]:
+    """The plane that was asked for; the only one of a stack need not be named."""
+    shape = opened.whole.stack_shape
+    index = opened.index
+    if index is None:
+        index = (0,) * len(shape) if all(n == 1 for n in shape) else ()
+    check_plane(opened.whole, index)
+    return index
+
+
+def _inside(kept: KeptExplanation, box: Box) -> Box:
+    """The box, as far as it lies in what was explained.
+
+    Raises
+    ------
+    ImageError
+        Nothing of the image is in it.
+    SettingsError
+        Nothing that was explained is in it.
+    """
+    y0, y1, x0, x1 = resolve_box(kept.whole, box)
+    top, bottom, left, right = kept.explained.box
+    y0, y1, x0, x1 = max(y0, top), min(y1, bottom), max(x0, left), min(x1, right)
+    if y1 <= y0 or x1 <= x0:
+        raise SettingsError(
+            "The view shows nothing of what was explained. Move the camera back over it, or "
+            "look inside here."
+        )
+    return y0, y1, x0, x1
+
+
+MAX_MODELS = 2
+PROBE = 512
+"""Side of the tile (px) that a warm-up times."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a request is about.
+
+    Attributes
+    ----------
+    whole, window
+        Plans of the image, and of the part of it that was asked for.
+    index
+        Plane of the stack; None for all, or where there is no stack.
+    box
+        ``(y0, y1, x0, x1)`` in pixels of the image.
+    """
+
+    model: Model
+    image: OpenImage
+    whole: ImagePlan
+    window: WindowPlan
+    index: tuple[int, ...] | None
+    box: tuple[int, int, int, int]
+    predictor: Predictor
+
+
+class Handlers:
+    """Answers requests one at a time, on the server's main thread."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.kept = KeptResults()
+        self._models: OrderedDict[tuple[Any, ...], Model] = OrderedDict()
+        self._predictors: OrderedDict[tuple[Any, ...], Predictor] = OrderedDict()
+        self.explaining = ExplainHandlers(self, server)
+
+    def run(self, request: p.JobRequest) -> Any:
+        """The result of a request; raises what goes wrong."""
+        match request:
+            case p.WarmUp():
+                return self.warm_up(request)
+            case p.Explain():
+                return self.explaining.explain(request)
+            case p.MapChannel():
+                return self.explaining.map_channel(request)
+            case p.Inspect():
+                return self.explaining.inspect(request)
+            case p.WhatIf():
+                return self.explaining.what_if(request)
+            case p.Segment():
+                return self.segment(request)
+            case p.Derive():
+                return self.derive(request)
+            case p.Measure():
+                return self.measure(request)
+            case p.MeasureImage():
+                return self.measure_image(request)
+            case p.ImportModel():
+                return take_in(request)
+            case p.Compare():
+                job = request.job
+                return compare(request, self.reporter(job), self._server.cancelled(job))
+            case p.FineTune():
+                # Loaded in the training engine alone: it takes seconds.
+
+                return TrainHandlers(self._server).fine_tune(request)
+
+    def forget(self, key: str) -> None:
+        """Drop what is kept under a key."""
+        self.kept.forget(key)
+        self.explaining.forget(key)
+
+    def info(self, device: str = "auto") -> p.EngineInfo:
+        """What this process runs on."""
+        chosen = resolve_device(device)
+        devices = ["cpu"]
+        if torch.cuda.is_available():
+            devices += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        if torch.backends.mps.is_available():
+            devices.append("mps")
+        return p.EngineInfo(
+            device=str(chosen),
+            device_name=device_name(chosen),
+            torch_version=str(torch.__version__),
+            pid=os.getpid(),
+            devices=tuple(devices),
+            threads=torch.get_num_threads(),
+        )
+
+    # --- requests ------------------------------------------------------------------------
+
+    def warm_up(self, request: p.WarmUp) -> p.EngineInfo:
+        """Load the model and time one tile: the best of two, after a first one."""
+        cancelled = self._server.cancelled(request.job)
+        model = self._model(request.model)
+        predictor = self.predictor(model, request.predict, model.card.input)
+        side = min(PROBE, predictor.tile)
+        channels = model.card.network.in_channels
+        x = np.random.default_rng(0).random((channels, side, side), np.float32)
+        times = []
+        for _ in range(3):
+            if cancelled():
+                raise Cancelled("Cancelled; nothing was changed.")
+            start = time.perf_counter()
+            predictor.probabilities(x)
+            times.append(time.perf_counter() - start)
+        # The first run of a network is slower, and napari starts beside it.
+        seconds = min(times)
+        info = self.info(request.predict.device)
+        return p.EngineInfo(
+            **{
+                **vars(info),
+                "seconds_per_megapixel": seconds / (side * side / 1e6),
+                "model": request.model,
+                "model_diameter": model.card.diameter,
+            }
+        )
+
+    def segment(self, request: p.Segment) -> p.SegmentResult:
+        """Run the network, keep the probabilities, make labels and table."""
+        start = time.perf_counter()
+        progress, cancelled = self.reporter(request.job), self._server.cancelled(request.job)
+        opened = self.open(request, progress)
+        try:
+            made, probability = _predict(opened, request, progress, cancelled)
+            kept = Kept(
+                opened.window,
+                opened.image,
+                probability,
+                opened.model.card.classes,
+                request.pixel_size_um,
+                made.diameter,
+                self.record(opened, request, made),
+                made.seams,
+                z_step_um=request.z_step_um,
+            )
+            result = self.finish(request, kept, made.n_tiles, start, progress, cancelled)
+        except BaseException:
+            opened.image.close()
+            raise
+        if request.keep_as:
+            self.kept.put(request.keep_as, kept)
+        else:
+            opened.image.close()
+        return result
+
+    def derive(self, request: p.Derive) -> p.SegmentResult:
+        """Labels of kept probabilities, with the table if asked for."""
+        start = time.perf_counter()
+        kept = self.kept.get(request.key)
+        labels = kept.labels(request.instances, self._server.cancelled(request.job))
+        kept.provenance = {
+            **kept.provenance,
+            "settings": {
+                **kept.provenance["settings"],
+                "instances": request.instances.model_dump(mode="json"),
+            },
+        }
+        objects = kept.table(labels) if request.table else None
+        return self.result(request.key, kept, labels, objects, 0, start)
+
+    def measure(self, request: p.Measure) -> p.ObjectTable:
+        """The table of labels that came from the client."""
+        labels = take(request.labels)
+        self._server.send(p.Release(request.labels.name))
+        kept = self.kept.get(request.key)
+        if request.at is not None:
+            return kept.confidence(labels, request.at)
+        if labels.shape != kept.plan.label_shape or labels.dtype.kind not in "iu":
+            raise SettingsError(
+                f"Labels of shape {labels.shape} do not fit the result of shape "
+                f"{kept.plan.label_shape}; segment again."
+            )
+        return kept.table(labels)
+
+    def measure_image(self, request: p.MeasureImage) -> p.ObjectTable:
+        """The table of labels of any origin on the image under them."""
+        labels = take(request.labels)
+        self._server.send(p.Release(request.labels.name))
+        image = None
+        if request.image is not None:
+            image = open_image(request.image, self._server.read_region)
+            if isinstance(request.image, p.ArrayRef):
+                self._server.send(p.Release(request.image.name))
+        try:
+            raw = None
+            first = request.corner or (0,) * labels.ndim
+            if image is not None:
+                plan = plan_image(image.array, request.axes, request.channels, measure=False)
+                raw = intensities(plan, first, labels.shape)
+            table = object_table(
+                labels,
+                image=raw,
+                pixel_size_um=request.pixel_size_um,
+                stack_axes=request.stack_axes,
+                z_step_um=request.z_step_um,
+                boxes=True,
+            )
+        finally:
+            if image is not None:
+                image.close()
+        axes = request.stack_axes + "YX"
+        return in_image(table, dict(zip(axes, first, strict=True)))
+
+    # --- inside --------------------------------------------------------------------------
+
+    def reporter(self, job: int) -> ProgressCallback:
+        """Tells the client of progress, and lets quick requests pass meanwhile."""
+
+        def progress(done: int, total: int, what: str) -> None:
+            self._server.send(p.Progress(job, done, total, what))
+            self._server.between()
+
+        return progress
+
+    def open(self, request: p.Segment, progress: ProgressCallback) -> Opened:
+        """What a request is about: model, image, plans and predictor."""
+        model = self._model(request.model)
+        image = open_image(request.image, self._server.read_region)
+        if isinstance(request.image, p.ArrayRef):
+            self._server.send(p.Release(request.image.name))
+        try:
+            progress(0, 0, "reading the image")
+            whole = plan_for(
+                model,
+                image.array,
+                request.axes,
+                request.channels,
+                request.normalize,
+                request.predict,
+            )
+            index = resolve_index(whole, request.window.index)
+            box = resolve_box(whole, request.window.box)
+            window = WindowPlan(whole, index, box)
+            predictor = self.predictor(model, request.predict, whole.model_input)
+        except BaseException:
+            image.close()
+            raise
+        return Opened(model, image, whole, window, index, box, predictor)
+
+    def finish(
+        self,
+        request: p.Segment,
+        kept: Kept,
+        n_tiles: int,
+        start: float,
+        progress: ProgressCallback,
+        cancelled: CancelCallback,
+    ) -> p.SegmentResult:
+        """Labels and table of probabilities."""
+        progress(0, 0, SEPARATING)
+        labels = kept.labels(request.instances, cancelled, progress)
+        progress(0, 0, MEASURING)
+        return self.result(request.keep_as, kept, labels, kept.table(labels), n_tiles, start)
+
+    def result(
+        self,
+        key: str,
+        kept: Kept,
+        labels: Any,
+        objects: p.ObjectTable | None,
+        n_tiles: int,
+        start: float,
+    ) -> p.SegmentResult:
+        return p.SegmentResult(
+            key=key,
+            labels=self._server.pool.share(labels),
+            offset=kept.offset,
+            summary=summarize(labels, kept.plan.label_axes),
+            objects=objects,
+            diameter=kept.diameter,
+            provenance=kept.provenance,
+            n_tiles=n_tiles,
+            seconds=time.perf_counter() - start,
+            seams=kept.seams,
+        )
+
+    @staticmethod
+    def record(opened: Opened, request: p.Segment, made: Prediction) -> dict[str, Any]:
+        """Provenance of a result."""
+        model, window = opened.model, opened.window
+        box = request.window.box
+        return provenance(
+            model.name,
+            model.sha256,
+            {
+                **window.settings(
+                    origin=window.origin,
+                    whole=box is None and request.window.index is None,
+                ),
+                "predict": request.predict,
+                "instances": request.instances,
+            },
+            request.pixel_size_um,
+            diameter=made.diameter,
+            scale=made.scale,
+            device=made.device,
+            precision=made.precision,
+        )
+
+    def _model(self, name: str) -> Model:
+        """A model by name or path, read again only when its file has changed."""
+        entry = find_model(name) if is_model_name(name) else None
+        path = entry.path if entry is not None else Path(name)
+        try:
+            stat = path.stat()
+        except OSError:
+            return load_model(name)
+        key = (name, str(path), stat.st_mtime_ns, stat.st_size)
+        if key not in self._models:
+            self._models[key] = load_model(name)
+            while len(self._models) > MAX_MODELS:
+                gone = self._models.popitem(last=False)[1]
+                for one in [k for k in self._predictors if k[0] == id(gone)]:
+                    del self._predictors[one]
+        self._models.move_to_end(key)
+        return self._models[key]
+
+    def predictor(self, model: Model, config: PredictConfig, expects: InputConfig) -> Predictor:
+        """A predictor, made again only when something of it differs."""
+        # What the predictor does not look at, or is told anew.
+        same = config.model_copy(
+            update={"diameter": None, "rescale": True, "levels": "auto", "contrast": None}
+        )
+        key = (id(model), same, expects)
+        if key not in self._predictors:
+            # One network on the device at a time: its memory is scarce.
+            self._predictors.clear()
+            self.explaining.drop_run()
+            self._predictors[key] = Predictor(model, config, input_config=expects)
+        predictor = self._predictors[key]
+        predictor.config = config
+        return predictor
+
+
+def _predict(
+    opened: Opened,
+    request: p.Segment,
+    progress: ProgressCallback,
+    cancelled: CancelCallback,
+) -> tuple[Prediction, Any]:
+    """Prediction, and the probabilities of the window."""
+    model, whole, predictor = opened.model, opened.whole, opened.predictor
+    options: dict[str, Any] = {
+        "instances": request.instances,
+        "predictor": predictor,
+        "progress": progress,
+        "cancelled": cancelled,
+    }
+    if request.window.box is None:
+        made = predict_image(model, opened.window, **options)
+        return made, made.probability
+    # The view is segmented as it would be within the whole image: with its object size, and
+    # with context around it.
+    diameter, scale = choose_scale(predictor, whole, request.instances, cancelled, progress)
+    predictor.config = predictor.config.model_copy(update={"diameter": diameter})
+    inner = outer = opened.box
+    if not whole.is_empty:
+        outer = predictor.context(whole.spatial, inner, scale)
+    made = predict_image(model, WindowPlan(whole, opened.index, outer), **options)
+    y, x = inner[0] - outer[0], inner[2] - outer[2]
+    height, width = opened.window.spatial
+    crop = (..., slice(y, y + height), slice(x, x + width))
+    made = replace(made, seams=inside(made.seams, (y, x), (height, width)))
+    return made, np.ascontiguousarray(made.probability[crop])

@@ -1,0 +1,1 @@
+"""Published protocols and studies; only the shell imports them."""

@@ -1,0 +1,466 @@
+"""Labels and object table of a whole stack, plane by plane, from its probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_sa2net.config import InstanceConfig
+from napari_sa2net.data import ImagePlan
+from napari_sa2net.errors import Cancelled
+from napari_sa2net.inference.instances import (
+    PlaneLinker,
+    foreground_probability,
+    label_objects,
+)
+from napari_sa2net.inference.tiling import allocate
+from napari_sa2net.measure import concat_tables, empty_table, object_table, offset_labels
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+# --------------------------------------------------------------------------------------------
+# Labels and object table of planes too large to hold in memory, block by block.
+#
+# Blocks overlap, each is labelled by itself, and what two neighbours see alike in their
+# overlap is one object. The table is measured in bands of rows, each with all of the objects
+# that begin in it.
+
+#: Planes with more pixels than this are labelled and measured in parts.
+LARGE = 64_000_000
+#: Side of a block's core, and how far it looks beyond (px).
+BLOCK = 3072
+OVERLAP = 256
+#: Rows that are renumbered, and measured, at a time.
+BAND = 1024
+#: Intersection over union in the overlap from which two blocks mean the same object.
+SAME = 0.5
+#: Rows around a band's objects that their measurements look at.
+RIM = 3
+
+ReadBlock = Callable[[slice, slice], NDArray[Any]]
+
+
+def label_in_blocks(
+    probability: ReadBlock,
+    shape: tuple[int, int],
+    classes: Sequence[str],
+    config: InstanceConfig,
+    out: Any,
+    *,
+    first: int = 0,
+    cancelled: Callable[[], bool] | None = None,
+) -> int:
+    """Label the objects of one plane.
+
+    Parameters
+    ----------
+    probability : callable (rows, columns) -> float32 (classes, h, w)
+    shape : (H, W)
+    classes : sequence of str
+    config : InstanceConfig
+    out : array-like int32 (H, W)
+        Written by slices, and read again.
+    first : int
+        Number before that of the first object.
+    cancelled : callable -> bool, optional
+        Asked before every block.
+
+    Returns
+    -------
+    int
+        The last object's number; they are numbered from first + 1 by their first pixel in
+        raster order.
+
+    Raises
+    ------
+    Cancelled
+    """
+    height, width = shape
+    # Dropped at the end: a block's edge is not the image's.
+    inner = config.model_copy(update={"remove_border": False})
+    same = _Groups()
+    below: dict[int, NDArray[np.int32]] = {}
+    for y0 in range(0, height, BLOCK):
+        y1 = min(y0 + BLOCK, height)
+        top, bottom = max(0, y0 - OVERLAP), min(height, y1 + OVERLAP)
+        right: NDArray[np.int32] | None = None
+        for x0 in range(0, width, BLOCK):
+            if cancelled and cancelled():
+                raise Cancelled("Cancelled; nothing was changed.")
+            x1 = min(x0 + BLOCK, width)
+            left, end = max(0, x0 - OVERLAP), min(width, x1 + OVERLAP)
+            labels = label_objects(
+                probability(slice(top, bottom), slice(left, end)), classes, inner
+            )
+            labels[labels > 0] += same.count
+            same.grow(int(labels.max(initial=0)))
+            if right is not None:
+                same.match(right, labels[:, : x0 - left + OVERLAP])
+            if x0 in below:
+                same.match(below[x0], labels[: y0 - top + OVERLAP])
+            out[y0:y1, x0:x1] = labels[y0 - top : y1 - top, x0 - left : x1 - left]
+            # What the next blocks see too: OVERLAP on both sides of the seam.
+            right = labels[:, x1 - OVERLAP - left :].copy()
+            below[x0] = labels[y1 - OVERLAP - top :].copy()
+    dropped = _on_border(out, shape) if config.remove_border else np.empty(0, np.int32)
+    return _renumber(out, shape, same.roots(), dropped, first, cancelled)
+
+
+class _Groups:
+    """Labels 1..count, joined where they mean the same object (union-find)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._parent: list[int] = [0]
+
+    def grow(self, largest: int) -> None:
+        self._parent.extend(range(self.count + 1, largest + 1))
+        self.count = max(self.count, largest)
+
+    def match(self, first: NDArray[np.int32], second: NDArray[np.int32]) -> None:
+        """Join the labels of two views of one region that cover the same pixels."""
+        rows, columns = (min(a, b) for a, b in zip(first.shape, second.shape, strict=True))
+        a, b = first[:rows, :columns].ravel(), second[:rows, :columns].ravel()
+        both = (a > 0) & (b > 0)
+        if not both.any():
+            return
+        pairs, shared = np.unique(np.stack([a[both], b[both]]), axis=1, return_counts=True)
+        size_a, size_b = (dict(zip(*_counts(v), strict=True)) for v in (a, b))
+        for (i, j), n in zip(pairs.T.tolist(), shared.tolist(), strict=True):
+            if n > SAME * (size_a[i] + size_b[j] - n):
+                self._parent[self.root(i)] = self.root(j)
+
+    def root(self, label: int) -> int:
+        parent = self._parent
+        while parent[label] != label:
+            parent[label] = parent[parent[label]]
+            label = parent[label]
+        return label
+
+    def roots(self) -> NDArray[np.int32]:
+        return np.array([self.root(i) for i in range(self.count + 1)], np.int32)
+
+
+def _counts(values: NDArray[np.int32]) -> tuple[list[int], list[int]]:
+    found, n = np.unique(values[values > 0], return_counts=True)
+    return found.tolist(), n.tolist()
+
+
+def _on_border(labels: Any, shape: tuple[int, int]) -> NDArray[np.int32]:
+    height, width = shape
+    edges = (labels[0:1, :], labels[height - 1 :, :], labels[:, 0:1], labels[:, width - 1 :])
+    return np.unique(np.concatenate([np.asarray(edge).ravel() for edge in edges]))
+
+
+def _renumber(
+    labels: Any,
+    shape: tuple[int, int],
+    roots: NDArray[np.int32],
+    dropped: NDArray[np.int32],
+    n: int,
+    cancelled: Callable[[], bool] | None,
+) -> int:
+    """Join groups, drop objects, and number by first pixel, in one pass over the rows."""
+    number = np.full(len(roots), -1, np.int32)
+    number[roots[dropped]] = 0
+    number[0] = 0
+    for y0, y1 in _bands(shape[0]):
+        if cancelled and cancelled():
+            raise Cancelled("Cancelled; nothing was changed.")
+        band = roots[np.asarray(labels[y0:y1, :])]
+        found, first = np.unique(band, return_index=True)
+        fresh = number[found] < 0
+        for root in found[fresh][np.argsort(first[fresh])]:
+            n += 1
+            number[root] = n
+        labels[y0:y1, :] = number[band]
+    return n
+
+
+def _bands(height: int) -> Iterator[tuple[int, int]]:
+    for y0 in range(0, height, BAND):
+        yield y0, min(y0 + BAND, height)
+
+
+def table_in_bands(
+    labels: Callable[[slice], NDArray[np.int32]],
+    probability: ReadBlock,
+    intensity: Callable[[slice], NDArray[Any]],
+    shape: tuple[int, int],
+    classes: Sequence[str],
+    pixel_size_um: float | Sequence[float] | None = None,
+    boxes: bool = False,
+) -> pd.DataFrame:
+    """Object table of one plane whose labels are numbered by their first pixel.
+
+    Parameters
+    ----------
+    labels : callable (rows) -> int32 (h, W)
+    probability : callable (rows, columns) -> float32 (classes, h, W)
+    intensity : callable (rows) -> (h, W, channels), raw values
+    shape : (H, W)
+    classes, pixel_size_um, boxes
+        As of `napari_sa2net.measure.object_table`.
+
+    Returns
+    -------
+    DataFrame, as of `object_table` for a single plane.
+    """
+    height, width = shape
+    starts, lasts = _extents(labels, height)
+    tables = []
+    for band, (y0, _) in enumerate(_bands(height)):
+        low, high = starts[band], starts[band + 1]
+        if low == high:
+            continue
+        rows = slice(max(0, y0 - RIM), min(height, max(lasts[low + 1 : high + 1]) + 1 + RIM))
+        part = labels(rows)
+        inside = (part > low) & (part <= high)
+        p = foreground_probability(probability(rows, slice(0, width)), classes)
+        # Neighbours of other bands are no rim.
+        p = np.where((part > 0) & ~inside, 0, p)
+        table = object_table(
+            np.where(inside, part, 0), p, intensity(rows), pixel_size_um, boxes=boxes
+        )
+        for column in ("centroid_y", *(("box_y0", "box_y1") if boxes else ())):
+            table[column] += rows.start
+        tables.append(table)
+    return concat_tables(tables, boxes=boxes)
+
+
+def _extents(
+    labels: Callable[[slice], NDArray[np.int32]], height: int
+) -> tuple[list[int], NDArray[np.int64]]:
+    """Labels that begun before each band (and after the last), and each label's last row."""
+    starts = [0]
+    last = np.zeros(1, np.int64)
+    for y0, y1 in _bands(height):
+        band = labels(slice(y0, y1))
+        n = max(starts[-1], int(band.max(initial=0)))
+        last = np.concatenate([last, np.zeros(n - starts[-1], np.int64)])
+        for y, row in enumerate(band, start=y0):
+            last[row] = y
+        starts.append(n)
+    return starts, last
+
+
+#: What goes on, as a person reads it.
+SEPARATING = "separating the cells"
+MEASURING = "measuring the cells"
+
+
+def label_stack(
+    plan: ImagePlan,
+    probability: Any,
+    classes: Sequence[str],
+    config: InstanceConfig,
+    *,
+    progress: Callable[[int, int, str], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Any:
+    """Label the objects of all planes.
+
+    Parameters
+    ----------
+    plan : ImagePlan
+    probability : array-like float32, stack axes + (classes, Y, X)
+    classes : sequence of str
+    config : InstanceConfig
+        With link_planes, objects are linked along the stack's axis Z, if it has one.
+    progress, cancelled : callable, optional
+        progress only for stacks, after every plane.
+
+    Returns
+    -------
+    array-like int32 of shape plan.label_shape
+        numpy, or zarr on disk above 1 GB. Labels are unique over the stack.
+
+    Raises
+    ------
+    Cancelled
+    SettingsError
+        If the classes do not fit.
+    """
+    out = allocate(plan.label_shape, np.int32)
+    if plan.is_empty:
+        return out
+    link_axis = _link_axis(plan.stack_axes) if config.link_planes else None
+    offset = done = 0
+    for run in _runs(plan.stack_shape, link_axis):
+        linker = PlaneLinker(config.link_overlap) if link_axis is not None else None
+        for index in run:
+            if cancelled and cancelled():
+                raise Cancelled("Cancelled; nothing was changed.")
+            target = LabelPlane(plan, out, index)
+            if linker is not None:
+                plane = np.zeros(plan.spatial, np.int32)
+                _label_plane(probability, index, classes, config, plane, 0, cancelled)
+                target[:, :] = offset_labels(linker.add(plane), offset)
+            else:
+                offset = _label_plane(
+                    probability, index, classes, config, target, offset, cancelled
+                )
+            done += 1
+            if progress and plan.n_planes > 1:
+                progress(done, plan.n_planes, SEPARATING)
+        if linker is not None:
+            offset += linker.count
+    return out
+
+
+def _label_plane(
+    probability: Any,
+    index: tuple[int, ...],
+    classes: Sequence[str],
+    config: InstanceConfig,
+    out: Any,
+    first: int,
+    cancelled: Callable[[], bool] | None,
+) -> int:
+    """Write the labels of one plane, numbered from first + 1; the last number."""
+    shape = tuple(probability.shape[-2:])
+    if shape[0] * shape[1] <= LARGE:
+        labels = label_objects(np.asarray(probability[index]), classes, config)
+        out[:, :] = offset_labels(labels, first)
+        return first + int(labels.max(initial=0))
+
+    def read(rows: slice, columns: slice) -> NDArray[Any]:
+        return np.asarray(probability[(*index, slice(None), rows, columns)])
+
+    return label_in_blocks(read, shape, classes, config, out, first=first, cancelled=cancelled)
+
+
+class LabelPlane:
+    """One plane (Y, X) of labels that have the image's own order of axes."""
+
+    def __init__(self, plan: ImagePlan, labels: Any, index: tuple[int, ...]) -> None:
+        self._labels = labels
+        self._at: dict[str, Any] = dict(zip(plan.stack_axes, index, strict=True))
+        self._axes = plan.label_axes
+        self._turned = self._axes.index("X") < self._axes.index("Y")
+
+    def __getitem__(self, key: tuple[slice, slice]) -> NDArray[np.int32]:
+        block = np.asarray(self._labels[self._key(key)])
+        return block.T if self._turned else block
+
+    def __setitem__(self, key: tuple[slice, slice], block: NDArray[np.int32]) -> None:
+        self._labels[self._key(key)] = block.T if self._turned else block
+
+    def _key(self, key: tuple[slice, slice]) -> tuple[Any, ...]:
+        at = self._at | {"Y": key[0], "X": key[1]}
+        return tuple(at[name] for name in self._axes)
+
+
+def measure_objects(
+    plan: ImagePlan,
+    labels: Any,
+    probability: Any,
+    classes: Sequence[str],
+    pixel_size_um: float | Sequence[float] | None = None,
+    *,
+    table: bool = True,
+    z_step_um: float | None = None,
+    boxes: bool = False,
+) -> pd.DataFrame:
+    """Object table of the labels of a plan; empty if `table` is false.
+
+    Parameters
+    ----------
+    labels : array-like int32, plan.label_shape
+    probability : array-like float32, stack axes + (classes, Y, X)
+    classes, pixel_size_um, z_step_um, boxes
+        As of `object_table`, and the names of the classes.
+    """
+    if not table or plan.is_empty:
+        return empty_table(plan.stack_axes, boxes)
+    shape = (*plan.stack_shape, *plan.spatial)
+    height, width = plan.spatial
+    everything = slice(None), slice(None)
+
+    def label_plane(index: tuple[int, ...]) -> NDArray[Any]:
+        return LabelPlane(plan, labels, index)[everything]
+
+    def foreground(index: tuple[int, ...]) -> NDArray[Any]:
+        return foreground_probability(np.asarray(probability[index]), classes)
+
+    def intensity(index: tuple[int, ...]) -> NDArray[Any]:
+        return np.moveaxis(plan.read_raw(index, 0, height, 0, width), 0, -1)
+
+    if height * width > LARGE and not plan.stack_shape:
+        whole = LabelPlane(plan, labels, ())
+        return table_in_bands(
+            lambda rows: whole[rows, slice(None)],
+            lambda rows, columns: np.asarray(probability[:, rows, columns]),
+            lambda rows: np.moveaxis(plan.read_raw((), rows.start, rows.stop, 0, width), 0, -1),
+            plan.spatial,
+            classes,
+            pixel_size_um,
+            boxes,
+        )
+    return object_table(
+        Planes(shape, np.dtype(np.int32), label_plane),
+        Planes(shape, np.dtype(np.float32), foreground),
+        Planes((*shape, len(plan.channels)), plan.dtype, intensity),
+        pixel_size_um,
+        plan.stack_axes,
+        z_step_um,
+        boxes,
+    )
+
+
+def intensities(plan: ImagePlan, first: tuple[int, ...], shape: tuple[int, ...]) -> Planes:
+    """Raw values of a window of an image, read plane by plane: shape + (channels,).
+
+    Parameters
+    ----------
+    first : tuple of int
+        First pixel of the window (stack axes, y, x).
+    """
+    y, x = first[-2:]
+    height, width = shape[-2:]
+
+    def plane(index: tuple[int, ...]) -> NDArray[Any]:
+        at = tuple(a + b for a, b in zip(index, first[:-2], strict=True))
+        return np.moveaxis(plan.read_raw(at, y, y + height, x, x + width), 0, -1)
+
+    return Planes((*shape, len(plan.channels)), plan.dtype, plane)
+
+
+class Planes:
+    """An array that is made plane by plane when it is indexed."""
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        plane: Callable[[tuple[int, ...]], NDArray[Any]],
+    ) -> None:
+        self.shape, self.dtype, self._plane = shape, dtype, plane
+
+    def __getitem__(self, index: tuple[int, ...]) -> NDArray[Any]:
+        return self._plane(index)
+
+
+def _link_axis(stack_axes: str) -> int | None:
+    """Position of the axis that objects are linked along; None if there is none.
+
+    Cells go on from plane to plane in depth only: over time they move, and positions are
+    different cells.
+    """
+    return stack_axes.index("Z") if "Z" in stack_axes else None
+
+
+def _runs(shape: tuple[int, ...], link_axis: int | None) -> Iterator[Iterator[tuple[int, ...]]]:
+    """Plane indices in runs: one run per stack that is linked, else one of all planes."""
+    if link_axis is None:
+        yield iter(product(*(range(n) for n in shape)))
+        return
+    rest = [range(1) if i == link_axis else range(n) for i, n in enumerate(shape)]
+    for at in product(*rest):
+        yield ((*at[:link_axis], z, *at[link_axis + 1 :]) for z in range(shape[link_axis]))

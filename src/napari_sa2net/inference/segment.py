@@ -1,0 +1,370 @@
+"""Segment an image: the public function and its result."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from napari_sa2net.config import InstanceConfig, PredictConfig, Settings
+from napari_sa2net.data.plan import ImagePlan, plan_as_input, spread_indices
+from napari_sa2net.errors import Cancelled, SettingsError
+from napari_sa2net.inference.diameter import estimate_diameter
+from napari_sa2net.inference.planes import MEASURING, SEPARATING, label_stack, measure_objects
+from napari_sa2net.inference.predict import (
+    FINDING_SIZE,
+    SEGMENTING,
+    CancelCallback,
+    Predictor,
+    ProgressCallback,
+)
+from napari_sa2net.inference.tiling import N_PLANES, PlaneOf, Seams, allocate, network_scale
+from napari_sa2net.models import Model, load_model
+from napari_sa2net.provenance import provenance
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+# --------------------------------------------------------------------------------------------
+# From a planned image to the class probabilities of all its planes.
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Class probabilities of an image, and how they were made.
+
+    Attributes
+    ----------
+    probability : array-like float32, stack axes + (classes, Y, X)
+        numpy, or zarr on disk above 1 GB.
+    diameter : float or None
+        Object diameter (image px) that set the scale; None where nothing was rescaled.
+    scale : float
+        Network pixels per image pixel.
+    n_tiles : int
+        Tiles that were run.
+    device, precision : str
+    seams : (rows, columns)
+        First rows and columns of the tiles but for the first.
+    """
+
+    probability: Any
+    diameter: float | None
+    scale: float
+    n_tiles: int
+    device: str
+    precision: str
+    seams: Seams = ((), ())
+
+
+def plan_for(
+    model: Model,
+    image: Any,
+    axes: str | None = None,
+    channels: int | Iterable[int] | None = None,
+    normalize: bool = True,
+    predict: PredictConfig | None = None,
+) -> ImagePlan:
+    """Plan of an image for a model; see `segment` for the parameters."""
+    predict = predict or PredictConfig()
+    plan = plan_as_input(
+        image,
+        axes,
+        channels,
+        normalize,
+        model.card.input,
+        model.card.network.in_channels,
+        levels=predict.levels,
+        contrast=predict.contrast,
+    )
+    if axes is None and (notice := plan.notice()):
+        warnings.warn(notice, stacklevel=3)
+    return plan
+
+
+def choose_scale(
+    predictor: Predictor,
+    plan: ImagePlan,
+    instances: InstanceConfig | None = None,
+    cancelled: CancelCallback | None = None,
+    progress: ProgressCallback | None = None,
+) -> tuple[float | None, float]:
+    """Object diameter (image px, None where nothing is rescaled) and network scale."""
+    trained, config = predictor.card.diameter, predictor.config
+    if not config.rescale or not trained or predictor.input.resize_to:
+        return None, 1.0
+    diameter = config.diameter
+    if diameter is None and not (plan.is_empty or plan.constant):
+        planes = spread_indices(plan.stack_shape, N_PLANES)
+        diameter = estimate_diameter(
+            predictor,
+            plan,
+            planes,
+            instances=instances,
+            cancelled=cancelled,
+            on_crop=progress and (lambda i, n: progress(i, n, FINDING_SIZE)),
+        )
+    return diameter, network_scale(diameter, trained, plan.spatial)
+
+
+def predict_image(
+    model: Model,
+    plan: ImagePlan,
+    config: PredictConfig | None = None,
+    *,
+    instances: InstanceConfig | None = None,
+    predictor: Predictor | None = None,
+    progress: ProgressCallback | None = None,
+    cancelled: CancelCallback | None = None,
+) -> Prediction:
+    """Class probabilities of all planes of an image.
+
+    Parameters
+    ----------
+    model : Model
+    plan : ImagePlan
+    config : PredictConfig, optional
+    instances : InstanceConfig, optional
+        For the estimate of the object diameter; the model's own if not given.
+    predictor : Predictor, optional
+        One that is ready, made of the same model and settings; saves its making.
+    progress, cancelled : callable, optional
+        As of `segment`.
+
+    Raises
+    ------
+    DeviceError, OutOfMemoryError, Cancelled, ImageError
+    """
+    if predictor is None:
+        predictor = Predictor(model, config, input_config=plan.model_input)
+    diameter, scale = choose_scale(predictor, plan, instances, cancelled, progress)
+    out = allocate((*plan.stack_shape, predictor.n_classes, *plan.spatial), np.float32)
+    n_tiles = 0
+    seams: Seams = ((), ())
+    if plan.is_empty or plan.constant:
+        fill_background(out)
+    else:
+        for done, index in enumerate(plan.indices()):
+            plane = PlaneOf(out, index)
+
+            def on_tile(i: int, n: int, done: int = done) -> None:
+                nonlocal n_tiles
+                n_tiles += i > 0
+                if progress:
+                    what = SEGMENTING
+                    if plan.n_planes > 1:
+                        what += f" plane {done + 1} of {plan.n_planes}"
+                    progress(done * n + i, plan.n_planes * n, what)
+
+            predictor.predict_plane(
+                plan, index, scale, out=plane, on_tile=on_tile, cancelled=cancelled
+            )
+        seams = predictor.seams(plan, scale)
+    if cancelled and cancelled():
+        raise Cancelled("Cancelled; nothing was changed.")
+    return Prediction(
+        out,
+        diameter,
+        scale,
+        n_tiles,
+        str(predictor.device),
+        str(predictor.dtype).removeprefix("torch."),
+        seams,
+    )
+
+
+def fill_background(out: Any) -> None:
+    """Probabilities of an image without objects: background 1, every other class 0."""
+    if out.shape[-3] > 1 and 0 not in out.shape:
+        for index in np.ndindex(*out.shape[:-3]):
+            out[(*index, 0)] = 1.0
+
+
+# --------------------------------------------------------------------------------------------
+# Settings by name, sorted into how to predict and how to make objects.
+
+
+def split_settings(
+    instance: InstanceConfig | None = None, **settings: Any
+) -> tuple[PredictConfig, InstanceConfig]:
+    """Sort settings by name into how to predict and how to make objects.
+
+    Parameters
+    ----------
+    instance : InstanceConfig, optional
+        Values of the object settings that are not given, such as a model card's.
+    **settings
+        Fields of either.
+
+    Raises
+    ------
+    SettingsError
+        If a name is unknown or a value out of bounds.
+    """
+    known = {*PredictConfig.model_fields, *InstanceConfig.model_fields}
+    unknown = sorted(set(settings) - known)
+    if unknown:
+        raise SettingsError(
+            f"Unknown setting {', '.join(unknown)}. Known are: {', '.join(sorted(known))}."
+        )
+    base = (instance or InstanceConfig()).model_dump()
+    return (
+        _checked(PredictConfig, {}, settings),
+        _checked(InstanceConfig, base, settings),
+    )
+
+
+def _checked(kind: type[Any], base: dict[str, Any], settings: dict[str, Any]) -> Any:
+    assert issubclass(kind, Settings)
+    own = {name: value for name, value in settings.items() if name in kind.model_fields}
+    try:
+        return kind.model_validate({**base, **own})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(
+            f"Setting '{name}': {first['msg']} (got {first['input']!r})."
+        ) from error
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """Result of `segment`.
+
+    Attributes
+    ----------
+    labels : array-like int32
+        The image's axes without channels; 0 is background, objects count over the whole
+        stack. numpy, or zarr on disk above 1 GB.
+    probability : array-like float32, stack axes + (classes, Y, X)
+        numpy, or zarr on disk above 1 GB.
+    objects : DataFrame
+        One row per object: label, area_px, area_um2, confidence, ...; of a Z stack also
+        planes, volume_voxels, volume_um3 and centroid_z. See
+        `napari_sa2net.measure.object_table`.
+    diameter : float or None
+        Object diameter (image px) that set the scale: yours or the estimate.
+    provenance : dict
+        Model, settings and versions, ready for JSON.
+    plan : ImagePlan
+        How the image went in.
+    n_tiles : int
+    """
+
+    labels: Any
+    probability: Any
+    objects: pd.DataFrame
+    diameter: float | None
+    provenance: dict[str, Any]
+    plan: ImagePlan
+    n_tiles: int = field(default=0)
+
+
+def segment(
+    image: Any,
+    model: str | os.PathLike[str] | Model = "nuclei",
+    axes: str | None = None,
+    channels: int | Iterable[int] | None = None,
+    diameter: float | None = None,
+    normalize: bool = True,
+    device: str = "auto",
+    *,
+    pixel_size_um: float | Sequence[float] | None = None,
+    z_step_um: float | None = None,
+    progress: ProgressCallback | None = None,
+    cancelled: CancelCallback | None = None,
+    table: bool = True,
+    **settings: Any,
+) -> Segmentation:
+    """Segment an image into labelled objects.
+
+    Parameters
+    ----------
+    image : array
+        numpy, dask, zarr, or a list of multiscale levels; any real dtype and any size.
+    model : str, path or Model
+        A bundled or registered name, a model file, or a loaded model.
+    axes : str, optional
+        Spells the array: "YX", "YXC", "CYX", "ZYX", "TCYX", … Unsaid: 2-D is YX, a last
+        axis of 3 or 4 is RGB(A), other leading axes are a stack.
+    channels : int or iterable of int, optional
+        Which channels go in; unsaid: all of RGB, otherwise the first.
+    diameter : float, optional
+        Typical object diameter in image pixels; unsaid: estimated.
+    normalize : bool
+        False: the values, all channels and the size go into the network as they are.
+    device : str
+        "auto", "cpu", "cuda", "cuda:1" or "mps".
+    pixel_size_um : float or (y, x), optional
+        For areas in µm².
+    z_step_um : float, optional
+        From plane to plane of a Z stack, for volumes in µm³.
+    progress : callable (done, total, what), optional
+        What goes on, in words such as "segmenting", and how much of it is done; a total of 0
+        is an unknown one.
+    cancelled : callable -> bool, optional
+        Asked before every tile and plane.
+    table : bool
+        Measure the objects; False leaves the table empty.
+    **settings
+        Any field of `PredictConfig` and `InstanceConfig`: tile, precision, augment,
+        foreground, split, min_size, link_planes, …
+
+    Raises
+    ------
+    ImageError, AxesError, ChannelError
+        If the image cannot be segmented.
+    SettingsError
+        If a setting is unknown or out of bounds.
+    ModelNotFoundError, CheckpointError, DeviceError, OutOfMemoryError
+    Cancelled
+    """
+    loaded = load_model(model)
+    predict, instances = split_settings(
+        loaded.card.instance, diameter=diameter, device=device, **settings
+    )
+    plan = plan_for(loaded, image, axes, channels, normalize, predict)
+    made = predict_image(
+        loaded, plan, predict, instances=instances, progress=progress, cancelled=cancelled
+    )
+    classes = loaded.card.classes
+    if progress:
+        progress(0, 0, SEPARATING)
+    labels = label_stack(
+        plan, made.probability, classes, instances, progress=progress, cancelled=cancelled
+    )
+    if progress and table:
+        progress(0, 0, MEASURING)
+    objects = measure_objects(
+        plan,
+        labels,
+        made.probability,
+        classes,
+        pixel_size_um,
+        table=table,
+        z_step_um=z_step_um,
+    )
+    size = None if pixel_size_um is None else np.asarray(pixel_size_um, float).tolist()
+    record = provenance(
+        loaded.name,
+        loaded.sha256,
+        {
+            **plan.settings(),
+            "predict": predict,
+            "instances": instances,
+        },
+        size,
+        diameter=made.diameter,
+        scale=made.scale,
+        device=made.device,
+        precision=made.precision,
+    )
+    return Segmentation(
+        labels, made.probability, objects, made.diameter, record, plan, made.n_tiles
+    )

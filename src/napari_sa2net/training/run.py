@@ -1,0 +1,594 @@
+"""One run of fine-tuning: measures, trains, saves, and goes on after what went wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch.utils.data import DataLoader
+
+from napari_sa2net.config import FineTuneConfig
+from napari_sa2net.data.samples import REFERENCE_SHA256
+from napari_sa2net.errors import OutOfMemoryError, Paused
+from napari_sa2net.inference.devices import device_name, is_out_of_memory, resolve_device
+from napari_sa2net.models.card import ModelCard, utc_now
+from napari_sa2net.models.file import Model, load_model, save_model
+from napari_sa2net.models.registry import add_file
+from napari_sa2net.nn import Network, make_network, network_config
+from napari_sa2net.provenance import versions
+from napari_sa2net.training.compare import (
+    Change,
+    Event,
+    LossPoint,
+    Notice,
+    Planned,
+    Score,
+    Verdict,
+    change,
+    judge,
+    score_of,
+)
+from napari_sa2net.training.dataset import Example
+from napari_sa2net.training.held_out import make_view, spread
+from napari_sa2net.training.material import DIAMETER, HELD_OUT, KINDS, Material
+from napari_sa2net.training.replay import MixedCrops, agreement, as_fluorescence, trust
+from napari_sa2net.training.run_state import write_state
+from napari_sa2net.training.runs import RECIPE, Asked, folder_input
+from napari_sa2net.training.train import PRECISIONS, Schedule, quiet_lightning, steps_within
+from napari_sa2net.training.tuning import (
+    FEWEST,
+    Record,
+    Rounds,
+    Scorer,
+    Tallies,
+    TuningModule,
+    as_training,
+    reference_of,
+    working_dtype,
+)
+
+# --------------------------------------------------------------------------------------------
+# The best round of a fine-tuning becomes a child: judged, saved, and put where it belongs.
+
+
+@dataclass(frozen=True, eq=False)
+class FineTuned:
+    """What became of a fine-tuning.
+
+    Attributes
+    ----------
+    model : Model
+        The child, with the weights of its best round.
+    before, after : Score
+        Parent and child on the corrections that were held back.
+    held_out, reference : Change
+        The same with an interval, and on the reference set.
+    verdict : Verdict
+        Whether the child is better, in words.
+    promoted : bool
+        Offered by name from now on; otherwise kept aside (`models.promote_model`).
+    path : Path
+        The child's file.
+    run : Path
+        Folder of the run.
+    """
+
+    model: Model
+    before: Score
+    after: Score
+    held_out: Change
+    reference: Change
+    verdict: Verdict
+    promoted: bool
+    path: Path
+    run: Path
+
+    @property
+    def card(self) -> ModelCard:
+        """The child's card."""
+        return self.model.card
+
+
+@dataclass(frozen=True, eq=False)
+class Ended:
+    """A run that is over, as far as the child's card tells of it; no image is needed.
+
+    Attributes
+    ----------
+    run : Path
+    asked : Asked
+    parent : Model
+    record : Record
+        With a best round.
+    pieces : sequence of (step, total)
+        The schedule.
+    rounds, steps, micro, crop : int
+    """
+
+    run: Path
+    asked: Asked
+    parent: Model
+    record: Record
+    pieces: Sequence[Sequence[int]]
+    rounds: int
+    steps: int
+    micro: int
+    crop: int
+
+    @classmethod
+    def of_state(cls, run: Path, asked: Asked, parent: Model, state: dict[str, Any]) -> Ended:
+        """From what lies on disk."""
+        plan = state["schedule"]
+        return cls(
+            run,
+            asked,
+            parent,
+            Record.of(state["record"]),
+            plan["pieces"],
+            plan["rounds"],
+            state["module"]["done"],
+            state["micro"],
+            state["crop"],
+        )
+
+
+def child_net(parent: Model, config: FineTuneConfig) -> Network:
+    """A network of the parent's weights that may be changed."""
+    net = copy.deepcopy(parent.net).float()
+    if config.learn == "everything":
+        return net
+    # A saved network's exponents are fixed, so its weights lack them alone.
+    focal = make_network(network_config(net), learnable_gamma=True)
+    focal.load_state_dict(net.state_dict(), strict=False)
+    return focal
+
+
+def finish(ended: Ended) -> FineTuned:
+    """Judge the best round, save it, and put it where it belongs."""
+    record, asked = ended.record, ended.asked
+    assert record.best is not None and record.weights is not None
+    held_out = change(record.parent[HELD_OUT], record.best[HELD_OUT])
+    parts = {
+        name: change(before, record.best[name])
+        for name, before in record.parent.items()
+        if name != HELD_OUT
+    }
+    reference = change(reference_of(record.parent), reference_of(record.best))
+    verdict = judge(held_out, parts)
+    verdict = replace(verdict, text=" ".join([verdict.text, *asked.caveats]))
+    promoted = verdict.better if asked.promote is None else asked.promote
+    net = child_net(ended.parent, asked.config)
+    net.load_state_dict(record.weights)
+    card = _card(ended, {HELD_OUT: held_out, **parts}, verdict)
+    file = ended.run / f"{asked.name}.safetensors"
+    path = save_model(file, net.cpu().eval(), card, "float16")
+    if asked.registered:
+        path = add_file(path, asked.name, aside=not promoted).path
+    return FineTuned(
+        load_model(path),
+        held_out.before,
+        held_out.after,
+        held_out,
+        reference,
+        verdict,
+        promoted and asked.registered,
+        path,
+        ended.run,
+    )
+
+
+def _card(ended: Ended, changes: dict[str, Change], verdict: Verdict) -> ModelCard:
+    asked, parent, record = ended.asked, ended.parent, ended.record
+    training = {
+        "recipe": RECIPE,
+        "data": Path(asked.training_set).name,
+        **folder_input(asked.axes, asked.channels),
+        "commits": list(asked.division["training"]),
+        "held_out": list(asked.division["held_out"]),
+        "held_out_before": list(asked.division["earlier"]),
+        "commit_ids": asked.commit_ids,
+        "places": asked.places,
+        "command": asked.command or shlex.join(Path(sys.argv[0]).name.split()),
+        "settings": asked.config.model_dump(mode="json"),
+        "seed": asked.config.seed,
+        "schedule": [list(piece) for piece in ended.pieces],
+        "rounds": ended.rounds,
+        "steps": ended.steps,
+        "best_step": record.step,
+        "batch": {"crops_at_once": ended.micro, "crop": ended.crop},
+        "device": device_name(resolve_device(asked.config.device)),
+        "versions": versions(),
+        "reference_sha256": REFERENCE_SHA256,
+        "verdict": verdict.text,
+        "better": verdict.better,
+    }
+    return parent.card.model_copy(
+        update={
+            "name": asked.name,
+            "description": f"{parent.name}, taught by corrections "
+            f"({Path(asked.training_set).name})",
+            "diameter": parent.card.diameter or DIAMETER,
+            "training": training,
+            "scores": {
+                **{name: _scores(part.after, part) for name, part in changes.items()},
+                **{f"{name}, parent": _scores(part.before) for name, part in changes.items()},
+            },
+            "parent": f"{parent.name} {parent.sha256}",
+            "created": utc_now(),
+        }
+    )
+
+
+def _scores(score: Score, change: Change | None = None) -> dict[str, float]:
+    """Scores, and half the intervals of how they changed."""
+    scores = {
+        "ap50": score.ap50,
+        "mean_ap": score.mean_ap,
+        "dice": score.dice,
+        "objects": float(score.n),
+    }
+    if change is not None:
+        scores |= {"ap50_margin": change.margin, "dice_margin": change.dice.margin}
+    return scores
+
+
+logger = logging.getLogger(__name__)
+
+#: Steps that are timed, after one that is not: the first is slower. One where seconds count.
+PROBE_STEPS = {"everything": 3, "attention": 1}
+#: Batches that a loader offers at most; a run ends long before.
+MANY = 10_000_000
+SMALLEST_CROP = 64
+#: AP on a kind of reference image from which the parent is held to know it.
+KNOWN = 0.1
+#: Sides of which the parent's answers are looked at to see whether they can be trusted.
+MAX_TRUST_IMAGES = 8
+
+
+def _log(event: Event) -> None:
+    """Where nobody asked for events, what a person should know is not lost."""
+    if isinstance(event, Notice):
+        logger.warning(event.text)
+
+
+class Stopped(Exception):
+    """A person wants it to end here."""
+
+
+class TuningRun:
+    """See `fine_tune`; `begin` or `take_on` comes first, then `train`."""
+
+    def __init__(
+        self,
+        run: Path,
+        asked: Asked,
+        parent: Model,
+        material: Material,
+        start: float,
+        on_event: Callable[[Event], None] | None,
+        preview: Callable[[Model, int], None] | None,
+        cancelled: Callable[[], bool] | None,
+        paused: Callable[[], bool] | None,
+    ) -> None:
+        self.run = run
+        self.asked = asked
+        self.parent = parent
+        self.material = material
+        self.config: FineTuneConfig = asked.config
+        self.device = resolve_device(self.config.device)
+        self.dtype = working_dtype(self.device, self.config.precision)
+        self.crop = self.config.crop
+        self._start = start
+        self._tell = on_event or _log
+        self._preview = preview
+        self._cancelled = cancelled or (lambda: False)
+        self._paused = paused or (lambda: False)
+        self.scorer = Scorer(material.views, parent.card, self.device, self.dtype, self._ask)
+        self.record: Record
+        self.schedule: Schedule
+        self.module: TuningModule
+
+    # --- before the first step -------------------------------------------------------------
+
+    def begin(self, progress: Callable[[int, int, str], None] | None = None) -> None:
+        """Score the parent, measure the machine's speed, plan."""
+        config = self.config
+        say = progress or (lambda done, total, what: None)
+        say(0, 0, "scoring the model as it is")
+        teacher = self._network()
+        start = time.monotonic()
+        parent = self._careful(lambda: self.scorer.score(teacher))
+        per_round = time.monotonic() - start
+        self.record = Record(parent)
+        rounds, steps = config.rounds, config.steps or 1
+        per_step = 0.0
+        if config.steps is None and not self.asked.schedule:
+            say(0, 0, "measuring how fast this computer learns")
+            per_step = self._probe()
+            left = config.minutes * 60 - (time.monotonic() - self._start)
+            steps, rounds = steps_within(
+                left, per_step, per_round, config.rounds, FEWEST[config.learn]
+            )
+        self.schedule = Schedule(steps, rounds, config.warmup, self.asked.schedule)
+        self.module = self._module(self._trusted(teacher))
+        self._limited = config.steps is None and not self.asked.schedule
+        self.record.seconds = time.monotonic() - self._start
+        expected = self.record.seconds + self.schedule.total * per_step + rounds * per_round
+        self._tell(self._plan(expected if per_step else 0.0))
+        for words in (*self.material.notes, *self.asked.caveats):
+            self._tell(Notice(words))
+
+    def _plan(self, seconds: float) -> Planned:
+        held_out = score_of(self.record.parent[HELD_OUT])
+        return Planned(
+            self.schedule.total,
+            self.schedule.rounds,
+            seconds,
+            sum(len(e.centres) for e in self.material.split.training),
+            held_out.n,
+            held_out,
+            score_of(reference_of(self.record.parent)),
+        )
+
+    def take_on(self, state: dict[str, Any]) -> None:
+        """Go on where a run stood."""
+        self.record = Record.of(state["record"])
+        self.crop = state["crop"]
+        plan = state["schedule"]
+        self.schedule = Schedule(1, plan["rounds"], plan["warmup"], plan["pieces"])
+        self.module = self._module(state["trust"])
+        self.module.waiting = state["module"]
+        self.module.done = state["module"]["done"]
+        self.module.micro = state["micro"]
+        self._limited = state["limited"]
+        self._tell(self._plan(0.0))
+
+    def save(self) -> None:
+        """Write all that the next step depends on."""
+        write_state(
+            self.run,
+            {
+                "module": self.module.state(),
+                "micro": self.module.micro,
+                "trust": self.module.trust,
+                "crop": self.crop,
+                "limited": self._limited,
+                "schedule": {
+                    "rounds": self.schedule.rounds,
+                    "warmup": self.schedule.warmup,
+                    "pieces": [list(piece) for piece in self.schedule.pieces],
+                },
+                "record": self.record.plain(),
+            },
+        )
+
+    def ended(self) -> Ended:
+        """The run as the child's card tells of it."""
+        return Ended(
+            self.run,
+            self.asked,
+            self.parent,
+            self.record,
+            self.schedule.pieces,
+            self.schedule.rounds,
+            self.module.done,
+            self.module.micro,
+            self.crop,
+        )
+
+    # --- training --------------------------------------------------------------------------
+
+    def train(self, progress: Callable[[int, int, str], None] | None = None) -> None:
+        """Take the steps.
+
+        Raises
+        ------
+        Stopped
+            By the person; the record holds the best round so far, if there was one.
+        Paused
+            By the person; everything is on disk.
+        OutOfMemoryError
+            Even with the smallest batch and crop.
+        TrainingError
+        """
+
+        def tell(event: Event) -> None:
+            if progress and isinstance(event, LossPoint):
+                progress(event.step, event.steps, f"learning, loss {event.loss:.3f}")
+            self._tell(event)
+
+        limit = self.config.minutes * 60 if self._limited else None
+        show = None if self._preview is None else self._show
+        while self.module.done < self.schedule.total:
+            rounds = Rounds(
+                self.record, self.scorer, self.config.patience, limit, self.save, tell, show
+            )
+            try:
+                self._ask()
+                self._fit(rounds)
+                return
+            except Paused:
+                self.save_where_it_stands()
+                raise Paused(
+                    f"Learning is paused at step {self.module.done} of {self.schedule.total}. "
+                    f"Go on with the run {self.run}"
+                ) from None
+            except (MemoryError, RuntimeError) as error:
+                if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
+                    raise
+            # Outside the except clause: the traceback would keep the tensors alive.
+            self._shrink(tell)
+
+    def save_where_it_stands(self) -> None:
+        """Write the state, of a run that has not yet taken a step as well."""
+        if self.module.waiting is None:
+            if not hasattr(self.module, "_adam"):
+                self.module.configure_optimizers()
+            self.save()
+
+    def _fit(self, rounds: Rounds) -> None:
+        module = self.module
+        if hasattr(module, "_adam") and module.waiting is None:
+            module.waiting = module.state()  # a new optimiser takes the old one's moments on
+        settings = as_training(self.config, self.material.diameter).model_copy(
+            update={"crop": self.crop}
+        )
+        crops = MixedCrops(
+            self.material.split.training,
+            self._replay(),
+            settings,
+            self.config.replay,
+            MANY,
+            module.done,
+        )
+        quiet_lightning()
+        trainer = pl.Trainer(
+            accelerator={"cuda": "gpu"}.get(self.device.type, self.device.type),
+            devices=[self.device.index or 0] if self.device.type == "cuda" else 1,
+            precision=PRECISIONS[self.dtype],  # type: ignore[arg-type]
+            max_steps=-1,
+            max_epochs=1,
+            callbacks=[rounds],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            limit_val_batches=0,
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*does not have many workers.*")
+            warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
+            warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+            warnings.filterwarnings("ignore", ".*defined a `validation_step`.*")
+            trainer.fit(module, DataLoader(crops, batch_size=self.config.batch_size))
+
+    def _shrink(self, tell: Callable[[Event], None]) -> None:
+        """After memory ran out: fewer crops at once, then smaller ones."""
+        self.module.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.module.micro > 1:
+            self.module.micro //= 2
+            tell(Notice(f"Memory ran out: on with {self.module.micro} crops at once."))
+        elif self.crop > SMALLEST_CROP:
+            self.crop = max(SMALLEST_CROP, self.crop // 32 * 16)
+            tell(Notice(f"Memory ran out: on with crops of {self.crop} px."))
+        else:
+            raise OutOfMemoryError(
+                f"Memory ran out even with one crop of {self.crop} px at a time. Close other "
+                "programs, choose the device 'cpu', or a smaller model."
+            )
+
+    def _ask(self) -> None:
+        if self._paused():
+            raise Paused("paused")
+        if self._cancelled():
+            raise Stopped
+
+    def _show(self, net: Network, number: int) -> None:
+        assert self._preview is not None
+        card = self.parent.card.model_copy(update={"name": self.asked.name})
+        shown = child_net(self.parent, self.config)
+        shown.load_state_dict(net.state_dict())
+        self._preview(Model(shown.eval(), card), number)
+
+    # --- parts -----------------------------------------------------------------------------
+
+    def _network(self) -> Network:
+        net = child_net(self.parent, self.config).eval().to(self.device)
+        return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+    def _module(self, trusted: float) -> TuningModule:
+        torch.manual_seed(self.config.seed)
+        net = child_net(self.parent, self.config).train()
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return TuningModule(
+            net,
+            child_net(self.parent, self.config),
+            self.config,
+            self.material.diameter,
+            self.schedule,
+            trusted,
+            self._ask,
+        )
+
+    def _replay(self) -> list[Example]:
+        """Pictures of the kinds that the parent knows: only those can be forgotten."""
+        known = {
+            kind
+            for kind, name in KINDS.items()
+            if score_of(self.record.parent[name]).ap50 >= KNOWN
+        }
+        replay = [e for e in self.material.replay if e.item.kind in known]
+        if replay and "fluo" in known:
+            replay += as_fluorescence(self.material.split.training)
+        return replay
+
+    def _trusted(self, teacher: Network) -> float:
+        """How far the parent's sure answers agree with a person's, on what is learned from."""
+        if all(e.counts is None or e.counts.all() for e in self.material.split.training):
+            return 0.0  # nothing is left for the parent to answer
+        total = torch.zeros(2, 2, dtype=torch.int64).numpy()
+        for example in spread(self.material.split.training, MAX_TRUST_IMAGES):
+            self._ask()
+            view = make_view(example, self.material.diameter)
+            probability = self.scorer.probability(teacher, view)
+            total = total + agreement(
+                probability, view.labels, view.counts, self.config.confidence
+            )
+        return trust(total)
+
+    def _probe(self) -> float:
+        """Seconds of a step on this machine, now."""
+        settings = as_training(self.config, self.material.diameter)
+        steps = PROBE_STEPS[self.config.learn] + 1
+        crops = MixedCrops(
+            self.material.split.training, self._replay(), settings, self.config.replay, steps
+        )
+        module = TuningModule(
+            self._network(),
+            self._network(),
+            self.config,
+            self.material.diameter,
+            Schedule(1, 1),
+            ask=self._ask,
+        )
+        batches = iter(DataLoader(crops, batch_size=self.config.batch_size))
+        low = self.dtype != torch.float32
+        seconds = []
+        for _ in range(steps):
+            start = time.monotonic()
+            batch = {k: v.to(self.device) for k, v in next(batches).items()}
+            self._ask()
+            with contextlib.suppress(MemoryError, RuntimeError):  # the run will find out
+                with torch.autocast(self.device.type, self.dtype, enabled=low):
+                    loss = module.loss_of(batch)
+                loss.backward()
+                module.zero_grad(set_to_none=True)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.monotonic() - start)
+        return min(seconds[1:])
+
+    def _careful(self, run: Callable[[], Tallies]) -> Tallies:
+        try:
+            return run()
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(
+                "Memory ran out while the model was scored. Close other programs, or choose "
+                "the device 'cpu'."
+            ) from error

@@ -1,0 +1,445 @@
+"""The Correct page: repair cells, say which are right, keep what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtGui import QHideEvent, QKeyEvent, QShowEvent
+from qtpy.QtWidgets import QPushButton, QTabWidget, QVBoxLayout, QWidget
+
+from napari_sa2net.app.edit_session import Change
+from napari_sa2net.widgets.controls import (
+    ErrorBox,
+    Form,
+    ProgressLine,
+    align_forms,
+    guarded,
+    link_button,
+    muted,
+    separator,
+)
+from napari_sa2net.widgets.correct.bench import CellsRow, CheatSheet, OfferBox, ToolBench
+from napari_sa2net.widgets.correct.sections import KeepSection, ReviewSection
+from napari_sa2net.widgets.correct.tools import TOOLS
+from napari_sa2net.widgets.napari_port.keys import Keys
+from napari_sa2net.widgets.napari_port.reviewed_layer import ReviewedLayer
+from napari_sa2net.widgets.page import NoImage, PageWidget, column, plane_words
+from napari_sa2net.widgets.theme import text_color
+from napari_sa2net.widgets.workspace import Workspace
+
+NO_CELLS = (
+    "There are no cells over this image yet. Once they are found, you repair what is wrong "
+    "here, and keep it to teach the model."
+)
+FIXED = (
+    "These cells cannot be changed where they are: in a file, in several resolutions, or "
+    "read-only. A copy in memory can be corrected; what is in the file stays as it is."
+)
+SCORE_MS = 25
+REST_MS = 200
+
+
+class CorrectPage(PageWidget):
+    """Binds the panels to the controller; all state lives there."""
+
+    def __init__(self, workspace: Workspace, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._workspace = workspace
+        self.session = workspace.session
+        self.controller = workspace.correct
+        self.state = self.controller.state
+        self.port = workspace.port
+        self.cells = workspace.cells
+        self.reviewed = ReviewedLayer(self.port.viewer)
+        self._build()
+        self.keys = Keys(self._bindings())
+        history = {"Control-Z": self.controller.undo, "Control-Shift-Z": self.controller.redo}
+        self.undo_keys = Keys(history)
+        # the cells need not be selected: layers with an undo of their own come before these
+        self.viewer_undo_keys = Keys(history)
+        self.outline_undo_keys = Keys(history)
+        self._connect()
+        self._cells_changed()
+        self._show_all()
+
+    # --- building ------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        self._no_image = NoImage(
+            self._workspace, self, "Its cells can then be found, repaired and kept."
+        )
+        self.empty = self._no_image.state
+        self.cells_row = CellsRow()
+        self.place = muted()
+        form = Form()
+        form.add("Cells", self.cells_row, "The layer of cells that is corrected")
+        form.add_wide(self.place)
+        self.lay_on = QPushButton("Lay them on the image")
+        self.lay_on.setToolTip("Give these cells the scale and the place of the image")
+        form.add_wide(self.lay_on)
+        self.offers = OfferBox()
+        self.no_cells = QWidget()
+        self.no_cells_text = muted(NO_CELLS)
+        self.to_segment = QPushButton("Find the cells")
+        self.to_segment.setProperty("role", "primary")
+        self.to_segment.setToolTip("To the Segment page")
+        self.copy = QPushButton("Correct a copy")
+        self.copy.setProperty("role", "primary")
+        self.copy.setToolTip("Bring these cells into memory, where they can be corrected")
+        self.new_layer = link_button(
+            "or draw them by hand", "Add an empty layer of cells over the image"
+        )
+        none = column(self.no_cells)
+        none_parts: list[QWidget] = [
+            *(self.no_cells_text, self.copy, self.to_segment, self.new_layer),
+        ]
+        for part in none_parts:
+            none.addWidget(part)
+        self.bench = ToolBench(self.port, self.controller, self._begin, self)
+        self.strip, self.box = self.bench.strip, self.bench.box
+        self.progress = ProgressLine()
+        self.error = ErrorBox()
+        self.review = ReviewSection()
+        self.keep = KeepSection()
+        self.sheet = CheatSheet()
+        self.work, self.body = QWidget(), QWidget()
+        work = column(self.work)
+        for part in (form, self.offers, self.no_cells):
+            work.addWidget(part)
+        body = column(self.body)
+        body_parts: list[QWidget] = [
+            *(self.strip, self.box, self.progress, separator()),
+            *(self.review, separator(), self.keep, separator(), self.sheet),
+        ]
+        for part in body_parts:
+            body.addWidget(part)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(10, 10, 8, 10)
+        layout.setSpacing(8)
+        for part in (self.empty, self.work, self.error, self.body):
+            layout.addWidget(part)
+        layout.addStretch(1)
+        self._scoring = QTimer(self)
+        self._scoring.setInterval(SCORE_MS)
+        self._outline = QTimer(self)
+        self._outline.setSingleShot(True)
+        self._rest = QTimer(self)
+        self._rest.setSingleShot(True)
+        self._rest.setInterval(REST_MS)
+
+    def _connect(self) -> None:
+        connect = self.connections.connect
+        events = self.state.events
+        for field, show in (
+            ("cells", self._cells_changed),
+            ("undo", self._show_history),
+            ("redo", self._show_history),
+            ("said", self._show_said),
+            ("review", self._show_review),
+            ("unsaved", self._show_unsaved),
+            ("safe", self._show_unsaved),
+            ("journal_problem", self._show_unsaved),
+            ("keep", self._show_keep),
+            ("keeping", self._show_keep),
+            ("kept", self._show_kept),
+            ("kept_note", self._show_kept),
+            ("folder", self._show_folder),
+            ("group", self._show_folder),
+            ("offers", self._show_offers),
+        ):
+            connect(getattr(events, field), show)
+        for field, show in (
+            ("running", self._show_progress),
+            ("progress", self._show_progress),
+            ("error", self._show_error),
+            ("image", self._show_cells),
+            ("instances", self._show_box),
+        ):
+            connect(getattr(self.session.events, field), show)
+        connect(self.cells.listed, self._show_cells)
+        connect(self.cells.changed, self._show_cells)
+        connect(self.controller.changed, self._drawn_anew)
+        connect(self.controller.look_at, self._look_at)
+        self._scoring.timeout.connect(self._score)
+        self._rest.timeout.connect(self._rested)
+        self._outline.timeout.connect(self._show_outlines)
+        self.cells_row.chosen.connect(self.cells.choose)
+        self.offers.restoreWanted.connect(self.controller.keeping.restore)
+        self.offers.discardWanted.connect(self.controller.keeping.discard)
+        self.to_segment.clicked.connect(self._go_to_segment)
+        self.copy.clicked.connect(self._copy)
+        self.new_layer.clicked.connect(self._add_layer)
+        self.lay_on.clicked.connect(self._lay_on)
+        self.review.previousWanted.connect(self.previous)
+        self.review.acceptWanted.connect(self.accept)
+        self.review.nextWanted.connect(self.next)
+        self.review.fixWanted.connect(self.fix)
+        self.review.acceptViewWanted.connect(self.accept_view)
+        self.review.outlinesToggled.connect(self._outlines_toggled)
+        self.keep.keepWanted.connect(self.controller.keeping.keep)
+        self.keep.folderChosen.connect(self.controller.keeping.set_folder)
+        self.keep.groupChanged.connect(self.controller.keeping.set_group)
+        self.error.dismissed.connect(self._workspace.controller.dismiss_error)
+        self.error.restartWanted.connect(self._workspace.controller.restart_engine)
+
+    def _bindings(self) -> dict[str, Callable[[], Any]]:
+        own: dict[str, Callable[[], Any]] = {
+            tool.key: (lambda name=tool.name: self.bench.toggle(name))  # type: ignore[misc]
+            for tool in TOOLS
+            if not tool.mode
+        }
+        return own | {
+            "N": self.next,
+            "Shift-N": self.previous,
+            "A": self.accept,
+            "Shift-A": self.accept_view,
+            "K": self.controller.keeping.keep,
+        }
+
+    def shut(self) -> None:
+        """Undo every connection; the page is about to go, the cells stay as they are."""
+        self._scoring.stop()
+        self._rest.stop()
+        self._outline.stop()
+        self.bench.shut()
+        self.bench.disconnect_all()
+        self.keys.release()
+        for keys in (self.undo_keys, self.viewer_undo_keys, self.outline_undo_keys):
+            keys.release()
+        self.reviewed.hide()
+        super().shut()
+
+    def set_theme(self, theme: str) -> None:
+        """Follow napari's theme where a style sheet cannot."""
+        self.strip.set_color(text_color(theme))
+        align_forms(self)
+        self.box.foreground.fit("0.00")
+        self.box.split.fit("0.00")
+
+    def showEvent(self, event: QShowEvent | None) -> None:
+        super().showEvent(event)
+        self.keys.bind(self.port.viewer)
+        self.viewer_undo_keys.bind(self.port.viewer)
+        self.bench.picker.turn(True)
+        self._begin()
+
+    def hideEvent(self, event: QHideEvent | None) -> None:
+        # on another page keys and clicks mean something else
+        self.bench.shut()
+        for keys in (self.keys, self.viewer_undo_keys):
+            keys.release()
+        self._scoring.stop()
+        super().hideEvent(event)
+
+    def keyPressEvent(self, event: QKeyEvent | None) -> None:
+        # the canvas has its own keys; this is for when the page has the focus
+        if event is not None and event.key() == Qt.Key.Key_Escape and self.bench.tool:
+            self.bench.end()
+            return
+        super().keyPressEvent(event)
+
+    # --- what a person does ----------------------------------------------------------------
+
+    def fix(self) -> None:
+        """Take up the brush with the cell under review."""
+        self.bench.brush(self.state.review.label)
+
+    def next(self) -> None:
+        """To the next doubtful cell."""
+        self.bench.end_fix()
+        self.controller.review.next()
+
+    def previous(self) -> None:
+        """Back to the cell before."""
+        self.bench.end_fix()
+        self.controller.review.previous()
+
+    def accept(self) -> None:
+        """The cell under review is right; to the next."""
+        self.bench.end_fix()
+        self.controller.review.accept_and_next()
+
+    def accept_view(self) -> None:
+        """Accept all cells that are seen now."""
+        self.bench.end_fix()
+        self.controller.set_cells(self.cells.source())
+        self.controller.accept_view()
+
+    # --- what the viewer says --------------------------------------------------------------
+
+    def _look_at(self, label: int) -> None:
+        session, source = self.controller.session, self.state.cells
+        if session is None or source is None or self.bench.layer is None:
+            return
+        plane = session.corrections.plane(source.plane)
+        if label in plane:
+            self.bench.layer.selected_label = label
+            typical = float(np.sqrt(np.median(plane.areas)))
+            self.cells.go_to(source.plane, plane.box(label), typical)
+
+    def _drawn_anew(self, key: str, change: Change) -> None:
+        session, source = self.controller.session, self.state.cells
+        if session is None or source is None or source.key != key or self.bench.layer is None:
+            return
+        boxes = change.reviewed.get(source.plane, [])
+        shown = self.reviewed.update(self.bench.layer, session, source.plane, boxes)
+        if not shown and self.isVisible():
+            # a layer takes napari a while to make: after the correction is seen
+            self._outline.start()
+        self._rest.start()
+        self._scoring.start()
+
+    def _begin(self) -> None:
+        """Corrections of the chosen cells begin when the page is seen."""
+        if not self.isVisible() or self.bench.layer is None:
+            return
+        session, source = self.controller.open(), self.state.cells
+        if session is None or source is None:
+            return
+        self.undo_keys.bind(self.bench.layer)
+        self.controller.show()
+        # not now: napari may be at work on its layers
+        self._outline.start()
+        self._scoring.start()
+        self._rest.start()
+
+    def _score(self) -> None:
+        if not self.isVisible() or self.controller.review.score_some():
+            self._scoring.stop()
+
+    def _rested(self) -> None:
+        self.controller.keeping.refresh()
+
+    def _outlines_toggled(self, on: bool) -> None:
+        self.reviewed.wanted = on
+        self._show_outlines()
+
+    def _show_outlines(self) -> None:
+        if not self.isVisible():
+            return  # nobody who paints on another page asked for a layer
+        session, source, layer = self.controller.session, self.state.cells, self.bench.layer
+        if session is None or source is None or layer is None:
+            self.reviewed.hide()
+        else:
+            self.reviewed.show(layer, session, source.plane, self.state.review.label)
+        if self.reviewed.layer is not None:
+            self.outline_undo_keys.bind(self.reviewed.layer)
+        else:
+            self.outline_undo_keys.release()
+
+    def _go_to_segment(self) -> None:
+        widget: QWidget | None = self
+        while widget is not None and not isinstance(widget, QTabWidget):
+            widget = widget.parentWidget()
+        if isinstance(widget, QTabWidget):
+            widget.setCurrentIndex(0)
+        else:  # this page is open by itself
+            guarded(self.session, lambda: self.port.open_page("Segment"))
+
+    def _add_layer(self) -> None:
+        self.cells.add_empty()
+
+    def _lay_on(self) -> None:
+        source = self.state.cells
+        if source is not None:
+            self.cells.lay_on_image(source.key)
+
+    def _copy(self) -> None:
+        # what is too large for the memory is said on the page
+        guarded(self.session, self.cells.bring_into_memory)
+
+    # --- what the state says ---------------------------------------------------------------
+
+    def _cells_changed(self, _: Any = None) -> None:
+        source = self.state.cells
+        layer = self.cells.find(source.key) if source is not None else None
+        if layer is not self.bench.layer:
+            self.undo_keys.release()
+        self.bench.set_layer(layer)
+        self._begin()
+        self._show_cells()
+
+    def _show_all(self) -> None:
+        for show in (
+            *(self._show_cells, self._show_history, self._show_said, self._show_review),
+            *(self._show_unsaved, self._show_keep, self._show_kept, self._show_folder),
+            *(self._show_offers, self._show_progress, self._show_error, self._show_box),
+        ):
+            show()
+
+    def _show_cells(self, _: Any = None) -> None:
+        choices, source = self.cells.choices(), self.state.cells
+        has_image = self.session.image is not None
+        self.empty.setVisible(not has_image and not choices)
+        self.work.setVisible(has_image or bool(choices))
+        self.body.setVisible(source is not None)
+        current = self.cells.current
+        fixed = current is not None and source is None
+        self.no_cells.setVisible(source is None)
+        self.no_cells_text.setText(FIXED if fixed else NO_CELLS)
+        self.copy.setVisible(fixed)
+        self.to_segment.setVisible(not fixed)
+        key = source.key if source is not None else None
+        self.cells_row.set_choices(choices, key)
+        self.cells_row.setEnabled(bool(choices))
+        self.place.setText(_place(source))
+        self.place.setVisible(source is not None)
+        self.lay_on.setVisible(source is not None and source.could_lie_on)
+
+    def _show_history(self, _: Any = None) -> None:
+        self.strip.set_history(self.state.undo, self.state.redo)
+
+    def _show_said(self, _: Any = None) -> None:
+        self.strip.set_said(self.state.said.words, self.state.said.ok)
+
+    def _show_review(self, _: Any = None) -> None:
+        review = self.state.review
+        self.review.set_review(review)
+        if not review.scored and self.isVisible():
+            self._scoring.start()
+        if review.label != self.reviewed.current:
+            self._outline.start()
+
+    def _show_unsaved(self, _: Any = None) -> None:
+        state = self.state
+        self.keep.set_unsaved(state.unsaved, state.safe, state.journal_problem)
+
+    def _show_keep(self, _: Any = None) -> None:
+        self.keep.set_keeping(self.state.keeping, self.state.keep)
+
+    def _show_kept(self, _: Any = None) -> None:
+        self.keep.set_kept(self.state.kept, self.state.kept_note)
+
+    def _show_folder(self, _: Any = None) -> None:
+        self.keep.set_folder(self.state.folder)
+        self.keep.set_group(self.state.group)
+
+    def _show_offers(self, _: Any = None) -> None:
+        self.offers.set_offers(self.state.offers)
+
+    def _show_progress(self, _: Any = None) -> None:
+        running = self.session.running
+        self.progress.set_progress(self.session.progress if running else None, "")
+        self.progress.setVisible(running)
+
+    def _show_error(self, _: Any = None) -> None:
+        self.error.set_error(self.session.error, can_restart=self.session.engine == "down")
+
+    def _show_box(self, _: Any = None) -> None:
+        self.box.set_values(self.session.instances)
+
+
+def _place(source: Any) -> str:
+    """``over nuclei_03 · plane 3 of 59``."""
+    if source is None:
+        return ""
+    words = f"over {source.image.name}" if source.image is not None else "over no image"
+    if source.could_lie_on and source.image is not None:
+        words = f"as large as {source.image.name}, but of another scale or place"
+    plane = source.turned or plane_words(
+        source.plane, source.labels.shape[:-2], source.stack_axes
+    )
+    return f"{words} · {plane}" if plane else words

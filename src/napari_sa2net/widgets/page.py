@@ -1,0 +1,230 @@
+"""What several pages have in common: choosing the image, starting a run, getting an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QObject, QSize
+from qtpy.QtWidgets import QFileDialog, QPushButton, QVBoxLayout, QWidget
+
+from napari_sa2net.app.session import RunTime
+from napari_sa2net.data.axes import axis_noun
+from napari_sa2net.widgets.controls import (
+    EmptyState,
+    ErrorBox,
+    ImageRow,
+    ProgressLine,
+    guarded,
+    range_words,
+    repolish,
+)
+from napari_sa2net.widgets.napari_port.connections import Connections
+from napari_sa2net.widgets.number_field import take_typed
+
+if TYPE_CHECKING:
+    from napari_sa2net.widgets.workspace import Workspace
+
+SAMPLES = [
+    ("nuclei", "Synthetic nuclei with the true outlines"),
+    ("tissue", "Stained tissue (skin)"),
+    ("nuclei_stack", "Stack of nuclei, 60 planes"),
+    ("timelapse", "Time-lapse of cells, 30 frames"),
+]
+
+
+def column(widget: QWidget, spacing: int = 8) -> QVBoxLayout:
+    """A vertical layout without margins."""
+    layout = QVBoxLayout(widget)
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.setSpacing(spacing)
+    return layout
+
+
+def plane_words(index: tuple[int, ...], stack: tuple[int, ...], axes: str = "") -> str:
+    """``time point 3 of 5, plane 13 of 60``, counted from 1; single ones are left out.
+
+    ``axes``: letters of the stack's axes; unsaid they are planes.
+    """
+    axes = axes if len(axes) == len(index) else "Z" * len(index)
+    sizes = stack if len(stack) == len(index) else (0,) * len(index)
+    return ", ".join(
+        f"{axis_noun(axis, 1)} {i + 1}" + (f" of {n}" if n else "")
+        for axis, i, n in zip(axes, index, sizes, strict=True)
+        if n != 1
+    )
+
+
+class PageWidget(QWidget):
+    """What the dock asks of a page.
+
+    Attributes
+    ----------
+    connections : Connections
+        To session, controller and port; undone before the page goes.
+    """
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.connections = Connections()
+
+    def minimumSizeHint(self) -> QSize:
+        # as low as one likes: a scroll area believes the height that a layout names here,
+        # which counts wrapped lines at their narrowest, and would always show its bar
+        return QSize(super().minimumSizeHint().width(), 1)
+
+    def shut(self) -> None:
+        """The page is about to go: undo every connection."""
+        self.connections.disconnect()
+
+    def set_theme(self, theme: str) -> None:
+        """Theme or font changed; for what a style sheet cannot do."""
+
+
+class ImageChoice(QObject):
+    """The list of images and its pin; the port keeps the choice for all pages."""
+
+    def __init__(self, workspace: Workspace, connections: Connections, page: QWidget) -> None:
+        super().__init__(page)
+        self.row = ImageRow()
+        self._session = workspace.session
+        self._port = workspace.port
+        connections.connect(self._port.images_changed, self.refresh)
+        connections.connect(self._port.image_changed, self.refresh)
+        connections.connect(self._session.events.image, self.refresh)
+        self.row.chosen.connect(self._choose)
+        self.row.pinToggled.connect(self._pin)
+        self.refresh()
+
+    def refresh(self, _: Any = None) -> None:
+        """Show the images as they are."""
+        source = self._session.image
+        self.row.set_choices(self._port.choices(), source.key if source else None)
+        self.row.set_pinned(self._port.pinned)
+
+    def _choose(self, key: str) -> None:
+        self._port.choose(key)
+        self.row.set_pinned(self._port.pinned)
+
+    def _pin(self, pinned: bool) -> None:
+        self._port.set_pinned(pinned)
+        self.row.set_pinned(self._port.pinned)
+
+
+class NoImage(QObject):
+    """The page without an image: open one, or a sample."""
+
+    def __init__(self, workspace: Workspace, page: QWidget, promise: str) -> None:
+        super().__init__(page)
+        self.state = EmptyState(SAMPLES, promise)
+        self._page = page
+        self._session = workspace.session
+        self._port = workspace.port
+        self.state.openWanted.connect(self._open)
+        self.state.sampleWanted.connect(self._open_sample)
+
+    def _open(self) -> None:
+        paths, _ = QFileDialog.getOpenFileNames(self._page, "Open an image")
+        if paths:
+            guarded(self._session, lambda: self._port.open(paths))
+
+    def _open_sample(self, name: str) -> None:
+        guarded(self._session, lambda: self._port.open_sample(name))
+
+
+class RunControls(QObject):
+    """A page's big button, the progress line and the error box.
+
+    While anything runs, of whichever page, the button cancels it.
+
+    Parameters
+    ----------
+    words, tip : str
+        Of the button while nothing runs.
+    start : callable
+        The button was pressed.
+    seconds : callable
+        How long it would take; None where that is not known.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        connections: Connections,
+        page: QWidget,
+        words: str,
+        tip: str,
+        start: Callable[[], Any],
+        seconds: Callable[[], RunTime | None],
+    ) -> None:
+        super().__init__(page)
+        self.button = QPushButton(words)
+        self.progress = ProgressLine()
+        self.error = ErrorBox()
+        self._session = workspace.session
+        self._controller = workspace.controller
+        self._words, self._tip = words, tip
+        self._start, self._seconds = start, seconds
+        self._page = page
+        events = self._session.events
+        for field, show in (
+            ("running", self.show_running),
+            ("models", self.show_running),
+            ("progress", self.show_progress),
+            ("estimate", self.show_progress),
+            ("engine", self.show_progress),
+            ("device_line", self.show_progress),
+            ("info", self.show_progress),
+            ("error", self.show_error),
+        ):
+            connections.connect(getattr(events, field), show)
+        self.button.clicked.connect(self._pressed)
+        self.error.dismissed.connect(self._controller.dismiss_error)
+        self.error.restartWanted.connect(self._controller.restart_engine)
+        self.show_running()
+        self.show_error()
+
+    def show_running(self, _: Any = None) -> None:
+        """The button as it is now."""
+        running = self._session.running
+        self.button.setText("Cancel" if running else self._words)
+        self.button.setToolTip("Stop; nothing is changed" if running else self._tip)
+        self.button.setProperty("role", "cancel" if running else "primary")
+        self.button.setEnabled(running or bool(self._session.models))
+        repolish(self.button)
+        self.show_progress()
+
+    def show_progress(self, _: Any = None) -> None:
+        """How far the run is, or how long one would take."""
+        session = self._session
+        if session.running:
+            self.progress.set_progress(session.progress, "")
+        else:
+            self.progress.set_progress(None, self._idle())
+
+    def show_error(self, _: Any = None) -> None:
+        """What went wrong."""
+        down = self._session.engine == "down"
+        self.error.set_error(self._session.error, can_restart=down)
+
+    def _pressed(self) -> None:
+        if self._session.running:
+            self._controller.cancel()
+        else:
+            take_typed(self._page)
+            self._start()
+
+    def _idle(self) -> str:
+        session = self._session
+        if not session.models:
+            return "No model is installed. Install one with: sa2net models import FILE"
+        if session.engine == "starting" or (session.engine != "down" and not session.info):
+            return f"Getting ready in the background; you can press {self._words} already."
+        parts = []
+        seconds = self._seconds()
+        if seconds is not None:
+            words = range_words(seconds.low, seconds.high).capitalize()
+            parts.append(words + " (longest with small cells)" if " to " in words else words)
+        if session.device_line:
+            parts.append(f"on {session.device_line}" if parts else session.device_line)
+        return " ".join(parts)

@@ -1,0 +1,324 @@
+"""The See-why page: what the network looked at, and what if it had not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from napari.utils.theme import get_theme
+from qtpy.QtCore import QTimer
+from qtpy.QtGui import QColor, QHideEvent, QShowEvent
+from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
+
+from napari_sa2net.app.see_why import what_if_words
+from napari_sa2net.app.session import (
+    CELL,
+    CHANGE,
+    STAGE,
+    WhyState,
+    source_plan,
+    time_to_explain,
+)
+from napari_sa2net.config import NetworkConfig
+from napari_sa2net.errors import SA2NetError
+from napari_sa2net.widgets.controls import Form, RegionRow, align_forms, muted, separator
+from napari_sa2net.widgets.napari_port.picking import KEY, CellPicker
+from napari_sa2net.widgets.page import (
+    ImageChoice,
+    NoImage,
+    PageWidget,
+    RunControls,
+    column,
+    plane_words,
+)
+from napari_sa2net.widgets.see_why.maps import MapDetail, MapTiles
+from napari_sa2net.widgets.see_why.sections import CellSection, StageSection, WhatIfSection
+from napari_sa2net.widgets.theme import text_color
+from napari_sa2net.widgets.workspace import Workspace
+
+TEACH = (
+    "The network runs once more and keeps what it looked at: which of four scales counted "
+    "where, how each stage moved the boundaries, and why one cell was cut as it was."
+)
+LOST = (
+    "The cells were made anew since, or the background process was started again. Look inside "
+    "again to go on."
+)
+BLANK = "Every pixel here is the same: the network was not run, and there are no maps."
+NO_ATTENTION = "This model has no maps of attention, only the boundary by stages."
+MOVED = "The cells were adjusted since; outlines and maps are those of before."
+
+
+class SeeWhyPage(PageWidget):
+    """Binds the panels to the session; all state lives there."""
+
+    def __init__(self, workspace: Workspace, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.session = workspace.session
+        self.controller = workspace.explain
+        self.port = workspace.port
+        self._workspace = workspace
+        self._jumped: tuple[str, int] = ("", -1)
+        self._build()
+        self._connect()
+        self.picker = CellPicker(self.port.viewer, self._cells, self.inspect)
+        self._show_image()
+        self._show_why()
+
+    # --- building ------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        self._no_image = NoImage(
+            self._workspace, self, "One click then shows what the network looked at."
+        )
+        self.empty = self._no_image.state
+        self._choice = ImageChoice(self._workspace, self.connections, self)
+        self.image_row = self._choice.row
+        self.region_row = RegionRow()
+        self._run = RunControls(
+            self._workspace,
+            self.connections,
+            self,
+            "Look inside",
+            "Segment once more and keep what the network looked at",
+            self._start,
+            lambda: time_to_explain(self.session),
+        )
+        self.button, self.progress = self._run.button, self._run.progress
+        self.error = self._run.error
+        self.teach = muted(TEACH)
+        self.note = muted()
+        self.tiles = MapTiles()
+        self.detail = MapDetail()
+        self.stages = StageSection()
+        self.cell = CellSection(KEY)
+        self.what_if = WhatIfSection()
+
+        form = Form()
+        form.add("Image", self.image_row, "The image layer to look into")
+        form.add("Where", self.region_row, "How much of the image is looked into", top=True)
+        self.plane = muted()
+        form.add_wide(self.plane)
+        self.work, self.inside = QWidget(), QWidget()
+        work = column(self.work)
+        parts: list[QWidget] = [form, self.button, self.progress, self.teach, self.note]
+        for part in parts:
+            work.addWidget(part)
+        inside = column(self.inside)
+        inside.addWidget(separator())
+        inside.addWidget(self.tiles)
+        inside.addWidget(self.detail)
+        sections: list[tuple[str, QWidget]] = [
+            ("Boundary, stage by stage", self.stages),
+            ("One cell", self.cell),
+            ("What if", self.what_if),
+        ]
+        for title, section in sections:
+            heading = QLabel(title)
+            heading.setProperty("role", "summary")
+            for part in (separator(), heading, section):
+                inside.addWidget(part)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(10, 10, 8, 10)
+        layout.setSpacing(8)
+        whole: list[QWidget] = [self.empty, self.work, self.error, self.inside]
+        for part in whole:
+            layout.addWidget(part)
+        layout.addStretch(1)
+        # the camera moves many times a second; what depends on it follows when it rests
+        self._rest = QTimer(self)
+        self._rest.setSingleShot(True)
+        self._rest.setInterval(250)
+
+    def _connect(self) -> None:
+        connect = self.connections.connect
+        events = self.session.events
+        for field, show in (
+            ("image", self._show_image),
+            ("where", self._show_region),
+            ("why", self._show_why),
+        ):
+            connect(getattr(events, field), show)
+        connect(self.port.view_changed, self._view_moved)
+        self._rest.timeout.connect(self._view_rested)
+        self.region_row.valueChanged.connect(self._region_changed)
+        self.tiles.toggled.connect(self._toggled)
+        self.detail.channelChanged.connect(self.controller.set_channel)
+        self.stages.stageChanged.connect(self.controller.set_stage)
+        self.stages.outlinesToggled.connect(lambda on: self.controller.show_layer(STAGE, on))
+        self.stages.changeToggled.connect(lambda on: self.controller.show_layer(CHANGE, on))
+        self.stages.jumpWanted.connect(self._jump)
+        self.what_if.valueChanged.connect(self._try)
+        self.what_if.resetWanted.connect(self.controller.reset_what_if)
+
+    def shut(self) -> None:
+        """Undo every connection to session, port and viewer; the page is about to go."""
+        self._rest.stop()
+        self.stages.stop()
+        self.picker.turn(False)
+        super().shut()
+
+    def set_theme(self, theme: str) -> None:
+        """Follow napari's theme where a style sheet cannot."""
+        color = text_color(theme)
+        self.image_row.set_color(color)
+        self.cell.set_colors(color, QColor(get_theme(theme).background.as_hex()))
+        align_forms(self)
+        self.what_if.fit()
+
+    def showEvent(self, event: QShowEvent | None) -> None:
+        self.picker.turn(True)
+        self.port.maps.set_seen(CELL, True)
+        # the camera may have moved while another page was in front
+        self._rest.start()
+        super().showEvent(event)
+
+    def hideEvent(self, event: QHideEvent | None) -> None:
+        # on another page a click means something else
+        self.picker.turn(False)
+        self.port.maps.set_seen(CELL, False)
+        self.stages.stop()
+        super().hideEvent(event)
+
+    # --- what a person does --------------------------------------------------------------
+
+    def _start(self) -> None:
+        # plane and view are those of this moment
+        self._workspace.refresh_image()
+        self.controller.explain()
+
+    def _region_changed(self) -> None:
+        self._workspace.controller.set_region(where=self.region_row.where())
+        self._workspace.refresh_image()
+
+    def _toggled(self, name: str, shown: bool) -> None:
+        self.controller.set_focus(name)
+        self.controller.show_layer(name, shown)
+
+    def inspect(self, label: int) -> None:
+        """Show one cell of the result closely."""
+        why = self.session.why
+        if why is not None:
+            shape = why.explanation.result.segmentation.labels.shape
+            self.controller.inspect(label, self.port.edited_labels(why.key, shape))
+
+    def _jump(self, column_name: str) -> None:
+        why = self.session.why
+        if why is None:
+            return
+        ranked = self.port.ranked(why.key, column_name)
+        before, label = self._jumped
+        at = ranked.index(label) + 1 if before == column_name and label in ranked else 0
+        for label in [*ranked[at:], *ranked[:at]]:
+            # a cell of the table may be gone from edited labels
+            if self.port.go_to(why.key, label):
+                self._jumped = (column_name, label)
+                self.inspect(label)
+                return
+
+    def _try(self) -> None:
+        self.controller.set_what_if(self.what_if.value())
+
+    # --- what the viewer and the session say ---------------------------------------------
+
+    def _cells(self) -> Any:
+        why = self.session.why
+        return self.port.result_layer(why.key) if why is not None and why.kept else None
+
+    def _view_moved(self) -> None:
+        self._rest.start()
+
+    def _view_rested(self) -> None:
+        if self.isVisible():
+            self._workspace.refresh_image()
+            self.controller.view_rested()
+            self._show_plane()
+
+    def _show_image(self, _: Any = None) -> None:
+        source = self.session.image
+        self.empty.setVisible(source is None)
+        self.work.setVisible(source is not None)
+        self._show_region()
+        self._show_plane()
+        self._run.show_progress()
+
+    def _show_region(self, _: Any = None) -> None:
+        self.region_row.setValue(self.session.where, self.session.planes)
+
+    def _show_plane(self) -> None:
+        """Of a stack: which plane it is about."""
+        source, why = self.session.image, self.session.why
+        text = ""
+        if source is not None and source.plane is not None:
+            try:
+                stack = source_plan(source).stack_shape
+            except SA2NetError:
+                stack = ()
+            text = plane_words(source.plane, stack, source.stack_axes)
+            if why is not None and why.explanation.result.index != source.plane:
+                index = why.explanation.result.index
+                shown = plane_words(index, stack, source.stack_axes)
+                text += f"; shown is why in {shown}"
+        self.plane.setText(text)
+        self.plane.setVisible(bool(text))
+
+    def _show_why(self, _: Any = None) -> None:
+        why = self.session.why
+        self.teach.setVisible(why is None)
+        self.inside.setVisible(why is not None)
+        note = "" if why is None else _note(why)
+        self.note.setText(note)
+        self.note.setVisible(bool(note))
+        self._show_plane()
+        if why is None:
+            self.stages.stop()
+            self.tiles.set_maps({})
+            self.cell.set_cell(None)
+            return
+        bright = self.port.is_bright(why.image_key)
+        result = why.explanation.result
+        kind = result.network.kind
+        self.tiles.set_maps(why.maps, bright, kind)
+        self.tiles.set_shown(why.shown, why.focus)
+        self.detail.set_map(
+            why.maps.get(why.focus),
+            why.channels.get(why.focus),
+            can_choose=why.kept,
+            bright=bright,
+            network=kind,
+        )
+        self.detail.set_together(len(why.shown & why.maps.keys()))
+        self.stages.set_stages(tuple(result.stages))
+        self.stages.setValue(why.stage, STAGE in why.shown, CHANGE in why.shown)
+        self.cell.set_cell(why.inspection, kind)
+        self._show_what_if(why)
+
+    def _show_what_if(self, why: WhyState) -> None:
+        result = why.explanation.result
+        # without a tile the network was not run: there is nothing to try
+        tried = result.segmentation.n_tiles > 0
+        self.what_if.setEnabled(why.kept and tried and has_attention(result.network))
+        if self.what_if.network != result.network:
+            self.what_if.set_network(result.network)
+            align_forms(self)
+        self.what_if.setValue(why.what_if)
+        if why.what_if.is_default:
+            self.what_if.set_line("As trained")
+        elif why.what_if_result is None:
+            self.what_if.set_line("Trying…")
+        else:
+            self.what_if.set_line(what_if_words(why.what_if_result, why.what_if_part))
+
+
+def has_attention(network: NetworkConfig) -> bool:
+    """Whether there is something in a network that can be switched off."""
+    return network.kind == "sa2net" or any((*network.gates, *network.se))
+
+
+def _note(why: WhyState) -> str:
+    """What a person should know of an explanation; mostly nothing."""
+    if not why.kept:
+        return LOST
+    if not why.maps:
+        ran = why.explanation.result.segmentation.n_tiles
+        return NO_ATTENTION if ran else BLANK
+    return MOVED if why.moved else ""

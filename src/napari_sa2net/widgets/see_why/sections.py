@@ -1,0 +1,616 @@
+"""Walk through the stages of the boundary over the image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+import numpy as np
+from qtpy.QtCore import QRectF, QSize, Qt, QTimer, Signal
+from qtpy.QtGui import QColor, QImage, QPainter, QPaintEvent, QPen
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QSizePolicy,
+    QSlider,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_sa2net.app.see_why import STAGE_WORDS, history_words
+from napari_sa2net.app.session import STRIDES, WhatIfSettings
+from napari_sa2net.config import GAMMA_MOST, NetworkConfig, NetworkKind
+from napari_sa2net.engine.messages import CellInspection, Exponents
+from napari_sa2net.interpret.maps import ADDED, REMOVED
+from napari_sa2net.models.card import GATE_WORDS
+from napari_sa2net.widgets.controls import (
+    Form,
+    ValueSlider,
+    fold_button,
+    keep_together,
+    link_button,
+    muted,
+)
+from napari_sa2net.widgets.map_colors import OUTLINE, STAGE_COLORS
+from napari_sa2net.widgets.see_why.maps import fitted, to_image
+
+#: one step of ▶
+PLAY_MS = 700
+
+
+class StageTicks(QWidget):
+    """Names of the stages under the slider, each with its colour."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.stage = 1
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+
+    def sizeHint(self) -> QSize:
+        return QSize(160, self.fontMetrics().height() + 6)
+
+    def paintEvent(self, event: QPaintEvent | None) -> None:
+        painter = QPainter(self)
+        text = self.palette().windowText().color()
+        # the slider's handle stops half its width before the ends
+        inset, n = 8.0, len(STRIDES)
+        step = (self.width() - 2 * inset) / (n - 1)
+        for i, stride in enumerate(STRIDES):
+            words = STAGE_WORDS[stride]
+            font = self.font()
+            font.setBold(stride == self.stage)
+            painter.setFont(font)
+            width = painter.fontMetrics().horizontalAdvance(words) + 4
+            middle = inset + i * step
+            left = min(max(0.0, middle - width / 2), self.width() - width)
+            painter.fillRect(QRectF(middle - 8, 0, 16, 3), QColor(STAGE_COLORS[stride]))
+            painter.setPen(text)
+            box = QRectF(left, 4, width, self.height() - 4)
+            painter.drawText(box, Qt.AlignmentFlag.AlignCenter, words)
+
+
+class StageSection(QWidget):
+    """Slider, ▶, outlines, last change, jumps.
+
+    Signals
+    -------
+    stageChanged : int
+        Stride that a person, or ▶, chose.
+    outlinesToggled, changeToggled : bool
+    jumpWanted : str
+        Column of the table: ``refinement_px`` or ``contested``.
+    """
+
+    stageChanged = Signal(int)
+    outlinesToggled = Signal(bool)
+    changeToggled = Signal(bool)
+    jumpWanted = Signal(str)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._there: tuple[int, ...] = STRIDES
+        self.play = QToolButton()
+        self.play.setText("▶")
+        self.play.setCheckable(True)
+        self.play.setToolTip(
+            "Walk through the stages, again and again; click once more to stop"
+        )
+        self.play.setAccessibleName("Play")
+        self.slider = QSlider(Qt.Orientation.Horizontal)
+        self.slider.setRange(0, len(STRIDES) - 1)
+        self.slider.setPageStep(1)
+        self.slider.setToolTip(
+            "Outlines of the cells as each stage of the network sees them: first at an eighth "
+            "of the size, at last at full size"
+        )
+        self.slider.setAccessibleName("Stage")
+        self.ticks = StageTicks()
+        self.outlines = QCheckBox("outlines")
+        self.outlines.setToolTip("Show the outlines of the chosen stage over the image")
+        self.change = QCheckBox("last change")
+        self.change.setToolTip(
+            "Show what the last stage (1/2 to full) added (blue) and took away (orange)"
+        )
+        self.refined = link_button(
+            "Most refined",
+            "Go to the cell whose boundary moved most from stage to stage; again: the next "
+            "one. Specks (below a quarter of the median area) come last",
+        )
+        self.contested = link_button(
+            "Most contested",
+            "Go to the cell whose boundary is least certain; again: the next one. Specks "
+            "(below a quarter of the median area) come last",
+        )
+        grid = QGridLayout()
+        grid.setContentsMargins(0, 0, 0, 0)
+        grid.setHorizontalSpacing(8)
+        grid.setVerticalSpacing(0)
+        grid.addWidget(self.play, 0, 0, 2, 1, Qt.AlignmentFlag.AlignTop)
+        grid.addWidget(self.slider, 0, 1)
+        grid.addWidget(self.ticks, 1, 1)
+        boxes, jumps = QHBoxLayout(), QHBoxLayout()
+        for row, parts in (
+            (boxes, (self.outlines, self.change)),
+            (jumps, (self.refined, self.contested)),
+        ):
+            row.setSpacing(12)
+            for part in parts:
+                row.addWidget(part)
+            row.addStretch(1)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(6)
+        layout.addLayout(grid)
+        layout.addLayout(boxes)
+        layout.addLayout(jumps)
+        self._timer = QTimer(self)
+        self._timer.setInterval(PLAY_MS)
+        self._timer.timeout.connect(self._next)
+        self.play.toggled.connect(self._played)
+        self.slider.valueChanged.connect(self._moved)
+        self.outlines.clicked.connect(self.outlinesToggled)
+        self.change.clicked.connect(self.changeToggled)
+        self.refined.clicked.connect(lambda: self.jumpWanted.emit("refinement_px"))
+        self.contested.clicked.connect(lambda: self.jumpWanted.emit("contested"))
+
+    def setValue(self, stage: int, outlines: bool, change: bool) -> None:
+        """Show a state; says nothing."""
+        self.slider.blockSignals(True)
+        self.slider.setValue(STRIDES.index(stage))
+        self.slider.blockSignals(False)
+        self._mark(stage)
+        self.outlines.setChecked(outlines)
+        self.change.setChecked(change)
+
+    def set_stages(self, there: tuple[int, ...]) -> None:
+        """Which stages the model has."""
+        self._there = there
+        several = len(there) > 1
+        for part in (self.slider, self.play, self.change):
+            part.setEnabled(several)
+        if not several:
+            self.stop()
+
+    def stop(self) -> None:
+        """Stop walking."""
+        self.play.setChecked(False)
+
+    def _mark(self, stage: int) -> None:
+        self.ticks.stage = stage
+        self.ticks.update()
+
+    def _moved(self, at: int) -> None:
+        stage = STRIDES[at]
+        if stage not in self._there:
+            return
+        self._mark(stage)
+        self.stageChanged.emit(stage)
+
+    def _played(self, on: bool) -> None:
+        self.play.setText("■" if on else "▶")
+        if on:
+            self._timer.start()
+            self._next()
+        else:
+            self._timer.stop()
+
+    def _next(self) -> None:
+        at = self.slider.value()
+        for _ in STRIDES:
+            at = (at + 1) % len(STRIDES)
+            if STRIDES[at] in self._there:
+                break
+        self.slider.setValue(at)
+
+
+# --------------------------------------------------------------------------------------------
+# Attention switched off or sharpened, and what that would do to the cells.
+
+SCALES = (("1", "full size"), ("2", "half size"), ("3", "a quarter"), ("4", "an eighth"))
+GAMMA_TIP = (
+    "Exponent γ of {} at the {} stage: 0 lets all detail in (attention off), 1 leaves the map "
+    "as it is, above 1 lets only what attention is sure of in. "
+)
+SE_TIP = (
+    "Exponent γ of the channel weights on the {} skip: 0 lets all channels through alike "
+    "(off), 1 leaves the weights as they are, above 1 keeps the strongest channels only. "
+)
+NONE_HERE = "This model has none here."
+#: shortest step of a γ that is shown
+STEP = 0.01
+
+
+class WhatIfSection(QWidget):
+    """A switch for each scale, a γ for each module of attention, one line, Reset.
+
+    Every slider shows the γ that is at work: the model's own until a person chooses another.
+
+    Attributes
+    ----------
+    network : NetworkConfig
+        Of the model that it is about.
+
+    Signals
+    -------
+    valueChanged
+        By a person; ask :meth:`value`.
+    resetWanted
+    """
+
+    valueChanged = Signal()
+    resetWanted = Signal()
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.form = Form()
+        self.gates: list[QCheckBox] = []
+        self.scales = QWidget()
+        row = QHBoxLayout(self.scales)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(10)
+        for text, grain in SCALES:
+            box = QCheckBox(text)
+            box.setToolTip(f"Attention at scale {text} (the image at {grain}); off: none")
+            box.setAccessibleName(f"Scale {text}")
+            box.clicked.connect(lambda _: self.valueChanged.emit())
+            self.gates.append(box)
+            row.addWidget(box)
+        row.addStretch(1)
+        self.form.add("Scales", self.scales, "Switch attention at single scales off")
+        self.gammas = self._sliders(self.form)
+        self.fold = fold_button(
+            "Channel weights (SE)",
+            "Squeeze and excitation: how much each channel of a skip counts in this image",
+        )
+        self.se_form = Form()
+        self.se_gammas = self._sliders(self.se_form)
+        self.se_form.setVisible(False)
+        self.fold.toggled.connect(self.se_form.setVisible)
+        self.note = muted("γ 0: off · 1: the map as it is · above 1: sharper")
+        self.line = QLabel()
+        self.line.setProperty("role", "summary")
+        self.line.setWordWrap(True)
+        self.line.setToolTip("Against the same part of the image with everything as trained")
+        self.reset = link_button("Reset", "Everything as trained; takes the layer away")
+        bottom = QHBoxLayout()
+        bottom.setSpacing(8)
+        bottom.addWidget(self.line, 1)
+        bottom.addWidget(self.reset)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(6)
+        for part in (self.form, self.fold, self.se_form, self.note):
+            layout.addWidget(part)
+        layout.addLayout(bottom)
+        self.reset.clicked.connect(self.resetWanted)
+        self.set_network(NetworkConfig())
+        self.setValue(WhatIfSettings())
+        self.set_line("")
+
+    def _sliders(self, form: Form) -> list[ValueSlider]:
+        sliders = []
+        for _ in STRIDES:
+            # 1 stands in the middle, and most of the way is for what is mostly tried
+            slider = ValueSlider(0, GAMMA_MOST, power=3)
+            slider.valueChanged.connect(lambda _: self.valueChanged.emit())
+            form.add("", slider, "")
+            sliders.append(slider)
+        return sliders
+
+    def value(self) -> WhatIfSettings:
+        """What the controls say."""
+        g1, g2, g3, g4 = (box.isChecked() for box in self.gates)
+        return WhatIfSettings(
+            (g1, g2, g3, g4),
+            _chosen(self.gammas, self._gamma),
+            _chosen(self.se_gammas, self._se_gamma),
+        )
+
+    def setValue(self, settings: WhatIfSettings) -> None:
+        """Show settings; says nothing."""
+        for box, on in zip(self.gates, settings.gates, strict=True):
+            box.setChecked(on)
+        for sliders, chosen, own in (
+            (self.gammas, settings.gamma, self._gamma),
+            (self.se_gammas, settings.se_gamma, self._se_gamma),
+        ):
+            for slider, gamma, trained in zip(sliders, chosen, own, strict=True):
+                # Without a module everything passes, as with γ = 0.
+                slider.setValue((trained or 0.0) if gamma is None else gamma)
+        self.reset.setEnabled(not settings.is_default)
+
+    def set_network(self, network: NetworkConfig) -> None:
+        """What the model has, with the γ that it was trained to; the value is set after it."""
+        self.network = network
+        self._gamma = _own(network.gamma, network.gates)
+        self._se_gamma = _own(network.se_gamma, network.se)
+        self.form.set_row_visible(self.scales, network.kind == "sa2net")
+        word = GATE_WORDS[network.kind]
+        for slider, stride, own in zip(self.gammas, STRIDES, self._gamma, strict=True):
+            stage = STAGE_WORDS[stride]
+            tip = GAMMA_TIP.format(word if word == "ψ" else "the gate", stage)
+            self.form.rename(slider, f"{word} {stage}  γ", tip + _as_trained(own))
+            slider.setEnabled(own is not None)
+        for slider, stride, own in zip(self.se_gammas, STRIDES, self._se_gamma, strict=True):
+            stage = STAGE_WORDS[stride]
+            self.se_form.rename(
+                slider, f"SE {stage}  γ", SE_TIP.format(stage) + _as_trained(own)
+            )
+            self.se_form.set_row_visible(slider, own is not None)
+        any_se = any(network.se)
+        self.fold.setVisible(any_se)
+        self.se_form.setVisible(any_se and self.fold.isChecked())
+
+    def set_line(self, text: str) -> None:
+        """What the change did."""
+        self.line.setText(keep_together(text))
+
+    def fit(self) -> None:
+        """Follow a change of font."""
+        for slider in (*self.gammas, *self.se_gammas):
+            slider.fit("0.00")
+
+
+def _own(gamma: Exponents, there: tuple[bool, ...]) -> Exponents:
+    """The model's γ; None where it has no module."""
+    g8, g4, g2, g1 = (g if t else None for g, t in zip(gamma, there, strict=True))
+    return g8, g4, g2, g1
+
+
+def _as_trained(own: float | None) -> str:
+    return NONE_HERE if own is None else f"As trained: {own:.2f}."
+
+
+def _chosen(sliders: list[ValueSlider], own: Exponents) -> Exponents:
+    """The γ that differ from the model's as far as is shown; None for the others."""
+    g8, g4, g2, g1 = (
+        None if t is None or abs(slider.value() - t) < 0.51 * STEP else slider.value()
+        for slider, t in zip(sliders, own, strict=True)
+    )
+    return g8, g4, g2, g1
+
+
+# --------------------------------------------------------------------------------------------
+# Curves of ψ across a boundary.
+
+HEIGHT = 132
+
+
+class ProfilePlot(QWidget):
+    """One curve for each stage, in the stage's colour; pyqtgraph loads with the first."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._text, self._background = QColor("gray"), QColor("black")
+        self._plot: Any = None
+        self.setFixedHeight(HEIGHT)
+        self.setToolTip(
+            "How much fine detail each stage lets in (0 to 1), from 12 px inside the cell to "
+            "12 px outside"
+        )
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+
+    def set_profiles(self, distances: Any, profiles: Mapping[int, Any]) -> None:
+        """Show curves by stride; NaN leaves a gap."""
+        if self._plot is None:
+            self._make()
+        import pyqtgraph as pg
+
+        self._plot.clear()
+        self._plot.addLine(x=0, pen=pg.mkPen(self._text, style=Qt.PenStyle.DashLine))
+        for stride, profile in profiles.items():
+            pen = pg.mkPen(STAGE_COLORS[stride], width=2)
+            self._plot.plot(
+                np.asarray(distances, float), np.asarray(profile, float), pen=pen,
+                connect="finite",
+            )  # fmt: skip
+
+    def curves(self) -> list[tuple[Any, Any]]:
+        """What is drawn: distances and values of every curve."""
+        items = [] if self._plot is None else self._plot.listDataItems()
+        return [item.getData() for item in items]
+
+    def set_colors(self, text: QColor, background: QColor) -> None:
+        """Of axes and ground."""
+        self._text, self._background = text, background
+        if self._plot is not None:
+            self._paint()
+
+    def _make(self) -> None:
+        import pyqtgraph as pg
+
+        self._plot = pg.PlotWidget()
+        self._plot.setMouseEnabled(x=False, y=False)
+        self._plot.setMenuEnabled(False)
+        self._plot.hideButtons()
+        self._plot.setRange(xRange=(-13, 13), yRange=(0, 1), padding=0.02)
+        self._plot.getAxis("left").setTicks([[(v, f"{v:g}") for v in (0, 0.5, 1)]])
+        ticks = [(x, f"−{-x}" if x < 0 else str(x)) for x in range(-12, 13, 4)]
+        self._plot.getAxis("bottom").setTicks([ticks])
+        layout = self.layout()
+        assert layout is not None
+        layout.addWidget(self._plot)
+        self._paint()
+
+    def _paint(self) -> None:
+        self._plot.setBackground(self._background)
+        for side in ("left", "bottom"):
+            axis = self._plot.getAxis(side)
+            axis.setPen(self._text)
+            axis.setTextPen(self._text)
+
+
+# --------------------------------------------------------------------------------------------
+# One cell looked at closely: scales as bars, the boundary as curves, its history in words.
+
+
+class Thumbnail(QWidget):
+    """The cell with its outline."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._image: QImage | None = None
+        self.setFixedSize(104, 104)
+        self.setToolTip("The cell with its outline, as it is now")
+
+    def set_cell(self, inspection: CellInspection) -> None:
+        """Show a cell."""
+        self._image = to_image(outlined(inspection.thumbnail, inspection.outline))
+        self.update()
+
+    def paintEvent(self, event: QPaintEvent | None) -> None:
+        if self._image is not None:
+            painter = QPainter(self)
+            painter.fillRect(self.rect(), Qt.GlobalColor.black)
+            painter.drawImage(fitted(self._image, QRectF(self.rect())), self._image)
+
+
+class GateBars(QWidget):
+    """Mean gate of each scale in the cell; a line marks the mean of the image."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._gates: tuple[float, ...] = ()
+        self._image: tuple[float, ...] = ()
+        self._text = QColor("gray")
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.setToolTip(
+            "How much attention adds at each scale, on average over this cell (bar) and over "
+            "the image (line); left of the middle the addition is reversed"
+        )
+
+    def set_gates(self, gates: tuple[float, ...], image: tuple[float, ...]) -> None:
+        """Show the means of the cell and of the image."""
+        self._gates, self._image = gates, image
+        self.update()
+
+    def sizeHint(self) -> QSize:
+        return QSize(120, 4 * (self.fontMetrics().height() + 4))
+
+    def paintEvent(self, event: QPaintEvent | None) -> None:
+        painter = QPainter(self)
+        text = self.palette().windowText().color()
+        known = [abs(v) for v in (*self._gates, *self._image) if np.isfinite(v)]
+        most = max(known, default=0.0) or 1.0
+        metrics = painter.fontMetrics()
+        left = metrics.horizontalAdvance("4 ") + 4
+        right = metrics.horizontalAdvance("−0.00") + 6
+        width = self.width() - left - right
+        row = self.height() / max(1, len(self._gates))
+        middle = left + width / 2
+        faint = QColor(text)
+        faint.setAlphaF(0.3)
+        painter.setPen(faint)
+        painter.drawLine(int(middle), 0, int(middle), self.height())
+        for i, (gate, mean) in enumerate(zip(self._gates, self._image, strict=True)):
+            top = i * row
+            line = QRectF(0, top, self.width(), row)
+            painter.setPen(text)
+            align = Qt.AlignmentFlag.AlignVCenter
+            painter.drawText(line, align | Qt.AlignmentFlag.AlignLeft, str(i + 1))
+            if not np.isfinite(gate):
+                painter.drawText(line, align | Qt.AlignmentFlag.AlignRight, "–")
+                continue
+            number = f"{gate:.2f}".replace("-", "−")
+            painter.drawText(line, align | Qt.AlignmentFlag.AlignRight, number)
+            length = gate / most * width / 2
+            bar = QRectF(middle, top + 3, length, row - 6).normalized()
+            painter.fillRect(bar, QColor(ADDED if gate >= 0 else REMOVED))
+            if np.isfinite(mean):
+                at = middle + mean / most * width / 2
+                painter.setPen(QPen(text, 2))
+                painter.drawLine(int(at), int(top + 1), int(at), int(top + row - 1))
+
+
+class CellSection(QWidget):
+    """Empty but for one line until a cell was chosen.
+
+    Parameters
+    ----------
+    key : str
+        The key that inspects the selected cell.
+    """
+
+    def __init__(self, key: str, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._shown: CellInspection | None = None
+        self._ask = f"Click a cell in the image, or press {key} for the selected one."
+        self.hint = muted(self._ask)
+        self.body = QWidget()
+        self.thumbnail = Thumbnail()
+        self.title = QLabel()
+        self.title.setProperty("role", "summary")
+        self.bars = GateBars()
+        self.plot = ProfilePlot()
+        self.history = QLabel()
+        self.history.setTextFormat(Qt.TextFormat.RichText)
+        self.history.setWordWrap(True)
+        self.history.setToolTip("What each stage did to this cell, from coarse to full size")
+        side = QVBoxLayout()
+        side.setSpacing(2)
+        side.addWidget(self.title)
+        side.addWidget(muted("scales in this cell (line: image)"))
+        side.addWidget(self.bars)
+        side.addStretch(1)
+        top = QHBoxLayout()
+        top.setSpacing(8)
+        top.addWidget(self.thumbnail, 0, Qt.AlignmentFlag.AlignTop)
+        top.addLayout(side, 1)
+        body = QVBoxLayout(self.body)
+        body.setContentsMargins(0, 0, 0, 0)
+        body.setSpacing(6)
+        body.addLayout(top)
+        self.across = muted()
+        body.addWidget(self.across)
+        body.addWidget(self.plot)
+        body.addWidget(self.history)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(6)
+        layout.addWidget(self.hint)
+        layout.addWidget(self.body)
+        self.body.setVisible(False)
+
+    def set_cell(
+        self, inspection: CellInspection | None, network: NetworkKind = "sa2net"
+    ) -> None:
+        """Show a cell, or how to choose one."""
+        self.across.setText(f"{GATE_WORDS[network]} across the boundary, px (− is inside)")
+        if inspection is self._shown:
+            return
+        self._shown = inspection
+        self.body.setVisible(inspection is not None)
+        if inspection is None:
+            return
+        self.title.setText(f"Cell {inspection.label}")
+        self.thumbnail.set_cell(inspection)
+        self.bars.set_gates(inspection.gates, inspection.image_gates)
+        self.plot.set_profiles(inspection.distances, inspection.profiles)
+        strides = [step.stride for step in inspection.history]
+        rows = "".join(
+            f"<tr><td style='padding-right:8px; color:{STAGE_COLORS[stride]}'><b>{stage}</b>"
+            f"</td><td>{escape(words)}</td></tr>"
+            for stride, (stage, words) in zip(
+                strides, history_words(inspection.history, inspection.by_hand), strict=True
+            )
+        )
+        self.history.setText(f"<table cellspacing='1'>{rows}</table>")
+
+    def set_colors(self, text: QColor, background: QColor) -> None:
+        """Follow the theme where a style sheet cannot."""
+        self.plot.set_colors(text, background)
+
+
+def outlined(thumbnail: np.ndarray, outline: np.ndarray) -> np.ndarray:
+    """RGBA pixels of a thumbnail (0…1, grey or RGB) with the outline drawn in."""
+    grey = np.asarray(thumbnail, dtype=float)
+    colors = grey if grey.ndim == 3 else np.repeat(grey[..., None], 3, axis=2)
+    pixels = np.full((*colors.shape[:2], 4), 255, np.uint8)
+    pixels[..., :3] = np.round(255 * np.clip(np.nan_to_num(colors[..., :3]), 0, 1))
+    pixels[np.asarray(outline, dtype=bool), :3] = QColor(OUTLINE).getRgb()[:3]
+    return pixels

@@ -1,0 +1,644 @@
+"""The Segment page: image, model, size, one button; then live sliders."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtGui import QKeyEvent
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_sa2net.app.session import ImageSource, SegmentOutcome, Sliders, source_plan
+from napari_sa2net.config import InstanceConfig, PredictConfig
+from napari_sa2net.data.plan import COLOURS
+from napari_sa2net.engine.messages import EngineInfo
+from napari_sa2net.errors import SA2NetError
+from napari_sa2net.widgets.controls import (
+    SPLIT,
+    Form,
+    ImageDetails,
+    ModelRow,
+    RegionRow,
+    SizeRow,
+    ValueSlider,
+    align_forms,
+    fold_button,
+    guarded,
+    keep_together,
+    link_button,
+    muted,
+    separator,
+    tip_of,
+)
+from napari_sa2net.widgets.controls import TIP as SIZE_TIP
+from napari_sa2net.widgets.napari_port.geometry import axes_choices
+from napari_sa2net.widgets.page import ImageChoice, NoImage, PageWidget, RunControls, column
+from napari_sa2net.widgets.theme import text_color
+
+if TYPE_CHECKING:
+    from napari_sa2net.data.plan import ImagePlan
+    from napari_sa2net.widgets.workspace import Workspace
+
+
+# --------------------------------------------------------------------------------------------
+# Settings that are right for most: folded away.
+
+_TILES = (256, 512, 1024, 2048)
+NORMALIZE_TIP = (
+    "Stretch the image's brightness to what the model expects (percentiles of the whole "
+    "image). Off: the raw values go in"
+)
+
+
+LEVELS_TIP = (
+    "What becomes black and white. Automatic: of each time point, and of all planes in depth "
+    "together. As displayed: the contrast limits of the image layer"
+)
+AS_DISPLAYED = "displayed"
+
+
+class AdvancedSection(QWidget):
+    """Device, tile, precision and what becomes of the cells.
+
+    Signals
+    -------
+    predictChanged, instancesChanged, normalizeChanged, displayedChanged
+        Ask :meth:`predict`, :meth:`instances`, :meth:`normalize`, :meth:`as_displayed`.
+    """
+
+    predictChanged = Signal()
+    instancesChanged = Signal()
+    normalizeChanged = Signal()
+    displayedChanged = Signal()
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.fold = fold_button(
+            "Advanced", "Device, size of the pieces, precision, border cells"
+        )
+        self.form = Form()
+        self.device = QComboBox()
+        self.tile = QComboBox()
+        self.tile.addItem("automatic", None)
+        for side in _TILES:
+            self.tile.addItem(f"{side} px", side)
+        self.precision = QComboBox()
+        self.precision.addItem("fast", "auto")
+        self.precision.addItem("exact (float32)", "float32")
+        for title, combo, tip in (
+            ("Device", self.device, "What the network runs on; automatic takes a GPU if any"),
+            ("Pieces", self.tile, tip_of(PredictConfig, "tile")),
+            ("Precision", self.precision, tip_of(PredictConfig, "precision")),
+        ):
+            self.form.add(title, combo, tip)
+        self.augment = self._box("average flips (slower)", PredictConfig, "augment")
+        self.normalize_box = QCheckBox("adjust brightness")
+        self.normalize_box.setToolTip(NORMALIZE_TIP)
+        self.normalize_box.setChecked(True)
+        self.form.add_wide(self.normalize_box)
+        self.levels = QComboBox()
+        self.form.add("Brightness", self.levels, LEVELS_TIP)
+        self.drop_border = self._box("drop border cells", InstanceConfig, "remove_border")
+        self.fill_holes = self._box("fill holes", InstanceConfig, "fill_holes")
+        self.set_info(None)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(6)
+        layout.addWidget(self.fold)
+        layout.addWidget(self.form)
+        self.form.setVisible(False)
+        self.fold.toggled.connect(self.form.setVisible)
+        self.levels.activated.connect(self._levels_chosen)
+        self.normalize_box.toggled.connect(self.levels.setEnabled)
+        for combo in (self.device, self.tile, self.precision):
+            combo.activated.connect(lambda _: self.predictChanged.emit())
+        self.augment.clicked.connect(lambda _: self.predictChanged.emit())
+        self.normalize_box.clicked.connect(lambda _: self.normalizeChanged.emit())
+        for box in (self.drop_border, self.fill_holes):
+            box.clicked.connect(lambda _: self.instancesChanged.emit())
+        self.set_levels(False, False)
+        self.set_values(PredictConfig(), InstanceConfig(), True)
+
+    def set_info(self, info: EngineInfo | None) -> None:
+        """Offer the engine's devices; the choice stays where it can."""
+        chosen = self.device.currentData() or "auto"
+        self.device.clear()
+        self.device.addItem("automatic", "auto")
+        for device in info.devices if info is not None else ("cpu",):
+            self.device.addItem(device.upper() if device == "cpu" else device, device)
+        self.device.setCurrentIndex(max(0, self.device.findData(chosen)))
+
+    def set_levels(self, stack: bool, grey: bool) -> None:
+        """Offer what brightness may be measured over; hidden where there is no choice."""
+        self.levels.clear()
+        offered = [("automatic", "auto")]
+        if stack:
+            offered += [("of the whole stack", "stack"), ("of each plane", "plane")]
+        if grey:
+            offered.append(("as displayed", AS_DISPLAYED))
+        for words, value in offered:
+            self.levels.addItem(words, value)
+        self.form.set_row_visible(self.levels, len(offered) > 1)
+
+    def as_displayed(self) -> bool:
+        """Whether the contrast limits of the layer are the levels."""
+        return bool(self.levels.currentData() == AS_DISPLAYED)
+
+    def predict(self, base: PredictConfig) -> PredictConfig:
+        """``base`` with this section's settings."""
+        return _with(
+            base,
+            device=self.device.currentData(),
+            tile=self.tile.currentData(),
+            precision=self.precision.currentData(),
+            augment=self.augment.isChecked(),
+            levels=self.levels.currentData() if self._offers(base.levels) else base.levels,
+        )
+
+    def instances(self, base: InstanceConfig) -> InstanceConfig:
+        """``base`` with this section's settings."""
+        return _with(
+            base,
+            remove_border=self.drop_border.isChecked(),
+            fill_holes=self.fill_holes.isChecked(),
+        )
+
+    def normalize(self) -> bool:
+        """Whether brightness is adjusted to what the model expects."""
+        return self.normalize_box.isChecked()
+
+    def set_values(
+        self,
+        predict: PredictConfig,
+        instances: InstanceConfig,
+        normalize: bool,
+        as_displayed: bool = False,
+    ) -> None:
+        """Show settings; says nothing (only clicks do)."""
+        wanted = AS_DISPLAYED if as_displayed else predict.levels
+        self.levels.setCurrentIndex(max(0, self.levels.findData(wanted)))
+        self.levels.setEnabled(normalize)
+        self.device.setCurrentIndex(max(0, self.device.findData(predict.device)))
+        if predict.tile is not None and self.tile.findData(predict.tile) < 0:
+            self.tile.addItem(f"{predict.tile} px", predict.tile)
+        self.tile.setCurrentIndex(self.tile.findData(predict.tile))
+        self.precision.setCurrentIndex(self.precision.findData(predict.precision))
+        self.augment.setChecked(predict.augment)
+        self.drop_border.setChecked(instances.remove_border)
+        self.fill_holes.setChecked(instances.fill_holes)
+        self.normalize_box.setChecked(normalize)
+
+    def _offers(self, levels: str) -> bool:
+        """Whether there is this choice now, and a row to choose it from."""
+        return not self.as_displayed() and self.levels.findData(levels) >= 0
+
+    def _levels_chosen(self, _: int) -> None:
+        self.displayedChanged.emit()
+        self.predictChanged.emit()
+
+    def _box(
+        self, text: str, model: type[PredictConfig] | type[InstanceConfig], field: str
+    ) -> QCheckBox:
+        box = QCheckBox(text)
+        box.setToolTip(tip_of(model, field))
+        self.form.add_wide(box)
+        return box
+
+
+def _with(base: Any, **changes: Any) -> Any:
+    """A validated copy (pydantic's model_copy would not check)."""
+    return type(base)(**{**base.model_dump(), **changes})
+
+
+# --------------------------------------------------------------------------------------------
+# Sliders that change the shown cells live, and a line that counts them.
+
+
+class ResultSection(QWidget):
+    """Foreground, Split, Smallest; summary; link to the table.
+
+    Signals
+    -------
+    valueChanged
+        A person moved a slider; ask :meth:`value`.
+    tableWanted, measureWanted
+    backWanted
+        What the sliders act on shall be there again.
+    """
+
+    valueChanged = Signal()
+    tableWanted = Signal()
+    measureWanted = Signal()
+    backWanted = Signal()
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._pixel_area: float | None = None
+        self._typical = 300.0
+        self._min_px = 0
+        fields = InstanceConfig.model_fields
+        low, high = 0.02, 0.98
+        self.form = Form()
+        self.foreground = ValueSlider(low, high)
+        self.split = ValueSlider(0, 1)
+        # areas span orders of magnitude: most of the slider belongs to small ones
+        self.smallest = ValueSlider(0, 1, power=2)
+        self.form.add(
+            fields["foreground"].title or "Foreground",
+            self.foreground,
+            f"{tip_of(InstanceConfig, 'foreground')} (0.02 to 0.98)",
+        )
+        self.form.add(
+            fields["split"].title or "Split", self.split, tip_of(InstanceConfig, "split")
+        )
+        self.form.add("Smallest", self.smallest, tip_of(InstanceConfig, "min_size"))
+        self.note = muted()
+        self.back = link_button(
+            "Bring it back",
+            "Run the model again as it made these cells; then the sliders act on them",
+        )
+        self.summary = QLabel()
+        self.summary.setProperty("role", "summary")
+        self.summary.setWordWrap(True)
+        self.summary.setToolTip("Number of cells, their median area, and how many are cut off")
+        self.table = link_button(
+            "→ table", "Open the table of all cells: area, shape, brightness, confidence"
+        )
+        self.measure = link_button(
+            "Measure", "Count these cells and measure them: area, shape, brightness"
+        )
+        row = QHBoxLayout()
+        row.setSpacing(8)
+        row.addWidget(self.summary, 1)
+        row.addWidget(self.table)
+        row.addWidget(self.measure)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(6)
+        layout.addWidget(self.form)
+        layout.addWidget(self.note)
+        layout.addWidget(self.back)
+        layout.addLayout(row)
+        self.foreground.valueChanged.connect(lambda _: self.valueChanged.emit())
+        self.split.valueChanged.connect(lambda _: self.valueChanged.emit())
+        self.smallest.valueChanged.connect(self._smallest_moved)
+        self.table.clicked.connect(self.tableWanted)
+        self.measure.clicked.connect(self.measureWanted)
+        self.back.clicked.connect(self.backWanted)
+        self.set_pixel_size(None)
+        self.setValue(InstanceConfig())
+        self.set_state("none", "", "")
+
+    def value(self, base: InstanceConfig) -> InstanceConfig:
+        """``base`` with what the sliders say."""
+        changes = {
+            "foreground": self.foreground.value(),
+            "split": self.split.value(),
+            "min_size": self._min_px,
+        }
+        return InstanceConfig(**{**base.model_dump(), **changes})
+
+    def setValue(self, config: InstanceConfig) -> None:
+        """Show settings; says nothing."""
+        self.foreground.setValue(config.foreground)
+        self.split.setValue(config.split)
+        self._min_px = config.min_size
+        self._show_smallest()
+
+    def set_pixel_size(self, pixel_size_um: float | None) -> None:
+        """Show the smallest area in µm² where the pixel size is known, else in px²."""
+        self._pixel_area = pixel_size_um**2 if pixel_size_um else None
+        self._set_range()
+
+    def set_typical_area(self, area_px: float) -> None:
+        """Area of a typical cell (px²): the slider ends at twice of it."""
+        self._typical = area_px
+        self._set_range()
+
+    def fit(self) -> None:
+        """Follow a change of font."""
+        for slider in (self.foreground, self.split, self.smallest):
+            slider.fit("0000.0 µm²")
+
+    def set_state(self, sliders: Sliders, note: str, summary: str, countable: str = "") -> None:
+        """Sliders act only on a result that is live; the note says why not.
+
+        ``countable``: name of cells that are not measured yet.
+        """
+        self.form.setEnabled(sliders == "live")
+        self.note.setText(note)
+        self.note.setVisible(bool(note))
+        self.back.setVisible(sliders == "lost")
+        line = f"“{countable}” is not measured." if countable else summary
+        self.summary.setText(keep_together(line))
+        self.summary.setVisible(bool(line))
+        self.table.setVisible(bool(summary))
+        self.measure.setVisible(bool(countable))
+
+    def _set_range(self) -> None:
+        high = max(100.0, 2 * self._typical)
+        if self._pixel_area is None:
+            self.smallest.set_range(0, high, 0, " px²")
+        else:
+            decimals = max(0, math.ceil(-math.log10(self._pixel_area)))
+            self.smallest.set_range(0, high * self._pixel_area, min(decimals, 4), " µm²")
+        self._show_smallest()
+
+    def _show_smallest(self) -> None:
+        self.smallest.setValue(self._min_px * (self._pixel_area or 1.0))
+
+    def _smallest_moved(self, value: float) -> None:
+        self._min_px = max(0, round(value / (self._pixel_area or 1.0)))
+        self.valueChanged.emit()
+
+
+SEGMENT_TIP = "Find the cells. The result is a new layer over the image"
+
+
+class SegmentPage(PageWidget):
+    """Binds the panels to the session; all state lives there."""
+
+    def __init__(self, workspace: Workspace, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.session = workspace.session
+        self.controller = workspace.controller
+        self.port = workspace.port
+        self._workspace = workspace
+        self._dispatch = workspace.dispatch
+        self._axes_shown: tuple[Any, ...] = ()
+        self._build()
+        self._connect()
+        for field in ("models", "image", "settings", "region", "sliders", "device_line"):
+            getattr(self, f"_show_{field}")()
+
+    # --- building ------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        self._no_image = NoImage(
+            self._workspace, self, "One click then finds and measures its cells."
+        )
+        self.empty = self._no_image.state
+        self.work = QWidget()
+        self.found = QWidget()
+        self._choice = ImageChoice(self._workspace, self.connections, self)
+        self.image_row = self._choice.row
+        self.model_row = ModelRow()
+        self.size_row = SizeRow()
+        self.region_row = RegionRow()
+        self.advanced = AdvancedSection()
+        self.hint = QFrame()
+        self.hint.setProperty("role", "hint")
+        hint_layout = QVBoxLayout(self.hint)
+        hint_layout.setContentsMargins(10, 6, 8, 6)
+        hint_text = QLabel("Drag a line across one cell in the image. Esc cancels.")
+        hint_text.setWordWrap(True)
+        hint_layout.addWidget(hint_text)
+        self._run = run = RunControls(
+            self._workspace,
+            self.connections,
+            self,
+            "Segment",
+            SEGMENT_TIP,
+            self._start,
+            lambda: self.session.estimate,
+        )
+        self.button, self.progress, self.error = run.button, run.progress, run.error
+        self.result = ResultSection()
+
+        form = Form()
+        form.add("Image", self.image_row, "The image layer to segment")
+        self.details = ImageDetails(form)
+        form.add("Model", self.model_row, "The trained network that finds the cells")
+        form.add("Object size", self.size_row, SIZE_TIP)
+        form.add_wide(self.size_row.note)
+        form.add("Where", self.region_row, "How much of the image is segmented", top=True)
+        work = column(self.work)
+        parts: list[QWidget] = [form, self.hint, self.advanced, self.button, self.progress]
+        for part in parts:
+            work.addWidget(part)
+        found = column(self.found)
+        found.addWidget(separator())
+        found.addWidget(self.result)
+        self.hint.setVisible(False)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(10, 10, 8, 10)
+        layout.setSpacing(8)
+        # an error must be seen also where no image is open
+        for part in (self.empty, self.work, self.error, self.found):
+            layout.addWidget(part)
+        layout.addStretch(1)
+        # the camera moves many times a second; what depends on it follows when it rests
+        self._rest = QTimer(self)
+        self._rest.setSingleShot(True)
+        self._rest.setInterval(250)
+
+    def _connect(self) -> None:
+        connect = self.connections.connect
+        events = self.session.events
+        for field, show in (
+            ("models", self._show_models),
+            ("model", self._show_models),
+            ("image", self._show_image),
+            ("image_line", self._show_image_line),
+            ("instances", self._show_settings),
+            ("predict", self._show_settings),
+            ("device_line", self._show_device_line),
+            ("info", self._show_device_line),
+            ("sliders", self._show_sliders),
+            ("sliders_note", self._show_sliders),
+            ("counted", self._show_sliders),
+            ("countable", self._show_sliders),
+            ("where", self._show_region),
+            ("planes", self._show_region),
+        ):
+            connect(getattr(events, field), show)
+        connect(self.port.view_changed, self._view_moved)
+        connect(self.controller.result_ready, self._result_ready)
+        self._rest.timeout.connect(self._view_rested)
+        self.details.axesChosen.connect(self.port.set_axes)
+        self.details.channelsChosen.connect(self.port.set_channels)
+        self.details.splitWanted.connect(
+            lambda axis: guarded(self.session, lambda: self.port.split(axis))
+        )
+        self.model_row.valueChanged.connect(self.controller.choose_model)
+        self.size_row.valueChanged.connect(self._size_changed)
+        self.size_row.measureToggled.connect(self._measure)
+        self.region_row.valueChanged.connect(self._region_changed)
+        self.region_row.linkChanged.connect(self._instances_changed)
+        self.advanced.predictChanged.connect(self._predict_changed)
+        self.advanced.instancesChanged.connect(self._instances_changed)
+        self.advanced.displayedChanged.connect(
+            lambda: self.port.set_as_displayed(self.advanced.as_displayed())
+        )
+        self.advanced.normalizeChanged.connect(
+            lambda: self.controller.set_normalize(self.advanced.normalize())
+        )
+        self.result.valueChanged.connect(self._instances_changed)
+        self.result.tableWanted.connect(self._open_table)
+        self.result.measureWanted.connect(self._workspace.measure_cells)
+        self.result.backWanted.connect(self.controller.bring_back)
+
+    def shut(self) -> None:
+        """Undo every connection to session and port; the page is about to go."""
+        self._rest.stop()
+        self.port.cancel_measure()
+        super().shut()
+
+    def set_theme(self, theme: str) -> None:
+        """Follow napari's theme where a style sheet cannot."""
+        self.image_row.set_color(text_color(theme))
+        align_forms(self)
+        self.result.fit()
+
+    # --- what a person does --------------------------------------------------------------
+
+    def _start(self) -> None:
+        self.port.cancel_measure()
+        # plane and view are those of this moment
+        self._workspace.refresh_image()
+        self.controller.segment()
+
+    def _size_changed(self, diameter: float | None) -> None:
+        predict = self.session.predict
+        self.controller.set_predict(
+            PredictConfig(**{**predict.model_dump(), "diameter": diameter})
+        )
+
+    def _measure(self, wanted: bool) -> None:
+        if not wanted:
+            self.port.cancel_measure()
+            return
+        self._set_measuring(True)
+        self.port.measure(lambda call: QTimer.singleShot(0, call), self._measured)
+
+    def _measured(self, length: float | None) -> None:
+        self._set_measuring(False)
+        if length is not None:
+            self.size_row.setValue(length)
+            self._size_changed(self.size_row.value())
+
+    def _set_measuring(self, measuring: bool) -> None:
+        self.size_row.set_measuring(measuring)
+        self.hint.setVisible(measuring)
+
+    def _region_changed(self) -> None:
+        self.controller.set_region(self.region_row.where(), self.region_row.planes())
+        self._workspace.refresh_image()
+
+    def _predict_changed(self) -> None:
+        self.controller.set_predict(self.advanced.predict(self.session.predict))
+
+    def _instances_changed(self) -> None:
+        config = self.advanced.instances(self.result.value(self.session.instances))
+        linked = self.region_row.link.isChecked()
+        self.controller.set_instances(config.model_copy(update={"link_planes": linked}))
+
+    def _open_table(self) -> None:
+        guarded(self.session, self._workspace.show_table)
+
+    def keyPressEvent(self, event: QKeyEvent | None) -> None:
+        if event is not None and event.key() == Qt.Key.Key_Escape and self.hint.isVisible():
+            self.port.cancel_measure()
+            return
+        super().keyPressEvent(event)
+
+    # --- what the viewer and the session say ---------------------------------------------
+
+    def _view_moved(self) -> None:
+        source = self.session.image
+        channels = source is not None and source.seen_channel is not None
+        if channels or self.session.where == "view" or self.session.planes == "current":
+            self._rest.start()
+
+    def _view_rested(self) -> None:
+        self._workspace.refresh_image()
+
+    def _result_ready(self, outcome: SegmentOutcome) -> None:
+        if self.session.predict.diameter is None:
+            self.size_row.set_estimate(outcome.result.diameter, unsure=outcome.size_unsure)
+        area = outcome.result.summary.median_area_px
+        if math.isfinite(area) and area > 0:
+            self.result.set_typical_area(area)
+
+    def _show_models(self, _: Any = None) -> None:
+        self.model_row.set_models(self.session.models, self.session.model)
+
+    def _show_image(self, _: Any = None) -> None:
+        source = self.session.image
+        self.empty.setVisible(source is None)
+        self.work.setVisible(source is not None)
+        self.found.setVisible(source is not None)
+        if source is None:
+            return
+        self.size_row.set_pixel_size(source.pixel_size_um)
+        self.result.set_pixel_size(source.pixel_size_um)
+        shown = (source.key, source.axes, source.channels, source.shape)
+        if shown != self._axes_shown:
+            if shown[:1] != self._axes_shown[:1]:
+                self.size_row.set_estimate(None)
+            self._axes_shown = shown
+            self._show_axes(source)
+        self._show_image_line()
+
+    def _show_axes(self, source: ImageSource) -> None:
+        spelled = source.axes or ""
+        self.details.set_axes(axes_choices(spelled) if spelled else [], spelled)
+        names: list[str] = []
+        chosen: tuple[int, ...] = ()
+        stack: tuple[str, tuple[int, ...]] = ("", ())
+        grey = False
+        notice, likely = "", None
+        with suppress(SA2NetError):  # the preview line says what is wrong
+            plan = source_plan(source)
+            stack, grey = (plan.stack_axes, plan.stack_shape), not plan.is_rgb
+            names, chosen = _channel_names(plan), plan.channels
+            notice, likely = plan.notice(f"press “{SPLIT}”"), plan.likely_channels
+        self.details.set_channels(names, chosen)
+        self.details.set_notice(notice, likely)
+        self.region_row.set_stack(*stack)
+        self.advanced.set_levels(bool(stack[0]), grey)
+        self._show_settings()
+
+    def _show_image_line(self, _: Any = None) -> None:
+        self.details.set_line(self.session.image_line)
+
+    def _show_settings(self, _: Any = None) -> None:
+        session = self.session
+        self.size_row.setValue(session.predict.diameter)
+        self.result.setValue(session.instances)
+        self.region_row.link.setChecked(session.instances.link_planes)
+        self.advanced.set_values(
+            session.predict, session.instances, session.normalize, self.port.as_displayed
+        )
+
+    def _show_device_line(self, _: Any = None) -> None:
+        self.advanced.set_info(self.session.info)
+
+    def _show_region(self, _: Any = None) -> None:
+        self.region_row.setValue(self.session.where, self.session.planes)
+
+    def _show_sliders(self, _: Any = None) -> None:
+        session = self.session
+        self.result.set_state(
+            session.sliders, session.sliders_note, session.counted, session.countable
+        )
+
+
+def _channel_names(plan: ImagePlan) -> list[str]:
+    """What the image's channels are called; empty where there is but one."""
+    if plan.channel_axis is None:
+        return []
+    if plan.is_rgb:
+        return list(COLOURS)
+    # Counted as in the line above, on the shell, and by napari's own slider.
+    return [str(i) for i in range(plan.n_channels)]
