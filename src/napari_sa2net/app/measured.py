@@ -105,6 +105,7 @@ class MeasuredCells:
         self._known: NDArray[Any] | None = None
         self._boxes: dict[int, Box] | None = None
         self._blocks: dict[int, Blocks] = {}
+        self._touched: dict[int, Blocks] = {}  # of the last change, where it was wide
         self._stamps: dict[int, int] = {}
         self._stamp = 0
 
@@ -173,6 +174,11 @@ class MeasuredCells:
         own = np.isin(self.columns["label"], list(changed))
         if self.columns["area_px"][own].sum() > MOST_PIXELS:
             raise TooMuch
+        self._touched = {
+            label: set().union(*(_blocks_at(where[:, of == label]) for of, where in pixels))
+            for label, _ in _wide(changed)
+            if pixels
+        }
         wide = {label: self._look_in(label, box, pixels) for label, box in _wide(search)}
         near = {label: box for label, box in search.items() if label not in wide}
         n_read = sum(volume(box) for box in near.values())
@@ -355,14 +361,18 @@ class MeasuredCells:
     def neighbours(self, changed: Mapping[int, Box]) -> list[int]:
         """Cells whose confidence may be another after a change: changed ones and those near."""
         found = {label for label in changed if label in self.boxes}
-        for low, high in changed.values():
-            around = grown((low, high), self.shape)
-            found.update(np.unique(self.read(slices(around))).tolist())
+        for label, box in changed.items():
+            blocks = self._touched.get(label)
+            for part in [box] if blocks is None else self._boxes_of(blocks):
+                around = grown(part, self.shape)
+                found.update(np.unique(self.read(slices(around))).tolist())
         return sorted(found - {0})
 
     def crops(self, labels: Iterable[int]) -> Iterator[tuple[Box, list[int]]]:
         """Windows that hold all that the confidence of some cells looks at."""
-        yield from windows({label: grown(self.boxes[label], self.shape) for label in labels})
+        near = {label: grown(self.boxes[label], self.shape) for label in labels}
+        # of one that is scattered over more than is read at once nothing is said
+        yield from windows({at: box for at, box in near.items() if volume(box) <= MOST_READ})
 
     def stamps(self, labels: Iterable[int]) -> dict[int, int]:
         """When these cells changed last; `set_confidence` asks for it."""
