@@ -1,5 +1,5 @@
 # Each target does its own set-up (scripts/setup.sh); a second run starts at once.
-.PHONY: demo test bench lint setup
+.PHONY: demo test bench lint docs setup
 BIN := .venv/bin
 # In the order of their folders: files of few and long tests do not wait for the end.
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -26,6 +26,10 @@ lint:   ## style, walls and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/mypy
+
+docs:   ## these pages and the reference as a site in site/; warnings are errors
+	@scripts/setup.sh
+	@$(BIN)/zensical build --strict --config-file mkdocs.yml
 
 setup:
 	@scripts/setup.sh --qt --pyside6

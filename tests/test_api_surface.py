@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
+import re
 import subprocess
 import sys
 
@@ -22,7 +23,10 @@ def parameters(function) -> list[str]:
     [
         (
             "napari_sa2net",
-            ("load_model", "segment", "attention", "fine_tune", "evaluate", "__version__"),
+            (
+                *("load_model", "segment", "attention", "explain", "fine_tune", "evaluate"),
+                *("TrainingSet", "__version__"),
+            ),
         ),
         ("napari_sa2net.nn", ("SA2Net", "capture_attention")),
         ("napari_sa2net.models", ("load_checkpoint", "load_model", "save_model", "ModelCard")),
@@ -60,6 +64,43 @@ def test_network_arguments():
 
     assert parameters(SA2Net)[:3] == ["in_channels", "n_classes", "base_channels"]
     assert parameters(SA2Net.forward)[1:3] == ["x", "deep_supervision"]
+
+
+def test_settings_as_keywords_are_the_settings():
+    from napari_sa2net import config
+
+    named = {"diameter", "device"}
+    assert set(config.PredictSettings.__annotations__) == (
+        set(config.PredictConfig.model_fields) - named
+    )
+    assert set(config.SegmentSettings.__annotations__) == (
+        {*config.PredictConfig.model_fields, *config.InstanceConfig.model_fields} - named
+    )
+
+
+def test_types_are_known_to_users(tmp_path):
+    """With py.typed a type checker reads our annotations from a user's file."""
+    pytest.importorskip("mypy")
+    (tmp_path / "use.py").write_text(
+        "import napari_sa2net as sa2net\n"
+        "from napari_sa2net.data import synthetic_nuclei\n"
+        "image, _ = synthetic_nuclei(shape=(64, 64), n=3, seed=1)\n"
+        "result = sa2net.segment(image, min_size=20)\n"
+        "reveal_type(result)\n"
+        "sa2net.segment(image, min_sise=20)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-m", "mypy", "--follow-imports=silent", "use.py"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        timeout=300,
+    )
+    assert "inference.segment.Segmentation" in run.stdout
+    assert re.search(r"use.py:6: error: .*min_sise", run.stdout)
+    assert "use.py:4: error" not in run.stdout
+    assert "import-untyped" not in run.stdout
 
 
 def test_unknown_names_are_refused():

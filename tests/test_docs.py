@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 from pathlib import Path
 
@@ -52,3 +54,22 @@ def test_every_command_has_its_section():
     assert len(commands) >= 6
     for command in commands:
         assert command in headings
+
+
+def test_what_the_reference_names_is_there_and_described():
+    text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    names = re.findall(r"^::: (\S+)$", text, re.MULTILINE)
+    assert len(names) > 20
+    for name in names:
+        module, _, last = name.rpartition(".")
+        try:
+            found = getattr(importlib.import_module(module), last)
+        except AttributeError:
+            found = importlib.import_module(name)
+        assert inspect.getdoc(found), name
+
+
+def test_every_page_is_in_the_menu():
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"- {page.name}" in menu, page.name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -189,6 +189,29 @@ class PredictConfig(Settings):
         if limits is not None and limits[0] >= limits[1]:
             raise ValueError("the first limit must be below the second")
         return limits
+
+
+class PredictSettings(TypedDict, total=False):
+    """`PredictConfig` as keyword arguments, for completion; size and device are named apart."""
+
+    rescale: bool
+    precision: Literal["auto", "float32"]
+    tile: int | None
+    levels: LevelsOf
+    contrast: tuple[float, float] | None
+    augment: bool
+
+
+class SegmentSettings(PredictSettings, total=False):
+    """The same with `InstanceConfig`."""
+
+    foreground: float
+    split: float
+    min_size: int
+    fill_holes: bool
+    remove_border: bool
+    link_planes: bool
+    link_overlap: float
 
 
 class UnifiedFocalConfig(Settings):

@@ -6,12 +6,12 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from pydantic import ValidationError
 
-from napari_sa2net.config import InstanceConfig, PredictConfig, Settings
+from napari_sa2net.config import InstanceConfig, PredictConfig, SegmentSettings, Settings
 from napari_sa2net.data.plan import ImagePlan, plan_as_input, spread_indices
 from napari_sa2net.errors import Cancelled, SettingsError
 from napari_sa2net.inference.diameter import estimate_diameter
@@ -280,7 +280,7 @@ def segment(
     progress: ProgressCallback | None = None,
     cancelled: CancelCallback | None = None,
     table: bool = True,
-    **settings: Any,
+    **settings: Unpack[SegmentSettings],
 ) -> Segmentation:
     """Segment an image into labelled objects.
 

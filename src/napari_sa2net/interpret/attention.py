@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from napari_sa2net.config import InputConfig, PredictConfig
+from napari_sa2net.config import InputConfig, PredictConfig, PredictSettings
 from napari_sa2net.errors import AxesError
 from napari_sa2net.inference.predict import (
     SEGMENTING,
@@ -339,7 +339,7 @@ def attention(
     *,
     progress: ProgressCallback | None = None,
     cancelled: CancelCallback | None = None,
-    **settings: Any,
+    **settings: Unpack[PredictSettings],
 ) -> AttentionMaps:
     """Attention maps of the network on one image.
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_sa2net.config import InstanceConfig, n_classes
+from napari_sa2net.config import InstanceConfig, SegmentSettings, n_classes
 from napari_sa2net.data import ImagePlan
 from napari_sa2net.errors import AxesError, Cancelled, ImageError, SettingsError
 from napari_sa2net.inference.devices import give_memory_back
@@ -372,7 +372,7 @@ def explain(
     pixel_size_um: float | Sequence[float] | None = None,
     progress: ProgressCallback | None = None,
     cancelled: CancelCallback | None = None,
-    **settings: Any,
+    **settings: Unpack[SegmentSettings],
 ) -> Explanation:
     """Segment one plane of an image and show why.
 
