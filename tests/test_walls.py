@@ -88,3 +88,9 @@ def test_imports_without_torch_and_without_a_window():
 def test_widgets_import_without_torch():
     loaded = modules_after("import napari_sa2net.widgets.dock")
     assert not loaded.intersection(HEAVY)
+
+
+def test_the_dock_opens_without_what_is_slow_to_load():
+    """What only a run, a correction or a file of that kind needs is loaded with it."""
+    loaded = modules_after("import napari_sa2net.widgets.dock")
+    assert not loaded.intersection(("zarr", "scipy.ndimage"))

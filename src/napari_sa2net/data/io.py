@@ -7,7 +7,6 @@ import logging
 import math
 import re
 import warnings
-import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +15,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
-import zarr
 from numpy.typing import NDArray
 
 from napari_sa2net.data.axes import STACK_NAMES, resolve_axes
@@ -318,6 +316,8 @@ def read_tiff(path: Path) -> ImageFile:
         if lazy and series.dataoffset is not None and not series.is_pyramidal:
             array: Any = tifffile.memmap(path, series=number, mode="r")
         elif lazy:
+            from napari_sa2net.data.on_disk import LazyTiff
+
             array = LazyTiff.of(tif, path, tif.series.index(series))
         else:
             array = series.asarray()
@@ -486,6 +486,8 @@ def read_zarr(path: Path) -> ImageFile:
     ImageFileError
         A group without an image, or a whole plate.
     """
+    import zarr  # slow to load
+
     node: Any = zarr.open(str(path), mode="r")
     if isinstance(node, zarr.Array):
         axes = _dimension_names(node) or resolve_axes(node.shape).names
@@ -518,6 +520,8 @@ def _ome_of(node: Any) -> Mapping[str, Any]:
 
 
 def _is_zarr_image(node: Any) -> bool:
+    import zarr
+
     return isinstance(node, zarr.Group) and "multiscales" in _ome_of(node)
 
 
@@ -597,29 +601,3 @@ def _dimension_names(array: Any) -> str | None:
         return None
     axes = "".join(names).upper()
     return axes if {"Y", "X"} <= set(axes) and len(set(axes)) == len(axes) else None
-
-
-# --------------------------------------------------------------------------------------------
-# A TIFF that stays on disk; copies of the array, also pickled ones, open the file anew.
-
-
-class LazyTiff(zarr.Array):
-    """An image series at full resolution."""
-
-    where: tuple[Path, int]
-
-    @classmethod
-    def of(cls, tif: tifffile.TiffFile, path: Path, number: int) -> LazyTiff:
-        """Of an open file's series with this number; the file is closed with the array."""
-        array: Any = zarr.open_array(tif.series[number].aszarr(level=0), mode="r")
-        lazy = cls(array.async_array)
-        weakref.finalize(lazy, tif.close)
-        object.__setattr__(lazy, "where", (path, number))
-        return lazy
-
-    def __reduce__(self) -> Any:
-        return _opened, self.where
-
-
-def _opened(path: Path, number: int) -> LazyTiff:
-    return LazyTiff.of(tifffile.TiffFile(path), path, number)

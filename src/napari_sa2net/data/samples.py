@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import scipy  # its parts load on first use
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from napari_sa2net.data.io import read_image
 from napari_sa2net.errors import ImageFileError, SettingsError
@@ -113,9 +113,9 @@ def _chromatin(
 ) -> NDArray[np.float32]:
     """Amount of DNA per pixel: a level of its own, thinner to the rim, clumped within."""
     depth = np.minimum(
-        ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1], diameter / 4
+        scipy.ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1], diameter / 4
     )
-    clumps = ndimage.gaussian_filter(rng.normal(size=mask.shape), diameter / 12)
+    clumps = scipy.ndimage.gaussian_filter(rng.normal(size=mask.shape), diameter / 12)
     clumps /= clumps.std() + 1e-6
     profile = 0.6 + 0.4 * depth / (diameter / 4)
     level = np.exp(rng.normal(0, 0.3))
@@ -124,7 +124,9 @@ def _chromatin(
 
 def _fluorescence(amount: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.uint16]:
     """Blur of the lens, uneven light, photon and camera noise, 12 bits."""
-    signal = ndimage.gaussian_filter(amount, 1.0) + 0.06 * ndimage.gaussian_filter(amount, 12)
+    signal = scipy.ndimage.gaussian_filter(amount, 1.0) + 0.06 * scipy.ndimage.gaussian_filter(
+        amount, 12
+    )
     rows, columns = (np.linspace(-1, 1, size)[:, None] for size in amount.shape)
     light = 1 - 0.15 * (rows**2 + columns.T**2)
     photons = rng.poisson((20 + 260 * signal) * light)
@@ -139,13 +141,15 @@ def _stain(
     rng: np.random.Generator,
 ) -> NDArray[np.uint8]:
     """Haematoxylin in the nuclei over fibrous eosin, by Beer and Lambert."""
-    tissue = ndimage.gaussian_filter(rng.normal(size=amount.shape), (diameter / 3, diameter))
+    tissue = scipy.ndimage.gaussian_filter(
+        rng.normal(size=amount.shape), (diameter / 3, diameter)
+    )
     tissue /= tissue.std() + 1e-6
     eosin = np.clip(0.25 + 0.1 * tissue, 0.02, 0.7) * np.where(inside, 0.5, 1)
-    blue = ndimage.gaussian_filter(0.75 * amount, 0.8) + 0.03
+    blue = scipy.ndimage.gaussian_filter(0.75 * amount, 0.8) + 0.03
     density = (
         blue[..., None] * _HAEMATOXYLIN
-        + ndimage.gaussian_filter(eosin, 0.8)[..., None] * _EOSIN
+        + scipy.ndimage.gaussian_filter(eosin, 0.8)[..., None] * _EOSIN
     )
     image = 244 * np.exp(-density) + rng.normal(0, 2.5, (*amount.shape, 3))
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)

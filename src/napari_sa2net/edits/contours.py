@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import scipy  # its parts load on first use
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from napari_sa2net.edits.corrections import Corrections
 from napari_sa2net.edits.objects import joined, named, pixel_step
@@ -50,7 +50,7 @@ def fill_holes(corrections: Corrections, labels: Iterable[int], index: Index = (
     for label in chosen:
         for box in corrections.places(label, index):
             window = corrections.look(index, box)
-            filled = ndimage.binary_fill_holes(window == label)
+            filled = scipy.ndimage.binary_fill_holes(window == label)
             patches.append(_patch(index, box, window, label, filled))
     patch = joined(index, patches)
     if not patch:
@@ -95,14 +95,14 @@ def smooth(
             free = own | (window == 0)
             # Blurred over the free pixels alone: a neighbour neither pulls nor pushes.
             inside, around = (
-                ndimage.gaussian_filter(
+                scipy.ndimage.gaussian_filter(
                     mask.astype(np.float32), radius, mode="nearest", truncate=3
                 )
                 for mask in (own, free)
             )
             smoothed = free & (inside >= 0.5 * around) & (around > 0)
-            pieces, n = ndimage.label(smoothed, _EIGHT)
-            if n > 1 and ndimage.label(own, _EIGHT)[1] == 1:
+            pieces, n = scipy.ndimage.label(smoothed, _EIGHT)
+            if n > 1 and scipy.ndimage.label(own, _EIGHT)[1] == 1:
                 smoothed = pieces == np.bincount(pieces[smoothed]).argmax()
             if smoothed.any():
                 patches.append(_patch(index, box, window, label, smoothed))
@@ -183,13 +183,15 @@ def fit_to_edge(
 
 def _fitted(window: NDArray[Any], label: int, edge: Mask, reach: int) -> Mask:
     own, others = window == label, (window != label) & (window != 0)
-    away = ndimage.distance_transform_edt(~own)
+    away = scipy.ndimage.distance_transform_edt(~own)
     free = edge & ~others & (away <= reach)
     if others.any():
-        free &= away <= ndimage.distance_transform_edt(~others)
-    pieces, _ = ndimage.label(free)
+        free &= away <= scipy.ndimage.distance_transform_edt(~others)
+    pieces, _ = scipy.ndimage.label(free)
     held = np.unique(pieces[free & own])
-    return np.asarray(ndimage.binary_fill_holes(np.isin(pieces, held[held > 0])) & ~others)
+    return np.asarray(
+        scipy.ndimage.binary_fill_holes(np.isin(pieces, held[held > 0])) & ~others
+    )
 
 
 def redraw(

@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import scipy  # its parts load on first use
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from napari_sa2net.edits.shapes import Box, blocks_of, common, union
 from napari_sa2net.edits.step import (
@@ -150,7 +150,7 @@ class PlaneIndex:
                 slice(a // _BLOCK, (b - 1) // _BLOCK + 1) for a, b in ((y0, y1), (x0, x1))
             )
             grid[rows, cols] = True
-        which = ndimage.label(grid, np.ones((3, 3), bool))[0]
+        which = scipy.ndimage.label(grid, np.ones((3, 3), bool))[0]
         found: list[Box] = []
         for n in range(1, int(which.max()) + 1):
             box = union([p for p in parts if which[p[0] // _BLOCK, p[2] // _BLOCK] == n])

@@ -9,8 +9,8 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+import scipy  # its parts load on first use
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from napari_sa2net.edits.corrections import Corrections
 from napari_sa2net.edits.shapes import (
@@ -297,8 +297,8 @@ def _cut(mask: NDArray[np.bool_], line: Points, lengthened: bool) -> NDArray[np.
     on &= mask
     if not on.any():
         return None
-    whole, n_whole = ndimage.label(mask, _EIGHT)
-    parts, n = ndimage.label(mask & ~on, _EIGHT)
+    whole, n_whole = scipy.ndimage.label(mask, _EIGHT)
+    parts, n = scipy.ndimage.label(mask & ~on, _EIGHT)
     size = np.bincount(parts.ravel(), minlength=n + 1)
     of_whole = np.zeros(n + 1, np.int64)
     of_whole[parts[mask & ~on]] = whole[mask & ~on]
@@ -443,7 +443,7 @@ def _seam(
         return None
     # A pixel lies in the gap where its ways to both sides are short and in line.
     ways, ends = zip(
-        *(ndimage.distance_transform_edt(~side, return_indices=True) for side in sides),
+        *(scipy.ndimage.distance_transform_edt(~side, return_indices=True) for side in sides),
         strict=True,
     )
     way, straight = ways[0] + ways[1], np.hypot(*(ends[0] - ends[1]))

@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import scipy  # its parts load on first use
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from napari_sa2net.edits.corrections import Corrections, PlaneIndex, Reader
 from napari_sa2net.edits.reviewed import ignored_labels, reviewed_labels
@@ -134,7 +134,7 @@ def doubt(
     else:
         every = 1
     own = window == label
-    near = ndimage.binary_dilation(own, _SQUARE, iterations=BAND) & (own | (window == 0))
+    near = scipy.ndimage.binary_dilation(own, _SQUARE, iterations=BAND) & (own | (window == 0))
     # log2 of the ratio to the typical area, both ways; 16 times is as odd as it gets.
     ratio = np.log2(plane.area(label) / typical) if np.isfinite(typical) else 0.0
     rows, cols = evidence.seams
@@ -161,8 +161,8 @@ def doubt(
 
 def _contact(own: NDArray[np.bool_], window: NDArray[Any]) -> float:
     """Share of an object's outermost pixels that touch another object."""
-    rim = own & ~ndimage.binary_erosion(own)
-    others = ndimage.binary_dilation((window != 0) & ~own, _SQUARE)
+    rim = own & ~scipy.ndimage.binary_erosion(own)
+    others = scipy.ndimage.binary_dilation((window != 0) & ~own, _SQUARE)
     return float(np.count_nonzero(rim & others) / np.count_nonzero(rim))
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import shutil
 import tempfile
-import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,7 +11,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import zarr
 from numpy.typing import DTypeLike, NDArray
 
 from napari_sa2net.errors import OutputError, SettingsError
@@ -409,6 +406,8 @@ def allocate(
         return np.zeros(shape, dtype)
     import zarr
 
+    from napari_sa2net.data.on_disk import Stored
+
     # Chunks hold all classes of a block, since they are written and read together.
     n_lead = len(shape) - 2
     lead = shape[-3:-2] if n_lead else ()
@@ -478,34 +477,3 @@ def pixels_of_search(spatial: tuple[int, int], scale: float, n_planes: int = 1) 
     if agree(scale, 1.0):
         return first
     return first + pixels_of_pass(spatial, scale, n_planes) * (1 if scale <= LARGE_SCALE else 2)
-
-
-# --------------------------------------------------------------------------------------------
-# A large result on disk that lives as long as it is looked at, and can be copied.
-
-
-class Stored(zarr.Array):
-    """An array in a temporary folder of its own; a copy, also a pickled one, has another."""
-
-    folder: Path
-
-    @classmethod
-    def of(cls, array: Any, folder: Path) -> Stored:
-        """Take over an array; its folder is removed when it is garbage-collected."""
-        stored = cls(array.async_array)
-        object.__setattr__(stored, "folder", folder)
-        weakref.finalize(stored, shutil.rmtree, folder, ignore_errors=True)
-        return stored
-
-    def __reduce__(self) -> Any:
-        files = [path for path in self.folder.rglob("*") if path.is_file()]
-        return _restored, ({str(p.relative_to(self.folder)): p.read_bytes() for p in files},)
-
-
-def _restored(files: dict[str, bytes]) -> Stored:
-    folder = Path(tempfile.mkdtemp(prefix="napari-sa2net-"))
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    return Stored.of(zarr.open_array(str(folder / "array.zarr"), mode="r+"), folder)
