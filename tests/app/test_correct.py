@@ -176,7 +176,7 @@ def test_kept_then_restored_in_another_window(desks: Any, home: Path) -> None:
     other.settle()
     (offer,) = other.state.offers
     assert offer.n_edits == 3
-    assert offer.words.startswith("3 steps of work on nuclei Ü 3, today ")
+    assert offer.words.startswith("3 steps of work on “my cells” over nuclei Ü 3, today ")
     shown: list[Any] = []
     other.controller.restored.connect(shown.append)
     other.controller.keeping.restore(offer)
@@ -520,3 +520,91 @@ def test_large_numbers_are_corrected_and_kept(desks: Any, dtype: str, home: Path
     assert record.n_objects == labels.max() - 1
     assert len(np.unique(kept.labels[labels == 3])) == 1
     assert not kept.labels[labels == 5].any()
+
+
+def _apart() -> Any:
+    """Nine cells that do not touch."""
+    labels = np.zeros((96, 96), np.int32)
+    for number in range(9):
+        y, x = 8 + 30 * (number // 3), 8 + 30 * (number % 3)
+        labels[y : y + 14, x : x + 12] = number + 1
+    return labels
+
+
+def test_what_is_no_cells_is_not_accepted_or_kept_until_it_is_mended(desks: Any) -> None:
+    labels = _apart()
+    far = np.where(labels == labels.max(), labels[labels > 0].min(), labels)
+    rows, cols = np.nonzero(labels == 3)
+    for wrong, words, button in (
+        (labels + 1, "Label 1 covers", "Make label 1 the background"),
+        ((labels > 0).astype(np.uint8) * 255, "This looks like a mask", "Number the pieces"),
+        (np.where(labels % 2, 1, 2) * (labels > 0), "This looks like a mask", "Number the pi"),
+        (far, "several far apart places", "Number the pieces"),
+    ):
+        before = wrong.copy()
+        desk = desks(wrong)
+        desk.controller.open()
+        assert words in desk.state.odd.words
+        assert desk.state.odd.mend.startswith(button)
+        label = int(wrong[rows[0], cols[0]])
+        polygon = [(0, 0), (0, 90), (90, 90), (90, 0)]
+        for accept in (
+            lambda desk=desk, label=label: desk.controller.accept(label),
+            desk.controller.accept_view,
+            lambda desk=desk, polygon=polygon: desk.controller.mark("reviewed", polygon),
+        ):
+            assert accept() is False
+            assert words in desk.state.said.words
+            assert not desk.state.said.ok
+        assert desk.controller.mend()
+        assert desk.state.odd.words == ""
+        assert len(np.unique(wrong)) == len(np.unique(labels))
+        np.testing.assert_array_equal(wrong > 0, labels > 0)
+        for one in np.unique(labels)[1:]:  # the same cells
+            assert len(np.unique(wrong[labels == one])) == 1
+        assert desk.controller.session.corrections.marked() == {}
+        assert desk.controller.accept(int(wrong[rows[0], cols[0]]))
+        desk.controller.undo()
+        assert desk.controller.undo()  # one step
+        np.testing.assert_array_equal(wrong, before)
+        desk.controller.keeping.refresh()
+        assert words in desk.state.odd.words
+
+
+def test_keep_refuses_what_is_no_cells(desks: Any, tmp_path: Path) -> None:
+    labels = _apart()
+    desk = desks(labels + 1)
+    desk.controller.keeping.set_folder(tmp_path / "set")
+    assert desk.controller.redraw([(10, 10), (10, 20), (20, 20), (20, 10)])
+    desk.controller.keeping.refresh()
+    assert desk.state.keep.problem.startswith("Label 1 covers")
+    assert not desk.state.keep.can
+    assert desk.controller.keeping.keep() is None
+    assert desk.state.said.words.startswith("Label 1 covers")
+    assert not (tmp_path / "set").exists()
+    assert desk.controller.mend()
+    assert desk.state.keep.can
+
+
+def test_specks_of_cells_do_not_stand_in_the_way(desks: Any) -> None:
+    labels = _apart()
+    labels[labels == 4] = 0
+    labels[0, 95] = labels[95, 0] = 3  # far, but no cells
+    desk = desks(labels)
+    assert desk.controller.accept(3)
+    assert desk.state.odd.words == ""
+
+
+def test_pieces_of_all_planes_are_numbered(desks: Any) -> None:
+    labels = _apart()
+    stack = np.stack([labels > 0, labels == 2, labels * 0]).astype(np.uint8)
+    desk = desks(stack, plane=(0,))
+    assert desk.controller.mend()
+    n = len(np.unique(labels)) - 1
+    assert sorted(np.unique(stack)) == list(range(n + 2))
+    many = np.zeros((200, 200), np.uint8)
+    many[::4, ::4] = 1
+    desk = desks(many)
+    assert not desk.controller.mend()
+    assert "astype('int32')" in desk.state.said.words
+    assert many.max() == 1

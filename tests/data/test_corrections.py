@@ -17,10 +17,10 @@ import pytest
 import tifffile
 
 from napari_sa2net.data import fingerprint, read_image, synthetic_nuclei
-from napari_sa2net.data.commit import MANIFEST, Commit, file_stem
+from napari_sa2net.data.commit import MANIFEST, Commit, checked_commit, file_stem
 from napari_sa2net.data.corrections import TrainingSet, import_into
 from napari_sa2net.data.fingerprint import image_fingerprint
-from napari_sa2net.data.training_set import load_training_folder, split_items
+from napari_sa2net.data.training_set import load_training_folder, read_truth, split_items
 from napari_sa2net.errors import (
     CommitNotFoundError,
     CorrectionsError,
@@ -567,3 +567,46 @@ def test_the_way_out_of_a_damaged_manifest_works(tmp_path, has_copy):
     fresh, again = import_into(tmp_path / "NEW", folder)
     assert len(again) == 2
     assert (fresh.load(again[0].id).reviewed == (labels > 1)).all()
+
+
+def _nine() -> np.ndarray:
+    labels = np.zeros((96, 96), np.int32)
+    for number in range(9):
+        y, x = 8 + 30 * (number // 3), 8 + 30 * (number % 3)
+        labels[y : y + 14, x : x + 12] = number + 1
+    return labels
+
+
+NOT_CELLS = {
+    "Label 1 covers": lambda labels: labels + 1,
+    "this looks like a mask": lambda labels: (labels > 0).astype(np.uint8),
+    "several far apart places": lambda labels: np.where(labels == 9, 1, labels),
+}
+
+
+@pytest.mark.parametrize("words", NOT_CELLS)
+def test_what_is_no_cells_is_not_committed_and_not_learned_from(tmp_path, words):
+    labels = NOT_CELLS[words](_nine())
+    image = labels.astype(np.float32)
+    training_set = TrainingSet.open(tmp_path / "set", create=True)
+    with pytest.raises(CorrectionsError, match=f"(?i)odd: .*{words}"):
+        training_set.commit(Commit(image, labels, source="odd"))
+    assert training_set.commits() == []
+    # Nobody looked at what is wrong: it may be anything.
+    reviewed = np.zeros(labels.shape, bool)
+    reviewed[:5, :5] = labels[:5, :5] == 0
+    if reviewed.any():
+        training_set.commit(Commit(image, labels, reviewed, source="unseen"))
+    # A set of before.
+    training_set._commit_all([checked_commit(Commit(image, labels, source="odd"))])
+    items = load_training_folder(tmp_path / "set")
+    item = next(item for item in items if item.name.startswith("odd"))
+    if "far" not in words:
+        with pytest.raises(TrainingDataError, match=f"(?i){item.name}: {words}"):
+            read_truth(item, labels.shape)
+        return
+    _, counts, note = read_truth(item, labels.shape)
+    assert note.startswith(f"{item.name}: ")
+    assert "are left out" in note
+    assert not counts[labels == 1].any()
+    assert counts[labels != 1].all()

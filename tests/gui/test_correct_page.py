@@ -734,3 +734,22 @@ def test_the_brush_is_laid_down(open_page: Any, qtbot: Any) -> None:
     page.bench.choose("brush")
     page.next()
     assert str(cells.mode) == "paint"
+
+
+def test_a_mask_is_numbered_by_a_click(open_page: Any, qtbot: Any, home: Path) -> None:
+    mask = (disks(*FOUR) > 0).astype(np.uint8)
+    mask[2:90:3, 90:120:3] = 1  # more than 8 bits number
+    page, _, cells = with_cells(open_page, mask)
+    qtbot.waitUntil(page.mend.isVisible)
+    assert page.odd.text().startswith("This looks like a mask")
+    assert page.mend.text() == "Number the pieces"
+    assert page.strip.said.text() == ""
+    page.accept_view()
+    assert page.state.review.done == 0
+    assert not page.keep.button.isEnabled()
+    qtbot.mouseClick(page.mend, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: not page.mend.isVisible())
+    assert cells.data.max() == 4 + 30 * 10
+    page.controller.undo()
+    np.testing.assert_array_equal(cells.data, mask)
+    qtbot.waitUntil(page.mend.isVisible)

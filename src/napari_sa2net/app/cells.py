@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,8 +17,9 @@ from napari_sa2net.app.link import EngineLink, Job
 from napari_sa2net.app.session import ErrorInfo, SegmentRequest, as_seen
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.data.axes import axis_noun
-from napari_sa2net.data.labels import look_at
-from napari_sa2net.edits import Corrections, Step
+from napari_sa2net.data.labels import Look, look_at, numbered
+from napari_sa2net.edits import Corrections, Patch, Step
+from napari_sa2net.edits.objects import pixel_step
 from napari_sa2net.engine import messages as p
 from napari_sa2net.errors import EditError
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Pixels of a plane that are looked at for what is odd.
 LOOKED_AT = 1 << 18
+#: What becomes of several cells under one number, see `look_at`.
+_AS_ONE = "corrected as one"
 
 Index = tuple[int, ...]
 Box = tuple[int, int, int, int]
@@ -150,16 +153,98 @@ class CellSource:
         return y0 + y, y1 + y, x0 + x, x1 + x
 
 
-def odd_words(source: CellSource) -> str:
-    """Why labels of elsewhere may be no cells, of the plane that is shown; empty if they are.
+def look_at_plane(plane: Any) -> Look:
+    """Whether a plane of labels is numbered cell by cell.
 
-    Of a large plane not every pixel is looked at, as that would be felt.
+    Of a large one not every pixel is looked at, as that would be felt, unless what is seen so
+    is odd.
     """
-    plane = source.labels[source.plane]
     every = max(1, round(math.sqrt(plane.size / LOOKED_AT)))
-    look = look_at(np.asarray(plane[::every, ::every]), "corrected as one")
+    look = look_at(np.asarray(plane[::every, ::every]), _AS_ONE)
+    return look_at(np.asarray(plane), _AS_ONE) if every > 1 and look.blocks else look
+
+
+def odd_words(look: Look) -> str:
+    """Why labels of elsewhere may be no cells; empty if they are."""
     words = look.problem or look.note
     return words[:1].upper() + words[1:]
+
+
+@dataclass(frozen=True)
+class Odd:
+    """Why nothing can be accepted or kept, and what one click does about it.
+
+    Attributes
+    ----------
+    words
+        Empty where the labels are cells.
+    mend
+        What a button is called that mends them.
+    """
+
+    words: str = ""
+    mend: str = ""
+
+    @classmethod
+    def of(cls, look: Look) -> Odd:
+        """What is said of a plane."""
+        if not look.blocks:
+            return cls()
+        words = look.blocks[:1].upper() + look.blocks[1:]
+        if look.background:
+            return cls(words, f"Make label {look.background} the background")
+        return cls(words, "Number the pieces")
+
+
+def mended(corrections: Corrections, look: Look) -> Step:
+    """One step that makes labels cells, on all planes that have the fault of the shown one.
+
+    Nobody has looked at the cells by that: none counts as reviewed.
+
+    Raises
+    ------
+    EditError
+        If the labels' type cannot number so many.
+    """
+    planes = list(np.ndindex(*corrections.labels.shape[:-2]))
+    if look.background:
+        words = f"making label {look.background} the background"
+
+        def new(plane: NDArray[Any]) -> NDArray[Any]:
+            return np.where(plane == look.background, 0, plane)
+
+    else:
+        words = "numbering of the pieces"
+        free = _free_numbers(corrections, look.numbers)
+
+        def new(plane: NDArray[Any]) -> NDArray[Any]:
+            own = look if look.numbers else look_at(plane)
+            return numbered(plane, own, free) if own.numbers or own.apart else plane
+
+    patches = []
+    for index in planes:
+        plane = np.asarray(corrections.labels[index])
+        patches.append(Patch.between(index, (0, 0), plane, new(plane)))
+    return pixel_step(corrections, "paint", words, patches, by_person=False)
+
+
+def _free_numbers(corrections: Corrections, given_up: tuple[int, ...]) -> Iterator[int]:
+    """Numbers that no cell has, the least first; those that are given up count."""
+    used: set[int] = set()
+    for index in np.ndindex(*corrections.labels.shape[:-2]):
+        used.update(corrections.plane(index).labels.tolist())
+    used -= set(given_up)
+    most = np.iinfo(corrections.labels.dtype).max
+    number = 0 if given_up else max(used, default=0)
+    while True:
+        number += 1
+        if number > most:
+            raise EditError(
+                f"Labels of type {corrections.labels.dtype} cannot number so many cells: "
+                "convert the layer with layer.data = layer.data.astype('int32')."
+            )
+        if number not in used:
+            yield number
 
 
 # --------------------------------------------------------------------------------------------

@@ -21,8 +21,10 @@ from napari_sa2net.app.cells import (
     Foreground,
     Index,
     MakeStep,
+    Odd,
     chosen,
     inside,
+    mended,
     odd_words,
     unmarked,
 )
@@ -59,6 +61,7 @@ from napari_sa2net.app.session import ErrorInfo, ImageSource, as_seen
 from napari_sa2net.config import InputConfig, InstanceConfig
 from napari_sa2net.data.commit import CommitRecord
 from napari_sa2net.data.journal import Journal, discard_journal
+from napari_sa2net.data.labels import Look
 from napari_sa2net.edits import Corrections, ReviewQueue, Step
 from napari_sa2net.errors import EditConflictError, EditError, SA2NetError
 
@@ -142,6 +145,8 @@ class CorrectState:
         Corrections of this image that can be restored.
     said
         What was just done.
+    odd
+        Why nothing can be accepted or kept.
     """
 
     events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
@@ -161,6 +166,7 @@ class CorrectState:
     group: str = ""
     offers: tuple[Offer, ...] = ()
     said: Said = field(default_factory=Said)
+    odd: Odd = field(default_factory=Odd)
 
 
 # --------------------------------------------------------------------------------------------
@@ -226,8 +232,9 @@ class CorrectReview:
             at = self._at()
             if at is None:
                 return
-            if label and not self._state.review.status:
-                self._controller.accept(label)
+            unseen = label and not self._state.review.status
+            if unseen and not self._controller.accept(label):
+                return  # what is wrong is said
             self.next()
 
     def choose(self, label: int) -> None:
@@ -360,6 +367,7 @@ class CorrectKeeping:
                 known = self._known(source.key, state.folder)
                 group = state.group.strip()
                 state.keep = what_to_keep(session, source, state.folder, group, known)
+                self._controller.show_odd()
 
     def keep(self) -> Future[list[CommitRecord]] | None:
         """Commit what is reviewed into the training set, in the background.
@@ -613,6 +621,7 @@ class CorrectController:
             if former is None or (former.key, former.plane) != at:
                 self.state.said = Said()
                 self.state.review = Review()
+                self.state.odd = Odd()
             self.state.cells = source
             image = source.image if source is not None else self.link.session.image
             if image is None or image.key != self._offered:
@@ -745,6 +754,8 @@ class CorrectController:
 
     def mark(self, kind: str, polygon: Any) -> bool:
         """Mark a region as "ignore" or "reviewed"."""
+        if kind == "reviewed" and not self._are_cells():
+            return False
         return self.do(lambda c, i: edits.mark_region(c, kind, i, polygon=polygon))  # type: ignore[arg-type]
 
     def unmark(self, point: Any) -> bool:
@@ -770,11 +781,13 @@ class CorrectController:
 
     def accept(self, label: int) -> bool:
         """Say that a cell is right as it is."""
+        if not self._are_cells():
+            return False
         return self.do(lambda c, i: edits.accept(c, [label], i))
 
     def accept_view(self) -> bool:
         """Say that all cells that are seen are right, of the shown plane."""
-        if self.is_turned():
+        if self.is_turned() or not self._are_cells():
             return False
         source = self.state.cells
         image = source.image if source is not None else None
@@ -785,6 +798,13 @@ class CorrectController:
         y, x = source.corner[-2:]
         box = (view[0] - y, view[1] - y, view[2] - x, view[3] - x)
         return self.do(lambda c, i: edits.accept_in_view(c, box, i))
+
+    def mend(self) -> bool:
+        """Do what `CorrectState.odd` offers, as one step."""
+        done = self.do(lambda c, i: mended(c, self._look()))
+        if done:
+            self.keeping.refresh()
+        return done
 
     def stroke(self, key: str, atoms: Any) -> bool:
         """Take in a stroke of napari's brush, eraser, bucket or polygon."""
@@ -828,7 +848,9 @@ class CorrectController:
         try:
             if session is None:
                 session = EditSession(source.labels, begin, self._seen_since.get(source.key))
-                words = "" if source.model or source.kept else odd_words(source)
+                look = session.look(source.plane)
+                self.state.odd = Odd.of(look)
+                words = "" if source.model or source.kept else odd_words(look)
                 if words:
                     self.say(words, ok=False)
             return session
@@ -883,6 +905,26 @@ class CorrectController:
                 error = session.journal.error
         self.state.journal_problem = str(error) if error is not None else ""
         self.state.safe = session.is_safe if session is not None else True
+
+    def show_odd(self) -> None:
+        """Say anew whether the shown plane is numbered cell by cell."""
+        session, source = self.session, self.state.cells
+        if session is not None and source is not None:
+            self.state.odd = Odd.of(session.look(source.plane))
+
+    def _look(self) -> Look:
+        session, source = self.session, self.state.cells
+        assert session is not None and source is not None
+        return session.look(source.plane)
+
+    def _are_cells(self) -> bool:
+        """Whether a person may say that something is right here; if not, says why."""
+        if self.open() is None:
+            return True
+        self.show_odd()
+        if self.state.odd.words:
+            self.say(self.state.odd.words, ok=False)
+        return not self.state.odd.words
 
     def is_turned(self) -> bool:
         """The view shows no plane of the stack, but cuts through all: say how to go on."""

@@ -10,9 +10,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_sa2net.app.cells import CellSource, Foreground
+from napari_sa2net.app.cells import CellSource, Foreground, look_at_plane
 from napari_sa2net.app.session import ImageSource
 from napari_sa2net.data.journal import Journal, JournalInfo, list_journals
+from napari_sa2net.data.labels import Look
 from napari_sa2net.edits import (
     Corrections,
     History,
@@ -140,6 +141,7 @@ class EditSession:
         self._queues: dict[Index, ReviewQueue] = {}
         self._shown: list[Index] = []
         self._cleared: dict[int, int] = {}
+        self._looks: dict[Index, tuple[int, Look]] = {}
 
     # --- steps -----------------------------------------------------------------------
 
@@ -240,6 +242,14 @@ class EditSession:
                 queue = ReviewQueue(self.corrections, index, seen, seams=known.seams)
             self._queues[index] = queue
         return queue
+
+    def look(self, index: Index) -> Look:
+        """Whether a plane is numbered cell by cell as it is now."""
+        times = self.changed.get(index, 0)
+        known = self._looks.get(index)
+        if known is None or known[0] != times:
+            known = self._looks[index] = times, look_at_plane(self.labels[index])
+        return known[1]
 
     def forget_queues(self) -> None:
         """More is known: order the cells anew."""
@@ -403,7 +413,7 @@ class Offer:
     Attributes
     ----------
     words
-        "14 steps of work on nuclei_03, yesterday 17:03".
+        "14 steps of work on “nuclei_03 cells” over nuclei_03, yesterday 17:03".
     n_edits
         Undoing counts as well.
     problem
@@ -476,7 +486,9 @@ def find_offers(fingerprint: str, name: str, now: datetime | None = None) -> tup
 def _offer(info: JournalInfo, now: datetime) -> Offer:
     n = info.n_edits
     when = moment_words(info.changed, now)
-    words = f"{n} step{'' if n == 1 else 's'} of work on {info.image.name}, {when}"
+    layer = str(info.image.more.get("layer") or "")
+    where = f"“{layer}” over {info.image.name}" if layer else info.image.name
+    words = f"{n} step{'' if n == 1 else 's'} of work on {where}, {when}"
     return Offer(info.id, info.image.name, n, words, info.problem)
 
 

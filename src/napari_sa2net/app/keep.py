@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_sa2net.app.cells import Box, CellSource, Index, KeptPlace
+from napari_sa2net.app.cells import Box, CellSource, Index, KeptPlace, odd_words
 from napari_sa2net.app.edit_session import (
     EditSession,
     Offer,
@@ -24,6 +24,7 @@ from napari_sa2net.app.edit_session import (
 )
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.session import ImageSource
+from napari_sa2net.data.axes import axis_noun
 from napari_sa2net.data.commit import (
     Commit,
     CommitRecord,
@@ -485,7 +486,7 @@ def what_to_keep(
     """What would be kept now in a folder that is known to hold some of it."""
     gone = bool(known.planes) and not is_training_set(folder)
     planes, withdrawn = (KeptPlanes() if gone else known).due(session, group)
-    problem = _problem(source)
+    problem = _problem(source) or _odd(session, source, planes)
     if not problem and not planes and not withdrawn:
         problem = "Nothing is reviewed yet: correct or accept a cell first."
         if session.reviewed_planes():
@@ -530,6 +531,8 @@ def keep_request(
     assert source.image is not None
     planes = []
     due, withdrawn = known.due(session, group)
+    if odd := _odd(session, source, due):
+        raise CorrectionsError(odd)
     for index in due:
         reviewed = session.reviewed(index)
         if reviewed.any():
@@ -693,6 +696,18 @@ def with_former(
     if 0 not in result:
         compact = compact + 1
     return compact.reshape(result.shape), reviewed | taken
+
+
+def _odd(session: EditSession, source: CellSource, planes: list[Index]) -> str:
+    """Why labels of planes that are to be kept are no cells; empty if they are."""
+    for index in planes:
+        words = odd_words(look) if (look := session.look(index)).blocks else ""
+        if words:
+            axes = source.stack_axes or "Z" * len(index)
+            sizes = zip(axes, index, source.labels.shape, strict=False)
+            place = ", ".join(f"{axis_noun(a, 1)} {i + 1}" for a, i, n in sizes if n > 1)
+            return f"On {place}: {words[:1].lower()}{words[1:]}" if place else words
+    return ""
 
 
 def _problem(source: CellSource) -> str:

@@ -50,7 +50,7 @@ from napari_sa2net.data.commit import (
     write_manifest,
 )
 from napari_sa2net.data.fingerprint import image_fingerprint
-from napari_sa2net.data.labels import NO_CELL, as_labels, notes_on
+from napari_sa2net.data.labels import LEFT_OUT, NO_CELL, as_labels, look_at_reviewed, notes_on
 from napari_sa2net.data.locks import locked
 from napari_sa2net.data.training_set import TrainingItem, load_training_folder, read_truth
 from napari_sa2net.errors import (
@@ -231,7 +231,8 @@ class TrainingSet:
         Raises
         ------
         CorrectionsError
-            If the arrays do not fit, nothing is reviewed, or the folder is gone.
+            If the arrays do not fit, nothing is reviewed, what is reviewed is not numbered
+            cell by cell (see `look_at`), or the folder is gone.
         OutputError
             If it cannot be written (disk full, read-only). The set is then as before.
         """
@@ -250,6 +251,16 @@ class TrainingSet:
             one of them was active, the one before of its place is active again.
         """
         checked = [checked_commit(commit) for commit in commits]
+        for commit in checked:
+            assert commit.reviewed is not None
+            look = look_at_reviewed(commit.labels, commit.reviewed)
+            if look.blocks:
+                raise CorrectionsError(f"{commit.source}: {look.blocks}".removeprefix(": "))
+        return self._commit_all(checked, withdraw)
+
+    def _commit_all(
+        self, checked: Sequence[Commit], withdraw: Iterable[str] = ()
+    ) -> list[CommitRecord]:
         with self._changing() as changes:
             records: list[CommitRecord] = []
             for commit in checked:
@@ -641,7 +652,7 @@ def _import_folder(
         some = items[start : start + BATCH]
         batch = [_read_item(item, taking.group, source)[0] for item in some]
         new = [commit for commit in batch if not _is_here(training_set, known, commit)]
-        made += training_set.commit_all(new) if new else []
+        made += training_set._commit_all(new) if new else []
     return made
 
 
@@ -694,7 +705,7 @@ def _read_item(item: TrainingItem, group: str, origin: Path) -> tuple[Commit, st
         raise CorrectionsError(f"{item.name}: {error}") from error
     if plan.n_planes > 1:
         raise CorrectionsError(f"{item.image} {plan.stack_words('import them')}")
-    labels, reviewed, note = read_truth(item, plan.spatial)
+    labels, reviewed, note = read_truth(item, plan.spatial, LEFT_OUT)
     first = (0,) * len(plan.stack_shape)
     height, width = plan.spatial
     values = plan.read_raw(first, 0, height, 0, width)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +59,24 @@ class Look:
         Why they cannot be cells, and what to do.
     note : str
         What may be wrong with them.
+    background : int
+        Number that must be 0, where that is the problem.
+    numbers : tuple of int
+        What the problem is about: the background, or the values of a mask.
+    apart : tuple of int
+        Numbers of cells that lie far from each other.
     """
 
     problem: str = ""
     note: str = ""
+    background: int = 0
+    numbers: tuple[int, ...] = ()
+    apart: tuple[int, ...] = ()
+
+    @property
+    def blocks(self) -> str:
+        """Why a person cannot say of these labels that they are right; empty if they can."""
+        return self.problem or (self.note if self.apart else "")
 
 
 def as_labels(values: Any, shape: tuple[int, int] | None = None) -> NDArray[Any]:
@@ -169,7 +183,7 @@ def mask_problem(labels: NDArray[Any]) -> str:
     A numbered cell is one piece, or a few where something lies across it. In a mask of 0 and
     1, of 0 and 255, or of classes, one value stands in many places.
     """
-    return _mask_words([_Pieces(plane) for plane in _planes(labels)])
+    return _mask_words(_told(labels))
 
 
 def look_at(labels: NDArray[Any], many: str = "learned as one") -> Look:
@@ -182,9 +196,9 @@ def look_at(labels: NDArray[Any], many: str = "learned as one") -> Look:
     many : str
         What becomes of several cells under one number.
     """
-    planes = [_Pieces(plane) for plane in _planes(labels)]
+    planes = _told(labels)
     problem = _mask_words(planes)
-    sure, unsure = "", ""
+    sure, unsure, background = "", "", 0
     for plane in planes:
         number, share, few_zeros = plane.background
         if number and not (sure or unsure):
@@ -194,7 +208,60 @@ def look_at(labels: NDArray[Any], many: str = "learned as one") -> Look:
                 f"labels[labels == {number}] = 0"
             )
             sure, unsure = (words, "") if few_zeros else ("", words)
-    return Look(problem or sure, unsure or _shared_words(planes, many))
+            background = number if few_zeros else 0
+    apart = sorted({number for plane in planes for number in plane.apart})
+    shared = _shared_words(planes, many)
+    note = shared if apart else unsure or shared
+    if problem:
+        numbers = sorted({int(n) for plane in planes for n in plane.several})
+        return Look(problem, note, numbers=tuple(numbers), apart=tuple(apart))
+    return Look(sure, note, background, (background,) if sure else (), tuple(apart))
+
+
+#: What becomes of several cells under one number in a set of corrections.
+LEFT_OUT = "left out"
+
+
+def look_at_reviewed(labels: NDArray[Any], reviewed: NDArray[np.bool_]) -> Look:
+    """What is odd about labels (H, W) that a person has reviewed; the rest may be anything."""
+    look = look_at(labels, LEFT_OUT)
+    if not (look.problem or look.apart):
+        return Look()
+    said = set(np.unique(labels[reviewed]).tolist())
+    apart = tuple(number for number in look.apart if number in said)
+    if said.isdisjoint(look.numbers):
+        return Look(note=look.note if apart else "", apart=apart)
+    return replace(look, apart=apart)
+
+
+def numbered(plane: NDArray[Any], look: Look, free: Iterator[int]) -> NDArray[np.int64]:
+    """Give the pieces of a plane's labels numbers of their own, as far as `look` says so.
+
+    Of a mask every piece gets one. Of cells that lie far from each other under one number the
+    largest keeps it; what lies beside a cell, and crumbs, stay with it.
+
+    Parameters
+    ----------
+    plane : integers (H, W)
+    look : Look
+    free : iterator of int
+        Numbers to give.
+
+    Returns
+    -------
+    int64 (H, W)
+    """
+    known = _Pieces(plane)
+    given = known.owner.copy()
+    if look.numbers:
+        wanted = np.flatnonzero(np.isin(known.owner, look.numbers))
+        given[wanted] = [next(free) for _ in wanted]
+    else:
+        for number in look.apart:
+            for group in known.groups(number)[1:]:
+                given[group] = next(free)
+    new: NDArray[np.int64] = given[known.pieces]
+    return new
 
 
 def notes_on(doubts: Iterable[str], empty: Iterable[str]) -> list[str]:
@@ -231,6 +298,14 @@ def _planes(labels: NDArray[Any]) -> Iterator[NDArray[Any]]:
         yield plane[::every, ::every]
 
 
+def _told(labels: NDArray[Any]) -> list[_Pieces]:
+    planes = []
+    for plane in _planes(labels):
+        planes.append(_Pieces(plane))
+        del planes[-1].pieces  # as large as the plane
+    return planes
+
+
 class _Pieces:
     """What the connected pieces of a plane tell of its labels.
 
@@ -242,10 +317,16 @@ class _Pieces:
         Pieces of each that are no crumbs.
     background : (int, float, bool)
         Number of a label that looks like background (else 0), its share, and if few are 0.
+    several : array
+        Numbers of more than one piece.
     shared : list of int
         Numbers of several cells.
-    apart : bool
-        One of these cells lies far from the others of its number.
+    apart : list of int
+        Those of which one cell lies far from the others.
+    typical : float
+        Side of a piece (px).
+    pieces, areas, owner : array
+        Map of the pieces, and area and label of each; 0 is background.
     """
 
     def __init__(self, plane: NDArray[Any]) -> None:
@@ -255,17 +336,24 @@ class _Pieces:
         areas = np.bincount(pieces.ravel())[1:]
         owner = np.zeros(areas.size + 1, np.int64)
         owner[pieces.ravel()] = plane.ravel()
+        self.pieces, self.areas, self.owner = pieces, areas, owner
         self.values, index = np.unique(owner[1:], return_inverse=True)
         largest = np.zeros(self.values.size, np.int64)
         np.maximum.at(largest, index, areas)
         whole = np.flatnonzero(areas >= CRUMB * largest[index])
         self.per_label = np.bincount(index[whole], minlength=self.values.size)
+        self.several = self.values[self.per_label > 1]
         self.background = self._background(plane, np.bincount(index, areas, self.values.size))
-        typical = float(np.sqrt(np.median(areas[whole]))) if areas.size else 0.0
-        # Of a mask's many pieces nothing is asked.
+        self.typical = float(np.sqrt(np.median(areas[whole]))) if areas.size else 0.0
+        # So many pieces lie apart anyhow.
         several = np.flatnonzero((self.per_label > 1) & (self.per_label < MANY)).tolist()
         of_label = {at: whole[index[whole] == at] for at in several}
-        self.shared, self.apart = self._shared(pieces, of_label, typical)
+        far = self._far(of_label) + np.flatnonzero(self.per_label >= MANY).tolist()
+        numbers = np.flatnonzero(self.per_label > 1)
+        if 2 * numbers.size <= self.values.size:
+            numbers = sorted(far)
+        self.shared = [int(self.values[at]) for at in numbers]
+        self.apart = [int(self.values[at]) for at in sorted(far)]
 
     def _background(self, plane: NDArray[Any], areas: NDArray[Any]) -> tuple[int, float, bool]:
         """It touches all sides, and is far larger than cells are."""
@@ -285,28 +373,53 @@ class _Pieces:
             return 0, 0.0, False
         return int(self.values[at]), share, 1 - areas.sum() / plane.size < FEW_ZEROS
 
-    def _shared(
-        self, pieces: NDArray[Any], of_label: dict[int, NDArray[np.intp]], typical: float
-    ) -> tuple[list[int], bool]:
+    def groups(self, number: int) -> list[NDArray[np.intp]]:
+        """Pieces of one number that lie near each other, those of the largest first.
+
+        Crumbs are in none.
+        """
+        from scipy.ndimage import find_objects
+        from scipy.sparse.csgraph import connected_components
+
+        own = np.flatnonzero(self.owner == number)
+        areas = self.areas[own - 1]
+        own = own[areas >= CRUMB * areas.max(initial=0)]
+        own = own[np.argsort(-self.areas[own - 1], kind="stable")]
+        if own.size >= MANY:
+            return list(own[:, None])
+        if own.size == 0:
+            return []
+        boxes = find_objects(self.pieces)
+        near = _gaps([boxes[i - 1] for i in own]) <= self.typical
+        n, group = connected_components(near, directed=False)
+        # Groups are counted in the order of their first pieces.
+        return [own[group == one] for one in range(n)]
+
+    def _far(self, of_label: dict[int, NDArray[np.intp]]) -> list[int]:
         from scipy.ndimage import find_objects
 
         if not of_label:
-            return [], False
-        boxes = find_objects(pieces)
-        far = [
-            at for at, own in of_label.items() if _is_apart([boxes[i] for i in own], typical)
+            return []
+        boxes = find_objects(self.pieces)
+        return [
+            at
+            for at, own in of_label.items()
+            if _is_apart([boxes[i] for i in own], self.typical)
         ]
-        numbers = list(of_label) if 2 * len(of_label) > self.values.size else far
-        return [int(self.values[at]) for at in numbers], bool(far)
 
 
 def _is_apart(boxes: list[Any], typical: float) -> bool:
     """Whether a piece lies further from all others than a cell is large."""
-    spans = np.array([[(s.start, s.stop) for s in box] for box in boxes], float)
-    gaps = np.maximum(spans[:, None, :, 0] - spans[None, :, :, 1], 0).max(-1)
-    gaps = np.maximum(gaps, gaps.T)
+    gaps = _gaps(boxes)
     np.fill_diagonal(gaps, np.inf)
     return bool(gaps.min(1).max() > typical)
+
+
+def _gaps(boxes: list[Any]) -> NDArray[Any]:
+    """How far boxes lie from each other (px), each from each."""
+    spans = np.array([[(s.start, s.stop) for s in box] for box in boxes], float)
+    gaps = np.maximum(spans[:, None, :, 0] - spans[None, :, :, 1], 0).max(-1)
+    return np.maximum(gaps, gaps.T)
 
 
 def _mask_words(planes: list[_Pieces]) -> str:

@@ -271,7 +271,7 @@ def load_training_folder(
 
 
 def read_truth(
-    item: TrainingItem, shape: tuple[int, int]
+    item: TrainingItem, shape: tuple[int, int], many: str = "learned as one"
 ) -> tuple[NDArray[Any], NDArray[np.bool_] | None, str]:
     """Labels of an item, the pixels that count (None: all), and what may be wrong.
 
@@ -280,13 +280,15 @@ def read_truth(
     item : TrainingItem
     shape : (H, W)
         Of its image.
+    many : str
+        As of `look_at`. Of a commit such cells do not count.
 
     Raises
     ------
     TrainingDataError
         If a file cannot be read, does not fit the image, or does not hold numbered cells.
     """
-    from napari_sa2net.data.labels import look_at, read_labels, read_mask
+    from napari_sa2net.data.labels import look_at, look_at_reviewed, read_labels, read_mask
 
     check_pixels(item, shape)
     path = item.labels
@@ -298,9 +300,16 @@ def read_truth(
     except SA2NetError as error:
         said = str(error) if str(path) in str(error) else f"{path}: {error}"
         raise TrainingDataError(said) from error
-    if item.commit:  # looked at by a person, cell by cell
-        return labels, counts, ""
-    look = look_at(labels)
+    if item.commit and counts is not None:
+        # Looked at by a person, cell by cell; so what nobody looked at may be anything.
+        look = look_at_reviewed(labels, counts)
+        if look.problem:
+            raise TrainingDataError(
+                f"{item.name}: {look.problem} Then keep it anew, or take it out of the set."
+            )
+        counts &= ~np.isin(labels, look.apart)
+        return labels, counts, f"{item.name}: {look.note}" if look.apart else ""
+    look = look_at(labels, many)
     if look.problem:
         raise TrainingDataError(f"{item.labels}: {look.problem}")
     return labels, counts, f"{item.name}: {look.note}" if look.note else ""

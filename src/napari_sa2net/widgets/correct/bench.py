@@ -111,11 +111,13 @@ class OfferBox(QFrame):
         self.setVisible(bool(offers))
         if offers:
             newest, more = offers[0], len(offers) - 1
-            text = f"{newest.words}, were never kept."
+            were = "was" if newest.n_edits == 1 else "were"
+            text = f"{newest.words}, {were} never kept."
             if newest.problem:
                 text = f"{text} {newest.problem}"
             if more:
-                text += f" ({more} older one{'' if more == 1 else 's'} after that.)"
+                lots = "piece of work is" if more == 1 else "pieces of work are"
+                text += f" {more} older {lots} offered after this one."
             self.words.setText(text)
             self.restore.setEnabled(not newest.problem)
         self._ask(False)

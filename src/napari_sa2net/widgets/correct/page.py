@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QHideEvent, QKeyEvent, QShowEvent
-from qtpy.QtWidgets import QPushButton, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QLabel, QPushButton, QTabWidget, QVBoxLayout, QWidget
 
 from napari_sa2net.app.edit_session import Change
 from napari_sa2net.widgets.controls import (
@@ -98,6 +98,11 @@ class CorrectPage(PageWidget):
         ]
         for part in none_parts:
             none.addWidget(part)
+        self.odd = QLabel()
+        self.odd.setWordWrap(True)
+        self.odd.setProperty("role", "warning")
+        self.mend = QPushButton()
+        self.mend.setToolTip("Until then nothing can be accepted or kept. Undo takes it back")
         self.bench = ToolBench(self.port, self.controller, self._begin, self)
         self.strip, self.box = self.bench.strip, self.bench.box
         self.progress = ProgressLine()
@@ -111,7 +116,7 @@ class CorrectPage(PageWidget):
             work.addWidget(part)
         body = column(self.body)
         body_parts: list[QWidget] = [
-            *(self.strip, self.box, self.progress, separator()),
+            *(self.odd, self.mend, self.strip, self.box, self.progress, separator()),
             *(self.review, separator(), self.keep, separator(), self.sheet),
         ]
         for part in body_parts:
@@ -138,6 +143,7 @@ class CorrectPage(PageWidget):
             ("undo", self._show_history),
             ("redo", self._show_history),
             ("said", self._show_said),
+            ("odd", self._show_odd),
             ("review", self._show_review),
             ("unsaved", self._show_unsaved),
             ("safe", self._show_unsaved),
@@ -173,6 +179,7 @@ class CorrectPage(PageWidget):
         self.copy.clicked.connect(self._copy)
         self.new_layer.clicked.connect(self._add_layer)
         self.lay_on.clicked.connect(self._lay_on)
+        self.mend.clicked.connect(self._mend)
         self.review.previousWanted.connect(self.previous)
         self.review.acceptWanted.connect(self.accept)
         self.review.nextWanted.connect(self.next)
@@ -347,6 +354,12 @@ class CorrectPage(PageWidget):
         if source is not None:
             self.cells.lay_on_image(source.key)
 
+    def _mend(self) -> None:
+        session = self.controller.session
+        if session is not None and not session.history.done:
+            self.cells.widen()
+        self.controller.mend()
+
     def _copy(self) -> None:
         # what is too large for the memory is said on the page
         guarded(self.session, self.cells.bring_into_memory)
@@ -364,7 +377,7 @@ class CorrectPage(PageWidget):
 
     def _show_all(self) -> None:
         for show in (
-            *(self._show_cells, self._show_history, self._show_said, self._show_review),
+            *(self._show_cells, self._show_history, self._show_odd, self._show_review),
             *(self._show_unsaved, self._show_keep, self._show_kept, self._show_folder),
             *(self._show_offers, self._show_progress, self._show_error, self._show_box),
         ):
@@ -393,7 +406,17 @@ class CorrectPage(PageWidget):
         self.strip.set_history(self.state.undo, self.state.redo)
 
     def _show_said(self, _: Any = None) -> None:
-        self.strip.set_said(self.state.said.words, self.state.said.ok)
+        said, odd = self.state.said, self.state.odd
+        words = "" if said.words == odd.words else said.words  # it is above
+        self.strip.set_said(words, said.ok)
+
+    def _show_odd(self, _: Any = None) -> None:
+        odd = self.state.odd
+        self.odd.setText(odd.words)
+        self.mend.setText(odd.mend)
+        for part in (self.odd, self.mend):
+            part.setVisible(bool(odd.words))
+        self._show_said()
 
     def _show_review(self, _: Any = None) -> None:
         review = self.state.review

@@ -251,6 +251,12 @@ class CellLayers:
         self._viewer.layers.selection.active = copy
         self._follow()
 
+    def widen(self) -> None:
+        """Let the chosen cells have numbers beyond 255, which masks have no room for."""
+        layer = self._current
+        if layer is not None and can_be_written(layer) and layer.data.dtype.itemsize < 4:
+            layer.data = layer.data.astype(np.int32)
+
     def set_journal(self, key: str, journal: str) -> None:
         """Note on the layer where its corrections are journalled."""
         layer = self.find(key)
