@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -272,11 +273,16 @@ def _plain(group: GroupScore) -> dict[str, Any]:
 def _label_files(folder: str | Path, what: str) -> dict[str, Path]:
     """Label files of a folder by stem, sorted."""
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise EvaluationError(f"The folder of {what} {folder} does not exist.")
     files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        is_label_file = path.name.lower().endswith(LABEL_SUFFIXES) and path.is_file()
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise EvaluationError(f"{folder} cannot be read: {error.strerror}.") from error
+    for path in entries:
+        # A link that leads nowhere is named when it is read.
+        is_label_file = path.name.lower().endswith(LABEL_SUFFIXES) and not os.path.isdir(path)
         if not is_label_file or path.name.startswith("."):
             continue
         stem = stem_of(path.name)

@@ -28,6 +28,11 @@ def user_data_dir() -> Path:
     return Path(root).expanduser().absolute()
 
 
+def real(path: str | os.PathLike[str]) -> Path:
+    """Where a path leads, as far as that can be told; links in a circle lead to themselves."""
+    return Path(os.path.realpath(path))
+
+
 def readable(text: str) -> str:
     """Text in which names of files that are no UTF-8 are read as Windows-1252 (or Latin-1).
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from napari_sa2net.cli.results import name_jobs
-from napari_sa2net.errors import SettingsError
 
 
 def names(*paths: str) -> list[str]:
@@ -42,6 +41,7 @@ def test_a_refined_name_must_not_meet_another_input():
     assert len({name.casefold() for name in found}) == 3
 
 
-def test_names_that_cannot_be_told_apart_are_refused():
-    with pytest.raises(SettingsError, match="separate output folders"):
-        names("p/a.tif", "p/A.TIF")
+def test_names_that_cannot_be_told_apart_are_numbered():
+    assert names("p/a.tif", "p/A.TIF") == ["a_2", "A"]
+    assert names("p/a.ome.tif", "p/a.tif") == ["a", "a_2"]
+    assert names("p/a.tif", "p/a.ome.tif", "p/a_2.png") == ["a_3", "a", "a_2"]

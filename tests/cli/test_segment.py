@@ -447,3 +447,91 @@ def test_contrast_limits_are_the_levels(segment, tmp_path):
     wrong = segment("--contrast", "5", "5", inputs=(tmp_path / "a.tif",))
     assert wrong.code == 2
     assert "below the second" in wrong.err
+
+
+def test_an_entry_that_cannot_be_read_is_named_and_the_rest_is_done(segment, images, tmp_path):
+    (images / "bad.tif").unlink()
+    (images / "self.tif").symlink_to("self.tif")
+    (images / "gone.tif").symlink_to("nowhere.tif")
+    (images / "loop").symlink_to("loop")
+    for given in (images, images / "*.tif"):
+        out = tmp_path / f"out{given == images}"
+        result = segment(inputs=(given,), out=out)
+        assert result.code == 1
+        assert "Traceback" not in result.err
+        assert {path.name for path in out.glob("*.tif")} == {"a.tif", "b.tif", "colour.tif"}
+        errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 2
+        assert "gone.tif cannot be read: No such file" in errors[0]
+        assert "self.tif cannot be read: Too many levels of symbolic links" in errors[1]
+
+
+def test_paths_that_are_none_are_named(run, segment, images, tmp_path):
+    long = tmp_path / ("x" * 300)
+    for call in (
+        lambda: segment(inputs=(long,)),
+        lambda: segment(inputs=(images,), out=long),
+        lambda: run("evaluate", long, images),
+        lambda: run("evaluate", images, images, "--index", long),
+        lambda: run("corrections", "import", tmp_path / "set", long),
+        lambda: run("train", long, "--base", "nuclei", "--name", "new"),
+        lambda: run("attention", long, "-o", tmp_path / "why"),
+    ):
+        result = call()
+        assert result.code == 2
+        (line,) = [line for line in result.err.splitlines() if line.startswith("error: ")]
+        assert "xxx" in line
+        assert "Free space" not in line
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="may read all")
+def test_a_folder_that_may_not_be_read_is_named(run, segment, images):
+    images.chmod(0)
+    try:
+        for result in (segment(), run("evaluate", images, images)):
+            assert result.code == 2
+            assert f"{images} cannot be read: Permission denied" in result.err
+    finally:
+        images.chmod(0o755)
+
+
+def test_images_in_folders_below_are_told_how_to_be_named(segment, images, tmp_path):
+    deep = tmp_path / "plates" / "p1"
+    deep.mkdir(parents=True)
+    for name in ("a.tif", "b.tif"):
+        (images / name).rename(deep / name)
+    result = segment(inputs=(deep.parent,))
+    pattern = str(deep.parent / "*" / "*.tif")
+    assert f"holds no image itself; for those in its folders, give the pattern '{pattern}'" in (
+        result.err
+    )
+    assert segment(inputs=(pattern,)).code == 0
+    deeper = deep / "t" / "c.tif"
+    deeper.parent.mkdir()
+    (deep / "a.tif").rename(deeper)
+    (deep / "b.tif").unlink()
+    result = segment(inputs=(deep.parent,))
+    pattern = str(deep.parent / "**" / "*.tif")
+    assert f"'{pattern}'" in result.err
+    assert segment(inputs=(pattern,), out=tmp_path / "out2").code == 0
+
+
+def test_channels_of_what_was_read_as_planes(segment, run, tmp_path):
+    image, _ = synthetic_nuclei(shape=(64, 80), n=5, diameter=14, seed=1)
+    path = tmp_path / "two.tif"
+    tifffile.imwrite(path, np.stack([image, image]))
+    result = segment("--channels", "1", inputs=(path,))
+    assert "There is no channel 1: the image has channel 0 only." in result.err
+    assert "It was read as 2 planes (ZYX)" in result.err
+    assert "--axes CYX" in result.err
+    assert segment("--channels", "1", "--axes", "CYX", inputs=(path,)).code == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such names")
+def test_a_name_of_two_lines_is_told_on_one(segment, images, tmp_path):
+    path = tmp_path / "a\nb\x1b[2J.tif"
+    (images / "a.tif").rename(path)
+    result = segment(inputs=(path,))
+    assert result.code == 0
+    assert any(line.startswith("[1/1] a b [2J: ") for line in result.err.splitlines())
+    assert "\x1b[2J" not in result.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -84,7 +85,13 @@ def run(arguments: Sequence[str]) -> int:
 
 def _of_disk(error: OSError) -> str:
     where = f"{error.filename!r}: " if error.filename else ""
-    return f"{where}{error.strerror or error}. Free space, or choose another folder."
+    what = {
+        errno.EACCES: "Check who may read and write there, or choose another folder.",
+        errno.EPERM: "Check who may read and write there, or choose another folder.",
+        errno.ENAMETOOLONG: "Give a shorter name.",
+        errno.ELOOP: "This link leads back to itself: name the file or folder that is meant.",
+    }.get(error.errno or 0, "Free space, or choose another folder.")
+    return f"{where}{error.strerror or error}. {what}"
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -26,8 +26,8 @@ from napari_sa2net.cli.segment import (
     run_batch,
 )
 from napari_sa2net.config import InstanceConfig, PredictConfig
-from napari_sa2net.errors import AxesError, OutputError, SettingsError
-from napari_sa2net.files import write_atomically
+from napari_sa2net.errors import AxesError, ImageFileError, SettingsError
+from napari_sa2net.files import real, write_atomically
 
 if TYPE_CHECKING:
     from napari_sa2net.data import ImageFile
@@ -172,7 +172,8 @@ def explain_file(
     try:
         source = folder.claim(job)
     except OSError as error:
-        raise OutputError(f"{job.path} cannot be read ({error}).") from error
+        reason = error.strerror or str(error)
+        raise ImageFileError(f"{job.path} cannot be read: {reason}.") from error
     image = read_image(job.path)
     for note in image.notes:
         progress.note(job.name, note)
@@ -363,9 +364,9 @@ def _ask_for_plane(job: Job, image: ImageFile, settings: AttentionSettings) -> N
 
 
 def _refuse_inputs_as_outputs(jobs: Sequence[Job], output: Path) -> None:
-    folders = {(output / job.name).resolve() for job in jobs}
+    folders = {real(output / job.name) for job in jobs}
     for job in jobs:
-        source = job.path.resolve()
+        source = real(job.path)
         if folders & {source, *source.parents}:
             raise SettingsError(
                 f"Results would be written to the folder of the image {job.path}. "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import re
 import sys
 import unicodedata
 from collections.abc import Sequence
@@ -67,6 +68,8 @@ _PLAIN = {
     "Δ": "Delta",
 }
 
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
 
 def print_on_any_encoding() -> None:
     """Nothing that is printed may fail for want of a sign in the terminal's encoding."""
@@ -103,14 +106,19 @@ def stderr() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def one_line(text: str) -> str:
+    """Text without line ends and other signs that would move the cursor, as in names of files."""
+    return " ".join(_CONTROLS.sub(" ", text).split())
+
+
 def error(message: str) -> None:
     """One line that says what is wrong and what to do."""
-    stderr().print(Text.assemble(("error: ", "bold red"), " ".join(message.split())))
+    stderr().print(Text.assemble(("error: ", "bold red"), one_line(message)))
 
 
 def warning(message: str) -> None:
     """One line on something that may not be what the user wants."""
-    stderr().print(Text.assemble(("note: ", "yellow"), " ".join(message.split())))
+    stderr().print(Text.assemble(("note: ", "yellow"), one_line(message)))
 
 
 def usage_error(problem: CycloptsError) -> None:
@@ -211,6 +219,7 @@ class BatchProgress:
 
     def begin(self, name: str) -> None:
         """The next image starts."""
+        name = one_line(name)
         self._name = name
         self._present.show(0, 0, name)
 
@@ -221,7 +230,7 @@ class BatchProgress:
     def note(self, name: str, message: str) -> None:
         """Something about the present image that the user should know."""
         if not self._quiet:
-            line = Text.assemble((f"{name}: ", "yellow"), " ".join(message.split()))
+            line = Text.assemble((f"{one_line(name)}: ", "yellow"), one_line(message))
             self._progress.console.print(line)
 
     def end(self, name: str, message: str, style: str = "") -> None:
@@ -232,7 +241,7 @@ class BatchProgress:
         if not self._quiet:
             count = f"[{self._done}/{self._total}] "
             line = Text.assemble(
-                (count, "dim"), f"{name}: ", (" ".join(message.split()), style)
+                (count, "dim"), f"{one_line(name)}: ", (one_line(message), style)
             )
             self._progress.console.print(line)
 

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from numpy.typing import NDArray
 
 from napari_sa2net.cli import console
+from napari_sa2net.files import real
 
 if TYPE_CHECKING:
     from napari_sa2net.data.samples import Sample
@@ -114,7 +115,7 @@ def write_demo(output: Path, model: str, device: str) -> int:
             _write_picture(output, sample, plane, labels, loaded, device)
     _print_table(output)
     out = console.stdout()
-    out.print(f"\nMasks, objects.csv and pictures: {output.resolve()}", markup=False)
+    out.print(f"\nMasks, objects.csv and pictures: {real(output)}", markup=False)
     return 0 if not summary["n_failed"] else 1
 
 

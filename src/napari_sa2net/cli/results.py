@@ -23,14 +23,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
 from napari_sa2net import __version__
 from napari_sa2net.data.io import image_name, is_zarr
-from napari_sa2net.errors import ImageFileError, OutputError, SettingsError
-from napari_sa2net.files import readable, readable_all, write_atomically
+from napari_sa2net.errors import ImageFileError, OutputError
+from napari_sa2net.files import readable, readable_all, real, write_atomically
 
 # --------------------------------------------------------------------------------------------
 # Which output name each input gets, so that nothing overwrites anything silently.
@@ -49,19 +49,16 @@ def name_jobs(paths: Sequence[Path]) -> list[Job]:
 
     The name is the file's stem; inside an OME-Zarr, such as a plate, the way to the image in it
     (``A_1_0``). Inputs that share it are told apart by the folders above, as many as need be
-    (``plate1_a``, ``plate2_a``), or else by their ending (``a_png``, ``a_tif``).
+    (``plate1_a``, ``plate2_a``), or else by their ending (``a_png``, ``a_tif``), or by a number
+    (``a``, ``a_2``).
 
     Parameters
     ----------
     paths : sequence of Path
         A path given twice is one input.
 
-    Raises
-    ------
-    SettingsError
-        If some names cannot be told apart.
     """
-    unique = list({path.resolve(): path for path in paths}.values())
+    unique = list({real(path): path for path in paths}.values())
     parts = {path: _Parts.of(path) for path in unique}
     names = {path: part.name() for path, part in parts.items()}
     # A refined name may be that of another input, so what has become equal is refined again.
@@ -71,12 +68,12 @@ def name_jobs(paths: Sequence[Path]) -> list[Job]:
             break
         for group in shared:
             names.update(_apart({path: parts[path] for path in group}))
+    taken = {name.casefold() for name in names.values()}
     for group in _groups(names):
-        if len(group) > 1:
-            raise SettingsError(
-                f"{group[0]} and {group[1]} would both be written as {names[group[0]]}.tif. "
-                "Segment them into separate output folders."
-            )
+        for path in sorted(group)[1:]:  # such as a.tif and A.TIF, or a.tif and a.ome.tif
+            numbered = (f"{names[path]}_{number}" for number in count(2))
+            names[path] = next(name for name in numbered if name.casefold() not in taken)
+            taken.add(names[path].casefold())
     return [Job(names[path], path) for path in unique]
 
 
@@ -90,7 +87,7 @@ class _Parts:
 
     @classmethod
     def of(cls, path: Path) -> _Parts:
-        full = path.resolve()
+        full = real(path)
         top = _zarr_above(full)
         if top is None:
             ending = path.suffix.lstrip(".").lower()
@@ -106,7 +103,7 @@ class _Parts:
 
 def _zarr_above(path: Path) -> Path | None:
     """The outermost OME-Zarr that an image lies in; None for one that is no part of another."""
-    if path.is_file():
+    if os.path.isfile(path):
         return None
     named = [parent for parent in path.parents if parent.suffix.lower() == ".zarr"]
     inner = list(takewhile(is_zarr, path.parents)) if is_zarr(path) else []
@@ -199,9 +196,11 @@ def without_results(paths: Sequence[Path]) -> list[Path]:
 
 def is_result(path: Path) -> bool:
     """Whether a record says that a batch wrote this file."""
-    path = path.resolve()
+    path = real(path)
     if path.name in ("extra", "objects.csv"):
-        return any((path.parent / "extra" / layout.manifest).is_file() for layout in LAYOUTS)
+        return any(
+            os.path.isfile(path.parent / "extra" / layout.manifest) for layout in LAYOUTS
+        )
     for folder in list(path.parents)[:3]:
         parts = path.relative_to(folder).parts
         for layout in LAYOUTS:
@@ -220,7 +219,7 @@ def fingerprint(path: Path) -> dict[str, Any]:
         files = [path]
     stats = [file.stat() for file in files]
     return {
-        "path": readable(str(path.resolve())),
+        "path": readable(str(real(path))),
         "size": sum(s.st_size for s in stats),
         "mtime_ns": max((s.st_mtime_ns for s in stats), default=0),
     }
@@ -321,7 +320,7 @@ class ResultFolder:
                     f"{mask} exists and was not written by sa2net. Choose another output "
                     "folder, or replace it with --overwrite."
                 )
-            if _input(record) != readable(str(job.path.resolve())):
+            if _input(record) != readable(str(real(job.path))):
                 raise OutputError(
                     f"{mask} belongs to another image, {_input(record)}. "
                     "Choose another output folder, or replace it with --overwrite."

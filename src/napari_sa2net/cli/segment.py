@@ -24,7 +24,8 @@ from napari_sa2net.cli.results import (
 )
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.data.axes import channel_choice
-from napari_sa2net.errors import OutputError, SA2NetError, SettingsError
+from napari_sa2net.errors import ImageFileError, SA2NetError, SettingsError
+from napari_sa2net.files import real
 
 if TYPE_CHECKING:
     from napari_sa2net.data import ImageFile, ImagePlan
@@ -198,7 +199,7 @@ def run_batch(
         "state": "interrupted" if stopped else "finished",
         "model": {"name": model.name, "sha256": model.sha256},
         "settings": settings.describe(),
-        "output": str(output.resolve()),
+        "output": str(real(output)),
         "seconds": round(time.monotonic() - start, 3),
         "n_images": len(jobs),
         "n_done": sum(image["state"] != "failed" for image in images),
@@ -236,7 +237,9 @@ def _one(
         record = work(job, folder, model, settings, progress)
     except Exception as error:  # one odd file must not end a night's run
         message = str(error)
-        if not isinstance(error, SA2NetError):
+        if isinstance(error, OSError) and error.strerror:
+            message = f"{error.strerror}: {error.filename or job.path}"
+        elif not isinstance(error, SA2NetError):
             message = f"unexpected {type(error).__name__}: {error}"
         folder.fail(job, message)
         first = told.setdefault(message, job.name)
@@ -272,7 +275,8 @@ def segment_file(
     try:
         source = folder.claim(job)
     except OSError as error:
-        raise OutputError(f"{job.path} cannot be read ({error}).") from error
+        reason = error.strerror or str(error)
+        raise ImageFileError(f"{job.path} cannot be read: {reason}.") from error
     image = read_image(job.path)
     for note in image.notes:
         progress.note(job.name, note)
@@ -340,9 +344,9 @@ def nothing_found(plan: ImagePlan) -> str:
 
 
 def _refuse_inputs_as_outputs(jobs: Sequence[Job], output: Path) -> None:
-    sources = {job.path.resolve() for job in jobs}
+    sources = {real(job.path) for job in jobs}
     for job in jobs:
-        target = (output / f"{job.name}.tif").resolve()
+        target = real(output / f"{job.name}.tif")
         if target in sources:
             raise SettingsError(
                 f"The mask of {job.path} would replace the image {target}. "

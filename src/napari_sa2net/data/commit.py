@@ -270,7 +270,7 @@ class Manifest(_Record):
 
 def is_training_set(folder: Path) -> bool:
     """Whether a folder holds a manifest."""
-    return (folder / MANIFEST).is_file()
+    return os.path.isfile(folder / MANIFEST)
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import glob
 import logging
 import math
+import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -180,10 +182,12 @@ def read_image(path: str | Path) -> ImageFile:
         The file holds fewer than two axes.
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
+        if os.path.islink(path):
+            raise ImageFileError(f"{path} cannot be read: it is a link that leads nowhere.")
         raise ImageFileError(f"There is no file {path}; check the path.")
     try:
-        if path.is_dir():
+        if os.path.isdir(path):
             return _read_folder(path)
         suffix = path.suffix.lower()
         if suffix in TIFF_SUFFIXES:
@@ -225,7 +229,8 @@ def list_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     for given in paths:
         images = list(_expand(given))
         if not images:
-            raise ImageFileError(f"{given} holds no image; {_KNOWN} can be read.")
+            below = _below(given)
+            raise ImageFileError(f"{given} holds no image{below}; {_KNOWN} can be read.")
         found |= dict.fromkeys(images)
     if not found:
         raise ImageFileError("No image is given; name files, folders or a pattern.")
@@ -240,10 +245,13 @@ def natural_key(path: Path) -> list[tuple[int, int, str]]:
 
 def _expand(given: str | Path) -> Iterator[Path]:
     path = Path(given).expanduser()
-    if path.is_dir() and not is_zarr(path):
-        entries = sorted(path.iterdir(), key=natural_key)
+    if os.path.isdir(path) and not is_zarr(path):
+        try:
+            entries = sorted(path.iterdir(), key=natural_key)
+        except OSError as error:
+            raise ImageFileError(f"{given} cannot be read: {error.strerror}.") from error
         yield from (entry for entry in entries if _is_image(entry))
-    elif path.exists():
+    elif os.path.lexists(path):
         yield path
     elif glob.has_magic(str(given)):
         matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
@@ -252,17 +260,39 @@ def _expand(given: str | Path) -> Iterator[Path]:
         raise ImageFileError(f"There is no file or folder {given}; check the path.")
 
 
+#: So many folders are looked into for images.
+_LOOKED_INTO = 200
+
+
+def _below(given: str | Path) -> str:
+    """Where the images are, of a folder that has some in its folders only."""
+    top = Path(given).expanduser()
+    if not os.path.isdir(top):
+        return ""
+    for folder, inner, names in islice(os.walk(top), _LOOKED_INTO):
+        here = Path(folder)
+        images = [here / name for name in (*inner, *names) if _is_image(here / name)]
+        inner[:] = sorted(name for name in inner if not is_zarr(here / name))
+        if images and here != top:
+            endings = {image.suffix for image in images}
+            ending = f"*{endings.pop()}" if len(endings) == 1 else "*"
+            way = "*" if here.parent == top else "**"
+            pattern = os.path.join(given, way, ending)
+            return f" itself; for those in its folders, give the pattern '{pattern}'"
+    return ""
+
+
 def _is_image(path: Path) -> bool:
     if path.name.startswith("."):
         return False
-    return is_zarr(path) if path.is_dir() else path.suffix.lower() in SUFFIXES
+    return is_zarr(path) if os.path.isdir(path) else path.suffix.lower() in SUFFIXES
 
 
 def is_zarr(path: Path) -> bool:
     """Whether a folder is a Zarr array or group."""
     marks = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
-    return path.is_dir() and (
-        path.suffix.lower() == ".zarr" or any((path / mark).is_file() for mark in marks)
+    return os.path.isdir(path) and (
+        path.suffix.lower() == ".zarr" or any(os.path.isfile(path / mark) for mark in marks)
     )
 
 

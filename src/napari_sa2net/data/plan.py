@@ -25,7 +25,7 @@ from napari_sa2net.data.axes import (
     mix_channels,
     resolve_axes,
 )
-from napari_sa2net.errors import ImageError, SettingsError
+from napari_sa2net.errors import ChannelError, ImageError, SettingsError
 
 # --------------------------------------------------------------------------------------------
 # Rectangles of pixels out of an array of any kind, loaded once where chunks are large.
@@ -627,7 +627,7 @@ class ImagePlan:
         self.spatial = (self.shape[axes.y], self.shape[axes.x])
         self.channel_axis = axes.channel
         self.n_channels = 1 if axes.channel is None else self.shape[axes.channel]
-        self.channels = choose_channels(channels, self.n_channels, axes.rgb)
+        self.channels = self._chosen(channels)
         self.is_empty = 0 in self.shape
         self.normalize = bool(normalize)
         self.model_input = model_input
@@ -641,6 +641,21 @@ class ImagePlan:
             if self.channels
             else np.zeros((in_channels, 0), np.float32)
         )
+
+    def _chosen(self, channels: int | Iterable[int] | None) -> tuple[int, ...]:
+        try:
+            return choose_channels(channels, self.n_channels, self.is_rgb)
+        except ChannelError as error:
+            if self.channel_axis is not None or not self.stack_axes:
+                raise
+            counts = " × ".join(map(str, self.stack_shape))
+            noun = axis_noun(self.stack_axes, math.prod(self.stack_shape))
+            at = self.axes.index(self.stack_axes[-1])
+            axes = self.axes[:at] + "C" + self.axes[at + 1 :]
+            raise ChannelError(
+                f"{error} It was read as {counts} {noun} ({self.axes}); if those are channels, "
+                f"give axes {axes} (in the shell --axes {axes})."
+            ) from error
 
     # --- shape ---------------------------------------------------------------------------
 

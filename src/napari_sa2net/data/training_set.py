@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import os
 import random
 import re
 import unicodedata
@@ -233,7 +234,7 @@ def load_training_folder(
         them is gone.
     """
     directory = Path(directory).expanduser()
-    if not directory.is_dir():
+    if not os.path.isdir(directory):
         raise TrainingDataError(
             f"{directory} is not a folder. Give a folder with images/ and labels/ inside."
         )
@@ -247,7 +248,7 @@ def load_training_folder(
             )
         items = _committed(directory, only)
     else:
-        items = _indexed(directory, index, splits) if index.is_file() else _listed(directory)
+        items = _indexed(directory, index, splits) if os.path.isfile(index) else _listed(directory)
         items = [replace(item, axes=axes, channels=choice) for item in _with_kin(items)]
     if only is not None:
         items = _chosen(items, only)
@@ -459,6 +460,13 @@ def _group(record: CommitRecord) -> str:
     return record.group or f"{record.source.name} {record.source.fingerprint}".strip()
 
 
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir()) if os.path.isdir(folder) else []
+    except OSError as error:
+        raise TrainingDataError(f"{folder} cannot be read: {error.strerror}.") from error
+
+
 class _Folders:
     """Image files of folders by stem, each folder listed once; in the order of SUFFIXES."""
 
@@ -468,7 +476,7 @@ class _Folders:
     def __getitem__(self, folder: Path) -> dict[str, list[Path]]:
         if folder not in self._known:
             found: dict[str, list[Path]] = {}
-            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            for path in _entries(folder):
                 if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
                     found.setdefault(stem_of(path.name), []).append(path)
             for paths in found.values():
@@ -479,7 +487,7 @@ class _Folders:
 
 def _listed(directory: Path) -> list[TrainingItem]:
     images = directory / "images"
-    if not images.is_dir():
+    if not os.path.isdir(images):
         raise TrainingDataError(
             f"{directory} has no images/ folder. Put images into images/ and their label "
             "images, with the same names, into labels/."
@@ -514,7 +522,7 @@ def _indexed(directory: Path, index: Path, splits: Collection[str]) -> list[Trai
     for row in rows:
         split = split_word(row["split"])
         below = [directory / name for name in dict.fromkeys((row["split"], split)) if name]
-        where = next((one for one in below if (one / "images").is_dir()), directory)
+        where = next((one for one in below if os.path.isdir(one / "images")), directory)
         item = _item(where, stem_of(row["name"]), folders)
         items.append(
             replace(item, split=split, kind=row.get("kind", ""), group=row.get("group", ""))
