@@ -484,6 +484,78 @@ def test_a_whole_number_typed_is_the_number_used(
     type_into(spin, text)
     assert spin.value() == number
     assert spin.text() == str(number)
+    assert bool(spin.problem) == (number == 42)
+
+
+@pytest.mark.parametrize(
+    ("text", "number", "why"),
+    [
+        ("1e9", None, "outside of 0.02 to 98"),
+        ("1e1", 10, ""),
+        ("1.234,5", None, "no number"),
+        ("abc", None, "“abc” is no number"),
+        ("-4", None, "“-4” is outside of"),
+        ("99,5", None, "is outside of 0.02 to 98"),
+        ("1.000", None, "may be 1 or 1000"),
+        ("9 parsec", None, "give the number in px"),
+        ("9.75 um", 19.5, ""),
+        ("9.75µm", 19.5, ""),
+        ("9,75 μm", 19.5, ""),
+        ("9750 nm", 19.5, ""),
+        ("12 PX", 12, ""),
+    ],
+)
+def test_what_is_not_taken_is_said(
+    text: str, number: float | None, why: str, qtbot: QtBot
+) -> None:
+    spin = NumberField()
+    qtbot.addWidget(spin)
+    spin.setRange(0.02, 98)
+    spin.setSuffix(" px")
+    spin.set_lengths(0.5)
+    spin.setValue(42.25)
+    told: list[str] = []
+    spin.problemChanged.connect(told.append)
+    type_into(spin, text)
+    assert spin.value() == pytest.approx(number or 42.25)
+    assert (why in spin.problem) if why else not spin.problem
+    assert why == "" or spin.problem.endswith("It stays at 42.25 px.")
+    assert told[-1] == spin.problem
+    type_into(spin, "7")
+    assert spin.problem == ""
+    assert spin.value() == 7
+    # The number that is shown is the number that is used.
+    type_into(spin, "7.1284")
+    assert (spin.text(), spin.value()) == ("7.13 px", 7.13)
+
+
+def test_object_size_in_units_and_back_to_auto(qtbot: QtBot) -> None:
+    row = SizeRow()
+    qtbot.addWidget(row)
+    told: list[object] = []
+    row.valueChanged.connect(told.append)
+    type_into(row.spin, "9.75 µm")
+    assert row.value() is None
+    assert "the size of a pixel is not known" in row.note.text()
+    assert row.note.property("role") == "warning"
+    row.set_pixel_size(0.5)
+    type_into(row.spin, "9.75 µm")
+    assert row.value() == 19.5
+    assert row.note.text().replace("\xa0", " ") == "9.75 µm"
+    for back in ("auto", "AUTO", "", "0"):
+        row.setValue(19.5)
+        assert not row.auto.isHidden()
+        row.spin.selectAll()
+        QTest.keyClick(row.spin.lineEdit(), Qt.Key.Key_Delete)
+        type_into(row.spin, back)
+        assert row.value() is None
+        assert row.spin.text() == "auto"
+        assert row.auto.isHidden()
+        assert row.spin.problem == ""
+    row.setValue(19.5)
+    told.clear()
+    qtbot.mouseClick(row.auto, Qt.MouseButton.LeftButton)
+    assert told == [None]
 
 
 def test_every_number_of_the_dock_reads_alike(open_dock: Callable[[], SA2NetDock]) -> None:

@@ -238,6 +238,8 @@ class ValueSlider(QWidget):
         Ends of the slider.
     decimals : int
         Of the number.
+    slid_decimals : int, optional
+        Of a number that is chosen with the slider; unsaid: as many as are shown.
     power : float
         Value = low + (high - low) * position ** power: above 1 the low end gets more room.
 
@@ -256,9 +258,11 @@ class ValueSlider(QWidget):
         decimals: int = 2,
         power: float = 1.0,
         parent: QWidget | None = None,
+        slid_decimals: int | None = None,
     ) -> None:
         super().__init__(parent)
         self._power = power
+        self._slid_decimals = decimals if slid_decimals is None else slid_decimals
         self._low, self._high = low, high
         self.slider = QSlider(Qt.Orientation.Horizontal)
         self.slider.setRange(0, STEPS)
@@ -292,6 +296,7 @@ class ValueSlider(QWidget):
         """Change the ends and the unit; the value is set anew after it."""
         self._low, self._high = low, high
         self.spin.blockSignals(True)
+        self._slid_decimals = decimals
         self.spin.setDecimals(decimals)
         self.spin.setRange(low, max(high, 1e6))
         self.spin.setSuffix(suffix)
@@ -317,7 +322,7 @@ class ValueSlider(QWidget):
 
     def _slid(self, position: int) -> None:
         value = self._low + (self._high - self._low) * (position / STEPS) ** self._power
-        self._set(self.spin, value)
+        self._set(self.spin, round(value, self._slid_decimals))
         self.valueChanged.emit(self.spin.value())
 
     def _typed(self, value: float) -> None:
@@ -633,7 +638,9 @@ class SizeRow(QWidget):
         self.spin.setDecimals(1)
         self.spin.setSuffix(" px")
         self.spin.setSpecialValueText("auto")
+        self.spin.set_lengths(None)
         self.spin.setToolTip(TIP)
+        self.auto = link_button("auto", "Let the size be estimated from the image again")
         self.measure = link_button("measure…", MEASURE_TIP)
         self.measure.setCheckable(True)
         #: for the page to place under the row
@@ -642,7 +649,10 @@ class SizeRow(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(6)
         layout.addWidget(self.spin, 1)
+        layout.addWidget(self.auto)
         layout.addWidget(self.measure)
+        self.auto.clicked.connect(lambda: self.spin.setValue(0))
+        self.spin.problemChanged.connect(self._update_note)
         self.spin.valueChanged.connect(self._changed)
         self.measure.clicked.connect(self.measureToggled)
         self._update_note()
@@ -657,11 +667,13 @@ class SizeRow(QWidget):
         self.spin.blockSignals(True)
         self.spin.setValue(value or 0)
         self.spin.blockSignals(False)
+        self.spin.problem = ""
         self._update_note()
 
     def set_pixel_size(self, pixel_size_um: float | None) -> None:
-        """Micrometres per pixel, for the note beside the number."""
+        """Micrometres per pixel, for the note beside the number and for what is typed."""
         self._pixel_size = pixel_size_um
+        self.spin.set_lengths(pixel_size_um)
         self._update_note()
 
     def set_estimate(self, diameter: float | None, *, unsure: bool = False) -> None:
@@ -679,12 +691,15 @@ class SizeRow(QWidget):
         if 0 < self.spin.value() < LEAST:
             self.spin.setValue(LEAST)  # comes back here
             return
+        self.spin.problem = ""
         self._update_note()
         self.valueChanged.emit(self.value())
 
-    def _update_note(self) -> None:
+    def _update_note(self, _: str = "") -> None:
         value, size = self.value(), self._pixel_size
-        if value is not None:
+        if self.spin.problem:
+            text = self.spin.problem
+        elif value is not None:
             text = f"{value * size:.3g} µm" if size else ""
         elif self._estimate is not None:
             text = f"last run: {self._estimate:.3g} px"
@@ -693,8 +708,9 @@ class SizeRow(QWidget):
         else:
             text = ""
         unsure = value is None and self._estimate is not None and self._unsure
-        self.note.setProperty("role", "warning" if unsure else "muted")
+        self.note.setProperty("role", "warning" if unsure or self.spin.problem else "muted")
         repolish(self.note)
+        self.auto.setVisible(value is not None)
         self.note.setText(keep_together(text))
         self.note.setVisible(bool(text))
 

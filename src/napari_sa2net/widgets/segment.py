@@ -349,9 +349,13 @@ class ResultSection(QWidget):
         high = max(100.0, 2 * self._typical)
         if self._pixel_area is None:
             self.smallest.set_range(0, high, 0, " px²")
+            self.smallest.spin.units = {}
+            unknown = "the size of a pixel is not known, so give the number in px²"
+            self.smallest.spin.no_units = {"um2": unknown}
         else:
             decimals = max(0, math.ceil(-math.log10(self._pixel_area)))
             self.smallest.set_range(0, high * self._pixel_area, min(decimals, 4), " µm²")
+            self.smallest.spin.units = {"px2": self._pixel_area, "px": self._pixel_area}
         self._show_smallest()
 
     def _show_smallest(self) -> None:

@@ -140,6 +140,7 @@ class BoxSettings(QWidget):
         self.diameter_box.setDecimals(1)
         self.diameter_box.setSpecialValueText("as before")
         self.diameter_box.setSuffix(" px")
+        self.diameter_box.set_lengths(None)
         form = Form()
         form.add(
             fields["foreground"].title or "Foreground",

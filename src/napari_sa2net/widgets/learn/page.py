@@ -101,8 +101,10 @@ class LearnPage(PageWidget):
         self.set = SetSection()
         self.model_row = ModelRow()
         self.name = QLineEdit()
-        self.time = ValueSlider(SHORT, LONG, decimals=0, power=2.0)
+        self.time = ValueSlider(SHORT, LONG, decimals=2, power=2.0, slid_decimals=0)
+        self.time.spin.trim()
         self.time.spin.setSuffix(" min")
+        self.time.spin.units = {"s": 1 / 60, "sec": 1 / 60, "seconds": 1 / 60, "h": 60}
         self.time.spin.setRange(0.1, 1440)
         self.learns = QComboBox()
         self.learns.setSizeAdjustPolicy(
@@ -307,7 +309,7 @@ class LearnPage(PageWidget):
         if config.steps is not None:
             how = f"in {config.steps:,} step{'' if config.steps == 1 else 's'}"
         else:
-            how = f"in {duration_words(60 * config.minutes)}"
+            how = f"in about {_time_words(config.minutes)}"
         self.button.setText(f"Learn from {what}\n{how}" if n else "Learn")
         self.button.setEnabled(bool(n) and not state.problem and bool(self.session.models))
         self.button.setToolTip(
@@ -372,3 +374,10 @@ class LearnPage(PageWidget):
         while widget is not None and not isinstance(widget, QTabWidget):
             widget = widget.parentWidget()
         return widget is not None
+
+
+def _time_words(minutes: float) -> str:
+    """``3 minutes``: the number that the field shows, or the same in seconds."""
+    if minutes < 1:
+        return f"{60 * minutes:.3g} seconds"
+    return "a minute" if minutes == 1 else f"{round(minutes, 2):g} minutes"
