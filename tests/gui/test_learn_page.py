@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from qtpy.QtCore import Qt
+from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QTabWidget, QWidget
 
 from napari_sa2net.app.training_set import Curves
@@ -109,6 +111,19 @@ def test_without_corrections_it_says_what_to_do_next(
     page.time.spin.setValue(10)
     assert page.state.config.minutes == 10
     assert page.button.text().endswith("in about 10 minutes")
+    for text, minutes, field, words in (
+        ("0,5", 0.5, "0.5 min", "30 seconds"),
+        ("2.5", 2.5, "2.5 min", "2.5 minutes"),
+        ("90 s", 1.5, "1.5 min", "1.5 minutes"),
+        ("1", 1, "1 min", "a minute"),
+        ("10", 10, "10 min", "10 minutes"),
+    ):
+        page.time.spin.selectAll()
+        QTest.keyClicks(page.time.spin.lineEdit(), text)
+        QTest.keyClick(page.time.spin.lineEdit(), Qt.Key.Key_Return)
+        assert page.state.config.minutes == minutes
+        assert page.time.spin.text() == field
+        assert page.button.text().endswith(f"in about {words}")
     # attention alone learns in seconds, with settings of its own
     page.learns.setCurrentIndex(page.learns.findData("attention"))
     page.learns.activated.emit(page.learns.currentIndex())

@@ -72,6 +72,7 @@ def test_views_add_up(open_dock: OpenDock, qtbot: QtBot) -> None:
     window.look(75, 50, 150)
     window.segment()
     (cells,) = window.results
+    assert window.workspace.session.sliders_note == ""
     first = window.on_image(cells)
     seen = np.zeros(first.shape, bool)
     y, x = (int(v) for v in np.round(window.image.world_to_data(cells.data_to_world((0, 0)))))
@@ -80,6 +81,7 @@ def test_views_add_up(open_dock: OpenDock, qtbot: QtBot) -> None:
     window.look(75, 120, 150)
     window.segment()
     assert window.results == [cells]
+    assert "segmented last; cells elsewhere stay" in window.workspace.session.sliders_note
     both = window.on_image(cells)
     box = window.workspace.session.image.view
     here = np.zeros(first.shape, bool)

@@ -47,6 +47,13 @@ REST_S = 0.25
 """A slider that has not moved for so long rests: the table follows."""
 
 
+#: What the sliders do not reach, and how they would.
+ADDED_WORDS = (
+    "The sliders change the cells of the part that was segmented last; cells elsewhere stay as "
+    "they are. To change all at once, segment the whole image."
+)
+
+
 @dataclass
 class ResultState:
     """The newest result of one image.
@@ -61,6 +68,8 @@ class ResultState:
         The engine keeps its probabilities, and they belong to the image as it is.
     diameter
         Size of the cells (px) that set the scale; None where nothing was rescaled.
+    added
+        Its cells were added to those of other parts of the image, which are settled.
     """
 
     key: str
@@ -72,6 +81,7 @@ class ResultState:
     edited: bool = False
     kept: bool = True
     diameter: float | None = None
+    added: bool = False
 
     @property
     def sliders(self) -> Sliders:
@@ -181,6 +191,8 @@ class Results:
         session.sliders_note = SLIDER_WORDS[session.sliders]
         if result is not None and result.sliders == "live" and not result.summary.n_objects:
             session.sliders_note = nothing_found_words(result.request)
+        elif result is not None and result.sliders == "live" and result.added:
+            session.sliders_note = ADDED_WORDS
 
     def _start_timer(self) -> None:
         self.close()
@@ -561,6 +573,7 @@ class SegmentController:
             table_of=made_with,
             wanted=made_with,
             diameter=result.diameter,
+            added=adds_to is not None,
         )
         self._results.put(state)
         self.session.error = None

@@ -107,7 +107,7 @@ def stderr() -> Console:
 
 
 def one_line(text: str) -> str:
-    """Text without line ends and other signs that would move the cursor, as in names of files."""
+    """Text without line ends and what else moves a cursor, as names of files may hold."""
     return " ".join(_CONTROLS.sub(" ", text).split())
 
 

@@ -248,7 +248,9 @@ def load_training_folder(
             )
         items = _committed(directory, only)
     else:
-        items = _indexed(directory, index, splits) if os.path.isfile(index) else _listed(directory)
+        items = (
+            _indexed(directory, index, splits) if os.path.isfile(index) else _listed(directory)
+        )
         items = [replace(item, axes=axes, channels=choice) for item in _with_kin(items)]
     if only is not None:
         items = _chosen(items, only)
