@@ -548,12 +548,12 @@ def test_what_is_no_cells_is_not_accepted_or_kept_until_it_is_mended(desks: Any)
         assert desk.state.odd.mend.startswith(button)
         label = int(wrong[rows[0], cols[0]])
         polygon = [(0, 0), (0, 90), (90, 90), (90, 0)]
-        for accept in (
+        for say_right in (
             lambda desk=desk, label=label: desk.controller.accept(label),
             desk.controller.accept_view,
             lambda desk=desk, polygon=polygon: desk.controller.mark("reviewed", polygon),
         ):
-            assert accept() is False
+            assert say_right() is False
             assert words in desk.state.said.words
             assert not desk.state.said.ok
         assert desk.controller.mend()

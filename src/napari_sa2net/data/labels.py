@@ -349,8 +349,8 @@ class _Pieces:
         several = np.flatnonzero((self.per_label > 1) & (self.per_label < MANY)).tolist()
         of_label = {at: whole[index[whole] == at] for at in several}
         far = self._far(of_label) + np.flatnonzero(self.per_label >= MANY).tolist()
-        numbers = np.flatnonzero(self.per_label > 1)
-        if 2 * numbers.size <= self.values.size:
+        numbers = np.flatnonzero(self.per_label > 1).tolist()
+        if 2 * len(numbers) <= self.values.size:
             numbers = sorted(far)
         self.shared = [int(self.values[at]) for at in numbers]
         self.apart = [int(self.values[at]) for at in sorted(far)]

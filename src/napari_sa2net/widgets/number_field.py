@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
 
 from qtpy.QtCore import QLocale, QPoint, Signal
 from qtpy.QtGui import QValidator
@@ -33,15 +32,15 @@ class _Typed:
     ----------
     problem : str
         Why what was typed last was not taken; empty where it was.
-    units : mapping of str to float
+    units : dict of str to float
         Units that may be typed, and how much one is in the field's own.
-    no_units : mapping of str to str
+    no_units : dict of str to str
         Units that cannot be taken now, and why.
     """
 
     problem: str
-    units: Mapping[str, float]
-    no_units: Mapping[str, str]
+    units: dict[str, float]
+    no_units: dict[str, str]
 
     def _prepare(self) -> None:
         assert isinstance(self, QAbstractSpinBox)
@@ -98,7 +97,7 @@ class _Typed:
         if found is None:
             return f"“{typed}” is no number."
         number, unit = found[1], found[4].strip()
-        if unit and unit[0] in ".+-" or unit[:1].isdecimal():  # 1.234.5
+        if (unit and unit[0] in ".+-") or unit[:1].isdecimal():  # 1.234.5
             return f"“{typed}” is no number."
         decimals = self.decimals() if isinstance(self, QDoubleSpinBox) else 0
         if _GROUPED.fullmatch(number) and decimals < 3:
@@ -145,12 +144,13 @@ class NumberField(_Typed, QDoubleSpinBox):
 
     def set_lengths(self, pixel_size_um: float | None) -> None:
         """Let lengths be typed in a field of pixels, where a pixel's size (µm) is known."""
-        names = {"um": 1.0, "micron": 1.0, "microns": 1.0, "nm": 1e-3, "mm": 1e3}
-        names |= {"pixel": 0.0, "pixels": 0.0}
+        lengths = {"um": 1.0, "micron": 1.0, "microns": 1.0, "nm": 1e-3, "mm": 1e3}
         unknown = "the size of a pixel is not known, so give the number in px"
-        size = pixel_size_um
-        self.units = {n: f / size if f else 1.0 for n, f in names.items() if size or not f}
-        self.no_units = {} if size else {n: unknown for n, f in names.items() if f}
+        self.units, self.no_units = {"pixel": 1.0, "pixels": 1.0}, {}
+        if pixel_size_um:
+            self.units |= {name: um / pixel_size_um for name, um in lengths.items()}
+        else:
+            self.no_units = dict.fromkeys(lengths, unknown)
 
     def trim(self) -> None:
         """Show no zeros behind the point: 3 rather than 3.00."""
@@ -202,6 +202,6 @@ def _plain(text: str | None) -> str:
 
 
 def _unit(text: str) -> str:
-    """One spelling of a unit: µ and u, ² and 2 are alike, upper case and blanks do not count."""
+    """One spelling of a unit: µ is u, ² is 2, upper case and blanks do not count."""
     plain = unicodedata.normalize("NFKC", text).casefold().replace("μ", "u")
     return re.sub(r"[\s^]", "", plain)
