@@ -15,9 +15,11 @@ from napari.layers import Labels
 from napari.utils.shortcuts import default_shortcuts
 from qtpy.QtCore import Qt
 
+from napari_sa2net.app.edit_session import Offer
 from napari_sa2net.data.corrections import TrainingSet
 from napari_sa2net.data.journal import list_journals
 from napari_sa2net.data.samples import synthetic_nuclei
+from napari_sa2net.widgets.correct.bench import OfferBox
 from napari_sa2net.widgets.correct.tools import OTHER_KEYS, TOOLS
 from napari_sa2net.widgets.dock import CorrectDock, SegmentDock, _dock_of
 
@@ -753,3 +755,14 @@ def test_a_mask_is_numbered_by_a_click(open_page: Any, qtbot: Any, home: Path) -
     page.controller.undo()
     np.testing.assert_array_equal(cells.data, mask)
     qtbot.waitUntil(page.mend.isVisible)
+
+
+def test_what_can_be_restored_in_words(qtbot: Any) -> None:
+    box = OfferBox()
+    qtbot.addWidget(box)
+    one = Offer("a", "nuclei", 1, "1 step of work on “cells” over nuclei, today 17:03")
+    two = Offer("b", "nuclei", 2, "2 steps of work on “cells” over nuclei, today 17:01")
+    box.set_offers((one,))
+    assert box.words.text().endswith("today 17:03, was never kept.")
+    box.set_offers((two, one, one))
+    assert "17:01, were never kept. 2 older pieces of work are offered" in box.words.text()

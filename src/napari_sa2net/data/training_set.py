@@ -308,7 +308,8 @@ def read_truth(
         look = look_at_reviewed(labels, counts)
         if look.problem:
             raise TrainingDataError(
-                f"{item.name}: {look.problem} Then keep it anew, or take it out of the set."
+                f"{item.name}: {look.problem.rstrip('.')}. Then keep it anew, or take it out "
+                "of the set."
             )
         counts &= ~np.isin(labels, look.apart)
         return labels, counts, f"{item.name}: {look.note}" if look.apart else ""
