@@ -646,16 +646,20 @@ class ImagePlan:
         try:
             return choose_channels(channels, self.n_channels, self.is_rgb)
         except ChannelError as error:
-            if self.channel_axis is not None or not self.stack_axes:
-                raise
-            counts = " × ".join(map(str, self.stack_shape))
-            noun = axis_noun(self.stack_axes, math.prod(self.stack_shape))
-            at = self.axes.index(self.stack_axes[-1])
-            axes = self.axes[:at] + "C" + self.axes[at + 1 :]
-            raise ChannelError(
-                f"{error} It was read as {counts} {noun} ({self.axes}); if those are channels, "
-                f"give axes {axes} (in the shell --axes {axes})."
-            ) from error
+            raise self.no_such_channel(error) from error
+
+    def no_such_channel(self, error: ChannelError) -> ChannelError:
+        """The error, with how the image was read where its planes may be channels."""
+        if self.channel_axis is not None or not self.stack_axes:
+            return error
+        counts = " × ".join(map(str, self.stack_shape))
+        noun = axis_noun(self.stack_axes, math.prod(self.stack_shape))
+        at = self.axes.index(self.stack_axes[-1])
+        axes = self.axes[:at] + "C" + self.axes[at + 1 :]
+        return ChannelError(
+            f"{error} It was read as {counts} {noun} ({self.axes}); if those are channels, "
+            f"give axes {axes} (in the shell --axes {axes})."
+        )
 
     # --- shape ---------------------------------------------------------------------------
 

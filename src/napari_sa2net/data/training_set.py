@@ -22,7 +22,12 @@ from napari_sa2net.data.axes import Channels, channel_choice, channel_numbers
 from napari_sa2net.data.commit import KINDS, CommitRecord, Seen, is_training_set, read_manifest
 from napari_sa2net.data.io import ImageFile, read_image
 from napari_sa2net.data.plan import ImagePlan, plan_as_input, plan_image
-from napari_sa2net.errors import CommitNotFoundError, SA2NetError, TrainingDataError
+from napari_sa2net.errors import (
+    ChannelError,
+    CommitNotFoundError,
+    SA2NetError,
+    TrainingDataError,
+)
 from napari_sa2net.files import readable
 
 # --------------------------------------------------------------------------------------------
@@ -639,7 +644,10 @@ def named_channels(
     plan = plan_image(file.array, axes or file.axes, in_channels=1, measure=False)
     names = file.channel_names
     colours = ("red", "green", "blue", "alpha")[: plan.n_channels] if plan.is_rgb else ()
-    return channel_numbers(choice, plan.n_channels, names or colours)
+    try:
+        return channel_numbers(choice, plan.n_channels, names or colours)
+    except ChannelError as error:
+        raise plan.no_such_channel(error) from error
 
 
 def unchosen(file: ImageFile, item: TrainingItem) -> str:

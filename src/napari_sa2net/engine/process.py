@@ -111,11 +111,14 @@ class Link:
         listener.close()
 
     def _unblock(self) -> None:
-        """``accept`` has no timeout: call it ourselves when nobody else will."""
         self.process.wait()
         if self._connection is None:
-            with contextlib.suppress(Exception):
-                Client(self._address).close()
+            self._wake()
+
+    def _wake(self) -> None:
+        """``accept`` has no timeout, and closing does not end it: call ourselves."""
+        with contextlib.suppress(Exception):
+            Client(self._address).close()
 
     def send(self, message: Any) -> None:
         """Send to the engine; OSError when it is gone."""
@@ -155,6 +158,8 @@ class Link:
             self._ended = True
         self.pool.close()
         if self._listener is not None:
+            if self._connection is None:
+                self._wake()
             with contextlib.suppress(OSError):
                 self._listener.close()
         if self._connection is not None:
