@@ -1,7 +1,8 @@
 """Edits that were not kept yet, on disk as they are made: a crash loses none of them.
 
-A journal belongs to one image in one window. It is a folder with a snapshot of the labels and
-a log of steps after it. A step is bytes and a small header, whose meaning is the editor's.
+A journal belongs to one image in one window. It is a folder with an SQLite database: a snapshot
+of the labels, and the steps after it. A step is bytes and a small header, whose meaning is the
+editor's.
 """
 
 from __future__ import annotations
@@ -12,16 +13,21 @@ import math
 import os
 import secrets
 import shutil
+import sqlite3
 import struct
 import threading
+import time
 import weakref
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 from filelock import BaseFileLock
@@ -29,214 +35,177 @@ from numpy.typing import NDArray
 
 from napari_sa2net.data.locks import locked, take_lock
 from napari_sa2net.errors import JournalError, JournalInUseError, OutputError, SA2NetError
-from napari_sa2net.files import sync_folder, user_data_dir, write_atomically
+from napari_sa2net.files import TEMPORARY_PREFIX, sync_folder, user_data_dir, write_atomically
+
+__all__ = [
+    "Journal",
+    "JournalImage",
+    "JournalInfo",
+    "Restored",
+    "Step",
+    "discard_journal",
+    "journals_dir",
+    "list_journals",
+]
+
+SCHEMA_VERSION = 2
+DATABASE = "edits.sqlite"
+#: Beside the database, so that version 0.1.0 says "newer" where it would clear it away.
+ABOUT = "about.json"
+#: Held while journals appear and go, and while their locks are tried.
+LOCK = ".lock"
+#: Seconds that closing waits for the last steps, and one connection for another.
+CLOSE_TIMEOUT = 30.0
+BUSY_TIMEOUT = 10.0
+_CHUNK_BYTES = 16 * 2**20
+#: What a write-ahead log keeps of its length when it begins anew, as it does all 1,000 pages.
+_WAL_BYTES = 4 * 2**20
 
 # --------------------------------------------------------------------------------------------
-# Files of a journal: framed records that say themselves whether they are whole.
+# The database. All tables have the same columns, and each row says itself whether it is whole.
 
-#: First bytes of a log and of a snapshot; the digit is the version of the format.
-MAGIC = b"sa2net journal 1\n"
-STEP, COMMITTED, SNAPSHOT, CHUNK, END = range(5)
+#: Tables and their keys: the image and who writes; steps in the snapshot; number of a block of
+#: its arrays; number of a step; number of the last step in a commit.
+_TABLES = {
+    "about": "schema_version",
+    "snapshot": "number",
+    "chunk": "place",
+    "step": "number",
+    "kept": "upto",
+}
+_DAMAGE = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
-# Mark, kind, number, length of the header and of the payload; then a CRC-32 of all of it.
-_HEAD = struct.Struct("<4sBQII")
-_CRC = struct.Struct("<I")
-_MARK = b"\xa7sa2"
-_CHUNK_BYTES = 16 * 2**20
 
-
-@dataclass(frozen=True)
-class Frame:
-    """One record.
-
-    Attributes
-    ----------
-    kind : int
-        STEP, COMMITTED, SNAPSHOT, CHUNK or END.
-    number : int
-        Of the step; of others, the number of steps before it.
-    header : dict
-        Plain values.
-    payload : bytes
-    """
-
-    kind: int
+class _Row(NamedTuple):
     number: int
-    header: dict[str, Any]
+    header: bytes  # JSON
     payload: bytes = b""
+    time: float = 0.0  # when it was made
+
+    @property
+    def crc(self) -> int:
+        key = struct.pack("<qd", self.number, self.time)
+        return zlib.crc32(self.payload, zlib.crc32(self.header, zlib.crc32(key)))
 
 
-@dataclass
-class LogScan:
-    """What can be read of a log.
-
-    Attributes
-    ----------
-    frames : list of Frame
-        Whole ones, up to the first that is not.
-    good_bytes, lost_bytes : int
-        Length of these, and of what comes after: the last record of a process that died.
-    """
-
-    frames: list[Frame] = field(default_factory=list)
-    good_bytes: int = 0
-    lost_bytes: int = 0
+_Entry = tuple[str, _Row]  # a row with its table
 
 
-def frame_bytes(frame: Frame) -> bytes:
-    """A record as it is written; TypeError if the header is not plain values."""
-    header = json.dumps(frame.header, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    head = _HEAD.pack(_MARK, frame.kind, frame.number, len(header), len(frame.payload))
-    crc = zlib.crc32(frame.payload, zlib.crc32(header, zlib.crc32(head)))
-    return b"".join((head, header, frame.payload, _CRC.pack(crc)))
+def _json(header: Mapping[str, Any]) -> bytes:
+    return json.dumps(header, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
-def read_frames(file: BinaryIO) -> Iterator[Frame]:
-    """Records from an open file's position, up to the end or the first that is not whole."""
-    while len(head := file.read(_HEAD.size)) == _HEAD.size:
-        mark, kind, number, n_header, n_payload = _HEAD.unpack(head)
-        if mark != _MARK:
-            return
-        header, payload = file.read(n_header), file.read(n_payload)
-        crc = zlib.crc32(payload, zlib.crc32(header, zlib.crc32(head)))
-        if file.read(_CRC.size) != _CRC.pack(crc):
-            return
-        yield Frame(kind, number, json.loads(header), payload)
+def _connect(file: Path, mode: str) -> sqlite3.Connection:
+    """A connection of this thread: "ro", "rw", or "rwc" to make the file."""
+    # as_uri would name the host of \\server\home, which SQLite refuses.
+    name = quote(os.fsencode(file.absolute().as_posix()))
+    uri = f"file://{'' if name.startswith('/') else '/'}{name}?mode={mode}"
 
+    def opened() -> sqlite3.Connection:
+        db = sqlite3.connect(uri, BUSY_TIMEOUT, isolation_level=None, uri=True)
+        db.text_factory = bytes
+        return db
 
-def scan_log(path: Path, first: int) -> LogScan:
-    """Read a log whose first step should have the number `first`; an absent one is empty.
-
-    Raises
-    ------
-    JournalError
-        If it cannot be read, or is of a newer version.
-    """
-    scan = LogScan()
+    db = opened()
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            magic = file.read(len(MAGIC))
-            if magic == MAGIC:
-                scan.good_bytes = len(MAGIC)
-                expected = first
-                for frame in read_frames(file):
-                    # A gap cannot be undone or redone across.
-                    if frame.kind == STEP and frame.number != expected:
-                        break
-                    expected += frame.kind == STEP
-                    scan.frames.append(frame)
-                    scan.good_bytes = file.tell()
-            elif len(magic) == len(MAGIC) and magic.startswith(MAGIC[:-2]):
-                raise JournalError(
-                    f"{path} was written by a newer version of this program. Update: "
-                    "pip install -U napari-sa2net"
-                )
-    except FileNotFoundError:
-        return scan
-    except OSError as error:
-        raise JournalError(f"{path} cannot be read ({error}).") from error
-    scan.lost_bytes = size - scan.good_bytes
-    return scan
+        # FULL, and without a write-ahead log the end of a transaction outlives a power cut too.
+        db.execute("PRAGMA synchronous=EXTRA")
+    except sqlite3.OperationalError as error:
+        db.close()
+        if mode == "ro" or _code(error) == sqlite3.SQLITE_BUSY:
+            raise
+        # A write-ahead log needs shared memory, which some network drives lack.
+        db = opened()
+        for words in ("locking_mode=EXCLUSIVE", "journal_mode=DELETE", "locking_mode=NORMAL"):
+            db.execute(f"PRAGMA {words}")
+        db.execute("PRAGMA synchronous=EXTRA")
+    except sqlite3.DatabaseError:
+        pass  # damaged, as whoever reads it will be told
+    return db
 
 
-def write_snapshot(
-    path: Path,
-    arrays: Mapping[str, Any],
-    number: int,
-    header: Mapping[str, Any],
-) -> None:
-    """Write arrays, compressed and whole or not at all.
-
-    Parameters
-    ----------
-    path : Path
-    arrays : mapping of str to array
-        Anything with shape, dtype and slicing; read block by block.
-    number : int
-        Steps that are in them.
-    header : mapping of plain values
-
-    Raises
-    ------
-    OutputError
-    """
-    described = {
-        name: {"dtype": np.dtype(array.dtype).str, "shape": [int(n) for n in array.shape]}
-        for name, array in arrays.items()
-    }
-
-    def save(file: BinaryIO) -> None:
-        import imagecodecs
-
-        file.write(MAGIC)
-        top = {"arrays": described, **header}
-        file.write(frame_bytes(Frame(SNAPSHOT, number, top)))
-        for name, array in arrays.items():
-            for index, (start, stop) in _slabs(tuple(described[name]["shape"]), array.dtype):
-                slab = np.ascontiguousarray(array[(*index, slice(start, stop))])
-                packed = bytes(imagecodecs.zstd_encode(slab.tobytes(), level=1))
-                place = {"array": name, "index": list(index), "rows": [start, stop]}
-                file.write(frame_bytes(Frame(CHUNK, number, place, packed)))
-        file.write(frame_bytes(Frame(END, number, {})))
-
-    write_atomically(path, save, durable=True, make_folder=False)
-
-
-def read_snapshot_header(path: Path) -> Frame:
-    """The first record of a snapshot.
-
-    Raises
-    ------
-    JournalError
-    """
-    with _opened(path) as file:
-        return _first(path, file)
-
-
-def read_snapshot(path: Path) -> tuple[Frame, dict[str, NDArray[Any]]]:
-    """First record and arrays of a snapshot.
-
-    Raises
-    ------
-    JournalError
-        If it is damaged.
-    """
-    import imagecodecs
-
-    with _opened(path) as file:
-        top = _first(path, file)
-        arrays = {
-            name: np.zeros(tuple(one["shape"]), np.dtype(one["dtype"]))
-            for name, one in top.header["arrays"].items()
-        }
-        for frame in read_frames(file):
-            if frame.kind == END:
-                return top, arrays
-            array = arrays[frame.header["array"]]
-            start, stop = frame.header["rows"]
-            rows = array[(*frame.header["index"], slice(start, stop))]
-            raw = imagecodecs.zstd_decode(frame.payload)
-            rows[...] = np.frombuffer(raw, array.dtype).reshape(rows.shape)
-    raise _damaged(path)
-
-
-def _opened(path: Path) -> BinaryIO:
+def _connect_writer(file: Path) -> sqlite3.Connection:
+    """A connection that appends fast and stops no reader: by a write-ahead log if it can."""
+    db = _connect(file, "rw")
     try:
-        file = path.open("rb")
-    except OSError as error:
-        raise JournalError(f"{path} cannot be read ({error}).") from error
-    if file.read(len(MAGIC)) != MAGIC:
-        file.close()
-        raise _damaged(path)
-    return file
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.OperationalError:
+        db.close()
+        db = _connect(file, "rw")
+    db.execute(f"PRAGMA journal_size_limit={_WAL_BYTES}")
+    return db
 
 
-def _first(path: Path, file: BinaryIO) -> Frame:
-    frame = next(read_frames(file), None)
-    if frame is None or frame.kind != SNAPSHOT:
-        raise _damaged(path)
-    return frame
+def _code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+
+
+@contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN IMMEDIATE")
+    with db:
+        yield
+
+
+def _put(db: sqlite3.Connection, table: str, row: _Row) -> None:
+    db.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?, ?)", (*row, row.crc))
+
+
+def _fill(db: sqlite3.Connection, entries: Iterable[_Entry]) -> None:
+    """Begin anew from these entries; all of them, or it stays as it was."""
+    with _transaction(db):
+        for table, key in _TABLES.items():
+            columns = f"{key} INTEGER PRIMARY KEY, header BLOB, payload BLOB, time REAL, crc"
+            db.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
+            db.execute(f"DELETE FROM {table}")
+        for table, row in entries:
+            _put(db, table, row)
+
+
+def _new_database(path: Path, entries: Iterable[_Entry]) -> None:
+    """Put a new database in the place of what there is, whole or not at all."""
+    part = path / f"{TEMPORARY_PREFIX}{DATABASE}"
+    part.unlink(missing_ok=True)
+    with closing(_connect(part, "rwc")) as db:
+        _fill(db, entries)
+    for suffix in ("-wal", "-shm", "-journal"):
+        (path / f"{DATABASE}{suffix}").unlink(missing_ok=True)
+    os.replace(part, path / DATABASE)
+    mark = _json({"schema_version": SCHEMA_VERSION})
+    write_atomically(path / ABOUT, mark, durable=True, make_folder=False)
+
+
+@contextmanager
+def _reading(path: Path, mode: str = "rw") -> Iterator[sqlite3.Connection]:
+    """The database of a journal as it is at one moment; JournalError if it cannot be read."""
+    try:
+        with closing(_connect(path / DATABASE, mode)) as db:
+            db.execute("PRAGMA writable_schema=ON")  # else nothing of a file cut short is read
+            db.execute("BEGIN")
+            yield db
+    except sqlite3.Error as error:
+        if _code(error) in _DAMAGE:
+            raise _damaged(path) from error
+        raise JournalError(f"{path / DATABASE} cannot be read ({error}).") from error
+
+
+def _rows(db: sqlite3.Connection, path: Path, table: str) -> Iterator[_Row]:
+    """Rows in order; JournalError at the first that is damaged."""
+    try:
+        for *values, crc in db.execute(f"SELECT * FROM {table} ORDER BY rowid"):
+            row = _Row(*values)
+            try:
+                whole = row.crc == crc
+            except (TypeError, struct.error):  # a flipped bit can make it of another kind
+                whole = False
+            if not whole:
+                raise _damaged(path)
+            yield row
+    except sqlite3.DatabaseError as error:
+        if _code(error) in _DAMAGE:
+            raise _damaged(path) from error
+        raise
 
 
 def _damaged(path: Path) -> JournalError:
@@ -244,6 +213,110 @@ def _damaged(path: Path) -> JournalError:
         f"{path} is damaged, or of a newer version, so these edits cannot be restored. "
         "Discard the journal, or update this program."
     )
+
+
+def _newer(path: Path) -> JournalError:
+    return JournalError(
+        f"The journal {path} was written by a newer version of this program. Update: "
+        "pip install -U napari-sa2net"
+    )
+
+
+@dataclass
+class _Held:
+    """Rows of a journal by their tables, as far as they can be read; `problem` says why."""
+
+    about: list[_Row] = field(default_factory=list)
+    snapshot: list[_Row] = field(default_factory=list)
+    chunk: list[_Row] = field(default_factory=list)
+    step: list[_Row] = field(default_factory=list)
+    kept: list[_Row] = field(default_factory=list)
+    problem: JournalError | None = None
+
+    @property
+    def is_usable(self) -> bool:
+        return bool(self.about and self.snapshot)
+
+    @property
+    def must_be_rewritten(self) -> bool:
+        is_old = self.is_usable and self.about[0].number < SCHEMA_VERSION
+        return is_old or self.problem is not None
+
+    @property
+    def top(self) -> dict[str, Any]:
+        return dict(json.loads(self.snapshot[0].header))
+
+    @property
+    def number(self) -> int:
+        return self.snapshot[0].number + len(self.step)
+
+    @property
+    def committed(self) -> int:
+        return min(self.number, max(self.top["committed"], *(r.number for r in self.kept), 0))
+
+    @property
+    def image(self) -> JournalImage:
+        one = json.loads(self.about[0].header)["image"] if self.about else {"name": "?"}
+        return JournalImage(**{**one, "shape": tuple(one.get("shape", ()))})
+
+    def entries(self) -> Iterator[_Entry]:
+        return ((table, row) for table in _TABLES for row in getattr(self, table))
+
+
+def _load(path: Path, mode: str = "rw", arrays: bool = False) -> _Held | None:
+    """What a journal holds, with its arrays or without; None before its first snapshot."""
+    held = _Held()
+    try:
+        if not (path / DATABASE).is_file():
+            return _load_old(path, held, arrays)
+        with _reading(path, mode) as db:
+            (version,) = db.execute("SELECT max(schema_version) FROM about").fetchone()
+            if version is not None and version > SCHEMA_VERSION:
+                raise _newer(path)
+            for table in _TABLES:
+                if arrays or table != "chunk":
+                    try:
+                        for row in _rows(db, path, table):
+                            # a gap cannot be undone or redone across
+                            if table == "step" and row.number != held.number + 1:
+                                raise _damaged(path)
+                            getattr(held, table).append(row)
+                    except JournalError as error:
+                        if table in ("step", "kept"):
+                            held.problem = held.problem or error
+                        else:
+                            held.snapshot.clear()
+                            raise
+            if not held.is_usable:
+                raise _damaged(path)
+    except JournalError as error:
+        held.problem = held.problem or error
+    return held
+
+
+def _entries(image: JournalImage, snapshot: _Snapshot) -> Iterator[_Entry]:
+    """Rows of a snapshot, whose arrays are read block by block."""
+    import imagecodecs
+
+    described = {
+        name: {"dtype": np.dtype(array.dtype).str, "shape": [int(n) for n in array.shape]}
+        for name, array in snapshot.arrays.items()
+    }
+    header = {
+        "arrays": described,
+        "state": snapshot.state,
+        "committed": snapshot.committed,
+    }
+    yield "about", _about_row(image)
+    yield "snapshot", _Row(snapshot.number, _json(header), b"", time.time())
+    place = 0
+    for name, array in snapshot.arrays.items():
+        for index, (start, stop) in _slabs(tuple(described[name]["shape"]), array.dtype):
+            slab = np.ascontiguousarray(array[(*index, slice(start, stop))])
+            packed = bytes(imagecodecs.zstd_encode(slab.tobytes(), level=1))
+            where = {"array": name, "index": list(index), "rows": [start, stop]}
+            yield "chunk", _Row(place, _json(where), packed)
+            place += 1
 
 
 def _slabs(
@@ -258,13 +331,28 @@ def _slabs(
             yield index, (start, min(plane[0], start + step))
 
 
+def _arrays(path: Path, held: _Held) -> dict[str, NDArray[Any]]:
+    import imagecodecs
+
+    arrays = {
+        name: np.zeros(tuple(one["shape"]), np.dtype(one["dtype"]))
+        for name, one in held.top["arrays"].items()
+    }
+    missing = sum(array.size for array in arrays.values())
+    for row in held.chunk:
+        where = json.loads(row.header)
+        array = arrays[where["array"]]
+        rows = array[(*where["index"], slice(*where["rows"]))]
+        raw = imagecodecs.zstd_decode(row.payload)
+        rows[...] = np.frombuffer(raw, array.dtype).reshape(rows.shape)
+        missing -= rows.size
+    if missing:
+        raise _damaged(path)
+    return arrays
+
+
 # --------------------------------------------------------------------------------------------
 # Which journals there are, whose they are, and which can be restored.
-
-SCHEMA_VERSION = 1
-ABOUT = "about.json"
-#: Held while journals appear and go, and while their locks are tried.
-LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -348,11 +436,13 @@ def list_journals(folder: Path | None = None, in_use: bool = False) -> list[Jour
     with locked(folder / LOCK):
         for path in sorted(p for p in folder.iterdir() if p.is_dir()):
             lock = take_lock(_lock_path(path))
+            if lock is None and not in_use:
+                continue
             try:
                 info = _describe(path, lock is None)
                 if lock is not None and (info is None or not (info.n_edits or info.problem)):
                     _delete(path)
-                elif info is not None and (in_use or lock is not None):
+                elif info is not None:
                     found.append(info)
             finally:
                 if lock is not None:
@@ -374,15 +464,31 @@ def discard_journal(identity: str, folder: Path | None = None) -> None:
     folder = folder or journals_dir()
     lock = _claim(folder, identity)
     try:
-        delete_journal(folder / identity, lock)
+        _delete_claimed(folder / identity, lock)
     finally:
         lock.release()
 
 
-# --- for Journal ---------------------------------------------------------------------------
+def _describe(path: Path, in_use: bool) -> JournalInfo | None:
+    """None for what is no journal (yet, or any more)."""
+    size, changed = 0, 0.0
+    for file in path.iterdir():
+        with suppress(FileNotFoundError):  # a window that writes makes and deletes some
+            stat = file.stat()
+            size, changed = size + stat.st_size, max(changed, stat.st_mtime)
+    held = _load(path, "ro" if in_use else "rw")  # what a dead window left is rolled back
+    if held is None:
+        return None
+    n_edits, problem = 0, str(held.problem or "")
+    if held.is_usable:
+        n_edits = held.number - held.committed
+        problem = "" if n_edits else problem
+        changed = (held.step or held.snapshot)[-1].time
+    when = datetime.fromtimestamp(changed, UTC)
+    return JournalInfo(path.name, held.image, when, n_edits, size, in_use, problem)
 
 
-def new_journal(folder: Path) -> tuple[str, BaseFileLock]:
+def _new_journal(folder: Path) -> tuple[str, BaseFileLock]:
     """Make the folder of a journal; returns its id and its lock, held."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -400,120 +506,24 @@ def new_journal(folder: Path) -> tuple[str, BaseFileLock]:
         ) from error
 
 
-def claim_journal(folder: Path, identity: str) -> tuple[JournalImage, BaseFileLock]:
-    """Image and lock, held, of a journal that nobody is writing."""
-    lock = _claim(folder, identity)
-    try:
-        return _image(_read_about(folder / identity)), lock
-    except BaseException:
-        lock.release()
-        raise
-
-
-def write_about(path: Path, image: JournalImage) -> None:
-    """Say whose journal this is; without this file it does not count."""
-    content = {
-        "schema_version": SCHEMA_VERSION,
-        "image": asdict(image),
-        "pid": os.getpid(),
-    }
-    text = json.dumps(content, ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass")
-    write_atomically(path / ABOUT, text, durable=True, make_folder=False)
-
-
-def delete_journal(path: Path, lock: BaseFileLock) -> None:
-    """Delete a journal whose lock is held; the lock is released."""
-    if not path.parent.is_dir():
-        lock.release()
-        return
-    with locked(path.parent / LOCK):
-        _delete(path)
-        lock.release()
-        _lock_path(path).unlink(missing_ok=True)
-
-
-def find_base(path: Path) -> tuple[Path, Frame]:
-    """The latest snapshot of a journal, and its first record.
-
-    Raises
-    ------
-    JournalError
-        If none can be read.
-    """
-    problem = JournalError(f"The journal {path} is gone, or nothing was written to it yet.")
-    for base in sorted(path.glob("base-*.snap"), reverse=True):
-        try:
-            return base, read_snapshot_header(base)
-        except JournalError as error:
-            problem = error
-    raise problem
-
-
-def log_of(base: Path) -> Path:
-    """The log of the steps after a snapshot."""
-    return base.with_name(base.name.replace("base-", "steps-")).with_suffix(".log")
-
-
-def progress(top: Frame, scan: LogScan) -> tuple[int, int]:
-    """Number of the last step, and of the last one that is in a commit."""
-    number = top.number + sum(frame.kind == STEP for frame in scan.frames)
-    marks = [frame.header["upto"] for frame in scan.frames if frame.kind == COMMITTED]
-    return number, max([top.header["committed"], *marks])
-
-
 def _claim(folder: Path, identity: str) -> BaseFileLock:
+    """The lock, held, of a journal that nobody is writing."""
     path = folder / identity
     if not folder.is_dir():
         raise _unknown(path)
     with locked(folder / LOCK):
-        if not (path / ABOUT).is_file() or path.parent != folder:
+        is_one = any((path / name).is_file() for name in (DATABASE, ABOUT))
+        if not is_one or path.parent != folder:
             raise _unknown(path)
         lock = take_lock(_lock_path(path))
     if lock is None:
-        pid = _read_about(path).get("pid")
+        held = _load(path, "ro")
+        pid = json.loads(held.about[0].header)["pid"] if held and held.about else "?"
         raise JournalInUseError(
             f"Another window (process {pid}) is writing these edits. Go on there, or close it "
             "first."
         )
     return lock
-
-
-def _describe(path: Path, in_use: bool) -> JournalInfo | None:
-    """None for what is no journal (yet, or any more)."""
-    if not (path / ABOUT).is_file():
-        return None
-    changed = max((p.stat().st_mtime for p in path.iterdir()), default=0.0)
-    when = datetime.fromtimestamp(changed, UTC)
-    size = sum(p.stat().st_size for p in path.iterdir())
-    image = JournalImage("?")
-    try:
-        image = _image(_read_about(path))
-        base, top = find_base(path)
-        number, committed = progress(top, scan_log(log_of(base), top.number + 1))
-    except JournalError as error:
-        return JournalInfo(path.name, image, when, 0, size, in_use, str(error))
-    return JournalInfo(path.name, image, when, number - committed, size, in_use)
-
-
-def _read_about(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads((path / ABOUT).read_bytes())
-        version = content["schema_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise JournalError(f"{path / ABOUT} cannot be read ({error}).") from error
-    if version > SCHEMA_VERSION:
-        raise JournalError(
-            f"The journal {path} was written by a newer version of this program. Update: "
-            "pip install -U napari-sa2net"
-        )
-    return dict(content)
-
-
-def _image(about: dict[str, Any]) -> JournalImage:
-    one = about["image"]
-    return JournalImage(
-        one["name"], one["path"], one["fingerprint"], tuple(one["shape"]), one["more"]
-    )
 
 
 def _unknown(path: Path) -> JournalError:
@@ -525,262 +535,26 @@ def _lock_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.lock")
 
 
+def _delete_claimed(path: Path, lock: BaseFileLock) -> None:
+    """Delete a journal whose lock is held; the lock is released."""
+    if not path.parent.is_dir():
+        lock.release()
+        return
+    with locked(path.parent / LOCK):
+        _delete(path)
+        lock.release()
+        _lock_path(path).unlink(missing_ok=True)
+
+
 def _delete(path: Path) -> None:
     # First what makes it a journal, so that a crash leaves rubbish rather than half of one.
-    (path / ABOUT).unlink(missing_ok=True)
+    for name in (DATABASE, ABOUT):
+        (path / name).unlink(missing_ok=True)
     shutil.rmtree(path, ignore_errors=True)
 
 
 # --------------------------------------------------------------------------------------------
-# The thread that writes a journal: in order, flushed, and again after a failure.
-
-#: Seconds that closing waits for the last steps.
-CLOSE_TIMEOUT = 30.0
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Arrays to begin anew from; `number` steps are in them, `committed` of these kept."""
-
-    arrays: Mapping[str, Any]
-    state: dict[str, Any]
-    number: int
-    committed: int
-
-
-class JournalWriter:
-    """Writes what is put, and tells what is on disk.
-
-    Attributes
-    ----------
-    durable : int
-        Number of the last step on disk; −1 while there is nothing.
-    error : SA2NetError or None
-        Why the last writing failed.
-    log_bytes : int
-        Length of the log.
-    listener : callable or None
-        Called from the thread when `durable` or `error` changed.
-    """
-
-    def __init__(self, path: Path, image: JournalImage) -> None:
-        self.path = path
-        self.image = image
-        self.durable = -1
-        self.error: SA2NetError | None = None
-        self.log_bytes = 0
-        self.listener: Callable[[], None] | None = None
-        self._changed = threading.Condition()
-        self._queue: deque[Frame | Snapshot] = deque()
-        self._closing = False
-        self._thread: threading.Thread | None = None
-        self._log: Path | None = None
-        self._handle: int | None = None
-
-    def go_on(self, log: Path, length: int, durable: int) -> None:
-        """Append to a log, of which the first `length` bytes are good.
-
-        Raises
-        ------
-        OSError
-        """
-        self._open_log(log, length)
-        self.durable = durable
-
-    def put(self, item: Frame | Snapshot) -> None:
-        """Hand over; returns at once.
-
-        Raises
-        ------
-        JournalError
-            If the journal is closed.
-        """
-        with self._changed:
-            if self._closing:
-                raise JournalError("This journal is closed. Begin a new one.")
-            self._queue.append(item)
-            self.error = None
-            if self._thread is None:
-                # It must not keep a process alive; _write_the_rest sees to the last steps.
-                self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
-                self._thread.start()
-                _writers.add(self)
-            self._changed.notify_all()
-
-    def retry(self) -> None:
-        """Try again what failed."""
-        with self._changed:
-            self.error = None
-            self._changed.notify_all()
-
-    def wait(self, number: int | None, timeout: float) -> bool:
-        """Wait for a step, or for everything; False if it takes longer, or raises `error`."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.error or self._is_done(number), timeout)
-            if self.error is not None and not self._is_done(number):
-                raise self.error
-            return self._is_done(number)
-
-    def stop(self) -> None:
-        """End the thread, after what it is writing just now."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(CLOSE_TIMEOUT)
-        self._close_log()
-        _writers.discard(self)
-
-    # --- in the thread ---------------------------------------------------------------------
-
-    def _is_done(self, number: int | None) -> bool:
-        return not self._queue if number is None else self.durable >= number
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(
-                    lambda: self._closing or (bool(self._queue) and self.error is None)
-                )
-                if self._closing:
-                    return
-                self._drop_what_is_gone()
-                first = self._queue[0]
-                frames: list[Frame] = []
-                for item in self._queue:  # together, up to the next snapshot
-                    if isinstance(item, Snapshot):
-                        break
-                    frames.append(item)
-            error = self._try(first, frames)
-            with self._changed:
-                self.error = error
-                if isinstance(first, Snapshot):
-                    # Without a log no step has a meaning; else a snapshot can be left out.
-                    if error is None or self._handle is not None:
-                        self._queue.popleft()
-                    if error is None:
-                        self.durable = max(self.durable, first.number)
-                elif error is None:
-                    for frame in frames:
-                        self._queue.popleft()
-                        if frame.kind == STEP:
-                            self.durable = frame.number
-                elif self._handle is None:
-                    self.durable = -1
-                self._changed.notify_all()
-            if self.listener is not None:
-                self.listener()
-
-    def _drop_what_is_gone(self) -> None:
-        """Where the log was deleted, a snapshot stands for all that came before it."""
-        if self._handle is None and any(isinstance(item, Snapshot) for item in self._queue):
-            while not isinstance(self._queue[0], Snapshot):
-                self._queue.popleft()
-
-    def _try(self, first: Frame | Snapshot, frames: list[Frame]) -> SA2NetError | None:
-        try:
-            if isinstance(first, Snapshot):
-                self._write_snapshot(first)
-            else:
-                self._write_frames(frames)
-        except SA2NetError as problem:
-            return problem
-        except Exception as problem:  # also what lazy arrays raise: the thread must live on
-            return OutputError(
-                f"The journal of edits in {self.path} cannot be written ({problem}). Free some "
-                "space on that disk, or keep your corrections now."
-            )
-        return None
-
-    def _write_frames(self, frames: list[Frame]) -> None:
-        handle = self._checked_log()
-        data = memoryview(b"".join(frame_bytes(frame) for frame in frames))
-        try:
-            done = 0
-            while done < len(data):
-                done += os.write(handle, data[done:])
-            os.fsync(handle)
-        except OSError:
-            # Half a record would hide all later ones.
-            os.ftruncate(handle, self.log_bytes)
-            os.lseek(handle, self.log_bytes, os.SEEK_SET)
-            raise
-        self.log_bytes += len(data)
-        self._checked_log()
-
-    def _checked_log(self) -> int:
-        """The open log, if it is still in its place: its deletion would go unseen."""
-        if self._handle is not None and self._log is not None:
-            try:
-                if os.path.samestat(os.stat(self._log), os.fstat(self._handle)):
-                    return self._handle
-            except (FileNotFoundError, NotADirectoryError):
-                pass
-            self._close_log()
-        raise JournalError(
-            f"The journal of edits {self.path} was deleted. Keep your corrections now: until "
-            "then a crash would lose them."
-        )
-
-    def _write_snapshot(self, snapshot: Snapshot) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        base = self.path / f"base-{snapshot.number:010d}.snap"
-        log = log_of(base)
-        header = {"state": snapshot.state, "committed": snapshot.committed}
-        # A log of that name has no steps, or its base would be a later one.
-        write_snapshot(base, snapshot.arrays, snapshot.number, header)
-        self._close_log()
-        self._open_log(log, 0)
-        write_about(self.path, self.image)
-        for path in self.path.iterdir():
-            if path.suffix in (".snap", ".log") and path not in (base, log):
-                path.unlink(missing_ok=True)
-
-    def _open_log(self, log: Path, length: int) -> None:
-        """Open a log to go on after its good part."""
-        handle = os.open(log, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-        try:
-            if length < len(MAGIC):
-                os.ftruncate(handle, 0)
-                os.write(handle, MAGIC)
-                length = len(MAGIC)
-            os.ftruncate(handle, length)
-            os.fsync(handle)
-            sync_folder(log.parent)
-            os.lseek(handle, length, os.SEEK_SET)
-        except BaseException:
-            os.close(handle)
-            raise
-        self._handle, self._log, self.log_bytes = handle, log, length
-
-    def _close_log(self) -> None:
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
-
-
-_writers: weakref.WeakSet[JournalWriter] = weakref.WeakSet()
-
-
-@atexit.register
-def _write_the_rest() -> None:
-    for writer in list(_writers):
-        try:
-            writer.wait(None, timeout=5)
-        except SA2NetError:
-            continue
-
-
-__all__ = [
-    "Journal",
-    "JournalImage",
-    "JournalInfo",
-    "Restored",
-    "Step",
-    "discard_journal",
-    "journals_dir",
-    "list_journals",
-]
+# Writing
 
 
 @dataclass(frozen=True)
@@ -822,6 +596,16 @@ class Restored:
     committed: int
 
 
+@dataclass(frozen=True)
+class _Snapshot:
+    """Arrays to begin anew from; `number` steps are in them, `committed` of these kept."""
+
+    arrays: Mapping[str, Any]
+    state: dict[str, Any]
+    number: int
+    committed: int
+
+
 class Journal:
     """A journal that this process writes; made by `create` or `reopen`.
 
@@ -835,6 +619,14 @@ class Journal:
     path : Path
         Its folder.
     image : JournalImage
+    number : int
+        Of the last step.
+    durable : int
+        Number of the last step that is on disk; −1 while nothing is.
+    error : SA2NetError or None
+        Why the last writing failed; None once it has worked again.
+    log_bytes : int
+        Size of the steps on disk since the last snapshot.
     """
 
     def __init__(
@@ -842,12 +634,22 @@ class Journal:
     ) -> None:
         self.id = identity
         self.path = folder / identity
+        self._database = self.path / DATABASE
         self.image = image
+        self.number = 0
+        self.durable = -1
+        self.error: SA2NetError | None = None
+        self.log_bytes = 0
         self._lock = lock
-        self._writer = JournalWriter(self.path, image)
-        self._number = 0
         self._committed = 0
+        self._listener: Callable[[], None] | None = None
+        self._queue: deque[_Entry | _Snapshot] = deque()
+        self._changed = threading.Condition()
         self._closed = False
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._db: sqlite3.Connection | None = None  # the thread's
+        self._file: os.stat_result | None = None  # None while there is no database
 
     # --- making ----------------------------------------------------------------------------
 
@@ -882,7 +684,7 @@ class Journal:
             If the folder cannot be made. Arrays that cannot be written are an `error`.
         """
         folder = folder or journals_dir()
-        identity, lock = new_journal(folder)
+        identity, lock = _new_journal(folder)
         journal = cls(folder, identity, image, lock)
         journal.compact(arrays, state, copy)
         return journal
@@ -891,60 +693,64 @@ class Journal:
     def reopen(cls, identity: str, folder: Path | None = None) -> Journal:
         """Take over a journal whose window has closed or died; new steps go after the old.
 
+        One of version 0.1.0 is converted.
+
         Raises
         ------
         JournalInUseError
             If another window is writing it.
         JournalError
             If it is gone, or damaged from the start.
+        OutputError
+            If it cannot be written; it is as it was.
         """
         folder = folder or journals_dir()
-        image, lock = claim_journal(folder, identity)
+        lock = _claim(folder, identity)
         try:
-            journal = cls(folder, identity, image, lock)
-            base, top = find_base(journal.path)
-            scan = scan_log(log_of(base), top.number + 1)
-            journal._number, journal._committed = progress(top, scan)
-            journal._writer.go_on(log_of(base), scan.good_bytes, journal._number)
-            write_about(journal.path, image)
-        except OSError as error:
-            lock.release()
-            raise OutputError(f"{folder} cannot be written ({error}).") from error
+            journal = cls(folder, identity, JournalImage("?"), lock)
+            journal._take_over()
         except BaseException:
             lock.release()
             raise
         return journal
 
+    def _take_over(self) -> None:
+        held = _load(self.path)
+        # To a damaged one nothing can be added, nor to an old one.
+        anew = held is not None and held.must_be_rewritten
+        if anew:
+            held = _load(self.path, arrays=True)
+        if held is None:
+            raise _unknown(self.path)
+        if not held.is_usable:
+            raise held.problem or _damaged(self.path)
+        self.image = held.image
+        held.about = [_about_row(self.image)]
+        try:
+            if anew:
+                _new_database(self.path, held.entries())
+            else:
+                with closing(_connect(self._database, "rw")) as db, _transaction(db):
+                    _put(db, "about", held.about[0])
+            for path in (*self.path.glob("*.snap"), *self.path.glob("*.log")):
+                path.unlink()
+            self._file = self._database.stat()
+        except (OSError, sqlite3.Error) as error:
+            raise OutputError(f"{self.path} cannot be written ({error}).") from error
+        self.number = self.durable = held.number
+        self._committed = held.committed
+        self.log_bytes = sum(len(row.header) + len(row.payload) for row in held.step)
+
     # --- what is there ---------------------------------------------------------------------
-
-    @property
-    def number(self) -> int:
-        """Number of the last step."""
-        return self._number
-
-    @property
-    def durable(self) -> int:
-        """Number of the last step that is on disk; −1 while nothing is."""
-        return self._writer.durable
 
     @property
     def n_uncommitted(self) -> int:
         """Steps that are in no commit."""
-        return self._number - self._committed
-
-    @property
-    def error(self) -> SA2NetError | None:
-        """Why the last writing failed; None once it has worked again."""
-        return self._writer.error
-
-    @property
-    def log_bytes(self) -> int:
-        """Size of the steps on disk since the last snapshot."""
-        return self._writer.log_bytes
+        return self.number - self._committed
 
     def listen(self, listener: Callable[[], None] | None) -> None:
         """Call back, from the writing thread, whenever `durable` or `error` changed."""
-        self._writer.listener = listener
+        self._listener = listener
 
     def read(self) -> Restored:
         """Everything that is on disk.
@@ -954,14 +760,15 @@ class Journal:
         JournalError
             If it is damaged from the start. A torn end is passed over.
         """
-        base, _ = find_base(self.path)
-        top, arrays = read_snapshot(base)
-        steps = [
-            Step(frame.number, frame.header, frame.payload)
-            for frame in scan_log(log_of(base), top.number + 1).frames
-            if frame.kind == STEP
-        ]
-        return Restored(arrays, top.header["state"], steps, self._committed)
+        held = _load(self.path, arrays=True)
+        if held is None:
+            raise JournalError(
+                f"The journal {self.path} is gone, or nothing was written to it yet."
+            )
+        if not held.is_usable:
+            raise held.problem or _damaged(self.path)
+        steps = [Step(row.number, json.loads(row.header), row.payload) for row in held.step]
+        return Restored(_arrays(self.path, held), held.top["state"], steps, self._committed)
 
     # --- writing ---------------------------------------------------------------------------
 
@@ -980,16 +787,15 @@ class Journal:
         TypeError
             If the header holds other than plain values.
         """
-        frame = Frame(STEP, self._number + 1, dict(header or {}), bytes(payload))
-        frame_bytes(Frame(STEP, 0, frame.header))  # a bad header fails here, not in the thread
-        self._writer.put(frame)
-        self._number += 1
-        return self._number
+        row = _Row(self.number + 1, _json(header or {}), bytes(payload), time.time())
+        self._hand_over(("step", row))
+        self.number += 1
+        return self.number
 
     def mark_committed(self, number: int | None = None, commit: str = "") -> None:
         """Note that the steps up to `number` (unsaid: all) are in a commit, after it is."""
-        upto = self._number if number is None else number
-        self._writer.put(Frame(COMMITTED, self._number, {"upto": upto, "commit": commit}))
+        upto = self.number if number is None else int(number)
+        self._hand_over(("kept", _Row(upto, _json({"commit": commit}), b"", time.time())))
         self._committed = max(self._committed, upto)
 
     def compact(
@@ -1007,11 +813,13 @@ class Journal:
             name: array.copy() if copy and isinstance(array, np.ndarray) else array
             for name, array in arrays.items()
         }
-        self._writer.put(Snapshot(kept, dict(state or {}), self._number, self._committed))
+        self._hand_over(_Snapshot(kept, dict(state or {}), self.number, self._committed))
 
     def retry(self) -> None:
         """Try again to write what could not be written."""
-        self._writer.retry()
+        with self._changed:
+            self.error = None
+            self._changed.notify_all()
 
     def wait(self, number: int | None = None, timeout: float = CLOSE_TIMEOUT) -> bool:
         """Wait until a step (unsaid: everything so far) is on disk; False if it takes longer.
@@ -1021,7 +829,15 @@ class Journal:
         OutputError, JournalError
             If it cannot be written.
         """
-        return self._writer.wait(number, timeout)
+
+        def is_done() -> bool:
+            return not self._queue if number is None else self.durable >= number
+
+        with self._changed:
+            self._changed.wait_for(lambda: self.error or is_done(), timeout)
+            if self.error is not None and not is_done():
+                raise self.error
+            return is_done()
 
     def close(self) -> None:
         """Write the rest and let go. A journal whose steps are all committed is deleted.
@@ -1041,19 +857,230 @@ class Journal:
                     f"The last edits could not be written to {self.path} in time."
                 )
         finally:
-            self._writer.stop()
+            self._stop()
             if self.n_uncommitted == 0:
-                delete_journal(self.path, self._lock)
+                _delete_claimed(self.path, self._lock)
             self._lock.release()
 
     def discard(self) -> None:
         """Delete the journal and its steps, for good."""
         if not self._closed:
             self._closed = True
-            self._writer.stop()
-            delete_journal(self.path, self._lock)
+            self._stop()
+            _delete_claimed(self.path, self._lock)
 
     def finish(self, commit: str = "") -> None:
         """After a commit of all steps: nothing is left to restore, so the journal goes."""
         self.mark_committed(commit=commit)
         self.close()
+
+    def _hand_over(self, item: _Entry | _Snapshot) -> None:
+        """To the thread; returns at once, or raises JournalError if the journal is closed."""
+        with self._changed:
+            if self._stopping:
+                raise JournalError("This journal is closed. Begin a new one.")
+            self._queue.append(item)
+            self.error = None
+            if self._thread is None:
+                # It must not keep a process alive; _write_the_rest sees to the last steps.
+                self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+                self._thread.start()
+                _writing.add(self)
+            self._changed.notify_all()
+
+    def _stop(self) -> None:
+        """End the thread, after what it is writing just now."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(CLOSE_TIMEOUT)
+        _writing.discard(self)
+
+    # --- in the thread ---------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._stopping or (bool(self._queue) and self.error is None)
+                )
+                if self._stopping:
+                    break
+                if self._file is None:  # a snapshot stands for all that came before it
+                    while not isinstance(self._queue[0], _Snapshot) and any(
+                        isinstance(item, _Snapshot) for item in self._queue
+                    ):
+                        self._queue.popleft()
+                first = self._queue[0]
+                entries: list[_Entry] = []
+                for item in self._queue:  # together, up to the next snapshot
+                    if isinstance(item, _Snapshot):
+                        break
+                    entries.append(item)
+            error = self._try(first, entries)
+            with self._changed:
+                self.error = error
+                if isinstance(first, _Snapshot):
+                    # Without a database no step has a meaning; else a snapshot can be left out.
+                    if error is None or self._file is not None:
+                        self._queue.popleft()
+                    if error is None:
+                        self.durable = max(self.durable, first.number)
+                elif error is None:
+                    for table, row in entries:
+                        self._queue.popleft()
+                        if table == "step":
+                            self.durable = row.number
+                elif self._file is None:
+                    self.durable = -1
+                self._changed.notify_all()
+            if self._listener is not None:
+                self._listener()
+        self._let_go()
+
+    def _try(self, first: _Entry | _Snapshot, entries: list[_Entry]) -> SA2NetError | None:
+        try:
+            if isinstance(first, _Snapshot):
+                self._write_snapshot(first)
+            else:
+                self._write(entries)
+            return None
+        except SA2NetError as problem:
+            error = problem
+        except Exception as problem:  # also what lazy arrays raise: the thread must live on
+            error = OutputError(
+                f"The journal of edits in {self.path} cannot be written ({problem}). Free some "
+                "space on that disk, or keep your corrections now."
+            )
+        self._let_go()
+        return error
+
+    def _write(self, entries: list[_Entry]) -> None:
+        if not self._is_in_place():
+            raise self._deleted()
+        db = self._connection()
+        with _transaction(db):
+            for table, row in entries:
+                _put(db, table, row)
+        if not self._database.with_name(f"{DATABASE}-wal").exists():
+            # Without one, nothing is done; if it was cleared away, what is only there is saved.
+            db.execute("PRAGMA wal_checkpoint(FULL)")
+        if not self._is_in_place():
+            raise self._deleted()
+        self.log_bytes += sum(
+            len(row.header) + len(row.payload) for table, row in entries if table == "step"
+        )
+
+    def _write_snapshot(self, snapshot: _Snapshot) -> None:
+        entries = _entries(self.image, snapshot)
+        if self._is_in_place():
+            _fill(self._connection(), entries)
+        else:
+            self._let_go()
+            self.path.mkdir(parents=True, exist_ok=True)
+            _new_database(self.path, entries)
+            sync_folder(self.path.parent)
+            self._file = self._database.stat()
+        self.log_bytes = 0
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._db is None:
+            self._db = _connect_writer(self._database)
+        return self._db
+
+    def _let_go(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def _is_in_place(self) -> bool:
+        """Whether the database is there: its deletion would go unseen."""
+        try:
+            now = self._database.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return self._file is not None and os.path.samestat(now, self._file)
+
+    def _deleted(self) -> JournalError:
+        self._file = None
+        return JournalError(
+            f"The journal of edits {self.path} was deleted. Keep your corrections now: until "
+            "then a crash would lose them."
+        )
+
+
+def _about_row(image: JournalImage) -> _Row:
+    about = {"image": asdict(image), "pid": os.getpid()}
+    return _Row(SCHEMA_VERSION, _json(about), b"", time.time())
+
+
+_writing: weakref.WeakSet[Journal] = weakref.WeakSet()
+
+
+@atexit.register
+def _write_the_rest() -> None:
+    for journal in list(_writing):
+        with suppress(SA2NetError):
+            journal.wait(timeout=5)
+
+
+# --------------------------------------------------------------------------------------------
+# Journals of version 0.1.0: frames in ``base-N.snap`` (arrays) and ``steps-N.log`` (what came
+# after the first N steps), each with its length and a CRC-32; read here, and no more written.
+
+_OLD_MAGIC = b"sa2net journal 1\n"
+_OLD_COMMITTED, _OLD_SNAPSHOT, _OLD_END = 1, 2, 4  # kinds; 0 is a step, 3 a block of arrays
+_OLD_HEAD = struct.Struct("<4sBQII")  # mark, kind, number, length of the header, of the payload
+
+
+def _load_old(path: Path, held: _Held, arrays: bool) -> _Held | None:
+    file = path / ABOUT
+    try:
+        if not file.is_file():
+            return None
+        version = int(json.loads(file.read_bytes())["schema_version"])
+        if version == SCHEMA_VERSION:  # its database is gone
+            return None
+        if version > SCHEMA_VERSION:
+            raise _newer(path)
+        held.about.append(_Row(version, file.read_bytes()))
+        for base in sorted(path.glob("base-*.snap"), reverse=True):
+            frames = _old_frames(base)
+            top = list(islice(frames, 1))
+            rest = list(frames) if arrays else []
+            if (
+                top
+                and top[0][0] == _OLD_SNAPSHOT
+                and (not arrays or (rest and rest[-1][0] == _OLD_END))
+            ):
+                break  # the latest, unless a window died while it began anew
+        else:
+            raise _damaged(path)
+        held.snapshot.append(top[0][1])
+        held.chunk += [row._replace(number=i) for i, (_, row) in enumerate(rest[:-1])]
+        log = base.with_name(base.name.replace("base-", "steps-")).with_suffix(".log")
+        for kind, row in _old_frames(log) if log.exists() else ():
+            if kind == _OLD_COMMITTED:
+                held.kept.append(row._replace(number=json.loads(row.header)["upto"]))
+            elif row.number != held.number + 1:  # a gap cannot be undone or redone across
+                break
+            else:
+                held.step.append(row)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise JournalError(f"{file} cannot be read ({error}).") from error
+    return held
+
+
+def _old_frames(path: Path) -> Iterator[tuple[int, _Row]]:
+    """Kinds and records, up to the first that is not whole."""
+    when = path.stat().st_mtime
+    with path.open("rb") as file:
+        whole = file.read(len(_OLD_MAGIC)) == _OLD_MAGIC
+        while whole and len(head := file.read(_OLD_HEAD.size)) == _OLD_HEAD.size:
+            mark, kind, number, n_header, n_payload = _OLD_HEAD.unpack(head)
+            header, payload = file.read(n_header), file.read(n_payload)
+            crc = zlib.crc32(payload, zlib.crc32(header, zlib.crc32(head)))
+            whole = mark == b"\xa7sa2" and file.read(4) == crc.to_bytes(4, "little")
+            if whole:
+                yield kind, _Row(number, header, payload, when)
