@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,13 @@ import numpy as np
 import pytest
 
 from napari_sa2net.app.cells import BoxRequest, CellSource, Foreground
-from napari_sa2net.app.edit_session import EditSession, Tally, find_offers, state_step
+from napari_sa2net.app.edit_session import (
+    EditSession,
+    Tally,
+    find_offers,
+    restored_session,
+    state_step,
+)
 from napari_sa2net.app.keep import with_former
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.data.corrections import TrainingSet
@@ -463,6 +470,22 @@ def test_offers_of_this_image_only(home: Path) -> None:
     assert len(find_offers("1" * 32, "a")) == 2
     assert len(find_offers("2" * 32, "b")) == 1
     assert find_offers("3" * 32, "c") == ()
+
+
+def test_corrections_of_version_0_1_0_are_restored(home: Path) -> None:
+    (home / "journals").mkdir(parents=True)
+    packed = Path(__file__).parents[1] / "data" / "journals_0.1.0.zip"
+    with zipfile.ZipFile(packed) as file:
+        file.extractall(home / "journals")
+    offers = {offer.id[-6:]: offer for offer in find_offers("ab" * 16, "")}
+    assert [offers[one].n_edits for one in ("aaaaaa", "bbbbbb")] == [5, 4]
+    for identity, name, unsaved in (("aaaaaa", "whole", 3), ("bbbbbb", "torn", 2)):
+        image: Any = object()
+        session, cells = restored_session(offers[identity].id, image)
+        np.testing.assert_array_equal(cells.labels, np.load(home / "journals" / f"{name}.npy"))
+        assert session.tally.unsaved == unsaved  # one was taken back
+        assert cells.name == "cells"
+        assert session.close() is None
 
 
 def test_sessions_hold_few_planes() -> None:
