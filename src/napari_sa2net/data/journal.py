@@ -167,45 +167,16 @@ def _new_database(path: Path, entries: Iterable[_Entry]) -> None:
     """Put a new database in the place of what there is, whole or not at all."""
     part = path / f"{TEMPORARY_PREFIX}{DATABASE}"
     part.unlink(missing_ok=True)
-    with closing(_connect(part, "rwc")) as db:
-        _fill(db, entries)
-    for suffix in ("-wal", "-shm", "-journal"):
-        (path / f"{DATABASE}{suffix}").unlink(missing_ok=True)
-    os.replace(part, path / DATABASE)
+    try:
+        with closing(_connect(part, "rwc")) as db:
+            _fill(db, entries)
+        for suffix in ("-wal", "-shm", "-journal"):
+            (path / f"{DATABASE}{suffix}").unlink(missing_ok=True)
+        os.replace(part, path / DATABASE)
+    finally:
+        part.unlink(missing_ok=True)
     mark = _json({"schema_version": SCHEMA_VERSION})
     write_atomically(path / ABOUT, mark, durable=True, make_folder=False)
-
-
-@contextmanager
-def _reading(path: Path, mode: str = "rw") -> Iterator[sqlite3.Connection]:
-    """The database of a journal as it is at one moment; JournalError if it cannot be read."""
-    try:
-        with closing(_connect(path / DATABASE, mode)) as db:
-            db.execute("PRAGMA writable_schema=ON")  # else nothing of a file cut short is read
-            db.execute("BEGIN")
-            yield db
-    except sqlite3.Error as error:
-        if _code(error) in _DAMAGE:
-            raise _damaged(path) from error
-        raise JournalError(f"{path / DATABASE} cannot be read ({error}).") from error
-
-
-def _rows(db: sqlite3.Connection, path: Path, table: str) -> Iterator[_Row]:
-    """Rows in order; JournalError at the first that is damaged."""
-    try:
-        for *values, crc in db.execute(f"SELECT * FROM {table} ORDER BY rowid"):
-            row = _Row(*values)
-            try:
-                whole = row.crc == crc
-            except (TypeError, struct.error):  # a flipped bit can make it of another kind
-                whole = False
-            if not whole:
-                raise _damaged(path)
-            yield row
-    except sqlite3.DatabaseError as error:
-        if _code(error) in _DAMAGE:
-            raise _damaged(path) from error
-        raise
 
 
 def _damaged(path: Path) -> JournalError:
@@ -231,16 +202,16 @@ class _Held:
     chunk: list[_Row] = field(default_factory=list)
     step: list[_Row] = field(default_factory=list)
     kept: list[_Row] = field(default_factory=list)
+    is_torn: bool = False
     problem: JournalError | None = None
 
     @property
     def is_usable(self) -> bool:
         return bool(self.about and self.snapshot)
 
-    @property
-    def must_be_rewritten(self) -> bool:
-        is_old = self.is_usable and self.about[0].number < SCHEMA_VERSION
-        return is_old or self.problem is not None
+    def check(self) -> None:
+        if self.problem is not None and not self.is_usable:
+            raise self.problem
 
     @property
     def top(self) -> dict[str, Any]:
@@ -248,7 +219,7 @@ class _Held:
 
     @property
     def number(self) -> int:
-        return self.snapshot[0].number + len(self.step)
+        return (self.snapshot[0].number if self.snapshot else -1) + len(self.step)
 
     @property
     def committed(self) -> int:
@@ -256,8 +227,8 @@ class _Held:
 
     @property
     def image(self) -> JournalImage:
-        one = json.loads(self.about[0].header)["image"] if self.about else {"name": "?"}
-        return JournalImage(**{**one, "shape": tuple(one.get("shape", ()))})
+        one = json.loads(self.about[0].header).get("image", {}) if self.about else {}
+        return JournalImage(**{"name": "?", **one, "shape": tuple(one.get("shape", ()))})
 
     def entries(self) -> Iterator[_Entry]:
         return ((table, row) for table in _TABLES for row in getattr(self, table))
@@ -266,32 +237,50 @@ class _Held:
 def _load(path: Path, mode: str = "rw", arrays: bool = False) -> _Held | None:
     """What a journal holds, with its arrays or without; None before its first snapshot."""
     held = _Held()
+    if not (path / DATABASE).is_file():
+        return _load_old(path, held, arrays)
     try:
-        if not (path / DATABASE).is_file():
-            return _load_old(path, held, arrays)
-        with _reading(path, mode) as db:
+        with closing(_connect(path / DATABASE, mode)) as db:
+            db.execute("PRAGMA writable_schema=ON")  # else nothing of a file cut short is read
+            db.execute("BEGIN")  # all of one moment
             (version,) = db.execute("SELECT max(schema_version) FROM about").fetchone()
             if version is not None and version > SCHEMA_VERSION:
-                raise _newer(path)
+                held.problem = _newer(path)
+                return held
             for table in _TABLES:
                 if arrays or table != "chunk":
-                    try:
-                        for row in _rows(db, path, table):
-                            # a gap cannot be undone or redone across
-                            if table == "step" and row.number != held.number + 1:
-                                raise _damaged(path)
-                            getattr(held, table).append(row)
-                    except JournalError as error:
-                        if table in ("step", "kept"):
-                            held.problem = held.problem or error
-                        else:
-                            held.snapshot.clear()
-                            raise
-            if not held.is_usable:
-                raise _damaged(path)
-    except JournalError as error:
-        held.problem = held.problem or error
+                    _load_table(db, table, held)
+        if held.is_usable and held.is_torn:
+            held.problem = _damaged(path)
+    except sqlite3.Error as error:
+        # Not to be taken for what is left of it.
+        held.snapshot.clear()
+        if _code(error) not in _DAMAGE:
+            held.problem = JournalError(f"{path / DATABASE} cannot be read ({error}).")
+    if not held.is_usable:
+        held.problem = held.problem or _damaged(path)
     return held
+
+
+def _load_table(db: sqlite3.Connection, table: str, held: _Held) -> None:
+    """Rows up to the first that is damaged; without a whole snapshot there are none."""
+    rows = getattr(held, table)
+    try:
+        for *values, crc in db.execute(f"SELECT * FROM {table} ORDER BY rowid"):
+            row = _Row(*values)
+            # a gap cannot be undone or redone across
+            if row.crc != crc or (table == "step" and row.number != held.number + 1):
+                break
+            rows.append(row)
+        else:
+            return
+    except (sqlite3.DatabaseError, TypeError, struct.error) as error:
+        # a flipped bit can make a number a text
+        if isinstance(error, sqlite3.Error) and _code(error) not in _DAMAGE:
+            raise
+    held.is_torn = True
+    if table not in ("step", "kept"):
+        held.snapshot.clear()
 
 
 def _entries(image: JournalImage, snapshot: _Snapshot) -> Iterator[_Entry]:
@@ -518,7 +507,7 @@ def _claim(folder: Path, identity: str) -> BaseFileLock:
         lock = take_lock(_lock_path(path))
     if lock is None:
         held = _load(path, "ro")
-        pid = json.loads(held.about[0].header)["pid"] if held and held.about else "?"
+        pid = json.loads(held.about[0].header).get("pid") if held and held.about else "?"
         raise JournalInUseError(
             f"Another window (process {pid}) is writing these edits. Go on there, or close it "
             "first."
@@ -717,13 +706,14 @@ class Journal:
     def _take_over(self) -> None:
         held = _load(self.path)
         # To a damaged one nothing can be added, nor to an old one.
-        anew = held is not None and held.must_be_rewritten
+        anew = (
+            held and held.is_usable and (held.is_torn or held.about[0].number < SCHEMA_VERSION)
+        )
         if anew:
             held = _load(self.path, arrays=True)
         if held is None:
             raise _unknown(self.path)
-        if not held.is_usable:
-            raise held.problem or _damaged(self.path)
+        held.check()
         self.image = held.image
         held.about = [_about_row(self.image)]
         try:
@@ -765,8 +755,7 @@ class Journal:
             raise JournalError(
                 f"The journal {self.path} is gone, or nothing was written to it yet."
             )
-        if not held.is_usable:
-            raise held.problem or _damaged(self.path)
+        held.check()
         steps = [Step(row.number, json.loads(row.header), row.payload) for row in held.step]
         return Restored(_arrays(self.path, held), held.top["state"], steps, self._committed)
 
@@ -1035,40 +1024,38 @@ _OLD_HEAD = struct.Struct("<4sBQII")  # mark, kind, number, length of the header
 
 
 def _load_old(path: Path, held: _Held, arrays: bool) -> _Held | None:
-    file = path / ABOUT
     try:
-        if not file.is_file():
+        if not (path / ABOUT).is_file():
             return None
-        version = int(json.loads(file.read_bytes())["schema_version"])
+        about = (path / ABOUT).read_bytes()
+        version = int(json.loads(about)["schema_version"])
         if version == SCHEMA_VERSION:  # its database is gone
             return None
         if version > SCHEMA_VERSION:
-            raise _newer(path)
-        held.about.append(_Row(version, file.read_bytes()))
+            held.problem = _newer(path)
+            return held
+        held.about.append(_Row(version, about))
+        # The latest snapshot, unless a window died while it began anew.
         for base in sorted(path.glob("base-*.snap"), reverse=True):
-            frames = _old_frames(base)
-            top = list(islice(frames, 1))
-            rest = list(frames) if arrays else []
-            if (
-                top
-                and top[0][0] == _OLD_SNAPSHOT
-                and (not arrays or (rest and rest[-1][0] == _OLD_END))
-            ):
-                break  # the latest, unless a window died while it began anew
-        else:
-            raise _damaged(path)
-        held.snapshot.append(top[0][1])
-        held.chunk += [row._replace(number=i) for i, (_, row) in enumerate(rest[:-1])]
-        log = base.with_name(base.name.replace("base-", "steps-")).with_suffix(".log")
-        for kind, row in _old_frames(log) if log.exists() else ():
-            if kind == _OLD_COMMITTED:
-                held.kept.append(row._replace(number=json.loads(row.header)["upto"]))
-            elif row.number != held.number + 1:  # a gap cannot be undone or redone across
-                break
-            else:
-                held.step.append(row)
+            frames = list(islice(_old_frames(base), None if arrays else 1))
+            kinds = [kind for kind, _ in frames]
+            if kinds[:1] == [_OLD_SNAPSHOT] and (not arrays or kinds[-1] == _OLD_END):
+                held.chunk = [row._replace(number=i) for i, (_, row) in enumerate(frames[1:-1])]
+                log = base.with_name(base.name.replace("base-", "steps-")).with_suffix(".log")
+                number = frames[0][1].number
+                for kind, row in _old_frames(log) if log.exists() else ():
+                    if kind == _OLD_COMMITTED:
+                        upto = json.loads(row.header)["upto"]
+                        held.kept.append(row._replace(number=upto))
+                    elif row.number == number + len(held.step) + 1:
+                        held.step.append(row)
+                    else:  # a gap cannot be undone or redone across
+                        break
+                held.snapshot.append(frames[0][1])
+                return held
+        held.problem = _damaged(path)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise JournalError(f"{file} cannot be read ({error}).") from error
+        held.problem = JournalError(f"{path / ABOUT} cannot be read ({error}).")
     return held
 
 
