@@ -507,6 +507,29 @@ def test_a_journal_deleted_in_mid_work_is_noticed_and_made_anew(journal, labels)
     again.discard()
 
 
+def test_a_journal_made_anew_waits_until_that_works(journal, labels):
+    class FailsOnce:
+        shape, dtype, fails = labels.shape, labels.dtype, True
+
+        def __getitem__(self, index):
+            if self.fails:
+                self.fails = False
+                raise OSError(28, "No space")
+            return labels[index]
+
+    journal.append(b"a")
+    journal.wait()
+    shutil.rmtree(journal.path)
+    journal.compact({"labels": FailsOnce()})
+    with pytest.raises(OutputError, match="No space"):
+        journal.wait()
+    assert journal.durable == -1
+    journal.append(b"b")
+    assert journal.wait()
+    assert (journal.read().arrays["labels"] == labels).all()
+    assert [s.payload for s in journal.read().steps] == [b"b"]
+
+
 def test_a_home_that_cannot_be_written_says_so(tmp_path, monkeypatch, labels):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SA2NET_HOME", str(tmp_path / "file"))

@@ -967,6 +967,7 @@ class Journal:
             _fill(self._connection(), entries)
         else:
             self._let_go()
+            self._file, self.durable = None, -1
             self.path.mkdir(parents=True, exist_ok=True)
             _new_database(self.path, entries)
             sync_folder(self.path.parent)
