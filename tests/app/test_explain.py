@@ -335,7 +335,9 @@ def test_edited_cells_stay_the_persons(desk):
     desk.segment.mark_edited(request.keep_as)
     desk.look()
     assert desk.outcomes[-1].replaces is None
+    assert desk.outcomes[-1].looks_into == request.keep_as
     assert desk.why.key != request.keep_as
+    assert desk.session.sliders == "edited"
 
 
 def test_the_newest_channel_wins(desk):

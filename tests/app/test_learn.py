@@ -16,6 +16,7 @@ from napari_sa2net.app.learn import NOTHING_KEPT, LearnController
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.segment import SegmentController
 from napari_sa2net.app.session import DIFFERENCE, PREVIEW, ImageSource, Session
+from napari_sa2net.app.training_set import seconds_to_learn
 from napari_sa2net.config import FineTuneConfig, PredictConfig
 from napari_sa2net.data.commit import Commit
 from napari_sa2net.data.corrections import TrainingSet
@@ -152,12 +153,18 @@ def test_from_corrections_to_a_child_while_segmenting_goes_on(desk):
     desk.segment.set_image(ImageSource("a", "a", image, view=(10, 90, 0, 104)))
     state = desk.summarised().state
     desk.learn.set_config(FEW.model_copy(update={"steps": 60, "rounds": 20, "patience": 50}))
-    phases = []
+    phases, said = [], []
     state.events.phase.connect(phases.append)
+    state.events.progress.connect(lambda now: now and said.append(now))
     assert desk.learn.learn()
     assert not desk.learn.learn()  # one at a time
     desk.until(lambda: state.curves.losses)
     assert phases == ["starting", "learning"]
+    # how far the scoring before it is, and how long it takes
+    scored = [one for one in said if one.what == "scoring the model as it is"]
+    assert scored[-1].total > 1
+    assert scored[-1].done == scored[-1].total - 1
+    assert scored[-1].ends is not None
     assert "held back" in state.plan
     assert state.curves.parent.n > 0
     # the other engine segments meanwhile
@@ -208,6 +215,16 @@ def test_from_corrections_to_a_child_while_segmenting_goes_on(desk):
     assert "tiny-tuned" not in [e.name for e in desk.session.models]
     assert "tiny-tuned" not in [e.name for e in list_models()]
     assert state.suggested == "tiny-tuned-2"
+
+
+def test_the_time_on_the_button_includes_what_comes_before() -> None:
+    """Scoring and measuring, which take most of a short run on a slow computer."""
+    short = FineTuneConfig(minutes=0.5)
+    assert seconds_to_learn(short, 11, None) == 30
+    assert seconds_to_learn(short, 11, 0.1) == 30
+    assert 120 < seconds_to_learn(short, 11, 30.0) < 300
+    assert seconds_to_learn(short, 200, 30.0) > seconds_to_learn(short, 11, 30.0)
+    assert seconds_to_learn(FineTuneConfig(minutes=10), 11, 30.0) == 600
 
 
 def test_stop_keeps_the_best_so_far_long_before_the_end(desk):

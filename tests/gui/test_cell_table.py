@@ -164,7 +164,7 @@ def test_table_and_canvas_agree(
     heads = [model.headerData(i, Qt.Orientation.Horizontal) for i in range(model.columnCount())]
     assert heads.count("label") == 1
     assert not {"index", "Index", "confidence"} & set(heads)
-    assert {"area (px²)", "area (µm²)", "plane", "y (px)"} <= set(heads)
+    assert {"area (px²)", "area (µm²)", "plane (from 1)", "y (px)"} <= set(heads)
     assert not {"volume (µm³)", "planes"} & set(heads)  # none goes on over planes
 
     # a row chooses its very cell, and brings its plane
@@ -235,15 +235,21 @@ def test_what_a_table_shows() -> None:
     labels[2, 12:15, 12:15] = 2
     linked = object_table(labels, stack_axes="Z", pixel_size_um=1, z_step_um=2)
     heads = set(shown_columns(linked).values())
-    assert {"volume (voxels)", "volume (µm³)", "planes", "z (planes)", "first plane"} <= heads
+    assert {
+        "volume (voxels)",
+        "volume (µm³)",
+        "planes",
+        "z (planes)",
+        "first plane (from 1)",
+    } <= heads
     assert not {"area (px²)", "area (µm²)"} & heads
     labels[1] = 0
     flat = set(shown_columns(object_table(labels, stack_axes="Z", pixel_size_um=1)).values())
-    assert {"plane", "area (µm²)"} <= flat
+    assert {"plane (from 1)", "area (µm²)"} <= flat
     assert not {"volume (voxels)", "planes", "z (planes)"} & flat
     time = set(shown_columns(object_table(labels, stack_axes="T")).values())
-    assert "time point" in time
-    assert not {"plane", "planes", "first plane"} & time
+    assert "time point (from 1)" in time
+    assert not any("plane" in head for head in time)
 
 
 def test_order_of_rows() -> None:
@@ -260,3 +266,114 @@ def test_order_of_rows() -> None:
     assert model.row(4) == -1
     model.set_features(pd.DataFrame({"label": [1, 2], "mine": [3.0, 4.0]}))
     assert [model.label(i) for i in range(2)] == [2, 1]
+
+
+def test_the_arrow_is_on_the_column_by_which_rows_are_sorted(
+    open_dock: OpenDock, qtbot: QtBot
+) -> None:
+    """Also when the table becomes one of another kind; a chosen cell is outlined."""
+    dock = open_dock()
+    workspace: Any = dock.workspace
+    viewer, session = workspace.port.viewer, workspace.session
+    labels = np.zeros((3, 60, 60), np.int32)
+    labels[:, 5:15, 5:15], labels[1, 30:50, 30:55], labels[2, 40:45, 5:9] = 1, 2, 3
+    for name, data in (("flat", labels[1]), ("time", labels)):
+        axes = {"axis_labels": ("t", "y", "x")} if data.ndim == 3 else {}
+        image = viewer.add_image(data.astype(np.float32), name=name, **axes)
+        cells = viewer.add_labels(data, name=f"{name} cells", **axes)
+        workspace.measured.measure(cells)
+        qtbot.waitUntil(lambda cells=cells: len(cells.features) > 0, timeout=WAIT_MS)  # type: ignore[misc]
+    table = workspace.show_table()
+    view, model, head = table.view, table.model, table.view.horizontalHeader()
+
+    def heads() -> list[str]:
+        columns = range(model.columnCount())
+        return [model.headerData(i, Qt.Orientation.Horizontal) for i in columns]
+
+    viewer.layers.selection.active = viewer.layers["flat cells"]
+    view.sortByColumn(heads().index("area (px²)"), Qt.SortOrder.DescendingOrder)
+    assert [model.label(i) for i in range(2)] == [2, 1]
+    viewer.layers.selection.active = cells
+    assert "time point (from 1)" in heads()
+    assert heads()[head.sortIndicatorSection()] == "area (px²)"
+    assert head.sortIndicatorOrder() == Qt.SortOrder.DescendingOrder
+    areas = [float(model.index(i, heads().index("area (px²)")).data()) for i in range(3)]
+    assert areas == sorted(areas, reverse=True)
+    # a time point is counted as on the pages; the slider begins with 0, which its tip says
+    view.selectRow(model.row(3))
+    at = heads().index("time point (from 1)")
+    assert model.index(model.row(3), at).data() == "3"
+    assert viewer.dims.current_step[0] == 2
+    assert "begins with 0" in model.headerData(
+        at, Qt.Orientation.Horizontal, Qt.ItemDataRole.ToolTipRole
+    )
+
+    # the chosen cell is marked in the picture, in its own planes, and where it is
+    outline = table.chosen.layer
+    assert outline in viewer.layers
+    assert viewer.layers.selection.active is cells
+    white = np.argwhere(np.asarray(outline.data) == 3)
+    marked = {
+        int(
+            cells.data[
+                tuple(np.round(cells.world_to_data(outline.data_to_world(p))).astype(int))
+            ]
+        )
+        for p in white
+    }
+    assert marked == {3}
+    view.selectRow(model.row(1))
+    assert table.chosen.label == 1
+    assert np.asarray(table.chosen.layer.data).shape == (3, 12, 12)
+    cells.selected_label = 2  # by other means, as a brush takes one up
+    assert table.chosen.label == 0
+    view.selectRow(model.row(3))
+    cells.data[cells.data == 3] = 0
+    cells.refresh()
+    qtbot.waitUntil(lambda: model.rowCount() == 2, timeout=WAIT_MS)
+    assert table.chosen.label == 0
+    assert "chosen cell" not in viewer.layers
+
+    # without its layer there is nothing left to see, or to save
+    view.selectRow(0)
+    viewer.layers.remove(cells)
+    assert "flat cells" in table.title.text() or "No cells over time" in table.title.text()
+    viewer.layers.remove(viewer.layers["flat cells"])
+    assert model.rowCount() == 0
+    assert table.title.text().startswith(f"No cells over {session.image.name}")
+    assert not table.save.isEnabled()
+    assert "chosen cell" not in viewer.layers
+    viewer.layers.clear()
+    assert table.title.text().startswith("No cells. Open an image")
+    assert image not in viewer.layers
+
+
+def test_the_table_is_of_the_image_that_is_chosen(open_dock: OpenDock, qtbot: QtBot) -> None:
+    """Pictures of one camera are of one shape, at one place; each has its own cells."""
+    dock = open_dock()
+    workspace: Any = dock.workspace
+    viewer, page, session = workspace.port.viewer, dock.pages[0], workspace.session
+    first = viewer.add_image(synthetic_nuclei((160, 200), n=12, seed=0)[0], name="first")
+    page.button.click()
+    qtbot.waitUntil(lambda: not session.running, timeout=WAIT_MS)
+    table = workspace.show_table()
+    assert table.title.text().startswith("first cells: ")
+    rows = table.model.rowCount()
+    assert rows > 0
+    viewer.layers.selection.active = viewer.layers["first cells"]
+    other = synthetic_nuclei((160, 200), n=12, seed=1)[0]
+    second = viewer.add_image(other, name="second")
+    assert table.title.text().startswith("No cells over second")
+    assert table.model.rowCount() == 0
+    assert not table.save.isEnabled()
+    # chosen on a page, while a layer of cells is selected
+    viewer.layers.selection.active = viewer.layers["first cells"]
+    assert table.model.rowCount() == rows
+    workspace.port.choose(str(second.unique_id))
+    assert table.title.text().startswith("No cells over second")
+    workspace.port.choose(str(first.unique_id))
+    assert table.title.text().startswith("first cells: ")
+    # a channel that is seen with it is of the same cells
+    second.blending = "additive"
+    workspace.port.choose(str(second.unique_id))
+    assert table.title.text().startswith("first cells: ")

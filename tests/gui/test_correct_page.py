@@ -118,16 +118,6 @@ def dock_of(page: Any) -> Any:
     return page
 
 
-def mask_inside(page: Any) -> Any:
-    """Pixels well inside what is reviewed, and of no cell under review."""
-    mask = page.controller.session.mask.plane(page.state.cells.plane)
-    inner = mask.copy()
-    for axis, step in ((0, 1), (0, -1), (1, 1), (1, -1)):
-        inner &= np.roll(mask, step, axis)
-    current = page.controller.session.labels[page.state.cells.plane]
-    return inner & (current != page.state.review.label)
-
-
 def labels_of(cells: Labels) -> list[int]:
     return [int(v) for v in np.unique(cells.data) if v]
 
@@ -286,8 +276,9 @@ def test_review_walks_and_the_view_follows(open_page: Any, qtbot: Any) -> None:
     second = page.state.review.label
     assert second not in (0, first)
     qtbot.waitUntil(lambda: not (outlines.data[labels == first] == 3).any())
-    assert (outlines.data == 1).any()
-    assert not outlines.data[mask_inside(page)].any()
+    # what is reviewed is outlined, and nothing around it
+    assert set(np.unique(labels[outlines.data == 1])) == {first}
+    assert outlines.data[top, labels[top] == first].all()
     page.review.back.click()
     assert page.state.review.label == first
     assert page.review.accept.text() == "✓ Accepted"
@@ -321,6 +312,8 @@ def test_review_walks_and_the_view_follows(open_page: Any, qtbot: Any) -> None:
     viewer.reset_view()
     page.review.all.click()
     assert page.state.review.done == 5
+    shown = viewer.layers["reviewed"].data
+    qtbot.waitUntil(lambda: set(np.unique(labels[shown == 1])) == {1, 2, 3, 4, 5})
     key(viewer, "N")
     assert "Every cell" in page.strip.said.text()
     page.review.outlines.click()
@@ -689,6 +682,10 @@ def test_the_page_alone_finds_cells_beside_it(open_page: Any, qtbot: Any) -> Non
     assert its is not None
     qtbot.waitUntil(lambda: mine in window.tabifiedDockWidgets(its))
     qtbot.waitUntil(other.pages[0].isVisible)  # it lies in front
+    # and at work
+    assert page.session.running
+    qtbot.waitUntil(lambda: not page.session.running, timeout=WAIT_MS)
+    assert "nuclei cells" in viewer.layers
     # asked again, the same is brought to the front
     mine.raise_()
     qtbot.waitUntil(page.isVisible)
@@ -766,3 +763,56 @@ def test_what_can_be_restored_in_words(qtbot: Any) -> None:
     assert box.words.text().endswith("today 17:03, was never kept.")
     box.set_offers((two, one, one))
     assert "17:01, were never kept. 2 older pieces of work are offered" in box.words.text()
+
+
+def test_the_brush_is_as_small_as_the_cells_and_buttons_stay(
+    open_page: Any, qtbot: Any
+) -> None:
+    """A third of a cell, until a person chooses another; no tool moves what is below."""
+    page, viewer, cells = with_cells(open_page)
+    assert cells.brush_size == 5  # of disks of 16 px
+    cells.brush_size = 10
+    page.bench.choose("brush")
+    assert cells.brush_size == 10
+    page.bench.choose("")
+    small = viewer.add_labels((disks(*FOUR)[::4, ::4]), name="small")
+    assert small.brush_size == 1
+    viewer.layers.selection.active = cells
+    qtbot.waitUntil(lambda: page.state.review.scored, timeout=WAIT_MS)
+    page.next()
+    window = page.window()
+    window.resize(1366, 740)
+
+    def where() -> list[int]:
+        qtbot.wait(20)
+        buttons = (page.review.accept, page.review.fix, page.review.forward)
+        return [button.mapTo(page, button.rect().topLeft()).y() for button in buttons]
+
+    there = where()
+    for tool in TOOLS:
+        page.bench.choose(tool.name)
+        assert where() == there, tool.name
+    page.bench.choose("")
+    assert where() == there
+    page.fix()
+    assert where() == there
+    page.accept()
+    assert where() == there
+    page.controller.delete((20, 20))
+    assert where() == there
+
+
+def test_all_that_is_reviewed_is_outlined(open_page: Any, qtbot: Any) -> None:
+    """Its cells, however many; of a marked region the edge as well."""
+    page, viewer, cells = with_cells(open_page)
+    page.controller.mark("reviewed", [(5, 5), (5, 75), (35, 75), (35, 5)])
+    qtbot.waitUntil(lambda: "reviewed" in viewer.layers)
+    lines = viewer.layers["reviewed"].data == 1
+    inside = {int(v) for v in np.unique(cells.data[lines])}
+    assert inside == {0, 1, 2}  # two cells, and the edge of the region around them
+    page.controller.undo()
+    page.accept_view()
+    assert page.state.review.done == 4
+    qtbot.waitUntil(lambda: (viewer.layers["reviewed"].data == 1).any())
+    lines = viewer.layers["reviewed"].data == 1
+    assert {int(v) for v in np.unique(cells.data[lines])} == {1, 2, 3, 4}

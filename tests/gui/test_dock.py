@@ -203,3 +203,40 @@ def test_preferences_are_read_where_there_may_be_any(
     assert not workspace._may_be_set()
     monkeypatch.setattr(napari.settings, "_PLUGIN_SETTINGS", {"other": object()})
     assert workspace._may_be_set()
+
+
+def test_a_page_that_is_chosen_in_the_menu_comes_to_the_front(
+    home: Path, make_napari_viewer: Any, qtbot: Any
+) -> None:
+    """A new one lies before the others; one behind a tab is raised, not hidden."""
+    from napari._app_model import get_app_model
+
+    viewer = make_napari_viewer(show=True)
+    window = viewer.window
+    window._qt_window.resize(1366, 740)
+
+    def choose(command: str) -> None:
+        get_app_model().commands.execute_command(f"napari-sa2net.{command}").result()
+
+    def in_front(command: str) -> bool:
+        name = f"{command.capitalize()} (SA2-Net)".replace("Dock ", "SA2-Net ")
+        dock = window._wrapped_dock_widgets[name]
+        return bool(dock.isVisible() and not dock.visibleRegion().isEmpty())
+
+    for command in ("correct", "segment", "learn", "dock"):
+        choose(command)
+        qtbot.waitUntil(lambda command=command: in_front(command))
+        qtbot.wait(50)
+        assert in_front(command)
+    for command in ("segment", "correct", "dock", "segment"):
+        choose(command)
+        qtbot.waitUntil(lambda command=command: in_front(command))
+        qtbot.wait(50)
+        assert in_front(command)
+    # napari's tick in the menu hides the one that is seen, and brings it back
+    choose("segment")
+    qtbot.waitUntil(lambda: not in_front("segment"))
+    choose("segment")
+    qtbot.waitUntil(lambda: in_front("segment"))
+    for dock in list(window._wrapped_dock_widgets.values()):
+        window.remove_dock_widget(dock)

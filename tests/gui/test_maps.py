@@ -12,7 +12,7 @@ from napari.layers import Image, Labels
 
 from napari_sa2net.app.session import CELL, CHANGE, STAGE, WHAT_IF, ImageSource, Overlay, Patch
 from napari_sa2net.engine.messages import AttentionMap
-from napari_sa2net.widgets.map_colors import STAGE_COLORS, map_colormap
+from napari_sa2net.widgets.map_colors import STAGE_COLORS, map_colormap, readable_colors
 from napari_sa2net.widgets.napari_port import METADATA_KEY, NapariPort
 from napari_sa2net.widgets.napari_port.maps import is_overlay
 from napari_sa2net.widgets.napari_port.picking import bring_into_view, go_to, label_at
@@ -476,3 +476,24 @@ def test_specks_are_gone_to_last() -> None:
     )
     assert ranked(table, "contested") == [2, 5, 1, 3]
     assert ranked(table.drop(columns="area_px"), "contested") == [3, 2, 5, 1]
+
+
+def test_outlines_are_read_over_the_picture_that_is_under_them() -> None:
+    """Far from nearly all of its pixels, in lightness above all; and told from each other."""
+    from skimage.color import rgb2lab
+
+    rng = np.random.default_rng(0)
+    pictures = {
+        "stained tissue": np.array([[0.85, 0.55, 0.7], [0.45, 0.25, 0.55], [0.9, 0.8, 0.85]]),
+        "brown stain": np.array([[0.55, 0.4, 0.3], [0.75, 0.75, 0.85], [0.6, 0.5, 0.6]]),
+        "phase contrast": np.array([[0.5, 0.5, 0.5], [0.6, 0.6, 0.6], [0.4, 0.4, 0.4]]),
+    }
+    for kinds in pictures.values():
+        pixels = (kinds[rng.integers(0, 3, 300)] + rng.normal(0, 0.03, (300, 3))).clip(0, 1)
+        colors = readable_colors(pixels)
+        assert 6 <= len(colors) <= 12
+        lab, there = rgb2lab(colors[None, :, :3])[0], rgb2lab(pixels[None])[0]
+        away = np.linalg.norm(lab[:, None] - there[None], axis=2)
+        assert np.percentile(away, 10, axis=1).min() > 30
+        apart = np.linalg.norm(lab[:, None] - lab[None], axis=2) + 99 * np.eye(len(lab))
+        assert apart.min() > 10

@@ -379,3 +379,71 @@ def test_a_real_image(open_dock: OpenDock, qtbot: QtBot, shared_dir: Path, kind:
     assert cells.data.max() > 2
     assert {"refinement_px", "contested", "scale_gate_1"} <= set(cells.features.columns)
     assert image in viewer.layers
+
+
+def test_corrected_cells_stay_alone_and_are_looked_into(
+    open_dock: OpenDock, qtbot: QtBot
+) -> None:
+    """No second layer over them, no second search for their size, and the answer is in view."""
+    dock = open_dock()
+    viewer, page, session = parts(dock, qtbot)
+    dock.window().resize(1366, 720)
+    viewer.add_image(nuclei(), name="nuclei")
+    dock.pages[0].button.click()  # type: ignore[attr-defined]
+    qtbot.waitUntil(lambda: not session.running, timeout=WAIT_MS)
+    cells = viewer.layers["nuclei cells"]
+    found = session.found_diameter
+    before = cells.data.copy()
+    gone, merged = (int(v) for v in np.unique(before)[1:3])
+    cells.data_setitem(np.nonzero(before == gone), merged)
+    said: set[str] = set()
+    session.events.progress.connect(lambda now: said.add(str(now)))
+    look(qtbot, page)
+    assert not [words for words in said if "size" in words]
+    assert session.found_diameter == found
+    assert [layer.name for layer in viewer.layers if isinstance(layer, Labels)] == [
+        "nuclei cells"
+    ]
+    assert gone not in cells.data
+    assert not viewer.layers.selection.active or cells.visible
+    # its cells are asked about, in their order of doubt
+    ranked = page.port.ranked(session.why.key, "refinement_px")
+    assert set(ranked) <= set(np.unique(cells.data)) - {0}
+    assert merged in ranked
+    click(viewer, middle_of(cells, merged))
+    qtbot.waitUntil(lambda: session.why.inspection is not None, timeout=WAIT_MS)
+    assert session.why.inspection.label == merged
+    area = page.parentWidget().parentWidget()
+
+    def in_view() -> bool:
+        top = page.cell.mapTo(page, page.cell.rect().topLeft()).y()
+        bar = area.verticalScrollBar().value()
+        return bool(bar <= top and top + 100 <= bar + area.viewport().height())
+
+    qtbot.waitUntil(in_view)
+
+    # a map is described while it is shown
+    tile = page.tiles.tiles["aua_1"]
+    tile.click()
+    assert page.detail.title.text() == "ψ full"
+    tile.click()
+    assert page.detail.title.isHidden()
+    assert page.detail.bar.isHidden()
+    tile.click()
+    page.tiles.tiles["aua_2"].click()
+    assert page.detail.title.text() == "ψ 1/2"
+    viewer.layers.remove(page.port.maps.layer(session.why.image_key, "aua_2"))
+    assert page.detail.title.text() == "ψ full"
+
+
+def test_cells_of_others_are_not_covered(open_dock: OpenDock, qtbot: QtBot) -> None:
+    """The cells that come with the maps are hidden where cells are seen already."""
+    viewer, page, session = parts(open_dock(), qtbot)
+    image, truth = synthetic_nuclei((160, 200), n=12, diameter=20, seed=0)
+    viewer.add_image(image, name="nuclei")
+    mine = viewer.add_labels(truth.astype(np.int32), name="mine")
+    look(qtbot, page)
+    made = page.port.result_layer(session.why.key)
+    assert made is not mine
+    assert not made.visible
+    assert mine.visible

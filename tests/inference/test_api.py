@@ -134,6 +134,19 @@ def test_linked_planes_share_labels(model) -> None:
     assert not set(np.unique(both[0])) & set(np.unique(both[1])) - {0}
 
 
+def test_progress_is_of_time_points_where_they_are(model) -> None:
+    for axes, noun in (("ZYX", "plane"), ("TYX", "time point")):
+        said: list[str] = []
+        segment(
+            image_of((3, 40, 40)),
+            model=model,
+            axes=axes,
+            progress=lambda done, total, what, said=said: said.append(what),
+        )
+        for i in (1, 2, 3):
+            assert f"segmenting {noun} {i} of 3" in said
+
+
 def test_progress_and_provenance(model) -> None:
     steps: list[tuple[int, int, str]] = []
     result = segment(

@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 from psygnal import Signal
 
 from napari_sa2net.app.correct import CorrectController
-from napari_sa2net.app.link import JOB, EngineLink, Job, JobKind, MakeClient, Trainer
+from napari_sa2net.app.link import (
+    JOB,
+    EngineLink,
+    Job,
+    JobKind,
+    MakeClient,
+    TimeLeft,
+    Trainer,
+)
 from napari_sa2net.app.see_why import signed
 from napari_sa2net.app.segment import SegmentController
 from napari_sa2net.app.session import (
@@ -576,6 +584,7 @@ class LearnRun(LearnOutcome):
         self._make_client = make_client
         self._trainer: Trainer | None = None
         self._clock = (0, 0.0)
+        self._left = TimeLeft()
         self._resumed = self._repeating = False
 
     def set_preview(self, wanted: bool) -> None:
@@ -671,7 +680,10 @@ class LearnRun(LearnOutcome):
                         self.state.progress = JobProgress(0, 0, "reading the corrections")
                 case p.Progress(_, done, total, what):
                     if self.state.phase == "starting" and not self.state.curves.steps:
-                        self.state.progress = JobProgress(done, total, what)
+                        before = self.state.progress
+                        if before is None or before.what != what:
+                            self._left = TimeLeft()
+                        self.state.progress = self._left.of(JobProgress(done, total, what))
                 case p.TrainProgress():
                     self._news(event)
                 case p.Done(_, result):

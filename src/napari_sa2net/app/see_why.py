@@ -90,6 +90,7 @@ class ExplainController:
             generation = self.link.generation(source.key) if source else 0
             try:
                 request = explain_request(self.session, generation, uuid.uuid4().hex)
+                request = self._segment.at_known_size(request)
             except SA2NetError as error:
                 self.link.fail(ErrorInfo(type(error).__name__, str(error)))
                 return None
@@ -108,7 +109,7 @@ class ExplainController:
             state = self.session.why
             if state is None or shown == (slot in state.shown):
                 return
-            self._put(state.changed(shown=state.shown ^ {slot}))
+            self._put(_with_layer(state, slot, shown))
             self._emit(slot)
 
     def set_focus(self, name: str) -> None:
@@ -187,7 +188,7 @@ class ExplainController:
         with self._lock:
             state = self._states.get(image_key)
             if state is not None and slot in state.shown:
-                self._put(state.changed(shown=state.shown - {slot}))
+                self._put(_with_layer(state, slot, False))
 
     def forget_image(self, key: str) -> None:
         """The image is gone, or has other pixels."""
@@ -363,6 +364,18 @@ class ExplainController:
         y0, y1 = max(view[0], whole[0]), min(view[1], whole[1])
         x0, x1 = max(view[2], whole[2]), min(view[3], whole[3])
         return (y0, y1, x0, x1) if y1 > y0 and x1 > x0 else None
+
+
+def _with_layer(state: WhyState, slot: str, shown: bool) -> WhyState:
+    """With a layer more or less; a map is described while it is shown."""
+    state = state.changed(shown=state.shown | {slot} if shown else state.shown - {slot})
+    if shown and slot in state.maps:
+        return state.changed(focus=slot)
+    if state.focus not in state.shown:
+        return state.changed(
+            focus=next((name for name in state.maps if name in state.shown), "")
+        )
+    return state
 
 
 # --------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from psygnal import Signal
 
@@ -42,6 +42,8 @@ from napari_sa2net.files import user_data_dir, write_atomically
 
 # --------------------------------------------------------------------------------------------
 # The newest result of each image, and what the sliders still want of it.
+
+R = TypeVar("R", bound=SegmentRequest)
 
 REST_S = 0.25
 """A slider that has not moved for so long rests: the table follows."""
@@ -544,6 +546,26 @@ class SegmentController:
             if state is not None:
                 self._results.derive(state)
 
+    def at_known_size(self, request: R) -> R:
+        """The request with the size of the cells that the last result of the image found.
+
+        As it is where a size is chosen, or where model or channels are others since.
+        """
+        former = self._results.of_image(request.source.key)
+        predict = request.predict
+        if former is None or former.diameter is None or predict.diameter or not predict.rescale:
+            return request
+        before = former.request
+        same = (request.model, request.source.axes, request.source.channels, request.normalize)
+        if (
+            same
+            != (*(before.model, before.source.axes, before.source.channels, before.normalize),)
+            or before.generation != request.generation
+        ):
+            return request
+        found = predict.model_copy(update={"diameter": former.diameter})
+        return replace(request, predict=found)
+
     def accept(self, request: SegmentRequest, result: p.SegmentResult) -> bool:
         """Take a finished segmentation as the newest result of its image.
 
@@ -557,13 +579,17 @@ class SegmentController:
             self.link.submit(p.Forget(request.key))
             return False
         former = self._results.of_image(image_key)
-        replaces = adds_to = None
+        replaces = adds_to = looks_into = None
         if former is not None and request.adds_to(former.request):
             adds_to = former.key
-        elif former is not None and not former.edited and request.may_replace(former.request):
-            replaces = former.key
-        if replaces or adds_to:
-            self.link.submit(p.Forget(replaces or adds_to or ""))
+        elif former is not None and request.may_replace(former.request):
+            if not former.edited:
+                replaces = former.key
+            elif request.looks and request.window == former.request.window:
+                # it lays no cells over those that a person has corrected
+                looks_into = former.key
+        if former is not None and (replaces or adds_to or looks_into):
+            self.link.submit(p.Forget(former.key))
         made_with = request.instances
         state = ResultState(
             request.key,
@@ -574,11 +600,14 @@ class SegmentController:
             wanted=made_with,
             diameter=result.diameter,
             added=adds_to is not None,
+            edited=looks_into is not None,
         )
         self._results.put(state)
         self.session.error = None
         self._show_result()
-        self.result_ready.emit(SegmentOutcome(request.key, replaces, request, result, adds_to))
+        self.result_ready.emit(
+            SegmentOutcome(request.key, replaces, request, result, adds_to, looks_into)
+        )
         if self.session.instances != made_with:
             # A slider moved while the network ran.
             self._results.want(state, self.session.instances)

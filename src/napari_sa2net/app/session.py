@@ -199,6 +199,9 @@ class SegmentOutcome:
     adds_to
         Key of the image's former result where this is another part of the image: its cells
         stay, but for those of this part.
+    looks_into
+        Key of the image's former result where a person has edited it, and this was only to
+        look into it: its layer stays with the cells that it has, and is this result's.
     request
         What was asked for, with the source image.
     result
@@ -210,6 +213,7 @@ class SegmentOutcome:
     request: SegmentRequest
     result: SegmentResult
     adds_to: str | None = None
+    looks_into: str | None = None
 
     @property
     def size_unsure(self) -> bool:
@@ -380,6 +384,11 @@ class SegmentRequest:
         """The engine's request; its image is still the array itself."""
         return Segment(**self._fields(job))
 
+    @property
+    def looks(self) -> bool:
+        """It is to see why; the cells that come with it are not what was asked for."""
+        return False
+
     def may_replace(self, former: SegmentRequest) -> bool:
         """Whether the labels may take the place of a former result of the image."""
         return self.window in (Window(), former.window)
@@ -419,6 +428,11 @@ class ExplainRequest(SegmentRequest):
     def to_engine(self, job: int) -> Explain:
         """The engine's request; its image is still the array itself."""
         return Explain(**self._fields(job))
+
+    @property
+    def looks(self) -> bool:
+        """It is to see why; the cells that come with it are not what was asked for."""
+        return True
 
     def adds_to(self, former: SegmentRequest) -> bool:
         """Never: its layer is looked into, and has the labels that the engine knows."""
@@ -554,11 +568,13 @@ class RunTime:
         return RunTime(factor * self.low, factor * self.high)
 
 
-def time_to_run(session: Session, one_plane: bool = False) -> RunTime | None:
+def time_to_run(
+    session: Session, one_plane: bool = False, diameter: float | None = None
+) -> RunTime | None:
     """How long segmenting would take, from the engine's probe; None before it.
 
     With automatic size that is the search for the size, and the run at what it finds: what
-    it found the last time, or else anything likely.
+    it found the last time, or else anything likely. A `diameter` (px) is known already.
     """
     info, source = session.info, session.image
     if info is None or info.seconds_per_megapixel is None or source is None:
@@ -579,8 +595,8 @@ def time_to_run(session: Session, one_plane: bool = False) -> RunTime | None:
     trained = info.model_diameter
     if not trained or not session.predict.rescale:
         seconds = at(1.0, False)
-    elif session.predict.diameter:
-        seconds = at(trained / session.predict.diameter, False)
+    elif diameter or session.predict.diameter:
+        seconds = at(trained / (diameter or session.predict.diameter or trained), False)
     elif session.found_diameter:
         seconds = at(trained / session.found_diameter, True)
     else:
@@ -590,7 +606,12 @@ def time_to_run(session: Session, one_plane: bool = False) -> RunTime | None:
 
 def time_to_explain(session: Session) -> RunTime | None:
     """How long explaining the shown plane would take; None before the engine's probe."""
-    time = time_to_run(session, one_plane=True)
+    known = session.found_diameter
+    if known and session.predict.rescale and not session.predict.diameter:
+        # it is not looked for again
+        time = time_to_run(session, one_plane=True, diameter=known)
+    else:
+        time = time_to_run(session, one_plane=True)
     return None if time is None else time * MORE_TO_EXPLAIN
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -267,6 +268,32 @@ def plan_words(plan: Planned) -> str:
         f"Learns from {cells(plan.n_learned)}, and is judged on {held:,} that "
         f"{'is' if held == 1 else 'are'} held back."
     )
+
+
+#: Megapixels of the reference set, which is scored before and after even the shortest run;
+#: of an image that is held back; and steps with which learning begins: timed, and taken.
+REFERENCE_MEGAPIXELS, HELD_OUT_MEGAPIXELS = 1.0, 0.1
+FIRST_STEPS: dict[str, int] = {"everything": 5, "attention": 14}
+#: A step costs so many passes of its crops through the network.
+PASSES = 4
+
+
+def seconds_to_learn(
+    config: FineTuneConfig, n_images: int, seconds_per_megapixel: float | None
+) -> float:
+    """How long a run takes: the time that is given, or what it cannot do without.
+
+    Before its first step the model is scored as it is and the computer's speed is measured;
+    at least one round is scored after. On a slow computer that may be most of it.
+    """
+    given = 60 * config.minutes
+    if seconds_per_megapixel is None:
+        return given
+    held_out = min(config.max_scored, math.ceil(config.held_out * n_images))
+    scored = REFERENCE_MEGAPIXELS + HELD_OUT_MEGAPIXELS * held_out
+    step = PASSES * config.batch_size * config.crop**2 / 1e6
+    least = 2 * scored + FIRST_STEPS[config.learn] * step
+    return max(given, least * seconds_per_megapixel)
 
 
 def cells(n: int) -> str:

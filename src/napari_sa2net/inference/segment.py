@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from napari_sa2net.config import InstanceConfig, PredictConfig, SegmentSettings, Settings
+from napari_sa2net.data.axes import axis_noun
 from napari_sa2net.data.plan import ImagePlan, plan_as_input, spread_indices
 from napari_sa2net.errors import Cancelled, SettingsError
 from napari_sa2net.inference.diameter import estimate_diameter
@@ -159,7 +160,8 @@ def predict_image(
                 if progress:
                     what = SEGMENTING
                     if plan.n_planes > 1:
-                        what += f" plane {done + 1} of {plan.n_planes}"
+                        noun = axis_noun(plan.stack_axes, 1)
+                        what += f" {noun} {done + 1} of {plan.n_planes}"
                     progress(done * n + i, plan.n_planes * n, what)
 
             predictor.predict_plane(

@@ -305,17 +305,23 @@ class TuningRun:
         """Score the parent, measure the machine's speed, plan."""
         config = self.config
         say = progress or (lambda done, total, what: None)
-        say(0, 0, "scoring the model as it is")
+        scoring, timing = (
+            "scoring the model as it is",
+            "measuring how fast this computer learns",
+        )
+        say(0, 0, scoring)
         teacher = self._network()
         start = time.monotonic()
-        parent = self._careful(lambda: self.scorer.score(teacher))
+        parent = self._careful(
+            lambda: self.scorer.score(teacher, lambda done, total: say(done, total, scoring))
+        )
         per_round = time.monotonic() - start
         self.record = Record(parent)
         rounds, steps = config.rounds, config.steps or 1
         per_step = 0.0
         if config.steps is None and not self.asked.schedule:
-            say(0, 0, "measuring how fast this computer learns")
-            per_step = self._probe()
+            say(0, 0, timing)
+            per_step = self._probe(lambda done, total: say(done, total, timing))
             left = config.minutes * 60 - (time.monotonic() - self._start)
             steps, rounds = steps_within(
                 left, per_step, per_round, config.rounds, FEWEST[config.learn]
@@ -550,7 +556,7 @@ class TuningRun:
             )
         return trust(total)
 
-    def _probe(self) -> float:
+    def _probe(self, progress: Callable[[int, int], None]) -> float:
         """Seconds of a step on this machine, now."""
         settings = as_training(self.config, self.material.diameter)
         steps = PROBE_STEPS[self.config.learn] + 1
@@ -568,7 +574,8 @@ class TuningRun:
         batches = iter(DataLoader(crops, batch_size=self.config.batch_size))
         low = self.dtype != torch.float32
         seconds = []
-        for _ in range(steps):
+        for step in range(steps):
+            progress(step, steps)
             start = time.monotonic()
             batch = {k: v.to(self.device) for k, v in next(batches).items()}
             self._ask()

@@ -366,13 +366,19 @@ class Scorer:
             logits = net(x)
         return activate(logits.float(), n_classes(self.classes))[0].cpu().numpy()
 
-    def score(self, net: Network) -> Tallies:
-        """Tallies of a network in eval mode, by set."""
+    def score(
+        self, net: Network, progress: Callable[[int, int], None] | None = None
+    ) -> Tallies:
+        """Tallies of a network in eval mode, by set; `progress` hears of views and of all."""
         out: Tallies = {}
+        done, total = 0, sum(len(views) for views in self.views.values())
         for name, views in self.views.items():
             out[name] = []
             for view in views:
                 self.ask()
+                if progress:
+                    progress(done, total)
+                done += 1
                 labels = label_objects(
                     self.probability(net, view), self.classes, self.instances
                 )

@@ -25,6 +25,7 @@ from napari_sa2net.widgets.controls import guarded, link_button
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.picking import CellPicker, show_cell
 from napari_sa2net.widgets.napari_port.results import LABEL
+from napari_sa2net.widgets.napari_port.reviewed_layer import ChosenCell
 from napari_sa2net.widgets.theme import style_sheet
 
 if TYPE_CHECKING:
@@ -55,6 +56,18 @@ HEADS = {
     "centroid_y": "y (px)",
     "centroid_x": "x (px)",
 }
+#: Columns of places in a stack: counted from 0 in arrays, from 1 where a person reads them.
+COUNTED = ("t", "z")
+FROM_1 = " (from 1)"
+TIPS = {
+    "t": "Counted from 1, as on all pages; the number at napari's slider begins with 0",
+    "z": "Counted from 1, as on all pages; the number at napari's slider begins with 0",
+    "centroid_z": "Centre of the cell as napari tells it of the mouse: the first plane is at 0",
+    "centroid_y": "Centre of the cell as napari tells it of the mouse: the first pixel is at 0",
+    "centroid_x": "Centre of the cell as napari tells it of the mouse: the first pixel is at 0",
+}
+NO_CELLS = "No cells over {}. Segment it on the Segment page, and they are listed here."
+NO_IMAGE = "No cells. Open an image and segment it, and they are listed here."
 
 
 def shown_columns(features: pd.DataFrame) -> dict[str, str]:
@@ -73,7 +86,7 @@ def shown_columns(features: pd.DataFrame) -> dict[str, str]:
         heads["planes"] = "time points"
     elif not several and "z" in heads:
         heads["z"] = "plane"
-    return heads
+    return {name: head + FROM_1 * (name in COUNTED) for name, head in heads.items()}
 
 
 class CellModel(QAbstractTableModel):
@@ -93,10 +106,22 @@ class CellModel(QAbstractTableModel):
         self.beginResetModel()
         heads = shown_columns(features) if LABEL in features.columns else {}
         self.names, self._heads = list(heads), list(heads.values())
-        self._columns = [features[name].to_numpy() for name in heads]
+        columns = {name: features[name].to_numpy() for name in heads}
+        self._columns = [
+            values + 1 if name in COUNTED and values.dtype.kind in "iu" else values
+            for name, values in columns.items()
+        ]
         self._labels = features[LABEL].to_numpy() if heads else np.empty(0, np.int64)
         self._order = self._ordered()
         self.endResetModel()
+
+    @property
+    def sorted_by(self) -> tuple[int, Qt.SortOrder]:
+        """Column by which the rows are sorted, and how; -1 where it is by label, unasked."""
+        name, down = self._by or ("", False)
+        orders = Qt.SortOrder
+        at = self.names.index(name) if name in self.names else -1
+        return at, orders.DescendingOrder if down else orders.AscendingOrder
 
     def label(self, row: int) -> int:
         """Cell of a row."""
@@ -127,8 +152,12 @@ class CellModel(QAbstractTableModel):
     def headerData(
         self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
     ) -> Any:
-        if role == Qt.ItemDataRole.DisplayRole and orientation == Qt.Orientation.Horizontal:
+        if orientation != Qt.Orientation.Horizontal or not 0 <= section < len(self.names):
+            return None
+        if role == Qt.ItemDataRole.DisplayRole:
             return self._heads[section]
+        if role == Qt.ItemDataRole.ToolTipRole:
+            return TIPS.get(self.names[section])
         return None
 
     def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
@@ -178,8 +207,8 @@ def _words(value: Any) -> str:
 class CellTable(QWidget):
     """Shows the chosen cells, as they are measured.
 
-    Choosing a row chooses the cell, and shows it where it is out of view; choosing a cell on
-    the canvas chooses its row.
+    Choosing a row chooses the cell, outlines it, and shows it where it is out of view; choosing
+    a cell on the canvas chooses its row.
     """
 
     def __init__(
@@ -213,8 +242,9 @@ class CellTable(QWidget):
         layout.setSpacing(2)
         layout.addLayout(top)
         layout.addWidget(self.view)
+        self.chosen = ChosenCell(self._viewer)
         self._picker = CellPicker(
-            self._viewer, lambda: self._layer, lambda _: None, with_key=False
+            self._viewer, lambda: self._layer, self._outline, with_key=False
         )
         self.save.clicked.connect(self._save)
         selection = self.view.selectionModel()
@@ -228,7 +258,7 @@ class CellTable(QWidget):
         self._restyle()
         self._follow()
         self._picker.turn(True)
-        farewell = _Farewell(self._picker, self.connections, self._of_layer)
+        farewell = _Farewell(self._picker, self.chosen, self.connections, self._of_layer)
         self.destroyed.connect(farewell)
         self._farewell = farewell
 
@@ -260,6 +290,7 @@ class CellTable(QWidget):
         layer = self._cells.current
         if layer is not self._layer:
             self._of_layer.disconnect()
+            self.chosen.hide()
             self._layer = layer
             if layer is not None:
                 connect = self._of_layer.connect
@@ -267,37 +298,53 @@ class CellTable(QWidget):
                 connect(layer.events.features, self._show)
                 connect(layer.events.name, self._show)
             self._show()
-        elif layer is not None:
+        else:
             self._show_title()
 
     def _show(self, _: Any = None) -> None:
+        import pandas as pd
+
         layer = self._layer
-        if layer is None:
-            return
         before, bar = self.model.names, self.view.verticalScrollBar()
         at = bar.value() if bar is not None else 0
         self._choosing = True
         try:
-            self.model.set_features(layer.features)
+            self.model.set_features(layer.features if layer is not None else pd.DataFrame())
         finally:
             self._choosing = False
         if self.model.names != before:
             self.view.resizeColumnsToContents()
-        self.choose(int(layer.selected_label))
+            self.view.mark_sorted(*self.model.sorted_by)
+        if layer is not None:
+            self.choose(int(layer.selected_label))
+            # it may have another outline, or be gone
+            self._outline(self.chosen.label)
         if bar is not None:
             bar.setValue(at)
         self._show_title()
 
     def _show_title(self) -> None:
-        layer = self._layer
+        layer, image = self._layer, self._session.image
         if layer is not None:
             line = self._measured.line(layer) or "not measured"
             self.title.setText(f"{layer.name}: {line}")
+        else:
+            self.title.setText(NO_CELLS.format(image.name) if image is not None else NO_IMAGE)
         self.save.setEnabled(self.model.rowCount() > 0)
 
     def _cell_chosen(self, _: Any = None) -> None:
         if self._layer is not None and not self._choosing:
-            self.choose(int(self._layer.selected_label))
+            label = int(self._layer.selected_label)
+            self.choose(label)
+            if label != self.chosen.label:
+                self.chosen.hide()
+
+    def _outline(self, label: int) -> None:
+        """Mark a cell in the picture, as Review does; none for 0."""
+        layer = self._layer
+        if layer is not None:
+            box = self._measured.box(layer, label) if label else None
+            self.chosen.show(layer, label, box)
 
     def _row_chosen(self, index: QModelIndex, _: QModelIndex) -> None:
         layer = self._layer
@@ -308,6 +355,7 @@ class CellTable(QWidget):
         try:
             self._viewer.layers.selection.active = layer
             show_cell(self._viewer, layer, label, self._measured.box(layer, label))
+            self._outline(label)
         finally:
             self._choosing = False
 
@@ -347,6 +395,17 @@ class _View(QTableView):
         self.setSortingEnabled(True)
         self.fit()
 
+    def mark_sorted(self, column: int, order: Qt.SortOrder) -> None:
+        """Put the arrow on a column, on none for -1; the rows stay as they are."""
+        head = self.horizontalHeader()
+        assert head is not None
+        head.blockSignals(True)
+        head.setSortIndicator(column, order)
+        head.blockSignals(False)
+        port = head.viewport()
+        if port is not None:
+            port.update()
+
     def fit(self) -> None:
         """Rows as high as a line of the font."""
         rows = self.verticalHeader()
@@ -377,11 +436,15 @@ class _View(QTableView):
 class _Farewell:
     """Undoes a table's connections, once."""
 
-    def __init__(self, picker: CellPicker, *connections: Connections) -> None:
+    def __init__(
+        self, picker: CellPicker, chosen: ChosenCell, *connections: Connections
+    ) -> None:
         self._picker = picker
+        self._chosen = chosen
         self._connections = connections
 
     def __call__(self, _: Any = None) -> None:
         self._picker.turn(False)
+        self._chosen.hide()
         for made in self._connections:
             made.disconnect()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
 from napari.settings import get_settings
-from qtpy.QtCore import QEvent, QSize, Qt, QTimer, Signal
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import (
     QDockWidget,
@@ -117,6 +117,10 @@ class SA2NetDock(QWidget):
         self.setObjectName("sa2net")
         self._viewer = viewer
         self._docked = False
+        self._watched: QDockWidget | None = None
+        self._in_front = self._closing = False
+        # a new dock comes to the front once the tabs that it joins are laid out
+        self._was_hidden = True
         self.workspace: Workspace | None = Workspace.of(viewer)
         self._places = [_Place(page, self.workspace) for page in pages]
         for place in self._places:
@@ -173,6 +177,7 @@ class SA2NetDock(QWidget):
                         # napari has yet to put the dock into its window
                         QTimer.singleShot(0, self._join)
                     self._docked = True
+                    self._watch_dock()
                 elif self._docked:
                     self.shut()
                     # nobody else does: it would stay as a hidden window
@@ -199,6 +204,42 @@ class SA2NetDock(QWidget):
                 window.tabifyDockWidget(its, dock)
                 dock.raise_()
                 return
+
+    def _watch_dock(self) -> None:
+        """Follow the dock: napari's menu hides one that is there, also behind a tab."""
+        dock = _dock_of(self)
+        if dock is None or dock is self._watched:
+            return
+        self._watched = dock
+        dock.visibilityChanged.connect(self._seen)
+        dock.installEventFilter(self)
+
+    def _seen(self, seen: bool) -> None:
+        self._in_front = seen
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        dock = self._watched
+        ours = dock is not None and watched is dock and not self._farewell.said
+        if ours and dock is not None and event is not None:
+            kind = event.type()
+            if kind == QEvent.Type.Close:
+                self._closing = True
+            elif kind == QEvent.Type.Hide and dock.isHidden():
+                # whoever asks for what lies behind a tab wants to see it
+                if not (self._in_front or self._closing or dock.isFloating()):
+                    QTimer.singleShot(0, self._raise)
+                self._closing, self._was_hidden = False, True
+            elif kind == QEvent.Type.Show and self._was_hidden:
+                self._was_hidden = False
+                QTimer.singleShot(0, self._raise)
+        return super().eventFilter(watched, event)
+
+    def _raise(self) -> None:
+        """Bring it before the docks behind the same tabs."""
+        dock = _dock_of(self)
+        if dock is not None and not self._farewell.said:
+            dock.show()
+            dock.raise_()
 
     def _restyle(self, event: object = None) -> None:
         sheet = style_sheet(self._viewer.theme)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from functools import cache
 
 import numpy as np
@@ -57,6 +58,51 @@ def cell_colormap() -> DirectLabelColormap:
     return DirectLabelColormap(
         color_dict={None: (0.0, 0.0, 0.0, 0.0), 1: OUTLINE, 2: "#202020"}
     )
+
+
+#: Hues, and how strong and bright each is tried; black and white besides.
+_HUES, _TONES = 24, ((1.0, 1.0), (0.5, 1.0), (1.0, 0.3))
+#: Levels of red, green and blue that are told apart in a picture.
+_SHADES = 8
+#: A thin line is told from what is under it by its lightness more than by its hue.
+_LIGHTNESS = 1.5
+#: Colours are taken that stand out so well, as a share of the best; so different from each
+#: other (CIELAB); and so many.
+_GOOD, _APART, _FEWEST, _MOST = 0.6, 15.0, 6, 12
+
+
+def readable_colors(picture: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Colours of lines that can be read over a picture, the best one first.
+
+    Parameters
+    ----------
+    picture : float array (n, 3)
+        Pixels of it, RGB from 0 to 1.
+
+    Returns
+    -------
+    float32 (k, 4)
+        RGBA. Each is far from nearly all of the picture's colours.
+    """
+    from skimage.color import rgb2lab
+
+    tried = [colorsys.hsv_to_rgb(i / _HUES, s, v) for s, v in _TONES for i in range(_HUES)]
+    rgb = np.array([*tried, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)])
+    weights = np.array([_LIGHTNESS, 1.0, 1.0])
+    # a colour counts once, however much of the picture has it: nuclei are a small part of it
+    picture = np.unique(np.round(picture * _SHADES), axis=0) / _SHADES
+    there, lines = (weights * rgb2lab(colors[None])[0] for colors in (picture, rgb))
+    away = np.linalg.norm(lines[:, None] - there[None], axis=2)
+    score = np.percentile(away, 10, axis=1)
+    order = np.argsort(-score, kind="stable")
+    good = max(_FEWEST, int(np.count_nonzero(score >= _GOOD * score.max())))
+    left, chosen = order[:good].tolist(), [int(order[0])]
+    while len(chosen) < min(_MOST, good):
+        apart = np.linalg.norm(lines[left][:, None] - lines[chosen][None], axis=2).min(axis=1)
+        if apart.max() < _APART and len(chosen) >= _FEWEST:
+            break
+        chosen.append(left[int(apart.argmax())])
+    return np.array([(*rgb[i], 1.0) for i in chosen], np.float32)
 
 
 def colored(

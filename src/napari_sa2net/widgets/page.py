@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject, QSize
-from qtpy.QtWidgets import QFileDialog, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtCore import QObject, QPoint, QSize
+from qtpy.QtWidgets import QFileDialog, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
 from napari_sa2net.app.session import RunTime
 from napari_sa2net.data.axes import axis_noun
@@ -72,6 +72,19 @@ class PageWidget(QWidget):
         # as low as one likes: a scroll area believes the height that a layout names here,
         # which counts wrapped lines at their narrowest, and would always show its bar
         return QSize(super().minimumSizeHint().width(), 1)
+
+    def bring_up(self, *parts: QWidget) -> None:
+        """Scroll until parts that belong together are seen, or else the first of them."""
+        area = self.parentWidget()
+        while area is not None and not isinstance(area, QScrollArea):
+            area = area.parentWidget()
+        port, bar = (area.viewport(), area.verticalScrollBar()) if area else (None, None)
+        if port is None or bar is None:
+            return
+        tops = [part.mapTo(self, QPoint(0, 0)).y() for part in parts]
+        ends = [top + part.height() for top, part in zip(tops, parts, strict=True)]
+        if max(ends) > bar.value() + port.height() or min(tops) < bar.value():
+            bar.setValue(min(min(tops), max(ends) - port.height()))
 
     def shut(self) -> None:
         """The page is about to go: undo every connection."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from html import escape
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import numpy as np
 from napari.layers import Labels
 from qtpy.QtCore import QObject, Qt, QTimer, Signal
 from qtpy.QtWidgets import (
@@ -216,6 +219,9 @@ def _wide(key: str, words: str) -> str:
     )
 
 
+#: pixels of napari's brush where nobody has chosen another
+NAPARI_BRUSH = 10
+
 #: what the controller does with a click or a lasso of a tool
 _ACTS = {"delete": "delete", "fill": "fill", "smooth": "smooth", "edge": "fit"}
 _MARKS = ("ignore", "reviewed")
@@ -260,6 +266,7 @@ class ToolBench(QObject):
         self._layer: Labels | None = None
         self._drawing: Drawing | None = None
         self._fixing = False
+        self._brushes: WeakKeyDictionary[Labels, int] = WeakKeyDictionary()
         self._connections = Connections()
         # the other tools have Esc by the mouse at work for them
         self._brush_keys = Keys({"Escape": lambda: QTimer.singleShot(0, self.end)})
@@ -322,6 +329,7 @@ class ToolBench(QObject):
             self._show()
             return
         if tool.mode:
+            self.fit_brush()
             self._viewer.layers.selection.active = layer
             layer.mode = tool.mode
         else:
@@ -346,6 +354,18 @@ class ToolBench(QObject):
             self.choose("brush")
             self._layer.selected_label = label
             self._fixing = True
+
+    def fit_brush(self) -> None:
+        """A brush of a third of a typical cell's diameter, until a person chooses another."""
+        layer, session = self._layer, self._controller.session
+        cells = self._controller.state.cells
+        if layer is None or session is None or cells is None:
+            return
+        areas = session.corrections.plane(cells.plane).areas
+        if not len(areas) or layer.brush_size != self._brushes.get(layer, NAPARI_BRUSH):
+            return
+        typical = math.sqrt(4 / math.pi * float(np.median(areas)))
+        layer.brush_size = self._brushes[layer] = max(1, round(typical / 3))
 
     def lay_down(self) -> None:
         """Give the mouse back to napari."""

@@ -85,7 +85,7 @@ class CorrectPage(PageWidget):
         self.no_cells_text = muted(NO_CELLS)
         self.to_segment = QPushButton("Find the cells")
         self.to_segment.setProperty("role", "primary")
-        self.to_segment.setToolTip("To the Segment page")
+        self.to_segment.setToolTip("Segment this image with the settings of the Segment page")
         self.copy = QPushButton("Correct a copy")
         self.copy.setProperty("role", "primary")
         self.copy.setToolTip("Bring these cells into memory, where they can be corrected")
@@ -116,8 +116,9 @@ class CorrectPage(PageWidget):
             work.addWidget(part)
         body = column(self.body)
         body_parts: list[QWidget] = [
-            *(self.odd, self.mend, self.strip, self.box, self.progress, separator()),
-            *(self.review, separator(), self.keep, separator(), self.sheet),
+            *(self.odd, self.mend, self.strip, separator(), self.review),
+            *(self.box, self.progress),
+            *(separator(), self.keep, separator(), self.sheet),
         ]
         for part in body_parts:
             body.addWidget(part)
@@ -175,7 +176,7 @@ class CorrectPage(PageWidget):
         self.cells_row.chosen.connect(self.cells.choose)
         self.offers.restoreWanted.connect(self.controller.keeping.restore)
         self.offers.discardWanted.connect(self.controller.keeping.discard)
-        self.to_segment.clicked.connect(self._go_to_segment)
+        self.to_segment.clicked.connect(self._find_cells)
         self.copy.clicked.connect(self._copy)
         self.new_layer.clicked.connect(self._add_layer)
         self.lay_on.clicked.connect(self._lay_on)
@@ -307,6 +308,7 @@ class CorrectPage(PageWidget):
         if session is None or source is None:
             return
         self.undo_keys.bind(self.bench.layer)
+        self.bench.fit_brush()
         self.controller.show()
         # not now: napari may be at work on its layers
         self._outline.start()
@@ -336,6 +338,14 @@ class CorrectPage(PageWidget):
             self.outline_undo_keys.bind(self.reviewed.layer)
         else:
             self.outline_undo_keys.release()
+
+    def _find_cells(self) -> None:
+        """Segment, on the page where it is seen how far that is."""
+        self._go_to_segment()
+        if not self.session.running:
+            # plane and view are those of this moment
+            self._workspace.refresh_image()
+            self._workspace.controller.segment()
 
     def _go_to_segment(self) -> None:
         widget: QWidget | None = self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import QEvent, Qt, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QFileDialog,
@@ -187,6 +187,7 @@ class ReviewSection(QWidget):
         self.bar.setTextVisible(False)
         self.bar.setAccessibleName("Reviewed cells")
         self.cell = muted()
+        self.cell.setAlignment(Qt.AlignmentFlag.AlignTop)
         self.back = QPushButton("◀")
         self.back.setToolTip("Back to the cell before, more doubtful (Shift+N)")
         self.back.setAccessibleName("Cell before")
@@ -238,6 +239,15 @@ class ReviewSection(QWidget):
         self.all.clicked.connect(self.acceptViewWanted)
         self.outlines.toggled.connect(self.outlinesToggled)
         self.set_review(Review())
+
+    def changeEvent(self, event: QEvent | None) -> None:
+        super().changeEvent(event)
+        kinds = (QEvent.Type.FontChange, QEvent.Type.StyleChange)
+        if event is not None and event.type() in kinds:
+            # of two lines there is room at all times: the buttons stay under the mouse
+            ruler = muted("two\nlines")
+            ruler.setFont(self.cell.font())
+            self.cell.setMinimumHeight(ruler.heightForWidth(1000))
 
     def set_review(self, review: Review) -> None:
         """Show where the review stands."""

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from qtpy.QtCore import QPointF, QRectF, QSize, Qt, Signal
-from qtpy.QtGui import QColor, QIcon, QPainter, QPainterPath, QPen, QPixmap, QPolygonF
+from qtpy.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
+from qtpy.QtGui import (
+    QColor,
+    QIcon,
+    QPainter,
+    QPainterPath,
+    QPen,
+    QPixmap,
+    QPolygonF,
+    QResizeEvent,
+)
 from qtpy.QtWidgets import (
     QFrame,
     QGridLayout,
@@ -274,6 +283,7 @@ _DRAW: dict[str, Callable[[QPainter, QColor], None]] = {
 # The tools as buttons with icons and words, and one history for all of them.
 
 COLUMNS = 4
+IDLE = "Take up a tool, or click a cell to look at it."
 
 
 class ToolStrip(QWidget):
@@ -318,9 +328,16 @@ class ToolStrip(QWidget):
         inside = QVBoxLayout(self.hint)
         inside.setContentsMargins(10, 6, 8, 6)
         inside.addWidget(self.hint_text)
+        # of the longest hint there is room at all times: what lies below stays where it is
+        self._ruler = QLabel(self)
+        self._ruler.setWordWrap(True)
+        self._ruler.hide()
         self.said = QLabel()
         self.said.setWordWrap(True)
         self.said.setProperty("role", "muted")
+        policy = self.said.sizePolicy()
+        policy.setRetainSizeWhenHidden(True)
+        self.said.setSizePolicy(policy)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(6)
@@ -338,9 +355,27 @@ class ToolStrip(QWidget):
         """Show which tool is taken up; says nothing."""
         for name, button in self.buttons.items():
             button.setChecked(tool is not None and name == tool.name)
-        self.hint.setVisible(tool is not None)
-        if tool is not None:
-            self.hint_text.setText(f"<b>{tool.words}.</b> {tool.hint} Esc ends.")
+        self.hint_text.setText(IDLE if tool is None else _hint(tool))
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:
+        super().resizeEvent(event)
+        self._make_room()
+
+    def changeEvent(self, event: QEvent | None) -> None:
+        super().changeEvent(event)
+        kinds = (QEvent.Type.FontChange, QEvent.Type.StyleChange)
+        if event is not None and event.type() in kinds:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Room for the longest hint."""
+        width = self.width() - 18  # the frame's margins
+        heights = []
+        for tool in TOOLS:
+            self._ruler.setText(_hint(tool))
+            heights.append(self._ruler.heightForWidth(width))
+        self.hint_text.setMinimumHeight(max(heights))
+        self.said.setMinimumHeight(self.said.fontMetrics().height())
 
     def set_history(self, undo: str, redo: str) -> None:
         """What undo and redo would do; empty where there is nothing."""
@@ -364,6 +399,10 @@ class ToolStrip(QWidget):
         """Colour of the icons, from the theme."""
         for name, button in self.buttons.items():
             button.setIcon(tool_icon(name, color))
+
+
+def _hint(tool: Tool) -> str:
+    return f"<b>{tool.words}.</b> {tool.hint} Esc ends."
 
 
 def _button(tool: Tool) -> QToolButton:

@@ -17,6 +17,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_sa2net.app.training_set import seconds_to_learn
 from napari_sa2net.config import FineTuneConfig
 from napari_sa2net.widgets.controls import (
     ErrorBox,
@@ -308,11 +309,20 @@ class LearnPage(PageWidget):
         if config.steps is not None:
             how = f"in {config.steps:,} step{'' if config.steps == 1 else 's'}"
         else:
-            how = f"in about {_time_words(config.minutes)}"
+            info = self.session.info
+            pace = info.seconds_per_megapixel if info is not None else None
+            seconds = seconds_to_learn(config, n, pace)
+            if seconds <= 60 * config.minutes:
+                how = f"in about {_time_words(config.minutes)}"
+            else:
+                how = f"in {duration_words(seconds)}"
         self.button.setText(f"Learn from {what}\n{how}" if n else "Learn")
         self.button.setEnabled(bool(n) and not state.problem and bool(self.session.models))
         self.button.setToolTip(
-            state.problem or "Teach a copy of the model; you can go on working meanwhile"
+            state.problem
+            or "Teach a copy of the model; you can go on working meanwhile. The time includes "
+            "scoring the model before and after, which a slow computer takes longer for than "
+            "the time that you set"
         )
 
     def _show_name(self, _: Any = None) -> None:
@@ -326,6 +336,7 @@ class LearnPage(PageWidget):
 
     def _show_devices(self, _: Any = None) -> None:
         self.advanced.refresh_choices()
+        self._show_button()
 
     def _show_phase(self, _: Any = None) -> None:
         active = self.state.phase != "idle"

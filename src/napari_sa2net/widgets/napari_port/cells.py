@@ -16,7 +16,7 @@ from napari_sa2net.app.cells import CellSource, KeptPlace
 from napari_sa2net.app.session import source_plan
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.geometry import place_on
-from napari_sa2net.widgets.napari_port.maps import is_overlay
+from napari_sa2net.widgets.napari_port.maps import cell_colors, is_overlay
 from napari_sa2net.widgets.napari_port.picking import bring_into_view
 from napari_sa2net.widgets.napari_port.reading import image_source, layer_axes, layer_key
 from napari_sa2net.widgets.napari_port.repaint import repaint, shown_index, turned_words
@@ -67,6 +67,7 @@ class CellLayers:
         self._picked: Labels | None = None
         self._current: Labels | None = None
         self._held = False
+        self._passed: Labels | None = None
         self._owners: WeakKeyDictionary[Labels, Image] = WeakKeyDictionary()
         self._places: WeakKeyDictionary[Image, KeptPlace] = WeakKeyDictionary()
         self._watched: dict[Labels, Connections] = {}
@@ -79,6 +80,7 @@ class CellLayers:
         connect(self._viewer.dims.events.current_step, self._moved)
         connect(self._viewer.dims.events.order, self._moved)
         connect(port.image_changed, self._follow)
+        connect(port.image_chosen, self._image_chosen)
         for layer in self.layers():
             self._watch(layer)
         self._follow()
@@ -193,6 +195,7 @@ class CellLayers:
                 METADATA_KEY: {**cells.made, JOURNAL_KEY: cells.journal, "model": cells.model}
             },
             **arguments,
+            **cell_colors(image),
         )
         self._viewer.add_layer(layer)
         self._picked = layer
@@ -207,6 +210,7 @@ class CellLayers:
         plan = source_plan(source)
         labels = np.zeros(plan.label_shape, np.int32)
         labels, arguments = place_labels(image, source, labels, (0,) * labels.ndim)
+        arguments.update(cell_colors(image))
         layer = Labels(labels, name=f"{image.name} cells", **arguments)
         self._viewer.add_layer(layer)
         self._picked = layer
@@ -295,26 +299,47 @@ class CellLayers:
         if self._held:
             return
         layers = self.layers()
-        active = self._viewer.layers.selection.active
-        if active in layers and active is not self._picked:
+        active, image = self._viewer.layers.selection.active, self._port.current
+        if active is not self._passed:
+            self._passed = None
+        if active in layers and active not in (self._picked, self._passed):
             self._picked = None
         chosen = self._picked if self._picked in layers else None
         if chosen is None and isinstance(active, Labels) and active in layers:
-            chosen = active
-        image = self._port.current
+            chosen = active if active is not self._passed else None
         if chosen is None and image is not None:
             chosen = self._port.newest_result(image)
-            over = [layer for layer in layers if place_on(image, layer, self._axes(image))]
+            over = [layer for layer in layers if self._is_over(image, layer)]
             if self._current in over:
                 chosen = self._current
             elif chosen is None and over:
                 chosen = over[0]
             elif chosen is None:  # some that a click lays on it
-                chosen = next((one for one in layers if self._fits(image, one)), None)
+                free = (one for one in layers if self._port.image_of(one) is None)
+                chosen = next((one for one in free if self._fits(image, one)), None)
         if chosen is None and image is None and layers:
             chosen = self._current if self._current in layers else layers[0]
         self._current = chosen
         self.changed.emit()
+
+    def _image_chosen(self, image: Image) -> None:
+        """A person has chosen an image on a page; cells that are selected may not be its."""
+        active = self._viewer.layers.selection.active
+        self._picked = self._passed = None
+        if isinstance(active, Labels) and not self._is_over(image, active):
+            self._passed = active
+        self._follow()
+
+    def _is_over(self, image: Image, layer: Labels) -> bool:
+        """Whether cells lie on an image, and are not those of a picture of something else.
+
+        Channels that are layers of their own are pictures of the same; pictures that a camera
+        takes one after the other are of one shape, and lie at the same place, too.
+        """
+        if not place_on(image, layer, self._axes(image)):
+            return False
+        own = self._port.image_of(layer)
+        return own in (None, image) or _seen_together(own, image)
 
     def _axes(self, image: Image) -> str:
         return self._port.axes_of(image) or layer_axes(image)
@@ -391,6 +416,13 @@ class CellLayers:
     def _renamed(self, _: Any = None) -> None:
         self.listed.emit()
         self.changed.emit()
+
+
+def _seen_together(one: Image, other: Image) -> bool:
+    """Whether two images are channels of one: of one file, or one seen through the other."""
+    if one.source.path is not None and one.source.path == other.source.path:
+        return True
+    return "additive" in (str(one.blending), str(other.blending))
 
 
 def can_be_written(layer: Labels) -> bool:

@@ -8,6 +8,7 @@ from napari.layers import Image, Labels
 from qtpy.QtCore import QTimer
 
 from napari_sa2net.app.training_set import KeptImage
+from napari_sa2net.widgets.napari_port.maps import cell_colors
 from napari_sa2net.widgets.napari_port.results import METADATA_KEY, keep_selection
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class KeptLayers:
             name=f"{image.name} cells",
             metadata={METADATA_KEY: {KEPT_KEY: name, "model": kept.model or {}}},
             **_plane(kept),
+            **cell_colors(image),
         )
         self._cells.belongs_to(labels, image)
         # right over its image, also where others were opened meanwhile

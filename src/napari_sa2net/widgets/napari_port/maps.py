@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image, Labels
+from napari.utils.colormaps import CyclicLabelColormap
 from psygnal import Signal
 from qtpy.QtCore import QTimer
 
@@ -18,6 +19,7 @@ from napari_sa2net.widgets.map_colors import (
     lines_colormap,
     map_colormap,
     outline_colormap,
+    readable_colors,
 )
 from napari_sa2net.widgets.napari_port.results import (
     METADATA_KEY,
@@ -29,6 +31,7 @@ from napari_sa2net.widgets.napari_port.results import (
 if TYPE_CHECKING:
     from napari.layers import Layer
     from napari.viewer import Viewer
+    from numpy.typing import NDArray
 
 #: mean brightness of an image, 0 to 1, from which light that is added to it washes it out
 BRIGHT = 0.25
@@ -52,13 +55,33 @@ def is_overlay(layer: Layer) -> bool:
 
 def is_bright(image: Image) -> bool:
     """The image as it is drawn is not mostly dark: stained tissue, bright field."""
+    inner = _as_drawn(image)
+    return bool(inner.size and inner.mean() > 255 * BRIGHT)
+
+
+def _as_drawn(image: Image) -> NDArray[np.floating]:
+    """The image as it is drawn, small (h, w, 3), from 0 to 255."""
     shown = np.asarray(image.thumbnail, dtype=float)
     # an image that is not square has black bars beside it
     finest = image.data[0] if image.multiscale else image.data
     sides = np.array(finest.shape[: image.ndim][-2:], dtype=float)
     bars = np.floor(shown.shape[:2] * (1 - sides / max(sides.max(), 1)) / 2).astype(int) + 1
-    inner = shown[bars[0] : -bars[0], bars[1] : -bars[1], :3]
-    return bool(inner.size and inner.mean() > 255 * BRIGHT)
+    return shown[bars[0] : -bars[0], bars[1] : -bars[1], :3]
+
+
+def cell_colors(image: Image) -> dict[str, Any]:
+    """Colours of cells over an image: by what is under them where that is bright.
+
+    napari's own, by chance, can all be told from black; over stained tissue many cannot.
+    """
+    shown = _as_drawn(image) / 255
+    if not (shown.size and shown.mean() > BRIGHT):
+        return {}
+    pixels = shown.reshape(-1, 3)
+    # as small as it is, it has lost the nuclei: they are stained about twice as deep
+    colors = readable_colors(np.concatenate([pixels, pixels**2]))
+    clear = np.zeros((1, 4), np.float32)
+    return {"colormap": CyclicLabelColormap(colors=np.concatenate([clear, colors]))}
 
 
 class MapLayers:

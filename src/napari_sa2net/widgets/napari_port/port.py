@@ -15,7 +15,7 @@ from napari.layers import Image, Labels
 from napari.layers.utils.stack_utils import stack_to_images
 from psygnal import Signal
 
-from napari_sa2net.app.session import ExplainRequest, ImageSource, Overlay, SegmentOutcome
+from napari_sa2net.app.session import ImageSource, Overlay, SegmentOutcome
 from napari_sa2net.engine.messages import Window
 from napari_sa2net.widgets.napari_port import left
 from napari_sa2net.widgets.napari_port.connections import Connections
@@ -23,6 +23,7 @@ from napari_sa2net.widgets.napari_port.drawing import FinishedPictures, MeasureL
 from napari_sa2net.widgets.napari_port.geometry import place_on
 from napari_sa2net.widgets.napari_port.maps import (
     MapLayers,
+    cell_colors,
     contour_for,
     is_bright,
     is_overlay,
@@ -63,6 +64,8 @@ class NapariPort:
         The list of image layers or a name in it changed.
     image_changed
         Another image is current, or something of it (not its pixels) changed.
+    image_chosen
+        A person has chosen this image layer on a page.
     view_changed
         The camera or a slider moved.
     pixels_changed, image_gone
@@ -82,6 +85,7 @@ class NapariPort:
 
     images_changed = Signal()
     image_changed = Signal()
+    image_chosen = Signal(object)
     view_changed = Signal()
     pixels_changed = Signal(str)
     image_gone = Signal(str)
@@ -179,6 +183,7 @@ class NapariPort:
                 self.pinned = True
                 self._selected_last = layer
                 self._set_current(layer)
+                self.image_chosen.emit(layer)
 
     def set_pinned(self, pinned: bool) -> None:
         """Stay with the current image, or follow the selection again."""
@@ -299,6 +304,14 @@ class NapariPort:
         labels, arguments = place_labels(
             image, outcome.request.source, outcome.labels, result.offset
         )
+        former = self._results.pop(outcome.looks_into or "", None)
+        if former is not None and former.alive:
+            # a person's cells stay as they are; the maps are all that was asked for
+            former.adopt(lambda: self._edited(outcome.key))
+            former.result = result
+            self._results[outcome.key] = former
+            self.added.emit(former.layer, outcome.key, result)
+            return
         old = self._results.pop(outcome.replaces, None) if outcome.replaces else None
         if old is not None and old.alive and not old.edited and old.layer.ndim == labels.ndim:
             shown = old
@@ -318,6 +331,8 @@ class NapariPort:
         else:
             if old is not None:
                 old.disconnect()
+            seen = not (outcome.request.looks and self._has_cells(image, result.offset))
+            arguments.update(cell_colors(image), visible=seen)
             layer = Labels(labels, name=f"{image.name} cells", **arguments)
             if np.prod(labels.shape[-2:]) <= OUTLINED:
                 layer.contour = contour_for(result.summary.median_area_px)
@@ -325,7 +340,7 @@ class NapariPort:
                 self.viewer.add_layer(layer)
             shown = ResultLayer(self.viewer, layer, image, lambda: self._edited(outcome.key))
         self._results[outcome.key] = shown
-        if isinstance(outcome.request, ExplainRequest) and not shown.layer.contour:
+        if outcome.request.looks and not shown.layer.contour:
             # filled cells would hide the maps that lie under them
             shown.layer.contour = contour_for(result.summary.median_area_px)
         shown.set_metadata(result.provenance)
@@ -363,6 +378,18 @@ class NapariPort:
         labels = np.asarray(shown.layer.data)
         return labels.reshape(shape).astype(np.int32) if labels.size == np.prod(shape) else None
 
+    def _has_cells(self, image: Image, first: tuple[int, ...]) -> bool:
+        """Whether cells that are seen lie on a plane of an image: that of this pixel."""
+        for layer in self.cells():
+            place = place_on(image, layer, self._axes_of(image)) if layer.visible else None
+            if place is not None:
+                corner, extra = place
+                sizes = [n for i, n in enumerate(layer.data.shape) if i not in extra]
+                lead = zip(first[:-2], corner[:-2], sizes[:-2], strict=True)
+                if all(low <= at < low + n for at, low, n in lead):
+                    return True
+        return False
+
     def is_writing(self, layer: Labels) -> bool:
         """Whether we put labels into a result layer just now, whose table is still to come."""
         return any(r.layer is layer and r.writing for r in self._results.values())
@@ -370,9 +397,26 @@ class NapariPort:
     def ranked(self, key: str, column: str) -> list[int]:
         """Labels of a result by a column of its table, the highest first; specks last."""
         layer = self.result_layer(key)
-        if layer is None or not {"label", column} <= set(layer.features.columns):
+        if layer is None:
             return []
-        return ranked(layer.features, column)
+        if not self._results[key].edited:
+            known = {"label", column} <= set(layer.features.columns)
+            return ranked(layer.features, column) if known else []
+        # the cells that a person has made of those which were ranked
+        import pandas as pd
+
+        result = self._results[key].result
+        table = result.objects or {}
+        now, found = np.asarray(layer.data).reshape(-1), np.asarray(result.labels).reshape(-1)
+        if not {"label", column} <= set(table) or now.size != found.size:
+            return []
+        order: list[int] = []
+        for label in ranked(pd.DataFrame(dict(table)), column):
+            own = now[found == label]
+            own = own[own > 0]
+            if own.size:
+                order.append(int(np.bincount(own).argmax()))
+        return list(dict.fromkeys(order))
 
     def go_to(self, key: str, label: int) -> bool:
         """Select an object of a result and bring it into view."""

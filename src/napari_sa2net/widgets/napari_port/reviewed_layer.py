@@ -1,4 +1,4 @@
-"""A layer with thin outlines around what is reviewed, and around what is ignored.
+"""Layers with thin outlines: of what is reviewed and ignored, and of a cell that was chosen.
 
 The lines are in the data: napari's own contours look at the whole plane again and again.
 """
@@ -10,13 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
+from scipy.ndimage import binary_dilation
 
 from napari_sa2net.app.edit_session import EditSession
+from napari_sa2net.edits.reviewed import reviewed_labels
 from napari_sa2net.edits.shapes import grown
 from napari_sa2net.widgets.napari_port.maps import SLOT_KEY
 from napari_sa2net.widgets.napari_port.reading import layer_key
 from napari_sa2net.widgets.napari_port.repaint import repaint
-from napari_sa2net.widgets.napari_port.results import METADATA_KEY, keep_selection
+from napari_sa2net.widgets.napari_port.results import (
+    METADATA_KEY,
+    keep_selection,
+    set_transforms,
+)
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -24,18 +30,20 @@ if TYPE_CHECKING:
 
 Box = tuple[int, int, int, int]
 
-REVIEWED, IGNORED, CURRENT = 1, 2, 3
+REVIEWED, IGNORED, CURRENT, AROUND = 1, 2, 3, 4
 _COLORS: Any = {
     REVIEWED: "#2ee6d6",
     IGNORED: "#ff9f1c",
     CURRENT: "#ffffff",
+    # beside the white, so that it is seen over bright pictures, too
+    AROUND: "#000000",
     None: "transparent",
 }
-NAME = "reviewed"
+NAME, CHOSEN = "reviewed", "chosen cell"
 
 
 class ReviewedLayer:
-    """Shows the reviewed pixels of one plane of the cells; changed in place.
+    """Shows the reviewed cells of one plane of the cells; changed in place.
 
     Attributes
     ----------
@@ -50,6 +58,7 @@ class ReviewedLayer:
         self.layer: Labels | None = None
         self.wanted = True
         self.current = 0
+        self._done: set[int] = set()
         self._session: EditSession | None = None
         self._place: tuple[Any, ...] = ()
 
@@ -72,8 +81,10 @@ class ReviewedLayer:
         if not (said or current):
             return
         height, width = session.corrections.shape
+        self._done = reviewed_labels(session.corrections, index)
         lines = self._lines(session, index, (0, height, 0, width))
-        self.layer = _layer(cells, index, lines)
+        lines = lines.reshape((1,) * len(index) + lines.shape)
+        self.layer = _layer(cells, (*index, 0, 0), lines)
         self._session, self._place = session, _place(cells, index)
         with keep_selection(self._viewer):
             self._viewer.add_layer(self.layer)
@@ -89,7 +100,11 @@ class ReviewedLayer:
             self.layer, self.wanted = None, False
             return True
         plane = (0,) * (self.layer.ndim - 2)
-        for box in boxes:
+        before, self._done = self._done, reviewed_labels(session.corrections, index)
+        # cells of which a marked region holds only the middle
+        cut = session.corrections.plane(index)
+        more = [cut.box(label) for label in before ^ self._done if label in cut]
+        for box in [*boxes, *more]:
             # pixels beside the box may be on a line now, or no longer
             y0, y1, x0, x1 = around = grown(box, 1, session.corrections.shape)
             self.layer.data[plane][y0:y1, x0:x1] = self._lines(session, index, around)
@@ -113,23 +128,94 @@ class ReviewedLayer:
     def _lines(
         self, session: EditSession, index: tuple[int, ...], box: Box
     ) -> NDArray[np.uint8]:
-        """Outlines in a box: of every area the outermost pixels, else 0."""
-        y0, y1, x0, x1 = grown(box, 1, session.corrections.shape)
-        areas = session.mask.plane(index)[y0:y1, x0:x1].astype(np.uint8)
-        for region in session.corrections.regions_of(index):
-            if region.kind == "ignore":
-                areas[region.mask((y0, y1, x0, x1))] = IGNORED
+        """Outlines in a box: of every reviewed cell and marked region the outermost pixels."""
+        y0, y1, x0, x1 = around = grown(box, 1, session.corrections.shape)
+        labels = session.labels[index][y0:y1, x0:x1]
+        lines = np.zeros(labels.shape, np.uint8)
+        regions = session.corrections.regions_of(index)
+        for kind, value in (("reviewed", REVIEWED), ("ignore", IGNORED)):
+            for region in regions:
+                if region.kind == kind:
+                    lines[_rim(region.mask(around))] = value
+        rims = _rim(labels)
+        here = [label for label in np.unique(labels[rims]).tolist() if label in self._done]
+        lines[rims & np.isin(labels, here)] = REVIEWED
         if self.current:
-            areas[session.labels[index][y0:y1, x0:x1] == self.current] = CURRENT
-        inner = np.ones(areas.shape, bool)
-        same = areas[1:] == areas[:-1]
-        inner[1:] &= same
-        inner[:-1] &= same
-        same = areas[:, 1:] == areas[:, :-1]
-        inner[:, 1:] &= same
-        inner[:, :-1] &= same
-        areas[inner] = 0
-        return areas[box[0] - y0 : box[1] - y0, box[2] - x0 : box[3] - x0]
+            own = labels == self.current
+            lines[binary_dilation(own) & ~own & (lines == 0)] = AROUND
+            lines[rims & own] = CURRENT
+        return lines[box[0] - y0 : box[1] - y0, box[2] - x0 : box[3] - x0]
+
+
+class ChosenCell:
+    """A white outline of one cell, in all planes that it is in."""
+
+    def __init__(self, viewer: Viewer) -> None:
+        self._viewer = viewer
+        self.layer: Labels | None = None
+        self._label = 0
+
+    @property
+    def label(self) -> int:
+        """Of the outlined cell; 0 while there is none, or its outline was deleted."""
+        return self._label if self.layer in self._viewer.layers else 0
+
+    def show(self, cells: Labels, label: int, box: Any = None) -> None:
+        """Outline a cell of a layer, in the place of the one before.
+
+        Parameters
+        ----------
+        box : (low, high), optional
+            Its corners in the layer's pixels, half-open; unsaid, it is looked for.
+        """
+        data = cells.data[0] if cells.multiscale else cells.data
+        if box is None and label:
+            where = np.nonzero(np.asarray(data) == label)
+            if len(where[0]):
+                box = np.array([[a.min(), a.max() + 1] for a in where]).T
+        if not label or box is None:
+            self.hide()
+            return
+        low, high = np.array(box[0]), np.array(box[1])
+        low[-2:] = np.maximum(low[-2:] - 1, 0)
+        high[-2:] = np.minimum(high[-2:] + 1, data.shape[-2:])
+        part = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        own = np.asarray(data[part]) == label
+        lines = np.zeros(own.shape, np.uint8)
+        for index in np.ndindex(own.shape[:-2]):
+            lines[index][binary_dilation(own[index]) & ~own[index]] = AROUND
+            lines[index][_rim(own[index])] = CURRENT
+        layer, self._label = _layer(cells, tuple(low.tolist()), lines, CHOSEN), label
+        shown = self.layer
+        if shown is None or shown not in self._viewer.layers or shown.ndim != layer.ndim:
+            self.hide()
+            self.layer, self._label = layer, label
+            with keep_selection(self._viewer):
+                self._viewer.add_layer(layer)
+            return
+        shown.data = layer.data
+        places = ("scale", "translate", "rotate", "affine", "units")
+        there = {name: getattr(layer, name) for name in places}
+        there["affine"] = layer.affine.affine_matrix
+        set_transforms(shown, {**there, "shear": _shear(layer)})
+
+    def hide(self) -> None:
+        """Take the outline away."""
+        layer, self.layer, self._label = self.layer, None, 0
+        if layer is not None and layer in self._viewer.layers:
+            with keep_selection(self._viewer):
+                self._viewer.layers.remove(layer)
+
+
+def _rim(areas: NDArray[Any]) -> NDArray[np.bool_]:
+    """The outermost pixels of every area that is not 0; where the picture ends is no edge."""
+    rim = np.zeros(areas.shape, bool)
+    # rows against rows, and by the other view columns against columns
+    for seen, edge in ((areas, rim), (areas.T, rim.T)):
+        other = seen[1:] != seen[:-1]
+        edge[1:] |= other
+        edge[:-1] |= other
+    return rim & (areas != 0)
 
 
 def _place(cells: Labels, index: tuple[int, ...]) -> tuple[Any, ...]:
@@ -139,11 +225,14 @@ def _place(cells: Labels, index: tuple[int, ...]) -> tuple[Any, ...]:
     return (layer_key(cells), index, *np.ravel(corners))
 
 
-def _layer(cells: Labels, index: tuple[int, ...], lines: NDArray[np.uint8]) -> Labels:
-    corner: Any = cells.affine.inverse(cells.data_to_world((*index, 0, 0)))
+def _layer(
+    cells: Labels, first: tuple[int, ...], lines: NDArray[np.uint8], name: str = NAME
+) -> Labels:
+    """A layer over cells, whose first pixel lies on this one of theirs."""
+    corner: Any = cells.affine.inverse(cells.data_to_world(first))
     layer = Labels(
-        lines.reshape((1,) * len(index) + lines.shape),
-        name=NAME,
+        lines,
+        name=name,
         scale=cells.scale,
         translate=corner,
         rotate=cells.rotate,
@@ -152,7 +241,7 @@ def _layer(cells: Labels, index: tuple[int, ...], lines: NDArray[np.uint8]) -> L
         units=cells.units,
         opacity=1,
         colormap=DirectLabelColormap(color_dict=_COLORS),
-        metadata={METADATA_KEY: {SLOT_KEY: "reviewed"}},
+        metadata={METADATA_KEY: {SLOT_KEY: name}},
     )
     layer.editable = False
     return layer

@@ -58,6 +58,8 @@ class SeeWhyPage(PageWidget):
         self.port = workspace.port
         self._workspace = workspace
         self._jumped: tuple[str, int] = ("", -1)
+        #: asked for by a person, who wants to see the answer
+        self._asked = False
         self._build()
         self._connect()
         self.picker = CellPicker(self.port.viewer, self._cells, self.inspect)
@@ -117,6 +119,8 @@ class SeeWhyPage(PageWidget):
             heading.setProperty("role", "summary")
             for part in (separator(), heading, section):
                 inside.addWidget(part)
+            if section is self.cell:
+                self._cell_heading = heading
         layout = QVBoxLayout(self)
         layout.setContentsMargins(10, 10, 8, 10)
         layout.setSpacing(8)
@@ -128,6 +132,10 @@ class SeeWhyPage(PageWidget):
         self._rest = QTimer(self)
         self._rest.setSingleShot(True)
         self._rest.setInterval(250)
+        # once it is laid out
+        self._answer = QTimer(self)
+        self._answer.setSingleShot(True)
+        self._answer.setInterval(50)
 
     def _connect(self) -> None:
         connect = self.connections.connect
@@ -140,8 +148,9 @@ class SeeWhyPage(PageWidget):
             connect(getattr(events, field), show)
         connect(self.port.view_changed, self._view_moved)
         self._rest.timeout.connect(self._view_rested)
+        self._answer.timeout.connect(self._show_cell)
         self.region_row.valueChanged.connect(self._region_changed)
-        self.tiles.toggled.connect(self._toggled)
+        self.tiles.toggled.connect(self.controller.show_layer)
         self.detail.channelChanged.connect(self.controller.set_channel)
         self.stages.stageChanged.connect(self.controller.set_stage)
         self.stages.outlinesToggled.connect(lambda on: self.controller.show_layer(STAGE, on))
@@ -153,6 +162,7 @@ class SeeWhyPage(PageWidget):
     def shut(self) -> None:
         """Undo every connection to session, port and viewer; the page is about to go."""
         self._rest.stop()
+        self._answer.stop()
         self.stages.stop()
         self.picker.turn(False)
         super().shut()
@@ -190,14 +200,11 @@ class SeeWhyPage(PageWidget):
         self._workspace.controller.set_region(where=self.region_row.where())
         self._workspace.refresh_image()
 
-    def _toggled(self, name: str, shown: bool) -> None:
-        self.controller.set_focus(name)
-        self.controller.show_layer(name, shown)
-
     def inspect(self, label: int) -> None:
         """Show one cell of the result closely."""
         why = self.session.why
         if why is not None:
+            self._asked = True
             shape = why.explanation.result.segmentation.labels.shape
             self.controller.inspect(label, self.port.edited_labels(why.key, shape))
 
@@ -291,6 +298,14 @@ class SeeWhyPage(PageWidget):
         self.stages.setValue(why.stage, STAGE in why.shown, CHANGE in why.shown)
         self.cell.set_cell(why.inspection, kind)
         self._show_what_if(why)
+        answered = why.inspection is not None and why.inspection.label == why.wanted
+        if self._asked and answered:
+            self._asked = False
+            self._answer.start()
+
+    def _show_cell(self) -> None:
+        """The answer lies below the maps, out of sight on a small screen."""
+        self.bring_up(self._cell_heading, self.cell)
 
     def _show_what_if(self, why: WhyState) -> None:
         result = why.explanation.result
