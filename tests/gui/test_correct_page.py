@@ -313,7 +313,9 @@ def test_review_walks_and_the_view_follows(open_page: Any, qtbot: Any) -> None:
     page.review.all.click()
     assert page.state.review.done == 5
     shown = viewer.layers["reviewed"].data
-    qtbot.waitUntil(lambda: set(np.unique(labels[shown == 1])) == {1, 2, 3, 4, 5})
+    # the one under review in white
+    qtbot.waitUntil(lambda: set(np.unique(labels[shown == 1])) == {1, 2, 4, 5})
+    assert set(np.unique(labels[shown == 3])) == {3}
     key(viewer, "N")
     assert "Every cell" in page.strip.said.text()
     page.review.outlines.click()
@@ -780,8 +782,8 @@ def test_the_brush_is_as_small_as_the_cells_and_buttons_stay(
     viewer.layers.selection.active = cells
     qtbot.waitUntil(lambda: page.state.review.scored, timeout=WAIT_MS)
     page.next()
-    window = page.window()
-    window.resize(1366, 740)
+    page.window().resize(1366, 740)
+    qtbot.wait(300)
 
     def where() -> list[int]:
         qtbot.wait(20)
@@ -789,17 +791,21 @@ def test_the_brush_is_as_small_as_the_cells_and_buttons_stay(
         return [button.mapTo(page, button.rect().topLeft()).y() for button in buttons]
 
     there = where()
+
+    def moved() -> int:
+        return max(abs(now - then) for now, then in zip(where(), there, strict=True))
+
     for tool in TOOLS:
         page.bench.choose(tool.name)
-        assert where() == there, tool.name
+        assert moved() <= 1, tool.name
     page.bench.choose("")
-    assert where() == there
+    assert moved() <= 1
     page.fix()
-    assert where() == there
+    assert moved() <= 1
     page.accept()
-    assert where() == there
+    assert moved() <= 1
     page.controller.delete((20, 20))
-    assert where() == there
+    assert moved() <= 1
 
 
 def test_all_that_is_reviewed_is_outlined(open_page: Any, qtbot: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from qtpy.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
+from qtpy.QtCore import QPointF, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import (
     QColor,
     QIcon,
@@ -14,7 +14,6 @@ from qtpy.QtGui import (
     QPen,
     QPixmap,
     QPolygonF,
-    QResizeEvent,
 )
 from qtpy.QtWidgets import (
     QFrame,
@@ -323,19 +322,15 @@ class ToolStrip(QWidget):
         history.addWidget(self.redo, 1)
         self.hint = QFrame()
         self.hint.setProperty("role", "hint")
-        self.hint_text = QLabel()
-        self.hint_text.setWordWrap(True)
+        self.hint_text = _Hint(self.hint)
         inside = QVBoxLayout(self.hint)
         inside.setContentsMargins(10, 6, 8, 6)
         inside.addWidget(self.hint_text)
-        # of the longest hint there is room at all times: what lies below stays where it is
-        self._ruler = QLabel(self)
-        self._ruler.setWordWrap(True)
-        self._ruler.hide()
         self.said = QLabel()
         self.said.setWordWrap(True)
         self.said.setProperty("role", "muted")
         policy = self.said.sizePolicy()
+        # what lies below stays where it is
         policy.setRetainSizeWhenHidden(True)
         self.said.setSizePolicy(policy)
         layout = QVBoxLayout(self)
@@ -356,26 +351,6 @@ class ToolStrip(QWidget):
         for name, button in self.buttons.items():
             button.setChecked(tool is not None and name == tool.name)
         self.hint_text.setText(IDLE if tool is None else _hint(tool))
-
-    def resizeEvent(self, event: QResizeEvent | None) -> None:
-        super().resizeEvent(event)
-        self._make_room()
-
-    def changeEvent(self, event: QEvent | None) -> None:
-        super().changeEvent(event)
-        kinds = (QEvent.Type.FontChange, QEvent.Type.StyleChange)
-        if event is not None and event.type() in kinds:
-            self._make_room()
-
-    def _make_room(self) -> None:
-        """Room for the longest hint."""
-        width = self.width() - 18  # the frame's margins
-        heights = []
-        for tool in TOOLS:
-            self._ruler.setText(_hint(tool))
-            heights.append(self._ruler.heightForWidth(width))
-        self.hint_text.setMinimumHeight(max(heights))
-        self.said.setMinimumHeight(self.said.fontMetrics().height())
 
     def set_history(self, undo: str, redo: str) -> None:
         """What undo and redo would do; empty where there is nothing."""
@@ -399,6 +374,24 @@ class ToolStrip(QWidget):
         """Colour of the icons, from the theme."""
         for name, button in self.buttons.items():
             button.setIcon(tool_icon(name, color))
+
+
+class _Hint(QLabel):
+    """As high as the longest hint needs at all times: what lies below stays where it is."""
+
+    def __init__(self, frame: QFrame) -> None:
+        super().__init__()
+        self.setWordWrap(True)
+        self._ruler = QLabel(frame)  # in the frame, whose style it shares
+        self._ruler.setWordWrap(True)
+        self._ruler.hide()
+
+    def heightForWidth(self, width: int) -> int:
+        heights = []
+        for words in (IDLE, *(_hint(tool) for tool in TOOLS)):
+            self._ruler.setText(words)
+            heights.append(self._ruler.heightForWidth(width))
+        return max(heights)
 
 
 def _hint(tool: Tool) -> str:
