@@ -772,13 +772,16 @@ def test_the_brush_is_as_small_as_the_cells_and_buttons_stay(
 ) -> None:
     """A third of a cell, until a person chooses another; no tool moves what is below."""
     page, viewer, cells = with_cells(open_page)
+    page.bench.choose("brush")
     assert cells.brush_size == 5  # of disks of 16 px
     cells.brush_size = 10
-    page.bench.choose("brush")
+    page.bench.choose("eraser")
     assert cells.brush_size == 10
     page.bench.choose("")
     small = viewer.add_labels((disks(*FOUR)[::4, ::4]), name="small")
+    small.mode = "paint"  # by napari's own button
     assert small.brush_size == 1
+    small.mode = "pan_zoom"
     viewer.layers.selection.active = cells
     qtbot.waitUntil(lambda: page.state.review.scored, timeout=WAIT_MS)
     page.next()

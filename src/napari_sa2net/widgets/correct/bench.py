@@ -329,7 +329,7 @@ class ToolBench(QObject):
             self._show()
             return
         if tool.mode:
-            self.fit_brush()
+            self._fit_brush()
             self._viewer.layers.selection.active = layer
             layer.mode = tool.mode
         else:
@@ -355,7 +355,7 @@ class ToolBench(QObject):
             self._layer.selected_label = label
             self._fixing = True
 
-    def fit_brush(self) -> None:
+    def _fit_brush(self) -> None:
         """A brush of a third of a typical cell's diameter, until a person chooses another."""
         layer, session = self._layer, self._controller.session
         cells = self._controller.state.cells
@@ -398,6 +398,7 @@ class ToolBench(QObject):
         self.tool = next((tool for tool in TOOLS if tool.mode and tool.mode == mode), None)
         if layer is not None and self.tool is not None and self._page.isVisible():
             self._brush_keys.bind(layer)
+            self._fit_brush()  # also where it is napari's button or key that takes it up
         else:
             self._fixing = False
             self._brush_keys.release()

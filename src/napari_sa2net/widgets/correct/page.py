@@ -308,7 +308,6 @@ class CorrectPage(PageWidget):
         if session is None or source is None:
             return
         self.undo_keys.bind(self.bench.layer)
-        self.bench.fit_brush()
         self.controller.show()
         # not now: napari may be at work on its layers
         self._outline.start()
