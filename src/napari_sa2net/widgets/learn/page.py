@@ -25,6 +25,7 @@ from napari_sa2net.widgets.controls import (
     ModelRow,
     ValueSlider,
     align_forms,
+    duration_words,
     muted,
     tip_of,
 )
