@@ -34,10 +34,9 @@ OTHERS = (
     "see_why",
     "correct",
     "learn",
-    "models_page",
-    "widgets/models/",
+    "widgets/models",
     "app/models",
-    "explain",
+    "interpret",
 )
 
 
@@ -95,7 +94,7 @@ def test_a_click_runs_nothing_for_pages_that_nobody_opened(
         qtbot.wait(300)
     assert session.error is None
     assert session.summary
-    assert "widgets/segment_page.py" in heard
+    assert "widgets/segment.py" in heard
     assert [path for path in heard if any(name in path for name in OTHERS)] == []
     # one where the image goes to the engine, and one there (tests/engine)
     assert len(plans) <= 1
