@@ -16,7 +16,6 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
 from napari_sa2net.data.axes import STACK_NAMES, resolve_axes
@@ -336,6 +335,8 @@ Metadata = tuple[dict[str, float], list[str], tuple[str, ...]]
 
 def read_tiff(path: Path) -> ImageFile:
     """Open a TIFF file's image at full resolution: of several, the largest."""
+    import tifffile  # slow to load
+
     tif = tifffile.TiffFile(path)
     try:
         if not tif.series:

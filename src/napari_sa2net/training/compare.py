@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_sa2net.data.training_set import TrainingItem
 from napari_sa2net.errors import EvaluationError
 from napari_sa2net.metrics import ImageScore, MatchCounts, pool, score_image
 from napari_sa2net.models.card import ModelCard
 from napari_sa2net.training.runs import RECIPE
+
+if TYPE_CHECKING:
+    from napari_sa2net.data.training_set import TrainingItem
 
 # --------------------------------------------------------------------------------------------
 # Pixels of objects that two label images share, and Dice from objects drawn anew.

@@ -34,7 +34,6 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_sa2net.app.models import short_rows
 from napari_sa2net.app.session import ErrorInfo, JobProgress, Planes, Session, Where
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.data.axes import axis_noun
@@ -721,6 +720,9 @@ class SizeRow(QWidget):
 
 def card_html(entry: ModelEntry) -> str:
     """The card of a model in words, as rich text."""
+    # with it come corrections and files, which opening the dock does not need
+    from napari_sa2net.app.models import short_rows
+
     text = f"<h3 style='margin:0'>{escape(entry.name)}</h3>"
     if entry.card.description:
         text += f"<p style='margin:4px 0'>{escape(entry.card.description)}</p>"

@@ -12,7 +12,6 @@ from napari.layers import Image, Labels
 from psygnal import Signal
 from qtpy.QtCore import QTimer
 
-from napari_sa2net.app.cells import CellSource, KeptPlace
 from napari_sa2net.app.session import source_plan
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.geometry import place_on
@@ -28,6 +27,8 @@ from napari_sa2net.widgets.napari_port.results import (
 )
 
 if TYPE_CHECKING:
+    from napari_sa2net.app.cells import CellSource, KeptPlace
+
     # not at once: they bring all of editing, and scipy with it
     from napari_sa2net.app.edit_session import Change, RestoredCells
     from napari_sa2net.widgets.napari_port.port import NapariPort
@@ -114,6 +115,8 @@ class CellLayers:
 
     def source(self) -> CellSource | None:
         """The chosen cells as they are now."""
+        from napari_sa2net.app.cells import CellSource  # with the tools, when they are needed
+
         layer = self._current
         if layer is None or not can_be_written(layer):
             return None

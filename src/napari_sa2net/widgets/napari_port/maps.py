@@ -10,7 +10,6 @@ from napari.utils.colormaps import CyclicLabelColormap
 from psygnal import Signal
 from qtpy.QtCore import QTimer
 
-from napari_sa2net.app.see_why import layer_name
 from napari_sa2net.app.session import CELL, PREVIEW, STAGE, Overlay, Patch
 from napari_sa2net.engine.messages import AttentionMap
 from napari_sa2net.widgets.map_colors import (
@@ -229,6 +228,8 @@ class MapLayers:
 
 def _arguments(image: Image, overlay: Overlay) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a layer is made of, and where it lies."""
+    from napari_sa2net.app.see_why import layer_name  # not needed to open the dock
+
     content = overlay.content
     if isinstance(content, AttentionMap):
         values, corner, step = content.values, content.translate, content.scale
