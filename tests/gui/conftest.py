@@ -49,8 +49,9 @@ def quick_garbage() -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """After a test no window, timer, thread or process of ours is there any more."""
-    before = {id(widget) for widget in _windows()}
+    """After a test no window, timer, thread or process that it made is there any more."""
+    # what tests of other folders share (an engine of theirs, say) is theirs to end
+    before = set(_there())
     yield
     end = time.monotonic() + PATIENCE_S
     while True:
@@ -62,22 +63,29 @@ def nothing_is_left() -> Iterator[None]:
     assert not left, f"left after the test: {', '.join(left)}"
 
 
-def _left(before: set[int]) -> list[str]:
+def _left(before: set[object]) -> list[str]:
     if QApplication.instance() is not None:
         QApplication.processEvents()
         QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete.value)
     gc.collect()
-    left = [f"window {type(w).__name__}" for w in _windows() if id(w) not in before]
-    left += [f"timer of {name}" for name in _timers()]
-    left += [f"thread {thread.name}" for thread in threading.enumerate() if _is_ours(thread)]
+    return [words for key, words in _there().items() if key not in before]
+
+
+def _there() -> dict[object, str]:
+    """Everything of ours, by what tells it from others, in words."""
+    found: dict[object, str] = {id(w): f"window {type(w).__name__}" for w in _windows()}
+    found |= {key: f"timer of {owner}" for key, owner in _timers().items()}
+    for thread in threading.enumerate():
+        if _is_ours(thread):
+            found[thread.ident] = f"thread {thread.name}"
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
             if child.status() != psutil.STATUS_ZOMBIE and OURS in " ".join(child.cmdline()):
-                left.append(f"process {' '.join(child.cmdline())}")
+                found[child.pid, child.create_time()] = f"process {' '.join(child.cmdline())}"
     workspace = sys.modules.get(f"{OURS}.widgets.workspace")
     if workspace is not None:
-        left += ["workspace"] * len(workspace._workspaces)
-    return left
+        found |= {id(one): "workspace" for one in workspace._workspaces.values()}
+    return found
 
 
 def _windows() -> list[Any]:
@@ -87,15 +95,15 @@ def _windows() -> list[Any]:
     return [w for w in QApplication.topLevelWidgets() if type(w).__module__.startswith(OURS)]
 
 
-def _timers() -> list[str]:
+def _timers() -> dict[object, str]:
     """What owns timers that still tick."""
-    found = []
+    found: dict[object, str] = {}
     # by type: some lazy objects answer isinstance by doing things
     for timer in [one for one in gc.get_objects() if issubclass(type(one), QTimer)]:
         with suppress(RuntimeError):  # Qt has deleted it
             owner = timer.parent()
             if timer.isActive() and owner and type(owner).__module__.startswith(OURS):
-                found.append(type(owner).__name__)
+                found[id(timer)] = type(owner).__name__
     return found
 
 
