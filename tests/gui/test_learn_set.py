@@ -224,7 +224,7 @@ def test_given_away_and_taken_in(
     wait(qtbot, lambda: page.set.list.count() == 2)
     said = actions.said.text()
     assert said.startswith("Imported 2 images from elsewhere ü. 1: 4 of 4 numbers stand in")
-    assert "several cells under one number are learned as one" in said
+    assert "several cells under one number are left out" in said
     # out to a zip file whose ending nobody typed, and in again from there
     asked = str(tmp_path / "copy"), "Zip file (*.zip)"
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: asked)
