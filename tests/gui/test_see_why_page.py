@@ -214,7 +214,7 @@ def test_look_try_inspect_close(open_dock: OpenDock, qtbot: QtBot) -> None:
     kept = cells.data.copy()
     look(qtbot, page)
     np.testing.assert_array_equal(cells.data, kept)
-    assert sum(layer.name.startswith("nuclei cells") for layer in viewer.layers) == 2
+    assert sum(layer.name.startswith("nuclei cells") for layer in viewer.layers) == 1
 
     # closed, the layers stay and nothing of ours is left in the viewer
     before = list(viewer.layers)
