@@ -647,8 +647,9 @@ def keep(request: KeepRequest) -> KeepResult:
     left = []
     for withdrawn in request.withdrawn:
         there = training_set.latest(fingerprint, *where(withdrawn))
-        others = there is not None and there.id not in request.known.mine
-        if there is not None and others and _moment(there.time) >= times[withdrawn]:
+        # ours took the place of what was there, so whatever is there came later, also where it
+        # is an older version that was restored
+        if there is not None and there.id not in request.known.mine:
             left.append(there)
     back = [one for index in request.withdrawn for one in request.known.commits[index]]
     records = training_set.commit_all(commits, back)
