@@ -17,21 +17,23 @@ from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.engine.messages import EngineInfo
 from napari_sa2net.models.registry import list_models
 from napari_sa2net.widgets.controls import (
-    ChannelButton,
     EmptyState,
     ErrorBox,
     Form,
-    ImageDetails,
-    ImageRow,
-    ModelRow,
     ProgressLine,
-    RegionRow,
-    SizeRow,
     ValueSlider,
     duration_words,
     range_words,
 )
 from napari_sa2net.widgets.number_field import NumberField, WholeNumberField
+from napari_sa2net.widgets.rows import (
+    ChannelButton,
+    ImageDetails,
+    ImageRow,
+    ModelRow,
+    RegionRow,
+    SizeRow,
+)
 from napari_sa2net.widgets.segment import AdvancedSection, ResultSection
 from napari_sa2net.widgets.workspace import GuiDispatcher
 

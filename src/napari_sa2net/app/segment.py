@@ -112,6 +112,7 @@ class Results:
         self._at_rest = at_rest
         self._by_image: dict[str, ResultState] = {}
         self._timer: threading.Timer | None = None
+        self._resting = True
 
     def of_image(self, image_key: str | None) -> ResultState | None:
         """Newest result of an image."""
@@ -159,16 +160,20 @@ class Results:
 
     def tables(self) -> None:
         """Sliders rest: ask for the tables that are behind."""
+        self._resting = True
         for result in self._by_image.values():
-            if self._jobs.find("derive", result.key) is not None:
-                self._start_timer()
-            else:
-                self.derive(result, table=True)
+            self.derive(result, table=True)
+
+    def go_on(self, result: ResultState) -> None:
+        """A derivation has ended: ask for what is still wanted of its result."""
+        self.derive(result)
+        if self._resting:
+            self.derive(result, table=True)
 
     @property
     def resting(self) -> bool:
         """No slider has moved lately."""
-        return self._timer is None or not self._timer.is_alive()
+        return self._resting
 
     def close(self) -> None:
         if self._timer is not None:
@@ -198,6 +203,7 @@ class Results:
 
     def _start_timer(self) -> None:
         self.close()
+        self._resting = False
         self._timer = threading.Timer(REST_S, self._at_rest)
         self._timer.daemon = True
         self._timer.start()
@@ -205,6 +211,15 @@ class Results:
 
 #: Settings of the objects that have nothing to do with the model.
 KEPT_BY_CHOICE = ("remove_border", "fill_holes", "link_planes")
+
+
+def _read_as(request: SegmentRequest) -> tuple[Any, ...]:
+    """What the size that a search finds depends on."""
+    source = request.source
+    return (
+        *(request.model, request.generation, request.normalize),
+        *(source.axes, source.channels),
+    )
 
 
 class SegmentController:
@@ -544,7 +559,7 @@ class SegmentController:
         elif job.kind == "derive":
             state = self._results.get(job.key)
             if state is not None:
-                self._results.derive(state)
+                self._results.go_on(state)
 
     def at_known_size(self, request: R) -> R:
         """The request with the size of the cells that the last result of the image found.
@@ -555,13 +570,7 @@ class SegmentController:
         predict = request.predict
         if former is None or former.diameter is None or predict.diameter or not predict.rescale:
             return request
-        before = former.request
-        same = (request.model, request.source.axes, request.source.channels, request.normalize)
-        if (
-            same
-            != (*(before.model, before.source.axes, before.source.channels, before.normalize),)
-            or before.generation != request.generation
-        ):
+        if _read_as(request) != _read_as(former.request):
             return request
         found = predict.model_copy(update={"diameter": former.diameter})
         return replace(request, predict=found)
@@ -627,7 +636,7 @@ class SegmentController:
             state.table_of = config
             self.table_ready.emit(TableUpdate(job.key, result.objects))
         self._show_result()
-        self._results.derive(state)
+        self._results.go_on(state)
 
     def _sliders_rest(self) -> None:
         with self._lock:

@@ -595,8 +595,8 @@ def time_to_run(
     trained = info.model_diameter
     if not trained or not session.predict.rescale:
         seconds = at(1.0, False)
-    elif diameter or session.predict.diameter:
-        seconds = at(trained / (diameter or session.predict.diameter or trained), False)
+    elif known := diameter or session.predict.diameter:
+        seconds = at(trained / known, False)
     elif session.found_diameter:
         seconds = at(trained / session.found_diameter, True)
     else:

@@ -56,7 +56,6 @@ def name_jobs(paths: Sequence[Path]) -> list[Job]:
     ----------
     paths : sequence of Path
         A path given twice is one input.
-
     """
     unique = list({real(path): path for path in paths}.values())
     parts = {path: _Parts.of(path) for path in unique}

@@ -124,9 +124,8 @@ def _chromatin(
 
 def _fluorescence(amount: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.uint16]:
     """Blur of the lens, uneven light, photon and camera noise, 12 bits."""
-    signal = scipy.ndimage.gaussian_filter(amount, 1.0) + 0.06 * scipy.ndimage.gaussian_filter(
-        amount, 12
-    )
+    blurred = scipy.ndimage.gaussian_filter
+    signal = blurred(amount, 1.0) + 0.06 * blurred(amount, 12)
     rows, columns = (np.linspace(-1, 1, size)[:, None] for size in amount.shape)
     light = 1 - 0.15 * (rows**2 + columns.T**2)
     photons = rng.poisson((20 + 260 * signal) * light)

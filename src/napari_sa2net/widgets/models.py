@@ -54,10 +54,10 @@ from napari_sa2net.widgets.controls import (
     fold_button,
     link_button,
     muted,
-    rows_html,
     separator,
 )
 from napari_sa2net.widgets.page import PageWidget
+from napari_sa2net.widgets.rows import rows_html
 from napari_sa2net.widgets.theme import link_color
 from napari_sa2net.widgets.workspace import Workspace
 

@@ -13,7 +13,6 @@ from napari_sa2net.data.axes import axis_noun
 from napari_sa2net.widgets.controls import (
     EmptyState,
     ErrorBox,
-    ImageRow,
     ProgressLine,
     guarded,
     range_words,
@@ -21,6 +20,7 @@ from napari_sa2net.widgets.controls import (
 )
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.number_field import take_typed
+from napari_sa2net.widgets.rows import ImageRow
 
 if TYPE_CHECKING:
     from napari_sa2net.widgets.workspace import Workspace

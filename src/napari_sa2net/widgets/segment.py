@@ -24,12 +24,7 @@ from napari_sa2net.data.plan import COLOURS
 from napari_sa2net.engine.messages import EngineInfo
 from napari_sa2net.errors import SA2NetError
 from napari_sa2net.widgets.controls import (
-    SPLIT,
     Form,
-    ImageDetails,
-    ModelRow,
-    RegionRow,
-    SizeRow,
     ValueSlider,
     align_forms,
     fold_button,
@@ -40,9 +35,10 @@ from napari_sa2net.widgets.controls import (
     separator,
     tip_of,
 )
-from napari_sa2net.widgets.controls import TIP as SIZE_TIP
 from napari_sa2net.widgets.napari_port.geometry import axes_choices
 from napari_sa2net.widgets.page import ImageChoice, NoImage, PageWidget, RunControls, column
+from napari_sa2net.widgets.rows import SPLIT, ImageDetails, ModelRow, RegionRow, SizeRow
+from napari_sa2net.widgets.rows import TIP as SIZE_TIP
 from napari_sa2net.widgets.theme import text_color
 
 if TYPE_CHECKING:

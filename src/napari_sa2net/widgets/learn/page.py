@@ -22,7 +22,6 @@ from napari_sa2net.config import FineTuneConfig
 from napari_sa2net.widgets.controls import (
     ErrorBox,
     Form,
-    ModelRow,
     ValueSlider,
     align_forms,
     duration_words,
@@ -35,6 +34,7 @@ from napari_sa2net.widgets.learn.settings_form import SettingsForm
 from napari_sa2net.widgets.learn.training_set import SetSection
 from napari_sa2net.widgets.number_field import take_typed
 from napari_sa2net.widgets.page import PageWidget, column
+from napari_sa2net.widgets.rows import ModelRow
 from napari_sa2net.widgets.theme import text_color
 from napari_sa2net.widgets.workspace import Workspace
 

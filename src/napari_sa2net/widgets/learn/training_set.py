@@ -24,7 +24,8 @@ from qtpy.QtWidgets import (
 )
 
 from napari_sa2net.app.training_set import ImportQuestion, SetItem, SetSaid, SetSummary, cells
-from napari_sa2net.widgets.controls import ChannelButton, Form, link_button, muted
+from napari_sa2net.widgets.controls import Form, link_button, muted
+from napari_sa2net.widgets.rows import ChannelButton
 
 # --------------------------------------------------------------------------------------------
 # What has to be said of images before they are taken into the training set.

@@ -14,11 +14,16 @@ from napari_sa2net.app.measured import Part, Place
 from napari_sa2net.app.measurements import KeptWindow, Measurements
 from napari_sa2net.data.axes import STACK_NAMES
 from napari_sa2net.engine.messages import SegmentResult
-from napari_sa2net.widgets.napari_port import left
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.maps import is_overlay
 from napari_sa2net.widgets.napari_port.reading import layer_key, pixel_size_um, z_step_um
-from napari_sa2net.widgets.napari_port.results import link_rows, set_features
+from napari_sa2net.widgets.napari_port.results import (
+    LEFT_TABLES,
+    LeftTable,
+    labels_digest,
+    link_rows,
+    set_features,
+)
 
 if TYPE_CHECKING:
     from napari_sa2net.app.edit_session import Change
@@ -135,19 +140,19 @@ class MeasuredLayers:
             if self.is_measured(layer):
                 cells = self._measurements.cells(layer_key(layer))
                 columns = cells.columns if cells is not None else {}
-                left.TABLES[layer] = left.LeftTable(columns, left.digest(layer))
+                LEFT_TABLES[layer] = LeftTable(columns, labels_digest(layer))
 
     def take_up(self) -> None:
         """Follow the tables again that a dock has left; changed cells are measured anew."""
         for layer in list(self._watched):
-            table = left.TABLES.pop(layer, None)
+            table = LEFT_TABLES.pop(layer, None)
             if table is None:
                 continue
             place = self.place(layer)
             key, labels = layer_key(layer), _finest(layer)
             if table.columns:
                 self._measurements.adopt(key, labels, place, table.columns)
-            if not table.columns or table.labels != left.digest(layer):
+            if not table.columns or table.labels != labels_digest(layer):
                 self._measurements.measure(key, labels, place)
 
     def close(self) -> None:

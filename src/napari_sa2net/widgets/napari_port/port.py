@@ -17,7 +17,6 @@ from psygnal import Signal
 
 from napari_sa2net.app.session import ImageSource, Overlay, SegmentOutcome
 from napari_sa2net.engine.messages import Window
-from napari_sa2net.widgets.napari_port import left
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.drawing import FinishedPictures, MeasureLine
 from napari_sa2net.widgets.napari_port.geometry import place_on
@@ -31,10 +30,14 @@ from napari_sa2net.widgets.napari_port.maps import (
 from napari_sa2net.widgets.napari_port.picking import go_to
 from napari_sa2net.widgets.napari_port.reading import image_source, layer_axes, layer_key
 from napari_sa2net.widgets.napari_port.results import (
+    LEFT_CHOICES,
+    LEFT_RESULTS,
     METADATA_KEY,
     Area,
+    LeftResult,
     ResultLayer,
     keep_selection,
+    labels_digest,
     place_labels,
     ranked,
     set_features,
@@ -126,7 +129,7 @@ class NapariPort:
             connect(getattr(camera.events, event), self._moved)
         for layer in self.images():
             self._watch(layer)
-            axes, channels = left.CHOSEN.pop(layer, (None, None))
+            axes, channels = LEFT_CHOICES.pop(layer, (None, None))
             if axes is not None:
                 self._axes[layer_key(layer)] = axes
             if channels is not None:
@@ -447,12 +450,12 @@ class NapariPort:
             if state is not None:
                 source = replace(state.request.source, data=None)
                 state = replace(state, request=replace(state.request, source=source))
-            left.RESULTS[shown.layer] = left.LeftResult(
+            LEFT_RESULTS[shown.layer] = LeftResult(
                 *(key, layer_key(shown.image), number, shown.result, shown.area, shown.edited),
-                *(state, left.digest(shown.layer)),
+                *(state, labels_digest(shown.layer)),
             )
         for image in self.images():
-            left.CHOSEN[image] = self.axes_of(image), self.channels_of(image)
+            LEFT_CHOICES[image] = self.axes_of(image), self.channels_of(image)
 
     def take_up(self) -> list[ResultState]:
         """Know the results again that a dock has left in this viewer; the newest of each image.
@@ -460,7 +463,7 @@ class NapariPort:
         Their probabilities went with the engine, and labels that are others by now a person
         has edited.
         """
-        found = [(left.RESULTS.pop(layer, None), layer) for layer in self.cells()]
+        found = [(LEFT_RESULTS.pop(layer, None), layer) for layer in self.cells()]
         there = [(one, layer) for one, layer in found if one is not None]
         states = []
         for one, layer in sorted(there, key=lambda pair: pair[0].number):
@@ -469,7 +472,7 @@ class NapariPort:
                 continue
             shown = ResultLayer(self.viewer, layer, image, partial(self._edited, one.key))
             shown.result, shown.area = one.result, one.area
-            shown.edited = one.edited or one.labels != left.digest(layer)
+            shown.edited = one.edited or one.labels != labels_digest(layer)
             self._results[one.key] = shown
             if one.state is not None:
                 source = replace(one.state.request.source, data=image.data)

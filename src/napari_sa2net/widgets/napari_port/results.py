@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
     from numpy.typing import NDArray
 
+    from napari_sa2net.app.segment import ResultState
     from napari_sa2net.engine.messages import SegmentResult
 
 
@@ -348,3 +350,64 @@ def ranked(table: pd.DataFrame, column: str) -> list[int]:
         ["speck", column], ascending=[True, False], kind="stable"
     )
     return [int(label) for label in order["label"]]
+
+
+# --------------------------------------------------------------------------------------------
+# What a closed dock leaves of its layers, for the one that is opened next in this napari.
+
+
+@dataclass(frozen=True, eq=False)
+class LeftResult:
+    """A result that a layer showed.
+
+    Attributes
+    ----------
+    key
+        Of the result.
+    image
+        Key of its image.
+    number
+        Results that came later have higher ones.
+    result, area, edited
+        As of `ResultLayer`.
+    state
+        Where it was the newest of its image; without the image's pixels.
+    labels
+        Digest of the labels when the dock was closed.
+    """
+
+    key: str
+    image: str
+    number: int
+    result: SegmentResult
+    area: Area | None
+    edited: bool
+    state: ResultState | None
+    labels: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class LeftTable:
+    """A table that followed a layer's cells, and the digest of its labels then.
+
+    It is empty where it was still to come.
+    """
+
+    columns: Mapping[str, Any]
+    labels: int | None
+
+
+#: Nothing in the values holds the layers.
+LEFT_RESULTS: WeakKeyDictionary[Labels, LeftResult] = WeakKeyDictionary()
+LEFT_TABLES: WeakKeyDictionary[Labels, LeftTable] = WeakKeyDictionary()
+#: Axes and channels as a person chose them.
+LEFT_CHOICES: WeakKeyDictionary[Image, tuple[str | None, tuple[int, ...] | None]] = (
+    WeakKeyDictionary()
+)
+
+
+def labels_digest(layer: Labels) -> int | None:
+    """Changes with any label of a layer; None where they do not lie in memory."""
+    if not isinstance(layer.data, np.ndarray) or isinstance(layer.data, np.memmap):
+        return None
+    return zlib.crc32(np.ascontiguousarray(layer.data).data, layer.data.ndim)

@@ -20,7 +20,7 @@ from napari_sa2net.app.session import (
 )
 from napari_sa2net.config import NetworkConfig
 from napari_sa2net.errors import SA2NetError
-from napari_sa2net.widgets.controls import Form, RegionRow, align_forms, muted, separator
+from napari_sa2net.widgets.controls import Form, align_forms, muted, separator
 from napari_sa2net.widgets.napari_port.picking import KEY, CellPicker
 from napari_sa2net.widgets.page import (
     ImageChoice,
@@ -30,6 +30,7 @@ from napari_sa2net.widgets.page import (
     column,
     plane_words,
 )
+from napari_sa2net.widgets.rows import RegionRow
 from napari_sa2net.widgets.see_why.maps import MapDetail, MapTiles
 from napari_sa2net.widgets.see_why.sections import CellSection, StageSection, WhatIfSection
 from napari_sa2net.widgets.theme import text_color
