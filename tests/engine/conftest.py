@@ -85,15 +85,20 @@ def new_engine() -> Iterator[Engine]:
     one.client.close(10)
 
 
-def shared_of(*pids: int) -> list[Path]:
-    """Segments in /dev/shm that processes made and that are still there."""
-    folder = Path("/dev/shm")
-    return [path for pid in pids for path in folder.glob(f"sa2net_{pid:x}_*")]
+def held(client: EngineClient) -> list[str]:
+    """Files of arrays under way, and memory maps of those that the engine holds."""
+    assert client._link is not None
+    files = [
+        str(path) for folder in client._link.folders for path in Path(folder).glob("*.npy")
+    ]
+    maps = Path(f"/proc/{client.pid}/maps")
+    lines = maps.read_text().splitlines() if maps.exists() else []
+    return files + [line.split()[5] for line in lines if "napari-sa2net-" in line]
 
 
-@pytest.fixture(name="shared_of")
-def _shared_of() -> Callable[..., list[Path]]:
-    return shared_of
+@pytest.fixture(name="held")
+def _held() -> Callable[[EngineClient], list[str]]:
+    return held
 
 
 def alive(pid: int) -> bool:

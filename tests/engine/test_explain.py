@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import dask.array as da
 import numpy as np
 import pytest
@@ -12,8 +10,7 @@ from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.data import synthetic_nuclei
 from napari_sa2net.engine import arrays as images
 from napari_sa2net.engine import messages as p
-from napari_sa2net.engine.arrays import Pool, pack, unpack
-from napari_sa2net.errors import EngineError, SettingsError
+from napari_sa2net.errors import SettingsError
 from napari_sa2net.interpret.explain import explain
 from napari_sa2net.models import load_model
 from napari_sa2net.nn import ATTENTION_NAMES
@@ -271,7 +268,7 @@ def test_only_the_newest_of_a_kind_runs(engine, image, request_of, explained):
     assert isinstance(engine.answer(channel), p.Done)
 
 
-def test_cancelling_an_explanation(engine, image, request_of, shared_of):
+def test_cancelling_an_explanation(engine, image, request_of):
     pid = engine.client.pid
     job = engine.submit(request_of(p.Explain, np.tile(image, (4, 4)), keep_as="never"))
     engine.wait(lambda e: isinstance(e, p.Progress) and e.job == job and e.what == "segmenting")
@@ -313,34 +310,10 @@ def test_nothing_to_explain(engine, request_of, fill):
     assert tried.n_after == 0
 
 
-def test_nothing_stays_in_shared_memory(engine, request_of, shared_of):
+def test_nothing_stays_of_what_is_forgotten(engine, request_of, held):
     engine.result(request_of(p.Explain, keep_as="last"))
-    engine.client.submit(p.Forget("last"))
-    engine.wait(lambda _: len(shared_of(engine.client.pid)) == 0, 10)
-    for key in ("image", "view", "stack", "part", "remote"):
+    assert held(engine.client)
+    for key in ("last", "image", "view", "stack", "part", "remote", "plain"):
         engine.client.submit(p.Forget(key))
     engine.result(lambda job: p.WarmUp(job, request_of(p.Segment)(0).model))
-    engine.wait(lambda _: not shared_of(os.getpid()), 10)
-
-
-# --- what goes through the pipe ----------------------------------------------------------
-
-
-def test_arrays_anywhere_in_a_result_go_by_reference():
-    big, small = np.arange(20000.0), np.arange(3)
-    text = np.array(["a", None], object)
-    result = {"a": (big, [small, big * 2]), 8: "word", "text": text}
-    pool = Pool()
-    wire = pack(result, pool)
-    assert isinstance(wire["a"][0], p.ArrayRef)
-    assert wire["a"][1][0] is small
-    assert wire["text"] is text
-    got, names = unpack(wire)
-    np.testing.assert_array_equal(got["a"][1][1], big * 2)
-    assert isinstance(got["a"], tuple)
-    assert len(names) == 2
-    pool.release(names[1])
-    error, names = unpack(wire)
-    assert isinstance(error, EngineError)
-    assert len(names) == 2
-    pool.close()
+    engine.wait(lambda _: not held(engine.client), 10)

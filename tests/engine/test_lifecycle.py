@@ -16,6 +16,7 @@ import pytest
 from napari_sa2net.config import PredictConfig
 from napari_sa2net.engine import client as client_module
 from napari_sa2net.engine import messages as p
+from napari_sa2net.engine import process
 from napari_sa2net.engine.client import EngineClient
 
 pytestmark = [
@@ -56,10 +57,11 @@ def test_starting_and_closing_do_not_block(new_engine, monkeypatch):
     assert new_engine.client.pid is None
 
 
-def test_killed_in_mid_run_it_says_so_and_comes_back(new_engine, tiny_model, alive, shared_of):
+def test_killed_in_mid_run_it_says_so_and_comes_back(new_engine, tiny_model, alive):
     client = new_engine.client
     client.start()
     pid = new_engine.kind(p.Ready).info.pid
+    folders = [Path(folder) for folder in client._link.folders]
     job = new_engine.submit(
         lambda job: p.Segment(job, LARGE, str(tiny_model), predict=SMALL, keep_as="k")
     )
@@ -71,7 +73,7 @@ def test_killed_in_mid_run_it_says_so_and_comes_back(new_engine, tiny_model, ali
     assert "Run again" in failed.message
     died = new_engine.kind(p.Died)
     assert died.restarting
-    until(lambda: not shared_of(os.getpid(), pid))
+    until(lambda: not any(folder.exists() for folder in folders))
     assert new_engine.kind(p.Ready, 1).info.pid != pid
     gone = new_engine.answer(new_engine.submit(lambda job: p.Derive(job, "k")))
     assert gone.kind == "NotKeptError"
@@ -161,7 +163,7 @@ from napari_sa2net.engine.client import EngineClient
 
 def on_event(event):
     if isinstance(event, p.Progress) and event.what == "segmenting":
-        print(client.pid, client._link.folder, flush=True)
+        print(client.pid, *client._link.folders, flush=True)
 
 client = EngineClient(on_event)
 client.start()
@@ -172,7 +174,7 @@ threading.Event().wait(60) if sys.argv[2] == "wait" else sys.stdin.readline()
 
 
 @pytest.mark.parametrize("way", ["killed", "ends"])
-def test_the_engine_ends_with_its_parent(tiny_model, alive, shared_of, way):
+def test_the_engine_ends_with_its_parent(tiny_model, alive, way):
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, str(tiny_model), "wait" if way == "killed" else "read"],
         stdin=subprocess.PIPE,
@@ -180,9 +182,9 @@ def test_the_engine_ends_with_its_parent(tiny_model, alive, shared_of, way):
         stderr=subprocess.PIPE,
         text=True,
     )
-    engine, folder = parent.stdout.readline().split()
+    engine, *folders = parent.stdout.readline().split()
     assert alive(int(engine))
-    assert Path(folder).is_dir()
+    assert all(Path(folder).is_dir() for folder in folders)
     if way == "killed":
         parent.kill()
     else:
@@ -191,7 +193,28 @@ def test_the_engine_ends_with_its_parent(tiny_model, alive, shared_of, way):
         parent.stdin.flush()
     parent.wait(30)
     until(lambda: not alive(int(engine)), 10)
-    until(lambda: not shared_of(parent.pid, int(engine)), 10)
-    until(lambda: not Path(folder).exists(), 10)
+    until(lambda: not any(Path(folder).exists() for folder in folders), 10)
     _, errors = parent.communicate(timeout=30)
     assert "Traceback" not in errors
+
+
+def test_what_two_killed_processes_left_is_swept_at_the_next_start(tiny_model, new_engine):
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tiny_model), "wait"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    engine, *folders = parent.stdout.readline().split()
+    # Neither has the time to clean up after the other.
+    os.kill(int(engine), signal.SIGSTOP)
+    parent.kill()
+    os.kill(int(engine), signal.SIGKILL)
+    parent.communicate(timeout=30)
+    assert all(Path(folder).is_dir() for folder in folders)
+    new_engine.client.start()
+    until(lambda: new_engine.client._link)
+    own = new_engine.client._link.folders
+    assert not any(Path(folder).exists() for folder in folders)
+    # Those of the living stay.
+    process.sweep()
+    assert all(Path(folder).is_dir() for folder in own)

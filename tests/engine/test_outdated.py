@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from multiprocessing import Pipe
 from pathlib import Path
@@ -15,7 +17,7 @@ from napari_sa2net.config import InstanceConfig
 from napari_sa2net.data import plan_image
 from napari_sa2net.engine import messages as p
 from napari_sa2net.engine import service as kept_module
-from napari_sa2net.engine.arrays import OpenImage, WindowPlan
+from napari_sa2net.engine.arrays import WindowPlan
 from napari_sa2net.engine.server import Server
 from napari_sa2net.engine.service import Handlers, Kept, KeptResults
 from napari_sa2net.errors import Cancelled, NotKeptError
@@ -51,7 +53,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.theirs, ours = Pipe()
         self.work = Patient()
-        self.server = self.work.server = Server(ours, str(folder))
+        self.server = self.work.server = Server(ours, [str(folder)])
         self.server._work = self.work  # type: ignore[assignment]
         self.threads: list[threading.Thread] = []
 
@@ -82,7 +84,6 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     for request in list(one.server._running):
         one.server._stopped.add(request.job)
     one.events()
-    one.server.pool.close()
 
 
 KEYED = [
@@ -141,7 +142,7 @@ def kept_stack(n: int = 6, **more: Any) -> Kept:
     probability[:, 0] = 1 - probability[:, 1]
     image = np.zeros((n, 24, 24), np.uint8)
     plan = WindowPlan(plan_image(image, in_channels=1), None, (0, 24, 0, 24))
-    return Kept(plan, OpenImage(image), probability, CLASSES, None, None, **more)
+    return Kept(plan, probability, CLASSES, None, None, **more)
 
 
 def test_an_outdated_derivation_stops_between_planes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,20 +167,21 @@ def test_an_outdated_derivation_stops_between_planes(monkeypatch: pytest.MonkeyP
     assert planes[3:] == [1, 2, 3, 4, 5, 6]
 
 
-class Image:
-    """In place of an image: so large, and whether it was closed."""
+class Plan:
+    """In place of a plan, with an image so large."""
 
     def __init__(self, n_bytes: int = 0) -> None:
-        self.n_bytes = n_bytes
-        self.closed = False
-
-    def close(self) -> None:
-        self.closed = True
+        self.image = np.zeros(n_bytes, np.uint8)
 
 
-def kept_of(n_bytes: int, image: Image | None = None) -> Kept:
+def kept_of(n_bytes: int, plan: Plan | None = None) -> Kept:
     probability = np.zeros(n_bytes, np.uint8)
-    return Kept(None, image or Image(), probability, CLASSES, None, None)  # type: ignore[arg-type]
+    return Kept(plan or Plan(), probability, CLASSES, None, None)  # type: ignore[arg-type]
+
+
+def gone(plan: weakref.ref[Plan]) -> bool:
+    gc.collect()
+    return plan() is None
 
 
 def keys(results: KeptResults, names: str) -> str:
@@ -188,21 +190,27 @@ def keys(results: KeptResults, names: str) -> str:
 
 def test_memory_of_what_is_kept_is_bounded() -> None:
     results = KeptResults(max_bytes=100)
-    images = {name: Image(10) for name in "abcd"}
+    plans = {}
+
+    def put(name: str) -> None:
+        plan = Plan(10)
+        plans[name] = weakref.ref(plan)
+        results.put(name, kept_of(20, plan))
+
     for name in "abc":
-        results.put(name, kept_of(20, images[name]))
+        put(name)
     assert keys(results, "abc") == "abc"
     # just as much as there is room for, no more: the least recently used makes room
     results.get("a")
-    results.put("d", kept_of(20, images["d"]))
+    put("d")
     assert keys(results, "abcd") == "acd"
-    assert [name for name in "abcd" if images[name].closed] == ["b"]
+    assert [name for name in "abcd" if gone(plans[name])] == ["b"]
     with pytest.raises(NotKeptError):
         results.get("b")
     # the newest is kept however large it is, and alone then
     results.put("e", kept_of(500))
     assert keys(results, "abcde") == "e"
-    assert all(image.closed for image in images.values())
+    assert all(gone(plan) for plan in plans.values())
 
 
 def test_what_counts_is_what_is_in_memory() -> None:
@@ -231,10 +239,12 @@ def test_the_number_of_kept_results_is_bounded_too() -> None:
     assert len(results) == 6
 
 
-def test_a_result_that_takes_a_name_again_replaces_and_closes_the_former() -> None:
+def test_a_result_that_takes_a_name_again_replaces_the_former() -> None:
     results = KeptResults()
-    image = Image()
-    results.put("a", kept_of(1, image))
+    plan = Plan()
+    results.put("a", kept_of(1, plan))
+    former = weakref.ref(plan)
+    del plan
     results.put("a", kept_of(1))
-    assert image.closed
+    assert gone(former)
     assert len(results) == 1

@@ -11,15 +11,12 @@ from napari_sa2net.config import PredictConfig
 from napari_sa2net.data import synthetic_nuclei
 from napari_sa2net.data.plan import ImagePlan
 from napari_sa2net.engine import messages as p
-from napari_sa2net.engine.arrays import Pool, Sources, prepare
+from napari_sa2net.engine.arrays import Sources, prepare
 from napari_sa2net.engine.service import Handlers
 
 
 class Quiet:
     """A server that nobody listens to."""
-
-    def __init__(self, pool: Pool) -> None:
-        self.pool = pool
 
     def send(self, event: Any) -> None: ...
     def between(self) -> None: ...
@@ -31,7 +28,7 @@ class Quiet:
 
 
 def test_a_run_plans_its_image_once_at_each_end(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plans: list[object] = []
     begin = ImagePlan.__init__
@@ -42,18 +39,10 @@ def test_a_run_plans_its_image_once_at_each_end(
 
     monkeypatch.setattr(ImagePlan, "__init__", plan)
     image = synthetic_nuclei((96, 112), n=6, diameter=20, seed=0)[0]
-    pool = Pool(str(tmp_path))
-    try:
-        request = p.Segment(
-            1, image, str(tiny_model), predict=PredictConfig(device="cpu"), keep_as="run"
-        )
-        wire, names = prepare(request, pool, Sources(), lambda: None)
-        assert len(plans) == 1
-        handlers = Handlers(Quiet(pool))  # type: ignore[arg-type]
-        handlers.run(wire)
-        assert len(plans) == 2
-        for name in names:
-            pool.release(name)
-    finally:
-        handlers.forget("run")
-        pool.close()
+    request = p.Segment(
+        1, image, str(tiny_model), predict=PredictConfig(device="cpu"), keep_as="run"
+    )
+    wire = prepare(request, Sources())
+    assert len(plans) == 1
+    Handlers(Quiet()).run(wire)  # type: ignore[arg-type]
+    assert len(plans) == 2

@@ -33,14 +33,16 @@ def main() -> int:
         with contextlib.suppress(OSError):
             os.nice(NICENESS)
     # Everything temporary goes where whoever survives the other removes it.
-    tempfile.tempdir = hello["folder"]
+    folders = hello["folders"]
+    tempfile.tempdir = folders[-1]
     try:
         connection = Client(hello["address"], authkey=bytes.fromhex(hello["key"]))
     except (OSError, EOFError):
         # napari has gone already, perhaps without the time to clean up.
-        shutil.rmtree(hello["folder"], ignore_errors=True)
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
         return 3
-    server = Server(connection, hello["folder"])
+    server = Server(connection, folders)
     server.listen()
     try:
         # Here, after listening: it takes seconds, and the client may go away meanwhile.

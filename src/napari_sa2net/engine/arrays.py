@@ -1,308 +1,255 @@
-"""Arrays between two processes without a copy through the pipe.
+"""Images and results between two processes: arrays travel as files, opened as memory maps.
 
-Whoever makes a segment frees it: after `Release`, or at the end of the process. Python's
-resource tracker does so when the maker was killed, and for that only the maker may be
-registered with it: a process that merely attaches must not be, else its tracker frees
-(and warns of) segments that are not its own.
+Whoever sends an array writes it into the engine's own folder, in memory (``/dev/shm``) where
+the system has such a folder; whoever receives the message opens the file and takes its name
+away, so that the system frees it with the last view of it, however the processes end.
 """
 
 from __future__ import annotations
 
-import contextlib
+import io
 import math
-import os
+import pickle
 import secrets
-import sys
-import tempfile
+import shutil
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import fields, is_dataclass, replace
-from multiprocessing import resource_tracker, shared_memory
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from napari_sa2net.data.plan import ImagePlan, Levels, plan_image
 from napari_sa2net.engine import messages as p
-from napari_sa2net.engine.messages import ArrayRef, FileRef, RegionRef
+from napari_sa2net.engine.messages import FileRef, RegionRef, Whole
 from napari_sa2net.errors import EngineError, ImageError
 
 Check = Callable[[], None]
 
+SMALL = 2**16
+"""Arrays with fewer bytes go through the pipe with the rest of a message."""
+
 CHUNK = 4 * 2**20
-"""Bytes that are copied at a time, so that other threads get their turn."""
+"""Bytes that are written at a time, so that other threads get their turn."""
 
 LAZY_CHUNK = 64 * 2**20
 """The same for lazy arrays, whose chunks should be read once."""
 
-_FOLDER = Path("/dev/shm")
-# Names that this process is registered for: attaching to one's own must not end that.
-_OWN: set[str] = set()
-# Segments that something still looks at; closed when the next one is.
-_LINGERING: list[shared_memory.SharedMemory] = []
+WHOLE_LIMIT = 2**30
+"""Images up to this many bytes are written whole; larger ones are served in regions."""
+
+# Files that could not be removed while they were open (Windows); tried again later.
+_LINGERING: list[Path] = []
 
 
-class SharedArray:
-    """An array in shared memory, made here or attached to.
+@dataclass(frozen=True)
+class Packed:
+    """A message ready to be sent, and the files of its arrays."""
 
-    Use `create` or `attach`; `close` when it is no longer needed. The view in ``array`` must
-    not be used after `close`.
-    """
+    data: bytes
+    files: Sequence[Path] = ()
 
-    def __init__(self, ref: ArrayRef, array: NDArray[Any], memory: Any, owner: bool) -> None:
-        self.ref = ref
-        self.array = array
-        self._memory = memory
-        self._owner = owner
-
-    @classmethod
-    def create(
-        cls, shape: tuple[int, ...], dtype: DTypeLike, folder: str | None = None
-    ) -> SharedArray:
-        """Room for an array, in shared memory or, where that is too small, in a file.
-
-        Parameters
-        ----------
-        shape, dtype
-            Of the array; values are undefined.
-        folder
-            For the file; the system's temporary folder if not given.
-
-        Raises
-        ------
-        EngineError
-            There is room neither in memory nor on disk.
-        """
-        dtype = np.dtype(dtype)
-        n_bytes = max(1, math.prod(shape) * dtype.itemsize)
-        try:
-            memory = shared_memory.SharedMemory(_new_name(), create=True, size=n_bytes)
-        except OSError:
-            return cls._create_file(shape, dtype, n_bytes, folder)
-        if not _reserve(memory.name, n_bytes):
-            memory.close()
-            memory.unlink()
-            return cls._create_file(shape, dtype, n_bytes, folder)
-        _OWN.add(memory.name)
-        ref = ArrayRef(memory.name, tuple(shape), dtype.str)
-        return cls(ref, _view(ref, memory.buf), memory, owner=True)
-
-    @classmethod
-    def _create_file(
-        cls, shape: tuple[int, ...], dtype: np.dtype[Any], n_bytes: int, folder: str | None
-    ) -> SharedArray:
-        try:
-            handle, name = tempfile.mkstemp(".raw", "napari-sa2net-", folder)
-        except OSError as error:
-            raise _no_room(n_bytes) from error
-        try:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(handle, 0, n_bytes)
-            else:
-                os.truncate(handle, n_bytes)
-        except OSError as error:
-            os.close(handle)
-            os.unlink(name)
-            raise _no_room(n_bytes) from error
-        os.close(handle)
-        ref = ArrayRef(name, tuple(shape), dtype.str, is_file=True)
-        return cls(ref, _map(ref, "r+"), None, owner=True)
-
-    @classmethod
-    def attach(cls, ref: ArrayRef) -> SharedArray:
-        """Another process's array.
-
-        Raises
-        ------
-        EngineError
-            It is gone.
-        """
-        try:
-            if ref.is_file:
-                array = _map(ref, "r")
-                if os.name == "posix":
-                    # The mapping stays; so nothing is left behind if its maker is killed.
-                    os.unlink(ref.name)
-                return cls(ref, array, None, owner=False)
-            if sys.version_info >= (3, 13):
-                memory = shared_memory.SharedMemory(ref.name, track=False)
-            else:
-                memory = shared_memory.SharedMemory(ref.name)
-                if os.name == "posix" and memory.name not in _OWN:
-                    resource_tracker.unregister(f"/{memory.name}", "shared_memory")
-        except (OSError, ValueError) as error:
-            raise EngineError(
-                f"Shared memory {ref.name} is gone ({error}). Run again; if it happens "
-                "again, restart napari."
-            ) from error
-        return cls(ref, _view(ref, memory.buf), memory, owner=False)
-
-    def close(self) -> None:
-        """Let go of the memory; the maker also frees it. More than once does no harm."""
-        memory, self._memory = self._memory, None
-        owner, self._owner = self._owner, False
-        # The view must go first: memory with exported buffers cannot be closed.
-        self.array = np.empty(0)
-        if memory is not None:
-            _let_go(memory)
-            if owner:
-                _OWN.discard(memory.name)
-                with contextlib.suppress(FileNotFoundError):
-                    memory.unlink()
-        elif owner and self.ref.is_file:
-            Path(self.ref.name).unlink(missing_ok=True)
+    def drop(self) -> None:
+        """It will not be sent."""
+        for path in self.files:
+            path.unlink(missing_ok=True)
 
 
-class Pool:
-    """The segments that this process made and that the other side has not released.
+class ArrayPipe:
+    """A connection on which large arrays, anywhere in a message, go as files.
 
     Parameters
     ----------
-    folder
-        For what shared memory has no room for.
+    connection
+        To the other process.
+    folders
+        For the files; the first with room for one is taken.
     """
 
-    def __init__(self, folder: str | None = None) -> None:
-        self._folder = folder
-        self._held: dict[str, SharedArray] = {}
-        self._lock = threading.Lock()
+    def __init__(self, connection: Connection, folders: Sequence[str]) -> None:
+        self._connection = connection
+        self._folders = folders
+        self._sending = threading.Lock()
 
-    def share(self, source: Any, check: Check | None = None) -> ArrayRef:
-        """Copy an array (numpy-like; read in chunks) into a new segment.
+    def pack(self, message: Any, check: Check | None = None) -> Packed:
+        """Write the arrays of a message.
 
-        ``check`` is called between chunks and may raise.
+        Parameters
+        ----------
+        check
+            Called between pieces; may raise.
+
+        Raises
+        ------
+        EngineError
+            There is no room for an array.
+        ImageError
+            A lazy one cannot be read.
         """
-        shared = self.create(tuple(source.shape), source.dtype)
+        buffer = io.BytesIO()
+        pickler = _Pickler(buffer, self._folders, check)
         try:
-            copy_chunked(source, shared.array, check)
+            pickler.dump(message)
         except BaseException:
-            self.release(shared.ref.name)
+            Packed(b"", pickler.files).drop()
             raise
-        return shared.ref
+        return Packed(buffer.getvalue(), pickler.files)
 
-    def create(self, shape: tuple[int, ...], dtype: DTypeLike) -> SharedArray:
-        shared = SharedArray.create(shape, dtype, self._folder)
-        with self._lock:
-            self._held[shared.ref.name] = shared
-        return shared
+    def send(self, message: Any) -> None:
+        """Send a message, packed or not; OSError when the other side is gone."""
+        packed = message if isinstance(message, Packed) else self.pack(message)
+        with self._sending:
+            self._connection.send_bytes(packed.data)
 
-    def release(self, name: str) -> None:
-        with self._lock:
-            shared = self._held.pop(name, None)
-        if shared is not None:
-            shared.close()
+    def receive(self) -> Any:
+        """Next message; EOFError or OSError when the other side is gone.
+
+        Raises
+        ------
+        EngineError
+            An array of it is gone.
+        """
+        return _Unpickler(io.BytesIO(self._connection.recv_bytes())).load()
+
+    def poll(self, timeout: float) -> bool:
+        """Whether there is a message within so many seconds."""
+        return self._connection.poll(timeout)
 
     def close(self) -> None:
-        with self._lock:
-            held, self._held = list(self._held.values()), {}
-        for shared in held:
-            shared.close()
+        self._connection.close()
 
 
-def take(ref: ArrayRef) -> NDArray[Any]:
-    """A private copy of another process's array."""
-    shared = SharedArray.attach(ref)
-    try:
-        out = np.empty(ref.shape, np.dtype(ref.dtype))
-        copy_chunked(shared.array, out)
-        return out
-    finally:
-        shared.close()
+class _Pickler(pickle.Pickler):
+    """Puts the path of a file in the place of each large or lazy array."""
+
+    def __init__(self, out: io.BytesIO, folders: Sequence[str], check: Check | None) -> None:
+        super().__init__(out, pickle.HIGHEST_PROTOCOL)
+        self._folders, self._check = folders, check
+        self.files: list[Path] = []
+
+    def persistent_id(self, part: Any) -> str | None:
+        array = part
+        if isinstance(part, Whole):
+            array = part.array
+        elif not isinstance(part, np.ndarray) or part.nbytes < SMALL or part.dtype.hasobject:
+            return None
+        self.files.append(save(array, self._folders, self._check))
+        return str(self.files[-1])
 
 
-def copy_chunked(source: Any, out: NDArray[Any], check: Check | None = None) -> None:
-    """Copy ``source`` (numpy, dask, zarr, ...) to ``out`` in small pieces.
+class _Unpickler(pickle.Unpickler):
+    def persistent_load(self, path: str) -> NDArray[Any]:
+        return load(path)
 
-    Small pieces keep the interpreter's lock, and a lazy source's memory, for a short time.
-    ``check`` is called between them and may raise.
+
+def save(source: Any, folders: Sequence[str], check: Check | None = None) -> Path:
+    """Write an array (numpy, dask, zarr, ...) as a .npy file; its path.
+
+    Not `numpy.save`, which would read all of a lazy array at once.
+
+    Raises
+    ------
+    EngineError
+        No folder has room for it.
+    ImageError
+        A lazy array cannot be read.
     """
-    if check is not None:
-        check()
-    if out.ndim == 0 or out.size == 0:
-        out[...] = np.asarray(source)
-        return
-    lazy = not isinstance(source, np.ndarray)
-    limit = LAZY_CHUNK if lazy else CHUNK
-    row = out.nbytes // out.shape[0]
-    if row > limit and out.ndim > 1:
-        for i in range(out.shape[0]):
-            copy_chunked(source[i], out[i], check)
-        return
-    step = max(1, limit // max(1, row))
-    for start in range(0, out.shape[0], step):
-        part = source[start : start + step]
-        if lazy:
-            copy_chunked(np.asarray(part), out[start : start + step], check)
-            continue
-        if check is not None:
-            check()
-        out[start : start + step] = part
+    dtype, shape = np.dtype(source.dtype), tuple(int(n) for n in source.shape)
+    n_bytes = math.prod(shape) * dtype.itemsize
+    header = {
+        "descr": np.lib.format.dtype_to_descr(dtype),
+        "fortran_order": False,
+        "shape": shape,
+    }
+    cause: OSError | None = None
+    for folder in folders:
+        path = Path(folder) / f"{secrets.token_hex(8)}.npy"
+        try:
+            # Filling memory to the brim would harm others.
+            if shutil.disk_usage(folder).free < n_bytes:
+                continue
+            with path.open("xb") as file:
+                np.lib.format.write_array_header_1_0(file, header)
+                for piece in pieces(source):
+                    if check is not None:
+                        check()
+                    file.write(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
+            return path
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            cause = error
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+    raise EngineError(
+        f"There is no room for {n_bytes / 2**20:.0f} MB in {' or '.join(folders)}. Close other "
+        "programs, or set TMPDIR to a larger disk."
+    ) from cause
 
 
-def _let_go(memory: shared_memory.SharedMemory) -> None:
-    """Close the mapping, or keep it for later where a view of it is still in use."""
-    waiting = [*_LINGERING, memory]
+def load(path: str) -> NDArray[Any]:
+    """Open an array of the other process; changes stay private.
+
+    Raises
+    ------
+    EngineError
+        It is gone.
+    """
+    try:
+        array = np.load(path, mmap_mode="c")
+    except (OSError, ValueError) as error:
+        raise EngineError(
+            f"Data for the background process is gone ({error}). Run again; if it happens "
+            "again, restart napari."
+        ) from error
+    waiting = [*_LINGERING, Path(path)]
     _LINGERING.clear()
     for one in waiting:
         try:
-            one.close()
-        except BufferError:
+            one.unlink(missing_ok=True)
+        except OSError:
             _LINGERING.append(one)
+    return np.asarray(array)
 
 
-def _new_name() -> str:
-    """Says whose it is; macOS allows 31 characters."""
-    return f"sa2net_{os.getpid():x}_{secrets.token_hex(4)}"
+def pieces(source: Any) -> Iterator[NDArray[Any]]:
+    """An array in C order, some rows at a time.
 
-
-def _view(ref: ArrayRef, buffer: Any) -> NDArray[Any]:
-    dtype = np.dtype(ref.dtype)
-    count = math.prod(ref.shape)
-    if count == 0:
-        return np.empty(ref.shape, dtype)
-    # frombuffer, unlike ndarray(buffer=...), keeps the mapping from being closed beneath it.
-    return np.frombuffer(buffer, dtype, count).reshape(ref.shape)
-
-
-def _map(ref: ArrayRef, mode: Any) -> NDArray[Any]:
-    if 0 in ref.shape:
-        return np.empty(ref.shape, np.dtype(ref.dtype))
-    return np.memmap(ref.name, np.dtype(ref.dtype), mode, shape=ref.shape)
-
-
-def _reserve(name: str, n_bytes: int) -> bool:
-    """Have the system set the memory aside; False when there is not so much.
-
-    Linux hands out shared memory on first touch, and a container's /dev/shm may hold 64 MB:
-    touching more kills the process (SIGBUS), so it is asked for beforehand.
+    Raises
+    ------
+    ImageError
+        A lazy array cannot be read.
     """
-    path = _FOLDER / name
-    if not path.exists() or not hasattr(os, "posix_fallocate"):
-        return True
-    handle = os.open(path, os.O_RDWR)
+    shape = source.shape
+    if not shape or 0 in shape:
+        yield np.asarray(source)
+        return
+    limit = CHUNK if isinstance(source, np.ndarray) else LAZY_CHUNK
+    row = math.prod(shape[1:]) * np.dtype(source.dtype).itemsize
+    if row > limit and len(shape) > 1:
+        for i in range(shape[0]):
+            yield from pieces(source[i])
+        return
+    step = max(1, limit // row)
+    for start in range(0, shape[0], step):
+        yield _read(source, slice(start, start + step))
+
+
+def _read(source: Any, key: Any) -> NDArray[Any]:
     try:
-        os.posix_fallocate(handle, 0, n_bytes)
-    except OSError:
-        return False
-    finally:
-        os.close(handle)
-    return True
-
-
-def _no_room(n_bytes: int) -> EngineError:
-    return EngineError(
-        f"There is no room for {n_bytes / 2**20:.0f} MB, neither in shared memory nor in "
-        f"{tempfile.gettempdir()}. Close other programs, or set TMPDIR to a larger disk."
-    )
+        return np.asarray(source[key])
+    except Exception as error:
+        raise ImageError(
+            f"The image could not be read ({type(error).__name__}: {error}). Check that its "
+            "file is still there, and run again."
+        ) from error
 
 
 # --------------------------------------------------------------------------------------------
 # How an image of napari's process gets to the engine: whole, by its path, or in regions.
-
-WHOLE_LIMIT = 2**30
-"""Arrays up to this many bytes are copied whole; larger ones are served in regions."""
 
 
 class Sources:
@@ -310,21 +257,17 @@ class Sources:
 
     def __init__(self) -> None:
         self._arrays: dict[str, Any] = {}
-        self._lock = threading.Lock()
 
     def add(self, name: str, array: Any) -> None:
-        with self._lock:
-            self._arrays[name] = array
+        self._arrays[name] = array
 
     def remove(self, name: str) -> None:
-        with self._lock:
-            self._arrays.pop(name, None)
+        self._arrays.pop(name, None)
 
     def clear(self) -> None:
-        with self._lock:
-            self._arrays.clear()
+        self._arrays.clear()
 
-    def read(self, name: str, key: tuple[int | slice, ...]) -> np.ndarray[Any, Any]:
+    def read(self, name: str, key: tuple[int | slice, ...]) -> NDArray[Any]:
         """A region of a source.
 
         Raises
@@ -332,55 +275,52 @@ class Sources:
         ImageError
             The source is no longer served, or cannot be read.
         """
-        with self._lock:
-            array = self._arrays.get(name)
+        array = self._arrays.get(name)
         if array is None:
             raise ImageError("The image is no longer open; open it and run again.")
-        try:
-            return np.asarray(array[key])
-        except Exception as error:
-            raise ImageError(
-                f"The image could not be read ({type(error).__name__}: {error}). Check that "
-                "its file is still there, and run again."
-            ) from error
+        return _read(array, key)
 
 
-def image_reference(
-    image: Any, name: str, pool: Pool, sources: Sources, check: Check | None = None
-) -> ArrayRef | FileRef | RegionRef:
-    """Make an image reachable for the engine.
-
-    Parameters
-    ----------
-    image
-        numpy, dask, zarr, anything with shape, dtype and ``[]``; numbers.
-    name
-        Under which it is served if it is too large to be copied.
-    check
-        Called between chunks; may raise.
+def prepare(request: p.JobRequest, sources: Sources) -> p.JobRequest:
+    """The request with references instead of its image and of lazy labels.
 
     Raises
     ------
-    ImageError
-        It cannot be read.
-    EngineError
-        There is no room for it.
+    ImageError, AxesError, ChannelError
+        The image is none.
     """
+    changes: dict[str, Any] = {}
+    image = getattr(request, "image", None)
+    if image is not None:
+        plan = plan_image(image, request.axes, request.channels, measure=False)  # type: ignore[union-attr]
+        changes["image"] = image_reference(plan.image, source_name(request), sources)
+    labels = getattr(request, "labels", None)
+    if labels is not None:
+        changes["labels"] = whole(labels)
+    return replace(request, **changes) if changes else request
+
+
+def whole(array: Any) -> Any:
+    """An array to be sent whole, lazy or not."""
+    return array if isinstance(array, np.ndarray) else Whole(array)
+
+
+def source_name(request: p.JobRequest) -> str:
+    """Under which the image of a request is served if it is too large to be written."""
+    return getattr(request, "keep_as", "") or f"job-{request.job}"
+
+
+def image_reference(image: Any, name: str, sources: Sources) -> Any:
+    """Make an image (anything with shape, dtype and ``[]``) reachable for the engine."""
     stored = _stored(image)
     if stored is not None:
         return stored
     dtype = np.dtype(image.dtype)
     shape = tuple(int(n) for n in image.shape)
-    if math.prod(shape) * dtype.itemsize > WHOLE_LIMIT:
-        sources.add(name, image)
-        return RegionRef(name, shape, dtype.str, _chunks(image))
-    try:
-        return pool.share(image, check)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ImageError(
-            f"The image could not be read ({type(error).__name__}: {error}). Check that its "
-            "file is still there, and run again."
-        ) from error
+    if math.prod(shape) * dtype.itemsize <= WHOLE_LIMIT:
+        return whole(image)
+    sources.add(name, image)
+    return RegionRef(name, shape, dtype.str, _chunks(image))
 
 
 def _stored(array: Any) -> FileRef | None:
@@ -402,60 +342,33 @@ def _chunks(array: Any) -> tuple[int, ...] | None:
 
 
 # --------------------------------------------------------------------------------------------
-# Images as the engine sees them: attached, opened from disk, or read through the client.
+# Images as the engine sees them: a memory map, opened from disk, or read through the client.
 
 ReadRegion = Callable[[str, tuple[int | slice, ...]], NDArray[Any]]
 Box = tuple[int, int, int, int]
 
 
-class OpenImage:
-    """An image that stays readable until `close`.
-
-    Attributes
-    ----------
-    array
-        numpy, zarr or `RemoteArray`.
-    n_bytes
-        Memory that it holds.
-    """
-
-    def __init__(self, array: Any, shared: SharedArray | None = None) -> None:
-        self.array = array
-        self._shared = shared
-        self.n_bytes = array.nbytes if shared is not None else 0
-
-    def close(self) -> None:
-        self.array = None
-        if self._shared is not None:
-            self._shared.close()
-
-
-def open_image(ref: ArrayRef | FileRef | RegionRef, read: ReadRegion) -> OpenImage:
-    """Open what the client sent.
+def open_image(image: NDArray[Any] | FileRef | RegionRef, read: ReadRegion) -> Any:
+    """The image that the client sent: numpy, zarr or `RemoteArray`.
 
     Raises
     ------
-    EngineError
-        The shared memory is gone.
     ImageError
         The zarr array cannot be opened.
     """
-    if isinstance(ref, RegionRef):
-        return OpenImage(RemoteArray(ref, read))
-    if isinstance(ref, ArrayRef):
-        shared = SharedArray.attach(ref)
-        shared.array.flags.writeable = False
-        return OpenImage(shared.array, shared)
+    if isinstance(image, RegionRef):
+        return RemoteArray(image, read)
+    if not isinstance(image, FileRef):
+        return image
     try:
         import zarr
 
-        array = zarr.open_array(store=ref.store, path=ref.path, mode="r")
+        return zarr.open_array(store=image.store, path=image.path, mode="r")
     except Exception as error:
         raise ImageError(
-            f"The image at {Path(ref.store) / ref.path} could not be opened "
+            f"The image at {Path(image.store) / image.path} could not be opened "
             f"({type(error).__name__}: {error}). Check that it is still there."
         ) from error
-    return OpenImage(array)
 
 
 class RemoteArray:
@@ -563,128 +476,3 @@ def resolve_box(plan: ImagePlan, box: Box | None) -> Box:
             "whole image."
         )
     return y0, y1, x0, x1
-
-
-# --------------------------------------------------------------------------------------------
-# Arrays of requests and results: by reference on the wire, by value at its ends.
-
-#: Arrays with fewer bytes go through the pipe with the rest of the result.
-SMALL = 2**16
-
-
-def prepare(
-    request: p.JobRequest, pool: Pool, sources: Sources, check: Check
-) -> tuple[p.JobRequest, list[str]]:
-    """The request with references instead of arrays, and the names of what was shared.
-
-    Parameters
-    ----------
-    check
-        Called between chunks; may raise.
-
-    Raises
-    ------
-    ImageError, AxesError, ChannelError
-        The image cannot be read, or is none.
-    EngineError
-        There is no room for it.
-    """
-    ref: Any
-    if isinstance(request, p.MeasureImage):
-        return _both(request, pool, sources, check)
-    if isinstance(request, p.Segment):
-        name = request.keep_as or f"job-{request.job}"
-        image = plan_image(request.image, request.axes, request.channels, measure=False).image
-        ref = image_reference(image, name, pool, sources, check)
-        wire: p.JobRequest = replace(request, image=ref)
-    elif isinstance(request, p.Measure | p.Inspect) and request.labels is not None:
-        ref = pool.share(request.labels, check)
-        wire = replace(request, labels=ref)
-    else:
-        return request, []
-    return wire, [ref.name] if isinstance(ref, p.ArrayRef) else []
-
-
-def _both(
-    request: p.MeasureImage, pool: Pool, sources: Sources, check: Check
-) -> tuple[p.JobRequest, list[str]]:
-    """Labels and the image under them."""
-    labels = pool.share(request.labels, check)
-    names = [labels.name]
-    image: Any = None
-    try:
-        if request.image is not None:
-            plan = plan_image(request.image, request.axes, request.channels, measure=False)
-            image = image_reference(plan.image, f"job-{request.job}", pool, sources, check)
-    except BaseException:
-        pool.release(labels.name)
-        raise
-    if isinstance(image, p.ArrayRef):
-        names.append(image.name)
-    return replace(request, labels=labels, image=image), names
-
-
-def pack(result: Any, pool: Pool) -> Any:
-    """A result, nested as it may be, with references instead of its large arrays.
-
-    Raises
-    ------
-    EngineError
-        There is no room for them.
-    """
-    shared: list[str] = []
-
-    def packed(part: Any) -> Any:
-        if not isinstance(part, np.ndarray):
-            return _rebuilt(part, packed)
-        if part.nbytes < SMALL or part.dtype.hasobject:
-            return part
-        ref = pool.share(part)
-        shared.append(ref.name)
-        return ref
-
-    try:
-        return packed(result)
-    except BaseException:
-        for name in shared:
-            pool.release(name)
-        raise
-
-
-def unpack(result: Any) -> tuple[Any, list[str]]:
-    """The result with private copies instead of references, and the references' names.
-
-    What cannot be copied is an `EngineError` in place of the result; the names are complete.
-    """
-    names: list[str] = []
-    error: EngineError | None = None
-
-    def unpacked(part: Any) -> Any:
-        nonlocal error
-        if not isinstance(part, p.ArrayRef):
-            return _rebuilt(part, unpacked)
-        names.append(part.name)
-        if error is None:
-            try:
-                return take(part)
-            except EngineError as gone:
-                error = gone
-        return part
-
-    whole = unpacked(result)
-    return (whole if error is None else error), names
-
-
-def _rebuilt(value: Any, change: Any) -> Any:
-    """A container with changed parts; anything else as it is."""
-    if is_dataclass(value) and not isinstance(value, type):
-        parts = {f.name: getattr(value, f.name) for f in fields(value)}
-        changed = {name: change(part) for name, part in parts.items()}
-        if all(changed[name] is parts[name] for name in parts):
-            return value
-        return replace(value, **changed)
-    if isinstance(value, dict):
-        return {key: change(part) for key, part in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(change(part) for part in value)
-    return value

@@ -16,11 +16,11 @@ import traceback
 import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 from napari_sa2net.engine import messages as p
-from napari_sa2net.engine.arrays import Sources, prepare, unpack
+from napari_sa2net.engine.arrays import Packed, Sources, prepare, source_name
 from napari_sa2net.engine.process import EXIT_NO_TORCH, Link, describe_end
 from napari_sa2net.errors import Cancelled, EngineError, SA2NetError
 
@@ -35,7 +35,6 @@ class OpenJob:
     request: p.JobRequest
     sent: bool = False
     cancelled: bool = False
-    shared: list[str] = field(default_factory=list)
     timer: threading.Timer | None = None
 
 
@@ -204,7 +203,7 @@ class EngineClient:
     def _read(self, link: Link) -> None:
         while True:
             try:
-                event = link.receive()
+                event = link.pipe.receive()
             except (EOFError, OSError):
                 return
             except Exception:
@@ -216,24 +215,10 @@ class EngineClient:
                 with self._state:
                     self._regions.append((link, event))
                     self._state.notify_all()
-            elif isinstance(event, p.Release):
-                link.pool.release(event.name)
-            elif isinstance(event, p.Done):
-                self._finish(self._received(link, event))
             elif isinstance(event, _TERMINAL):
                 self._finish(event)
             else:
                 self._emit(event)
-
-    def _received(self, link: Link, event: p.Done) -> p.Event:
-        """The event with its arrays copied out of shared memory."""
-        result, names = unpack(event.result)
-        with contextlib.suppress(OSError):
-            for name in names:
-                link.send(p.Release(name))
-        if isinstance(result, EngineError):
-            return p.Failed(event.job, type(result).__name__, str(result))
-        return replace(event, result=result)
 
     def _engine_gone(self, link: Link | None, failure: EngineError | None) -> None:
         status = link.end() if link is not None else None
@@ -286,8 +271,9 @@ class EngineClient:
         link = self._link
         if link is None:
             return
-        with contextlib.suppress(OSError):
-            link.send(p.Shutdown())
+        if link.pipe is not None:
+            with contextlib.suppress(OSError):
+                link.pipe.send(p.Shutdown())
         link.end(GRACE_S)
 
     # --- sending -------------------------------------------------------------------------
@@ -319,7 +305,7 @@ class EngineClient:
     def _send(self, link: Link, request: p.Request) -> None:
         if not isinstance(request, p.JobRequest):
             with contextlib.suppress(OSError):
-                link.send(request)
+                link.pipe.send(request)
             return
         entry = self._jobs.get(request.job)
         if entry is None or entry.cancelled:
@@ -330,9 +316,14 @@ class EngineClient:
                 raise Cancelled("cancelled while the image was copied")
 
         try:
-            wire, entry.shared = prepare(request, link.pool, self._sources, check)
+            packed = link.pipe.pack(prepare(request, self._sources), check)
         except Cancelled:
             return
+        except EngineError as error:
+            if not link.ended:
+                self._finish(p.Failed(request.job, type(error).__name__, str(error)))
+                return
+            packed = Packed(b"")
         except SA2NetError as error:
             self._finish(p.Failed(request.job, type(error).__name__, str(error)))
             return
@@ -342,17 +333,17 @@ class EngineClient:
             self._finish(p.Failed(request.job, type(error).__name__, message, details))
             return
         with self._state:
-            if self._link is not link:
-                # The engine died meanwhile; the next one gets it.
-                entry.shared.clear()
+            if self._link is not link or link.ended:
+                # The engine died meanwhile, and its folder with it; the next one gets it.
                 self._outbox.appendleft(request)
                 return
-            if entry.cancelled:
-                return
-            entry.sent = True
+            entry.sent = not entry.cancelled
+        if not entry.sent:
+            packed.drop()
+            return
         # When the pipe breaks here, the reading thread answers the job.
         with contextlib.suppress(OSError):
-            link.send(wire)
+            link.pipe.send(packed)
 
     def _serve_regions(self) -> None:
         while True:
@@ -363,11 +354,11 @@ class EngineClient:
                 link, request = self._regions.popleft()
             try:
                 region = self._sources.read(request.source, request.key)
-                answer = p.RegionData(request.token, link.pool.share(region))
+                answer = link.pipe.pack(p.RegionData(request.token, region))
             except Exception as error:
-                answer = p.RegionData(request.token, None, str(error))
+                answer = link.pipe.pack(p.RegionData(request.token, None, str(error)))
             with contextlib.suppress(OSError):
-                link.send(answer)
+                link.pipe.send(answer)
 
     # --- telling -------------------------------------------------------------------------
 
@@ -375,19 +366,12 @@ class EngineClient:
         """Emit a job's last event, unless it has had one."""
         with self._state:
             job = self._jobs.pop(event.job, None)
-            link = self._link
             if job is None:
                 return
             if job.timer is not None:
                 job.timer.cancel()
-        for name in job.shared:
-            if link is not None:
-                link.pool.release(name)
-        request = job.request
-        if isinstance(request, p.Segment) and not (
-            request.keep_as and isinstance(event, p.Done)
-        ):
-            self._sources.remove(request.keep_as or f"job-{request.job}")
+        if not (getattr(job.request, "keep_as", "") and isinstance(event, p.Done)):
+            self._sources.remove(source_name(job.request))
         self._emit(event)
 
     def _emit(self, event: p.Event) -> None:

@@ -32,24 +32,11 @@ from napari_sa2net.training.compare import (
 # --- references to arrays ----------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ArrayRef:
-    """A C-ordered array that another process can attach to.
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """A lazy array that is read and sent whole; its receiver has a numpy array."""
 
-    Attributes
-    ----------
-    name
-        Name of the shared memory segment, or of a file when ``is_file``.
-    shape, dtype
-        Shape, and dtype as ``numpy.dtype.str``.
-    is_file
-        The array lies in a temporary file, because shared memory was too small for it.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    is_file: bool = False
+    array: Any
 
 
 @dataclass(frozen=True)
@@ -77,7 +64,7 @@ class RegionRef:
     source
         Name under which the client serves it.
     shape, dtype
-        As of `ArrayRef`.
+        Shape, and dtype as ``numpy.dtype.str``.
     chunks
         Largest chunk along each axis; None where unknown.
     """
@@ -123,8 +110,7 @@ class Segment:
     Attributes
     ----------
     image
-        To `EngineClient.submit`: any array (numpy, dask, zarr, list of levels). On the wire:
-        a reference.
+        To `EngineClient.submit`: any array (numpy, dask, zarr, list of levels).
     axes, channels, normalize
         As `napari_sa2net.segment` takes them.
     model
@@ -173,8 +159,7 @@ class Measure:
     Attributes
     ----------
     labels
-        int32 labels in the shape of the result: an array to `submit`, a reference on the
-        wire. For labels that a person has edited.
+        int32 labels in the shape of the result. For labels that a person has edited.
     at
         Where only part of the result is given, its first element (stack axes, y, x): then
         the table has the columns label and confidence alone.
@@ -193,7 +178,7 @@ class MeasureImage:
     Attributes
     ----------
     labels
-        Whole numbers (\\*stack, H, W): an array to `submit`, a reference on the wire.
+        Whole numbers (\\*stack, H, W).
     image, axes, channels
         As of `Segment`; an image of None gives a table without intensities.
     corner
@@ -272,8 +257,7 @@ class SegmentResult:
     ----------
     labels
         int32, the image's axes without C, of the window only; stack axes are kept, with
-        length 1 where one plane was asked for. A reference on the wire, an array in the
-        client's events.
+        length 1 where one plane was asked for.
     offset
         Index of the first element of ``labels`` in the image without C.
     objects
@@ -299,8 +283,6 @@ class SegmentResult:
 
 # --------------------------------------------------------------------------------------------
 # Explaining, as client and engine speak of it: maps, stages, single objects, what-ifs.
-#
-# Arrays are references on the wire and numpy arrays in the client's events.
 
 __all__ = [
     "AttentionMap",
@@ -370,8 +352,8 @@ class Inspect:
     Attributes
     ----------
     labels
-        The labels as they are now, where a person has edited them: an array to `submit`, a
-        reference on the wire. None: those of the last segmentation.
+        The labels as they are now, where a person has edited them. None: those of the last
+        segmentation.
     """
 
     job: int
@@ -728,7 +710,6 @@ class Compare:
 
 
 __all__ = [
-    "ArrayRef",
     "AttentionMap",
     "Cancel",
     "CellInspection",
@@ -763,7 +744,6 @@ __all__ = [
     "Ready",
     "RegionData",
     "RegionRef",
-    "Release",
     "Request",
     "Segment",
     "SegmentResult",
@@ -777,6 +757,7 @@ __all__ = [
     "WasCancelled",
     "WhatIf",
     "WhatIfResult",
+    "Whole",
     "Window",
 ]
 
@@ -803,18 +784,11 @@ class Shutdown:
 
 
 @dataclass(frozen=True)
-class Release:
-    """The receiver of an array has copied it; the sender may free it (both directions)."""
-
-    name: str
-
-
-@dataclass(frozen=True)
 class RegionData:
     """Answer to `ReadRegion`: the region, or what went wrong."""
 
     token: int
-    array: ArrayRef | None
+    array: Any
     error: str = ""
 
 
@@ -823,7 +797,7 @@ KeyedRequest = Derive | MapChannel | Inspect | WhatIf
 JobRequest = (
     WarmUp | Segment | Measure | MeasureImage | KeyedRequest | FineTune | ImportModel | Compare
 )
-Request = JobRequest | Forget | Cancel | Shutdown | Release | RegionData | Pause | StopAndKeep
+Request = JobRequest | Forget | Cancel | Shutdown | RegionData | Pause | StopAndKeep
 
 # --- events ------------------------------------------------------------------------------
 
@@ -921,5 +895,4 @@ Event = (
     | WasCancelled
     | Died
     | ReadRegion
-    | Release
 )

@@ -1,4 +1,4 @@
-"""One engine process, from its start to its end: process, pipe, shared memory, folder."""
+"""One engine process, from its start to its end: process, pipe, folders."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ import subprocess
 import tempfile
 import threading
 from collections import deque
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.connection import Client, Listener
 from pathlib import Path
-from typing import Any
+
+from filelock import BaseFileLock
 
 import napari_sa2net
-from napari_sa2net.engine.arrays import Pool
-from napari_sa2net.errors import EngineError
+from napari_sa2net.data.locks import take_lock
+from napari_sa2net.engine.arrays import ArrayPipe
+from napari_sa2net.errors import EngineError, OutputError
 
 EXIT_NO_TORCH = 4
 """The engine's exit status when torch cannot be imported: starting again is no use."""
 
 _LAST_LINES = 40
+
+MEMORY = Path("/dev/shm")
+"""Folder in memory; where there is none, arrays go to the temporary folder."""
+_PREFIX, _LOCK = "napari-sa2net-", "lock"
 
 
 class Link:
@@ -35,8 +41,12 @@ class Link:
     ----------
     process
         The engine.
-    pool
-        What was shared with it.
+    pipe
+        To it, once it is connected.
+    folders
+        For arrays and, the last, for all that is temporary; gone at the end.
+    ended
+        The folders are gone, or about to go.
 
     Raises
     ------
@@ -45,14 +55,15 @@ class Link:
     """
 
     def __init__(self, python: str) -> None:
-        self.folder = tempfile.mkdtemp(prefix="napari-sa2net-")
-        self.pool = Pool(self.folder)
-        self._connection: Connection | None = None
-        self._sending = threading.Lock()
+        sweep()
+        self.pipe: ArrayPipe = None  # type: ignore[assignment]  # set by connect
+        self.ended = False
         self._stderr: deque[str] = deque(maxlen=_LAST_LINES)
         self._ending = threading.Lock()
-        self._ended = False
         self._listener: Listener | None = None
+        self._locks: list[BaseFileLock] = []
+        self.folders: list[str] = []
+        self._make_folders()
         key = secrets.token_bytes(32)
         try:
             if os.name == "nt":
@@ -60,7 +71,7 @@ class Link:
                 self._address = rf"\\.\pipe\napari-sa2net-{name}"
                 self._listener = Listener(self._address, "AF_PIPE", authkey=key)
             else:
-                self._address = str(Path(self.folder) / "pipe")
+                self._address = str(Path(self.folders[-1]) / "pipe")
                 self._listener = Listener(self._address, "AF_UNIX", authkey=key)
             self.process = subprocess.Popen(
                 # -P: a file torch.py in the current folder must not be taken for torch.
@@ -80,11 +91,28 @@ class Link:
                 "that this Python is still there and that the temporary folder can be written."
             ) from error
         threading.Thread(target=self._read_stderr, name="sa2net-stderr", daemon=True).start()
-        hello = {"address": self._address, "key": key.hex(), "folder": self.folder}
+        hello = {"address": self._address, "key": key.hex(), "folders": self.folders}
         assert self.process.stdin is not None
         # If it has died already, connect says so.
         with contextlib.suppress(OSError), self.process.stdin as stdin:
             stdin.write(json.dumps(hello).encode() + b"\n")
+
+    def _make_folders(self) -> None:
+        """In memory, where that can be, and in the temporary folder; locked against `sweep`."""
+        for parent in (MEMORY, Path(tempfile.gettempdir())):
+            try:
+                self.folders.append(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+            except OSError as error:
+                if parent is not MEMORY:
+                    self.free()
+                    raise EngineError(
+                        f"{parent} cannot be written ({error}). Make room there, or set TMPDIR "
+                        "to another folder, and restart napari."
+                    ) from error
+                continue
+            with contextlib.suppress(OutputError):
+                lock = take_lock(Path(self.folders[-1]) / _LOCK)
+                self._locks += [lock] if lock is not None else []
 
     def connect(self) -> None:
         """Wait until the engine has called back.
@@ -97,43 +125,28 @@ class Link:
         threading.Thread(target=self._unblock, name="sa2net-watch", daemon=True).start()
         listener = self._listener
         assert listener is not None
-        while self._connection is None:
+        while self.pipe is None:
             try:
-                self._connection = listener.accept()
+                self.pipe = ArrayPipe(listener.accept(), self.folders)
             except (OSError, EOFError, ConnectionError):
                 pass
             except Exception as error:
                 # A wrong key: not our engine; wait for ours.
                 if type(error).__name__ != "AuthenticationError":
                     raise
-            if self._connection is None and self.process.poll() is not None:
+            if self.pipe is None and self.process.poll() is not None:
                 raise EngineError("The background process ended before it was ready.")
         listener.close()
 
     def _unblock(self) -> None:
         self.process.wait()
-        if self._connection is None:
+        if self.pipe is None:
             self._wake()
 
     def _wake(self) -> None:
         """``accept`` has no timeout, and closing does not end it: call ourselves."""
         with contextlib.suppress(Exception):
             Client(self._address).close()
-
-    def send(self, message: Any) -> None:
-        """Send to the engine; OSError when it is gone."""
-        connection = self._connection
-        if connection is None:
-            raise BrokenPipeError("not connected")
-        with self._sending:
-            connection.send(message)
-
-    def receive(self) -> Any:
-        """Next message; EOFError or OSError when the engine is gone."""
-        connection = self._connection
-        if connection is None:
-            raise EOFError
-        return connection.recv()
 
     def kill(self) -> None:
         """End the process by force."""
@@ -151,21 +164,23 @@ class Link:
         return self.process.returncode
 
     def free(self) -> None:
-        """Free shared memory, pipe and folder; for a process that has ended."""
+        """Free pipe and folders; for a process that has ended."""
+        # Whoever comes second waits: at the interpreter's end the first may be a thread that
+        # stops with it.
         with self._ending:
-            if self._ended:
+            if self.ended:
                 return
-            self._ended = True
-        self.pool.close()
-        if self._listener is not None:
-            if self._connection is None:
+            self.ended = True
+            if self._listener is not None and self.pipe is None:
                 self._wake()
-            with contextlib.suppress(OSError):
-                self._listener.close()
-        if self._connection is not None:
-            with contextlib.suppress(OSError):
-                self._connection.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+            for one in (self._listener, self.pipe):
+                if one is not None:
+                    with contextlib.suppress(OSError):
+                        one.close()
+            for lock in self._locks:
+                lock.release()
+            for folder in self.folders:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def last_words(self) -> str:
         """The end of what the engine wrote to stderr."""
@@ -176,6 +191,17 @@ class Link:
         with self.process.stderr as stream:
             for line in stream:
                 self._stderr.append(line.decode(errors="replace"))
+
+
+def sweep() -> None:
+    """Remove the folders of sessions that were killed together with their engine."""
+    for parent in (MEMORY, Path(tempfile.gettempdir())):
+        for path in parent.glob(f"{_PREFIX}*/{_LOCK}"):
+            with contextlib.suppress(OutputError):
+                lock = take_lock(path)
+                if lock is not None:
+                    lock.release()
+                    shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def describe_end(status: int) -> str:

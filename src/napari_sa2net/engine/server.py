@@ -8,7 +8,7 @@ import shutil
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_sa2net.engine import messages as p
-from napari_sa2net.engine.arrays import Pool, pack, take
+from napari_sa2net.engine.arrays import ArrayPipe, Packed
 from napari_sa2net.errors import Cancelled, ImageError, OutOfMemoryError, SA2NetError
 
 _PARENT_CHECK_S = 1.0
@@ -37,15 +37,13 @@ class Server:
     ----------
     connection
         To the client, authenticated.
-    folder
-        For temporary files; removed at the end.
+    folders
+        For arrays, and for temporary files; removed at the end.
     """
 
-    def __init__(self, connection: Connection, folder: str) -> None:
-        self.pool = Pool(folder)
-        self._folder = folder
-        self._connection = connection
-        self._sending = threading.Lock()
+    def __init__(self, connection: Connection, folders: Sequence[str]) -> None:
+        self._folders = folders
+        self._pipe = ArrayPipe(connection, folders)
         self._state = threading.Condition()
         self._queue: deque[p.JobRequest | p.Forget | p.Shutdown] = deque()
         self._running: list[p.JobRequest] = []
@@ -66,8 +64,8 @@ class Server:
         try:
             while os.getppid() == self._parent:
                 # A fork of napari's may hold the pipe open after napari has gone.
-                if self._connection.poll(_PARENT_CHECK_S):
-                    self._take(self._connection.recv())
+                if self._pipe.poll(_PARENT_CHECK_S):
+                    self._take(self._pipe.receive())
         except (EOFError, OSError):
             pass
         except Exception:
@@ -78,15 +76,12 @@ class Server:
     def _vanish(self) -> None:
         """End at once, also in the middle of a tile, and leave nothing behind."""
         try:
-            self.pool.close()
-            shutil.rmtree(self._folder, ignore_errors=True)
+            for folder in self._folders:
+                shutil.rmtree(folder, ignore_errors=True)
         finally:
             os._exit(0)
 
     def _take(self, request: p.Request) -> None:
-        if isinstance(request, p.Release):
-            self.pool.release(request.name)
-            return
         if isinstance(request, p.Cancel):
             self._cancel(request.job)
             return
@@ -95,12 +90,10 @@ class Server:
             return
         with self._state:
             dropped: list[int] = []
-            late = ""
             if isinstance(request, p.RegionData):
+                # Else its job was cancelled while the client read.
                 if request.token in self._regions:
                     self._regions[request.token] = request
-                elif request.array is not None:
-                    late = request.array.name
             else:
                 if isinstance(request, p.KeyedRequest):
                     dropped = self._overtake(request)
@@ -108,9 +101,6 @@ class Server:
             self._state.notify_all()
         for job in dropped:
             self.send(p.WasCancelled(job))
-        if late:
-            # Its job was cancelled while the client read.
-            self.send(p.Release(late))
 
     def _overtake(self, newest: p.KeyedRequest) -> list[int]:
         """Drop those of its kind and key that still wait, and stop one that runs."""
@@ -144,12 +134,13 @@ class Server:
         self._work = work
         self.send(p.Ready(work.info()))
         while True:
-            with self._state:
-                self._state.wait_for(lambda: self._queue)
-                request = self._queue.popleft()
-            if isinstance(request, p.Shutdown):
-                self._vanish()
-            self._answer(request)
+            # Named by nothing here: its image would stay until the next one comes.
+            self._answer(self._next())
+
+    def _next(self) -> p.JobRequest | p.Forget | p.Shutdown:
+        with self._state:
+            self._state.wait_for(lambda: self._queue)
+            return self._queue.popleft()
 
     def between(self) -> None:
         """Between two tiles: answer what is quick, so that sliders live while others run."""
@@ -169,11 +160,14 @@ class Server:
         if isinstance(request, p.Forget):
             self._work.forget(request.key)
             return
-        assert isinstance(request, p.JobRequest)
+        if isinstance(request, p.Shutdown):
+            self._vanish()
+            return
         with self._state:
             self._running.append(request)
+        event: p.Event | Packed
         try:
-            event: p.Event = p.Done(request.job, pack(self._work.run(request), self.pool))
+            event = self._pipe.pack(p.Done(request.job, self._work.run(request)))
         except Cancelled:
             event = p.WasCancelled(request.job)
         except BaseException as error:
@@ -186,11 +180,10 @@ class Server:
 
     # --- what handlers use ---------------------------------------------------------------
 
-    def send(self, event: p.Event) -> None:
+    def send(self, event: p.Event | Packed) -> None:
         """Send an event; the end of the client ends this process."""
         try:
-            with self._sending:
-                self._connection.send(event)
+            self._pipe.send(event)
         except OSError:
             self._vanish()
 
@@ -224,9 +217,7 @@ class Server:
             raise Cancelled("cancelled while the image was read")
         if answer.array is None:
             raise ImageError(answer.error)
-        region = take(answer.array)
-        self.send(p.Release(answer.array.name))
-        return region
+        return answer.array
 
 
 def failure(job: int, error: BaseException) -> p.Failed:

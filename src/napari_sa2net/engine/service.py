@@ -20,12 +20,11 @@ from napari_sa2net.config import InputConfig, InstanceConfig, PredictConfig
 from napari_sa2net.data.plan import ImagePlan, plan_image
 from napari_sa2net.engine import messages as p
 from napari_sa2net.engine.arrays import (
-    OpenImage,
     WindowPlan,
     open_image,
     resolve_box,
     resolve_index,
-    take,
+    whole,
 )
 from napari_sa2net.engine.messages import ObjectTable, Summary
 from napari_sa2net.engine.server import Server
@@ -272,8 +271,6 @@ class Kept:
     ----------
     plan
         Of the window that was segmented.
-    image
-        What the plan reads.
     probability
         float32, stack axes + (classes, Y, X) of the window; numpy or zarr.
     seams
@@ -281,7 +278,6 @@ class Kept:
     """
 
     plan: WindowPlan
-    image: OpenImage
     probability: Any
     classes: tuple[str, ...]
     pixel_size_um: float | None
@@ -294,9 +290,9 @@ class Kept:
     @property
     def n_bytes(self) -> int:
         """Memory that is held; what lies on disk does not count."""
-        arrays = [self.probability, self.last[1] if self.last is not None else None]
-        own = sum(one.nbytes for one in arrays if isinstance(one, np.ndarray))
-        return own + self.image.n_bytes
+        labels = self.last[1] if self.last is not None else None
+        arrays = (self.plan.image, self.probability, labels)
+        return sum(one.nbytes for one in arrays if isinstance(one, np.ndarray))
 
     @property
     def offset(self) -> tuple[int, ...]:
@@ -458,13 +454,8 @@ class KeptResults:
         return self._kept[key]
 
     def forget(self, key: str) -> None:
-        """Drop a result and free what it holds."""
-        kept = self._kept.pop(key, None)
-        if kept is not None:
-            image = kept.image
-            # The plan looks at the image's memory, so it goes first.
-            del kept
-            image.close()
+        """Drop a result."""
+        self._kept.pop(key, None)
 
 
 # --------------------------------------------------------------------------------------------
@@ -584,62 +575,57 @@ class ExplainHandlers:
         handlers, job = self._handlers, request.job
         progress, cancelled = handlers.reporter(job), self._server.cancelled(job)
         opened = handlers.open(request, progress)
-        try:
-            index = _plane(opened)
-            check_size(opened.window.spatial)
-            predictor = opened.predictor
-            diameter, scale = choose_scale(
-                predictor, opened.whole, request.instances, cancelled, progress
-            )
-            explained = explain_plane(
-                predictor,
-                opened.whole,
-                index,
-                scale,
-                box=request.window.box and opened.box,
-                on_tile=lambda i, n: progress(i, n, SEGMENTING),
-                cancelled=cancelled,
-            )
-            # The stack's axes, with length 1 each, as `Segment` of one plane has them.
-            lead = (None,) * len(opened.whole.stack_shape)
-            made = Prediction(
-                explained.probability,
-                diameter,
-                scale,
-                explained.n_tiles,
-                str(predictor.device),
-                str(predictor.dtype).removeprefix("torch."),
-                explained.seams,
-            )
-            kept = KeptExplanation(
-                opened.window,
-                opened.image,
-                np.asarray(explained.probability)[lead] if lead else explained.probability,
-                opened.model.card.classes,
-                request.pixel_size_um,
-                diameter,
-                handlers.record(opened, request, made),
-                explained.seams,
-                z_step_um=request.z_step_um,
-                model=opened.model,
-                predict=request.predict,
-                whole=opened.whole,
-                explained=explained,
-            )
-            progress(0, 0, SEPARATING)
-            labels = kept.labels(request.instances, cancelled, progress)
-            progress(0, 0, "following the boundaries")
-            stages = kept.stages(labels, cancelled)
-            progress(0, 0, MEASURING)
-            table = kept.table(labels)
-            # What is sent is there twice for a moment.
-            give_memory_back()
-            segmentation = handlers.result(
-                request.keep_as, kept, labels, table, made.n_tiles, start
-            )
-        except BaseException:
-            opened.image.close()
-            raise
+        index = _plane(opened)
+        check_size(opened.window.spatial)
+        predictor = opened.predictor
+        diameter, scale = choose_scale(
+            predictor, opened.whole, request.instances, cancelled, progress
+        )
+        explained = explain_plane(
+            predictor,
+            opened.whole,
+            index,
+            scale,
+            box=request.window.box and opened.box,
+            on_tile=lambda i, n: progress(i, n, SEGMENTING),
+            cancelled=cancelled,
+        )
+        # The stack's axes, with length 1 each, as `Segment` of one plane has them.
+        lead = (None,) * len(opened.whole.stack_shape)
+        made = Prediction(
+            explained.probability,
+            diameter,
+            scale,
+            explained.n_tiles,
+            str(predictor.device),
+            str(predictor.dtype).removeprefix("torch."),
+            explained.seams,
+        )
+        kept = KeptExplanation(
+            opened.window,
+            np.asarray(explained.probability)[lead] if lead else explained.probability,
+            opened.model.card.classes,
+            request.pixel_size_um,
+            diameter,
+            handlers.record(opened, request, made),
+            explained.seams,
+            z_step_um=request.z_step_um,
+            model=opened.model,
+            predict=request.predict,
+            whole=opened.whole,
+            explained=explained,
+        )
+        progress(0, 0, SEPARATING)
+        labels = kept.labels(request.instances, cancelled, progress)
+        progress(0, 0, "following the boundaries")
+        stages = kept.stages(labels, cancelled)
+        progress(0, 0, MEASURING)
+        table = kept.table(labels)
+        # What is sent is there twice for a moment.
+        give_memory_back()
+        segmentation = handlers.result(
+            request.keep_as, kept, labels, table, made.n_tiles, start
+        )
         self.forget(request.keep_as)
         handlers.kept.put(request.keep_as, kept)
         return p.ExplainResult(
@@ -673,10 +659,7 @@ class ExplainHandlers:
 
     def inspect(self, request: p.Inspect) -> p.CellInspection:
         """One object, as the labels are now."""
-        labels = None
-        if request.labels is not None:
-            labels = take(request.labels)
-            self._server.send(p.Release(request.labels.name))
+        labels = request.labels
         kept = self._kept(request.key)
         cancelled = self._server.cancelled(request.job)
         stages = kept.stages(kept.current(cancelled), cancelled)
@@ -852,7 +835,6 @@ class Opened:
     """
 
     model: Model
-    image: OpenImage
     whole: ImagePlan
     window: WindowPlan
     index: tuple[int, ...] | None
@@ -957,27 +939,20 @@ class Handlers:
         start = time.perf_counter()
         progress, cancelled = self.reporter(request.job), self._server.cancelled(request.job)
         opened = self.open(request, progress)
-        try:
-            made, probability = _predict(opened, request, progress, cancelled)
-            kept = Kept(
-                opened.window,
-                opened.image,
-                probability,
-                opened.model.card.classes,
-                request.pixel_size_um,
-                made.diameter,
-                self.record(opened, request, made),
-                made.seams,
-                z_step_um=request.z_step_um,
-            )
-            result = self.finish(request, kept, made.n_tiles, start, progress, cancelled)
-        except BaseException:
-            opened.image.close()
-            raise
+        made, probability = _predict(opened, request, progress, cancelled)
+        kept = Kept(
+            opened.window,
+            probability,
+            opened.model.card.classes,
+            request.pixel_size_um,
+            made.diameter,
+            self.record(opened, request, made),
+            made.seams,
+            z_step_um=request.z_step_um,
+        )
+        result = self.finish(request, kept, made.n_tiles, start, progress, cancelled)
         if request.keep_as:
             self.kept.put(request.keep_as, kept)
-        else:
-            opened.image.close()
         return result
 
     def derive(self, request: p.Derive) -> p.SegmentResult:
@@ -997,8 +972,7 @@ class Handlers:
 
     def measure(self, request: p.Measure) -> p.ObjectTable:
         """The table of labels that came from the client."""
-        labels = take(request.labels)
-        self._server.send(p.Release(request.labels.name))
+        labels = request.labels
         kept = self.kept.get(request.key)
         if request.at is not None:
             return kept.confidence(labels, request.at)
@@ -1011,30 +985,21 @@ class Handlers:
 
     def measure_image(self, request: p.MeasureImage) -> p.ObjectTable:
         """The table of labels of any origin on the image under them."""
-        labels = take(request.labels)
-        self._server.send(p.Release(request.labels.name))
-        image = None
+        labels = request.labels
+        first = request.corner or (0,) * labels.ndim
+        raw = None
         if request.image is not None:
             image = open_image(request.image, self._server.read_region)
-            if isinstance(request.image, p.ArrayRef):
-                self._server.send(p.Release(request.image.name))
-        try:
-            raw = None
-            first = request.corner or (0,) * labels.ndim
-            if image is not None:
-                plan = plan_image(image.array, request.axes, request.channels, measure=False)
-                raw = intensities(plan, first, labels.shape)
-            table = object_table(
-                labels,
-                image=raw,
-                pixel_size_um=request.pixel_size_um,
-                stack_axes=request.stack_axes,
-                z_step_um=request.z_step_um,
-                boxes=True,
-            )
-        finally:
-            if image is not None:
-                image.close()
+            plan = plan_image(image, request.axes, request.channels, measure=False)
+            raw = intensities(plan, first, labels.shape)
+        table = object_table(
+            labels,
+            image=raw,
+            pixel_size_um=request.pixel_size_um,
+            stack_axes=request.stack_axes,
+            z_step_um=request.z_step_um,
+            boxes=True,
+        )
         axes = request.stack_axes + "YX"
         return in_image(table, dict(zip(axes, first, strict=True)))
 
@@ -1053,26 +1018,20 @@ class Handlers:
         """What a request is about: model, image, plans and predictor."""
         model = self._model(request.model)
         image = open_image(request.image, self._server.read_region)
-        if isinstance(request.image, p.ArrayRef):
-            self._server.send(p.Release(request.image.name))
-        try:
-            progress(0, 0, "reading the image")
-            whole = plan_for(
-                model,
-                image.array,
-                request.axes,
-                request.channels,
-                request.normalize,
-                request.predict,
-            )
-            index = resolve_index(whole, request.window.index)
-            box = resolve_box(whole, request.window.box)
-            window = WindowPlan(whole, index, box)
-            predictor = self.predictor(model, request.predict, whole.model_input)
-        except BaseException:
-            image.close()
-            raise
-        return Opened(model, image, whole, window, index, box, predictor)
+        progress(0, 0, "reading the image")
+        whole = plan_for(
+            model,
+            image,
+            request.axes,
+            request.channels,
+            request.normalize,
+            request.predict,
+        )
+        index = resolve_index(whole, request.window.index)
+        box = resolve_box(whole, request.window.box)
+        window = WindowPlan(whole, index, box)
+        predictor = self.predictor(model, request.predict, whole.model_input)
+        return Opened(model, whole, window, index, box, predictor)
 
     def finish(
         self,
@@ -1100,7 +1059,7 @@ class Handlers:
     ) -> p.SegmentResult:
         return p.SegmentResult(
             key=key,
-            labels=self._server.pool.share(labels),
+            labels=whole(labels),
             offset=kept.offset,
             summary=summarize(labels, kept.plan.label_axes),
             objects=objects,
