@@ -55,6 +55,9 @@ class Engine:
         self.client.submit(make(self._job))
         return self._job
 
+    def call(self, name: str, /, **arguments: Any) -> int:
+        return self.submit(lambda job: p.Call(job, name, arguments))
+
     def answer(self, job: int) -> Any:
         """The job's last event."""
         last = (p.Done, p.Failed, p.WasCancelled)

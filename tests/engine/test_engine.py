@@ -47,7 +47,8 @@ def test_the_engine_tells_what_it_is(engine):
 
 
 def test_warm_up_measures_the_model(engine, tiny_model):
-    info = engine.result(lambda job: p.WarmUp(job, str(tiny_model)))
+    asked = {"model": str(tiny_model), "predict": PredictConfig()}
+    info = engine.result(lambda job: p.Call(job, "warm_up", asked))
     assert 0 < info.seconds_per_megapixel < 1000
     assert info.model == str(tiny_model)
 

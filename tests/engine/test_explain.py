@@ -315,5 +315,6 @@ def test_nothing_stays_of_what_is_forgotten(engine, request_of, held):
     assert held(engine.client)
     for key in ("last", "image", "view", "stack", "part", "remote", "plain"):
         engine.client.submit(p.Forget(key))
-    engine.result(lambda job: p.WarmUp(job, request_of(p.Segment)(0).model))
+    asked = {"model": request_of(p.Segment)(0).model, "predict": PredictConfig()}
+    engine.result(lambda job: p.Call(job, "warm_up", asked))
     engine.wait(lambda _: not held(engine.client), 10)

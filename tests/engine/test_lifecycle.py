@@ -107,14 +107,14 @@ def test_after_three_crashes_it_stays_down_until_restarted(tmp_path):
     events = []
     client = EngineClient(events.append, python=str(python))
     client.start()
-    client.submit(p.WarmUp(1, "nuclei"))
+    client.submit(p.Call(1, "warm_up"))
     died = [until(lambda: len(_of(events, p.Died)) == 3, 60)] and _of(events, p.Died)
     assert [d.restarting for d in died] == [True, True, False]
     assert "status 3" in died[-1].message
     assert "something is wrong" in died[-1].details
     until(lambda: _of(events, p.Failed))
     assert _of(events, p.Failed)[0].kind == "EngineError"
-    client.submit(p.WarmUp(2, "nuclei"))
+    client.submit(p.Call(2, "warm_up"))
     until(lambda: len(_of(events, p.Failed)) == 2)
     time.sleep(0.2)
     assert len(_of(events, p.Starting)) == 3

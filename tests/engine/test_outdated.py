@@ -112,7 +112,7 @@ def test_of_those_that_wait_only_the_newest_is_left(bench: Bench, make: Any) -> 
 
 def test_others_go_on(bench: Bench) -> None:
     bench.run(p.Derive(1, "a"))
-    for other in (p.Derive(2, "b"), p.MapChannel(3, "a", "aua_1"), p.WarmUp(4, "tiny")):
+    for other in (p.Derive(2, "b"), p.MapChannel(3, "a", "aua_1"), p.Call(4, "warm_up")):
         bench.server._take(other)
     assert bench.waiting() == [2, 3, 4]
     assert not bench.server.cancelled(1)()

@@ -45,16 +45,17 @@ def corrections(home, tmp_path_factory):
     return folder
 
 
+def asked_of(folder, base, name):
+    return {"training_set": str(folder), "base": str(base), "config": CONFIG, "name": name}
+
+
 def news_of(engine, job):
     return [e for e in engine.of(p.TrainProgress) if e.job == job]
 
 
 def test_learn_pause_go_on_and_stop(home, corrections, engine, tiny_model):
-    job = engine.submit(
-        lambda n: p.FineTune(
-            n, str(corrections), str(tiny_model), CONFIG, "child", preview=True
-        )
-    )
+    asked = asked_of(corrections, tiny_model, "child")
+    job = engine.call("fine_tune", **asked, preview=True)
     first = engine.wait(lambda e: isinstance(e, p.TrainProgress) and e.preview)
     plans = [e.plan for e in news_of(engine, job) if e.plan]
     assert len(plans) == 1
@@ -68,7 +69,7 @@ def test_learn_pause_go_on_and_stop(home, corrections, engine, tiny_model):
     assert [point.step for point in points] == list(range(1, len(points) + 1))
     assert find_model("child") is None
 
-    again = engine.submit(lambda n: p.FineTune(n, resume=first.run))
+    again = engine.call("resume_fine_tuning", run=first.run)
     engine.wait(
         lambda e: (
             isinstance(e, p.TrainProgress)
@@ -95,15 +96,12 @@ def test_learn_pause_go_on_and_stop(home, corrections, engine, tiny_model):
 
 
 def test_cancelled_and_failed_jobs_say_so(home, corrections, engine, tiny_model):
-    job = engine.submit(
-        lambda n: p.FineTune(n, str(corrections), str(tiny_model), CONFIG, "gone")
-    )
+    job = engine.call("fine_tune", **asked_of(corrections, tiny_model, "gone"))
     engine.wait(lambda e: isinstance(e, p.TrainProgress) and e.job == job and e.losses)
     engine.client.cancel(job, force=False)
     assert isinstance(engine.answer(job), p.WasCancelled)
-    failed = engine.answer(
-        engine.submit(lambda n: p.FineTune(n, str(home / "nowhere"), str(tiny_model), CONFIG))
-    )
+    nowhere = asked_of(home / "nowhere", tiny_model, "lost")
+    failed = engine.answer(engine.call("fine_tune", **nowhere))
     assert isinstance(failed, p.Failed)
     assert failed.kind == "TrainingDataError"
     assert "not a folder" in failed.message

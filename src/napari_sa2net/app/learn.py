@@ -611,13 +611,14 @@ class LearnRun(LearnOutcome):
             except SA2NetError as error:
                 self._fail(error_info(error))
                 return False
-            self._begin(
-                p.FineTune(
-                    JOB, str(state.folder), self.session.model, state.config, name, preview=True
-                ),
-                self.session.model,
-                name,
-            )
+            arguments = {
+                "training_set": str(state.folder),
+                "base": self.session.model,
+                "config": state.config,
+                "name": name,
+                "preview": True,
+            }
+            self._begin(p.Call(JOB, "fine_tune", arguments), self.session.model, name)
             return True
 
     def resume(self, run: UnfinishedRun | None = None) -> bool:
@@ -632,7 +633,8 @@ class LearnRun(LearnOutcome):
                 self._fail(error_info(error))
                 self._end_run()
                 return False
-            request = p.FineTune(JOB, resume=str(folder), preview=True)
+            arguments = {"run": str(folder), "preview": True}
+            request = p.Call(JOB, "resume_fine_tuning", arguments)
             self._begin(request, asked.base_name, asked.name, str(folder))
             return True
 
@@ -770,7 +772,7 @@ class LearnRun(LearnOutcome):
 
     # --- inside ------------------------------------------------------------------------
 
-    def _begin(self, request: p.FineTune, parent: str, name: str, run: str = "") -> None:
+    def _begin(self, request: p.Call, parent: str, name: str, run: str = "") -> None:
         state = self.state
         self.show_difference(False)
         self.state.error = self.session.error = None

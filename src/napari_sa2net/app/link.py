@@ -390,7 +390,7 @@ class Trainer:
         self._answered = threading.Event()
         self.client = make_client(self._on_event)
 
-    def begin(self, request: p.FineTune) -> None:
+    def begin(self, request: p.Call) -> None:
         """Start the engine in the background and let it learn; returns at once."""
         self.client.start()
         self.client.submit(request)

@@ -202,7 +202,7 @@ class ModelsController:
             for path in paths:
                 job = self.link.jobs.open("import", request=path)
                 self._importing += 1
-                self.link.submit(p.ImportModel(job.number, str(path)))
+                self.link.submit(p.Call(job.number, "import_model", {"path": str(path)}))
             if not paths:
                 self.state.busy = ""
 
@@ -282,10 +282,14 @@ class ModelsController:
             state.comparison = None
             state.comparing = True
             state.has_corrections = _has_corrections(state.folder)
-            folder = str(state.folder) if state.has_corrections else ""
+            arguments = {
+                "first": first,
+                "second": second,
+                "training_set": str(state.folder) if state.has_corrections else None,
+                "device": self.session.predict.device,
+            }
             job = self.link.jobs.open("compare")
-            device = self.session.predict.device
-            self.link.run(job, p.Compare(job.number, first, second, folder, device))
+            self.link.run(job, p.Call(job.number, "compare_models", arguments))
             return job.number
 
     def cancel(self) -> None:
@@ -310,14 +314,16 @@ class ModelsController:
             self.state.comparison = result
             self.session.error = None
             return
-        text = f"Imported {result.name}."
-        if result.name != result.wanted:
-            text = f"Imported as {result.name}, since there is a model {result.wanted} already."
-        if result.n_dropped:
-            text += f" {result.n_dropped} weights that the network never uses were left out."
+        entry, wanted = result
+        text = f"Imported {entry.name}."
+        if entry.name != wanted:
+            text = f"Imported as {entry.name}, since there is a model {wanted} already."
+        dropped = len(entry.card.dropped_keys)
+        if dropped:
+            text += f" {dropped} weights that the network never uses were left out."
         self._imported()
         self.refresh()
-        self.choose(result.name)
+        self.choose(entry.name)
         self._imports.append(text)
         self._tell("\n".join(self._imports))
 

@@ -653,7 +653,8 @@ class SegmentController:
         for job in self.link.jobs.all("warm_up"):
             self.link.client.cancel(job.number, force=False)
         job = self.link.jobs.open("warm_up")
-        self.link.submit(p.WarmUp(job.number, self.session.model, self.session.predict))
+        arguments = {"model": self.session.model, "predict": self.session.predict}
+        self.link.submit(p.Call(job.number, "warm_up", arguments))
 
     def _show_result(self) -> None:
         self._results.show(self.session)

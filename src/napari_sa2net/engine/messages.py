@@ -12,14 +12,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from napari_sa2net.config import FineTuneConfig, InstanceConfig, NetworkConfig, PredictConfig
+from napari_sa2net.config import InstanceConfig, NetworkConfig, PredictConfig
 from napari_sa2net.errors import SettingsError
 from napari_sa2net.interpret.maps import AttentionMap
 from napari_sa2net.training.compare import (
     Change,
-    Comparison,
     LossPoint,
-    Part,
     Planned,
     RoundPoint,
     Score,
@@ -94,13 +92,21 @@ class Window:
 # --- requests ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class WarmUp:
-    """Load a model and run one small tile; done with an `EngineInfo`."""
+@dataclass(frozen=True, eq=False)
+class Call:
+    """Call one of the engine's functions (`service.Handlers`); done with what it returns.
+
+    Attributes
+    ----------
+    name
+        Of the function: ``import_model``, ``compare_models``, ``fine_tune``, ...
+    arguments
+        By keyword.
+    """
 
     job: int
-    model: str
-    predict: PredictConfig = field(default_factory=PredictConfig)
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -535,7 +541,6 @@ class WhatIfResult:
 
 __all__ = [
     "Change",
-    "FineTune",
     "FineTuneResult",
     "LossPoint",
     "Pause",
@@ -551,38 +556,8 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class FineTune:
-    """Let a model learn from corrections; done with a `FineTuneResult`.
-
-    `Cancel` ends it as `Pause` does, but with `WasCancelled`: what was learned stays on disk.
-
-    Attributes
-    ----------
-    training_set
-        Folder of the set.
-    base
-        Name or path of the parent.
-    name
-        Of the child; empty: the parent's with "-tuned".
-    resume
-        Folder of a run to go on with; the other fields but `preview` are then not looked at.
-    preview
-        After each round write the present weights to a model file, and say where. Any engine
-        can segment with that path as model.
-    """
-
-    job: int
-    training_set: str = ""
-    base: str = "nuclei"
-    config: FineTuneConfig = field(default_factory=FineTuneConfig)
-    name: str = ""
-    resume: str = ""
-    preview: bool = False
-
-
-@dataclass(frozen=True)
 class Pause:
-    """Write a fine-tuning to disk and end it; `FineTune.resume` goes on where it stood."""
+    """Write a fine-tuning to disk and end it; `resume_fine_tuning` goes on where it stood."""
 
     job: int
 
@@ -604,11 +579,11 @@ class TrainProgress:
     Attributes
     ----------
     run
-        Folder of the run, for `FineTune.resume`.
+        Folder of the run, to go on with.
     plan
         Once, when it begins.
     losses, rounds
-        New points of the curves; after `FineTune.resume`, the first event has the old ones.
+        New points of the curves; of a run that goes on, the first event has the old ones.
     notices
         Sentences for the person.
     preview
@@ -649,72 +624,11 @@ class FineTuneResult:
     seconds: float = 0.0
 
 
-# --------------------------------------------------------------------------------------------
-# Taking models in and comparing them, as client and engine speak of it.
-
-__all__ = ["Compare", "Comparison", "ImportModel", "Imported", "Part"]
-
-
-@dataclass(frozen=True)
-class ImportModel:
-    """Take a model file or published checkpoint into the list; done with `Imported`.
-
-    Attributes
-    ----------
-    path
-        The file.
-    name
-        What to call it; empty: as the file, with a number if that is taken.
-    """
-
-    job: int
-    path: str
-    name: str = ""
-
-
-@dataclass(frozen=True)
-class Imported:
-    """A model that was taken in.
-
-    Attributes
-    ----------
-    wanted
-        The name that it would have had if that were free.
-    n_dropped
-        Weights that the published network never uses, and that were left out.
-    """
-
-    name: str
-    path: str
-    wanted: str
-    n_dropped: int
-
-
-@dataclass(frozen=True)
-class Compare:
-    """Score two models on the same images; done with a `Comparison`.
-
-    Attributes
-    ----------
-    first, second
-        Names or paths.
-    training_set
-        Folder of corrections; empty: only the reference set is scored.
-    """
-
-    job: int
-    first: str
-    second: str
-    training_set: str = ""
-    device: str = "auto"
-
-
 __all__ = [
     "AttentionMap",
+    "Call",
     "Cancel",
     "CellInspection",
-    "Compare",
-    "Comparison",
     "Derive",
     "Died",
     "Done",
@@ -725,11 +639,8 @@ __all__ = [
     "Exponents",
     "Failed",
     "FileRef",
-    "FineTune",
     "FineTuneResult",
     "Forget",
-    "ImportModel",
-    "Imported",
     "Inspect",
     "JobRequest",
     "KeyedRequest",
@@ -737,7 +648,6 @@ __all__ = [
     "Measure",
     "MeasureImage",
     "ObjectTable",
-    "Part",
     "Pause",
     "Progress",
     "ReadRegion",
@@ -753,7 +663,6 @@ __all__ = [
     "StopAndKeep",
     "Summary",
     "TrainProgress",
-    "WarmUp",
     "WasCancelled",
     "WhatIf",
     "WhatIfResult",
@@ -794,9 +703,7 @@ class RegionData:
 
 KeyedRequest = Derive | MapChannel | Inspect | WhatIf
 """Of several of one kind that wait for one key only the newest runs."""
-JobRequest = (
-    WarmUp | Segment | Measure | MeasureImage | KeyedRequest | FineTune | ImportModel | Compare
-)
+JobRequest = Call | Segment | Measure | MeasureImage | KeyedRequest
 Request = JobRequest | Forget | Cancel | Shutdown | RegionData | Pause | StopAndKeep
 
 # --- events ------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from napari_sa2net.config import InputConfig, InstanceConfig, PredictConfig
+from napari_sa2net.config import FineTuneConfig, InputConfig, InstanceConfig, PredictConfig
 from napari_sa2net.data.plan import ImagePlan, plan_image
 from napari_sa2net.engine import messages as p
 from napari_sa2net.engine.arrays import (
@@ -65,6 +66,7 @@ from napari_sa2net.models.checkpoint import name_of_file
 from napari_sa2net.models.file import Model, load_model, save_model
 from napari_sa2net.models.imports import import_model
 from napari_sa2net.models.registry import (
+    ModelEntry,
     check_model_name,
     find_model,
     free_model_name,
@@ -72,10 +74,17 @@ from napari_sa2net.models.registry import (
 )
 from napari_sa2net.nn import network_config
 from napari_sa2net.provenance import provenance
-from napari_sa2net.training.compare import Event, LossPoint, Notice, Planned, RoundPoint
-from napari_sa2net.training.fine_tune import fine_tune, resume_fine_tuning
+from napari_sa2net.training.compare import (
+    Comparison,
+    Event,
+    LossPoint,
+    Notice,
+    Planned,
+    RoundPoint,
+)
+from napari_sa2net.training.fine_tune import FineTuned, fine_tune, resume_fine_tuning
 from napari_sa2net.training.run_state import read_state
-from napari_sa2net.training.runs import free_name, read_asked, runs_dir
+from napari_sa2net.training.runs import runs_dir
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,64 +100,53 @@ PERIOD = 0.2
 PREVIEW = "preview.safetensors"
 
 
-class TrainHandlers:
-    """Answers `FineTune`."""
+def learn(
+    server: Server, job: int, run: Path, preview: bool, train: Callable[..., FineTuned]
+) -> p.FineTuneResult:
+    """Learn until the end, a pause, or a stop.
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    Parameters
+    ----------
+    train
+        `fine_tune` or `resume_fine_tuning` with all but the options for news and ending.
+    preview
+        After each round write the present weights to a model file, and say where. Any engine
+        can segment with that path as model.
 
-    def fine_tune(self, request: p.FineTune) -> p.FineTuneResult:
-        """Learn until the end, a pause, or a stop.
-
-        Raises
-        ------
-        Cancelled
-            By `Cancel`, or by `StopAndKeep` before there was anything to keep.
-        and the errors of `training.fine_tune`.
-        """
-        start = time.monotonic()
-        cancelled = self._server.cancelled(request.job)
-        signal = self._server.signal
-        options: dict[str, Any] = {
-            "cancelled": lambda: signal(request.job) is p.StopAndKeep,
-            "paused": lambda: cancelled() or signal(request.job) is p.Pause,
-        }
-        if request.resume:
-            run = Path(request.resume)
-            name = read_asked(run).name
-        else:
-            name = request.name or free_name(Path(request.base).name)
-            run = runs_dir() / check_model_name(name)
-        news = _News(self._server, request.job, run)
-        if request.preview:
-            options["preview"] = news.show
-        options["on_event"] = news
-        options["progress"] = news.progress
-        try:
-            if request.resume:
-                news.repeat(read_state(run)["record"])
-                tuned = resume_fine_tuning(run, **options)
-            else:
-                tuned = fine_tune(
-                    request.training_set, request.base, request.config, name=name, **options
-                )
-        except Paused:
-            if cancelled():
-                raise Cancelled("Cancelled; what was learned so far stays on disk.") from None
-            return p.FineTuneResult(str(run), paused=True)
-        finally:
-            news.flush()
-            (run / PREVIEW).unlink(missing_ok=True)
-        return p.FineTuneResult(
-            str(run),
-            model=tuned.card.name,
-            path=str(tuned.path),
-            promoted=tuned.promoted,
-            verdict=tuned.verdict,
-            held_out=tuned.held_out,
-            reference=tuned.reference,
-            seconds=time.monotonic() - start,
+    Raises
+    ------
+    Cancelled
+        By `Cancel`, or by `StopAndKeep` before there was anything to keep.
+    and the errors of ``train``.
+    """
+    start = time.monotonic()
+    cancelled = server.cancelled(job)
+    news = _News(server, job, run)
+    try:
+        tuned = train(
+            cancelled=lambda: server.signal(job) is p.StopAndKeep,
+            paused=lambda: cancelled() or server.signal(job) is p.Pause,
+            on_event=news,
+            progress=news.progress,
+            preview=news.show if preview else None,
         )
+    except Paused:
+        if cancelled():
+            raise Cancelled("Cancelled; what was learned so far stays on disk.") from None
+        return p.FineTuneResult(str(run), paused=True)
+    finally:
+        news.flush()
+        (run / PREVIEW).unlink(missing_ok=True)
+    return p.FineTuneResult(
+        str(run),
+        model=tuned.card.name,
+        path=str(tuned.path),
+        promoted=tuned.promoted,
+        verdict=tuned.verdict,
+        held_out=tuned.held_out,
+        reference=tuned.reference,
+        seconds=time.monotonic() - start,
+    )
 
 
 class _News:
@@ -218,41 +216,6 @@ class _News:
             )
             self._clear()
         self._sent = time.monotonic()
-
-
-# --------------------------------------------------------------------------------------------
-# What the engine does with models as such: take them in, compare them.
-
-
-def take_in(request: p.ImportModel) -> p.Imported:
-    """Import a file under a name that is free.
-
-    Raises
-    ------
-    CheckpointError, SettingsError, ModelExistsError, OutputError
-        Nothing is changed then.
-    """
-    path = Path(request.path)
-    wanted = request.name or name_of_file(path)
-    entry = import_model(path, request.name or free_model_name(wanted))
-    return p.Imported(entry.name, str(entry.path), wanted, len(entry.card.dropped_keys))
-
-
-def compare(
-    request: p.Compare, progress: ProgressCallback, cancelled: CancelCallback
-) -> p.Comparison:
-    """Score two models; raises as `compare_models`."""
-    # Here, because only who compares needs it.
-    from napari_sa2net.training.compare_models import compare_models
-
-    return compare_models(
-        request.first,
-        request.second,
-        request.training_set or None,
-        device=request.device,
-        progress=progress,
-        cancelled=cancelled,
-    )
 
 
 # --------------------------------------------------------------------------------------------
@@ -851,12 +814,20 @@ class Handlers:
         self._models: OrderedDict[tuple[Any, ...], Model] = OrderedDict()
         self._predictors: OrderedDict[tuple[Any, ...], Predictor] = OrderedDict()
         self.explaining = ExplainHandlers(self, server)
+        functions: tuple[Callable[..., Any], ...] = (
+            self.warm_up,
+            self.import_model,
+            self.compare_models,
+            self.fine_tune,
+            self.resume_fine_tuning,
+        )
+        self._calls = {function.__name__: function for function in functions}
 
     def run(self, request: p.JobRequest) -> Any:
         """The result of a request; raises what goes wrong."""
         match request:
-            case p.WarmUp():
-                return self.warm_up(request)
+            case p.Call():
+                return self._calls[request.name](request.job, **request.arguments)
             case p.Explain():
                 return self.explaining.explain(request)
             case p.MapChannel():
@@ -873,15 +844,6 @@ class Handlers:
                 return self.measure(request)
             case p.MeasureImage():
                 return self.measure_image(request)
-            case p.ImportModel():
-                return take_in(request)
-            case p.Compare():
-                job = request.job
-                return compare(request, self.reporter(job), self._server.cancelled(job))
-            case p.FineTune():
-                # Loaded in the training engine alone: it takes seconds.
-
-                return TrainHandlers(self._server).fine_tune(request)
 
     def forget(self, key: str) -> None:
         """Drop what is kept under a key."""
@@ -907,13 +869,13 @@ class Handlers:
 
     # --- requests ------------------------------------------------------------------------
 
-    def warm_up(self, request: p.WarmUp) -> p.EngineInfo:
+    def warm_up(self, job: int, model: str, predict: PredictConfig) -> p.EngineInfo:
         """Load the model and time one tile: the best of two, after a first one."""
-        cancelled = self._server.cancelled(request.job)
-        model = self._model(request.model)
-        predictor = self.predictor(model, request.predict, model.card.input)
+        cancelled = self._server.cancelled(job)
+        loaded = self._model(model)
+        predictor = self.predictor(loaded, predict, loaded.card.input)
         side = min(PROBE, predictor.tile)
-        channels = model.card.network.in_channels
+        channels = loaded.card.network.in_channels
         x = np.random.default_rng(0).random((channels, side, side), np.float32)
         times = []
         for _ in range(3):
@@ -923,16 +885,49 @@ class Handlers:
             predictor.probabilities(x)
             times.append(time.perf_counter() - start)
         # The first run of a network is slower, and napari starts beside it.
-        seconds = min(times)
-        info = self.info(request.predict.device)
-        return p.EngineInfo(
-            **{
-                **vars(info),
-                "seconds_per_megapixel": seconds / (side * side / 1e6),
-                "model": request.model,
-                "model_diameter": model.card.diameter,
-            }
+        return replace(
+            self.info(predict.device),
+            seconds_per_megapixel=min(times) / (side * side / 1e6),
+            model=model,
+            model_diameter=loaded.card.diameter,
         )
+
+    def import_model(self, job: int, path: str) -> tuple[ModelEntry, str]:
+        """Take in a file under a name that is free; also the name that it should have had."""
+        wanted = name_of_file(Path(path))
+        return import_model(path, free_model_name(wanted)), wanted
+
+    def compare_models(self, job: int, **arguments: Any) -> Comparison:
+        """Score two models on the same images."""
+        # Here, because only who compares needs it.
+        from napari_sa2net.training.compare_models import compare_models
+
+        return compare_models(
+            **arguments, progress=self.reporter(job), cancelled=self._server.cancelled(job)
+        )
+
+    def fine_tune(
+        self,
+        job: int,
+        training_set: str,
+        base: str,
+        config: FineTuneConfig,
+        name: str,
+        preview: bool = False,
+    ) -> p.FineTuneResult:
+        """Let a model learn from corrections."""
+        run = runs_dir() / check_model_name(name)
+        train = partial(fine_tune, training_set, base, config, name=name)
+        return learn(self._server, job, run, preview, train)
+
+    def resume_fine_tuning(self, job: int, run: str, preview: bool = False) -> p.FineTuneResult:
+        """Go on with a run where it stood; news begin with its curves."""
+
+        def train(on_event: _News, **options: Any) -> FineTuned:
+            on_event.repeat(read_state(Path(run))["record"])
+            return resume_fine_tuning(Path(run), on_event=on_event, **options)
+
+        return learn(self._server, job, Path(run), preview, train)
 
     def segment(self, request: p.Segment) -> p.SegmentResult:
         """Run the network, keep the probabilities, make labels and table."""
