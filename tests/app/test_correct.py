@@ -330,14 +330,14 @@ def test_levels_of_the_foreground_and_the_edge(desks: Any) -> None:
     while desk.client.requests:
         (request,) = desk.client.requests
         desk.client.requests.clear()
-        assert isinstance(request, p.Derive)
-        threshold = request.instances.foreground
+        assert request.name == "derive"
+        threshold = request.arguments["instances"].foreground
         asked.append(threshold)
         if len(asked) == 2:  # a slider of the Segment page came between: asked again
             desk.client.on_event(p.WasCancelled(request.job))
             (request,) = desk.client.requests
             desk.client.requests.clear()
-            assert request.instances.foreground == threshold
+            assert request.arguments["instances"].foreground == threshold
         found = (truth >= threshold).astype(np.int32)
         summary, seams = p.Summary(1, 1.0, 0), ((60,), ())
         result = p.SegmentResult("run 1", found, (0, 0), summary, seams=seams)

@@ -57,7 +57,12 @@ class HandClient:
         pass
 
     def of(self, kind):
-        return [request for request in self.sent if type(request) is kind]
+        """Requests of a class, or calls of a name."""
+        return [
+            request
+            for request in self.sent
+            if kind in (type(request), getattr(request, "name", None))
+        ]
 
     def done(self, request, result):
         self.on_event(p.Done(request.job, result))
@@ -161,7 +166,7 @@ def test_an_explanation_comes_with_cells_that_sliders_move(desk):
     assert desk.overlays == []
     # a slider then asks for the same key; outlines and maps are those of before
     desk.segment.set_instances(InstanceConfig(foreground=0.4))
-    derive = desk.newest(p.Derive)
+    derive = desk.newest("derive")
     assert derive.key == desk.why.key
     assert not desk.why.moved
     desk.client.done(derive, answer(request).segmentation)
@@ -347,20 +352,22 @@ def test_the_newest_channel_wins(desk):
     desk.overlays.clear()
     for channel in (1, 2, 3):
         desk.explain.set_channel("local_gate_2", channel)
-    (first,) = desk.client.of(p.MapChannel)
-    assert first == p.MapChannel(first.job, desk.why.key, "local_gate_2", 1)
+    (first,) = desk.client.of("map_channel")
+    assert first == p.Call(
+        first.job, "map_channel", {"name": "local_gate_2", "channel": 1}, desk.why.key
+    )
     desk.client.done(first, map_of("local_gate_2", channel=1))
     assert desk.overlays == []  # not what is wanted any more
-    _, second = desk.client.of(p.MapChannel)
-    assert second.channel == 3
+    _, second = desk.client.of("map_channel")
+    assert second.arguments["channel"] == 3
     came = map_of("local_gate_2", channel=3, value=0.9)
     desk.client.done(second, came)
     assert desk.why.maps["local_gate_2"] is came
     assert desk.overlays[-1].content is came
     # back to the mean
     desk.explain.set_channel("local_gate_2", None)
-    last = desk.newest(p.MapChannel)
-    assert last.channel is None
+    last = desk.newest("map_channel")
+    assert last.arguments["channel"] is None
     desk.client.done(last, map_of("local_gate_2"))
     assert desk.why.maps["local_gate_2"].channel is None
 
@@ -372,11 +379,11 @@ def test_inspect_the_newest_cell(desk):
     desk.explain.inspect(1)
     desk.explain.inspect(5)
     desk.explain.inspect(7, edited)
-    (first,) = desk.client.of(p.Inspect)
+    (first,) = desk.client.of("inspect")
     desk.client.done(first, inspection(1))
     assert desk.why.inspection is None
-    last = desk.newest(p.Inspect)
-    assert (last.label, last.labels is edited) == (7, True)
+    last = desk.newest("inspect")
+    assert (last.arguments["label"], last.arguments["labels"] is edited) == (7, True)
     desk.client.done(last, inspection(7))
     assert desk.why.inspection.label == 7
 
@@ -390,13 +397,13 @@ def test_the_cell_that_is_looked_at_is_outlined(desk):
 
     for label in (1, 2):
         desk.explain.inspect(label)
-        desk.client.done(desk.newest(p.Inspect), inspection(label))
+        desk.client.done(desk.newest("inspect"), inspection(label))
         assert CELL in desk.why.shown
         assert desk.overlays[-1].content.values is desk.why.inspection.ring
     assert outlined() == [(1, 2, 3, 4), (2, 3, 4, 5)]
     # a slider made the cells anew: the outline may be another one now
     desk.segment.set_instances(InstanceConfig(foreground=0.7))
-    derive = desk.newest(p.Derive)
+    derive = desk.newest("derive")
     labels = np.zeros((40, 48), np.int32)
     desk.client.done(
         derive, p.SegmentResult(derive.key, labels, (0, 0), p.Summary(0, math.nan, 0))
@@ -405,11 +412,11 @@ def test_the_cell_that_is_looked_at_is_outlined(desk):
     assert outlined()[2:] == [None]
     # a person deletes it, looks at the next cell, and then looks inside anew
     desk.explain.inspect(3)
-    desk.client.done(desk.newest(p.Inspect), inspection(3))
+    desk.client.done(desk.newest("inspect"), inspection(3))
     desk.explain.layer_gone("a", CELL)
     assert CELL not in desk.why.shown
     desk.explain.inspect(4)
-    desk.client.done(desk.newest(p.Inspect), inspection(4))
+    desk.client.done(desk.newest("inspect"), inspection(4))
     desk.look()
     assert outlined()[3:] == [(3, 4, 5, 6), (4, 5, 6, 7), None]
 
@@ -447,24 +454,24 @@ def test_what_if_is_live_and_reset(desk):
     sharp = replace(OFF, gamma=(1.0, 2.0, 1.0, 1.0), se_gamma=(0.0, None, None, 3.0))
     desk.explain.set_what_if(replace(OFF, gamma=(1.0, 1.5, 1.0, 1.0)))
     desk.explain.set_what_if(sharp)
-    (first,) = desk.client.of(p.WhatIf)
+    (first,) = desk.client.of("what_if")
     # what the camera shows of what was explained
-    assert first.box == (10, 40, 0, 20)
-    assert first.gates == OFF.gates
-    assert first.instances == desk.session.instances
-    desk.client.done(first, tried(first.key, first.box))
+    assert first.arguments["box"] == (10, 40, 0, 20)
+    assert first.arguments["gates"] == OFF.gates
+    assert first.arguments["instances"] == desk.session.instances
+    desk.client.done(first, tried(first.key, first.arguments["box"]))
     assert desk.overlays[-1].slot == WHAT_IF
-    assert desk.overlays[-1].content.box == first.box
-    last = desk.newest(p.WhatIf)
-    assert last.gamma == sharp.gamma
-    assert last.se_gamma == sharp.se_gamma
+    assert desk.overlays[-1].content.box == first.arguments["box"]
+    last = desk.newest("what_if")
+    assert last.arguments["gamma"] == sharp.gamma
+    assert last.arguments["se_gamma"] == sharp.se_gamma
     # layers are named for the kind of the network
     assert {overlay.network for overlay in desk.overlays} == {"focal_unet"}
     # reset: the layer goes, and the answer that is still to come is not shown
     desk.explain.reset_what_if()
     assert desk.overlays[-1].content is None
     n = len(desk.overlays)
-    desk.client.done(last, tried(last.key, last.box))
+    desk.client.done(last, tried(last.key, last.arguments["box"]))
     assert len(desk.overlays) == n
     assert desk.why.what_if_result is None
     assert WHAT_IF not in desk.why.shown
@@ -474,39 +481,39 @@ def test_what_if_follows_view_and_sliders(desk):
     source = desk.open(view=(0, 20, 0, 20))
     desk.look()
     desk.explain.view_rested()
-    assert desk.client.of(p.WhatIf) == []
+    assert desk.client.of("what_if") == []
     desk.explain.set_what_if(OFF)
-    desk.client.done(desk.newest(p.WhatIf), tried(desk.why.key))
+    desk.client.done(desk.newest("what_if"), tried(desk.why.key))
     desk.explain.view_rested()
-    assert len(desk.client.of(p.WhatIf)) == 1
+    assert len(desk.client.of("what_if")) == 1
     desk.segment.set_image(replace(source, view=(10, 30, 0, 20)))
     desk.explain.view_rested()
-    assert desk.newest(p.WhatIf).box == (10, 30, 0, 20)
-    desk.client.done(desk.newest(p.WhatIf), tried(desk.why.key))
+    assert desk.newest("what_if").arguments["box"] == (10, 30, 0, 20)
+    desk.client.done(desk.newest("what_if"), tried(desk.why.key))
     desk.segment.set_instances(InstanceConfig(foreground=0.3))
-    assert desk.newest(p.WhatIf).instances.foreground == 0.3
+    assert desk.newest("what_if").arguments["instances"].foreground == 0.3
 
 
 def test_what_if_follows_the_view_out_and_says_what_it_is_about(desk):
     source = desk.open(view=(0, 20, 0, 20))
     desk.look()
     desk.explain.set_what_if(OFF)
-    desk.client.done(desk.newest(p.WhatIf), tried(desk.why.key, (0, 20, 0, 20)))
+    desk.client.done(desk.newest("what_if"), tried(desk.why.key, (0, 20, 0, 20)))
     assert desk.why.what_if_part == "in the view"
     # zoomed out until everything is in view
     desk.segment.set_image(replace(source, view=(-9, 70, -9, 70)))
     desk.explain.view_rested()
-    assert desk.newest(p.WhatIf).box == (0, 40, 0, 48)
+    assert desk.newest("what_if").arguments["box"] == (0, 40, 0, 48)
     assert desk.why.what_if_part == "in the view before this one"
-    desk.client.done(desk.newest(p.WhatIf), tried(desk.why.key))
+    desk.client.done(desk.newest("what_if"), tried(desk.why.key))
     assert desk.why.what_if_part == "in the whole image"
     # with nothing of it in view nothing new is asked, and sliders keep to the last part
-    asked = len(desk.client.of(p.WhatIf))
+    asked = len(desk.client.of("what_if"))
     desk.segment.set_image(replace(source, view=(60, 70, 0, 9)))
     desk.explain.view_rested()
-    assert len(desk.client.of(p.WhatIf)) == asked
+    assert len(desk.client.of("what_if")) == asked
     desk.explain.set_what_if(replace(OFF, gamma=(2.0, 1.0, 1.0, 1.0)))
-    assert desk.newest(p.WhatIf).box == (0, 40, 0, 48)
+    assert desk.newest("what_if").arguments["box"] == (0, 40, 0, 48)
 
 
 def test_what_if_of_a_part_that_was_looked_into(desk):
@@ -514,9 +521,9 @@ def test_what_if_of_a_part_that_was_looked_into(desk):
     desk.segment.set_region(where="view")
     desk.look()
     desk.explain.set_what_if(OFF)
-    question = desk.newest(p.WhatIf)
-    assert question.box == desk.why.explanation.result.box == (10, 30, 8, 40)
-    desk.client.done(question, tried(question.key, question.box))
+    question = desk.newest("what_if")
+    assert question.arguments["box"] == desk.why.explanation.result.box == (10, 30, 8, 40)
+    desk.client.done(question, tried(question.key, question.arguments["box"]))
     assert desk.why.what_if_part == "in all that was looked into"
 
 
@@ -526,7 +533,7 @@ def test_a_dead_engine_answers_no_more_questions(desk):
     desk.explain.show_layer("aua_8", True)
     desk.explain.inspect(1)
     desk.explain.inspect(2)
-    question = desk.newest(p.Inspect)
+    question = desk.newest("inspect")
     desk.client.on_event(p.Failed(question.job, "EngineError", "It stopped."))
     desk.client.on_event(p.Died("It stopped."))
     assert not desk.why.kept
@@ -549,14 +556,14 @@ def test_what_the_engine_forgot_is_no_error(desk):
     desk.open()
     desk.look()
     desk.explain.inspect(1)
-    question = desk.newest(p.Inspect)
+    question = desk.newest("inspect")
     desk.client.on_event(p.Failed(question.job, "NotKeptError", "Not kept."))
     assert not desk.why.kept
     assert desk.session.error is None
     # other errors are shown
     desk.look()
     desk.explain.inspect(99)
-    question = desk.newest(p.Inspect)
+    question = desk.newest("inspect")
     desk.client.on_event(p.Failed(question.job, "SettingsError", "There is no object 99."))
     assert desk.why.kept
     assert "99" in desk.session.error.message

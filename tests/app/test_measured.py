@@ -204,7 +204,7 @@ class Bench:
         self.measurements.changed.connect(self.heard.append)
 
     def answer(self, request: Any, image: Any = None) -> None:
-        table = columns(request.labels, image)
+        table = columns(request.arguments["labels"], image)
         self.client.on_event(p.Done(request.job, table))
 
 
@@ -213,7 +213,7 @@ def test_layers_of_any_origin_are_measured(image: np.ndarray) -> None:
     place = Place(ImageSource("i", "i", image, "YX"), (0, 0))
     bench.measurements.measure("mine", labels, place)
     (request,) = bench.client.requests
-    assert request.corner == (0, 0)
+    assert request.arguments["corner"] == (0, 0)
     assert "Measuring" in bench.measurements.line("mine")
     # drawn on while it is measured
     labels[5:15, 5:15] = 0
@@ -264,7 +264,7 @@ def test_confidence_comes_from_the_network(image: np.ndarray) -> None:
     labels[5:7, 5:15] = 0
     bench.measurements.follow("cells", labels, place)
     (request,) = bench.client.requests
-    assert (request.key, request.at) == ("result", (3, 1))  # 4 px around the cell
+    assert (request.key, request.arguments["at"]) == ("result", (3, 1))  # 4 px around the cell
     cells = bench.measurements.cells("cells")
     assert cells is not None
     assert np.isnan(cells.columns["confidence"][0])

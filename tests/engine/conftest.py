@@ -16,6 +16,11 @@ PATIENCE = 150.0
 """Seconds; an engine starts in three on an idle machine, and ours are not always idle."""
 
 
+def call(function: str, key: str = "", /, **arguments: Any) -> Callable[[int], p.Call]:
+    """What `Engine.submit` and `Engine.result` take, of a call."""
+    return lambda job: p.Call(job, function, arguments, key)
+
+
 class Engine:
     """A client with its events; `wait` for one of them."""
 
@@ -54,9 +59,6 @@ class Engine:
         self._job += 1
         self.client.submit(make(self._job))
         return self._job
-
-    def call(self, name: str, /, **arguments: Any) -> int:
-        return self.submit(lambda job: p.Call(job, name, arguments))
 
     def answer(self, job: int) -> Any:
         """The job's last event."""

@@ -11,6 +11,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import zarr
+from tests.engine.conftest import call
 
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.data import synthetic_nuclei
@@ -48,7 +49,7 @@ def test_the_engine_tells_what_it_is(engine):
 
 def test_warm_up_measures_the_model(engine, tiny_model):
     asked = {"model": str(tiny_model), "predict": PredictConfig()}
-    info = engine.result(lambda job: p.Call(job, "warm_up", asked))
+    info = engine.result(call("warm_up", **asked))
     assert 0 < info.seconds_per_megapixel < 1000
     assert info.model == str(tiny_model)
 
@@ -74,7 +75,7 @@ def test_same_as_the_python_api(engine, image, expected, tiny_model):
 def test_sliders_run_no_network(engine, image, tiny_model):
     engine.result(request(image, tiny_model, keep_as="sliders"))
     config = InstanceConfig(foreground=0.7, min_size=30)
-    derived = engine.result(lambda job: p.Derive(job, "sliders", config, table=True))
+    derived = engine.result(call("derive", "sliders", instances=config, table=True))
     direct = segment(
         image, str(tiny_model), tile=192, precision="float32", foreground=0.7, min_size=30
     )
@@ -89,7 +90,7 @@ def test_only_the_newest_derivation_runs(engine, image, tiny_model):
     busy = engine.submit(request(np.tile(image, (3, 3)), tiny_model))
     engine.wait(lambda e: isinstance(e, p.Progress) and e.job == busy)
     jobs = [
-        engine.submit(lambda job, f=f: p.Derive(job, "sliders", InstanceConfig(foreground=f)))
+        engine.submit(call("derive", "sliders", instances=InstanceConfig(foreground=f)))
         for f in np.linspace(0.3, 0.7, 12)
     ]
     answers = [engine.answer(job) for job in jobs]
@@ -105,7 +106,7 @@ def test_derivations_are_answered_between_tiles(engine, image, tiny_model):
     engine.wait(
         lambda e: isinstance(e, p.Progress) and e.job == busy and e.what == "segmenting"
     )
-    engine.result(lambda job: p.Derive(job, "sliders", InstanceConfig(foreground=0.31)))
+    engine.result(call("derive", "sliders", instances=InstanceConfig(foreground=0.31)))
     assert not any(isinstance(e, p.Done) and e.job == busy for e in engine.events)
     engine.client.cancel(busy)
     assert isinstance(engine.answer(busy), p.WasCancelled)
@@ -114,7 +115,7 @@ def test_derivations_are_answered_between_tiles(engine, image, tiny_model):
 def test_forgotten_probabilities_are_said_to_be_gone(engine, image, tiny_model):
     engine.result(request(image, tiny_model, keep_as="gone"))
     engine.client.submit(p.Forget("gone"))
-    failed = engine.answer(engine.submit(lambda job: p.Derive(job, "gone")))
+    failed = engine.answer(engine.submit(call("derive", "gone")))
     assert failed.kind == "NotKeptError"
     assert "Segment again" in failed.message
 
@@ -123,10 +124,10 @@ def test_edited_labels_are_measured(engine, image, tiny_model):
     result = engine.result(request(image, tiny_model, keep_as="measure"))
     labels = result.labels.copy()
     labels[labels == 1] = 2
-    table = engine.result(lambda job: p.Measure(job, "measure", labels))
+    table = engine.result(call("measure", "measure", labels=labels))
     assert 1 not in table["label"]
     assert table["area_px"][0] == (labels == 2).sum()
-    wrong = engine.submit(lambda job: p.Measure(job, "measure", labels[:5]))
+    wrong = engine.submit(call("measure", "measure", labels=labels[:5]))
     assert engine.answer(wrong).kind == "SettingsError"
 
 
@@ -155,7 +156,7 @@ def test_where_tiles_meet(engine, tiny_model):
     assert columns
     whole = engine.result(request(image, tiny_model, keep_as="met", predict=predict))
     assert whole.seams == (rows, columns)
-    derived = engine.result(lambda job: p.Derive(job, "met", InstanceConfig()))
+    derived = engine.result(call("derive", "met", instances=InstanceConfig()))
     assert derived.seams == (rows, columns)
     one = engine.result(request(image[:200, :200], tiny_model, predict=predict))
     assert one.seams == ((), ())
@@ -195,7 +196,7 @@ def test_lazy_images(engine, image, expected, tiny_model, tmp_path, monkeypatch)
     for source in (dask_image, image):
         result = engine.result(request(source, tiny_model, keep_as="remote"))
         np.testing.assert_array_equal(result.labels, expected.labels)
-    table = engine.result(lambda job: p.Derive(job, "remote", table=True)).objects
+    table = engine.result(call("derive", "remote", table=True)).objects
     np.testing.assert_allclose(table["mean_intensity"], expected.objects["mean_intensity"])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dask.array as da
 import numpy as np
 import pytest
+from tests.engine.conftest import call
 
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.data import synthetic_nuclei
@@ -84,37 +85,37 @@ def test_same_as_the_python_api(explained, image, tiny_model):
 
 def test_sliders_and_edits_keep_the_reasons(engine, explained):
     config = InstanceConfig(foreground=0.7, min_size=30)
-    moved = engine.result(lambda job: p.Derive(job, "image", config, table=True))
+    moved = engine.result(call("derive", "image", instances=config, table=True))
     assert {"scale_gate_1", "history"} < set(moved.objects)
     assert list(moved.objects["label"]) == list(range(1, moved.labels.max() + 1))
     labels = moved.labels.copy()
     labels[labels == 2] = 0
-    table = engine.result(lambda job: p.Measure(job, "image", labels))
+    table = engine.result(call("measure", "image", labels=labels))
     assert 2 not in table["label"]
     assert np.isfinite(table["contested"]).all()
-    engine.result(lambda job: p.Derive(job, "image", table=True))
+    engine.result(call("derive", "image", table=True))
 
 
 def test_a_channel(engine, explained):
     mean = explained.maps["local_gate_2"]
     channels = [
-        engine.result(lambda job, c=c: p.MapChannel(job, "image", "local_gate_2", c))
+        engine.result(call("map_channel", "image", name="local_gate_2", channel=c))
         for c in range(mean.n_channels)
     ]
     assert [one.channel for one in channels] == list(range(16))
     np.testing.assert_allclose(
         np.mean([one.values for one in channels], axis=0), mean.values, atol=1e-5
     )
-    again = engine.result(lambda job: p.MapChannel(job, "image", "local_gate_2"))
+    again = engine.result(call("map_channel", "image", name="local_gate_2"))
     np.testing.assert_array_equal(again.values, mean.values)
     for name, channel in (("local_gate_2", 16), ("local_gate_9", 0)):
-        job = engine.submit(lambda job, n=name, c=channel: p.MapChannel(job, "image", n, c))
+        job = engine.submit(call("map_channel", "image", name=name, channel=channel))
         assert engine.answer(job).kind == "SettingsError"
 
 
 def test_an_object(engine, explained):
     label = 7
-    found = engine.result(lambda job: p.Inspect(job, "image", label))
+    found = engine.result(call("inspect", "image", label=label))
     objects = explained.segmentation.objects
     row = {name: column[label - 1] for name, column in objects.items()}
     assert found.gates == pytest.approx([row[f"scale_gate_{i}"] for i in (1, 2, 3, 4)])
@@ -130,7 +131,7 @@ def test_an_object(engine, explained):
     # Labels as a person has them now: joined with its neighbour, in either shape.
     labels = np.where(explained.segmentation.labels == 8, label, explained.stages[1])
     for given in (labels, labels.astype(np.uint16)):
-        joined = engine.result(lambda job, g=given: p.Inspect(job, "image", label, g))
+        joined = engine.result(call("inspect", "image", label=label, labels=given))
         assert joined.history[-1].area_px == (labels == label).sum()
         assert joined.by_hand
     assert not found.by_hand
@@ -140,7 +141,7 @@ def test_an_object(engine, explained):
         low, high = np.nanmin(profile), np.nanmax(profile)
         assert low <= row[f"psi_2_{part}"] <= high
     for wrong, given in ((999, None), (label, labels[:50])):
-        job = engine.submit(lambda job, w=wrong, g=given: p.Inspect(job, "image", w, g))
+        job = engine.submit(call("inspect", "image", label=wrong, labels=given))
         assert engine.answer(job).kind == "SettingsError"
 
 
@@ -156,7 +157,7 @@ def test_a_view_is_explained_as_it_is_segmented(engine, request_of):
         assert -0.5 <= 30 - one.translate[0] + one.scale[0] / 2 <= one.scale[0] + 0.5
     # Positions in the whole image, gates of the right place.
     label = 3
-    found = engine.result(lambda job: p.Inspect(job, "view", label))
+    found = engine.result(call("inspect", "view", label=label))
     objects = plain.objects
     assert found.centre == pytest.approx(
         (objects["centroid_y"][label - 1], objects["centroid_x"][label - 1])
@@ -184,15 +185,15 @@ def test_one_plane_of_a_stack(engine, image, request_of):
     assert one.index == (2,)
     assert set(one.segmentation.objects["z"]) == {2}
     for labels in (None, plain.labels, plain.labels[0]):
-        found = engine.result(lambda job, given=labels: p.Inspect(job, "stack", 1, given))
+        found = engine.result(call("inspect", "stack", label=1, labels=labels))
         assert found.label == 1
-    tried = engine.result(lambda job: p.WhatIf(job, "stack", box=BOX))
+    tried = engine.result(call("what_if", "stack", box=BOX))
     np.testing.assert_array_equal(tried.labels, plain.labels[0])
 
 
 def test_what_if_nothing_is_changed(engine, request_of, explained):
     for box in (None, BOX):
-        tried = engine.result(lambda job, box=box: p.WhatIf(job, "image", box=box))
+        tried = engine.result(call("what_if", "image", box=box))
         plain = engine.result(request_of(p.Segment, window=p.Window(box=box)))
         np.testing.assert_array_equal(tried.labels, plain.labels)
         assert not tried.change.any()
@@ -202,15 +203,13 @@ def test_what_if_nothing_is_changed(engine, request_of, explained):
 
 
 def test_what_if(engine, explained):
-    plain = engine.result(lambda job: p.WhatIf(job, "image", box=BOX))
+    plain = engine.result(call("what_if", "image", box=BOX))
     for gates, gamma in (
         ((False, True, True, True), (1.0, 1.0, 1.0, 1.0)),
         ((True, True, True, True), (1.0, 1.0, 1.0, 0.0)),
         ((False, False, False, False), (0.0, 0.0, 0.0, 0.0)),
     ):
-        tried = engine.result(
-            lambda job, g=gates, y=gamma: p.WhatIf(job, "image", g, y, box=BOX)
-        )
+        tried = engine.result(call("what_if", "image", gates=gates, gamma=gamma, box=BOX))
         assert tried.from_cache
         before, after = plain.labels > 0, tried.labels > 0
         np.testing.assert_array_equal(tried.change == 1, after & ~before)
@@ -223,29 +222,29 @@ def test_what_if(engine, explained):
         assert (tried.n_before, tried.n_after) == (plain.labels.max(), tried.labels.max())
         assert tried.box == BOX
     other = engine.result(
-        lambda job: p.WhatIf(job, "image", instances=InstanceConfig(min_size=400), box=BOX)
+        call("what_if", "image", instances=InstanceConfig(min_size=400), box=BOX)
     )
     assert other.n_before < plain.n_before
 
 
 def test_what_cannot_be_tried(engine, request_of, explained):
-    outside = engine.submit(lambda job: p.WhatIf(job, "image", box=(500, 600, 0, 9)))
+    outside = engine.submit(call("what_if", "image", box=(500, 600, 0, 9)))
     assert engine.answer(outside).kind == "ImageError"
-    high = engine.submit(lambda job: p.WhatIf(job, "image", gamma=(99.0, 1.0, 1.0, 1.0)))
+    high = engine.submit(call("what_if", "image", gamma=(99.0, 1.0, 1.0, 1.0)))
     assert engine.answer(high).kind == "SettingsError"
     engine.result(request_of(p.Explain, keep_as="part", window=p.Window(box=BOX)))
-    beside = engine.submit(lambda job: p.WhatIf(job, "part", box=(0, 20, 0, 20)))
+    beside = engine.submit(call("what_if", "part", box=(0, 20, 0, 20)))
     assert "what was explained" in engine.answer(beside).message
-    clipped = engine.result(lambda job: p.WhatIf(job, "part", box=(0, 60, 0, 100)))
+    clipped = engine.result(call("what_if", "part", box=(0, 60, 0, 100)))
     assert clipped.box == (30, 60, 60, 100)
 
 
 def test_what_was_not_explained(engine, request_of):
     engine.result(request_of(p.Segment, keep_as="plain"))
     for make in (
-        lambda job: p.WhatIf(job, "plain"),
-        lambda job: p.Inspect(job, "plain", 1),
-        lambda job: p.MapChannel(job, "nothing", "aua_1"),
+        call("what_if", "plain"),
+        call("inspect", "plain", label=1),
+        call("map_channel", "nothing", name="aua_1"),
     ):
         assert engine.answer(engine.submit(make)).kind == "NotKeptError"
 
@@ -255,12 +254,12 @@ def test_only_the_newest_of_a_kind_runs(engine, image, request_of, explained):
     busy = engine.submit(request_of(p.Segment, np.tile(image, (3, 3))))
     engine.wait(lambda e: isinstance(e, p.Progress) and e.job == busy)
     jobs = [
-        engine.submit(lambda job, g=g: p.WhatIf(job, "image", gamma=(g, 1.0, 1.0, 1.0)))
+        engine.submit(call("what_if", "image", gamma=(g, 1.0, 1.0, 1.0)))
         for g in np.linspace(0, 3, 6)
     ]
-    channel = engine.submit(lambda job: p.MapChannel(job, "image", "local_gate_1", 1))
+    channel = engine.submit(call("map_channel", "image", name="local_gate_1", channel=1))
     # Inspecting does not wait for the network.
-    engine.result(lambda job: p.Inspect(job, "image", 2))
+    engine.result(call("inspect", "image", label=2))
     assert not any(isinstance(e, p.Done) and e.job == busy for e in engine.events)
     engine.client.cancel(busy)
     answers = [engine.answer(job) for job in jobs]
@@ -274,7 +273,7 @@ def test_cancelling_an_explanation(engine, image, request_of):
     engine.wait(lambda e: isinstance(e, p.Progress) and e.job == job and e.what == "segmenting")
     engine.client.cancel(job, force=False)
     assert isinstance(engine.answer(job), p.WasCancelled)
-    gone = engine.submit(lambda job: p.WhatIf(job, "never"))
+    gone = engine.submit(call("what_if", "never"))
     assert engine.answer(gone).kind == "NotKeptError"
     assert engine.client.pid == pid
 
@@ -284,9 +283,9 @@ def test_images_read_in_regions(engine, image, request_of, explained, monkeypatc
     lazy = da.from_array(image, chunks=(50, 70))
     remote = engine.result(request_of(p.Explain, lazy, keep_as="remote"))
     np.testing.assert_array_equal(remote.segmentation.labels, explained.segmentation.labels)
-    tried = engine.result(lambda job: p.WhatIf(job, "remote", box=BOX))
+    tried = engine.result(call("what_if", "remote", box=BOX))
     assert tried.n_before > 0
-    engine.result(lambda job: p.Inspect(job, "remote", 1))
+    engine.result(call("inspect", "remote", label=1))
 
 
 @pytest.mark.parametrize("fill", ["flat", "empty", "pixel"])
@@ -301,11 +300,11 @@ def test_nothing_to_explain(engine, request_of, fill):
     assert result.segmentation.summary.n_objects == 0
     assert result.stages[8].shape == result.change.shape == source.shape
     assert len(result.segmentation.objects["scale_gate_1"]) == 0
-    job = engine.submit(lambda job: p.Inspect(job, fill, 1))
+    job = engine.submit(call("inspect", fill, label=1))
     assert "no object 1" in engine.answer(job).message
-    job = engine.submit(lambda job: p.MapChannel(job, fill, "aua_1"))
+    job = engine.submit(call("map_channel", fill, name="aua_1"))
     assert engine.answer(job).kind == "SettingsError"
-    tried = engine.result(lambda job: p.WhatIf(job, fill, (False,) * 4))
+    tried = engine.result(call("what_if", fill, gates=(False,) * 4))
     assert tried.labels.shape == source.shape
     assert tried.n_after == 0
 
@@ -316,5 +315,5 @@ def test_nothing_stays_of_what_is_forgotten(engine, request_of, held):
     for key in ("last", "image", "view", "stack", "part", "remote", "plain"):
         engine.client.submit(p.Forget(key))
     asked = {"model": request_of(p.Segment)(0).model, "predict": PredictConfig()}
-    engine.result(lambda job: p.Call(job, "warm_up", asked))
+    engine.result(call("warm_up", **asked))
     engine.wait(lambda _: not held(engine.client), 10)

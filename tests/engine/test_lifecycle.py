@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.engine.conftest import call
 
 from napari_sa2net.config import PredictConfig
 from napari_sa2net.engine import client as client_module
@@ -75,7 +76,7 @@ def test_killed_in_mid_run_it_says_so_and_comes_back(new_engine, tiny_model, ali
     assert died.restarting
     until(lambda: not any(folder.exists() for folder in folders))
     assert new_engine.kind(p.Ready, 1).info.pid != pid
-    gone = new_engine.answer(new_engine.submit(lambda job: p.Derive(job, "k")))
+    gone = new_engine.answer(new_engine.submit(call("derive", "k")))
     assert gone.kind == "NotKeptError"
     small = LARGE[:64, :64]
     assert new_engine.result(lambda job: p.Segment(job, small, str(tiny_model))).n_tiles == 1

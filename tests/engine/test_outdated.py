@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+import shutil
 import threading
 import weakref
 from collections.abc import Iterator
@@ -87,10 +87,10 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 KEYED = [
-    lambda job, key: p.Derive(job, key),
-    lambda job, key: p.MapChannel(job, key, "aua_1"),
-    lambda job, key: p.Inspect(job, key, 1, None),
-    lambda job, key: p.WhatIf(job, key),
+    lambda job, key: p.Call(job, "derive", {}, key),
+    lambda job, key: p.Call(job, "map_channel", {"name": "aua_1"}, key),
+    lambda job, key: p.Call(job, "inspect", {"label": 1, "labels": None}, key),
+    lambda job, key: p.Call(job, "what_if", {}, key),
 ]
 
 
@@ -111,15 +111,33 @@ def test_of_those_that_wait_only_the_newest_is_left(bench: Bench, make: Any) -> 
 
 
 def test_others_go_on(bench: Bench) -> None:
-    bench.run(p.Derive(1, "a"))
-    for other in (p.Derive(2, "b"), p.MapChannel(3, "a", "aua_1"), p.Call(4, "warm_up")):
+    bench.run(p.Call(1, "derive", {}, "a"))
+    for other in (
+        p.Call(2, "derive", {}, "b"),
+        p.Call(3, "map_channel", {"name": "aua_1"}, "a"),
+        p.Call(4, "warm_up"),
+        p.Call(5, "measure", {}, "a"),
+    ):
         bench.server._take(other)
-    assert bench.waiting() == [2, 3, 4]
+    assert bench.waiting() == [2, 3, 4, 5]
     assert not bench.server.cancelled(1)()
     # a number that is used again is not stopped by what was said of the one before
     bench.server._take(p.Cancel(1))
     assert bench.events() == [p.WasCancelled(1)]
     assert not bench.server.cancelled(1)()
+
+
+def test_a_result_without_room_is_a_failure_that_says_so(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.work, "run", lambda request: np.zeros(10**5))
+    full = shutil.disk_usage("/")._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: full)
+    bench.server._answer(p.Call(1, "derive", {}, "a"))
+    (failed,) = bench.events()
+    assert (failed.job, failed.kind) == (1, "EngineError")
+    assert "no room" in failed.message
+    assert "TMPDIR" in failed.message
 
 
 class Quiet:
@@ -158,7 +176,7 @@ def test_an_outdated_derivation_stops_between_planes(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(kept_module, "label_stack", watched)
     with pytest.raises(Cancelled):
-        handlers.derive(p.Derive(1, "a", InstanceConfig(min_size=1)))
+        handlers.derive(1, "a", InstanceConfig(min_size=1))
     assert planes == [1, 2, 3]
     # half of the planes are no result
     assert kept.last is None
@@ -177,11 +195,6 @@ class Plan:
 def kept_of(n_bytes: int, plan: Plan | None = None) -> Kept:
     probability = np.zeros(n_bytes, np.uint8)
     return Kept(plan or Plan(), probability, CLASSES, None, None)  # type: ignore[arg-type]
-
-
-def gone(plan: weakref.ref[Plan]) -> bool:
-    gc.collect()
-    return plan() is None
 
 
 def keys(results: KeptResults, names: str) -> str:
@@ -204,13 +217,13 @@ def test_memory_of_what_is_kept_is_bounded() -> None:
     results.get("a")
     put("d")
     assert keys(results, "abcd") == "acd"
-    assert [name for name in "abcd" if gone(plans[name])] == ["b"]
+    assert [name for name in "abcd" if plans[name]() is None] == ["b"]
     with pytest.raises(NotKeptError):
         results.get("b")
     # the newest is kept however large it is, and alone then
     results.put("e", kept_of(500))
     assert keys(results, "abcde") == "e"
-    assert all(gone(plan) for plan in plans.values())
+    assert all(plan() is None for plan in plans.values())
 
 
 def test_what_counts_is_what_is_in_memory() -> None:
@@ -246,5 +259,5 @@ def test_a_result_that_takes_a_name_again_replaces_the_former() -> None:
     former = weakref.ref(plan)
     del plan
     results.put("a", kept_of(1))
-    assert gone(former)
+    assert former() is None
     assert len(results) == 1

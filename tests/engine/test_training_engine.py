@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tifffile
+from tests.engine.conftest import call
 
 from napari_sa2net.config import FineTuneConfig
 from napari_sa2net.data.samples import synthetic_nuclei
@@ -55,7 +56,7 @@ def news_of(engine, job):
 
 def test_learn_pause_go_on_and_stop(home, corrections, engine, tiny_model):
     asked = asked_of(corrections, tiny_model, "child")
-    job = engine.call("fine_tune", **asked, preview=True)
+    job = engine.submit(call("fine_tune", **asked, preview=True))
     first = engine.wait(lambda e: isinstance(e, p.TrainProgress) and e.preview)
     plans = [e.plan for e in news_of(engine, job) if e.plan]
     assert len(plans) == 1
@@ -69,7 +70,7 @@ def test_learn_pause_go_on_and_stop(home, corrections, engine, tiny_model):
     assert [point.step for point in points] == list(range(1, len(points) + 1))
     assert find_model("child") is None
 
-    again = engine.call("resume_fine_tuning", run=first.run)
+    again = engine.submit(call("resume_fine_tuning", run=first.run))
     engine.wait(
         lambda e: (
             isinstance(e, p.TrainProgress)
@@ -96,12 +97,12 @@ def test_learn_pause_go_on_and_stop(home, corrections, engine, tiny_model):
 
 
 def test_cancelled_and_failed_jobs_say_so(home, corrections, engine, tiny_model):
-    job = engine.call("fine_tune", **asked_of(corrections, tiny_model, "gone"))
+    job = engine.submit(call("fine_tune", **asked_of(corrections, tiny_model, "gone")))
     engine.wait(lambda e: isinstance(e, p.TrainProgress) and e.job == job and e.losses)
     engine.client.cancel(job, force=False)
     assert isinstance(engine.answer(job), p.WasCancelled)
     nowhere = asked_of(home / "nowhere", tiny_model, "lost")
-    failed = engine.answer(engine.call("fine_tune", **nowhere))
+    failed = engine.answer(engine.submit(call("fine_tune", **nowhere)))
     assert isinstance(failed, p.Failed)
     assert failed.kind == "TrainingDataError"
     assert "not a folder" in failed.message

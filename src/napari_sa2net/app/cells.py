@@ -441,7 +441,7 @@ class CorrectEngine:
             foreground=asked.thresholds[asked.done], split=0, min_size=0, fill_holes=False
         )
         job = self._link.jobs.open("level", key)
-        self._link.submit(p.Derive(job.number, key, config))
+        self._link.submit(p.Call(job.number, "derive", {"instances": config}, key))
 
 
 def _box_of(outline: Any, shape: tuple[int, int]) -> Box:

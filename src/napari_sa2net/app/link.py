@@ -331,20 +331,18 @@ class Newest:
 
     def __init__(self, link: EngineLink) -> None:
         self._link = link
-        self._waiting: dict[tuple[JobKind, str], dict[Any, Callable[[int], p.Request]]] = {}
+        self._waiting: dict[tuple[JobKind, str], dict[Any, dict[str, Any]]] = {}
 
-    def ask(
-        self, kind: JobKind, key: str, about: Any, make: Callable[[int], p.Request]
-    ) -> None:
-        """Submit ``make(job number)`` now or when the one in flight has ended.
+    def ask(self, kind: JobKind, key: str, about: Any, arguments: dict[str, Any]) -> None:
+        """Call the engine's function ``kind`` now or when the one in flight has ended.
 
         ``about`` comes back as ``job.request``.
         """
         if self._link.jobs.find(kind, key) is not None:
-            self._waiting.setdefault((kind, key), {})[about] = make
+            self._waiting.setdefault((kind, key), {})[about] = arguments
             return
         job = self._link.jobs.open(kind, key, about)
-        self._link.submit(make(job.number))
+        self._link.submit(p.Call(job.number, kind, arguments, key))
 
     def ended(self, job: Job) -> None:
         """A job has ended: ask what waits for it."""

@@ -231,19 +231,16 @@ class Measurements:
             return
         image = place.image if place.corner is not None else None
         job = self._link.jobs.open("measure_image", key, _Asked(layer, labels))
-        self._link.submit(
-            p.MeasureImage(
-                job.number,
-                labels,
-                image.data if image is not None else None,
-                image.axes if image is not None else None,
-                image.channels if image is not None else None,
-                place.corner,
-                place.stack_axes,
-                place.pixel_size_um,
-                place.z_step_um,
-            )
-        )
+        arguments = {
+            "labels": labels,
+            "corner": place.corner,
+            "stack_axes": place.stack_axes,
+            "pixel_size_um": place.pixel_size_um,
+            "z_step_um": place.z_step_um,
+        }
+        if image is not None:
+            arguments |= {"image": image.data, "axes": image.axes, "channels": image.channels}
+        self._link.submit(p.Call(job.number, "measure_image", arguments))
         self.changed.emit(key)
 
     def _take(
@@ -282,4 +279,6 @@ class Measurements:
             asked = _Asked(layer, stamps=cells.stamps(own))
             job = self._link.jobs.open("confidence", key, asked)
             labels = np.array(cells.read(slices(crop)))
-            self._link.submit(p.Measure(job.number, kept.key, labels, at))
+            self._link.submit(
+                p.Call(job.number, "measure", {"labels": labels, "at": at}, kept.key)
+            )

@@ -128,10 +128,8 @@ class ExplainController:
             if channel is not None:
                 channels[name] = channel
             self._put(state.changed(channels=channels))
-            key = state.key
-            self._newest.ask(
-                "map_channel", key, name, lambda job: p.MapChannel(job, key, name, channel)
-            )
+            arguments = {"name": name, "channel": channel}
+            self._newest.ask("map_channel", state.key, name, arguments)
 
     def set_stage(self, stride: int) -> None:
         """Choose the stage whose outlines are shown; shows them."""
@@ -149,10 +147,8 @@ class ExplainController:
             if state is None or not state.kept:
                 return
             self._put(state.changed(wanted=label))
-            key = state.key
-            self._newest.ask(
-                "inspect", key, "object", lambda job: p.Inspect(job, key, label, labels)
-            )
+            arguments = {"label": label, "labels": labels}
+            self._newest.ask("inspect", state.key, "object", arguments)
 
     def set_what_if(self, settings: WhatIfSettings) -> None:
         """Segment the view with attention changed; may be called as a slider moves."""
@@ -345,15 +341,15 @@ class ExplainController:
         box = self._view_box(state) or state.what_if_box or state.explanation.result.box
         state = state.changed(what_if_box=box)
         self._put(state)
-        key, settings, instances = state.key, state.what_if, self.session.instances
-        self._newest.ask(
-            "what_if",
-            key,
-            "view",
-            lambda job: p.WhatIf(
-                job, key, settings.gates, settings.gamma, settings.se_gamma, instances, box
-            ),
-        )
+        settings = state.what_if
+        arguments = {
+            "gates": settings.gates,
+            "gamma": settings.gamma,
+            "se_gamma": settings.se_gamma,
+            "instances": self.session.instances,
+            "box": box,
+        }
+        self._newest.ask("what_if", state.key, "view", arguments)
 
     def _view_box(self, state: WhyState) -> Box | None:
         """What the camera shows of the explained part; None for nothing of it."""

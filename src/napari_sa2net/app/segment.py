@@ -36,7 +36,7 @@ from napari_sa2net.app.session import (
 )
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.engine import messages as p
-from napari_sa2net.engine.messages import Derive, Request, Summary
+from napari_sa2net.engine.messages import Request, Summary
 from napari_sa2net.errors import EngineError, NotKeptError, SA2NetError
 from napari_sa2net.files import user_data_dir, write_atomically
 
@@ -156,7 +156,11 @@ class Results:
             return
         request = replace(result.request, instances=result.wanted)
         job = self._jobs.open("derive", result.key, request)
-        self._submit(Derive(job.number, result.key, result.wanted, table))
+        self._submit(
+            p.Call(
+                job.number, "derive", {"instances": result.wanted, "table": table}, result.key
+            )
+        )
 
     def tables(self) -> None:
         """Sliders rest: ask for the tables that are behind."""
@@ -515,7 +519,7 @@ class SegmentController:
         """Ask for the table of edited labels; `table_ready` brings it."""
         with self._lock:
             job = self.link.jobs.open("measure", result_key)
-            self.link.submit(p.Measure(job.number, result_key, labels))
+            self.link.submit(p.Call(job.number, "measure", {"labels": labels}, result_key))
 
     def dismiss_error(self) -> None:
         """The person has read the error."""

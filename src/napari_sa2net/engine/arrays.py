@@ -289,15 +289,20 @@ def prepare(request: p.JobRequest, sources: Sources) -> p.JobRequest:
     ImageError, AxesError, ChannelError
         The image is none.
     """
-    changes: dict[str, Any] = {}
-    image = getattr(request, "image", None)
-    if image is not None:
-        plan = plan_image(image, request.axes, request.channels, measure=False)  # type: ignore[union-attr]
-        changes["image"] = image_reference(plan.image, source_name(request), sources)
-    labels = getattr(request, "labels", None)
-    if labels is not None:
-        changes["labels"] = whole(labels)
-    return replace(request, **changes) if changes else request
+    given = request.arguments if isinstance(request, p.Call) else vars(request)
+    changed: dict[str, Any] = {}
+    if given.get("image") is not None:
+        plan = plan_image(
+            given["image"], given.get("axes"), given.get("channels"), measure=False
+        )
+        changed["image"] = image_reference(plan.image, source_name(request), sources)
+    if given.get("labels") is not None:
+        changed["labels"] = whole(given["labels"])
+    if not changed:
+        return request
+    if isinstance(request, p.Call):
+        return replace(request, arguments={**given, **changed})
+    return replace(request, **changed)
 
 
 def whole(array: Any) -> Any:

@@ -20,7 +20,6 @@ from napari_sa2net.training.compare import (
     LossPoint,
     Planned,
     RoundPoint,
-    Score,
     Verdict,
 )
 
@@ -92,21 +91,24 @@ class Window:
 # --- requests ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Call:
     """Call one of the engine's functions (`service.Handlers`); done with what it returns.
 
     Attributes
     ----------
     name
-        Of the function: ``import_model``, ``compare_models``, ``fine_tune``, ...
+        Of the function: ``import_model``, ``fine_tune``, ``derive``, ``what_if``, ...
     arguments
-        By keyword.
+        By keyword; an image or labels may be any array (numpy, dask, zarr).
+    key
+        `Segment.keep_as` of the result that the call is about, if it is about one.
     """
 
     job: int
     name: str
     arguments: dict[str, Any] = field(default_factory=dict)
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,8 @@ class Segment:
     z_step_um
         Likewise the distance of the planes of a Z stack.
     keep_as
-        Key under which the engine keeps the probabilities for `Derive`; empty keeps nothing.
+        Key under which the engine keeps the probabilities for further calls; empty keeps
+        nothing.
     window
         What to segment; the normalisation is always that of the whole image.
     """
@@ -143,65 +146,6 @@ class Segment:
     z_step_um: float | None = None
     keep_as: str = ""
     window: Window = Window()
-
-
-@dataclass(frozen=True)
-class Derive:
-    """Labels anew from kept probabilities; done with a `SegmentResult`.
-
-    Of several waiting for one key only the newest runs; the others are `WasCancelled`.
-    """
-
-    job: int
-    key: str
-    instances: InstanceConfig = field(default_factory=InstanceConfig)
-    table: bool = False
-
-
-@dataclass(frozen=True)
-class Measure:
-    """The object table of given labels over the kept image; done with an `ObjectTable`.
-
-    Attributes
-    ----------
-    labels
-        int32 labels in the shape of the result. For labels that a person has edited.
-    at
-        Where only part of the result is given, its first element (stack axes, y, x): then
-        the table has the columns label and confidence alone.
-    """
-
-    job: int
-    key: str
-    labels: Any
-    at: tuple[int, ...] | None = None
-
-
-@dataclass(frozen=True)
-class MeasureImage:
-    """The object table of labels that lie on any image; done with an `ObjectTable`.
-
-    Attributes
-    ----------
-    labels
-        Whole numbers (\\*stack, H, W).
-    image, axes, channels
-        As of `Segment`; an image of None gives a table without intensities.
-    corner
-        Place of the first label in the image (stack axes, y, x).
-    stack_axes, pixel_size_um, z_step_um
-        Of the labels, as of `napari_sa2net.measure.object_table`.
-    """
-
-    job: int
-    labels: Any
-    image: Any = None
-    axes: str | None = None
-    channels: tuple[int, ...] | None = None
-    corner: tuple[int, ...] | None = None
-    stack_axes: str = ""
-    pixel_size_um: float | None = None
-    z_step_um: float | None = None
 
 
 # --- results -----------------------------------------------------------------------------
@@ -290,19 +234,6 @@ class SegmentResult:
 # --------------------------------------------------------------------------------------------
 # Explaining, as client and engine speak of it: maps, stages, single objects, what-ifs.
 
-__all__ = [
-    "AttentionMap",
-    "CellInspection",
-    "Explain",
-    "ExplainResult",
-    "Exponents",
-    "Inspect",
-    "MapChannel",
-    "StageStep",
-    "WhatIf",
-    "WhatIfResult",
-]
-
 #: γ at strides 8, 4, 2 and 1; None where it is the model's own.
 Exponents = tuple[float | None, float | None, float | None, float | None]
 
@@ -316,7 +247,7 @@ class Explain(Segment):
     Attributes
     ----------
     keep_as
-        Not empty: the other requests here ask for what is kept under it.
+        Not empty: calls that explain more ask for what is kept under it.
     window
         Its ``index`` names one plane of a stack.
 
@@ -329,70 +260,6 @@ class Explain(Segment):
     def __post_init__(self) -> None:
         if not self.keep_as:
             raise SettingsError("An explanation is kept under a name: give 'keep_as' one.")
-
-
-@dataclass(frozen=True)
-class MapChannel:
-    """One map of an explained image, with another channel; done with an `AttentionMap`.
-
-    Attributes
-    ----------
-    key
-        ``keep_as`` of the `Explain`.
-    name
-        Of the map.
-    channel
-        Counts from 0; None reduces all channels as `ExplainResult.maps` has them.
-    """
-
-    job: int
-    key: str
-    name: str
-    channel: int | None = None
-
-
-@dataclass(frozen=True)
-class Inspect:
-    """One object of an explained image; done with a `CellInspection`.
-
-    Attributes
-    ----------
-    labels
-        The labels as they are now, where a person has edited them. None: those of the last
-        segmentation.
-    """
-
-    job: int
-    key: str
-    label: int
-    labels: Any = None
-
-
-@dataclass(frozen=True)
-class WhatIf:
-    """An explained image, segmented with attention changed; done with a `WhatIfResult`.
-
-    Attributes
-    ----------
-    gates
-        For each of the four scale gates: as trained, or switched off (False).
-    gamma
-        Exponents of ψ at strides 8, 4, 2 and 1, in place of the model's own: 0 is off, 1
-        plain ψ, above 1 sharper. None keeps the model's own.
-    se_gamma
-        The same of squeeze and excitation on the skips at these strides.
-    box
-        ``(y0, y1, x0, x1)`` in pixels of the image, inside what was explained; None for all
-        of it.
-    """
-
-    job: int
-    key: str
-    gates: tuple[bool, bool, bool, bool] = (True, True, True, True)
-    gamma: Exponents = (None, None, None, None)
-    se_gamma: Exponents = (None, None, None, None)
-    instances: InstanceConfig = field(default_factory=InstanceConfig)
-    box: tuple[int, int, int, int] | None = None
 
 
 # --- results -----------------------------------------------------------------------------
@@ -539,19 +406,6 @@ class WhatIfResult:
 # --------------------------------------------------------------------------------------------
 # Fine-tuning, as client and engine speak of it. Training has an engine of its own.
 
-__all__ = [
-    "Change",
-    "FineTuneResult",
-    "LossPoint",
-    "Pause",
-    "Planned",
-    "RoundPoint",
-    "Score",
-    "StopAndKeep",
-    "TrainProgress",
-    "Verdict",
-]
-
 # --- requests ----------------------------------------------------------------------------
 
 
@@ -629,7 +483,6 @@ __all__ = [
     "Call",
     "Cancel",
     "CellInspection",
-    "Derive",
     "Died",
     "Done",
     "EngineInfo",
@@ -641,12 +494,7 @@ __all__ = [
     "FileRef",
     "FineTuneResult",
     "Forget",
-    "Inspect",
     "JobRequest",
-    "KeyedRequest",
-    "MapChannel",
-    "Measure",
-    "MeasureImage",
     "ObjectTable",
     "Pause",
     "Progress",
@@ -664,7 +512,6 @@ __all__ = [
     "Summary",
     "TrainProgress",
     "WasCancelled",
-    "WhatIf",
     "WhatIfResult",
     "Whole",
     "Window",
@@ -701,9 +548,7 @@ class RegionData:
     error: str = ""
 
 
-KeyedRequest = Derive | MapChannel | Inspect | WhatIf
-"""Of several of one kind that wait for one key only the newest runs."""
-JobRequest = Call | Segment | Measure | MeasureImage | KeyedRequest
+JobRequest = Call | Segment
 Request = JobRequest | Forget | Cancel | Shutdown | RegionData | Pause | StopAndKeep
 
 # --- events ------------------------------------------------------------------------------

@@ -21,6 +21,11 @@ from napari_sa2net.errors import Cancelled, ImageError, OutOfMemoryError, SA2Net
 
 _PARENT_CHECK_S = 1.0
 
+NEWEST = ("derive", "map_channel", "inspect", "what_if")
+"""Of several calls of one of these that wait for one key only the newest runs."""
+QUICK = ("derive", "measure", "inspect")
+"""Calls that are answered between two tiles of another job."""
+
 
 class Work(Protocol):
     """What answers requests; `napari_sa2net.engine.service.Handlers`."""
@@ -95,20 +100,21 @@ class Server:
                 if request.token in self._regions:
                     self._regions[request.token] = request
             else:
-                if isinstance(request, p.KeyedRequest):
+                if isinstance(request, p.Call) and request.name in NEWEST:
                     dropped = self._overtake(request)
                 self._queue.append(request)
             self._state.notify_all()
         for job in dropped:
             self.send(p.WasCancelled(job))
 
-    def _overtake(self, newest: p.KeyedRequest) -> list[int]:
-        """Drop those of its kind and key that still wait, and stop one that runs."""
+    def _overtake(self, newest: p.Call) -> list[int]:
+        """Drop those of its name and key that still wait, and stop one that runs."""
 
         def outdated(request: object) -> bool:
-            return type(request) is type(newest) and getattr(request, "key", "") == newest.key
+            about = (newest.name, newest.key)
+            return isinstance(request, p.Call) and (request.name, request.key) == about
 
-        old = [r for r in self._queue if isinstance(r, p.KeyedRequest) and outdated(r)]
+        old = [r for r in self._queue if isinstance(r, p.Call) and outdated(r)]
         for request in old:
             self._queue.remove(request)
         self._stopped.update(running.job for running in self._running if outdated(running))
@@ -148,8 +154,7 @@ class Server:
             return
         while True:
             with self._state:
-                quick = (p.Derive, p.Measure, p.Inspect, p.Forget)
-                request = next((r for r in self._queue if isinstance(r, quick)), None)
+                request = next((r for r in self._queue if _is_quick(r)), None)
                 if request is None:
                     return
                 self._queue.remove(request)
@@ -218,6 +223,12 @@ class Server:
         if answer.array is None:
             raise ImageError(answer.error)
         return answer.array
+
+
+def _is_quick(request: object) -> bool:
+    if isinstance(request, p.Call):
+        return request.name in QUICK
+    return isinstance(request, p.Forget)
 
 
 def failure(job: int, error: BaseException) -> p.Failed:

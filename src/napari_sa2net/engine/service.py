@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -85,12 +85,6 @@ from napari_sa2net.training.compare import (
 from napari_sa2net.training.fine_tune import FineTuned, fine_tune, resume_fine_tuning
 from napari_sa2net.training.run_state import read_state
 from napari_sa2net.training.runs import runs_dir
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from napari_sa2net.engine.server import Server
-
 
 # --------------------------------------------------------------------------------------------
 # What the training engine does: fine-tuning, with news on the way.
@@ -220,6 +214,9 @@ class _News:
 
 # --------------------------------------------------------------------------------------------
 # What the engine keeps of its results, so that sliders need no network.
+
+AS_SET = InstanceConfig()
+"""How objects are made where nothing is said."""
 
 MAX_BYTES = 3 * 2**29
 """Memory for kept results (1.5 GB); the newest is kept however large it is."""
@@ -602,34 +599,37 @@ class ExplainHandlers:
             network_config(opened.model.net),
         )
 
-    def map_channel(self, request: p.MapChannel) -> p.AttentionMap:
-        """A map of one channel, from what is kept or run again."""
-        kept = self._kept(request.key)
-        found = kept.explained.channel(request.name, request.channel)
+    def map_channel(
+        self, job: int, key: str, name: str, channel: int | None = None
+    ) -> p.AttentionMap:
+        """A map of one channel, from what is kept or run again; None: of all together."""
+        kept = self._kept(key)
+        found = kept.explained.channel(name, channel)
         if found is not None:
             return found
-        assert request.channel is not None
-        progress = self._handlers.reporter(request.job)
+        assert channel is not None
+        progress = self._handlers.reporter(job)
         return run_channel(
             self._predictor(kept),
             kept.whole,
             kept.explained,
-            request.name,
-            request.channel,
+            name,
+            channel,
             on_tile=lambda i, n: progress(i, n, SEGMENTING),
-            cancelled=self._server.cancelled(request.job),
+            cancelled=self._server.cancelled(job),
         )
 
-    def inspect(self, request: p.Inspect) -> p.CellInspection:
-        """One object, as the labels are now."""
-        labels = request.labels
-        kept = self._kept(request.key)
-        cancelled = self._server.cancelled(request.job)
+    def inspect(
+        self, job: int, key: str, label: int, labels: NDArray[Any] | None = None
+    ) -> p.CellInspection:
+        """One object, as the labels are now; None: those of the last segmentation."""
+        kept = self._kept(key)
+        cancelled = self._server.cancelled(job)
         stages = kept.stages(kept.current(cancelled), cancelled)
         plane = stages[1] if labels is None else kept.flat(labels)
         found = inspect_object(
             plane,
-            request.label,
+            label,
             kept.maps,
             stages,
             _Raw(kept),  # type: ignore[arg-type]  # read where the object is only
@@ -639,27 +639,50 @@ class ExplainHandlers:
         steps = tuple(p.StageStep(**vars(step)) for step in found.history)
         return p.CellInspection(**{**vars(found), "history": steps})
 
-    def what_if(self, request: p.WhatIf) -> p.WhatIfResult:
-        """The box segmented anew, against the same box with attention as trained."""
+    def what_if(
+        self,
+        job: int,
+        key: str,
+        gates: tuple[bool, bool, bool, bool] = (True, True, True, True),
+        gamma: p.Exponents = (None, None, None, None),
+        se_gamma: p.Exponents = (None, None, None, None),
+        instances: InstanceConfig = AS_SET,
+        box: Box | None = None,
+    ) -> p.WhatIfResult:
+        """The box segmented anew, against the same box with attention as trained.
+
+        Parameters
+        ----------
+        gates
+            For each of the four scale gates: as trained, or switched off (False).
+        gamma
+            Exponents of ψ at strides 8, 4, 2 and 1, in place of the model's own: 0 is off, 1
+            plain ψ, above 1 sharper. None keeps the model's own.
+        se_gamma
+            The same of squeeze and excitation on the skips at these strides.
+        box
+            ``(y0, y1, x0, x1)`` in pixels of the image, inside what was explained; None for
+            all of it.
+        """
         start = time.perf_counter()
-        kept = self._kept(request.key)
-        tried = self._run(kept, request)
-        cancelled = self._server.cancelled(request.job)
-        reporter = self._handlers.reporter(request.job)
+        kept = self._kept(key)
+        tried = self._run(kept, key, box)
+        cancelled = self._server.cancelled(job)
+        reporter = self._handlers.reporter(job)
 
         def on_tile(done: int, total: int) -> None:
             reporter(done, total, SEGMENTING)
 
-        run, classes, config = tried.run, kept.classes, request.instances
+        run, classes, config = tried.run, kept.classes, instances
         known = tried.probability is not None
         if tried.probability is None:
             tried.probability = np.asarray(run.run(on_tile=on_tile, cancelled=cancelled))
         if tried.before is None or tried.before[0] != config:
             tried.before = (config, label_objects(tried.probability, classes, config))
         changed = run.run(
-            request.gates,
-            request.gamma,
-            request.se_gamma,
+            gates,
+            gamma,
+            se_gamma,
             on_tile=on_tile,
             cancelled=cancelled,
         )
@@ -667,7 +690,7 @@ class ExplainHandlers:
         after = label_objects(np.asarray(changed), classes, config)
         changes = compare_objects(before, after)
         return p.WhatIfResult(
-            key=request.key,
+            key=key,
             labels=after,
             change=changes.change,
             box=run.box,
@@ -703,19 +726,19 @@ class ExplainHandlers:
     def _predictor(self, kept: KeptExplanation) -> Predictor:
         return self._handlers.predictor(kept.model, kept.predict, kept.whole.model_input)
 
-    def _run(self, kept: KeptExplanation, request: p.WhatIf) -> _Tried:
+    def _run(self, kept: KeptExplanation, key: str, part: Box | None) -> _Tried:
         predictor = self._predictor(kept)
         explained = kept.explained
-        box = explained.box if request.box is None else _inside(kept, request.box)
+        box = explained.box if part is None else _inside(kept, part)
         tried = self._tried
         if (
             tried is None
             or tried.run.predictor is not predictor
-            or (tried.key, tried.box) != (request.key, box)
+            or (tried.key, tried.box) != (key, box)
         ):
             self._tried = tried = None
             run = WhatIfRun(predictor, kept.whole, explained.index, explained.scale, box)
-            self._tried = tried = _Tried(request.key, box, run)
+            self._tried = tried = _Tried(key, box, run)
         return tried
 
 
@@ -820,6 +843,12 @@ class Handlers:
             self.compare_models,
             self.fine_tune,
             self.resume_fine_tuning,
+            self.derive,
+            self.measure,
+            self.measure_image,
+            self.explaining.map_channel,
+            self.explaining.inspect,
+            self.explaining.what_if,
         )
         self._calls = {function.__name__: function for function in functions}
 
@@ -827,23 +856,12 @@ class Handlers:
         """The result of a request; raises what goes wrong."""
         match request:
             case p.Call():
-                return self._calls[request.name](request.job, **request.arguments)
+                about = {"key": request.key} if request.key else {}
+                return self._calls[request.name](request.job, **about, **request.arguments)
             case p.Explain():
                 return self.explaining.explain(request)
-            case p.MapChannel():
-                return self.explaining.map_channel(request)
-            case p.Inspect():
-                return self.explaining.inspect(request)
-            case p.WhatIf():
-                return self.explaining.what_if(request)
             case p.Segment():
                 return self.segment(request)
-            case p.Derive():
-                return self.derive(request)
-            case p.Measure():
-                return self.measure(request)
-            case p.MeasureImage():
-                return self.measure_image(request)
 
     def forget(self, key: str) -> None:
         """Drop what is kept under a key."""
@@ -950,27 +968,39 @@ class Handlers:
             self.kept.put(request.keep_as, kept)
         return result
 
-    def derive(self, request: p.Derive) -> p.SegmentResult:
+    def derive(
+        self, job: int, key: str, instances: InstanceConfig = AS_SET, table: bool = False
+    ) -> p.SegmentResult:
         """Labels of kept probabilities, with the table if asked for."""
         start = time.perf_counter()
-        kept = self.kept.get(request.key)
-        labels = kept.labels(request.instances, self._server.cancelled(request.job))
+        kept = self.kept.get(key)
+        labels = kept.labels(instances, self._server.cancelled(job))
         kept.provenance = {
             **kept.provenance,
             "settings": {
                 **kept.provenance["settings"],
-                "instances": request.instances.model_dump(mode="json"),
+                "instances": instances.model_dump(mode="json"),
             },
         }
-        objects = kept.table(labels) if request.table else None
-        return self.result(request.key, kept, labels, objects, 0, start)
+        objects = kept.table(labels) if table else None
+        return self.result(key, kept, labels, objects, 0, start)
 
-    def measure(self, request: p.Measure) -> p.ObjectTable:
-        """The table of labels that came from the client."""
-        labels = request.labels
-        kept = self.kept.get(request.key)
-        if request.at is not None:
-            return kept.confidence(labels, request.at)
+    def measure(
+        self, job: int, key: str, labels: NDArray[Any], at: tuple[int, ...] | None = None
+    ) -> p.ObjectTable:
+        """The object table of labels that a person has edited, over the kept image.
+
+        Parameters
+        ----------
+        labels
+            int32, in the shape of the result.
+        at
+            Where only part of the result is given, its first element (stack axes, y, x): then
+            the table has the columns label and confidence alone.
+        """
+        kept = self.kept.get(key)
+        if at is not None:
+            return kept.confidence(labels, at)
         if labels.shape != kept.plan.label_shape or labels.dtype.kind not in "iu":
             raise SettingsError(
                 f"Labels of shape {labels.shape} do not fit the result of shape "
@@ -978,25 +1008,39 @@ class Handlers:
             )
         return kept.table(labels)
 
-    def measure_image(self, request: p.MeasureImage) -> p.ObjectTable:
-        """The table of labels of any origin on the image under them."""
-        labels = request.labels
-        first = request.corner or (0,) * labels.ndim
+    def measure_image(
+        self,
+        job: int,
+        labels: NDArray[Any],
+        image: Any = None,
+        axes: str | None = None,
+        channels: tuple[int, ...] | None = None,
+        corner: tuple[int, ...] | None = None,
+        stack_axes: str = "",
+        **options: Any,
+    ) -> p.ObjectTable:
+        """The table of labels of any origin, without intensities where there is no image.
+
+        Parameters
+        ----------
+        labels
+            Whole numbers (\\*stack, H, W).
+        image, axes, channels
+            As of `Segment`.
+        corner
+            Place of the first label in the image (stack axes, y, x).
+        stack_axes, **options
+            Of the labels, as of `object_table`.
+        """
+        first = corner or (0,) * labels.ndim
         raw = None
-        if request.image is not None:
-            image = open_image(request.image, self._server.read_region)
-            plan = plan_image(image, request.axes, request.channels, measure=False)
-            raw = intensities(plan, first, labels.shape)
-        table = object_table(
-            labels,
-            image=raw,
-            pixel_size_um=request.pixel_size_um,
-            stack_axes=request.stack_axes,
-            z_step_um=request.z_step_um,
-            boxes=True,
-        )
-        axes = request.stack_axes + "YX"
-        return in_image(table, dict(zip(axes, first, strict=True)))
+        if image is not None:
+            opened = open_image(image, self._server.read_region)
+            raw = intensities(
+                plan_image(opened, axes, channels, measure=False), first, labels.shape
+            )
+        table = object_table(labels, image=raw, stack_axes=stack_axes, boxes=True, **options)
+        return in_image(table, dict(zip(stack_axes + "YX", first, strict=True)))
 
     # --- inside --------------------------------------------------------------------------
 
