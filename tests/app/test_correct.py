@@ -385,11 +385,10 @@ def test_box_is_segmented_with_its_settings_and_put_in_place(desks: Any) -> None
     config = InstanceConfig(foreground=0.3, split=0.9)
     desk.controller.segment_box([(4.2, 5), (4.2, 80), (40, 80), (40, 5)], config, 12.0)
     (request,) = desk.client.requests
-    assert isinstance(request, p.Segment)
-    assert request.window == p.Window(index=(2,), box=(14, 51, 20, 96))
-    assert request.instances == config
-    assert request.predict.diameter == 12
-    assert request.keep_as == ""
+    assert (request.name, request.key) == ("segment", "")
+    assert request.arguments["window"] == p.Window(index=(2,), box=(14, 51, 20, 96))
+    assert request.arguments["instances"] == config
+    assert request.arguments["predict"].diameter == 12
     assert desk.link.session.running
     job = desk.link.jobs.get(request.job)
     assert job is not None

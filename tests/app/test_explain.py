@@ -86,15 +86,16 @@ def map_of(name, size=(40, 48), channel=None, value=0.5):
 
 def answer(request, box=None):
     """A hand-made explanation of the window that was asked for."""
-    y0, y1, x0, x1 = box or request.window.box or (0, 40, 0, 48)
+    window = request.arguments["window"]
+    y0, y1, x0, x1 = box or window.box or (0, 40, 0, 48)
     labels = np.zeros((y1 - y0, x1 - x0), np.int32)
     labels[4:12, 4:14] = 1
     stages = {8: np.roll(labels, 2), 4: np.roll(labels, 1), 2: labels.copy(), 1: labels}
     result = p.SegmentResult(
-        request.keep_as, labels, (y0, x0), p.Summary(1, 80.0, 0), {"label": np.array([1])}
+        request.key, labels, (y0, x0), p.Summary(1, 80.0, 0), {"label": np.array([1])}
     )
     maps = {name: map_of(name, labels.shape) for name in STRIDES}
-    index = request.window.index or ()
+    index = window.index or ()
     change = np.zeros(labels.shape, np.int8)
     return p.ExplainResult(
         result, maps, stages, change, (0.1,) * 4, index, (y0, y1, x0, x1), NETWORK
@@ -130,7 +131,7 @@ class Desk:
 
     def ask(self):
         assert self.explain.explain() is not None
-        return self.client.of(p.Explain)[-1]
+        return self.client.of("explain")[-1]
 
     def look(self):
         request = self.ask()
@@ -157,11 +158,11 @@ def test_an_explanation_comes_with_cells_that_sliders_move(desk):
     assert not desk.session.running
     assert desk.session.progress is None
     (outcome,) = desk.outcomes
-    assert (outcome.key, outcome.replaces) == (request.keep_as, None)
+    assert (outcome.key, outcome.replaces) == (request.key, None)
     assert outcome.request.source is source
     assert desk.session.sliders == "live"
     assert desk.session.summary.startswith("1 cell")
-    assert desk.why.key == request.keep_as
+    assert desk.why.key == request.key
     assert set(desk.why.maps) == set(STRIDES)
     assert desk.overlays == []
     # a slider then asks for the same key; outlines and maps are those of before
@@ -186,7 +187,7 @@ def test_an_explanation_comes_with_cells_that_sliders_move(desk):
 def test_view_and_the_plane_that_is_shown(desk, source, window):
     desk.open(**source)
     desk.segment.set_region(where="view", planes="all")
-    assert desk.ask().window == window
+    assert desk.ask().arguments["window"] == window
 
 
 def test_what_cannot_be_explained_is_said(desk):
@@ -196,7 +197,7 @@ def test_what_cannot_be_explained_is_said(desk):
     desk.segment.set_region(where="view")
     assert desk.explain.explain() is None
     assert "view" in desk.session.error.message
-    assert desk.client.of(p.Explain) == []
+    assert desk.client.of("explain") == []
     desk.segment.set_region(where="whole")
     request = desk.ask()
     desk.client.on_event(p.Failed(request.job, "ImageError", "All NaN."))
@@ -216,7 +217,7 @@ def test_one_run_at_a_time_and_cancel(desk):
     desk.explain.cancel()
     assert desk.session.progress.what == "cancelling"
     assert (second.job, True) in desk.client.cancelled
-    desk.client.on_event(p.WasCancelled(desk.newest(p.Segment).job))
+    desk.client.on_event(p.WasCancelled(desk.newest("segment").job))
     desk.client.on_event(p.WasCancelled(second.job))
     assert not desk.session.running
     assert desk.why is None
@@ -235,7 +236,7 @@ def test_a_stale_explanation_is_dropped(desk, how):
     assert desk.outcomes == []
     assert desk.overlays == []
     assert desk.why is None
-    assert p.Forget(request.keep_as) in desk.client.sent
+    assert p.Forget(request.key) in desk.client.sent
 
 
 def test_layers_come_go_and_are_put_anew_by_a_second_run(desk):
@@ -301,7 +302,7 @@ def test_every_image_has_its_own(desk):
     assert desk.why.image_key == "two"
     assert desk.overlays[-1].source is one
     desk.segment.set_image(one)
-    assert desk.why.key == request.keep_as
+    assert desk.why.key == request.key
     # and of many images the oldest are let go
     for i in range(MAX_STATES):
         desk.open(f"more {i}")
@@ -314,34 +315,34 @@ def test_cells_of_more_than_was_explained_stay(desk):
     """A whole stack is not given up for the explanation of one of its planes."""
     desk.open(data=np.zeros((5, 40, 48)), plane=(2,))
     desk.segment.segment()
-    segment = desk.newest(p.Segment)
+    segment = desk.newest("segment")
     whole = p.SegmentResult(
-        segment.keep_as, np.zeros((5, 40, 48), np.int32), (0, 0, 0), p.Summary(0, 0.0, 0)
+        segment.key, np.zeros((5, 40, 48), np.int32), (0, 0, 0), p.Summary(0, 0.0, 0)
     )
     desk.client.done(segment, whole)
     first = desk.look()
     assert desk.outcomes[-1].replaces is None
-    assert p.Forget(segment.keep_as) not in desk.client.sent
+    assert p.Forget(segment.key) not in desk.client.sent
     # the next explanation takes the place of the first, also of another plane
     desk.segment.set_image(replace(desk.session.image, plane=(4,)))
     desk.look()
-    assert desk.outcomes[-1].replaces == first.keep_as
+    assert desk.outcomes[-1].replaces == first.key
     # Segment replaces it, and the engine no longer keeps what it was made from
     assert desk.why.kept
     desk.segment.segment()
-    again = desk.newest(p.Segment)
-    desk.client.done(again, replace(whole, key=again.keep_as))
+    again = desk.newest("segment")
+    desk.client.done(again, replace(whole, key=again.key))
     assert not desk.why.kept
 
 
 def test_edited_cells_stay_the_persons(desk):
     desk.open()
     request = desk.look()
-    desk.segment.mark_edited(request.keep_as)
+    desk.segment.mark_edited(request.key)
     desk.look()
     assert desk.outcomes[-1].replaces is None
-    assert desk.outcomes[-1].looks_into == request.keep_as
-    assert desk.why.key != request.keep_as
+    assert desk.outcomes[-1].looks_into == request.key
+    assert desk.why.key != request.key
     assert desk.session.sliders == "edited"
 
 
@@ -572,6 +573,6 @@ def test_what_the_engine_forgot_is_no_error(desk):
 def test_cells_whose_layer_is_gone_can_be_asked_no_more(desk):
     desk.open()
     request = desk.look()
-    desk.segment.forget_result(request.keep_as)
-    desk.explain.forget_result(request.keep_as)
+    desk.segment.forget_result(request.key)
+    desk.explain.forget_result(request.key)
     assert not desk.why.kept

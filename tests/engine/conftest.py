@@ -55,7 +55,7 @@ class Engine:
     def of(self, kind: type) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
 
-    def submit(self, make: Callable[[int], p.JobRequest]) -> int:
+    def submit(self, make: Callable[[int], p.Call]) -> int:
         self._job += 1
         self.client.submit(make(self._job))
         return self._job
@@ -65,7 +65,7 @@ class Engine:
         last = (p.Done, p.Failed, p.WasCancelled)
         return self.wait(lambda event: isinstance(event, last) and event.job == job)
 
-    def result(self, make: Callable[[int], p.JobRequest]) -> Any:
+    def result(self, make: Callable[[int], p.Call]) -> Any:
         """Submit and wait for success."""
         event = self.answer(self.submit(make))
         assert isinstance(event, p.Done), event

@@ -35,9 +35,9 @@ def expected(image, tiny_model):
     return segment(image, str(tiny_model), tile=192, precision="float32", pixel_size_um=0.5)
 
 
-def request(image, model, **more):
+def request(image, model, key="", **more):
     options = {"predict": SMALL, "pixel_size_um": 0.5, **more}
-    return lambda job: p.Segment(job, image, str(model), **options)
+    return call("segment", key, image=image, model=str(model), **options)
 
 
 def test_the_engine_tells_what_it_is(engine):
@@ -55,7 +55,7 @@ def test_warm_up_measures_the_model(engine, tiny_model):
 
 
 def test_same_as_the_python_api(engine, image, expected, tiny_model):
-    job = engine.submit(request(image, tiny_model, keep_as="api"))
+    job = engine.submit(request(image, tiny_model, key="api"))
     result = engine.answer(job).result
     assert result.labels.dtype == np.int32
     np.testing.assert_array_equal(result.labels, expected.labels)
@@ -73,7 +73,7 @@ def test_same_as_the_python_api(engine, image, expected, tiny_model):
 
 
 def test_sliders_run_no_network(engine, image, tiny_model):
-    engine.result(request(image, tiny_model, keep_as="sliders"))
+    engine.result(request(image, tiny_model, key="sliders"))
     config = InstanceConfig(foreground=0.7, min_size=30)
     derived = engine.result(call("derive", "sliders", instances=config, table=True))
     direct = segment(
@@ -113,7 +113,7 @@ def test_derivations_are_answered_between_tiles(engine, image, tiny_model):
 
 
 def test_forgotten_probabilities_are_said_to_be_gone(engine, image, tiny_model):
-    engine.result(request(image, tiny_model, keep_as="gone"))
+    engine.result(request(image, tiny_model, key="gone"))
     engine.client.submit(p.Forget("gone"))
     failed = engine.answer(engine.submit(call("derive", "gone")))
     assert failed.kind == "NotKeptError"
@@ -121,7 +121,7 @@ def test_forgotten_probabilities_are_said_to_be_gone(engine, image, tiny_model):
 
 
 def test_edited_labels_are_measured(engine, image, tiny_model):
-    result = engine.result(request(image, tiny_model, keep_as="measure"))
+    result = engine.result(request(image, tiny_model, key="measure"))
     labels = result.labels.copy()
     labels[labels == 1] = 2
     table = engine.result(call("measure", "measure", labels=labels))
@@ -133,7 +133,7 @@ def test_edited_labels_are_measured(engine, image, tiny_model):
 
 def test_a_view_is_what_the_whole_image_has_there(engine, image, tiny_model):
     """Probabilities of a view have context and levels of the whole image."""
-    whole = engine.result(request(image, tiny_model, keep_as="whole"))
+    whole = engine.result(request(image, tiny_model, key="whole"))
     box = (30, 150, 60, 260)
     view = engine.result(request(image, tiny_model, window=p.Window(box=box)))
     assert view.offset == (30, 60)
@@ -154,7 +154,7 @@ def test_where_tiles_meet(engine, tiny_model):
     columns = tuple(sorted({tile.core.x0 for tile in tiles} - {0}))
     assert rows
     assert columns
-    whole = engine.result(request(image, tiny_model, keep_as="met", predict=predict))
+    whole = engine.result(request(image, tiny_model, key="met", predict=predict))
     assert whole.seams == (rows, columns)
     derived = engine.result(call("derive", "met", instances=InstanceConfig()))
     assert derived.seams == (rows, columns)
@@ -194,7 +194,7 @@ def test_lazy_images(engine, image, expected, tiny_model, tmp_path, monkeypatch)
     # As if they were larger than a gigabyte: read through the client, region by region.
     monkeypatch.setattr(images, "WHOLE_LIMIT", 1000)
     for source in (dask_image, image):
-        result = engine.result(request(source, tiny_model, keep_as="remote"))
+        result = engine.result(request(source, tiny_model, key="remote"))
         np.testing.assert_array_equal(result.labels, expected.labels)
     table = engine.result(call("derive", "remote", table=True)).objects
     np.testing.assert_allclose(table["mean_intensity"], expected.objects["mean_intensity"])
@@ -272,7 +272,7 @@ def test_each_job_was_answered_once(engine):
 def test_closing_leaves_nothing(new_engine, image, tiny_model, alive):
     new_engine.client.start()
     # Asked before it is there: kept until it is.
-    job = new_engine.submit(request(image, tiny_model, keep_as="kept"))
+    job = new_engine.submit(request(image, tiny_model, key="kept"))
     assert isinstance(new_engine.answer(job), p.Done)
     pid = new_engine.client.pid
     folders = [Path(folder) for folder in new_engine.client._link.folders]

@@ -11,7 +11,6 @@ from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.data import synthetic_nuclei
 from napari_sa2net.engine import arrays as images
 from napari_sa2net.engine import messages as p
-from napari_sa2net.errors import SettingsError
 from napari_sa2net.interpret.explain import explain
 from napari_sa2net.models import load_model
 from napari_sa2net.nn import ATTENTION_NAMES
@@ -27,27 +26,28 @@ def image():
 
 @pytest.fixture(scope="module")
 def request_of(image, tiny_model):
-    """request_of(kind, keep_as=…, …) -> what to submit."""
+    """request_of(function, key=…, …) -> what to submit."""
 
-    def make(kind, source=image, **more):
+    def make(function, source=image, key="", **more):
         options = {"predict": SMALL, "pixel_size_um": 0.5, **more}
-        return lambda job: kind(job, source, str(tiny_model), **options)
+        return call(function, key, image=source, model=str(tiny_model), **options)
 
     return make
 
 
 @pytest.fixture(scope="module")
 def explained(engine, request_of):
-    return engine.result(request_of(p.Explain, keep_as="image"))
+    return engine.result(request_of("explain", key="image"))
 
 
-def test_an_explanation_has_a_name(image):
-    with pytest.raises(SettingsError, match="keep_as"):
-        p.Explain(1, image, "nuclei")
+def test_an_explanation_has_a_name(engine, request_of):
+    failed = engine.answer(engine.submit(request_of("explain")))
+    assert failed.kind == "SettingsError"
+    assert "key" in failed.message
 
 
 def test_explained_is_segmented(engine, request_of, explained):
-    plain = engine.result(request_of(p.Segment))
+    plain = engine.result(request_of("segment"))
     ours = explained.segmentation
     np.testing.assert_array_equal(ours.labels, plain.labels)
     assert ours.summary == plain.summary
@@ -147,8 +147,8 @@ def test_an_object(engine, explained):
 
 def test_a_view_is_explained_as_it_is_segmented(engine, request_of):
     window = p.Window(box=BOX)
-    view = engine.result(request_of(p.Explain, keep_as="view", window=window))
-    plain = engine.result(request_of(p.Segment, window=window))
+    view = engine.result(request_of("explain", key="view", window=window))
+    plain = engine.result(request_of("segment", window=window))
     np.testing.assert_array_equal(view.segmentation.labels, plain.labels)
     assert view.box == BOX
     assert view.segmentation.offset == (30, 60)
@@ -164,7 +164,7 @@ def test_a_view_is_explained_as_it_is_segmented(engine, request_of):
     )
     at = view.segmentation.objects["scale_gate_2"][label - 1]
     assert found.gates[1] == pytest.approx(at)
-    whole = engine.result(request_of(p.Explain, keep_as="image"))
+    whole = engine.result(request_of("explain", key="image"))
     same = whole.segmentation.labels[tuple(np.rint(found.centre).astype(int))]
     assert same
     assert whole.segmentation.objects["scale_gate_2"][same - 1] == pytest.approx(at, abs=0.05)
@@ -172,12 +172,12 @@ def test_a_view_is_explained_as_it_is_segmented(engine, request_of):
 
 def test_one_plane_of_a_stack(engine, image, request_of):
     stack = np.stack([image // 2, image, image[::-1]])
-    options = {"axes": "ZYX", "keep_as": "stack"}
-    failed = engine.answer(engine.submit(request_of(p.Explain, stack, **options)))
+    options = {"axes": "ZYX", "key": "stack"}
+    failed = engine.answer(engine.submit(request_of("explain", stack, **options)))
     assert failed.kind == "AxesError"
     window = p.Window((2,), BOX)
-    one = engine.result(request_of(p.Explain, stack, window=window, **options))
-    plain = engine.result(request_of(p.Segment, stack, axes="ZYX", window=window))
+    one = engine.result(request_of("explain", stack, window=window, **options))
+    plain = engine.result(request_of("segment", stack, axes="ZYX", window=window))
     np.testing.assert_array_equal(one.segmentation.labels, plain.labels)
     assert one.segmentation.labels.shape == (1, 160, 180)
     assert one.segmentation.offset == (2, 30, 60)
@@ -194,7 +194,7 @@ def test_one_plane_of_a_stack(engine, image, request_of):
 def test_what_if_nothing_is_changed(engine, request_of, explained):
     for box in (None, BOX):
         tried = engine.result(call("what_if", "image", box=box))
-        plain = engine.result(request_of(p.Segment, window=p.Window(box=box)))
+        plain = engine.result(request_of("segment", window=p.Window(box=box)))
         np.testing.assert_array_equal(tried.labels, plain.labels)
         assert not tried.change.any()
         assert tried.n_before == tried.n_after == plain.labels.max()
@@ -232,7 +232,7 @@ def test_what_cannot_be_tried(engine, request_of, explained):
     assert engine.answer(outside).kind == "ImageError"
     high = engine.submit(call("what_if", "image", gamma=(99.0, 1.0, 1.0, 1.0)))
     assert engine.answer(high).kind == "SettingsError"
-    engine.result(request_of(p.Explain, keep_as="part", window=p.Window(box=BOX)))
+    engine.result(request_of("explain", key="part", window=p.Window(box=BOX)))
     beside = engine.submit(call("what_if", "part", box=(0, 20, 0, 20)))
     assert "what was explained" in engine.answer(beside).message
     clipped = engine.result(call("what_if", "part", box=(0, 60, 0, 100)))
@@ -240,7 +240,7 @@ def test_what_cannot_be_tried(engine, request_of, explained):
 
 
 def test_what_was_not_explained(engine, request_of):
-    engine.result(request_of(p.Segment, keep_as="plain"))
+    engine.result(request_of("segment", key="plain"))
     for make in (
         call("what_if", "plain"),
         call("inspect", "plain", label=1),
@@ -251,7 +251,7 @@ def test_what_was_not_explained(engine, request_of):
 
 def test_only_the_newest_of_a_kind_runs(engine, image, request_of, explained):
     # The network is busy meanwhile, so that they meet in the queue.
-    busy = engine.submit(request_of(p.Segment, np.tile(image, (3, 3))))
+    busy = engine.submit(request_of("segment", np.tile(image, (3, 3))))
     engine.wait(lambda e: isinstance(e, p.Progress) and e.job == busy)
     jobs = [
         engine.submit(call("what_if", "image", gamma=(g, 1.0, 1.0, 1.0)))
@@ -269,7 +269,7 @@ def test_only_the_newest_of_a_kind_runs(engine, image, request_of, explained):
 
 def test_cancelling_an_explanation(engine, image, request_of):
     pid = engine.client.pid
-    job = engine.submit(request_of(p.Explain, np.tile(image, (4, 4)), keep_as="never"))
+    job = engine.submit(request_of("explain", np.tile(image, (4, 4)), key="never"))
     engine.wait(lambda e: isinstance(e, p.Progress) and e.job == job and e.what == "segmenting")
     engine.client.cancel(job, force=False)
     assert isinstance(engine.answer(job), p.WasCancelled)
@@ -281,7 +281,7 @@ def test_cancelling_an_explanation(engine, image, request_of):
 def test_images_read_in_regions(engine, image, request_of, explained, monkeypatch):
     monkeypatch.setattr(images, "WHOLE_LIMIT", 1000)
     lazy = da.from_array(image, chunks=(50, 70))
-    remote = engine.result(request_of(p.Explain, lazy, keep_as="remote"))
+    remote = engine.result(request_of("explain", lazy, key="remote"))
     np.testing.assert_array_equal(remote.segmentation.labels, explained.segmentation.labels)
     tried = engine.result(call("what_if", "remote", box=BOX))
     assert tried.n_before > 0
@@ -295,7 +295,7 @@ def test_nothing_to_explain(engine, request_of, fill):
         "empty": np.zeros((0, 50), np.uint8),
         "pixel": np.ones((1, 1), np.uint8),
     }[fill]
-    result = engine.result(request_of(p.Explain, source, keep_as=fill))
+    result = engine.result(request_of("explain", source, key=fill))
     assert result.maps == {}
     assert result.segmentation.summary.n_objects == 0
     assert result.stages[8].shape == result.change.shape == source.shape
@@ -310,10 +310,10 @@ def test_nothing_to_explain(engine, request_of, fill):
 
 
 def test_nothing_stays_of_what_is_forgotten(engine, request_of, held):
-    engine.result(request_of(p.Explain, keep_as="last"))
+    engine.result(request_of("explain", key="last"))
     assert held(engine.client)
     for key in ("last", "image", "view", "stack", "part", "remote", "plain"):
         engine.client.submit(p.Forget(key))
-    asked = {"model": request_of(p.Segment)(0).model, "predict": PredictConfig()}
+    asked = {"model": request_of("segment")(0).arguments["model"], "predict": PredictConfig()}
     engine.result(call("warm_up", **asked))
     engine.wait(lambda _: not held(engine.client), 10)

@@ -63,9 +63,8 @@ def test_killed_in_mid_run_it_says_so_and_comes_back(new_engine, tiny_model, ali
     client.start()
     pid = new_engine.kind(p.Ready).info.pid
     folders = [Path(folder) for folder in client._link.folders]
-    job = new_engine.submit(
-        lambda job: p.Segment(job, LARGE, str(tiny_model), predict=SMALL, keep_as="k")
-    )
+    asked = {"model": str(tiny_model), "predict": SMALL}
+    job = new_engine.submit(call("segment", "k", image=LARGE, **asked))
     new_engine.wait(lambda e: isinstance(e, p.Progress) and e.what == "segmenting")
     os.kill(pid, signal.SIGKILL)
     failed = new_engine.answer(job)
@@ -79,11 +78,12 @@ def test_killed_in_mid_run_it_says_so_and_comes_back(new_engine, tiny_model, ali
     gone = new_engine.answer(new_engine.submit(call("derive", "k")))
     assert gone.kind == "NotKeptError"
     small = LARGE[:64, :64]
-    assert new_engine.result(lambda job: p.Segment(job, small, str(tiny_model))).n_tiles == 1
+    again = new_engine.result(call("segment", image=small, model=str(tiny_model)))
+    assert again.n_tiles == 1
 
     # A cancelled job that does not stop is stopped by force, here because all stands still.
     second = client.pid
-    job = new_engine.submit(lambda job: p.Segment(job, LARGE, str(tiny_model), predict=SMALL))
+    job = new_engine.submit(call("segment", image=LARGE, **asked))
     new_engine.wait(
         lambda e: isinstance(e, p.Progress) and e.job == job and e.what == "segmenting"
     )
@@ -169,7 +169,8 @@ def on_event(event):
 client = EngineClient(on_event)
 client.start()
 image = np.random.default_rng(0).integers(0, 255, (1500, 1500), np.uint8)
-client.submit(p.Segment(1, image, sys.argv[1], predict=PredictConfig(tile=192)))
+asked = {"image": image, "model": sys.argv[1], "predict": PredictConfig(tile=192)}
+client.submit(p.Call(1, "segment", asked))
 threading.Event().wait(60) if sys.argv[2] == "wait" else sys.stdin.readline()
 """
 

@@ -8,21 +8,23 @@ import weakref
 from collections.abc import Iterator
 from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from napari_sa2net.config import InstanceConfig
+from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.data import plan_image
 from napari_sa2net.engine import messages as p
-from napari_sa2net.engine import service as kept_module
-from napari_sa2net.engine.arrays import WindowPlan
 from napari_sa2net.engine.server import Server
-from napari_sa2net.engine.service import Handlers, Kept, KeptResults
+from napari_sa2net.engine.service import Handlers, KeptResults
 from napari_sa2net.errors import Cancelled, NotKeptError
+from napari_sa2net.inference import segment as prediction
+from napari_sa2net.inference.segment import Prediction
 
-CLASSES = ("background", "foreground")
+CARD = SimpleNamespace(classes=("background", "foreground"))
+MODEL: Any = SimpleNamespace(card=CARD, name="none", sha256="")
 
 
 class Patient:
@@ -154,27 +156,27 @@ class Quiet:
         return ask
 
 
-def kept_stack(n: int = 6, **more: Any) -> Kept:
+def kept_stack(n: int = 6) -> Prediction:
     probability = np.zeros((n, 2, 24, 24), np.float32)
     probability[:, 1, 4:16, 4:16] = 0.9
     probability[:, 0] = 1 - probability[:, 1]
     image = np.zeros((n, 24, 24), np.uint8)
-    plan = WindowPlan(plan_image(image, in_channels=1), None, (0, 24, 0, 24))
-    return Kept(plan, probability, CLASSES, None, None, **more)
+    plan = plan_image(image, in_channels=1).part(None, (0, 24, 0, 24))
+    return Prediction(plan, probability, MODEL, PredictConfig())
 
 
 def test_an_outdated_derivation_stops_between_planes(monkeypatch: pytest.MonkeyPatch) -> None:
     server = Quiet(3)
     handlers = Handlers(server)  # type: ignore[arg-type]
-    kept = kept_stack(provenance={"settings": {}})
+    kept = kept_stack()
     handlers.kept.put("a", kept)
     planes: list[int] = []
-    whole = kept_module.label_stack
+    whole = prediction.label_stack
 
     def watched(*args: Any, **options: Any) -> Any:
         return whole(*args, **{**options, "progress": lambda done, *_: planes.append(done)})
 
-    monkeypatch.setattr(kept_module, "label_stack", watched)
+    monkeypatch.setattr(prediction, "label_stack", watched)
     with pytest.raises(Cancelled):
         handlers.derive(1, "a", InstanceConfig(min_size=1))
     assert planes == [1, 2, 3]
@@ -192,9 +194,9 @@ class Plan:
         self.image = np.zeros(n_bytes, np.uint8)
 
 
-def kept_of(n_bytes: int, plan: Plan | None = None) -> Kept:
+def kept_of(n_bytes: int, plan: Plan | None = None) -> Prediction:
     probability = np.zeros(n_bytes, np.uint8)
-    return Kept(plan or Plan(), probability, CLASSES, None, None)  # type: ignore[arg-type]
+    return Prediction(plan or Plan(), probability, MODEL, PredictConfig())  # type: ignore[arg-type]
 
 
 def keys(results: KeptResults, names: str) -> str:

@@ -46,7 +46,7 @@ class BothEnds:
     def cancel(self, job: int, force: bool = True) -> None: ...
     def close(self) -> None: ...
     def submit(self, request: p.Request) -> None:
-        if isinstance(request, p.Segment):
+        if isinstance(request, p.Call) and request.name == "segment":
             result = self.handlers.run(prepare(request, Sources()))
             self.on_event(p.Done(request.job, result))
 

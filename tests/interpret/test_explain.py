@@ -127,12 +127,12 @@ def test_what_does_not_fit_is_kept_reduced_and_run_again(
     full = explain_plane(predictor, plan, box=(0, 50, 0, 700))
     monkeypatch.setattr(explain, "KEEP_WIDE", 1000)
     lean = explain_plane(predictor, plan, box=(0, 50, 0, 700))
-    assert lean.n_bytes < full.n_bytes / 2
+    assert lean.map_bytes < full.map_bytes / 2
     for name in ATTENTION_NAMES:
         np.testing.assert_array_equal(lean.placed()[name].values, full.placed()[name].values)
     for name, channel in (("local_gate_3", 5), ("global_query", 0)):
         assert lean.channel(name, channel) is None
-        again = run_channel(predictor, plan, lean, name, channel)
+        again = run_channel(predictor, lean, name, channel)
         kept = full.channel(name, channel)
         np.testing.assert_array_equal(again.values, kept.values)
         assert (again.channel, again.n_channels) == (channel, kept.n_channels)

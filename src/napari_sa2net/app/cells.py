@@ -399,7 +399,7 @@ class CorrectEngine:
         )
         self._link.cancel_runs()
         job = self._link.jobs.open("box", request.key, request)
-        self._link.run(job, replace(request.to_engine(job.number), keep_as=""))
+        self._link.run(job, replace(request.to_engine(job.number), key=""))
 
     # --- what the engine says ----------------------------------------------------------
 

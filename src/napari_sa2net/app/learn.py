@@ -422,7 +422,7 @@ class LearnLayers:
 
     def _ask(self, kind: JobKind, key: str, request: SegmentRequest, about: Any) -> None:
         job = self._link.jobs.open(kind, key, about)
-        self._link.submit(replace(request.to_engine(job.number), keep_as=""))
+        self._link.submit(replace(request.to_engine(job.number), key=""))
 
 
 def outlines(labels: NDArray[np.int32]) -> NDArray[np.uint8]:

@@ -15,13 +15,12 @@ from napari_sa2net.data.fingerprint import quick_fingerprint
 from napari_sa2net.data.plan import ImagePlan, plan_image
 from napari_sa2net.engine.messages import (
     AttentionMap,
+    Call,
     CellInspection,
     EngineInfo,
-    Explain,
     ExplainResult,
     Exponents,
     ObjectTable,
-    Segment,
     SegmentResult,
     Summary,
     WhatIfResult,
@@ -380,9 +379,27 @@ class SegmentRequest:
     normalize: bool
     window: Window
 
-    def to_engine(self, job: int) -> Segment:
-        """The engine's request; its image is still the array itself."""
-        return Segment(**self._fields(job))
+    #: Name of the engine's function.
+    function: ClassVar[str] = "segment"
+
+    def to_engine(self, job: int) -> Call:
+        """The engine's call; its image is still the array itself."""
+        source, predict = self.source, self.predict
+        if source.contrast is not None and self.normalize:
+            predict = predict.model_copy(update={"contrast": source.contrast})
+        arguments = {
+            "image": source.data,
+            "model": self.model,
+            "axes": source.axes,
+            "channels": source.channels,
+            "normalize": self.normalize,
+            "predict": predict,
+            "instances": self.instances,
+            "pixel_size_um": source.pixel_size_um,
+            "z_step_um": source.z_step_um,
+            "window": self.window,
+        }
+        return Call(job, self.function, arguments, self.key)
 
     @property
     def looks(self) -> bool:
@@ -402,32 +419,11 @@ class SegmentRequest:
             former, ExplainRequest
         )
 
-    def _fields(self, job: int) -> dict[str, Any]:
-        source, predict = self.source, self.predict
-        if source.contrast is not None and self.normalize:
-            predict = predict.model_copy(update={"contrast": source.contrast})
-        return {
-            "job": job,
-            "image": source.data,
-            "model": self.model,
-            "axes": source.axes,
-            "channels": source.channels,
-            "normalize": self.normalize,
-            "predict": predict,
-            "instances": self.instances,
-            "pixel_size_um": source.pixel_size_um,
-            "z_step_um": source.z_step_um,
-            "keep_as": self.key,
-            "window": self.window,
-        }
-
 
 class ExplainRequest(SegmentRequest):
     """A segmentation of one plane that also shows why."""
 
-    def to_engine(self, job: int) -> Explain:
-        """The engine's request; its image is still the array itself."""
-        return Explain(**self._fields(job))
+    function = "explain"
 
     @property
     def looks(self) -> bool:

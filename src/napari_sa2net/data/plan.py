@@ -27,6 +27,8 @@ from napari_sa2net.data.axes import (
 )
 from napari_sa2net.errors import ChannelError, ImageError, SettingsError
 
+Box = tuple[int, int, int, int]
+
 # --------------------------------------------------------------------------------------------
 # Rectangles of pixels out of an array of any kind, loaded once where chunks are large.
 
@@ -50,7 +52,6 @@ class BlockReader:
     def __init__(self, image: Any, axes: str) -> None:
         self.image = image
         self.axes = axes
-        self.shape = tuple(int(n) for n in image.shape)
         self._chunks = _chunk_sizes(image)
         self._keep = (
             self._chunks is not None
@@ -73,7 +74,7 @@ class BlockReader:
             return None
         return self._chunks[self.axes.index("Y")], self._chunks[self.axes.index("X")]
 
-    def read(self, at: dict[str, int | slice]) -> NDArray[Any]:
+    def read_block(self, at: dict[str, int | slice]) -> NDArray[Any]:
         """Rows, columns and channels of one plane, (channels, rows, columns).
 
         Parameters
@@ -134,7 +135,7 @@ class BlockReader:
         if chunk is None:
             ends = [
                 min(start + size, n)
-                for start, size, n in zip(starts, self._chunks, self.shape, strict=True)
+                for start, size, n in zip(starts, self._chunks, self.image.shape, strict=True)
             ]
             chunk = self._load(tuple(slice(a, b) for a, b in zip(starts, ends, strict=True)))
         with self._lock:
@@ -573,8 +574,8 @@ def plan_as_input(
     )
 
 
-class ImagePlan:
-    """An image as a network sees it; made by `plan_image`.
+class ImagePlan(BlockReader):
+    """An image as a network sees it; made by `plan_image`, and of a part of it by `part`.
 
     Attributes
     ----------
@@ -603,6 +604,10 @@ class ImagePlan:
         Values that were chosen to become 0 and 1.
     levels_along : str
         Stack axes along which every index has levels of its own; empty: all have the same.
+    origin : dict of str to int
+        Index of its first pixel in the whole image, by axis but C.
+    boxed : bool
+        It is a box of each plane, not all of it.
     """
 
     def __init__(
@@ -616,10 +621,9 @@ class ImagePlan:
         levels: LevelsOf = "auto",
         contrast: tuple[float, float] | None = None,
     ) -> None:
-        self.image = array
+        super().__init__(array, axes.names)
         self.shape: tuple[int, ...] = tuple(int(n) for n in array.shape)
         self.dtype = np.dtype(array.dtype)
-        self.axes = axes.names
         self.is_rgb = axes.rgb
         self.is_lazy = not isinstance(array, np.ndarray) or isinstance(array, np.memmap)
         self.stack_axes = axes.stack
@@ -635,7 +639,9 @@ class ImagePlan:
         self.contrast = contrast
         self.levels_along = self._axes_of_levels(levels)
         self._levels: dict[tuple[int, ...], Levels] = {}
-        self._blocks = BlockReader(array, self.axes)
+        self._whole: ImagePlan | None = None
+        self.origin = dict.fromkeys(self.stack_axes + "YX", 0)
+        self.boxed = False
         self._mapping = (
             channel_mapping(len(self.channels), in_channels, model_input.channel_order)
             if self.channels
@@ -662,6 +668,79 @@ class ImagePlan:
         )
 
     # --- shape ---------------------------------------------------------------------------
+
+    def part(self, index: Sequence[int] | None = None, box: Box | None = None) -> ImagePlan:
+        """A part of the image, with the levels of the whole; itself where all is wanted.
+
+        Parameters
+        ----------
+        index : sequence of int, optional
+            One plane of the stack, which then has length 1 everywhere; else all planes.
+        box : (y0, y1, x0, x1), optional
+            Of each plane, clipped to the image.
+
+        Raises
+        ------
+        ImageError
+            There is no such plane, or nothing of the image is in the box.
+        """
+        assert self._whole is None
+        sizes = dict(zip(self.axes, self.shape, strict=True))
+        origin = dict(self.origin)
+        if index is not None and self.stack_shape:
+            self._check_index(index, ". Choose a plane of it, or all planes.")
+            origin |= zip(self.stack_axes, index, strict=True)
+            sizes |= dict.fromkeys(self.stack_axes, 1)
+        if box is not None:
+            y0, x0 = max(0, box[0]), max(0, box[2])
+            y1, x1 = min(self.spatial[0], box[1]), min(self.spatial[1], box[3])
+            if y1 <= y0 or x1 <= x0:
+                raise ImageError(
+                    "The view shows no part of this image. Move the camera over it, or choose "
+                    "the whole image."
+                )
+            origin |= {"Y": y0, "X": x0}
+            sizes |= {"Y": y1 - y0, "X": x1 - x0}
+        elif sizes == dict(zip(self.axes, self.shape, strict=True)):
+            return self
+        _ = self.measured
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__, _whole=self, origin=origin, boxed=box is not None)
+        made.shape = tuple(sizes[name] for name in self.axes)
+        made.stack_shape = tuple(sizes[name] for name in self.stack_axes)
+        made.spatial = (sizes["Y"], sizes["X"])
+        made.is_empty = 0 in made.shape
+        return made
+
+    @property
+    def whole(self) -> ImagePlan:
+        """Of the image that this is a part of; itself where it is none."""
+        # None within: a plan that holds itself would keep its image until garbage is collected
+        return self if self._whole is None else self._whole
+
+    @property
+    def first(self) -> tuple[int, ...]:
+        """Index of its first plane in the whole image."""
+        return tuple(self.origin[name] for name in self.stack_axes)
+
+    @property
+    def box(self) -> Box:
+        """``(y0, y1, x0, x1)`` in pixels of the whole image."""
+        y, x = self.origin["Y"], self.origin["X"]
+        return y, y + self.spatial[0], x, x + self.spatial[1]
+
+    def in_whole(self, index: Sequence[int]) -> tuple[int, ...]:
+        """Index in the whole image of a plane of this part."""
+        return tuple(a + b for a, b in zip(index, self.first, strict=True))
+
+    def _check_index(self, index: Sequence[int], advice: str = ".") -> None:
+        if len(index) != len(self.stack_shape) or not all(
+            0 <= i < n for i, n in zip(index, self.stack_shape, strict=True)
+        ):
+            raise ImageError(
+                f"There is no plane {tuple(index)}: the stack has shape "
+                f"{self.stack_shape}{advice}"
+            )
 
     @property
     def label_axes(self) -> str:
@@ -796,6 +875,8 @@ class ImagePlan:
 
     def measured_of(self, index: Sequence[int]) -> Levels:
         """Levels of a plane: of the whole image, or of the time point or plane alone."""
+        if self._whole is not None:
+            return self._whole.measured_of(self.in_whole(index))
         if not self.levels_along or self.measured.constant:
             return self.measured
         at = dict(zip(self.stack_axes, index, strict=True))
@@ -855,28 +936,31 @@ class ImagePlan:
                 f"Rows {y0}…{y1}, columns {x0}…{x1} are not inside the image of "
                 f"{height} × {width} pixels."
             )
-        if len(index) != len(self.stack_shape) or not all(
-            0 <= i < n for i, n in zip(index, self.stack_shape, strict=True)
-        ):
-            raise ImageError(
-                f"There is no plane {index}: the stack has shape {self.stack_shape}."
-            )
+        self._check_index(index)
         if 0 in (y1 - y0, x1 - x0, len(self.channels)):
             return np.zeros((len(self.channels), y1 - y0, x1 - x0), self.dtype)
         first, last = min(self.channels), max(self.channels) + 1
         if self.channel_axis is None or last - first <= 2 * len(self.channels) + 2:
-            block = self._load(index, slice(y0, y1), slice(x0, x1), slice(first, last))
+            block = self._window(index, slice(y0, y1), slice(x0, x1), slice(first, last))
             picks = [channel - first for channel in self.channels]
             return block if picks == list(range(len(block))) else block[picks]
         rows = [
-            self._load(index, slice(y0, y1), slice(x0, x1), slice(channel, channel + 1))
+            self._window(index, slice(y0, y1), slice(x0, x1), slice(channel, channel + 1))
             for channel in self.channels
         ]
         return np.concatenate(rows)
 
-    def _load(self, index: tuple[int, ...], y: slice, x: slice, c: slice) -> NDArray[Any]:
-        at: dict[str, int | slice] = {"Y": y, "X": x, "C": c}
-        return self._blocks.read(at | dict(zip(self.stack_axes, index, strict=True)))
+    def _window(self, index: tuple[int, ...], y: slice, x: slice, c: slice) -> NDArray[Any]:
+        top, left = self.origin["Y"], self.origin["X"]
+        at: dict[str, int | slice] = dict(
+            zip(self.stack_axes, self.in_whole(index), strict=True)
+        )
+        at |= {
+            "Y": slice(top + y.start, top + y.stop),
+            "X": slice(left + x.start, left + x.stop),
+            "C": c,
+        }
+        return self.read_block(at)
 
     def _axes_of_levels(self, levels: LevelsOf) -> str:
         """Stack axes along which brightness is measured anew."""
@@ -919,7 +1003,7 @@ class ImagePlan:
 
         for effort in (1, 16):
             windows, complete = sample_windows(
-                len(planes), *self.spatial, self._blocks.chunk, not self.is_lazy, effort
+                len(planes), *self.spatial, self.chunk, not self.is_lazy, effort
             )
             samples = read_sample(windows, read, effort)
             # A flat sample of a larger image may just be its empty background.

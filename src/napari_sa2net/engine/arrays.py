@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_sa2net.data.plan import ImagePlan, Levels, plan_image
+from napari_sa2net.data.plan import plan_image
 from napari_sa2net.engine import messages as p
 from napari_sa2net.engine.messages import FileRef, RegionRef, Whole
 from napari_sa2net.errors import EngineError, ImageError
@@ -281,28 +281,23 @@ class Sources:
         return _read(array, key)
 
 
-def prepare(request: p.JobRequest, sources: Sources) -> p.JobRequest:
-    """The request with references instead of its image and of lazy labels.
+def prepare(call: p.Call, sources: Sources) -> p.Call:
+    """The call with references instead of its image and of lazy labels.
 
     Raises
     ------
     ImageError, AxesError, ChannelError
         The image is none.
     """
-    given = request.arguments if isinstance(request, p.Call) else vars(request)
-    changed: dict[str, Any] = {}
+    given, changed = call.arguments, {}
     if given.get("image") is not None:
         plan = plan_image(
             given["image"], given.get("axes"), given.get("channels"), measure=False
         )
-        changed["image"] = image_reference(plan.image, source_name(request), sources)
+        changed["image"] = image_reference(plan.image, source_name(call), sources)
     if given.get("labels") is not None:
         changed["labels"] = whole(given["labels"])
-    if not changed:
-        return request
-    if isinstance(request, p.Call):
-        return replace(request, arguments={**given, **changed})
-    return replace(request, **changed)
+    return replace(call, arguments={**given, **changed}) if changed else call
 
 
 def whole(array: Any) -> Any:
@@ -310,9 +305,10 @@ def whole(array: Any) -> Any:
     return array if isinstance(array, np.ndarray) else Whole(array)
 
 
-def source_name(request: p.JobRequest) -> str:
-    """Under which the image of a request is served if it is too large to be written."""
-    return getattr(request, "keep_as", "") or f"job-{request.job}"
+def source_name(call: p.Call) -> str:
+    """Under which the image of a call is served if it is too large to be written."""
+    keyed = call.key and "image" in call.arguments
+    return call.key if keyed else f"job-{call.job}"
 
 
 def image_reference(image: Any, name: str, sources: Sources) -> Any:
@@ -350,7 +346,6 @@ def _chunks(array: Any) -> tuple[int, ...] | None:
 # Images as the engine sees them: a memory map, opened from disk, or read through the client.
 
 ReadRegion = Callable[[str, tuple[int | slice, ...]], NDArray[Any]]
-Box = tuple[int, int, int, int]
 
 
 def open_image(image: NDArray[Any] | FileRef | RegionRef, read: ReadRegion) -> Any:
@@ -393,91 +388,3 @@ class RemoteArray:
         parts = key if isinstance(key, tuple) else (key,)
         plain = tuple(part if isinstance(part, slice) else int(part) for part in parts)
         return self._read(self._source, plain)
-
-
-class WindowPlan(ImagePlan):
-    """Part of a planned image, normalised as the whole of it.
-
-    Parameters
-    ----------
-    plan
-        The whole image.
-    index
-        One plane of its stack, which then has length 1 everywhere; None for all planes.
-    box
-        ``(y0, y1, x0, x1)`` inside the image.
-    """
-
-    def __init__(self, plan: ImagePlan, index: tuple[int, ...] | None, box: Box) -> None:
-        _ = plan.measured
-        self.__dict__.update(plan.__dict__)
-        self._whole = plan
-        self._first = index or (0,) * len(plan.stack_shape)
-        self._y, self._x = box[0], box[2]
-        sizes = dict(zip(plan.axes, plan.shape, strict=True))
-        sizes |= {"Y": box[1] - box[0], "X": box[3] - box[2]}
-        if index is not None:
-            sizes |= dict.fromkeys(plan.stack_axes, 1)
-        self.shape = tuple(sizes[name] for name in plan.axes)
-        self.stack_shape = tuple(sizes[name] for name in plan.stack_axes)
-        self.spatial = (sizes["Y"], sizes["X"])
-        self.is_empty = 0 in self.shape
-
-    def measured_of(self, index: Sequence[int]) -> Levels:
-        """As of `ImagePlan`, counted from the window's first plane."""
-        return self._whole.measured_of([a + b for a, b in zip(index, self._first, strict=True)])
-
-    @property
-    def origin(self) -> dict[str, int]:
-        """Index of the first pixel in the whole image, by axis."""
-        stack = dict(zip(self.stack_axes, self._first, strict=True))
-        return {**stack, "Y": self._y, "X": self._x}
-
-    def read_raw(
-        self, index: Sequence[int], y0: int, y1: int, x0: int, x1: int
-    ) -> NDArray[Any]:
-        """As of `ImagePlan`, counted from the window's first pixel."""
-        where = tuple(a + b for a, b in zip(index, self._first, strict=True))
-        y, x = self._y, self._x
-        return self._whole.read_raw(where, y0 + y, y1 + y, x0 + x, x1 + x)
-
-
-def resolve_index(plan: ImagePlan, index: tuple[int, ...] | None) -> tuple[int, ...] | None:
-    """The plane, checked.
-
-    Raises
-    ------
-    ImageError
-        The stack has no such plane.
-    """
-    if index is None or not plan.stack_shape:
-        return None
-    if len(index) != len(plan.stack_shape) or not all(
-        0 <= i < n for i, n in zip(index, plan.stack_shape, strict=True)
-    ):
-        raise ImageError(
-            f"There is no plane {index}: the stack has shape {plan.stack_shape}. Choose a "
-            "plane of it, or all planes."
-        )
-    return index
-
-
-def resolve_box(plan: ImagePlan, box: Box | None) -> Box:
-    """The box clipped to the image; the whole plane for None.
-
-    Raises
-    ------
-    ImageError
-        Nothing of the image is in it.
-    """
-    height, width = plan.spatial
-    if box is None:
-        return 0, height, 0, width
-    y0, y1 = max(0, box[0]), min(height, box[1])
-    x0, x1 = max(0, box[2]), min(width, box[3])
-    if y1 <= y0 or x1 <= x0:
-        raise ImageError(
-            "The view shows no part of this image. Move the camera over it, or choose the "
-            "whole image."
-        )
-    return y0, y1, x0, x1

@@ -30,9 +30,16 @@ from napari_sa2net.errors import Cancelled, EngineError, SA2NetError
 
 @dataclass
 class OpenJob:
-    """A job without an answer yet."""
+    """A job without an answer yet.
 
-    request: p.JobRequest
+    Attributes
+    ----------
+    source, kept
+        Name of its image, and whether the engine goes on to ask for that when it is done.
+    """
+
+    source: str
+    kept: bool
     sent: bool = False
     cancelled: bool = False
     timer: threading.Timer | None = None
@@ -112,8 +119,8 @@ class EngineClient:
         with self._state:
             if self._closed:
                 return
-            if isinstance(request, p.JobRequest):
-                self._jobs[request.job] = OpenJob(request)
+            if isinstance(request, p.Call):
+                self._jobs[request.job] = OpenJob(source_name(request), bool(request.key))
             elif isinstance(request, p.Forget):
                 self._sources.remove(request.key)
             self._outbox.append(request)
@@ -294,7 +301,7 @@ class EngineClient:
             if isinstance(item, Tell):
                 self._finish(item.event)
             elif down is not None:
-                if isinstance(item, p.JobRequest):
+                if isinstance(item, p.Call):
                     self._finish(p.Failed(item.job, "EngineError", str(down)))
             elif link is not None:
                 self._send(link, item)
@@ -303,7 +310,7 @@ class EngineClient:
         return isinstance(self._outbox[0], Tell)
 
     def _send(self, link: Link, request: p.Request) -> None:
-        if not isinstance(request, p.JobRequest):
+        if not isinstance(request, p.Call):
             with contextlib.suppress(OSError):
                 link.pipe.send(request)
             return
@@ -370,8 +377,8 @@ class EngineClient:
                 return
             if job.timer is not None:
                 job.timer.cancel()
-        if not (getattr(job.request, "keep_as", "") and isinstance(event, p.Done)):
-            self._sources.remove(source_name(job.request))
+        if not (job.kept and isinstance(event, p.Done)):
+            self._sources.remove(job.source)
         self._emit(event)
 
     def _emit(self, event: p.Event) -> None:

@@ -12,8 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from napari_sa2net.config import InstanceConfig, NetworkConfig, PredictConfig
-from napari_sa2net.errors import SettingsError
+from napari_sa2net.config import NetworkConfig
 from napari_sa2net.interpret.maps import AttentionMap
 from napari_sa2net.training.compare import (
     Change,
@@ -98,54 +97,18 @@ class Call:
     Attributes
     ----------
     name
-        Of the function: ``import_model``, ``fine_tune``, ``derive``, ``what_if``, ...
+        Of the function: ``segment``, ``explain``, ``derive``, ``fine_tune``, ...
     arguments
-        By keyword; an image or labels may be any array (numpy, dask, zarr).
+        By keyword; an image may be any array (numpy, dask, zarr, list of levels), and so may
+        labels.
     key
-        `Segment.keep_as` of the result that the call is about, if it is about one.
+        Of the result that the call is about, or that is kept for further calls; empty is none.
     """
 
     job: int
     name: str
     arguments: dict[str, Any] = field(default_factory=dict)
     key: str = ""
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Segment an image; done with a `SegmentResult`.
-
-    Attributes
-    ----------
-    image
-        To `EngineClient.submit`: any array (numpy, dask, zarr, list of levels).
-    axes, channels, normalize
-        As `napari_sa2net.segment` takes them.
-    model
-        Name or path.
-    pixel_size_um
-        Pixel size in micrometres, for the table; None where units are unknown.
-    z_step_um
-        Likewise the distance of the planes of a Z stack.
-    keep_as
-        Key under which the engine keeps the probabilities for further calls; empty keeps
-        nothing.
-    window
-        What to segment; the normalisation is always that of the whole image.
-    """
-
-    job: int
-    image: Any
-    model: str
-    axes: str | None = None
-    channels: tuple[int, ...] | None = None
-    normalize: bool = True
-    predict: PredictConfig = field(default_factory=PredictConfig)
-    instances: InstanceConfig = field(default_factory=InstanceConfig)
-    pixel_size_um: float | None = None
-    z_step_um: float | None = None
-    keep_as: str = ""
-    window: Window = Window()
 
 
 # --- results -----------------------------------------------------------------------------
@@ -237,31 +200,6 @@ class SegmentResult:
 #: γ at strides 8, 4, 2 and 1; None where it is the model's own.
 Exponents = tuple[float | None, float | None, float | None, float | None]
 
-# --- requests ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Explain(Segment):
-    """Segment one plane and show why; done with an `ExplainResult`.
-
-    Attributes
-    ----------
-    keep_as
-        Not empty: calls that explain more ask for what is kept under it.
-    window
-        Its ``index`` names one plane of a stack.
-
-    Raises
-    ------
-    SettingsError
-        Nothing would be kept.
-    """
-
-    def __post_init__(self) -> None:
-        if not self.keep_as:
-            raise SettingsError("An explanation is kept under a name: give 'keep_as' one.")
-
-
 # --- results -----------------------------------------------------------------------------
 
 
@@ -272,7 +210,7 @@ class ExplainResult:
     Attributes
     ----------
     segmentation
-        As `Segment` gives it, with further columns in its table.
+        As ``segment`` gives it, with further columns in its table.
     maps
         By name; a model without some stage lacks its maps.
     stages
@@ -487,14 +425,12 @@ __all__ = [
     "Done",
     "EngineInfo",
     "Event",
-    "Explain",
     "ExplainResult",
     "Exponents",
     "Failed",
     "FileRef",
     "FineTuneResult",
     "Forget",
-    "JobRequest",
     "ObjectTable",
     "Pause",
     "Progress",
@@ -503,7 +439,6 @@ __all__ = [
     "RegionData",
     "RegionRef",
     "Request",
-    "Segment",
     "SegmentResult",
     "Shutdown",
     "StageStep",
@@ -548,8 +483,7 @@ class RegionData:
     error: str = ""
 
 
-JobRequest = Call | Segment
-Request = JobRequest | Forget | Cancel | Shutdown | RegionData | Pause | StopAndKeep
+Request = Call | Forget | Cancel | Shutdown | RegionData | Pause | StopAndKeep
 
 # --- events ------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ class Work(Protocol):
     """What answers requests; `napari_sa2net.engine.service.Handlers`."""
 
     def info(self) -> p.EngineInfo: ...
-    def run(self, request: p.JobRequest) -> Any: ...
+    def run(self, request: p.Call) -> Any: ...
     def forget(self, key: str) -> None: ...
 
 
@@ -50,8 +50,8 @@ class Server:
         self._folders = folders
         self._pipe = ArrayPipe(connection, folders)
         self._state = threading.Condition()
-        self._queue: deque[p.JobRequest | p.Forget | p.Shutdown] = deque()
-        self._running: list[p.JobRequest] = []
+        self._queue: deque[p.Call | p.Forget | p.Shutdown] = deque()
+        self._running: list[p.Call] = []
         self._stopped: set[int] = set()
         self._signals: dict[int, type[p.Pause | p.StopAndKeep]] = {}
         self._tokens = itertools.count()
@@ -123,7 +123,7 @@ class Server:
     def _cancel(self, job: int) -> None:
         with self._state:
             for request in self._queue:
-                if isinstance(request, p.JobRequest) and request.job == job:
+                if isinstance(request, p.Call) and request.job == job:
                     self._queue.remove(request)
                     break
             else:
@@ -143,7 +143,7 @@ class Server:
             # Named by nothing here: its image would stay until the next one comes.
             self._answer(self._next())
 
-    def _next(self) -> p.JobRequest | p.Forget | p.Shutdown:
+    def _next(self) -> p.Call | p.Forget | p.Shutdown:
         with self._state:
             self._state.wait_for(lambda: self._queue)
             return self._queue.popleft()
@@ -160,7 +160,7 @@ class Server:
                 self._queue.remove(request)
             self._answer(request)
 
-    def _answer(self, request: p.JobRequest | p.Forget | p.Shutdown) -> None:
+    def _answer(self, request: p.Call | p.Forget | p.Shutdown) -> None:
         assert self._work is not None
         if isinstance(request, p.Forget):
             self._work.forget(request.key)

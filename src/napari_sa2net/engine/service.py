@@ -6,7 +6,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -18,13 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from napari_sa2net.config import FineTuneConfig, InputConfig, InstanceConfig, PredictConfig
-from napari_sa2net.data.plan import ImagePlan, plan_image
+from napari_sa2net.data.plan import Box, ImagePlan, plan_image
 from napari_sa2net.engine import messages as p
 from napari_sa2net.engine.arrays import (
-    WindowPlan,
     open_image,
-    resolve_box,
-    resolve_index,
     whole,
 )
 from napari_sa2net.engine.messages import ObjectTable, Summary
@@ -35,11 +32,9 @@ from napari_sa2net.inference.instances import foreground_probability, label_obje
 from napari_sa2net.inference.planes import (
     MEASURING,
     SEPARATING,
-    LabelPlane,
     Planes,
     intensities,
-    label_stack,
-    measure_objects,
+    plane_of,
 )
 from napari_sa2net.inference.predict import (
     SEGMENTING,
@@ -48,7 +43,6 @@ from napari_sa2net.inference.predict import (
     ProgressCallback,
 )
 from napari_sa2net.inference.segment import Prediction, choose_scale, plan_for, predict_image
-from napari_sa2net.inference.tiling import Seams, inside
 from napari_sa2net.interpret.explain import (
     Explained,
     check_plane,
@@ -73,7 +67,6 @@ from napari_sa2net.models.registry import (
     is_model_name,
 )
 from napari_sa2net.nn import network_config
-from napari_sa2net.provenance import provenance
 from napari_sa2net.training.compare import (
     Comparison,
     Event,
@@ -215,116 +208,37 @@ class _News:
 # --------------------------------------------------------------------------------------------
 # What the engine keeps of its results, so that sliders need no network.
 
-AS_SET = InstanceConfig()
-"""How objects are made where nothing is said."""
+AS_SET, AS_LEARNED, WHOLE = InstanceConfig(), PredictConfig(), p.Window()
+"""How objects are made, how is predicted, and what of an image, where nothing is said."""
 
 MAX_BYTES = 3 * 2**29
 """Memory for kept results (1.5 GB); the newest is kept however large it is."""
 MAX_RESULTS = 6
 
 
-@dataclass(eq=False)
-class Kept:
-    """Probabilities of one run and what labels and table are made from.
+def confidence(made: Prediction, labels: NDArray[Any], at: tuple[int, ...]) -> ObjectTable:
+    """Labels and confidence of the objects of a part of what was predicted.
 
-    Attributes
+    Parameters
     ----------
-    plan
-        Of the window that was segmented.
-    probability
-        float32, stack axes + (classes, Y, X) of the window; numpy or zarr.
-    seams
-        Where tiles met, in pixels of the window.
+    labels : integer array
+        Stack axes, Y and X.
+    at : tuple of int
+        Index of its first element in the prediction's plan.
     """
+    rows, columns = (slice(a, a + n) for a, n in zip(at[-2:], labels.shape[-2:], strict=True))
 
-    plan: WindowPlan
-    probability: Any
-    classes: tuple[str, ...]
-    pixel_size_um: float | None
-    diameter: float | None
-    provenance: dict[str, Any] = field(default_factory=dict)
-    seams: Seams = ((), ())
-    last: tuple[InstanceConfig, Any] | None = None
-    z_step_um: float | None = None
+    def foreground(index: tuple[int, ...]) -> NDArray[Any]:
+        where = tuple(a + b for a, b in zip(index, at[:-2], strict=True))
+        part = np.asarray(made.probability[(*where, slice(None), rows, columns)])
+        return foreground_probability(part, made.classes)
 
-    @property
-    def n_bytes(self) -> int:
-        """Memory that is held; what lies on disk does not count."""
-        labels = self.last[1] if self.last is not None else None
-        arrays = (self.plan.image, self.probability, labels)
-        return sum(one.nbytes for one in arrays if isinstance(one, np.ndarray))
-
-    @property
-    def offset(self) -> tuple[int, ...]:
-        """Index of the first label in the image without C."""
-        origin = self.plan.origin
-        return tuple(origin[name] for name in self.plan.label_axes)
-
-    def labels(
-        self,
-        config: InstanceConfig,
-        cancelled: Callable[[], bool],
-        progress: Callable[[int, int, str], None] | None = None,
-    ) -> Any:
-        """int32 labels, the window's axes without C; the last ones are remembered.
-
-        Raises
-        ------
-        Cancelled
-            Between two planes.
-        """
-        if self.last is None or self.last[0] != config:
-            self.last = None
-            made = label_stack(
-                self.plan,
-                self.probability,
-                self.classes,
-                config,
-                progress=progress,
-                cancelled=cancelled,
-            )
-            self.last = (config, made)
-        return self.last[1]
-
-    def table(self, labels: Any) -> ObjectTable:
-        """The object table of labels of the window, in pixels of the image."""
-        table = measure_objects(
-            self.plan,
-            labels,
-            self.probability,
-            self.classes,
-            self.pixel_size_um,
-            z_step_um=self.z_step_um,
-            boxes=True,
-        )
-        return in_image(table, self.plan.origin)
-
-    def confidence(self, labels: NDArray[Any], at: tuple[int, ...]) -> ObjectTable:
-        """Labels and confidence of the objects of a part of the window.
-
-        Parameters
-        ----------
-        labels : integer array
-            Stack axes, Y and X.
-        at : tuple of int
-            Index of its first element in the window.
-        """
-        y, x = at[-2:]
-        rows, columns = (
-            slice(a, a + n) for a, n in zip((y, x), labels.shape[-2:], strict=True)
-        )
-
-        def foreground(index: tuple[int, ...]) -> NDArray[Any]:
-            where = tuple(a + b for a, b in zip(index, at[:-2], strict=True))
-            part = np.asarray(self.probability[(*where, slice(None), rows, columns)])
-            return foreground_probability(part, self.classes)
-
-        table = object_table(
-            labels,
-            Planes(labels.shape, np.dtype(np.float32), foreground),
-            stack_axes=self.plan.stack_axes,
-        )
-        return {name: table[name].to_numpy() for name in ("label", "confidence")}
+    table = object_table(
+        labels,
+        Planes(labels.shape, np.dtype(np.float32), foreground),
+        stack_axes=made.plan.stack_axes,
+    )
+    return {name: table[name].to_numpy() for name in ("label", "confidence")}
 
 
 def in_image(table: pd.DataFrame, origin: Mapping[str, int]) -> ObjectTable:
@@ -381,12 +295,12 @@ class KeptResults:
     def __init__(self, max_bytes: int = MAX_BYTES, max_results: int = MAX_RESULTS) -> None:
         self._max_bytes = max_bytes
         self._max_results = max_results
-        self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._kept: OrderedDict[str, Prediction] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def put(self, key: str, kept: Kept) -> None:
+    def put(self, key: str, kept: Prediction) -> None:
         """Keep a result; the least recently used ones make room."""
         self.forget(key)
         self._kept[key] = kept
@@ -396,7 +310,7 @@ class KeptResults:
         ):
             self.forget(next(iter(self._kept)))
 
-    def get(self, key: str) -> Kept:
+    def get(self, key: str) -> Prediction:
         """A kept result.
 
         Raises
@@ -421,66 +335,55 @@ class KeptResults:
 # --------------------------------------------------------------------------------------------
 # What the engine does to explain: maps, stages, single objects, what-ifs.
 
-Box = tuple[int, int, int, int]
-
 
 @dataclass(eq=False)
-class KeptExplanation(Kept):
-    """What is kept of an explained plane.
-
-    Attributes
-    ----------
-    model, predict
-        What it was made with.
-    whole
-        Plan of the whole image.
-    """
-
-    model: Model = None  # type: ignore[assignment]  # fields of Kept have defaults
-    predict: PredictConfig = None  # type: ignore[assignment]
-    whole: ImagePlan = None  # type: ignore[assignment]
-    explained: Explained = None  # type: ignore[assignment]
+class KeptExplanation(Explained):
+    """An explained plane with what was made from it."""
 
     def __post_init__(self) -> None:
         self._stages: tuple[InstanceConfig, dict[int, NDArray[np.int32]]] | None = None
         self._config = InstanceConfig()
-        self.maps = self.explained.placed()
-        self.image_gates = mean_gates(self.maps)
+        self.image_maps = self.placed()
+        self.image_gates = mean_gates(self.image_maps)
 
     @property
     def n_bytes(self) -> int:
-        stages = self._stages[1].values() if self._stages is not None else ()
-        maps = sum(one.values.nbytes for one in self.maps.values())
-        return super().n_bytes + self.explained.n_bytes + maps + sum(s.nbytes for s in stages)
+        """Memory that is held; what lies on disk does not count."""
+        held = [one.values for one in self.image_maps.values()]
+        if self._stages is not None:
+            held += self._stages[1].values()
+        return super().n_bytes + sum(one.nbytes for one in held)
 
     @property
-    def origin(self) -> tuple[int, int]:
-        """First pixel of the window in the image."""
-        return self.explained.box[0], self.explained.box[2]
+    def corner(self) -> tuple[int, int]:
+        """First pixel of the box in the image."""
+        return self.box[0], self.box[2]
 
     def labels(
-        self, config: InstanceConfig, cancelled: CancelCallback, progress: Any = None
+        self,
+        config: InstanceConfig,
+        cancelled: CancelCallback | None = None,
+        progress: ProgressCallback | None = None,
     ) -> Any:
+        """As of `Prediction`; stages follow them."""
         made = super().labels(config, cancelled, progress)
         self._config = config
         return made
 
-    def current(self, cancelled: CancelCallback) -> Any:
-        """The labels of the last segmentation."""
-        return self.labels(self._config, cancelled)
-
     def stages(
-        self, labels: Any, cancelled: CancelCallback | None = None
+        self, labels: Any = None, cancelled: CancelCallback | None = None
     ) -> dict[int, NDArray[np.int32]]:
-        """Labels (Y, X) of all heads, those of the main one as given."""
+        """Labels (Y, X) of all heads, those of the main one as given or made last."""
+        if labels is None:
+            labels = self.labels(self._config, cancelled)
         finest = self.flat(labels)
         if self._stages is None or self._stages[0] != self._config:
-            made = stage_labels(self.explained, self.classes, self._config, finest, cancelled)
+            made = stage_labels(self, self.classes, self._config, finest, cancelled)
             self._stages = (self._config, {s: v for s, v in made.items() if s > 1})
         return {**self._stages[1], 1: finest}
 
     def flat(self, labels: Any) -> NDArray[np.int32]:
-        """The plane (Y, X) of labels of the window.
+        """The plane (Y, X) of labels of the box, with or without the stack's axes.
 
         Raises
         ------
@@ -488,37 +391,27 @@ class KeptExplanation(Kept):
             They are of another shape.
         """
         plan = self.plan
-        if tuple(labels.shape) != plan.label_shape and labels.ndim == 2:
-            # A plane of a stack, without the stack's axes.
-            lead = [slice(None) if name in "YX" else None for name in plan.label_axes]
-            labels = labels[tuple(lead)]
-        if tuple(labels.shape) != plan.label_shape or labels.dtype.kind not in "iu":
+        if labels.ndim == 2 and labels.shape != plan.label_shape:
+            labels = labels[tuple(slice(None) if a in "YX" else None for a in plan.label_axes)]
+        if labels.shape != plan.label_shape or labels.dtype.kind not in "iu":
             raise SettingsError(
                 f"Labels of shape {labels.shape} do not fit the explained part of shape "
                 f"{plan.label_shape}; look inside again."
             )
-        plane = LabelPlane(plan, labels, (0,) * len(plan.stack_shape))
-        return plane[slice(None), slice(None)]
+        return np.asarray(plane_of(plan, labels, (0,) * len(plan.stack_shape))[:, :])
 
-    def table(self, labels: Any) -> p.ObjectTable:
+    def table(self, labels: Any, boxes: bool = False) -> pd.DataFrame:
         """The object table with what gates and stages say."""
-        plain = super().table(labels)
         stages = self.stages(labels)
-        made = with_reasons(
-            pd.DataFrame(plain),
+        return with_reasons(
+            super().table(labels, boxes),
             stages,
-            foreground_probability(self.plane_probability, self.classes),
-            self.maps,
-            all_profiles(stages[1], self.maps, self.origin),
-            self.origin,
+            foreground_probability(np.asarray(self.plane), self.classes),
+            self.image_maps,
+            all_profiles(stages[1], self.image_maps, self.corner),
+            self.corner,
             self.pixel_size_um,
         )
-        return {str(name): made[name].to_numpy() for name in made.columns}
-
-    @property
-    def plane_probability(self) -> NDArray[np.float32]:
-        """float32 (classes, Y, X)."""
-        return np.asarray(self.explained.probability)
 
 
 class ExplainHandlers:
@@ -529,74 +422,59 @@ class ExplainHandlers:
         self._server = server
         self._tried: _Tried | None = None
 
-    def explain(self, request: p.Explain) -> p.ExplainResult:
-        """Segment a plane, keep what the network showed."""
+    def explain(
+        self, job: int, key: str = "", window: p.Window = WHOLE, **asked: Any
+    ) -> p.ExplainResult:
+        """Segment a plane, keep what the network showed; arguments as of `Handlers.segment`.
+
+        Raises
+        ------
+        SettingsError
+            Nothing would be kept.
+        AxesError
+            Of a stack one plane must be named.
+        """
+        if not key:
+            raise SettingsError("An explanation is kept under a name: give a 'key'.")
         start = time.perf_counter()
-        handlers, job = self._handlers, request.job
+        handlers = self._handlers
         progress, cancelled = handlers.reporter(job), self._server.cancelled(job)
-        opened = handlers.open(request, progress)
-        index = _plane(opened)
-        check_size(opened.window.spatial)
-        predictor = opened.predictor
-        diameter, scale = choose_scale(
-            predictor, opened.whole, request.instances, cancelled, progress
-        )
+        predictor, part, instances, units = handlers.open(progress, window, **asked)
+        whole = part.whole
+        index = part.first if all(n == 1 for n in part.stack_shape) else ()
+        check_plane(whole, index)
+        check_size(part.spatial)
+        diameter, scale = choose_scale(predictor, whole, instances, cancelled, progress)
         explained = explain_plane(
             predictor,
-            opened.whole,
+            whole,
             index,
             scale,
-            box=request.window.box and opened.box,
+            box=part.box if part.boxed else None,
             on_tile=lambda i, n: progress(i, n, SEGMENTING),
             cancelled=cancelled,
         )
-        # The stack's axes, with length 1 each, as `Segment` of one plane has them.
-        lead = (None,) * len(opened.whole.stack_shape)
-        made = Prediction(
-            explained.probability,
-            diameter,
-            scale,
-            explained.n_tiles,
-            str(predictor.device),
-            str(predictor.dtype).removeprefix("torch."),
-            explained.seams,
-        )
-        kept = KeptExplanation(
-            opened.window,
-            np.asarray(explained.probability)[lead] if lead else explained.probability,
-            opened.model.card.classes,
-            request.pixel_size_um,
-            diameter,
-            handlers.record(opened, request, made),
-            explained.seams,
-            z_step_um=request.z_step_um,
-            model=opened.model,
-            predict=request.predict,
-            whole=opened.whole,
-            explained=explained,
-        )
+        kept = KeptExplanation(**{**vars(explained), "diameter": diameter, **units})
         progress(0, 0, SEPARATING)
-        labels = kept.labels(request.instances, cancelled, progress)
+        labels = kept.labels(instances, cancelled, progress)
         progress(0, 0, "following the boundaries")
         stages = kept.stages(labels, cancelled)
         progress(0, 0, MEASURING)
-        table = kept.table(labels)
+        table = kept.table(labels, boxes=True)
         # What is sent is there twice for a moment.
         give_memory_back()
-        segmentation = handlers.result(
-            request.keep_as, kept, labels, table, made.n_tiles, start
-        )
-        self.forget(request.keep_as)
-        handlers.kept.put(request.keep_as, kept)
+        segmentation = handlers.result(key, kept, labels, table, kept.n_tiles, start)
+        self.forget(key)
+        handlers.kept.put(key, kept)
         return p.ExplainResult(
             segmentation,
-            kept.maps,
+            kept.image_maps,
             stages,
             stage_change(stages[2], stages[1]),
             kept.image_gates,
             index,
-            explained.box,
-            network_config(opened.model.net),
+            kept.box,
+            network_config(predictor.model.net),
         )
 
     def map_channel(
@@ -604,15 +482,14 @@ class ExplainHandlers:
     ) -> p.AttentionMap:
         """A map of one channel, from what is kept or run again; None: of all together."""
         kept = self._kept(key)
-        found = kept.explained.channel(name, channel)
+        found = kept.channel(name, channel)
         if found is not None:
             return found
         assert channel is not None
         progress = self._handlers.reporter(job)
         return run_channel(
             self._predictor(kept),
-            kept.whole,
-            kept.explained,
+            kept,
             name,
             channel,
             on_tile=lambda i, n: progress(i, n, SEGMENTING),
@@ -625,15 +502,15 @@ class ExplainHandlers:
         """One object, as the labels are now; None: those of the last segmentation."""
         kept = self._kept(key)
         cancelled = self._server.cancelled(job)
-        stages = kept.stages(kept.current(cancelled), cancelled)
+        stages = kept.stages(cancelled=cancelled)
         plane = stages[1] if labels is None else kept.flat(labels)
         found = inspect_object(
             plane,
             label,
-            kept.maps,
+            kept.image_maps,
             stages,
             _Raw(kept),  # type: ignore[arg-type]  # read where the object is only
-            origin=kept.origin,
+            origin=kept.corner,
             image_gates=kept.image_gates,
         )
         steps = tuple(p.StageStep(**vars(step)) for step in found.history)
@@ -724,12 +601,13 @@ class ExplainHandlers:
         return kept
 
     def _predictor(self, kept: KeptExplanation) -> Predictor:
-        return self._handlers.predictor(kept.model, kept.predict, kept.whole.model_input)
+        return self._handlers.predictor(kept.model, kept.config, kept.plan.model_input)
 
     def _run(self, kept: KeptExplanation, key: str, part: Box | None) -> _Tried:
         predictor = self._predictor(kept)
-        explained = kept.explained
-        box = explained.box if part is None else _inside(kept, part)
+        box = kept.box if kept.plan.boxed else None
+        if part is not None:
+            box = _inside(kept, part)
         tried = self._tried
         if (
             tried is None
@@ -737,7 +615,7 @@ class ExplainHandlers:
             or (tried.key, tried.box) != (key, box)
         ):
             self._tried = tried = None
-            run = WhatIfRun(predictor, kept.whole, explained.index, explained.scale, box)
+            run = WhatIfRun(predictor, kept.plan.whole, kept.plan.first, kept.scale, box)
             self._tried = tried = _Tried(key, box, run)
         return tried
 
@@ -747,7 +625,7 @@ class _Tried:
     """The box that what-ifs are about, and how it is with attention as trained."""
 
     key: str
-    box: Box
+    box: Box | None
     run: WhatIfRun
     probability: NDArray[np.float32] | None = None
     before: tuple[InstanceConfig, NDArray[np.int32]] | None = None
@@ -770,16 +648,6 @@ class _Raw:
         return np.moveaxis(block[:3], 0, -1) if self._colours else block[0]
 
 
-def _plane(opened: Opened) -> tuple[int, ...]:
-    """The plane that was asked for; the only one of a stack need not be named."""
-    shape = opened.whole.stack_shape
-    index = opened.index
-    if index is None:
-        index = (0,) * len(shape) if all(n == 1 for n in shape) else ()
-    check_plane(opened.whole, index)
-    return index
-
-
 def _inside(kept: KeptExplanation, box: Box) -> Box:
     """The box, as far as it lies in what was explained.
 
@@ -790,8 +658,8 @@ def _inside(kept: KeptExplanation, box: Box) -> Box:
     SettingsError
         Nothing that was explained is in it.
     """
-    y0, y1, x0, x1 = resolve_box(kept.whole, box)
-    top, bottom, left, right = kept.explained.box
+    y0, y1, x0, x1 = kept.plan.whole.part(box=box).box
+    top, bottom, left, right = kept.box
     y0, y1, x0, x1 = max(y0, top), min(y1, bottom), max(x0, left), min(x1, right)
     if y1 <= y0 or x1 <= x0:
         raise SettingsError(
@@ -806,28 +674,6 @@ PROBE = 512
 """Side of the tile (px) that a warm-up times."""
 
 
-@dataclass(frozen=True)
-class Opened:
-    """What a request is about.
-
-    Attributes
-    ----------
-    whole, window
-        Plans of the image, and of the part of it that was asked for.
-    index
-        Plane of the stack; None for all, or where there is no stack.
-    box
-        ``(y0, y1, x0, x1)`` in pixels of the image.
-    """
-
-    model: Model
-    whole: ImagePlan
-    window: WindowPlan
-    index: tuple[int, ...] | None
-    box: tuple[int, int, int, int]
-    predictor: Predictor
-
-
 class Handlers:
     """Answers requests one at a time, on the server's main thread."""
 
@@ -838,6 +684,8 @@ class Handlers:
         self._predictors: OrderedDict[tuple[Any, ...], Predictor] = OrderedDict()
         self.explaining = ExplainHandlers(self, server)
         functions: tuple[Callable[..., Any], ...] = (
+            self.segment,
+            self.explaining.explain,
             self.warm_up,
             self.import_model,
             self.compare_models,
@@ -852,16 +700,10 @@ class Handlers:
         )
         self._calls = {function.__name__: function for function in functions}
 
-    def run(self, request: p.JobRequest) -> Any:
-        """The result of a request; raises what goes wrong."""
-        match request:
-            case p.Call():
-                about = {"key": request.key} if request.key else {}
-                return self._calls[request.name](request.job, **about, **request.arguments)
-            case p.Explain():
-                return self.explaining.explain(request)
-            case p.Segment():
-                return self.segment(request)
+    def run(self, call: p.Call) -> Any:
+        """The result of a call; raises what goes wrong."""
+        about = {"key": call.key} if call.key else {}
+        return self._calls[call.name](call.job, **about, **call.arguments)
 
     def forget(self, key: str) -> None:
         """Drop what is kept under a key."""
@@ -947,25 +789,37 @@ class Handlers:
 
         return learn(self._server, job, Path(run), preview, train)
 
-    def segment(self, request: p.Segment) -> p.SegmentResult:
-        """Run the network, keep the probabilities, make labels and table."""
+    def segment(
+        self, job: int, key: str = "", window: p.Window = WHOLE, **asked: Any
+    ) -> p.SegmentResult:
+        """Run the network, make labels and table; with a key, keep the probabilities.
+
+        Parameters
+        ----------
+        window
+            What to segment; the normalisation is always that of the whole image.
+        **asked
+            See `open`.
+        """
         start = time.perf_counter()
-        progress, cancelled = self.reporter(request.job), self._server.cancelled(request.job)
-        opened = self.open(request, progress)
-        made, probability = _predict(opened, request, progress, cancelled)
-        kept = Kept(
-            opened.window,
-            probability,
-            opened.model.card.classes,
-            request.pixel_size_um,
-            made.diameter,
-            self.record(opened, request, made),
-            made.seams,
-            z_step_um=request.z_step_um,
+        progress, cancelled = self.reporter(job), self._server.cancelled(job)
+        predictor, part, instances, units = self.open(progress, window, **asked)
+        made = predict_image(
+            predictor.model,
+            part,
+            instances=instances,
+            predictor=predictor,
+            progress=progress,
+            cancelled=cancelled,
+            **units,
         )
-        result = self.finish(request, kept, made.n_tiles, start, progress, cancelled)
-        if request.keep_as:
-            self.kept.put(request.keep_as, kept)
+        progress(0, 0, SEPARATING)
+        labels = made.labels(instances, cancelled, progress)
+        progress(0, 0, MEASURING)
+        table = made.table(labels, boxes=True)
+        result = self.result(key, made, labels, table, made.n_tiles, start)
+        if key:
+            self.kept.put(key, made)
         return result
 
     def derive(
@@ -975,14 +829,7 @@ class Handlers:
         start = time.perf_counter()
         kept = self.kept.get(key)
         labels = kept.labels(instances, self._server.cancelled(job))
-        kept.provenance = {
-            **kept.provenance,
-            "settings": {
-                **kept.provenance["settings"],
-                "instances": instances.model_dump(mode="json"),
-            },
-        }
-        objects = kept.table(labels) if table else None
+        objects = kept.table(labels, boxes=True) if table else None
         return self.result(key, kept, labels, objects, 0, start)
 
     def measure(
@@ -1000,13 +847,13 @@ class Handlers:
         """
         kept = self.kept.get(key)
         if at is not None:
-            return kept.confidence(labels, at)
+            return confidence(kept, labels, at)
         if labels.shape != kept.plan.label_shape or labels.dtype.kind not in "iu":
             raise SettingsError(
                 f"Labels of shape {labels.shape} do not fit the result of shape "
                 f"{kept.plan.label_shape}; segment again."
             )
-        return kept.table(labels)
+        return in_image(kept.table(labels, boxes=True), kept.plan.origin)
 
     def measure_image(
         self,
@@ -1053,83 +900,64 @@ class Handlers:
 
         return progress
 
-    def open(self, request: p.Segment, progress: ProgressCallback) -> Opened:
-        """What a request is about: model, image, plans and predictor."""
-        model = self._model(request.model)
-        image = open_image(request.image, self._server.read_region)
-        progress(0, 0, "reading the image")
-        whole = plan_for(
-            model,
-            image,
-            request.axes,
-            request.channels,
-            request.normalize,
-            request.predict,
-        )
-        index = resolve_index(whole, request.window.index)
-        box = resolve_box(whole, request.window.box)
-        window = WindowPlan(whole, index, box)
-        predictor = self.predictor(model, request.predict, whole.model_input)
-        return Opened(model, whole, window, index, box, predictor)
-
-    def finish(
+    def open(
         self,
-        request: p.Segment,
-        kept: Kept,
-        n_tiles: int,
-        start: float,
         progress: ProgressCallback,
-        cancelled: CancelCallback,
-    ) -> p.SegmentResult:
-        """Labels and table of probabilities."""
-        progress(0, 0, SEPARATING)
-        labels = kept.labels(request.instances, cancelled, progress)
-        progress(0, 0, MEASURING)
-        return self.result(request.keep_as, kept, labels, kept.table(labels), n_tiles, start)
+        window: p.Window,
+        *,
+        image: Any,
+        model: str,
+        axes: str | None = None,
+        channels: tuple[int, ...] | None = None,
+        normalize: bool = True,
+        predict: PredictConfig = AS_LEARNED,
+        instances: InstanceConfig = AS_SET,
+        pixel_size_um: float | None = None,
+        z_step_um: float | None = None,
+    ) -> tuple[Predictor, ImagePlan, InstanceConfig, dict[str, Any]]:
+        """What a call is about: predictor, plan of the part, settings of objects, units.
+
+        Parameters
+        ----------
+        image, axes, channels, normalize
+            As `napari_sa2net.segment` takes them.
+        model
+            Name or path.
+        pixel_size_um, z_step_um
+            For the table; None where units are unknown.
+        """
+        loaded = self._model(model)
+        opened = open_image(image, self._server.read_region)
+        progress(0, 0, "reading the image")
+        plan = plan_for(loaded, opened, axes, channels, normalize, predict)
+        part = plan.part(window.index, window.box)
+        predictor = self.predictor(loaded, predict, plan.model_input)
+        units = {"pixel_size_um": pixel_size_um, "z_step_um": z_step_um}
+        return predictor, part, instances, units
 
     def result(
         self,
         key: str,
-        kept: Kept,
+        made: Prediction,
         labels: Any,
-        objects: p.ObjectTable | None,
+        table: pd.DataFrame | None,
         n_tiles: int,
         start: float,
     ) -> p.SegmentResult:
+        """What is sent of labels that were made last."""
+        plan = made.plan
+        assert made.last is not None
         return p.SegmentResult(
             key=key,
             labels=whole(labels),
-            offset=kept.offset,
-            summary=summarize(labels, kept.plan.label_axes),
-            objects=objects,
-            diameter=kept.diameter,
-            provenance=kept.provenance,
+            offset=tuple(plan.origin[name] for name in plan.label_axes),
+            summary=summarize(labels, plan.label_axes),
+            objects=None if table is None else in_image(table, plan.origin),
+            diameter=made.diameter,
+            provenance=made.record(made.last[0], origin=plan.origin, whole=plan is plan.whole),
             n_tiles=n_tiles,
             seconds=time.perf_counter() - start,
-            seams=kept.seams,
-        )
-
-    @staticmethod
-    def record(opened: Opened, request: p.Segment, made: Prediction) -> dict[str, Any]:
-        """Provenance of a result."""
-        model, window = opened.model, opened.window
-        box = request.window.box
-        return provenance(
-            model.name,
-            model.sha256,
-            {
-                **window.settings(
-                    origin=window.origin,
-                    whole=box is None and request.window.index is None,
-                ),
-                "predict": request.predict,
-                "instances": request.instances,
-            },
-            request.pixel_size_um,
-            diameter=made.diameter,
-            scale=made.scale,
-            device=made.device,
-            precision=made.precision,
+            seams=made.seams,
         )
 
     def _model(self, name: str) -> Model:
@@ -1165,35 +993,3 @@ class Handlers:
         predictor = self._predictors[key]
         predictor.config = config
         return predictor
-
-
-def _predict(
-    opened: Opened,
-    request: p.Segment,
-    progress: ProgressCallback,
-    cancelled: CancelCallback,
-) -> tuple[Prediction, Any]:
-    """Prediction, and the probabilities of the window."""
-    model, whole, predictor = opened.model, opened.whole, opened.predictor
-    options: dict[str, Any] = {
-        "instances": request.instances,
-        "predictor": predictor,
-        "progress": progress,
-        "cancelled": cancelled,
-    }
-    if request.window.box is None:
-        made = predict_image(model, opened.window, **options)
-        return made, made.probability
-    # The view is segmented as it would be within the whole image: with its object size, and
-    # with context around it.
-    diameter, scale = choose_scale(predictor, whole, request.instances, cancelled, progress)
-    predictor.config = predictor.config.model_copy(update={"diameter": diameter})
-    inner = outer = opened.box
-    if not whole.is_empty:
-        outer = predictor.context(whole.spatial, inner, scale)
-    made = predict_image(model, WindowPlan(whole, opened.index, outer), **options)
-    y, x = inner[0] - outer[0], inner[2] - outer[2]
-    height, width = opened.window.spatial
-    crop = (..., slice(y, y + height), slice(x, x + width))
-    made = replace(made, seams=inside(made.seams, (y, x), (height, width)))
-    return made, np.ascontiguousarray(made.probability[crop])

@@ -297,7 +297,7 @@ def label_stack(
         for index in run:
             if cancelled and cancelled():
                 raise Cancelled("Cancelled; nothing was changed.")
-            target = LabelPlane(plan, out, index)
+            target = plane_of(plan, out, index)
             if linker is not None:
                 plane = np.zeros(plan.spatial, np.int32)
                 _label_plane(probability, index, classes, config, plane, 0, cancelled)
@@ -336,6 +336,12 @@ def _label_plane(
     return label_in_blocks(read, shape, classes, config, out, first=first, cancelled=cancelled)
 
 
+def plane_of(plan: ImagePlan, labels: Any, index: tuple[int, ...]) -> Any:
+    """One plane (Y, X) of labels of a plan, to be read and written by slices."""
+    plane = LabelPlane(plan, labels, index)
+    return plane[:, :] if isinstance(labels, np.ndarray) else plane
+
+
 class LabelPlane:
     """One plane (Y, X) of labels that have the image's own order of axes."""
 
@@ -364,11 +370,10 @@ def measure_objects(
     classes: Sequence[str],
     pixel_size_um: float | Sequence[float] | None = None,
     *,
-    table: bool = True,
     z_step_um: float | None = None,
     boxes: bool = False,
 ) -> pd.DataFrame:
-    """Object table of the labels of a plan; empty if `table` is false.
+    """Object table of the labels of a plan.
 
     Parameters
     ----------
@@ -377,14 +382,14 @@ def measure_objects(
     classes, pixel_size_um, z_step_um, boxes
         As of `object_table`, and the names of the classes.
     """
-    if not table or plan.is_empty:
+    if plan.is_empty:
         return empty_table(plan.stack_axes, boxes)
     shape = (*plan.stack_shape, *plan.spatial)
     height, width = plan.spatial
     everything = slice(None), slice(None)
 
     def label_plane(index: tuple[int, ...]) -> NDArray[Any]:
-        return LabelPlane(plan, labels, index)[everything]
+        return np.asarray(plane_of(plan, labels, index)[everything])
 
     def foreground(index: tuple[int, ...]) -> NDArray[Any]:
         return foreground_probability(np.asarray(probability[index]), classes)
@@ -393,7 +398,7 @@ def measure_objects(
         return np.moveaxis(plan.read_raw(index, 0, height, 0, width), 0, -1)
 
     if height * width > LARGE and not plan.stack_shape:
-        whole = LabelPlane(plan, labels, ())
+        whole = plane_of(plan, labels, ())
         return table_in_bands(
             lambda rows: whole[rows, slice(None)],
             lambda rows, columns: np.asarray(probability[:, rows, columns]),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from napari_sa2net.config import InputConfig, PredictConfig, n_classes
+from napari_sa2net.data.plan import ImagePlan
 from napari_sa2net.errors import Cancelled, OutOfMemoryError
 from napari_sa2net.inference.cpu import optimised
 from napari_sa2net.inference.devices import (
@@ -31,9 +32,8 @@ from napari_sa2net.inference.tiling import (
     Tile,
     plan_tiles,
 )
-from napari_sa2net.models.card import ModelCard
+from napari_sa2net.models.file import Model
 from napari_sa2net.nn import (
-    Network,
     fixed_statistics,
     pad_to_stride,
     pooled_statistics,
@@ -117,13 +117,11 @@ COARSE_SIDE = 1024
 def coarse_plane(plane: ScaledPlane, side: int = COARSE_SIDE) -> ScaledPlane:
     """The plane, shrunk to at most the area of a square; itself if it is not larger.
 
-    Of a plane that shows a box of an image (its plan has an attribute ``whole``), the plane
-    of that image.
+    Of a plane that shows a part of an image, the plane of that image.
     """
-    # A box of an image is seen as a part of that image.
-    whole = getattr(plane.plan, "whole", plane.plan)
-    if whole.spatial != plane.plan.spatial:
-        plane = ScaledPlane(whole, plane.index, plane.rows.scale)
+    part = plane.plan
+    if isinstance(part, ImagePlan) and part.spatial != part.whole.spatial:
+        plane = ScaledPlane(part.whole, part.in_whole(plane.index), plane.rows.scale)
     height, width = plane.shape
     shrink = side / math.sqrt(height * width)
     if shrink >= 1:
@@ -197,16 +195,6 @@ SEGMENTING = "segmenting"
 CancelCallback = Callable[[], bool]
 
 
-class ModelLike(Protocol):
-    """What is used of a `napari_sa2net.models.Model`."""
-
-    @property
-    def net(self) -> Network: ...
-
-    @property
-    def card(self) -> ModelCard: ...
-
-
 class Predictor:
     """A model, ready to run on a device.
 
@@ -235,11 +223,12 @@ class Predictor:
 
     def __init__(
         self,
-        model: ModelLike,
+        model: Model,
         config: PredictConfig | None = None,
         input_config: InputConfig | None = None,
     ) -> None:
         self.config = config or PredictConfig()
+        self.model = model
         self.card = model.card
         self.input = input_config or model.card.input
         self.n_classes = model.net.n_classes
@@ -253,6 +242,11 @@ class Predictor:
         self.tile = max(wanted, self.min_tile)
         self._net = optimised(model.net, self.device, self.dtype)
         self._coarse = COARSE_SIDE
+
+    @property
+    def used(self) -> tuple[str, str]:
+        """Names of device and precision."""
+        return str(self.device), str(self.dtype).removeprefix("torch.")
 
     def scaled(self, plan: Plane, index: tuple[int, ...], scale: float) -> ScaledPlane:
         """The plane as this model's network sees it."""

@@ -24,7 +24,15 @@ from napari_sa2net.inference.predict import (
     Predictor,
     ProgressCallback,
 )
-from napari_sa2net.inference.tiling import N_PLANES, PlaneOf, Seams, allocate, network_scale
+from napari_sa2net.inference.tiling import (
+    N_PLANES,
+    PlaneOf,
+    Seams,
+    allocate,
+    inside,
+    network_scale,
+)
+from napari_sa2net.measure import empty_table
 from napari_sa2net.models import Model, load_model
 from napari_sa2net.provenance import provenance
 
@@ -36,14 +44,18 @@ if TYPE_CHECKING:
 # From a planned image to the class probabilities of all its planes.
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Prediction:
-    """Class probabilities of an image, and how they were made.
+    """Class probabilities of an image or a part of it, and all that is made from them.
 
     Attributes
     ----------
+    plan : ImagePlan
+        Of what was predicted.
     probability : array-like float32, stack axes + (classes, Y, X)
         numpy, or zarr on disk above 1 GB.
+    model : Model
+    config : PredictConfig
     diameter : float or None
         Object diameter (image px) that set the scale; None where nothing was rescaled.
     scale : float
@@ -52,16 +64,94 @@ class Prediction:
         Tiles that were run.
     device, precision : str
     seams : (rows, columns)
-        First rows and columns of the tiles but for the first.
+        First rows and columns of the tiles but for the first, in pixels of the plan.
+    pixel_size_um, z_step_um : float or None
+        Of the image, for the table.
+    last : (InstanceConfig, labels) or None
+        The labels that were made last.
     """
 
+    plan: ImagePlan
     probability: Any
-    diameter: float | None
-    scale: float
-    n_tiles: int
-    device: str
-    precision: str
+    model: Model
+    config: PredictConfig
+    diameter: float | None = None
+    scale: float = 1.0
+    n_tiles: int = 0
+    device: str = ""
+    precision: str = ""
     seams: Seams = ((), ())
+    pixel_size_um: float | Sequence[float] | None = None
+    z_step_um: float | None = None
+    last: tuple[InstanceConfig, Any] | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.model.card.classes
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that is held; what lies on disk does not count."""
+        labels = self.last[1] if self.last is not None else None
+        arrays = (self.plan.image, self.probability, labels)
+        return sum(one.nbytes for one in arrays if isinstance(one, np.ndarray))
+
+    def labels(
+        self,
+        config: InstanceConfig,
+        cancelled: CancelCallback | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Any:
+        """int32 labels in the plan's `label_shape`; the last ones are remembered.
+
+        Raises
+        ------
+        Cancelled
+            Between two planes.
+        """
+        if self.last is None or self.last[0] != config:
+            self.last = None
+            made = label_stack(
+                self.plan,
+                self.probability,
+                self.classes,
+                config,
+                progress=progress,
+                cancelled=cancelled,
+            )
+            self.last = (config, made)
+        return self.last[1]
+
+    def table(self, labels: Any, boxes: bool = False) -> pd.DataFrame:
+        """The object table of labels of the plan; see `measure_objects`."""
+        return measure_objects(
+            self.plan,
+            labels,
+            self.probability,
+            self.classes,
+            self.pixel_size_um,
+            z_step_um=self.z_step_um,
+            boxes=boxes,
+        )
+
+    def record(self, instances: InstanceConfig, **image: Any) -> dict[str, Any]:
+        """Provenance of labels; ``image``: more of how the image went in."""
+        size = self.pixel_size_um
+        return provenance(
+            self.model.name,
+            self.model.sha256,
+            {
+                **self.plan.settings(**image),
+                "predict": self.config,
+                "instances": instances,
+            },
+            None if size is None else np.asarray(size, float).tolist(),
+            diameter=self.diameter,
+            scale=self.scale,
+            device=self.device,
+            precision=self.precision,
+        )
 
 
 def plan_for(
@@ -121,10 +211,12 @@ def predict_image(
     *,
     instances: InstanceConfig | None = None,
     predictor: Predictor | None = None,
+    pixel_size_um: float | Sequence[float] | None = None,
+    z_step_um: float | None = None,
     progress: ProgressCallback | None = None,
     cancelled: CancelCallback | None = None,
 ) -> Prediction:
-    """Class probabilities of all planes of an image.
+    """Class probabilities of all planes of an image, or a part of it.
 
     Parameters
     ----------
@@ -135,7 +227,7 @@ def predict_image(
         For the estimate of the object diameter; the model's own if not given.
     predictor : Predictor, optional
         One that is ready, made of the same model and settings; saves its making.
-    progress, cancelled : callable, optional
+    pixel_size_um, z_step_um, progress, cancelled : optional
         As of `segment`.
 
     Raises
@@ -144,15 +236,21 @@ def predict_image(
     """
     if predictor is None:
         predictor = Predictor(model, config, input_config=plan.model_input)
-    diameter, scale = choose_scale(predictor, plan, instances, cancelled, progress)
-    out = allocate((*plan.stack_shape, predictor.n_classes, *plan.spatial), np.float32)
+    config = predictor.config
+    # A view is segmented as it would be within the whole image: with its object size, and
+    # with context around it.
+    diameter, scale = choose_scale(
+        predictor, plan.whole if plan.boxed else plan, instances, cancelled, progress
+    )
+    read = with_context(predictor, plan, scale)
+    out = allocate((*read.stack_shape, predictor.n_classes, *read.spatial), np.float32)
     n_tiles = 0
     seams: Seams = ((), ())
     if plan.is_empty or plan.constant:
         fill_background(out)
     else:
         for done, index in enumerate(plan.indices()):
-            plane = PlaneOf(out, index)
+            plane = out[index] if isinstance(out, np.ndarray) else PlaneOf(out, index)
 
             def on_tile(i: int, n: int, done: int = done) -> None:
                 nonlocal n_tiles
@@ -165,20 +263,48 @@ def predict_image(
                     progress(done * n + i, plan.n_planes * n, what)
 
             predictor.predict_plane(
-                plan, index, scale, out=plane, on_tile=on_tile, cancelled=cancelled
+                read, index, scale, out=plane, on_tile=on_tile, cancelled=cancelled
             )
-        seams = predictor.seams(plan, scale)
+        seams = seams_of(predictor, read, plan, scale)
     if cancelled and cancelled():
         raise Cancelled("Cancelled; nothing was changed.")
     return Prediction(
-        out,
+        plan,
+        cropped(out, read, plan),
+        model,
+        config,
         diameter,
         scale,
         n_tiles,
-        str(predictor.device),
-        str(predictor.dtype).removeprefix("torch."),
+        *predictor.used,
         seams,
+        pixel_size_um,
+        z_step_um,
     )
+
+
+def with_context(predictor: Predictor, plan: ImagePlan, scale: float) -> ImagePlan:
+    """The part of the image that a part is predicted from."""
+    if not plan.boxed or plan.is_empty:
+        return plan
+    whole = plan.whole
+    index = plan.first if plan.stack_shape != whole.stack_shape else None
+    return whole.part(index, predictor.context(whole.spatial, plan.box, scale))
+
+
+def cropped(out: Any, read: ImagePlan, plan: ImagePlan) -> Any:
+    """What was predicted with context, (..., Y, X), without it."""
+    if read.box == plan.box:
+        return out
+    y, x = (plan.origin[name] - read.origin[name] for name in "YX")
+    height, width = plan.spatial
+    return np.ascontiguousarray(out[..., y : y + height, x : x + width])
+
+
+def seams_of(predictor: Predictor, read: ImagePlan, plan: ImagePlan, scale: float) -> Seams:
+    """Where the tiles of a part with its context met, in pixels of the part."""
+    y, x = (plan.origin[name] - read.origin[name] for name in "YX")
+    return inside(predictor.seams(read, scale), (y, x), plan.spatial)
 
 
 def fill_background(out: Any) -> None:
@@ -333,40 +459,22 @@ def segment(
     )
     plan = plan_for(loaded, image, axes, channels, normalize, predict)
     made = predict_image(
-        loaded, plan, predict, instances=instances, progress=progress, cancelled=cancelled
+        loaded,
+        plan,
+        predict,
+        instances=instances,
+        pixel_size_um=pixel_size_um,
+        z_step_um=z_step_um,
+        progress=progress,
+        cancelled=cancelled,
     )
-    classes = loaded.card.classes
     if progress:
         progress(0, 0, SEPARATING)
-    labels = label_stack(
-        plan, made.probability, classes, instances, progress=progress, cancelled=cancelled
-    )
+    labels = made.labels(instances, cancelled, progress)
     if progress and table:
         progress(0, 0, MEASURING)
-    objects = measure_objects(
-        plan,
-        labels,
-        made.probability,
-        classes,
-        pixel_size_um,
-        table=table,
-        z_step_um=z_step_um,
-    )
-    size = None if pixel_size_um is None else np.asarray(pixel_size_um, float).tolist()
-    record = provenance(
-        loaded.name,
-        loaded.sha256,
-        {
-            **plan.settings(),
-            "predict": predict,
-            "instances": instances,
-        },
-        size,
-        diameter=made.diameter,
-        scale=made.scale,
-        device=made.device,
-        precision=made.precision,
-    )
+    objects = made.table(labels) if table else empty_table(plan.stack_axes)
+    record = made.record(instances)
     return Segmentation(
         labels, made.probability, objects, made.diameter, record, plan, made.n_tiles
     )

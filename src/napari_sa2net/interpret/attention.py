@@ -16,7 +16,6 @@ from napari_sa2net.errors import AxesError
 from napari_sa2net.inference.predict import (
     SEGMENTING,
     CancelCallback,
-    ModelLike,
     Predictor,
     ProgressCallback,
     activate,
@@ -267,7 +266,7 @@ class Collector:
 
 
 def attention_maps(
-    model: ModelLike,
+    model: Model,
     plan: Plane,
     scale: float = 1.0,
     *,

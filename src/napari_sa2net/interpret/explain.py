@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_sa2net.config import InstanceConfig, SegmentSettings, n_classes
-from napari_sa2net.data import ImagePlan
+from napari_sa2net.data.plan import Box, ImagePlan
 from napari_sa2net.errors import AxesError, Cancelled, ImageError, SettingsError
 from napari_sa2net.inference.devices import give_memory_back
 from napari_sa2net.inference.instances import foreground_probability, label_objects
@@ -23,12 +23,16 @@ from napari_sa2net.inference.predict import (
     ProgressCallback,
 )
 from napari_sa2net.inference.segment import (
+    Prediction,
     choose_scale,
+    cropped,
     fill_background,
     plan_for,
+    seams_of,
     split_settings,
+    with_context,
 )
-from napari_sa2net.inference.tiling import Seams, allocate, inside
+from napari_sa2net.inference.tiling import PlaneOf, allocate
 from napari_sa2net.interpret.attention import (
     WIDE,
     AttentionMaps,
@@ -41,7 +45,6 @@ from napari_sa2net.interpret.objects import Profiles, all_profiles, gate_columns
 from napari_sa2net.interpret.refinement import STRIDES, refinement_table, stage_change
 from napari_sa2net.measure import object_table
 from napari_sa2net.models import Model, load_model
-from napari_sa2net.provenance import provenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,75 +57,52 @@ if TYPE_CHECKING:
 #: single channel is run again when it is asked for.
 KEEP_WIDE = 2**28
 
-Box = tuple[int, int, int, int]
 
+@dataclass(eq=False)
+class Explained(Prediction):
+    """A predicted plane or box of one, and what the network showed.
 
-class Crop:
-    """A box of a planned image, with the levels of the whole.
-
-    Attributes
-    ----------
-    spatial : (h, w)
-    in_channels : int
-    whole : ImagePlan
-    """
-
-    def __init__(self, plan: ImagePlan, box: Box) -> None:
-        self.whole = plan
-        self._y, self._x = box[0], box[2]
-        self.spatial = (box[1] - box[0], box[3] - box[2])
-        self.in_channels = plan.in_channels
-
-    def read(
-        self, index: tuple[int, ...], y0: int, y1: int, x0: int, x1: int
-    ) -> NDArray[np.float32]:
-        """As of `ImagePlan`, counted from the box's first pixel."""
-        y, x = self._y, self._x
-        return self.whole.read(index, y0 + y, y1 + y, x0 + x, x1 + x)
-
-
-@dataclass(frozen=True, eq=False)
-class Explained:
-    """A predicted box of a plane, and what the network showed.
+    Its probabilities are those of an ordinary prediction, bit for bit.
 
     Attributes
     ----------
-    probability : array-like float32 (classes, h, w)
-        Of the box; as an ordinary prediction gives it, bit for bit.
     maps : AttentionMaps or None
         Of the box with its context; None where the network was not run, because the image
         is empty or of one value throughout.
     heads : dict of stride to array-like float32 (classes, h, w)
         Probabilities of the heads at strides 8, 4, 2, on their grids, with context.
-    box, outer : (y0, y1, x0, x1)
-        What was asked for, and what the network was given, in pixels of the image.
-    index : tuple of int
-        The plane.
-    scale : float
-        Network pixels per image pixel.
-    n_tiles : int
-    seams : (rows, columns)
-        Where tiles met, in pixels of the box.
+    outer : (y0, y1, x0, x1)
+        What the network was given, in pixels of the image.
     """
 
-    probability: Any
-    maps: AttentionMaps | None
-    heads: dict[int, Any]
-    box: Box
-    outer: Box
-    index: tuple[int, ...]
-    scale: float
-    n_tiles: int
-    seams: Seams = ((), ())
+    maps: AttentionMaps | None = None
+    heads: dict[int, Any] = field(default_factory=dict)
+    outer: Box = (0, 0, 0, 0)
+
+    @property
+    def box(self) -> Box:
+        """What was asked for, in pixels of the image."""
+        return self.plan.box
+
+    @property
+    def plane(self) -> Any:
+        """Probabilities (classes, h, w) of the plane alone."""
+        return self.probability[(0,) * len(self.plan.stack_shape)]
 
     @property
     def n_bytes(self) -> int:
-        """Memory of maps and heads; what lies on disk does not count."""
+        """Memory that is held; what lies on disk does not count."""
+        return super().n_bytes + self.map_bytes
+
+    @property
+    def map_bytes(self) -> int:
+        """Memory of maps and heads."""
         arrays = list(self.heads.values())
         if self.maps is not None:
             arrays += [*self.maps.reduced.values(), *self.maps.native.values()]
         # A map of one channel is there twice, once as a view.
-        own = {id(a if a.base is None else a.base): a for a in arrays if _in_memory(a)}
+        held = [array for array in arrays if isinstance(array, np.ndarray)]
+        own = {id(a if a.base is None else a.base): a for a in held}
         return sum(array.nbytes for array in own.values())
 
     def placed(self) -> dict[str, AttentionMap]:
@@ -130,7 +110,7 @@ class Explained:
         if self.maps is None:
             return {}
         return {
-            name: self._place(name, values, None) for name, values in self.maps.reduced.items()
+            name: self.place(name, values, None) for name, values in self.maps.reduced.items()
         }
 
     def channel(self, name: str, channel: int | None) -> AttentionMap | None:
@@ -149,14 +129,10 @@ class Explained:
         if channel is not None and not 0 <= channel < n:
             raise SettingsError(f"'{name}' has the channels 0 to {n - 1}, not {channel}.")
         if channel is None or n == 1:
-            return self._place(name, maps.reduced[name], None)
+            return self.place(name, maps.reduced[name], None)
         if name not in maps.native:
             return None
-        return self._place(name, maps.native[name][channel], channel)
-
-    def place_channel(self, name: str, values: Any, channel: int) -> AttentionMap:
-        """A channel that was run again; see `run_channel`."""
-        return self._place(name, values, channel)
+        return self.place(name, maps.native[name][channel], channel)
 
     def stage(self, stride: int, rows: slice, columns: slice) -> NDArray[np.float32]:
         """Probabilities by the head of a stride, brought to image size.
@@ -177,15 +153,12 @@ class Explained:
         window = (rows.start + y, rows.stop + y, columns.start + x, columns.stop + x)
         return to_image(self.heads[stride], stride, self.maps.scale, self.maps.shape, window)
 
-    def _place(self, name: str, values: Any, channel: int | None) -> AttentionMap:
+    def place(self, name: str, values: Any, channel: int | None) -> AttentionMap:
+        """A map, or a channel of one, over the box."""
         assert self.maps is not None
         origin = self.outer[0], self.outer[2]
         n = self.maps.n_channels[name]
         return place(name, values, self.maps.scale, self.box, origin, channel, n)
-
-
-def _in_memory(array: Any) -> bool:
-    return isinstance(array, np.ndarray)
 
 
 def explain_plane(
@@ -218,15 +191,19 @@ def explain_plane(
     ------
     OutOfMemoryError, Cancelled, ImageError
     """
-    everything = (0, plan.spatial[0], 0, plan.spatial[1])
+    part = plan.part(index, box)
+    read = with_context(predictor, part, scale)
+    out = allocate((*read.stack_shape, predictor.n_classes, *read.spatial), np.float32)
+    made = Explained(
+        part, out, predictor.model, predictor.config, None, scale, 0, *predictor.used
+    )
+    made.outer = read.box
     if plan.is_empty or plan.constant:
-        inner = box or everything
-        size = inner[1] - inner[0], inner[3] - inner[2]
-        out = allocate((predictor.n_classes, *size), np.float32)
         fill_background(out)
-        return Explained(out, None, {}, inner, inner, index, scale, 0)
-    inner, outer, crop = framed(predictor, plan, scale, box)
-    plane = predictor.scaled(crop, index, scale)
+        made.outer, made.probability = part.box, cropped(out, read, part)
+        return made
+    at = (0,) * len(read.stack_shape)
+    plane = predictor.scaled(read, at, scale)
     base = predictor.card.network.base_channels
     collector = Collector(
         plane,
@@ -234,36 +211,29 @@ def explain_plane(
         heads=True,
         classes=n_classes(predictor.card.classes),
     )
-    n_tiles = 0
 
     def count(done: int, total: int) -> None:
-        nonlocal n_tiles
-        n_tiles += done > 0
+        made.n_tiles += done > 0
         if on_tile is not None:
             on_tile(done, total)
 
-    out = allocate((predictor.n_classes, *crop.spatial), np.float32)
     predictor.predict_plane(
-        crop, index, scale, out=out, watch=collector, on_tile=count, cancelled=cancelled
-    )
-    corner = inner[0] - outer[0], inner[2] - outer[2]
-    size = inner[1] - inner[0], inner[3] - inner[2]
-    return Explained(
-        cropped(out, outer, inner),
-        collector.maps(plane),
-        collector.heads,
-        inner,
-        outer,
-        index,
+        read,
+        at,
         scale,
-        n_tiles,
-        inside(predictor.seams(crop, scale), corner, size),
+        out=out[at] if isinstance(out, np.ndarray) else PlaneOf(out, at),
+        watch=collector,
+        on_tile=count,
+        cancelled=cancelled,
     )
+    made.probability = cropped(out, read, part)
+    made.maps, made.heads = collector.maps(plane), collector.heads
+    made.seams = seams_of(predictor, read, part, scale)
+    return made
 
 
 def run_channel(
     predictor: Predictor,
-    plan: ImagePlan,
     explained: Explained,
     name: str,
     channel: int,
@@ -277,36 +247,12 @@ def run_channel(
     ------
     OutOfMemoryError, Cancelled, ImageError
     """
-    crop = Crop(plan, explained.outer)
-    plane = predictor.scaled(crop, explained.index, explained.scale)
-    collector = Collector(plane, channels={name: channel})
-    predictor.look_at_plane(
-        crop, explained.index, explained.scale, collector, on_tile=on_tile, cancelled=cancelled
-    )
-    return explained.place_channel(name, collector.single[name], channel)
-
-
-def framed(
-    predictor: Predictor, plan: ImagePlan, scale: float, box: Box | None
-) -> tuple[Box, Box, Crop]:
-    """A box, the box with the context that it is predicted with, and that to be read."""
-    everything = (0, plan.spatial[0], 0, plan.spatial[1])
-    inner = box or everything
-    outer = everything if box is None else predictor.context(plan.spatial, inner, scale)
-    return inner, outer, Crop(plan, outer)
-
-
-def cropped(out: Any, outer: Box, inner: Box) -> Any:
-    """What was predicted with context, without it."""
-    if inner == outer:
-        return out
-    y, x = inner[0] - outer[0], inner[2] - outer[2]
-    window = (
-        slice(None),
-        slice(y, y + inner[1] - inner[0]),
-        slice(x, x + inner[3] - inner[2]),
-    )
-    return np.ascontiguousarray(out[window])
+    part, scale = explained.plan, explained.scale
+    read = with_context(predictor, part, scale)
+    at = (0,) * len(read.stack_shape)
+    collector = Collector(predictor.scaled(read, at, scale), channels={name: channel})
+    predictor.look_at_plane(read, at, scale, collector, on_tile=on_tile, cancelled=cancelled)
+    return explained.place(name, collector.single[name], channel)
 
 
 #: Planes with more pixels than this have the stages before the last labelled in blocks.
@@ -413,7 +359,8 @@ def explain(
         cancelled=cancelled,
     )
     classes = loaded.card.classes
-    probability = np.asarray(made.probability)
+    made.diameter, made.pixel_size_um = diameter, pixel_size_um
+    probability = np.asarray(made.plane)
     labels = label_objects(probability, classes, instances)
     stages = stage_labels(made, classes, instances, labels, cancelled)
     maps = made.placed()
@@ -422,20 +369,6 @@ def explain(
     raw = np.moveaxis(plan.read_raw(index, 0, height, 0, width), 0, -1)
     table = object_table(labels, foreground, raw, pixel_size_um)
     profiles = all_profiles(labels, maps)
-    record = provenance(
-        loaded.name,
-        loaded.sha256,
-        {
-            **plan.settings(index=list(index)),
-            "predict": predict,
-            "instances": instances,
-        },
-        None if pixel_size_um is None else np.asarray(pixel_size_um, float).tolist(),
-        diameter=diameter,
-        scale=scale,
-        device=str(predictor.device),
-        precision=str(predictor.dtype).removeprefix("torch."),
-    )
     return Explanation(
         labels,
         probability,
@@ -446,7 +379,7 @@ def explain(
         stage_change(stages[2], stages[1]),
         mean_gates(maps),
         diameter,
-        record,
+        made.record(instances, index=list(index)),
         plan,
         made.n_tiles,
     )

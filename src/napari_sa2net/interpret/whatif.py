@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_sa2net.config import GAMMA_MOST
-from napari_sa2net.data import ImagePlan
+from napari_sa2net.data.plan import Box, ImagePlan
 from napari_sa2net.errors import SettingsError
 from napari_sa2net.inference.predict import CancelCallback, Predictor
-from napari_sa2net.inference.segment import fill_background
+from napari_sa2net.inference.segment import cropped, fill_background, with_context
 from napari_sa2net.inference.stages import AS_TRAINED, Change, Memo, n_bytes
 from napari_sa2net.inference.tiling import Tile, allocate
-from napari_sa2net.interpret.explain import Box, cropped, framed
 
 #: Memory for what is kept of the tiles of one box (bytes). Tiles beyond it run as a whole.
 CACHE_BYTES = 2**29
@@ -72,10 +71,12 @@ class WhatIfRun:
         max_bytes: int = CACHE_BYTES,
     ) -> None:
         self.predictor = predictor
-        self.box, self._outer, crop = framed(predictor, plan, scale, box)
+        self._part = plan.part(index, box)
+        self._read = with_context(predictor, self._part, scale)
         self._flat = plan.is_empty or plan.constant
-        self._crop = crop
-        self._plane = predictor.scaled(crop, index, scale)
+        at = (0,) * len(plan.stack_shape)
+        self._plane = predictor.scaled(self._read, at, scale)
+        self.box = self._part.box
         self._max_bytes = max_bytes
         self._held: dict[Tile, _Held] = {}
         self._pooled: dict[int, dict[str, Tensor]] = {}
@@ -123,10 +124,10 @@ class WhatIfRun:
         """
         change = checked(gates, gamma, se_gamma)
         predictor, plane = self.predictor, self._plane
-        out = allocate((predictor.n_classes, *self._crop.spatial), np.float32)
+        out = allocate((predictor.n_classes, *self._read.spatial), np.float32)
         if self._flat:
             fill_background(out)
-            return cropped(out, self._outer, self.box)
+            return cropped(out, self._read, self._part)
         self.from_cache = True
 
         def visit(tile: Tile) -> None:
@@ -138,16 +139,16 @@ class WhatIfRun:
             held = self._held.get(tile)
             if held is None:
                 self.from_cache = False
-                held = self._read(tile)
+                held = self._of_tile(tile)
             values = predictor.probabilities(held.x, keep, change=change, memos=held.memos)
             predictor.write(values, plane, tile, keep, out)
             if held.memos and tile not in self._held:
                 self._hold(tile, held)
 
         predictor.each_tile(plane, visit, on_tile, cancelled, self._pooled)
-        return cropped(out, self._outer, self.box)
+        return cropped(out, self._read, self._part)
 
-    def _read(self, tile: Tile) -> _Held:
+    def _of_tile(self, tile: Tile) -> _Held:
         read = tile.read
         x = self._plane.read(read.y0, read.y1, read.x0, read.x1)
         return _Held(x, [] if self._full else [{} for _ in range(self.predictor.n_passes)])
