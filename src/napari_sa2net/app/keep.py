@@ -7,7 +7,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from napari_sa2net.app.edit_session import (
     journal_place,
     moment_words,
 )
-from napari_sa2net.app.link import EngineLink
+from napari_sa2net.app.link import Background, EngineLink
 from napari_sa2net.app.session import ImageSource
 from napari_sa2net.data.axes import axis_noun
 from napari_sa2net.data.commit import (
@@ -128,7 +127,7 @@ class KeptPlanes:
 FINGERPRINT_S = 5.0
 
 
-class CorrectFiles:
+class CorrectFiles(Background):
     """Threads and files of the Correct page; outcomes come back on the link's thread.
 
     Parameters
@@ -140,36 +139,12 @@ class CorrectFiles:
     """
 
     def __init__(self, link: EngineLink, moved: Callable[[], None]) -> None:
-        self._link = link
+        super().__init__(link, "corrections")
         self._moved = moved
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="corrections")
         # apart, as the first step waits for it and must not wait for a commit
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="fingerprint")
         self._teller = ThreadPoolExecutor(1, thread_name_prefix="journal-news")
         self._fingerprints: dict[str, Future[str]] = {}
-        self._closed = False
-
-    def run(
-        self,
-        work: Callable[[], Any],
-        done: Callable[[Any], Any],
-        failed: Callable[[Exception], Any],
-    ) -> Future[Any]:
-        """Run in the background, one after another; then ``done`` or ``failed``."""
-
-        def tell(future: Future[Any]) -> None:
-            error = future.exception()
-            with self._link.lock:
-                if self._closed:
-                    return
-                if error is None:
-                    done(future.result())
-                elif isinstance(error, Exception):
-                    failed(error)
-
-        future = self._worker.submit(work)
-        future.add_done_callback(lambda ended: self._link.dispatch(partial(tell, ended)))
-        return future
 
     def fingerprint(self, image: ImageSource) -> Future[str]:
         """The image's fingerprint, computed once."""
@@ -239,16 +214,15 @@ class CorrectFiles:
 
         journal.listen(tell)
 
-    def close(self) -> None:
+    def close(self, wait: bool = True, cancel: bool = False) -> None:
         """Finish what is being written; nothing is told any more."""
-        self._closed = True
-        self._worker.shutdown(wait=True)
+        super().close(wait, cancel)
         for other in (self._reader, self._teller):
             other.shutdown(wait=False, cancel_futures=True)
 
     def _news(self) -> None:
         with self._link.lock:
-            if not self._closed:
+            if not self.closed:
                 self._moved()
 
 

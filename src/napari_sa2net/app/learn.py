@@ -6,7 +6,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +19,7 @@ from psygnal import Signal
 from napari_sa2net.app.correct import CorrectController
 from napari_sa2net.app.link import (
     JOB,
+    Background,
     EngineLink,
     Job,
     JobKind,
@@ -97,8 +97,7 @@ class LearnMaterial:
         self._segment = segment
         self._correct = correct
         self._lock = segment.link.lock
-        self._closed = False
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="learn")
+        self._background = Background(self.link, "learn")
         self._reading = 0
         self._seen: set[Path] = set()
         self.set = LearnSet(self.link, self.state, self.refresh, self._fail)
@@ -212,22 +211,8 @@ class LearnMaterial:
 
     def _run(self, work: Callable[[], Any], done: Callable[[Any], Any]) -> None:
         """Run in the background, one after another; an error goes to the page."""
-
-        def tell(future: Future[Any]) -> None:
-            if future.cancelled():
-                return
-            with self._lock:
-                if self._closed:
-                    return
-                error = future.exception()
-                if error is None:
-                    done(future.result())
-                else:
-                    self._fail(error_info(error))
-
-        if not self._closed:
-            future = self._worker.submit(work)
-            future.add_done_callback(lambda ended: self.link.dispatch(lambda: tell(ended)))
+        if not self._background.closed:
+            self._background.run(work, done, lambda error: self._fail(error_info(error)))
 
 
 # --------------------------------------------------------------------------------------------
@@ -278,7 +263,7 @@ class LearnLayers:
         self._failed = failed
         self._pair: _Pair | None = None
         self._shown: dict[str, Overlay] = {}
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="learn-compare")
+        self._background = Background(link, "learn-compare")
         link.answer(("learn_preview", "learn_compare"), self)
 
     # --- asking ------------------------------------------------------------------------
@@ -318,16 +303,18 @@ class LearnLayers:
             self._show(Overlay(overlay.source, slot, None, overlay.index))
 
     def close(self) -> None:
-        self._worker.shutdown(wait=False, cancel_futures=True)
+        """Show nothing more."""
+        self._background.close()
 
     # --- what the engine says ----------------------------------------------------------
 
     def job_done(self, job: Job, result: p.SegmentResult) -> None:
         """A job of ours is done; the link calls this."""
         if job.kind == "learn_preview":
-            lines = self._worker.submit(outlines, _plane(result.labels))
-            lines.add_done_callback(
-                lambda done: self._link.dispatch(partial(self._show_lines, job, result, done))
+            self._background.run(
+                partial(outlines, _plane(result.labels)),
+                partial(self._show_lines, job, result),
+                lambda error: self._failed(error_info(error)),
             )
             return
         pair: _Pair = job.request
@@ -335,11 +322,10 @@ class LearnLayers:
             return
         pair.found[job.key] = _plane(result.labels)
         if len(pair.found) == 2:
-            work = self._worker.submit(
-                compare_objects, pair.found["parent"], pair.found["child"]
-            )
-            work.add_done_callback(
-                lambda done: self._link.dispatch(partial(self._show_pair, pair, result, done))
+            self._background.run(
+                partial(compare_objects, pair.found["parent"], pair.found["child"]),
+                partial(self._show_pair, pair, result),
+                lambda error: self.job_failed(job, error_info(error)),
             )
 
     def job_failed(self, job: Job, error: ErrorInfo) -> None:
@@ -357,25 +343,22 @@ class LearnLayers:
 
     # --- inside ------------------------------------------------------------------------
 
-    def _show_lines(self, job: Job, result: p.SegmentResult, done: Any) -> None:
-        with self._link.lock:
-            if not self._link.closed and self._fresh(job.request):
-                self._put(PREVIEW, job.request, done.result(), _box(result))
-                self._previewed(int(job.key))
+    def _show_lines(self, job: Job, result: p.SegmentResult, lines: Any) -> None:
+        if self._fresh(job.request):
+            self._put(PREVIEW, job.request, lines, _box(result))
+            self._previewed(int(job.key))
 
-    def _show_pair(self, pair: _Pair, result: p.SegmentResult, done: Any) -> None:
-        with self._link.lock:
-            if self._link.closed or pair is not self._pair:
-                return
-            self._pair = None
-            if not self._fresh(pair.request):
-                self._compared(None)
-                return
-            changes: Changes = done.result()
-            self._put(DIFFERENCE, pair.request, changes.change, _box(result))
-            n = [int((np.unique(pair.found[k]) > 0).sum()) for k in ("parent", "child")]
-            words = difference_words(changes, n[1] - n[0])
-            self._compared(Difference(pair.request.source.key, words))
+    def _show_pair(self, pair: _Pair, result: p.SegmentResult, changes: Changes) -> None:
+        if pair is not self._pair:
+            return
+        self._pair = None
+        if not self._fresh(pair.request):
+            self._compared(None)
+            return
+        self._put(DIFFERENCE, pair.request, changes.change, _box(result))
+        n = [int((np.unique(pair.found[k]) > 0).sum()) for k in ("parent", "child")]
+        words = difference_words(changes, n[1] - n[0])
+        self._compared(Difference(pair.request.source.key, words))
 
     def _put(self, slot: str, request: SegmentRequest, values: Any, box: Box) -> None:
         index = request.window.index or ()
@@ -822,7 +805,7 @@ class LearnRun(LearnOutcome):
 
         def hide() -> None:
             with self._lock:
-                if not self._closed and not self.running:
+                if not self._background.closed and not self.running:
                     self._hide_preview()
 
         timer = threading.Timer(APART_S, lambda: self.link.dispatch(hide))
@@ -892,10 +875,9 @@ class LearnController(LearnRun):
     def close(self) -> None:
         """Pause what runs, so that it can go on another time; returns at once."""
         with self._lock:
-            self._closed = True
+            self._background.close()
             if self._trainer is not None:
                 self._trainer.leave()
                 self._trainer = None
         self._layers.close()
         self.set.close()
-        self._worker.shutdown(wait=False, cancel_futures=True)

@@ -7,6 +7,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -317,6 +318,60 @@ class EngineLink:
     def _engine_state(self) -> None:
         if self.session.engine in ("ready", "busy"):
             self.session.engine = "busy" if self.session.running else "ready"
+
+
+# --------------------------------------------------------------------------------------------
+# Work of this process beside the engine's, on a thread of its own.
+
+
+class Background:
+    """Runs work one after another on a thread; what becomes of it is told on the link's.
+
+    Parameters
+    ----------
+    link
+        Its dispatch and lock.
+    name
+        Of the thread.
+    """
+
+    def __init__(self, link: EngineLink, name: str) -> None:
+        self._link = link
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self.closed = False
+
+    def run(
+        self,
+        work: Callable[[], Any],
+        done: Callable[[Any], Any],
+        failed: Callable[[Exception], Any],
+    ) -> Future[Any]:
+        """Run ``work``, then ``done`` with what it gives or ``failed`` with its error.
+
+        Raises
+        ------
+        RuntimeError
+            After `close`.
+        """
+
+        def tell(ended: Future[Any]) -> None:
+            with self._link.lock:
+                if self.closed or self._link.closed or ended.cancelled():
+                    return
+                error = ended.exception()
+                if error is None:
+                    done(ended.result())
+                elif isinstance(error, Exception):
+                    failed(error)
+
+        future = self._worker.submit(work)
+        future.add_done_callback(lambda ended: self._link.dispatch(lambda: tell(ended)))
+        return future
+
+    def close(self, wait: bool = False, cancel: bool = True) -> None:
+        """Finish what is being done, and what waits unless ``cancel``; tell nothing more."""
+        self.closed = True
+        self._worker.shutdown(wait=wait, cancel_futures=cancel)
 
 
 # --------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, ClassVar
 from psygnal import SignalGroupDescriptor
 
 from napari_sa2net.app.keep import default_folder
-from napari_sa2net.app.link import Job
+from napari_sa2net.app.link import Background, Job
 from napari_sa2net.app.segment import SegmentController
 from napari_sa2net.app.session import ErrorInfo
 from napari_sa2net.data.commit import is_training_set, read_manifest
@@ -139,7 +138,7 @@ class ModelsController:
         self.session = segmenting.session
         self.state = ModelsState(folder=default_folder())
         self._lock = self.link.lock
-        self._worker = ThreadPoolExecutor(1, "sa2net-models")
+        self._background = Background(self.link, "sa2net-models")
         self._importing = 0
         self._imports: list[str] = []
         self._refused: list[tuple[str, ErrorInfo]] = []
@@ -303,7 +302,7 @@ class ModelsController:
     def close(self) -> None:
         """Finish what is being written; nothing is told any more."""
         self.link.died.disconnect(self._engine_died)
-        self._worker.shutdown(wait=True, cancel_futures=True)
+        self._background.close(wait=True)
 
     # --- what the engine says --------------------------------------------------------
 
@@ -435,18 +434,7 @@ class ModelsController:
     def _later(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
         """Work on the thread, then go on where the controller lives."""
 
-        def tell(ended: Future[Any]) -> None:
-            with self._lock:
-                if self.link.closed or ended.cancelled():
-                    return
-                error = ended.exception()
-                if error is None:
-                    then(ended.result())
-                else:
-                    self._failed(error)
-
-        future = self._worker.submit(work)
-        future.add_done_callback(lambda ended: self.link.dispatch(lambda: tell(ended)))
+        self._background.run(work, then, self._failed)
 
     def _failed(self, error: BaseException) -> None:
         self.state.busy = ""

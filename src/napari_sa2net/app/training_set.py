@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from psygnal import Signal, SignalGroupDescriptor
 
 from napari_sa2net.app.cells import KeptPlace
-from napari_sa2net.app.link import EngineLink
+from napari_sa2net.app.link import Background, EngineLink
 from napari_sa2net.app.session import ErrorInfo, JobProgress, error_info
 from napari_sa2net.config import FineTuneConfig
 from napari_sa2net.data.commit import CommitRecord, is_training_set
@@ -560,12 +559,10 @@ class LearnSet:
         changed: Callable[[], None],
         failed: Callable[[ErrorInfo], None],
     ) -> None:
-        self._link = link
         self._state = state
         self._changed = changed
         self._failed = failed
-        self._closed = False
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="training-set")
+        self._background = Background(link, "training-set")
 
     def show(self, keys: Sequence[str]) -> None:
         """Open images and their cells as layers."""
@@ -648,8 +645,7 @@ class LearnSet:
 
     def close(self) -> None:
         """Finish what is being written; nothing is told any more."""
-        self._closed = True
-        self._worker.shutdown(wait=False, cancel_futures=True)
+        self._background.close()
 
     # --- inside --------------------------------------------------------------------------
 
@@ -661,24 +657,20 @@ class LearnSet:
     def _do(self, words: str, work: Callable[[], Any], done: Callable[[Any], Any]) -> None:
         """Work in the background, one after another; an error goes to the page."""
 
-        def tell(future: Future[Any]) -> None:
-            with self._link.lock:
-                if self._closed or future.cancelled():
-                    return
-                self._state.set_busy = ""
-                error = future.exception()
-                if error is None:
-                    done(future.result())
-                else:
-                    self._failed(error_info(error))
-                    self._changed()
+        def ended(result: Any) -> None:
+            self._state.set_busy = ""
+            done(result)
 
-        if self._closed:
+        def failed(error: Exception) -> None:
+            self._state.set_busy = ""
+            self._failed(error_info(error))
+            self._changed()
+
+        if self._background.closed:
             return
         self._state.set_busy = words
         self._state.set_said = self._state.set_question = self._state.error = None
-        future = self._worker.submit(work)
-        future.add_done_callback(lambda ended: self._link.dispatch(lambda: tell(ended)))
+        self._background.run(work, ended, failed)
 
 
 def read_kept(folder: Path, key: str) -> KeptImage:
