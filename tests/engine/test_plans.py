@@ -16,7 +16,7 @@ from napari_sa2net.config import PredictConfig
 from napari_sa2net.data import synthetic_nuclei
 from napari_sa2net.data.plan import plan_image
 from napari_sa2net.engine import messages as p
-from napari_sa2net.engine.arrays import Sources, prepare
+from napari_sa2net.engine.arrays import prepare
 from napari_sa2net.engine.service import Handlers
 
 
@@ -47,7 +47,7 @@ class BothEnds:
     def close(self) -> None: ...
     def submit(self, request: p.Request) -> None:
         if isinstance(request, p.Call) and request.name == "segment":
-            result = self.handlers.run(prepare(request, Sources()))
+            result = self.handlers.run(prepare(request, {}))
             self.on_event(p.Done(request.job, result))
 
 

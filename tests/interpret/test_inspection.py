@@ -7,10 +7,9 @@ import pytest
 from scipy import ndimage
 
 from napari_sa2net.errors import SettingsError
-from napari_sa2net.interpret.maps import sample, sample_grid
+from napari_sa2net.interpret.maps import sample_grid
 from napari_sa2net.interpret.objects import (
     REACH,
-    boundary_profiles,
     gate_columns,
     inspect_object,
     mean_gates,
@@ -44,18 +43,16 @@ def ramp(y, x):
 def test_sampling_is_exact_for_a_plane_and_keeps_to_the_edge(stride):
     one = map_of(ramp, stride)
     ys, xs = np.array([20, 31, 5]), np.array([7, 40, 60])
-    assert sample(one, ys, xs) == pytest.approx(ramp(ys, xs), rel=1e-5)
     grid = sample_grid(one, ys, xs)
     assert grid == pytest.approx(ramp(ys[:, None], xs), rel=1e-5)
-    far = sample(one, np.array([-5, 500]), np.array([-5, 500]))
-    assert far == pytest.approx([one.values[0, 0], one.values[-1, -1]])
+    far = sample_grid(one, np.array([-5, 500]), np.array([-5, 500]))
+    assert np.diag(far) == pytest.approx([one.values[0, 0], one.values[-1, -1]])
 
 
 def test_a_map_of_one_pixel_and_an_empty_one():
     dot = SimpleNamespace(values=np.full((1, 1), 3.0), scale=(16.0, 16.0), translate=(7.5, 7.5))
-    assert sample(dot, np.array([0, 15]), np.array([3, 9])).tolist() == [3, 3]
+    assert sample_grid(dot, np.array([0, 15]), np.array([3, 9])).tolist() == [[3, 3]] * 2
     none = SimpleNamespace(values=np.zeros((0, 0)), scale=(4.0, 4.0), translate=(1.5, 1.5))
-    assert np.isnan(sample(none, np.array([0]), np.array([0]))).all()
     assert np.isnan(sample_grid(none, np.arange(2), np.arange(3))).all()
 
 
@@ -87,12 +84,12 @@ def test_profile_is_psi_by_distance():
         ndimage.distance_transform_edt(labels == 0),
     )
     ones = SimpleNamespace(values=distance, scale=(1.0, 1.0), translate=(0.0, 0.0))
-    distances, profiles = boundary_profiles(labels, 5, {"aua_1": ones})
-    assert distances.tolist() == list(range(-12, 13))
-    assert set(profiles) == {1}
-    assert profiles[1] == pytest.approx(distances, abs=0.3)
-    assert profiles[1][REACH] == pytest.approx(0, abs=0.15)
-    assert profiles[1].dtype == np.float32
+    found = inspect_object(labels, 5, {"aua_1": ones}, {})
+    assert found.distances.tolist() == list(range(-12, 13))
+    assert set(found.profiles) == {1}
+    assert found.profiles[1] == pytest.approx(found.distances, abs=0.3)
+    assert found.profiles[1][REACH] == pytest.approx(0, abs=0.15)
+    assert found.profiles[1].dtype == np.float32
 
 
 def test_a_neighbours_side_is_left_out():
@@ -102,12 +99,12 @@ def test_a_neighbours_side_is_left_out():
         scale=(1.0, 1.0),
         translate=(0.0, 0.0),
     )
-    _, profiles = boundary_profiles(labels, 1, {"aua_1": psi})
+    profiles = inspect_object(labels, 1, {"aua_1": psi}, {}).profiles
     assert np.nanmax(profiles[1]) == 0  # all that is 1 is nearer to the neighbour
     touching = disk((40, 30), 12, 1)
     touching[:, 31:][touching[:, 31:] > 0] = 2
     touching[touching == 1] = 3
-    _, profiles = boundary_profiles(touching, 3, {"aua_1": psi})
+    profiles = inspect_object(touching, 3, {"aua_1": psi}, {}).profiles
     assert np.isfinite(profiles[1][REACH - 3 : REACH + 4]).all()
 
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from napari_sa2net.interpret import objects as profiles
-from napari_sa2net.interpret.objects import all_profiles, boundary_profiles
+from napari_sa2net.interpret.objects import REACH, all_profiles
 
 SHAPE = (110, 130)
 ORIGIN = (5, 9)
@@ -37,18 +37,41 @@ def blobs(cut: bool) -> np.ndarray:
     return labels
 
 
+def distance_to(target: np.ndarray) -> np.ndarray:
+    if not target.any():
+        return np.full(target.shape, np.inf)
+    return ndimage.distance_transform_edt(~target)
+
+
+def profile_alone(labels: np.ndarray, label: int, one: SimpleNamespace) -> np.ndarray:
+    """The profile of one object, from the distances of all pixels of the image."""
+    mine, others = labels == label, (labels > 0) & (labels != label)
+    distance = np.where(mine, 1 - distance_to(~mine), distance_to(mine))
+    wanted = (mine | (~others & (distance < distance_to(others)))) & np.isfinite(distance)
+    bins = np.rint(distance[wanted]).astype(int) + REACH
+    at = [
+        (axis + first - shift) / scale
+        for axis, first, shift, scale in zip(
+            np.nonzero(wanted), ORIGIN, one.translate, one.scale, strict=True
+        )
+    ]
+    psi = ndimage.map_coordinates(one.values.astype(float), at, order=1, mode="nearest")
+    means = [psi[bins == n].mean() if (bins == n).any() else np.nan for n in range(25)]
+    return np.array(means)
+
+
 @pytest.mark.parametrize("rows", [512, 30])
 @pytest.mark.parametrize("cut", [False, True])
 def test_profiles_are_those_of_each_object_alone(monkeypatch, rows, cut):
-    monkeypatch.setattr(profiles, "_ROWS", rows)
+    monkeypatch.setattr(profiles, "_PROFILE_ROWS", rows)
     labels, given = blobs(cut), maps()
     found = all_profiles(labels, given, ORIGIN)
     assert len(found.labels) > 10
+    np.testing.assert_array_equal(found.distances, np.arange(-12, 13))
     for at, label in enumerate(found.labels):
-        distances, alone = boundary_profiles(labels, int(label), given, origin=ORIGIN)
-        np.testing.assert_array_equal(found.distances, distances)
-        for stride, profile in alone.items():
-            np.testing.assert_allclose(found.means(stride)[at], profile, atol=1e-5)
+        for stride in (8, 4, 2, 1):
+            alone = profile_alone(labels, int(label), given[f"aua_{stride}"])
+            np.testing.assert_allclose(found.means(stride)[at], alone, atol=1e-5)
 
 
 def test_columns_are_means_over_pixels_inside_on_and_outside_the_boundary():

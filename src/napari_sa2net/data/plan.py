@@ -52,7 +52,7 @@ class BlockReader:
     def __init__(self, image: Any, axes: str) -> None:
         self.image = image
         self.axes = axes
-        self._chunks = _chunk_sizes(image)
+        self._chunks = chunk_sizes(image)
         self._keep = (
             self._chunks is not None
             and LARGE_CHUNK < math.prod(self._chunks) <= MAX_KEPT // image.dtype.itemsize
@@ -145,7 +145,7 @@ class BlockReader:
         return chunk
 
 
-def _chunk_sizes(image: Any) -> tuple[int, ...] | None:
+def chunk_sizes(image: Any) -> tuple[int, ...] | None:
     """Largest chunk along every axis of a lazy array, where it tells it."""
     chunks = getattr(image, "chunks", None)
     if isinstance(image, np.ndarray) or not isinstance(chunks, tuple):
@@ -1051,7 +1051,7 @@ def _as_array(image: Any) -> Any:
         raise ImageError(f"An image needs real numbers; these values are {_spoken(dtype)}.")
     if not all(isinstance(n, (int, np.integer)) for n in shape):
         raise ImageError(
-            f"The array's shape {shape} is not known yet; call compute_chunk_sizes() on it."
+            f"The array's shape {shape} is not known yet; call computechunk_sizes() on it."
         )
     return image
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_sa2net.data.plan import plan_image
+from napari_sa2net.data.plan import chunk_sizes, plan_image
 from napari_sa2net.engine import messages as p
 from napari_sa2net.engine.messages import FileRef, RegionRef, Whole
 from napari_sa2net.errors import EngineError, ImageError
@@ -252,33 +252,22 @@ def _read(source: Any, key: Any) -> NDArray[Any]:
 # How an image of napari's process gets to the engine: whole, by its path, or in regions.
 
 
-class Sources:
-    """The arrays that are served in regions, by name."""
+Sources = dict[str, Any]
+"""The arrays that are served in regions, by name."""
 
-    def __init__(self) -> None:
-        self._arrays: dict[str, Any] = {}
 
-    def add(self, name: str, array: Any) -> None:
-        self._arrays[name] = array
+def read_region(sources: Sources, name: str, key: tuple[int | slice, ...]) -> NDArray[Any]:
+    """A region of a source.
 
-    def remove(self, name: str) -> None:
-        self._arrays.pop(name, None)
-
-    def clear(self) -> None:
-        self._arrays.clear()
-
-    def read(self, name: str, key: tuple[int | slice, ...]) -> NDArray[Any]:
-        """A region of a source.
-
-        Raises
-        ------
-        ImageError
-            The source is no longer served, or cannot be read.
-        """
-        array = self._arrays.get(name)
-        if array is None:
-            raise ImageError("The image is no longer open; open it and run again.")
-        return _read(array, key)
+    Raises
+    ------
+    ImageError
+        The source is no longer served, or cannot be read.
+    """
+    array = sources.get(name)
+    if array is None:
+        raise ImageError("The image is no longer open; open it and run again.")
+    return _read(array, key)
 
 
 def prepare(call: p.Call, sources: Sources) -> p.Call:
@@ -320,8 +309,8 @@ def image_reference(image: Any, name: str, sources: Sources) -> Any:
     shape = tuple(int(n) for n in image.shape)
     if math.prod(shape) * dtype.itemsize <= WHOLE_LIMIT:
         return whole(image)
-    sources.add(name, image)
-    return RegionRef(name, shape, dtype.str, _chunks(image))
+    sources[name] = image
+    return RegionRef(name, shape, dtype.str, chunk_sizes(image))
 
 
 def _stored(array: Any) -> FileRef | None:
@@ -332,14 +321,6 @@ def _stored(array: Any) -> FileRef | None:
     if root is None or not Path(root).is_dir():
         return None
     return FileRef(str(Path(root).resolve()), str(getattr(array, "path", "")))
-
-
-def _chunks(array: Any) -> tuple[int, ...] | None:
-    """Largest chunk along each axis, of dask (tuples of sizes) or zarr (sizes)."""
-    chunks = getattr(array, "chunks", None)
-    if not isinstance(chunks, tuple) or len(chunks) != len(array.shape):
-        return None
-    return tuple(int(max(c)) if isinstance(c, tuple) else int(c) for c in chunks)
 
 
 # --------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from napari_sa2net.engine import messages as p
-from napari_sa2net.engine.arrays import Packed, Sources, prepare, source_name
+from napari_sa2net.engine.arrays import Packed, Sources, prepare, read_region, source_name
 from napari_sa2net.engine.process import EXIT_NO_TORCH, Link, describe_end
 from napari_sa2net.errors import Cancelled, EngineError, SA2NetError
 
@@ -83,7 +83,7 @@ class EngineClient:
         self._outbox: deque[p.Request | Tell] = deque()
         self._regions: deque[tuple[Link, p.ReadRegion]] = deque()
         self._jobs: dict[int, OpenJob] = {}
-        self._sources = Sources()
+        self._sources: Sources = {}
         self._link: Link | None = None
         self._ready = False
         self._forced = False
@@ -122,7 +122,7 @@ class EngineClient:
             if isinstance(request, p.Call):
                 self._jobs[request.job] = OpenJob(source_name(request), bool(request.key))
             elif isinstance(request, p.Forget):
-                self._sources.remove(request.key)
+                self._sources.pop(request.key, None)
             self._outbox.append(request)
             self._state.notify_all()
 
@@ -360,7 +360,7 @@ class EngineClient:
                     return
                 link, request = self._regions.popleft()
             try:
-                region = self._sources.read(request.source, request.key)
+                region = read_region(self._sources, request.source, request.key)
                 answer = link.pipe.pack(p.RegionData(request.token, region))
             except Exception as error:
                 answer = link.pipe.pack(p.RegionData(request.token, None, str(error)))
@@ -378,7 +378,7 @@ class EngineClient:
             if job.timer is not None:
                 job.timer.cancel()
         if not (job.kept and isinstance(event, p.Done)):
-            self._sources.remove(job.source)
+            self._sources.pop(job.source, None)
         self._emit(event)
 
     def _emit(self, event: p.Event) -> None:

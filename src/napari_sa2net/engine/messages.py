@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from napari_sa2net.config import NetworkConfig
-from napari_sa2net.interpret.maps import AttentionMap
+from napari_sa2net.interpret.maps import AttentionMap, CellInspection, StageStep
 from napari_sa2net.training.compare import (
     Change,
     LossPoint,
@@ -235,73 +235,6 @@ class ExplainResult:
     index: tuple[int, ...]
     box: tuple[int, int, int, int]
     network: NetworkConfig
-
-
-@dataclass(frozen=True)
-class StageStep:
-    """What one decoder stage did to an object.
-
-    Attributes
-    ----------
-    stride
-        Of the head: 8, 4, 2 or 1.
-    n_objects_overlapping
-        Objects of that head that the object overlaps.
-    area_px
-        Their area.
-    mean_move_px, max_move_px
-        How far the boundary moved from the stage before; NaN at the first.
-    event
-        ``""``, ``"split"``, ``"merged"``, ``"appeared"`` or ``"vanished"``.
-    """
-
-    stride: int
-    n_objects_overlapping: int
-    area_px: int
-    mean_move_px: float
-    max_move_px: float
-    event: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class CellInspection:
-    """One object under the loupe.
-
-    Attributes
-    ----------
-    gates, image_gates
-        Means of the four scale gates in the object and in the window.
-    distances
-        float32 (25,): −12 … +12 px from the boundary, negative inside.
-    profiles
-        By stride, ψ at these distances, float32 (25,); NaN where no pixel lies that far.
-    history
-        One step per head, from the coarsest on.
-    thumbnail
-        float32 (h, w) or (h, w, 3) in 0…1, of the image around the object.
-    outline
-        bool (h, w): the object's boundary in the thumbnail.
-    centre
-        (y, x) in pixels of the image.
-    by_hand
-        A person drew or changed the object: the last stage did not make it as it is.
-    ring, ring_box
-        uint8 (h, w): 1 next to the object, 2 around that, else 0; and where that lies,
-        ``(y0, y1, x0, x1)`` in pixels of the image.
-    """
-
-    label: int
-    gates: tuple[float, ...]
-    image_gates: tuple[float, ...]
-    distances: Any
-    profiles: dict[int, Any]
-    history: tuple[StageStep, ...]
-    thumbnail: Any
-    outline: Any
-    centre: tuple[float, float]
-    by_hand: bool = False
-    ring: Any = None
-    ring_box: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -504,7 +504,7 @@ class ExplainHandlers:
         cancelled = self._server.cancelled(job)
         stages = kept.stages(cancelled=cancelled)
         plane = stages[1] if labels is None else kept.flat(labels)
-        found = inspect_object(
+        return inspect_object(
             plane,
             label,
             kept.image_maps,
@@ -513,8 +513,6 @@ class ExplainHandlers:
             origin=kept.corner,
             image_gates=kept.image_gates,
         )
-        steps = tuple(p.StageStep(**vars(step)) for step in found.history)
-        return p.CellInspection(**{**vars(found), "history": steps})
 
     def what_if(
         self,

@@ -16,25 +16,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_sa2net.inference.stages import (
-    AS_TRAINED,
-    OWN,
     SA2NET_MARGINS,
-    Change,
-    Memo,
-    Part,
-    See,
+    Staged,
     coarse_grid,
     packed,
     plain_stages,
-    run,
-    see_attention,
     there,
 )
 from napari_sa2net.nn import Network, SA2Net
@@ -144,23 +137,7 @@ TOLERANCE = 1e-3
 STRIP_ELEMENTS = 2**20
 
 
-class Forward(Protocol):
-    """A network in evaluation; see `optimised`."""
-
-    def __call__(
-        self,
-        x: Tensor,
-        keep: Part | None = None,
-        see: See | None = None,
-        change: Change = AS_TRAINED,
-        memo: Memo | None = None,
-    ) -> Tensor: ...
-
-    def see_attention(self, x: Tensor, see: See) -> None:
-        """Run only as far as local attention, scale gates and query."""
-
-
-def optimised(net: Network, device: torch.device, dtype: torch.dtype) -> Forward:
+def optimised(net: Network, device: torch.device, dtype: torch.dtype) -> Staged:
     """The network as a function, as fast as this device can run it.
 
     Parameters
@@ -213,8 +190,8 @@ def _fused(net: SA2Net, dtype: torch.dtype) -> FastSA2Net | None:
         net.train(training)
 
 
-class FastSA2Net:
-    """Callable like the network in evaluation, and a `Staged`; see `optimised`.
+class FastSA2Net(Staged):
+    """The rewritten network; see `optimised`.
 
     Parameters
     ----------
@@ -226,7 +203,6 @@ class FastSA2Net:
 
     margins = SA2NET_MARGINS
     has_scale_attention = True
-    se_gamma = OWN
 
     def __init__(self, net: SA2Net, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -244,7 +220,7 @@ class FastSA2Net:
         self._local = [self._gated(block.get_submodule(f"gcn{i}")) for i in (1, 2, 3, 4)]  # type: ignore[arg-type]
         self._mlps = [self._mlp(block.get_submodule(f"mlp{i}")) for i in (1, 2, 3, 4)]  # type: ignore[arg-type]
         self._outs = [self._conv(block.get_submodule(f"conv{i}")) for i in (1, 2, 3, 4)]  # type: ignore[arg-type]
-        self.mix = _mixer(block)
+        self._mix = _mixer(block)
         self._gates = [Gate(up.AG, dtype) for up in (net.up4, net.up3, net.up2, net.up1)]
         self._ups = [
             [self._conv_norm(c) for c in _children(getattr(net, f"up{k}").nConvs)]
@@ -252,19 +228,6 @@ class FastSA2Net:
         ]
         heads = {8: net.outc1, 4: net.outc2, 2: net.outc3, 1: net.outc4}
         self._heads = {s: FusedConv(conv, dtype=torch.float32) for s, conv in heads.items()}
-
-    def __call__(
-        self,
-        x: Tensor,
-        keep: Part | None = None,
-        see: See | None = None,
-        change: Change = AS_TRAINED,
-        memo: Memo | None = None,
-    ) -> Tensor:
-        return run(self, packed(x), keep, see, change, memo)
-
-    def see_attention(self, x: Tensor, see: See) -> None:
-        see_attention(self, packed(x), see)
 
     # --- the stages ------------------------------------------------------------------------
 
@@ -279,13 +242,13 @@ class FastSA2Net:
     def local(self, i: int, feature: Tensor) -> tuple[Tensor, Tensor]:
         return self._local[i](resize(feature, coarse_grid(i, feature)).float())
 
+    def mix(self, local: list[Tensor]) -> tuple[Tensor, Tensor]:
+        return self._mix(local)
+
     def attended(self, i: int, feature: Tensor, gated: Tensor | None) -> Tensor:
         if gated is not None:
             feature = resize(gated, feature.shape[-2:]) + feature
         return self._outs[i](self._mlps[i](feature))
-
-    def excited(self, i: int, skip: Tensor, gamma: float | None) -> Tensor:
-        return skip
 
     def side(self, k: int, skip: Tensor) -> Tensor:
         return self._gates[k].side(skip)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_sa2net.config import InstanceConfig
+from napari_sa2net.data.plan import ImagePlan
 from napari_sa2net.errors import Cancelled
 from napari_sa2net.inference.instances import foreground_probability, label_objects
 from napari_sa2net.inference.predict import CancelCallback, Predictor
@@ -19,7 +20,6 @@ from napari_sa2net.inference.tiling import (
     LARGEST_SCALE,
     MIN_SCALE,
     N_CROPS,
-    Plane,
     ScaledPlane,
     Window,
     agree,
@@ -65,7 +65,7 @@ class Found(NamedTuple):
 
 def estimate_diameter(
     predictor: Predictor,
-    plan: Plane,
+    plan: ImagePlan,
     planes: Sequence[tuple[int, ...]] = ((),),
     *,
     instances: InstanceConfig | None = None,
@@ -164,7 +164,7 @@ def _believed(
 
 def _measure(
     predictor: Predictor,
-    plan: Plane,
+    plan: ImagePlan,
     planes: Sequence[tuple[int, ...]],
     scale: float,
     config: InstanceConfig,

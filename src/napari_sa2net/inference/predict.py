@@ -26,7 +26,6 @@ from napari_sa2net.inference.stages import AS_TRAINED, Change, Memo, Part, See
 from napari_sa2net.inference.tiling import (
     STRIDE,
     Axis,
-    Plane,
     ScaledPlane,
     Seams,
     Tile,
@@ -248,7 +247,7 @@ class Predictor:
         """Names of device and precision."""
         return str(self.device), str(self.dtype).removeprefix("torch.")
 
-    def scaled(self, plan: Plane, index: tuple[int, ...], scale: float) -> ScaledPlane:
+    def scaled(self, plan: ImagePlan, index: tuple[int, ...], scale: float) -> ScaledPlane:
         """The plane as this model's network sees it."""
         return ScaledPlane(plan, index, scale, self.input.resize_to, self.input.antialias)
 
@@ -256,7 +255,7 @@ class Predictor:
         """Tiles in which a plane is run."""
         return plan_tiles(*plane.shape, self.tile, HALO)
 
-    def seams(self, plan: Plane, scale: float = 1.0) -> Seams:
+    def seams(self, plan: ImagePlan, scale: float = 1.0) -> Seams:
         """Where the tiles of an image's planes met that were run last."""
         plane = self.scaled(plan, (), scale)
         height, width = plane.shape
@@ -270,7 +269,7 @@ class Predictor:
 
     def predict_plane(
         self,
-        plan: Plane,
+        plan: ImagePlan,
         index: tuple[int, ...] = (),
         scale: float = 1.0,
         *,
@@ -330,7 +329,7 @@ class Predictor:
 
     def look_at_plane(
         self,
-        plan: Plane,
+        plan: ImagePlan,
         index: tuple[int, ...],
         scale: float,
         watch: Watch,

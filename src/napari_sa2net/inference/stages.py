@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -82,59 +83,90 @@ class See(Protocol):
         """`values` is (B, C, h, w) of a part of the window, on the grid of the stride."""
 
 
-class Staged(Protocol):
+class Staged:
     """A network in evaluation, cut into its stages.
 
     Scales i = 0…3 are those of strides 1, 2, 4, 8; stages k = 0…3 those of `STAGES`.
+
+    Attributes
+    ----------
+    has_scale_attention
+        Whether there are local gates, scale gates and a query.
+    gamma, se_gamma
+        The own exponents of ψ, and of squeeze and excitation; None where there is none.
+    margins
+        Pixels around the wanted part that each stage runs on; None: all.
     """
 
-    @property
-    def has_scale_attention(self) -> bool:
-        """Whether there are local gates, scale gates and a query."""
+    has_scale_attention: bool
+    gamma: Any = OWN
+    se_gamma: Any = OWN
+    margins: Any
 
-    @property
-    def gamma(self) -> Exponents:
-        """The own exponents of ψ; None where a stage has none."""
+    def __call__(
+        self,
+        x: Tensor,
+        keep: Part | None = None,
+        see: See | None = None,
+        change: Change = AS_TRAINED,
+        memo: Memo | None = None,
+    ) -> Tensor:
+        """Logits of a window; see `run`."""
+        with self._precision(x):
+            return run(self, packed(x), keep, see, change, memo)
 
-    @property
-    def se_gamma(self) -> Exponents:
-        """The own exponents of squeeze and excitation; None where a skip has none."""
+    def see_attention(self, x: Tensor, see: See) -> None:
+        """Run only as far as local attention, scale gates and query."""
+        if not self.has_scale_attention:
+            return
+        with self._precision(x):
+            whole = (0, x.shape[-2], 0, x.shape[-1])
+            _attend(self, self.encode(packed(x))[0], whole, see)
 
-    @property
-    def margins(self) -> Sequence[int | None]:
-        """Pixels around the wanted part that each stage runs on; None: all."""
+    def _precision(self, x: Tensor) -> AbstractContextManager[Any]:
+        return nullcontext()
 
     def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """The four scales and the deepest feature."""
+        raise NotImplementedError
 
     def local(self, i: int, feature: Tensor) -> tuple[Tensor, Tensor]:
         """Output of local attention, on the grid of stride 4, and its gates."""
+        raise NotImplementedError
 
     def mix(self, local: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Scale gates and global query."""
+        raise NotImplementedError
 
     def attended(self, i: int, feature: Tensor, gated: Tensor | None) -> Tensor:
         """The skip of a scale, before squeeze and excitation."""
+        return feature
 
     def excited(self, i: int, skip: Tensor, gamma: float | None) -> Tensor:
         """The skip with its channels weighted; itself where there is nothing to do that."""
+        return skip
 
     def side(self, k: int, skip: Tensor) -> Tensor:
         """The skip as ψ looks at it."""
+        return skip
 
     def attention(self, k: int, deep: Tensor, side: Tensor) -> Tensor | None:
         """ψ (B, 1, h, w) before its power; None where the stage has none."""
+        raise NotImplementedError
 
     def powered(self, k: int, psi: Tensor, gamma: float | None) -> Tensor:
         """ψ to the power of the stage's own exponent, or of another one."""
+        raise NotImplementedError
 
     def up(
         self, k: int, psi: Tensor | None, side: Tensor, skip: Tensor, deep: Tensor
     ) -> Tensor:
         """The stage's feature; may overwrite `side`."""
+        raise NotImplementedError
 
     def head(self, stride: int, feature: Tensor) -> Tensor:
         """Logits of a stage's feature, on its own grid."""
+        raise NotImplementedError
 
 
 def run(
@@ -217,13 +249,6 @@ def run(
     if untouched:
         values["logits"] = logits
     return logits
-
-
-def see_attention(net: Staged, x: Tensor, see: See) -> None:
-    """Run only as far as local attention, scale gates and query."""
-    whole = (0, x.shape[-2], 0, x.shape[-1])
-    if net.has_scale_attention:
-        _attend(net, net.encode(x)[0], whole, see)
 
 
 def _attend(
@@ -333,7 +358,7 @@ def packed(x: Tensor) -> Tensor:
 # Networks as they are, on any device, in the stages of `napari_sa2net.inference.stages`.
 
 
-class _Plain:
+class _Plain(Staged):
     """What `PlainSA2Net` and `PlainUNet` share.
 
     Parameters
@@ -352,38 +377,22 @@ class _Plain:
         self._heads = {8: net.outc1, 4: net.outc2, 2: net.outc3, 1: net.outc4}
         self._dtype = dtype
 
-    def __call__(
-        self: Any,
-        x: Tensor,
-        keep: Part | None = None,
-        see: See | None = None,
-        change: Change = AS_TRAINED,
-        memo: Memo | None = None,
-    ) -> Tensor:
-        with self._precision(x):
-            return run(self, packed(x), keep, see, change, memo)
-
-    def see_attention(self: Any, x: Tensor, see: See) -> None:
-        """As the function of this name."""
-        with self._precision(x):
-            see_attention(self, packed(x), see)
-
     def _precision(self, x: Tensor) -> torch.autocast:
         return torch.autocast(x.device.type, self._dtype, enabled=self._dtype != torch.float32)
 
     @property
-    def margins(self) -> tuple[int | None, ...]:
+    def margins(self) -> tuple[int | None, ...]:  # type: ignore[override]
         # squeeze and excitation that pools over what it is given must be given all
         if any(cast(FocalSE, se).means is None for se in self.net.se.values()):
             return (None,) * len(STAGES)
         return self.own_margins
 
     @property
-    def gamma(self) -> Exponents:
+    def gamma(self) -> Exponents:  # type: ignore[override]
         return there(self.net.gamma, self.net.gates)
 
     @property
-    def se_gamma(self) -> Exponents:
+    def se_gamma(self) -> Exponents:  # type: ignore[override]
         has = (str(k) in self.net.se for k in (4, 3, 2, 1))
         return there(self.net.se_gamma, tuple(has))
 
@@ -451,18 +460,6 @@ class PlainUNet(_Plain):
             scales.append(down(scales[-1]))
         return scales, net.down4(scales[-1])
 
-    def local(self, i: int, feature: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
-
-    def mix(self, local: list[Tensor]) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
-
-    def attended(self, i: int, feature: Tensor, gated: Tensor | None) -> Tensor:
-        return feature
-
-    def side(self, k: int, skip: Tensor) -> Tensor:
-        return skip
-
     def attention(self, k: int, deep: Tensor, side: Tensor) -> Tensor | None:
         if not self._ups[k].gated:
             return None
@@ -477,7 +474,7 @@ class PlainUNet(_Plain):
         return feature
 
 
-def plain_stages(net: Network, dtype: torch.dtype) -> PlainSA2Net | PlainUNet:
+def plain_stages(net: Network, dtype: torch.dtype) -> _Plain:
     """A network's own modules, in stages."""
     return PlainUNet(net, dtype) if isinstance(net, FocalUNet) else PlainSA2Net(net, dtype)
 

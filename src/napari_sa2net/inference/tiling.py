@@ -136,11 +136,13 @@ class Plane(Protocol):
     """What is read of an image plan."""
 
     @property
-    def spatial(self) -> tuple[int, int]: ...
+    def spatial(self) -> tuple[int, int]:
+        """Height and width."""
 
     def read(
         self, index: tuple[int, ...], y0: int, y1: int, x0: int, x1: int
-    ) -> NDArray[np.float32]: ...
+    ) -> NDArray[np.float32]:
+        """A window of one plane, as the network takes it."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_sa2net.config import InputConfig, PredictConfig, PredictSettings
+from napari_sa2net.data.plan import ImagePlan
 from napari_sa2net.errors import AxesError
 from napari_sa2net.inference.predict import (
     SEGMENTING,
@@ -25,7 +26,6 @@ from napari_sa2net.inference.stages import Part
 from napari_sa2net.inference.tiling import (
     STRIDE,
     Axis,
-    Plane,
     PlaneOf,
     ScaledPlane,
     Tile,
@@ -267,7 +267,7 @@ class Collector:
 
 def attention_maps(
     model: Model,
-    plan: Plane,
+    plan: ImagePlan,
     scale: float = 1.0,
     *,
     config: PredictConfig | None = None,

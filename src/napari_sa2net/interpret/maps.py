@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,69 +124,97 @@ def map_stride(name: str) -> int:
 
 
 # --------------------------------------------------------------------------------------------
+# What is found of one object; see `napari_sa2net.interpret.objects.inspect_object`.
+
+
+@dataclass(frozen=True)
+class StageStep:
+    """An object at one stage of the decoder.
+
+    Attributes
+    ----------
+    stride : int
+        8, 4, 2 or 1.
+    n_objects_overlapping : int
+        Objects of this stage that match it; 0: not seen here.
+    area_px : int
+        Their pixels together.
+    mean_move_px, max_move_px : float
+        As the columns `moved_…` of the table; NaN at the first stage.
+    event : str
+        "", "split", "merged", "appeared" or "vanished", since the stage before.
+    """
+
+    stride: int
+    n_objects_overlapping: int
+    area_px: int
+    mean_move_px: float
+    max_move_px: float
+    event: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class CellInspection:
+    """One object under the loupe.
+
+    Attributes
+    ----------
+    label : int
+    gates, image_gates : four floats
+        Mean of each scale gate in the object, and in the image; NaN without that map.
+    distances : float32 (25,)
+        −12 … +12 px. 0: the object's outermost pixels; negative: inside.
+    profiles : dict of stride to float32 (25,)
+        Mean ψ at each distance; NaN where no pixel lies that far.
+    history : tuple of StageStep
+        Coarse to fine.
+    thumbnail : float32 (h, w) or (h, w, 3)
+        The image around the object, 0…1.
+    outline : bool (h, w)
+        The object's outermost pixels in the thumbnail.
+    centre : (float, float)
+        Mean y, x of the object in px of the whole image.
+    by_hand : bool
+        The network did not make this object as it is: a person drew or changed it.
+    ring : uint8 (h, w)
+        Lines around the object, in its image: 1 next to it, 2 around that, else 0.
+    ring_box : (y0, y1, x0, x1)
+        Where the ring lies, in px of the whole image.
+    """
+
+    label: int
+    gates: tuple[float, float, float, float]
+    image_gates: tuple[float, float, float, float]
+    distances: NDArray[np.float32]
+    profiles: dict[int, NDArray[np.float32]]
+    history: tuple[StageStep, ...]
+    thumbnail: NDArray[np.float32]
+    outline: NDArray[np.bool_]
+    centre: tuple[float, float]
+    by_hand: bool = False
+    ring: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
+    ring_box: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
+# --------------------------------------------------------------------------------------------
 # Values of attention maps at pixels of the image, without making the map that large.
 
 Floats = NDArray[np.float64]
 
 
-class Map(Protocol):
-    """What is read of an attention map.
-
-    Attributes
-    ----------
-    values : array-like float (h, w)
-        numpy or zarr.
-    scale : (float, float)
-        Image px per map px along Y and X.
-    translate : (float, float)
-        Y, x of the centre of map pixel (0, 0), px of the whole image, in which the centre of
-        the first pixel is 0.
-    """
-
-    @property
-    def values(self) -> Any: ...
-
-    @property
-    def scale(self) -> tuple[float, float]: ...
-
-    @property
-    def translate(self) -> tuple[float, float]: ...
-
-
-def sample(one: Map, ys: NDArray[Any], xs: NDArray[Any]) -> Floats:
-    """Bilinear values of a map at points of the image; beyond its edge, those at the edge.
+def sample_grid(one: AttentionMap, ys: NDArray[Any], xs: NDArray[Any]) -> NDArray[np.float32]:
+    """Bilinear values of a map at every crossing of rows and columns of the image.
 
     Parameters
     ----------
-    one : Map
-    ys, xs : arrays (n,)
-        In px of the whole image.
+    one : AttentionMap
+    ys, xs : arrays
+        In px of the whole image; beyond the map's edge, values are those at the edge.
 
     Returns
     -------
-    float64 (n,); NaN where the map has no pixel at all
+    float32 (ys, xs); NaN where the map has no pixel at all
     """
-    height, width = one.values.shape
-    if 0 in (height, width) or not len(ys):
-        return np.full(len(ys), np.nan)
-    top, down = _taps(ys, one.scale[0], one.translate[0], height)
-    left, right = _taps(xs, one.scale[1], one.translate[1], width)
-    y0, x0 = int(top.min()), int(left.min())
-    # Only what is needed, since a large map lies on disk.
-    part = np.asarray(one.values[y0 : int(top.max()) + 2, x0 : int(left.max()) + 2], np.float64)
-    top, left = top - y0, left - x0
-    below, beside = (
-        np.minimum(top + 1, part.shape[0] - 1),
-        np.minimum(left + 1, part.shape[1] - 1),
-    )
-    upper = part[top, left] * (1 - right) + part[top, beside] * right
-    lower = part[below, left] * (1 - right) + part[below, beside] * right
-    result: Floats = upper * (1 - down) + lower * down
-    return result
-
-
-def sample_grid(one: Map, ys: NDArray[Any], xs: NDArray[Any]) -> NDArray[np.float32]:
-    """As `sample`, at every crossing of rows `ys` and columns `xs`: float32 (ys, xs)."""
     height, width = one.values.shape
     if 0 in (height, width, len(ys), len(xs)):
         return np.full((len(ys), len(xs)), np.nan, np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -13,14 +13,22 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_sa2net.errors import SettingsError
-from napari_sa2net.interpret.maps import Map, sample, sample_grid
+from napari_sa2net.interpret.maps import (
+    AttentionMap,
+    CellInspection,
+    StageStep,
+    sample_grid,
+)
 from napari_sa2net.interpret.refinement import STRIDES, check_labels, distinct, follow_objects
 
 # --------------------------------------------------------------------------------------------
 # ψ across the boundaries of all objects at once.
 #
-# The same numbers as :func:`napari_sa2net.interpret.objects.boundary_profiles` finds for one
-# object, at a cost that hardly depends on how many there are.
+# Distance 0 is an object's outermost pixels (beside any other pixel, be it of another object;
+# the edge of the image is no boundary), negative ones lie inside, positive ones outside: the
+# distance to the nearest pixel of the object, rounded. Outside, only unlabelled pixels count
+# that are nearer to this object than to any other, so that the profile of a cell in a crowd is
+# not that of its neighbours.
 
 #: Profiles reach this far (px) to both sides of the boundary.
 REACH = 12
@@ -105,7 +113,7 @@ class Profiles:
 
 def all_profiles(
     labels: NDArray[np.integer[Any]],
-    maps: Mapping[str, Map],
+    maps: Mapping[str, AttentionMap],
     origin: tuple[int, int] = (0, 0),
 ) -> Profiles:
     """Profiles of ψ across the boundary of every object.
@@ -113,7 +121,7 @@ def all_profiles(
     Parameters
     ----------
     labels : integer array (H, W)
-    maps : mapping of name to Map
+    maps : mapping of name to AttentionMap
         Those of aua_8, aua_4, aua_2, aua_1 that the model has; others are not looked at.
     origin : (int, int)
         Where pixel (0, 0) of the labels lies in the whole image (px).
@@ -280,85 +288,16 @@ Box = tuple[int, int, int, int]
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class StageStep:
-    """An object at one stage of the decoder.
-
-    Attributes
-    ----------
-    stride : int
-        8, 4, 2 or 1.
-    n_objects_overlapping : int
-        Objects of this stage that match it; 0: not seen here.
-    area_px : int
-        Their pixels together.
-    mean_move_px, max_move_px : float
-        As the columns `moved_…` of the table; NaN at the first stage.
-    event : str
-        "", "split", "merged", "appeared" or "vanished", since the stage before.
-    """
-
-    stride: int
-    n_objects_overlapping: int
-    area_px: int
-    mean_move_px: float
-    max_move_px: float
-    event: str
-
-
-@dataclass(frozen=True, eq=False)
-class Inspection:
-    """What :func:`inspect_object` found.
-
-    Attributes
-    ----------
-    label : int
-    gates, image_gates : four floats
-        Mean of each scale gate in the object, and in the image; NaN without that map.
-    distances : float32 (25,)
-        −12 … +12 px. 0: the object's outermost pixels; negative: inside.
-    profiles : dict of stride to float32 (25,)
-        Mean ψ at each distance; NaN where no pixel lies that far.
-    history : tuple of StageStep
-        Coarse to fine.
-    thumbnail : float32 (h, w) or (h, w, 3)
-        The image around the object, 0…1.
-    outline : bool (h, w)
-        The object's outermost pixels in the thumbnail.
-    centre : (float, float)
-        Mean y, x of the object in px of the whole image.
-    by_hand : bool
-        The network did not make this object as it is: a person drew or changed it.
-    ring : uint8 (h, w)
-        Lines around the object, in its image: 1 next to it, 2 around that, else 0.
-    ring_box : (y0, y1, x0, x1)
-        Where the ring lies, in px of the whole image.
-    """
-
-    label: int
-    gates: tuple[float, float, float, float]
-    image_gates: tuple[float, float, float, float]
-    distances: NDArray[np.float32]
-    profiles: dict[int, NDArray[np.float32]]
-    history: tuple[StageStep, ...]
-    thumbnail: NDArray[np.float32]
-    outline: NDArray[np.bool_]
-    centre: tuple[float, float]
-    by_hand: bool = False
-    ring: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
-    ring_box: Box = (0, 0, 0, 0)
-
-
 def inspect_object(
     labels: NDArray[np.integer[Any]],
     label: int,
-    maps: Mapping[str, Map],
+    maps: Mapping[str, AttentionMap],
     stages: Mapping[int, NDArray[np.integer[Any]]],
     image: NDArray[Any] | None = None,
     *,
     origin: tuple[int, int] = (0, 0),
     image_gates: Sequence[float] | None = None,
-) -> Inspection:
+) -> CellInspection:
     """Look at one object.
 
     Parameters
@@ -368,7 +307,7 @@ def inspect_object(
         which tells, if it is given, what the network made itself.
     label : int
         Which one.
-    maps : mapping of name to Map
+    maps : mapping of name to AttentionMap
         Any of scale_gate_1…4 and aua_8, aua_4, aua_2, aua_1; others are not looked at.
     stages : mapping of stride to integer labels (H, W)
         Of the heads; any may be missing.
@@ -393,15 +332,19 @@ def inspect_object(
     window = mask[y0:y1, x0:x1]
     corner = y0 + origin[0], x0 + origin[1]
     gates = gate_columns(window.view(np.uint8), maps, corner)
-    distances, profiles = boundary_profiles(labels, label, maps, origin=origin, box=box)
+    # Twice: a neighbour that far from a pixel of the profile may be the nearer one.
+    top, bottom, left, right = _grown(box, 2 * REACH + 2, labels.shape)
+    near = labels[top:bottom, left:right]
+    found = all_profiles(near, maps, (top + origin[0], left + origin[1]))
+    at = int(np.searchsorted(found.labels, label))
     thumbnail, outline = _thumbnail(mask, box, image)
     ring, around = _ring(mask, box)
-    return Inspection(
+    return CellInspection(
         label=int(label),
         gates=_four(gates[name].iloc[0] for name in SCALE_GATES),
         image_gates=mean_gates(maps) if image_gates is None else _four(image_gates),
-        distances=distances,
-        profiles=profiles,
+        distances=found.distances,
+        profiles={stride: found.means(stride)[at] for stride in found.sums},
         history=_history(labels, label, mask, stages),
         thumbnail=thumbnail,
         outline=outline,
@@ -419,7 +362,7 @@ def inspect_object(
 
 def gate_columns(
     labels: NDArray[np.integer[Any]],
-    maps: Mapping[str, Map],
+    maps: Mapping[str, AttentionMap],
     origin: tuple[int, int] = (0, 0),
 ) -> pd.DataFrame:
     """Mean of each scale gate in every object.
@@ -427,7 +370,7 @@ def gate_columns(
     Parameters
     ----------
     labels : integer array (H, W)
-    maps : mapping of name to Map
+    maps : mapping of name to AttentionMap
         Those of scale_gate_1…4 that the model has; others are not looked at.
     origin : (int, int)
         Where pixel (0, 0) of the labels lies in the whole image (px).
@@ -458,65 +401,13 @@ def gate_columns(
     return pd.DataFrame(table)
 
 
-def mean_gates(maps: Mapping[str, Map]) -> tuple[float, float, float, float]:
+def mean_gates(maps: Mapping[str, AttentionMap]) -> tuple[float, float, float, float]:
     """Mean of each scale gate over its whole map; NaN without it."""
     means = []
     for name in SCALE_GATES:
         values = np.asarray(maps[name].values) if name in maps else np.zeros((0, 0))
         means.append(float(values.mean(dtype=np.float64)) if values.size else float("nan"))
     return _four(means)
-
-
-def boundary_profiles(
-    labels: NDArray[np.integer[Any]],
-    label: int,
-    maps: Mapping[str, Map],
-    *,
-    origin: tuple[int, int] = (0, 0),
-    box: Box | None = None,
-) -> tuple[NDArray[np.float32], dict[int, NDArray[np.float32]]]:
-    """Mean of ψ along lines of equal distance from an object's boundary.
-
-    Distance 0 is the object's outermost pixels (beside any other pixel, be it of another
-    object; the edge of the image is no boundary), negative ones lie inside, positive ones
-    outside: the distance to the nearest pixel of the object, rounded. Outside, only
-    unlabelled pixels count that are nearer to this object than to any other, so that the
-    profile of a cell in a crowd is not that of its neighbours.
-
-    Parameters
-    ----------
-    labels, label, maps, origin
-        As of `inspect_object`.
-    box : (y0, y1, x0, x1), optional
-        Bounds of the object, if known.
-
-    Returns
-    -------
-    distances : float32 (25,), −12 … +12 px
-    profiles : dict of stride to float32 (25,)
-        For each map aua_8, aua_4, aua_2, aua_1 that is there, sampled bilinearly at the
-        pixels' centres; NaN where no pixel lies at that distance.
-    """
-    # Twice: a neighbour that far from a pixel of the profile may be the nearer one.
-    y0, y1, x0, x1 = _grown(box or _bounds(labels == label), 2 * REACH + 2, labels.shape)
-    part = labels[y0:y1, x0:x1]
-    mine, others = part == label, (part > 0) & (part != label)
-    distance = np.where(mine, 1 - _distance_to(~mine), _distance_to(mine))
-    wanted = mine | (~others & (distance < _distance_to(others)))
-    wanted &= np.abs(distance) < REACH + 0.5
-    rows, columns = np.nonzero(wanted)
-    bins = np.rint(distance[wanted]).astype(np.intp) + REACH
-    ok = (bins >= 0) & (bins <= 2 * REACH)  # 12.5 rounds to the even 12
-    rows, columns, bins = rows[ok] + y0 + origin[0], columns[ok] + x0 + origin[1], bins[ok]
-    count = np.bincount(bins, minlength=2 * REACH + 1)
-    profiles = {}
-    for stride in STRIDES:
-        if f"aua_{stride}" in maps:
-            psi = sample(maps[f"aua_{stride}"], rows, columns)
-            with np.errstate(invalid="ignore"):
-                mean = np.bincount(bins, psi, minlength=2 * REACH + 1) / count
-            profiles[stride] = mean.astype(np.float32)
-    return np.arange(-REACH, REACH + 1, dtype=np.float32), profiles
 
 
 # --- parts of an inspection --------------------------------------------------------------
@@ -549,14 +440,6 @@ def _is_object(mask: NDArray[np.bool_], labels: NDArray[np.integer[Any]], box: B
 def _grown(box: Box, by: int, shape: tuple[int, ...]) -> Box:
     y0, y1, x0, x1 = box
     return max(0, y0 - by), min(shape[0], y1 + by), max(0, x0 - by), min(shape[1], x1 + by)
-
-
-def _distance_to(target: NDArray[np.bool_]) -> Floats:
-    """Distance of every pixel to the nearest target pixel; infinite without one."""
-    if not target.any():
-        return np.full(target.shape, np.inf)
-    distance: Floats = ndimage.distance_transform_edt(~target)
-    return distance
 
 
 def _history(
