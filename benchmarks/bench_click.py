@@ -8,7 +8,8 @@ cells are shown. Counted are, in both processes together:
 - wrapping classes: classes of the package of which the click made an object that holds an
   array of at least as many pixels as the image has, or holds another such object, as an
   attribute or in a list, tuple or dict that is one. Objects that a process gets as part of a
-  message count where they were made.
+  message count where they were made. The way ends where the masks are a layer; what is made
+  then, to follow edits of the cells, does not count.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Trace:
 
         self.root = str(Path(napari_sa2net.__file__).parent) + os.sep
         self.on = False
+        self.shown = False
         self.files: set[str] = set()
         self.plans = 0
         self.wrappers: dict[type, str] = {}
@@ -64,7 +66,12 @@ class Trace:
         if event == "call" and code.co_filename.startswith(self.root):
             self.files.add(code.co_filename.removeprefix(self.root))
             self.plans += code.co_name == "plan_image"
-        elif event == "return" and code.co_name == "__init__" and code.co_varnames:
+        elif (
+            not self.shown
+            and event == "return"
+            and code.co_name == "__init__"
+            and code.co_varnames
+        ):
             made = frame.f_locals.get(code.co_varnames[0])
             kind = type(made)
             if kind.__module__.startswith(PACKAGE) and kind not in self.wrappers:
@@ -142,6 +149,7 @@ def _click(report: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
     from napari_sa2net.data import synthetic_nuclei
 
+    trace = Trace()  # before the threads that it shall follow
     app = QApplication([])
     viewer = napari.Viewer()
     _, dock = viewer.window.add_plugin_dock_widget("napari-sa2net", "SA2-Net")
@@ -163,7 +171,11 @@ def _click(report: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     wait(lambda: next(rest) > 100)
 
     n_layers, engine = len(viewer.layers), page.session.info.pid
-    trace = Trace()
+
+    def shown() -> None:
+        trace.shown = True
+
+    viewer.layers.events.inserted.connect(shown)
     os.kill(engine, signal.SIGUSR1)
     trace.on = True
     page.button.click()

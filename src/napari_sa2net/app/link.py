@@ -72,11 +72,13 @@ class JobBook:
         key: str = "",
         request: Any = None,
     ) -> Job:
+        """Enter a job and give it a number."""
         job = Job(next(self._numbers), kind, key, request)
         self._jobs[job.number] = job
         return job
 
     def get(self, number: int) -> Job | None:
+        """The job of a number; None when it was closed or dropped."""
         return self._jobs.get(number)
 
     def close(self, number: int) -> Job | None:
@@ -91,6 +93,7 @@ class JobBook:
         return None
 
     def all(self, kind: JobKind | None = None) -> list[Job]:
+        """Open jobs (of a kind)."""
         return [j for j in self._jobs.values() if kind is None or j.kind == kind]
 
 
@@ -137,19 +140,33 @@ RUNS: tuple[JobKind, ...] = ("segment", "explain", "box", "compare")
 class Client(Protocol):
     """The part of `EngineClient` that is used here."""
 
-    def start(self) -> None: ...
-    def restart(self) -> None: ...
-    def submit(self, request: p.Request) -> None: ...
-    def cancel(self, job: int, force: bool = True) -> None: ...
-    def close(self) -> None: ...
+    def start(self) -> None:
+        """Start the engine in the background."""
+
+    def restart(self) -> None:
+        """Start it again where it stays down."""
+
+    def submit(self, request: p.Request) -> None:
+        """Queue a request."""
+
+    def cancel(self, job: int, force: bool = True) -> None:
+        """Stop a job."""
+
+    def close(self) -> None:
+        """End the engine."""
 
 
 class Answers(Protocol):
     """What a controller does when a job of its own ends."""
 
-    def job_done(self, job: Job, result: Any) -> None: ...
-    def job_failed(self, job: Job, error: ErrorInfo) -> None: ...
-    def job_cancelled(self, job: Job) -> None: ...
+    def job_done(self, job: Job, result: Any) -> None:
+        """A job is done."""
+
+    def job_failed(self, job: Job, error: ErrorInfo) -> None:
+        """A job failed."""
+
+    def job_cancelled(self, job: Job) -> None:
+        """A job was cancelled."""
 
 
 def direct(call: Call) -> None:

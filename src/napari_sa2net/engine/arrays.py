@@ -119,6 +119,7 @@ class ArrayPipe:
         return self._connection.poll(timeout)
 
     def close(self) -> None:
+        """Close the connection."""
         self._connection.close()
 
 

@@ -30,9 +30,14 @@ QUICK = ("derive", "measure", "inspect")
 class Work(Protocol):
     """What answers requests; `napari_sa2net.engine.service.Handlers`."""
 
-    def info(self) -> p.EngineInfo: ...
-    def run(self, request: p.Call) -> Any: ...
-    def forget(self, key: str) -> None: ...
+    def info(self) -> p.EngineInfo:
+        """What the process runs on."""
+
+    def run(self, request: p.Call) -> Any:
+        """The result of a call; raises what goes wrong."""
+
+    def forget(self, key: str) -> None:
+        """Drop what is kept under a key."""
 
 
 class Server:
@@ -193,7 +198,7 @@ class Server:
             self._vanish()
 
     def cancelled(self, job: int) -> Callable[[], bool]:
-        """Asked between tiles and planes: shall the job stop?"""
+        """What is asked between tiles and planes: shall the job stop."""
         return lambda: job in self._stopped
 
     def signal(self, job: int) -> type[p.Pause | p.StopAndKeep] | None:

@@ -34,11 +34,9 @@ from napari_sa2net.inference.planes import (
     SEPARATING,
     Planes,
     intensities,
-    plane_of,
 )
 from napari_sa2net.inference.predict import (
     SEGMENTING,
-    CancelCallback,
     Predictor,
     ProgressCallback,
 )
@@ -49,10 +47,8 @@ from napari_sa2net.interpret.explain import (
     check_size,
     explain_plane,
     run_channel,
-    stage_labels,
-    with_reasons,
 )
-from napari_sa2net.interpret.objects import all_profiles, inspect_object, mean_gates
+from napari_sa2net.interpret.objects import inspect_object
 from napari_sa2net.interpret.refinement import compare_objects, stage_change
 from napari_sa2net.interpret.whatif import WhatIfRun
 from napari_sa2net.measure import object_table
@@ -336,84 +332,6 @@ class KeptResults:
 # What the engine does to explain: maps, stages, single objects, what-ifs.
 
 
-@dataclass(eq=False)
-class KeptExplanation(Explained):
-    """An explained plane with what was made from it."""
-
-    def __post_init__(self) -> None:
-        self._stages: tuple[InstanceConfig, dict[int, NDArray[np.int32]]] | None = None
-        self._config = InstanceConfig()
-        self.image_maps = self.placed()
-        self.image_gates = mean_gates(self.image_maps)
-
-    @property
-    def n_bytes(self) -> int:
-        """Memory that is held; what lies on disk does not count."""
-        held = [one.values for one in self.image_maps.values()]
-        if self._stages is not None:
-            held += self._stages[1].values()
-        return super().n_bytes + sum(one.nbytes for one in held)
-
-    @property
-    def corner(self) -> tuple[int, int]:
-        """First pixel of the box in the image."""
-        return self.box[0], self.box[2]
-
-    def labels(
-        self,
-        config: InstanceConfig,
-        cancelled: CancelCallback | None = None,
-        progress: ProgressCallback | None = None,
-    ) -> Any:
-        """As of `Prediction`; stages follow them."""
-        made = super().labels(config, cancelled, progress)
-        self._config = config
-        return made
-
-    def stages(
-        self, labels: Any = None, cancelled: CancelCallback | None = None
-    ) -> dict[int, NDArray[np.int32]]:
-        """Labels (Y, X) of all heads, those of the main one as given or made last."""
-        if labels is None:
-            labels = self.labels(self._config, cancelled)
-        finest = self.flat(labels)
-        if self._stages is None or self._stages[0] != self._config:
-            made = stage_labels(self, self.classes, self._config, finest, cancelled)
-            self._stages = (self._config, {s: v for s, v in made.items() if s > 1})
-        return {**self._stages[1], 1: finest}
-
-    def flat(self, labels: Any) -> NDArray[np.int32]:
-        """The plane (Y, X) of labels of the box, with or without the stack's axes.
-
-        Raises
-        ------
-        SettingsError
-            They are of another shape.
-        """
-        plan = self.plan
-        if labels.ndim == 2 and labels.shape != plan.label_shape:
-            labels = labels[tuple(slice(None) if a in "YX" else None for a in plan.label_axes)]
-        if labels.shape != plan.label_shape or labels.dtype.kind not in "iu":
-            raise SettingsError(
-                f"Labels of shape {labels.shape} do not fit the explained part of shape "
-                f"{plan.label_shape}; look inside again."
-            )
-        return np.asarray(plane_of(plan, labels, (0,) * len(plan.stack_shape))[:, :])
-
-    def table(self, labels: Any, boxes: bool = False) -> pd.DataFrame:
-        """The object table with what gates and stages say."""
-        stages = self.stages(labels)
-        return with_reasons(
-            super().table(labels, boxes),
-            stages,
-            foreground_probability(np.asarray(self.plane), self.classes),
-            self.image_maps,
-            all_profiles(stages[1], self.image_maps, self.corner),
-            self.corner,
-            self.pixel_size_um,
-        )
-
-
 class ExplainHandlers:
     """Answers requests to explain, for the engine's `Handlers`."""
 
@@ -445,7 +363,7 @@ class ExplainHandlers:
         check_plane(whole, index)
         check_size(part.spatial)
         diameter, scale = choose_scale(predictor, whole, instances, cancelled, progress)
-        explained = explain_plane(
+        kept = explain_plane(
             predictor,
             whole,
             index,
@@ -454,7 +372,8 @@ class ExplainHandlers:
             on_tile=lambda i, n: progress(i, n, SEGMENTING),
             cancelled=cancelled,
         )
-        kept = KeptExplanation(**{**vars(explained), "diameter": diameter, **units})
+        kept.diameter = diameter
+        kept.pixel_size_um, kept.z_step_um = units["pixel_size_um"], units["z_step_um"]
         progress(0, 0, SEPARATING)
         labels = kept.labels(instances, cancelled, progress)
         progress(0, 0, "following the boundaries")
@@ -592,16 +511,16 @@ class ExplainHandlers:
 
     # --- inside --------------------------------------------------------------------------
 
-    def _kept(self, key: str) -> KeptExplanation:
+    def _kept(self, key: str) -> Explained:
         kept = self._handlers.kept.get(key)
-        if not isinstance(kept, KeptExplanation):
+        if not isinstance(kept, Explained):
             raise NotKeptError("This result was segmented only. Look inside to explain it.")
         return kept
 
-    def _predictor(self, kept: KeptExplanation) -> Predictor:
+    def _predictor(self, kept: Explained) -> Predictor:
         return self._handlers.predictor(kept.model, kept.config, kept.plan.model_input)
 
-    def _run(self, kept: KeptExplanation, key: str, part: Box | None) -> _Tried:
+    def _run(self, kept: Explained, key: str, part: Box | None) -> _Tried:
         predictor = self._predictor(kept)
         box = kept.box if kept.plan.boxed else None
         if part is not None:
@@ -632,7 +551,7 @@ class _Tried:
 class _Raw:
     """Raw values (Y, X) or (Y, X, 3) of an explained window, read where they are looked at."""
 
-    def __init__(self, kept: KeptExplanation) -> None:
+    def __init__(self, kept: Explained) -> None:
         self._plan = kept.plan
         self._index = (0,) * len(kept.plan.stack_shape)
         self._colours = len(kept.plan.channels) >= 3
@@ -646,7 +565,7 @@ class _Raw:
         return np.moveaxis(block[:3], 0, -1) if self._colours else block[0]
 
 
-def _inside(kept: KeptExplanation, box: Box) -> Box:
+def _inside(kept: Explained, box: Box) -> Box:
     """The box, as far as it lies in what was explained.
 
     Raises
@@ -869,9 +788,9 @@ class Handlers:
         Parameters
         ----------
         labels
-            Whole numbers (\\*stack, H, W).
+            Whole numbers, stack axes + (H, W).
         image, axes, channels
-            As of `Segment`.
+            As of `open`.
         corner
             Place of the first label in the image (stack axes, y, x).
         stack_axes, **options

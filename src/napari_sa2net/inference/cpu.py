@@ -232,6 +232,7 @@ class FastSA2Net(Staged):
     # --- the stages ------------------------------------------------------------------------
 
     def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The four scales and the deepest feature."""
         features = [self._inc(x, "relu")]
         for first, second in self._downs:
             features.append(second(first(F.max_pool2d(features[-1], 2), "relu"), "relu"))
@@ -240,34 +241,42 @@ class FastSA2Net(Staged):
         return scales, self._sides[3](features[4])
 
     def local(self, i: int, feature: Tensor) -> tuple[Tensor, Tensor]:
+        """Output of local attention, and its gates."""
         return self._local[i](resize(feature, coarse_grid(i, feature)).float())
 
     def mix(self, local: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Scale gates and global query."""
         return self._mix(local)
 
     def attended(self, i: int, feature: Tensor, gated: Tensor | None) -> Tensor:
+        """The skip of a scale, before squeeze and excitation."""
         if gated is not None:
             feature = resize(gated, feature.shape[-2:]) + feature
         return self._outs[i](self._mlps[i](feature))
 
     def side(self, k: int, skip: Tensor) -> Tensor:
+        """The skip as ψ looks at it."""
         return self._gates[k].side(skip)
 
     def attention(self, k: int, deep: Tensor, side: Tensor) -> Tensor | None:
+        """ψ before its power."""
         return self._gates[k].attention(deep, side)
 
     def powered(self, k: int, psi: Tensor, gamma: float | None) -> Tensor:
+        """ψ to the power of an exponent."""
         out: Tensor = self._gates[k].focal(psi, gamma)
         return out
 
     def up(
         self, k: int, psi: Tensor | None, side: Tensor, skip: Tensor, deep: Tensor
     ) -> Tensor:
+        """The stage's feature."""
         first, second = self._ups[k]
         let_through = side if psi is None else side.mul_(psi)
         return second(first(self._gates[k].project(let_through, add=skip), "relu"), "relu")
 
     def head(self, stride: int, feature: Tensor) -> Tensor:
+        """Logits of a stage's feature."""
         head = self._heads[stride]
         if self.dtype == torch.float32:
             return head(feature)

@@ -338,29 +338,36 @@ def _label_plane(
 
 def plane_of(plan: ImagePlan, labels: Any, index: tuple[int, ...]) -> Any:
     """One plane (Y, X) of labels of a plan, to be read and written by slices."""
-    plane = LabelPlane(plan, labels, index)
-    return plane[:, :] if isinstance(labels, np.ndarray) else plane
+    if not isinstance(labels, np.ndarray):
+        return LabelPlane(plan, labels, index)
+    plane = labels[_at(plan, index, slice(None), slice(None))]
+    return plane.T if _turned(plan) else plane
+
+
+def _at(plan: ImagePlan, index: tuple[int, ...], rows: slice, columns: slice) -> Any:
+    at: dict[str, Any] = dict(zip(plan.stack_axes, index, strict=True))
+    at |= {"Y": rows, "X": columns}
+    return tuple(at[name] for name in plan.label_axes)
+
+
+def _turned(plan: ImagePlan) -> bool:
+    return plan.label_axes.index("X") < plan.label_axes.index("Y")
 
 
 class LabelPlane:
-    """One plane (Y, X) of labels that have the image's own order of axes."""
+    """One plane (Y, X) of stored labels that have the image's own order of axes."""
 
     def __init__(self, plan: ImagePlan, labels: Any, index: tuple[int, ...]) -> None:
         self._labels = labels
-        self._at: dict[str, Any] = dict(zip(plan.stack_axes, index, strict=True))
-        self._axes = plan.label_axes
-        self._turned = self._axes.index("X") < self._axes.index("Y")
+        self._plan, self._index = plan, index
 
     def __getitem__(self, key: tuple[slice, slice]) -> NDArray[np.int32]:
-        block = np.asarray(self._labels[self._key(key)])
-        return block.T if self._turned else block
+        block = np.asarray(self._labels[_at(self._plan, self._index, *key)])
+        return block.T if _turned(self._plan) else block
 
     def __setitem__(self, key: tuple[slice, slice], block: NDArray[np.int32]) -> None:
-        self._labels[self._key(key)] = block.T if self._turned else block
-
-    def _key(self, key: tuple[slice, slice]) -> tuple[Any, ...]:
-        at = self._at | {"Y": key[0], "X": key[1]}
-        return tuple(at[name] for name in self._axes)
+        turned = block.T if _turned(self._plan) else block
+        self._labels[_at(self._plan, self._index, *key)] = turned
 
 
 def measure_objects(

@@ -418,30 +418,37 @@ class PlainSA2Net(_Plain):
     net: SA2Net
 
     def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The four scales and the deepest feature."""
         return self.net.encode(x)
 
     def local(self, i: int, feature: Tensor) -> tuple[Tensor, Tensor]:
+        """Output of local attention, and its gates."""
         block = self.net.bottleneck.get_submodule(f"gcn{i + 1}")
         assert isinstance(block, LocalScaleAttention)
         return block.gated(resize(feature, coarse_grid(i, feature)))
 
     def mix(self, local: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Scale gates and global query."""
         return self.net.bottleneck.mix(local)
 
     def attended(self, i: int, feature: Tensor, gated: Tensor | None) -> Tensor:
+        """The skip of a scale, before squeeze and excitation."""
         return self.net.bottleneck.attended(i, feature, gated)
 
     def side(self, k: int, skip: Tensor) -> Tensor:
+        """The skip as ψ looks at it."""
         side: Tensor = self._ups[k].AG.conv(skip)
         return side
 
     def attention(self, k: int, deep: Tensor, side: Tensor) -> Tensor | None:
+        """ψ before its power."""
         gate: AttentionGate = self._ups[k].AG
         return gate.coefficients(deep, side) if gate.gated else None
 
     def up(
         self, k: int, psi: Tensor | None, side: Tensor, skip: Tensor, deep: Tensor
     ) -> Tensor:
+        """The stage's feature."""
         feature: Tensor = self._ups[k].nConvs(self._ups[k].AG.applied(psi, side, skip))
         return feature
 
@@ -454,6 +461,7 @@ class PlainUNet(_Plain):
     net: FocalUNet
 
     def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The four scales and the deepest feature."""
         net = self.net
         scales = [net.inc2(net.inc(x))]
         for down in (net.down1, net.down2, net.down3):
@@ -461,6 +469,7 @@ class PlainUNet(_Plain):
         return scales, net.down4(scales[-1])
 
     def attention(self, k: int, deep: Tensor, side: Tensor) -> Tensor | None:
+        """ψ before its power."""
         if not self._ups[k].gated:
             return None
         gate: FocalGate = self._ups[k].AG
@@ -469,6 +478,7 @@ class PlainUNet(_Plain):
     def up(
         self, k: int, psi: Tensor | None, side: Tensor, skip: Tensor, deep: Tensor
     ) -> Tensor:
+        """The stage's feature."""
         kept = skip if psi is None else psi * skip
         feature: Tensor = self._ups[k].nConvs(torch.cat([kept, _doubled(deep)], dim=1))
         return feature

@@ -33,6 +33,7 @@ class Window:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """Height and width."""
         return self.y1 - self.y0, self.x1 - self.x0
 
 
@@ -166,6 +167,7 @@ class Axis:
 
     @property
     def is_identity(self) -> bool:
+        """Whether it changes nothing."""
         return self.scale == 1.0 and self.n_in == self.n_out
 
     @property

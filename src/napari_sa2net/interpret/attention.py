@@ -206,9 +206,11 @@ class Collector:
         return AttentionMaps(self.single, self.wide, self.n_channels, plane)
 
     def begin(self) -> None:
+        """A tile begins."""
         self._seen = {}
 
     def look(self, name: str, values: Tensor) -> None:
+        """Add a map or head of one pass."""
         if name.startswith("head_"):
             if self._with_heads:
                 self._add("head", name, activate(values[None], self._classes)[0])
@@ -228,6 +230,7 @@ class Collector:
         self._seen[kind, name] = values.clone() if before is None else before.add_(values)
 
     def store(self, tile: Tile, keep: Part, passes: int) -> None:
+        """Put what was seen of a tile in its place."""
         for (kind, name), total in self._seen.items():
             values = total / passes if passes > 1 else total
             stride = int(name.removeprefix("head_")) if kind == "head" else MAP_STRIDES[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -15,7 +16,7 @@ from napari_sa2net.data.plan import Box, ImagePlan
 from napari_sa2net.errors import AxesError, Cancelled, ImageError, SettingsError
 from napari_sa2net.inference.devices import give_memory_back
 from napari_sa2net.inference.instances import foreground_probability, label_objects
-from napari_sa2net.inference.planes import LARGE, label_in_blocks
+from napari_sa2net.inference.planes import LARGE, label_in_blocks, plane_of
 from napari_sa2net.inference.predict import (
     SEGMENTING,
     CancelCallback,
@@ -79,6 +80,20 @@ class Explained(Prediction):
     heads: dict[int, Any] = field(default_factory=dict)
     outer: Box = (0, 0, 0, 0)
 
+    def __post_init__(self) -> None:
+        self._config = InstanceConfig()
+        self._stages: tuple[InstanceConfig, dict[int, NDArray[np.int32]]] | None = None
+
+    @cached_property
+    def image_maps(self) -> dict[str, AttentionMap]:
+        """All maps over the box, reduced."""
+        return self.placed()
+
+    @cached_property
+    def image_gates(self) -> tuple[float, float, float, float]:
+        """Means of the scale gates over the box; NaN without them."""
+        return mean_gates(self.image_maps)
+
     @property
     def box(self) -> Box:
         """What was asked for, in pixels of the image."""
@@ -92,7 +107,10 @@ class Explained(Prediction):
     @property
     def n_bytes(self) -> int:
         """Memory that is held; what lies on disk does not count."""
-        return super().n_bytes + self.map_bytes
+        held = [one.values for one in self.image_maps.values()]
+        if self._stages is not None:
+            held += self._stages[1].values()
+        return super().n_bytes + self.map_bytes + sum(one.nbytes for one in held)
 
     @property
     def map_bytes(self) -> int:
@@ -159,6 +177,65 @@ class Explained(Prediction):
         origin = self.outer[0], self.outer[2]
         n = self.maps.n_channels[name]
         return place(name, values, self.maps.scale, self.box, origin, channel, n)
+
+    @property
+    def corner(self) -> tuple[int, int]:
+        """First pixel of the box in the image."""
+        return self.box[0], self.box[2]
+
+    def labels(
+        self,
+        config: InstanceConfig,
+        cancelled: CancelCallback | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Any:
+        """As of `Prediction`; stages follow them."""
+        made = super().labels(config, cancelled, progress)
+        self._config = config
+        return made
+
+    def stages(
+        self, labels: Any = None, cancelled: CancelCallback | None = None
+    ) -> dict[int, NDArray[np.int32]]:
+        """Labels (Y, X) of all heads, those of the main one as given or made last."""
+        if labels is None:
+            labels = self.labels(self._config, cancelled)
+        finest = self.flat(labels)
+        if self._stages is None or self._stages[0] != self._config:
+            made = stage_labels(self, self.classes, self._config, finest, cancelled)
+            self._stages = (self._config, {s: v for s, v in made.items() if s > 1})
+        return {**self._stages[1], 1: finest}
+
+    def flat(self, labels: Any) -> NDArray[np.int32]:
+        """The plane (Y, X) of labels of the box, with or without the stack's axes.
+
+        Raises
+        ------
+        SettingsError
+            They are of another shape.
+        """
+        plan = self.plan
+        if labels.ndim == 2 and labels.shape != plan.label_shape:
+            labels = labels[tuple(slice(None) if a in "YX" else None for a in plan.label_axes)]
+        if labels.shape != plan.label_shape or labels.dtype.kind not in "iu":
+            raise SettingsError(
+                f"Labels of shape {labels.shape} do not fit the explained part of shape "
+                f"{plan.label_shape}; look inside again."
+            )
+        return np.asarray(plane_of(plan, labels, (0,) * len(plan.stack_shape))[:, :])
+
+    def table(self, labels: Any, boxes: bool = False) -> pd.DataFrame:
+        """The object table with what gates and stages say."""
+        stages = self.stages(labels)
+        return with_reasons(
+            super().table(labels, boxes),
+            stages,
+            foreground_probability(np.asarray(self.plane), self.classes),
+            self.image_maps,
+            all_profiles(stages[1], self.image_maps, self.corner),
+            self.corner,
+            self.pixel_size_um,
+        )
 
 
 def explain_plane(
@@ -377,7 +454,7 @@ def explain(
         maps,
         stages,
         stage_change(stages[2], stages[1]),
-        mean_gates(maps),
+        made.image_gates,
         diameter,
         made.record(instances, index=list(index)),
         plan,

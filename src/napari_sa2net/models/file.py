@@ -90,7 +90,6 @@ def load_model(model: str | os.PathLike[str] | Model) -> Model:
     CheckpointError
         If the file cannot be used; the subclass and its message say why.
     """
-
     if isinstance(model, Model):
         return model
     if not isinstance(model, (str, os.PathLike)):

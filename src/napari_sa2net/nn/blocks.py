@@ -27,6 +27,7 @@ class ConvBatchNorm(nn.Module):
         self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the output."""
         return F.relu(self.norm(self.conv(x)))
 
 
@@ -45,6 +46,7 @@ class DownBlock(nn.Module):
         self.nConvs = double_conv(in_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the output."""
         return self.nConvs(F.max_pool2d(x, 2))
 
 
@@ -58,6 +60,7 @@ class ChannelLayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Channels last is a view for channels_last tensors, and layer_norm is fused there.
+        """Compute the output."""
         y = F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), self.weight, self.bias, eps=1e-6)
         return y.permute(0, 3, 1, 2)
 
@@ -75,6 +78,7 @@ class Depthwise(nn.Conv2d):
         super().__init__(channels, channels, kernel, padding=kernel // 2, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the output."""
         if x.device.type != "cpu" or x.dtype == self.weight.dtype == torch.float64:
             if self.kernel_size[0] <= LARGE:
                 return super().forward(x)
@@ -109,6 +113,7 @@ class LocalScaleAttention(nn.Module):
         self.gate = nn.Sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the output."""
         return self.gated(x)[0]
 
     def gated(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,6 +136,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Conv2d(4 * channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the output."""
         n = self.norm(x)
         n = n + F.gelu(self.pos(n))
         return self.fc2(F.gelu(self.fc1(n))) + x
@@ -161,6 +167,7 @@ class ScaleAwareAttention(nn.Module):
         self.global_query = nn.Identity()
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """Compute the output."""
         grid = features[2].shape[-2:]
         local = [
             self.get_submodule(f"gcn{i}")(resize(f, grid))
@@ -220,6 +227,7 @@ class AttentionGate(nn.Module):
         self.proj = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
+        """Compute the output."""
         s = self.conv(skip)
         psi = self.focal(self.coefficients(deep, s)) if self.gated else None
         return self.applied(psi, s, skip)
@@ -255,4 +263,5 @@ class UpBlock(nn.Module):
         self.nConvs = double_conv(channels, out_channels)
 
     def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
+        """Compute the output."""
         return self.nConvs(self.AG(deep, skip))

@@ -23,7 +23,7 @@ SE_REDUCTION, SE_MIN_HIDDEN = 16, 4
 
 
 def raised(attention: Tensor, gamma: float | Tensor) -> Tensor:
-    """attention ** γ, same shape and dtype; computed in float32 at least."""
+    """Attention ** γ, same shape and dtype; computed in float32 at least."""
     exact = attention.to(torch.promote_types(attention.dtype, torch.float32))
     return exact.clamp(ATTENTION_FLOOR, 1.0).pow(gamma).to(attention.dtype)
 
@@ -149,7 +149,7 @@ class FocalGate(nn.Module):
         self.focal = FocalExponent(gamma, learnable)
 
     def forward(self, g: Tensor, x: Tensor) -> Tensor:
-        """x (B, channels, h, w), suppressed where g and x together see nothing."""
+        """The skip x (B, channels, h, w), suppressed where g and x together see nothing."""
         return self.focal(self.coefficients(g, x)) * x
 
     def coefficients(self, g: Tensor, x: Tensor) -> Tensor:

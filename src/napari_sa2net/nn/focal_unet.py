@@ -31,6 +31,7 @@ class GatedUpBlock(nn.Module):
         self.nConvs = double_conv(2 * channels, out_channels)
 
     def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
+        """Compute the output."""
         deep = F.interpolate(deep, scale_factor=2, mode="nearest")
         if self.gated:
             skip = self.AG(deep, skip)
@@ -100,6 +101,7 @@ class FocalUNet(SegmentationNet):
         self._add_heads()
 
     def features(self, x: Tensor) -> list[Tensor]:
+        """Decoder features P4, P3, P2, P1."""
         x1 = self.inc2(self.inc(x))
         x2 = self.down1(x1)
         x3 = self.down2(x2)

@@ -96,5 +96,6 @@ class SA2Net(SegmentationNet):
         return [p4, p3, p2, self.up1(p2, skips[0])]
 
     def features(self, x: Tensor) -> list[Tensor]:
+        """Decoder features P4, P3, P2, P1."""
         scales, deepest = self.encode(x)
         return self.decode(self.bottleneck(scales), deepest)
