@@ -72,7 +72,7 @@ class Trace:
             and code.co_name == "__init__"
             and code.co_varnames
         ):
-            made = frame.f_locals.get(code.co_varnames[0])
+            made = frame.f_locals.get((*code.co_varnames, "self")[0])
             kind = type(made)
             if kind.__module__.startswith(PACKAGE) and kind not in self.wrappers:
                 held = [name for name, part in _parts(made) if self._holds(part)]
