@@ -445,7 +445,8 @@ def tried(key, box=(0, 40, 0, 48), gained=0):
     size = (box[1] - box[0], box[3] - box[2])
     change = np.zeros(size, np.int8)
     labels = np.zeros(size, np.int32)
-    return p.WhatIfResult(key, labels, change, box, 0, 0, 1, 0, gained, 5, 3, 4, 0.1, True)
+    counts = (0, 0, 1, 0, gained, 5)
+    return p.WhatIfResult(*counts, change, key, labels, box, 3, 4, 0.1, True)
 
 
 def test_what_if_is_live_and_reset(desk):

@@ -16,7 +16,6 @@ from napari_sa2net.inference.instances import (
     fill_holes,
     inner_distance,
     label_objects,
-    link_planes,
     relabel_raster,
 )
 from napari_sa2net.metrics import evaluate
@@ -394,6 +393,15 @@ def test_small_basins_merge_whatever_their_depth():
 
 
 # --- stacks ----------------------------------------------------------------------------
+
+
+def link_planes(labels, overlap, out=None):
+    linker = PlaneLinker(overlap)
+    if out is None:
+        out = np.zeros(labels.shape, np.int32)
+    for z in range(labels.shape[0]):
+        out[z] = linker.add(np.asarray(labels[z]))
+    return out
 
 
 def test_linked_cells_keep_their_label_through_the_stack():

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from napari_sa2net.errors import SettingsError
-from napari_sa2net.interpret.refinement import compare_objects, distinct, overlaps, stage_change
+from napari_sa2net.inference.instances import distinct
+from napari_sa2net.interpret.refinement import compare_objects, overlaps, stage_change
 
 
 def plane(*boxes: tuple[int, int, int, int, int], shape=(20, 30)) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from napari_sa2net.config import NetworkConfig
-from napari_sa2net.interpret.maps import AttentionMap, CellInspection, StageStep
+from napari_sa2net.interpret.maps import AttentionMap, CellInspection, Changes, StageStep
 from napari_sa2net.training.compare import (
     Change,
     LossPoint,
@@ -238,20 +238,13 @@ class ExplainResult:
 
 
 @dataclass(frozen=True, eq=False)
-class WhatIfResult:
-    """What changed attention would have done.
+class WhatIfResult(Changes):
+    """What changed attention would have done, against the same box with all at its default.
 
     Attributes
     ----------
     labels
         int32 (h, w) of the box.
-    change
-        int8 (h, w): +1 foreground gained, −1 lost, against the same crop with everything at
-        its default.
-    appeared, vanished, split, merged
-        Objects.
-    gained_px, lost_px
-        Pixels.
     n_before, n_after
         Objects.
     from_cache
@@ -260,14 +253,7 @@ class WhatIfResult:
 
     key: str
     labels: Any
-    change: Any
     box: tuple[int, int, int, int]
-    appeared: int
-    vanished: int
-    split: int
-    merged: int
-    gained_px: int
-    lost_px: int
     n_before: int
     n_after: int
     seconds: float

@@ -484,16 +484,10 @@ class ExplainHandlers:
         after = label_objects(np.asarray(changed), classes, config)
         changes = compare_objects(before, after)
         return p.WhatIfResult(
+            **vars(changes),
             key=key,
             labels=after,
-            change=changes.change,
             box=run.box,
-            appeared=changes.appeared,
-            vanished=changes.vanished,
-            split=changes.split,
-            merged=changes.merged,
-            gained_px=changes.gained_px,
-            lost_px=changes.lost_px,
             n_before=int(before.max(initial=0)),
             n_after=int(after.max(initial=0)),
             seconds=time.perf_counter() - start,

@@ -9,6 +9,7 @@ says. A foreground component keeps at least one object, so that small ones are n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -505,46 +506,105 @@ class PlaneLinker:
 
 def _match(previous: Labels, current: Labels, overlap: float) -> list[tuple[int, int]]:
     """Best pairs first (intersection over union, then labels), every label used once."""
-    both = np.flatnonzero((previous > 0) & (current > 0))
-    a, b = previous.ravel()[both].astype(np.int64), current.ravel()[both].astype(np.int64)
-    size_a, size_b = np.bincount(previous.ravel()), np.bincount(current.ravel())
-    pairs, shared = np.unique(a * size_b.size + b, return_counts=True)
-    old, new = pairs // size_b.size, pairs % size_b.size
-    iou = shared / (size_a[old] + size_b[new] - shared)
-    result = []
-    used_old: set[int] = set()
-    used_new: set[int] = set()
-    for i in np.lexsort((new, old, -iou)):
-        o, c = int(old[i]), int(new[i])
-        if iou[i] < overlap:
-            break
-        if o not in used_old and c not in used_new:
-            result.append((o, c))
-            used_old.add(o)
-            used_new.add(c)
-    return result
+    found = overlap_table(previous, current)
+    found = found.of(found.iou >= overlap)
+    pairs: dict[int, int] = {}
+    taken: set[int] = set()
+    for at in np.lexsort((found.j, found.i, -found.iou)):
+        old, new = int(found.before[found.i[at]]), int(found.after[found.j[at]])
+        if old not in pairs and new not in taken:
+            pairs[old] = new
+            taken.add(new)
+    return list(pairs.items())
 
 
-def link_planes(labels: Any, overlap: float, out: Any = None) -> Any:
-    """Give overlapping objects of neighbouring planes one label.
+# --- objects that meet -----------------------------------------------------------------
 
-    Parameters
+
+Positions = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Overlaps:
+    """Objects of two labelled arrays, and which of them meet.
+
+    Attributes
     ----------
-    labels : integer array, shape (Z, H, W)
-        Labels of each plane by itself; anything that gives planes by ``labels[z]`` (numpy,
-        zarr, dask).
-    overlap : float in (0, 1]
-        Smallest intersection over union that links.
-    out : array-like of shape (Z, H, W), optional
-        Written plane by plane (zarr, memmap); a new int32 array without it.
-
-    Returns
-    -------
-    out, with labels 1..n unique over the stack, numbered in the order of appearance.
+    before, after : int64 (n,), (m,)
+        Labels in ascending order; gaps in the numbering are fine.
+    area_before, area_after : int64 (n,), (m,)
+        Pixels of each.
+    i, j, shared : int64 (pairs,)
+        Positions in `before` and `after` of the objects that meet, and the pixels that they
+        share.
     """
-    linker = PlaneLinker(overlap)
-    if out is None:
-        out = np.zeros(labels.shape, np.int32)
-    for z in range(labels.shape[0]):
-        out[z] = linker.add(np.asarray(labels[z]))
-    return out
+
+    before: Positions
+    after: Positions
+    area_before: Positions
+    area_after: Positions
+    i: Positions
+    j: Positions
+    shared: Positions
+
+    def of(self, wanted: Mask) -> Overlaps:
+        """With only some of the pairs."""
+        return replace(self, i=self.i[wanted], j=self.j[wanted], shared=self.shared[wanted])
+
+    @property
+    def iou(self) -> NDArray[np.float64]:
+        """Intersection over union of each pair."""
+        both = self.area_before[self.i] + self.area_after[self.j]
+        iou: NDArray[np.float64] = self.shared / (both - self.shared)
+        return iou
+
+    @property
+    def children(self) -> Positions:
+        """Pairs of each object before, (n,)."""
+        return np.bincount(self.i, minlength=self.before.size)
+
+    @property
+    def parents(self) -> Positions:
+        """Pairs of each object after, (m,)."""
+        return np.bincount(self.j, minlength=self.after.size)
+
+
+def overlap_table(
+    before: NDArray[np.integer[Any]], after: NDArray[np.integer[Any]]
+) -> Overlaps:
+    """Which objects of two labelled arrays of one shape meet, and in how many pixels."""
+    a, b = before.ravel(), after.ravel()
+    starts = np.flatnonzero(_turns(a) | _turns(b))
+    lengths = np.diff(starts, append=a.size)
+    run_a, run_b = a[starts].astype(np.int64), b[starts].astype(np.int64)
+    names_a, area_a = _areas(run_a, lengths)
+    names_b, area_b = _areas(run_b, lengths)
+    both = (run_a > 0) & (run_b > 0)
+    i, j = np.searchsorted(names_a, run_a[both]), np.searchsorted(names_b, run_b[both])
+    pairs, which = np.unique(i * max(names_b.size, 1) + j, return_inverse=True)
+    shared = np.bincount(which, lengths[both], minlength=pairs.size).astype(np.int64)
+    i, j = np.divmod(pairs, max(names_b.size, 1))
+    return Overlaps(names_a, names_b, area_a, area_b, i, j, shared)
+
+
+def distinct(labels: NDArray[np.integer[Any]]) -> Positions:
+    """Labels > 0 that occur in an array, ascending."""
+    line = labels.ravel()
+    values = np.sort(line[_turns(line)].astype(np.int64))
+    return values[(np.diff(values, prepend=0) > 0) & (values > 0)]
+
+
+def _turns(line: NDArray[np.integer[Any]]) -> Mask:
+    """Where a run of equal values starts: few places, where pixels are many."""
+    turns = np.ones(line.size, bool)
+    if line.size:
+        np.not_equal(line[1:], line[:-1], out=turns[1:])
+    return turns
+
+
+def _areas(labels: Positions, lengths: Positions) -> tuple[Positions, Positions]:
+    """Labels of runs without background, and the pixels of each."""
+    own = labels > 0
+    names, which = np.unique(labels[own], return_inverse=True)
+    area = np.bincount(which, lengths[own], minlength=names.size)
+    return names, area.astype(np.int64)

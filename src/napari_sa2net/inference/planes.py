@@ -16,6 +16,7 @@ from napari_sa2net.inference.instances import (
     PlaneLinker,
     foreground_probability,
     label_objects,
+    overlap_table,
 )
 from napari_sa2net.inference.tiling import allocate
 from napari_sa2net.measure import concat_tables, empty_table, object_table, offset_labels
@@ -126,15 +127,11 @@ class _Groups:
     def match(self, first: NDArray[np.int32], second: NDArray[np.int32]) -> None:
         """Join the labels of two views of one region that cover the same pixels."""
         rows, columns = (min(a, b) for a, b in zip(first.shape, second.shape, strict=True))
-        a, b = first[:rows, :columns].ravel(), second[:rows, :columns].ravel()
-        both = (a > 0) & (b > 0)
-        if not both.any():
-            return
-        pairs, shared = np.unique(np.stack([a[both], b[both]]), axis=1, return_counts=True)
-        size_a, size_b = (dict(zip(*_counts(v), strict=True)) for v in (a, b))
-        for (i, j), n in zip(pairs.T.tolist(), shared.tolist(), strict=True):
-            if n > SAME * (size_a[i] + size_b[j] - n):
-                self._parent[self.root(i)] = self.root(j)
+        found = overlap_table(first[:rows, :columns], second[:rows, :columns])
+        found = found.of(found.iou > SAME)
+        pairs = found.before[found.i].tolist(), found.after[found.j].tolist()
+        for i, j in zip(*pairs, strict=True):
+            self._parent[self.root(i)] = self.root(j)
 
     def root(self, label: int) -> int:
         parent = self._parent
@@ -145,11 +142,6 @@ class _Groups:
 
     def roots(self) -> NDArray[np.int32]:
         return np.array([self.root(i) for i in range(self.count + 1)], np.int32)
-
-
-def _counts(values: NDArray[np.int32]) -> tuple[list[int], list[int]]:
-    found, n = np.unique(values[values > 0], return_counts=True)
-    return found.tolist(), n.tolist()
 
 
 def _on_border(labels: Any, shape: tuple[int, int]) -> NDArray[np.int32]:

@@ -124,7 +124,8 @@ def map_stride(name: str) -> int:
 
 
 # --------------------------------------------------------------------------------------------
-# What is found of one object; see `napari_sa2net.interpret.objects.inspect_object`.
+# What is found of one object (`interpret.objects.inspect_object`), and of all from one
+# segmentation to another (`interpret.refinement.compare_objects`).
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,36 @@ class CellInspection:
     by_hand: bool = False
     ring: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
     ring_box: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Changes:
+    """What became of the objects of a segmentation in another one.
+
+    Attributes
+    ----------
+    appeared : int
+        Objects that match none before.
+    vanished : int
+        Objects before that match none after.
+    split : int
+        Objects before that match several after.
+    merged : int
+        Objects after that match several before.
+    gained_px, lost_px : int
+        Pixels that became foreground, and background.
+    change : int8 (H, W)
+        +1 where foreground was gained, −1 where it was lost. A new cut between objects that
+        leaves no gap changes no foreground: it shows in the counts only.
+    """
+
+    appeared: int
+    vanished: int
+    split: int
+    merged: int
+    gained_px: int
+    lost_px: int
+    change: NDArray[np.int8]
 
 
 # --------------------------------------------------------------------------------------------

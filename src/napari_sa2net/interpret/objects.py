@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_sa2net.errors import SettingsError
+from napari_sa2net.inference.instances import distinct
 from napari_sa2net.interpret.maps import (
     AttentionMap,
     CellInspection,
     StageStep,
     sample_grid,
 )
-from napari_sa2net.interpret.refinement import STRIDES, check_labels, distinct, follow_objects
+from napari_sa2net.interpret.refinement import STRIDES, check_labels, follow_objects
 
 # --------------------------------------------------------------------------------------------
 # ψ across the boundaries of all objects at once.

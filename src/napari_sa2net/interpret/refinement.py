@@ -20,6 +20,8 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from napari_sa2net.errors import SettingsError
+from napari_sa2net.inference.instances import Overlaps, overlap_table
+from napari_sa2net.interpret.maps import Changes
 
 # --------------------------------------------------------------------------------------------
 # Boundary pixels of labelled objects, and the bands of pixels along them.
@@ -109,69 +111,6 @@ def _step(pixels: Index, around: list[int], line: Line, owner: Line, *, outside:
 MATCH = 0.25
 
 
-@dataclass(frozen=True, eq=False)
-class Changes:
-    """What became of the objects of a segmentation in another one.
-
-    Attributes
-    ----------
-    appeared : int
-        Objects that match none before.
-    vanished : int
-        Objects before that match none after.
-    split : int
-        Objects before that match several after.
-    merged : int
-        Objects after that match several before.
-    gained_px, lost_px : int
-        Pixels that became foreground, and background.
-    change : int8 (H, W)
-        +1 where foreground was gained, −1 where it was lost. A new cut between objects that
-        leaves no gap changes no foreground: it shows in the counts only.
-    """
-
-    appeared: int
-    vanished: int
-    split: int
-    merged: int
-    gained_px: int
-    lost_px: int
-    change: NDArray[np.int8]
-
-
-@dataclass(frozen=True, eq=False)
-class Overlaps:
-    """Objects of two segmentations, and which of them match.
-
-    Attributes
-    ----------
-    before, after : int64 (n,), (m,)
-        Labels in ascending order; gaps in the numbering are fine.
-    area_before, area_after : int64 (n,), (m,)
-        Pixels of each.
-    i, j : int64 (pairs,)
-        Positions in `before` and `after` of the objects that match: they share at least
-        `MATCH` of the smaller one's area.
-    """
-
-    before: Index
-    after: Index
-    area_before: Index
-    area_after: Index
-    i: Index
-    j: Index
-
-    @property
-    def children(self) -> Index:
-        """Matches of each object before, (n,)."""
-        return np.bincount(self.i, minlength=self.before.size)
-
-    @property
-    def parents(self) -> Index:
-        """Matches of each object after, (m,)."""
-        return np.bincount(self.j, minlength=self.after.size)
-
-
 def stage_change(
     before: NDArray[np.integer[Any]], after: NDArray[np.integer[Any]]
 ) -> NDArray[np.int8]:
@@ -224,44 +163,10 @@ def compare_objects(
 
 
 def overlaps(before: NDArray[np.integer[Any]], after: NDArray[np.integer[Any]]) -> Overlaps:
-    """Match the objects of two labelled planes (H, W)."""
-    before, after = check_labels(before, after)
-    a, b = before.ravel(), after.ravel()
-    starts = np.flatnonzero(_turns(a) | _turns(b))
-    lengths = np.diff(starts, append=a.size)
-    run_a, run_b = a[starts].astype(np.int64), b[starts].astype(np.int64)
-    names_a, area_a = _areas(run_a, lengths)
-    names_b, area_b = _areas(run_b, lengths)
-    both = (run_a > 0) & (run_b > 0)
-    i, j = np.searchsorted(names_a, run_a[both]), np.searchsorted(names_b, run_b[both])
-    pairs, which = np.unique(i * max(names_b.size, 1) + j, return_inverse=True)
-    shared = np.bincount(which, lengths[both], minlength=pairs.size)
-    i, j = np.divmod(pairs, max(names_b.size, 1))
-    matched = shared >= MATCH * np.minimum(area_a[i], area_b[j])
-    return Overlaps(names_a, names_b, area_a, area_b, i[matched], j[matched])
-
-
-def distinct(labels: NDArray[np.integer[Any]]) -> Index:
-    """Labels > 0 that occur in an array, ascending."""
-    line = labels.ravel()
-    values = np.sort(line[_turns(line)].astype(np.int64))
-    return values[(np.diff(values, prepend=0) > 0) & (values > 0)]
-
-
-def _turns(line: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
-    """Where a run of equal values starts: few places, where pixels are many."""
-    turns = np.ones(line.size, bool)
-    if line.size:
-        np.not_equal(line[1:], line[:-1], out=turns[1:])
-    return turns
-
-
-def _areas(labels: Index, lengths: Index) -> tuple[Index, Index]:
-    """Labels of runs without background, and the pixels of each."""
-    own = labels > 0
-    names, which = np.unique(labels[own], return_inverse=True)
-    area = np.bincount(which, lengths[own], minlength=names.size)
-    return names, area.astype(np.int64)
+    """Objects of two labelled planes (H, W) that share `MATCH` of the smaller one's area."""
+    found = overlap_table(*check_labels(before, after))
+    smaller = np.minimum(found.area_before[found.i], found.area_after[found.j])
+    return found.of(found.shared >= MATCH * smaller)
 
 
 def check_labels(
