@@ -164,7 +164,7 @@ def test_table_and_canvas_agree(
     heads = [model.headerData(i, Qt.Orientation.Horizontal) for i in range(model.columnCount())]
     assert heads.count("label") == 1
     assert not {"index", "Index", "confidence"} & set(heads)
-    assert {"area (px²)", "area (µm²)", "plane (from 1)", "y (px)"} <= set(heads)
+    assert {"area (px²)", "area (µm²)", "plane (from 0)", "y (px)"} <= set(heads)
     assert not {"volume (µm³)", "planes"} & set(heads)  # none goes on over planes
 
     # a row chooses its very cell, and brings its plane
@@ -217,6 +217,9 @@ def test_table_and_canvas_agree(
     assert {int(row["label"]) for row in rows} == set(np.unique(cells.data)) - {0}
     first = next(row for row in rows if row["label"] == "10")
     assert int(first["area (px²)"]) == np.count_nonzero(cells.data == 10)
+    # planes are counted as in the table that the command line writes
+    written = object_table(cells.data, stack_axes="Z").set_index("label")["z"]
+    assert {int(row["label"]): int(row["plane (from 0)"]) for row in rows} == dict(written)
 
     # closed and opened again; the dock closed with it open
     viewer.window.remove_dock_widget(table)
@@ -240,15 +243,15 @@ def test_what_a_table_shows() -> None:
         "volume (µm³)",
         "planes",
         "z (planes)",
-        "first plane (from 1)",
+        "first plane (from 0)",
     } <= heads
     assert not {"area (px²)", "area (µm²)"} & heads
     labels[1] = 0
     flat = set(shown_columns(object_table(labels, stack_axes="Z", pixel_size_um=1)).values())
-    assert {"plane (from 1)", "area (µm²)"} <= flat
+    assert {"plane (from 0)", "area (µm²)"} <= flat
     assert not {"volume (voxels)", "planes", "z (planes)"} & flat
     time = set(shown_columns(object_table(labels, stack_axes="T")).values())
-    assert "time point (from 1)" in time
+    assert "time point (from 0)" in time
     assert not any("plane" in head for head in time)
 
 
@@ -294,15 +297,15 @@ def test_the_arrow_is_on_the_column_by_which_rows_are_sorted(
     view.sortByColumn(heads().index("area (px²)"), Qt.SortOrder.DescendingOrder)
     assert [model.label(i) for i in range(2)] == [2, 1]
     viewer.layers.selection.active = cells
-    assert "time point (from 1)" in heads()
+    assert "time point (from 0)" in heads()
     assert heads()[head.sortIndicatorSection()] == "area (px²)"
     assert head.sortIndicatorOrder() == Qt.SortOrder.DescendingOrder
     areas = [float(model.index(i, heads().index("area (px²)")).data()) for i in range(3)]
     assert areas == sorted(areas, reverse=True)
-    # a time point is counted as on the pages; the slider begins with 0, which its tip says
+    # a time point is the number at napari's slider, which its tip says
     view.selectRow(model.row(3))
-    at = heads().index("time point (from 1)")
-    assert model.index(model.row(3), at).data() == "3"
+    at = heads().index("time point (from 0)")
+    assert model.index(model.row(3), at).data() == "2"
     assert viewer.dims.current_step[0] == 2
     assert "begins with 0" in model.headerData(
         at, Qt.Orientation.Horizontal, Qt.ItemDataRole.ToolTipRole

@@ -56,12 +56,12 @@ HEADS = {
     "centroid_y": "y (px)",
     "centroid_x": "x (px)",
 }
-#: Columns of places in a stack: counted from 0 in arrays, from 1 where a person reads them.
+#: Columns of places in a stack: the number at napari's slider, as in every file of a table.
 COUNTED = ("t", "z")
-FROM_1 = " (from 1)"
+FROM_0 = " (from 0)"
 TIPS = {
-    "t": "Counted from 1, as on all pages; the number at napari's slider begins with 0",
-    "z": "Counted from 1, as on all pages; the number at napari's slider begins with 0",
+    "t": "The number at napari's slider, which begins with 0, as in every saved table",
+    "z": "The number at napari's slider, which begins with 0, as in every saved table",
     "centroid_z": "Centre of the cell as napari tells it of the mouse: the first plane is at 0",
     "centroid_y": "Centre of the cell as napari tells it of the mouse: the first pixel is at 0",
     "centroid_x": "Centre of the cell as napari tells it of the mouse: the first pixel is at 0",
@@ -86,7 +86,7 @@ def shown_columns(features: pd.DataFrame) -> dict[str, str]:
         heads["planes"] = "time points"
     elif not several and "z" in heads:
         heads["z"] = "plane"
-    return {name: head + FROM_1 * (name in COUNTED) for name, head in heads.items()}
+    return {name: head + FROM_0 * (name in COUNTED) for name, head in heads.items()}
 
 
 class CellModel(QAbstractTableModel):
@@ -106,11 +106,7 @@ class CellModel(QAbstractTableModel):
         self.beginResetModel()
         heads = shown_columns(features) if LABEL in features.columns else {}
         self.names, self._heads = list(heads), list(heads.values())
-        columns = {name: features[name].to_numpy() for name in heads}
-        self._columns = [
-            values + 1 if name in COUNTED and values.dtype.kind in "iu" else values
-            for name, values in columns.items()
-        ]
+        self._columns = [features[name].to_numpy() for name in heads]
         self._labels = features[LABEL].to_numpy() if heads else np.empty(0, np.int64)
         self._order = self._ordered()
         self.endResetModel()
