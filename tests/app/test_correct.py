@@ -567,6 +567,7 @@ def test_what_is_no_cells_is_not_accepted_or_kept_until_it_is_mended(desks: Any)
         desk = desks(wrong)
         desk.controller.open()
         assert words in desk.state.odd.words
+        assert "Fiji" not in desk.state.odd.words  # the button does it
         assert desk.state.odd.mend.startswith(button)
         label = int(wrong[rows[0], cols[0]])
         polygon = [(0, 0), (0, 90), (90, 90), (90, 0)]

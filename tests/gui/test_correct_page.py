@@ -744,6 +744,7 @@ def test_a_mask_is_numbered_by_a_click(open_page: Any, qtbot: Any, home: Path) -
     qtbot.waitUntil(page.mend.isVisible)
     assert page.odd.text().startswith("This looks like a mask")
     assert page.mend.text() == "Number the pieces"
+    assert "Fiji" not in page.odd.text()  # the button does it
     assert page.strip.said.text() == ""
     page.accept_view()
     assert page.state.review.done == 0

@@ -17,7 +17,7 @@ from napari_sa2net.app.link import EngineLink, Job
 from napari_sa2net.app.session import ErrorInfo, SegmentRequest, as_seen
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.data.axes import axis_noun
-from napari_sa2net.data.labels import Look, look_at, numbered
+from napari_sa2net.data.labels import NUMBER_THEM, Look, look_at, numbered
 from napari_sa2net.edits import Corrections, Patch, Step
 from napari_sa2net.edits.objects import pixel_step
 from napari_sa2net.engine import messages as p
@@ -190,7 +190,9 @@ class Odd:
         """What is said of a plane."""
         if not look.blocks:
             return cls()
-        words = look.blocks[:1].upper() + look.blocks[1:]
+        # the button does what is said to those who have none
+        words = look.blocks.removesuffix(NUMBER_THEM).rstrip()
+        words = words[:1].upper() + words[1:]
         if look.background:
             return cls(words, f"Make label {look.background} the background")
         return cls(words, "Number the pieces")
