@@ -52,10 +52,6 @@ class MeasuredLayers:
         self._seen: dict[Labels, Any] = {}
         self._behind: set[Labels] = set()
         self._tabling = False
-        self._flushing = QTimer()
-        self._flushing.setSingleShot(True)
-        self._flushing.setInterval(0)
-        self._flushing.timeout.connect(self.flush)
         self._connections = Connections()
         connect = self._connections.connect
         connect(port.viewer.layers.events.inserted, self._inserted)
@@ -157,11 +153,11 @@ class MeasuredLayers:
 
     def close(self) -> None:
         """Leave the viewer with no callback of ours."""
-        self._flushing.stop()
         self._connections.disconnect()
         for connections in self._watched.values():
             connections.disconnect()
         self._watched.clear()
+        self._dirty.clear()
 
     # --- what napari says --------------------------------------------------------------
 
@@ -217,9 +213,11 @@ class MeasuredLayers:
             return
         if layer in self._behind:
             parts = None if parts else parts
+        if not self._dirty:
+            # no timer is kept, which Qt may delete before we are closed
+            QTimer.singleShot(0, self.flush)
         known = self._dirty.get(layer, [])
         self._dirty[layer] = None if parts is None or known is None else [*known, *parts]
-        self._flushing.start()
 
     # --- what is measured --------------------------------------------------------------
 
