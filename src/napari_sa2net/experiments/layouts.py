@@ -50,7 +50,6 @@ class LayoutItem:
 
     Attributes
     ----------
-    name, group : str
     split : "train", "val" or "test"
     load : callable -> (image, mask)
     unit : str
@@ -93,10 +92,8 @@ class Layout:
 
     Attributes
     ----------
-    dataset : str
     classes : tuple of str
         Background first. With two, every mask value above 0 is the second one.
-    items : tuple of LayoutItem
     form : str
         Which of its forms it was found in.
     notes : tuple of str
@@ -221,9 +218,6 @@ def open_folders(
 
     Parameters
     ----------
-    directory : path
-    dataset : str
-    classes : tuple of str
     group : callable
         Group of an image's name.
     whole : sequence of int

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_sa2net.errors import EvaluationError
-from napari_sa2net.metrics import ImageScore, MatchCounts, pool, score_image
+from napari_sa2net.metrics import ImageScore, MatchCounts, overlaps, pool, score_image
 from napari_sa2net.models.card import ModelCard
 from napari_sa2net.training.runs import RECIPE
 
@@ -22,21 +22,7 @@ if TYPE_CHECKING:
     from napari_sa2net.data.training_set import TrainingItem
 
 # --------------------------------------------------------------------------------------------
-# Pixels of objects that two label images share, and Dice from objects drawn anew.
-
-
-def overlaps(
-    found: NDArray[np.int32], true: NDArray[np.int32]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Pairs of labels that share a pixel, and their IoU."""
-    both = (found > 0) & (true > 0)
-    width = int(true.max(initial=0)) + 1
-    pairs, shared = np.unique(
-        found[both].astype(np.int64) * width + true[both], return_counts=True
-    )
-    p_of, t_of = pairs // width, pairs % width
-    area_p, area_t = np.bincount(found.ravel()), np.bincount(true.ravel())
-    return p_of, t_of, shared / (area_p[p_of] + area_t[t_of] - shared)
+# Pixels of each object that were found or not, and Dice from objects drawn anew.
 
 
 def areas_of(
@@ -112,7 +98,6 @@ class Tally:
     units : int64 (n, 3)
         Per true object: found, falsely found nearby, missed (at IoU 0.5). An image without
         true objects is one unit.
-    score : ImageScore
     areas : int64 (n, 3) or None
         Per true object, pixels that were found, missed, and falsely found nearest to it; None
         where a run was stored without them.
@@ -181,7 +166,6 @@ class Interval:
 
     Attributes
     ----------
-    difference, low, high : float
     chance : float
         Share of the draws in which the second model is better; a draw counts half.
     """
@@ -291,7 +275,9 @@ def tally(
         )
     found, true = reviewed_part(labels, counts), reviewed_part(truth, counts)
     score = score_image(found, true)
-    p_of, t_of, iou = overlaps(found, true)
+    p_of, t_of, shared = overlaps(found, true)
+    area_p, area_t = np.bincount(found.ravel()), np.bincount(true.ravel())
+    iou = shared / (area_p[p_of] + area_t[t_of] - shared)
     numbers = np.unique(true)
     numbers = numbers[numbers > 0]
     others = np.unique(found)
@@ -382,7 +368,6 @@ def judge(held_out: Change, reference: Mapping[str, Change] | None = None) -> Ve
 
     Parameters
     ----------
-    held_out : Change
     reference : mapping of str to Change, optional
         By the name of the part: what was forgotten of one is not made up for by another.
     """
@@ -501,7 +486,6 @@ class Part:
     ----------
     name : str
         "held-out corrections", "earlier corrections", "fluorescence", "stained tissue".
-    n_images : int
     change : Change
         From the first model to the second.
     """
@@ -521,7 +505,6 @@ class Comparison:
         Names of the models.
     training_set : str
         Folder of the corrections; empty if there were none.
-    parts : tuple of Part
     verdict : Verdict
         Whether the second is better, in words.
     notes : tuple of str
@@ -630,7 +613,6 @@ class Planned:
 
     Attributes
     ----------
-    steps, rounds : int
     seconds : float
         Expected for all of it.
     n_learned, n_held_out : int
@@ -666,8 +648,6 @@ class RoundPoint:
 
     Attributes
     ----------
-    round, step : int
-    held_out, reference : Score
     best : bool
         The best so far; its weights are what a stop would keep.
     """

@@ -69,7 +69,6 @@ class Judged:
         One for each model.
     n_learned : int
         Images of the set that the child learned from, and is not judged by.
-    notes : tuple of str
     """
 
     tallies: list[Tallies]

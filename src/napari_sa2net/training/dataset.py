@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
 import imagecodecs
 import numpy as np
@@ -268,7 +269,6 @@ def vary_intensity(
     Parameters
     ----------
     image : (C, H, W) float32, about 0 … 1
-    rng : numpy Generator
     colour : bool
         The channels differ (stained tissue), so their balance and saturation vary too.
     wide : bool
@@ -333,7 +333,6 @@ def widen(image: Tensor, rng: np.random.Generator, colour: bool) -> tuple[Tensor
     Parameters
     ----------
     image : (3, H, W) float32, about 0 … 1
-    rng : numpy Generator
     colour : bool
         The channels differ.
 
@@ -451,7 +450,6 @@ def restain(image: Tensor, rng: np.random.Generator) -> Tensor:
     ----------
     image : (3, H, W) float32
         Red, green, blue; unstained background is about 1.
-    rng : numpy Generator
 
     Returns
     -------
@@ -476,6 +474,8 @@ def to_tensor(array: NDArray[np.generic]) -> Tensor:
     """A tensor that owns its memory."""
     return torch.from_numpy(np.ascontiguousarray(array).copy())
 
+
+T = TypeVar("T")
 
 #: Side of the middle part of a large image that is validated on (network px).
 VALIDATION_SIDE = 768
@@ -535,7 +535,6 @@ def load_example(
 
     Parameters
     ----------
-    item : TrainingItem
     config : InputConfig
         What the network expects.
     fallback_diameter : float
@@ -576,6 +575,14 @@ def load_example(
     )
 
 
+def evenly(items: Iterable[T], most: int | None, key: Callable[[T], Any]) -> list[T]:
+    """At most so many of the items (None: all), evenly over their order by a key."""
+    ordered = sorted(items, key=key)
+    if most is None or len(ordered) <= most:
+        return ordered
+    return [ordered[int((i + 0.5) * len(ordered) / most)] for i in range(most)]
+
+
 def label_notes(examples: Sequence[Example], folder: Path) -> tuple[str, ...]:
     """What may be wrong with a folder: its labels, or which of several channels is read.
 
@@ -596,8 +603,6 @@ class CropDataset(Dataset[dict[str, Tensor]]):
 
     Parameters
     ----------
-    examples : sequence of Example
-    config : TrainConfig
     length : int
         Number of crops.
     start : int

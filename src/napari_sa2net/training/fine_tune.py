@@ -7,6 +7,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from napari_sa2net.models.registry import (
 )
 from napari_sa2net.training.compare import Event
 from napari_sa2net.training.material import prepare
-from napari_sa2net.training.run import Ended, FineTuned, Stopped, TuningRun, finish
+from napari_sa2net.training.run import FineTuned, Stopped, TuningRun, finish
 from napari_sa2net.training.run_state import read_state
 from napari_sa2net.training.runs import (
     RECIPE,
@@ -45,7 +46,6 @@ from napari_sa2net.training.runs import (
     free_name,
     read_asked,
     runs_dir,
-    tidy,
     working_on,
     write_asked,
 )
@@ -265,34 +265,14 @@ def resume_fine_tuning(
 
 def _keep_best(run: Path, asked: Asked, parent: Model, state: dict[str, Any]) -> FineTuned:
     """End a run with what lies on disk: the best round's scores are there, too."""
-    ended = Ended.of_state(run, asked, parent, state)
-    if ended.record.best is None:
-        raise _nothing(run)
     with working_on(run):
-        return _finish(ended)
+        return finish(run, asked, parent, state)
 
 
 def _carry_out(work: TuningRun, progress: Progress | None) -> FineTuned:
-    try:
+    with suppress(Stopped):  # what was reached counts
         work.train(progress)
-    except Stopped:
-        if work.record.best is None:
-            raise _nothing(work.run) from None
-    return _finish(work.ended())
-
-
-def _finish(ended: Ended) -> FineTuned:
-    tuned = finish(ended)
-    if ended.asked.registered:
-        tidy(ended.run)
-    return tuned
-
-
-def _nothing(run: Path) -> Cancelled:
-    return Cancelled(
-        "Learning was stopped before its first round was over, so there is nothing to keep. "
-        f"Nothing was changed. Run: {run}"
-    )
+    return finish(work.run, work.asked, work.parent, work.state())
 
 
 def _checked_config(config: Any) -> FineTuneConfig:
@@ -376,7 +356,6 @@ def repeat_from_card(
 
     Parameters
     ----------
-    card : ModelCard
     directory : path
         The training set. It may have grown; what the card names must still be there.
     name : str, optional

@@ -17,7 +17,13 @@ from napari_sa2net.edits.reviewed import REACH
 from napari_sa2net.errors import TrainingDataError
 from napari_sa2net.inference.tiling import ScaledPlane
 from napari_sa2net.training.compare import reviewed_objects
-from napari_sa2net.training.dataset import Example, InMemory, median_diameter, nearest
+from napari_sa2net.training.dataset import (
+    Example,
+    InMemory,
+    evenly,
+    median_diameter,
+    nearest,
+)
 
 # --------------------------------------------------------------------------------------------
 # Which reviewed pixels are certain: background far from a reviewed cell may be no background.
@@ -77,7 +83,6 @@ class View:
 
     Attributes
     ----------
-    name : str
     image : Tensor (C, h, w) float32
     labels : int32 (h, w)
     counts : bool (h, w) or None
@@ -332,7 +337,4 @@ def _window(
 
 def spread(examples: Sequence[Example], most: int) -> list[Example]:
     """At most so many examples, evenly by name."""
-    ordered = sorted(examples, key=lambda e: e.item.name)
-    if len(ordered) <= most:
-        return ordered
-    return [ordered[int((i + 0.5) * len(ordered) / most)] for i in range(most)]
+    return evenly(examples, most, lambda e: e.item.name)

@@ -46,7 +46,6 @@ class UnifiedFocalLoss(nn.Module):
         δ in 0…1, the weight of false negatives, and of the foreground in the cross-entropy.
     gamma : float
         γ in [0, 1), the focal parameter.
-    asymmetric : bool
     distance_gamma : float
         γ_d >= 0 of the distance penalty (see `distance_weights`); 0 is exactly the plain
         Unified Focal loss.

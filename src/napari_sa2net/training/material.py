@@ -74,12 +74,10 @@ class Material:
 
     Attributes
     ----------
-    split : Split
     diameter : float
         Object size of the network (px).
     views : dict of str to list of View
         `HELD_OUT`, and parts of the reference set by name.
-    replay : list of Example
     notes : tuple of str
         What may be wrong with the labels, and which of several channels is read.
     """
@@ -140,12 +138,8 @@ def prepare(
 
     Parameters
     ----------
-    folder : Path
-    parent : Model
-    config : FineTuneConfig
     commits : sequence of str, optional
         Only these images, by name or id of the commit; also superseded or removed ones.
-    progress, cancelled : callables, optional
     division : mapping, optional
         `Material.division` of an earlier run: the images are divided as then.
     axes, channels

@@ -77,11 +77,8 @@ class MixedCrops(Dataset[dict[str, Tensor]]):
 
     Parameters
     ----------
-    examples, replay : sequences of Example
-    config : TrainConfig
     share : float
         Of replay; at least one crop of a batch is of corrections.
-    batches : int
     start : int
         Number of the first batch, where a run goes on.
 
@@ -141,7 +138,6 @@ def answers_kept(
     Parameters
     ----------
     student, teacher : logits (B, C, H, W) of the heads, main first
-    weights : of the heads
     where : (B, H, W) float
         Weight of each pixel.
     confidence : float

@@ -8,19 +8,17 @@ import logging
 import shlex
 import sys
 import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader
 
 from napari_sa2net.config import FineTuneConfig
 from napari_sa2net.data.samples import REFERENCE_SHA256
-from napari_sa2net.errors import OutOfMemoryError, Paused
+from napari_sa2net.errors import Cancelled, OutOfMemoryError, Paused
 from napari_sa2net.inference.devices import device_name, is_out_of_memory, resolve_device
 from napari_sa2net.models.card import ModelCard, utc_now
 from napari_sa2net.models.file import Model, load_model, save_model
@@ -44,8 +42,8 @@ from napari_sa2net.training.held_out import make_view, spread
 from napari_sa2net.training.material import DIAMETER, HELD_OUT, KINDS, Material
 from napari_sa2net.training.replay import MixedCrops, agreement, as_fluorescence, trust
 from napari_sa2net.training.run_state import write_state
-from napari_sa2net.training.runs import RECIPE, Asked, folder_input
-from napari_sa2net.training.train import PRECISIONS, Schedule, quiet_lightning, steps_within
+from napari_sa2net.training.runs import RECIPE, Asked, folder_input, tidy
+from napari_sa2net.training.train import Schedule, fit, steps_within
 from napari_sa2net.training.tuning import (
     FEWEST,
     Record,
@@ -100,49 +98,6 @@ class FineTuned:
         return self.model.card
 
 
-@dataclass(frozen=True, eq=False)
-class Ended:
-    """A run that is over, as far as the child's card tells of it; no image is needed.
-
-    Attributes
-    ----------
-    run : Path
-    asked : Asked
-    parent : Model
-    record : Record
-        With a best round.
-    pieces : sequence of (step, total)
-        The schedule.
-    rounds, steps, micro, crop : int
-    """
-
-    run: Path
-    asked: Asked
-    parent: Model
-    record: Record
-    pieces: Sequence[Sequence[int]]
-    rounds: int
-    steps: int
-    micro: int
-    crop: int
-
-    @classmethod
-    def of_state(cls, run: Path, asked: Asked, parent: Model, state: dict[str, Any]) -> Ended:
-        """From what lies on disk."""
-        plan = state["schedule"]
-        return cls(
-            run,
-            asked,
-            parent,
-            Record.of(state["record"]),
-            plan["pieces"],
-            plan["rounds"],
-            state["module"]["done"],
-            state["micro"],
-            state["crop"],
-        )
-
-
 def child_net(parent: Model, config: FineTuneConfig) -> Network:
     """A network of the parent's weights that may be changed."""
     net = copy.deepcopy(parent.net).float()
@@ -154,10 +109,17 @@ def child_net(parent: Model, config: FineTuneConfig) -> Network:
     return focal
 
 
-def finish(ended: Ended) -> FineTuned:
-    """Judge the best round, save it, and put it where it belongs."""
-    record, asked = ended.record, ended.asked
-    assert record.best is not None and record.weights is not None
+def finish(run: Path, asked: Asked, parent: Model, state: dict[str, Any]) -> FineTuned:
+    """Judge the best round of a state, save it, and put it where it belongs.
+
+    No image is needed. `Cancelled` if there is no such round.
+    """
+    record = Record.of(state["record"])
+    if record.best is None or record.weights is None:
+        raise Cancelled(
+            "Learning was stopped before its first round was over, so there is nothing to "
+            f"keep. Nothing was changed. Run: {run}"
+        )
     held_out = change(record.parent[HELD_OUT], record.best[HELD_OUT])
     parts = {
         name: change(before, record.best[name])
@@ -168,13 +130,13 @@ def finish(ended: Ended) -> FineTuned:
     verdict = judge(held_out, parts)
     verdict = replace(verdict, text=" ".join([verdict.text, *asked.caveats]))
     promoted = verdict.better if asked.promote is None else asked.promote
-    net = child_net(ended.parent, asked.config)
+    net = child_net(parent, asked.config)
     net.load_state_dict(record.weights)
-    card = _card(ended, {HELD_OUT: held_out, **parts}, verdict)
-    file = ended.run / f"{asked.name}.safetensors"
-    path = save_model(file, net.cpu().eval(), card, "float16")
+    card = _card(asked, parent, record.step, state, {HELD_OUT: held_out, **parts}, verdict)
+    path = save_model(run / f"{asked.name}.safetensors", net.cpu().eval(), card, "float16")
     if asked.registered:
         path = add_file(path, asked.name, aside=not promoted).path
+        tidy(run)
     return FineTuned(
         load_model(path),
         held_out.before,
@@ -184,12 +146,18 @@ def finish(ended: Ended) -> FineTuned:
         verdict,
         promoted and asked.registered,
         path,
-        ended.run,
+        run,
     )
 
 
-def _card(ended: Ended, changes: dict[str, Change], verdict: Verdict) -> ModelCard:
-    asked, parent, record = ended.asked, ended.parent, ended.record
+def _card(
+    asked: Asked,
+    parent: Model,
+    best_step: int,
+    state: dict[str, Any],
+    changes: dict[str, Change],
+    verdict: Verdict,
+) -> ModelCard:
     training = {
         "recipe": RECIPE,
         "data": Path(asked.training_set).name,
@@ -202,11 +170,11 @@ def _card(ended: Ended, changes: dict[str, Change], verdict: Verdict) -> ModelCa
         "command": asked.command or shlex.join(Path(sys.argv[0]).name.split()),
         "settings": asked.config.model_dump(mode="json"),
         "seed": asked.config.seed,
-        "schedule": [list(piece) for piece in ended.pieces],
-        "rounds": ended.rounds,
-        "steps": ended.steps,
-        "best_step": record.step,
-        "batch": {"crops_at_once": ended.micro, "crop": ended.crop},
+        "schedule": [list(piece) for piece in state["schedule"]["pieces"]],
+        "rounds": state["schedule"]["rounds"],
+        "steps": state["module"]["done"],
+        "best_step": best_step,
+        "batch": {"crops_at_once": state["micro"], "crop": state["crop"]},
         "device": device_name(resolve_device(asked.config.device)),
         "versions": versions(),
         "reference_sha256": REFERENCE_SHA256,
@@ -360,38 +328,26 @@ class TuningRun:
         self._limited = state["limited"]
         self._tell(self._plan(0.0))
 
-    def save(self) -> None:
-        """Write all that the next step depends on."""
-        write_state(
-            self.run,
-            {
-                "module": self.module.state(),
-                "micro": self.module.micro,
-                "trust": self.module.trust,
-                "crop": self.crop,
-                "limited": self._limited,
-                "schedule": {
-                    "rounds": self.schedule.rounds,
-                    "warmup": self.schedule.warmup,
-                    "pieces": [list(piece) for piece in self.schedule.pieces],
-                },
-                "record": self.record.plain(),
+    def state(self) -> dict[str, Any]:
+        """All that the next step depends on, and what came out of those before."""
+        return {
+            # where it goes on and has not yet taken a step: as it was
+            "module": self.module.waiting or self.module.state(),
+            "micro": self.module.micro,
+            "trust": self.module.trust,
+            "crop": self.crop,
+            "limited": self._limited,
+            "schedule": {
+                "rounds": self.schedule.rounds,
+                "warmup": self.schedule.warmup,
+                "pieces": [list(piece) for piece in self.schedule.pieces],
             },
-        )
+            "record": self.record.plain(),
+        }
 
-    def ended(self) -> Ended:
-        """The run as the child's card tells of it."""
-        return Ended(
-            self.run,
-            self.asked,
-            self.parent,
-            self.record,
-            self.schedule.pieces,
-            self.schedule.rounds,
-            self.module.done,
-            self.module.micro,
-            self.crop,
-        )
+    def save(self) -> None:
+        """Write the state."""
+        write_state(self.run, self.state())
 
     # --- training --------------------------------------------------------------------------
 
@@ -401,7 +357,7 @@ class TuningRun:
         Raises
         ------
         Stopped
-            By the person; the record holds the best round so far, if there was one.
+            By the person; `state` holds the best round so far, if there was one.
         Paused
             By the person; everything is on disk.
         OutOfMemoryError
@@ -425,7 +381,7 @@ class TuningRun:
                 self._fit(rounds)
                 return
             except Paused:
-                self.save_where_it_stands()
+                self.save()
                 raise Paused(
                     f"Learning is paused at step {self.module.done} of {self.schedule.total}. "
                     f"Go on with the run {self.run}"
@@ -435,13 +391,6 @@ class TuningRun:
                     raise
             # Outside the except clause: the traceback would keep the tensors alive.
             self._shrink(tell)
-
-    def save_where_it_stands(self) -> None:
-        """Write the state, of a run that has not yet taken a step as well."""
-        if self.module.waiting is None:
-            if not hasattr(self.module, "_adam"):
-                self.module.configure_optimizers()
-            self.save()
 
     def _fit(self, rounds: Rounds) -> None:
         module = self.module
@@ -458,27 +407,17 @@ class TuningRun:
             MANY,
             module.done,
         )
-        quiet_lightning()
-        trainer = pl.Trainer(
-            accelerator={"cuda": "gpu"}.get(self.device.type, self.device.type),
-            devices=[self.device.index or 0] if self.device.type == "cuda" else 1,
-            precision=PRECISIONS[self.dtype],  # type: ignore[arg-type]
-            max_steps=-1,
+        fit(
+            module,
+            DataLoader(crops, batch_size=self.config.batch_size),
+            self.device,
+            self.dtype,
+            rounds,
             max_epochs=1,
-            callbacks=[rounds],
             logger=False,
             enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
             limit_val_batches=0,
         )
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*does not have many workers.*")
-            warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
-            warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
-            warnings.filterwarnings("ignore", ".*defined a `validation_step`.*")
-            trainer.fit(module, DataLoader(crops, batch_size=self.config.batch_size))
 
     def _shrink(self, tell: Callable[[Event], None]) -> None:
         """After memory ran out: fewer crops at once, then smaller ones."""

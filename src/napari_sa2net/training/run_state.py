@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, BinaryIO
@@ -67,12 +69,24 @@ def read_state(run: Path) -> dict[str, Any]:
             f"The run in {run} has left nothing to go on with: it is finished, or ended before "
             "its first round. Start a new one."
         )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["schema_version"] == SCHEMA_VERSION:
+    return read_tensors(path, SCHEMA_VERSION, "Start a new run.")
+
+
+def read_tensors(
+    path: Path, version: int, advice: str, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
+    """A state with its version; TrainingError, with advice, if it is damaged or of another."""
+    with reading(path, advice):
+        state = torch.load(path, map_location=device, weights_only=True)
+        if state["schema_version"] == version:
             return dict(state)
-    except (OSError, RuntimeError, KeyError, EOFError, UnpicklingError) as error:
-        raise TrainingError(
-            f"{path} is damaged ({type(error).__name__}). Start a new run."
-        ) from error
-    raise TrainingError(f"{path} was written by another version. Start a new run.")
+    raise TrainingError(f"{path} was written by another version. {advice}")
+
+
+@contextmanager
+def reading(path: Path, advice: str) -> Iterator[None]:
+    """Say that a file is damaged, and what to do, where the block cannot read it."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+        raise TrainingError(f"{path} is damaged. {advice}") from error

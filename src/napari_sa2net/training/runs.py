@@ -58,7 +58,6 @@ class UnfinishedRun:
     ----------
     run : Path
         Its folder, for `fine_tune.resume_fine_tuning`.
-    asked : Asked
     time : float
         When its state was last written (seconds since 1970).
     """

@@ -59,6 +59,7 @@ from napari_sa2net.training.dataset import (
     CropDataset,
     Example,
     ValidationDataset,
+    evenly,
     label_notes,
     load_example,
 )
@@ -70,6 +71,104 @@ from napari_sa2net.training.runs import folder_input
 # The Lightning module: loss on four heads, optimiser, validation by objects.
 
 
+def decay_at(decay: float, n: int) -> float:
+    """Decay of a moving average of weights at its n-th step.
+
+    It grows from 0.1 to its value, so that the first, random weights are soon gone.
+    """
+    return min(decay, (1 + n) / (10 + n))
+
+
+class MovingAverage:
+    """Moving average of a network's weights and BatchNorm statistics."""
+
+    def __init__(self, net: Network, decay: float) -> None:
+        self.decay, self.n = decay, 0
+        self.state = {k: v.detach().clone() for k, v in net.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, net: Network) -> None:
+        """Take a step of the network in."""
+        self.n += 1
+        for key, value in net.state_dict().items():
+            if value.is_floating_point():
+                self.state[key].lerp_(value, 1 - decay_at(self.decay, self.n))
+            else:
+                self.state[key].copy_(value)
+
+    def to(self, device: torch.device) -> None:
+        """Move it to a device."""
+        self.state = {k: v.to(device) for k, v in self.state.items()}
+
+    def restore(self, state: dict[str, Tensor], n: int) -> None:
+        """Take a stored average on, of so many steps."""
+        self.n = n
+        for key, value in state.items():
+            self.state[key].copy_(value)
+
+
+#: What Lightning warns of, and is meant: few loader workers, as crops are cheap beside the
+#: network on a CPU; a run's own log and settings in its folder; loaders that do go on where
+#: they were (`CropDataset`); schedules and modes of modules that are our own.
+_MEANT = (
+    ".*does not have many workers.*",
+    ".*exists and is not empty.*",
+    ".*isinstance.treespec, LeafSpec.*",
+    ".*your dataloader is not resumable.*",
+    ".*number of training batches.*",
+    ".*lr_scheduler.step.. before.*",
+    ".*in eval mode at the start of training.*",
+    ".*defined a `validation_step`.*",
+)
+
+
+def fit(
+    module: pl.LightningModule,
+    batches: DataLoader[Any],
+    device: torch.device,
+    dtype: torch.dtype,
+    *callbacks: Callback,
+    validation: DataLoader[Any] | None = None,
+    checkpoint: Path | None = None,
+    **options: Any,
+) -> pl.Trainer:
+    """Train: the one loop of trainings in full, from corrections, and of experiments.
+
+    Parameters
+    ----------
+    module : LightningModule
+        What a step is.
+    device, dtype
+        Where, and how exactly, the bulk of a network is computed.
+    *callbacks : Callback
+        What happens beside the steps: states, scores, progress, and whether to stop.
+    checkpoint : Path, optional
+        Of Lightning, to go on from.
+    **options
+        Of Lightning's Trainer.
+    """
+    if not logger.isEnabledFor(logging.DEBUG):
+        # Lightning greets, advertises, and tells of every checkpoint; nobody asked for that.
+        for room in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
+            logging.getLogger(f"lightning.pytorch.{room}").setLevel(logging.WARNING)
+    trainer = pl.Trainer(
+        accelerator={"cuda": "gpu"}.get(device.type, device.type),
+        devices=[device.index or 0] if device.type == "cuda" else 1,
+        precision=PRECISIONS[dtype],  # type: ignore[arg-type]
+        callbacks=list(callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **options,
+    )
+    with warnings.catch_warnings():
+        for words in _MEANT:
+            warnings.filterwarnings("ignore", words)
+        whole = None if checkpoint is None else False  # a checkpoint of ours holds objects
+        trainer.fit(module, batches, validation, ckpt_path=checkpoint, weights_only=whole)
+    return trainer
+
+
 class SegmentationModule(pl.LightningModule):
     """Trains a network on crops and scores it on whole images.
 
@@ -77,7 +176,6 @@ class SegmentationModule(pl.LightningModule):
     ----------
     net : SA2Net or FocalUNet
         With the outputs `config.OUTPUTS`, or without the distance.
-    config : TrainConfig
     """
 
     def __init__(self, net: Network, config: TrainConfig) -> None:
@@ -91,17 +189,20 @@ class SegmentationModule(pl.LightningModule):
         self._losses: list[float] = []
 
     def training_step(self, batch: dict[str, Tensor], _index: int) -> Tensor:
-        heads = self.net(self._image(batch), deep_supervision=True)
-        loss = deep_supervision_loss(
+        loss = self.loss_of(batch)
+        self.log("train_loss", loss, prog_bar=True)
+        return loss
+
+    def loss_of(self, batch: dict[str, Tensor]) -> Tensor:
+        """Loss of a batch of crops."""
+        return deep_supervision_loss(
             self.loss,
-            heads,
+            self.net(self._image(batch), deep_supervision=True),
             self.config.head_weights,
             batch["target"],
             batch["mask"],
             batch["distance"] if self.learns_distance else None,
         )
-        self.log("train_loss", loss, prog_bar=True)
-        return loss
 
     def on_validation_epoch_start(self) -> None:
         self._scores, self._losses = [], []
@@ -171,7 +272,6 @@ class TrainResult:
     ----------
     path : Path
         The model file.
-    card : ModelCard
     scores : dict of str to float
         On the validation images, of the weights that were kept.
     """
@@ -244,7 +344,7 @@ def train_folder(
     device = resolve_device(config.device)
     examples = _load(items, input_config, config, on_progress, "reading images")
     validation = _load(
-        _spread(validation_items, config.max_validation_images),
+        evenly(validation_items, config.max_validation_images, lambda i: (i.kind, i.name)),
         input_config,
         config,
         on_progress,
@@ -286,24 +386,6 @@ def train_folder(
         save_on_train_epoch_end=False,
     )
     watch = _Watch(config.steps, on_progress, cancelled)
-    quiet_lightning()
-    trainer = pl.Trainer(
-        accelerator={"cuda": "gpu"}.get(device.type, device.type),
-        devices=[device.index or 0] if device.type == "cuda" else 1,
-        precision=_precision(config, device),
-        max_steps=config.steps,
-        val_check_interval=min(config.validate_every, config.steps),
-        check_val_every_n_epoch=None,
-        callbacks=[_averaging(config.ema_decay), best, latest, often, watch],
-        plugins=[_WholeCheckpoints()],
-        # One table per part: Lightning empties the folder of a log that it opens.
-        logger=CSVLogger(run, name="log", version=f"from_step_{done}" if done else ""),
-        log_every_n_steps=max(1, min(50, config.steps)),
-        gradient_clip_val=5.0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
     crops = DataLoader(
         # A loader always begins at its first crop, also where a run goes on.
         CropDataset(
@@ -314,15 +396,26 @@ def train_folder(
         persistent_workers=config.workers > 0,
     )
     whole = DataLoader(ValidationDataset(validation, config), batch_size=1)
-    with warnings.catch_warnings(), _writing_to(run):
-        # Few loader workers are meant: crops are cheap beside the network on a CPU.
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        # The run's settings and log are there already.
-        warnings.filterwarnings("ignore", ".*exists and is not empty.*")
-        warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
-        # Ours does go on where it was: see CropDataset.
-        warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
-        trainer.fit(module, crops, whole, ckpt_path=last, weights_only=False if last else None)
+    exact = config.precision == "float32"
+    callbacks = (_averaging(config.ema_decay), best, latest, often, watch)
+    with _writing_to(run):
+        trainer = fit(
+            module,
+            crops,
+            device,
+            torch.float32 if exact else fast_dtype(device),
+            *callbacks,
+            validation=whole,
+            checkpoint=last,
+            max_steps=config.steps,
+            val_check_interval=min(config.validate_every, config.steps),
+            check_val_every_n_epoch=None,
+            plugins=[_WholeCheckpoints()],
+            # One table per part: Lightning empties the folder of a log that it opens.
+            logger=CSVLogger(run, name="log", version=f"from_step_{done}" if done else ""),
+            log_every_n_steps=max(1, min(50, config.steps)),
+            gradient_clip_val=5.0,
+        )
     if watch.stopped:
         raise Cancelled(
             f"Training was cancelled at step {trainer.global_step} of {config.steps}. "
@@ -368,13 +461,6 @@ def _writing_to(run: Path) -> Iterator[None]:
         raise cannot_write(run, error) from error
 
 
-def quiet_lightning() -> None:
-    """Lightning greets, advertises, and tells of every checkpoint; nobody asked for that."""
-    if not logger.isEnabledFor(logging.DEBUG):
-        for room in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
-            logging.getLogger(f"lightning.pytorch.{room}").setLevel(logging.WARNING)
-
-
 def _load(
     items: list[Any],
     input_config: InputConfig,
@@ -393,14 +479,6 @@ def _load(
             "background and one number per object."
         )
     return examples
-
-
-def _spread(items: list[Any], most: int) -> list[Any]:
-    """At most `most` items, evenly over kinds and names."""
-    items = sorted(items, key=lambda item: (item.kind, item.name))
-    if len(items) <= most:
-        return items
-    return [items[int((i + 0.5) * len(items) / most)] for i in range(most)]
 
 
 def start_network(config: TrainConfig) -> tuple[Network, str | None]:
@@ -495,26 +573,13 @@ def _steps_done(last: Path | None) -> int:
     return int(torch.load(last, map_location="cpu", weights_only=False)["global_step"])
 
 
-def _precision(config: TrainConfig, device: torch.device) -> Any:
-    if config.precision == "float32":
-        return "32-true"
-    return PRECISIONS[fast_dtype(device)]
-
-
 def _averaging(decay: float) -> WeightAveraging:
-    """Moving average of weights and BatchNorm statistics.
+    """The moving average, kept in Lightning's checkpoints."""
 
-    The decay grows from 0.1 to its value, so that the first, random weights are soon gone.
-    """
-
-    def average(
-        mean: torch.Tensor, value: torch.Tensor, count: torch.Tensor | int
-    ) -> torch.Tensor:
+    def average(mean: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
         if not mean.is_floating_point():
             return value  # BatchNorm's counter
-        n = int(count)
-        d = min(decay, (1 + n) / (10 + n))
-        return mean.lerp(value, 1 - d)
+        return mean.lerp(value, 1 - decay_at(decay, int(count)))
 
     return WeightAveraging(avg_fn=average)
 
@@ -598,7 +663,6 @@ def gamma_peak(steps: float, mean_share: float = 1.0) -> float:
 
     Parameters
     ----------
-    steps : float
     mean_share : float
         Mean rate of the run as a share of its peak.
     """

@@ -43,7 +43,12 @@ from napari_sa2net.training.held_out import View
 from napari_sa2net.training.losses import deep_supervision_loss
 from napari_sa2net.training.material import HELD_OUT
 from napari_sa2net.training.replay import answers_kept
-from napari_sa2net.training.train import Schedule, SegmentationModule, gamma_peak
+from napari_sa2net.training.train import (
+    MovingAverage,
+    Schedule,
+    SegmentationModule,
+    gamma_peak,
+)
 
 #: Parameters with these beginnings are the decoder's.
 DECODER = ("up", "outc")
@@ -62,10 +67,8 @@ class TuningModule(SegmentationModule):
         Becomes the child.
     teacher : Network
         The parent; stays as it is.
-    config : FineTuneConfig
     diameter : float
         Object size of the network (px).
-    schedule : Schedule
     trust : float
         Weight of the parent's sure answers on pixels that nobody has reviewed.
     ask : callable
@@ -105,8 +108,7 @@ class TuningModule(SegmentationModule):
             part.register_forward_pre_hook(lambda *_: self.ask())
         # In a tuple, so that it is no part of the module: neither trained nor saved.
         self._teacher = (teacher.eval().requires_grad_(False),)
-        self.mean = {k: v.detach().clone() for k, v in net.state_dict().items()}
-        self.averaged = 0
+        self.average = MovingAverage(net, config.ema_decay)
         self.done = 0
         self.micro = config.batch_size
         self.last_loss = math.nan
@@ -151,7 +153,7 @@ class TuningModule(SegmentationModule):
 
     def on_fit_start(self) -> None:
         self._teacher[0].to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.mean = {k: v.to(self.device) for k, v in self.mean.items()}
+        self.average.to(self.device)
         if self.waiting is not None:
             self.restore(self.waiting)
             self.waiting = None
@@ -173,7 +175,7 @@ class TuningModule(SegmentationModule):
         self.done += 1
         if math.isfinite(total) and math.isfinite(norm):
             optimizer.step()
-            self._average()
+            self.average.update(self.net)
         else:
             total = math.nan
         self.last_loss = total
@@ -214,26 +216,17 @@ class TuningModule(SegmentationModule):
         for group in optimizer.param_groups:
             group["lr"] = rate * group["peak"]
 
-    @torch.no_grad()
-    def _average(self) -> None:
-        """Moving average of the weights; its decay grows from 0.1, as in training."""
-        self.averaged += 1
-        decay = min(self.tuning.ema_decay, (1 + self.averaged) / (10 + self.averaged))
-        for key, value in self.net.state_dict().items():
-            if value.is_floating_point():
-                self.mean[key].lerp_(value, 1 - decay)
-            else:
-                self.mean[key].copy_(value)
-
     # --- states ----------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
         """All that the next step depends on, on the CPU and independent of the module."""
+        if not hasattr(self, "_adam"):
+            self.configure_optimizers()
         whole = {
             "net": self.net.state_dict(),
-            "mean": self.mean,
+            "mean": self.average.state,
             "optimizer": self._adam[0].state_dict(),
-            "averaged": self.averaged,
+            "averaged": self.average.n,
             "done": self.done,
             "slower": self.slower,
             "rollbacks": self.rollbacks,
@@ -243,11 +236,10 @@ class TuningModule(SegmentationModule):
     def restore(self, state: dict[str, Any]) -> None:
         """Take a state on."""
         self.net.load_state_dict(state["net"])
-        for key, value in state["mean"].items():
-            self.mean[key].copy_(value)
+        self.average.restore(state["mean"], state["averaged"])
         self._adam[0].load_state_dict(copy.deepcopy(state["optimizer"]))
-        self.averaged, self.done = state["averaged"], state["done"]
-        self.slower, self.rollbacks = state["slower"], state["rollbacks"]
+        self.done, self.slower = state["done"], state["slower"]
+        self.rollbacks = state["rollbacks"]
 
     def remember(self) -> None:
         """Take the weights as they are for good ones."""
@@ -415,8 +407,6 @@ class Record:
 
     Attributes
     ----------
-    parent : Tallies
-    best : Tallies or None
     weights : dict or None
         Of the best round.
     step : int
@@ -483,10 +473,8 @@ class Rounds(Callback):
     ----------
     record : Record
         Filled.
-    scorer : Scorer
     card : ModelCard
         Of the parent.
-    patience : int
     limit : float or None
         Seconds that the run may take in all; None: as long as its steps do.
     save : callable
@@ -567,7 +555,7 @@ class Rounds(Callback):
         start = self._seconds()
         net = copy.deepcopy(module.net)
         # what is judged is what will be saved
-        net.load_state_dict(as_stored(module.mean))
+        net.load_state_dict(as_stored(module.average.state))
         net.eval()
         record = self.record
         tallies = self.scorer.score(net)
@@ -578,7 +566,8 @@ class Rounds(Callback):
         record.since_best = 0 if best else record.since_best + 1
         if best:
             record.best, record.step = tallies, module.done
-            record.weights = {k: v.detach().cpu().clone() for k, v in module.mean.items()}
+            mean = module.average.state
+            record.weights = {k: v.detach().cpu().clone() for k, v in mean.items()}
         point = RoundPoint(len(record.rounds) + 1, module.done, held_out, reference, best)
         record.rounds.append(point)
         module.remember()

@@ -17,7 +17,7 @@ from napari_sa2net.data.training_set import (
 )
 from napari_sa2net.errors import TrainingDataError
 from napari_sa2net.experiments.focal_study.plan import SPLIT_SEED, TEST_FRACTION, StudySettings
-from napari_sa2net.training.dataset import Example, load_example
+from napari_sa2net.training.dataset import Example, evenly, load_example
 
 Progress = Callable[[int, int, str], None]
 
@@ -28,7 +28,6 @@ class StudyImages:
 
     Attributes
     ----------
-    training, test : list of Example
     named : bool
         The index names the test images; else they were held out.
     digest : str
@@ -86,7 +85,11 @@ def choose_items(
     if not named:
         unmarked = [replace(item, split="") for item in learned]
         learned, test = split_items(unmarked, TEST_FRACTION, SPLIT_SEED)
-    return _spread(learned, settings.images), _spread(test, settings.images), named
+    learned, test = (
+        evenly(side, settings.images, lambda item: (item.kind, item.name))
+        for side in (learned, test)
+    )
+    return learned, test, named
 
 
 def load_images(
@@ -99,8 +102,6 @@ def load_images(
 
     Parameters
     ----------
-    directory : path
-    settings : StudySettings
     on_progress : callable (done, total, what), optional
     cancelled : callable, optional
         Asked before each image; raises what shall end it.
@@ -144,11 +145,3 @@ def _content(path: Path) -> bytes:
         return hashlib.sha256(path.read_bytes()).digest()
     except OSError as error:
         raise TrainingDataError(f"{path} cannot be read ({error}).") from error
-
-
-def _spread(items: list[TrainingItem], most: int | None) -> list[TrainingItem]:
-    """At most `most` items, evenly over kinds and names."""
-    items = sorted(items, key=lambda item: (item.kind, item.name))
-    if most is None or len(items) <= most:
-        return items
-    return [items[int((i + 0.5) * len(items) / most)] for i in range(most)]

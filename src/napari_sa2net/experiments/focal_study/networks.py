@@ -42,8 +42,6 @@ def build(
 
     Parameters
     ----------
-    settings : StudySettings
-    seed : int
     kept : collection of str
         Of `modules_of`.
     learnable : bool
@@ -81,13 +79,7 @@ def as_trained(net: Network) -> Network:
 
 
 def keep(gamma: Mapping[str, Sequence[float]], threshold: float) -> tuple[str, ...]:
-    """The rule (reconstruction): modules whose median γ over the seeds reaches the threshold.
-
-    Parameters
-    ----------
-    gamma : mapping of module to its learned γ, one per seed
-    threshold : float
-    """
+    """The rule (reconstruction): modules whose median γ over seeds reaches the threshold."""
     return tuple(name for name, values in gamma.items() if median(values) >= threshold)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import logging
 import math
@@ -11,11 +10,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from filelock import FileLock, Timeout
+from lightning.pytorch.callbacks import Callback
 from pydantic import BaseModel
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -46,20 +46,21 @@ from napari_sa2net.experiments.focal_study.scoring import (
     time_variants,
 )
 from napari_sa2net.files import write_atomically
-from napari_sa2net.inference.devices import (
-    device_name,
-    fast_dtype,
-    is_out_of_memory,
-    resolve_device,
-)
+from napari_sa2net.inference.devices import device_name, is_out_of_memory, resolve_device
 from napari_sa2net.metrics import THRESHOLDS
 from napari_sa2net.models.file import load_checkpoint, save_model
 from napari_sa2net.nn import FocalExponent, Network
 from napari_sa2net.provenance import versions
 from napari_sa2net.training.dataset import CropDataset, Example
-from napari_sa2net.training.losses import deep_supervision_loss, make_loss
-from napari_sa2net.training.run_state import write_tensors
-from napari_sa2net.training.train import Schedule, gamma_peak
+from napari_sa2net.training.run_state import read_tensors, reading, write_tensors
+from napari_sa2net.training.train import (
+    MovingAverage,
+    Schedule,
+    SegmentationModule,
+    fit,
+    gamma_peak,
+)
+from napari_sa2net.training.tuning import working_dtype
 
 # --------------------------------------------------------------------------------------------
 # study.json: what a study has done so far, read back only if it is whole.
@@ -204,7 +205,7 @@ def _flat(settings: StudySettings) -> dict[str, Any]:
 
 
 # --------------------------------------------------------------------------------------------
-# One training of a study: a plain loop whose state on disk is all that the next step needs.
+# One training of a study, whose state on disk is all that the next step needs.
 
 FIT_SCHEMA_VERSION = 1
 STATE = "state.pt"
@@ -213,13 +214,7 @@ SAVE_SECONDS = 20.0
 CLIP = 5.0
 
 
-def training_dtype(device: torch.device, precision: str) -> torch.dtype:
-    """Precision of the network's bulk in training; float16 would need scaled gradients."""
-    dtype = torch.float32 if precision == "float32" else fast_dtype(device)
-    return torch.float32 if dtype == torch.float16 else dtype
-
-
-def fit(
+def fit_network(
     net: Network,
     examples: Sequence[Example],
     config: TrainConfig,
@@ -235,11 +230,8 @@ def fit(
     ----------
     net : Network
         As it begins; trained in place.
-    examples : sequence of Example
-    config : TrainConfig
     folder : path
         Holds the state of a training that is not over.
-    device, dtype
     on_step : callable (steps done, loss), optional
     cancelled : callable -> bool, optional
         Asked after every step; the state is written then.
@@ -256,29 +248,28 @@ def fit(
     ------
     Cancelled, TrainingError, OutOfMemoryError, OutputError
     """
-    run = _Fit(net, config, device, dtype)
+    module = _StudyModule(net.to(device), config)
     path = folder / STATE
     if path.is_file():
-        run.load(path)
+        module.take_on(path)
     size = config.batch_size
     # A loader always begins at its first crop, also where a run goes on.
-    crops = CropDataset(examples, config, (config.steps - run.done) * size, run.done * size)
-    batches = DataLoader(crops, batch_size=size, num_workers=config.workers)
-    start = saved = time.monotonic()
-    before = run.seconds
+    crops = CropDataset(
+        examples, config, (config.steps - module.done) * size, module.done * size
+    )
     try:
-        for batch in batches:
-            loss = run.step(batch)
-            if on_step:
-                on_step(run.done, loss)
-            now = time.monotonic()
-            run.seconds = before + now - start
-            stop = bool(cancelled and cancelled())
-            if stop or now - saved >= SAVE_SECONDS or run.done == config.steps:
-                run.save(path)
-                saved = time.monotonic()
-            if stop and run.done < config.steps:
-                raise Cancelled(f"Stopped at step {run.done} of {config.steps}.")
+        if len(crops):
+            fit(
+                module,
+                DataLoader(crops, batch_size=size, num_workers=config.workers),
+                device,
+                dtype,
+                _Watch(path, on_step, cancelled),
+                max_epochs=1,
+                logger=False,
+                enable_checkpointing=False,
+                limit_val_batches=0,
+            )
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -286,130 +277,114 @@ def fit(
             f"Memory ran out in training with {size} crops of {config.crop} px. "
             "Choose a smaller --batch-size, --crop or --base, and another folder."
         ) from error
-    return as_trained(run.mean), run.seconds
+    net.load_state_dict(module.average.state)
+    return as_trained(net), module.seconds
 
 
-def discard_state(folder: Path) -> None:
-    """Remove the state of a training whose result is on disk."""
-    with contextlib.suppress(OSError):
-        (folder / STATE).unlink()
+class _StudyModule(SegmentationModule):
+    """A step of a study: γ has a learning rate of its own, and is clipped apart."""
 
-
-class _Fit:
-    """Network, its moving average, optimiser, and how far they are."""
-
-    def __init__(
-        self, net: Network, config: TrainConfig, device: torch.device, dtype: torch.dtype
-    ) -> None:
-        self.config = config
-        self.device = device
-        self.dtype = dtype
-        self.net = net.to(device).train()
-        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.mean = copy.deepcopy(self.net).eval()
-        self.loss = make_loss(config).to(device)
+    def __init__(self, net: Network, config: TrainConfig) -> None:
+        super().__init__(net, config)
+        self.automatic_optimization = False
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = MovingAverage(net, config.ema_decay)
         self.schedule = Schedule(config.steps, 1, config.warmup)
-        self.gamma = [
+        self.done, self.seconds, self.last_loss = 0, 0.0, math.nan
+        exponents = [
             module.gamma
             for module in net.modules()
             if isinstance(module, FocalExponent) and module.learnable
         ]
-        exponents = {id(g) for g in self.gamma}
-        weights = [p for p in net.parameters() if id(p) not in exponents]
-        total = sum(self.schedule.rate(step) for step in range(config.steps))
+        own = {id(gamma) for gamma in exponents}
+        weights = [p for p in net.parameters() if id(p) not in own]
+        rates = sum(self.schedule.rate(step) for step in range(config.steps))
+        peak, decay = config.learning_rate, config.weight_decay
         groups: list[dict[str, Any]] = [
-            {
-                "params": [p for p in weights if p.ndim > 1],
-                "weight_decay": config.weight_decay,
-                "peak": config.learning_rate,
-            },
-            {
-                "params": [p for p in weights if p.ndim <= 1],
-                "weight_decay": 0.0,
-                "peak": config.learning_rate,
-            },
+            {"params": [p for p in weights if p.ndim > 1], "weight_decay": decay, "peak": peak},
+            {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0, "peak": peak},
+            {"params": exponents, "weight_decay": 0.0, "peak": gamma_peak(rates)},
         ]
-        if self.gamma:
-            groups.append(
-                {"params": self.gamma, "weight_decay": 0.0, "peak": gamma_peak(total)}
-            )
-        self.optimizer = torch.optim.AdamW(groups)
-        self.done = 0
-        self.seconds = 0.0
+        self._adam = torch.optim.AdamW([group for group in groups if group["params"]])
 
-    def step(self, batch: dict[str, Tensor]) -> float:
-        """One step; returns its loss."""
+    def configure_optimizers(self) -> Any:
+        return self._adam
+
+    def training_step(self, batch: dict[str, Tensor], _index: int) -> None:  # type: ignore[override]
+        optimizer: Any = self.optimizers()
         share = self.schedule.rate(self.done)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * share
-        here = {key: value.to(self.device) for key, value in batch.items()}
-        image = here["image"].contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            heads = self.net(image, deep_supervision=True)
-            loss = deep_supervision_loss(
-                self.loss, heads, self.config.head_weights, here["target"], here["mask"]
-            )
-        value = float(loss.detach())
-        if not math.isfinite(value):
+        loss = self.loss_of(batch)
+        self.last_loss = float(loss.detach())
+        if not math.isfinite(self.last_loss):
             raise TrainingError(
-                f"The loss became {value} at step {self.done + 1}. Run the study with "
+                f"The loss became {self.last_loss} at step {self.done + 1}. Run the study with "
                 "--precision float32, in another folder."
             )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        optimizer.zero_grad(set_to_none=True)
+        self.manual_backward(loss)
         # γ apart, as its gradients are of another size than the weights'.
-        for group in self.optimizer.param_groups:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * share
             torch.nn.utils.clip_grad_norm_(group["params"], CLIP)
-        self.optimizer.step()
+        optimizer.step()
         self.done += 1
-        self._average()
-        return value
+        self.average.update(self.net)
 
-    @torch.no_grad()
-    def _average(self) -> None:
-        """Moving average of weights and statistics; its decay grows to its value, so that the
-        first, random weights are soon gone."""
-        decay = min(self.config.ema_decay, (1 + self.done) / (10 + self.done))
-        now = self.net.state_dict()
-        for key, mean in self.mean.state_dict().items():
-            if mean.is_floating_point():
-                mean.lerp_(now[key], 1 - decay)
-            else:
-                mean.copy_(now[key])
-
-    def save(self, path: Path) -> None:
+    def write(self, path: Path) -> None:
+        """Write all that the next step depends on."""
         state = {
             "schema_version": FIT_SCHEMA_VERSION,
             "done": self.done,
             "seconds": self.seconds,
             "net": self.net.state_dict(),
-            "mean": self.mean.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "mean": self.average.state,
+            "optimizer": self._adam.state_dict(),
         }
         write_tensors(path, state)
 
-    def load(self, path: Path) -> None:
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            if state["schema_version"] != FIT_SCHEMA_VERSION:
-                raise KeyError("schema_version")
+    def take_on(self, path: Path) -> None:
+        """Go on from what was written."""
+        advice = "Delete that file: its training then begins anew, the others are kept."
+        device = next(self.net.parameters()).device
+        state = read_tensors(path, FIT_SCHEMA_VERSION, advice, device)
+        with reading(path, advice):
             self.net.load_state_dict(state["net"])
-            self.mean.load_state_dict(state["mean"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (
-            OSError,
-            RuntimeError,
-            ValueError,
-            KeyError,
-            EOFError,
-            UnpicklingError,
-        ) as error:
-            raise TrainingError(
-                f"{path} is damaged or of another version ({type(error).__name__}). Delete "
-                "that file: its training then begins anew, the others are kept."
-            ) from error
-        self.done = int(state["done"])
-        self.seconds = float(state["seconds"])
+            self.average.restore(state["mean"], int(state["done"]))
+            self._adam.load_state_dict(state["optimizer"])
+            self.done, self.seconds = int(state["done"]), float(state["seconds"])
+
+
+class _Watch(Callback):
+    """Progress out, cancel in, and the state to disk now and then."""
+
+    def __init__(
+        self,
+        path: Path,
+        on_step: Callable[[int, float], None] | None,
+        cancelled: Callable[[], bool] | None,
+    ) -> None:
+        self.path, self.on_step, self.cancelled = path, on_step, cancelled
+        self.clock = self.saved = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        module = pl_module
+        assert isinstance(module, _StudyModule)
+        if self.on_step:
+            self.on_step(module.done, module.last_loss)
+        now = time.monotonic()
+        module.seconds += now - self.clock
+        self.clock = now
+        stop, over = (
+            bool(self.cancelled and self.cancelled()),
+            module.done == module.config.steps,
+        )
+        if stop or over or now - self.saved >= SAVE_SECONDS:
+            module.write(self.path)
+            self.saved = time.monotonic()
+        if stop and not over:
+            raise Cancelled(f"Stopped at step {module.done} of {module.config.steps}.")
 
 
 logger = logging.getLogger(__name__)
@@ -513,7 +488,7 @@ class _Study:
         self.images = images
         self.out = out
         self.device = device
-        self.dtype = training_dtype(device, settings.precision)
+        self.dtype = working_dtype(device, settings.precision)
         self.workers = workers
         self.on_progress = on_progress
         self.ask = ask
@@ -598,7 +573,7 @@ class _Study:
         config = settings.training(seed).model_copy(update={"workers": self.workers})
         what = f"{variant}, seed {seed} ({seed + 1} of {settings.seeds})"
         folder = self.out / "runs" / key
-        net, seconds = fit(
+        net, seconds = fit_network(
             build(settings, seed, kept, learnable),
             self.images.training,
             config,
@@ -638,7 +613,8 @@ class _Study:
             "scores": scores,
         }
         write(self.out, self.state)
-        discard_state(folder)
+        with contextlib.suppress(OSError):
+            (folder / STATE).unlink()  # the result is on disk
         found = {metric: float(value[0]) for metric, value in pooled(scores).items()}
         said = ", ".join(f"{TITLES[metric]} {value:.3f}" for metric, value in found.items())
         logger.info("%s: %s (%.0f s)", what, said, seconds)

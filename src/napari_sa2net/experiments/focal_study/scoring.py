@@ -19,7 +19,7 @@ from napari_sa2net.metrics import THRESHOLDS, ImageScore, score_image
 from napari_sa2net.models.card import ModelCard
 from napari_sa2net.models.file import Model
 from napari_sa2net.nn import Network, network_config, pad_to_stride
-from napari_sa2net.training.dataset import Example, InMemory
+from napari_sa2net.training.dataset import Example, InMemory, evenly
 
 #: Images, rounds and seconds of the timing; the last ends it early on a slow machine.
 TIMED_IMAGES, ROUNDS, MOST_SECONDS = 6, 12, 60.0
@@ -56,11 +56,8 @@ def score_images(
 
     Parameters
     ----------
-    net : Network
-    examples : sequence of Example
     diameter : float
         That the network was trained at.
-    device : torch.device
     precision : "auto" or "float32"
     cancelled : callable
         Asked before each image; raises what shall end it.
@@ -145,7 +142,10 @@ def time_variants(
     """
     batches = [
         torch.from_numpy(_scaled(example, diameter))[None].to(device)
-        for example in _spread(examples, TIMED_IMAGES)
+        # from the smallest to the largest
+        for example in evenly(
+            examples, TIMED_IMAGES, lambda e: (e.labels.size / e.diameter**2, e.item.name)
+        )
     ]
     batches = [pad_to_stride(b).contiguous(memory_format=torch.channels_last) for b in batches]
     there = {}
@@ -202,11 +202,3 @@ def _scaled(example: Example, diameter: float) -> NDArray[np.float32]:
     plane = ScaledPlane(InMemory(example.image), (), scale)
     height, width = plane.shape
     return np.ascontiguousarray(plane.read(0, height, 0, width))
-
-
-def _spread(examples: Sequence[Example], most: int) -> list[Example]:
-    """At most so many images, from the smallest to the largest."""
-    by_size = sorted(examples, key=lambda e: (e.labels.size / e.diameter**2, e.item.name))
-    if len(by_size) <= most:
-        return by_size
-    return [by_size[int((i + 0.5) * len(by_size) / most)] for i in range(most)]

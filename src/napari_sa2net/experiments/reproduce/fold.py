@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 from zipfile import BadZipFile
 
@@ -40,7 +38,8 @@ from napari_sa2net.models.checkpoint import class_names
 from napari_sa2net.models.file import load_checkpoint, save_model
 from napari_sa2net.nn import make_network
 from napari_sa2net.provenance import versions
-from napari_sa2net.training.train import quiet_lightning
+from napari_sa2net.training.run_state import reading
+from napari_sa2net.training.train import fit
 
 #: Seconds between checkpoints, which are written at the ends of epochs: an epoch of few images
 #: is shorter than writing a large network.
@@ -51,7 +50,6 @@ SELDOM = 10
 MODEL, RESULT, TEST = "model.safetensors", "result.json", "test.npz"
 
 OnStep = Callable[[int, int, str], None]
-PRECISIONS = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed", torch.float32: "32-true"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,6 @@ class FoldSettings:
 
     Attributes
     ----------
-    base_channels, epochs, batch_size, seed : int
     precision : "float32" or "auto"
         auto: half precision where the device is faster with it.
     """
@@ -92,17 +89,12 @@ def run_fold(
     ----------
     number : int
         From 1.
-    data : Prepared
     training, validation : (n,) int
         Which images train and which choose the epoch.
-    recipe : Recipe
-    settings : FoldSettings
     folder : path
         Gets checkpoint, log, model, scores; a fold that was broken off goes on from there.
-    device : str
     workers : int
         Loader processes.
-    on_step, cancelled : callable, optional
 
     Returns
     -------
@@ -151,20 +143,21 @@ def run_fold(
     _check_checkpoint(last)
     needed = recipe.keeps == "best" or recipe.schedule == "plateau"
     every = 1 if needed else seldom(settings.epochs)
-    trainer = _trainer(folder, settings, where, every, [keeper, Saver(last)])
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        warnings.filterwarnings("ignore", ".*exists and is not empty.*")
-        warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
-        warnings.filterwarnings("ignore", ".*number of training batches.*")
-        warnings.filterwarnings("ignore", ".*lr_scheduler.step.. before.*")
-        trainer.fit(
-            module,
-            batches,
-            whole,
-            ckpt_path=last if last.is_file() else None,
-            weights_only=False if last.is_file() else None,
-        )
+    trainer = fit(
+        module,
+        batches,
+        where,
+        torch.float32 if settings.precision == "float32" else fast_dtype(where),
+        keeper,
+        Saver(last),
+        validation=whole,
+        checkpoint=last if last.is_file() else None,
+        max_epochs=settings.epochs,
+        check_val_every_n_epoch=every,
+        enable_checkpointing=False,
+        logger=CSVLogger(folder, name="log"),
+        log_every_n_steps=1,
+    )
     if not keeper.weights:
         raise TrainingError(f"Fold {number} ended before its first validation.")
     net.load_state_dict(keeper.weights)
@@ -253,15 +246,10 @@ def _damaged(path: Path) -> TrainingError:
 
 def _check_checkpoint(path: Path) -> None:
     """Raises TrainingError if a checkpoint is there and cannot be read."""
-    if not path.is_file():
-        return
-    try:
-        torch.load(path, map_location="cpu", weights_only=False, mmap=True)
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
-        raise TrainingError(
-            f"{path} is damaged. Delete that file: its training then begins anew, the other "
-            "folds are kept."
-        ) from error
+    again = "Delete that file: its training then begins anew, the other folds are kept."
+    if path.is_file():
+        with reading(path, again):
+            torch.load(path, map_location="cpu", weights_only=False, mmap=True)
 
 
 def _save(path: Path, probability: NDArray[np.float32]) -> None:
@@ -285,31 +273,6 @@ class Saver(Callback):
 def seldom(epochs: int) -> int:
     """Epochs from one validation to the next, so that the last epoch is validated, too."""
     return max(n for n in range(1, SELDOM + 1) if epochs % n == 0)
-
-
-def _trainer(
-    folder: Path,
-    settings: FoldSettings,
-    device: torch.device,
-    validate_every: int,
-    callbacks: list[Callback],
-) -> pl.Trainer:
-    quiet_lightning()
-    dtype = torch.float32 if settings.precision == "float32" else fast_dtype(device)
-    return pl.Trainer(
-        accelerator={"cuda": "gpu"}.get(device.type, device.type),
-        devices=[device.index or 0] if device.type == "cuda" else 1,
-        precision=PRECISIONS[dtype],  # type: ignore[arg-type]
-        max_epochs=settings.epochs,
-        check_val_every_n_epoch=validate_every,
-        callbacks=callbacks,
-        enable_checkpointing=False,
-        logger=CSVLogger(folder, name="log"),
-        log_every_n_steps=1,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
 
 
 def _card(

@@ -94,11 +94,8 @@ def prepare(
 
     Parameters
     ----------
-    layout : Layout
-    recipe : Recipe
     cache : path
         NPZ file, written once; made anew where it is of other images, or damaged.
-    on_progress, cancelled : callable, optional
 
     Raises
     ------
@@ -232,7 +229,6 @@ def augment(
     Parameters
     ----------
     image : (h, w, C), mask : (h, w), square
-    rng : numpy Generator
     """
     if rng.random() < 0.5:
         turns, axis = int(rng.integers(4)), int(rng.integers(2))
@@ -291,7 +287,6 @@ class WideAugmentation:
         ----------
         image : (B, 3, h, h) float32 in 0…1
         mask : (B, h, h) int
-        step : int
         """
         seed = int(np.random.SeedSequence([*self.seed, step]).generate_state(1)[0])
         # What is drawn is drawn on the CPU, whatever the device.

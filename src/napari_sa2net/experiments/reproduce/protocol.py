@@ -53,7 +53,6 @@ def dice_bce(
     ----------
     logits : (B, 1, h, w)
     target : (B, h, w) int, 0 or 1
-    dice_share : float
     balanced : bool
         Foreground and background of the batch weigh the same in the cross-entropy.
 
@@ -81,7 +80,6 @@ def dice_ce(logits: Tensor, target: Tensor, dice_share: float, squared: bool = T
     ----------
     logits : (B, C, h, w)
     target : (B, h, w) int
-    dice_share : float
     squared : bool
         Squared terms in the denominator of Dice.
 
@@ -167,7 +165,6 @@ class ProtocolModule(pl.LightningModule):
     Parameters
     ----------
     net : SA2Net or FocalUNet
-    recipe : Recipe
     units : (n,) str
         Names of the validation images, or of the volumes that they are slices of.
     seed : sequence of int

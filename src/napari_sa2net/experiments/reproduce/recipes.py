@@ -23,9 +23,6 @@ class Figure:
     ----------
     of : str
         What it was measured on.
-    dice, iou : float
-    dice_sd, iou_sd : float or None
-    source : str
     network : str
         Whose figure it is: the paper's, or that of a later network of its authors.
     """
@@ -45,7 +42,6 @@ class Recipe:
 
     Attributes
     ----------
-    dataset, title : str
     channel_order : "BGR", "RGB" or "any"
     in_channels, n_classes : int
         One class: sigmoid; more: softmax.
@@ -64,8 +60,6 @@ class Recipe:
     squared_dice : bool
         Of dice_ce: squared terms in the denominator of Dice.
     optimizer : "adam" or "adamw"
-    learning_rate, weight_decay : float
-    batch_size, epochs : int
     patience : int or None
         Epochs without a better validation Dice after which training stops.
     schedule : "warm_restarts", "plateau", "constant" or "one_cycle"

@@ -24,7 +24,6 @@ def summarise(
 
     Parameters
     ----------
-    recipe : Recipe
     folds : sequence of dict
         Of `fold.run_fold`.
     vote : DataFrame, optional
@@ -121,11 +120,8 @@ def notes(
 
     Parameters
     ----------
-    recipe : Recipe
     settings : dict
         Of `fold.FoldSettings`.
-    n_folds : int
-    has_test : bool
     of_data : sequence of str
         What the layout says is missing.
     """

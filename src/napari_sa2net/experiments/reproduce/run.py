@@ -57,9 +57,6 @@ def run_in_parallel(
     ----------
     jobs : sequence of tuple
         Positional arguments of `run_fold`.
-    devices : sequence of str
-    workers : int
-    on_progress, cancelled : callable, optional
 
     Returns
     -------

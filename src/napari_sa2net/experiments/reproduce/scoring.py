@@ -47,9 +47,6 @@ def predict(
 
     Parameters
     ----------
-    net : module
-    images : Tensor
-    device, batch_size
     side : int
         Of the masks.
     symmetries : bool
@@ -92,8 +89,6 @@ def scored(
     predicted, truth : (N, h, w)
     images : (N, …)
         As they went in, or before they were scaled.
-    channel_axis : int
-    recipe : Recipe
     """
     if recipe.nucleus_channel is None:
         return predicted, truth
