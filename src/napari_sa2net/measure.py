@@ -10,6 +10,7 @@ import scipy  # its parts are loaded when they are used
 from numpy.typing import NDArray
 
 from napari_sa2net.errors import SettingsError
+from napari_sa2net.metrics import numbered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -297,7 +298,7 @@ def _pixel_sums(
 ) -> tuple[dict[str, Any], NDArray[np.int64]]:
     """Sums per object of pixels of one plane, and the number of each pixel's object."""
     height, width = shape
-    values, number = _compact(labels)
+    values, number = numbered(labels)
     n = values.size
 
     def total(weights: NDArray[Any]) -> NDArray[np.float64]:
@@ -342,23 +343,6 @@ def _place(sums: dict[str, Any], stack_axes: str, index: Sequence[int], boxes: b
         sums[axis] = at
         if boxes:
             sums[f"box_{axis}0"], sums[f"box_{axis}1"] = at, at + 1
-
-
-def _compact(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Distinct values and the number of each element's value, like np.unique but faster.
-
-    Labels of a plane are mostly a dense range, where counting beats sorting.
-    """
-    low, high = int(values.min()), int(values.max())
-    if high - low > 4 * values.size + 1_000_000:
-        distinct, number = np.unique(values, return_inverse=True)
-        return distinct, number.astype(np.int64)
-    shifted = (values - values.dtype.type(low)).astype(np.int64)
-    present = np.zeros(high - low + 1, bool)
-    present[shifted] = True
-    distinct = np.flatnonzero(present)
-    position = np.cumsum(present) - 1
-    return (distinct + low).astype(values.dtype), position[shifted]
 
 
 def _eccentricity(

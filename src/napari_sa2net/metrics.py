@@ -147,10 +147,9 @@ def score_image(labels: ArrayLike, truth: ArrayLike) -> ImageScore:
             f"The labels have shape {predicted.shape} and the truth {true.shape}: compare "
             "labels of the same image at the same size."
         )
-    p, n_p = _numbered(predicted)
-    t, n_t = _numbered(true)
+    (p, n_p), (t, n_t) = (_objects_numbered(one.ravel()) for one in (predicted, true))
     # Overlaps of all pairs that share a pixel, background included as number 0.
-    pair, shared = _counts(p * (n_t + 1) + t, (n_p + 1) * (n_t + 1))
+    pair, shared = distinct(p * (n_t + 1) + t)
     p_of, t_of = pair // (n_t + 1), pair % (n_t + 1)
     size_p = np.bincount(p_of, weights=shared, minlength=n_p + 1).astype(np.int64)
     size_t = np.bincount(t_of, weights=shared, minlength=n_t + 1).astype(np.int64)
@@ -178,6 +177,12 @@ def score_image(labels: ArrayLike, truth: ArrayLike) -> ImageScore:
         dice=_ratio(2 * common, either + common),
         iou=_ratio(common, either),
     )
+
+
+def _objects_numbered(line: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
+    """Labels renumbered 0..n, with n; 0 is background, also where there is none."""
+    found, number = numbered(np.append(line, line.dtype.type(0)))
+    return number[:-1], found.size - 1
 
 
 def _one_to_one(
@@ -246,32 +251,50 @@ def _checked(labels: ArrayLike, name: str) -> NDArray[Any]:
     return array
 
 
-def _numbered(labels: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
-    """Flat labels renumbered 0..n, with n."""
-    line = labels.ravel()
-    if line.size == 0:
-        return line.astype(np.int64), 0
-    high = int(line.max())
-    if high > 4 * line.size + 1_000_000:  # counting would take more room than sorting
-        distinct, number = np.unique(
-            np.concatenate((line, np.zeros(1, line.dtype))), return_inverse=True
-        )
-        return number[:-1].astype(np.int64), distinct.size - 1
-    line = line.astype(np.int64)
-    present = np.zeros(high + 1, bool)
-    present[line] = True
-    present[0] = True
-    return (np.cumsum(present) - 1)[line], int(present.sum()) - 1
+# --------------------------------------------------------------------------------------------
+# Tables of labels: which there are, how large, and which share pixels. Labels of a plane are
+# mostly a narrow range of numbers, where counting beats the sorting of np.unique.
 
 
-def _counts(values: NDArray[np.int64], n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Distinct values below n with their counts, by counting where n is small."""
-    if n > 4 * values.size + 1_000_000:
-        distinct, counts = np.unique(values, return_counts=True)
-        return distinct, counts
-    counts = np.bincount(values, minlength=1)
-    distinct = np.flatnonzero(counts)
-    return distinct, counts[distinct]
+def distinct(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Distinct whole numbers, ascending, and how often each occurs."""
+    if not _is_narrow(values):
+        return np.unique(values, return_counts=True)
+    low = values.min().astype(np.int64)
+    counts = np.bincount(values.ravel().astype(np.int64) - low)
+    there = np.flatnonzero(counts)
+    return (there + low).astype(values.dtype), counts[there]
+
+
+def numbered(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Distinct whole numbers, ascending, and the place of each element's among them."""
+    if not _is_narrow(values):
+        found, number = np.unique(values, return_inverse=True)
+        return found, number.astype(np.int64)
+    low = values.min().astype(np.int64)
+    shifted = values.astype(np.int64) - low
+    there = np.zeros(int(shifted.max()) + 1, bool)
+    there[shifted] = True
+    found = np.flatnonzero(there)
+    return (found + low).astype(values.dtype), (np.cumsum(there) - 1)[shifted]
+
+
+def overlaps(
+    first: NDArray[Any], second: NDArray[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of objects of two label images (> 0) that share pixels, and how many they share."""
+    both = (first > 0) & (second > 0)
+    (a, a_of), (b, b_of) = numbered(first[both]), numbered(second[both])
+    pairs, shared = distinct(a_of * b.size + b_of)
+    if not pairs.size:
+        return pairs, pairs, shared
+    return a[pairs // b.size].astype(np.int64), b[pairs % b.size].astype(np.int64), shared
+
+
+def _is_narrow(values: NDArray[Any]) -> bool:
+    if values.size == 0 or values.dtype == np.bool_:
+        return False
+    return int(values.max()) - int(values.min()) <= 4 * values.size + 1_000_000
 
 
 def _ratio(part: float, whole: float) -> float:

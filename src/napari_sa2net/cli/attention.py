@@ -6,36 +6,42 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from cyclopts import Group, Parameter
 from numpy.typing import NDArray
 
-from napari_sa2net.cli import console
 from napari_sa2net.cli.console import BatchProgress
+from napari_sa2net.cli.options import (
+    Flag,
+    ImageAxes,
+    ImageChannels,
+    Inputs,
+    Instances,
+    JsonOfRun,
+    ModelOrFile,
+    Normalize,
+    Output,
+    Predict,
+)
 from napari_sa2net.cli.results import ATTENTION, Job, ResultFolder, name_jobs
 from napari_sa2net.cli.segment import (
     BatchSettings,
     channels_of,
-    chosen_channels,
-    exit_code,
+    claimed,
     input_images,
     nothing_found,
     plan_notes,
-    run_batch,
+    prepared,
+    run_command,
 )
-from napari_sa2net.config import InstanceConfig, PredictConfig
-from napari_sa2net.errors import AxesError, ImageFileError, SettingsError
+from napari_sa2net.errors import AxesError, SettingsError
 from napari_sa2net.files import real, write_atomically
 
 if TYPE_CHECKING:
     from napari_sa2net.data import ImageFile
     from napari_sa2net.interpret.explain import Explanation
     from napari_sa2net.models import Model
-
-_OBJECTS = Group("Objects", help="Unsaid: as tuned for the model.", sort_key=1)
-_RUNNING = Group("Running", sort_key=2)
 
 Window = tuple[int, int, int, int]
 
@@ -67,24 +73,22 @@ class AttentionSettings(BatchSettings):
 
 
 def attention(
-    inputs: Annotated[list[str], Parameter(negative="")],
+    inputs: Inputs,
     /,
     *,
-    output: Annotated[Path, Parameter(name=["--output", "-o"])],
-    model: str = "nuclei",
-    axes: str | None = None,
-    channels: str | None = None,
+    output: Output,
+    model: ModelOrFile = "nuclei",
+    axes: ImageAxes = None,
+    channels: ImageChannels = None,
     plane: str | None = None,
-    normalize: bool = True,
-    zarr: Annotated[bool, Parameter(negative="")] = False,
+    normalize: Normalize = True,
+    zarr: Flag = False,
     figure: bool = True,
     window: str | None = None,
-    overwrite: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
-    instances: Annotated[
-        InstanceConfig | None, Parameter(name="*", group=_OBJECTS, show_default=False)
-    ] = None,
-    predict: Annotated[PredictConfig | None, Parameter(name="*", group=_RUNNING)] = None,
+    overwrite: Flag = False,
+    json: JsonOfRun = False,
+    instances: Instances = None,
+    predict: Predict = None,
 ) -> int:
     """Show why: attention maps, boundary refinement of every object, and a figure.
 
@@ -95,20 +99,8 @@ def attention(
 
     Parameters
     ----------
-    inputs
-        Images, folders, globs ("plate*/*.tif") and OME-Zarr folders.
-    output
-        Folder for the results.
-    model
-        Name of a model, or a model file.
-    axes
-        One letter per axis of the images, such as ZYX or CYX; unsaid: as the file tells.
-    channels
-        Channels to segment, counted from 0 or by name, such as 1 or DAPI,GFP.
     plane
         Plane of a stack, counted from 0, such as 12; of several stack axes 0,12.
-    normalize
-        Stretch the intensities as the model expects; off: they are taken as they are.
     zarr
         Write the maps as one OME-Zarr instead of OME-TIFF files.
     figure
@@ -117,43 +109,19 @@ def attention(
         Part that the figure shows, as first and last row and column in px: 0,255,100,355.
     overwrite
         Do finished images again, and replace results that came from elsewhere.
-    json
-        Print one JSON document about the run on stdout.
     """
-    from napari_sa2net.inference.devices import resolve_device
-    from napari_sa2net.models import load_model
-
     jobs = name_jobs(input_images(inputs))
     _refuse_inputs_as_outputs(jobs, output)
-    predict = predict or PredictConfig()
-    resolve_device(predict.device)
-    loaded = load_model(model)
+    loaded, said = prepared(model, axes, channels, normalize, instances, predict)
     settings = AttentionSettings(
-        axes,
-        chosen_channels(channels),
-        normalize,
-        predict,
-        loaded.card.instance.model_copy(
-            update=instances.model_dump(include=instances.model_fields_set) if instances else {}
-        ),
-        plane_numbers(plane),
-        zarr,
-        figure,
-        window_numbers(window),
+        **said,
+        plane=plane_numbers(plane),
+        zarr=zarr,
+        figure=figure,
+        window=window_numbers(window),
     )
-    summary = run_batch(
-        jobs,
-        output,
-        loaded,
-        settings,
-        overwrite=overwrite,
-        quiet=json,
-        work=explain_file,
-        layout=ATTENTION,
-    )
-    if json:
-        console.print_json(summary)
-    return exit_code(summary)
+    more: dict[str, Any] = {"work": explain_file, "layout": ATTENTION}
+    return run_command(jobs, output, loaded, settings, overwrite, json, **more)
 
 
 def explain_file(
@@ -164,19 +132,11 @@ def explain_file(
     progress: BatchProgress,
 ) -> dict[str, Any]:
     """Explain one file and write everything about it; returns its record."""
-    from napari_sa2net.data import read_image
     from napari_sa2net.interpret.explain import explain
 
     assert isinstance(settings, AttentionSettings)
     start = time.monotonic()
-    try:
-        source = folder.claim(job)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ImageFileError(f"{job.path} cannot be read: {reason}.") from error
-    image = read_image(job.path)
-    for note in image.notes:
-        progress.note(job.name, note)
+    source, image = claimed(job, folder, progress)
     _ask_for_plane(job, image, settings)
     result = explain(
         image.array,

@@ -11,8 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import pydantic
 from cyclopts import CycloptsError
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -106,6 +106,11 @@ def stderr() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def say(text: str) -> None:
+    """A line on stdout, as it is."""
+    stdout().print(text, markup=False)
+
+
 def one_line(text: str) -> str:
     """Text without line ends and what else moves a cursor, as names of files may hold."""
     return " ".join(_CONTROLS.sub(" ", text).split())
@@ -173,7 +178,32 @@ def table(
 # Progress of a batch: images done, and how far the present one is.
 
 
-class BatchProgress:
+class _Bars:
+    """Bars on a terminal, while a block runs."""
+
+    def __init__(self, quiet: bool, *more: ProgressColumn) -> None:
+        self.console = view = stderr()
+        self._quiet = quiet
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[amount]}", justify="right"),
+            *more,
+            TimeRemainingColumn(),
+            console=view,
+            transient=True,
+            disable=quiet or not view.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+class BatchProgress(_Bars):
     """Two bars on a terminal, one line per image anywhere.
 
     Parameters
@@ -185,37 +215,12 @@ class BatchProgress:
     """
 
     def __init__(self, total: int, quiet: bool = False) -> None:
-        self._console = stderr()
+        super().__init__(quiet, TimeElapsedColumn())
         self._total = total
         self._done = 0
-        self._quiet = quiet
         self._name = ""
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[amount]}", justify="right"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-            disable=quiet or not self._console.is_terminal,
-        )
-        self._images: TaskID = self._progress.add_task(
-            "images", total=total, amount=f"0/{total}"
-        )
+        self._images = self._progress.add_task("images", total=total, amount=f"0/{total}")
         self._present = _Phases(self._progress, visible=False)
-
-    def __enter__(self) -> BatchProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
 
     def begin(self, name: str) -> None:
         """The next image starts."""
@@ -246,39 +251,12 @@ class BatchProgress:
             self._progress.console.print(line)
 
 
-class StepProgress:
-    """One bar for one job, on a terminal only.
-
-    Parameters
-    ----------
-    quiet : bool
-        Show nothing.
-    """
+class StepProgress(_Bars):
+    """One bar for one job, on a terminal only; none of a quiet one."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = view = stderr()
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[amount]}", justify="right"),
-            TimeRemainingColumn(),
-            console=view,
-            transient=True,
-            disable=quiet or not view.is_terminal,
-        )
+        super().__init__(quiet)
         self._phases = _Phases(self._progress)
-
-    def __enter__(self) -> StepProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
 
     def step(self, done: int, total: int, what: str) -> None:
         """Callback of the job: what goes on, and ``done`` of ``total`` parts of it."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from napari_sa2net.cli import console
+from napari_sa2net.cli.options import CommitId, CommitIds, Flag, Json, SetFolder
 
 if TYPE_CHECKING:
     from napari_sa2net.data.commit import CommitRecord
@@ -17,21 +18,15 @@ corrections = App(
     name="corrections", help="List, undo, export and import the corrections of a training set."
 )
 
-_Flag = Annotated[bool, Parameter(negative="")]
-
 
 @corrections.command(name="list")
-def list_command(directory: Path, /, *, all: _Flag = False, json: _Flag = False) -> None:
+def list_command(directory: SetFolder, /, *, all: Flag = False, json: Json = False) -> None:
     """List the commits of a set of corrections.
 
     Parameters
     ----------
-    directory
-        Folder of the set.
     all
         Also those that were superseded or removed.
-    json
-        Print one JSON document.
     """
     training_set = _open(directory)
     states = ("active", "superseded", "removed") if all else ("active",)
@@ -63,18 +58,8 @@ def list_command(directory: Path, /, *, all: _Flag = False, json: _Flag = False)
 
 
 @corrections.command
-def show(directory: Path, commit: str, /, *, json: _Flag = False) -> None:
-    """Show everything that is known of a commit.
-
-    Parameters
-    ----------
-    directory
-        Folder of the set.
-    commit
-        Its id, or the beginning of it.
-    json
-        Print one JSON document.
-    """
+def show(directory: SetFolder, commit: CommitId, /, *, json: Json = False) -> None:
+    """Show everything that is known of a commit."""
     training_set = _open(directory)
     details = _describe(training_set, training_set.find(commit))
     if json:
@@ -86,48 +71,24 @@ def show(directory: Path, commit: str, /, *, json: _Flag = False) -> None:
     rows = [(name, text) for name, text in rows if text]
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
-        console.stdout().print(f"{name:<{width}}  {text}", markup=False)
+        console.say(f"{name:<{width}}  {text}")
 
 
 @corrections.command
-def remove(directory: Path, /, *commits: str) -> None:
-    """Move commits to the set's trash/, out of training.
-
-    Parameters
-    ----------
-    directory
-        Folder of the set.
-    commits
-        Ids, or the beginnings of them.
-    """
+def remove(directory: SetFolder, /, *commits: CommitIds) -> None:
+    """Move commits to the set's trash/, out of training."""
     _each("removed", _open(directory).remove, commits)
 
 
 @corrections.command
-def restore(directory: Path, /, *commits: str) -> None:
-    """Bring removed or superseded commits back into training.
-
-    Parameters
-    ----------
-    directory
-        Folder of the set.
-    commits
-        Ids, or the beginnings of them.
-    """
+def restore(directory: SetFolder, /, *commits: CommitIds) -> None:
+    """Bring removed or superseded commits back into training."""
     _each("restored", _open(directory).restore, commits)
 
 
 @corrections.command
-def revert(directory: Path, commit: str, /) -> None:
-    """Take a commit back: the one before it, of the same place, counts again.
-
-    Parameters
-    ----------
-    directory
-        Folder of the set.
-    commit
-        Its id, or the beginning of it.
-    """
+def revert(directory: SetFolder, commit: CommitId, /) -> None:
+    """Take a commit back: the one before it, of the same place, counts again."""
     training_set = _open(directory)
     taken_back = training_set.find(commit)
     record = training_set.revert(taken_back.id)
@@ -136,13 +97,13 @@ def revert(directory: Path, commit: str, /) -> None:
 
 
 @corrections.command(name="export")
-def export_command(directory: Path, destination: Path, /, *, overwrite: _Flag = False) -> None:
+def export_command(
+    directory: SetFolder, destination: Path, /, *, overwrite: Flag = False
+) -> None:
     """Copy the active commits to a new folder, or to a zip file.
 
     Parameters
     ----------
-    directory
-        Folder of the set.
     destination
         New folder, or a name that ends in .zip.
     overwrite
@@ -151,7 +112,7 @@ def export_command(directory: Path, destination: Path, /, *, overwrite: _Flag = 
     training_set = _open(directory)
     target = training_set.export(destination, overwrite)
     n = len(training_set.commits())
-    console.stdout().print(f"exported {_commits(n)}: {target}", markup=False)
+    console.say(f"exported {_commits(n)}: {target}")
 
 
 @corrections.command(name="import")
@@ -190,7 +151,7 @@ def import_command(
     done = f"imported {_commits(len(records))}"
     if not records:
         done += " (all are here already)"
-    console.stdout().print(f"{done}: {training_set.path}", markup=False)
+    console.say(f"{done}: {training_set.path}")
 
 
 def _open(directory: Path) -> TrainingSet:
@@ -206,7 +167,7 @@ def _each(done: str, change: Any, commits: tuple[str, ...]) -> None:
         raise SettingsError("No commit is given. Name one or more ids, as list shows them.")
     for commit in commits:
         record = change(commit)
-        console.stdout().print(f"{done} {record.id[:8]}: {record.name}", markup=False)
+        console.say(f"{done} {record.id[:8]}: {record.name}")
 
 
 def _describe(training_set: TrainingSet, record: CommitRecord) -> dict[str, Any]:

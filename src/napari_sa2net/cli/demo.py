@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from numpy.typing import NDArray
 
 from napari_sa2net.cli import console
+from napari_sa2net.cli.options import Device
 from napari_sa2net.files import real
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def demo(
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("demo-output"),
     model: str = "nuclei",
-    device: str = "auto",
+    device: Device = "auto",
     window: Annotated[bool | None, Parameter(show_default=False)] = None,
 ) -> int:
     """Segment real sample images.
@@ -44,8 +45,6 @@ def demo(
         Folder for masks, pictures and the table.
     model
         Model to use.
-    device
-        auto, cpu, cuda, cuda:1 or mps.
     window
         Open napari; unsaid: if there is a display.
     """
@@ -94,7 +93,7 @@ def write_demo(output: Path, model: str, device: str) -> int:
     from napari_sa2net.cli.segment import BatchSettings, run_batch
     from napari_sa2net.config import PredictConfig
     from napari_sa2net.data import read_image
-    from napari_sa2net.files import write_atomically
+    from napari_sa2net.data.write import write_image
     from napari_sa2net.models import load_model
 
     loaded = load_model(model)
@@ -102,7 +101,9 @@ def write_demo(output: Path, model: str, device: str) -> int:
     jobs = []
     for sample, plane in shown:
         path = output / "images" / f"{sample.name}.tif"
-        write_atomically(path, _tiff(plane, sample.pixel_size_um))
+        write_image(
+            path, np.asarray(plane), "YX" if plane.ndim == 2 else "YXC", sample.pixel_size_um
+        )
         jobs.append(Job(sample.name, path))
     settings = BatchSettings(
         predict=PredictConfig(device=device), instances=loaded.card.instance
@@ -114,28 +115,8 @@ def write_demo(output: Path, model: str, device: str) -> int:
             labels = np.asarray(read_image(mask).array)
             _write_picture(output, sample, plane, labels, loaded, device)
     _print_table(output)
-    out = console.stdout()
-    out.print(f"\nMasks, objects.csv and pictures: {real(output)}", markup=False)
+    console.say(f"\nMasks, objects.csv and pictures: {real(output)}")
     return 0 if not summary["n_failed"] else 1
-
-
-def _tiff(plane: NDArray[Any], pixel_size_um: float | None) -> bytes:
-    from io import BytesIO
-
-    import tifffile
-
-    content = BytesIO()
-    resolution: dict[str, Any] = {}
-    if pixel_size_um:
-        resolution = {
-            "resolution": (1 / pixel_size_um, 1 / pixel_size_um),
-            "metadata": {"unit": "um", "axes": "YX"},
-        }
-    rgb = plane.ndim == 3
-    tifffile.imwrite(
-        content, plane, imagej=not rgb, photometric="rgb" if rgb else "minisblack", **resolution
-    )
-    return content.getvalue()
 
 
 def _write_picture(
@@ -172,13 +153,6 @@ def _print_table(output: Path) -> None:
                 str(int(group["touches_border"].sum())),
             )
         )
-    header = (
-        "image",
-        "cells",
-        "area px²",
-        "area µm²",
-        "eccentricity",
-        "confidence",
-        "at border",
-    )
+    shape = ("area px²", "area µm²", "eccentricity")
+    header = ("image", "cells", *shape, "confidence", "at border")
     console.table(header, rows, title="Cells found (medians)")

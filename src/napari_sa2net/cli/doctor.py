@@ -13,12 +13,10 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from napari_sa2net import __version__
 from napari_sa2net.cli import console
+from napari_sa2net.cli.options import Device, Json
 from napari_sa2net.errors import SA2NetError
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
@@ -46,13 +44,13 @@ class Check:
 
     Attributes
     ----------
-    name, status, found : str
-        Status is "ok", "note" or "problem".
+    status : str
+        "ok", "note" or "problem".
+    found : str
     advice : str
         What to do; empty if nothing.
     """
 
-    name: str
     status: str
     found: str
     advice: str = ""
@@ -61,8 +59,8 @@ class Check:
 def doctor(
     *,
     model: str = "nuclei",
-    device: str = "auto",
-    json: Annotated[bool, Parameter(negative="")] = False,
+    device: Device = "auto",
+    json: Json = False,
 ) -> int:
     """Check the installation and time the network on this machine.
 
@@ -70,45 +68,36 @@ def doctor(
     ----------
     model
         Model to time.
-    device
-        auto, cpu, cuda, cuda:1 or mps.
-    json
-        Print one JSON document.
     """
-    probes: list[tuple[str, Callable[[], Check]]] = [
-        ("versions", _versions),
-        ("processor", _processor),
-        ("memory", _memory),
-        ("devices", lambda: _devices(device)),
-        ("models", _models),
-        ("temporary files", _temporary),
-        ("napari", _napari),
-        ("window system", _qt),
-        ("speed", lambda: _speed(model, device)),
-    ]
-    checks = []
-    for name, probe in probes:
+    probes: dict[str, Callable[[], Check]] = {
+        "versions": _versions,
+        "processor": _processor,
+        "memory": _memory,
+        "devices": lambda: _devices(device),
+        "models": _models,
+        "temporary files": _temporary,
+        "napari": _napari,
+        "window system": _qt,
+        "speed": lambda: _speed(model, device),
+    }
+    checks = {}
+    for name, probe in probes.items():
         try:
-            check = probe()
+            checks[name] = probe()
         except SA2NetError as error:
-            check = Check(name, PROBLEM, "does not work", str(error))
+            checks[name] = Check(PROBLEM, "does not work", str(error))
         except Exception as error:  # the doctor reports a broken library, it does not die of it
-            check = Check(
-                name,
-                PROBLEM,
-                f"{type(error).__name__}: {error}",
-                "Reinstall: pip install --force-reinstall napari-sa2net",
-            )
-        checks.append(check)
+            advice = "Reinstall: pip install --force-reinstall napari-sa2net"
+            checks[name] = Check(PROBLEM, f"{type(error).__name__}: {error}", advice)
         if not json:
-            _show(check)
-    healthy = all(check.status != PROBLEM for check in checks)
+            _show(name, checks[name])
+    healthy = all(check.status != PROBLEM for check in checks.values())
     if json:
         console.print_json(
             {
                 "version": __version__,
                 "healthy": healthy,
-                "checks": [asdict(check) for check in checks],
+                "checks": [{"name": name, **asdict(one)} for name, one in checks.items()],
             }
         )
     else:
@@ -118,13 +107,13 @@ def doctor(
     return 0 if healthy else 1
 
 
-def _show(check: Check) -> None:
+def _show(name: str, check: Check) -> None:
     mark, style = {OK: ("✓", "green"), NOTE: ("•", "yellow"), PROBLEM: ("✗", "bold red")}[
         check.status
     ]
     out = console.stdout()
     out.print(mark, style=style, end=" ")
-    out.print(f"{check.name}: {check.found}", markup=False)
+    out.print(f"{name}: {check.found}", markup=False)
     if check.advice:
         out.print(f"  → {check.advice}", markup=False)
 
@@ -139,7 +128,7 @@ def _version(package: str) -> str | None:
 def _versions() -> Check:
     parts = [f"napari-sa2net {__version__}", f"Python {platform.python_version()}"]
     parts += [f"{name} {v}" for name in _PACKAGES if (v := _version(name))]
-    return Check("versions", OK, ", ".join(parts))
+    return Check(OK, ", ".join(parts))
 
 
 def _processor() -> Check:
@@ -152,7 +141,7 @@ def _processor() -> Check:
     found = (
         f"{platform.machine()}, {cores} cores, {torch.get_num_threads()} threads, {precision}"
     )
-    return Check("processor", OK, found)
+    return Check(OK, found)
 
 
 def _memory() -> Check:
@@ -160,12 +149,12 @@ def _memory() -> Check:
     try:
         import psutil
     except ImportError:
-        return Check("memory", OK, "not measured (psutil is not installed)")
+        return Check(OK, "not measured (psutil is not installed)")
     memory = psutil.virtual_memory()
     found = f"{memory.available / 2**30:.1f} GiB free of {memory.total / 2**30:.1f} GiB"
     if memory.available < 2 * 2**30:
-        return Check("memory", NOTE, found, "Close other programs, or set a smaller --tile.")
-    return Check("memory", OK, found)
+        return Check(NOTE, found, "Close other programs, or set a smaller --tile.")
+    return Check(OK, found)
 
 
 def _devices(name: str) -> Check:
@@ -175,15 +164,14 @@ def _devices(name: str) -> Check:
 
     found = device_name(resolve_device(name))
     if torch.cuda.is_available() or torch.backends.mps.is_available():
-        return Check("devices", OK, found)
+        return Check(OK, found)
     if shutil.which("nvidia-smi"):
         return Check(
-            "devices",
             NOTE,
             f"{found}; there is an NVIDIA driver that PyTorch does not use",
             "Install a CUDA build of PyTorch that fits the driver (see pytorch.org).",
         )
-    return Check("devices", OK, f"{found}; no GPU")
+    return Check(OK, f"{found}; no GPU")
 
 
 def _models() -> Check:
@@ -194,7 +182,6 @@ def _models() -> Check:
     found = ", ".join(entry.name for entry in entries) or "none"
     if not any(entry.bundled for entry in entries):
         return Check(
-            "models",
             PROBLEM,
             f"{found}; the bundled ones are missing from {bundled_models_dir()}",
             "Reinstall: pip install --force-reinstall --no-deps napari-sa2net",
@@ -202,12 +189,11 @@ def _models() -> Check:
     folder = user_models_dir()
     if not _writable(folder):
         return Check(
-            "models",
             NOTE,
             f"{found}; {folder} cannot be written",
             "Mend its permissions, or set SA2NET_HOME to a folder of yours.",
         )
-    return Check("models", OK, f"{found}; yours are kept in {folder}")
+    return Check(OK, f"{found}; yours are kept in {folder}")
 
 
 def _writable(folder: Path) -> bool:
@@ -222,19 +208,17 @@ def _temporary() -> Check:
     found = f"{folder}, {free:.0f} GiB free"
     if free < 5:
         return Check(
-            "temporary files",
             NOTE,
             found,
             "Large images are kept there: free some space, or set TMPDIR to a larger disk.",
         )
-    return Check("temporary files", OK, found)
+    return Check(OK, found)
 
 
 def _napari() -> Check:
     version = _version("napari")
     if version is None:
         return Check(
-            "napari",
             NOTE,
             "not installed; the shell and Python work without it",
             'For the window: pip install "napari-sa2net[all]"',
@@ -245,17 +229,16 @@ def _napari() -> Check:
     )
     if not registered:
         return Check(
-            "napari",
             PROBLEM,
             f"napari {version} does not know the plugin",
             "Install it into the same environment: pip install napari-sa2net",
         )
-    return Check("napari", OK, f"napari {version} knows the plugin")
+    return Check(OK, f"napari {version} knows the plugin")
 
 
 def _qt() -> Check:
     if _version("napari") is None:
-        return Check("window system", OK, "not needed without napari")
+        return Check(OK, "not needed without napari")
     # In a process of its own: a missing system library ends it, and Qt stays out of ours.
     script = (
         "from qtpy.QtWidgets import QApplication; from qtpy import API_NAME, QT_VERSION; "
@@ -265,23 +248,21 @@ def _qt() -> Check:
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
     )
     if run.returncode == 0:
-        return Check("window system", OK, run.stdout.strip())
+        return Check(OK, run.stdout.strip())
     lines = [line for line in (run.stderr or run.stdout).splitlines() if line.strip()]
     reason = lines[-1] if lines else f"Qt ended with code {run.returncode}"
     if "QtBindingsNotFoundError" in run.stderr or "No Qt bindings" in run.stderr:
         advice = 'Install one: pip install "napari[all]"'
-        return Check("window system", PROBLEM, "no Qt binding is installed", advice)
+        return Check(PROBLEM, "no Qt binding is installed", advice)
     if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")) and (
         sys.platform.startswith("linux")
     ):
         return Check(
-            "window system",
             NOTE,
             "there is no display",
             "The window needs one (a desktop, ssh -X, or xvfb-run); the shell does not.",
         )
     return Check(
-        "window system",
         PROBLEM,
         reason,
         "System libraries for Qt are missing; on Debian or Ubuntu: sudo apt-get install "
@@ -309,9 +290,7 @@ def _speed(model: str, device: str) -> Check:
         f"{objects} of {expected} synthetic nuclei"
     )
     if objects == 0:
-        return Check(
-            "speed", PROBLEM, found, "The model finds nothing: import it again, or use nuclei."
-        )
+        return Check(PROBLEM, found, "The model finds nothing: import it again, or use nuclei.")
     if rate < SLOW:
-        return Check("speed", NOTE, found, "Slow: a GPU, or the model nuclei-fast, would help.")
-    return Check("speed", OK, found)
+        return Check(NOTE, found, "Slow: a GPU, or the model nuclei-fast, would help.")
+    return Check(OK, found)

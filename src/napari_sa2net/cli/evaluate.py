@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from napari_sa2net.cli import console
 from napari_sa2net.cli.console import StepProgress
+from napari_sa2net.cli.options import Flag
 
 
 def evaluate(
@@ -19,7 +17,7 @@ def evaluate(
     index: Path | None = None,
     split: str | None = None,
     group_by: str | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Flag = False,
 ) -> None:
     """Score a folder of masks against a folder of true masks.
 

@@ -393,25 +393,11 @@ def _stage(stride: int) -> Drawing:
     return drawing
 
 
-def _attention(stride: int) -> Drawing:
-    def drawing(axes: Axes, shown: Shown) -> None:
-        _map(f"aua_{stride}", f"{shown.attends} at {NAMES[stride]}")(axes, shown)
-
-    return drawing
-
-
-def _query(axes: Axes, shown: Shown) -> None:
-    _map("global_query", "global query (length)")(axes, shown)
-
-
-def _scale_gate(stride: int) -> Drawing:
-    i = SCALE_OF[stride]
-    return _map(f"scale_gate_{i}", f"scale gate {i}")
-
-
-def _local_gate(stride: int) -> Drawing:
-    i = SCALE_OF[stride]
-    return _map(f"local_gate_{i}", f"local gate {i}")
+def _gate(name: str) -> Callable[[int], Drawing]:
+    """Maps of the encoder's scales, by the stride of each."""
+    return lambda stride: _map(
+        f"{name}_gate_{SCALE_OF[stride]}", f"{name} gate {SCALE_OF[stride]}"
+    )
 
 
 def _per_object(column: str, title: str) -> Drawing:
@@ -433,11 +419,12 @@ def _per_object(column: str, title: str) -> Drawing:
     return drawing
 
 
-def _map(name: str, title: str) -> Drawing:
+def _map(name: str, words: str) -> Drawing:
     colours = palette(name, bright=True)
     signed = not isinstance(colours, str)
 
     def drawing(axes: Axes, shown: Shown) -> None:
+        title = words.format(shown.attends)
         if name not in shown.maps or 0 in shown.maps[name].values.shape:
             _missing(axes, f"no {title}")
             return
@@ -477,14 +464,19 @@ _ROWS = (
     _Row(
         lambda shown: "up-attention" if shown.attends == "ψ" else "skip gates",
         _per_object("refinement_px", "boundary moved (px)"),
-        _attention,
+        lambda stride: _map(f"aua_{stride}", f"{{}} at {NAMES[stride]}"),
         _has("aua_"),
     ),
-    _Row(lambda _: "scale gates", _query, _scale_gate, _has("scale_gate_")),
+    _Row(
+        lambda _: "scale gates",
+        _map("global_query", "global query (length)"),
+        _gate("scale"),
+        _has("scale_gate_"),
+    ),
     _Row(
         lambda _: "local gates",
         _per_object("contested", "boundary contested"),
-        _local_gate,
+        _gate("local"),
         _has("local_gate_"),
     ),
 )

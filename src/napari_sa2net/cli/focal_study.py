@@ -6,12 +6,11 @@ import shlex
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Literal
-
-from cyclopts import Parameter
+from typing import Literal
 
 from napari_sa2net.cli import console
 from napari_sa2net.cli.console import StepProgress
+from napari_sa2net.cli.options import Device, JsonOnStdout, Output
 from napari_sa2net.cli.train import INTERRUPTED, check_company, ctrl_c, log_to
 from napari_sa2net.config import UnifiedFocalConfig
 from napari_sa2net.errors import Cancelled
@@ -21,7 +20,7 @@ def focal_study(
     data: Path,
     /,
     *,
-    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    output: Output,
     preset: Literal["cpu", "full"] = "cpu",
     network: Literal["sa2net", "focal_unet"] = "sa2net",
     kind: str | None = None,
@@ -35,9 +34,9 @@ def focal_study(
     unified_focal: UnifiedFocalConfig | None = None,
     threshold: float | None = None,
     precision: Literal["auto", "float32"] = "auto",
-    device: str = "auto",
+    device: Device = "auto",
     workers: int = 0,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: JsonOnStdout = False,
 ) -> int:
     """Find out which attention modules a data set needs, and what they bring.
 
@@ -51,8 +50,6 @@ def focal_study(
     data
         Folder with images/, labels/ and, if you like, index.csv (columns split, name, kind,
         group). Rows of split test are measured on; without them a fifth is held out.
-    output
-        Folder for the results.
     preset
         cpu ends within an hour on two cores; full is for a GPU.
     network
@@ -80,12 +77,8 @@ def focal_study(
         A module is removed where the median of its γ is below [0.5].
     precision
         auto: half precision where the device is faster with it.
-    device
-        auto, cpu, cuda, cuda:1 or mps.
     workers
         Loader processes.
-    json
-        Print one JSON document on stdout.
     """
     from napari_sa2net.experiments.focal_study.plan import settings_of
     from napari_sa2net.experiments.focal_study.report import (

@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 
 from napari_sa2net.cli import console
 from napari_sa2net.cli.console import StepProgress
+from napari_sa2net.cli.options import Device, Flag, Json, ModelName, OwnModel
 from napari_sa2net.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -119,18 +120,10 @@ models = App(
     name="models", help="List, show, import, export, rename, compare and remove models."
 )
 
-_Flag = Annotated[bool, Parameter(negative="")]
-
 
 @models.command(name="list")
-def list_command(*, json: _Flag = False) -> None:
-    """List bundled models and yours, also those that are kept aside.
-
-    Parameters
-    ----------
-    json
-        Print one JSON document.
-    """
+def list_command(*, json: Json = False) -> None:
+    """List bundled models and yours, also those that are kept aside."""
     from napari_sa2net.models import list_models
     from napari_sa2net.models.registry import user_models_dir
 
@@ -158,7 +151,7 @@ def show(
     /,
     *,
     detailed: Annotated[bool, Parameter(name="--details", negative="")] = False,
-    json: _Flag = False,
+    json: Flag = False,
 ) -> None:
     """Show a model's card: what it was trained on, scores, object size, licence.
 
@@ -181,7 +174,7 @@ def show(
 
 
 @models.command(name="import")
-def import_command(file: Path, /, *, name: str | None = None, overwrite: _Flag = False) -> None:
+def import_command(file: Path, /, *, name: str | None = None, overwrite: Flag = False) -> None:
     """Take a model file or a published SA2-Net checkpoint into the list.
 
     Parameters
@@ -201,17 +194,15 @@ def import_command(file: Path, /, *, name: str | None = None, overwrite: _Flag =
         console.warning(
             f"{dropped} weights that the published network never uses were left out."
         )
-    console.stdout().print(f"imported {entry.name}: {entry.path}", markup=False)
+    console.say(f"imported {entry.name}: {entry.path}")
 
 
 @models.command(name="export")
-def export_command(model: str, destination: Path, /, *, overwrite: _Flag = False) -> None:
+def export_command(model: ModelName, destination: Path, /, *, overwrite: Flag = False) -> None:
     """Copy a model's file somewhere else.
 
     Parameters
     ----------
-    model
-        Name of the model.
     destination
         File, or a folder that is there.
     overwrite
@@ -220,64 +211,48 @@ def export_command(model: str, destination: Path, /, *, overwrite: _Flag = False
     from napari_sa2net.models import export_model
 
     target = export_model(model, destination, overwrite)
-    console.stdout().print(f"exported {model}: {target}", markup=False)
+    console.say(f"exported {model}: {target}")
 
 
 @models.command
-def promote(model: str, /) -> None:
-    """Offer a model that was kept aside because it was not better than its parent.
-
-    Parameters
-    ----------
-    model
-        Name of one of your models.
-    """
+def promote(model: OwnModel, /) -> None:
+    """Offer a model that was kept aside because it was not better than its parent."""
     from napari_sa2net.models import promote_model
 
     entry = promote_model(model)
-    console.stdout().print(f"promoted {entry.name}: {entry.path}", markup=False)
+    console.say(f"promoted {entry.name}: {entry.path}")
 
 
 @models.command(alias="demote")
-def aside(model: str, /) -> None:
-    """Keep a model aside: it stays there by name, but is not offered.
-
-    Parameters
-    ----------
-    model
-        Name of one of your models.
-    """
+def aside(model: OwnModel, /) -> None:
+    """Keep a model aside: it stays there by name, but is not offered."""
     from napari_sa2net.models import demote_model
 
     entry = demote_model(model)
-    console.stdout().print(f"kept aside {entry.name}: {entry.path}", markup=False)
+    console.say(f"kept aside {entry.name}: {entry.path}")
 
 
 @models.command
-def rename(model: str, name: str, /) -> None:
+def rename(model: ModelName, name: str, /) -> None:
     """Call one of your models something else; its file keeps its content.
 
     Parameters
     ----------
-    model
-        Name of the model.
     name
         The new one.
     """
     from napari_sa2net.models import rename_model
 
     entry = rename_model(model, name)
-    console.stdout().print(f"renamed {model}: {entry.path}", markup=False)
+    console.say(f"renamed {model}: {entry.path}")
 
 
 @models.command
-def remove(model: str, /, *, forever: _Flag = False) -> None:
+def remove(model: ModelName, /, *, forever: Flag = False) -> None:
     """Take one of your models out of the list; bundled ones stay.
 
     Parameters
     ----------
-    model
-        Name of the model.
     forever
         Delete its file, which otherwise `restore` brings back.
     """
@@ -285,7 +260,7 @@ def remove(model: str, /, *, forever: _Flag = False) -> None:
 
     path = remove_model(model, forever)
     where = "deleted" if path is None else str(path)
-    console.stdout().print(f"removed {model}: {where}", markup=False)
+    console.say(f"removed {model}: {where}")
 
 
 @models.command
@@ -302,7 +277,7 @@ def restore(model: str, /, *, name: str | None = None) -> None:
     from napari_sa2net.models import restore_model
 
     entry = restore_model(model, name)
-    console.stdout().print(f"put back {entry.name}: {entry.path}", markup=False)
+    console.say(f"put back {entry.name}: {entry.path}")
 
 
 @models.command
@@ -314,8 +289,8 @@ def compare(
     on: Path | None = None,
     axes: str | None = None,
     channels: str | None = None,
-    device: str = "auto",
-    json: _Flag = False,
+    device: Device = "auto",
+    json: Json = False,
 ) -> None:
     """Score two models on the same images: is the second better than the first?
 
@@ -333,10 +308,6 @@ def compare(
     channels
         Their channels, counted from 0 or by name, such as 1 or DAPI,GFP. Unsaid: as one of the
         two has learned from that folder.
-    device
-        auto, cpu, cuda, cuda:1 or mps.
-    json
-        Print one JSON document.
     """
     from dataclasses import asdict
 
@@ -374,7 +345,7 @@ def compare(
     ]
     names = ("scored on", "images", "cells", "score", result.first, result.second)
     console.table((*names, "difference", "95 % interval"), rows)
-    console.stdout().print(result.verdict.text, markup=False)
+    console.say(result.verdict.text)
     for note in result.notes:
         console.warning(note)
 

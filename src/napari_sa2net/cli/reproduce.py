@@ -5,12 +5,11 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
-
-from cyclopts import Parameter
+from typing import Literal
 
 from napari_sa2net.cli import console
 from napari_sa2net.cli.console import StepProgress
+from napari_sa2net.cli.options import JsonOnStdout, Output
 from napari_sa2net.cli.train import INTERRUPTED, ctrl_c
 from napari_sa2net.errors import Cancelled
 
@@ -20,7 +19,7 @@ def reproduce(
     /,
     *,
     data: Path,
-    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    output: Output,
     recipe: Literal["published", "ours"] = "published",
     keep: Literal["best", "last"] | None = None,
     base_channels: int = 64,
@@ -31,7 +30,7 @@ def reproduce(
     precision: Literal["float32", "auto"] = "float32",
     workers: int = 0,
     seed: int = 0,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: JsonOnStdout = False,
 ) -> int:
     """Repeat an experiment of the SA2-Net paper by what is published of it, or by our recipe.
 
@@ -47,8 +46,6 @@ def reproduce(
         training.
     data
         Folder that the data set was unpacked into, as its authors hand it out.
-    output
-        Folder for the results.
     recipe
         published: as in the published code; of acdc nothing is there, and the report says what
         is our reading. ours: same network, images and scores, trained and asked in another
@@ -74,8 +71,6 @@ def reproduce(
         Loader processes per fold.
     seed
         Of folds, first weights and augmentation.
-    json
-        Print one JSON document on stdout.
     """
     from napari_sa2net.experiments.reproduce.recipes import recipe_of
     from napari_sa2net.experiments.reproduce.report import table_rows
@@ -112,5 +107,5 @@ def reproduce(
     console.table((f"per {of.scored[:-1]}", "Dice", "IoU", "over, or source"), rows)
     for note in report["notes"]:
         console.warning(note)
-    console.stdout().print(f"report: {output / 'report.md'}", markup=False)
+    console.say(f"report: {output / 'report.md'}")
     return 0

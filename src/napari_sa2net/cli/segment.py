@@ -6,12 +6,22 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from cyclopts import Group, Parameter
+from typing import TYPE_CHECKING, Any
 
 from napari_sa2net.cli import console
 from napari_sa2net.cli.console import BatchProgress
+from napari_sa2net.cli.options import (
+    Flag,
+    ImageAxes,
+    ImageChannels,
+    Inputs,
+    Instances,
+    JsonOfRun,
+    ModelOrFile,
+    Normalize,
+    Output,
+    Predict,
+)
 from napari_sa2net.cli.results import (
     SEGMENT,
     Job,
@@ -30,9 +40,6 @@ from napari_sa2net.files import real
 if TYPE_CHECKING:
     from napari_sa2net.data import ImageFile, ImagePlan
     from napari_sa2net.models import Model
-
-_OBJECTS = Group("Objects", help="Unsaid: as tuned for the model.", sort_key=1)
-_RUNNING = Group("Running", sort_key=2)
 
 
 @dataclass(frozen=True)
@@ -61,20 +68,18 @@ Work = Callable[[Job, ResultFolder, "Model", BatchSettings, BatchProgress], dict
 
 
 def segment(
-    inputs: Annotated[list[str], Parameter(negative="")],
+    inputs: Inputs,
     /,
     *,
-    output: Annotated[Path, Parameter(name=["--output", "-o"])],
-    model: str = "nuclei",
-    axes: str | None = None,
-    channels: str | None = None,
-    normalize: bool = True,
-    overwrite: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
-    instances: Annotated[
-        InstanceConfig | None, Parameter(name="*", group=_OBJECTS, show_default=False)
-    ] = None,
-    predict: Annotated[PredictConfig | None, Parameter(name="*", group=_RUNNING)] = None,
+    output: Output,
+    model: ModelOrFile = "nuclei",
+    axes: ImageAxes = None,
+    channels: ImageChannels = None,
+    normalize: Normalize = True,
+    overwrite: Flag = False,
+    json: JsonOfRun = False,
+    instances: Instances = None,
+    predict: Predict = None,
 ) -> int:
     """Segment images into labelled masks and a table of objects.
 
@@ -83,45 +88,57 @@ def segment(
 
     Parameters
     ----------
-    inputs
-        Images, folders, globs ("plate*/*.tif") and OME-Zarr folders.
-    output
-        Folder for the results.
-    model
-        Name of a model, or a model file.
-    axes
-        One letter per axis of the images, such as ZYX or CYX; unsaid: as the file tells.
-    channels
-        Channels to segment, counted from 0 or by name, such as 1 or DAPI,GFP.
-    normalize
-        Stretch the intensities as the model expects; off: they are taken as they are.
     overwrite
         Do finished images again, and replace masks that came from elsewhere.
-    json
-        Print one JSON document about the run on stdout.
     """
+    jobs = name_jobs(input_images(inputs))
+    _refuse_inputs_as_outputs(jobs, output)
+    loaded, said = prepared(model, axes, channels, normalize, instances, predict)
+    return run_command(jobs, output, loaded, BatchSettings(**said), overwrite, json)
+
+
+def prepared(
+    model: str,
+    axes: str | None,
+    channels: str | None,
+    normalize: bool,
+    instances: InstanceConfig | None,
+    predict: PredictConfig | None,
+) -> tuple[Model, dict[str, Any]]:
+    """The model of a batch, and what was said, as arguments of `BatchSettings`."""
     from napari_sa2net.inference.devices import resolve_device
     from napari_sa2net.models import load_model
 
-    jobs = name_jobs(input_images(inputs))
-    _refuse_inputs_as_outputs(jobs, output)
     predict = predict or PredictConfig()
     resolve_device(predict.device)
     loaded = load_model(model)
-    settings = BatchSettings(
-        axes,
-        chosen_channels(channels),
-        normalize,
-        predict,
-        # Only what was said on the command line replaces the model's own tuning.
-        loaded.card.instance.model_copy(
-            update=instances.model_dump(include=instances.model_fields_set) if instances else {}
-        ),
-    )
-    summary = run_batch(jobs, output, loaded, settings, overwrite=overwrite, quiet=json)
+    # Only what was said on the command line replaces the model's own tuning.
+    own = instances.model_dump(include=instances.model_fields_set) if instances else {}
+    return loaded, {
+        "axes": axes,
+        "channels": chosen_channels(channels),
+        "normalize": normalize,
+        "predict": predict,
+        "instances": loaded.card.instance.model_copy(update=own),
+    }
+
+
+def run_command(
+    jobs: Sequence[Job],
+    output: Path,
+    model: Model,
+    settings: BatchSettings,
+    overwrite: bool,
+    json: bool,
+    **more: Any,
+) -> int:
+    """Run a batch and tell of it; the exit code. `more` as of `run_batch`."""
+    summary = run_batch(jobs, output, model, settings, overwrite=overwrite, quiet=json, **more)
     if json:
         console.print_json(summary)
-    return exit_code(summary)
+    if not summary["n_failed"]:
+        return 0
+    return 1 if summary["n_done"] else 2
 
 
 def input_images(inputs: Sequence[str]) -> list[Path]:
@@ -259,19 +276,12 @@ def _done(job: Job, record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def segment_file(
-    job: Job,
-    folder: ResultFolder,
-    model: Model,
-    settings: BatchSettings,
-    progress: BatchProgress,
-) -> dict[str, Any]:
-    """Segment one file and write everything about it; returns its record."""
-    from napari_sa2net.data import read_image, write_labels
-    from napari_sa2net.inference.segment import segment as segment_image
-    from napari_sa2net.measure import many_doubtful
+def claimed(
+    job: Job, folder: ResultFolder, progress: BatchProgress
+) -> tuple[dict[str, Any], ImageFile]:
+    """Claim an image's name in the output folder, and open the image."""
+    from napari_sa2net.data import read_image
 
-    start = time.monotonic()
     try:
         source = folder.claim(job)
     except OSError as error:
@@ -280,6 +290,23 @@ def segment_file(
     image = read_image(job.path)
     for note in image.notes:
         progress.note(job.name, note)
+    return source, image
+
+
+def segment_file(
+    job: Job,
+    folder: ResultFolder,
+    model: Model,
+    settings: BatchSettings,
+    progress: BatchProgress,
+) -> dict[str, Any]:
+    """Segment one file and write everything about it; returns its record."""
+    from napari_sa2net.data import write_labels
+    from napari_sa2net.inference.segment import segment as segment_image
+    from napari_sa2net.measure import many_doubtful
+
+    start = time.monotonic()
+    source, image = claimed(job, folder, progress)
     result = segment_image(
         image.array,
         model,
@@ -376,13 +403,6 @@ def channels_of(image: ImageFile, settings: BatchSettings) -> tuple[int, ...] | 
     if settings.channels is None:
         return None
     return named_channels(image, settings.axes, settings.channels)
-
-
-def exit_code(summary: dict[str, Any]) -> int:
-    """Of the command, by what became of the images."""
-    if not summary["n_failed"]:
-        return 0
-    return 1 if summary["n_done"] else 2
 
 
 def _report(summary: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from rich.logging import RichHandler
 
 from napari_sa2net.cli import console
 from napari_sa2net.cli.console import StepProgress
+from napari_sa2net.cli.options import Flag
 from napari_sa2net.config import FineTuneConfig, Settings, TrainConfig
 from napari_sa2net.errors import Cancelled, SettingsError
 
@@ -144,19 +145,16 @@ def is_resumable(folder: Path | None) -> bool:
 INTERRUPTED = 130
 
 
-_Flag = Annotated[bool, Parameter(negative="")]
-
-
 def train(
     directory: Path,
     /,
     *,
     name: str | None = None,
     out: Path | None = None,
-    full: _Flag = False,
+    full: Flag = False,
     from_card: str | None = None,
     promote: bool | None = None,
-    keep_best: _Flag = False,
+    keep_best: Flag = False,
     axes: str | None = None,
     channels: str | None = None,
     settings: Annotated[TrainFlags | None, Parameter(name="*")] = None,  # type: ignore[valid-type]

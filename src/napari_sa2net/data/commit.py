@@ -32,6 +32,7 @@ from napari_sa2net.errors import (
     OutputError,
 )
 from napari_sa2net.files import TEMPORARY_PREFIX, readable, sync_folder, write_atomically
+from napari_sa2net.metrics import distinct
 
 # --------------------------------------------------------------------------------------------
 # The list of commits of a set of corrections: ``corrections.json``.
@@ -443,7 +444,10 @@ class Commit:
     def record(self, identity: str, name: str, time: str) -> CommitRecord:
         """The entry of a checked commit for the manifest."""
         assert self.reviewed is not None and self.axes is not None
-        counts = _counts(self.labels, self.reviewed)
+        n_objects, n_reviewed = (
+            np.count_nonzero(distinct(labels)[0])
+            for labels in (self.labels, self.labels[self.reviewed])
+        )
         size = self.pixel_size_um
         made = self.made or {}
         seen, model = Seen.of(made), made.get("model") or {}
@@ -474,8 +478,8 @@ class Commit:
             group=self.group.strip(),
             kind=self.kind.strip(),
             split=self.split,
-            n_objects=counts[0],
-            n_reviewed=counts[1],
+            n_objects=int(n_objects),
+            n_reviewed=int(n_reviewed),
             reviewed_share=round(float(self.reviewed.mean()), 6),
             n_edits=self.n_edits,
             notes=self.notes,
@@ -589,18 +593,6 @@ def _box(box: Sequence[int] | None) -> tuple[int, int, int, int] | None:
         return None
     y0, y1, x0, x1 = (int(value) for value in box)
     return y0, y1, x0, x1
-
-
-def _counts(labels: NDArray[Any], reviewed: NDArray[np.bool_]) -> tuple[int, int]:
-    """Number of objects, and of those with a reviewed pixel."""
-    if labels.max() < 4 * labels.size + 1_000_000:
-        # Much quicker than sorting the pixels.
-        flat = labels.ravel().astype(np.int64, copy=False)
-        every = np.bincount(flat)
-        seen = np.bincount(flat[reviewed.ravel()])
-        return int((every[1:] > 0).sum()), int((seen[1:] > 0).sum())
-    every, seen = np.unique(labels), np.unique(labels[reviewed])
-    return int((every > 0).sum()), int((seen > 0).sum())
 
 
 # --------------------------------------------------------------------------------------------

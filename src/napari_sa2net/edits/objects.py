@@ -36,9 +36,9 @@ from napari_sa2net.edits.step import (
     Step,
     StepKind,
     cleared_region,
-    distinct,
 )
 from napari_sa2net.errors import EditError, NothingToEditError
+from napari_sa2net.metrics import distinct, overlaps
 
 # --------------------------------------------------------------------------------------------
 # From changed pixels to a whole step: who was corrected, who vanished, what was cleared.
@@ -798,11 +798,8 @@ def _one_name(corrections: Corrections, parts: Sequence[_Part]) -> None:
     outside: set[int] = set()
     for part in parts:
         values = np.where(np.isin(part.result[part.here], part.kept), 0, part.result[part.here])
-        both = (part.new > 0) & (values > 0)
-        pairs, shared = np.unique(
-            np.stack([part.new[both], values[both]]), axis=1, return_counts=True
-        )
-        for mine, label, n in zip(*pairs.tolist(), shared.tolist(), strict=True):
+        table = np.stack(overlaps(part.new, values)).T.tolist()
+        for mine, label, n in table:
             count[mine, label] = count.get((mine, label), 0) + n
         beyond = part.result.copy()
         beyond[part.here] = 0
@@ -967,15 +964,9 @@ def _names(
 ) -> dict[int, int]:
     """Labels of new objects that continue old ones, or cover just about the same pixels."""
     names = dict(joins)
-    both = (number > 0) & (old != 0)
-    at = np.searchsorted(labels, old[both])
-    pair, shared = distinct(number[both] * labels.size + at)
-    pairs = zip(
-        (pair // labels.size).tolist(), labels[pair % labels.size].tolist(), strict=True
-    )
     area_new = np.bincount(number.ravel())
     area_old = dict(zip(labels.tolist(), inside.tolist(), strict=True))
-    for (mine, theirs), n in zip(pairs, shared.tolist(), strict=True):
+    for mine, theirs, n in np.stack(overlaps(number, old)).T.tolist():
         # More than half of the union: true of at most one pair of each.
         union_area = area_new[mine] + area_old[theirs] - n
         if mine not in names and theirs not in taken and n > _MOSTLY * union_area:

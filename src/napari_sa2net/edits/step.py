@@ -159,22 +159,6 @@ def cell_boxes(rows: Integers, starts: Integers, ends: Integers, side: int) -> l
     return [(int(a), int(b), int(c), int(d)) for a, b, c, d in zip(*edges, strict=True)]
 
 
-def distinct(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Distinct values and how often each occurs, like np.unique.
-
-    Labels of a window are mostly a narrow range, where counting beats sorting.
-    """
-    if values.size == 0:
-        return values.ravel(), np.empty(0, np.int64)
-    low, high = int(values.min()), int(values.max())
-    if high - low > 4 * values.size + 1_000_000:
-        found, counts = np.unique(values, return_counts=True)
-        return found, counts
-    counts = np.bincount((values.ravel() - low).astype(np.int64))
-    there = np.flatnonzero(counts)
-    return (there + low).astype(values.dtype), counts[there]
-
-
 def expanded(rows: Integers, cols: Integers, lengths: Integers) -> tuple[Integers, Integers]:
     """Rows and columns of all pixels of runs."""
     ends = np.cumsum(lengths)
