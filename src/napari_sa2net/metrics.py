@@ -147,7 +147,7 @@ def score_image(labels: ArrayLike, truth: ArrayLike) -> ImageScore:
             f"The labels have shape {predicted.shape} and the truth {true.shape}: compare "
             "labels of the same image at the same size."
         )
-    (p, n_p), (t, n_t) = (_objects_numbered(one.ravel()) for one in (predicted, true))
+    (p, n_p), (t, n_t) = (objects_numbered(one.ravel()) for one in (predicted, true))
     # Overlaps of all pairs that share a pixel, background included as number 0.
     pair, shared = distinct(p * (n_t + 1) + t)
     p_of, t_of = pair // (n_t + 1), pair % (n_t + 1)
@@ -177,12 +177,6 @@ def score_image(labels: ArrayLike, truth: ArrayLike) -> ImageScore:
         dice=_ratio(2 * common, either + common),
         iou=_ratio(common, either),
     )
-
-
-def _objects_numbered(line: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
-    """Labels renumbered 0..n, with n; 0 is background, also where there is none."""
-    found, number = numbered(np.append(line, line.dtype.type(0)))
-    return number[:-1], found.size - 1
 
 
 def _one_to_one(
@@ -277,6 +271,12 @@ def numbered(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     there[shifted] = True
     found = np.flatnonzero(there)
     return (found + low).astype(values.dtype), (np.cumsum(there) - 1)[shifted]
+
+
+def objects_numbered(labels: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
+    """Labels ≥ 0 as 0..n, with n; 0 stays background, also where there is none."""
+    found, number = numbered(np.append(labels, labels.dtype.type(0)))
+    return number[:-1].reshape(labels.shape), found.size - 1
 
 
 def overlaps(

@@ -17,9 +17,8 @@ from napari_sa2net.app.edit_session import (
     restored_session,
     state_step,
 )
-from napari_sa2net.app.keep import with_former
 from napari_sa2net.config import InstanceConfig
-from napari_sa2net.data.corrections import TrainingSet
+from napari_sa2net.data.corrections import TrainingSet, with_former
 from napari_sa2net.data.fingerprint import image_fingerprint
 from napari_sa2net.data.journal import Journal, JournalImage, list_journals
 from napari_sa2net.data.samples import synthetic_nuclei

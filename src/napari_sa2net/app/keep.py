@@ -32,7 +32,7 @@ from napari_sa2net.data.commit import (
     is_training_set,
     read_manifest,
 )
-from napari_sa2net.data.corrections import CommittedData, TrainingSet
+from napari_sa2net.data.corrections import TrainingSet
 from napari_sa2net.data.fingerprint import image_fingerprint
 from napari_sa2net.data.journal import Journal, JournalImage
 from napari_sa2net.data.labels import as_labels
@@ -574,11 +574,9 @@ def keep(request: KeepRequest) -> KeepResult:
             return kept.index, kept.box
         return source.image_index(plane), None if whole else place
 
-    commits, replaced = [], []
+    commits = []
     for plane in request.planes:
         index, box = where(plane.index)
-        # Numbers of any layer; a training set holds those of int32.
-        labels, reviewed = as_labels(plane.labels), plane.reviewed
         at = source.image_index(plane.index)
         values = plan.read_raw(at, *place)
         pixels, axes = as_plane(values, plan.is_rgb)
@@ -596,16 +594,12 @@ def keep(request: KeepRequest) -> KeepResult:
                 "kind": kept.kind,
                 "split": kept.split,
             }
-        former = training_set.latest(fingerprint, index, box)
-        if former is not None and former.id not in request.known.mine:
-            labels, reviewed = with_former(labels, reviewed, training_set.load(former.id))
-            if _moment(former.time) >= times.get(plane.index, request.began):
-                replaced.append(former)
         commits.append(
             Commit(
                 pixels,
-                labels,
-                reviewed,
+                # Numbers of any layer; a training set holds those of int32.
+                as_labels(plane.labels),
+                plane.reviewed,
                 fingerprint=fingerprint,
                 index=index,
                 box=box,
@@ -618,15 +612,22 @@ def keep(request: KeepRequest) -> KeepResult:
                 **more,
             )
         )
+    mine = request.known.mine
+    replaced = []
+    for plane, commit in zip(request.planes, commits, strict=True):
+        former = training_set.former(commit, mine)
+        last = times.get(plane.index, request.began)
+        if former is not None and _moment(former.time) >= last:
+            replaced.append(former)
     left = []
     for withdrawn in request.withdrawn:
         there = training_set.latest(fingerprint, *where(withdrawn))
         # ours took the place of what was there, so whatever is there came later, also where it
         # is an older version that was restored
-        if there is not None and there.id not in request.known.mine:
+        if there is not None and there.id not in mine:
             left.append(there)
     back = [one for index in request.withdrawn for one in request.known.commits[index]]
-    records = training_set.commit_all(commits, back)
+    records = training_set.commit_all(commits, back, known=mine)
     return KeepResult(records, tuple(replaced), tuple(left))
 
 
@@ -647,30 +648,6 @@ def _check_known(request: KeepRequest) -> dict[Index, datetime]:
 def _moment(time: str) -> datetime:
     """A commit's time, to the second."""
     return datetime.fromisoformat(time)
-
-
-def with_former(
-    labels: NDArray[Any], reviewed: NDArray[np.bool_], former: CommittedData
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Add what was reviewed before where nothing is reviewed now.
-
-    Cells of before that were reviewed anew in part are left out, so that none is kept with a
-    piece missing.
-
-    Returns
-    -------
-    labels : int64 (H, W)
-    reviewed : bool (H, W)
-    """
-    result = labels.astype(np.int64)
-    torn = np.unique(former.labels[reviewed & former.reviewed])
-    taken = former.reviewed & ~reviewed & ~np.isin(former.labels, torn[torn > 0])
-    above = int(result.max(initial=0))
-    result[taken] = np.where(former.labels[taken] > 0, former.labels[taken] + above, 0)
-    _, compact = np.unique(result, return_inverse=True)
-    if 0 not in result:
-        compact = compact + 1
-    return compact.reshape(result.shape), reviewed | taken
 
 
 def _odd(session: EditSession, source: CellSource, planes: list[Index]) -> str:

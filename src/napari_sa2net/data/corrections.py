@@ -12,9 +12,9 @@ import secrets
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -61,6 +61,7 @@ from napari_sa2net.errors import (
     SA2NetError,
 )
 from napari_sa2net.files import TEMPORARY_PREFIX, write_atomically
+from napari_sa2net.metrics import objects_numbered
 
 if TYPE_CHECKING:
     from napari_sa2net.data.plan import ImagePlan
@@ -172,6 +173,18 @@ class TrainingSet:
         place = (source, tuple(index), None if box is None else tuple(box))
         return next((r for r in self.commits() if r.place == place), None)
 
+    def former(self, commit: Commit, known: Collection[str]) -> CommitRecord | None:
+        """The active commit of a place that is none of those that a new one goes on from."""
+        record = self.latest(commit.fingerprint or commit.source, commit.index, commit.box)
+        return None if record is None or record.id in known else record
+
+    def _with_former(self, commit: Commit, known: Collection[str]) -> Commit:
+        record = self.former(commit, known)
+        if record is None or commit.reviewed is None:
+            return commit
+        labels, reviewed = with_former(commit.labels, commit.reviewed, self.load(record.id))
+        return replace(commit, labels=labels, reviewed=reviewed)
+
     def load(self, identity: str) -> CommittedData:
         """Read the arrays of a commit, whatever its state.
 
@@ -239,7 +252,10 @@ class TrainingSet:
         return self.commit_all([commit])[0]
 
     def commit_all(
-        self, commits: Iterable[Commit], withdraw: Iterable[str] = ()
+        self,
+        commits: Iterable[Commit],
+        withdraw: Iterable[str] = (),
+        known: Collection[str] | None = None,
     ) -> list[CommitRecord]:
         """Keep several at once: all of them or, after an error, none (see `commit`).
 
@@ -249,7 +265,12 @@ class TrainingSet:
         withdraw : str
             Ids of commits to take back in the same change: they go to the trash, and where
             one of them was active, the one before of its place is active again.
+        known : collection of str, optional
+            Ids of commits that these go on from. What any other active commit of the same
+            place had reviewed, and these have not, is then kept too.
         """
+        if known is not None:
+            commits = [self._with_former(commit, known) for commit in commits]
         checked = [checked_commit(commit) for commit in commits]
         for commit in checked:
             assert commit.reviewed is not None
@@ -371,7 +392,6 @@ class TrainingSet:
 
     def export(self, destination: str | os.PathLike[str], overwrite: bool = False) -> Path:
         """Copy the active commits to a folder or .zip, see `export_corrections`."""
-
         return export_corrections(self, destination, overwrite)
 
     def import_folder(
@@ -382,7 +402,6 @@ class TrainingSet:
         channels: Channels = None,
     ) -> list[CommitRecord]:
         """Take in a folder or zip file, see `import_corrections`."""
-
         return import_corrections(self, source, group, axes=axes, channels=channels)
 
     @contextmanager
@@ -406,6 +425,22 @@ class TrainingSet:
             self._manifest = changes.manifest
             write_copy(self.path, changes.manifest)
             tidy(self.path, changes.manifest)
+
+
+def with_former(
+    labels: NDArray[Any], reviewed: NDArray[np.bool_], former: CommittedData
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Labels and mask (H, W), with what was reviewed before where nothing is reviewed now.
+
+    Cells of before that were reviewed anew in part are left out, so that none is kept with a
+    piece missing.
+    """
+    result = labels.astype(np.int64)
+    torn = np.unique(former.labels[reviewed & former.reviewed])
+    taken = former.reviewed & ~reviewed & ~np.isin(former.labels, torn[torn > 0])
+    above = int(result.max(initial=0))
+    result[taken] = np.where(former.labels[taken] > 0, former.labels[taken] + above, 0)
+    return objects_numbered(result)[0], reviewed | taken
 
 
 def _now() -> str:
