@@ -59,11 +59,11 @@ def object_table(
     z_step_um: float | None = None,
     boxes: bool = False,
 ) -> pd.DataFrame:
-    """Measure every labelled object.
+    r"""Measure every labelled object.
 
     Parameters
     ----------
-    labels : integer array, shape (\\*stack, H, W)
+    labels : integer array, shape (\*stack, H, W)
         0 is background. Numpy, dask or zarr; one plane at a time is read. Labels are
         unique over the stack, or linked across planes; gaps in the numbering are fine.
     probability_fg : float array of the same shape, optional

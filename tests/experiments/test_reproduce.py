@@ -13,7 +13,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from napari_sa2net.errors import Cancelled, DeviceError, SettingsError, TrainingDataError
+from napari_sa2net.errors import (
+    Cancelled,
+    DeviceError,
+    SettingsError,
+    TrainingDataError,
+    TrainingError,
+)
 from napari_sa2net.experiments.layouts import DATASETS, open_layout
 from napari_sa2net.experiments.reproduce import run as run_module
 from napari_sa2net.experiments.reproduce.fold import test_probabilities as probabilities_of
@@ -372,6 +378,31 @@ def test_mistakes_are_told_before_the_work(tmp_path: Path) -> None:
         reproduce("glas", root, tmp_path / "a", **TINY | {"base_channels": 4})
     with pytest.raises(SettingsError, match="holds other files"):
         reproduce("glas", root, root, **TINY)
+
+
+def test_folds_at_the_same_time_are_those_one_after_the_other(tmp_path: Path) -> None:
+    root = make.folders(tmp_path / "data", {"Train_Folder": 6})
+    settings = {**TINY, "epochs": 1, "folds": 2}
+    told: list[tuple[int, int, str]] = []
+    one_by_one = reproduce("glas", root, tmp_path / "one", **settings)
+    together = reproduce(
+        "glas",
+        root,
+        tmp_path / "two",
+        on_progress=lambda *a: told.append(a),
+        **{**settings, "device": "cpu,cpu"},
+    )
+    assert together["folds"] == one_by_one["folds"]
+    assert together["summary"] == one_by_one["summary"]
+    assert {"fold 1 of 2", "fold 2 of 2"} <= {what.split(",")[0] for _, _, what in told}
+    # the first error ends the others, and says where it was
+    out = tmp_path / "three"
+    out.mkdir()
+    settings_file = tmp_path / "two" / "settings.json"
+    (out / "settings.json").write_bytes(settings_file.read_bytes())
+    (out / "fold_2").write_bytes(b"")
+    with pytest.raises(TrainingError, match="Fold 2: "):
+        reproduce("glas", root, out, **{**settings, "device": "cpu,cpu"})
 
 
 def test_every_gpu_is_used_unless_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.data import ImagePlan, plan_image
-from napari_sa2net.data.plan import spread_indices
+from napari_sa2net.data.levels import spread_indices
 from napari_sa2net.errors import Cancelled
 from napari_sa2net.inference.diameter import CROP, _measure, crops, estimate_diameter
 from napari_sa2net.inference.tiling import N_PLANES, ScaledPlane

@@ -21,7 +21,8 @@ from napari_sa2net.app.session import ErrorInfo, JobProgress, error_info
 from napari_sa2net.config import FineTuneConfig
 from napari_sa2net.data.commit import CommitRecord, is_training_set
 from napari_sa2net.data.corrections import TrainingSet, import_into
-from napari_sa2net.data.plan import apply_levels, plan_image
+from napari_sa2net.data.levels import apply_levels
+from napari_sa2net.data.plan import plan_image
 from napari_sa2net.data.training_set import TrainingItem, check_pixels, load_training_folder
 from napari_sa2net.errors import CommitNotFoundError, SA2NetError
 from napari_sa2net.training.compare import (

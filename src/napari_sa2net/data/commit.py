@@ -614,9 +614,11 @@ class Changes:
 
     @property
     def ids(self) -> list[str]:
+        """Ids of all commits."""
         return [record.id for record in self.manifest.commits]
 
     def find(self, identity: str) -> CommitRecord:
+        """The record with an id or name, or the only one whose id begins so."""
         return find_record(self.manifest, identity)
 
     def put(self, record: CommitRecord, state: State) -> CommitRecord:
@@ -673,6 +675,7 @@ class Changes:
 
 
 def find_record(manifest: Manifest, identity: str) -> CommitRecord:
+    """The record with an id or name, or the only one whose id begins so."""
     exact = [r for r in manifest.commits if identity in (r.id, r.name)]
     found = exact or [r for r in manifest.commits if identity and r.id.startswith(identity)]
     if len(found) == 1:

@@ -60,7 +60,7 @@ from napari_sa2net.errors import (
     OutputError,
     SA2NetError,
 )
-from napari_sa2net.files import TEMPORARY_PREFIX, write_atomically
+from napari_sa2net.files import TEMPORARY_PREFIX, cannot_write, write_atomically
 from napari_sa2net.metrics import objects_numbered
 
 if TYPE_CHECKING:
@@ -652,10 +652,7 @@ def _export_folder(target: Path, manifest: Manifest, files: list[tuple[str, Path
             target.rmdir()
         os.replace(temporary, target)
     except OSError as error:
-        raise OutputError(
-            f"{target} cannot be written ({error}). Check that the folder may be written to "
-            "and that the disk is not full."
-        ) from error
+        raise cannot_write(target, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target

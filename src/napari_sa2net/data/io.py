@@ -387,7 +387,7 @@ def _others(series: Sequence[Any], taken: int) -> tuple[str, ...]:
 
 
 def _clean_axes(axes: str, kind: str, shape: tuple[int, ...]) -> str:
-    """tifffile's axes as `plan_image` takes them; unknown ones become a stack."""
+    """Axes of tifffile as `plan_image` takes them; unknown ones become a stack."""
     if kind == "shaped" and set(axes) & set("QI") and not set(axes) & set("SC"):
         return resolve_axes(shape).names
     if "C" not in axes and axes.endswith("S"):

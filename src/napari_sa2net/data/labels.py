@@ -187,11 +187,11 @@ def mask_problem(labels: NDArray[Any]) -> str:
 
 
 def look_at(labels: NDArray[Any], many: str = "learned as one") -> Look:
-    """Whether labels are numbered cell by cell: no mask, no numbered background.
+    r"""Whether labels are numbered cell by cell: no mask, no numbered background.
 
     Parameters
     ----------
-    labels : integers ≥ 0 (\\*stack, H, W)
+    labels : integers ≥ 0 (\*stack, H, W)
         Planes of a stack are looked at one by one.
     many : str
         What becomes of several cells under one number.

@@ -52,7 +52,7 @@ _SPLITS = {
 
 
 def stem_of(name: str) -> str:
-    """What files of one image have in common: the name without .tif, .ome.tif, .png …
+    """What files of one image have in common: the name without .tif, .ome.tif and the like.
 
     Accents count the same however a system spells them.
     """

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from napari_sa2net.data.axes import STACK_NAMES
 from napari_sa2net.errors import AxesError, ImageError, OutputError
-from napari_sa2net.files import TEMPORARY_PREFIX, write_atomically
+from napari_sa2net.files import TEMPORARY_PREFIX, cannot_write, write_atomically
 
 #: Planes with more pixels are written in tiles, so that none is ever whole in memory.
 MAX_PLANE_PIXELS = 64_000_000
@@ -108,8 +108,6 @@ def write_image(
     OutputError
         It cannot be written there. Nothing is left behind then.
     """
-    import tifffile
-
     if axes not in ("YX", "YXC", "CYX") or len(axes) != image.ndim:
         raise AxesError(f"A plane has the axes YX, YXC or CYX; these are {axes!r}.")
     if image.dtype.kind not in "biuf" or image.dtype.itemsize > 8:
@@ -128,14 +126,28 @@ def write_image(
         options |= {"compression": "zlib", "compressionargs": {"level": 1}}
     if pixel_size_um is not None:
         options |= {"resolution": (1e4 / pixel_size_um,) * 2, "resolutionunit": "CENTIMETER"}
-    bigtiff = image.nbytes >= _CLASSIC_BYTES
+    writer = {"shaped": True, "bigtiff": image.nbytes >= _CLASSIC_BYTES}
+    _save(path, np.ascontiguousarray(image), writer, options, make_folder)
+
+
+def _save(
+    path: str | Path,
+    data: Any,
+    writer: dict[str, Any],
+    options: dict[str, Any],
+    make_folder: bool = True,
+) -> Path:
+    """Write a TIFF, whole or not at all; `writer` and `options` are tifffile's."""
+    import tifffile
 
     def save(file: BinaryIO) -> None:
+        # A name of its own, since tifffile trips over files known by number only.
         handle = tifffile.FileHandle(file, name=Path(path).name, size=0)
-        with tifffile.TiffWriter(handle, shaped=True, bigtiff=bigtiff) as tif:
-            tif.write(np.ascontiguousarray(image), **options)
+        with warnings.catch_warnings(), tifffile.TiffWriter(handle, **writer) as tif:
+            warnings.simplefilter("ignore", UserWarning)  # an empty array is what we mean
+            tif.write(data, **options)
 
-    write_atomically(path, save, make_folder=make_folder)
+    return write_atomically(path, save, make_folder=make_folder)
 
 
 def _write(
@@ -147,8 +159,6 @@ def _write(
     axes: str | None,
     level: int,
 ) -> None:
-    import tifffile
-
     shape = tuple(int(n) for n in array.shape)
     axes = _check_axes(axes, shape)
     n_bytes = math.prod(shape) * dtype.itemsize
@@ -188,17 +198,9 @@ def _write(
     else:
         data = _planes(array, shape, dtype)
 
-    def save(file: BinaryIO) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # an empty array is what we mean
-            # A name of its own, since tifffile trips over files known by number only.
-            handle = tifffile.FileHandle(file, name=path.name, size=0)
-            with tifffile.TiffWriter(
-                handle, imagej=imagej, shaped=not imagej, bigtiff=n_bytes >= _CLASSIC_BYTES
-            ) as tif:
-                tif.write(data, shape=shape, dtype=dtype, **options)
-
-    write_atomically(path, save)
+    bigtiff = n_bytes >= _CLASSIC_BYTES
+    writer = {"imagej": imagej, "shaped": not imagej, "bigtiff": bigtiff}
+    _save(path, data, writer, {"shape": shape, "dtype": dtype, **options})
 
 
 def _check_axes(axes: str | None, shape: tuple[int, ...]) -> str:
@@ -264,30 +266,23 @@ CHUNK = 1024
 
 
 class Map(Protocol):
-    """What is written of an attention map.
-
-    Attributes
-    ----------
-    name : str
-    values : float array (h, w)
-    scale : (float, float)
-        Image px per map px along Y and X.
-    translate : (float, float)
-        Y, x of the centre of map pixel (0, 0) in the image (px; the centre of its first pixel
-        is 0).
-    """
+    """What is written of an attention map."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Of the map in the network."""
 
     @property
-    def values(self) -> Any: ...
+    def values(self) -> Any:
+        """Float array (h, w)."""
 
     @property
-    def scale(self) -> tuple[float, float]: ...
+    def scale(self) -> tuple[float, float]:
+        """Image px per map px along Y and X."""
 
     @property
-    def translate(self) -> tuple[float, float]: ...
+    def translate(self) -> tuple[float, float]:
+        """Y, x of the centre of map pixel (0, 0) in the image; its first pixel's is 0."""
 
 
 def write_map(
@@ -316,8 +311,6 @@ def write_map(
     OutputError
         If it cannot be written; nothing is left behind then.
     """
-    import tifffile
-
     unit, size = ("µm", pixel_size_um) if pixel_size_um else ("pixel", 1.0)
     values = np.ascontiguousarray(one.values, np.float32)
     description: dict[str, Any] = {
@@ -336,19 +329,13 @@ def write_map(
     if metadata:
         description["MapAnnotation"] = {"napari-sa2net": json.dumps(metadata, default=str)}
 
-    def save(file: BinaryIO) -> None:
-        # A name of its own, since tifffile trips over files known by number only.
-        handle = tifffile.FileHandle(file, name=Path(path).name, size=0)
-        with tifffile.TiffWriter(handle, ome=True) as tif:
-            tif.write(
-                values,
-                photometric="minisblack",
-                compression="zlib",
-                compressionargs={"level": 1},
-                metadata=description,
-            )
-
-    return write_atomically(path, save)
+    options = {
+        "photometric": "minisblack",
+        "compression": "zlib",
+        "compressionargs": {"level": 1},
+        "metadata": description,
+    }
+    return _save(path, values, {"ome": True}, options)
 
 
 def write_maps_zarr(
@@ -397,10 +384,7 @@ def write_maps_zarr(
             os.replace(target, temporary / "old")
         os.replace(temporary / "new", target)
     except OSError as error:
-        raise OutputError(
-            f"{str(target)!r} cannot be written ({error}). Check that the folder may be "
-            "written to and that the disk is not full."
-        ) from error
+        raise cannot_write(target, error) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

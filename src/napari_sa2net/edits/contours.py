@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -46,13 +46,13 @@ def fill_holes(corrections: Corrections, labels: Iterable[int], index: Index = (
     """
     index = corrections.checked(index)
     chosen = corrections.objects(labels, index)
-    patches = []
-    for label in chosen:
-        for box in corrections.places(label, index):
-            window = corrections.look(index, box)
-            filled = scipy.ndimage.binary_fill_holes(window == label)
-            patches.append(_patch(index, box, window, label, filled))
-    patch = joined(index, patches)
+    patch, _ = _reshaped(
+        corrections,
+        chosen,
+        index,
+        0,
+        lambda window, label, _: scipy.ndimage.binary_fill_holes(window == label),
+    )
     if not patch:
         raise NothingToEditError(f"There are no holes in {named(chosen)}.")
     return pixel_step(corrections, "fill", f"filling of {named(chosen)}", [patch])
@@ -86,27 +86,24 @@ def smooth(
     if not 0.5 <= radius <= 20:
         raise EditError(f"Smoothing takes a radius from 0.5 to 20 px, not {radius}.")
     chosen = corrections.objects(labels, index)
-    patches = []
-    for label in chosen:
-        for place in corrections.places(label, index):
-            box = grown(place, int(3 * radius) + 1, corrections.shape)
-            window = corrections.look(index, box)
-            own = window == label
-            free = own | (window == 0)
-            # Blurred over the free pixels alone: a neighbour neither pulls nor pushes.
-            inside, around = (
-                scipy.ndimage.gaussian_filter(
-                    mask.astype(np.float32), radius, mode="nearest", truncate=3
-                )
-                for mask in (own, free)
+
+    def smoothed(window: NDArray[Any], label: int, _: Box) -> Mask:
+        own = window == label
+        free = own | (window == 0)
+        # Blurred over the free pixels alone: a neighbour neither pulls nor pushes.
+        inside, around = (
+            scipy.ndimage.gaussian_filter(
+                mask.astype(np.float32), radius, mode="nearest", truncate=3
             )
-            smoothed = free & (inside >= 0.5 * around) & (around > 0)
-            pieces, n = scipy.ndimage.label(smoothed, _EIGHT)
-            if n > 1 and scipy.ndimage.label(own, _EIGHT)[1] == 1:
-                smoothed = pieces == np.bincount(pieces[smoothed]).argmax()
-            if smoothed.any():
-                patches.append(_patch(index, box, window, label, smoothed))
-    patch = joined(index, patches)
+            for mask in (own, free)
+        )
+        smooth: Mask = free & (inside >= 0.5 * around) & (around > 0)
+        pieces, n = scipy.ndimage.label(smooth, _EIGHT)
+        if n > 1 and scipy.ndimage.label(own, _EIGHT)[1] == 1:
+            smooth = pieces == np.bincount(pieces[smooth]).argmax()
+        return smooth
+
+    patch, _ = _reshaped(corrections, chosen, index, int(3 * radius) + 1, smoothed)
     if not patch:
         raise NothingToEditError(f"There is nothing to smooth on {named(chosen)}.")
     return pixel_step(corrections, "smooth", f"smoothing of {named(chosen)}", [patch])
@@ -155,27 +152,19 @@ def fit_to_edge(
     if not 0 < threshold < 1 or not 1 <= reach <= 100:
         raise EditError("The threshold lies between 0 and 1, the reach from 1 to 100 px.")
     chosen = corrections.objects(labels, index)
-    patches, faint = [], []
-    for label in chosen:
-        seen = False
-        for place in corrections.places(label, index):
-            # Beyond the reach lie objects that may be nearer to a pixel within it.
-            box = grown(place, 2 * reach, corrections.shape)
-            window = corrections.look(index, box)
-            y0, y1, x0, x1 = box
-            edge = np.asarray(foreground[y0:y1, x0:x1]) >= threshold
-            fitted = _fitted(window, label, edge, reach)
-            if fitted.any():
-                seen = True
-                patches.append(_patch(index, box, window, label, fitted))
-        if not seen:
-            faint.append(label)
-    if len(faint) == len(chosen):
+
+    def fitted(window: NDArray[Any], label: int, box: Box) -> Mask:
+        y0, y1, x0, x1 = box
+        edge = np.asarray(foreground[y0:y1, x0:x1]) >= threshold
+        return _fitted(window, label, edge, reach)
+
+    # Beyond the reach lie objects that may be nearer to a pixel within it.
+    patch, seen = _reshaped(corrections, chosen, index, 2 * reach, fitted)
+    if not seen:
         raise NothingToEditError(
             f"The model sees nothing at {named(chosen)} above {threshold:g}: lower the "
             "threshold, or delete it."
         )
-    patch = joined(index, patches)
     if not patch:
         raise NothingToEditError(f"The outline of {named(chosen)} lies at the edge already.")
     return pixel_step(corrections, "edge", f"fitting of {named(chosen)}", [patch])
@@ -286,8 +275,26 @@ def redraw_mask(
     return pixel_step(corrections, "redraw", words, [joined(index, patches)])
 
 
-def _patch(index: Index, box: Box, window: NDArray[Any], label: int, mask: Mask) -> Patch:
-    """The object with this mask, taking background only."""
-    new = np.where(window == label, 0, window)
-    new[mask & (new == 0)] = label
-    return Patch.between(index, (box[0], box[2]), window, new)
+def _reshaped(
+    corrections: Corrections,
+    labels: Iterable[int],
+    index: Index,
+    margin: int,
+    shape: Callable[[NDArray[Any], int, Box], Mask],
+) -> tuple[Patch, set[int]]:
+    """Objects with new masks, of each of their places with a margin; taking background only.
+
+    An object whose new mask is empty there stays as it is. Returns also the others.
+    """
+    patches, seen = [], set()
+    for label in labels:
+        for place in corrections.places(label, index):
+            box = grown(place, margin, corrections.shape)
+            window = corrections.look(index, box)
+            mask = shape(window, label, box)
+            if mask.any():
+                seen.add(label)
+                new = np.where(window == label, 0, window)
+                new[mask & (new == 0)] = label
+                patches.append(Patch.between(index, (box[0], box[2]), window, new))
+    return joined(index, patches), seen

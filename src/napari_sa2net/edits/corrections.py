@@ -314,11 +314,11 @@ def _is_wide(box: Box) -> bool:
 
 
 class LabelIndex:
-    """Objects of all planes of a stack, each plane scanned when it is first asked for.
+    r"""Objects of all planes of a stack, each plane scanned when it is first asked for.
 
     Parameters
     ----------
-    labels : integer array, shape (\\*stack, H, W)
+    labels : integer array, shape (\*stack, H, W)
     max_label : int, optional
         Largest label in it, where it is known; otherwise all planes are looked at once.
 
@@ -404,14 +404,14 @@ NOT_WRITTEN = (
 
 
 class Corrections:
-    """Labels of an image or stack, the review status of objects, and marked regions.
+    r"""Labels of an image or stack, the review status of objects, and marked regions.
 
     Corrections are made in two moves: a function of this package looks at the labels and
     gives a :class:`Step`; :meth:`apply` (or :meth:`History.do`) carries it out.
 
     Parameters
     ----------
-    labels : integer array, shape (\\*stack, H, W)
+    labels : integer array, shape (\*stack, H, W)
         Edited in place. numpy, or anything that is read and written by slices (zarr).
         0 is background. What is read-only can be looked at, but no step can be applied.
     max_label : int, optional

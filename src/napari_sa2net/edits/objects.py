@@ -674,7 +674,7 @@ def replace_area(
     new_labels: ArrayLike,
     keep_reviewed: bool = True,
 ) -> Step:
-    """Replace what is in an area of an image or stack by newly segmented objects.
+    r"""Replace what is in an area of an image or stack by newly segmented objects.
 
     Each plane as of :func:`replace_box`. What an earlier area cut off at the edge of this one
     is joined to what continues it on most of their common edge. An object that goes on over
@@ -686,7 +686,7 @@ def replace_area(
     corrections : Corrections
     start : sequence of int
         First element of the area: stack axes, y, x.
-    new_labels : integer array (\\*stack, h, w)
+    new_labels : integer array (\*stack, h, w)
         New objects of the area, in any numbering; 0 is background.
     keep_reviewed : bool
         As of :func:`replace_box`.

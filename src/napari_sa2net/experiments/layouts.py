@@ -21,6 +21,7 @@ from napari_sa2net.errors import SA2NetError, SettingsError, TrainingDataError
 SPLITS = ("train", "val", "test")
 #: Of the published training code.
 FOLDERS = ("Train_Folder", "Val_Folder", "Test_Folder")
+IN_FOLDERS = "Train_Folder/img and Train_Folder/labelcol"
 PICTURES = (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
@@ -117,40 +118,13 @@ class Layout:
         return tuple(item for item in self.items if item.split in names)
 
 
+#: What a data set's own opener finds: items, and notes on what seems to be missing.
+Found = tuple[list[LayoutItem], tuple[str, ...]]
+
+
 def has_folders(directory: Path) -> bool:
     """Whether it is laid out as the published training code reads it."""
     return any((directory / name).is_dir() for name in FOLDERS)
-
-
-def check_directory(directory: Path, dataset: str, expected: str) -> None:
-    """Raises TrainingDataError if there is no such folder."""
-    if not directory.is_dir():
-        raise TrainingDataError(
-            f"{directory} is not a folder. Give the folder that {dataset} was unpacked into, "
-            f"with {expected}."
-        )
-
-
-def make_layout(
-    directory: Path,
-    dataset: str,
-    classes: tuple[str, ...],
-    items: Sequence[LayoutItem],
-    form: str,
-    expected: str,
-    notes: Sequence[str] = (),
-) -> Layout:
-    """A layout, once it is known to hold something and no name twice."""
-    if not items:
-        raise TrainingDataError(
-            f"{directory} holds no images of {dataset}. Expected is {expected}."
-        )
-    name, count = Counter((item.split, item.name) for item in items).most_common(1)[0]
-    if count > 1:
-        raise TrainingDataError(
-            f"{directory} holds {name[1]!r} {count} times. Keep one copy of the data set there."
-        )
-    return Layout(dataset, classes, tuple(items), form, tuple(notes))
 
 
 def count_note(here: int, whole: Sequence[int], what: str) -> tuple[str, ...]:
@@ -204,13 +178,14 @@ def missing(path: Path, why: str) -> TrainingDataError:
     return TrainingDataError(f"{path} is missing: {why}. Unpack the data set again.")
 
 
+def split_of(i: int, first: int, second: int) -> str:
+    """Split of item i where the first so many train, and those up to the second validate."""
+    return "train" if i < first else "val" if i < second else "test"
+
+
 def open_folders(
-    directory: Path,
-    dataset: str,
-    classes: tuple[str, ...],
-    group: Callable[[str], str] = str,
-    whole: Sequence[int] = (),
-) -> Layout:
+    directory: Path, group: Callable[[str], str] = str, whole: Sequence[int] = ()
+) -> Found:
     """The layout that the published training code reads.
 
     ``Train_Folder``, and if they are there ``Val_Folder`` and ``Test_Folder``, each with
@@ -223,10 +198,9 @@ def open_folders(
     whole : sequence of int
         How many training images, those for validation among them, are handed out.
     """
-    expected = "Train_Folder/img and Train_Folder/labelcol"
     items = []
     if not (directory / FOLDERS[0]).is_dir():
-        raise missing(directory / FOLDERS[0], f"expected is {expected}")
+        raise missing(directory / FOLDERS[0], f"expected is {IN_FOLDERS}")
     for split, name in zip(SPLITS, FOLDERS, strict=True):
         folder = directory / name
         if not folder.is_dir():
@@ -241,7 +215,7 @@ def open_folders(
                 raise missing(
                     folder / "labelcol" / f"{path.stem}.png", f"the mask of {path.name}"
                 )
-            items.append(LayoutItem(path.stem, group(path.stem), split, _Pair(path, mask)))
+            items.append(LayoutItem(path.stem, group(path.stem), split, Pair(path, mask)))
         named = {path.stem for path in files_in(folder / "img")}
         for mask in masks.values():
             if not {mask.stem, mask.stem.removesuffix("_anno")} & named:
@@ -250,12 +224,13 @@ def open_folders(
                     f"the image of {mask.name}",
                 )
     found = sum(item.split != "test" for item in items)
-    notes = count_note(found, whole, "images to train and validate on")
-    return make_layout(directory, dataset, classes, items, "folders", expected, notes)
+    return items, count_note(found, whole, "images to train and validate on")
 
 
 @dataclass(frozen=True)
-class _Pair:
+class Pair:
+    """Loads an image file and its mask file."""
+
     image: Path
     mask: Path
 
@@ -263,22 +238,16 @@ class _Pair:
         return picture(self.image), mask_picture(self.mask)
 
 
-def pair(image: Path, mask: Path) -> Callable[[], tuple[NDArray[Any], NDArray[Any]]]:
-    """What loads an image file and its mask file."""
-    return _Pair(image, mask)
-
-
 # --------------------------------------------------------------------------------------------
 # ACDC: heart chambers in cine MRI (Bernard et al., IEEE TMI 2018), slice by slice.
 
-ACDC_CLASSES = ("background", "right ventricle", "myocardium", "left ventricle")
 #: In the training part.
 PATIENTS = 100
 ACDC_EXPECTED = "training/patient001/patient001_frame01.nii.gz with …_gt.nii.gz and so on"
 ACDC_NAME = re.compile(r"(patient(\d+)_frame\d+)\.nii(\.gz)?")
 
 
-def open_acdc(directory: Path) -> Layout:
+def open_acdc(directory: Path) -> Found:
     """ACDC as downloaded, one item per slice; see `open_layout`.
 
     The two annotated frames of each of the 100 patients in ``training``. Of ten patients in
@@ -291,7 +260,6 @@ def open_acdc(directory: Path) -> Layout:
     SettingsError
         If nibabel is not installed.
     """
-    check_directory(directory, "ACDC", ACDC_EXPECTED)
     nibabel = _nibabel()
     root = directory / "training" if (directory / "training").is_dir() else directory
     items = []
@@ -315,21 +283,12 @@ def open_acdc(directory: Path) -> Layout:
         if len(shape) != 3:
             raise TrainingDataError(f"{path} has {len(shape)} axes, where a frame has three.")
         turn = (number - 1) % 10
-        split = "train" if turn < 7 else "val" if turn < 8 else "test"
+        split, group = split_of(turn, 7, 8), f"patient{number:03d}"
         items += [
-            LayoutItem(
-                f"{frame}_slice{z:02d}",
-                f"patient{number:03d}",
-                split,
-                _Slice(path, mask, z),
-                frame,
-            )
+            LayoutItem(f"{frame}_slice{z:02d}", group, split, _Slice(path, mask, z), frame)
             for z in range(shape[2])
         ]
-    notes = _missing_patients({item.group for item in items})
-    return make_layout(
-        directory, "acdc", ACDC_CLASSES, items, "downloaded", ACDC_EXPECTED, notes
-    )
+    return items, _missing_patients({item.group for item in items})
 
 
 def _missing_patients(there: Collection[str]) -> tuple[str, ...]:
@@ -372,23 +331,19 @@ def _nibabel() -> Any:
 # As downloaded it is BMP pairs in one folder; the published SA2-Net code trains from
 # Train_Folder/Test_Folder.
 
-GLAS_CLASSES = ("background", "gland")
 #: Training images.
 GLAS_WHOLE = (85,)
 GLAS_EXPECTED = "train_1.bmp with train_1_anno.bmp and so on, or Train_Folder/img and labelcol"
 GLAS_NAME = re.compile(r"(train|testA|testB)_\d+")
 
 
-def open_glas(directory: Path) -> Layout:
-    """GlaS in either form; see `open_layout`.
+def open_glas(directory: Path) -> Found:
+    """GlaS as downloaded; see `open_layout`.
 
-    As downloaded: ``train_N.bmp``, ``testA_N.bmp`` and ``testB_N.bmp``, each with
+    ``train_N.bmp``, ``testA_N.bmp`` and ``testB_N.bmp``, each with
     ``…_anno.bmp`` (instance numbers). Groups are the patients of ``Grade.csv``, where that
     is there.
     """
-    check_directory(directory, "GlaS", GLAS_EXPECTED)
-    if has_folders(directory):
-        return open_folders(directory, "glas", GLAS_CLASSES, whole=GLAS_WHOLE)
     files = files_below(directory, (".bmp",))
     images = [p for p in files if GLAS_NAME.fullmatch(p.stem)]
     items = []
@@ -401,16 +356,13 @@ def open_glas(directory: Path) -> Layout:
             patients[path.parent] = _patients(path.parent / "Grade.csv")
         group = patients[path.parent].get(path.stem, path.stem)
         split = "train" if path.stem.startswith("train") else "test"
-        items.append(LayoutItem(path.stem, group, split, pair(path, mask)))
+        items.append(LayoutItem(path.stem, group, split, Pair(path, mask)))
     for path in files:
         image = path.with_name(f"{path.stem.removesuffix('_anno')}{path.suffix}")
         if path != image and GLAS_NAME.fullmatch(image.stem) and image not in images:
             raise missing(image, f"the image of {path.name}")
     found = sum(item.split == "train" for item in items)
-    notes = count_note(found, GLAS_WHOLE, "training images")
-    return make_layout(
-        directory, "glas", GLAS_CLASSES, items, "downloaded", GLAS_EXPECTED, notes
-    )
+    return items, count_note(found, GLAS_WHOLE, "training images")
 
 
 def _patients(path: Path) -> dict[str, str]:
@@ -430,20 +382,18 @@ def _patients(path: Path) -> dict[str, str]:
 # --------------------------------------------------------------------------------------------
 # ISIC 2018, task 1: outlines of skin lesions (Codella et al., arXiv 1902.03368).
 
-ISIC_CLASSES = ("background", "lesion")
 ISIC_IMAGES, MASKS = "ISIC2018_Task1-2_Training_Input", "ISIC2018_Task1_Training_GroundTruth"
 #: Training images.
 ISIC_WHOLE = (2594,)
 ISIC_EXPECTED = f"{ISIC_IMAGES}/ISIC_*.jpg with {MASKS}/ISIC_*_segmentation.png"
 
 
-def open_isic2018(directory: Path) -> Layout:
+def open_isic2018(directory: Path) -> Found:
     """ISIC 2018 as downloaded; see `open_layout`.
 
     The 2594 training images, in order of their names: as published, the first 1815 train,
     the next 259 validate, the other 520 test; of fewer images the same shares (70 %, 10 %).
     """
-    check_directory(directory, "ISIC 2018", ISIC_EXPECTED)
     folders = [directory / ISIC_IMAGES, directory / MASKS]
     for folder in folders:
         if not folder.is_dir():
@@ -461,12 +411,9 @@ def open_isic2018(directory: Path) -> Layout:
         mask = folders[1] / f"{path.stem}_segmentation.png"
         if not mask.is_file():
             raise missing(mask, f"the mask of {path.name}")
-        split = "train" if i < first else "val" if i < second else "test"
-        items.append(LayoutItem(path.stem, path.stem, split, pair(path, mask)))
-    notes = count_note(len(items), ISIC_WHOLE, "images")
-    return make_layout(
-        directory, "isic2018", ISIC_CLASSES, items, "downloaded", ISIC_EXPECTED, notes
-    )
+        split = split_of(i, first, second)
+        items.append(LayoutItem(path.stem, path.stem, split, Pair(path, mask)))
+    return items, count_note(len(items), ISIC_WHOLE, "images")
 
 
 # --------------------------------------------------------------------------------------------
@@ -475,7 +422,6 @@ def open_isic2018(directory: Path) -> Layout:
 # Kumar et al., IEEE TMI 2017 and 2020. As downloaded it is TIFF images with Aperio XML
 # outlines; the published SA2-Net code trains from Train_Folder/Val_Folder/Test_Folder.
 
-MONUSEG_CLASSES = ("background", "nucleus")
 #: Training images of the challenge, and of the later download.
 MONUSEG_WHOLE = (30, 37)
 #: A folder of test images: the word, not a part of another ("latest").
@@ -486,15 +432,12 @@ MONUSEG_EXPECTED = (
 )
 
 
-def open_monuseg(directory: Path) -> Layout:
-    """MoNuSeg in either form; see `open_layout`.
+def open_monuseg(directory: Path) -> Found:
+    """MoNuSeg as downloaded; see `open_layout`.
 
-    As downloaded, images and outlines are paired by name wherever they lie; those below a
+    Images and outlines are paired by name wherever they lie; those below a
     folder with the word "test" in its name are the test images. Groups are patients.
     """
-    check_directory(directory, "MoNuSeg", MONUSEG_EXPECTED)
-    if has_folders(directory):
-        return open_folders(directory, "monuseg", MONUSEG_CLASSES, patient, MONUSEG_WHOLE)
     images = files_below(directory, (".tif", ".tiff"))
     outlines = {path.stem: path for path in files_below(directory, (".xml",))}
     annotated = list(outlines.values())
@@ -513,10 +456,7 @@ def open_monuseg(directory: Path) -> Layout:
         place = _partner(orphan, OUTLINES, MONUSEG_IMAGES, images).with_suffix(".tif")
         raise missing(place, f"the image of {orphan.name}")
     found = sum(item.split == "train" for item in items)
-    notes = count_note(found, MONUSEG_WHOLE, "training images")
-    return make_layout(
-        directory, "monuseg", MONUSEG_CLASSES, items, "downloaded", MONUSEG_EXPECTED, notes
-    )
+    return items, count_note(found, MONUSEG_WHOLE, "training images")
 
 
 def _partner(path: Path, own: str, other: str, others: Iterable[Path]) -> Path:
@@ -580,7 +520,6 @@ def read_outlines(path: Path, shape: tuple[int, int]) -> NDArray[np.int32]:
 # The task of the papers that compare on it: given a crop around a nucleus and the nucleus
 # itself as a fourth channel, find the cell.
 
-SEGPC_CLASSES = ("background", "cell")
 SEGPC_EXPECTED = "train/x/N.bmp with train/y/N_1.bmp, N_2.bmp …, and the same in validation"
 TRAINING, VALIDATION = ("train",), ("validation", "valid", "val")
 #: Values of cytoplasm and nucleus in a cell's mask, or above.
@@ -592,7 +531,7 @@ SPLIT = (0.5, 0.7)
 SEGPC_PICTURES = (".bmp",)
 
 
-def open_segpc2021(directory: Path) -> Layout:
+def open_segpc2021(directory: Path) -> Found:
     """SegPC-2021 as downloaded, one item per annotated cell; see `open_layout`.
 
     Each mask file holds one cell: cytoplasm 20, nucleus 40. Of the cells of the training
@@ -600,7 +539,6 @@ def open_segpc2021(directory: Path) -> Layout:
     the next fifth validates, the rest tests, as published. Cells are counted, not images, so
     one image may lie on two sides. Groups are images.
     """
-    check_directory(directory, "SegPC-2021", SEGPC_EXPECTED)
     tops = {
         path.parent
         for path in directory.rglob("[xy]")
@@ -637,20 +575,14 @@ def open_segpc2021(directory: Path) -> Layout:
         != {str(n) for n in range(1, len(masks) + 1)}
     )
     cells = [(image, mask) for image, masks in found for mask in masks]
-    first, second = (int(share * len(cells)) for share in SPLIT)
+    ends = tuple(int(share * len(cells)) for share in SPLIT)
     items = []
     for i, (image, mask) in enumerate(cells):
-        split = "train" if i < first else "val" if i < second else "test"
         # With its folder: training and validation images may share numbers.
         where = image.parent.parent.name
-        items.append(
-            LayoutItem(
-                f"{where} {mask.stem}", f"{where} {image.stem}", split, _Cell(image, mask)
-            )
-        )
-    return make_layout(
-        directory, "segpc2021", SEGPC_CLASSES, items, "downloaded", SEGPC_EXPECTED, notes
-    )
+        name, group, split = f"{where} {mask.stem}", f"{where} {image.stem}", split_of(i, *ends)
+        items.append(LayoutItem(name, group, split, _Cell(image, mask)))
+    return items, notes
 
 
 @dataclass(frozen=True)
@@ -718,13 +650,38 @@ def crop_cell(
 
 __all__ = ["DATASETS", "Layout", "LayoutItem", "Sample", "open_layout"]
 
-#: What opens each data set, by name.
-DATASETS: dict[str, Callable[[Path], Layout]] = {
-    "monuseg": open_monuseg,
-    "glas": open_glas,
-    "isic2018": open_isic2018,
-    "segpc2021": open_segpc2021,
-    "acdc": open_acdc,
+
+@dataclass(frozen=True)
+class _DataSet:
+    """What its authors hand out, and what opens that; `whole` where there are folders, too."""
+
+    title: str
+    classes: tuple[str, ...]
+    expected: str
+    open: Callable[[Path], Found]
+    whole: tuple[int, ...] = ()
+    group: Callable[[str], str] = str
+
+
+#: By name.
+DATASETS: dict[str, _DataSet] = {
+    "monuseg": _DataSet(
+        "MoNuSeg",
+        ("background", "nucleus"),
+        MONUSEG_EXPECTED,
+        open_monuseg,
+        MONUSEG_WHOLE,
+        patient,
+    ),
+    "glas": _DataSet("GlaS", ("background", "gland"), GLAS_EXPECTED, open_glas, GLAS_WHOLE),
+    "isic2018": _DataSet("ISIC 2018", ("background", "lesion"), ISIC_EXPECTED, open_isic2018),
+    "segpc2021": _DataSet("SegPC-2021", ("background", "cell"), SEGPC_EXPECTED, open_segpc2021),
+    "acdc": _DataSet(
+        "ACDC",
+        ("background", "right ventricle", "myocardium", "left ventricle"),
+        ACDC_EXPECTED,
+        open_acdc,
+    ),
 }
 
 
@@ -748,4 +705,24 @@ def open_layout(dataset: str, directory: str | Path) -> Layout:
     """
     if dataset not in DATASETS:
         raise SettingsError(f"Unknown data set {dataset!r}. Known are: {', '.join(DATASETS)}.")
-    return DATASETS[dataset](Path(directory).expanduser())
+    of, directory = DATASETS[dataset], Path(directory).expanduser()
+    if not directory.is_dir():
+        raise TrainingDataError(
+            f"{directory} is not a folder. Give the folder that {of.title} was unpacked into, "
+            f"with {of.expected}."
+        )
+    in_folders = bool(of.whole) and has_folders(directory)
+    opened = open_folders(directory, of.group, of.whole) if in_folders else of.open(directory)
+    items, notes = opened
+    if not items:
+        expected = IN_FOLDERS if in_folders else of.expected
+        raise TrainingDataError(
+            f"{directory} holds no images of {dataset}. Expected is {expected}."
+        )
+    name, count = Counter((item.split, item.name) for item in items).most_common(1)[0]
+    if count > 1:
+        raise TrainingDataError(
+            f"{directory} holds {name[1]!r} {count} times. Keep one copy of the data set there."
+        )
+    form = "folders" if in_folders else "downloaded"
+    return Layout(dataset, of.classes, tuple(items), form, notes)

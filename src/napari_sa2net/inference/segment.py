@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from napari_sa2net.config import InstanceConfig, PredictConfig, SegmentSettings, Settings
 from napari_sa2net.data.axes import axis_noun
-from napari_sa2net.data.plan import ImagePlan, plan_as_input, spread_indices
+from napari_sa2net.data.levels import spread_indices
+from napari_sa2net.data.plan import ImagePlan, plan_as_input
 from napari_sa2net.errors import Cancelled, SettingsError
 from napari_sa2net.inference.diameter import estimate_diameter
 from napari_sa2net.inference.planes import MEASURING, SEPARATING, label_stack, measure_objects

@@ -43,7 +43,7 @@ from napari_sa2net.training.compare import (
     verdict_on,
 )
 from napari_sa2net.training.dataset import Example, load_example
-from napari_sa2net.training.held_out import View, focus, split_examples, spread
+from napari_sa2net.training.held_out import focus, split_examples, spread
 from napari_sa2net.training.material import (
     DIAMETER,
     EARLIER,
@@ -140,7 +140,7 @@ def judge_again(
     n_learned = 0
     if progress:
         progress(0, 0, "drawing the reference set")
-    views: dict[str, list[View]]
+    views: dict[str, list[Example]]
     if folder is None:
         views = reference_views(parent.card, config.max_scored)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -520,6 +520,7 @@ class Example:
 
     @cached_property
     def is_colour(self) -> bool:
+        """Whether the channels differ."""
         return len(self.image) == 3 and bool((self.image[0] != self.image[-1]).any())
 
     @cached_property
@@ -705,26 +706,44 @@ class ValidationDataset(Dataset[dict[str, Tensor]]):
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         example = self.examples[i]
         scale = self.config.diameter / example.diameter
-        plane = ScaledPlane(InMemory(example.image), (), scale)
-        height, width = plane.shape
-        y = max(0, (height - VALIDATION_SIDE) // 2)
-        x = max(0, (width - VALIDATION_SIDE) // 2)
-        window = (y, min(height, y + VALIDATION_SIDE), x, min(width, x + VALIDATION_SIDE))
-        rows = nearest(example.labels.shape[0], scale, window[0], window[1])
-        columns = nearest(example.labels.shape[1], scale, window[2], window[3])
-        labels = example.labels[np.ix_(rows, columns)]
-        mask = (
-            np.ones(labels.shape, bool)
-            if example.counts is None
-            else example.counts[np.ix_(rows, columns)]
+        part = scaled_part(
+            example,
+            scale,
+            VALIDATION_SIDE,
+            lambda shape: tuple(max(0, (n - VALIDATION_SIDE) // 2) for n in shape),
         )
+        labels = part.labels
+        mask = np.ones(labels.shape, bool) if part.counts is None else part.counts
         return {
-            "image": torch.from_numpy(np.ascontiguousarray(plane.read(*window))),
+            "image": torch.from_numpy(part.image),
             "labels": torch.from_numpy(labels),
             "target": torch.from_numpy(class_targets(labels).astype(np.int64)),
             "distance": torch.from_numpy(distance_target(labels, example.depths * scale)),
             "mask": torch.from_numpy(mask),
         }
+
+
+def scaled_part(
+    example: Example,
+    scale: float,
+    side: int,
+    start: Callable[[tuple[int, int]], tuple[int, ...]],
+) -> Example:
+    """A square of an example at another scale; `start` says where, of the scaled shape."""
+    plane = ScaledPlane(InMemory(example.image), (), scale)
+    y, x = start(plane.shape)
+    window = (y, min(plane.shape[0], y + side), x, min(plane.shape[1], x + side))
+    rows = nearest(example.labels.shape[0], scale, window[0], window[1])
+    columns = nearest(example.labels.shape[1], scale, window[2], window[3])
+    at = np.ix_(rows, columns)
+    return replace(
+        example,
+        image=np.ascontiguousarray(plane.read(*window)),
+        labels=example.labels[at],
+        counts=None if example.counts is None else example.counts[at],
+        certain=None if example.certain is None else example.certain[at],
+        centres=np.zeros((0, 2)),
+    )
 
 
 class InMemory:
@@ -737,6 +756,7 @@ class InMemory:
     def read(
         self, _index: tuple[int, ...], y0: int, y1: int, x0: int, x1: int
     ) -> NDArray[np.float32]:
+        """A window of the plane."""
         return self.image[:, y0:y1, x0:x1]
 
 

@@ -7,23 +7,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import Tensor
 
 from napari_sa2net.data.training_set import object_size
 from napari_sa2net.edits.reviewed import REACH
 from napari_sa2net.errors import TrainingDataError
-from napari_sa2net.inference.tiling import ScaledPlane
 from napari_sa2net.training.compare import reviewed_objects
-from napari_sa2net.training.dataset import (
-    Example,
-    InMemory,
-    evenly,
-    median_diameter,
-    nearest,
-)
+from napari_sa2net.training.dataset import Example, evenly, median_diameter, scaled_part
 
 # --------------------------------------------------------------------------------------------
 # Which reviewed pixels are certain: background far from a reviewed cell may be no background.
@@ -75,24 +66,6 @@ SCORED_SIDE = 512
 MARGIN = 128
 #: Fewest reviewed objects of which a part can be held back.
 FEWEST = 4
-
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """Part of an image to score a model on, at the network's object size.
-
-    Attributes
-    ----------
-    image : Tensor (C, h, w) float32
-    labels : int32 (h, w)
-    counts : bool (h, w) or None
-        Pixels that are scored: those whose label is certain; None: all.
-    """
-
-    name: str
-    image: Tensor
-    labels: NDArray[np.int32]
-    counts: NDArray[np.bool_] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,34 +263,29 @@ def _centres(example: Example) -> NDArray[np.float64]:
     )
 
 
-def make_view(example: Example, network_diameter: float, side: int = SCORED_SIDE) -> View:
-    """The part of an example with most reviewed objects, at the network's object size."""
+def make_view(example: Example, network_diameter: float, side: int = SCORED_SIDE) -> Example:
+    """The part of an example with most reviewed objects, at the network's object size.
+
+    Of it count the pixels whose label is certain: a model is scored on these.
+    """
     scale = network_diameter / example.diameter
-    plane = ScaledPlane(InMemory(example.image), (), scale)
-    height, width = plane.shape
     counts = np.ones(example.labels.shape, bool) if example.counts is None else example.counts
-    y, x = (
-        _window(
-            example.centres[:, axis] * scale,
-            np.flatnonzero(counts.any(1 - axis))[[0, -1]] * scale,
-            n,
-            side,
+
+    def start(shape: tuple[int, int]) -> tuple[int, ...]:
+        return tuple(
+            _window(
+                example.centres[:, axis] * scale,
+                np.flatnonzero(counts.any(1 - axis))[[0, -1]] * scale,
+                n,
+                side,
+            )
+            for axis, n in enumerate(shape)
         )
-        for axis, n in ((0, height), (1, width))
-    )
-    window = (y, min(height, y + side), x, min(width, x + side))
-    rows = nearest(example.labels.shape[0], scale, window[0], window[1])
-    columns = nearest(example.labels.shape[1], scale, window[2], window[3])
-    at = np.ix_(rows, columns)
-    certain = None if example.counts is None else example.counts[at]
-    if certain is not None and example.certain is not None:
-        certain = certain & example.certain[at]
-    return View(
-        example.item.name,
-        torch.from_numpy(np.ascontiguousarray(plane.read(*window))),
-        example.labels[at],
-        certain,
-    )
+
+    part = scaled_part(example, scale, side, start)
+    if part.counts is None or part.certain is None:
+        return part
+    return replace(part, counts=part.counts & part.certain)
 
 
 def _window(

@@ -90,6 +90,7 @@ class UnifiedFocalLoss(nn.Module):
         self.distance_gamma = distance_gamma
 
     def extra_repr(self) -> str:
+        """What torch shows of the parameters."""
         return (
             f"weight={self.weight}, delta={self.delta}, gamma={self.gamma}, "
             f"asymmetric={self.asymmetric}, distance_gamma={self.distance_gamma}"
@@ -233,7 +234,7 @@ def without_ignored(
 
 
 def _power(base: Tensor, exponent: float) -> Tensor:
-    """base ** exponent for base >= 0, with gradient 0 where base is 0."""
+    """Power of a base >= 0, with gradient 0 where the base is 0."""
     positive = base > 0
     safe = base.where(positive, torch.ones_like(base))
     if exponent == 0:

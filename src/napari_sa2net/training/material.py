@@ -22,7 +22,6 @@ from napari_sa2net.training.compare import use_in_line
 from napari_sa2net.training.dataset import Example, label_notes, load_example
 from napari_sa2net.training.held_out import (
     Split,
-    View,
     focus,
     is_one_group,
     make_view,
@@ -76,7 +75,7 @@ class Material:
     ----------
     diameter : float
         Object size of the network (px).
-    views : dict of str to list of View
+    views : dict of str to list of Example
         `HELD_OUT`, and parts of the reference set by name.
     notes : tuple of str
         What may be wrong with the labels, and which of several channels is read.
@@ -84,7 +83,7 @@ class Material:
 
     split: Split
     diameter: float
-    views: dict[str, list[View]]
+    views: dict[str, list[Example]]
     replay: list[Example]
     notes: tuple[str, ...] = ()
 
@@ -192,7 +191,7 @@ def prepare(
     )
 
 
-def reference_views(card: ModelCard, most: int) -> dict[str, list[View]]:
+def reference_views(card: ModelCard, most: int) -> dict[str, list[Example]]:
     """At most so many parts of each kind of the reference set, by the kind's name."""
     reference, diameter = reference_examples(card), card.diameter or DIAMETER
     return {

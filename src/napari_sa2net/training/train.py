@@ -189,6 +189,7 @@ class SegmentationModule(pl.LightningModule):
         self._losses: list[float] = []
 
     def training_step(self, batch: dict[str, Tensor], _index: int) -> Tensor:
+        """Called by Lightning."""
         loss = self.loss_of(batch)
         self.log("train_loss", loss, prog_bar=True)
         return loss
@@ -205,9 +206,11 @@ class SegmentationModule(pl.LightningModule):
         )
 
     def on_validation_epoch_start(self) -> None:
+        """Called by Lightning."""
         self._scores, self._losses = [], []
 
     def validation_step(self, batch: dict[str, Tensor], _index: int) -> None:
+        """Called by Lightning."""
         logits = self.net(self._image(batch))
         classes = logits[:, : len(CLASSES)]
         self._losses.append(float(self.loss(classes, batch["target"], batch["mask"])))
@@ -219,6 +222,7 @@ class SegmentationModule(pl.LightningModule):
         )
 
     def on_validation_epoch_end(self) -> None:
+        """Called by Lightning."""
         scores = pool(self._scores)
         self.log("val_loss", sum(self._losses) / len(self._losses), prog_bar=True)
         for name in ("ap50", "mean_ap", "dice"):
@@ -227,6 +231,7 @@ class SegmentationModule(pl.LightningModule):
         self.log("val_score", (scores["ap50"] + scores["mean_ap"]) / 2)
 
     def configure_optimizers(self) -> Any:
+        """Called by Lightning."""
         decay = [p for p in self.net.parameters() if p.ndim > 1]
         plain = [p for p in self.net.parameters() if p.ndim <= 1]
         optimizer = torch.optim.AdamW(

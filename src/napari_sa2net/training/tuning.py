@@ -39,7 +39,7 @@ from napari_sa2net.training.compare import (
     score_of,
     tally,
 )
-from napari_sa2net.training.held_out import View
+from napari_sa2net.training.dataset import Example
 from napari_sa2net.training.losses import deep_supervision_loss
 from napari_sa2net.training.material import HELD_OUT
 from napari_sa2net.training.replay import answers_kept
@@ -121,6 +121,7 @@ class TuningModule(SegmentationModule):
     # --- what Lightning asks for -----------------------------------------------------------
 
     def train(self, mode: bool = True) -> TuningModule:
+        """Called by Lightning."""
         super().train(mode)
         if self.tuning.freeze_norm or self.tuning.learn == "attention":
             for module in self.net.modules():
@@ -129,6 +130,7 @@ class TuningModule(SegmentationModule):
         return self
 
     def configure_optimizers(self) -> Any:
+        """Called by Lightning."""
         peak = self.tuning.learning_rate
         groups = []
         if self.tuning.learn == "attention":
@@ -152,6 +154,7 @@ class TuningModule(SegmentationModule):
         return self._adam[0]
 
     def on_fit_start(self) -> None:
+        """Called by Lightning."""
         self._teacher[0].to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average.to(self.device)
         if self.waiting is not None:
@@ -161,6 +164,7 @@ class TuningModule(SegmentationModule):
             self.remember()
 
     def training_step(self, batch: dict[str, Tensor], _index: int) -> None:  # type: ignore[override]
+        """Called by Lightning."""
         optimizer: Any = self.optimizers()
         self._prepare(optimizer)
         size = len(batch["target"])
@@ -325,8 +329,8 @@ class Scorer:
 
     Parameters
     ----------
-    views : mapping of str to sequence of View
-        By set.
+    views : mapping of str to sequence of Example
+        By set, from `make_view`.
     card : ModelCard
         Classes and how objects are made.
     device, dtype
@@ -337,7 +341,7 @@ class Scorer:
 
     def __init__(
         self,
-        views: Mapping[str, Sequence[View]],
+        views: Mapping[str, Sequence[Example]],
         card: ModelCard,
         device: torch.device,
         dtype: torch.dtype,
@@ -350,9 +354,10 @@ class Scorer:
         self.dtype = dtype
         self.ask = ask
 
-    def probability(self, net: Network, view: View) -> Any:
+    def probability(self, net: Network, view: Example) -> Any:
         """Class probabilities (C, h, w) of a view."""
-        x = view.image[None].to(self.device).contiguous(memory_format=torch.channels_last)
+        x = torch.from_numpy(view.image)[None].to(self.device)
+        x = x.contiguous(memory_format=torch.channels_last)
         low = self.dtype != torch.float32
         with torch.no_grad(), torch.autocast(self.device.type, self.dtype, enabled=low):
             logits = net(x)
@@ -506,15 +511,18 @@ class Rounds(Callback):
         self._mark = (0, 0.0)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Called by Lightning."""
         self._clock = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Called by Lightning."""
         assert isinstance(pl_module, TuningModule)
         self._mark = (pl_module.done, self._seconds())
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
     ) -> None:
+        """Called by Lightning."""
         module = pl_module
         assert isinstance(module, TuningModule)
         schedule = module.schedule

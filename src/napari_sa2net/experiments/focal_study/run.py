@@ -560,8 +560,10 @@ class _Study:
             self.done += 1
 
     def _is_over(self, key: str, kept: tuple[str, ...]) -> bool:
-        """Whether a training has its scores and its model, with the modules that it shall
-        have: others may be kept once trainings before it were repeated."""
+        """Whether a training has its scores and its model, with the modules that it shall have.
+
+        Others may be kept once trainings before it were repeated.
+        """
         if key not in self.runs or not (self.out / "runs" / key / MODEL).is_file():
             return False
         return set(self.runs[key]["gamma"]) == set(kept)

@@ -265,6 +265,7 @@ class Saver(Callback):
         self.path, self.saved = path, time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Called by Lightning."""
         if time.monotonic() - self.saved >= SAVE_SECONDS:
             trainer.save_checkpoint(self.path)
             self.saved = time.monotonic()

@@ -118,8 +118,10 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class AugmentedImages(Dataset[tuple[Tensor, Tensor]]):
-    """Images of a fold in each epoch, indexed by (epoch, number); augmented as published, or
-    as they are (also for `WideAugmentation`)."""
+    """Images of a fold in each epoch, indexed by (epoch, number).
+
+    Augmented as published, or as they are (also for `WideAugmentation`).
+    """
 
     def __init__(
         self,
@@ -197,6 +199,7 @@ class ProtocolModule(pl.LightningModule):
         return dice_ce(logits, target, share, self.recipe.squared_dice)
 
     def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
+        """Called by Lightning."""
         image, target = batch
         target = on_grid(target, image.shape[-1])
         if self.vary is not None:
@@ -207,13 +210,16 @@ class ProtocolModule(pl.LightningModule):
         return loss
 
     def on_train_batch_end(self, *_: Any) -> None:
+        """Called by Lightning."""
         if self.mean is not None:
             self.mean.update_parameters(self.net)
 
     def on_validation_epoch_start(self) -> None:
+        """Called by Lightning."""
         self._seen, self._losses = [], []
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _index: int) -> None:
+        """Called by Lightning."""
         image, target = batch
         logits = self.judged(image)
         self._losses.append(self.loss(logits, on_grid(target, image.shape[-1])))
@@ -222,6 +228,7 @@ class ProtocolModule(pl.LightningModule):
         self._seen.append(scored(found, truth, image.cpu().numpy(), 1, self.recipe))
 
     def on_validation_epoch_end(self) -> None:
+        """Called by Lightning."""
         found, truth = (np.concatenate(part) for part in zip(*self._seen, strict=True))
         scores = score(found, truth, self.units, self.recipe.n_classes)
         self.log("val_dice", float(scores["dice"].mean()))
@@ -239,6 +246,7 @@ class ProtocolModule(pl.LightningModule):
             super().lr_scheduler_step(scheduler, metric)
 
     def configure_optimizers(self) -> Any:
+        """Called by Lightning."""
         kind = torch.optim.Adam if self.recipe.optimizer == "adam" else torch.optim.AdamW
         optimizer = kind(
             self.net.parameters(),
@@ -314,6 +322,7 @@ class Keeper(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Called by Lightning."""
         self.best, self.epoch = state_dict["best"], state_dict["epoch"]
         self.merit = state_dict.get("merit", self.best)  # one of before had Dice alone
         self.weights = state_dict["weights"]
@@ -321,6 +330,7 @@ class Keeper(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
     ) -> None:
+        """Called by Lightning."""
         loss = float(outputs["loss"].detach())
         if not math.isfinite(loss):
             raise TrainingError(
@@ -340,6 +350,7 @@ class Keeper(Callback):
             )
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Called by Lightning."""
         metrics, epoch = trainer.callback_metrics, trainer.current_epoch
         dice, loss = float(metrics["val_dice"]), float(metrics["val_loss"])
         merit = dice if self.recipe.best_by == "dice" else -loss

@@ -7,6 +7,9 @@ import multiprocessing
 import queue
 import signal
 from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -40,7 +43,7 @@ from napari_sa2net.inference.devices import resolve_device
 # Folds at the same time, one process on each device.
 
 Progress = Callable[[int, int, str], None]
-#: Seconds between looks at whether a process is still there and the user still wants it.
+#: Seconds between looks at how far the folds are, and whether the user still wants them.
 POLL = 0.2
 
 
@@ -51,12 +54,13 @@ def run_in_parallel(
     on_progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> list[dict[str, Any]]:
-    """Run folds, each in a process of its own, as many at a time as there are devices.
+    """Run folds, as many at a time as there are devices, each device in a process of its own.
 
     Parameters
     ----------
     jobs : sequence of tuple
         Positional arguments of `run_fold`.
+    devices, workers, on_progress, cancelled
 
     Returns
     -------
@@ -68,92 +72,68 @@ def run_in_parallel(
     """
     # Spawned: a forked process cannot use CUDA.
     context = multiprocessing.get_context("spawn")
-    events, stop = context.Queue(), context.Event()
-    waiting = list(range(len(jobs)))
-    free = list(devices)
-    running: dict[int, tuple[Any, str]] = {}
-    results: dict[int, dict[str, Any]] = {}
+    events, free, stop = context.Queue(), context.Queue(), context.Event()
+    for device in devices:
+        free.put(device)
     steps: dict[int, tuple[int, int]] = {}
     failure: BaseException | None = None
-    try:
-        while running or (waiting and failure is None):
-            while waiting and free and failure is None:
-                i, device = waiting.pop(0), free.pop(0)
-                process = context.Process(
-                    target=_work, args=(i, jobs[i], device, workers, events, stop)
-                )
-                process.start()
-                running[i] = process, device
-            if cancelled and cancelled():
-                stop.set()
-            try:
-                i, kind, value = events.get(timeout=POLL)
-            except queue.Empty:
-                failure = failure or _dead(running, stop)
-                continue
-            if kind == "step":
-                steps[i] = value[0], value[1]
-                if on_progress:
-                    total = len(jobs) * value[1]
-                    done = sum(d for d, _ in steps.values())
-                    on_progress(done, total, f"fold {i + 1} of {len(jobs)}, {value[2]}")
-                continue
-            if kind == "result":
-                results[i] = value
-            else:
+    with ProcessPoolExecutor(len(devices), context, _begin, (events, free, stop)) as pool:
+        runs = [pool.submit(_work, i, job, workers) for i, job in enumerate(jobs)]
+        waiting = set(runs)
+        try:
+            while waiting:
+                done, waiting = wait(waiting, POLL, FIRST_COMPLETED)
                 # The first error says why; that others were stopped by it does not.
-                failure = failure or value
-                stop.set()
-            process, device = running.pop(i)
-            process.join()
-            free.append(device)
-    finally:
-        stop.set()
-        for process, _ in running.values():
-            process.join(timeout=10)
-            if process.is_alive():
-                process.terminate()
+                failure = failure or next(filter(None, (run.exception() for run in done)), None)
+                if failure is not None:
+                    break
+                if cancelled and cancelled():
+                    stop.set()
+                with suppress(queue.Empty):
+                    while True:
+                        i, now, total, what = events.get_nowait()
+                        steps[i] = now, total
+                        if on_progress:
+                            so_far = sum(d for d, _ in steps.values())
+                            where = f"fold {i + 1} of {len(jobs)}, {what}"
+                            on_progress(so_far, len(jobs) * total, where)
+        finally:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+    if isinstance(failure, BrokenProcessPool):
+        raise TrainingError(
+            "The process of a fold ended; memory may have run out. Use fewer devices or a "
+            "smaller batch, and give the command again."
+        ) from failure
     if failure is not None:
         raise failure
-    return [results[i] for i in range(len(jobs))]
+    return [run.result() for run in runs]
 
 
-def _dead(running: dict[int, tuple[Any, str]], stop: Any) -> TrainingError | None:
-    """The error for a process that ended without a word, and no longer wait for it."""
-    for i, (process, _) in list(running.items()):
-        if process.exitcode not in (None, 0):
-            del running[i]
-            stop.set()
-            return TrainingError(
-                f"The process of fold {i + 1} ended with code {process.exitcode}; memory may "
-                "have run out. Use fewer devices or a smaller batch, and give the command "
-                "again."
-            )
-    return None
+#: Of a process: where it tells how far it is, whether it is to stop, and its device.
+_own: dict[str, Any] = {}
 
 
-def _work(
-    i: int, job: tuple[Any, ...], device: str, workers: int, events: Any, stop: Any
-) -> None:
-    """Body of a process."""
+def _begin(events: Any, free: Any, stop: Any) -> None:
     # Ctrl-C reaches all processes of a terminal; the first one decides and tells the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    events.cancel_join_thread()  # what is not read any more holds up no end
+    _own.update(events=events, stop=stop, device=free.get())
+
+
+def _work(i: int, job: tuple[Any, ...], workers: int) -> dict[str, Any]:
     try:
-        result = run_fold(
+        return run_fold(
             *job,
-            device=device,
+            device=_own["device"],
             workers=workers,
-            on_step=lambda *step: events.put((i, "step", step)),
-            cancelled=stop.is_set,
+            on_step=lambda *step: _own["events"].put((i, *step)),
+            cancelled=_own["stop"].is_set,
         )
-    except SA2NetError as error:
-        events.put((i, "error", error))
+    except SA2NetError:
+        raise
     except Exception as error:  # sent as words: not every error can be pickled
-        events.put(
-            (i, "error", TrainingError(f"Fold {i + 1}: {type(error).__name__}: {error}"))
-        )
-    else:
-        events.put((i, "result", result))
+        raise TrainingError(f"Fold {i + 1}: {type(error).__name__}: {error}") from None
 
 
 SETTINGS, CACHE = "settings.json", "prepared.npz"
