@@ -117,7 +117,7 @@ def test_what_belongs_to_a_learned_image_is_not_held_out(tmp_path, tiny_model):
         }
     )
     grandchild = type(child.model)(child.model.net, other, None, "")
-    assert prepare(corrections.path, grandchild, SMALL, [plane.name]).split.known
+    assert prepare(corrections.path, grandchild, SMALL, [plane.name]).known
 
 
 def test_comparing_leaves_out_what_was_learned_and_kept_anew(tmp_path, tiny_model, monkeypatch):
@@ -179,7 +179,7 @@ def test_one_group_alone_is_said(tmp_path, tiny_model):
     corrections.commit(commit_of(9, "B"))
     material = prepare(corrections.path, load_model(tiny_model), SMALL)
     sides = [
-        {e.item.group for e in s} for s in (material.split.training, material.split.held_out)
+        {e.item.group for e in s} for s in (material.training, material.held_out)
     ]
     assert sorted(map(sorted, sides)) == [["A"], ["B"]]
     assert material.caveats() == ()

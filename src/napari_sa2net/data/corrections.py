@@ -519,26 +519,6 @@ def export_corrections(
     return _export_folder(target, manifest, files)
 
 
-@dataclass(frozen=True)
-class Taking:
-    """How images of a folder are taken in.
-
-    Attributes
-    ----------
-    group : str
-        For images that have none.
-    note : callable(str)
-        Told what a person should know.
-    axes, channels
-        As of `load_training_folder`.
-    """
-
-    group: str
-    note: Callable[[str], None]
-    axes: str | None = None
-    channels: Channels = None
-
-
 def import_into(
     folder: str | os.PathLike[str],
     source: str | os.PathLike[str],
@@ -561,8 +541,8 @@ def import_into(
         made.append(TrainingSet.open(folder, create=True))
         return made[0]
 
-    taking = Taking(group, note or logger.warning, axes, channels)
-    records = _import(opened, Path(folder).expanduser().absolute(), source, taking)
+    own = Path(folder).expanduser().absolute()
+    records = _import(opened, own, source, group, note, axes, channels)
     return made[0], records
 
 
@@ -604,8 +584,8 @@ def import_corrections(
     OutputError
         If the set cannot be written.
     """
-    taking = Taking(group, note or logger.warning, axes, channels)
-    return _import(lambda: training_set, training_set.path, source, taking)
+    own = training_set.path
+    return _import(lambda: training_set, own, source, group, note, axes, channels)
 
 
 @contextmanager
@@ -622,20 +602,6 @@ def opened_source(source: str | os.PathLike[str]) -> Iterator[Path]:
             yield folder
     else:
         yield path
-
-
-def _import(
-    opened: Callable[[], TrainingSet],
-    own: Path,
-    source: str | os.PathLike[str],
-    taking: Taking,
-) -> list[CommitRecord]:
-    """Look at a source, then open the set (at `own`) and take it in."""
-    path = Path(source).expanduser().absolute()
-    if path == own:
-        raise CorrectionsError("A set cannot be imported into itself. Choose another folder.")
-    with opened_source(path) as folder:
-        return _import_folder(opened, folder, taking, path)
 
 
 def _export_folder(target: Path, manifest: Manifest, files: list[tuple[str, Path]]) -> Path:
@@ -658,34 +624,45 @@ def _export_folder(target: Path, manifest: Manifest, files: list[tuple[str, Path
     return target
 
 
-def _import_folder(
-    opened: Callable[[], TrainingSet], folder: Path, taking: Taking, source: Path
+def _import(
+    opened: Callable[[], TrainingSet],
+    own: Path,
+    source: str | os.PathLike[str],
+    group: str,
+    note: Callable[[str], None] | None,
+    axes: str | None,
+    channels: Channels,
 ) -> list[CommitRecord]:
-    items = load_training_folder(folder, axes=taking.axes, channels=taking.channels)
-    if is_training_set(folder):
-        return _import_set(opened, TrainingSet(folder))
-    doubts, empty, told = [], [], []
-    for item in items:  # all of them, before the first is taken in
-        commit, doubt, channel = _read_item(item, taking.group, source)
-        doubts.append(doubt)
-        told += [channel] if channel else []
-        if not commit.labels.any():
-            empty.append(item.name)
-    if len(empty) == len(items):
-        raise CorrectionsError(f"No label image of {source} {NO_CELL}")
-    for words in (*told[:1], *notes_on(doubts, empty)):
-        taking.note(words)
-    training_set = opened()
-    known: dict[tuple[Any, ...], list[str]] = {}
-    for record in training_set.commits("active", "superseded"):
-        known.setdefault(record.place, []).append(record.id)
-    made: list[CommitRecord] = []
-    for start in range(0, len(items), BATCH):
-        some = items[start : start + BATCH]
-        batch = [_read_item(item, taking.group, source)[0] for item in some]
-        new = [commit for commit in batch if not _is_here(training_set, known, commit)]
-        made += training_set._commit_all(new) if new else []
-    return made
+    """Look at a source, then open the set (at `own`) and take it in."""
+    path = Path(source).expanduser().absolute()
+    if path == own:
+        raise CorrectionsError("A set cannot be imported into itself. Choose another folder.")
+    with opened_source(path) as folder:
+        items = load_training_folder(folder, axes=axes, channels=channels)
+        if is_training_set(folder):
+            return _import_set(opened, TrainingSet(folder))
+        doubts, empty, told = [], [], []
+        for item in items:  # all of them, before the first is taken in
+            commit, doubt, channel = _read_item(item, group, path)
+            doubts.append(doubt)
+            told += [channel] if channel else []
+            if not commit.labels.any():
+                empty.append(item.name)
+        if len(empty) == len(items):
+            raise CorrectionsError(f"No label image of {path} {NO_CELL}")
+        for words in (*told[:1], *notes_on(doubts, empty)):
+            (note or logger.warning)(words)
+        training_set = opened()
+        known: dict[tuple[Any, ...], list[str]] = {}
+        for record in training_set.commits("active", "superseded"):
+            known.setdefault(record.place, []).append(record.id)
+        made: list[CommitRecord] = []
+        for start in range(0, len(items), BATCH):
+            some = items[start : start + BATCH]
+            batch = [_read_item(item, group, path)[0] for item in some]
+            new = [commit for commit in batch if not _is_here(training_set, known, commit)]
+            made += training_set._commit_all(new) if new else []
+        return made
 
 
 def _is_here(

@@ -67,9 +67,9 @@ ONE_GROUP = (
 DIAMETER = 24.0
 
 
-@dataclass(frozen=True, eq=False)
-class Material:
-    """What a run works with.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Material(Split):
+    """What a run works with: examples by their use, and what they are scored and kept by.
 
     Attributes
     ----------
@@ -81,7 +81,6 @@ class Material:
         What may be wrong with the labels, and which of several channels is read.
     """
 
-    split: Split
     diameter: float
     views: dict[str, list[Example]]
     replay: list[Example]
@@ -95,9 +94,9 @@ class Material:
     def division(self) -> dict[str, list[str]]:
         """Names by use, to divide the set in the same way again."""
         return {
-            "training": self.names(self.split.training),
-            "held_out": self.names(self.split.held_out),
-            "earlier": self.names(self.split.earlier),
+            "training": self.names(self.training),
+            "held_out": self.names(self.held_out),
+            "earlier": self.names(self.earlier),
         }
 
     def commit_ids(self) -> dict[str, str]:
@@ -111,15 +110,14 @@ class Material:
     def caveats(self) -> tuple[str, ...]:
         """Why what is held back judges too kindly, in sentences."""
         said = []
-        if self.split.known:
+        if self.known:
             said.append("The parent had learned from these corrections before.")
-        if self.split.one_group:
+        if self.one_group:
             said.append(ONE_GROUP)
         return tuple(said)
 
     def _items(self) -> list[TrainingItem]:
-        split = self.split
-        return [e.item for e in (*split.training, *split.held_out, *split.earlier)]
+        return [e.item for e in (*self.training, *self.held_out, *self.earlier)]
 
 
 def prepare(
@@ -183,11 +181,11 @@ def prepare(
         EARLIER: [make_view(e, diameter) for e in earlier],
     }
     return Material(
-        split,
-        diameter,
-        {name: some for name, some in views.items() if some},
-        replay_examples(card, diameter, config.seed) if config.replay else [],
-        notes,
+        **vars(split),
+        diameter=diameter,
+        views={name: some for name, some in views.items() if some},
+        replay=replay_examples(card, diameter, config.seed) if config.replay else [],
+        notes=notes,
     )
 
 

@@ -309,7 +309,7 @@ class TuningRun:
             self.schedule.total,
             self.schedule.rounds,
             seconds,
-            sum(len(e.centres) for e in self.material.split.training),
+            sum(len(e.centres) for e in self.material.training),
             held_out.n,
             held_out,
             score_of(reference_of(self.record.parent)),
@@ -400,7 +400,7 @@ class TuningRun:
             update={"crop": self.crop}
         )
         crops = MixedCrops(
-            self.material.split.training,
+            self.material.training,
             self._replay(),
             settings,
             self.config.replay,
@@ -478,15 +478,15 @@ class TuningRun:
         }
         replay = [e for e in self.material.replay if e.item.kind in known]
         if replay and "fluo" in known:
-            replay += as_fluorescence(self.material.split.training)
+            replay += as_fluorescence(self.material.training)
         return replay
 
     def _trusted(self, teacher: Network) -> float:
         """How far the parent's sure answers agree with a person's, on what is learned from."""
-        if all(e.counts is None or e.counts.all() for e in self.material.split.training):
+        if all(e.counts is None or e.counts.all() for e in self.material.training):
             return 0.0  # nothing is left for the parent to answer
         total = torch.zeros(2, 2, dtype=torch.int64).numpy()
-        for example in spread(self.material.split.training, MAX_TRUST_IMAGES):
+        for example in spread(self.material.training, MAX_TRUST_IMAGES):
             self._ask()
             view = make_view(example, self.material.diameter)
             probability = self.scorer.probability(teacher, view)
@@ -500,7 +500,7 @@ class TuningRun:
         settings = as_training(self.config, self.material.diameter)
         steps = PROBE_STEPS[self.config.learn] + 1
         crops = MixedCrops(
-            self.material.split.training, self._replay(), settings, self.config.replay, steps
+            self.material.training, self._replay(), settings, self.config.replay, steps
         )
         module = TuningModule(
             self._network(),
