@@ -22,14 +22,14 @@ from napari_sa2net.errors import (
 )
 from napari_sa2net.experiments.layouts import DATASETS, open_layout
 from napari_sa2net.experiments.reproduce import run as run_module
-from napari_sa2net.experiments.reproduce.fold import test_probabilities as probabilities_of
-from napari_sa2net.experiments.reproduce.prepare import augment, bilinear, prepare
-from napari_sa2net.experiments.reproduce.protocol import (
+from napari_sa2net.experiments.reproduce.fold import (
     EpochSampler,
     ProtocolModule,
     dice_bce,
     dice_ce,
 )
+from napari_sa2net.experiments.reproduce.fold import test_probabilities as probabilities_of
+from napari_sa2net.experiments.reproduce.prepare import augment, bilinear, prepare
 from napari_sa2net.experiments.reproduce.recipes import RECIPES, SIZE, recipe_of
 from napari_sa2net.experiments.reproduce.run import fold_splits, reproduce
 from napari_sa2net.experiments.reproduce.scoring import decided, score
@@ -48,7 +48,7 @@ TINY = {"base_channels": 2, "epochs": 2, "device": "cpu"}
 @pytest.fixture(autouse=True)
 def small_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """32 px instead of 224: what is tested does not depend on the size."""
-    for module in ("prepare", "fold", "protocol"):
+    for module in ("prepare", "fold"):
         monkeypatch.setattr(f"napari_sa2net.experiments.reproduce.{module}.SIZE", 32)
 
 
@@ -346,8 +346,8 @@ def test_patience_ends_training(tmp_path: Path, monkeypatch) -> None:
     object.__setattr__(recipe, "patience", 2)
     try:
         monkeypatch.setattr(
-            "napari_sa2net.experiments.reproduce.protocol.score",
-            lambda *a: pd.DataFrame({"dice": [0.5], "iou": [0.4]}),
+            "napari_sa2net.experiments.reproduce.fold.score",
+            lambda *a: pd.DataFrame({"name": ["all"], "dice": [0.5], "iou": [0.4]}),
         )
         root = make.folders(tmp_path / "data", {"Train_Folder": 6})
         report = reproduce("glas", root, tmp_path / "out", folds=1, **TINY | {"epochs": 9})

@@ -30,7 +30,7 @@ FOLDERS = {"Train_Folder": 6, "Test_Folder": 2}
 @pytest.fixture(autouse=True)
 def small_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """32 px instead of 224: what is tested does not depend on the size."""
-    for module in ("prepare", "fold", "protocol", "report"):
+    for module in ("prepare", "fold", "report"):
         monkeypatch.setattr(f"napari_sa2net.experiments.reproduce.{module}.SIZE", 32)
 
 

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from napari_sa2net.data import read_image
 from napari_sa2net.errors import Cancelled, SettingsError
-from napari_sa2net.experiments.reproduce.fold import seldom
+from napari_sa2net.experiments.reproduce.fold import Keeper, on_grid, seldom
 from napari_sa2net.experiments.reproduce.prepare import WideAugmentation
-from napari_sa2net.experiments.reproduce.protocol import Keeper, on_grid
 from napari_sa2net.experiments.reproduce.recipes import OURS, RECIPES, recipe_of
 from napari_sa2net.experiments.reproduce.run import reproduce
 from napari_sa2net.experiments.reproduce.scoring import at_side, predict
@@ -36,7 +35,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def small_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """32 px instead of 224: what is tested does not depend on the size."""
-    for module in ("prepare", "fold", "protocol", "report"):
+    for module in ("prepare", "fold", "report"):
         monkeypatch.setattr(f"napari_sa2net.experiments.reproduce.{module}.SIZE", 32)
 
 

@@ -17,17 +17,17 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from napari_sa2net.data import read_image
 from napari_sa2net.errors import Cancelled, SettingsError, TrainingError
 from napari_sa2net.experiments.layouts import Sample, open_layout
+from napari_sa2net.experiments.reproduce.fold import (
+    AugmentedImages,
+    Keeper,
+    ProtocolModule,
+    dice_ce,
+)
 from napari_sa2net.experiments.reproduce.prepare import (
     bilinear,
     prepare,
     prepare_sample,
     to_input,
-)
-from napari_sa2net.experiments.reproduce.protocol import (
-    AugmentedImages,
-    Keeper,
-    ProtocolModule,
-    dice_ce,
 )
 from napari_sa2net.experiments.reproduce.recipes import RECIPES
 from napari_sa2net.experiments.reproduce.report import table_rows
@@ -51,7 +51,7 @@ TINY = {"base_channels": 1, "epochs": 2, "device": "cpu"}
 @pytest.fixture(autouse=True)
 def small_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """32 px instead of 224: what is tested does not depend on the size."""
-    for module in ("prepare", "fold", "protocol", "report"):
+    for module in ("prepare", "fold", "report"):
         monkeypatch.setattr(f"napari_sa2net.experiments.reproduce.{module}.SIZE", 32)
 
 
@@ -344,7 +344,7 @@ def test_a_run_goes_on_with_the_rate_that_it_had(tmp_path: Path, monkeypatch) ->
         def __init__(self, optimizer, **_) -> None:
             super().__init__(optimizer, factor=0.5, patience=0, threshold=1.0)
 
-    reduce = "napari_sa2net.experiments.reproduce.protocol.ReduceLROnPlateau"
+    reduce = "napari_sa2net.experiments.reproduce.fold.ReduceLROnPlateau"
     monkeypatch.setattr(reduce, Eager)
     monkeypatch.setattr("napari_sa2net.experiments.reproduce.fold.SAVE_SECONDS", 0.0)
     rates: list[float] = []

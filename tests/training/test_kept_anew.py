@@ -93,7 +93,7 @@ def test_an_image_that_is_kept_anew_is_still_the_image_it_was(tmp_path, tiny_mod
         for use, seeds in uses.items():
             found = {int(i.name[1]) for i in items if use_of(one, i) == use}
             assert found == set(seeds), use
-    split = prepare(corrections.path, child.model, SMALL).split
+    split = prepare(corrections.path, child.model, SMALL)
     assert [int(e.item.name[1]) for e in split.held_out] == [held_out]
     assert not split.known
 
@@ -107,7 +107,7 @@ def test_what_belongs_to_a_learned_image_is_not_held_out(tmp_path, tiny_model):
     corrections.remove(child.card.training["commits"][0])
     (plane,) = [i for i in load_training_folder(corrections.path) if "_1_" in i.name]
     assert use_of(child.card, plane) == "learned"
-    split = prepare(corrections.path, child.model, SMALL).split
+    split = prepare(corrections.path, child.model, SMALL)
     assert plane.name in [e.item.name for e in split.training]
     # A grandchild of what never saw it still comes of what did.
     other = child.card.model_copy(
