@@ -140,7 +140,14 @@ def test_where_it_is_not_better_the_advice_fits_the_reason():
 def test_a_small_loss_on_the_reference_set_is_no_change():
     held_out = change([many(20)], [many(30)])
     score = Score(0.8, 0.5, 0.9, 500)
-    part = Change(score, Score(0.79, 0.5, 0.9, 500), -0.01, -0.015, -0.005, 0.0)
+    part = Change(
+        before=score,
+        after=Score(0.79, 0.5, 0.9, 500),
+        difference=-0.01,
+        low=-0.015,
+        high=-0.005,
+        chance=0.0,
+    )
     assert judge(held_out, {"fluorescence": part}).better
 
 

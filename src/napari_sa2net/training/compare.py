@@ -186,35 +186,20 @@ class Interval:
         return self.difference < -TOLERANCE and self.chance <= 1 - SURE
 
 
-@dataclass(frozen=True)
-class Change:
-    """Two models on the same images.
+@dataclass(frozen=True, kw_only=True)
+class Change(Interval):
+    """Two models on the same images: the difference of ap50.
 
     Attributes
     ----------
     before, after : Score
-    difference : float
-        Of ap50.
-    low, high : float
-        95 % bootstrap interval of the difference.
-    chance : float
-        Share of the draws in which the second model is better; a draw counts half.
     dice : Interval
         The same of Dice.
     """
 
     before: Score
     after: Score
-    difference: float
-    low: float
-    high: float
-    chance: float
     dice: Interval = Interval()
-
-    @property
-    def margin(self) -> float:
-        """Half the interval's width."""
-        return (self.high - self.low) / 2
 
 
 @dataclass(frozen=True)
@@ -336,13 +321,10 @@ def change(before: Sequence[Tally], after: Sequence[Tally], seed: int = 0) -> Ch
     covered = _interval(_dice_of(after, picks) - _dice_of(before, picks))
     first, second = score_of(before), score_of(after)
     return Change(
-        first,
-        second,
-        second.ap50 - first.ap50,
-        found.low,
-        found.high,
-        found.chance,
-        replace(covered, difference=second.dice - first.dice),
+        **vars(replace(found, difference=second.ap50 - first.ap50)),
+        before=first,
+        after=second,
+        dice=replace(covered, difference=second.dice - first.dice),
     )
 
 
@@ -393,7 +375,9 @@ def judge(held_out: Change, reference: Mapping[str, Change] | None = None) -> Ve
             f"; {link} the area is covered worse: {_dice(held_out)} "
             f"(± {held_out.dice.margin:.2f})"
         )
-    worse = {name: part for name, part in (reference or {}).items() if _worse(part)}
+    worse = {
+        name: part for name, part in (reference or {}).items() if part.fell or part.dice.fell
+    }
     advice = "" if better and not worse else _advice(held_out, tuple(worse))
     if not reference:
         return Verdict(better, f"{text}.", advice)
@@ -447,16 +431,8 @@ def _dice(part: Change) -> str:
 
 def _lost(part: Change) -> str:
     """The scores of a part that fell."""
-    said = [_arrow(part)] if _finds_less(part) else []
+    said = [_arrow(part)] if part.fell else []
     return " and ".join([*said, _dice(part)] if part.dice.fell else said)
-
-
-def _worse(part: Change) -> bool:
-    return _finds_less(part) or part.dice.fell
-
-
-def _finds_less(part: Change) -> bool:
-    return part.difference < -TOLERANCE and part.chance <= 1 - SURE
 
 
 def _gained(part: Change) -> bool:
