@@ -159,21 +159,23 @@ def tidy(run: Path) -> None:
 
 
 @contextmanager
-def working_on(run: Path) -> Iterator[None]:
-    """Hold a run's lock while the block runs, so that no two processes go on with it.
+def working_on(run: Path, busy: SA2NetError | None = None) -> Iterator[None]:
+    """Hold the lock of a run's folder while the block runs: no two processes go on with it.
 
     Raises
     ------
     OutputError
-        If another one does, or the folder cannot be written.
+        If another one does (or `busy`), or the folder cannot be written.
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{run} cannot be made ({error}).") from error
+        raise OutputError(
+            f"{run} cannot be made ({error}). Choose a folder that may be written to."
+        ) from error
     lock = take_lock(run / LOCK)
     if lock is None:
-        raise _busy(run)
+        raise busy or _busy(run)
     try:
         yield
     finally:

@@ -7,14 +7,12 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback
 from pydantic import BaseModel
 from torch import Tensor
@@ -53,6 +51,7 @@ from napari_sa2net.nn import FocalExponent, Network
 from napari_sa2net.provenance import versions
 from napari_sa2net.training.dataset import CropDataset, Example
 from napari_sa2net.training.run_state import read_tensors, reading, write_tensors
+from napari_sa2net.training.runs import LOCK, working_on
 from napari_sa2net.training.train import (
     MovingAverage,
     Schedule,
@@ -66,7 +65,7 @@ from napari_sa2net.training.tuning import working_dtype
 # study.json: what a study has done so far, read back only if it is whole.
 
 SCHEMA_VERSION = 1
-STUDY, LOCK = "study.json", ".lock"
+STUDY = "study.json"
 
 
 class _Images(BaseModel):
@@ -447,7 +446,8 @@ def focal_study(
     try:
         choose_items(data, settings)  # mistakes show before anything is read at length
         images = load_images(data, settings, on_progress, ask)
-        with _own(out):
+        busy = f"Another process runs a study in {out}. Wait for it, or choose another folder."
+        with working_on(out, SettingsError(busy)):
             state = read(out, settings) or begin(settings, images, data, command)
             if state["images"]["digest"] != images.digest:
                 raise SettingsError(
@@ -635,21 +635,3 @@ class _Study:
         if self.on_progress:
             steps = self.settings.steps
             self.on_progress(self.done * steps + step, self.total * steps, what)
-
-
-@contextmanager
-def _own(out: Path) -> Iterator[None]:
-    """Nobody else writes in that folder."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{out} cannot be made ({error}). Choose a folder that may be written to."
-        ) from error
-    try:
-        with FileLock(out / LOCK, timeout=0):
-            yield
-    except Timeout:
-        raise SettingsError(
-            f"Another process runs a study in {out}. Wait for it, or choose another folder."
-        ) from None
