@@ -98,7 +98,7 @@ def fine_tune(
     promote : bool, optional
         True offers the child, and False keeps it aside, whatever the scores say.
     on_event : callable(Event), optional
-        Takes `Planned`, `LossPoint`, `RoundPoint` and `Notice` of `training.events`.
+        Takes `Planned`, `LossPoint`, `RoundPoint` and `Notice` of `training.compare`.
     progress : callable(done, total, what), optional
     preview : callable(Model, round), optional
         Called after each round with the present weights, for as long as it takes.

@@ -334,7 +334,7 @@ class DiceCrossEntropy(nn.Module):
         Raises
         ------
         SettingsError
-            As of `focal_loss.check_pixels`.
+            As of `check_pixels`.
         """
         check_pixels(logits, target, mask)
         logits, target = without_ignored(logits.float(), target, mask)
@@ -370,7 +370,7 @@ def distance_loss(logits: Tensor, target: Tensor, mask: Tensor | None = None) ->
     logits : (B, H, W)
         Their sigmoid is the distance.
     target : (B, H, W) float32, 0 … 1
-        As of `targets.distance_target`.
+        As of `dataset.distance_target`.
     mask : (B, H, W) bool, optional
         Pixels that count; none at all gives 0 with a gradient of 0.
     """

@@ -76,7 +76,7 @@ class Recipe:
         Images have zoom × 224 px; masks and scores stay at 224 px. Training then sees crops
         of 224 px.
     augmentation : "none", "published" or "wide"
-        published: that of MoNuSeg and GlaS; wide: `augmentation.WideAugmentation`.
+        published: that of MoNuSeg and GlaS; wide: `prepare.WideAugmentation`.
     ema_decay : float or None
         Decay per step of the moving average of the weights, which is then what is kept.
     keeps : "best" or "last"
