@@ -100,9 +100,9 @@ def grown(box: Box, by: int, shape: tuple[int, int]) -> Box:
     return max(y0 - by, 0), min(y1 + by, shape[0]), max(x0 - by, 0), min(x1 + by, shape[1])
 
 
-def bounding_box(rows: Pixels, cols: Pixels) -> Box:
-    """Smallest box around pixels, of which there is at least one."""
-    return int(rows.min()), int(rows.max()) + 1, int(cols.min()), int(cols.max()) + 1
+def runs_box(rows: Pixels, starts: Pixels, ends: Pixels) -> Box:
+    """Smallest box around runs of pixels along rows, of which there is at least one."""
+    return int(rows.min()), int(rows.max()) + 1, int(starts.min()), int(ends.max())
 
 
 def union(boxes: Any) -> Box:

@@ -18,6 +18,7 @@ from napari_sa2net.edits.shapes import (
     common,
     polygon_box,
     polygon_mask,
+    runs_box,
 )
 from napari_sa2net.errors import StepFormatError
 
@@ -115,13 +116,7 @@ class Patch:
     @property
     def box(self) -> Box:
         """Bounding box of the changed pixels, of which there is at least one."""
-        ends = self.cols + self.lengths
-        return (
-            int(self.rows.min()),
-            int(self.rows.max()) + 1,
-            int(self.cols.min()),
-            int(ends.max()),
-        )
+        return runs_box(self.rows, self.cols, self.cols + self.lengths)
 
     def boxes(self, side: int = 128) -> list[Box]:
         """Boxes that together hold all changed pixels, none much larger than side.
@@ -143,8 +138,7 @@ class Patch:
 
 def cell_boxes(rows: Integers, starts: Integers, ends: Integers, side: int) -> list[Box]:
     """Boxes around runs, one for each cell of a grid in which some of them start."""
-    y0, y1 = int(rows.min()), int(rows.max()) + 1
-    x0, x1 = int(starts.min()), int(ends.max())
+    y0, y1, x0, x1 = runs_box(rows, starts, ends)
     if max(y1 - y0, x1 - x0) <= side:
         return [(y0, y1, x0, x1)]
     cell = rows // side * (x1 // side + 1) + starts // side
@@ -223,12 +217,7 @@ class Region:
         if self.kind != "cleared":
             return polygon_box(self.polygon, shape)
         rows, cols, lengths, _ = self.runs
-        return (
-            int(rows.min()),
-            int(rows.max()) + 1,
-            int(cols.min()),
-            int((cols + lengths).max()),
-        )
+        return runs_box(rows, cols, cols + lengths)
 
     def boxes(self, shape: tuple[int, int]) -> list[Box]:
         """Boxes that together hold the region; of places far apart, one around each."""
