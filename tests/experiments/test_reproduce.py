@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -395,14 +396,16 @@ def test_folds_at_the_same_time_are_those_one_after_the_other(tmp_path: Path) ->
     assert together["folds"] == one_by_one["folds"]
     assert together["summary"] == one_by_one["summary"]
     assert {"fold 1 of 2", "fold 2 of 2"} <= {what.split(",")[0] for _, _, what in told}
-    # the first error ends the others, and says where it was
-    out = tmp_path / "three"
-    out.mkdir()
-    settings_file = tmp_path / "two" / "settings.json"
-    (out / "settings.json").write_bytes(settings_file.read_bytes())
-    (out / "fold_2").write_bytes(b"")
-    with pytest.raises(TrainingError, match="Fold 2: "):
-        reproduce("glas", root, out, **{**settings, "device": "cpu,cpu"})
+
+
+def test_what_goes_wrong_in_a_fold_says_in_which(tmp_path: Path, monkeypatch) -> None:
+    def broken(*job, **more):
+        raise ValueError("no such thing")
+
+    monkeypatch.setattr(run_module, "run_fold", broken)
+    monkeypatch.setattr(run_module, "_own", {"device": "cpu", "stop": threading.Event()})
+    with pytest.raises(TrainingError, match="Fold 2: ValueError: no such thing"):
+        run_module._work(1, (), 0)
 
 
 def test_every_gpu_is_used_unless_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
