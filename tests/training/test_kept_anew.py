@@ -178,9 +178,7 @@ def test_one_group_alone_is_said(tmp_path, tiny_model):
     assert any(isinstance(event, RoundPoint) for event in events)
     corrections.commit(commit_of(9, "B"))
     material = prepare(corrections.path, load_model(tiny_model), SMALL)
-    sides = [
-        {e.item.group for e in s} for s in (material.training, material.held_out)
-    ]
+    sides = [{e.item.group for e in s} for s in (material.training, material.held_out)]
     assert sorted(map(sorted, sides)) == [["A"], ["B"]]
     assert material.caveats() == ()
 

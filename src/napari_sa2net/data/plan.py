@@ -751,7 +751,7 @@ def _as_array(image: Any) -> Any:
         raise ImageError(f"An image needs real numbers; these values are {_spoken(dtype)}.")
     if not all(isinstance(n, (int, np.integer)) for n in shape):
         raise ImageError(
-            f"The array's shape {shape} is not known yet; call computechunk_sizes() on it."
+            f"The array's shape {shape} is not known yet; call compute_chunk_sizes() on it."
         )
     return image
 
