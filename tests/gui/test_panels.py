@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -17,7 +18,6 @@ from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.engine.messages import EngineInfo
 from napari_sa2net.models.registry import list_models
 from napari_sa2net.widgets.controls import (
-    EmptyState,
     ErrorBox,
     Form,
     ProgressLine,
@@ -26,6 +26,7 @@ from napari_sa2net.widgets.controls import (
     range_words,
 )
 from napari_sa2net.widgets.number_field import NumberField, WholeNumberField
+from napari_sa2net.widgets.page import NoImage
 from napari_sa2net.widgets.rows import (
     ChannelButton,
     ImageDetails,
@@ -54,7 +55,7 @@ PANELS = [
     RegionRow,
     ResultSection,
     SizeRow,
-    lambda: EmptyState([("a", "A sample")]),
+    lambda: NoImage(cast(Any, SimpleNamespace(session=None, port=None)), ""),
 ]
 
 

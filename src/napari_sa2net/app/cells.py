@@ -62,14 +62,14 @@ class KeptPlace:
 
 @dataclass(frozen=True, eq=False)
 class CellSource:
-    """Labels as a layer offers them; a new object whenever anything of it changes.
+    r"""Labels as a layer offers them; a new object whenever anything of it changes.
 
     Attributes
     ----------
     key
         Identifies the layer for as long as it lives.
     labels
-        The layer's own array, integers (\\*stack, H, W); corrected in place.
+        The layer's own array, integers (\*stack, H, W); corrected in place.
     plane
         Plane that is shown, one number for each stack axis of ``labels``.
     image
@@ -260,13 +260,13 @@ MOST_PIXELS = 32_000_000
 
 @dataclass(frozen=True, eq=False)
 class Foreground:
-    """Foreground probability in steps, read by slices like an array.
+    r"""Foreground probability in steps, read by slices like an array.
 
     Attributes
     ----------
     thresholds : tuple of float
         Ascending; whether a pixel reaches one of them is exact.
-    reached : uint8 (\\*stack, H, W)
+    reached : uint8 (\*stack, H, W)
         How many thresholds each pixel reaches.
     edge : float
         The threshold of the cells, one of them.
@@ -281,6 +281,7 @@ class Foreground:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Of the whole array."""
         return self.reached.shape
 
     def plane(self, index: Index) -> Foreground:

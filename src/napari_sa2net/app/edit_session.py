@@ -97,11 +97,11 @@ class Tally:
 
 
 class EditSession:
-    """Carries out corrections of one array, journals them, and knows what is reviewed.
+    r"""Carries out corrections of one array, journals them, and knows what is reviewed.
 
     Parameters
     ----------
-    labels : integer array (\\*stack, H, W)
+    labels : integer array (\*stack, H, W)
         Corrected in place.
     begin_journal : callable
         Makes a journal from the arrays before the first step, which it may hold as they are;

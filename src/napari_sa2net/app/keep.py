@@ -686,7 +686,7 @@ _NAMED = 3
 
 
 def kept_words(folder: Path, what: WhatToKeep) -> str:
-    """``Kept 12 reviewed cells of 2 planes in “my set”.``"""
+    """Say ``Kept 12 reviewed cells of 2 planes in “my set”.``."""
     kept = taken = ""
     if what.n_planes:
         planes = f" of {what.n_planes} {what.noun}s" if what.n_planes > 1 else ""
@@ -697,7 +697,7 @@ def kept_words(folder: Path, what: WhatToKeep) -> str:
 
 
 def before_words(folder: Path, records: Sequence[CommitRecord], now: datetime) -> str:
-    """``Kept before in “my set”: 12 reviewed cells of this image, the last today 17:03.``"""
+    """Say ``Kept before in “my set”: 12 reviewed cells, the last today 17:03.``."""
     n = sum(record.n_reviewed for record in records)
     last = max(datetime.fromisoformat(record.time) for record in records)
     return (

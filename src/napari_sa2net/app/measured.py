@@ -81,11 +81,11 @@ class Place:
 
 
 class MeasuredCells:
-    """Columns of the object table of one array of labels.
+    r"""Columns of the object table of one array of labels.
 
     Parameters
     ----------
-    labels : array (\\*stack, H, W)
+    labels : array (\*stack, H, W)
         What is shown, and edited in place.
     place : Place
 

@@ -131,6 +131,7 @@ class Results:
         self._by_image[result.request.source.key] = result
 
     def remove(self, result: ResultState) -> None:
+        """Forget a result."""
         self._by_image.pop(result.request.source.key, None)
 
     def lose_all(self) -> None:
@@ -180,6 +181,7 @@ class Results:
         return self._resting
 
     def close(self) -> None:
+        """Wait no longer."""
         if self._timer is not None:
             self._timer.cancel()
 

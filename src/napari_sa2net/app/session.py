@@ -108,6 +108,7 @@ class ImageSource:
 
     @cached_property
     def plan(self) -> ImagePlan:
+        """How the image goes through a network; made once."""
         return plan_image(self.data, self.axes, self.channels, measure=False)
 
     def take_plan(self, former: ImageSource | None) -> None:
@@ -130,10 +131,12 @@ class ImageSource:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Of the finest level."""
         return tuple(int(n) for n in self.level0.shape)
 
     @property
     def dtype(self) -> np.dtype[Any]:
+        """Of the finest level."""
         return np.dtype(self.level0.dtype)
 
 
@@ -226,6 +229,7 @@ class SegmentOutcome:
 
     @property
     def labels(self) -> NDArray[np.int32]:
+        """Of the cells."""
         return self.result.labels  # type: ignore[no-any-return]
 
 
@@ -700,10 +704,12 @@ class WhyState:
 
     @property
     def key(self) -> str:
+        """Of the segmentation."""
         return self.explanation.key
 
     @property
     def image_key(self) -> str:
+        """Of the image that was looked into."""
         return self.explanation.request.source.key
 
     @property

@@ -13,15 +13,19 @@ from qtpy.QtGui import QGuiApplication, QKeySequence
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QFileDialog,
-    QHBoxLayout,
     QLabel,
     QTableView,
-    QVBoxLayout,
     QWidget,
 )
+from superqt.utils import signals_blocked
 
 from napari_sa2net.files import write_atomically
-from napari_sa2net.widgets.controls import guarded, link_button
+from napari_sa2net.widgets.controls import (
+    guarded,
+    hbox,
+    link_button,
+    vbox,
+)
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.picking import CellPicker, show_cell
 from napari_sa2net.widgets.napari_port.results import LABEL
@@ -140,14 +144,17 @@ class CellModel(QAbstractTableModel):
         return text.getvalue().encode("utf-8-sig")
 
     def rowCount(self, parent: QModelIndex | None = None) -> int:
+        """How many cells."""
         return 0 if parent is not None and parent.isValid() else int(self._order.size)
 
     def columnCount(self, parent: QModelIndex | None = None) -> int:
+        """How many columns."""
         return 0 if parent is not None and parent.isValid() else len(self.names)
 
     def headerData(
         self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
     ) -> Any:
+        """Head and tooltip of a column."""
         if orientation != Qt.Orientation.Horizontal or not 0 <= section < len(self.names):
             return None
         if role == Qt.ItemDataRole.DisplayRole:
@@ -157,6 +164,7 @@ class CellModel(QAbstractTableModel):
         return None
 
     def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        """A value, as it is read."""
         if not index.isValid():
             return None
         if role == Qt.ItemDataRole.TextAlignmentRole:
@@ -230,14 +238,8 @@ class CellTable(QWidget):
         self.view = _View()
         self.model = CellModel(self.view)
         self.view.setModel(self.model)
-        top = QHBoxLayout()
-        top.addWidget(self.title, 1)
-        top.addWidget(self.save)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(8, 2, 8, 4)
-        layout.setSpacing(2)
-        layout.addLayout(top)
-        layout.addWidget(self.view)
+        top = hbox((self.title, 1), self.save)
+        vbox(top, self.view, on=self, spacing=2, margins=(8, 2, 8, 4))
         self.chosen = ChosenCell(self._viewer)
         self._picker = CellPicker(
             self._viewer, lambda: self._layer, self._outline, with_key=False
@@ -395,9 +397,8 @@ class _View(QTableView):
         """Put the arrow on a column, on none for -1; the rows stay as they are."""
         head = self.horizontalHeader()
         assert head is not None
-        head.blockSignals(True)
-        head.setSortIndicator(column, order)
-        head.blockSignals(False)
+        with signals_blocked(head):
+            head.setSortIndicator(column, order)
         port = head.viewport()
         if port is not None:
             port.update()

@@ -6,20 +6,24 @@ import math
 import re
 import time
 import traceback
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer, Signal
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
+    QBoxLayout,
+    QCheckBox,
     QComboBox,
+    QFileDialog,
     QFrame,
     QGridLayout,
     QHBoxLayout,
     QLabel,
-    QMenu,
+    QLayout,
     QPlainTextEdit,
     QProgressBar,
     QPushButton,
@@ -29,6 +33,7 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+from superqt.utils import signals_blocked
 
 from napari_sa2net.app.session import ErrorInfo, JobProgress, Session
 from napari_sa2net.widgets.number_field import NumberField
@@ -40,12 +45,109 @@ def tip_of(model: type[BaseModel], field: str) -> str:
     return info.description or info.title or field
 
 
+# --------------------------------------------------------------------------------------------
+# Widgets and layouts as the pages have them, each in a line.
+
+#: what a layout takes: None is room that stretches, a number is how much a part stretches
+Part = QWidget | QLayout | tuple[QWidget | QLayout, int] | None
+Margins = tuple[int, int, int, int]
+#: around all that is on a page
+PAGE_MARGINS: Margins = (10, 10, 8, 10)
+
+
+def vbox(
+    *parts: Part,
+    on: QWidget | None = None,
+    spacing: int = 6,
+    margins: Margins = (0, 0, 0, 0),
+) -> QVBoxLayout:
+    """Parts one below the other, on a widget or for another layout."""
+    layout = QVBoxLayout() if on is None else QVBoxLayout(on)
+    _fill(layout, parts, spacing, margins)
+    return layout
+
+
+def hbox(
+    *parts: Part,
+    on: QWidget | None = None,
+    spacing: int = 6,
+    margins: Margins = (0, 0, 0, 0),
+) -> QHBoxLayout:
+    """Parts side by side, on a widget or for another layout."""
+    layout = QHBoxLayout() if on is None else QHBoxLayout(on)
+    _fill(layout, parts, spacing, margins)
+    return layout
+
+
+def _fill(layout: QBoxLayout, parts: tuple[Part, ...], spacing: int, margins: Margins) -> None:
+    layout.setContentsMargins(*margins)
+    layout.setSpacing(spacing)
+    for part in parts:
+        what, stretch = part if isinstance(part, tuple) else (part, 0)
+        if what is None:
+            layout.addStretch(1)
+        elif isinstance(what, QLayout):
+            layout.addLayout(what, stretch)
+        else:
+            layout.addWidget(what, stretch)
+
+
+def text_label(text: str = "", *, role: str = "", tip: str = "", wrap: bool = True) -> QLabel:
+    """A label; `role` is what the style sheet knows it by."""
+    label = QLabel(text)
+    label.setProperty("role", role)
+    label.setWordWrap(wrap)
+    label.setToolTip(tip)
+    return label
+
+
 def muted(text: str = "") -> QLabel:
     """A grey label that wraps."""
-    label = QLabel(text)
-    label.setProperty("role", "muted")
-    label.setWordWrap(True)
-    return label
+    return text_label(text, role="muted")
+
+
+def show_text(label: QLabel, text: str) -> None:
+    """Show a text, or hide the label where there is none."""
+    label.setText(text)
+    label.setVisible(bool(text))
+
+
+def push_button(text: str = "", tip: str = "", role: str = "plain") -> QPushButton:
+    """A button; `role` is what the style sheet knows it by."""
+    button = QPushButton(text)
+    button.setProperty("role", role)
+    button.setToolTip(tip)
+    return button
+
+
+def check_box(text: str, tip: str, checked: bool = False) -> QCheckBox:
+    """A box to tick."""
+    box = QCheckBox(text)
+    box.setToolTip(tip)
+    box.setChecked(checked)
+    return box
+
+
+def narrow_combo(letters: int) -> QComboBox:
+    """A list that may become as narrow as so many letters."""
+    combo = QComboBox()
+    make_narrow(combo, letters)
+    return combo
+
+
+def make_narrow(combo: QComboBox, letters: int) -> None:
+    """Let a list become as narrow as so many letters."""
+    combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    combo.setMinimumContentsLength(letters)
+
+
+def offer(combo: QComboBox, choices: Iterable[tuple[Any, str]], current: Any) -> None:
+    """Offer values in words, one of them chosen; says nothing."""
+    with signals_blocked(combo):
+        combo.clear()
+        for value, words in choices:
+            combo.addItem(words, value)
+        combo.setCurrentIndex(combo.findData(current))
 
 
 def keep_together(text: str) -> str:
@@ -55,10 +157,8 @@ def keep_together(text: str) -> str:
 
 def link_button(text: str, tip: str) -> QPushButton:
     """A button that looks like a link."""
-    button = QPushButton(text)
-    button.setProperty("role", "link")
+    button = push_button(text, tip, "link")
     button.setCursor(Qt.CursorShape.PointingHandCursor)
-    button.setToolTip(tip)
     button.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
     return button
 
@@ -86,6 +186,106 @@ def fold_button(text: str, tip: str) -> QToolButton:
 
     button.toggled.connect(turn)
     return button
+
+
+class FolderRow(QWidget):
+    """The name of a folder, and what chooses another.
+
+    Signals
+    -------
+    chosen : Path
+    """
+
+    chosen = Signal(object)
+
+    def __init__(self, tip: str, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._folder = Path()
+        self.name = text_label(role="muted", wrap=False)
+        # However long its name, the dock stays as narrow as it is; the tooltip has all of it.
+        self.name.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.name.setMinimumWidth(60)
+        self.change = link_button("change…", tip)
+        hbox((self.name, 1), self.change, on=self)
+        self.change.clicked.connect(self._choose)
+
+    def set_folder(self, folder: Path, words: str = "") -> None:
+        """Show a folder by its name, or by words."""
+        self._folder = folder
+        self.name.setText(words or folder.name)
+        self.name.setToolTip(str(folder))
+
+    def text(self) -> str:
+        """What is shown."""
+        return self.name.text()
+
+    def _choose(self) -> None:
+        start = self._folder if self._folder.is_dir() else self._folder.parent
+        chosen = QFileDialog.getExistingDirectory(
+            self, "Folder of the training set", str(start)
+        )
+        if chosen:
+            self.chosen.emit(Path(chosen))
+
+
+class LeftoverBox(QFrame):
+    """Something that was left undone, with what can be done with it; hidden without.
+
+    Parameters
+    ----------
+    acts : buttons
+        That go on with it.
+    discard, sure : buttons
+        The first asks, the second lets it go for good.
+    """
+
+    def __init__(
+        self,
+        acts: tuple[QPushButton, ...],
+        discard: QPushButton,
+        sure: QPushButton,
+        parent: QWidget | None = None,
+    ) -> None:
+        super().__init__(parent)
+        self.setProperty("role", "hint")
+        self.words = text_label()
+        self.discard, self.sure = discard, sure
+        row = hbox(*acts, discard, sure, None, spacing=10)
+        vbox(self.words, row, on=self, spacing=4, margins=(10, 6, 8, 6))
+        discard.clicked.connect(lambda: self._ask(True))
+        self.set_words("")
+
+    def set_words(self, words: str) -> None:
+        """Say what it is; nothing is asked yet."""
+        self.setVisible(bool(words))
+        self.words.setText(words)
+        self._ask(False)
+
+    def _ask(self, sure: bool) -> None:
+        self.sure.setVisible(sure)
+        self.discard.setVisible(not sure)
+
+
+Found = TypeVar("Found", bound=QWidget)
+
+
+def around(widget: QWidget, kind: type[Found]) -> Found | None:
+    """The nearest widget of that kind that this one lies in."""
+    parent = widget.parentWidget()
+    while parent is not None and not isinstance(parent, kind):
+        parent = parent.parentWidget()
+    return parent
+
+
+def timer(
+    owner: QObject, milliseconds: int, call: Callable[[], Any], *, once: bool = False
+) -> QTimer:
+    """A timer that is started later; ``once``: it calls when it has not been started anew."""
+    made = QTimer(owner)
+    made.setSingleShot(once)
+    made.setInterval(milliseconds)
+    made.timeout.connect(call)
+    return made
 
 
 def repolish(widget: QWidget) -> None:
@@ -118,8 +318,7 @@ class Form(QWidget):
         ``top``: the field has several lines, and the label stands beside the first.
         """
         row = self._grid.rowCount()
-        label = QLabel(title)
-        label.setToolTip(tip)
+        label = text_label(title, tip=tip, wrap=False)
         label.setBuddy(field)
         if not field.toolTip():
             field.setToolTip(tip)
@@ -175,6 +374,7 @@ class WheelGuard(QObject):
                 widget.installEventFilter(self)
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """Look at the events of what is watched."""
         if (
             event is not None
             and event.type() == QEvent.Type.Wheel
@@ -264,11 +464,7 @@ class ValueSlider(QWidget):
         self.spin.setAlignment(Qt.AlignmentFlag.AlignRight)
         self.spin.setDecimals(decimals)
         self.spin.setRange(low, high)
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(6)
-        layout.addWidget(self.slider, 1)
-        layout.addWidget(self.spin)
+        hbox((self.slider, 1), self.spin, on=self)
         self.slider.valueChanged.connect(self._slid)
         self.spin.valueChanged.connect(self._typed)
 
@@ -286,18 +482,18 @@ class ValueSlider(QWidget):
     def set_range(self, low: float, high: float, decimals: int, suffix: str) -> None:
         """Change the ends and the unit; the value is set anew after it."""
         self._low, self._high = low, high
-        self.spin.blockSignals(True)
         self._slid_decimals = decimals
-        self.spin.setDecimals(decimals)
-        self.spin.setRange(low, max(high, 1e6))
-        self.spin.setSuffix(suffix)
-        self.spin.blockSignals(False)
+        with signals_blocked(self.spin):
+            self.spin.setDecimals(decimals)
+            self.spin.setRange(low, max(high, 1e6))
+            self.spin.setSuffix(suffix)
 
     def fit(self, text: str) -> None:
         """Make the number field as wide as a text, so that sliders in a column end alike."""
         self.spin.setFixedWidth(self.spin.fontMetrics().horizontalAdvance(text) + 28)
 
     def setToolTip(self, text: str | None) -> None:
+        """Give all of its parts the tooltip."""
         super().setToolTip(text)
         self.slider.setToolTip(text)
         self.spin.setToolTip(text)
@@ -307,9 +503,8 @@ class ValueSlider(QWidget):
         return round(STEPS * math.pow(min(max(share, 0.0), 1.0), 1 / self._power))
 
     def _set(self, widget: QSlider | NumberField, value: float) -> None:
-        widget.blockSignals(True)
-        widget.setValue(value)  # type: ignore[arg-type]
-        widget.blockSignals(False)
+        with signals_blocked(widget):
+            widget.setValue(value)  # type: ignore[arg-type]
 
     def _slid(self, position: int) -> None:
         value = self._low + (self._high - self._low) * (position / STEPS) ** self._power
@@ -347,8 +542,7 @@ class ErrorBox(QFrame):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setProperty("role", "error")
-        self.message = QLabel()
-        self.message.setWordWrap(True)
+        self.message = text_label()
         self.fold = fold_button("Details", "The technical text, for a bug report")
         self.copy = link_button("Copy", "Copy the message and its details")
         self.restart = link_button("Restart", "Start the background process again")
@@ -357,19 +551,8 @@ class ErrorBox(QFrame):
         self.details.setReadOnly(True)
         self.details.setFixedHeight(140)
         self.details.setVisible(False)
-        row = QHBoxLayout()
-        row.setSpacing(4)
-        row.addWidget(self.fold)
-        row.addStretch(1)
-        row.addWidget(self.restart)
-        row.addWidget(self.copy)
-        row.addWidget(self.dismiss)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(10, 8, 8, 6)
-        layout.setSpacing(4)
-        layout.addWidget(self.message)
-        layout.addLayout(row)
-        layout.addWidget(self.details)
+        row = hbox(self.fold, None, self.restart, self.copy, self.dismiss, spacing=4)
+        vbox(self.message, row, self.details, on=self, spacing=4, margins=(10, 8, 8, 6))
         self.fold.toggled.connect(self.details.setVisible)
         self.copy.clicked.connect(self._copy)
         self.dismiss.clicked.connect(self.dismissed)
@@ -407,16 +590,10 @@ class ProgressLine(QWidget):
         self.bar.setTextVisible(False)
         self.bar.setAccessibleName("Progress")
         self.label = muted()
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
-        layout.addWidget(self.bar)
-        layout.addWidget(self.label)
+        vbox(self.bar, self.label, on=self, spacing=4)
         self._progress: JobProgress | None = None
         # the time that is left runs on between two parts
-        self._clock = QTimer(self)
-        self._clock.setInterval(1000)
-        self._clock.timeout.connect(self._tick)
+        self._clock = timer(self, 1000, self._tick)
         self.set_progress(None, "")
 
     def set_progress(self, progress: JobProgress | None, idle: str) -> None:
@@ -450,59 +627,3 @@ class ProgressLine(QWidget):
         elif progress.total <= 1:
             text += "…"
         self.label.setText(text)
-
-
-# --------------------------------------------------------------------------------------------
-# What the page shows while no image is open: how to get one.
-
-
-class EmptyState(QWidget):
-    """Two buttons: open an image, or try a sample.
-
-    Parameters
-    ----------
-    samples : list of (str, str)
-        Key and words of each sample image.
-    promise : str
-        What the page does with an image.
-
-    Signals
-    -------
-    openWanted
-    sampleWanted : str
-        Key of the sample.
-    """
-
-    openWanted = Signal()
-    sampleWanted = Signal(str)
-
-    def __init__(
-        self,
-        samples: list[tuple[str, str]],
-        promise: str = "One click then finds and measures its cells.",
-        parent: QWidget | None = None,
-    ) -> None:
-        super().__init__(parent)
-        title = QLabel("Open an image, or try a sample")
-        title.setProperty("role", "title")
-        title.setAlignment(Qt.AlignmentFlag.AlignHCenter)
-        title.setWordWrap(True)
-        text = muted(promise)
-        text.setAlignment(Qt.AlignmentFlag.AlignHCenter)
-        self.open = QPushButton("Open an image…")
-        self.open.setProperty("role", "primary")
-        self.open.setToolTip("Choose an image file; you can also drop one onto napari")
-        self.sample = QPushButton("Try a sample")
-        self.sample.setToolTip("Open an image that comes with the plugin")
-        menu = QMenu(self.sample)
-        for key, words in samples:
-            action = menu.addAction(words)
-            assert action is not None
-            action.triggered.connect(lambda _=False, key=key: self.sampleWanted.emit(key))
-        self.sample.setMenu(menu)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(4, 24, 4, 24)
-        layout.setSpacing(10)
-        for widget in (title, text, self.open, self.sample):
-            layout.addWidget(widget)
-        self.open.clicked.connect(self.openWanted)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, overload
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, ClassVar, overload
 
 from napari.settings import get_settings
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
@@ -15,11 +16,10 @@ from qtpy.QtWidgets import (
     QMainWindow,
     QScrollArea,
     QTabWidget,
-    QVBoxLayout,
     QWidget,
 )
 
-from napari_sa2net.widgets.controls import WheelGuard
+from napari_sa2net.widgets.controls import WheelGuard, around, vbox
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.page import PageWidget
 from napari_sa2net.widgets.theme import style_sheet
@@ -39,49 +39,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Page:
-    """A page: its name on the tab, a tooltip, and what makes it."""
+    """A page: its name on the tab, a tooltip, and its class, which loads when it is needed."""
 
     name: str
     tip: str
-    make: Callable[[Workspace], PageWidget]
+    kind: str
 
-
-def _segment(workspace: Workspace) -> PageWidget:
-    from napari_sa2net.widgets.segment import SegmentPage
-
-    return SegmentPage(workspace)
-
-
-def _see_why(workspace: Workspace) -> PageWidget:
-    from napari_sa2net.widgets.see_why.page import SeeWhyPage
-
-    return SeeWhyPage(workspace)
-
-
-def _correct(workspace: Workspace) -> PageWidget:
-    from napari_sa2net.widgets.correct.page import CorrectPage
-
-    return CorrectPage(workspace)
-
-
-def _models(workspace: Workspace) -> PageWidget:
-    from napari_sa2net.widgets.models import ModelsPage
-
-    return ModelsPage(workspace)
-
-
-def _learn(workspace: Workspace) -> PageWidget:
-    from napari_sa2net.widgets.learn.page import LearnPage
-
-    return LearnPage(workspace)
+    def make(self, workspace: Workspace) -> PageWidget:
+        """A new page."""
+        made: PageWidget = resolve_name(f"{__package__}.{self.kind}")(workspace)
+        return made
 
 
 PAGES: tuple[Page, ...] = (
-    Page("Segment", "Find the cells in an image", _segment),
-    Page("See why", "What the network looked at, and what if it had not", _see_why),
-    Page("Correct", "Repair cells, say which are right, and keep that", _correct),
-    Page("Learn", "Teach the model what you corrected", _learn),
-    Page("Models", "Which models there are; import, compare, rename, remove", _models),
+    Page("Segment", "Find the cells in an image", "segment:SegmentPage"),
+    Page(
+        "See why",
+        "What the network looked at, and what if it had not",
+        "see_why.page:SeeWhyPage",
+    ),
+    Page(
+        "Correct",
+        "Repair cells, say which are right, and keep that",
+        "correct.page:CorrectPage",
+    ),
+    Page("Learn", "Teach the model what you corrected", "learn.page:LearnPage"),
+    Page(
+        "Models", "Which models there are; import, compare, rename, remove", "models:ModelsPage"
+    ),
 )
 
 
@@ -100,22 +85,29 @@ class SA2NetDock(QWidget):
     ----------
     viewer : napari.Viewer
     pages : tuple of Page, optional
-        All pages where it is not given.
+        Those of the class where it is not given.
 
     Attributes
     ----------
+    shown : tuple of Page
+        What the class shows.
     pages : sequence of PageWidget
         In the order of their tabs; each is made when it is first shown or asked for here.
     """
 
+    shown: ClassVar[tuple[Page, ...]] = PAGES
+
     # napari passes the viewer where it finds this annotation, spelled so
-    def __init__(self, viewer: napari.viewer.Viewer, pages: tuple[Page, ...] = PAGES) -> None:
+    def __init__(
+        self, viewer: napari.viewer.Viewer, pages: tuple[Page, ...] | None = None
+    ) -> None:
         super().__init__()
         # to plugins napari hands a proxy that gives new proxies of layers at every access;
         # telling layers apart needs the viewer itself
         viewer = getattr(viewer, "__wrapped__", viewer)
         self.setObjectName("sa2net")
         self._viewer = viewer
+        pages = pages or self.shown
         self._docked = False
         self._watched: QDockWidget | None = None
         self._in_front = self._closing = False
@@ -132,12 +124,9 @@ class SA2NetDock(QWidget):
         # is called then must not touch the widget, which is gone already
         self._farewell = _Farewell(self._connections, self.workspace)
         self.destroyed.connect(self._farewell)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        if len(pages) == 1:
-            layout.addWidget(self._places[0])
-        else:
-            tabs = QTabWidget()
+        content: QWidget = self._places[0]
+        if len(pages) > 1:
+            content = tabs = QTabWidget()
             tabs.setUsesScrollButtons(False)
             tabs.setElideMode(Qt.TextElideMode.ElideRight)
             bar = tabs.tabBar()
@@ -147,7 +136,7 @@ class SA2NetDock(QWidget):
                 index = tabs.addTab(place, page.name)
                 tabs.setTabToolTip(index, page.tip)
             tabs.currentChanged.connect(self._tab_chosen)
-            layout.addWidget(tabs)
+        vbox(content, on=self)
         self._connections.connect(viewer.events.theme, self._restyle)
         appearance = get_settings().appearance.events
         self._connections.connect(appearance.font_size, self._restyle)
@@ -155,6 +144,7 @@ class SA2NetDock(QWidget):
         self._places[0].fill()
 
     def sizeHint(self) -> QSize:
+        """The size that suits it."""
         return QSize(WIDTH, 640)
 
     def shut(self) -> None:
@@ -168,6 +158,7 @@ class SA2NetDock(QWidget):
             place.workspace = None
 
     def event(self, event: QEvent | None) -> bool:
+        """Look at the events of its own."""
         if event is not None:
             kind = event.type()
             if kind == QEvent.Type.ParentChange:
@@ -218,6 +209,7 @@ class SA2NetDock(QWidget):
         self._in_front = seen
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """Look at the events of what is watched."""
         dock = self._watched
         ours = dock is not None and watched is dock and not self._farewell.said
         if ours and dock is not None and event is not None:
@@ -264,10 +256,7 @@ class SA2NetDock(QWidget):
 
 def _dock_of(widget: QWidget) -> QDockWidget | None:
     """The dock that a widget lies in."""
-    parent = widget.parentWidget()
-    while parent is not None and not isinstance(parent, QDockWidget):
-        parent = parent.parentWidget()
-    return parent
+    return around(widget, QDockWidget)
 
 
 class _Farewell:
@@ -347,36 +336,31 @@ class _Pages(Sequence[PageWidget]):
 class SegmentDock(SA2NetDock):
     """The Segment page alone."""
 
-    def __init__(self, viewer: napari.viewer.Viewer) -> None:
-        super().__init__(viewer, (page_named("Segment"),))
+    shown = (page_named("Segment"),)
 
 
 class SeeWhyDock(SA2NetDock):
     """The See-why page alone."""
 
-    def __init__(self, viewer: napari.viewer.Viewer) -> None:
-        super().__init__(viewer, (page_named("See why"),))
+    shown = (page_named("See why"),)
 
 
 class CorrectDock(SA2NetDock):
     """The Correct page alone."""
 
-    def __init__(self, viewer: napari.viewer.Viewer) -> None:
-        super().__init__(viewer, (page_named("Correct"),))
+    shown = (page_named("Correct"),)
 
 
 class ModelsDock(SA2NetDock):
     """The Models page alone."""
 
-    def __init__(self, viewer: napari.viewer.Viewer) -> None:
-        super().__init__(viewer, (page_named("Models"),))
+    shown = (page_named("Models"),)
 
 
 class LearnDock(SA2NetDock):
     """The Learn page alone."""
 
-    def __init__(self, viewer: napari.viewer.Viewer) -> None:
-        super().__init__(viewer, (page_named("Learn"),))
+    shown = (page_named("Learn"),)
 
 
 __all__ = ["CorrectDock", "LearnDock", "ModelsDock", "SA2NetDock", "SeeWhyDock", "SegmentDock"]

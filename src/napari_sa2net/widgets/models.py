@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, unquote
 
 from qtpy.QtCore import QSize, Qt, QUrl, Signal
@@ -20,23 +19,21 @@ from qtpy.QtGui import (
 )
 from qtpy.QtWidgets import (
     QAbstractItemView,
-    QComboBox,
     QFileDialog,
     QFrame,
     QGridLayout,
-    QHBoxLayout,
     QHeaderView,
     QLabel,
     QLineEdit,
-    QPushButton,
     QTreeWidget,
     QTreeWidgetItem,
-    QVBoxLayout,
     QWidget,
 )
+from superqt.utils import signals_blocked
 
 from napari_sa2net.app.models import (
     Family,
+    ModelsController,
     detail_rows,
     file_words,
     hint_words,
@@ -44,19 +41,28 @@ from napari_sa2net.app.models import (
     main_rows,
     part_words,
 )
+from napari_sa2net.app.session import Session
 from napari_sa2net.models.registry import MAX_NAME, SUFFIX, ModelEntry
-from napari_sa2net.training.compare import Comparison
 from napari_sa2net.widgets.controls import (
-    ErrorBox,
+    PAGE_MARGINS,
+    FolderRow,
     Form,
     ProgressLine,
     align_forms,
     fold_button,
+    hbox,
     link_button,
     muted,
+    narrow_combo,
+    offer,
+    push_button,
     separator,
+    show_text,
+    text_label,
+    vbox,
 )
-from napari_sa2net.widgets.page import PageWidget
+from napari_sa2net.widgets.napari_port.connections import Connections
+from napari_sa2net.widgets.page import PageWidget, error_box
 from napari_sa2net.widgets.rows import rows_html
 from napari_sa2net.widgets.theme import link_color
 from napari_sa2net.widgets.workspace import Workspace
@@ -71,31 +77,19 @@ REMOVE_TIP = "Take it out of the list; asks first, and it can be put back"
 
 
 class Actions(QWidget):
-    """The big button "Use", and what else there is, with the questions that it asks.
+    """The big button "Use", and what else there is, with the questions that it asks."""
 
-    Signals
-    -------
-    useWanted, exportWanted, asideWanted, promoteWanted, removeWanted
-    renameWanted : str
-        The new name.
-    """
-
-    useWanted = Signal()
-    exportWanted = Signal()
-    asideWanted = Signal()
-    promoteWanted = Signal()
-    removeWanted = Signal()
-    renameWanted = Signal(str)
-
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, controller: ModelsController) -> None:
+        super().__init__()
+        self._controller = controller
         self._entry: ModelEntry | None = None
-        self.use = QPushButton()
-        self.use.setProperty("role", "primary")
-        self.rename = _plain("Rename…", RENAME_TIP)
-        self.export = _plain("Export…", "Copy its file elsewhere, to keep it or give it away")
-        self.shelf = _plain("Set aside", "")
-        self.remove = _plain("Remove…", REMOVE_TIP)
+        self.use = push_button("", role="primary")
+        self.rename = push_button("Rename…", RENAME_TIP)
+        self.export = push_button(
+            "Export…", "Copy its file elsewhere, to keep it or give it away"
+        )
+        self.shelf = push_button("Set aside", "")
+        self.remove = push_button("Remove…", REMOVE_TIP)
         grid = QGridLayout()
         grid.setSpacing(6)
         # Two by two: four in a row are wider than the dock when letters are large.
@@ -104,20 +98,14 @@ class Actions(QWidget):
             grid.setColumnStretch(i % 2, 1)
         self.name_row = NameRow()
         self.question = Question()
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(6)
-        layout.addWidget(self.use)
-        layout.addLayout(grid)
-        layout.addWidget(self.name_row)
-        layout.addWidget(self.question)
-        self.use.clicked.connect(self.useWanted)
-        self.export.clicked.connect(self.exportWanted)
+        vbox(self.use, grid, self.name_row, self.question, on=self)
+        self.use.clicked.connect(lambda: controller.use(controller.state.chosen))
+        self.export.clicked.connect(self._export)
         self.shelf.clicked.connect(self._shelf)
         self.rename.clicked.connect(self.ask_name)
         self.remove.clicked.connect(self.ask_remove)
         self.name_row.accepted.connect(self._renamed)
-        self.question.answered.connect(self.removeWanted)
+        self.question.answered.connect(lambda: controller.remove(controller.state.chosen))
         self.set_entry(None, "", busy=False)
 
     def set_entry(self, entry: ModelEntry | None, used: str, *, busy: bool) -> None:
@@ -129,14 +117,14 @@ class Actions(QWidget):
         in_use = entry is not None and entry.name == used
         aside = entry is not None and entry.aside
         if in_use:
-            self.use.setText("In use")
-            self.use.setToolTip("This model is chosen on the Segment page")
+            words, tip = "In use", "This model is chosen on the Segment page"
         elif aside:
-            self.use.setText("Offer again and use")
-            self.use.setToolTip("Offer it on the Segment page again, and choose it there")
+            words = "Offer again and use"
+            tip = "Offer it on the Segment page again, and choose it there"
         else:
-            self.use.setText("Use")
-            self.use.setToolTip("Choose this model on the Segment page")
+            words, tip = "Use", "Choose this model on the Segment page"
+        self.use.setText(words)
+        self.use.setToolTip(tip)
         self.use.setEnabled(entry is not None and not in_use and not busy)
         self.export.setEnabled(entry is not None and not busy)
         own = entry is not None and not entry.bundled
@@ -148,15 +136,12 @@ class Actions(QWidget):
             if aside
             else "Keep it here, but do not offer it on the Segment page"
         )
-        self.shelf.setToolTip(shelf if own else BUNDLED_TIP)
-        self.remove.setToolTip(
-            "Take it out of the list; asks first, and it can be put back"
-            if own
-            else BUNDLED_TIP
-        )
-        self.rename.setToolTip(
-            "Call it something else; its file keeps its content" if own else BUNDLED_TIP
-        )
+        for button, tip in (
+            (self.shelf, shelf),
+            (self.remove, REMOVE_TIP),
+            (self.rename, RENAME_TIP),
+        ):
+            button.setToolTip(tip if own else BUNDLED_TIP)
 
     def ask_name(self) -> None:
         """Open the field for the new name."""
@@ -175,14 +160,28 @@ class Actions(QWidget):
             )
 
     def _shelf(self) -> None:
-        if self._entry is not None and self._entry.aside:
-            self.promoteWanted.emit()
-        else:
-            self.asideWanted.emit()
+        controller, entry = self._controller, self._entry
+        aside = entry is not None and entry.aside
+        act = controller.promote if aside else controller.set_aside
+        act(controller.state.chosen)
 
     def _renamed(self, name: str) -> None:
         self.name_row.setVisible(False)
-        self.renameWanted.emit(name)
+        self._controller.rename(self._controller.state.chosen, name)
+
+    def _export(self) -> None:
+        name = self._controller.state.chosen
+        chosen, _ = QFileDialog.getSaveFileName(
+            self, f"Export {name}", f"{name}{SUFFIX}", f"Model (*{SUFFIX})"
+        )
+        if not chosen:
+            return
+        path = Path(chosen)
+        # the dialog has asked only about the very name that it returns
+        asked = path.exists()
+        if not path.name.endswith(SUFFIX):
+            path, asked = path.with_name(path.name + SUFFIX), False
+        self._controller.export(name, path, overwrite=asked)
 
 
 class NameRow(QWidget):
@@ -203,13 +202,9 @@ class NameRow(QWidget):
         self.field.setToolTip(
             f"1 to {MAX_NAME} letters, digits, spaces, dots, dashes or underscores"
         )
-        self.ok = _plain("Rename", "Take this name (Enter)")
+        self.ok = push_button("Rename", "Take this name (Enter)")
         self.cancel = link_button("Cancel", "Keep the name (Esc)")
-        row = QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self.field, 1)
-        row.addWidget(self.ok)
-        row.addWidget(self.cancel)
+        hbox((self.field, 1), self.ok, self.cancel, on=self)
         self.field.returnPressed.connect(self._accept)
         self.ok.clicked.connect(self._accept)
         self.cancel.clicked.connect(self.hide)
@@ -224,6 +219,7 @@ class NameRow(QWidget):
         self.field.setFocus()
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
+        """Take the keys that mean something here."""
         if event is not None and event.key() == Qt.Key.Key_Escape:
             self.hide()
             return
@@ -249,21 +245,11 @@ class Question(QFrame):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setProperty("role", "hint")
-        self.words = QLabel()
-        self.words.setWordWrap(True)
-        self.yes = QPushButton()
-        self.no = QPushButton("Keep it")
-        self.no.setToolTip("Change nothing")
-        for button in (self.yes, self.no):
-            button.setProperty("role", "plain")
-        row = QHBoxLayout()
-        row.addStretch(1)
-        row.addWidget(self.no)
-        row.addWidget(self.yes)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(10, 8, 8, 8)
-        layout.addWidget(self.words)
-        layout.addLayout(row)
+        self.words = text_label()
+        self.yes = push_button()
+        self.no = push_button("Keep it", "Change nothing")
+        row = hbox(None, self.no, self.yes)
+        vbox(self.words, row, on=self, margins=(10, 8, 8, 8))
         self.yes.clicked.connect(self._answer)
         self.no.clicked.connect(self.hide)
         self.setVisible(False)
@@ -279,13 +265,6 @@ class Question(QFrame):
     def _answer(self) -> None:
         self.hide()
         self.answered.emit()
-
-
-def _plain(text: str, tip: str) -> QPushButton:
-    button = QPushButton(text)
-    button.setProperty("role", "plain")
-    button.setToolTip(tip)
-    return button
 
 
 # --------------------------------------------------------------------------------------------
@@ -312,9 +291,7 @@ class CardSection(QWidget):
         super().__init__(parent)
         self._link_color = ""
         self._shown: tuple[ModelEntry, dict[str, Family]] | None = None
-        self.title = QLabel()
-        self.title.setProperty("role", "title")
-        self.title.setWordWrap(True)
+        self.title = text_label(role="title")
         self.description = muted()
         self.rows, self.details = _table(), _table()
         self.details.setToolTip(GAMMA_TIP)
@@ -322,11 +299,9 @@ class CardSection(QWidget):
         self.fold = fold_button("Details", "Network, classes, γ, commits, versions, file")
         self.fold.toggled.connect(self.details.setVisible)
         self.rows.linkActivated.connect(lambda link: self.chosen.emit(unquote(link)))
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
-        for part in (self.title, self.description, self.rows, self.fold, self.details):
-            layout.addWidget(part)
+        vbox(
+            self.title, self.description, self.rows, self.fold, self.details, on=self, spacing=4
+        )
 
     def set_link_color(self, color: str) -> None:
         """Colour of links, which a style sheet cannot set."""
@@ -342,8 +317,7 @@ class CardSection(QWidget):
             return
         self._shown = (entry, dict(families))
         self.title.setText(entry.name)
-        self.description.setText(entry.card.description)
-        self.description.setVisible(bool(entry.card.description))
+        show_text(self.description, entry.card.description)
         rows = _html(main_rows(entry))
         family = self._family(entry.name, families)
         if family:
@@ -374,9 +348,8 @@ class CardSection(QWidget):
 
 
 def _table() -> QLabel:
-    label = QLabel()
+    label = text_label()
     label.setTextFormat(Qt.TextFormat.RichText)
-    label.setWordWrap(True)
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextBrowserInteraction)
     return label
 
@@ -400,89 +373,53 @@ AP_TIP = (
 
 
 class CompareSection(QWidget):
-    """Which models, on what, and how they did.
+    """Which models, on what, and how they did."""
 
-    Signals
-    -------
-    compareWanted
-    otherChosen : str
-    folderChosen : Path
-    """
-
-    compareWanted = Signal()
-    otherChosen = Signal(str)
-    folderChosen = Signal(object)
-
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._folder = Path()
-        self.title = QLabel("Compare")
-        self.title.setProperty("role", "summary")
-        self.title.setWordWrap(True)
-        self.other = QComboBox()
-        self.other.setSizeAdjustPolicy(
-            QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
-        )
-        self.other.setMinimumContentsLength(8)
-        self.folder = QLabel()
-        self.folder.setProperty("role", "muted")
-        self.change = link_button("change…", "Another training set to compare on")
-        where = QWidget()
-        row = QHBoxLayout(where)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self.folder, 1)
-        row.addWidget(self.change)
+    def __init__(
+        self, controller: ModelsController, session: Session, connections: Connections
+    ) -> None:
+        super().__init__()
+        self._state, self._session = controller.state, session
+        self.title = text_label("Compare", role="summary")
+        self.other = narrow_combo(8)
+        self.folder = FolderRow("Another training set to compare on")
         form = Form()
         form.add("With", self.other, "The model to compare it with, such as its parent")
-        form.add("On", where, "Your corrections that neither of both has learned from")
+        form.add("On", self.folder, "Your corrections that neither of both has learned from")
         self.note = muted()
-        self.button = QPushButton("Compare")
-        self.button.setProperty("role", "plain")
-        self.verdict = QLabel()
-        self.verdict.setWordWrap(True)
-        self.verdict.setProperty("role", "summary")
-        self.table = QLabel()
+        self.button = push_button("Compare")
+        self.verdict = text_label(role="summary")
+        self.table = text_label(tip=AP_TIP)
         self.table.setTextFormat(Qt.TextFormat.RichText)
-        self.table.setWordWrap(True)
-        self.table.setToolTip(AP_TIP)
         self.table.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.notes = muted()
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(6)
-        parts: list[QWidget] = [
-            *(self.title, form, self.note, self.button),
-            *(self.verdict, self.table, self.notes),
-        ]
-        for part in parts:
-            layout.addWidget(part)
-        self.button.clicked.connect(self.compareWanted)
-        self.other.activated.connect(
-            lambda index: self.otherChosen.emit(self.other.itemData(index))
+        vbox(
+            *(self.title, form, self.note, self.button, self.verdict, self.table, self.notes),
+            on=self,
         )
-        self.change.clicked.connect(self._choose)
-        self.set_models("", (), "")
-        self.set_folder(Path(), has_corrections=False)
-        self.set_result(None)
-        self.set_running(False, False)
+        self.button.clicked.connect(controller.compare)
+        self.folder.chosen.connect(controller.set_folder)
+        self.other.activated.connect(
+            lambda index: controller.choose_other(self.other.itemData(index))
+        )
+        follow, events = connections.follow, self._state.events
+        follow(
+            self._show_choice,
+            *(events.entries, events.chosen, events.other),
+            *(events.folder, events.has_corrections),
+        )
+        follow(self._show_running, events.comparing, session.events.running)
+        follow(self._show_result, events.comparison)
 
-    def set_models(self, chosen: str, names: Sequence[str], other: str) -> None:
-        """Offer models to compare the chosen one with; says nothing."""
-        self.title.setText(f"Compare {chosen}" if chosen else "Compare")
-        self.other.blockSignals(True)
-        self.other.clear()
-        for name in names:
-            if name != chosen:
-                self.other.addItem(name, name)
-        self.other.setCurrentIndex(self.other.findData(other))
-        self.other.blockSignals(False)
-        self.other.setEnabled(self.other.count() > 0)
-
-    def set_folder(self, folder: Path, *, has_corrections: bool) -> None:
-        """Show what is compared on."""
-        self._folder = folder
-        self.folder.setText(folder.name if has_corrections else "no corrections yet")
-        self.folder.setToolTip(str(folder))
+    def _show_choice(self) -> None:
+        """Which models there are to compare the chosen one with, and on what."""
+        state = self._state
+        self.title.setText(f"Compare {state.chosen}" if state.chosen else "Compare")
+        names = [one.name for one in state.entries if one.name != state.chosen]
+        offer(self.other, ((name, name) for name in names), state.other)
+        self.other.setEnabled(bool(names))
+        has_corrections = state.has_corrections
+        self.folder.set_folder(state.folder, "" if has_corrections else "no corrections yet")
         self.note.setText(
             "Scores both on corrections that neither learned from, and on a reference set "
             "of synthetic cells."
@@ -491,8 +428,12 @@ class CompareSection(QWidget):
             "would tell more."
         )
 
-    def set_running(self, running: bool, comparing: bool) -> None:
+        self._show_running()
+        self._show_result()
+
+    def _show_running(self) -> None:
         """Whether the engine is busy, and whether with this."""
+        running, comparing = self._session.running, self._state.comparing
         can = self.other.count() > 0 and not running
         self.button.setEnabled(can)
         self.button.setText("Comparing…" if comparing else "Compare")
@@ -504,11 +445,14 @@ class CompareSection(QWidget):
             tip = "Score both models on the same images. Nothing is changed"
         self.button.setToolTip(tip)
 
-    def set_result(self, result: Comparison | None) -> None:
-        """Show how the two did, or nothing."""
+    def _show_result(self) -> None:
+        """How the two did, or nothing."""
+        result = self._state.comparison
+        # what is shown is about the model that is shown
+        shown = result is not None and result.second == self._state.chosen
         for label in (self.verdict, self.table, self.notes):
-            label.setVisible(result is not None)
-        if result is None:
+            label.setVisible(shown)
+        if result is None or not shown:
             return
         self.verdict.setText(result.verdict.text)
         rows = []
@@ -520,16 +464,7 @@ class CompareSection(QWidget):
             )
         head = f"{escape(result.first)} → {escape(result.second)}"
         self.table.setText(f"<p style='margin:0'>{head}</p>{''.join(rows)}")
-        self.notes.setText(" ".join(result.notes))
-        self.notes.setVisible(bool(result.notes))
-
-    def _choose(self) -> None:
-        start = self._folder if self._folder.is_dir() else self._folder.parent
-        chosen = QFileDialog.getExistingDirectory(
-            self, "Folder of the training set", str(start)
-        )
-        if chosen:
-            self.folderChosen.emit(Path(chosen))
+        show_text(self.notes, " ".join(result.notes))
 
 
 # --------------------------------------------------------------------------------------------
@@ -589,26 +524,24 @@ class ModelList(QTreeWidget):
         chosen: str,
     ) -> None:
         """Show the list; says nothing."""
-        self.blockSignals(True)
-        self.clear()
         groups = [
             [entry for entry in entries if entry.bundled],
             [entry for entry in entries if not entry.bundled and not entry.aside],
             [entry for entry in entries if entry.aside],
         ]
-        for (title, tip), members in zip(GROUPS, groups, strict=True):
-            if members:
-                self._add_group(title, tip, members, families, used)
-        self.expandAll()
-        self.set_chosen(chosen)
-        self.blockSignals(False)
+        with signals_blocked(self):
+            self.clear()
+            for (title, tip), members in zip(GROUPS, groups, strict=True):
+                if members:
+                    self._add_group(title, tip, members, families, used)
+            self.expandAll()
+            self.set_chosen(chosen)
         self.updateGeometry()
 
     def set_chosen(self, name: str) -> None:
         """Select a model; says nothing."""
-        was = self.blockSignals(True)
-        self.setCurrentItem(self.item(name))
-        self.blockSignals(was)
+        with signals_blocked(self):
+            self.setCurrentItem(self.item(name))
 
     def item(self, name: str) -> QTreeWidgetItem | None:
         """The row of a model."""
@@ -619,22 +552,27 @@ class ModelList(QTreeWidget):
         return [item.data(0, _NAME) for item in self._rows()]
 
     def sizeHint(self) -> QSize:
+        """The size that suits it."""
         row = self.sizeHintForRow(0) if self.topLevelItemCount() else 20
         n = self.topLevelItemCount() + len(self._rows())
         return QSize(200, max(3, min(MOST_ROWS, n)) * row + 2 * self.frameWidth() + 4)
 
     def minimumSizeHint(self) -> QSize:
+        """The least size."""
         return QSize(100, self.sizeHint().height())
 
     # --- dropping ------------------------------------------------------------------------
 
     def dragEnterEvent(self, event: QDragEnterEvent | None) -> None:
+        """Take model files."""
         self._answer(event)
 
     def dragMoveEvent(self, event: QDragMoveEvent | None) -> None:
+        """Take model files."""
         self._answer(event)
 
     def dropEvent(self, event: QDropEvent | None) -> None:
+        """Hand on the files that were dropped."""
         paths = _files(event)
         if event is not None and paths:
             event.setDropAction(Qt.DropAction.CopyAction)
@@ -719,108 +657,69 @@ class ModelsPage(PageWidget):
         self.session = workspace.session
         self.controller = workspace.models
         self.state = self.controller.state
-        self._segmenting = workspace.controller
+        self._workspace = workspace
         self._build()
-        self._connect()
         self.controller.refresh()
-        self._show_all()
+        self._connect()
 
     # --- building ------------------------------------------------------------------------
 
     def _build(self) -> None:
         self.list = ModelList()
-        self.import_button = QPushButton("Import…")
-        self.import_button.setProperty("role", "plain")
-        self.import_button.setToolTip(
+        self.import_button = push_button(
+            "Import…",
             "Take in a model file of this program, or a published SA2-Net checkpoint "
-            "(.pth.tar, .pt). The file itself stays where it is"
+            "(.pth.tar, .pt). The file itself stays where it is",
         )
-        row = QHBoxLayout()
-        row.setSpacing(8)
-        row.addWidget(self.import_button)
-        row.addWidget(muted("or drop a model file on the list"), 1)
+        row = hbox(
+            self.import_button, (muted("or drop a model file on the list"), 1), spacing=8
+        )
         self.busy = muted()
-        self.said = QLabel()
-        self.said.setWordWrap(True)
+        self.said = text_label()
         self.put_back = link_button("Put it back", "Undo the removal")
-        self.error = ErrorBox()
+        self.error = error_box(self, self._workspace, self.controller)
         self.problems = muted()
-        self.buttons = Actions()
+        self.buttons = Actions(self.controller)
         self.card = CardSection()
-        self.compare = CompareSection()
+        self.compare = CompareSection(self.controller, self.session, self.connections)
         self.progress = ProgressLine()
         self.cancel = link_button("Cancel", "Stop comparing; nothing is changed")
         self.where = muted()
         self.open_folder = link_button("Open folder", "Show your models in the file manager")
         self.copy_path = link_button("Copy path", "Copy the folder's path")
-        links = QHBoxLayout()
-        links.addWidget(self.open_folder)
-        links.addWidget(self.copy_path)
-        links.addStretch(1)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(10, 10, 8, 10)
-        layout.setSpacing(8)
-        layout.addWidget(self.list)
-        layout.addLayout(row)
-        top: list[QWidget] = [
-            *(self.problems, self.busy, self.said, self.put_back, self.error),
-            *(self.buttons, separator(), self.card, separator()),
-            *(self.compare, self.progress, self.cancel, separator(), self.where),
-        ]
-        for part in top:
-            layout.addWidget(part)
-        layout.addLayout(links)
-        layout.addStretch(1)
+        links = hbox(self.open_folder, self.copy_path, None)
+        vbox(
+            *(self.list, row, self.problems, self.busy, self.said, self.put_back, self.error),
+            *(self.buttons, separator(), self.card, separator(), self.compare, self.progress),
+            *(self.cancel, separator(), self.where, links, None),
+            on=self,
+            spacing=8,
+            margins=PAGE_MARGINS,
+        )
 
     def _connect(self) -> None:
-        connect = self.connections.connect
-        events, session = self.state.events, self.session.events
-        for field, show in (
-            ("entries", self._show_models),
-            ("families", self._show_models),
-            ("chosen", self._show_models),
-            ("problems", self._show_problems),
-            ("busy", self._show_news),
-            ("said", self._show_news),
-            ("error", self._show_error),
-            ("other", self._show_compare),
-            ("folder", self._show_compare),
-            ("has_corrections", self._show_compare),
-            ("comparing", self._show_running),
-            ("comparison", self._show_result),
-        ):
-            connect(getattr(events, field), show)
-        for field, show in (
-            ("model", self._show_models),
-            ("running", self._show_running),
-            ("progress", self._show_running),
-            ("error", self._show_error),
-            ("engine", self._show_error),
-        ):
-            connect(getattr(session, field), show)
-        controller, buttons = self.controller, self.buttons
+        follow, events, session = (
+            self.connections.follow,
+            self.state.events,
+            self.session.events,
+        )
+        follow(self._show_models, events.entries, events.families, events.chosen, session.model)
+        follow(self._show_problems, events.problems)
+        follow(self._show_news, events.busy, events.said)
+        follow(self._show_progress, events.comparing, session.running, session.progress)
+        controller = self.controller
         self.list.chosen.connect(controller.choose)
         self.list.useWanted.connect(controller.use)
         self.list.dropped.connect(controller.import_files)
         self.import_button.clicked.connect(self._import)
         self.put_back.clicked.connect(controller.put_back)
-        buttons.useWanted.connect(lambda: controller.use(self.state.chosen))
-        buttons.exportWanted.connect(self._export)
-        buttons.promoteWanted.connect(lambda: controller.promote(self.state.chosen))
-        buttons.asideWanted.connect(lambda: controller.set_aside(self.state.chosen))
-        buttons.removeWanted.connect(lambda: controller.remove(self.state.chosen))
-        buttons.renameWanted.connect(lambda new: controller.rename(self.state.chosen, new))
         self.card.chosen.connect(controller.choose)
-        self.compare.compareWanted.connect(controller.compare)
-        self.compare.otherChosen.connect(controller.choose_other)
-        self.compare.folderChosen.connect(controller.set_folder)
         self.cancel.clicked.connect(controller.cancel)
-        self.error.dismissed.connect(self._dismiss)
-        self.error.restartWanted.connect(self._segmenting.restart_engine)
         self.open_folder.clicked.connect(self._open_folder)
         self.copy_path.clicked.connect(self._copy_path)
 
     def showEvent(self, event: QShowEvent | None) -> None:
+        """It comes into view."""
         super().showEvent(event)
         # another window, the shell or learning may have changed the list
         self.controller.refresh()
@@ -838,20 +737,6 @@ class ModelsPage(PageWidget):
         if paths:
             self.controller.import_files([Path(path) for path in paths])
 
-    def _export(self) -> None:
-        name = self.state.chosen
-        chosen, _ = QFileDialog.getSaveFileName(
-            self, f"Export {name}", f"{name}{SUFFIX}", f"Model (*{SUFFIX})"
-        )
-        if not chosen:
-            return
-        path = Path(chosen)
-        # the dialog has asked only about the very name that it returns
-        asked = path.exists()
-        if not path.name.endswith(SUFFIX):
-            path, asked = path.with_name(path.name + SUFFIX), False
-        self.controller.export(name, path, overwrite=asked)
-
     def _open_folder(self) -> None:
         folder = self.controller.models_folder
         if folder.is_dir():
@@ -862,30 +747,13 @@ class ModelsPage(PageWidget):
         if clipboard is not None:
             clipboard.setText(str(self.controller.models_folder))
 
-    def _dismiss(self) -> None:
-        self.controller.dismiss_error()
-        self._segmenting.dismiss_error()
-
     # --- what the state says -------------------------------------------------------------
 
-    def _show_all(self) -> None:
-        for show in (
-            self._show_models,
-            self._show_problems,
-            self._show_news,
-            self._show_error,
-            self._show_compare,
-            self._show_running,
-            self._show_result,
-        ):
-            show()
-
-    def _show_models(self, _: Any = None) -> None:
+    def _show_models(self) -> None:
         state = self.state
         self.list.set_models(state.entries, state.families, self.session.model, state.chosen)
         self.card.set_card(state.entry(), state.families)
         self._show_buttons()
-        self._show_compare()
         folder = self.controller.models_folder
         there = folder.is_dir()
         self.where.setText(
@@ -900,42 +768,21 @@ class ModelsPage(PageWidget):
             self.state.entry(), self.session.model, busy=bool(self.state.busy)
         )
 
-    def _show_problems(self, _: Any = None) -> None:
+    def _show_problems(self) -> None:
         problems = self.state.problems
         self.problems.setText("Left out of the list: " + "\n".join(problems))
         self.problems.setVisible(bool(problems))
 
-    def _show_news(self, _: Any = None) -> None:
+    def _show_news(self) -> None:
         state = self.state
-        self.busy.setText(state.busy)
-        self.busy.setVisible(bool(state.busy))
-        self.said.setText(state.said.text if state.said is not None else "")
-        self.said.setVisible(state.said is not None)
+        show_text(self.busy, state.busy)
+        show_text(self.said, state.said.text if state.said is not None else "")
         self.put_back.setVisible(state.said is not None and state.said.removed is not None)
         self.import_button.setEnabled(not state.busy)
         self._show_buttons()
 
-    def _show_error(self, _: Any = None) -> None:
-        down = self.session.engine == "down"
-        self.error.set_error(self.state.error or self.session.error, can_restart=down)
-
-    def _show_compare(self, _: Any = None) -> None:
-        state = self.state
-        names = [entry.name for entry in state.entries]
-        self.compare.set_models(state.chosen, names, state.other)
-        self.compare.set_folder(state.folder, has_corrections=state.has_corrections)
-        self._show_running()
-        self._show_result()
-
-    def _show_running(self, _: Any = None) -> None:
-        session, comparing = self.session, self.state.comparing
-        self.compare.set_running(session.running, comparing)
-        self.progress.set_progress(session.progress if comparing else None, "")
+    def _show_progress(self) -> None:
+        comparing = self.state.comparing
+        self.progress.set_progress(self.session.progress if comparing else None, "")
         self.progress.setVisible(comparing)
         self.cancel.setVisible(comparing)
-
-    def _show_result(self, _: Any = None) -> None:
-        result = self.state.comparison
-        # what is shown is about the model that is shown
-        shown = result is not None and result.second == self.state.chosen
-        self.compare.set_result(result if shown else None)

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject, QPoint, QSize
-from qtpy.QtWidgets import QFileDialog, QPushButton, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtCore import QObject, QPoint, QSize, Qt
+from qtpy.QtWidgets import QFileDialog, QMenu, QPushButton, QScrollArea, QWidget
 
 from napari_sa2net.app.session import RunTime
 from napari_sa2net.data.axes import axis_noun
 from napari_sa2net.widgets.controls import (
-    EmptyState,
     ErrorBox,
     ProgressLine,
+    around,
     guarded,
+    muted,
+    push_button,
     range_words,
     repolish,
+    text_label,
+    vbox,
 )
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.number_field import take_typed
@@ -31,14 +35,6 @@ SAMPLES = [
     ("nuclei_stack", "Stack of nuclei, 60 planes"),
     ("timelapse", "Time-lapse of cells, 30 frames"),
 ]
-
-
-def column(widget: QWidget, spacing: int = 8) -> QVBoxLayout:
-    """A vertical layout without margins."""
-    layout = QVBoxLayout(widget)
-    layout.setContentsMargins(0, 0, 0, 0)
-    layout.setSpacing(spacing)
-    return layout
 
 
 def plane_words(index: tuple[int, ...], stack: tuple[int, ...], axes: str = "") -> str:
@@ -69,15 +65,14 @@ class PageWidget(QWidget):
         self.connections = Connections()
 
     def minimumSizeHint(self) -> QSize:
+        """The least size."""
         # as low as one likes: a scroll area believes the height that a layout names here,
         # which counts wrapped lines at their narrowest, and would always show its bar
         return QSize(super().minimumSizeHint().width(), 1)
 
     def bring_up(self, *parts: QWidget) -> None:
         """Scroll until parts that belong together are seen, or else the first of them."""
-        area = self.parentWidget()
-        while area is not None and not isinstance(area, QScrollArea):
-            area = area.parentWidget()
+        area = around(self, QScrollArea)
         port, bar = (area.viewport(), area.verticalScrollBar()) if area else (None, None)
         if port is None or bar is None:
             return
@@ -94,22 +89,42 @@ class PageWidget(QWidget):
         """Theme or font changed; for what a style sheet cannot do."""
 
 
+def error_box(page: PageWidget, workspace: Workspace, controller: Any = None) -> ErrorBox:
+    """What went wrong, with a page's controller of its own or in the session."""
+    box, session, segment = ErrorBox(page), workspace.session, workspace.controller
+    controllers = [segment] if controller is None else [controller, segment]
+
+    def show() -> None:
+        error = controller.state.error if controller is not None else None
+        box.set_error(error or session.error, can_restart=session.engine == "down")
+
+    def dismiss() -> None:
+        for one in controllers:
+            one.dismiss_error()
+
+    own = [controller.state.events.error] if controller is not None else []
+    page.connections.follow(show, session.events.error, session.events.engine, *own)
+    box.dismissed.connect(dismiss)
+    box.restartWanted.connect(segment.restart_engine)
+    return box
+
+
 class ImageChoice(QObject):
     """The list of images and its pin; the port keeps the choice for all pages."""
 
-    def __init__(self, workspace: Workspace, connections: Connections, page: QWidget) -> None:
+    def __init__(self, workspace: Workspace, page: PageWidget) -> None:
         super().__init__(page)
         self.row = ImageRow()
         self._session = workspace.session
         self._port = workspace.port
-        connections.connect(self._port.images_changed, self.refresh)
-        connections.connect(self._port.image_changed, self.refresh)
-        connections.connect(self._session.events.image, self.refresh)
         self.row.chosen.connect(self._choose)
         self.row.pinToggled.connect(self._pin)
-        self.refresh()
+        port, events = self._port, self._session.events
+        page.connections.follow(
+            self.refresh, port.images_changed, port.image_changed, events.image
+        )
 
-    def refresh(self, _: Any = None) -> None:
+    def refresh(self) -> None:
         """Show the images as they are."""
         source = self._session.image
         self.row.set_choices(self._port.choices(), source.key if source else None)
@@ -124,20 +139,41 @@ class ImageChoice(QObject):
         self.row.set_pinned(self._port.pinned)
 
 
-class NoImage(QObject):
-    """The page without an image: open one, or a sample."""
+class NoImage(QWidget):
+    """The page without an image: open one, or a sample.
 
-    def __init__(self, workspace: Workspace, page: QWidget, promise: str) -> None:
-        super().__init__(page)
-        self.state = EmptyState(SAMPLES, promise)
-        self._page = page
-        self._session = workspace.session
-        self._port = workspace.port
-        self.state.openWanted.connect(self._open)
-        self.state.sampleWanted.connect(self._open_sample)
+    Parameters
+    ----------
+    promise : str
+        What the page does with an image.
+    """
+
+    def __init__(self, workspace: Workspace, promise: str) -> None:
+        super().__init__()
+        self._session, self._port = workspace.session, workspace.port
+        title = text_label("Open an image, or try a sample", role="title")
+        text = muted(promise)
+        for part in (title, text):
+            part.setAlignment(Qt.AlignmentFlag.AlignHCenter)
+        self.open = push_button(
+            "Open an image…",
+            "Choose an image file; you can also drop one onto napari",
+            "primary",
+        )
+        self.sample = push_button(
+            "Try a sample", "Open an image that comes with the plugin", ""
+        )
+        menu = QMenu(self.sample)
+        for key, words in SAMPLES:
+            action = menu.addAction(words)
+            assert action is not None
+            action.triggered.connect(lambda _=False, key=key: self._open_sample(key))
+        self.sample.setMenu(menu)
+        vbox(title, text, self.open, self.sample, on=self, spacing=10, margins=(4, 24, 4, 24))
+        self.open.clicked.connect(self._open)
 
     def _open(self) -> None:
-        paths, _ = QFileDialog.getOpenFileNames(self._page, "Open an image")
+        paths, _ = QFileDialog.getOpenFileNames(self, "Open an image")
         if paths:
             guarded(self._session, lambda: self._port.open(paths))
 
@@ -163,8 +199,7 @@ class RunControls(QObject):
     def __init__(
         self,
         workspace: Workspace,
-        connections: Connections,
-        page: QWidget,
+        page: PageWidget,
         words: str,
         tip: str,
         start: Callable[[], Any],
@@ -173,31 +208,21 @@ class RunControls(QObject):
         super().__init__(page)
         self.button = QPushButton(words)
         self.progress = ProgressLine()
-        self.error = ErrorBox()
+        self.error = error_box(page, workspace)
         self._session = workspace.session
         self._controller = workspace.controller
         self._words, self._tip = words, tip
         self._start, self._seconds = start, seconds
         self._page = page
         events = self._session.events
-        for field, show in (
-            ("running", self.show_running),
-            ("models", self.show_running),
-            ("progress", self.show_progress),
-            ("estimate", self.show_progress),
-            ("engine", self.show_progress),
-            ("device_line", self.show_progress),
-            ("info", self.show_progress),
-            ("error", self.show_error),
-        ):
-            connections.connect(getattr(events, field), show)
+        page.connections.follow(self.show_running, events.running, events.models)
+        page.connections.follow(
+            self.show_progress,
+            *(events.progress, events.estimate, events.engine, events.device_line, events.info),
+        )
         self.button.clicked.connect(self._pressed)
-        self.error.dismissed.connect(self._controller.dismiss_error)
-        self.error.restartWanted.connect(self._controller.restart_engine)
-        self.show_running()
-        self.show_error()
 
-    def show_running(self, _: Any = None) -> None:
+    def show_running(self) -> None:
         """The button as it is now."""
         running = self._session.running
         self.button.setText("Cancel" if running else self._words)
@@ -207,18 +232,13 @@ class RunControls(QObject):
         repolish(self.button)
         self.show_progress()
 
-    def show_progress(self, _: Any = None) -> None:
+    def show_progress(self) -> None:
         """How far the run is, or how long one would take."""
         session = self._session
         if session.running:
             self.progress.set_progress(session.progress, "")
         else:
             self.progress.set_progress(None, self._idle())
-
-    def show_error(self, _: Any = None) -> None:
-        """What went wrong."""
-        down = self._session.engine == "down"
-        self.error.set_error(self._session.error, can_restart=down)
 
     def _pressed(self) -> None:
         if self._session.running:

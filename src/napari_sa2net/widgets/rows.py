@@ -10,18 +10,14 @@ from qtpy.QtCore import QObject, QPoint, QSize, Qt, Signal
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
     QButtonGroup,
-    QCheckBox,
-    QComboBox,
     QFrame,
     QGridLayout,
-    QHBoxLayout,
-    QLabel,
     QMenu,
     QRadioButton,
     QToolButton,
-    QVBoxLayout,
     QWidget,
 )
+from superqt.utils import signals_blocked
 
 from napari_sa2net.app.session import Planes, Where
 from napari_sa2net.config import InstanceConfig
@@ -29,14 +25,20 @@ from napari_sa2net.data.axes import axis_noun
 from napari_sa2net.models.registry import ModelEntry
 from napari_sa2net.widgets.controls import (
     Form,
+    check_box,
+    hbox,
     keep_together,
     link_button,
     muted,
+    narrow_combo,
+    offer,
     repolish,
+    text_label,
     tip_of,
+    vbox,
 )
 from napari_sa2net.widgets.number_field import NumberField
-from napari_sa2net.widgets.theme import pin_icon
+from napari_sa2net.widgets.theme import icon
 
 # --------------------------------------------------------------------------------------------
 # What part of the image is segmented, and whether its planes belong together.
@@ -64,8 +66,7 @@ class RegionRow(QWidget):
         self.view.setToolTip("Segment only what the canvas shows now: quick for trials")
         self.all = QRadioButton()
         self.plane = QRadioButton("this one")
-        self.link = QCheckBox("link cells across Z")
-        self.link.setToolTip(tip_of(InstanceConfig, "link_planes"))
+        self.link = check_box("link cells across Z", tip_of(InstanceConfig, "link_planes"))
         self._in_depth = False
         self._wheres = QButtonGroup(self)
         self._planes = QButtonGroup(self)
@@ -166,12 +167,7 @@ class SizeRow(QWidget):
         self.measure.setCheckable(True)
         #: for the page to place under the row
         self.note = muted()
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(6)
-        layout.addWidget(self.spin, 1)
-        layout.addWidget(self.auto)
-        layout.addWidget(self.measure)
+        hbox((self.spin, 1), self.auto, self.measure, on=self)
         self.auto.clicked.connect(lambda: self.spin.setValue(0))
         self.spin.problemChanged.connect(self._update_note)
         self.spin.valueChanged.connect(self._changed)
@@ -185,9 +181,8 @@ class SizeRow(QWidget):
 
     def setValue(self, value: float | None) -> None:
         """Show a diameter; says nothing."""
-        self.spin.blockSignals(True)
-        self.spin.setValue(value or 0)
-        self.spin.blockSignals(False)
+        with signals_blocked(self.spin):
+            self.spin.setValue(value or 0)
         self.spin.problem = ""
         self._update_note()
 
@@ -267,14 +262,11 @@ class CardPopup(QFrame):
     def __init__(self, parent: QWidget) -> None:
         super().__init__(parent, Qt.WindowType.Popup)
         self.setProperty("role", "card")
-        self.label = QLabel()
+        self.label = text_label()
         self.label.setTextFormat(Qt.TextFormat.RichText)
-        self.label.setWordWrap(True)
         self.label.setFixedWidth(320)
         self.label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(12, 10, 12, 10)
-        layout.addWidget(self.label)
+        vbox(self.label, on=self, margins=(12, 10, 12, 10))
 
     def show_card(self, entry: ModelEntry, under: QWidget) -> None:
         """Show a model's card under a widget, right edges aligned."""
@@ -299,11 +291,7 @@ class ModelRow(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._entries: dict[str, ModelEntry] = {}
-        self.combo = QComboBox()
-        self.combo.setSizeAdjustPolicy(
-            QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
-        )
-        self.combo.setMinimumContentsLength(6)
+        self.combo = narrow_combo(6)
         self.combo.setToolTip("The trained network that finds the cells")
         self.info = QToolButton()
         self.info.setText("i")
@@ -312,22 +300,14 @@ class ModelRow(QWidget):
         self.info.setAccessibleName("About this model")
         self.info.setEnabled(False)
         self.popup = CardPopup(self)
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(6)
-        layout.addWidget(self.combo, 1)
-        layout.addWidget(self.info)
+        hbox((self.combo, 1), self.info, on=self)
         self.combo.activated.connect(self._activated)
         self.info.clicked.connect(self.show_card)
 
     def set_models(self, entries: tuple[ModelEntry, ...], current: str) -> None:
         """Offer models; says nothing."""
         self._entries = {entry.name: entry for entry in entries}
-        self.combo.blockSignals(True)
-        self.combo.clear()
-        for name in self._entries:
-            self.combo.addItem(name, name)
-        self.combo.blockSignals(False)
+        offer(self.combo, ((name, name) for name in self._entries), current)
         self.setValue(current)
 
     def value(self) -> str | None:
@@ -336,9 +316,8 @@ class ModelRow(QWidget):
 
     def setValue(self, name: str) -> None:
         """Show a model by name; says nothing."""
-        self.combo.blockSignals(True)
-        self.combo.setCurrentIndex(self.combo.findData(name))
-        self.combo.blockSignals(False)
+        with signals_blocked(self.combo):
+            self.combo.setCurrentIndex(self.combo.findData(name))
         self.info.setEnabled(self.entry() is not None)
 
     def entry(self) -> ModelEntry | None:
@@ -387,38 +366,25 @@ class ImageRow(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._color = QColor("gray")
-        self.combo = QComboBox()
-        self.combo.setSizeAdjustPolicy(
-            QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
-        )
-        self.combo.setMinimumContentsLength(8)
+        self.combo = narrow_combo(8)
         self.combo.setToolTip("The image layer to segment. Picking one here pins it.")
         self.pin = QToolButton()
         self.pin.setCheckable(True)
         self.pin.setIconSize(QSize(18, 18))
         self.pin.setAccessibleName("Stay with this image")
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
-        layout.addWidget(self.combo, 1)
-        layout.addWidget(self.pin)
+        hbox((self.combo, 1), self.pin, on=self, spacing=4)
         self.combo.activated.connect(self._activated)
         self.pin.clicked.connect(self.pinToggled)
         self.set_pinned(False)
 
     def set_choices(self, choices: list[tuple[str, str]], current: str | None) -> None:
         """Show the layers (key, name); says nothing."""
-        self.combo.blockSignals(True)
-        self.combo.clear()
-        for key, name in choices:
-            self.combo.addItem(name, key)
-        self.combo.setCurrentIndex(self.combo.findData(current))
-        self.combo.blockSignals(False)
+        offer(self.combo, choices, current)
 
     def set_pinned(self, pinned: bool) -> None:
         """Show whether the page stays with this image; says nothing."""
         self.pin.setChecked(pinned)
-        self.pin.setIcon(pin_icon(self._color, filled=pinned))
+        self.pin.setIcon(icon("pinned" if pinned else "pin", self._color))
         self.pin.setToolTip(PINNED if pinned else FOLLOWS)
 
     def set_color(self, color: QColor) -> None:
@@ -508,11 +474,7 @@ class ImageDetails(QObject):
         self._form = form
         self.line = muted()
         self.line.setToolTip("Height × width in pixels, channels, and the size of a pixel")
-        self.axes = QComboBox()
-        self.axes.setSizeAdjustPolicy(
-            QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
-        )
-        self.axes.setMinimumContentsLength(8)
+        self.axes = narrow_combo(8)
         self.channels = ChannelButton()
         self.notice = muted()
         self.notice.setProperty("role", "warning")
@@ -552,12 +514,7 @@ class ImageDetails(QObject):
 
     def set_axes(self, choices: list[tuple[str, str]], axes: str) -> None:
         """Offer spellings of the axes (spelling, words); hidden where there are none."""
-        self.axes.blockSignals(True)
-        self.axes.clear()
-        for spelling, words in choices:
-            self.axes.addItem(words, spelling)
-        self.axes.setCurrentIndex(self.axes.findData(axes))
-        self.axes.blockSignals(False)
+        offer(self.axes, choices, axes)
         self._show_tip()
         self._form.set_row_visible(self.axes, bool(choices))
 

@@ -12,9 +12,6 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QFrame,
-    QHBoxLayout,
-    QLabel,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -24,19 +21,26 @@ from napari_sa2net.data.plan import COLOURS
 from napari_sa2net.engine.messages import EngineInfo
 from napari_sa2net.errors import SA2NetError
 from napari_sa2net.widgets.controls import (
+    PAGE_MARGINS,
     Form,
     ValueSlider,
     align_forms,
+    check_box,
     fold_button,
     guarded,
+    hbox,
     keep_together,
     link_button,
     muted,
     separator,
+    show_text,
+    text_label,
+    timer,
     tip_of,
+    vbox,
 )
 from napari_sa2net.widgets.napari_port.geometry import axes_choices
-from napari_sa2net.widgets.page import ImageChoice, NoImage, PageWidget, RunControls, column
+from napari_sa2net.widgets.page import ImageChoice, NoImage, PageWidget, RunControls
 from napari_sa2net.widgets.rows import SPLIT, ImageDetails, ModelRow, RegionRow, SizeRow
 from napari_sa2net.widgets.rows import TIP as SIZE_TIP
 from napari_sa2net.widgets.theme import text_color
@@ -98,8 +102,7 @@ class AdvancedSection(QWidget):
         ):
             self.form.add(title, combo, tip)
         self.augment = self._box("average flips (slower)", PredictConfig, "augment")
-        self.normalize_box = QCheckBox("adjust brightness")
-        self.normalize_box.setToolTip(NORMALIZE_TIP)
+        self.normalize_box = check_box("adjust brightness", NORMALIZE_TIP)
         self.normalize_box.setChecked(True)
         self.form.add_wide(self.normalize_box)
         self.levels = QComboBox()
@@ -107,11 +110,7 @@ class AdvancedSection(QWidget):
         self.drop_border = self._box("drop border cells", InstanceConfig, "remove_border")
         self.fill_holes = self._box("fill holes", InstanceConfig, "fill_holes")
         self.set_info(None)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(6)
-        layout.addWidget(self.fold)
-        layout.addWidget(self.form)
+        vbox(self.fold, self.form, on=self)
         self.form.setVisible(False)
         self.fold.toggled.connect(self.form.setVisible)
         self.levels.activated.connect(self._levels_chosen)
@@ -205,8 +204,7 @@ class AdvancedSection(QWidget):
     def _box(
         self, text: str, model: type[PredictConfig] | type[InstanceConfig], field: str
     ) -> QCheckBox:
-        box = QCheckBox(text)
-        box.setToolTip(tip_of(model, field))
+        box = check_box(text, tip_of(model, field))
         self.form.add_wide(box)
         return box
 
@@ -227,15 +225,9 @@ class ResultSection(QWidget):
     -------
     valueChanged
         A person moved a slider; ask :meth:`value`.
-    tableWanted, measureWanted
-    backWanted
-        What the sliders act on shall be there again.
     """
 
     valueChanged = Signal()
-    tableWanted = Signal()
-    measureWanted = Signal()
-    backWanted = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -263,34 +255,20 @@ class ResultSection(QWidget):
             "Bring it back",
             "Run the model again as it made these cells; then the sliders act on them",
         )
-        self.summary = QLabel()
-        self.summary.setProperty("role", "summary")
-        self.summary.setWordWrap(True)
-        self.summary.setToolTip("Number of cells, their median area, and how many are cut off")
+        self.summary = text_label(
+            role="summary", tip="Number of cells, their median area, and how many are cut off"
+        )
         self.table = link_button(
             "→ table", "Open the table of all cells: area, shape, brightness, confidence"
         )
         self.measure = link_button(
             "Measure", "Count these cells and measure them: area, shape, brightness"
         )
-        row = QHBoxLayout()
-        row.setSpacing(8)
-        row.addWidget(self.summary, 1)
-        row.addWidget(self.table)
-        row.addWidget(self.measure)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(6)
-        layout.addWidget(self.form)
-        layout.addWidget(self.note)
-        layout.addWidget(self.back)
-        layout.addLayout(row)
+        row = hbox((self.summary, 1), self.table, self.measure, spacing=8)
+        vbox(self.form, self.note, self.back, row, on=self)
         self.foreground.valueChanged.connect(lambda _: self.valueChanged.emit())
         self.split.valueChanged.connect(lambda _: self.valueChanged.emit())
         self.smallest.valueChanged.connect(self._smallest_moved)
-        self.table.clicked.connect(self.tableWanted)
-        self.measure.clicked.connect(self.measureWanted)
-        self.back.clicked.connect(self.backWanted)
         self.set_pixel_size(None)
         self.setValue(InstanceConfig())
         self.set_state("none", "", "")
@@ -332,8 +310,7 @@ class ResultSection(QWidget):
         ``countable``: name of cells that are not measured yet.
         """
         self.form.setEnabled(sliders == "live")
-        self.note.setText(note)
-        self.note.setVisible(bool(note))
+        show_text(self.note, note)
         self.back.setVisible(sliders == "lost")
         line = f"“{countable}” is not measured." if countable else summary
         self.summary.setText(keep_together(line))
@@ -378,19 +355,14 @@ class SegmentPage(PageWidget):
         self._axes_shown: tuple[Any, ...] = ()
         self._build()
         self._connect()
-        for field in ("models", "image", "settings", "region", "sliders", "device_line"):
-            getattr(self, f"_show_{field}")()
 
     # --- building ------------------------------------------------------------------------
 
     def _build(self) -> None:
-        self._no_image = NoImage(
-            self._workspace, self, "One click then finds and measures its cells."
-        )
-        self.empty = self._no_image.state
+        self.empty = NoImage(self._workspace, "One click then finds and measures its cells.")
         self.work = QWidget()
         self.found = QWidget()
-        self._choice = ImageChoice(self._workspace, self.connections, self)
+        self._choice = ImageChoice(self._workspace, self)
         self.image_row = self._choice.row
         self.model_row = ModelRow()
         self.size_row = SizeRow()
@@ -398,14 +370,10 @@ class SegmentPage(PageWidget):
         self.advanced = AdvancedSection()
         self.hint = QFrame()
         self.hint.setProperty("role", "hint")
-        hint_layout = QVBoxLayout(self.hint)
-        hint_layout.setContentsMargins(10, 6, 8, 6)
-        hint_text = QLabel("Drag a line across one cell in the image. Esc cancels.")
-        hint_text.setWordWrap(True)
-        hint_layout.addWidget(hint_text)
+        hint_text = text_label("Drag a line across one cell in the image. Esc cancels.")
+        vbox(hint_text, on=self.hint, margins=(10, 6, 8, 6))
         self._run = run = RunControls(
             self._workspace,
-            self.connections,
             self,
             "Segment",
             SEGMENT_TIP,
@@ -422,49 +390,36 @@ class SegmentPage(PageWidget):
         form.add("Object size", self.size_row, SIZE_TIP)
         form.add_wide(self.size_row.note)
         form.add("Where", self.region_row, "How much of the image is segmented", top=True)
-        work = column(self.work)
-        parts: list[QWidget] = [form, self.hint, self.advanced, self.button, self.progress]
-        for part in parts:
-            work.addWidget(part)
-        found = column(self.found)
-        found.addWidget(separator())
-        found.addWidget(self.result)
+        vbox(
+            form, self.hint, self.advanced, self.button, self.progress, on=self.work, spacing=8
+        )
+        vbox(separator(), self.result, on=self.found, spacing=8)
         self.hint.setVisible(False)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(10, 10, 8, 10)
-        layout.setSpacing(8)
         # an error must be seen also where no image is open
-        for part in (self.empty, self.work, self.error, self.found):
-            layout.addWidget(part)
-        layout.addStretch(1)
+        vbox(
+            *(self.empty, self.work, self.error, self.found, None),
+            on=self,
+            spacing=8,
+            margins=PAGE_MARGINS,
+        )
         # the camera moves many times a second; what depends on it follows when it rests
-        self._rest = QTimer(self)
-        self._rest.setSingleShot(True)
-        self._rest.setInterval(250)
+        self._rest = timer(self, 250, self._workspace.refresh_image, once=True)
 
     def _connect(self) -> None:
-        connect = self.connections.connect
+        connect, follow = self.connections.connect, self.connections.follow
         events = self.session.events
-        for field, show in (
-            ("models", self._show_models),
-            ("model", self._show_models),
-            ("image", self._show_image),
-            ("image_line", self._show_image_line),
-            ("instances", self._show_settings),
-            ("predict", self._show_settings),
-            ("device_line", self._show_device_line),
-            ("info", self._show_device_line),
-            ("sliders", self._show_sliders),
-            ("sliders_note", self._show_sliders),
-            ("counted", self._show_sliders),
-            ("countable", self._show_sliders),
-            ("where", self._show_region),
-            ("planes", self._show_region),
-        ):
-            connect(getattr(events, field), show)
+        follow(self._show_models, events.models, events.model)
+        follow(self._show_image, events.image)
+        follow(self._show_image_line, events.image_line)
+        follow(self._show_settings, events.instances, events.predict)
+        follow(self._show_region, events.where, events.planes)
+        follow(
+            self._show_sliders,
+            *(events.sliders, events.sliders_note, events.counted, events.countable),
+        )
+        follow(self._show_device_line, events.device_line, events.info)
         connect(self.port.view_changed, self._view_moved)
         connect(self.controller.result_ready, self._result_ready)
-        self._rest.timeout.connect(self._view_rested)
         self.details.axesChosen.connect(self.port.set_axes)
         self.details.channelsChosen.connect(self.port.set_channels)
         self.details.splitWanted.connect(
@@ -484,9 +439,9 @@ class SegmentPage(PageWidget):
             lambda: self.controller.set_normalize(self.advanced.normalize())
         )
         self.result.valueChanged.connect(self._instances_changed)
-        self.result.tableWanted.connect(self._open_table)
-        self.result.measureWanted.connect(self._workspace.measure_cells)
-        self.result.backWanted.connect(self.controller.bring_back)
+        self.result.table.clicked.connect(self._open_table)
+        self.result.measure.clicked.connect(self._workspace.measure_cells)
+        self.result.back.clicked.connect(self.controller.bring_back)
 
     def shut(self) -> None:
         """Undo every connection to session and port; the page is about to go."""
@@ -547,6 +502,7 @@ class SegmentPage(PageWidget):
         guarded(self.session, self._workspace.show_table)
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
+        """Take the keys that mean something here."""
         if event is not None and event.key() == Qt.Key.Key_Escape and self.hint.isVisible():
             self.port.cancel_measure()
             return
@@ -560,9 +516,6 @@ class SegmentPage(PageWidget):
         if channels or self.session.where == "view" or self.session.planes == "current":
             self._rest.start()
 
-    def _view_rested(self) -> None:
-        self._workspace.refresh_image()
-
     def _result_ready(self, outcome: SegmentOutcome) -> None:
         if self.session.predict.diameter is None:
             self.size_row.set_estimate(outcome.result.diameter, unsure=outcome.size_unsure)
@@ -570,10 +523,10 @@ class SegmentPage(PageWidget):
         if math.isfinite(area) and area > 0:
             self.result.set_typical_area(area)
 
-    def _show_models(self, _: Any = None) -> None:
+    def _show_models(self) -> None:
         self.model_row.set_models(self.session.models, self.session.model)
 
-    def _show_image(self, _: Any = None) -> None:
+    def _show_image(self) -> None:
         source = self.session.image
         self.empty.setVisible(source is None)
         self.work.setVisible(source is not None)
@@ -609,10 +562,10 @@ class SegmentPage(PageWidget):
         self.advanced.set_levels(bool(stack[0]), grey)
         self._show_settings()
 
-    def _show_image_line(self, _: Any = None) -> None:
+    def _show_image_line(self) -> None:
         self.details.set_line(self.session.image_line)
 
-    def _show_settings(self, _: Any = None) -> None:
+    def _show_settings(self) -> None:
         session = self.session
         self.size_row.setValue(session.predict.diameter)
         self.result.setValue(session.instances)
@@ -621,13 +574,13 @@ class SegmentPage(PageWidget):
             session.predict, session.instances, session.normalize, self.port.as_displayed
         )
 
-    def _show_device_line(self, _: Any = None) -> None:
+    def _show_device_line(self) -> None:
         self.advanced.set_info(self.session.info)
 
-    def _show_region(self, _: Any = None) -> None:
+    def _show_region(self) -> None:
         self.region_row.setValue(self.session.where, self.session.planes)
 
-    def _show_sliders(self, _: Any = None) -> None:
+    def _show_sliders(self) -> None:
         session = self.session
         self.result.set_state(
             session.sliders, session.sliders_note, session.counted, session.countable

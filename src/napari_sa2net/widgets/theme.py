@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from napari.utils.theme import get_theme
-from qtpy.QtCore import QPointF, QRectF, Qt
-from qtpy.QtGui import QColor, QIcon, QPainter, QPainterPath, QPen, QPixmap
+from qtpy.QtCore import QByteArray, Qt
+from qtpy.QtGui import QColor, QIcon, QPainter, QPixmap
+from qtpy.QtSvg import QSvgRenderer
 
 #: the one accent; white text on it keeps a contrast above 4.5 in both themes
 ACCENT = "#1f75c4"
 ACCENT_HOVER = "#2b86da"
 ACCENT_PRESSED = "#185d9d"
+
+#: pixels of an icon's side, enough for a dense display
+ICON_SIZE = 48
 
 
 def _rgba(color: QColor, alpha: float) -> str:
@@ -116,32 +122,12 @@ def _link(dark: bool) -> str:
     return "#6db3f2" if dark else ACCENT_PRESSED
 
 
-def pin_icon(color: QColor, *, filled: bool) -> QIcon:
-    """A drawing pin: outlined while the page follows the selection, filled when pinned."""
-    size = 48
-    pixmap = QPixmap(size, size)
+def icon(name: str, color: QColor) -> QIcon:
+    """The icon of that name, ``icons/NAME.svg``, in a colour."""
+    svg = (Path(__file__).parent / "icons" / f"{name}.svg").read_text("utf-8")
+    pixmap = QPixmap(ICON_SIZE, ICON_SIZE)
     pixmap.fill(Qt.GlobalColor.transparent)
     painter = QPainter(pixmap)
-    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-    painter.translate(size / 2, size / 2)
-    painter.rotate(0 if filled else 40)
-    pen = QPen(color, 3.5)
-    pen.setJoinStyle(Qt.PenJoinStyle.RoundJoin)
-    painter.setPen(pen)
-    head = QPainterPath()
-    head.addRoundedRect(QRectF(-9, -20, 18, 5), 2, 2)
-    body = QPainterPath()
-    body.moveTo(-6, -15)
-    body.lineTo(6, -15)
-    body.lineTo(8, -2)
-    body.lineTo(13, 4)
-    body.lineTo(-13, 4)
-    body.lineTo(-8, -2)
-    body.closeSubpath()
-    if filled:
-        painter.setBrush(color)
-    painter.drawPath(head)
-    painter.drawPath(body)
-    painter.drawLine(QPointF(0, 4), QPointF(0, 20))
+    QSvgRenderer(QByteArray(svg.replace("currentColor", color.name()).encode())).render(painter)
     painter.end()
     return QIcon(pixmap)

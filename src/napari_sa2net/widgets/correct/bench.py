@@ -13,17 +13,24 @@ from napari.layers import Labels
 from qtpy.QtCore import QObject, Qt, QTimer, Signal
 from qtpy.QtWidgets import (
     QComboBox,
-    QFrame,
-    QHBoxLayout,
     QLabel,
-    QVBoxLayout,
     QWidget,
 )
 
 from napari_sa2net.app.correct import CorrectController
 from napari_sa2net.app.edit_session import Offer
 from napari_sa2net.config import InstanceConfig
-from napari_sa2net.widgets.controls import Form, ValueSlider, fold_button, link_button, tip_of
+from napari_sa2net.widgets.controls import (
+    Form,
+    LeftoverBox,
+    ValueSlider,
+    fold_button,
+    link_button,
+    make_narrow,
+    offer,
+    tip_of,
+    vbox,
+)
 from napari_sa2net.widgets.correct.tools import (
     NAPARI_KEYS,
     OTHER_KEYS,
@@ -56,62 +63,27 @@ class CellsRow(QComboBox):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.setSizeAdjustPolicy(
-            QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
-        )
-        self.setMinimumContentsLength(8)
+        make_narrow(self, 8)
         self.activated.connect(lambda index: self.chosen.emit(self.itemData(index)))
 
     def set_choices(self, choices: list[tuple[str, str]], current: str | None) -> None:
         """Show the layers (key, name); says nothing."""
-        self.blockSignals(True)
-        self.clear()
-        for key, name in choices:
-            self.addItem(name, key)
-        self.setCurrentIndex(self.findData(current))
-        self.blockSignals(False)
+        offer(self, choices, current)
 
 
-class OfferBox(QFrame):
-    """Corrections that were never kept; hidden where there are none.
+class OfferBox(LeftoverBox):
+    """Corrections that were never kept; hidden where there are none."""
 
-    Signals
-    -------
-    restoreWanted, discardWanted : Offer
-    """
-
-    restoreWanted = Signal(object)
-    discardWanted = Signal(object)
-
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.setProperty("role", "hint")
-        self._offers: tuple[Offer, ...] = ()
-        self.words = QLabel()
-        self.words.setWordWrap(True)
-        self.restore = link_button("Restore", "Show them as a new layer and go on")
-        self.discard = link_button("Discard…", "Delete them for good")
-        self.sure = link_button("Delete for good", "There is no way back")
-        row = QHBoxLayout()
-        row.setSpacing(10)
-        row.addWidget(self.restore)
-        row.addWidget(self.discard)
-        row.addWidget(self.sure)
-        row.addStretch(1)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(10, 6, 8, 6)
-        layout.setSpacing(4)
-        layout.addWidget(self.words)
-        layout.addLayout(row)
-        self.restore.clicked.connect(lambda: self.restoreWanted.emit(self._offers[0]))
-        self.discard.clicked.connect(lambda: self._ask(True))
-        self.sure.clicked.connect(lambda: self.discardWanted.emit(self._offers[0]))
-        self.set_offers(())
+    def __init__(self) -> None:
+        restore = link_button("Restore", "Show them as a new layer and go on")
+        discard = link_button("Discard…", "Delete them for good")
+        sure = link_button("Delete for good", "There is no way back")
+        super().__init__((restore,), discard, sure)
+        self.restore = restore
 
     def set_offers(self, offers: tuple[Offer, ...]) -> None:
         """Show the newest."""
-        self._offers = offers
-        self.setVisible(bool(offers))
+        text = ""
         if offers:
             newest, more = offers[0], len(offers) - 1
             were = "was" if newest.n_edits == 1 else "were"
@@ -121,13 +93,8 @@ class OfferBox(QFrame):
             if more:
                 lots = "piece of work is" if more == 1 else "pieces of work are"
                 text += f" {more} older {lots} offered after this one."
-            self.words.setText(text)
             self.restore.setEnabled(not newest.problem)
-        self._ask(False)
-
-    def _ask(self, sure: bool) -> None:
-        self.sure.setVisible(sure)
-        self.discard.setVisible(not sure)
+        self.set_words(text)
 
 
 class BoxSettings(QWidget):
@@ -156,9 +123,7 @@ class BoxSettings(QWidget):
             self.diameter_box,
             "Diameter of a cell in the box, in pixels; smaller finds smaller cells",
         )
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(form)
+        vbox(form, on=self)
 
     def set_values(self, config: InstanceConfig) -> None:
         """Start from these."""
@@ -187,11 +152,7 @@ class CheatSheet(QWidget):
         self.sheet = QLabel(_sheet())
         self.sheet.setTextFormat(Qt.TextFormat.RichText)
         self.sheet.setVisible(False)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
-        layout.addWidget(self.fold)
-        layout.addWidget(self.sheet)
+        vbox(self.fold, self.sheet, on=self, spacing=4)
         self.fold.toggled.connect(self.sheet.setVisible)
 
 
@@ -272,8 +233,8 @@ class ToolBench(QObject):
         self._brush_keys = Keys({"Escape": lambda: QTimer.singleShot(0, self.end)})
         self.picker = CellPicker(port.viewer, lambda: self._layer, controller.review.choose)
         self.strip.toolChosen.connect(self.choose)
-        self.strip.undoWanted.connect(controller.undo)
-        self.strip.redoWanted.connect(controller.redo)
+        self.strip.undo.clicked.connect(controller.undo)
+        self.strip.redo.clicked.connect(controller.redo)
         self._show()
 
     @property

@@ -6,27 +6,32 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import Qt
 from qtpy.QtGui import QHideEvent, QKeyEvent, QShowEvent
-from qtpy.QtWidgets import QLabel, QPushButton, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QTabWidget, QWidget
 
 from napari_sa2net.app.edit_session import Change
 from napari_sa2net.widgets.controls import (
-    ErrorBox,
+    PAGE_MARGINS,
     Form,
     ProgressLine,
     align_forms,
+    around,
     guarded,
     link_button,
     muted,
+    push_button,
     separator,
+    text_label,
+    timer,
+    vbox,
 )
 from napari_sa2net.widgets.correct.bench import CellsRow, CheatSheet, OfferBox, ToolBench
 from napari_sa2net.widgets.correct.sections import KeepSection, ReviewSection
 from napari_sa2net.widgets.correct.tools import TOOLS
 from napari_sa2net.widgets.napari_port.keys import Keys
 from napari_sa2net.widgets.napari_port.reviewed_layer import ReviewedLayer
-from napari_sa2net.widgets.page import NoImage, PageWidget, column, plane_words
+from napari_sa2net.widgets.page import NoImage, PageWidget, error_box, plane_words
 from napari_sa2net.widgets.theme import text_color
 from napari_sa2net.widgets.workspace import Workspace
 
@@ -62,136 +67,104 @@ class CorrectPage(PageWidget):
         self.viewer_undo_keys = Keys(history)
         self.outline_undo_keys = Keys(history)
         self._connect()
-        self._cells_changed()
-        self._show_all()
 
     # --- building ------------------------------------------------------------------------
 
     def _build(self) -> None:
-        self._no_image = NoImage(
-            self._workspace, self, "Its cells can then be found, repaired and kept."
-        )
-        self.empty = self._no_image.state
+        self.empty = NoImage(self._workspace, "Its cells can then be found, repaired and kept.")
         self.cells_row = CellsRow()
         self.place = muted()
         form = Form()
         form.add("Cells", self.cells_row, "The layer of cells that is corrected")
         form.add_wide(self.place)
-        self.lay_on = QPushButton("Lay them on the image")
-        self.lay_on.setToolTip("Give these cells the scale and the place of the image")
+        self.lay_on = push_button(
+            "Lay them on the image",
+            "Give these cells the scale and the place of the image",
+            role="",
+        )
         form.add_wide(self.lay_on)
         self.offers = OfferBox()
         self.no_cells = QWidget()
         self.no_cells_text = muted(NO_CELLS)
-        self.to_segment = QPushButton("Find the cells")
-        self.to_segment.setProperty("role", "primary")
-        self.to_segment.setToolTip("Segment this image with the settings of the Segment page")
-        self.copy = QPushButton("Correct a copy")
-        self.copy.setProperty("role", "primary")
-        self.copy.setToolTip("Bring these cells into memory, where they can be corrected")
+        self.to_segment = push_button(
+            "Find the cells",
+            "Segment this image with the settings of the Segment page",
+            role="primary",
+        )
+        self.copy = push_button(
+            "Correct a copy",
+            "Bring these cells into memory, where they can be corrected",
+            role="primary",
+        )
         self.new_layer = link_button(
             "or draw them by hand", "Add an empty layer of cells over the image"
         )
-        none = column(self.no_cells)
-        none_parts: list[QWidget] = [
-            *(self.no_cells_text, self.copy, self.to_segment, self.new_layer),
-        ]
-        for part in none_parts:
-            none.addWidget(part)
-        self.odd = QLabel()
-        self.odd.setWordWrap(True)
-        self.odd.setProperty("role", "warning")
-        self.mend = QPushButton()
-        self.mend.setToolTip("Until then nothing can be accepted or kept. Undo takes it back")
+        vbox(
+            self.no_cells_text,
+            self.copy,
+            self.to_segment,
+            self.new_layer,
+            on=self.no_cells,
+            spacing=8,
+        )
+        self.odd = text_label(role="warning")
+        self.mend = push_button(
+            "", "Until then nothing can be accepted or kept. Undo takes it back", role=""
+        )
         self.bench = ToolBench(self.port, self.controller, self._begin, self)
         self.strip, self.box = self.bench.strip, self.bench.box
         self.progress = ProgressLine()
-        self.error = ErrorBox()
+        self.error = error_box(self, self._workspace)
         self.review = ReviewSection()
-        self.keep = KeepSection()
+        self.keep = KeepSection(self.controller, self.connections)
         self.sheet = CheatSheet()
         self.work, self.body = QWidget(), QWidget()
-        work = column(self.work)
-        for part in (form, self.offers, self.no_cells):
-            work.addWidget(part)
-        body = column(self.body)
-        body_parts: list[QWidget] = [
-            *(self.odd, self.mend, self.strip, separator(), self.review),
-            *(self.box, self.progress),
-            *(separator(), self.keep, separator(), self.sheet),
-        ]
-        for part in body_parts:
-            body.addWidget(part)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(10, 10, 8, 10)
-        layout.setSpacing(8)
-        for part in (self.empty, self.work, self.error, self.body):
-            layout.addWidget(part)
-        layout.addStretch(1)
-        self._scoring = QTimer(self)
-        self._scoring.setInterval(SCORE_MS)
-        self._outline = QTimer(self)
-        self._outline.setSingleShot(True)
-        self._rest = QTimer(self)
-        self._rest.setSingleShot(True)
-        self._rest.setInterval(REST_MS)
+        vbox(form, self.offers, self.no_cells, on=self.work, spacing=8)
+        vbox(
+            *(self.odd, self.mend, self.strip, separator(), self.review, self.box),
+            *(self.progress, separator(), self.keep, separator(), self.sheet),
+            on=self.body,
+            spacing=8,
+        )
+        vbox(
+            *(self.empty, self.work, self.error, self.body, None),
+            on=self,
+            spacing=8,
+            margins=PAGE_MARGINS,
+        )
+        self._scoring = timer(self, SCORE_MS, self._score)
+        self._outline = timer(self, 0, self._show_outlines, once=True)
+        self._rest = timer(self, REST_MS, self.controller.keeping.refresh, once=True)
 
     def _connect(self) -> None:
-        connect = self.connections.connect
-        events = self.state.events
-        for field, show in (
-            ("cells", self._cells_changed),
-            ("undo", self._show_history),
-            ("redo", self._show_history),
-            ("said", self._show_said),
-            ("odd", self._show_odd),
-            ("review", self._show_review),
-            ("unsaved", self._show_unsaved),
-            ("safe", self._show_unsaved),
-            ("journal_problem", self._show_unsaved),
-            ("keep", self._show_keep),
-            ("keeping", self._show_keep),
-            ("kept", self._show_kept),
-            ("kept_note", self._show_kept),
-            ("folder", self._show_folder),
-            ("group", self._show_folder),
-            ("offers", self._show_offers),
-        ):
-            connect(getattr(events, field), show)
-        for field, show in (
-            ("running", self._show_progress),
-            ("progress", self._show_progress),
-            ("error", self._show_error),
-            ("image", self._show_cells),
-            ("instances", self._show_box),
-        ):
-            connect(getattr(self.session.events, field), show)
-        connect(self.cells.listed, self._show_cells)
-        connect(self.cells.changed, self._show_cells)
+        connect, follow = self.connections.connect, self.connections.follow
+        state, session = self.state.events, self.session.events
+        connect(state.cells, self._cells_changed)
+        self._cells_changed()
+        follow(self._show_cells, session.image, self.cells.listed, self.cells.changed)
+        follow(self._show_history, state.undo, state.redo)
+        follow(self._show_odd, state.odd, state.said)
+        follow(self._show_review, state.review)
+        follow(self._show_offers, state.offers)
+        follow(self._show_progress, session.running, session.progress)
+        follow(self._show_box, session.instances)
         connect(self.controller.changed, self._drawn_anew)
         connect(self.controller.look_at, self._look_at)
-        self._scoring.timeout.connect(self._score)
-        self._rest.timeout.connect(self._rested)
-        self._outline.timeout.connect(self._show_outlines)
         self.cells_row.chosen.connect(self.cells.choose)
-        self.offers.restoreWanted.connect(self.controller.keeping.restore)
-        self.offers.discardWanted.connect(self.controller.keeping.discard)
+        keeping = self.controller.keeping
+        self.offers.restore.clicked.connect(lambda: keeping.restore(self.state.offers[0]))
+        self.offers.sure.clicked.connect(lambda: keeping.discard(self.state.offers[0]))
         self.to_segment.clicked.connect(self._find_cells)
         self.copy.clicked.connect(self._copy)
         self.new_layer.clicked.connect(self._add_layer)
         self.lay_on.clicked.connect(self._lay_on)
         self.mend.clicked.connect(self._mend)
-        self.review.previousWanted.connect(self.previous)
-        self.review.acceptWanted.connect(self.accept)
-        self.review.nextWanted.connect(self.next)
-        self.review.fixWanted.connect(self.fix)
-        self.review.acceptViewWanted.connect(self.accept_view)
-        self.review.outlinesToggled.connect(self._outlines_toggled)
-        self.keep.keepWanted.connect(self.controller.keeping.keep)
-        self.keep.folderChosen.connect(self.controller.keeping.set_folder)
-        self.keep.groupChanged.connect(self.controller.keeping.set_group)
-        self.error.dismissed.connect(self._workspace.controller.dismiss_error)
-        self.error.restartWanted.connect(self._workspace.controller.restart_engine)
+        self.review.back.clicked.connect(self.previous)
+        self.review.accept.clicked.connect(self.accept)
+        self.review.forward.clicked.connect(self.next)
+        self.review.fix.clicked.connect(self.fix)
+        self.review.all.clicked.connect(self.accept_view)
+        self.review.outlines.toggled.connect(self._outlines_toggled)
 
     def _bindings(self) -> dict[str, Callable[[], Any]]:
         own: dict[str, Callable[[], Any]] = {
@@ -228,6 +201,7 @@ class CorrectPage(PageWidget):
         self.box.split.fit("0.00")
 
     def showEvent(self, event: QShowEvent | None) -> None:
+        """It comes into view."""
         super().showEvent(event)
         self.keys.bind(self.port.viewer)
         self.viewer_undo_keys.bind(self.port.viewer)
@@ -235,6 +209,7 @@ class CorrectPage(PageWidget):
         self._begin()
 
     def hideEvent(self, event: QHideEvent | None) -> None:
+        """It goes out of view."""
         # on another page keys and clicks mean something else
         self.bench.shut()
         for keys in (self.keys, self.viewer_undo_keys):
@@ -243,6 +218,7 @@ class CorrectPage(PageWidget):
         super().hideEvent(event)
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
+        """Take the keys that mean something here."""
         # the canvas has its own keys; this is for when the page has the focus
         if event is not None and event.key() == Qt.Key.Key_Escape and self.bench.tool:
             self.bench.end()
@@ -318,9 +294,6 @@ class CorrectPage(PageWidget):
         if not self.isVisible() or self.controller.review.score_some():
             self._scoring.stop()
 
-    def _rested(self) -> None:
-        self.controller.keeping.refresh()
-
     def _outlines_toggled(self, on: bool) -> None:
         self.reviewed.wanted = on
         self._show_outlines()
@@ -347,11 +320,9 @@ class CorrectPage(PageWidget):
             self._workspace.controller.segment()
 
     def _go_to_segment(self) -> None:
-        widget: QWidget | None = self
-        while widget is not None and not isinstance(widget, QTabWidget):
-            widget = widget.parentWidget()
-        if isinstance(widget, QTabWidget):
-            widget.setCurrentIndex(0)
+        tabs = around(self, QTabWidget)
+        if tabs is not None:
+            tabs.setCurrentIndex(0)
         else:  # this page is open by itself
             guarded(self.session, lambda: self.port.open_page("Segment"))
 
@@ -375,7 +346,7 @@ class CorrectPage(PageWidget):
 
     # --- what the state says ---------------------------------------------------------------
 
-    def _cells_changed(self, _: Any = None) -> None:
+    def _cells_changed(self) -> None:
         source = self.state.cells
         layer = self.cells.find(source.key) if source is not None else None
         if layer is not self.bench.layer:
@@ -384,15 +355,7 @@ class CorrectPage(PageWidget):
         self._begin()
         self._show_cells()
 
-    def _show_all(self) -> None:
-        for show in (
-            *(self._show_cells, self._show_history, self._show_odd, self._show_review),
-            *(self._show_unsaved, self._show_keep, self._show_kept, self._show_folder),
-            *(self._show_offers, self._show_progress, self._show_error, self._show_box),
-        ):
-            show()
-
-    def _show_cells(self, _: Any = None) -> None:
+    def _show_cells(self) -> None:
         choices, source = self.cells.choices(), self.state.cells
         has_image = self.session.image is not None
         self.empty.setVisible(not has_image and not choices)
@@ -414,15 +377,15 @@ class CorrectPage(PageWidget):
         size = image.pixel_size_um if image is not None else None
         self.box.diameter_box.set_lengths(size)
 
-    def _show_history(self, _: Any = None) -> None:
+    def _show_history(self) -> None:
         self.strip.set_history(self.state.undo, self.state.redo)
 
-    def _show_said(self, _: Any = None) -> None:
+    def _show_said(self) -> None:
         said, odd = self.state.said, self.state.odd
         words = "" if said.words == odd.words else said.words  # it is above
         self.strip.set_said(words, said.ok)
 
-    def _show_odd(self, _: Any = None) -> None:
+    def _show_odd(self) -> None:
         odd = self.state.odd
         self.odd.setText(odd.words)
         self.mend.setText(odd.mend)
@@ -430,7 +393,7 @@ class CorrectPage(PageWidget):
             part.setVisible(bool(odd.words))
         self._show_said()
 
-    def _show_review(self, _: Any = None) -> None:
+    def _show_review(self) -> None:
         review = self.state.review
         self.review.set_review(review)
         if not review.scored and self.isVisible():
@@ -438,32 +401,15 @@ class CorrectPage(PageWidget):
         if review.label != self.reviewed.current:
             self._outline.start()
 
-    def _show_unsaved(self, _: Any = None) -> None:
-        state = self.state
-        self.keep.set_unsaved(state.unsaved, state.safe, state.journal_problem)
-
-    def _show_keep(self, _: Any = None) -> None:
-        self.keep.set_keeping(self.state.keeping, self.state.keep)
-
-    def _show_kept(self, _: Any = None) -> None:
-        self.keep.set_kept(self.state.kept, self.state.kept_note)
-
-    def _show_folder(self, _: Any = None) -> None:
-        self.keep.set_folder(self.state.folder)
-        self.keep.set_group(self.state.group)
-
-    def _show_offers(self, _: Any = None) -> None:
+    def _show_offers(self) -> None:
         self.offers.set_offers(self.state.offers)
 
-    def _show_progress(self, _: Any = None) -> None:
+    def _show_progress(self) -> None:
         running = self.session.running
         self.progress.set_progress(self.session.progress if running else None, "")
         self.progress.setVisible(running)
 
-    def _show_error(self, _: Any = None) -> None:
-        self.error.set_error(self.session.error, can_restart=self.session.engine == "down")
-
-    def _show_box(self, _: Any = None) -> None:
+    def _show_box(self) -> None:
         self.box.set_values(self.session.instances)
 
 

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from qtpy.QtCore import QEvent, Qt, Signal
+from qtpy.QtCore import QEvent, Qt
 from qtpy.QtWidgets import (
-    QCheckBox,
-    QFileDialog,
-    QHBoxLayout,
-    QLabel,
     QLineEdit,
     QProgressBar,
-    QPushButton,
-    QVBoxLayout,
     QWidget,
 )
 
-from napari_sa2net.app.correct import Review
+from napari_sa2net.app.correct import CorrectController, Review
 from napari_sa2net.app.keep import WhatToKeep
-from napari_sa2net.widgets.controls import Form, link_button, muted
+from napari_sa2net.widgets.controls import (
+    FolderRow,
+    Form,
+    check_box,
+    hbox,
+    link_button,
+    muted,
+    push_button,
+    show_text,
+    text_label,
+    vbox,
+)
+from napari_sa2net.widgets.napari_port.connections import Connections
 
 GROUP_TIP = (
     "Slide, patient or dish, if you know it: images of one group are never used both to learn "
@@ -28,78 +32,57 @@ GROUP_TIP = (
 
 
 class KeepSection(QWidget):
-    """One big button and what it would do.
+    """One big button and what it would do."""
 
-    Signals
-    -------
-    keepWanted
-    folderChosen : Path
-    groupChanged : str
-    """
-
-    keepWanted = Signal()
-    folderChosen = Signal(object)
-    groupChanged = Signal(str)
-
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._folder = Path()
-        self.title = QLabel()
-        self.title.setProperty("role", "summary")
-        self.title.setWordWrap(True)
+    def __init__(self, controller: CorrectController, connections: Connections) -> None:
+        super().__init__()
+        self._state = state = controller.state
+        self.title = text_label(role="summary")
         self.safe = muted()
-        self.folder = QLabel()
-        self.folder.setProperty("role", "muted")
-        self.change = link_button("change…", "Choose another folder, or start a new one")
-        where = QWidget()
-        row = QHBoxLayout(where)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self.folder, 1)
-        row.addWidget(self.change)
+        self.folder = FolderRow("Choose another folder, or start a new one")
         self.group = QLineEdit()
         self.group.setPlaceholderText("optional")
         form = Form()
-        form.add("Keep in", where, "The folder of your training set")
+        form.add("Keep in", self.folder, "The folder of your training set")
         form.add("Group", self.group, GROUP_TIP)
         self.what = muted()
-        self.button = QPushButton("Keep these corrections")
-        self.button.setProperty("role", "primary")
+        self.button = push_button("Keep these corrections", role="primary")
         self.kept = muted()
-        self.note = QLabel()
-        self.note.setWordWrap(True)
-        self.note.setProperty("role", "warning")
+        self.note = text_label(role="warning")
         # it may hold a command to copy
         self.note.setTextFormat(Qt.TextFormat.PlainText)
         self.note.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(6)
         parts: list[QWidget] = [self.title, self.safe, form, self.what, self.button]
-        for part in (*parts, self.kept, self.note):
-            layout.addWidget(part)
-        self.button.clicked.connect(self.keepWanted)
-        self.change.clicked.connect(self._choose)
+        vbox(*parts, self.kept, self.note, on=self)
+        keeping, events = controller.keeping, state.events
+        self.button.clicked.connect(keeping.keep)
+        self.folder.chosen.connect(keeping.set_folder)
         # at each letter: the button, which may be off, is the next that a person wants
-        self.group.textChanged.connect(self.groupChanged)
-        self.set_keeping(False, WhatToKeep())
-        self.set_unsaved(0, True, "")
-        self.set_kept("", "")
+        self.group.textChanged.connect(keeping.set_group)
+        follow = connections.follow
+        follow(self._show_keep, events.keep, events.keeping)
+        follow(self._show_unsaved, events.unsaved, events.safe, events.journal_problem)
+        follow(self._show_kept, events.kept, events.kept_note)
+        follow(self._show_place, events.folder, events.group)
 
-    def set_unsaved(self, n: int, safe: bool, problem: str) -> None:
+    def _show_unsaved(self) -> None:
         """How many corrections are not kept, and whether a crash would lose any."""
+        n, problem = self._state.unsaved, self._state.journal_problem
         words = f"{n} correction{'' if n == 1 else 's'} not kept yet"
         self.title.setText(words if n else "Keep what you corrected")
         if problem:
             text = f"Not safe from a crash: {problem}"
         elif not n:
             text = ""
+        elif self._state.safe:
+            text = "Safe: a crash would lose none."
         else:
-            text = "Safe: a crash would lose none." if safe else "Being written to the journal…"
-        self.safe.setText(text)
-        self.safe.setVisible(bool(text))
+            text = "Being written to the journal…"
+        show_text(self.safe, text)
 
-    def set_keeping(self, keeping: bool, what: WhatToKeep) -> None:
+    def _show_keep(self) -> None:
         """What Keep would do, or that it is being done."""
+        what, keeping = self._state.keep, self._state.keeping
         only_back = what.can and not what.n_planes
         act = "Take back what was kept" if only_back else "Keep these corrections"
         tip = (
@@ -112,30 +95,15 @@ class KeepSection(QWidget):
         self.button.setToolTip(tip if what.can else what.problem)
         self.what.setText(what.problem or _would(what))
 
-    def set_kept(self, words: str, note: str) -> None:
+    def _show_kept(self) -> None:
         """What the last Keep did, and what has to be known of it besides."""
-        for label, text in ((self.kept, words), (self.note, note)):
-            label.setText(text)
-            label.setVisible(bool(text))
+        show_text(self.kept, self._state.kept)
+        show_text(self.note, self._state.kept_note)
 
-    def set_folder(self, folder: Path) -> None:
-        """Show where to keep."""
-        self._folder = folder
-        self.folder.setText(folder.name)
-        self.folder.setToolTip(str(folder))
-
-    def set_group(self, group: str) -> None:
-        """Show the group; says nothing."""
-        if group != self.group.text():
-            self.group.setText(group)
-
-    def _choose(self) -> None:
-        start = self._folder if self._folder.is_dir() else self._folder.parent
-        chosen = QFileDialog.getExistingDirectory(
-            self, "Folder of the training set", str(start)
-        )
-        if chosen:
-            self.folderChosen.emit(Path(chosen))
+    def _show_place(self) -> None:
+        self.folder.set_folder(self._state.folder)
+        if self._state.group != self.group.text():
+            self.group.setText(self._state.group)
 
 
 def _would(what: WhatToKeep) -> str:
@@ -163,84 +131,48 @@ def _would(what: WhatToKeep) -> str:
 
 
 class ReviewSection(QWidget):
-    """Progress, the cell under review, and four buttons to go on.
-
-    Signals
-    -------
-    previousWanted, acceptWanted, fixWanted, nextWanted, acceptViewWanted
-    outlinesToggled : bool
-    """
-
-    previousWanted = Signal()
-    acceptWanted = Signal()
-    fixWanted = Signal()
-    nextWanted = Signal()
-    acceptViewWanted = Signal()
-    outlinesToggled = Signal(bool)
+    """Progress, the cell under review, and four buttons to go on."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.title = QLabel()
-        self.title.setProperty("role", "summary")
-        self.title.setWordWrap(True)
+        self.title = text_label(role="summary")
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.bar.setAccessibleName("Reviewed cells")
         self.cell = muted()
         self.cell.setAlignment(Qt.AlignmentFlag.AlignTop)
-        self.back = QPushButton("◀")
-        self.back.setToolTip("Back to the cell before, more doubtful (Shift+N)")
+        self.back = push_button("◀", "Back to the cell before, more doubtful (Shift+N)")
         self.back.setAccessibleName("Cell before")
-        self.accept = QPushButton("✓ Accept")
-        self.accept.setToolTip("This cell is right as it is: accept it and go on (A)")
-        self.fix = QPushButton("Fix")
-        self.fix.setToolTip(
-            "This cell is wrong: take up the brush with it. The tools above work as well"
+        self.accept = push_button(
+            "✓ Accept", "This cell is right as it is: accept it and go on (A)"
         )
-        self.forward = QPushButton("▶")
-        self.forward.setToolTip("To the next doubtful cell, without a word on this one (N)")
+        self.fix = push_button(
+            "Fix",
+            "This cell is wrong: take up the brush with it. The tools above work as well",
+        )
+        self.forward = push_button(
+            "▶", "To the next doubtful cell, without a word on this one (N)"
+        )
         self.forward.setAccessibleName("Next cell")
-        row = QHBoxLayout()
-        row.setSpacing(4)
-        for button, stretch in (
-            (self.back, 1),
-            (self.accept, 3),
-            (self.fix, 3),
-            (self.forward, 1),
-        ):
-            button.setProperty("role", "plain")
-            row.addWidget(button, stretch)
+        row = hbox(
+            *((self.back, 1), (self.accept, 3), (self.fix, 3), (self.forward, 1)), spacing=4
+        )
         self.all = link_button(
             "Accept all in view",
             "Every cell whose centre you see now is right as it is (Shift+A)",
         )
-        self.outlines = QCheckBox("Outline reviewed")
-        self.outlines.setChecked(True)
-        self.outlines.setToolTip(
+        self.outlines = check_box(
+            "Outline reviewed",
             "Thin lines around all pixels that a model may learn from: reviewed cells and the "
-            "background near them; orange around what it shall ignore"
+            "background near them; orange around what it shall ignore",
         )
-        below = QHBoxLayout()
-        below.addWidget(self.outlines)
-        below.addStretch(1)
-        below.addWidget(self.all)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(6)
-        layout.addWidget(self.title)
-        layout.addWidget(self.bar)
-        layout.addWidget(self.cell)
-        layout.addLayout(row)
-        layout.addLayout(below)
-        self.back.clicked.connect(self.previousWanted)
-        self.accept.clicked.connect(self.acceptWanted)
-        self.fix.clicked.connect(self.fixWanted)
-        self.forward.clicked.connect(self.nextWanted)
-        self.all.clicked.connect(self.acceptViewWanted)
-        self.outlines.toggled.connect(self.outlinesToggled)
+        self.outlines.setChecked(True)
+        below = hbox(self.outlines, None, self.all)
+        vbox(self.title, self.bar, self.cell, row, below, on=self)
         self.set_review(Review())
 
     def changeEvent(self, event: QEvent | None) -> None:
+        """Follow a change of font or style."""
         super().changeEvent(event)
         kinds = (QEvent.Type.FontChange, QEvent.Type.StyleChange)
         if event is not None and event.type() in kinds:

@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor
-from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_sa2net.app.training_set import Curves
+from napari_sa2net.widgets.controls import (
+    text_label,
+    timer,
+)
 
 LOSS_HEIGHT, SCORE_HEIGHT = 84, 128
 #: time between two drawings: no eye wants more, and the window stays free
@@ -33,16 +37,13 @@ class CurvesPlot(QWidget):
         self._plots: list[Any] = []
         self._lines: dict[str, Any] = {}
         self.drawn = 0
-        self.legend = QLabel()
+        self.legend = text_label()
         self.legend.setTextFormat(Qt.TextFormat.RichText)
-        self.legend.setWordWrap(True)
         self._layout = QVBoxLayout(self)
         self._layout.setContentsMargins(0, 0, 0, 0)
         self._layout.setSpacing(2)
         self._layout.addWidget(self.legend)
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.timeout.connect(self._draw)
+        self._timer = timer(self, 0, self._draw, once=True)
 
     def prepare(self) -> None:
         """Load what drawing needs, in the background; curves come soon."""

@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from napari.utils.theme import get_theme
 from qtpy.QtCore import QTimer
 from qtpy.QtGui import QColor, QShowEvent
 from qtpy.QtWidgets import (
-    QComboBox,
-    QLabel,
     QLineEdit,
-    QPushButton,
     QTabWidget,
-    QVBoxLayout,
     QWidget,
 )
 
 from napari_sa2net.app.training_set import seconds_to_learn
 from napari_sa2net.config import FineTuneConfig
 from napari_sa2net.widgets.controls import (
-    ErrorBox,
+    PAGE_MARGINS,
     Form,
     ValueSlider,
     align_forms,
+    around,
     duration_words,
     muted,
+    narrow_combo,
+    offer,
+    push_button,
+    show_text,
+    text_label,
     tip_of,
+    vbox,
 )
 from napari_sa2net.widgets.learn.curves_plot import CurvesPlot
 from napari_sa2net.widgets.learn.sections import OutcomeCard, RunSection, UnfinishedBox
 from napari_sa2net.widgets.learn.settings_form import SettingsForm
 from napari_sa2net.widgets.learn.training_set import SetSection
 from napari_sa2net.widgets.number_field import take_typed
-from napari_sa2net.widgets.page import PageWidget, column
+from napari_sa2net.widgets.page import PageWidget, error_box
 from napari_sa2net.widgets.rows import ModelRow
 from napari_sa2net.widgets.theme import text_color
 from napari_sa2net.widgets.workspace import Workspace
@@ -60,46 +61,41 @@ class LearnPage(PageWidget):
         self.state = self.controller.state
         self._build()
         self._connect()
-        self._show_all()
 
     # --- building ------------------------------------------------------------------------
 
     def _build(self) -> None:
-        self.unfinished = UnfinishedBox()
-        self.card = OutcomeCard()
-        self.run = RunSection()
+        of = (self.controller, self.connections, self)
+        self.unfinished = UnfinishedBox(*of)
+        self.card = OutcomeCard(*of)
+        self.run = RunSection(*of)
         self.curves = CurvesPlot()
         self.notices = muted()
-        self.error = ErrorBox()
+        self.error = error_box(self, self._workspace, self.controller)
         self._build_empty()
         self._build_setup()
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(10, 10, 8, 10)
-        layout.setSpacing(8)
-        parts: list[QWidget] = [
-            *(self.unfinished, self.card, self.run, self.curves, self.notices),
-            *(self.empty, self.setup, self.error),
-        ]
-        for part in parts:
-            layout.addWidget(part)
-        layout.addStretch(1)
+        vbox(
+            *(self.unfinished, self.card, self.run, self.curves, self.notices, self.empty),
+            *(self.setup, self.error, None),
+            on=self,
+            spacing=8,
+            margins=PAGE_MARGINS,
+        )
 
     def _build_empty(self) -> None:
         self.empty = QWidget()
-        self.title = QLabel()
-        self.title.setProperty("role", "title")
+        self.title = text_label(role="title", wrap=False)
         self.teach = muted()
-        self.to_correct = QPushButton("To the Correct page")
-        self.to_correct.setProperty("role", "primary")
-        self.to_correct.setToolTip("Repair cells, say which are right, and keep that")
-        empty = column(self.empty)
-        parts: list[QWidget] = [self.title, self.teach, self.to_correct]
-        for part in parts:
-            empty.addWidget(part)
+        self.to_correct = push_button(
+            "To the Correct page",
+            "Repair cells, say which are right, and keep that",
+            role="primary",
+        )
+        vbox(self.title, self.teach, self.to_correct, on=self.empty, spacing=8)
 
     def _build_setup(self) -> None:
         self.setup, self.choices = QWidget(), QWidget()
-        self.set = SetSection()
+        self.set = SetSection(self.controller, self.connections)
         self.model_row = ModelRow()
         self.name = QLineEdit()
         self.time = ValueSlider(SHORT, LONG, decimals=2, power=2.0, slid_decimals=0)
@@ -107,13 +103,8 @@ class LearnPage(PageWidget):
         self.time.spin.setSuffix(" min")
         self.time.spin.units = {"s": 1 / 60, "sec": 1 / 60, "seconds": 1 / 60, "h": 60}
         self.time.spin.setRange(0.1, 1440)
-        self.learns = QComboBox()
-        self.learns.setSizeAdjustPolicy(
-            QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
-        )
-        self.learns.setMinimumContentsLength(6)
-        for value, words in LEARNS.items():
-            self.learns.addItem(words, value)
+        self.learns = narrow_combo(6)
+        offer(self.learns, LEARNS.items(), self.state.config.learn)
         form = self.form = Form()
         form.add("Model", self.model_row, "The model that learns; it is not changed itself")
         form.add("New name", self.name, NAME_TIP)
@@ -126,86 +117,30 @@ class LearnPage(PageWidget):
             empty="by the time",
         )
         self.problem = muted()
-        self.button = QPushButton()
-        self.button.setProperty("role", "primary")
-        choices = column(self.choices)
-        parts: list[QWidget] = [form, self.advanced, self.problem, self.button]
-        for part in parts:
-            choices.addWidget(part)
-        setup = column(self.setup)
-        setup.addWidget(self.set)
-        setup.addWidget(self.choices)
+        self.button = push_button("", role="primary")
+        vbox(form, self.advanced, self.problem, self.button, on=self.choices, spacing=8)
+        vbox(self.set, self.choices, on=self.setup, spacing=8)
 
     def _connect(self) -> None:
-        connect = self.connections.connect
-        events = self.state.events
-        for field, show in (
-            ("folder", self._show_set),
-            ("summary", self._show_set),
-            ("problem", self._show_set),
-            ("config", self._show_config),
-            ("suggested", self._show_name),
-            ("child", self._show_name),
-            ("phase", self._show_phase),
-            ("name", self._show_phase),
-            ("plan", self._show_phase),
-            ("progress", self._show_progress),
-            ("seconds_left", self._show_progress),
-            ("wants_preview", self._show_preview),
-            ("previewed", self._show_preview),
-            ("curves", self._show_curves),
-            ("notices", self._show_notices),
-            ("unfinished", self._show_unfinished),
-            ("outcome", self._show_outcome),
-            ("in_use", self._show_outcome),
-            ("comparing", self._show_difference),
-            ("difference", self._show_difference),
-            ("error", self._show_error),
-            ("set_busy", self._show_set_news),
-            ("set_said", self._show_set_news),
-            ("set_question", self._show_set_news),
-        ):
-            connect(getattr(events, field), show)
-        for field, show in (
-            ("models", self._show_model),
-            ("model", self._show_model),
-            ("info", self._show_devices),
-            ("error", self._show_error),
-            ("engine", self._show_error),
-        ):
-            connect(getattr(self.session.events, field), show)
-        controller = self.controller
-        self.set.folderChosen.connect(controller.set_folder)
-        buttons, its = self.set.buttons, controller.set
-        buttons.showWanted.connect(lambda: its.show(self.set.chosen()))
-        self.set.list.itemActivated.connect(lambda _: its.show(self.set.chosen()))
-        buttons.removeWanted.connect(lambda: its.remove(self.set.chosen()))
-        buttons.undoWanted.connect(its.put_back)
-        buttons.importWanted.connect(its.look_into)
-        buttons.importAnswered.connect(its.take_in)
-        buttons.importDropped.connect(its.drop_question)
-        buttons.exportWanted.connect(its.copy_to)
+        follow, controller = self.connections.follow, self.controller
+        events, session = self.state.events, self.session.events
+        follow(
+            self._show_set,
+            *(events.folder, events.summary, events.problem, events.phase),
+            *(events.outcome, events.in_use),
+        )
+        follow(self._show_config, events.config)
+        follow(self._show_name, events.suggested, events.child)
+        follow(self._show_model, session.models, session.model)
+        follow(self._show_curves, events.curves, events.phase)
+        follow(self._show_notices, events.notices, events.phase)
+        follow(self._show_devices, session.info)
         self.model_row.valueChanged.connect(self._workspace.controller.set_model)
         self.name.editingFinished.connect(lambda: controller.set_child(self.name.text()))
         self.learns.activated.connect(self._set_learns)
         self.time.valueChanged.connect(self._set_minutes)
         self.advanced.valueChanged.connect(controller.set_config)
         self.button.clicked.connect(self._learn)
-        self.run.pauseWanted.connect(controller.pause)
-        self.run.resumeWanted.connect(lambda: controller.resume())
-        self.run.stopWanted.connect(controller.stop)
-        self.run.discardWanted.connect(lambda: controller.discard())
-        self.run.previewToggled.connect(controller.set_preview)
-        self.unfinished.resumeWanted.connect(controller.resume)
-        self.unfinished.keepWanted.connect(controller.keep_best)
-        self.unfinished.discardWanted.connect(controller.discard)
-        self.card.useWanted.connect(controller.use_child)
-        self.card.asideWanted.connect(controller.keep_aside)
-        self.card.backWanted.connect(controller.back_to_parent)
-        self.card.differenceToggled.connect(controller.show_difference)
-        self.card.dismissed.connect(controller.dismiss_outcome)
-        self.error.dismissed.connect(self._dismiss)
-        self.error.restartWanted.connect(self._workspace.controller.restart_engine)
         self.to_correct.clicked.connect(self._go_to_correct)
 
     def shut(self) -> None:
@@ -221,6 +156,7 @@ class LearnPage(PageWidget):
         self.time.fit("1440 min")
 
     def showEvent(self, event: QShowEvent | None) -> None:
+        """It comes into view."""
         super().showEvent(event)
         # after it is drawn: other windows may have kept corrections meanwhile
         QTimer.singleShot(0, self.controller.refresh)
@@ -246,16 +182,10 @@ class LearnPage(PageWidget):
         self.controller.set_config(FineTuneConfig(**changed))
 
     def _go_to_correct(self) -> None:
-        widget: QWidget | None = self
-        while widget is not None and not isinstance(widget, QTabWidget):
-            widget = widget.parentWidget()
-        if isinstance(widget, QTabWidget):
-            names = [widget.tabText(i) for i in range(widget.count())]
-            widget.setCurrentIndex(names.index("Correct"))
-
-    def _dismiss(self) -> None:
-        self.controller.dismiss_error()
-        self._workspace.controller.dismiss_error()
+        tabs = around(self, QTabWidget)
+        if tabs is not None:
+            names = [tabs.tabText(i) for i in range(tabs.count())]
+            tabs.setCurrentIndex(names.index("Correct"))
 
     def _devices(self) -> list[str]:
         info = self.session.info
@@ -263,16 +193,7 @@ class LearnPage(PageWidget):
 
     # --- what the state says ---------------------------------------------------------------
 
-    def _show_all(self) -> None:
-        for show in (
-            *(self._show_set, self._show_config, self._show_name, self._show_model),
-            *(self._show_phase, self._show_curves, self._show_notices, self._show_unfinished),
-            *(self._show_outcome, self._show_difference, self._show_devices),
-            *(self._show_error, self._show_set_news),
-        ):
-            show()
-
-    def _show_set(self, _: Any = None) -> None:
+    def _show_set(self) -> None:
         state, summary = self.state, self.state.summary
         idle = state.phase == "idle" and state.outcome is None
         nothing = summary is not None and not summary.n_images
@@ -283,18 +204,12 @@ class LearnPage(PageWidget):
         gone = summary is not None and summary.gone
         self.title.setText("The training set is gone" if gone else "Nothing to learn from yet")
         self.teach.setText(state.problem if gone else TEACH)
-        self.to_correct.setVisible(self._has_tabs() and not gone)
-        self.set.set_folder(state.folder)
-        self.set.set_summary(summary)
+        self.to_correct.setVisible(around(self, QTabWidget) is not None and not gone)
         self.problem.setText(state.problem)
         self.problem.setVisible(bool(state.problem) and not nothing)
         self._show_button()
 
-    def _show_set_news(self, _: Any = None) -> None:
-        self.set.buttons.set_news(self.state.set_busy, self.state.set_said)
-        self.set.buttons.question.set_question(self.state.set_question)
-
-    def _show_config(self, _: Any = None) -> None:
+    def _show_config(self) -> None:
         config = self.state.config
         self.learns.setCurrentIndex(self.learns.findData(config.learn))
         self.form.set_row_visible(self.time, config.learn == "everything")
@@ -326,65 +241,28 @@ class LearnPage(PageWidget):
             "the time that you set"
         )
 
-    def _show_name(self, _: Any = None) -> None:
+    def _show_name(self) -> None:
         if not self.name.hasFocus() and self.name.text() != self.state.child:
             self.name.setText(self.state.child)
         self.name.setPlaceholderText(self.state.suggested)
 
-    def _show_model(self, _: Any = None) -> None:
+    def _show_model(self) -> None:
         self.model_row.set_models(self.session.models, self.session.model)
         self._show_button()
 
-    def _show_devices(self, _: Any = None) -> None:
+    def _show_devices(self) -> None:
         self.advanced.refresh_choices()
         self._show_button()
 
-    def _show_phase(self, _: Any = None) -> None:
-        active = self.state.phase != "idle"
-        self.run.setVisible(active)
-        self.run.set_run(self.state)
-        self._show_curves()
-        self._show_notices()
-        self._show_outcome()
-
-    def _show_progress(self, _: Any = None) -> None:
-        self.run.set_progress(self.state)
-
-    def _show_preview(self, _: Any = None) -> None:
-        self.run.set_preview(self.state)
-
-    def _show_curves(self, _: Any = None) -> None:
+    def _show_curves(self) -> None:
         curves = self.state.curves
         there = bool(curves.losses or curves.rounds)
         self.curves.setVisible(there)
         if there:
             self.curves.set_curves(curves)
 
-    def _show_notices(self, _: Any = None) -> None:
-        self.notices.setText("\n".join(self.state.notices))
-        self.notices.setVisible(bool(self.state.notices))
-
-    def _show_unfinished(self, _: Any = None) -> None:
-        self.unfinished.set_runs(self.state.unfinished if self.state.phase == "idle" else ())
-
-    def _show_outcome(self, _: Any = None) -> None:
-        self.card.set_outcome(self.state.outcome, self.state.in_use)
-        self._show_set()
-
-    def _show_difference(self, _: Any = None) -> None:
-        difference = self.state.difference
-        words = difference.words if difference is not None else ""
-        self.card.set_difference(difference is not None, self.state.comparing, words)
-
-    def _show_error(self, _: Any = None) -> None:
-        down = self.session.engine == "down"
-        self.error.set_error(self.state.error or self.session.error, can_restart=down)
-
-    def _has_tabs(self) -> bool:
-        widget = self.parentWidget()
-        while widget is not None and not isinstance(widget, QTabWidget):
-            widget = widget.parentWidget()
-        return widget is not None
+    def _show_notices(self) -> None:
+        show_text(self.notices, "\n".join(self.state.notices))
 
 
 def _time_words(minutes: float) -> str:

@@ -6,23 +6,32 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
-    QCheckBox,
     QFrame,
     QGridLayout,
-    QHBoxLayout,
     QLabel,
-    QPushButton,
-    QVBoxLayout,
     QWidget,
 )
 
-from napari_sa2net.app.training_set import LearnState, Outcome
+from napari_sa2net.app.learn import LearnController
+from napari_sa2net.app.training_set import Outcome
 from napari_sa2net.training.compare import Change
-from napari_sa2net.training.runs import UnfinishedRun
-from napari_sa2net.widgets.controls import ProgressLine, link_button, muted, repolish
+from napari_sa2net.widgets.controls import (
+    LeftoverBox,
+    ProgressLine,
+    check_box,
+    hbox,
+    link_button,
+    muted,
+    push_button,
+    repolish,
+    show_text,
+    text_label,
+    vbox,
+)
 from napari_sa2net.widgets.learn.training_set import when_words
+from napari_sa2net.widgets.napari_port.connections import Connections
 
 AP_TIP = (
     "Average precision at IoU 0.5: cells found, of all that were found or missed; 1 is perfect"
@@ -33,82 +42,57 @@ INTERVAL_TIP = "Difference, with half its 95 % interval from drawing the cells a
 
 
 class OutcomeCard(QFrame):
-    """The end of a run.
+    """The end of a run."""
 
-    Signals
-    -------
-    useWanted, asideWanted, backWanted, dismissed
-    differenceToggled : bool
-    """
-
-    useWanted = Signal()
-    asideWanted = Signal()
-    backWanted = Signal()
-    dismissed = Signal()
-    differenceToggled = Signal(bool)
-
-    def __init__(self, parent: QWidget | None = None) -> None:
+    def __init__(
+        self, controller: LearnController, connections: Connections, parent: QWidget
+    ) -> None:
         super().__init__(parent)
+        self._state = controller.state
         self.setProperty("role", "hint")
-        self.title = QLabel()
-        self.title.setProperty("role", "title")
-        self.verdict = QLabel()
-        self.verdict.setWordWrap(True)
+        self.title = text_label(role="title", wrap=False)
+        self.verdict = text_label()
         self.verdict.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.advice = QLabel()
-        self.advice.setWordWrap(True)
+        self.advice = text_label()
         self.standing = muted()
         self._grid = QGridLayout()
         self._grid.setContentsMargins(0, 0, 0, 0)
         self._grid.setHorizontalSpacing(10)
         self._grid.setVerticalSpacing(2)
         self._grid.setColumnStretch(0, 1)
-        self.use = QPushButton("Use it")
-        self.use.setProperty("role", "primary")
-        self.aside = QPushButton("Keep aside")
-        self.aside.setProperty("role", "plain")
-        self.aside.setToolTip("Keep the new model, but do not offer it on the other pages")
-        self.back = QPushButton()
-        self.back.setProperty("role", "plain")
-        self.back.setToolTip("Segment with the model as it was; the new one stays")
-        self.difference = QPushButton("Show the difference on the image")
-        self.difference.setProperty("role", "plain")
-        self.difference.setCheckable(True)
-        self.difference.setToolTip(
-            "Segment the view with both models: blue is gained by the new one, orange is lost"
+        self.use = push_button("Use it", role="primary")
+        self.aside = push_button(
+            "Keep aside", "Keep the new model, but do not offer it on the other pages"
         )
+        self.back = push_button("", "Segment with the model as it was; the new one stays")
+        self.difference = push_button(
+            "Show the difference on the image",
+            "Segment the view with both models: blue is gained by the new one, orange is lost",
+        )
+        self.difference.setCheckable(True)
         self.words = muted()
         self.dismiss = link_button(
             "Learn again", "Back to the training set; the models stay as they are"
         )
-        buttons = QHBoxLayout()
-        buttons.setSpacing(6)
-        for button in (self.use, self.aside, self.back):
-            buttons.addWidget(button, 1)
-        end = QHBoxLayout()
-        end.addStretch(1)
-        end.addWidget(self.dismiss)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(10, 8, 8, 6)
-        layout.setSpacing(6)
-        layout.addWidget(self.title)
-        layout.addWidget(self.verdict)
-        layout.addWidget(self.advice)
-        layout.addLayout(self._grid)
-        layout.addWidget(self.standing)
-        layout.addLayout(buttons)
-        layout.addWidget(self.difference)
-        layout.addWidget(self.words)
-        layout.addLayout(end)
-        self.use.clicked.connect(self.useWanted)
-        self.aside.clicked.connect(self.asideWanted)
-        self.back.clicked.connect(self.backWanted)
-        self.difference.clicked.connect(self.differenceToggled)
-        self.dismiss.clicked.connect(self.dismissed)
-        self.setVisible(False)
+        buttons = hbox(*((button, 1) for button in (self.use, self.aside, self.back)))
+        end = hbox(None, self.dismiss)
+        vbox(
+            *(self.title, self.verdict, self.advice, self._grid, self.standing, buttons),
+            *(self.difference, self.words, end),
+            on=self,
+            margins=(10, 8, 8, 6),
+        )
+        self.use.clicked.connect(controller.use_child)
+        self.aside.clicked.connect(controller.keep_aside)
+        self.back.clicked.connect(controller.back_to_parent)
+        self.difference.clicked.connect(controller.show_difference)
+        self.dismiss.clicked.connect(controller.dismiss_outcome)
+        events = self._state.events
+        connections.follow(self._show_outcome, events.outcome, events.in_use)
+        connections.follow(self._show_difference, events.comparing, events.difference)
 
-    def set_outcome(self, outcome: Outcome | None, in_use: bool) -> None:
-        """Show it; None hides the card."""
+    def _show_outcome(self) -> None:
+        outcome, in_use = self._state.outcome, self._state.in_use
         self.setVisible(outcome is not None)
         if outcome is None:
             return
@@ -129,16 +113,17 @@ class OutcomeCard(QFrame):
         self.back.setText(f"Back to {outcome.parent}")
         self.back.setVisible(in_use)
 
-    def set_difference(self, shown: bool, comparing: bool, words: str) -> None:
+    def _show_difference(self) -> None:
         """Whether the layer is there, on the way, and what it shows."""
-        self.difference.setChecked(shown or comparing)
+        difference, comparing = self._state.difference, self._state.comparing
+        words = difference.words if difference is not None else ""
+        self.difference.setChecked(difference is not None or comparing)
         self.difference.setEnabled(not comparing)
         self.difference.setText(
             "Comparing…" if comparing else "Show the difference on the image"
         )
         text = f"In the view: {words}. Blue is gained, orange is lost." if words else ""
-        self.words.setText(text)
-        self.words.setVisible(bool(text))
+        show_text(self.words, text)
 
     def texts(self) -> list[list[str]]:
         """The numbers, row by row."""
@@ -184,8 +169,7 @@ class OutcomeCard(QFrame):
         return row
 
     def _put(self, row: int, column: int, text: str, tip: str = "", role: str = "") -> None:
-        label = QLabel(text)
-        label.setToolTip(tip)
+        label = text_label(text, tip=tip, wrap=False)
         if role:
             label.setProperty("role", role)
         side = Qt.AlignmentFlag.AlignLeft if column == 0 else Qt.AlignmentFlag.AlignRight
@@ -227,78 +211,62 @@ STOP_TIP = "End now, with the best round so far; within two seconds"
 
 
 class RunSection(QWidget):
-    """Shows a run.
+    """Shows a run; hidden where there is none."""
 
-    Signals
-    -------
-    pauseWanted, resumeWanted, stopWanted, discardWanted
-    previewToggled : bool
-    """
-
-    pauseWanted = Signal()
-    resumeWanted = Signal()
-    stopWanted = Signal()
-    discardWanted = Signal()
-    previewToggled = Signal(bool)
-
-    def __init__(self, parent: QWidget | None = None) -> None:
+    def __init__(
+        self, controller: LearnController, connections: Connections, parent: QWidget
+    ) -> None:
         super().__init__(parent)
-        self._phase = ""
-        self.title = QLabel()
-        self.title.setProperty("role", "summary")
-        self.title.setWordWrap(True)
+        self._controller = controller
+        self._state = controller.state
+        self.title = text_label(role="summary")
         self.plan = muted()
         self.progress = ProgressLine()
-        self.pause = QPushButton("Pause")
-        self.pause.setProperty("role", "plain")
-        self.stop = QPushButton("Stop and keep the best")
-        self.stop.setProperty("role", "plain")
-        self.stop.setToolTip(STOP_TIP)
+        self.pause = push_button("Pause")
+        self.stop = push_button("Stop and keep the best", STOP_TIP)
         self.discard = link_button("Discard…", "Forget this run; the models stay as they are")
         self.sure = link_button("Discard for good", "There is no way back")
-        buttons = QHBoxLayout()
-        buttons.setSpacing(6)
-        buttons.addWidget(self.pause, 1)
-        buttons.addWidget(self.stop, 1)
-        self.preview = QCheckBox("show the cells so far on the image")
-        self.preview.setToolTip(
-            "After each round, outline the cells in view as the learning model sees them"
+        buttons = hbox((self.pause, 1), (self.stop, 1))
+        self.preview = check_box(
+            "show the cells so far on the image",
+            "After each round, outline the cells in view as the learning model sees them",
         )
         self.previewed = muted()
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(6)
-        for part in (self.title, self.plan, self.progress):
-            layout.addWidget(part)
-        layout.addLayout(buttons)
-        layout.addWidget(self.discard)
-        layout.addWidget(self.sure)
-        layout.addWidget(self.preview)
-        layout.addWidget(self.previewed)
+        vbox(
+            *(self.title, self.plan, self.progress, buttons, self.discard, self.sure),
+            *(self.preview, self.previewed),
+            on=self,
+        )
         self.pause.clicked.connect(self._pressed)
-        self.stop.clicked.connect(self.stopWanted)
+        self.stop.clicked.connect(controller.stop)
         self.discard.clicked.connect(lambda: self._ask(True))
-        self.sure.clicked.connect(self.discardWanted)
-        self.preview.clicked.connect(self.previewToggled)
+        self.sure.clicked.connect(lambda: controller.discard())
+        self.preview.clicked.connect(controller.set_preview)
+        follow, events = connections.follow, self._state.events
+        follow(self._show_run, events.phase, events.name, events.plan)
+        follow(self._show_progress, events.progress, events.seconds_left)
+        follow(self._show_preview, events.wants_preview, events.previewed)
 
-    def set_run(self, state: LearnState) -> None:
+    def _show_run(self) -> None:
         """Phase, names, plan."""
-        phase = self._phase = state.phase
+        state = self._state
+        phase = state.phase
+        self.setVisible(phase != "idle")
         paused = phase == "paused"
         verb = "has paused learning" if paused else "learns"
         self.title.setText(f"{state.name} {verb} from {state.parent}")
-        self.plan.setText(state.plan)
-        self.plan.setVisible(bool(state.plan))
+        show_text(self.plan, state.plan)
         self.pause.setText("Go on" if paused else "Pause")
         self.pause.setToolTip("Go on where it stood" if paused else PAUSE_TIP)
         self.pause.setEnabled(phase in ("starting", "learning", "paused"))
         self.stop.setEnabled(phase in ("starting", "learning", "paused"))
         self._ask(False)
-        self.set_progress(state)
-        self.set_preview(state)
+        self._show_progress()
+        self._show_preview()
 
-    def set_progress(self, state: LearnState) -> None:
+    def _show_progress(self) -> None:
         """How far it is; called several times a second."""
+        state = self._state
         progress, left = state.progress, state.seconds_left
         if state.phase == "paused":
             losses = state.curves.losses
@@ -310,8 +278,9 @@ class RunSection(QWidget):
             progress = replace(progress, ends=ends)
         self.progress.set_progress(progress, "")
 
-    def set_preview(self, state: LearnState) -> None:
+    def _show_preview(self) -> None:
         """Whether the cells so far are shown, and of which round."""
+        state = self._state
         self.preview.setChecked(state.wants_preview)
         self.preview.setVisible(state.phase in ("starting", "learning"))
         shown = bool(state.previewed) and state.phase == "learning"
@@ -319,67 +288,46 @@ class RunSection(QWidget):
         self.previewed.setText(f"The outlines show round {state.previewed}.")
 
     def _ask(self, sure: bool) -> None:
-        paused = self._phase == "paused"
+        paused = self._state.phase == "paused"
         self.discard.setVisible(paused and not sure)
         self.sure.setVisible(paused and sure)
 
     def _pressed(self) -> None:
-        if self._phase == "paused":
-            self.resumeWanted.emit()
+        if self._state.phase == "paused":
+            self._controller.resume()
         else:
-            self.pauseWanted.emit()
+            self._controller.pause()
 
 
 # --------------------------------------------------------------------------------------------
 # A run that was paused or broken off: go on, take what it has, or let it go.
 
 
-class UnfinishedBox(QFrame):
-    """The newest unfinished run; hidden where there is none.
+class UnfinishedBox(LeftoverBox):
+    """The newest unfinished run; hidden where there is none."""
 
-    Signals
-    -------
-    resumeWanted, keepWanted, discardWanted : UnfinishedRun
-    """
-
-    resumeWanted = Signal(object)
-    keepWanted = Signal(object)
-    discardWanted = Signal(object)
-
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.setProperty("role", "hint")
-        self._runs: tuple[UnfinishedRun, ...] = ()
-        self.words = QLabel()
-        self.words.setWordWrap(True)
-        self.resume = link_button("Go on", "Learn on where it stood")
-        self.keep = link_button(
+    def __init__(
+        self, controller: LearnController, connections: Connections, parent: QWidget
+    ) -> None:
+        resume = link_button("Go on", "Learn on where it stood")
+        keep = link_button(
             "Keep the best",
             "End it with the best round so far, also where its images are gone",
         )
-        self.discard = link_button("Discard…", "Forget this run; the models stay as they are")
-        self.sure = link_button("Discard for good", "There is no way back")
-        row = QHBoxLayout()
-        row.setSpacing(10)
-        for button in (self.resume, self.keep, self.discard, self.sure):
-            row.addWidget(button)
-        row.addStretch(1)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(10, 6, 8, 6)
-        layout.setSpacing(4)
-        layout.addWidget(self.words)
-        layout.addLayout(row)
-        self.resume.clicked.connect(lambda: self.resumeWanted.emit(self._runs[0]))
-        self.keep.clicked.connect(lambda: self.keepWanted.emit(self._runs[0]))
-        self.discard.clicked.connect(lambda: self._ask(True))
-        self.sure.clicked.connect(lambda: self.discardWanted.emit(self._runs[0]))
-        self.set_runs(())
+        discard = link_button("Discard…", "Forget this run; the models stay as they are")
+        sure = link_button("Discard for good", "There is no way back")
+        super().__init__((resume, keep), discard, sure, parent)
+        self.resume, self.keep = resume, keep
+        self._state = state = controller.state
+        self.resume.clicked.connect(lambda: controller.resume(state.unfinished[0]))
+        self.keep.clicked.connect(lambda: controller.keep_best(state.unfinished[0]))
+        self.sure.clicked.connect(lambda: controller.discard(state.unfinished[0]))
+        connections.follow(self._show, state.events.unfinished)
 
-    def set_runs(self, runs: tuple[UnfinishedRun, ...]) -> None:
-        """Show the newest."""
-        self._runs = runs
-        self.setVisible(bool(runs))
-        self._ask(False)
+    def _show(self) -> None:
+        """The newest, while nothing else learns."""
+        runs = self._state.unfinished if self._state.phase == "idle" else ()
+        text = ""
         if runs:
             newest, more = runs[0], len(runs) - 1
             when = when_words(datetime.fromtimestamp(newest.time, UTC).isoformat())
@@ -387,8 +335,4 @@ class UnfinishedBox(QFrame):
             text = f"{asked.name} has not finished learning from {asked.base_name} ({when})."
             if more:
                 text += f" {more} more after that."
-            self.words.setText(text)
-
-    def _ask(self, sure: bool) -> None:
-        self.sure.setVisible(sure)
-        self.discard.setVisible(not sure)
+        self.set_words(text)

@@ -15,12 +15,17 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QGridLayout,
-    QVBoxLayout,
     QWidget,
 )
+from superqt.utils import signals_blocked
 
 from napari_sa2net.config import Settings
-from napari_sa2net.widgets.controls import Form, fold_button, link_button
+from napari_sa2net.widgets.controls import (
+    Form,
+    fold_button,
+    link_button,
+    vbox,
+)
 from napari_sa2net.widgets.number_field import NumberField, WholeNumberField
 
 #: what a number may be where the model sets no bound
@@ -74,15 +79,8 @@ class SettingsForm(QWidget):
             if name not in without:
                 self._add(name, kind.model_fields[name])
         self.reset = link_button("Back to what is recommended", "All of these as they were")
-        body = QVBoxLayout(self.body)
-        body.setContentsMargins(0, 0, 0, 0)
-        body.addWidget(self.form)
-        body.addWidget(self.reset)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(6)
-        layout.addWidget(self.fold)
-        layout.addWidget(self.body)
+        vbox(self.form, self.reset, on=self.body)
+        vbox(self.fold, self.body, on=self)
         self.body.setVisible(False)
         self.fold.toggled.connect(self.body.setVisible)
         self.reset.clicked.connect(self._reset)
@@ -93,10 +91,8 @@ class SettingsForm(QWidget):
         """Show settings; says nothing."""
         self._value = value
         for name, show in self._show.items():
-            field = self.fields[name]
-            field.blockSignals(True)
-            show(_at(value, name))
-            field.blockSignals(False)
+            with signals_blocked(self.fields[name]):
+                show(_at(value, name))
         for name, wanted in self._only_with.items():
             there = all(getattr(value, other) == this for other, this in wanted.items())
             self.form.set_row_visible(self.fields[name], there)
@@ -211,9 +207,8 @@ class SettingsForm(QWidget):
 
         def show(values: Any) -> None:
             for spin, value in zip(spins, values, strict=True):
-                spin.blockSignals(True)
-                spin.setValue(value)
-                spin.blockSignals(False)
+                with signals_blocked(spin):
+                    spin.setValue(value)
 
         for i, spin in enumerate(spins):
             spin.setButtonSymbols(QAbstractSpinBox.ButtonSymbols.NoButtons)

@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QSize, Qt, Signal
+from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QIcon, QImage, QPixmap
 from qtpy.QtWidgets import (
-    QComboBox,
     QFileDialog,
-    QHBoxLayout,
-    QLabel,
     QListWidget,
     QListWidgetItem,
     QMenu,
     QPushButton,
     QSizePolicy,
-    QVBoxLayout,
     QWidget,
 )
 
-from napari_sa2net.app.training_set import ImportQuestion, SetItem, SetSaid, SetSummary, cells
-from napari_sa2net.widgets.controls import Form, link_button, muted
+from napari_sa2net.app.learn import LearnController
+from napari_sa2net.app.training_set import (
+    ImportQuestion,
+    LearnSet,
+    LearnState,
+    SetItem,
+    SetSummary,
+    cells,
+)
+from napari_sa2net.widgets.controls import (
+    FolderRow,
+    Form,
+    hbox,
+    link_button,
+    muted,
+    narrow_combo,
+    push_button,
+    show_text,
+    text_label,
+    vbox,
+)
+from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.rows import ChannelButton
 
 # --------------------------------------------------------------------------------------------
@@ -38,28 +55,14 @@ CHANNELS_TIP = (
 
 
 class ImportBox(QWidget):
-    """A question and its answer, in the place of a dialog.
+    """A question and its answer, in the place of a dialog."""
 
-    Signals
-    -------
-    answered : Path, str, tuple of int
-        Source, axes (empty where the files tell) and channels.
-    dropped
-        Nothing shall be taken in.
-    """
-
-    answered = Signal(object, str, tuple)
-    dropped = Signal()
-
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, controller: LearnSet) -> None:
+        super().__init__()
+        self._controller = controller
         self._question: ImportQuestion | None = None
         self.words = muted()
-        self.axes = QComboBox()
-        self.axes.setSizeAdjustPolicy(
-            QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
-        )
-        self.axes.setMinimumContentsLength(8)
+        self.axes = narrow_combo(8)
         self.channels = ChannelButton()
         self.form = Form()
         # as wide as the fields of other rows
@@ -68,18 +71,11 @@ class ImportBox(QWidget):
         self.form.add("Cells are in", self.channels, CHANNELS_TIP)
         self.take_in = QPushButton("Import")
         self.drop = link_button("Cancel", "Take nothing in")
-        row = QHBoxLayout()
-        row.addWidget(self.take_in, 1)
-        row.addWidget(self.drop)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
-        layout.addWidget(self.words)
-        layout.addWidget(self.form)
-        layout.addLayout(row)
+        row = hbox((self.take_in, 1), self.drop)
+        vbox(self.words, self.form, row, on=self, spacing=4)
         self.axes.activated.connect(lambda _: self._show_channels())
         self.take_in.clicked.connect(self._answer)
-        self.drop.clicked.connect(self.dropped)
+        self.drop.clicked.connect(controller.drop_question)
         self.set_question(None)
 
     def set_question(self, question: ImportQuestion | None) -> None:
@@ -108,7 +104,8 @@ class ImportBox(QWidget):
     def _answer(self) -> None:
         if self._question is not None:
             axes = self.axes.currentData() if self.axes.count() > 1 else ""
-            self.answered.emit(self._question.source, axes, self.channels.value())
+            channels = self.channels.value()
+            self._controller.take_in(self._question.source, axes, channels)
 
 
 # --------------------------------------------------------------------------------------------
@@ -136,93 +133,64 @@ EXPORT_TIP = "Copy this training set to a zip file or a new folder, to keep it o
 class SetActions(QWidget):
     """Four buttons, and what the last one did.
 
-    Signals
-    -------
-    showWanted, removeWanted, undoWanted
-    importWanted : Path
-        A folder or a zip file.
-    importAnswered : Path, str, tuple of int
-        What was asked of it: axes and channels.
-    importDropped
-    exportWanted : Path, bool
-        Where to, and whether a person has agreed to replace what is there.
+    Parameters
+    ----------
+    controller : LearnSet
+    state : LearnState
+    connections : Connections
+    chosen : callable() -> list of str
+        Keys of the images that are selected.
     """
 
-    showWanted = Signal()
-    removeWanted = Signal()
-    undoWanted = Signal()
-    importWanted = Signal(object)
-    importAnswered = Signal(object, str, tuple)
-    importDropped = Signal()
-    exportWanted = Signal(object, bool)
-
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._folder = Path()
-        self._chosen = 0
-        self._busy = False
-        self._summary = SetSummary(Path())
-        self.open = QPushButton("Show")
-        self.remove = QPushButton("Remove")
-        self.take_in = QPushButton("Import…")
-        self.copy = QPushButton("Export…")
-        row = QHBoxLayout()
-        row.setSpacing(4)
-        for button in (self.open, self.remove, self.take_in, self.copy):
-            button.setProperty("role", "plain")
-            row.addWidget(button, 1)
+    def __init__(
+        self,
+        controller: LearnSet,
+        state: LearnState,
+        connections: Connections,
+        chosen: Callable[[], list[str]],
+    ) -> None:
+        super().__init__()
+        self._controller, self._state = controller, state
+        self._chosen = chosen
+        self.open = push_button("Show")
+        self.remove = push_button("Remove")
+        self.take_in = push_button("Import…")
+        self.copy = push_button("Export…")
+        buttons = (self.open, self.remove, self.take_in, self.copy)
+        row = hbox(*((button, 1) for button in buttons), spacing=4)
         menu = QMenu(self)
         menu.addAction("From a folder…", self._choose_folder)
         menu.addAction("From a zip file…", self._choose_zip)
         self.take_in.setMenu(menu)
-        self.question = ImportBox()
+        self.question = ImportBox(controller)
         self.busy = muted()
-        self.said = QLabel()
-        self.said.setWordWrap(True)
+        self.said = text_label()
         self.undo = link_button("Undo", "Put what was removed back into the training set")
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
-        layout.addLayout(row)
-        for part in (self.question, self.busy, self.said, self.undo):
-            layout.addWidget(part)
-        self.open.clicked.connect(self.showWanted)
-        self.remove.clicked.connect(self.removeWanted)
+        vbox(row, self.question, self.busy, self.said, self.undo, on=self, spacing=4)
+        self.open.clicked.connect(lambda: controller.show(chosen()))
+        self.remove.clicked.connect(lambda: controller.remove(chosen()))
         self.copy.clicked.connect(self._choose_target)
-        self.undo.clicked.connect(self.undoWanted)
-        self.question.answered.connect(self.importAnswered)
-        self.question.dropped.connect(self.importDropped)
-        self.set_news("", None)
+        self.undo.clicked.connect(controller.put_back)
+        events = state.events
+        connections.follow(
+            self._show_news, events.set_busy, events.set_said, events.set_question
+        )
 
-    def set_folder(self, folder: Path) -> None:
-        """Where the set lies."""
-        self._folder = folder
-
-    def set_summary(self, summary: SetSummary) -> None:
-        """What the set is, and so what can be done with it."""
-        self._summary = summary
-        self._show_buttons()
-
-    def set_chosen(self, n: int) -> None:
-        """How many rows of the list are selected."""
-        self._chosen = n
-        self._show_buttons()
-
-    def set_news(self, busy: str, said: SetSaid | None) -> None:
-        """Show what is being done, or was."""
-        self._busy = bool(busy)
-        self.busy.setText(busy)
-        self.busy.setVisible(bool(busy))
-        self.said.setText(said.text if said is not None else "")
-        self.said.setVisible(said is not None)
+    def _show_news(self) -> None:
+        """What is being done, or was."""
+        said = self._state.set_said
+        show_text(self.busy, self._state.set_busy)
+        show_text(self.said, said.text if said is not None else "")
         self.undo.setVisible(said is not None and bool(said.removed))
-        self._show_buttons()
+        self.question.set_question(self._state.set_question)
+        self.show_buttons()
 
-    def _show_buttons(self) -> None:
-        summary = self._summary
-        any_, free = summary.n_images > 0, not self._busy
+    def show_buttons(self) -> None:
+        """What can be done with the set, and with the rows that are selected."""
+        summary = self._state.summary or SetSummary(Path())
+        any_, free = summary.n_images > 0, not self._state.set_busy
         yours = any_ and not summary.listed
-        chosen = self._chosen > 0
+        chosen = bool(self._chosen())
         for button in (self.open, self.remove, self.copy):
             button.setVisible(any_)
         self.take_in.setVisible(not summary.gone)
@@ -238,16 +206,19 @@ class SetActions(QWidget):
     def _choose_folder(self) -> None:
         chosen = QFileDialog.getExistingDirectory(self, "Folder to import")
         if chosen:
-            self.importWanted.emit(Path(chosen))
+            self._controller.look_into(Path(chosen))
 
     def _choose_zip(self) -> None:
         chosen, _ = QFileDialog.getOpenFileName(self, "Zip file to import", "", ZIP)
         if chosen:
-            self.importWanted.emit(Path(chosen))
+            self._controller.look_into(Path(chosen))
 
     def _choose_target(self) -> None:
         chosen, kind = QFileDialog.getSaveFileName(
-            self, "Export the training set", f"{self._folder.name}.zip", f"{ZIP};;{FOLDER}"
+            self,
+            "Export the training set",
+            f"{self._state.folder.name}.zip",
+            f"{ZIP};;{FOLDER}",
         )
         if not chosen:
             return
@@ -256,7 +227,7 @@ class SetActions(QWidget):
         asked = path.is_file()
         if kind == ZIP and path.suffix.lower() != ".zip":
             path, asked = path.with_name(path.name + ".zip"), False
-        self.exportWanted.emit(path, asked)
+        self._controller.copy_to(path, asked)
 
 
 ICON = 28
@@ -265,71 +236,44 @@ ROWS = 3
 
 
 class SetSection(QWidget):
-    """What is learned from.
+    """What is learned from."""
 
-    Signals
-    -------
-    folderChosen : Path
-    """
-
-    folderChosen = Signal(object)
-
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._folder = Path()
+    def __init__(self, controller: LearnController, connections: Connections) -> None:
+        super().__init__()
+        self._state = state = controller.state
         self._shown: tuple[SetItem, ...] = ()
-        self.folder = QLabel()
-        self.folder.setProperty("role", "muted")
-        # However long its name, the dock stays as narrow as it is; the tooltip has all of it.
-        self.folder.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.folder.setMinimumWidth(60)
-        self.change = link_button("change…", "Learn from another folder, and keep there too")
-        where = QWidget()
-        row = QHBoxLayout(where)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self.folder, 1)
-        row.addWidget(self.change)
+        self.folder = FolderRow("Learn from another folder, and keep there too")
         form = Form()
-        form.add("Learn from", where, "The folder of your training set")
+        form.add("Learn from", self.folder, "The folder of your training set")
         self.list = QListWidget()
         self.list.setIconSize(QSize(ICON, ICON))
         self.list.setSelectionMode(QListWidget.SelectionMode.ExtendedSelection)
         self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.list.setUniformItemSizes(True)
         self.list.setAccessibleName("Images of the training set")
-        self.total = QLabel()
-        self.total.setProperty("role", "summary")
+        self.total = text_label(role="summary", wrap=False)
         self.division = muted()
-        self.buttons = SetActions()
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(6)
-        parts: list[QWidget] = [form, self.list, self.buttons, self.total, self.division]
-        for part in parts:
-            layout.addWidget(part)
-        self.change.clicked.connect(self._choose)
-        self.list.itemSelectionChanged.connect(self._show_chosen)
-
-    def set_folder(self, folder: Path) -> None:
-        """Show where it lies."""
-        self._folder = folder
-        self.folder.setText(folder.name)
-        self.folder.setToolTip(str(folder))
-        self.buttons.set_folder(folder)
+        self.buttons = SetActions(controller.set, state, connections, self.chosen)
+        vbox(form, self.list, self.buttons, self.total, self.division, on=self)
+        self.folder.chosen.connect(controller.set_folder)
+        self.list.itemSelectionChanged.connect(self.buttons.show_buttons)
+        self.list.itemActivated.connect(lambda _: controller.set.show(self.chosen()))
+        connections.follow(self._show_set, state.events.folder, state.events.summary)
 
     def chosen(self) -> list[str]:
         """Keys of the rows that are selected, from top to bottom."""
         items = sorted(self.list.selectedItems(), key=self.list.row)
         return [item.data(Qt.ItemDataRole.UserRole) for item in items]
 
-    def set_summary(self, summary: SetSummary | None) -> None:
-        """Show what is in it; None while it is being read."""
+    def _show_set(self) -> None:
+        """What is in it; nothing while it is being read."""
+        summary = self._state.summary
+        self.folder.set_folder(self._state.folder)
         there = summary is not None and summary.n_images > 0
         for part in (self.list, self.total, self.division):
             part.setVisible(there)
         self.buttons.setVisible(summary is not None)
-        if summary is not None:
-            self.buttons.set_summary(summary)
+        self.buttons.show_buttons()
         if summary is None or not there:
             return
         self.total.setText(total_words(summary))
@@ -352,17 +296,6 @@ class SetSection(QWidget):
             item.setSelected(one.key in chosen)
         rows = min(ROWS, len(self._shown))
         self.list.setFixedHeight(rows * (ICON + 6) + 2 * self.list.frameWidth() + 2)
-
-    def _show_chosen(self) -> None:
-        self.buttons.set_chosen(len(self.list.selectedItems()))
-
-    def _choose(self) -> None:
-        start = self._folder if self._folder.is_dir() else self._folder.parent
-        chosen = QFileDialog.getExistingDirectory(
-            self, "Folder of the training set", str(start)
-        )
-        if chosen:
-            self.folderChosen.emit(Path(chosen))
 
 
 def pixmap(values: Any) -> QPixmap:

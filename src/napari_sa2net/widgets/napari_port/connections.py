@@ -17,6 +17,12 @@ class Connections:
         emitter.connect(callback)
         self._made.append((emitter, callback))
 
+    def follow(self, show: Callable[[], Any], *emitters: Any) -> None:
+        """Call it now, and again whenever one of them speaks (psygnal's own: not napari's)."""
+        for emitter in emitters:
+            self.connect(emitter, show)
+        show()
+
     def disconnect(self) -> None:
         """Undo all of it."""
         for emitter, callback in self._made:

@@ -200,6 +200,7 @@ class ResultLayer:
 
     @property
     def alive(self) -> bool:
+        """The layer is there still."""
         return self.layer in self.viewer.layers
 
     def replace(

@@ -248,6 +248,6 @@ def _layer(
 
 
 def _shear(layer: Labels) -> Any:
-    """napari gives zeros of another length than it takes."""
+    """Napari gives zeros of another length than it takes."""
     shear = np.asarray(layer.shear)
     return shear if shear.any() else np.zeros(layer.ndim * (layer.ndim - 1) // 2)

@@ -12,19 +12,23 @@ from qtpy.QtGui import QColor, QImage, QPainter, QPaintEvent, QPen, QPolygonF
 from qtpy.QtWidgets import (
     QAbstractButton,
     QGridLayout,
-    QHBoxLayout,
     QLabel,
     QSizePolicy,
     QSlider,
-    QVBoxLayout,
     QWidget,
 )
+from superqt.utils import signals_blocked
 
 from napari_sa2net.app.see_why import map_help, map_title
 from napari_sa2net.app.session import STRIDES, plain
 from napari_sa2net.config import NetworkKind
 from napari_sa2net.engine.messages import AttentionMap
-from napari_sa2net.widgets.controls import muted
+from napari_sa2net.widgets.controls import (
+    hbox,
+    muted,
+    text_label,
+    vbox,
+)
 from napari_sa2net.widgets.map_colors import STAGE_COLORS, colored
 from napari_sa2net.widgets.theme import ACCENT
 
@@ -103,12 +107,15 @@ class MapTile(QAbstractButton):
         self.update()
 
     def sizeHint(self) -> QSize:
+        """The size that suits it."""
         return QSize(62, 50 + self.fontMetrics().height() + 4)
 
     def minimumSizeHint(self) -> QSize:
+        """The least size."""
         return QSize(50, self.sizeHint().height())
 
     def paintEvent(self, event: QPaintEvent | None) -> None:
+        """Draw it."""
         painter = QPainter(self)
         painter.setRenderHints(
             QPainter.RenderHint.Antialiasing | QPainter.RenderHint.SmoothPixmapTransform
@@ -286,9 +293,11 @@ class ColorBar(QWidget):
         self.update()
 
     def sizeHint(self) -> QSize:
+        """The size that suits it."""
         return QSize(200, 12 + self.fontMetrics().height() + 2)
 
     def paintEvent(self, event: QPaintEvent | None) -> None:
+        """Draw it."""
         if not self._name:
             return
         painter = QPainter(self)
@@ -320,8 +329,7 @@ class MapDetail(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._name = ""
-        self.title = QLabel()
-        self.title.setProperty("role", "summary")
+        self.title = text_label(role="summary", wrap=False)
         self.bar = ColorBar()
         self.help = muted()
         self.channel = QSlider(Qt.Orientation.Horizontal)
@@ -330,18 +338,9 @@ class MapDetail(QWidget):
         self.channel.setAccessibleName("Channel")
         self.channel_words = QLabel()
         self.channel_row = QWidget()
-        row = QHBoxLayout(self.channel_row)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.setSpacing(6)
-        row.addWidget(QLabel("Channel"))
-        row.addWidget(self.channel, 1)
-        row.addWidget(self.channel_words)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
+        hbox(QLabel("Channel"), (self.channel, 1), self.channel_words, on=self.channel_row)
         self.mixed = muted()
-        for part in (self.title, self.bar, self.help, self.mixed, self.channel_row):
-            layout.addWidget(part)
+        vbox(self.title, self.bar, self.help, self.mixed, self.channel_row, on=self, spacing=4)
         self.channel.valueChanged.connect(self._moved)
         self.set_map(None)
         self.set_together(0)
@@ -368,10 +367,9 @@ class MapDetail(QWidget):
         self.bar.set_range(shown.name, shown.low, shown.high, bright)
         self.help.setText(map_help(shown, network))
         self.channel.setEnabled(can_choose)
-        self.channel.blockSignals(True)
-        self.channel.setRange(0, shown.n_channels)
-        self.channel.setValue(0 if channel is None else channel + 1)
-        self.channel.blockSignals(False)
+        with signals_blocked(self.channel):
+            self.channel.setRange(0, shown.n_channels)
+            self.channel.setValue(0 if channel is None else channel + 1)
         self._show_words()
         # the widest text it will ever hold, so that the slider keeps its length
         widest = f"{shown.n_channels} of {shown.n_channels}"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from napari.utils.theme import get_theme
-from qtpy.QtCore import QTimer
 from qtpy.QtGui import QColor, QHideEvent, QShowEvent
-from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QLabel, QWidget
 
 from napari_sa2net.app.see_why import what_if_words
 from napari_sa2net.app.session import (
@@ -20,14 +19,22 @@ from napari_sa2net.app.session import (
 )
 from napari_sa2net.config import NetworkConfig
 from napari_sa2net.errors import SA2NetError
-from napari_sa2net.widgets.controls import Form, align_forms, muted, separator
+from napari_sa2net.widgets.controls import (
+    PAGE_MARGINS,
+    Form,
+    align_forms,
+    muted,
+    separator,
+    show_text,
+    timer,
+    vbox,
+)
 from napari_sa2net.widgets.napari_port.picking import KEY, CellPicker
 from napari_sa2net.widgets.page import (
     ImageChoice,
     NoImage,
     PageWidget,
     RunControls,
-    column,
     plane_words,
 )
 from napari_sa2net.widgets.rows import RegionRow
@@ -64,22 +71,18 @@ class SeeWhyPage(PageWidget):
         self._build()
         self._connect()
         self.picker = CellPicker(self.port.viewer, self._cells, self.inspect)
-        self._show_image()
-        self._show_why()
 
     # --- building ------------------------------------------------------------------------
 
     def _build(self) -> None:
-        self._no_image = NoImage(
-            self._workspace, self, "One click then shows what the network looked at."
+        self.empty = NoImage(
+            self._workspace, "One click then shows what the network looked at."
         )
-        self.empty = self._no_image.state
-        self._choice = ImageChoice(self._workspace, self.connections, self)
+        self._choice = ImageChoice(self._workspace, self)
         self.image_row = self._choice.row
         self.region_row = RegionRow()
         self._run = RunControls(
             self._workspace,
-            self.connections,
             self,
             "Look inside",
             "Segment once more and keep what the network looked at",
@@ -102,14 +105,8 @@ class SeeWhyPage(PageWidget):
         self.plane = muted()
         form.add_wide(self.plane)
         self.work, self.inside = QWidget(), QWidget()
-        work = column(self.work)
-        parts: list[QWidget] = [form, self.button, self.progress, self.teach, self.note]
-        for part in parts:
-            work.addWidget(part)
-        inside = column(self.inside)
-        inside.addWidget(separator())
-        inside.addWidget(self.tiles)
-        inside.addWidget(self.detail)
+        vbox(form, self.button, self.progress, self.teach, self.note, on=self.work, spacing=8)
+        inside = vbox(separator(), self.tiles, self.detail, on=self.inside, spacing=8)
         sections: list[tuple[str, QWidget]] = [
             ("Boundary, stage by stage", self.stages),
             ("One cell", self.cell),
@@ -122,43 +119,34 @@ class SeeWhyPage(PageWidget):
                 inside.addWidget(part)
             if section is self.cell:
                 self._cell_heading = heading
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(10, 10, 8, 10)
-        layout.setSpacing(8)
-        whole: list[QWidget] = [self.empty, self.work, self.error, self.inside]
-        for part in whole:
-            layout.addWidget(part)
-        layout.addStretch(1)
+        vbox(
+            *(self.empty, self.work, self.error, self.inside, None),
+            on=self,
+            spacing=8,
+            margins=PAGE_MARGINS,
+        )
         # the camera moves many times a second; what depends on it follows when it rests
-        self._rest = QTimer(self)
-        self._rest.setSingleShot(True)
-        self._rest.setInterval(250)
+        self._rest = timer(self, 250, self._view_rested, once=True)
         # once it is laid out
-        self._answer = QTimer(self)
-        self._answer.setSingleShot(True)
-        self._answer.setInterval(50)
+        self._answer = timer(self, 50, self._show_cell, once=True)
 
     def _connect(self) -> None:
-        connect = self.connections.connect
+        connect, follow = self.connections.connect, self.connections.follow
         events = self.session.events
-        for field, show in (
-            ("image", self._show_image),
-            ("where", self._show_region),
-            ("why", self._show_why),
-        ):
-            connect(getattr(events, field), show)
+        follow(self._show_image, events.image)
+        follow(self._show_region, events.where)
+        follow(self._show_why, events.why)
         connect(self.port.view_changed, self._view_moved)
-        self._rest.timeout.connect(self._view_rested)
-        self._answer.timeout.connect(self._show_cell)
         self.region_row.valueChanged.connect(self._region_changed)
         self.tiles.toggled.connect(self.controller.show_layer)
         self.detail.channelChanged.connect(self.controller.set_channel)
         self.stages.stageChanged.connect(self.controller.set_stage)
-        self.stages.outlinesToggled.connect(lambda on: self.controller.show_layer(STAGE, on))
-        self.stages.changeToggled.connect(lambda on: self.controller.show_layer(CHANGE, on))
+        show_layer = self.controller.show_layer
+        self.stages.outlines.clicked.connect(lambda on: show_layer(STAGE, on))
+        self.stages.change.clicked.connect(lambda on: show_layer(CHANGE, on))
         self.stages.jumpWanted.connect(self._jump)
         self.what_if.valueChanged.connect(self._try)
-        self.what_if.resetWanted.connect(self.controller.reset_what_if)
+        self.what_if.reset.clicked.connect(self.controller.reset_what_if)
 
     def shut(self) -> None:
         """Undo every connection to session, port and viewer; the page is about to go."""
@@ -177,6 +165,7 @@ class SeeWhyPage(PageWidget):
         self.what_if.fit()
 
     def showEvent(self, event: QShowEvent | None) -> None:
+        """It comes into view."""
         self.picker.turn(True)
         self.port.maps.set_seen(CELL, True)
         # the camera may have moved while another page was in front
@@ -184,6 +173,7 @@ class SeeWhyPage(PageWidget):
         super().showEvent(event)
 
     def hideEvent(self, event: QHideEvent | None) -> None:
+        """It goes out of view."""
         # on another page a click means something else
         self.picker.turn(False)
         self.port.maps.set_seen(CELL, False)
@@ -241,7 +231,7 @@ class SeeWhyPage(PageWidget):
             self.controller.view_rested()
             self._show_plane()
 
-    def _show_image(self, _: Any = None) -> None:
+    def _show_image(self) -> None:
         source = self.session.image
         self.empty.setVisible(source is None)
         self.work.setVisible(source is not None)
@@ -249,7 +239,7 @@ class SeeWhyPage(PageWidget):
         self._show_plane()
         self._run.show_progress()
 
-    def _show_region(self, _: Any = None) -> None:
+    def _show_region(self) -> None:
         self.region_row.setValue(self.session.where, self.session.planes)
 
     def _show_plane(self) -> None:
@@ -266,16 +256,14 @@ class SeeWhyPage(PageWidget):
                 index = why.explanation.result.index
                 shown = plane_words(index, stack, source.stack_axes)
                 text += f"; shown is why in {shown}"
-        self.plane.setText(text)
-        self.plane.setVisible(bool(text))
+        show_text(self.plane, text)
 
-    def _show_why(self, _: Any = None) -> None:
+    def _show_why(self) -> None:
         why = self.session.why
         self.teach.setVisible(why is None)
         self.inside.setVisible(why is not None)
         note = "" if why is None else _note(why)
-        self.note.setText(note)
-        self.note.setVisible(bool(note))
+        show_text(self.note, note)
         self._show_plane()
         if why is None:
             self.stages.stop()

@@ -7,19 +7,19 @@ from html import escape
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QRectF, QSize, Qt, QTimer, Signal
+from qtpy.QtCore import QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QImage, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import (
     QCheckBox,
     QGridLayout,
     QHBoxLayout,
-    QLabel,
     QSizePolicy,
     QSlider,
     QToolButton,
     QVBoxLayout,
     QWidget,
 )
+from superqt.utils import signals_blocked
 
 from napari_sa2net.app.see_why import STAGE_WORDS, history_words
 from napari_sa2net.app.session import STRIDES, WhatIfSettings
@@ -30,10 +30,15 @@ from napari_sa2net.models.card import GATE_WORDS
 from napari_sa2net.widgets.controls import (
     Form,
     ValueSlider,
+    check_box,
     fold_button,
+    hbox,
     keep_together,
     link_button,
     muted,
+    text_label,
+    timer,
+    vbox,
 )
 from napari_sa2net.widgets.map_colors import OUTLINE, STAGE_COLORS
 from napari_sa2net.widgets.see_why.maps import fitted, to_image
@@ -51,9 +56,11 @@ class StageTicks(QWidget):
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
 
     def sizeHint(self) -> QSize:
+        """The size that suits it."""
         return QSize(160, self.fontMetrics().height() + 6)
 
     def paintEvent(self, event: QPaintEvent | None) -> None:
+        """Draw it."""
         painter = QPainter(self)
         text = self.palette().windowText().color()
         # the slider's handle stops half its width before the ends
@@ -80,14 +87,11 @@ class StageSection(QWidget):
     -------
     stageChanged : int
         Stride that a person, or ▶, chose.
-    outlinesToggled, changeToggled : bool
     jumpWanted : str
         Column of the table: ``refinement_px`` or ``contested``.
     """
 
     stageChanged = Signal(int)
-    outlinesToggled = Signal(bool)
-    changeToggled = Signal(bool)
     jumpWanted = Signal(str)
 
     def __init__(self, parent: QWidget | None = None) -> None:
@@ -109,11 +113,12 @@ class StageSection(QWidget):
         )
         self.slider.setAccessibleName("Stage")
         self.ticks = StageTicks()
-        self.outlines = QCheckBox("outlines")
-        self.outlines.setToolTip("Show the outlines of the chosen stage over the image")
-        self.change = QCheckBox("last change")
-        self.change.setToolTip(
-            "Show what the last stage (1/2 to full) added (blue) and took away (orange)"
+        self.outlines = check_box(
+            "outlines", "Show the outlines of the chosen stage over the image"
+        )
+        self.change = check_box(
+            "last change",
+            "Show what the last stage (1/2 to full) added (blue) and took away (orange)",
         )
         self.refined = link_button(
             "Most refined",
@@ -132,36 +137,19 @@ class StageSection(QWidget):
         grid.addWidget(self.play, 0, 0, 2, 1, Qt.AlignmentFlag.AlignTop)
         grid.addWidget(self.slider, 0, 1)
         grid.addWidget(self.ticks, 1, 1)
-        boxes, jumps = QHBoxLayout(), QHBoxLayout()
-        for row, parts in (
-            (boxes, (self.outlines, self.change)),
-            (jumps, (self.refined, self.contested)),
-        ):
-            row.setSpacing(12)
-            for part in parts:
-                row.addWidget(part)
-            row.addStretch(1)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(6)
-        layout.addLayout(grid)
-        layout.addLayout(boxes)
-        layout.addLayout(jumps)
-        self._timer = QTimer(self)
-        self._timer.setInterval(PLAY_MS)
-        self._timer.timeout.connect(self._next)
+        boxes = hbox(self.outlines, self.change, None, spacing=12)
+        jumps = hbox(self.refined, self.contested, None, spacing=12)
+        vbox(grid, boxes, jumps, on=self)
+        self._timer = timer(self, PLAY_MS, self._next)
         self.play.toggled.connect(self._played)
         self.slider.valueChanged.connect(self._moved)
-        self.outlines.clicked.connect(self.outlinesToggled)
-        self.change.clicked.connect(self.changeToggled)
         self.refined.clicked.connect(lambda: self.jumpWanted.emit("refinement_px"))
         self.contested.clicked.connect(lambda: self.jumpWanted.emit("contested"))
 
     def setValue(self, stage: int, outlines: bool, change: bool) -> None:
         """Show a state; says nothing."""
-        self.slider.blockSignals(True)
-        self.slider.setValue(STRIDES.index(stage))
-        self.slider.blockSignals(False)
+        with signals_blocked(self.slider):
+            self.slider.setValue(STRIDES.index(stage))
         self._mark(stage)
         self.outlines.setChecked(outlines)
         self.change.setChecked(change)
@@ -238,28 +226,22 @@ class WhatIfSection(QWidget):
     -------
     valueChanged
         By a person; ask :meth:`value`.
-    resetWanted
     """
 
     valueChanged = Signal()
-    resetWanted = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.form = Form()
         self.gates: list[QCheckBox] = []
         self.scales = QWidget()
-        row = QHBoxLayout(self.scales)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.setSpacing(10)
         for text, grain in SCALES:
-            box = QCheckBox(text)
-            box.setToolTip(f"Attention at scale {text} (the image at {grain}); off: none")
+            tip = f"Attention at scale {text} (the image at {grain}); off: none"
+            box = check_box(text, tip)
             box.setAccessibleName(f"Scale {text}")
             box.clicked.connect(lambda _: self.valueChanged.emit())
             self.gates.append(box)
-            row.addWidget(box)
-        row.addStretch(1)
+        hbox(*self.gates, None, on=self.scales, spacing=10)
         self.form.add("Scales", self.scales, "Switch attention at single scales off")
         self.gammas = self._sliders(self.form)
         self.fold = fold_button(
@@ -271,22 +253,12 @@ class WhatIfSection(QWidget):
         self.se_form.setVisible(False)
         self.fold.toggled.connect(self.se_form.setVisible)
         self.note = muted("γ 0: off · 1: the map as it is · above 1: sharper")
-        self.line = QLabel()
-        self.line.setProperty("role", "summary")
-        self.line.setWordWrap(True)
-        self.line.setToolTip("Against the same part of the image with everything as trained")
+        self.line = text_label(
+            role="summary", tip="Against the same part of the image with everything as trained"
+        )
         self.reset = link_button("Reset", "Everything as trained; takes the layer away")
-        bottom = QHBoxLayout()
-        bottom.setSpacing(8)
-        bottom.addWidget(self.line, 1)
-        bottom.addWidget(self.reset)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(6)
-        for part in (self.form, self.fold, self.se_form, self.note):
-            layout.addWidget(part)
-        layout.addLayout(bottom)
-        self.reset.clicked.connect(self.resetWanted)
+        bottom = hbox((self.line, 1), self.reset, spacing=8)
+        vbox(self.form, self.fold, self.se_form, self.note, bottom, on=self)
         self.set_network(NetworkConfig())
         self.setValue(WhatIfSettings())
         self.set_line("")
@@ -464,6 +436,7 @@ class Thumbnail(QWidget):
         self.update()
 
     def paintEvent(self, event: QPaintEvent | None) -> None:
+        """Draw it."""
         if self._image is not None:
             painter = QPainter(self)
             painter.fillRect(self.rect(), Qt.GlobalColor.black)
@@ -490,9 +463,11 @@ class GateBars(QWidget):
         self.update()
 
     def sizeHint(self) -> QSize:
+        """The size that suits it."""
         return QSize(120, 4 * (self.fontMetrics().height() + 4))
 
     def paintEvent(self, event: QPaintEvent | None) -> None:
+        """Draw it."""
         painter = QPainter(self)
         text = self.palette().windowText().color()
         known = [abs(v) for v in (*self._gates, *self._image) if np.isfinite(v)]
@@ -543,37 +518,23 @@ class CellSection(QWidget):
         self.hint = muted(self._ask)
         self.body = QWidget()
         self.thumbnail = Thumbnail()
-        self.title = QLabel()
-        self.title.setProperty("role", "summary")
+        self.title = text_label(role="summary", wrap=False)
         self.bars = GateBars()
         self.plot = ProfilePlot()
-        self.history = QLabel()
+        self.history = text_label(
+            tip="What each stage did to this cell, from coarse to full size"
+        )
         self.history.setTextFormat(Qt.TextFormat.RichText)
-        self.history.setWordWrap(True)
-        self.history.setToolTip("What each stage did to this cell, from coarse to full size")
-        side = QVBoxLayout()
-        side.setSpacing(2)
-        side.addWidget(self.title)
-        side.addWidget(muted("scales in this cell (line: image)"))
-        side.addWidget(self.bars)
-        side.addStretch(1)
+        side = vbox(
+            self.title, muted("scales in this cell (line: image)"), self.bars, None, spacing=2
+        )
         top = QHBoxLayout()
         top.setSpacing(8)
         top.addWidget(self.thumbnail, 0, Qt.AlignmentFlag.AlignTop)
         top.addLayout(side, 1)
-        body = QVBoxLayout(self.body)
-        body.setContentsMargins(0, 0, 0, 0)
-        body.setSpacing(6)
-        body.addLayout(top)
         self.across = muted()
-        body.addWidget(self.across)
-        body.addWidget(self.plot)
-        body.addWidget(self.history)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(6)
-        layout.addWidget(self.hint)
-        layout.addWidget(self.body)
+        vbox(top, self.across, self.plot, self.history, on=self.body)
+        vbox(self.hint, self.body, on=self)
         self.body.setVisible(False)
 
     def set_cell(
