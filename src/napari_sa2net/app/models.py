@@ -433,7 +433,6 @@ class ModelsController:
 
     def _later(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
         """Work on the thread, then go on where the controller lives."""
-
         self._background.run(work, then, self._failed)
 
     def _failed(self, error: BaseException) -> None:

@@ -171,8 +171,8 @@ def separator() -> QFrame:
     return line
 
 
-def fold_button(text: str, tip: str) -> QToolButton:
-    """A heading with an arrow that opens and closes what is under it."""
+def fold_button(text: str, tip: str, body: QWidget) -> QToolButton:
+    """A heading with an arrow that opens and closes what is under it; closed at first."""
     button = QToolButton()
     button.setText(text)
     button.setToolTip(tip)
@@ -185,6 +185,8 @@ def fold_button(text: str, tip: str) -> QToolButton:
         button.setArrowType(Qt.ArrowType.DownArrow if opened else Qt.ArrowType.RightArrow)
 
     button.toggled.connect(turn)
+    button.toggled.connect(body.setVisible)
+    body.setVisible(False)
     return button
 
 
@@ -543,17 +545,15 @@ class ErrorBox(QFrame):
         super().__init__(parent)
         self.setProperty("role", "error")
         self.message = text_label()
-        self.fold = fold_button("Details", "The technical text, for a bug report")
         self.copy = link_button("Copy", "Copy the message and its details")
         self.restart = link_button("Restart", "Start the background process again")
         self.dismiss = link_button("Dismiss", "Hide this message")
         self.details = QPlainTextEdit()
         self.details.setReadOnly(True)
         self.details.setFixedHeight(140)
-        self.details.setVisible(False)
+        self.fold = fold_button("Details", "The technical text, for a bug report", self.details)
         row = hbox(self.fold, None, self.restart, self.copy, self.dismiss, spacing=4)
         vbox(self.message, row, self.details, on=self, spacing=4, margins=(10, 8, 8, 6))
-        self.fold.toggled.connect(self.details.setVisible)
         self.copy.clicked.connect(self._copy)
         self.dismiss.clicked.connect(self.dismissed)
         self.restart.clicked.connect(self.restartWanted)

@@ -295,9 +295,8 @@ class CardSection(QWidget):
         self.description = muted()
         self.rows, self.details = _table(), _table()
         self.details.setToolTip(GAMMA_TIP)
-        self.details.setVisible(False)
-        self.fold = fold_button("Details", "Network, classes, γ, commits, versions, file")
-        self.fold.toggled.connect(self.details.setVisible)
+        tip = "Network, classes, γ, commits, versions, file"
+        self.fold = fold_button("Details", tip, self.details)
         self.rows.linkActivated.connect(lambda link: self.chosen.emit(unquote(link)))
         vbox(
             self.title, self.description, self.rows, self.fold, self.details, on=self, spacing=4

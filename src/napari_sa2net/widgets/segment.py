@@ -32,6 +32,7 @@ from napari_sa2net.widgets.controls import (
     keep_together,
     link_button,
     muted,
+    offer,
     separator,
     show_text,
     text_label,
@@ -83,18 +84,13 @@ class AdvancedSection(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.fold = fold_button(
-            "Advanced", "Device, size of the pieces, precision, border cells"
-        )
         self.form = Form()
-        self.device = QComboBox()
-        self.tile = QComboBox()
-        self.tile.addItem("automatic", None)
-        for side in _TILES:
-            self.tile.addItem(f"{side} px", side)
-        self.precision = QComboBox()
-        self.precision.addItem("fast", "auto")
-        self.precision.addItem("exact (float32)", "float32")
+        tip = "Device, size of the pieces, precision, border cells"
+        self.fold = fold_button("Advanced", tip, self.form)
+        self.device, self.tile, self.precision = QComboBox(), QComboBox(), QComboBox()
+        tiles = [(None, "automatic"), *((side, f"{side} px") for side in _TILES)]
+        offer(self.tile, tiles, None)
+        offer(self.precision, [("auto", "fast"), ("float32", "exact (float32)")], "auto")
         for title, combo, tip in (
             ("Device", self.device, "What the network runs on; automatic takes a GPU if any"),
             ("Pieces", self.tile, tip_of(PredictConfig, "tile")),
@@ -102,8 +98,7 @@ class AdvancedSection(QWidget):
         ):
             self.form.add(title, combo, tip)
         self.augment = self._box("average flips (slower)", PredictConfig, "augment")
-        self.normalize_box = check_box("adjust brightness", NORMALIZE_TIP)
-        self.normalize_box.setChecked(True)
+        self.normalize_box = check_box("adjust brightness", NORMALIZE_TIP, checked=True)
         self.form.add_wide(self.normalize_box)
         self.levels = QComboBox()
         self.form.add("Brightness", self.levels, LEVELS_TIP)
@@ -111,8 +106,6 @@ class AdvancedSection(QWidget):
         self.fill_holes = self._box("fill holes", InstanceConfig, "fill_holes")
         self.set_info(None)
         vbox(self.fold, self.form, on=self)
-        self.form.setVisible(False)
-        self.fold.toggled.connect(self.form.setVisible)
         self.levels.activated.connect(self._levels_chosen)
         self.normalize_box.toggled.connect(self.levels.setEnabled)
         for combo in (self.device, self.tile, self.precision):

@@ -148,12 +148,11 @@ class CheatSheet(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.fold = fold_button("Keys", "All keys of this page and the handiest of napari's")
         self.sheet = QLabel(_sheet())
         self.sheet.setTextFormat(Qt.TextFormat.RichText)
-        self.sheet.setVisible(False)
+        tip = "All keys of this page and the handiest of napari's"
+        self.fold = fold_button("Keys", tip, self.sheet)
         vbox(self.fold, self.sheet, on=self, spacing=4)
-        self.fold.toggled.connect(self.sheet.setVisible)
 
 
 def _sheet() -> str:

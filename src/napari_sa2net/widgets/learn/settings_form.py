@@ -68,8 +68,9 @@ class SettingsForm(QWidget):
         self._empty = empty
         self.fields: dict[str, QWidget] = {}
         self._show: dict[str, Callable[[Any], None]] = {}
-        self.fold = fold_button("Advanced", "All settings of learning; they are right for most")
         self.body = QWidget()
+        tip = "All settings of learning; they are right for most"
+        self.fold = fold_button("Advanced", tip, self.body)
         self.form = Form()
         #: rows that are shown only while another field has a certain value
         self._only_with: dict[str, dict[str, Any]] = {}
@@ -81,8 +82,6 @@ class SettingsForm(QWidget):
         self.reset = link_button("Back to what is recommended", "All of these as they were")
         vbox(self.form, self.reset, on=self.body)
         vbox(self.fold, self.body, on=self)
-        self.body.setVisible(False)
-        self.fold.toggled.connect(self.body.setVisible)
         self.reset.clicked.connect(self._reset)
         self._without = without
         self.set_value(self._value)

@@ -244,14 +244,13 @@ class WhatIfSection(QWidget):
         hbox(*self.gates, None, on=self.scales, spacing=10)
         self.form.add("Scales", self.scales, "Switch attention at single scales off")
         self.gammas = self._sliders(self.form)
+        self.se_form = Form()
         self.fold = fold_button(
             "Channel weights (SE)",
             "Squeeze and excitation: how much each channel of a skip counts in this image",
+            self.se_form,
         )
-        self.se_form = Form()
         self.se_gammas = self._sliders(self.se_form)
-        self.se_form.setVisible(False)
-        self.fold.toggled.connect(self.se_form.setVisible)
         self.note = muted("γ 0: off · 1: the map as it is · above 1: sharper")
         self.line = text_label(
             role="summary", tip="Against the same part of the image with everything as trained"
