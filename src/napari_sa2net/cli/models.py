@@ -292,7 +292,7 @@ def compare(
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Score two models on the same images: is the second better than the first?
+    """Score two models on the same images and tell whether the second is better.
 
     Parameters
     ----------
