@@ -850,7 +850,8 @@ class CorrectController:
                 session = EditSession(source.labels, begin, self._seen_since.get(source.key))
                 look = session.look(source.plane)
                 self.state.odd = Odd.of(look)
-                words = "" if source.model or source.kept else odd_words(look)
+                words = self.state.odd.words or odd_words(look)
+                words = "" if source.model or source.kept else words
                 if words:
                     self.say(words, ok=False)
             return session
