@@ -335,6 +335,17 @@ def test_cells_of_more_than_was_explained_stay(desk):
     assert not desk.why.kept
 
 
+def test_cells_of_another_model_stay(desk):
+    desk.open()
+    desk.look()
+    first = desk.look()
+    assert desk.outcomes[-1].replaces == desk.outcomes[0].key
+    desk.session.model = "another"
+    desk.look()
+    assert desk.outcomes[-1].replaces is None
+    assert p.Forget(first.key) not in desk.client.sent
+
+
 def test_edited_cells_stay_the_persons(desk):
     desk.open()
     request = desk.look()

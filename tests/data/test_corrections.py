@@ -170,6 +170,18 @@ def test_any_name_becomes_a_file(training_set, name):
 # --- undoing -------------------------------------------------------------------------------
 
 
+def test_a_cell_that_is_cut_is_reviewed_where_most_of_it_is(training_set):
+    labels = np.zeros((20, 40), np.int32)
+    labels[5:15, 0:10], labels[5:15, 12:22], labels[5:15, 30:40] = 1, 2, 3
+    reviewed = np.zeros(labels.shape, bool)
+    reviewed[:, :16] = True  # all of the first, 4 of 10 columns of the second
+    image = np.zeros(labels.shape, np.uint8)
+    assert training_set.commit(Commit(image, labels, reviewed)).n_reviewed == 1
+    reviewed[:, :18] = True
+    record = training_set.commit(Commit(image, labels, reviewed, index=(1,)))
+    assert (record.n_reviewed, record.n_objects) == (2, 3)
+
+
 def test_a_later_commit_supersedes_and_revert_restores_the_one_before(training_set):
     first = training_set.commit(a_commit())
     other = training_set.commit(a_commit(1))

@@ -439,8 +439,9 @@ class ExplainRequest(SegmentRequest):
         return False
 
     def may_replace(self, former: SegmentRequest) -> bool:
-        """Not a result of more or other than this: a stack for one of its planes."""
-        return isinstance(former, ExplainRequest) or former.window == self.window
+        """Not a result of more or other than this: another model, a stack for its planes."""
+        part = isinstance(former, ExplainRequest) or former.window == self.window
+        return part and former.model == self.model
 
 
 def as_seen(source: ImageSource, session: Session) -> ImageSource:

@@ -209,7 +209,7 @@ class CommitRecord(_Record):
     split : "", "train" or "val"
         Empty: chosen when training starts.
     n_objects, n_reviewed : int
-        Labels, and those with a reviewed pixel.
+        Labels, and those of which the most pixels are reviewed.
     reviewed_share : float
         Share of the pixels that are reviewed.
     n_edits : int
@@ -444,10 +444,10 @@ class Commit:
     def record(self, identity: str, name: str, time: str) -> CommitRecord:
         """The entry of a checked commit for the manifest."""
         assert self.reviewed is not None and self.axes is not None
-        n_objects, n_reviewed = (
-            np.count_nonzero(distinct(labels)[0])
-            for labels in (self.labels, self.labels[self.reviewed])
-        )
+        numbers, areas = distinct(self.labels)
+        seen_of, seen_areas = distinct(self.labels[self.reviewed])
+        # a cell of which a region that is left out cuts the most is not one that was reviewed
+        mostly = 2 * seen_areas > areas[np.searchsorted(numbers, seen_of)]
         size = self.pixel_size_um
         made = self.made or {}
         seen, model = Seen.of(made), made.get("model") or {}
@@ -478,8 +478,8 @@ class Commit:
             group=self.group.strip(),
             kind=self.kind.strip(),
             split=self.split,
-            n_objects=int(n_objects),
-            n_reviewed=int(n_reviewed),
+            n_objects=np.count_nonzero(numbers),
+            n_reviewed=np.count_nonzero(seen_of[mostly]),
             reviewed_share=round(float(self.reviewed.mean()), 6),
             n_edits=self.n_edits,
             notes=self.notes,

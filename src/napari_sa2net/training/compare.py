@@ -375,6 +375,7 @@ def judge(held_out: Change, reference: Mapping[str, Change] | None = None) -> Ve
             f"; {link} the area is covered worse: {_dice(held_out)} "
             f"(± {held_out.dice.margin:.2f})"
         )
+        link = "and"
     worse = {
         name: part for name, part in (reference or {}).items() if part.fell or part.dice.fell
     }
