@@ -7,13 +7,15 @@ pooled (:func:`pool`), so that an image with many objects weighs as much as its 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from napari_sa2net.errors import EvaluationError
+
+Positions = NDArray[np.int64]
 
 #: IoU thresholds of mean_ap.
 THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
@@ -279,16 +281,98 @@ def objects_numbered(labels: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
     return number[:-1].reshape(labels.shape), found.size - 1
 
 
+@dataclass(frozen=True, eq=False)
+class Overlaps:
+    """Objects of two labelled arrays, and which of them meet.
+
+    Attributes
+    ----------
+    before, after : int64 (n,), (m,)
+        Labels in ascending order; gaps in the numbering are fine.
+    area_before, area_after : int64 (n,), (m,)
+        Pixels of each.
+    i, j, shared : int64 (pairs,)
+        Positions in `before` and `after` of the objects that meet, and the pixels that they
+        share.
+    """
+
+    before: Positions
+    after: Positions
+    area_before: Positions
+    area_after: Positions
+    i: Positions
+    j: Positions
+    shared: Positions
+
+    def of(self, wanted: NDArray[np.bool_]) -> Overlaps:
+        """With only some of the pairs."""
+        return replace(self, i=self.i[wanted], j=self.j[wanted], shared=self.shared[wanted])
+
+    @property
+    def iou(self) -> NDArray[np.float64]:
+        """Intersection over union of each pair."""
+        both = self.area_before[self.i] + self.area_after[self.j]
+        iou: NDArray[np.float64] = self.shared / (both - self.shared)
+        return iou
+
+    @property
+    def children(self) -> Positions:
+        """Pairs of each object before, (n,)."""
+        return np.bincount(self.i, minlength=self.before.size)
+
+    @property
+    def parents(self) -> Positions:
+        """Pairs of each object after, (m,)."""
+        return np.bincount(self.j, minlength=self.after.size)
+
+
+def overlap_table(
+    before: NDArray[np.integer[Any]], after: NDArray[np.integer[Any]]
+) -> Overlaps:
+    """Which objects of two labelled arrays of one shape meet, and in how many pixels."""
+    a, b = before.ravel(), after.ravel()
+    starts = np.flatnonzero(_turns(a) | _turns(b))
+    lengths = np.diff(starts, append=a.size)
+    run_a, run_b = a[starts].astype(np.int64), b[starts].astype(np.int64)
+    names_a, area_a = _areas(run_a, lengths)
+    names_b, area_b = _areas(run_b, lengths)
+    both = (run_a > 0) & (run_b > 0)
+    i, j = np.searchsorted(names_a, run_a[both]), np.searchsorted(names_b, run_b[both])
+    pairs, which = np.unique(i * max(names_b.size, 1) + j, return_inverse=True)
+    shared = np.bincount(which, lengths[both], minlength=pairs.size).astype(np.int64)
+    i, j = np.divmod(pairs, max(names_b.size, 1))
+    return Overlaps(names_a, names_b, area_a, area_b, i, j, shared)
+
+
+def object_numbers(labels: NDArray[np.integer[Any]]) -> Positions:
+    """Labels > 0 that occur in an array, ascending."""
+    line = labels.ravel()
+    values = np.sort(line[_turns(line)].astype(np.int64))
+    return values[(np.diff(values, prepend=0) > 0) & (values > 0)]
+
+
+def _turns(line: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+    """Where a run of equal values starts: few places, where pixels are many."""
+    turns = np.ones(line.size, bool)
+    if line.size:
+        np.not_equal(line[1:], line[:-1], out=turns[1:])
+    return turns
+
+
+def _areas(labels: Positions, lengths: Positions) -> tuple[Positions, Positions]:
+    """Labels of runs without background, and the pixels of each."""
+    own = labels > 0
+    names, which = np.unique(labels[own], return_inverse=True)
+    area = np.bincount(which, lengths[own], minlength=names.size)
+    return names, area.astype(np.int64)
+
+
 def overlaps(
     first: NDArray[Any], second: NDArray[Any]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[Positions, Positions, Positions]:
     """Pairs of objects of two label images (> 0) that share pixels, and how many they share."""
-    both = (first > 0) & (second > 0)
-    (a, a_of), (b, b_of) = numbered(first[both]), numbered(second[both])
-    pairs, shared = distinct(a_of * b.size + b_of)
-    if not pairs.size:
-        return pairs, pairs, shared
-    return a[pairs // b.size].astype(np.int64), b[pairs % b.size].astype(np.int64), shared
+    table = overlap_table(first, second)
+    return table.before[table.i], table.after[table.j], table.shared
 
 
 def _is_narrow(values: NDArray[Any]) -> bool:

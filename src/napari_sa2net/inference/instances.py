@@ -9,7 +9,6 @@ says. A foreground component keeps at least one object, so that small ones are n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from scipy import ndimage
 
 from napari_sa2net.config import CLASSES, DISTANCE, OUTPUTS, InstanceConfig
 from napari_sa2net.errors import SettingsError
+from napari_sa2net.metrics import overlap_table
 
 # --------------------------------------------------------------------------------------------
 # Watershed of a landscape over a mask, on the flat list of the mask's pixels.
@@ -516,95 +516,3 @@ def _match(previous: Labels, current: Labels, overlap: float) -> list[tuple[int,
             pairs[old] = new
             taken.add(new)
     return list(pairs.items())
-
-
-# --- objects that meet -----------------------------------------------------------------
-
-
-Positions = NDArray[np.int64]
-
-
-@dataclass(frozen=True, eq=False)
-class Overlaps:
-    """Objects of two labelled arrays, and which of them meet.
-
-    Attributes
-    ----------
-    before, after : int64 (n,), (m,)
-        Labels in ascending order; gaps in the numbering are fine.
-    area_before, area_after : int64 (n,), (m,)
-        Pixels of each.
-    i, j, shared : int64 (pairs,)
-        Positions in `before` and `after` of the objects that meet, and the pixels that they
-        share.
-    """
-
-    before: Positions
-    after: Positions
-    area_before: Positions
-    area_after: Positions
-    i: Positions
-    j: Positions
-    shared: Positions
-
-    def of(self, wanted: Mask) -> Overlaps:
-        """With only some of the pairs."""
-        return replace(self, i=self.i[wanted], j=self.j[wanted], shared=self.shared[wanted])
-
-    @property
-    def iou(self) -> NDArray[np.float64]:
-        """Intersection over union of each pair."""
-        both = self.area_before[self.i] + self.area_after[self.j]
-        iou: NDArray[np.float64] = self.shared / (both - self.shared)
-        return iou
-
-    @property
-    def children(self) -> Positions:
-        """Pairs of each object before, (n,)."""
-        return np.bincount(self.i, minlength=self.before.size)
-
-    @property
-    def parents(self) -> Positions:
-        """Pairs of each object after, (m,)."""
-        return np.bincount(self.j, minlength=self.after.size)
-
-
-def overlap_table(
-    before: NDArray[np.integer[Any]], after: NDArray[np.integer[Any]]
-) -> Overlaps:
-    """Which objects of two labelled arrays of one shape meet, and in how many pixels."""
-    a, b = before.ravel(), after.ravel()
-    starts = np.flatnonzero(_turns(a) | _turns(b))
-    lengths = np.diff(starts, append=a.size)
-    run_a, run_b = a[starts].astype(np.int64), b[starts].astype(np.int64)
-    names_a, area_a = _areas(run_a, lengths)
-    names_b, area_b = _areas(run_b, lengths)
-    both = (run_a > 0) & (run_b > 0)
-    i, j = np.searchsorted(names_a, run_a[both]), np.searchsorted(names_b, run_b[both])
-    pairs, which = np.unique(i * max(names_b.size, 1) + j, return_inverse=True)
-    shared = np.bincount(which, lengths[both], minlength=pairs.size).astype(np.int64)
-    i, j = np.divmod(pairs, max(names_b.size, 1))
-    return Overlaps(names_a, names_b, area_a, area_b, i, j, shared)
-
-
-def distinct(labels: NDArray[np.integer[Any]]) -> Positions:
-    """Labels > 0 that occur in an array, ascending."""
-    line = labels.ravel()
-    values = np.sort(line[_turns(line)].astype(np.int64))
-    return values[(np.diff(values, prepend=0) > 0) & (values > 0)]
-
-
-def _turns(line: NDArray[np.integer[Any]]) -> Mask:
-    """Where a run of equal values starts: few places, where pixels are many."""
-    turns = np.ones(line.size, bool)
-    if line.size:
-        np.not_equal(line[1:], line[:-1], out=turns[1:])
-    return turns
-
-
-def _areas(labels: Positions, lengths: Positions) -> tuple[Positions, Positions]:
-    """Labels of runs without background, and the pixels of each."""
-    own = labels > 0
-    names, which = np.unique(labels[own], return_inverse=True)
-    area = np.bincount(which, lengths[own], minlength=names.size)
-    return names, area.astype(np.int64)

@@ -16,10 +16,10 @@ from napari_sa2net.inference.instances import (
     PlaneLinker,
     foreground_probability,
     label_objects,
-    overlap_table,
 )
 from napari_sa2net.inference.tiling import allocate
 from napari_sa2net.measure import concat_tables, empty_table, object_table, offset_labels
+from napari_sa2net.metrics import overlap_table
 
 if TYPE_CHECKING:
     import pandas as pd

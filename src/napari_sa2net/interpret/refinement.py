@@ -20,8 +20,8 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from napari_sa2net.errors import SettingsError
-from napari_sa2net.inference.instances import Overlaps, overlap_table
 from napari_sa2net.interpret.maps import Changes
+from napari_sa2net.metrics import Overlaps, overlap_table
 
 # --------------------------------------------------------------------------------------------
 # Boundary pixels of labelled objects, and the bands of pixels along them.
