@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import json
 import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, Any
 
 import pytest
 
@@ -29,3 +39,90 @@ def shared_dir() -> Path:
 def tiny_model() -> Path:
     """File of a base 4 network that finds synthetic nuclei; see make_tiny_model.py."""
     return Path(__file__).with_name("tiny.safetensors")
+
+
+class WarmEngine:
+    """A forked engine: what `engine.process` asks of `subprocess.Popen`."""
+
+    def __init__(self, pid: int, stdin: IO[bytes], stderr: IO[bytes]) -> None:
+        self.pid, self.stdin, self.stderr = pid, stdin, stderr
+        self.returncode: int | None = None
+        self._waiting = threading.Lock()
+
+    def poll(self) -> int | None:
+        with self._waiting:
+            if self.returncode is None:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    self.returncode = os.waitstatus_to_exitcode(status)
+            return self.returncode
+
+    def wait(self, timeout: float = float("inf")) -> int:
+        end = time.monotonic() + timeout
+        while (status := self.poll()) is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired(["engine"], timeout)
+            time.sleep(0.005)
+        return status
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, 9)
+
+
+class WarmEngines:
+    """Forks engines from a process that has imported torch: a start takes no seconds."""
+
+    def __init__(self) -> None:
+        from napari_sa2net.engine.process import _environment
+
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        set_child_subreaper = 36
+        ctypes.CDLL(None).prctl(set_child_subreaper, 1, 0, 0, 0)
+        with theirs:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    str(Path(__file__).with_name("warm_engine.py")),
+                    "napari_sa2net",
+                    str(theirs.fileno()),
+                ],
+                pass_fds=[theirs.fileno()],
+            )
+        self._path = _environment()["PYTHONPATH"]
+        self._one = threading.Lock()
+
+    def start(self, command: list[str], **options: Any) -> Any:
+        """In the place of `subprocess.Popen`, for the engine of this Python."""
+        environment = options["env"]
+        if command[0] != sys.executable or environment["PYTHONPATH"] != self._path:
+            return subprocess.Popen(command, **options)
+        stdin, to_stdin = os.pipe()
+        from_stderr, stderr = os.pipe()
+        message = json.dumps(environment).encode()
+        with self._one:
+            socket.send_fds(self._socket, [message], [stdin, stderr])
+            pid = int(self._socket.recv(20))
+        os.close(stdin)
+        os.close(stderr)
+        return WarmEngine(pid, os.fdopen(to_stdin, "wb"), os.fdopen(from_stderr, "rb"))
+
+    def close(self) -> None:
+        self._socket.close()
+        self._process.wait()
+
+
+@pytest.fixture(scope="session")
+def _warm_engines() -> Iterator[WarmEngines]:
+    engines = WarmEngines()
+    yield engines
+    engines.close()
+
+
+@pytest.fixture
+def warm_engines(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines start at once, where the system can do that; else as they always do."""
+    if sys.platform.startswith("linux"):
+        engines = request.getfixturevalue("_warm_engines")
+        ours = SimpleNamespace(**{**vars(subprocess), "Popen": engines.start})
+        monkeypatch.setattr("napari_sa2net.engine.process.subprocess", ours)

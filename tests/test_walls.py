@@ -94,3 +94,10 @@ def test_the_dock_opens_without_what_is_slow_to_load():
     """What only a run, a correction or a file of that kind needs is loaded with it."""
     loaded = modules_after("import napari_sa2net.widgets.dock")
     assert not loaded.intersection(("zarr", "scipy.ndimage"))
+
+
+def test_the_engine_is_ready_without_what_trains():
+    """Lightning takes longer to load than all that segmenting needs."""
+    loaded = modules_after("import napari_sa2net.engine.service")
+    assert "torch" in loaded
+    assert not loaded.intersection(("lightning", "torchmetrics", "kornia"))

@@ -80,3 +80,8 @@ def desks(home: Path) -> Iterator[Any]:
     yield make
     for desk in made:
         desk.controller.close()
+
+
+@pytest.fixture(autouse=True)
+def _warm(warm_engines: None) -> None:
+    """What an engine does is asked here; that it starts is asked in ``engine``."""

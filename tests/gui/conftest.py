@@ -143,3 +143,8 @@ def open_dock(home: Path, make_napari_viewer: Any) -> Iterator[Callable[[], SA2N
     yield open_it
     for dock in docks:
         dock.shut()
+
+
+@pytest.fixture(autouse=True)
+def _warm(warm_engines: None) -> None:
+    """What an engine does is asked here; that it starts is asked in ``engine``."""

@@ -245,3 +245,28 @@ def test_large_depthwise_kernels_are_channels_first_whatever_the_network_is():
     assert y.stride() == torch.empty(y.shape).stride()
     y.sum().backward()
     assert conv.weight.grad.shape == (6, 1, 11, 11)
+
+
+@pytest.mark.parametrize("kernel", [3, 5, 7, 11])
+@pytest.mark.parametrize("size", [(3, 4), (9, 17), (32, 32)])
+@pytest.mark.parametrize("learns", ["all", "weights", "nothing"])
+def test_gradients_of_depthwise_kernels_are_those_of_torch(
+    kernel: int, size: tuple[int, int], learns: str
+) -> None:
+    conv = Depthwise(6, kernel)
+    conv.requires_grad_(learns != "nothing")
+    x = torch.randn(2, 6, *size).to(memory_format=torch.channels_last)
+    x.requires_grad_(learns != "weights")
+    asked = [*conv.parameters()] * (learns != "nothing") + [x] * (learns != "weights")
+    pull = torch.randn(2, 6, *size)
+    expected = torch.nn.functional.conv2d(
+        x, conv.weight, conv.bias, padding=kernel // 2, groups=6
+    )
+    y = conv(x)
+    torch.testing.assert_close(y, expected)
+    for got, want in zip(
+        torch.autograd.grad(y, asked, pull),
+        torch.autograd.grad(expected, asked, pull),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)

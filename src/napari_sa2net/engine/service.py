@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -71,9 +71,11 @@ from napari_sa2net.training.compare import (
     Planned,
     RoundPoint,
 )
-from napari_sa2net.training.fine_tune import FineTuned, fine_tune, resume_fine_tuning
 from napari_sa2net.training.run_state import read_state
 from napari_sa2net.training.runs import runs_dir
+
+if TYPE_CHECKING:
+    from napari_sa2net.training.fine_tune import FineTuned
 
 # --------------------------------------------------------------------------------------------
 # What the training engine does: fine-tuning, with news on the way.
@@ -687,12 +689,16 @@ class Handlers:
         preview: bool = False,
     ) -> p.FineTuneResult:
         """Let a model learn from corrections."""
+        # Here and below: what trains takes longer to import than all the rest.
+        from napari_sa2net.training.fine_tune import fine_tune
+
         run = runs_dir() / check_model_name(name)
         train = partial(fine_tune, training_set, base, config, name=name)
         return learn(self._server, job, run, preview, train)
 
     def resume_fine_tuning(self, job: int, run: str, preview: bool = False) -> p.FineTuneResult:
         """Go on with a run where it stood; news begin with its curves."""
+        from napari_sa2net.training.fine_tune import resume_fine_tuning
 
         def train(on_event: _News, **options: Any) -> FineTuned:
             on_event.repeat(read_state(Path(run))["record"])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 
 import torch
@@ -143,3 +144,30 @@ def give_memory_back() -> None:
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+#: glibc's mallopt: from which size, of how many at most, and with what free at its end the
+#: heap goes back to the system; and what it comes to by itself where large arrays come and go.
+_TRIM, _MAPPED_FROM, _MAPPED = -1, -3, -4
+_USUAL = {_TRIM: 64 << 20, _MAPPED_FROM: 32 << 20, _MAPPED: 65536}
+
+
+@contextmanager
+def memory_kept() -> Iterator[None]:
+    """Keep freed memory for what comes next, where the C library can be told so (glibc).
+
+    A step of training frees its large arrays and the next asks for the same: their pages
+    anew from the system cost a fifth of the time on a CPU. Afterwards all goes back.
+    """
+    libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    if libc is None or not hasattr(libc, "mallopt"):
+        yield
+        return
+    libc.mallopt(_TRIM, 2**31 - 1)
+    libc.mallopt(_MAPPED, 0)
+    try:
+        yield
+    finally:
+        for option, value in _USUAL.items():
+            libc.mallopt(option, value)
+        give_memory_back()

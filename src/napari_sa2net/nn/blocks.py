@@ -7,6 +7,8 @@ and its published code.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -85,8 +87,64 @@ class Depthwise(nn.Conv2d):
             return self._conv_forward(x.contiguous(), channels_first(self.weight), self.bias)
         with torch.autocast("cpu", enabled=False):
             bias = None if self.bias is None else self.bias.float()
-            y = self._conv_forward(x.float(), self.weight.float(), bias)
+            weight = self.weight.float()
+            if (
+                self.kernel_size[0] > _STRIP
+                and weight.requires_grad
+                and torch.is_grad_enabled()
+            ):
+                y = _DepthwiseInStrips.apply(x.float(), weight, bias)
+            else:
+                y = self._conv_forward(x.float(), weight, bias)
         return y.to(x.dtype)
+
+
+#: oneDNN's gradient of depthwise weights is fast up to this width, of whatever height, and
+#: some twenty times slower beyond it.
+_STRIP = 3
+
+
+class _DepthwiseInStrips(torch.autograd.Function):
+    """A depthwise k×k convolution whose weights' gradient is computed in strips of columns."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Compute the output."""
+        ctx.save_for_backward(x, weight)
+        ctx.biased = bias is not None
+        return _depthwise(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        """Gradients of input, weight and bias."""
+        (grad,) = grads
+        x, weight = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        for_x = _depthwise(grad, weight.flip(2, 3), None) if ctx.needs_input_grad[0] else None
+        k, width = weight.shape[-1], x.shape[-1]
+        padded = F.pad(x, (k // 2, k // 2 + -k % _STRIP))
+        strips = [
+            torch.ops.aten.convolution_backward(
+                grad,
+                padded[..., start : start + width + _STRIP - 1],
+                weight[..., :_STRIP],
+                None,
+                [1, 1],
+                [k // 2, 0],
+                [1, 1],
+                False,
+                [0, 0],
+                x.shape[1],
+                [False, True, False],
+            )[1]
+            for start in range(0, k, _STRIP)
+        ]
+        for_bias = grad.sum((0, 2, 3)) if ctx.biased else None
+        return for_x, torch.cat(strips, dim=-1)[..., :k], for_bias
+
+
+def _depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=x.shape[1])
 
 
 def channels_first(weight: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ from napari_sa2net.errors import (
     TrainingError,
 )
 from napari_sa2net.files import cannot_write, readable, write_atomically
-from napari_sa2net.inference.devices import fast_dtype, resolve_device
+from napari_sa2net.inference.devices import fast_dtype, memory_kept, resolve_device
 from napari_sa2net.inference.instances import label_objects
 from napari_sa2net.inference.predict import activate
 from napari_sa2net.metrics import ImageScore, pool, score_image
@@ -161,7 +161,7 @@ def fit(
         num_sanity_val_steps=0,
         **options,
     )
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), memory_kept():
         for words in _MEANT:
             warnings.filterwarnings("ignore", words)
         whole = None if checkpoint is None else False  # a checkpoint of ours holds objects
