@@ -56,9 +56,10 @@ REACH = 15
 LARGE = 4.0
 #: Side of the blocks in which a large mask is made (px).
 _BLOCK = 512
-#: So many boxes are updated one by one; of more, the blocks of a grid that they meet.
-_FEW = 4
+#: Side of the blocks in which many boxes are updated (px).
 _SMALL_BLOCK = 128
+#: To draw a box takes as long as so many pixels, whatever its size.
+_PER_BOX = 8000
 
 
 def reviewed_mask(corrections: Corrections, index: Index = (), box: Any = None) -> Mask:
@@ -100,12 +101,13 @@ def _draw(
     """Draw the reviewed pixels of boxes into a mask whose first pixel lies at corner."""
     shape = corrections.shape
     plane = corrections.plane(index)
-    marked = np.asarray(list(corrections.marked(index)), np.int64)
+    marked = corrections.marked_labels(index)
     regions = [(r, r.box(shape)) for r in corrections.regions_of(index)]
     largest = largest_cleared(corrections, index)
     for y0, y1, x0, x1 in (block for box in boxes for block in _blocks(box)):
         block = (y0, y1, x0, x1)
-        some = np.intersect1d(marked, plane.meeting(grown(block, REACH, shape)))
+        meeting = plane.meeting(grown(block, REACH, shape)).tolist()
+        some = np.asarray([label for label in meeting if label in marked], np.int64)
         touching = [r for r, own in regions if own is not None and common(own, block)]
         mask[y0 - corner[0] : y1 - corner[0], x0 - corner[1] : x1 - corner[1]] = (
             _block_mask(corrections, index, block, some, touching, largest)
@@ -170,9 +172,9 @@ def largest_cleared(corrections: Corrections, index: Index = ()) -> float:
     if all(region.kind != "cleared" for region in corrections.regions_of(index)):
         return np.inf
     plane = corrections.plane(index)
-    areas = plane.areas
-    marked = np.isin(plane.labels, list(corrections.marked(index)))
-    some = areas[marked] if marked.any() else areas
+    areas, marked = plane.areas, corrections.marked_labels(index)
+    own = np.fromiter((label in marked for label in plane.labels.tolist()), bool, areas.size)
+    some = areas[own] if own.any() else areas
     return LARGE * float(np.median(some)) if some.size else np.inf
 
 
@@ -193,17 +195,23 @@ def _squared_distance(mask: Mask) -> NDArray[np.uint16]:
     Farther ones are some number above REACH². Several times faster than a distance
     transform without bound.
     """
-    return _lower(_lower(np.where(mask, 0, (REACH + 1) ** 2).astype(np.uint16)).T).T
+    far = np.where(mask, np.uint8(0), np.uint8(REACH + 1))
+    for way in (1, 2, 4, 8):  # together all ways up to REACH along a column
+        _lower(far, far.copy(), way, way)
+    squares = np.ascontiguousarray(np.minimum(far, REACH + 1).T).astype(np.uint16)
+    squares *= squares
+    best = squares.copy()
+    for way in range(1, REACH + 1):
+        _lower(best, squares, way, way * way)
+    return best.T
 
 
-def _lower(squares: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Smallest sum of a value of the same column and the squared way to it."""
-    best = squares.copy(order="K")  # mixed orders would be slow
-    for way in range(1, min(REACH, len(squares) - 1) + 1):
-        farther = squares + np.uint16(way * way)
+def _lower(best: NDArray[Any], values: NDArray[Any], way: int, by: int) -> None:
+    """Lower to the values that lie so far up or down the column, plus a number; in place."""
+    if way < len(values):
+        farther = values + values.dtype.type(by)
         np.minimum(best[way:], farther[:-way], out=best[way:])
         np.minimum(best[:-way], farther[way:], out=best[:-way])
-    return best
 
 
 class ReviewedMask:
@@ -256,9 +264,8 @@ class ReviewedMask:
         """Places of deleted objects of more than `low` and at most `high` px."""
         boxes = []
         for region in self._corrections.regions_of(index):
-            areas = region.runs[3]
-            if ((areas > low) & (areas <= high)).any():
-                boxes += region.boxes(self._corrections.shape)
+            if region.kind == "cleared":
+                boxes += region.boxes(self._corrections.shape, (low, high))
         return boxes
 
 
@@ -282,13 +289,22 @@ def changed_boxes(corrections: Corrections, step: Step) -> dict[Index, list[Box]
 
 
 def _once(boxes: list[Box], shape: tuple[int, int]) -> list[Box]:
-    """Boxes that hold the same pixels, without doing many of them twice."""
-    if len(boxes) <= _FEW:
+    """Boxes that hold the same pixels, which take the least to draw.
+
+    Those themselves; of many that lie on each other, the blocks of a grid that they meet, or
+    one around all.
+    """
+    boxes = list(dict.fromkeys(boxes))
+    if len(boxes) <= 1:
         return boxes
-    blocks = blocks_of(boxes, _SMALL_BLOCK, shape)
-    whole = union(boxes)
-    area = (whole[1] - whole[0]) * (whole[3] - whole[2])
-    return [whole] if area <= 2 * len(blocks) * _SMALL_BLOCK**2 else blocks
+    ways = (boxes, blocks_of(boxes, _SMALL_BLOCK, shape), [union(boxes)])
+    return min(ways, key=_cost)
+
+
+def _cost(boxes: list[Box]) -> int:
+    """Pixels that are looked at to draw boxes, and what each box takes beside."""
+    sides = ((y1 - y0 + 2 * REACH, x1 - x0 + 2 * REACH) for y0, y1, x0, x1 in boxes)
+    return sum(height * width + _PER_BOX for height, width in sides)
 
 
 def outlines(mask: Mask, corner: tuple[int, int] = (0, 0)) -> list[Points]:
@@ -439,8 +455,8 @@ def region_at(corrections: Corrections, point: ArrayLike, index: Index = ()) -> 
 
 def reviewed_labels(corrections: Corrections, index: Index = ()) -> set[int]:
     """Objects that count as reviewed: accepted, corrected, or in a reviewed region."""
-    marked = set(corrections.marked(corrections.checked(index)))
-    return marked | _in_regions(corrections, index, "reviewed")
+    marked = corrections.marked_labels(corrections.checked(index))
+    return set(marked) | _in_regions(corrections, index, "reviewed")
 
 
 def ignored_labels(corrections: Corrections, index: Index = ()) -> set[int]:
