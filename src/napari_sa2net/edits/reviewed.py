@@ -30,10 +30,10 @@ from napari_sa2net.edits.shapes import (
     as_points,
     blocks_of,
     box_polygon,
-    common,
     grown,
     inside_polygon,
     polygon_box,
+    squared_distance,
     union,
 )
 from napari_sa2net.edits.step import (
@@ -57,7 +57,9 @@ LARGE = 4.0
 #: Side of the blocks in which a large mask is made (px).
 _BLOCK = 512
 #: Side of the blocks in which many boxes are updated (px).
-_SMALL_BLOCK = 128
+_SMALL_BLOCK = 64
+#: Labels below this are looked up in a table.
+_TABLE = 2**20
 #: To draw a box takes as long as so many pixels, whatever its size.
 _PER_BOX = 8000
 
@@ -102,13 +104,19 @@ def _draw(
     shape = corrections.shape
     plane = corrections.plane(index)
     marked = corrections.marked_labels(index)
-    regions = [(r, r.box(shape)) for r in corrections.regions_of(index)]
+    regions = corrections.regions_of(index)
+    # tight boxes: the one around a region with parts far from each other meets every block
+    tight = [region.boxes(shape) for region in regions]
+    of = np.repeat(np.arange(len(regions)), [len(boxes) for boxes in tight])
+    places = np.asarray([box for boxes in tight for box in boxes], np.int64).reshape(-1, 4)
     largest = largest_cleared(corrections, index)
     for y0, y1, x0, x1 in (block for box in boxes for block in _blocks(box)):
         block = (y0, y1, x0, x1)
         meeting = plane.meeting(grown(block, REACH, shape)).tolist()
         some = np.asarray([label for label in meeting if label in marked], np.int64)
-        touching = [r for r, own in regions if own is not None and common(own, block)]
+        meets = (places[:, 0] < y1) & (places[:, 1] > y0)
+        meets &= (places[:, 2] < x1) & (places[:, 3] > x0)
+        touching = [regions[i] for i in np.unique(of[meets]).tolist()]
         mask[y0 - corner[0] : y1 - corner[0], x0 - corner[1] : x1 - corner[1]] = (
             _block_mask(corrections, index, block, some, touching, largest)
             if some.size or touching
@@ -142,14 +150,14 @@ def _block_mask(
     )
     background = window[inner] == 0
     mask = np.zeros(background.shape, bool)
-    own = np.isin(window, marked) if marked.size else np.zeros(window.shape, bool)
+    own = _members(window, marked)
     if own.any():
-        away = _squared_distance(own)[inner]
+        away = squared_distance(own, REACH)[inner]
         mask |= away <= REACH**2
         others = (window != 0) & ~own
         if others.any():
             # Equally far from both is half the gap. Pixels of others are 0 away from them.
-            mask &= away <= _squared_distance(others)[inner]
+            mask &= away <= squared_distance(others, REACH)[inner]
     for kind in ("cleared", "reviewed", "ignore"):
         for region in regions:
             if region.kind == kind:
@@ -161,6 +169,18 @@ def _block_mask(
                 else:
                     mask &= ~area
     return mask
+
+
+def _members(window: NDArray[Any], labels: NDArray[np.int64]) -> Mask:
+    """Pixels of a window that have one of a few labels; by a table where these are small."""
+    if labels.size == 0:
+        return np.zeros(window.shape, bool)
+    highest = int(window.max())
+    if highest >= _TABLE:
+        return np.isin(window, labels)
+    table = np.zeros(highest + 1, bool)
+    table[labels[labels <= highest]] = True
+    return table[window]
 
 
 def largest_cleared(corrections: Corrections, index: Index = ()) -> float:
@@ -187,31 +207,6 @@ def reviewed_regions(corrections: Corrections, index: Index = ()) -> list[Region
         if region.kind == "reviewed"
         or (region.kind == "cleared" and (region.runs[3] <= largest).any())
     ]
-
-
-def _squared_distance(mask: Mask) -> NDArray[np.uint16]:
-    """Squared distance (px²) to the nearest pixel of a mask, exact up to REACH.
-
-    Farther ones are some number above REACH². Several times faster than a distance
-    transform without bound.
-    """
-    far = np.where(mask, np.uint8(0), np.uint8(REACH + 1))
-    for way in (1, 2, 4, 8):  # together all ways up to REACH along a column
-        _lower(far, far.copy(), way, way)
-    squares = np.ascontiguousarray(np.minimum(far, REACH + 1).T).astype(np.uint16)
-    squares *= squares
-    best = squares.copy()
-    for way in range(1, REACH + 1):
-        _lower(best, squares, way, way * way)
-    return best.T
-
-
-def _lower(best: NDArray[Any], values: NDArray[Any], way: int, by: int) -> None:
-    """Lower to the values that lie so far up or down the column, plus a number; in place."""
-    if way < len(values):
-        farther = values + values.dtype.type(by)
-        np.minimum(best[way:], farther[:-way], out=best[way:])
-        np.minimum(best[:-way], farther[way:], out=best[:-way])
 
 
 class ReviewedMask:
@@ -297,8 +292,21 @@ def _once(boxes: list[Box], shape: tuple[int, int]) -> list[Box]:
     boxes = list(dict.fromkeys(boxes))
     if len(boxes) <= 1:
         return boxes
-    ways = (boxes, blocks_of(boxes, _SMALL_BLOCK, shape), [union(boxes)])
-    return min(ways, key=_cost)
+    blocks = _fused(blocks_of(boxes, _SMALL_BLOCK, shape))
+    return min((boxes, blocks, [union(boxes)]), key=_cost)
+
+
+def _fused(boxes: list[Box]) -> list[Box]:
+    """The same pixels in fewer boxes: neighbours in a row, then those under each other."""
+    for _ in range(2):
+        found: list[Box] = []
+        for a0, a1, b0, b1 in sorted(boxes):
+            if found and found[-1][:2] == (a0, a1) and found[-1][3] == b0:
+                found[-1] = (a0, a1, found[-1][2], b1)
+            else:
+                found.append((a0, a1, b0, b1))
+        boxes = [(b0, b1, a0, a1) for a0, a1, b0, b1 in found]
+    return boxes
 
 
 def _cost(boxes: list[Box]) -> int:

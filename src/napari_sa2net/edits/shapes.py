@@ -239,3 +239,28 @@ def box_polygon(box: Box) -> Points:
     y0, y1, x0, x1 = box
     top, bottom, left, right = y0 - 0.5, y1 - 0.5, x0 - 0.5, x1 - 0.5
     return np.array([[top, left], [top, right], [bottom, right], [bottom, left]])
+
+
+def squared_distance(mask: NDArray[np.bool_], reach: int) -> NDArray[np.uint16]:
+    """Squared distance (px²) to the nearest pixel of a mask, exact up to a reach of 100 px.
+
+    Farther ones are some number above the squared reach. Several times faster than a
+    distance transform without bound.
+    """
+    far = np.where(mask, np.uint8(0), np.uint8(reach + 1))
+    for way in (2**i for i in range(reach.bit_length())):  # together all ways up to reach
+        _lower(far, far.copy(), way, way)
+    squares = np.ascontiguousarray(np.minimum(far, reach + 1).T).astype(np.uint16)
+    squares *= squares
+    best = squares.copy()
+    for way in range(1, reach + 1):
+        _lower(best, squares, way, way * way)
+    return best.T
+
+
+def _lower(best: NDArray[Any], values: NDArray[Any], way: int, by: int) -> None:
+    """Lower to the values that lie so far up or down the column, plus a number; in place."""
+    if way < len(values):
+        farther = values + values.dtype.type(by)
+        np.minimum(best[way:], farther[:-way], out=best[way:])
+        np.minimum(best[:-way], farther[way:], out=best[:-way])

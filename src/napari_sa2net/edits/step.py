@@ -218,6 +218,10 @@ class Region:
         return self._around if self.kind == "cleared" else polygon_box(self.polygon, shape)
 
     @cached_property
+    def _tight(self) -> list[Box]:
+        return _tight(self.runs)
+
+    @cached_property
     def _around(self) -> Box:
         """Box of a cleared region, which is asked for at every step after it."""
         rows, cols, lengths, _ = self.runs
@@ -232,11 +236,10 @@ class Region:
         second of two areas (px).
         """
         if self.kind == "cleared":
-            rows, cols, lengths, area = self.runs
-            if areas != (0, np.inf):
-                some = (area > areas[0]) & (area <= areas[1])
-                rows, cols, lengths = rows[some], cols[some], lengths[some]
-            return cell_boxes(rows, cols, cols + lengths, _BLOCK) if rows.size else []
+            if areas == (0, np.inf):
+                return self._tight
+            some = (self.runs[3] > areas[0]) & (self.runs[3] <= areas[1])
+            return _tight(self.runs[:, some])
         box = self.box(shape)
         return [] if box is None else [box]
 
@@ -262,6 +265,11 @@ class Region:
         inside = (cols >= x0) & (cols < x1)
         mask[rows[inside] - y0, cols[inside] - x0] = True
         return mask
+
+
+def _tight(runs: Integers) -> list[Box]:
+    rows, cols, lengths, _ = runs
+    return cell_boxes(rows, cols, cols + lengths, _BLOCK) if rows.size else []
 
 
 def drawn_region(id: int, kind: RegionKind, index: Index, polygon: Points) -> Region:
