@@ -899,9 +899,9 @@ def _continued(
 ) -> dict[int, int]:
     """New object -> cut object that it continues: of each pair the longest contact first."""
     contact: dict[tuple[int, int], int] = {}
-    for mine, theirs in _edges(result, here, number) if cut else ():
-        touch = (mine > 0) & (theirs > 0)
-        for pair in zip(mine[touch].tolist(), theirs[touch].tolist(), strict=True):
+    for own, other in _edges(result, here, number) if cut else ():
+        touch = (own > 0) & (other > 0)
+        for pair in zip(own[touch].tolist(), other[touch].tolist(), strict=True):
             if pair[1] in cut:
                 contact[pair] = contact.get(pair, 0) + 1
     joins: dict[int, int] = {}
