@@ -3,7 +3,8 @@
 A correction is all that happens between the click and labels that are right: finding the
 objects, the step, its pixels and the index, the reviewed mask, the queue, and the step's
 bytes for the journal; and the measurements, of which only those of changed cells are taken
-anew. Undo and redo are timed the same way. Times are of the processor.
+anew. Undo and redo are timed the same way. Every single one is to stay below the limit.
+Times are of the processor, as others may use the machine; the clock's are shown beside.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from napari_sa2net.errors import EditError
 from napari_sa2net.measure import object_table
 
 SIDE, TILES, PER_TILE = 4096, 4, 313
-#: Milliseconds allowed per correction.
+#: Milliseconds allowed for every single correction, undo and redo.
 LIMIT = 100
 REPEATS = 15
 WAYS = ("do", "undo", "redo")
@@ -283,31 +284,38 @@ def run(bench: Bench) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for name, prepare in bench.kinds():
         times: dict[str, list[float]] = {way: [] for way in WAYS}
+        clock = 0.0
         while len(times["do"]) < REPEATS:
             correct = prepare()
-            start = time.process_time()
-            try:
-                bench.followed(correct())
-            except EditError:  # nothing to smooth, a line that misses, ...
-                continue
-            times["do"].append(since(start))
-            for way, move in (("undo", bench.history.undo), ("redo", bench.history.redo)):
-                start = time.process_time()
-                bench.followed(move())
+            for way, move in zip(
+                WAYS, (correct, bench.history.undo, bench.history.redo), strict=True
+            ):
+                start, began = time.process_time(), time.perf_counter()
+                try:
+                    step = move()
+                except EditError:  # nothing to smooth, a line that misses, ...
+                    if way == "do":
+                        break
+                    raise
+                bench.followed(step)
                 times[way].append(since(start))
+                clock = max(clock, (time.perf_counter() - began) * 1000)
+        slowest = max(max(t) for t in times.values())
         rows.append(
             {
                 "correction": name,
                 **{f"{way} (ms)": f"{statistics.median(t):.1f}" for way, t in times.items()},
-                "slowest (ms)": f"{max(max(t) for t in times.values()):.1f}",
+                "slowest (ms)": f"{slowest:.1f}",
+                "by the clock (ms)": f"{clock:.1f}",
                 "limit (ms)": LIMIT,
+                "kept": "yes" if slowest <= LIMIT else "no",
             }
         )
     return rows
 
 
 def main() -> int:
-    """Print the table; 1 where a correction takes longer than the limit, else 0."""
+    """Print the table; 1 where any single correction takes longer than the limit, else 0."""
     bench = Bench()
     print(f"{len(bench.index)} objects on {SIDE}×{SIDE} pixels")
     rows = run(bench)
@@ -319,8 +327,7 @@ def main() -> int:
     )
     for what, took in bench.opening.items():
         print(f"once, on opening: {what} {took:.0f} ms")
-    slow = [r for r in rows if any(float(str(r[f"{w} (ms)"])) > LIMIT for w in WAYS)]
-    return 1 if slow else 0
+    return 0 if all(row["kept"] == "yes" for row in rows) else 1
 
 
 if __name__ == "__main__":

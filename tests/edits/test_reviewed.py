@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from napari_sa2net import edits
 from napari_sa2net.edits import Corrections, History, ReviewedMask, outlines, reviewed_mask
+from napari_sa2net.edits.shapes import inside_polygon, squared_distance
 from napari_sa2net.errors import EditError, NothingToEditError
 
 
@@ -223,3 +224,65 @@ def test_outlines_are_closed_and_lie_between_pixels():
     whole = outlines(np.ones((4, 4), bool))
     assert len(whole) == 1
     assert outlines(np.zeros((4, 4), bool)) == []
+
+
+@pytest.mark.parametrize("reach", [1, 7, 15, 100])
+def test_bounded_distances_are_those_of_scipy(reach):
+    random = np.random.default_rng(reach)
+    for shape in ((1, 1), (3, 80), (90, 2), (150, 230)):
+        mask = random.random(shape) < 3 / np.prod(shape)
+        mask[0, 0] = True
+        exact = np.round(ndimage.distance_transform_edt(~mask) ** 2)
+        found = squared_distance(mask, reach).astype(int)
+        near = exact <= reach**2
+        np.testing.assert_array_equal(found[near], exact[near])
+        assert (found[~near] > reach**2).all()
+    assert (squared_distance(np.zeros((5, 9), bool), reach) > reach**2).all()
+
+
+def test_inside_a_polygon_edge_by_edge():
+    """Even-odd rule, against a loop over the edges for every point."""
+    random = np.random.default_rng(2)
+    for n in (3, 4, 9, 60):
+        # on half pixels, so that many points lie on edges and corners
+        points = np.round(random.uniform(0, 30, (n, 2)) * 2) / 2
+        y, x = np.round(random.uniform(-3, 33, (2, 500)) * 2) / 2
+        expected = np.zeros(y.size, bool)
+        for (ya, xa), (yb, xb) in zip(points, np.roll(points, -1, axis=0), strict=True):
+            if ya != yb:
+                crosses = (ya > y) != (yb > y)
+                expected ^= crosses & (x < xa + (y - ya) / (yb - ya) * (xb - xa))
+        np.testing.assert_array_equal(inside_polygon(points, y, x), expected)
+        assert inside_polygon(points, y[7], x[7]) == expected[7]
+
+
+def test_a_wide_deletion_is_followed_to_the_pixel():
+    """Wide cells deleted at once and brought back: the mask is that of a fresh look."""
+    random = np.random.default_rng(5)
+    labels = np.zeros((900, 1100), np.int32)
+    for label in range(1, 240):
+        y, x = random.integers(0, (880, 1080))
+        labels[y : y + random.integers(5, 20), x : x + random.integers(5, 20)] = label
+    for label, y in ((5, 100), (9, 500), (12, 820)):
+        labels[y : y + 12, 40:1000] = label
+    corrections = Corrections(labels)
+    history, kept = History(corrections), ReviewedMask(corrections)
+    kept.plane()
+    present = corrections.plane().labels
+    history.do(edits.accept(corrections, present[::2]))
+    kept.update(history.done[-1])
+    history.do(edits.delete(corrections, [5, *present[40:60].tolist()]))
+    kept.update(history.done[-1])
+    for move in (
+        lambda: history.do(edits.delete(corrections, lasso=[(0, 0), (0, 500), (400, 300)])),
+        history.undo,
+        history.redo,
+        lambda: history.do(edits.unaccept(corrections, corrections.marked())),
+        history.undo,
+        lambda: history.do(edits.delete(corrections, [9, 12])),
+        history.undo,
+        history.undo,
+        history.undo,
+    ):
+        kept.update(move())
+        np.testing.assert_array_equal(kept.plane(), reviewed_mask(corrections))

@@ -17,6 +17,7 @@ from napari_sa2net.data.plan import ImagePlan
 from napari_sa2net.engine.messages import ObjectTable, Summary
 from napari_sa2net.errors import SA2NetError
 from napari_sa2net.measure import RIM, box_columns, pixel_table
+from napari_sa2net.metrics import numbered
 
 #: Labels with more bytes are not copied: of a change one must be told where it was.
 MOST_BYTES = 2**30
@@ -470,7 +471,9 @@ def boxes_of(labels: NDArray[Any]) -> dict[int, Box]:
 
 def extents(values: NDArray[Any], where: NDArray[Any]) -> Iterator[tuple[int, Box]]:
     """Label and box of pixels (n,) at positions (ndim, n)."""
-    labels, which = np.unique(values, return_inverse=True)
+    labels, which = numbered(values)
+    if labels.size <= 2**16:
+        which = which.astype(np.uint16)  # several times faster to sort
     order = np.argsort(which, kind="stable")
     first = np.searchsorted(which[order], np.arange(labels.size))
     ordered = where[:, order]

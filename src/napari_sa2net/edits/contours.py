@@ -18,6 +18,7 @@ from napari_sa2net.edits.shapes import (
     grown,
     polygon_box,
     polygon_mask,
+    squared_distance,
 )
 from napari_sa2net.edits.step import Index, Patch, Step
 from napari_sa2net.errors import EditError, NothingToEditError
@@ -172,10 +173,10 @@ def fit_to_edge(
 
 def _fitted(window: NDArray[Any], label: int, edge: Mask, reach: int) -> Mask:
     own, others = window == label, (window != label) & (window != 0)
-    away = scipy.ndimage.distance_transform_edt(~own)
-    free = edge & ~others & (away <= reach)
+    away = squared_distance(own, reach)
+    free = edge & ~others & (away <= reach**2)
     if others.any():
-        free &= away <= scipy.ndimage.distance_transform_edt(~others)
+        free &= away <= squared_distance(others, reach)
     pieces, _ = scipy.ndimage.label(free)
     held = np.unique(pieces[free & own])
     return np.asarray(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -526,6 +526,10 @@ class Corrections:
     def marked(self, index: Index = ()) -> dict[int, str]:
         """Status of the accepted and corrected objects of a plane, by label."""
         return {label: STATUS[code] for label, code in self._status.get(index, {}).items()}
+
+    def marked_labels(self, index: Index = ()) -> Set[int]:
+        """The accepted and corrected objects of a plane; a view, not to be kept."""
+        return self._status.get(index, {}).keys()
 
     def regions_of(self, index: Index = ()) -> list[Region]:
         """Regions of a plane, oldest first."""

@@ -38,7 +38,7 @@ from napari_sa2net.edits.step import (
     cleared_region,
 )
 from napari_sa2net.errors import EditError, NothingToEditError
-from napari_sa2net.metrics import distinct, overlaps
+from napari_sa2net.metrics import distinct, objects_numbered, overlaps
 
 # --------------------------------------------------------------------------------------------
 # From changed pixels to a whole step: who was corrected, who vanished, what was cleared.
@@ -880,9 +880,7 @@ def _yielding(new: NDArray[Any], kept: NDArray[np.bool_]) -> tuple[NDArray[np.in
 
     One that lies mostly on kept ones is dropped, being a second copy of them.
     """
-    labels, _ = distinct(new)
-    number = np.searchsorted(np.union1d(labels, 0), new)
-    n = int(number.max(initial=0))
+    number, n = objects_numbered(new)
     whole = np.bincount(number.ravel(), minlength=n + 1)
     free = np.where(kept, 0, number)
     left = np.bincount(free.ravel(), minlength=n + 1)
@@ -900,25 +898,35 @@ def _continued(
     cut: set[int],
 ) -> dict[int, int]:
     """New object -> cut object that it continues: of each pair the longest contact first."""
-    if not cut:
-        return {}
-    whole = np.zeros(result.shape, np.int64)
-    whole[here] = number
-    outside = np.where(np.isin(result, list(cut)), result, 0)
-    outside[here] = 0
     contact: dict[tuple[int, int], int] = {}
-    h, w = result.shape
-    for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0)):
-        a = whole[max(dy, 0) : h + min(dy, 0), max(dx, 0) : w + min(dx, 0)]
-        b = outside[max(-dy, 0) : h + min(-dy, 0), max(-dx, 0) : w + min(-dx, 0)]
-        touch = (a > 0) & (b > 0)
-        for pair in zip(a[touch].tolist(), b[touch].tolist(), strict=True):
-            contact[pair] = contact.get(pair, 0) + 1
+    for own, other in _edges(result, here, number) if cut else ():
+        touch = (own > 0) & (other > 0)
+        for pair in zip(own[touch].tolist(), other[touch].tolist(), strict=True):
+            if pair[1] in cut:
+                contact[pair] = contact.get(pair, 0) + 1
     joins: dict[int, int] = {}
     for (mine, theirs), _ in sorted(contact.items(), key=lambda item: (-item[1], item[0])):
         if mine not in joins and theirs not in joins.values():
             joins[mine] = theirs
     return joins
+
+
+def _edges(
+    result: NDArray[np.int64], here: tuple[slice, slice], number: NDArray[np.int64]
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """New objects along each edge of the box, and what lies beside them outside."""
+    (top, bottom), (left, right) = ((axis.start, axis.stop) for axis in here)
+    height, width = result.shape
+    edges = []
+    if top > 0:
+        edges.append((number[0], result[top - 1, left:right]))
+    if bottom < height:
+        edges.append((number[-1], result[bottom, left:right]))
+    if left > 0:
+        edges.append((number[:, 0], result[top:bottom, left - 1]))
+    if right < width:
+        edges.append((number[:, -1], result[top:bottom, right]))
+    return edges
 
 
 def _join_beside(
@@ -933,18 +941,7 @@ def _join_beside(
     That both end there on most of the edge that they have there is no chance: an earlier
     area ended there and cut the object.
     """
-    (top, bottom), (left, right) = ((axis.start, axis.stop) for axis in here)
-    height, width = result.shape
-    edges = []
-    if top > 0:
-        edges.append((number[0], result[top - 1, left:right]))
-    if bottom < height:
-        edges.append((number[-1], result[bottom, left:right]))
-    if left > 0:
-        edges.append((number[:, 0], result[top:bottom, left - 1]))
-    if right < width:
-        edges.append((number[:, -1], result[top:bottom, right]))
-    for mine, theirs in edges:
+    for mine, theirs in _edges(result, here, number):
         both = (mine > 0) & (theirs > 0)
         for pair in sorted(set(zip(mine[both].tolist(), theirs[both].tolist(), strict=True))):
             own, other = mine == pair[0], theirs == pair[1]

@@ -30,10 +30,10 @@ from napari_sa2net.edits.shapes import (
     as_points,
     blocks_of,
     box_polygon,
-    common,
     grown,
     inside_polygon,
     polygon_box,
+    squared_distance,
     union,
 )
 from napari_sa2net.edits.step import (
@@ -56,9 +56,12 @@ REACH = 15
 LARGE = 4.0
 #: Side of the blocks in which a large mask is made (px).
 _BLOCK = 512
-#: So many boxes are updated one by one; of more, the blocks of a grid that they meet.
-_FEW = 4
-_SMALL_BLOCK = 128
+#: Side of the blocks in which many boxes are updated (px).
+_SMALL_BLOCK = 64
+#: Labels below this are looked up in a table.
+_TABLE = 2**20
+#: To draw a box takes as long as so many pixels, whatever its size.
+_PER_BOX = 8000
 
 
 def reviewed_mask(corrections: Corrections, index: Index = (), box: Any = None) -> Mask:
@@ -100,13 +103,20 @@ def _draw(
     """Draw the reviewed pixels of boxes into a mask whose first pixel lies at corner."""
     shape = corrections.shape
     plane = corrections.plane(index)
-    marked = np.asarray(list(corrections.marked(index)), np.int64)
-    regions = [(r, r.box(shape)) for r in corrections.regions_of(index)]
+    marked = corrections.marked_labels(index)
+    regions = corrections.regions_of(index)
+    # tight boxes: the one around a region with parts far from each other meets every block
+    tight = [region.boxes(shape) for region in regions]
+    of = np.repeat(np.arange(len(regions)), [len(boxes) for boxes in tight])
+    places = np.asarray([box for boxes in tight for box in boxes], np.int64).reshape(-1, 4)
     largest = largest_cleared(corrections, index)
     for y0, y1, x0, x1 in (block for box in boxes for block in _blocks(box)):
         block = (y0, y1, x0, x1)
-        some = np.intersect1d(marked, plane.meeting(grown(block, REACH, shape)))
-        touching = [r for r, own in regions if own is not None and common(own, block)]
+        meeting = plane.meeting(grown(block, REACH, shape)).tolist()
+        some = np.asarray([label for label in meeting if label in marked], np.int64)
+        meets = (places[:, 0] < y1) & (places[:, 1] > y0)
+        meets &= (places[:, 2] < x1) & (places[:, 3] > x0)
+        touching = [regions[i] for i in np.unique(of[meets]).tolist()]
         mask[y0 - corner[0] : y1 - corner[0], x0 - corner[1] : x1 - corner[1]] = (
             _block_mask(corrections, index, block, some, touching, largest)
             if some.size or touching
@@ -140,14 +150,14 @@ def _block_mask(
     )
     background = window[inner] == 0
     mask = np.zeros(background.shape, bool)
-    own = np.isin(window, marked) if marked.size else np.zeros(window.shape, bool)
+    own = _members(window, marked)
     if own.any():
-        away = _squared_distance(own)[inner]
+        away = squared_distance(own, REACH)[inner]
         mask |= away <= REACH**2
         others = (window != 0) & ~own
         if others.any():
             # Equally far from both is half the gap. Pixels of others are 0 away from them.
-            mask &= away <= _squared_distance(others)[inner]
+            mask &= away <= squared_distance(others, REACH)[inner]
     for kind in ("cleared", "reviewed", "ignore"):
         for region in regions:
             if region.kind == kind:
@@ -161,6 +171,18 @@ def _block_mask(
     return mask
 
 
+def _members(window: NDArray[Any], labels: NDArray[np.int64]) -> Mask:
+    """Pixels of a window that have one of a few labels; by a table where these are small."""
+    if labels.size == 0:
+        return np.zeros(window.shape, bool)
+    highest = int(window.max())
+    if highest >= _TABLE:
+        return np.isin(window, labels)
+    table = np.zeros(highest + 1, bool)
+    table[labels[labels <= highest]] = True
+    return table[window]
+
+
 def largest_cleared(corrections: Corrections, index: Index = ()) -> float:
     """Area (px) up to which the place of a deleted object is reviewed background.
 
@@ -170,9 +192,9 @@ def largest_cleared(corrections: Corrections, index: Index = ()) -> float:
     if all(region.kind != "cleared" for region in corrections.regions_of(index)):
         return np.inf
     plane = corrections.plane(index)
-    areas = plane.areas
-    marked = np.isin(plane.labels, list(corrections.marked(index)))
-    some = areas[marked] if marked.any() else areas
+    areas, marked = plane.areas, corrections.marked_labels(index)
+    own = np.fromiter((label in marked for label in plane.labels.tolist()), bool, areas.size)
+    some = areas[own] if own.any() else areas
     return LARGE * float(np.median(some)) if some.size else np.inf
 
 
@@ -185,25 +207,6 @@ def reviewed_regions(corrections: Corrections, index: Index = ()) -> list[Region
         if region.kind == "reviewed"
         or (region.kind == "cleared" and (region.runs[3] <= largest).any())
     ]
-
-
-def _squared_distance(mask: Mask) -> NDArray[np.uint16]:
-    """Squared distance (px²) to the nearest pixel of a mask, exact up to REACH.
-
-    Farther ones are some number above REACH². Several times faster than a distance
-    transform without bound.
-    """
-    return _lower(_lower(np.where(mask, 0, (REACH + 1) ** 2).astype(np.uint16)).T).T
-
-
-def _lower(squares: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Smallest sum of a value of the same column and the squared way to it."""
-    best = squares.copy(order="K")  # mixed orders would be slow
-    for way in range(1, min(REACH, len(squares) - 1) + 1):
-        farther = squares + np.uint16(way * way)
-        np.minimum(best[way:], farther[:-way], out=best[way:])
-        np.minimum(best[:-way], farther[way:], out=best[:-way])
-    return best
 
 
 class ReviewedMask:
@@ -256,9 +259,8 @@ class ReviewedMask:
         """Places of deleted objects of more than `low` and at most `high` px."""
         boxes = []
         for region in self._corrections.regions_of(index):
-            areas = region.runs[3]
-            if ((areas > low) & (areas <= high)).any():
-                boxes += region.boxes(self._corrections.shape)
+            if region.kind == "cleared":
+                boxes += region.boxes(self._corrections.shape, (low, high))
         return boxes
 
 
@@ -282,13 +284,35 @@ def changed_boxes(corrections: Corrections, step: Step) -> dict[Index, list[Box]
 
 
 def _once(boxes: list[Box], shape: tuple[int, int]) -> list[Box]:
-    """Boxes that hold the same pixels, without doing many of them twice."""
-    if len(boxes) <= _FEW:
+    """Boxes that hold the same pixels, which take the least to draw.
+
+    Those themselves; of many that lie on each other, the blocks of a grid that they meet, or
+    one around all.
+    """
+    boxes = list(dict.fromkeys(boxes))
+    if len(boxes) <= 1:
         return boxes
-    blocks = blocks_of(boxes, _SMALL_BLOCK, shape)
-    whole = union(boxes)
-    area = (whole[1] - whole[0]) * (whole[3] - whole[2])
-    return [whole] if area <= 2 * len(blocks) * _SMALL_BLOCK**2 else blocks
+    blocks = _fused(blocks_of(boxes, _SMALL_BLOCK, shape))
+    return min((boxes, blocks, [union(boxes)]), key=_cost)
+
+
+def _fused(boxes: list[Box]) -> list[Box]:
+    """The same pixels in fewer boxes: neighbours in a row, then those under each other."""
+    for _ in range(2):
+        found: list[Box] = []
+        for a0, a1, b0, b1 in sorted(boxes):
+            if found and found[-1][:2] == (a0, a1) and found[-1][3] == b0:
+                found[-1] = (a0, a1, found[-1][2], b1)
+            else:
+                found.append((a0, a1, b0, b1))
+        boxes = [(b0, b1, a0, a1) for a0, a1, b0, b1 in found]
+    return boxes
+
+
+def _cost(boxes: list[Box]) -> int:
+    """Pixels that are looked at to draw boxes, and what each box takes beside."""
+    sides = ((y1 - y0 + 2 * REACH, x1 - x0 + 2 * REACH) for y0, y1, x0, x1 in boxes)
+    return sum(height * width + _PER_BOX for height, width in sides)
 
 
 def outlines(mask: Mask, corner: tuple[int, int] = (0, 0)) -> list[Points]:
@@ -439,8 +463,8 @@ def region_at(corrections: Corrections, point: ArrayLike, index: Index = ()) -> 
 
 def reviewed_labels(corrections: Corrections, index: Index = ()) -> set[int]:
     """Objects that count as reviewed: accepted, corrected, or in a reviewed region."""
-    marked = set(corrections.marked(corrections.checked(index)))
-    return marked | _in_regions(corrections, index, "reviewed")
+    marked = corrections.marked_labels(corrections.checked(index))
+    return set(marked) | _in_regions(corrections, index, "reviewed")
 
 
 def ignored_labels(corrections: Corrections, index: Index = ()) -> set[int]:

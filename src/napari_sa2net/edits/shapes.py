@@ -202,13 +202,18 @@ def inside_polygon(points: Points, y: ArrayLike, x: ArrayLike) -> NDArray[np.boo
     all_x: NDArray[np.float64] = np.asarray(x, np.float64)
     (top, left), (bottom, right) = points.min(axis=0), points.max(axis=0)
     near = (all_y >= top) & (all_y <= bottom) & (all_x >= left) & (all_x <= right)
-    at_y, at_x = all_y[near], all_x[near]
-    found = np.zeros(at_y.shape, bool)
-    for (ya, xa), (yb, xb) in zip(points, np.roll(points, -1, axis=0), strict=True):
-        if ya != yb:
-            crosses = (ya > at_y) != (yb > at_y)
-            turns = crosses & (at_x < xa + (at_y - ya) / (yb - ya) * (xb - xa))
-            found = found ^ turns
+    order = np.argsort(all_y[near], kind="stable")
+    at_y, at_x = all_y[near][order], all_x[near][order]
+    # each edge with the positions at its height only, upper end in and lower end out
+    ends = np.roll(points, -1, axis=0)
+    first = np.searchsorted(at_y, np.minimum(points[:, 0], ends[:, 0]))
+    n = np.searchsorted(at_y, np.maximum(points[:, 0], ends[:, 0])) - first
+    edge = np.repeat(np.arange(len(points)), n)
+    which = np.repeat(first, n) + np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
+    (ya, xa), (yb, xb) = points[edge].T, ends[edge].T
+    turns = at_x[which] < xa + (at_y[which] - ya) / (yb - ya) * (xb - xa)
+    found = np.empty(at_y.size, bool)
+    found[order] = np.bincount(which[turns], minlength=at_y.size) % 2 == 1
     inside = np.zeros(all_y.shape, bool)
     inside[near] = found
     return inside
@@ -234,3 +239,28 @@ def box_polygon(box: Box) -> Points:
     y0, y1, x0, x1 = box
     top, bottom, left, right = y0 - 0.5, y1 - 0.5, x0 - 0.5, x1 - 0.5
     return np.array([[top, left], [top, right], [bottom, right], [bottom, left]])
+
+
+def squared_distance(mask: NDArray[np.bool_], reach: int) -> NDArray[np.uint16]:
+    """Squared distance (px²) to the nearest pixel of a mask, exact up to a reach of 100 px.
+
+    Farther ones are some number above the squared reach. Several times faster than a
+    distance transform without bound.
+    """
+    far = np.where(mask, np.uint8(0), np.uint8(reach + 1))
+    for way in (2**i for i in range(reach.bit_length())):  # together all ways up to reach
+        _lower(far, far.copy(), way, way)
+    squares = np.ascontiguousarray(np.minimum(far, reach + 1).T).astype(np.uint16)
+    squares *= squares
+    best = squares.copy()
+    for way in range(1, reach + 1):
+        _lower(best, squares, way, way * way)
+    return best.T
+
+
+def _lower(best: NDArray[Any], values: NDArray[Any], way: int, by: int) -> None:
+    """Lower to the values that lie so far up or down the column, plus a number; in place."""
+    if way < len(values):
+        farther = values + values.dtype.type(by)
+        np.minimum(best[way:], farther[:-way], out=best[way:])
+        np.minimum(best[:-way], farther[way:], out=best[:-way])

@@ -7,6 +7,7 @@ import json
 import zipfile
 import zlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -214,16 +215,31 @@ class Region:
 
     def box(self, shape: tuple[int, int]) -> Box | None:
         """Bounding box within a plane (H, W); None where it lies outside."""
-        if self.kind != "cleared":
-            return polygon_box(self.polygon, shape)
+        return self._around if self.kind == "cleared" else polygon_box(self.polygon, shape)
+
+    @cached_property
+    def _tight(self) -> list[Box]:
+        return _tight(self.runs)
+
+    @cached_property
+    def _around(self) -> Box:
+        """Box of a cleared region, which is asked for at every step after it."""
         rows, cols, lengths, _ = self.runs
         return runs_box(rows, cols, cols + lengths)
 
-    def boxes(self, shape: tuple[int, int]) -> list[Box]:
-        """Boxes that together hold the region; of places far apart, one around each."""
+    def boxes(
+        self, shape: tuple[int, int], areas: tuple[float, float] = (0, np.inf)
+    ) -> list[Box]:
+        """Boxes that together hold the region; of places far apart, one around each.
+
+        Of a cleared region only the places of objects of more than the first and at most the
+        second of two areas (px).
+        """
         if self.kind == "cleared":
-            rows, cols, lengths, _ = self.runs
-            return cell_boxes(rows, cols, cols + lengths, _BLOCK)
+            if areas == (0, np.inf):
+                return self._tight
+            some = (self.runs[3] > areas[0]) & (self.runs[3] <= areas[1])
+            return _tight(self.runs[:, some])
         box = self.box(shape)
         return [] if box is None else [box]
 
@@ -242,11 +258,18 @@ class Region:
             a, b, c, d = part
             mask[a - y0 : b - y0, c - x0 : d - x0] = polygon_mask(self.polygon, part)
             return mask
-        small = self.runs[3] <= largest
-        rows, cols = expanded(*self.runs[:3, small])
-        inside = (rows >= y0) & (rows < y1) & (cols >= x0) & (cols < x1)
+        # only the runs that meet the box: a lasso clears far more than one block
+        first, start, length, area = self.runs
+        meets = (first >= y0) & (first < y1) & (start < x1) & (start + length > x0)
+        rows, cols = expanded(*self.runs[:3, meets & (area <= largest)])
+        inside = (cols >= x0) & (cols < x1)
         mask[rows[inside] - y0, cols[inside] - x0] = True
         return mask
+
+
+def _tight(runs: Integers) -> list[Box]:
+    rows, cols, lengths, _ = runs
+    return cell_boxes(rows, cols, cols + lengths, _BLOCK) if rows.size else []
 
 
 def drawn_region(id: int, kind: RegionKind, index: Index, polygon: Points) -> Region:
