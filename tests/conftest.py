@@ -113,16 +113,19 @@ class WarmEngines:
 
 
 @pytest.fixture(scope="session")
-def _warm_engines() -> Iterator[WarmEngines]:
-    engines = WarmEngines()
+def warm_engine_maker() -> Iterator[WarmEngines | None]:
+    """What engines are forked from, where the system can do that."""
+    engines = WarmEngines() if sys.platform.startswith("linux") else None
     yield engines
-    engines.close()
+    if engines is not None:
+        engines.close()
 
 
 @pytest.fixture
-def warm_engines(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def warm_engines(
+    warm_engine_maker: WarmEngines | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Engines start at once, where the system can do that; else as they always do."""
-    if sys.platform.startswith("linux"):
-        engines = request.getfixturevalue("_warm_engines")
-        ours = SimpleNamespace(**{**vars(subprocess), "Popen": engines.start})
+    if warm_engine_maker is not None:
+        ours = SimpleNamespace(**{**vars(subprocess), "Popen": warm_engine_maker.start})
         monkeypatch.setattr("napari_sa2net.engine.process.subprocess", ours)

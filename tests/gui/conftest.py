@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from qtpy.QtCore import QCoreApplication, QEvent, QTimer
 from qtpy.QtWidgets import QApplication
 
 OURS = "napari_sa2net"
+VIEWER = "make_napari_viewer"
 #: an engine that is told to end does so within a second, on an idle machine
 PATIENCE_S = 60
 
@@ -34,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     mark = pytest.mark.skip(reason="needs a display; run under xvfb-run")
     for item in items:
-        if "make_napari_viewer" in getattr(item, "fixturenames", ()):
+        if VIEWER in getattr(item, "fixturenames", ()):
             item.add_marker(mark)
 
 
@@ -47,9 +48,22 @@ def quick_garbage() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def nothing_is_left(warm_engine_maker: object) -> Iterator[None]:
+    """After a module no window, timer, thread or process that it made is there any more."""
+    with _nothing_left("these tests"):
+        yield
+
+
 @pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    """After a test no window, timer, thread or process that it made is there any more."""
+def nothing_is_left_of_a_viewer(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The same after each test with a viewer; the many small ones would double their time."""
+    with _nothing_left("the test") if VIEWER in request.fixturenames else nullcontext():
+        yield
+
+
+@contextmanager
+def _nothing_left(of: str) -> Iterator[None]:
     # what tests of other folders share (an engine of theirs, say) is theirs to end
     before = set(_there())
     yield
@@ -60,7 +74,7 @@ def nothing_is_left() -> Iterator[None]:
         if not left or time.monotonic() > end:
             break
         time.sleep(0.05)
-    assert not left, f"left after the test: {', '.join(left)}"
+    assert not left, f"left after {of}: {', '.join(left)}"
 
 
 def _left(before: set[object]) -> list[str]:
