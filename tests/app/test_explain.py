@@ -65,7 +65,7 @@ class HandClient:
         ]
 
     def done(self, request, result):
-        self.on_event(p.Done(request.job, result))
+        self.on_event(request.done(result))
 
 
 def map_of(name, size=(40, 48), channel=None, value=0.5):
