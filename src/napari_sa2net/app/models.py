@@ -19,6 +19,7 @@ from napari_sa2net.app.session import ErrorInfo
 from napari_sa2net.data.commit import is_training_set, read_manifest
 from napari_sa2net.engine import messages as p
 from napari_sa2net.errors import CheckpointError, CorrectionsError, ModelNotFoundError
+from napari_sa2net.metrics import SCORES
 from napari_sa2net.models.card import ModelCard, gamma_rows
 from napari_sa2net.models.registry import (
     ModelEntry,
@@ -485,16 +486,6 @@ def _families(entries: Sequence[ModelEntry]) -> dict[str, Family]:
 # --------------------------------------------------------------------------------------------
 # What a model's card says, in words.
 
-SCORES = {
-    "ap50": "AP@0.5",
-    "ap75": "AP@0.75",
-    "mean_ap": "mean AP",
-    "f1": "F1",
-    "pq": "PQ",
-    "aji": "AJI",
-    "dice": "Dice",
-    "iou": "IoU",
-}
 _NETWORKS = {"sa2net": "SA2-Net", "focal_unet": "U-Net with focal attention gates"}
 _CHANNELS = {
     "RGB": "red, green, blue; a grey image goes into all",
