@@ -17,7 +17,7 @@ from psygnal import Signal
 
 from napari_sa2net.app.session import ImageSource, Overlay
 from napari_sa2net.engine.messages import SegmentResult, Window
-from napari_sa2net.widgets.napari_port.connections import Connections
+from napari_sa2net.widgets.napari_port.connections import Connections, WatchedLayers
 from napari_sa2net.widgets.napari_port.drawing import FinishedPictures, MeasureLine
 from napari_sa2net.widgets.napari_port.geometry import place_on
 from napari_sa2net.widgets.napari_port.maps import (
@@ -25,6 +25,7 @@ from napari_sa2net.widgets.napari_port.maps import (
     cell_colors,
     contour_for,
     is_bright,
+    is_cells,
     is_overlay,
 )
 from napari_sa2net.widgets.napari_port.picking import go_to
@@ -112,8 +113,10 @@ class NapariPort:
         self.add_to_edited: Callable[[str, tuple[int, ...], Any], bool] = lambda *_: False
         self.maps = MapLayers(viewer)
         self._finished = FinishedPictures(viewer)
-        self._watched: dict[Layer, Connections] = {}
         self._seen_since: WeakKeyDictionary[Labels, datetime] = WeakKeyDictionary()
+        self._watched = WatchedLayers(
+            viewer, lambda layer: _is_image(layer) or is_cells(layer), self._watch
+        )
         self._layer_connections = Connections()
         self._connections = Connections()
         connect = self._connections.connect
@@ -128,14 +131,11 @@ class NapariPort:
         for event in ("center", "zoom"):
             connect(getattr(camera.events, event), self._moved)
         for layer in self.images():
-            self._watch(layer)
             axes, channels = LEFT_CHOICES.pop(layer, (None, None))
             if axes is not None:
                 self._axes[layer_key(layer)] = axes
             if channels is not None:
                 self._channels[layer_key(layer)] = channels
-        for cells in self.cells():
-            self._watch_cells(cells)
         self._follow()
 
     # --- the image ---------------------------------------------------------------------
@@ -146,7 +146,7 @@ class NapariPort:
 
     def cells(self) -> list[Labels]:
         """Labels layers but for those of ours, the topmost first."""
-        return [layer for layer in reversed(self.viewer.layers) if _is_cells(layer)]
+        return [layer for layer in reversed(self.viewer.layers) if is_cells(layer)]
 
     def seen_since(self, layer: Labels) -> datetime | None:
         """When a layer of cells came into the viewer, to the second."""
@@ -487,9 +487,7 @@ class NapariPort:
         self._finished.close()
         self._connections.disconnect()
         self._layer_connections.disconnect()
-        for connections in self._watched.values():
-            connections.disconnect()
-        self._watched.clear()
+        self._watched.close()
         for shown in self._results.values():
             shown.disconnect()
         self._results.clear()
@@ -500,11 +498,8 @@ class NapariPort:
 
     def _inserted(self, event: Any) -> None:
         if _is_image(event.value):
-            self._watch(event.value)
             self.images_changed.emit()
             self._follow()
-        elif _is_cells(event.value):
-            self._watch_cells(event.value)
 
     def _removed(self, event: Any) -> None:
         layer = event.value
@@ -514,9 +509,6 @@ class NapariPort:
                 del self._results[key]
                 self.result_gone.emit(key)
         self.maps.removed(layer)
-        connections = self._watched.pop(layer, None)
-        if connections is not None:
-            connections.disconnect()
         if not _is_image(layer):
             return
         key = layer_key(layer)
@@ -643,29 +635,19 @@ class NapariPort:
                 self._layer_connections.connect(getattr(layer.events, name), self._placed)
         self.image_changed.emit()
 
-    def _watch(self, layer: Image) -> None:
-        connections = Connections()
-        connections.connect(layer.events.name, self._renamed)
-        connections.connect(layer.events.data, lambda event: self._pixels(layer))
-        connections.connect(layer.events.visible, self._selected)
-        self._watched[layer] = connections
-
-    def _watch_cells(self, layer: Labels) -> None:
-        connections = Connections()
-        connections.connect(
-            layer.events.paint, lambda event: self.painted.emit(layer, event.value)
-        )
-        self._watched[layer] = connections
-        # as commits tell their time
-        self._seen_since[layer] = datetime.now(UTC).replace(microsecond=0)
+    def _watch(self, layer: Image | Labels, connect: Callable[..., None]) -> None:
+        if isinstance(layer, Image):
+            connect(layer.events.name, self._renamed)
+            connect(layer.events.data, lambda _: self._pixels(layer))
+            connect(layer.events.visible, self._selected)
+        else:
+            connect(layer.events.paint, lambda event: self.painted.emit(layer, event.value))
+            # as commits tell their time
+            self._seen_since[layer] = datetime.now(UTC).replace(microsecond=0)
 
 
 def _is_image(layer: Layer) -> TypeGuard[Image]:
     return isinstance(layer, Image) and not is_overlay(layer)
-
-
-def _is_cells(layer: Layer) -> TypeGuard[Labels]:
-    return isinstance(layer, Labels) and not is_overlay(layer)
 
 
 __all__ = ["METADATA_KEY", "PLUGIN", "NapariPort"]
