@@ -19,7 +19,6 @@ from napari_sa2net.app.session import (
     WHAT_IF,
     Box,
     ErrorInfo,
-    Explanation,
     ImageSource,
     LabelsUpdate,
     Overlay,
@@ -132,7 +131,7 @@ class ExplainController:
         """Choose the stage whose outlines are shown; shows them."""
         with self._lock:
             state = self.session.why
-            if state is None or stride not in state.explanation.result.stages:
+            if state is None or stride not in state.result.stages:
                 return
             self._put(state.changed(stage=stride, shown=state.shown | {STAGE}))
             self._emit(STAGE)
@@ -234,7 +233,7 @@ class ExplainController:
         if not self._segment.accept(request, result.segmentation):
             return
         former = self._states.pop(request.source.key, None)
-        state = WhyState(Explanation(call.key, request, result), dict(result.maps))
+        state = WhyState(request, result, dict(result.maps))
         if former is not None:
             self._newest.forget(former.key)
             there = {*result.maps, STAGE, CHANGE}
@@ -309,8 +308,7 @@ class ExplainController:
     def _emit(self, slot: str, state: WhyState | None = None) -> None:
         state = state or self.session.why
         assert state is not None
-        explanation = state.explanation
-        result = explanation.result
+        result = state.result
         content: p.AttentionMap | Patch | None = None
         if slot in state.shown:
             if slot == STAGE:
@@ -326,16 +324,14 @@ class ExplainController:
             else:
                 content = state.maps[slot]
         self.overlay.emit(
-            Overlay(
-                explanation.request.source, slot, content, result.index, result.network.kind
-            )
+            Overlay(state.request.source, slot, content, result.index, result.network.kind)
         )
 
     def _try(self) -> None:
         state = self.session.why
         assert state is not None
         # with nothing of it in view the last part is tried again
-        box = self._view_box(state) or state.what_if_box or state.explanation.result.box
+        box = self._view_box(state) or state.what_if_box or state.result.box
         state = state.changed(what_if_box=box)
         self._put(state)
         settings = state.what_if
@@ -351,7 +347,7 @@ class ExplainController:
     def _view_box(self, state: WhyState) -> Box | None:
         """What the camera shows of the explained part; None for nothing of it."""
         view = self.session.image.view if self.session.image is not None else None
-        whole = state.explanation.result.box
+        whole = state.result.box
         if view is None:
             return whole
         y0, y1 = max(view[0], whole[0]), min(view[1], whole[1])

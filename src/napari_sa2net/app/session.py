@@ -606,15 +606,6 @@ class WhatIfSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Explanation:
-    """A finished explanation; ``key`` is that of its segmentation."""
-
-    key: str
-    request: ExplainRequest
-    result: ExplainResult
-
-
-@dataclass(frozen=True, eq=False)
 class WhyState:
     """All that the page shows of one image; every change makes a new one.
 
@@ -640,7 +631,8 @@ class WhyState:
         Part of the image that the newest what-if was asked for; None before the first.
     """
 
-    explanation: Explanation
+    request: ExplainRequest
+    result: ExplainResult
     maps: dict[str, AttentionMap]
     channels: dict[str, int] = field(default_factory=dict)
     shown: frozenset[str] = frozenset()
@@ -657,20 +649,20 @@ class WhyState:
     @property
     def key(self) -> str:
         """Of the segmentation."""
-        return self.explanation.key
+        return self.request.key
 
     @property
     def image_key(self) -> str:
         """Of the image that was looked into."""
-        return self.explanation.request.source.key
+        return self.request.source.key
 
     @property
     def what_if_part(self) -> str:
         """Part of the image that the what-if's result is about, in words."""
         assert self.what_if_result is not None
-        box, explained = self.what_if_result.box, self.explanation.result.box
+        box, explained = self.what_if_result.box, self.result.box
         if box == explained:
-            height, width = source_plan(self.explanation.request.source).spatial
+            height, width = source_plan(self.request.source).spatial
             whole = explained == (0, height, 0, width)
             return "in the whole image" if whole else "in all that was looked into"
         return "in the view" if box == self.what_if_box else "in the view before this one"
