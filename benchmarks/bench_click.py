@@ -53,6 +53,12 @@ class Trace:
         threading.setprofile(self._event)
         sys.setprofile(self._event)
 
+    def stop(self) -> None:
+        """Follow nothing more."""
+        self.on = False
+        threading.setprofile(None)
+        sys.setprofile(None)
+
     def figures(self) -> dict[str, Any]:
         """What was seen, ready for JSON."""
         kinds = self.wrappers.items()
@@ -180,8 +186,7 @@ def _click(report: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     trace.on = True
     page.button.click()
     wait(lambda: len(viewer.layers) > n_layers and not page.session.running)
-    trace.on = False
-    sys.setprofile(None)
+    trace.stop()
     os.kill(engine, signal.SIGUSR2)
     wait(report.exists)
     viewer.close()

@@ -185,7 +185,7 @@ def see_why(image: Path | None) -> None:
     page, session = program.page, program.page.session
     page.tiles.tiles["aua_4"].click()
     key = session.why.key
-    shape = session.why.explanation.result.change.shape
+    shape = session.why.result.change.shape
     place = page.port.result_layer(key).features.set_index("label")
     # among the most refined cells one that is not near the border, for a full picture
     label = next(

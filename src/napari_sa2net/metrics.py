@@ -19,8 +19,17 @@ Positions = NDArray[np.int64]
 
 #: IoU thresholds of mean_ap.
 THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
-#: Keys of the scores, in the order of tables.
-SCORES = ("ap50", "ap75", "mean_ap", "f1", "pq", "aji", "dice", "iou")
+#: Keys and titles of the scores, in the order of tables.
+SCORES = {
+    "ap50": "AP@0.5",
+    "ap75": "AP@0.75",
+    "mean_ap": "mean AP",
+    "f1": "F1",
+    "pq": "PQ",
+    "aji": "AJI",
+    "dice": "Dice",
+    "iou": "IoU",
+}
 
 
 @dataclass(frozen=True)
@@ -342,13 +351,6 @@ def overlap_table(
     shared = np.bincount(which, lengths[both], minlength=pairs.size).astype(np.int64)
     i, j = np.divmod(pairs, max(names_b.size, 1))
     return Overlaps(names_a, names_b, area_a, area_b, i, j, shared)
-
-
-def object_numbers(labels: NDArray[np.integer[Any]]) -> Positions:
-    """Labels > 0 that occur in an array, ascending."""
-    line = labels.ravel()
-    values = np.sort(line[_turns(line)].astype(np.int64))
-    return values[(np.diff(values, prepend=0) > 0) & (values > 0)]
 
 
 def _turns(line: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:

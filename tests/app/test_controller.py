@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 
 from napari_sa2net.app.link import EngineLink
-from napari_sa2net.app.segment import SegmentController
+from napari_sa2net.app.segment import ResultState, SegmentController
 from napari_sa2net.app.session import (
     ErrorInfo,
     ImageSource,
     LabelsUpdate,
-    SegmentOutcome,
     Session,
 )
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.data import synthetic_nuclei
+from napari_sa2net.engine.messages import SegmentResult
 
 IMAGE = synthetic_nuclei((200, 240), 15, seed=5)[0]
 SIGNALS = ("result_ready", "labels_updated", "table_ready", "failed", "cancelled")
@@ -38,8 +38,10 @@ class Page:
         self.heard: list[tuple[str, object]] = []
         for name in SIGNALS:
             getattr(self.controller, name).connect(
-                lambda value, name=name: self.hear(name, value)
+                lambda value, *_, name=name: self.hear(name, value)
             )
+        self.results: list[SegmentResult] = []
+        self.controller.result_ready.connect(lambda _, result: self.results.append(result))
 
     def hear(self, name: str, value: object) -> None:
         assert threading.current_thread() is threading.main_thread()
@@ -63,17 +65,17 @@ class Page:
         self.heard.clear()
         return source
 
-    def segment(self) -> SegmentOutcome:
-        n = len(self.of("result_ready"))
+    def segment(self) -> tuple[ResultState, SegmentResult]:
+        n = len(self.results)
         assert self.controller.segment() is not None
-        self.until(lambda: len(self.of("result_ready")) > n)
-        return self.of("result_ready")[-1]
+        self.until(lambda: len(self.results) > n)
+        return self.of("result_ready")[-1], self.results[-1]
 
     def rest(self) -> None:
         """Until nothing is in flight and sliders rest."""
-        jobs = self.controller.link.jobs
-        self.until(lambda: not jobs.all() and self.controller._results.resting)
-        self.until(lambda: self.calls.empty() and not jobs.all())
+        calls = self.controller.link.calls
+        self.until(lambda: not calls and self.controller._results.resting)
+        self.until(lambda: self.calls.empty() and not calls)
 
 
 @pytest.fixture(scope="module")
@@ -102,16 +104,17 @@ def test_a_warm_engine_says_how_long_it_will_take(page):
 
 def test_what_a_run_finds_of_the_size_is_known_from_then_on(page):
     page.open("size")
-    outcome = page.segment()
+    state, result = page.segment()
     assert page.session.found_diameter is None  # this model has no size
-    table = outcome.result.objects
+    table = result.objects
+    sized = replace(state, diameter=20.0)
     for confidence, unsure in ((0.9, False), (0.5, True)):
         objects = {**table, "confidence": np.full_like(table["confidence"], confidence)}
-        result = replace(outcome.result, objects=objects, diameter=20.0)
-        assert replace(outcome, result=result).size_unsure is unsure
-    said = replace(outcome.request, predict=PredictConfig(diameter=20))
-    assert not replace(outcome, result=result, request=said).size_unsure
-    page.controller.accept(outcome.request, result)
+        assert sized.size_unsure(objects) is unsure
+        assert not state.size_unsure(objects)
+    said = replace(state.request, predict=PredictConfig(diameter=20))
+    assert not replace(sized, request=said).size_unsure(objects)
+    page.controller.accept(state.request, replace(result, objects=objects, diameter=20.0))
     assert page.session.found_diameter == 20
     page.open("of another size")
     assert page.session.found_diameter is None
@@ -122,26 +125,26 @@ def test_segment(page):
     assert page.session.sliders == "none"
     seen = []
     page.session.events.progress.connect(seen.append)
-    outcome = page.segment()
+    state, result = page.segment()
     page.session.events.progress.disconnect(seen.append)
-    assert outcome.request.source is source
-    assert outcome.replaces is None
-    assert outcome.labels.shape == IMAGE.shape
-    n = outcome.labels.max()
+    assert state.request.source is source
+    assert state.replaces is None
+    assert result.labels.shape == IMAGE.shape
+    n = result.labels.max()
     assert n > 5
-    assert list(outcome.result.objects["label"]) == list(range(1, n + 1))
+    assert list(result.objects["label"]) == list(range(1, n + 1))
     assert page.session.summary.startswith(f"{n} cells · median ")
     assert "µm²" in page.session.summary
     assert page.session.sliders == "live"
     assert not page.session.running
     assert page.session.progress is None
     last = [one for one in seen if one is not None and one.what == "segmenting"][-1]
-    assert last.done == last.total == outcome.result.n_tiles
+    assert last.done == last.total == result.n_tiles
 
 
 def test_sliders_act_live_and_the_table_follows(page):
     page.open("sliders")
-    outcome = page.segment()
+    state, _ = page.segment()
     page.heard.clear()
     values = np.linspace(0.35, 0.6, 40)
     for value in values:
@@ -152,7 +155,7 @@ def test_sliders_act_live_and_the_table_follows(page):
     updates, tables = page.of("labels_updated"), page.of("table_ready")
     # Those between were skipped; the last one was not.
     assert 1 <= len(updates) < 40
-    assert all(update.key == outcome.key for update in updates)
+    assert all(update.key == state.key for update in updates)
     assert len(tables) == 1
     areas = np.bincount(updates[-1].labels.ravel())[1:]
     np.testing.assert_array_equal(tables[0].objects["area_px"], areas)
@@ -180,8 +183,8 @@ def test_a_slider_that_moves_during_the_run_counts(page):
 
 def test_a_run_replaces_what_no_one_has_edited(page):
     page.open("rerun")
-    first = page.segment()
-    second = page.segment()
+    first, _ = page.segment()
+    second, result = page.segment()
     assert second.replaces == first.key
     assert page.session.result_key == second.key
     # After an edit sliders let go, and the next run makes a layer of its own.
@@ -193,12 +196,12 @@ def test_a_run_replaces_what_no_one_has_edited(page):
     time.sleep(0.4)
     page.until(page.calls.empty)
     assert not page.of("labels_updated")
-    edited = second.labels.copy()
+    edited = result.labels.copy()
     edited[edited == 2] = 1
     page.controller.measure(second.key, edited)
     page.until(lambda: page.of("table_ready"))
     assert 2 not in page.of("table_ready")[0].objects["label"]
-    third = page.segment()
+    third, _ = page.segment()
     assert third.replaces is None
     assert page.session.sliders == "live"
     page.controller.set_instances(InstanceConfig())
@@ -207,7 +210,7 @@ def test_a_run_replaces_what_no_one_has_edited(page):
 
 def test_an_edit_during_the_run_is_not_overwritten(page):
     page.open("racing")
-    first = page.segment()
+    first, _ = page.segment()
     page.heard.clear()
     page.controller.segment()
     page.controller.mark_edited(first.key)
@@ -230,7 +233,7 @@ def test_a_stale_result_is_dropped(page):
     while not any(arrived):
         call = page.calls.get(timeout=90)
         event = call.__closure__[0].cell_contents if call.__closure__ else None
-        arrived.append(type(event).__name__ == "Done")
+        arrived.append(type(event).__name__ == "Call")
         if arrived[-1]:
             page.controller.image_changed("stale")
         call()
@@ -327,8 +330,8 @@ def test_a_killed_engine_is_reported_and_comes_back(page):
     assert "Segment again" in page.session.sliders_note
     page.controller.set_instances(InstanceConfig(foreground=0.45))
     page.until(lambda: page.session.engine == "ready")
-    outcome = page.segment()
-    assert outcome.request.instances.foreground == 0.45
+    state, _ = page.segment()
+    assert state.request.instances.foreground == 0.45
     assert page.session.sliders == "live"
     assert page.session.error is None
 
@@ -354,7 +357,7 @@ def test_without_dispatch_events_are_handled_at_once(tiny_model):
     controller = SegmentController(EngineLink(session))
     done = threading.Event()
     results = []
-    controller.result_ready.connect(lambda outcome: (results.append(outcome), done.set()))
+    controller.result_ready.connect(lambda _, result: (results.append(result), done.set()))
     controller.start()
     controller.set_image(ImageSource("a", "a", IMAGE))
     controller.segment()

@@ -340,7 +340,7 @@ def test_levels_of_the_foreground_and_the_edge(desks: Any) -> None:
         found = (truth >= threshold).astype(np.int32)
         summary, seams = p.Summary(1, 1.0, 0), ((60,), ())
         result = p.SegmentResult("run 1", found, (0, 0), summary, seams=seams)
-        desk.client.on_event(p.Done(request.job, result))
+        desk.client.on_event(request.done(result))
     assert asked == [0.1, 0.3, 0.5, 0.7, 0.9]
     session = desk.controller.session
     assert session is not None
@@ -389,13 +389,12 @@ def test_box_is_segmented_with_its_settings_and_put_in_place(desks: Any) -> None
     assert request.arguments["instances"] == config
     assert request.arguments["predict"].diameter == 12
     assert desk.link.session.running
-    job = desk.link.jobs.get(request.job)
-    assert job is not None
-    assert isinstance(job.request, BoxRequest)
+    assert desk.link.calls[request.job] is request
+    assert isinstance(request.about, BoxRequest)
     found = np.zeros((37, 76), np.int32)
     found[10:20, 40:60] = 3
     result = p.SegmentResult("", found[None], (2, 14, 20), p.Summary(1, 1.0, 0))
-    desk.client.on_event(p.Done(request.job, result))
+    desk.client.on_event(request.done(result))
     assert not desk.link.session.running
     assert labels3[0, 20, 60] == labels3[0, 15, 50] > 0
     assert labels3[0, 20, 20] == 1  # accepted: it stays

@@ -65,7 +65,7 @@ class HandClient:
         ]
 
     def done(self, request, result):
-        self.on_event(p.Done(request.job, result))
+        self.on_event(request.done(result))
 
 
 def map_of(name, size=(40, 48), channel=None, value=0.5):
@@ -250,7 +250,7 @@ def test_layers_come_go_and_are_put_anew_by_a_second_run(desk):
     slots = [(o.slot, o.content is not None) for o in desk.overlays]
     assert slots == [("aua_8", True), (CHANGE, True), (STAGE, True)]
     assert desk.overlays[0].content is desk.why.maps["aua_8"]
-    result = desk.why.explanation.result
+    result = desk.why.result
     assert desk.overlays[-1].content.values is result.stages[4]
     assert desk.overlays[-1].content.stride == 4
     desk.explain.set_stage(16)
@@ -535,7 +535,7 @@ def test_what_if_of_a_part_that_was_looked_into(desk):
     desk.look()
     desk.explain.set_what_if(OFF)
     question = desk.newest("what_if")
-    assert question.arguments["box"] == desk.why.explanation.result.box == (10, 30, 8, 40)
+    assert question.arguments["box"] == desk.why.result.box == (10, 30, 8, 40)
     desk.client.done(question, tried(question.key, question.arguments["box"]))
     assert desk.why.what_if_part == "in all that was looked into"
 

@@ -169,7 +169,7 @@ def test_from_corrections_to_a_child_while_segmenting_goes_on(desk):
     assert state.curves.parent.n > 0
     # the other engine segments meanwhile
     results = []
-    desk.segment.result_ready.connect(results.append)
+    desk.segment.result_ready.connect(lambda _, result: results.append(result))
     desk.segment.segment()
     desk.until(lambda: results)
     assert state.phase == "learning"

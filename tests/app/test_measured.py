@@ -205,7 +205,7 @@ class Bench:
 
     def answer(self, request: Any, image: Any = None) -> None:
         table = columns(request.arguments["labels"], image)
-        self.client.on_event(p.Done(request.job, table))
+        self.client.on_event(request.done(table))
 
 
 def test_layers_of_any_origin_are_measured(image: np.ndarray) -> None:
@@ -270,7 +270,7 @@ def test_confidence_comes_from_the_network(image: np.ndarray) -> None:
     assert np.isnan(cells.columns["confidence"][0])
     assert (cells.columns["confidence"][1:] == 0.5).all()
     answer = {"label": np.array([1]), "confidence": np.array([0.25])}
-    bench.client.on_event(p.Done(request.job, answer))
+    bench.client.on_event(request.done(answer))
     assert cells.columns["confidence"][0] == 0.25
     # changed again before the answer came: it is of another cell
     labels[9, 9] = 0
@@ -278,5 +278,5 @@ def test_confidence_comes_from_the_network(image: np.ndarray) -> None:
     late = bench.client.requests[-1]
     labels[10, 9] = 0
     bench.measurements.follow("cells", labels, place)
-    bench.client.on_event(p.Done(late.job, answer))
+    bench.client.on_event(late.done(answer))
     assert np.isnan(cells.columns["confidence"][0])

@@ -94,9 +94,8 @@ def test_a_request_is_what_the_session_was():
     request = segment_request(session, 4, "k")
     assert request.window == Window((3,), (1, 20, 2, 30))
     assert request.generation == 4
-    engine = request.to_engine(7)
-    assert (engine.job, engine.name, engine.key) == (7, "segment", "k")
-    assert engine.arguments["image"] is data
+    assert (request.function, request.key) == ("segment", "k")
+    assert request.arguments()["image"] is data
     session.image = ImageSource("a", "a", data, view=(5, 5, 0, 9))
     with pytest.raises(ImageError, match="view"):
         segment_request(session, 4, "k")
@@ -216,5 +215,5 @@ def test_nothing_to_see_changes_nothing():
 def test_levels_as_displayed_go_to_the_engine(normalize):
     source = ImageSource("a", "a", np.zeros((8, 9)), "YX", contrast=(3, 9))
     settings = PredictConfig(), InstanceConfig(), normalize, Window()
-    sent = SegmentRequest(source, 0, "k", "m", *settings).to_engine(1)
-    assert sent.arguments["predict"].contrast == ((3, 9) if normalize else None)
+    sent = SegmentRequest(source, 0, "k", "m", *settings).arguments()
+    assert sent["predict"].contrast == ((3, 9) if normalize else None)

@@ -62,13 +62,13 @@ class Engine:
 
     def answer(self, job: int) -> Any:
         """The job's last event."""
-        last = (p.Done, p.Failed, p.WasCancelled)
+        last = (p.Call, p.Failed, p.WasCancelled)
         return self.wait(lambda event: isinstance(event, last) and event.job == job)
 
     def result(self, make: Callable[[int], p.Call]) -> Any:
         """Submit and wait for success."""
         event = self.answer(self.submit(make))
-        assert isinstance(event, p.Done), event
+        assert isinstance(event, p.Call), event
         return event.result
 
 

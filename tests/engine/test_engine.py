@@ -94,8 +94,8 @@ def test_only_the_newest_derivation_runs(engine, image, tiny_model):
         for f in np.linspace(0.3, 0.7, 12)
     ]
     answers = [engine.answer(job) for job in jobs]
-    assert isinstance(answers[-1], p.Done)
-    assert {type(a) for a in answers} <= {p.Done, p.WasCancelled}
+    assert isinstance(answers[-1], p.Call)
+    assert {type(a) for a in answers} <= {p.Call, p.WasCancelled}
     assert sum(isinstance(a, p.WasCancelled) for a in answers) >= 6
     engine.client.cancel(busy)
     engine.answer(busy)
@@ -107,7 +107,7 @@ def test_derivations_are_answered_between_tiles(engine, image, tiny_model):
         lambda e: isinstance(e, p.Progress) and e.job == busy and e.what == "segmenting"
     )
     engine.result(call("derive", "sliders", instances=InstanceConfig(foreground=0.31)))
-    assert not any(isinstance(e, p.Done) and e.job == busy for e in engine.events)
+    assert not any(isinstance(e, p.Call) and e.job == busy for e in engine.events)
     engine.client.cancel(busy)
     assert isinstance(engine.answer(busy), p.WasCancelled)
 
@@ -264,7 +264,7 @@ def test_cancelled_between_tiles_the_engine_lives_on(engine, image, tiny_model, 
 
 
 def test_each_job_was_answered_once(engine):
-    last = (p.Done, p.Failed, p.WasCancelled)
+    last = (p.Call, p.Failed, p.WasCancelled)
     jobs = [e.job for e in engine.events if isinstance(e, last)]
     assert len(jobs) == len(set(jobs))
 
@@ -273,7 +273,7 @@ def test_closing_leaves_nothing(new_engine, image, tiny_model, alive):
     new_engine.client.start()
     # Asked before it is there: kept until it is.
     job = new_engine.submit(request(image, tiny_model, key="kept"))
-    assert isinstance(new_engine.answer(job), p.Done)
+    assert isinstance(new_engine.answer(job), p.Call)
     pid = new_engine.client.pid
     folders = [Path(folder) for folder in new_engine.client._link.folders]
     assert all(folder.is_dir() for folder in folders)

@@ -260,11 +260,11 @@ def test_only_the_newest_of_a_kind_runs(engine, image, request_of, explained):
     channel = engine.submit(call("map_channel", "image", name="local_gate_1", channel=1))
     # Inspecting does not wait for the network.
     engine.result(call("inspect", "image", label=2))
-    assert not any(isinstance(e, p.Done) and e.job == busy for e in engine.events)
+    assert not any(isinstance(e, p.Call) and e.job == busy for e in engine.events)
     engine.client.cancel(busy)
     answers = [engine.answer(job) for job in jobs]
-    assert [type(a) for a in answers] == [p.WasCancelled] * 5 + [p.Done]
-    assert isinstance(engine.answer(channel), p.Done)
+    assert [type(a) for a in answers] == [p.WasCancelled] * 5 + [p.Call]
+    assert isinstance(engine.answer(channel), p.Call)
 
 
 def test_cancelling_an_explanation(engine, image, request_of):

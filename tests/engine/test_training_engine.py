@@ -63,7 +63,7 @@ def test_learn_pause_go_on_and_stop(home, corrections, engine, tiny_model):
     assert plans[0].steps == 1000
     engine.client.submit(p.Pause(job))
     paused = engine.answer(job)
-    assert isinstance(paused, p.Done), paused
+    assert isinstance(paused, p.Call), paused
     assert paused.result.paused
     assert paused.result.run == first.run
     points = [point for e in news_of(engine, job) for point in e.losses]
@@ -84,7 +84,7 @@ def test_learn_pause_go_on_and_stop(home, corrections, engine, tiny_model):
     assert old.losses == tuple(points)
     engine.client.submit(p.StopAndKeep(again))
     done = engine.answer(again)
-    assert isinstance(done, p.Done), done
+    assert isinstance(done, p.Call), done
     result = done.result
     assert result.model == "child"
     assert result.verdict.text

@@ -10,7 +10,8 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
-from napari_sa2net.app.session import ImageSource, SegmentOutcome, SegmentRequest
+from napari_sa2net.app.segment import ResultState
+from napari_sa2net.app.session import ImageSource, SegmentRequest
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.engine.messages import SegmentResult, Summary, Window
 from napari_sa2net.widgets.napari_port import METADATA_KEY, NapariPort
@@ -36,7 +37,7 @@ def outcome(
     offset: tuple[int, ...],
     key: str = "a",
     replaces: str | None = None,
-) -> SegmentOutcome:
+) -> tuple[ResultState, SegmentResult]:
     request = SegmentRequest(
         source, 0, key, "tiny", PredictConfig(), InstanceConfig(), True, Window()
     )
@@ -46,7 +47,8 @@ def outcome(
     result = SegmentResult(
         key, labels, offset, Summary(n, area, 0), table, provenance={"model": "tiny"}
     )
-    return SegmentOutcome(key, replaces, request, result)
+    made_with = (request.instances,) * 3
+    return ResultState(key, request, result.summary, *made_with, replaces=replaces), result
 
 
 def some_labels(shape: tuple[int, ...]) -> np.ndarray:
@@ -285,7 +287,7 @@ def test_close_leaves_no_callback(viewer: ViewerModel) -> None:
     ]
     before = [len(emitter.callbacks) for emitter in emitters]
     port = NapariPort(viewer)
-    port.show(outcome(source_of(port), some_labels((10, 10)), (0, 0)))
+    port.show(*outcome(source_of(port), some_labels((10, 10)), (0, 0)))
     viewer.layers.remove(viewer.layers[-1])
     assert [len(emitter.callbacks) for emitter in emitters] != before
     port.close()
@@ -356,7 +358,7 @@ def test_results_lie_over_their_image(
     viewer.add_layer(image)
     if axes:
         port.set_axes(axes)
-    port.show(outcome(source_of(port), some_labels(shape), offset))
+    port.show(*outcome(source_of(port), some_labels(shape), offset))
     layer = viewer.layers[-1]
     assert isinstance(layer, Labels)
     assert layer.data.dtype == np.int32
@@ -375,7 +377,7 @@ def test_channels_between_stack_and_plane(viewer: ViewerModel, port: NapariPort)
     image = viewer.add_image(np.zeros((4, 3, 20, 30)), scale=(5, 1, 1, 1))
     port.set_axes("TCYX")
     port.set_channels((2,))
-    port.show(outcome(source_of(port), some_labels((4, 20, 30)), (0, 0, 0)))
+    port.show(*outcome(source_of(port), some_labels((4, 20, 30)), (0, 0, 0)))
     layer = viewer.layers[-1]
     assert layer.data.shape == (4, 1, 20, 30)
     # seen with every channel, at its own time point only
@@ -396,7 +398,7 @@ def test_new_layer_keeps_selection_and_camera(viewer: ViewerModel, port: NapariP
     before = (viewer.scene.camera.zoom, viewer.scene.camera.center)
     selected = set(viewer.layers.selection)
     port.choose(str(a.unique_id))
-    port.show(outcome(source_of(port), some_labels((30, 30)), (0, 0)))
+    port.show(*outcome(source_of(port), some_labels((30, 30)), (0, 0)))
     layer = viewer.layers[-1]
     assert layer.name == "cells of mine cells"
     assert set(viewer.layers.selection) == selected
@@ -410,13 +412,13 @@ def test_cells_are_outlined(viewer: ViewerModel, port: NapariPort) -> None:
     viewer.add_image(np.zeros((3, 60, 60)))
     labels = np.zeros((3, 60, 60), np.int32)
     labels[:, 10:40, 10:40] = 1
-    port.show(outcome(source_of(port), labels, (0, 0, 0)))
+    port.show(*outcome(source_of(port), labels, (0, 0, 0)))
     layer = viewer.layers[-1]
     assert isinstance(layer, Labels)
     assert layer.contour > 0
     # what a person has chosen stays in the next run
     layer.contour = 0
-    port.show(outcome(source_of(port), labels, (0, 0, 0), "b", "a"))
+    port.show(*outcome(source_of(port), labels, (0, 0, 0), "b", "a"))
     assert viewer.layers[-1] is layer
     assert layer.contour == 0
 
@@ -428,7 +430,7 @@ def test_small_cells_are_not_all_outline_and_large_planes_are_filled(
     labels = np.zeros((max(60, side), max(60, side)), np.int32)
     labels[5 : side - 2, 5 : side - 2] = 1
     viewer.add_image(np.zeros(labels.shape))
-    port.show(outcome(source_of(port), labels, (0, 0)))
+    port.show(*outcome(source_of(port), labels, (0, 0)))
     layer = viewer.layers[-1]
     assert isinstance(layer, Labels)
     assert layer.contour == (0 if not outlined else 1 if side < 20 else 2)
@@ -436,10 +438,10 @@ def test_small_cells_are_not_all_outline_and_large_planes_are_filled(
 
 def test_rerun_replaces_in_place(viewer: ViewerModel, port: NapariPort) -> None:
     viewer.add_image(np.zeros((30, 30)), translate=(5, 5))
-    port.show(outcome(source_of(port), some_labels((30, 30)), (0, 0)))
+    port.show(*outcome(source_of(port), some_labels((30, 30)), (0, 0)))
     layer = viewer.layers[-1]
     layer.opacity = 0.3
-    port.show(outcome(source_of(port), some_labels((10, 12)) * 2, (4, 6), "b", "a"))
+    port.show(*outcome(source_of(port), some_labels((10, 12)) * 2, (4, 6), "b", "a"))
     assert len(viewer.layers) == 2
     assert viewer.layers[-1] is layer
     assert layer.opacity == 0.3
@@ -455,7 +457,7 @@ def test_rerun_replaces_in_place(viewer: ViewerModel, port: NapariPort) -> None:
 @pytest.mark.parametrize("how", ["paint", "data_setitem", "assign"])
 def test_an_edited_result_is_the_users(viewer: ViewerModel, port: NapariPort, how: str) -> None:
     viewer.add_image(np.zeros((30, 30)))
-    port.show(outcome(source_of(port), some_labels((30, 30)), (0, 0)))
+    port.show(*outcome(source_of(port), some_labels((30, 30)), (0, 0)))
     layer = viewer.layers[-1]
     edited: list[str] = []
     port.result_edited.connect(edited.append)
@@ -468,7 +470,7 @@ def test_an_edited_result_is_the_users(viewer: ViewerModel, port: NapariPort, ho
     assert edited == ["a"]
     now = layer.data.copy()
     port.update_labels("a", some_labels((30, 30)))
-    port.show(outcome(source_of(port), some_labels((30, 30)), (0, 0), "b", None))
+    port.show(*outcome(source_of(port), some_labels((30, 30)), (0, 0), "b", None))
     np.testing.assert_array_equal(layer.data, now)
     assert len(viewer.layers) == 3
 
@@ -477,7 +479,7 @@ def test_our_own_updates_are_no_edits(viewer: ViewerModel, port: NapariPort) -> 
     viewer.add_image(np.zeros((30, 30)))
     edited: list[str] = []
     port.result_edited.connect(edited.append)
-    port.show(outcome(source_of(port), some_labels((30, 30)), (0, 0)))
+    port.show(*outcome(source_of(port), some_labels((30, 30)), (0, 0)))
     port.update_labels("a", some_labels((30, 30)))
     port.update_table("a", {"label": np.array([1])})
     assert edited == []
@@ -488,7 +490,7 @@ def test_result_of_a_deleted_image_is_not_shown(viewer: ViewerModel, port: Napar
     late = outcome(source_of(port), some_labels((30, 30)), (0, 0))
     other = viewer.add_image(np.zeros((30, 30)))
     viewer.layers.remove(image)
-    port.show(late)
+    port.show(*late)
     assert list(viewer.layers) == [other]
 
 
@@ -496,12 +498,12 @@ def test_deleted_result_is_told_and_comes_anew(viewer: ViewerModel, port: Napari
     viewer.add_image(np.zeros((30, 30)))
     gone: list[str] = []
     port.result_gone.connect(gone.append)
-    port.show(outcome(source_of(port), some_labels((30, 30)), (0, 0)))
+    port.show(*outcome(source_of(port), some_labels((30, 30)), (0, 0)))
     viewer.layers.remove(viewer.layers[-1])
     assert gone == ["a"]
     port.update_labels("a", some_labels((30, 30)))
     assert len(viewer.layers) == 1
-    port.show(outcome(source_of(port), some_labels((30, 30)), (0, 0), "b", "a"))
+    port.show(*outcome(source_of(port), some_labels((30, 30)), (0, 0), "b", "a"))
     assert len(viewer.layers) == 2
 
 

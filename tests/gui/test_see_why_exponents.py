@@ -68,7 +68,7 @@ def test_sliders_show_what_is_at_work(
     qtbot.waitUntil(lambda: not page.session.running, timeout=WAIT_MS)
     assert page.session.error is None
     section = page.what_if
-    assert page.session.why.explanation.result.network == CONFIG.model_copy(
+    assert page.session.why.result.network == CONFIG.model_copy(
         update={"gamma": tuple(float(np.float32(g)) for g in CONFIG.gamma)}
     )
     own = [0.0, 0.67, 3.64, 1.0], [1.0, 0.25, 0.0, 2.0]

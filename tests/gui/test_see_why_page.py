@@ -152,12 +152,12 @@ def test_look_try_inspect_close(open_dock: OpenDock, qtbot: QtBot) -> None:
     # the boundary, stage by stage
     page.stages.slider.setValue(0)
     outlines = page.port.maps.layer(why.image_key, STAGE)
-    np.testing.assert_array_equal(outlines.data, why.explanation.result.stages[8])
+    np.testing.assert_array_equal(outlines.data, why.result.stages[8])
     page.stages.slider.setValue(3)
     np.testing.assert_array_equal(outlines.data, cells.data)
     page.stages.change.click()
     change = page.port.maps.layer(why.image_key, CHANGE).data
-    stages = why.explanation.result.stages
+    stages = why.result.stages
     np.testing.assert_array_equal(change, (stages[1] > 0).astype(int) - (stages[2] > 0))
 
     # a cell by a click, by the key, by jumping
@@ -241,7 +241,7 @@ def test_view_of_a_stack_in_colour(open_dock: OpenDock, qtbot: QtBot) -> None:
     viewer.scene.camera.center = (0, 64, 90)
     assert page.plane.text() == "plane 3 of 3"
     look(qtbot, page)
-    result = session.why.explanation.result
+    result = session.why.result
     assert result.index == (2,)
     y0, y1, x0, x1 = result.box
     assert (y1 - y0, x1 - x0) < (128, 160)

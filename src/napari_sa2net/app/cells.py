@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_sa2net import edits
-from napari_sa2net.app.link import EngineLink, Job
+from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.session import ErrorInfo, SegmentRequest, as_seen
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.data.axes import axis_noun
@@ -401,50 +401,48 @@ class CorrectEngine:
             box,
         )
         self._link.cancel_runs()
-        job = self._link.jobs.open("box", request.key, request)
-        self._link.run(job, replace(request.to_engine(job.number), key=""))
+        self._link.run(request.function, request.arguments(), kind="box", about=request)
 
     # --- what the engine says ----------------------------------------------------------
 
-    def job_done(self, job: Job, result: Any) -> None:
-        """A job of ours is done; the link calls this."""
-        if job.kind == "box":
-            y0, y1, x0, x1 = job.request.box
+    def job_done(self, call: p.Call, result: Any) -> None:
+        """A call of ours is done; the link says so."""
+        if call.kind == "box":
+            y0, y1, x0, x1 = call.about.box
             self._link.session.error = None
-            self._box_ready(job.request, np.asarray(result.labels).reshape(y1 - y0, x1 - x0))
+            self._box_ready(call.about, np.asarray(result.labels).reshape(y1 - y0, x1 - x0))
             return
-        asked = self._asked.get(job.key)
+        asked = self._asked.get(call.key)
         if asked is None or result.labels.size != asked.reached.size:
-            self._asked.pop(job.key, None)
+            self._asked.pop(call.key, None)
             return
         asked.reached += np.asarray(result.labels).reshape(asked.reached.shape) > 0
         asked.done += 1
         if asked.done < len(asked.thresholds):
-            self._ask_level(job.key)
+            self._ask_level(call.key)
             return
-        del self._asked[job.key]
+        del self._asked[call.key]
         known = Foreground(asked.thresholds, asked.reached, asked.edge, result.seams)
         self._foreground_ready(asked.cells, known)
 
-    def job_failed(self, job: Job, error: ErrorInfo) -> None:
-        """A job of ours failed; without levels there are other reasons for doubt."""
-        if job.kind == "box":
+    def job_failed(self, call: p.Call, error: ErrorInfo) -> None:
+        """A call of ours failed; without levels there are other reasons for doubt."""
+        if call.kind == "box":
             self._link.fail(error)
         else:
-            self._asked.pop(job.key, None)
+            self._asked.pop(call.key, None)
 
-    def job_cancelled(self, job: Job) -> None:
+    def job_cancelled(self, call: p.Call) -> None:
         """A slider's question took the place of ours: ask again."""
-        if job.kind == "level" and job.key in self._asked:
-            self._ask_level(job.key)
+        if call.kind == "level" and call.key in self._asked:
+            self._ask_level(call.key)
 
     def _ask_level(self, key: str) -> None:
         asked = self._asked[key]
         config = InstanceConfig(
             foreground=asked.thresholds[asked.done], split=0, min_size=0, fill_holes=False
         )
-        job = self._link.jobs.open("level", key)
-        self._link.submit(p.Call(job.number, "derive", {"instances": config}, key))
+        self._link.ask("derive", {"instances": config}, key, "level")
 
 
 def _box_of(outline: Any, shape: tuple[int, int]) -> Box:

@@ -21,8 +21,6 @@ from napari_sa2net.app.link import (
     JOB,
     Background,
     EngineLink,
-    Job,
-    JobKind,
     MakeClient,
     TimeLeft,
     Trainer,
@@ -270,10 +268,10 @@ class LearnLayers:
 
     def preview(self, model: str, number: int) -> None:
         """Show the view as a model file sees it; passed over while another is on the way."""
-        if self._link.jobs.find("learn_preview") is None:
+        if not self._link.asked("learn_preview"):
             request = self._request(model)
             if request is not None:
-                self._ask("learn_preview", str(number), request, request)
+                self._ask("learn_preview", request, (request, number))
 
     def compare(self, parent: str, child: str) -> None:
         """Show what the child gains and loses in the view.
@@ -292,7 +290,7 @@ class LearnLayers:
         self._pair = _Pair(requests[1], {})
         for which, request in zip(("parent", "child"), requests, strict=True):
             assert request is not None
-            self._ask("learn_compare", which, request, self._pair)
+            self._ask("learn_compare", request, (self._pair, which))
 
     def hide(self, slot: str) -> None:
         """Take a layer away."""
@@ -308,45 +306,49 @@ class LearnLayers:
 
     # --- what the engine says ----------------------------------------------------------
 
-    def job_done(self, job: Job, result: p.SegmentResult) -> None:
-        """A job of ours is done; the link calls this."""
-        if job.kind == "learn_preview":
+    def job_done(self, call: p.Call, result: p.SegmentResult) -> None:
+        """A call of ours is done; the link says so."""
+        if call.kind == "learn_preview":
+            request, number = call.about
             self._background.run(
                 partial(outlines, _plane(result.labels)),
-                partial(self._show_lines, job, result),
+                partial(self._show_lines, request, number, result),
                 lambda error: self._failed(error_info(error)),
             )
             return
-        pair: _Pair = job.request
-        if self._pair is None or job.request is not self._pair:
+        pair: _Pair
+        pair, which = call.about
+        if pair is not self._pair:
             return
-        pair.found[job.key] = _plane(result.labels)
+        pair.found[which] = _plane(result.labels)
         if len(pair.found) == 2:
             self._background.run(
                 partial(compare_objects, pair.found["parent"], pair.found["child"]),
                 partial(self._show_pair, pair, result),
-                lambda error: self.job_failed(job, error_info(error)),
+                lambda error: self.job_failed(call, error_info(error)),
             )
 
-    def job_failed(self, job: Job, error: ErrorInfo) -> None:
-        """A job of ours failed; a preview whose file is gone already is no loss."""
-        if job.kind == "learn_compare" and job.request is self._pair:
+    def job_failed(self, call: p.Call, error: ErrorInfo) -> None:
+        """A call of ours failed; a preview whose file is gone already is no loss."""
+        if call.kind == "learn_compare" and call.about[0] is self._pair:
             self._pair = None
             self._compared(None)
             self._failed(error)
 
-    def job_cancelled(self, job: Job) -> None:
-        """A job of ours was cancelled."""
-        if job.kind == "learn_compare" and job.request is self._pair:
+    def job_cancelled(self, call: p.Call) -> None:
+        """A call of ours was cancelled."""
+        if call.kind == "learn_compare" and call.about[0] is self._pair:
             self._pair = None
             self._compared(None)
 
     # --- inside ------------------------------------------------------------------------
 
-    def _show_lines(self, job: Job, result: p.SegmentResult, lines: Any) -> None:
-        if self._fresh(job.request):
-            self._put(PREVIEW, job.request, lines, _box(result))
-            self._previewed(int(job.key))
+    def _show_lines(
+        self, request: SegmentRequest, number: int, result: p.SegmentResult, lines: Any
+    ) -> None:
+        if self._fresh(request):
+            self._put(PREVIEW, request, lines, _box(result))
+            self._previewed(number)
 
     def _show_pair(self, pair: _Pair, result: p.SegmentResult, changes: Changes) -> None:
         if pair is not self._pair:
@@ -403,9 +405,8 @@ class LearnLayers:
                 return replace(source, channels=channels)
         return source
 
-    def _ask(self, kind: JobKind, key: str, request: SegmentRequest, about: Any) -> None:
-        job = self._link.jobs.open(kind, key, about)
-        self._link.submit(replace(request.to_engine(job.number), key=""))
+    def _ask(self, kind: str, request: SegmentRequest, about: Any) -> None:
+        self._link.ask(request.function, request.arguments(), kind=kind, about=about)
 
 
 def outlines(labels: NDArray[np.int32]) -> NDArray[np.uint8]:
@@ -671,7 +672,7 @@ class LearnRun(LearnOutcome):
                         self.state.progress = self._left.of(JobProgress(done, total, what))
                 case p.TrainProgress():
                     self._news(event)
-                case p.Done(_, result):
+                case p.Call(result=result):
                     self._done(result)
                 case p.Failed(_, kind, message, details):
                     self._end_run()

@@ -8,8 +8,8 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from dataclasses import replace
+from typing import Any, Protocol
 
 from psygnal import Signal
 
@@ -17,85 +17,6 @@ from napari_sa2net.app.session import ErrorInfo, JobProgress, RunTime, Session, 
 from napari_sa2net.engine import messages as p
 from napari_sa2net.engine.client import EngineClient
 from napari_sa2net.errors import SettingsError
-
-# --------------------------------------------------------------------------------------------
-# Jobs in flight: numbers, and what each one is for.
-
-JobKind = Literal[
-    "warm_up",
-    "segment",
-    "derive",
-    "measure",
-    "measure_image",
-    "confidence",
-    "explain",
-    "map_channel",
-    "inspect",
-    "what_if",
-    "box",
-    "level",
-    "learn_preview",
-    "learn_compare",
-    "import",
-    "compare",
-]
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """A job that was submitted.
-
-    Attributes
-    ----------
-    key
-        Of the result that it belongs to.
-    request
-        What was asked for, as the controller wants it back: of a run a `SegmentRequest`.
-    """
-
-    number: int
-    kind: JobKind
-    key: str = ""
-    request: Any = None
-
-
-class JobBook:
-    """Numbers jobs and finds them again; a job that is not in it is stale."""
-
-    def __init__(self) -> None:
-        self._numbers = itertools.count(1)
-        self._jobs: dict[int, Job] = {}
-
-    def open(
-        self,
-        kind: JobKind,
-        key: str = "",
-        request: Any = None,
-    ) -> Job:
-        """Enter a job and give it a number."""
-        job = Job(next(self._numbers), kind, key, request)
-        self._jobs[job.number] = job
-        return job
-
-    def get(self, number: int) -> Job | None:
-        """The job of a number; None when it was closed or dropped."""
-        return self._jobs.get(number)
-
-    def close(self, number: int) -> Job | None:
-        """Remove and return the job; None when it was dropped before."""
-        return self._jobs.pop(number, None)
-
-    def find(self, kind: JobKind, key: str | None = None) -> Job | None:
-        """The newest open job of a kind (and of a key)."""
-        for job in reversed(self._jobs.values()):
-            if job.kind == kind and (key is None or job.key == key):
-                return job
-        return None
-
-    def all(self, kind: JobKind | None = None) -> list[Job]:
-        """Open jobs (of a kind)."""
-        return [j for j in self._jobs.values() if kind is None or j.kind == kind]
-
 
 # --------------------------------------------------------------------------------------------
 # When what goes on will be over, by how long its parts have taken so far.
@@ -131,9 +52,7 @@ class TimeLeft:
         return replace(progress, ends=now + per_part * (progress.total - progress.done))
 
 
-Call = Callable[[], None]
-
-RUNS: tuple[JobKind, ...] = ("segment", "explain", "box", "compare")
+RUNS = ("segment", "explain", "box", "compare_models")
 """Kinds that the one progress line tells of, and that Cancel stops; one at a time."""
 
 
@@ -157,21 +76,21 @@ class Client(Protocol):
 
 
 class Answers(Protocol):
-    """What a controller does when a job of its own ends."""
+    """What a controller does when a call of its own ends."""
 
-    def job_done(self, job: Job, result: Any) -> None:
-        """A job is done."""
+    def job_done(self, call: p.Call, result: Any) -> None:
+        """It is done."""
 
-    def job_failed(self, job: Job, error: ErrorInfo) -> None:
-        """A job failed."""
+    def job_failed(self, call: p.Call, error: ErrorInfo) -> None:
+        """It failed."""
 
-    def job_cancelled(self, job: Job) -> None:
-        """A job was cancelled."""
+    def job_cancelled(self, call: p.Call) -> None:
+        """It was cancelled."""
 
 
-def direct(call: Call) -> None:
+def direct(act: Callable[[], None]) -> None:
     """Handle an event on the thread that brings it."""
-    call()
+    act()
 
 
 class EngineLink:
@@ -190,8 +109,8 @@ class EngineLink:
     ----------
     lock
         Held while an event is handled; controllers hold it in their methods.
-    jobs
-        Jobs in flight, of all controllers.
+    calls
+        Those in flight, of all controllers, by number; one that is not there is stale.
     ready
         The engine runs and keeps nothing from before.
     died
@@ -207,13 +126,14 @@ class EngineLink:
     def __init__(
         self,
         session: Session,
-        dispatch: Callable[[Call], None] = direct,
+        dispatch: Callable[[Callable[[], None]], None] = direct,
         make_client: Callable[[Callable[[p.Event], None]], Client] = EngineClient,
     ) -> None:
         self.session = session
         self.dispatch = dispatch
         self.lock = threading.RLock()
-        self.jobs = JobBook()
+        self.calls: dict[int, p.Call] = {}
+        self._numbers = itertools.count(1)
         self.closed = False
         self._answers: dict[str, Answers] = {}
         self._generations: dict[str, int] = {}
@@ -222,13 +142,43 @@ class EngineLink:
 
     # --- for the controllers ---------------------------------------------------------
 
-    def answer(self, kinds: tuple[JobKind, ...], answers: Answers) -> None:
-        """Hand the ends of jobs of these kinds to ``answers``."""
+    def answer(self, kinds: tuple[str, ...], answers: Answers) -> None:
+        """Hand the ends of calls of these kinds to ``answers``."""
         self._answers.update(dict.fromkeys(kinds, answers))
 
     def submit(self, request: p.Request) -> None:
         """Queue a request; returns at once."""
         self.client.submit(request)
+
+    def ask(
+        self,
+        name: str,
+        arguments: dict[str, Any],
+        key: str = "",
+        kind: str = "",
+        about: Any = None,
+    ) -> int:
+        """Call one of the engine's functions; the number of the call.
+
+        Parameters
+        ----------
+        name, arguments, key
+            As of `messages.Call`.
+        kind
+            Whose call it is, see `answer`; unsaid, the function's name.
+        about
+            What comes back with it: of a run a `SegmentRequest`.
+        """
+        number = next(self._numbers)
+        call = p.Call(number, name, arguments, key, kind=kind or name, about=about)
+        self.calls[number] = call
+        self.client.submit(call)
+        return number
+
+    def asked(self, kind: str, key: str | None = None) -> list[p.Call]:
+        """Calls in flight of a kind (and of a key)."""
+        calls = self.calls.values()
+        return [c for c in calls if c.kind == kind and key in (None, c.key)]
 
     def restart(self) -> None:
         """Start the engine again after it stayed down."""
@@ -236,23 +186,30 @@ class EngineLink:
             self.session.error = None
             self.client.restart()
 
-    def run(self, job: Job, request: p.Request, expected: RunTime | None = None) -> None:
-        """Submit a job that the progress line tells of; ``expected``: how long it takes."""
+    def run(
+        self,
+        name: str,
+        arguments: dict[str, Any],
+        key: str = "",
+        expected: RunTime | None = None,
+        **what: Any,
+    ) -> int:
+        """As `ask`, and the progress line tells of it; ``expected``: how long it takes."""
         waiting = self.session.engine in ("stopped", "starting")
-        what = "getting ready" if waiting else "starting"
+        words = "getting ready" if waiting else "starting"
         self._left = TimeLeft(None if waiting else expected)
         self.session.error = None
         self.session.running = True
-        self.session.progress = JobProgress(0, 0, what)
+        self.session.progress = JobProgress(0, 0, words)
         self._engine_state()
-        self.submit(request)
+        return self.ask(name, arguments, key, **what)
 
     def cancel_runs(self) -> None:
         """Cancel what the progress line tells of; politely, by force after a second."""
         with self.lock:
-            for job in self._runs():
+            for call in self._runs():
                 self.session.progress = JobProgress(0, 0, "cancelling")
-                self.client.cancel(job.number)
+                self.client.cancel(call.job)
 
     def generation(self, image_key: str) -> int:
         """Number of an image's content; a result of an older one is stale."""
@@ -261,10 +218,10 @@ class EngineLink:
     def outdate(self, image_key: str) -> None:
         """The image has other pixels, or is gone: what is still to come of it is stale."""
         self._generations[image_key] = self.generation(image_key) + 1
-        for job in self._runs():
-            if job.request is not None and job.request.source.key == image_key:
+        for call in self._runs():
+            if call.about is not None and call.about.source.key == image_key:
                 # not by force, which would cost what the engine keeps of other images
-                self.client.cancel(job.number, force=False)
+                self.client.cancel(call.job, force=False)
 
     def fail(self, error: ErrorInfo) -> None:
         """Show an error on every page."""
@@ -296,30 +253,30 @@ class EngineLink:
                     self.session.device_line = device_line(info)
                     self.ready.emit()
                 case p.Progress(number, done, total, what):
-                    job = self.jobs.get(number)
-                    if job is not None and job.kind in RUNS:
+                    call = self.calls.get(number)
+                    if call is not None and call.kind in RUNS:
                         self.session.progress = self._left.of(JobProgress(done, total, what))
-                case p.Done(number, result):
-                    self._end(number, lambda to, job: to.job_done(job, result))
+                case p.Call(number, result=result):
+                    self._end(number, lambda to, call: to.job_done(call, result))
                 case p.Failed(number, kind, message, details):
                     error = ErrorInfo(kind, message, details)
-                    self._end(number, lambda to, job: to.job_failed(job, error))
+                    self._end(number, lambda to, call: to.job_failed(call, error))
                 case p.WasCancelled(number):
-                    self._end(number, lambda to, job: to.job_cancelled(job))
+                    self._end(number, lambda to, call: to.job_cancelled(call))
                 case p.Died(message, details, restarting):
                     self._died(ErrorInfo("EngineError", message, details), restarting)
                 case _:
                     raise SettingsError(f"unknown event {event!r}")
             self._engine_state()
 
-    def _end(self, number: int, tell: Callable[[Answers, Job], None]) -> None:
-        job = self.jobs.close(number)
-        if job is None:
+    def _end(self, number: int, tell: Callable[[Answers, p.Call], None]) -> None:
+        call = self.calls.pop(number, None)
+        if call is None:
             return
-        if job.kind in RUNS and not self._runs():
+        if call.kind in RUNS and not self._runs():
             self.session.running = False
             self.session.progress = None
-        tell(self._answers[job.kind], job)
+        tell(self._answers[call.kind], call)
 
     def _died(self, error: ErrorInfo, restarting: bool) -> None:
         self.session.info = None
@@ -329,8 +286,8 @@ class EngineLink:
         if error.message and not (restarting and self.session.error is not None):
             self.fail(error)
 
-    def _runs(self) -> list[Job]:
-        return [job for job in self.jobs.all() if job.kind in RUNS]
+    def _runs(self) -> list[p.Call]:
+        return [call for call in self.calls.values() if call.kind in RUNS]
 
     def _engine_state(self) -> None:
         if self.session.engine in ("ready", "busy"):
@@ -403,27 +360,23 @@ class Newest:
 
     def __init__(self, link: EngineLink) -> None:
         self._link = link
-        self._waiting: dict[tuple[JobKind, str], dict[Any, dict[str, Any]]] = {}
+        self._waiting: dict[tuple[str, str], dict[Any, dict[str, Any]]] = {}
 
-    def ask(self, kind: JobKind, key: str, about: Any, arguments: dict[str, Any]) -> None:
-        """Call the engine's function ``kind`` now or when the one in flight has ended.
+    def ask(self, name: str, key: str, about: Any, arguments: dict[str, Any]) -> None:
+        """Call the engine's function now or when the call in flight has ended."""
+        if self._link.asked(name, key):
+            self._waiting.setdefault((name, key), {})[about] = arguments
+        else:
+            self._link.ask(name, arguments, key, about=about)
 
-        ``about`` comes back as ``job.request``.
-        """
-        if self._link.jobs.find(kind, key) is not None:
-            self._waiting.setdefault((kind, key), {})[about] = arguments
-            return
-        job = self._link.jobs.open(kind, key, about)
-        self._link.submit(p.Call(job.number, kind, arguments, key))
-
-    def ended(self, job: Job) -> None:
-        """A job has ended: ask what waits for it."""
-        waiting = self._waiting.get((job.kind, job.key))
+    def ended(self, call: p.Call) -> None:
+        """A call has ended: ask what waits for it."""
+        waiting = self._waiting.get((call.name, call.key))
         if waiting:
             about = next(iter(waiting))
-            self.ask(job.kind, job.key, about, waiting.pop(about))
+            self.ask(call.name, call.key, about, waiting.pop(about))
 
-    def forget(self, key: str, kind: JobKind | None = None) -> None:
+    def forget(self, key: str, kind: str | None = None) -> None:
         """Ask nothing more of a key."""
         for one in [w for w in self._waiting if w[1] == key and kind in (None, w[0])]:
             del self._waiting[one]
@@ -438,7 +391,7 @@ LEAVE_S = 10.0
 """A run that nobody watches any more is given so long to write down where it stands."""
 
 MakeClient = Callable[[Callable[[p.Event], None]], Client]
-_TERMINAL = (p.Done, p.Failed, p.WasCancelled)
+_TERMINAL = (p.Call, p.Failed, p.WasCancelled)
 
 
 class Trainer:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from psygnal import Signal
 
-from napari_sa2net.app.link import EngineLink, Job
+from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.measured import Box, MeasuredCells, Part, Place, TooMuch, slices
 from napari_sa2net.app.session import ErrorInfo, summary_line
 from napari_sa2net.engine import messages as p
@@ -51,6 +51,7 @@ class _Layer:
 class _Asked:
     """A question to the engine: of which cells, and as they were then."""
 
+    key: str
     layer: _Layer
     sent: NDArray[Any] | None = None
     stamps: Mapping[int, int] = field(default_factory=dict)
@@ -191,33 +192,35 @@ class Measurements:
 
     # --- what the engine says ----------------------------------------------------------
 
-    def job_done(self, job: Job, result: Any) -> None:
-        """A job of ours is done; the link calls this."""
-        layer, asked = self._layers.get(job.key), job.request
+    def job_done(self, call: p.Call, result: Any) -> None:
+        """A call of ours is done; the link says so."""
+        asked = call.about
+        layer = self._layers.get(asked.key)
         if layer is None or asked.layer is not layer:
             return
-        if job.kind == "confidence":
+        if call.kind == "confidence":
             if layer.cells.set_confidence(asked.stamps, result):
-                self.changed.emit(job.key)
+                self.changed.emit(asked.key)
         elif layer.sent is asked.sent:
-            self._take(job.key, layer, result, asked.sent)
+            self._take(asked.key, layer, result, asked.sent)
 
-    def job_failed(self, job: Job, error: ErrorInfo) -> None:
-        """A job of ours failed; without its confidence a table is a table."""
-        layer = self._layers.get(job.key)
-        if job.kind == "confidence" or layer is None or layer.sent is not job.request.sent:
+    def job_failed(self, call: p.Call, error: ErrorInfo) -> None:
+        """A call of ours failed; without its confidence a table is a table."""
+        asked = call.about
+        layer = self._layers.get(asked.key)
+        if call.kind == "confidence" or layer is None or layer.sent is not asked.sent:
             return
         # what is known of it is of other cells
-        self.forget(job.key)
-        self.changed.emit(job.key)
+        self.forget(asked.key)
+        self.changed.emit(asked.key)
         self._link.fail(error)
 
-    def job_cancelled(self, job: Job) -> None:
+    def job_cancelled(self, call: p.Call) -> None:
         """The engine ended with the question unanswered."""
-        layer = self._layers.get(job.key)
-        if job.kind == "measure_image" and layer is not None:
-            self.forget(job.key)
-            self.changed.emit(job.key)
+        key = call.about.key
+        if call.kind == "measure_image" and key in self._layers:
+            self.forget(key)
+            self.changed.emit(key)
 
     # --- inside ------------------------------------------------------------------------
 
@@ -230,7 +233,6 @@ class Measurements:
             self._take(key, layer, columns, labels)
             return
         image = place.image if place.corner is not None else None
-        job = self._link.jobs.open("measure_image", key, _Asked(layer, labels))
         arguments = {
             "labels": labels,
             "corner": place.corner,
@@ -240,7 +242,7 @@ class Measurements:
         }
         if image is not None:
             arguments |= {"image": image.data, "axes": image.axes, "channels": image.channels}
-        self._link.submit(p.Call(job.number, "measure_image", arguments))
+        self._link.ask("measure_image", arguments, about=_Asked(key, layer, labels))
         self.changed.emit(key)
 
     def _take(
@@ -276,9 +278,6 @@ class Measurements:
         for window, own in cells.crops(near):
             crop = np.maximum(window[0], low), np.minimum(window[1], high)
             at = tuple((crop[0] - low).tolist())
-            asked = _Asked(layer, stamps=cells.stamps(own))
-            job = self._link.jobs.open("confidence", key, asked)
-            labels = np.array(cells.read(slices(crop)))
-            self._link.submit(
-                p.Call(job.number, "measure", {"labels": labels, "at": at}, kept.key)
-            )
+            asked = _Asked(key, layer, stamps=cells.stamps(own))
+            arguments = {"labels": np.array(cells.read(slices(crop))), "at": at}
+            self._link.ask("measure", arguments, kept.key, "confidence", asked)

@@ -13,12 +13,13 @@ from typing import Any, ClassVar
 from psygnal import SignalGroupDescriptor
 
 from napari_sa2net.app.keep import default_folder
-from napari_sa2net.app.link import Background, Job
+from napari_sa2net.app.link import Background
 from napari_sa2net.app.segment import SegmentController
 from napari_sa2net.app.session import ErrorInfo
 from napari_sa2net.data.commit import is_training_set, read_manifest
 from napari_sa2net.engine import messages as p
 from napari_sa2net.errors import CheckpointError, CorrectionsError, ModelNotFoundError
+from napari_sa2net.metrics import SCORES
 from napari_sa2net.models.card import ModelCard, gamma_rows
 from napari_sa2net.models.registry import (
     ModelEntry,
@@ -142,7 +143,7 @@ class ModelsController:
         self._importing = 0
         self._imports: list[str] = []
         self._refused: list[tuple[str, ErrorInfo]] = []
-        self.link.answer(("import", "compare"), self)
+        self.link.answer(("import_model", "compare_models"), self)
         self.link.died.connect(self._engine_died)
 
     # --- what is there ---------------------------------------------------------------
@@ -199,9 +200,8 @@ class ModelsController:
                 self._imports, self._refused = [], []
             self._begin("Checking the file…" if len(paths) == 1 else "Checking the files…")
             for path in paths:
-                job = self.link.jobs.open("import", request=path)
                 self._importing += 1
-                self.link.submit(p.Call(job.number, "import_model", {"path": str(path)}))
+                self.link.ask("import_model", {"path": str(path)}, about=path)
             if not paths:
                 self.state.busy = ""
 
@@ -287,9 +287,7 @@ class ModelsController:
                 "training_set": str(state.folder) if state.has_corrections else None,
                 "device": self.session.predict.device,
             }
-            job = self.link.jobs.open("compare")
-            self.link.run(job, p.Call(job.number, "compare_models", arguments))
-            return job.number
+            return self.link.run("compare_models", arguments)
 
     def cancel(self) -> None:
         """Cancel a comparison."""
@@ -306,9 +304,9 @@ class ModelsController:
 
     # --- what the engine says --------------------------------------------------------
 
-    def job_done(self, job: Job, result: Any) -> None:
-        """A job of ours is done; the link calls this."""
-        if job.kind == "compare":
+    def job_done(self, call: p.Call, result: Any) -> None:
+        """A call of ours is done; the link says so."""
+        if call.name == "compare_models":
             self.state.comparing = False
             self.state.comparison = result
             self.session.error = None
@@ -326,24 +324,24 @@ class ModelsController:
         self._imports.append(text)
         self._tell("\n".join(self._imports))
 
-    def job_failed(self, job: Job, error: ErrorInfo) -> None:
-        """A job of ours failed."""
-        if job.kind == "compare":
+    def job_failed(self, call: p.Call, error: ErrorInfo) -> None:
+        """A call of ours failed."""
+        if call.name == "compare_models":
             self.state.comparing = False
         else:
             self._imported()
-            self._refused.append((job.request.name, error))
+            self._refused.append((call.about.name, error))
             error = _one_line_each(self._refused)
         self.state.error = error
 
-    def job_cancelled(self, job: Job) -> None:
-        """A job of ours was cancelled."""
-        if job.kind == "compare":
+    def job_cancelled(self, call: p.Call) -> None:
+        """A call of ours was cancelled."""
+        if call.name == "compare_models":
             self.state.comparing = False
             self._tell("Cancelled; nothing was compared.")
         else:
             self._imported()
-            self._imports.append(f"Cancelled; {job.request.name} was not imported.")
+            self._imports.append(f"Cancelled; {call.about.name} was not imported.")
             self._tell("\n".join(self._imports))
 
     def _engine_died(self) -> None:
@@ -488,16 +486,6 @@ def _families(entries: Sequence[ModelEntry]) -> dict[str, Family]:
 # --------------------------------------------------------------------------------------------
 # What a model's card says, in words.
 
-SCORES = {
-    "ap50": "AP@0.5",
-    "ap75": "AP@0.75",
-    "mean_ap": "mean AP",
-    "f1": "F1",
-    "pq": "PQ",
-    "aji": "AJI",
-    "dice": "Dice",
-    "iou": "IoU",
-}
 _NETWORKS = {"sa2net": "SA2-Net", "focal_unet": "U-Net with focal attention gates"}
 _CHANNELS = {
     "RGB": "red, green, blue; a grey image goes into all",

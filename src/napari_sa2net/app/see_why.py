@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from psygnal import Signal
 
-from napari_sa2net.app.link import Job, Newest
-from napari_sa2net.app.segment import SegmentController
+from napari_sa2net.app.link import Newest
+from napari_sa2net.app.segment import ResultState, SegmentController
 from napari_sa2net.app.session import (
     CELL,
     CHANGE,
@@ -19,12 +19,10 @@ from napari_sa2net.app.session import (
     WHAT_IF,
     Box,
     ErrorInfo,
-    Explanation,
     ImageSource,
     LabelsUpdate,
     Overlay,
     Patch,
-    SegmentOutcome,
     WhatIfSettings,
     WhyState,
     explain_request,
@@ -94,10 +92,8 @@ class ExplainController:
             except SA2NetError as error:
                 self.link.fail(ErrorInfo(type(error).__name__, str(error)))
                 return None
-            self.link.cancel_runs()
-            job = self.link.jobs.open("explain", request.key, request)
-            self.link.run(job, request.to_engine(job.number), time_to_explain(self.session))
-            return job.number
+            expected = time_to_explain(self.session)
+            return self._segment.run(request, expected)
 
     def cancel(self) -> None:
         """Cancel what runs, of this page or another."""
@@ -135,7 +131,7 @@ class ExplainController:
         """Choose the stage whose outlines are shown; shows them."""
         with self._lock:
             state = self.session.why
-            if state is None or stride not in state.explanation.result.stages:
+            if state is None or stride not in state.result.stages:
                 return
             self._put(state.changed(stage=stride, shown=state.shown | {STAGE}))
             self._emit(STAGE)
@@ -201,43 +197,43 @@ class ExplainController:
 
     # --- what the engine says --------------------------------------------------------
 
-    def job_done(self, job: Job, result: Any) -> None:
-        """A job of ours is done; the link calls this."""
-        if job.kind == "explain":
-            self._explained(job, result)
+    def job_done(self, call: p.Call, result: Any) -> None:
+        """A call of ours is done; the link says so."""
+        if call.kind == "explain":
+            self._explained(call, result)
             return
-        state = self._of_result(job.key)
+        state = self._of_result(call.key)
         if state is not None:
-            if job.kind == "map_channel":
+            if call.kind == "map_channel":
                 self._channel_came(state, result)
-            elif job.kind == "inspect" and result.label == state.wanted:
+            elif call.kind == "inspect" and result.label == state.wanted:
                 state = state.changed(inspection=result, shown=state.shown | {CELL})
                 self._put(state)
                 self._emit(CELL, state)
-            elif job.kind == "what_if" and not state.what_if.is_default:
+            elif call.kind == "what_if" and not state.what_if.is_default:
                 state = state.changed(what_if_result=result, shown=state.shown | {WHAT_IF})
                 self._put(state)
                 self._emit(WHAT_IF, state)
-        self._newest.ended(job)
+        self._newest.ended(call)
 
-    def job_failed(self, job: Job, error: ErrorInfo) -> None:
-        """A job of ours failed."""
-        if job.kind != "explain" and error.kind == NotKeptError.__name__:
-            self._lose(job.key)
+    def job_failed(self, call: p.Call, error: ErrorInfo) -> None:
+        """A call of ours failed."""
+        if call.kind != "explain" and error.kind == NotKeptError.__name__:
+            self._lose(call.key)
         else:
             self.link.fail(error)
-        self._newest.ended(job)
+        self._newest.ended(call)
 
-    def job_cancelled(self, job: Job) -> None:
-        """A job of ours was cancelled, or a newer one took its place."""
-        self._newest.ended(job)
+    def job_cancelled(self, call: p.Call) -> None:
+        """A call of ours was cancelled, or a newer one took its place."""
+        self._newest.ended(call)
 
-    def _explained(self, job: Job, result: p.ExplainResult) -> None:
-        request = job.request
+    def _explained(self, call: p.Call, result: p.ExplainResult) -> None:
+        request = call.about
         if not self._segment.accept(request, result.segmentation):
             return
         former = self._states.pop(request.source.key, None)
-        state = WhyState(Explanation(job.key, request, result), dict(result.maps))
+        state = WhyState(request, result, dict(result.maps))
         if former is not None:
             self._newest.forget(former.key)
             there = {*result.maps, STAGE, CHANGE}
@@ -274,10 +270,10 @@ class ExplainController:
         if state is not self.session.why:
             self.session.why = state
 
-    def _segmented(self, outcome: SegmentOutcome) -> None:
+    def _segmented(self, state: ResultState) -> None:
         """A newer result took the place of the explained one."""
-        if outcome.replaces is not None:
-            self._lose(outcome.replaces)
+        if state.replaces is not None:
+            self._lose(state.replaces)
 
     def _labels_updated(self, update: LabelsUpdate) -> None:
         state = self._of_result(update.key)
@@ -312,8 +308,7 @@ class ExplainController:
     def _emit(self, slot: str, state: WhyState | None = None) -> None:
         state = state or self.session.why
         assert state is not None
-        explanation = state.explanation
-        result = explanation.result
+        result = state.result
         content: p.AttentionMap | Patch | None = None
         if slot in state.shown:
             if slot == STAGE:
@@ -329,16 +324,14 @@ class ExplainController:
             else:
                 content = state.maps[slot]
         self.overlay.emit(
-            Overlay(
-                explanation.request.source, slot, content, result.index, result.network.kind
-            )
+            Overlay(state.request.source, slot, content, result.index, result.network.kind)
         )
 
     def _try(self) -> None:
         state = self.session.why
         assert state is not None
         # with nothing of it in view the last part is tried again
-        box = self._view_box(state) or state.what_if_box or state.explanation.result.box
+        box = self._view_box(state) or state.what_if_box or state.result.box
         state = state.changed(what_if_box=box)
         self._put(state)
         settings = state.what_if
@@ -354,7 +347,7 @@ class ExplainController:
     def _view_box(self, state: WhyState) -> Box | None:
         """What the camera shows of the explained part; None for nothing of it."""
         view = self.session.image.view if self.session.image is not None else None
-        whole = state.explanation.result.box
+        whole = state.result.box
         if view is None:
             return whole
         y0, y1 = max(view[0], whole[0]), min(view[1], whole[1])

@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 
 from psygnal import Signal
 
-from napari_sa2net.app.link import EngineLink, Job, JobBook
+from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.session import (
     SLIDER_WORDS,
     ErrorInfo,
     ImageSource,
     LabelsUpdate,
     Planes,
-    SegmentOutcome,
+    RunTime,
     SegmentRequest,
     Session,
     Sliders,
@@ -36,7 +36,7 @@ from napari_sa2net.app.session import (
 )
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.engine import messages as p
-from napari_sa2net.engine.messages import Request, Summary
+from napari_sa2net.engine.messages import Summary
 from napari_sa2net.errors import EngineError, NotKeptError, SA2NetError
 from napari_sa2net.files import user_data_dir, write_atomically
 
@@ -70,8 +70,15 @@ class ResultState:
         The engine keeps its probabilities, and they belong to the image as it is.
     diameter
         Size of the cells (px) that set the scale; None where nothing was rescaled.
-    added
-        Its cells were added to those of other parts of the image, which are settled.
+    replaces
+        Key of the image's former result if no person has edited it: its layer takes the new
+        labels. None: the labels go to a new layer.
+    adds_to
+        Key of the image's former result where this is another part of the image: its cells
+        stay, but for those of this part, and are settled.
+    looks_into
+        Key of the image's former result where a person has edited it, and this was only to
+        look into it: its layer stays with the cells that it has, and is this result's.
     """
 
     key: str
@@ -83,12 +90,22 @@ class ResultState:
     edited: bool = False
     kept: bool = True
     diameter: float | None = None
-    added: bool = False
+    replaces: str | None = None
+    adds_to: str | None = None
+    looks_into: str | None = None
 
     @property
     def sliders(self) -> Sliders:
         """Whether the sliders act on it."""
         return "edited" if self.edited else "live" if self.kept else "lost"
+
+    def size_unsure(self, table: p.ObjectTable | None) -> bool:
+        """Many cells are doubtful, and their size was only estimated: it may be wrong."""
+        from napari_sa2net.measure import many_doubtful  # scipy takes a while to load
+
+        if table is None or self.request.predict.diameter or not self.diameter:
+            return False
+        return many_doubtful(table["confidence"])
 
 
 class Results:
@@ -96,19 +113,14 @@ class Results:
 
     Parameters
     ----------
-    jobs
-        Where derivations are booked.
-    submit
-        Sends a request to the engine.
+    link
+        The engine.
     at_rest
         Called on another thread when sliders have rested; shall call `tables`.
     """
 
-    def __init__(
-        self, jobs: JobBook, submit: Callable[[Request], None], at_rest: Callable[[], None]
-    ) -> None:
-        self._jobs = jobs
-        self._submit = submit
+    def __init__(self, link: EngineLink, at_rest: Callable[[], None]) -> None:
+        self._link = link
         self._at_rest = at_rest
         self._by_image: dict[str, ResultState] = {}
         self._timer: threading.Timer | None = None
@@ -153,15 +165,9 @@ class Results:
             return
         if result.wanted == (result.table_of if table else result.shown):
             return
-        if self._jobs.find("derive", result.key) is not None:
-            return
-        request = replace(result.request, instances=result.wanted)
-        job = self._jobs.open("derive", result.key, request)
-        self._submit(
-            p.Call(
-                job.number, "derive", {"instances": result.wanted, "table": table}, result.key
-            )
-        )
+        if not self._link.asked("derive", result.key):
+            arguments = {"instances": result.wanted, "table": table}
+            self._link.ask("derive", arguments, result.key, about=result.wanted)
 
     def tables(self) -> None:
         """Sliders rest: ask for the tables that are behind."""
@@ -204,7 +210,7 @@ class Results:
         session.sliders_note = SLIDER_WORDS[session.sliders]
         if result is not None and result.sliders == "live" and not result.summary.n_objects:
             session.sliders_note = nothing_found_words(result.request)
-        elif result is not None and result.sliders == "live" and result.added:
+        elif result is not None and result.sliders == "live" and result.adds_to:
             session.sliders_note = ADDED_WORDS
 
     def _start_timer(self) -> None:
@@ -243,7 +249,7 @@ class SegmentController:
     Attributes
     ----------
     result_ready
-        `SegmentOutcome`: show the labels and their table.
+        `ResultState` and `SegmentResult`: show the labels and their table.
     labels_updated
         `LabelsUpdate`: a slider moved.
     table_ready
@@ -254,7 +260,7 @@ class SegmentController:
         The segmentation of the image with this key was cancelled.
     """
 
-    result_ready = Signal(SegmentOutcome)
+    result_ready = Signal(ResultState, p.SegmentResult)
     labels_updated = Signal(LabelsUpdate)
     table_ready = Signal(TableUpdate)
     cancelled = Signal(str)
@@ -268,9 +274,7 @@ class SegmentController:
         self._identities: dict[str, str] = {}
         #: size of the cells (px) that was said of an image, by its identity, the newest last
         self.sizes: dict[str, float] = {}
-        self._results = Results(
-            link.jobs, link.submit, lambda: link.dispatch(self._sliders_rest)
-        )
+        self._results = Results(link, lambda: link.dispatch(self._sliders_rest))
         link.answer(("warm_up", "segment", "derive", "measure"), self)
         link.ready.connect(self._warm_up)
         link.died.connect(self._engine_died)
@@ -433,10 +437,13 @@ class SegmentController:
             except SA2NetError as error:
                 self.link.fail(ErrorInfo(type(error).__name__, str(error)))
                 return None
-            self.cancel()
-            job = self.link.jobs.open("segment", request.key, request)
-            self.link.run(job, request.to_engine(job.number), self.session.estimate)
-            return job.number
+            return self.run(request, self.session.estimate)
+
+    def run(self, request: SegmentRequest, expected: RunTime | None) -> int:
+        """Run a request in the place of what runs; the call's number."""
+        self.link.cancel_runs()
+        arguments = request.arguments()
+        return self.link.run(request.function, arguments, request.key, expected, about=request)
 
     def bring_back(self) -> int | None:
         """Run the shown result again whose probabilities are gone, so that sliders act on it.
@@ -459,10 +466,7 @@ class SegmentController:
                 former.normalize,
                 former.window,
             )
-            self.cancel()
-            job = self.link.jobs.open("segment", request.key, request)
-            self.link.run(job, request.to_engine(job.number), self.session.estimate)
-            return job.number
+            return self.run(request, self.session.estimate)
 
     def results(self) -> dict[str, ResultState]:
         """The newest result of each image, by its key."""
@@ -520,8 +524,7 @@ class SegmentController:
     def measure(self, result_key: str, labels: Any) -> None:
         """Ask for the table of edited labels; `table_ready` brings it."""
         with self._lock:
-            job = self.link.jobs.open("measure", result_key)
-            self.link.submit(p.Call(job.number, "measure", {"labels": labels}, result_key))
+            self.link.ask("measure", {"labels": labels}, result_key)
 
     def dismiss_error(self) -> None:
         """The person has read the error."""
@@ -535,35 +538,35 @@ class SegmentController:
 
     # --- what the engine says --------------------------------------------------------
 
-    def job_done(self, job: Job, result: Any) -> None:
-        """A job of ours is done; the link calls this."""
-        if job.kind == "warm_up":
+    def job_done(self, call: p.Call, result: Any) -> None:
+        """A call of ours is done; the link says so."""
+        if call.kind == "warm_up":
             self.session.info = result
             self.session.device_line = device_line(result)
             self._estimate()
-        elif job.kind == "segment":
-            self.accept(job.request, result)
-        elif job.kind == "derive":
-            self._derived(job, result)
+        elif call.kind == "segment":
+            self.accept(call.about, result)
+        elif call.kind == "derive":
+            self._derived(call, result)
         else:
-            self.table_ready.emit(TableUpdate(job.key, result))
+            self.table_ready.emit(TableUpdate(call.key, result))
 
-    def job_failed(self, job: Job, error: ErrorInfo) -> None:
-        """A job of ours failed."""
-        if job.kind == "derive" and error.kind == NotKeptError.__name__:
-            state = self._results.get(job.key)
+    def job_failed(self, call: p.Call, error: ErrorInfo) -> None:
+        """A call of ours failed."""
+        if call.kind == "derive" and error.kind == NotKeptError.__name__:
+            state = self._results.get(call.key)
             if state is not None:
                 state.kept = False
                 self._show_result()
             return
         self.link.fail(error)
 
-    def job_cancelled(self, job: Job) -> None:
-        """A job of ours was cancelled, or a newer one took its place."""
-        if job.kind == "segment":
-            self.cancelled.emit(job.request.source.key)
-        elif job.kind == "derive":
-            state = self._results.get(job.key)
+    def job_cancelled(self, call: p.Call) -> None:
+        """A call of ours was cancelled, or a newer one took its place."""
+        if call.kind == "segment":
+            self.cancelled.emit(call.about.source.key)
+        elif call.kind == "derive":
+            state = self._results.get(call.key)
             if state is not None:
                 self._results.go_on(state)
 
@@ -613,34 +616,33 @@ class SegmentController:
             shown=made_with,
             table_of=made_with,
             wanted=made_with,
-            diameter=result.diameter,
-            added=adds_to is not None,
             edited=looks_into is not None,
+            diameter=result.diameter,
+            replaces=replaces,
+            adds_to=adds_to,
+            looks_into=looks_into,
         )
         self._results.put(state)
         self.session.error = None
         self._show_result()
-        self.result_ready.emit(
-            SegmentOutcome(request.key, replaces, request, result, adds_to, looks_into)
-        )
+        self.result_ready.emit(state, result)
         if self.session.instances != made_with:
             # A slider moved while the network ran.
             self._results.want(state, self.session.instances)
         return True
 
-    def _derived(self, job: Job, result: p.SegmentResult) -> None:
-        state = self._results.get(job.key)
+    def _derived(self, call: p.Call, result: p.SegmentResult) -> None:
+        state = self._results.get(call.key)
         if state is None or state.edited or not state.kept:
             return
-        assert job.request is not None
-        config = job.request.instances
+        config = call.about
         state.summary = result.summary
         if config != state.shown:
             state.shown = config
-            self.labels_updated.emit(LabelsUpdate(job.key, result.labels, result.summary))
+            self.labels_updated.emit(LabelsUpdate(call.key, result.labels, result.summary))
         if result.objects is not None:
             state.table_of = config
-            self.table_ready.emit(TableUpdate(job.key, result.objects))
+            self.table_ready.emit(TableUpdate(call.key, result.objects))
         self._show_result()
         self._results.go_on(state)
 
@@ -656,11 +658,10 @@ class SegmentController:
         self._show_result()
 
     def _warm_up(self) -> None:
-        for job in self.link.jobs.all("warm_up"):
-            self.link.client.cancel(job.number, force=False)
-        job = self.link.jobs.open("warm_up")
+        for call in self.link.asked("warm_up"):
+            self.link.client.cancel(call.job, force=False)
         arguments = {"model": self.session.model, "predict": self.session.predict}
-        self.link.submit(p.Call(job.number, "warm_up", arguments))
+        self.link.ask("warm_up", arguments)
 
     def _show_result(self) -> None:
         self._results.show(self.session)

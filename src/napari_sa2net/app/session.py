@@ -15,13 +15,11 @@ from napari_sa2net.data.fingerprint import quick_fingerprint
 from napari_sa2net.data.plan import ImagePlan, plan_image
 from napari_sa2net.engine.messages import (
     AttentionMap,
-    Call,
     CellInspection,
     EngineInfo,
     ExplainResult,
     Exponents,
     ObjectTable,
-    SegmentResult,
     Summary,
     WhatIfResult,
     Window,
@@ -188,52 +186,6 @@ def error_info(error: BaseException) -> ErrorInfo:
 
 
 @dataclass(frozen=True, eq=False)
-class SegmentOutcome:
-    """A finished segmentation, for the view to show.
-
-    Attributes
-    ----------
-    key
-        Names the result, new for every run; `LabelsUpdate` and `TableUpdate` carry it.
-    replaces
-        Key of the image's former result if no person has edited it: its layer takes the new
-        labels. None: the labels go to a new layer.
-    adds_to
-        Key of the image's former result where this is another part of the image: its cells
-        stay, but for those of this part.
-    looks_into
-        Key of the image's former result where a person has edited it, and this was only to
-        look into it: its layer stays with the cells that it has, and is this result's.
-    request
-        What was asked for, with the source image.
-    result
-        Labels (int32, see `SegmentResult`), offset, table, provenance.
-    """
-
-    key: str
-    replaces: str | None
-    request: SegmentRequest
-    result: SegmentResult
-    adds_to: str | None = None
-    looks_into: str | None = None
-
-    @property
-    def size_unsure(self) -> bool:
-        """Many cells are doubtful, and their size was only estimated: it may be wrong."""
-        from napari_sa2net.measure import many_doubtful  # scipy takes a while to load
-
-        objects = self.result.objects
-        if objects is None or self.request.predict.diameter or not self.result.diameter:
-            return False
-        return many_doubtful(objects["confidence"])
-
-    @property
-    def labels(self) -> NDArray[np.int32]:
-        """Of the cells."""
-        return self.result.labels  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True, eq=False)
 class LabelsUpdate:
     """New labels, same shape and place, for the result of that key (a slider moved)."""
 
@@ -371,7 +323,7 @@ class SegmentRequest:
     generation
         Number of the image's content; a result of an older generation is dropped.
     key
-        Name of the result, see `SegmentOutcome`.
+        Name of the result, new for every run; `LabelsUpdate` and `TableUpdate` carry it.
     """
 
     source: ImageSource
@@ -386,12 +338,12 @@ class SegmentRequest:
     #: Name of the engine's function.
     function: ClassVar[str] = "segment"
 
-    def to_engine(self, job: int) -> Call:
-        """The engine's call; its image is still the array itself."""
+    def arguments(self) -> dict[str, Any]:
+        """Of the engine's call; its image is still the array itself."""
         source, predict = self.source, self.predict
         if source.contrast is not None and self.normalize:
             predict = predict.model_copy(update={"contrast": source.contrast})
-        arguments = {
+        return {
             "image": source.data,
             "model": self.model,
             "axes": source.axes,
@@ -403,7 +355,6 @@ class SegmentRequest:
             "z_step_um": source.z_step_um,
             "window": self.window,
         }
-        return Call(job, self.function, arguments, self.key)
 
     @property
     def looks(self) -> bool:
@@ -655,15 +606,6 @@ class WhatIfSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Explanation:
-    """A finished explanation; ``key`` is that of its segmentation."""
-
-    key: str
-    request: ExplainRequest
-    result: ExplainResult
-
-
-@dataclass(frozen=True, eq=False)
 class WhyState:
     """All that the page shows of one image; every change makes a new one.
 
@@ -689,7 +631,8 @@ class WhyState:
         Part of the image that the newest what-if was asked for; None before the first.
     """
 
-    explanation: Explanation
+    request: ExplainRequest
+    result: ExplainResult
     maps: dict[str, AttentionMap]
     channels: dict[str, int] = field(default_factory=dict)
     shown: frozenset[str] = frozenset()
@@ -706,20 +649,20 @@ class WhyState:
     @property
     def key(self) -> str:
         """Of the segmentation."""
-        return self.explanation.key
+        return self.request.key
 
     @property
     def image_key(self) -> str:
         """Of the image that was looked into."""
-        return self.explanation.request.source.key
+        return self.request.source.key
 
     @property
     def what_if_part(self) -> str:
         """Part of the image that the what-if's result is about, in words."""
         assert self.what_if_result is not None
-        box, explained = self.what_if_result.box, self.explanation.result.box
+        box, explained = self.what_if_result.box, self.result.box
         if box == explained:
-            height, width = source_plan(self.explanation.request.source).spatial
+            height, width = source_plan(self.request.source).spatial
             whole = explained == (0, height, 0, width)
             return "in the whole image" if whole else "in all that was looked into"
         return "in the view" if box == self.what_if_box else "in the view before this one"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from napari_sa2net.cli import console
 from napari_sa2net.cli.console import StepProgress
@@ -78,39 +80,32 @@ def reproduce(
     from napari_sa2net.experiments.reproduce.report import table_rows
     from napari_sa2net.experiments.reproduce.run import reproduce as run
 
-    with StepProgress(quiet=json) as progress, ctrl_c() as pressed:
-        try:
-            report = run(
-                dataset,
-                data,
-                output,
-                recipe=recipe,
-                keep=keep,
-                base_channels=base_channels,
-                folds=folds,
-                epochs=epochs,
-                batch_size=batch_size,
-                device=device,
-                precision=precision,
-                workers=workers,
-                seed=seed,
-                on_progress=progress.step,
-                cancelled=pressed,
-                command=shlex.join(["sa2net", *sys.argv[1:]]),
-            )
-        except Cancelled as stopped:
-            console.warning(str(stopped))
-            return INTERRUPTED
-    if json:
-        console.print_json(report)
-        return 0
-    of = recipe_of(dataset, recipe)
-    rows = table_rows(of, report["summary"])
-    console.table((f"per {of.scored[:-1]}", "Dice", "IoU", "over, or source"), rows)
-    for note in report["notes"]:
-        console.warning(note)
-    console.say(f"report: {output / 'report.md'}")
-    return 0
+    work = partial(
+        run,
+        dataset,
+        data,
+        output,
+        recipe=recipe,
+        keep=keep,
+        base_channels=base_channels,
+        folds=folds,
+        epochs=epochs,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+        workers=workers,
+        seed=seed,
+    )
+
+    def show(report: dict[str, Any]) -> None:
+        of = recipe_of(dataset, recipe)
+        rows = table_rows(of, report["summary"])
+        console.table((f"per {of.scored[:-1]}", "Dice", "IoU", "over, or source"), rows)
+        for note in report["notes"]:
+            console.warning(note)
+        console.say(f"report: {output / 'report.md'}")
+
+    return _ended(work, show, json)
 
 
 def focal_study(
@@ -202,18 +197,31 @@ def focal_study(
     )
     if unified_focal is not None:
         check_company(settings, {"unified_focal": unified_focal})
+
+    def show(study: dict[str, Any]) -> None:
+        console.table(SUMMARY_COLUMNS, summary_rows(study))
+        out = console.stdout()
+        out.print(conclusion(study), markup=False)
+        out.print(f"report: {output / 'study.md'}", markup=False)
+
+    work = partial(run, data, output, settings, device=device, workers=workers)
+    return _ended(work, show, json, log=True)
+
+
+def _ended(
+    work: Callable[..., dict[str, Any]],
+    show: Callable[[dict[str, Any]], None],
+    json: bool,
+    log: bool = False,
+) -> int:
+    """Run an experiment to its end or Ctrl-C, and print what it found; the exit status."""
     with (
         StepProgress(quiet=json) as progress,
-        nullcontext() if json else log_to(progress),
+        log_to(progress) if log and not json else nullcontext(),
         ctrl_c() as pressed,
     ):
         try:
-            study = run(
-                data,
-                output,
-                settings,
-                device=device,
-                workers=workers,
+            found = work(
                 on_progress=progress.step,
                 cancelled=pressed,
                 command=shlex.join(["sa2net", *sys.argv[1:]]),
@@ -222,10 +230,7 @@ def focal_study(
             console.warning(str(stopped))
             return INTERRUPTED
     if json:
-        console.print_json(study)
-        return 0
-    console.table(SUMMARY_COLUMNS, summary_rows(study))
-    out = console.stdout()
-    out.print(conclusion(study), markup=False)
-    out.print(f"report: {output / 'study.md'}", markup=False)
+        console.print_json(found)
+    else:
+        show(found)
     return 0

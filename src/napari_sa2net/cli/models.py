@@ -20,16 +20,6 @@ if TYPE_CHECKING:
 # --------------------------------------------------------------------------------------------
 # A model's card as lines for people.
 
-_SCORES = {
-    "ap50": "AP@0.5",
-    "ap75": "AP@0.75",
-    "mean_ap": "mean AP",
-    "f1": "F1",
-    "pq": "PQ",
-    "aji": "AJI",
-    "dice": "Dice",
-    "iou": "IoU",
-}
 #: Titles of the parts of a card in ``--details``.
 _PARTS = ("network", "input", "instance", "training")
 
@@ -81,11 +71,13 @@ def card_lines(card: ModelCard, file: Mapping[str, Any], details: bool) -> list[
 
 
 def _score_lines(card: ModelCard) -> Iterator[str]:
+    from napari_sa2net.metrics import SCORES
+
     for data, scores in card.scores.items():
         named = (
-            f"{_SCORES[key]} {value:.3f}{_spread(scores, key)}"
+            f"{SCORES[key]} {value:.3f}{_spread(scores, key)}"
             for key, value in scores.items()
-            if key in _SCORES
+            if key in SCORES
         )
         line = ", ".join(named)
         if line:

@@ -287,7 +287,7 @@ def prepare(call: p.Call, sources: Sources) -> p.Call:
         changed["image"] = image_reference(plan.image, source_name(call), sources)
     if given.get("labels") is not None:
         changed["labels"] = whole(given["labels"])
-    return replace(call, arguments={**given, **changed}) if changed else call
+    return replace(call, arguments={**given, **changed}, about=None)
 
 
 def whole(array: Any) -> Any:

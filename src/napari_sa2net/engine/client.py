@@ -59,7 +59,7 @@ GRACE_S = 1.0
 MAX_CRASHES, CRASH_WINDOW_S = 3, 60.0
 """So many crashes within so many seconds, and the engine stays down."""
 
-_TERMINAL = (p.Done, p.Failed, p.WasCancelled)
+_TERMINAL = (p.Call, p.Failed, p.WasCancelled)
 
 
 class EngineClient:
@@ -69,7 +69,7 @@ class EngineClient:
     ----------
     on_event
         Called with every event, one at a time, on a thread of the client's. Every job that
-        was submitted gets exactly one `Done`, `Failed` or `WasCancelled`, also when the
+        was submitted comes back itself or gets one `Failed` or `WasCancelled`, also when the
         engine dies; after `close`, nothing is called.
     python
         Interpreter of the engine; this one if not given.
@@ -377,7 +377,7 @@ class EngineClient:
                 return
             if job.timer is not None:
                 job.timer.cancel()
-        if not (job.kept and isinstance(event, p.Done)):
+        if not (job.kept and isinstance(event, p.Call)):
             self._sources.pop(job.source, None)
         self._emit(event)
 

@@ -1,13 +1,13 @@
 """What client and engine say to each other: plain frozen dataclasses, no torch.
 
 Requests go from napari's process to the engine, events come back. A request that carries a
-``job`` is answered by any number of `Progress` and then by exactly one of `Done`, `Failed`
-and `WasCancelled` with the same number.
+``job`` is answered by any number of `Progress` and then by exactly one of the `Call` itself
+with its result, `Failed` and `WasCancelled` with the same number.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -92,7 +92,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Call:
-    """Call one of the engine's functions (`service.Handlers`); done with what it returns.
+    """Call one of the engine's functions (`service.Handlers`); comes back with its result.
 
     Attributes
     ----------
@@ -103,12 +103,23 @@ class Call:
         labels.
     key
         Of the result that the call is about, or that is kept for further calls; empty is none.
+    result
+        What the function returned, once it is done.
+    kind, about
+        Whose call it is, and what for; this stays in the caller's process.
     """
 
     job: int
     name: str
     arguments: dict[str, Any] = field(default_factory=dict)
     key: str = ""
+    result: Any = None
+    kind: str = field(default="", compare=False)
+    about: Any = field(default=None, compare=False, repr=False)
+
+    def done(self, result: Any) -> Call:
+        """The call as it comes back."""
+        return replace(self, arguments={}, result=result)
 
 
 # --- results -----------------------------------------------------------------------------
@@ -341,7 +352,6 @@ __all__ = [
     "Cancel",
     "CellInspection",
     "Died",
-    "Done",
     "EngineInfo",
     "Event",
     "ExplainResult",
@@ -424,14 +434,6 @@ class Progress:
     what: str
 
 
-@dataclass(frozen=True, eq=False)
-class Done:
-    """The job's result, of the class that its request names."""
-
-    job: int
-    result: Any
-
-
 @dataclass(frozen=True)
 class Failed:
     """The job failed.
@@ -495,7 +497,7 @@ Event = (
     | Ready
     | Progress
     | TrainProgress
-    | Done
+    | Call
     | Failed
     | WasCancelled
     | Died

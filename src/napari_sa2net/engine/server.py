@@ -177,7 +177,7 @@ class Server:
             self._running.append(request)
         event: p.Event | Packed
         try:
-            event = self._pipe.pack(p.Done(request.job, self._work.run(request)))
+            event = self._pipe.pack(request.done(self._work.run(request)))
         except Cancelled:
             event = p.WasCancelled(request.job)
         except BaseException as error:

@@ -40,12 +40,10 @@ from napari_sa2net.inference.predict import (
     Predictor,
     ProgressCallback,
 )
-from napari_sa2net.inference.segment import Prediction, choose_scale, plan_for, predict_image
+from napari_sa2net.inference.segment import Prediction, plan_for, predict_image
 from napari_sa2net.interpret.explain import (
     Explained,
-    check_plane,
-    check_size,
-    explain_plane,
+    look_inside,
     run_channel,
 )
 from napari_sa2net.interpret.objects import inspect_object
@@ -360,22 +358,17 @@ class ExplainHandlers:
         handlers = self._handlers
         progress, cancelled = handlers.reporter(job), self._server.cancelled(job)
         predictor, part, instances, units = handlers.open(progress, window, **asked)
-        whole = part.whole
         index = part.first if all(n == 1 for n in part.stack_shape) else ()
-        check_plane(whole, index)
-        check_size(part.spatial)
-        diameter, scale = choose_scale(predictor, whole, instances, cancelled, progress)
-        kept = explain_plane(
+        kept = look_inside(
             predictor,
-            whole,
+            part.whole,
             index,
-            scale,
+            instances,
             box=part.box if part.boxed else None,
-            on_tile=lambda i, n: progress(i, n, SEGMENTING),
+            progress=progress,
             cancelled=cancelled,
+            **units,
         )
-        kept.diameter = diameter
-        kept.pixel_size_um, kept.z_step_um = units["pixel_size_um"], units["z_step_um"]
         progress(0, 0, SEPARATING)
         labels = kept.labels(instances, cancelled, progress)
         progress(0, 0, "following the boundaries")

@@ -309,6 +309,42 @@ def explain_plane(
     return made
 
 
+def look_inside(
+    predictor: Predictor,
+    plan: ImagePlan,
+    index: tuple[int, ...],
+    instances: InstanceConfig,
+    *,
+    box: Box | None = None,
+    pixel_size_um: float | Sequence[float] | None = None,
+    z_step_um: float | None = None,
+    progress: ProgressCallback | None = None,
+    cancelled: CancelCallback | None = None,
+) -> Explained:
+    """As `explain_plane`, checked, and at the scale of the image's objects.
+
+    Raises
+    ------
+    AxesError, ImageError
+        The index does not name one plane; the part is too large.
+    OutOfMemoryError, Cancelled
+    """
+    check_plane(plan, index)
+    check_size(plan.part(index, box).spatial)
+    diameter, scale = choose_scale(predictor, plan, instances, cancelled, progress)
+    made = explain_plane(
+        predictor,
+        plan,
+        index,
+        scale,
+        box=box,
+        on_tile=progress and (lambda i, n: progress(i, n, SEGMENTING)),
+        cancelled=cancelled,
+    )
+    made.diameter, made.pixel_size_um, made.z_step_um = diameter, pixel_size_um, z_step_um
+    return made
+
+
 def run_channel(
     predictor: Predictor,
     explained: Explained,
@@ -423,25 +459,19 @@ def explain(
         loaded.card.instance, diameter=diameter, device=device, **settings
     )
     plan = plan_for(loaded, image, axes, channels, normalize, predict)
-    check_plane(plan, index)
-    check_size(plan.spatial)
-    predictor = Predictor(loaded, predict, input_config=plan.model_input)
-    diameter, scale = choose_scale(predictor, plan, instances, cancelled, progress)
-    made = explain_plane(
-        predictor,
+    made = look_inside(
+        Predictor(loaded, predict, input_config=plan.model_input),
         plan,
         index,
-        scale,
-        on_tile=progress and (lambda i, n: progress(i, n, SEGMENTING)),
+        instances,
+        pixel_size_um=pixel_size_um,
+        progress=progress,
         cancelled=cancelled,
     )
-    classes = loaded.card.classes
-    made.diameter, made.pixel_size_um = diameter, pixel_size_um
-    probability = np.asarray(made.plane)
-    labels = label_objects(probability, classes, instances)
-    stages = stage_labels(made, classes, instances, labels, cancelled)
-    maps = made.placed()
-    foreground = foreground_probability(probability, classes)
+    probability, maps = np.asarray(made.plane), made.image_maps
+    labels = made.flat(made.labels(instances, cancelled))
+    stages = made.stages(labels, cancelled)
+    foreground = foreground_probability(probability, made.classes)
     height, width = plan.spatial
     raw = np.moveaxis(plan.read_raw(index, 0, height, 0, width), 0, -1)
     table = object_table(labels, foreground, raw, pixel_size_um)
@@ -455,7 +485,7 @@ def explain(
         stages,
         stage_change(stages[2], stages[1]),
         made.image_gates,
-        diameter,
+        made.diameter,
         made.record(instances, index=list(index)),
         plan,
         made.n_tiles,

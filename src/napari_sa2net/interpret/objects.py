@@ -20,7 +20,7 @@ from napari_sa2net.interpret.maps import (
     sample_grid,
 )
 from napari_sa2net.interpret.refinement import STRIDES, check_labels, follow_objects
-from napari_sa2net.metrics import object_numbers
+from napari_sa2net.metrics import distinct
 
 # --------------------------------------------------------------------------------------------
 # ψ across the boundaries of all objects at once.
@@ -128,7 +128,7 @@ def all_profiles(
         Where pixel (0, 0) of the labels lies in the whole image (px).
     """
     (labels,) = check_labels(labels)
-    values = object_numbers(labels)
+    values = distinct(labels[labels > 0])[0].astype(np.int64)
     n = values.size
     present = [stride for stride in STRIDES if f"aua_{stride}" in maps]
     counts = np.zeros(n * _WIDTH, np.int64)
@@ -382,7 +382,7 @@ def gate_columns(
     (float64; NaN without that map)
     """
     (labels,) = check_labels(labels)
-    values = object_numbers(labels)
+    values = distinct(labels[labels > 0])[0].astype(np.int64)
     table: dict[str, Any] = {"label": values}
     present = [name for name in SCALE_GATES if name in maps]
     sums = {name: np.zeros(values.size) for name in present}
@@ -458,7 +458,8 @@ def _history(
     for _ in range(3):
         grown = touched.copy()
         for stride in present:
-            grown |= np.isin(planes[stride], object_numbers(planes[stride][touched]))
+            inside = planes[stride][touched]
+            grown |= np.isin(planes[stride], distinct(inside[inside > 0])[0])
         touched = grown
     y0, y1, x0, x1 = _grown(_bounds(touched), 2 * REACH, mask.shape)
     parts = {stride: plane[y0:y1, x0:x1] for stride, plane in planes.items()}

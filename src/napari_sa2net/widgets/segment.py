@@ -15,10 +15,10 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_sa2net.app.session import ImageSource, SegmentOutcome, Sliders, source_plan
+from napari_sa2net.app.session import ImageSource, Sliders, source_plan
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.data.plan import COLOURS
-from napari_sa2net.engine.messages import EngineInfo
+from napari_sa2net.engine.messages import EngineInfo, SegmentResult
 from napari_sa2net.errors import SA2NetError
 from napari_sa2net.widgets.controls import (
     PAGE_MARGINS,
@@ -47,6 +47,7 @@ from napari_sa2net.widgets.rows import TIP as SIZE_TIP
 from napari_sa2net.widgets.theme import text_color
 
 if TYPE_CHECKING:
+    from napari_sa2net.app.segment import ResultState
     from napari_sa2net.data.plan import ImagePlan
     from napari_sa2net.widgets.workspace import Workspace
 
@@ -509,10 +510,11 @@ class SegmentPage(PageWidget):
         if channels or self.session.where == "view" or self.session.planes == "current":
             self._rest.start()
 
-    def _result_ready(self, outcome: SegmentOutcome) -> None:
+    def _result_ready(self, state: ResultState, result: SegmentResult) -> None:
         if self.session.predict.diameter is None:
-            self.size_row.set_estimate(outcome.result.diameter, unsure=outcome.size_unsure)
-        area = outcome.result.summary.median_area_px
+            unsure = state.size_unsure(result.objects)
+            self.size_row.set_estimate(result.diameter, unsure=unsure)
+        area = result.summary.median_area_px
         if math.isfinite(area) and area > 0:
             self.result.set_typical_area(area)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -13,9 +13,9 @@ from psygnal import Signal
 from qtpy.QtCore import QTimer
 
 from napari_sa2net.app.session import source_plan
-from napari_sa2net.widgets.napari_port.connections import Connections
+from napari_sa2net.widgets.napari_port.connections import Connections, WatchedLayers
 from napari_sa2net.widgets.napari_port.geometry import place_on
-from napari_sa2net.widgets.napari_port.maps import cell_colors, is_overlay
+from napari_sa2net.widgets.napari_port.maps import cell_colors, is_cells
 from napari_sa2net.widgets.napari_port.picking import bring_into_view
 from napari_sa2net.widgets.napari_port.reading import image_source, layer_axes, layer_key
 from napari_sa2net.widgets.napari_port.repaint import repaint, shown_index, turned_words
@@ -71,19 +71,19 @@ class CellLayers:
         self._passed: Labels | None = None
         self._owners: WeakKeyDictionary[Labels, Image] = WeakKeyDictionary()
         self._places: WeakKeyDictionary[Image, KeptPlace] = WeakKeyDictionary()
-        self._watched: dict[Labels, Connections] = {}
+        self._watched = WatchedLayers(
+            self._viewer, is_cells, self._watch, lambda _: self.listed.emit(), self._forget
+        )
         self._connections = Connections()
         connect = self._connections.connect
         layers = self._viewer.layers
-        connect(layers.events.inserted, self._inserted)
-        connect(layers.events.removed, self._removed)
+        connect(layers.events.inserted, self._follow)
+        connect(layers.events.removed, self._follow)
         connect(layers.selection.events.active, self._follow)
         connect(self._viewer.dims.events.current_step, self._moved)
         connect(self._viewer.dims.events.order, self._moved)
         connect(port.image_changed, self._follow)
         connect(port.image_chosen, self._image_chosen)
-        for layer in self.layers():
-            self._watch(layer)
         self._follow()
 
     # --- which -------------------------------------------------------------------------
@@ -291,9 +291,7 @@ class CellLayers:
     def close(self) -> None:
         """Leave the viewer with no callback of ours."""
         self._connections.disconnect()
-        for connections in self._watched.values():
-            connections.disconnect()
-        self._watched.clear()
+        self._watched.close()
         self._current = self._picked = None
 
     # --- inside ------------------------------------------------------------------------
@@ -374,31 +372,16 @@ class CellLayers:
             wanted = wanted[1:]
         return shape == wanted
 
-    def _watch(self, layer: Labels) -> None:
-        connections = Connections()
-        connections.connect(layer.events.data, self._moved)
-        connections.connect(layer.events.name, self._renamed)
-        for name in ("scale", "translate", "rotate", "shear", "affine"):
-            connections.connect(getattr(layer.events, name), self._moved)
-        self._watched[layer] = connections
+    def _watch(self, layer: Labels, connect: Callable[..., None]) -> None:
+        connect(layer.events.name, self._renamed)
+        for name in ("data", "scale", "translate", "rotate", "shear", "affine"):
+            connect(getattr(layer.events, name), self._moved)
 
-    def _inserted(self, event: Any) -> None:
-        layer = event.value
-        if isinstance(layer, Labels) and not is_overlay(layer):
-            self._watch(layer)
-            self.listed.emit()
-        self._follow()
-
-    def _removed(self, event: Any) -> None:
-        layer = event.value
-        connections = self._watched.pop(layer, None) if isinstance(layer, Labels) else None
-        if connections is not None:
-            connections.disconnect()
-            if self._picked is layer:
-                self._picked = None
-            self.gone.emit(layer_key(layer))
-            self.listed.emit()
-        self._follow()
+    def _forget(self, layer: Labels) -> None:
+        if self._picked is layer:
+            self._picked = None
+        self.gone.emit(layer_key(layer))
+        self.listed.emit()
 
     def take_stroke(self, layer: Labels, atoms: Any) -> None:
         """Tell of what napari paints, once it is painted."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 from napari.layers import Image, Labels
@@ -50,6 +50,11 @@ def contour_for(area: float) -> int:
 def is_overlay(layer: Layer) -> bool:
     """A layer of ours that is no image to work on."""
     return SLOT_KEY in layer.metadata.get(METADATA_KEY, {})
+
+
+def is_cells(layer: Layer) -> TypeGuard[Labels]:
+    """A layer of labels that is no overlay."""
+    return isinstance(layer, Labels) and not is_overlay(layer)
 
 
 def is_bright(image: Image) -> bool:

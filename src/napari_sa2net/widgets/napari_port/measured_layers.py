@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +14,8 @@ from napari_sa2net.app.measured import Part, Place
 from napari_sa2net.app.measurements import KeptWindow, Measurements
 from napari_sa2net.data.axes import STACK_NAMES
 from napari_sa2net.engine.messages import SegmentResult
-from napari_sa2net.widgets.napari_port.connections import Connections
-from napari_sa2net.widgets.napari_port.maps import is_overlay
+from napari_sa2net.widgets.napari_port.connections import Connections, WatchedLayers
+from napari_sa2net.widgets.napari_port.maps import is_cells
 from napari_sa2net.widgets.napari_port.reading import layer_key, pixel_size_um, z_step_um
 from napari_sa2net.widgets.napari_port.results import (
     LEFT_TABLES,
@@ -47,21 +47,17 @@ class MeasuredLayers:
         self._port = port
         self._cells = cells
         self._measurements = measurements
-        self._watched: dict[Labels, Connections] = {}
         self._dirty: dict[Labels, list[Part] | None] = {}
         self._seen: dict[Labels, Any] = {}
         self._behind: set[Labels] = set()
         self._tabling = False
         self._connections = Connections()
         connect = self._connections.connect
-        connect(port.viewer.layers.events.inserted, self._inserted)
-        connect(port.viewer.layers.events.removed, self._removed)
         connect(port.tabled, self._tabled)
         connect(port.added, self._added)
         connect(port.image_changed, self._moved)
         connect(measurements.changed, self._changed)
-        for layer in port.viewer.layers:
-            self._watch(layer)
+        self._watched = WatchedLayers(port.viewer, is_cells, self._watch, gone=self._forget)
 
     # --- what is asked for -------------------------------------------------------------
 
@@ -140,7 +136,7 @@ class MeasuredLayers:
 
     def take_up(self) -> None:
         """Follow the tables again that a dock has left; changed cells are measured anew."""
-        for layer in list(self._watched):
+        for layer in self._watched:
             table = LEFT_TABLES.pop(layer, None)
             if table is None:
                 continue
@@ -154,38 +150,23 @@ class MeasuredLayers:
     def close(self) -> None:
         """Leave the viewer with no callback of ours."""
         self._connections.disconnect()
-        for connections in self._watched.values():
-            connections.disconnect()
-        self._watched.clear()
+        self._watched.close()
         self._dirty.clear()
 
     # --- what napari says --------------------------------------------------------------
 
-    def _inserted(self, event: Any) -> None:
-        self._watch(event.value)
-
-    def _watch(self, layer: Any) -> None:
-        if not isinstance(layer, Labels) or is_overlay(layer):
-            return
-        connections = Connections()
-        connections.connect(layer.events.paint, lambda event: self._painted(layer, event))
-        connections.connect(layer.events.data, lambda _: self._replaced(layer))
-        connections.connect(layer.events.set_data, lambda _: self._refreshed(layer))
-        connections.connect(layer.events.features, lambda _: link_rows(layer))
-        self._watched[layer] = connections
+    def _watch(self, layer: Labels, connect: Callable[..., None]) -> None:
+        connect(layer.events.paint, lambda event: self._note(layer, _parts_of(event.value)))
+        connect(layer.events.data, lambda _: self._replaced(layer))
+        connect(layer.events.set_data, lambda _: self._refreshed(layer))
+        connect(layer.events.features, lambda _: link_rows(layer))
         link_rows(layer)
 
-    def _removed(self, event: Any) -> None:
-        connections = self._watched.pop(event.value, None)
-        if connections is not None:
-            connections.disconnect()
-            self._dirty.pop(event.value, None)
-            self._seen.pop(event.value, None)
-            self._behind.discard(event.value)
-            self._measurements.forget(layer_key(event.value))
-
-    def _painted(self, layer: Labels, event: Any) -> None:
-        self._note(layer, _parts_of(event.value))
+    def _forget(self, layer: Labels) -> None:
+        self._dirty.pop(layer, None)
+        self._seen.pop(layer, None)
+        self._behind.discard(layer)
+        self._measurements.forget(layer_key(layer))
 
     def _replaced(self, layer: Labels) -> None:
         if self._port.is_writing(layer):

@@ -15,9 +15,9 @@ from napari.layers import Image, Labels
 from napari.layers.utils.stack_utils import stack_to_images
 from psygnal import Signal
 
-from napari_sa2net.app.session import ImageSource, Overlay, SegmentOutcome
-from napari_sa2net.engine.messages import Window
-from napari_sa2net.widgets.napari_port.connections import Connections
+from napari_sa2net.app.session import ImageSource, Overlay
+from napari_sa2net.engine.messages import SegmentResult, Window
+from napari_sa2net.widgets.napari_port.connections import Connections, WatchedLayers
 from napari_sa2net.widgets.napari_port.drawing import FinishedPictures, MeasureLine
 from napari_sa2net.widgets.napari_port.geometry import place_on
 from napari_sa2net.widgets.napari_port.maps import (
@@ -25,6 +25,7 @@ from napari_sa2net.widgets.napari_port.maps import (
     cell_colors,
     contour_for,
     is_bright,
+    is_cells,
     is_overlay,
 )
 from napari_sa2net.widgets.napari_port.picking import go_to
@@ -112,8 +113,10 @@ class NapariPort:
         self.add_to_edited: Callable[[str, tuple[int, ...], Any], bool] = lambda *_: False
         self.maps = MapLayers(viewer)
         self._finished = FinishedPictures(viewer)
-        self._watched: dict[Layer, Connections] = {}
         self._seen_since: WeakKeyDictionary[Labels, datetime] = WeakKeyDictionary()
+        self._watched = WatchedLayers(
+            viewer, lambda layer: _is_image(layer) or is_cells(layer), self._watch
+        )
         self._layer_connections = Connections()
         self._connections = Connections()
         connect = self._connections.connect
@@ -128,14 +131,11 @@ class NapariPort:
         for event in ("center", "zoom"):
             connect(getattr(camera.events, event), self._moved)
         for layer in self.images():
-            self._watch(layer)
             axes, channels = LEFT_CHOICES.pop(layer, (None, None))
             if axes is not None:
                 self._axes[layer_key(layer)] = axes
             if channels is not None:
                 self._channels[layer_key(layer)] = channels
-        for cells in self.cells():
-            self._watch_cells(cells)
         self._follow()
 
     # --- the image ---------------------------------------------------------------------
@@ -146,7 +146,7 @@ class NapariPort:
 
     def cells(self) -> list[Labels]:
         """Labels layers but for those of ours, the topmost first."""
-        return [layer for layer in reversed(self.viewer.layers) if _is_cells(layer)]
+        return [layer for layer in reversed(self.viewer.layers) if is_cells(layer)]
 
     def seen_since(self, layer: Labels) -> datetime | None:
         """When a layer of cells came into the viewer, to the second."""
@@ -293,63 +293,62 @@ class NapariPort:
             if shown.layer is layer:
                 shown.touch()
 
-    def show(self, outcome: SegmentOutcome) -> None:
+    def show(self, state: ResultState, result: SegmentResult) -> None:
         """Show a result over its image, in the place of the one that it replaces.
 
         Nothing happens where the image is gone. Selection and camera stay as they are.
         """
-        image = self._image(outcome.request.source.key)
+        image = self._image(state.request.source.key)
         if image is None:
             return
-        result = outcome.result
-        if outcome.adds_to and self._add(image, outcome):
+        if state.adds_to and self._add(image, state, result):
             return
         labels, arguments = place_labels(
-            image, outcome.request.source, outcome.labels, result.offset
+            image, state.request.source, result.labels, result.offset
         )
-        former = self._results.pop(outcome.looks_into or "", None)
+        former = self._results.pop(state.looks_into or "", None)
         if former is not None and former.alive:
             # a person's cells stay as they are; the maps are all that was asked for
-            former.adopt(lambda: self._edited(outcome.key))
+            former.adopt(lambda: self._edited(state.key))
             former.result = result
-            self._results[outcome.key] = former
-            self.added.emit(former.layer, outcome.key, result)
+            self._results[state.key] = former
+            self.added.emit(former.layer, state.key, result)
             return
-        old = self._results.pop(outcome.replaces, None) if outcome.replaces else None
+        old = self._results.pop(state.replaces, None) if state.replaces else None
         if old is not None and old.alive and not old.edited and old.layer.ndim == labels.ndim:
             shown = old
-            shown.adopt(lambda: self._edited(outcome.key))
-            if shown.area is not None and outcome.request.window != Window():
+            shown.adopt(lambda: self._edited(state.key))
+            if shown.area is not None and state.request.window != Window():
                 # the same part again: what lies around it stays
-                merged = shown.area.with_cells(outcome.labels)
+                merged = shown.area.with_cells(result.labels)
                 labels, arguments = place_labels(
-                    image, outcome.request.source, merged, shown.area.offset
+                    image, state.request.source, merged, shown.area.offset
                 )
                 shown.replace(labels, arguments)
-                self._results[outcome.key] = shown
-                self._added(outcome, shown)
+                self._results[state.key] = shown
+                self._added(state.key, shown, result)
                 return
             shown.area = None
             shown.replace(labels, arguments)
         else:
             if old is not None:
                 old.disconnect()
-            seen = not (outcome.request.looks and self._has_cells(image, result.offset))
+            seen = not (state.request.looks and self._has_cells(image, result.offset))
             arguments.update(cell_colors(image), visible=seen)
             layer = Labels(labels, name=f"{image.name} cells", **arguments)
             if np.prod(labels.shape[-2:]) <= OUTLINED:
                 layer.contour = contour_for(result.summary.median_area_px)
             with keep_selection(self.viewer):
                 self.viewer.add_layer(layer)
-            shown = ResultLayer(self.viewer, layer, image, lambda: self._edited(outcome.key))
-        self._results[outcome.key] = shown
-        if outcome.request.looks and not shown.layer.contour:
+            shown = ResultLayer(self.viewer, layer, image, lambda: self._edited(state.key))
+        self._results[state.key] = shown
+        if state.request.looks and not shown.layer.contour:
             # filled cells would hide the maps that lie under them
             shown.layer.contour = contour_for(result.summary.median_area_px)
         shown.set_metadata(result.provenance)
         shown.result = result
         if result.objects is not None:
-            self._show_table(outcome.key, shown, result.objects)
+            self._show_table(state.key, shown, result.objects)
 
     def update_labels(self, key: str, labels: NDArray[Any]) -> None:
         """Show labels that a slider made anew."""
@@ -488,9 +487,7 @@ class NapariPort:
         self._finished.close()
         self._connections.disconnect()
         self._layer_connections.disconnect()
-        for connections in self._watched.values():
-            connections.disconnect()
-        self._watched.clear()
+        self._watched.close()
         for shown in self._results.values():
             shown.disconnect()
         self._results.clear()
@@ -501,11 +498,8 @@ class NapariPort:
 
     def _inserted(self, event: Any) -> None:
         if _is_image(event.value):
-            self._watch(event.value)
             self.images_changed.emit()
             self._follow()
-        elif _is_cells(event.value):
-            self._watch_cells(event.value)
 
     def _removed(self, event: Any) -> None:
         layer = event.value
@@ -515,9 +509,6 @@ class NapariPort:
                 del self._results[key]
                 self.result_gone.emit(key)
         self.maps.removed(layer)
-        connections = self._watched.pop(layer, None)
-        if connections is not None:
-            connections.disconnect()
         if not _is_image(layer):
             return
         key = layer_key(layer)
@@ -563,17 +554,17 @@ class NapariPort:
                 return shown.area.former.reshape(layer.data.shape)
         return None
 
-    def _add(self, image: Image, outcome: SegmentOutcome) -> bool:
+    def _add(self, image: Image, state: ResultState, result: SegmentResult) -> bool:
         """Add the cells of a part of the image to a former result; whether that could be."""
-        old = self._results.get(outcome.adds_to or "")
+        old = self._results.get(state.adds_to or "")
         place = None
         if old is not None and old.alive:
             place = place_on(image, old.layer, self._axes_of(image))
         if old is None or place is None:
             return False
-        corner, offset = np.array(place[0]), np.array(outcome.result.offset)
+        corner, offset = np.array(place[0]), np.array(result.offset)
         cells = np.squeeze(np.asarray(old.layer.data), place[1])
-        ends = corner + cells.shape, offset + outcome.labels.shape
+        ends = corner + cells.shape, offset + result.labels.shape
         low, high = np.minimum(corner, offset), np.maximum(*ends)
         if math.prod((high - low).tolist()) > MOST_TOGETHER:
             return False
@@ -583,13 +574,13 @@ class NapariPort:
             start = (offset - corner).tolist()
             for axis in sorted(place[1]):
                 start.insert(axis, 0)
-            labels = np.expand_dims(outcome.labels, place[1])
+            labels = np.expand_dims(result.labels, place[1])
             if not self.add_to_edited(layer_key(old.layer), tuple(start), labels):
                 return False
-            del self._results[outcome.adds_to or ""]
-            self._results[outcome.key] = old
-            self._added(outcome, old)
-            self._edited(outcome.key)
+            del self._results[state.adds_to or ""]
+            self._results[state.key] = old
+            self._added(state.key, old, result)
+            self._edited(state.key)
             return True
         former = np.zeros((high - low).tolist(), np.int32)
         where = zip(corner - low, ends[0] - low, strict=True)
@@ -597,19 +588,19 @@ class NapariPort:
         old.area = Area(
             former, tuple((offset - low).tolist()), tuple(int(v) for v in low.tolist())
         )
-        merged = old.area.with_cells(outcome.labels)
-        labels, arguments = place_labels(image, outcome.request.source, merged, old.area.offset)
-        del self._results[outcome.adds_to or ""]
-        self._results[outcome.key] = old
-        old.adopt(lambda: self._edited(outcome.key))
+        merged = old.area.with_cells(result.labels)
+        labels, arguments = place_labels(image, state.request.source, merged, old.area.offset)
+        del self._results[state.adds_to or ""]
+        self._results[state.key] = old
+        old.adopt(lambda: self._edited(state.key))
         old.replace(labels, arguments)
-        self._added(outcome, old)
+        self._added(state.key, old, result)
         return True
 
-    def _added(self, outcome: SegmentOutcome, shown: ResultLayer) -> None:
-        shown.result = outcome.result
-        shown.set_metadata(outcome.result.provenance)
-        self.added.emit(shown.layer, outcome.key, outcome.result)
+    def _added(self, key: str, shown: ResultLayer, result: SegmentResult) -> None:
+        shown.result = result
+        shown.set_metadata(result.provenance)
+        self.added.emit(shown.layer, key, result)
 
     def _axes_of(self, image: Image) -> str:
         return self.axes_of(image) or layer_axes(image)
@@ -644,29 +635,19 @@ class NapariPort:
                 self._layer_connections.connect(getattr(layer.events, name), self._placed)
         self.image_changed.emit()
 
-    def _watch(self, layer: Image) -> None:
-        connections = Connections()
-        connections.connect(layer.events.name, self._renamed)
-        connections.connect(layer.events.data, lambda event: self._pixels(layer))
-        connections.connect(layer.events.visible, self._selected)
-        self._watched[layer] = connections
-
-    def _watch_cells(self, layer: Labels) -> None:
-        connections = Connections()
-        connections.connect(
-            layer.events.paint, lambda event: self.painted.emit(layer, event.value)
-        )
-        self._watched[layer] = connections
-        # as commits tell their time
-        self._seen_since[layer] = datetime.now(UTC).replace(microsecond=0)
+    def _watch(self, layer: Image | Labels, connect: Callable[..., None]) -> None:
+        if isinstance(layer, Image):
+            connect(layer.events.name, self._renamed)
+            connect(layer.events.data, lambda _: self._pixels(layer))
+            connect(layer.events.visible, self._selected)
+        else:
+            connect(layer.events.paint, lambda event: self.painted.emit(layer, event.value))
+            # as commits tell their time
+            self._seen_since[layer] = datetime.now(UTC).replace(microsecond=0)
 
 
 def _is_image(layer: Layer) -> TypeGuard[Image]:
     return isinstance(layer, Image) and not is_overlay(layer)
-
-
-def _is_cells(layer: Layer) -> TypeGuard[Labels]:
-    return isinstance(layer, Labels) and not is_overlay(layer)
 
 
 __all__ = ["METADATA_KEY", "PLUGIN", "NapariPort"]

@@ -196,7 +196,7 @@ class SeeWhyPage(PageWidget):
         why = self.session.why
         if why is not None:
             self._asked = True
-            shape = why.explanation.result.segmentation.labels.shape
+            shape = why.result.segmentation.labels.shape
             self.controller.inspect(label, self.port.edited_labels(why.key, shape))
 
     def _jump(self, column_name: str) -> None:
@@ -252,8 +252,8 @@ class SeeWhyPage(PageWidget):
             except SA2NetError:
                 stack = ()
             text = plane_words(source.plane, stack, source.stack_axes)
-            if why is not None and why.explanation.result.index != source.plane:
-                index = why.explanation.result.index
+            if why is not None and why.result.index != source.plane:
+                index = why.result.index
                 shown = plane_words(index, stack, source.stack_axes)
                 text += f"; shown is why in {shown}"
         show_text(self.plane, text)
@@ -271,7 +271,7 @@ class SeeWhyPage(PageWidget):
             self.cell.set_cell(None)
             return
         bright = self.port.is_bright(why.image_key)
-        result = why.explanation.result
+        result = why.result
         kind = result.network.kind
         self.tiles.set_maps(why.maps, bright, kind)
         self.tiles.set_shown(why.shown, why.focus)
@@ -297,7 +297,7 @@ class SeeWhyPage(PageWidget):
         self.bring_up(self._cell_heading, self.cell)
 
     def _show_what_if(self, why: WhyState) -> None:
-        result = why.explanation.result
+        result = why.result
         # without a tile the network was not run: there is nothing to try
         tried = result.segmentation.n_tiles > 0
         self.what_if.setEnabled(why.kept and tried and has_attention(result.network))
@@ -323,6 +323,6 @@ def _note(why: WhyState) -> str:
     if not why.kept:
         return LOST
     if not why.maps:
-        ran = why.explanation.result.segmentation.n_tiles
+        ran = why.result.segmentation.n_tiles
         return NO_ATTENTION if ran else BLANK
     return MOVED if why.moved else ""
