@@ -48,6 +48,17 @@ def quick_garbage() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def plugins_found_once() -> Iterator[None]:
+    """Each new viewer reads the manifests of all plugins: once is enough."""
+    from npe2 import PluginManifest
+
+    found = list(PluginManifest.discover())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PluginManifest, "discover", lambda paths=(): iter(found))
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def nothing_is_left(warm_engine_maker: object) -> Iterator[None]:
     """After a module no window, timer, thread or process that it made is there any more."""
@@ -75,6 +86,8 @@ def _nothing_left(of: str) -> Iterator[None]:
             break
         time.sleep(0.05)
     assert not left, f"left after {of}: {', '.join(left)}"
+    # what is there now stays: the next searches need not look at it
+    gc.freeze()
 
 
 def _left(before: set[object]) -> list[str]:
