@@ -79,6 +79,12 @@ def _has_value(plan: ImagePlan) -> bool:
         return any(np.isfinite(plane.astype(np.float64)).any() for plane in planes)
 
 
+def test_time_points_without_a_channel_are_read() -> None:
+    plan = plan_image(np.zeros((2, 0, 3, 4), bool), "TCYX")
+    assert plan.levels_along == "T"
+    assert plan.read((1,), 0, 3, 0, 4).shape == (3, 3, 4)
+
+
 @given(
     images(),
     st.booleans(),

@@ -577,7 +577,7 @@ class ImagePlan(BlockReader):
         """Levels of a plane: of the whole image, or of the time point or plane alone."""
         if self._whole is not None:
             return self._whole.measured_of(self.in_whole(index))
-        if not self.levels_along or self.measured.constant:
+        if not self.levels_along or self.is_empty or self.measured.constant:
             return self.measured
         at = dict(zip(self.stack_axes, index, strict=True))
         key = tuple(at[name] for name in self.levels_along)
