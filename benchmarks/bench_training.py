@@ -60,7 +60,11 @@ def main() -> int:
             rates[way].append(rate)
     show(
         [
-            {"training": way, "crops / s": f"{np.median(some):.2f}", "loss": f"{losses[way]:.4f}"}
+            {
+                "training": way,
+                "crops / s": f"{np.median(some):.2f}",
+                "loss": f"{losses[way]:.4f}",
+            }
             for way, some in rates.items()
         ]
     )

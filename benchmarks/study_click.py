@@ -128,9 +128,7 @@ def cases(files: Any, model: Any) -> Iterator[Case]:
         yield case
 
 
-def example(
-    case: Case, rng: np.random.Generator
-) -> tuple[Tensor, Tensor, Tensor] | None:
+def example(case: Case, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor] | None:
     """Input, truth and pixels that count for one click; None where little of it is seen."""
     weights = np.array([4.0 if best < 0.5 else 1.0 for _, best in case.objects])
     number, _ = case.objects[rng.choice(len(weights), p=weights / weights.sum())]

@@ -302,9 +302,7 @@ def test_a_click_that_means_all_of_an_object_says_so():
 def test_of_an_object_beyond_the_box_no_crumb_is_taken():
     labels = np.zeros((40, 80), np.int32)
     labels[10:30, 5:75] = 1
-    corrections = do(
-        labels, lambda c: add_at(c, np.ones((20, 12), bool), (10, 6), (20, 12))
-    )
+    corrections = do(labels, lambda c: add_at(c, np.ones((20, 12), bool), (10, 6), (20, 12)))
     assert corrections.labels[20, 5] == 1  # it goes on to the right
     assert corrections.labels[20, 19] == 1
     assert corrections.labels[20, 12] == 2

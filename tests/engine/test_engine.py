@@ -303,7 +303,7 @@ def test_the_client_needs_no_torch():
 
 
 def test_a_click_is_answered_by_the_object_there(engine, tiny_model):
-    """With what is kept of a result, without, beyond the part that was segmented, in a stack."""
+    """With what is kept of a result, without, beyond what was segmented, in a stack."""
     plane, truth = synthetic_nuclei((200, 240), 15, seed=5)
     stack = np.stack([np.zeros_like(plane), plane])
     about = {"image": stack, "model": str(tiny_model), "axes": "ZYX", "predict": SMALL}

@@ -1,4 +1,4 @@
-"""One object from a click: the window's geometry, and the bundled network on synthetic nuclei."""
+"""One object from a click: the window's geometry, and the bundled network."""
 
 from __future__ import annotations
 

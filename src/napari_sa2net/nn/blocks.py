@@ -88,11 +88,7 @@ class Depthwise(nn.Conv2d):
         with torch.autocast("cpu", enabled=False):
             bias = None if self.bias is None else self.bias.float()
             weight = self.weight.float()
-            if (
-                self.kernel_size[0] > STRIP
-                and weight.requires_grad
-                and torch.is_grad_enabled()
-            ):
+            if self.kernel_size[0] > STRIP and weight.requires_grad and torch.is_grad_enabled():
                 y = _DepthwiseInStrips.apply(x.float(), weight, bias)
             else:
                 y = self._conv_forward(x.float(), weight, bias)
