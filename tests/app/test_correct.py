@@ -629,3 +629,85 @@ def test_pieces_of_all_planes_are_numbered(desks: Any) -> None:
     assert not desk.controller.mend()
     assert "astype('int32')" in desk.state.said.words
     assert many.max() == 1
+
+
+def answer(desk: Any, mask: Any) -> Any:
+    """Answer the newest question with a mask; the call."""
+    call = desk.client.requests[-1]
+    desk.client.on_event(call.done(mask))
+    return call
+
+
+def test_a_click_asks_for_the_object_there_and_makes_it_a_cell(desks: Any) -> None:
+    labels = disks()
+    labels[labels == 4] = 0  # was missed
+    desk = desks(labels, image=np.zeros((3, 110, 140), np.float32), corner=(2, 10, 15))
+    planes = labels[None]
+    source = CellSource("cells", "my cells", planes, (0,), desk.image, (2, 10, 15))
+    desk.controller.set_cells(source)
+    desk.controller.add((60.0, 77.0))
+    asked = desk.client.requests[-1]
+    assert (asked.name, asked.kind) == ("object_at", "object_at")
+    y0, y1, x0, x1 = asked.about.box
+    assert asked.arguments["diameter"] == pytest.approx(16, rel=0.1)  # of the cells there
+    assert (60 - y0, 77 - x0) == asked.arguments["click"]
+    assert asked.arguments["window"] == p.Window(
+        index=(2,), box=(y0 + 10, y1 + 10, x0 + 15, x1 + 15)
+    )
+    np.testing.assert_array_equal(asked.arguments["labels"], planes[0, y0:y1, x0:x1])
+    assert asked.arguments["against"] == ()
+    assert not desk.link.session.running  # it is no run: Cancel has nothing to stop
+    truth = disks()
+    answer(desk, truth[y0:y1, x0:x1] == 4)
+    np.testing.assert_array_equal(planes[0] > 0, truth > 0)
+    assert desk.state.undo.startswith("Undo drawing of cell")
+    desk.controller.undo()
+    assert not planes[0, 60, 77]
+
+
+def test_a_second_click_in_a_cell_cuts_it_against_the_first(desks: Any) -> None:
+    labels = disks(((30, 30), (30, 44), (70, 40), (70, 80)))
+    both = np.isin(labels, (1, 2))
+    labels[both] = 0
+    desk = desks(labels)
+    desk.controller.add((30.0, 28.0))
+    y0, y1, x0, x1 = desk.client.requests[-1].about.box
+    answer(desk, both[y0:y1, x0:x1])
+    one = labels[30, 28]
+    assert labels[30, 46] == one != 0
+    desk.controller.add((30.0, 46.0))
+    call = desk.client.requests[-1]
+    y0, y1, x0, x1 = call.about.box
+    assert call.arguments["against"] == ((30 - y0, 28 - x0),)
+    answer(desk, (both & (np.indices(labels.shape)[1] > 37))[y0:y1, x0:x1])
+    assert labels[30, 28] == one
+    assert labels[30, 46] not in (0, one)
+    assert desk.state.undo == f"Undo cutting of cell {one} by a click"
+
+
+def test_a_box_bounds_what_is_made(desks: Any) -> None:
+    labels = np.zeros((96, 120), np.int32)
+    desk = desks(labels)
+    desk.controller.add((40.0, 50.0), [(30, 35), (30, 64), (49, 64), (49, 35)])
+    call = desk.client.requests[-1]
+    assert call.arguments["diameter"] == pytest.approx(0.85 * np.sqrt(20 * 30))
+    y0, y1, x0, x1 = call.about.box
+    answer(desk, np.ones((y1 - y0, x1 - x0), bool))
+    rows, columns = np.nonzero(labels)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (30, 49, 35, 64)
+
+
+def test_a_click_that_can_make_nothing_says_why(desks: Any) -> None:
+    desk = desks(disks())
+    before = len(desk.client.requests)
+    desk.controller.add((200.0, 10.0))
+    assert "outside the image" in desk.state.said.words
+    desk.controller.set_cells(CellSource("cells", "my cells", disks(), (), None, None))
+    desk.controller.add((20.0, 20.0))
+    assert "pixels of an image" in desk.state.said.words
+    assert len(desk.client.requests) == before
+    desk.controller.set_cells(desk.source)
+    desk.controller.add((20.0, 20.0))
+    y0, y1, x0, x1 = desk.client.requests[-1].about.box
+    answer(desk, disks()[y0:y1, x0:x1] == 1)
+    assert "is one cell there" in desk.state.said.words

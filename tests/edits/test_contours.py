@@ -10,6 +10,7 @@ from napari_sa2net.edits import (
     Corrections,
     History,
     accept,
+    add_at,
     fill_holes,
     fit_to_edge,
     redraw,
@@ -254,3 +255,54 @@ def test_box_refuses():
             replace_box(corrections, box, new)
     with pytest.raises(NothingToEditError):
         replace_box(corrections, (0, 10, 0, 10), np.zeros((10, 10), int))
+
+
+def test_a_click_on_background_makes_an_object_of_background_only():
+    labels = np.where(disk((40, 40), 20, 26, 6), 3, 0).astype(np.int32)
+    history = History(Corrections(labels))
+    before = labels.copy()
+    mask = disk((20, 20), 10, 10, 8)  # reaches into object 3
+    history.do(add_at(history.corrections, mask, (10, 5), (20, 12)))
+    np.testing.assert_array_equal(labels == 3, before == 3)
+    new = labels[20, 12]
+    assert new not in (0, 3)
+    expected = np.zeros((40, 40), bool)
+    expected[10:30, 5:25] = mask
+    np.testing.assert_array_equal(labels == new, expected & (before == 0))
+    history.undo()
+    np.testing.assert_array_equal(labels, before)
+
+
+def test_a_click_on_an_object_cuts_it():
+    """Other objects stay; crumbs go with the part that was clicked."""
+    left, right = disk((40, 60), 20, 20, 9), disk((40, 60), 20, 36, 9)
+    labels = np.where(left | right, 7, 0).astype(np.int32)
+    labels[0:6, 30:40] = 2
+    labels[19:21, 45:48] = 7  # a crumb beyond the clicked part
+    history = History(Corrections(labels))
+    before = labels.copy()
+    mask = (right & ~left) | (before == 2)
+    history.do(add_at(history.corrections, mask, (0, 0), (20, 38)))
+    new = labels[20, 38]
+    assert new not in (0, 2, 7)
+    np.testing.assert_array_equal(labels == 2, before == 2)
+    np.testing.assert_array_equal(labels == 7, left)
+    np.testing.assert_array_equal(labels == new, (before == 7) & ~left)
+    assert history.undo_words == "Undo cutting of cell 7 by a click"
+
+
+def test_a_click_that_means_all_of_an_object_says_so():
+    labels = np.where(disk((40, 40), 20, 20, 9), 7, 0).astype(np.int32)
+    corrections = Corrections(labels)
+    for mask in (disk((40, 40), 20, 20, 11), disk((40, 40), 20, 21, 9)):
+        with pytest.raises(EditError, match="Cell 7 is one cell there"):
+            add_at(corrections, mask, (0, 0), (20, 20))
+
+
+def test_of_an_object_beyond_the_box_no_crumb_is_taken():
+    labels = np.zeros((40, 80), np.int32)
+    labels[10:30, 5:75] = 1
+    corrections = do(labels, lambda c: add_at(c, np.ones((20, 12), bool), (10, 6), (20, 12)))
+    assert corrections.labels[20, 5] == 1  # it goes on to the right
+    assert corrections.labels[20, 19] == 1
+    assert corrections.labels[20, 12] == 2

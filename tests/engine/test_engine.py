@@ -300,3 +300,34 @@ def test_the_client_needs_no_torch():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout.strip() == "[]", run.stderr
+
+
+def test_a_click_is_answered_by_the_object_there(engine, tiny_model):
+    """With what is kept of a result, without, beyond what was segmented, in a stack."""
+    plane, truth = synthetic_nuclei((200, 240), 15, seed=5)
+    stack = np.stack([np.zeros_like(plane), plane])
+    about = {"image": stack, "model": str(tiny_model), "axes": "ZYX", "predict": SMALL}
+    part = p.Window(index=(1,), box=(0, 120, 0, 240))
+    engine.result(call("segment", "clicked", window=part, **about))
+    for label in (3, 7, 11):
+        ys, xs = np.nonzero(truth == label)
+        y, x = float(np.median(ys)), float(np.median(xs))
+        near = (max(0, int(y) - 45), min(200, int(y) + 45), max(0, int(x) - 45), int(x) + 45)
+        for key, (y0, y1, x0, x1) in (
+            ("clicked", (0, 200, 0, 240)),
+            ("clicked", (*near[:3], min(240, near[3]))),
+            ("gone", (*near[:3], min(240, near[3]))),
+        ):
+            mask = engine.result(
+                call(
+                    "object_at",
+                    key,
+                    labels=np.zeros((y1 - y0, x1 - x0), np.int32),
+                    click=(y - y0, x - x0),
+                    diameter=22.0,
+                    window=p.Window(index=(1,), box=(y0, y1, x0, x1)),
+                    **about,
+                )
+            )
+            own = truth[y0:y1, x0:x1] == label
+            assert (mask & own).sum() / (mask | own).sum() > 0.5, (label, key)

@@ -107,6 +107,19 @@ def drag(qtbot: Any, layer: Labels, *points: tuple[float, ...]) -> None:
     qtbot.wait(10)
 
 
+def alt_click(qtbot: Any, layer: Labels, point: tuple[float, ...]) -> None:
+    event = Mouse(layer, point)
+    event.modifiers = ("Alt",)
+    generators = [callback(layer, event) for callback in list(layer.mouse_drag_callbacks)]
+    event.type = "mouse_press"
+    for kind in ("mouse_press", "mouse_release"):
+        event.type = kind
+        for generator in generators:
+            if generator is not None:
+                next(generator, None)
+    qtbot.wait(10)
+
+
 def key(viewer: Any, *keys: str) -> None:
     for one in keys:
         viewer.window._qt_viewer.canvas._key_map_handler.press_key(one)
@@ -827,3 +840,41 @@ def test_all_that_is_reviewed_is_outlined(open_page: Any, qtbot: Any) -> None:
     qtbot.waitUntil(lambda: (viewer.layers["reviewed"].data == 1).any())
     lines = viewer.layers["reviewed"].data == 1
     assert {int(v) for v in np.unique(cells.data[lines])} == {1, 2, 3, 4}
+
+
+def test_clicks_add_cut_and_take_away(open_page: Any, qtbot: Any) -> None:
+    """Each click is answered by the engine and is one step of the history."""
+    image, truth = synthetic_nuclei((160, 200), n=14, diameter=20, seed=3)
+    missed, kept = 2, truth.copy()
+    kept[truth == missed] = 0
+    page = open_page()
+    viewer = page.port.viewer
+    viewer.add_image(image, name="nuclei 3")
+    cells = viewer.add_labels(kept.copy(), name="cells")
+    key(viewer, "C")
+    assert page.strip.buttons["click"].isChecked()
+    ys, xs = np.nonzero(truth == missed)
+    point = (int(np.median(ys)), int(np.median(xs)))
+    assert not cells.data[point]
+    drag(qtbot, cells, point)
+    qtbot.waitUntil(lambda: cells.data[point] != 0, timeout=WAIT_MS)
+    new = cells.data == cells.data[point]
+    assert (new & (truth == missed)).sum() / (new | (truth == missed)).sum() > 0.5
+    np.testing.assert_array_equal(cells.data[kept > 0], kept[kept > 0])
+    assert page.state.undo.startswith("Undo drawing of cell")
+    key(viewer, "Control-Z")
+    np.testing.assert_array_equal(cells.data, kept)
+
+    # Alt-click takes a cell away
+    ys, xs = np.nonzero(truth == 5)
+    event_point = (int(np.median(ys)), int(np.median(xs)))
+    alt_click(qtbot, cells, event_point)
+    assert 5 not in labels_of(cells)
+    key(viewer, "Control-Z")
+
+    # a box that is dragged bounds what is made
+    top, left, bottom, right = 2, 2, 22, 24
+    drag(qtbot, cells, (top, left), (12, 12), (bottom, right))
+    qtbot.waitUntil(lambda: bool(page.state.said.words), timeout=WAIT_MS)
+    key(viewer, "Escape")
+    qtbot.waitUntil(lambda: not page.strip.buttons["click"].isChecked())

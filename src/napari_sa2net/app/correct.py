@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -17,11 +18,13 @@ from napari_sa2net import edits
 from napari_sa2net.app.cells import (
     BoxRequest,
     CellSource,
+    ClickRequest,
     CorrectEngine,
     Foreground,
     Index,
     MakeStep,
     Odd,
+    box_of,
     chosen,
     inside,
     mended,
@@ -64,6 +67,13 @@ from napari_sa2net.data.journal import Journal, discard_journal
 from napari_sa2net.data.labels import Look
 from napari_sa2net.edits import Corrections, ReviewQueue, Step
 from napari_sa2net.errors import EditConflictError, EditError, SA2NetError
+
+#: so many cells tell what is typical
+FEW = 3
+#: diameter (px) of a typical cell where nothing is known of any
+UNKNOWN_DIAMETER = 24.0
+#: diameter of a cell in a box that is drawn around it, as a share of the box
+BOXED = 0.85
 
 # --------------------------------------------------------------------------------------------
 # What the Correct page shows, as evented state.
@@ -596,7 +606,11 @@ class CorrectController:
         self._seen_since: dict[str, datetime] = {}
         self._offered = ""
         self._files = CorrectFiles(link, self._show_safety)
-        self._engine = CorrectEngine(link, self._foreground_ready, self._box_ready)
+        self._engine = CorrectEngine(
+            link, self._foreground_ready, self._box_ready, self._object_ready
+        )
+        #: where a cell was clicked that a click made, by layer, plane and label
+        self._clicked: dict[tuple[str, Index, int], tuple[float, float]] = {}
         self.review = CorrectReview(self)
         self.keeping = CorrectKeeping(self, self._files)
 
@@ -778,6 +792,43 @@ class CorrectController:
                 self._engine.segment_box(source, outline, instances, diameter)
             except EditError as error:
                 self.say(str(error), ok=False)
+
+    def add(self, point: tuple[float, float], bounds: Any = None) -> None:
+        """Make a cell of what is clicked: one that was missed, or a part of one of two.
+
+        Parameters
+        ----------
+        point
+            (y, x) in pixels of the plane.
+        bounds
+            Outline of a box around the cell, where one was drawn.
+        """
+        with self.lock:
+            session, source = self.open(), self.state.cells
+            if session is None or source is None or self.is_turned():
+                return
+            corrections, index = session.corrections, source.plane
+            box = None if bounds is None else box_of(bounds, source.shape)
+            if box is not None:
+                diameter = BOXED * math.sqrt((box[1] - box[0]) * (box[3] - box[2]))
+            else:
+                diameter = self._typical(corrections, index)
+            under = edits.label_at(corrections, point, index)
+            before = self._clicked.get((source.key, index, under))
+            against = [before] if under and before is not None else []
+            try:
+                self._engine.object_at(source, point, diameter, against, box)
+            except EditError as error:
+                self.say(str(error), ok=False)
+
+    def _typical(self, corrections: Corrections, index: Index) -> float:
+        """Diameter of a typical cell (px): of those that are there, else of the model's."""
+        areas = corrections.plane(index).areas
+        if len(areas) >= FEW:
+            return 2 * math.sqrt(float(np.median(areas)) / math.pi)
+        session = self.link.session
+        told = session.info.model_diameter if session.info is not None else None
+        return session.predict.diameter or told or UNKNOWN_DIAMETER
 
     def accept(self, label: int) -> bool:
         """Say that a cell is right as it is."""
@@ -967,6 +1018,26 @@ class CorrectController:
                     edits.replace_box(session.corrections, request.box, labels, request.index)
                 ),
             )
+
+    def _object_ready(self, request: ClickRequest, mask: NDArray[np.bool_]) -> None:
+        session = self._sessions.get(request.cells)
+        if session is None:
+            return
+        y0, _, x0, _ = request.box
+        point = (request.click[0] + y0, request.click[1] + x0)
+        if request.bounds is not None:
+            top, bottom, left, right = request.bounds
+            within = np.zeros(mask.shape, bool)
+            within[max(0, top - y0) : bottom - y0, max(0, left - x0) : right - x0] = True
+            mask = mask & within
+
+        def act() -> Change:
+            made = edits.add_at(session.corrections, mask, (y0, x0), point, request.index)
+            return session.do(made)
+
+        if self._change(request.cells, act):
+            label = edits.label_at(session.corrections, point, request.index)
+            self._clicked[request.cells, request.index, label] = point
 
     # --- files -------------------------------------------------------------------------
 

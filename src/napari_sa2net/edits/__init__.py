@@ -14,7 +14,14 @@ the plane of a stack, () for a single plane.
 
 from __future__ import annotations
 
-from napari_sa2net.edits.contours import fill_holes, fit_to_edge, redraw, redraw_mask, smooth
+from napari_sa2net.edits.contours import (
+    add_at,
+    fill_holes,
+    fit_to_edge,
+    redraw,
+    redraw_mask,
+    smooth,
+)
 from napari_sa2net.edits.corrections import Corrections, History, LabelIndex, PlaneIndex
 from napari_sa2net.edits.objects import (
     delete,
@@ -62,6 +69,7 @@ __all__ = [
     "Step",
     "accept",
     "accept_in_view",
+    "add_at",
     "changed_boxes",
     "delete",
     "fill_holes",

@@ -10,7 +10,7 @@ import scipy  # its parts load on first use
 from numpy.typing import ArrayLike, NDArray
 
 from napari_sa2net.edits.corrections import Corrections
-from napari_sa2net.edits.objects import joined, named, pixel_step
+from napari_sa2net.edits.objects import joined, label_at, named, pixel_step
 from napari_sa2net.edits.shapes import (
     Box,
     as_points,
@@ -274,6 +274,64 @@ def redraw_mask(
             new[here] = np.where(drawn[there], label, new[here])
         patches.append(Patch.between(index, (part[0], part[2]), window, new))
     return pixel_step(corrections, "redraw", words, [joined(index, patches)])
+
+
+#: A click on an object that leaves less of it than this share means all of it.
+_LEFT = 0.15
+
+
+def add_at(
+    corrections: Corrections,
+    mask: ArrayLike,
+    corner: tuple[int, int],
+    point: tuple[float, float],
+    index: Index = (),
+) -> Step:
+    """Make an object of what was clicked: a new one, or a part that is cut off another.
+
+    Parameters
+    ----------
+    corrections : Corrections
+    mask : (h, w) bool
+        What belongs to it, wherever other objects are.
+    corner : (y, x)
+        Of the mask's first pixel.
+    point : (y, x)
+        The click. On background the new object takes background only; on an object it takes
+        pixels of that one, too, and crumbs that would be left of it.
+    index : tuple of int
+        Plane of the stack.
+
+    Raises
+    ------
+    EditError
+        If just about all of the object under the click is meant, or nothing is free.
+    """
+    index = corrections.checked(index)
+    drawn = np.asarray(mask, bool)
+    y0, x0 = (int(c) for c in corner)
+    box: Box = (y0, y0 + drawn.shape[0], x0, x0 + drawn.shape[1])
+    under = label_at(corrections, point, index)
+    if not under:
+        return redraw_mask(corrections, drawn, (y0, x0), index)
+    window = corrections.look(index, box)
+    own = window == under
+    drawn = drawn & (own | (window == 0))
+    known = corrections.plane(index)
+    goes_on = known.areas[known.labels == under].sum() > own.sum()
+    if not goes_on:
+        pieces, n = scipy.ndimage.label(own & ~drawn)
+        sizes = np.bincount(pieces.ravel(), minlength=n + 1)
+        sizes[0] = own.sum()
+        drawn |= (sizes < _LEFT * own.sum())[pieces]
+    if not (own & drawn).any() or not (goes_on or (own & ~drawn).any()):
+        raise EditError(
+            f"Cell {under} is one cell there, as it is. Click on a cell that is missing, or "
+            "on the other cell where two are one; Split cuts along a line."
+        )
+    (label,) = corrections.new_labels(1)
+    patch = Patch.between(index, (y0, x0), window, np.where(drawn, label, window))
+    return pixel_step(corrections, "split", f"cutting of cell {under} by a click", [patch])
 
 
 def _reshaped(

@@ -23,7 +23,7 @@ _PARENT_CHECK_S = 1.0
 
 NEWEST = ("derive", "map_channel", "inspect", "what_if")
 """Of several calls of one of these that wait for one key only the newest runs."""
-QUICK = ("derive", "measure", "inspect")
+QUICK = ("derive", "measure", "inspect", "object_at")
 """Calls that are answered between two tiles of another job."""
 
 

@@ -17,7 +17,13 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from napari_sa2net.config import FineTuneConfig, InputConfig, InstanceConfig, PredictConfig
+from napari_sa2net.config import (
+    FineTuneConfig,
+    InputConfig,
+    InstanceConfig,
+    PredictConfig,
+    is_taught,
+)
 from napari_sa2net.data.plan import Box, ImagePlan, plan_image
 from napari_sa2net.engine import messages as p
 from napari_sa2net.engine.arrays import (
@@ -27,6 +33,7 @@ from napari_sa2net.engine.arrays import (
 from napari_sa2net.engine.messages import ObjectTable, Summary
 from napari_sa2net.engine.server import Server
 from napari_sa2net.errors import Cancelled, NotKeptError, Paused, SettingsError
+from napari_sa2net.inference.click import object_at
 from napari_sa2net.inference.devices import device_name, give_memory_back, resolve_device
 from napari_sa2net.inference.instances import foreground_probability, label_objects
 from napari_sa2net.inference.planes import (
@@ -237,6 +244,27 @@ def confidence(made: Prediction, labels: NDArray[Any], at: tuple[int, ...]) -> O
     return {name: table[name].to_numpy() for name in ("label", "confidence")}
 
 
+def _inner_and_rim(
+    made: Prediction, index: tuple[int, ...], box: Box
+) -> NDArray[np.float32] | None:
+    """Probability of interior and boundary in a box of the image, if it was predicted."""
+    plan, classes = made.plan, made.classes
+    first = plan.in_whole((0,) * len(plan.stack_shape))
+    at = tuple(i - f for i, f in zip(index, first, strict=True))
+    top, bottom, left, right = plan.box
+    y0, y1, x0, x1 = box
+    if not all(0 <= i < n for i, n in zip(at, plan.stack_shape, strict=True)) or not (
+        top <= y0 and y1 <= bottom and left <= x0 and x1 <= right
+    ):
+        return None
+    rows, columns = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
+    part = np.asarray(made.probability[(*at, slice(None), rows, columns)])
+    if is_taught(classes):
+        return part[1:3]
+    inner = foreground_probability(part, classes)
+    return np.stack([inner, np.zeros_like(inner)])
+
+
 def in_image(table: pd.DataFrame, origin: Mapping[str, int]) -> ObjectTable:
     """Columns of a table, their positions counted from the first pixel of the image.
 
@@ -322,6 +350,10 @@ class KeptResults:
                 "adjust it."
             ) from None
         return self._kept[key]
+
+    def find(self, key: str) -> Prediction | None:
+        """A kept result, if it is there."""
+        return self.get(key) if key in self._kept else None
 
     def forget(self, key: str) -> None:
         """Drop a result."""
@@ -600,6 +632,7 @@ class Handlers:
             self.derive,
             self.measure,
             self.measure_image,
+            self.object_at,
             self.explaining.map_channel,
             self.explaining.inspect,
             self.explaining.what_if,
@@ -764,6 +797,56 @@ class Handlers:
                 f"{kept.plan.label_shape}; segment again."
             )
         return in_image(kept.table(labels, boxes=True), kept.plan.origin)
+
+    def object_at(
+        self,
+        job: int,
+        labels: NDArray[Any],
+        click: tuple[float, float],
+        diameter: float,
+        key: str = "",
+        against: tuple[tuple[float, float], ...] = (),
+        window: p.Window = WHOLE,
+        **asked: Any,
+    ) -> NDArray[np.bool_]:
+        """The object under a click in a box of a plane, with what is kept under the key.
+
+        Parameters
+        ----------
+        labels
+            Of the window's box.
+        click, against
+            (y, x) in that box, as of `inference.click.object_at`.
+        diameter
+            Of a typical object (px).
+        window
+            Plane and box in the image.
+        **asked
+            See `open`.
+        """
+        made = self.kept.find(key)
+        whole = (made.plan if made is not None else self._plan(**asked)).whole
+        index, box = tuple(window.index or ()), window.box
+        assert box is not None
+        image = np.broadcast_to(
+            whole.read(index, *box)[:3], (3, box[1] - box[0], box[3] - box[2])
+        )
+        seen = None if made is None else _inner_and_rim(made, index, box)
+        return object_at(image, np.asarray(labels), click, diameter, against, seen)
+
+    def _plan(
+        self,
+        image: Any,
+        model: str,
+        axes: str | None = None,
+        channels: Any = None,
+        normalize: bool = True,
+        predict: PredictConfig = AS_LEARNED,
+        **_: Any,
+    ) -> ImagePlan:
+        """Plan of an image for a model, of the arguments of `open`."""
+        opened = open_image(image, self._server.read_region)
+        return plan_for(self._model(model), opened, axes, channels, normalize, predict)
 
     def measure_image(
         self,

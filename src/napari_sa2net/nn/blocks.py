@@ -88,11 +88,7 @@ class Depthwise(nn.Conv2d):
         with torch.autocast("cpu", enabled=False):
             bias = None if self.bias is None else self.bias.float()
             weight = self.weight.float()
-            if (
-                self.kernel_size[0] > _STRIP
-                and weight.requires_grad
-                and torch.is_grad_enabled()
-            ):
+            if self.kernel_size[0] > STRIP and weight.requires_grad and torch.is_grad_enabled():
                 y = _DepthwiseInStrips.apply(x.float(), weight, bias)
             else:
                 y = self._conv_forward(x.float(), weight, bias)
@@ -101,7 +97,7 @@ class Depthwise(nn.Conv2d):
 
 #: oneDNN's gradient of depthwise weights is fast up to this width, of whatever height, and
 #: some twenty times slower beyond it.
-_STRIP = 3
+STRIP = 3
 
 
 class _DepthwiseInStrips(torch.autograd.Function):
@@ -122,12 +118,12 @@ class _DepthwiseInStrips(torch.autograd.Function):
         grad = grad.contiguous(memory_format=torch.channels_last)
         for_x = _depthwise(grad, weight.flip(2, 3), None) if ctx.needs_input_grad[0] else None
         k, width = weight.shape[-1], x.shape[-1]
-        padded = F.pad(x, (k // 2, k // 2 + -k % _STRIP))
+        padded = F.pad(x, (k // 2, k // 2 + -k % STRIP))
         strips = [
             torch.ops.aten.convolution_backward(
                 grad,
-                padded[..., start : start + width + _STRIP - 1],
-                weight[..., :_STRIP],
+                padded[..., start : start + width + STRIP - 1],
+                weight[..., :STRIP],
                 None,
                 [1, 1],
                 [k // 2, 0],
@@ -137,7 +133,7 @@ class _DepthwiseInStrips(torch.autograd.Function):
                 x.shape[1],
                 [False, True, False],
             )[1]
-            for start in range(0, k, _STRIP)
+            for start in range(0, k, STRIP)
         ]
         for_bias = grad.sum((0, 2, 3)) if ctx.biased else None
         return for_x, torch.cat(strips, dim=-1)[..., :k], for_bias

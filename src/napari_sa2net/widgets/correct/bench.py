@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from html import escape
+from itertools import zip_longest
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -158,7 +159,8 @@ class CheatSheet(QWidget):
 def _sheet() -> str:
     tools = [(tool.key, tool.words) for tool in TOOLS]
     half = (len(tools) + 1) // 2
-    rows = [_row(*left, *right) for left, right in zip(tools[:half], tools[half:], strict=True)]
+    pairs = zip_longest(tools[:half], tools[half:], fillvalue=("", ""))
+    rows = [_row(*left, *right) for left, right in pairs]
     history = [("Ctrl+Z", "undo"), ("Ctrl+Shift+Z", "redo"), ("Esc", "lay the tool down")]
     others = [(key.replace("-", "+"), words) for key, words in OTHER_KEYS]
     rows += [_wide(key, words) for key, words in (*others, *history)]
@@ -301,7 +303,7 @@ class ToolBench(QObject):
                 tool.shape,
                 f"{tool.words.lower()}: drawing (Esc ends)",
                 lambda points: self._use(tool, points),
-                (lambda point: self._click(tool, point)) if tool.clicks else None,
+                (lambda point, alt: self._click(tool, point, alt)) if tool.clicks else None,
                 self._drawing_ended,
                 lambda call: QTimer.singleShot(0, call),
             )
@@ -369,7 +371,9 @@ class ToolBench(QObject):
     def _use(self, tool: Tool, points: Any) -> None:
         """Something was drawn with a tool."""
         controller = self._controller
-        if tool.name == "box":
+        if tool.name == "click":
+            controller.add(tuple(points.mean(axis=0)), points)
+        elif tool.name == "box":
             base = controller.link.session.instances
             controller.segment_box(points, self.box.instances(base), self.box.diameter())
         elif tool.name in _MARKS:
@@ -379,9 +383,14 @@ class ToolBench(QObject):
         else:
             getattr(controller, tool.name)(points)
 
-    def _click(self, tool: Tool, point: tuple[float, float]) -> None:
+    def _click(self, tool: Tool, point: tuple[float, float], alt: bool) -> None:
         """Something was clicked with a tool."""
-        if tool.name in _MARKS:
+        if tool.name == "click":
+            if alt:
+                self._controller.delete(point=point)
+            else:
+                self._controller.add(point)
+        elif tool.name in _MARKS:
             self._controller.unmark(point)
         else:
             getattr(self._controller, _ACTS[tool.name])(point=point)

@@ -65,6 +65,11 @@ class Tool:
 
 TOOLS: tuple[Tool, ...] = (
     Tool(
+        "click", "Click a cell", "C", "Make a cell of what you click, or cut one where two are",
+        "Click a cell that was missed, or one of two that are one. Drag a box to bound it; "
+        "Alt-click takes a cell away.", "box", True,
+    ),
+    Tool(
         "brush", "Brush", "2", "Paint the selected cell with napari's brush",
         "Paint the chosen cell. M starts a new one, [ and ] change the size.", mode="paint",
     ),
@@ -161,8 +166,12 @@ class ToolStrip(QWidget):
         grid = QGridLayout()
         grid.setContentsMargins(0, 0, 0, 0)
         grid.setSpacing(4)
-        for i, (name, button) in enumerate(self.buttons.items()):
-            grid.addWidget(button, i // COLUMNS, i % COLUMNS)
+        first, *others = self.buttons.values()
+        first.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        grid.addWidget(first, 0, 0, 1, COLUMNS)
+        for i, button in enumerate(others):
+            grid.addWidget(button, 1 + i // COLUMNS, i % COLUMNS)
+        for name, button in self.buttons.items():
             button.clicked.connect(
                 lambda checked, name=name: self.toolChosen.emit(name if checked else "")
             )

@@ -49,7 +49,7 @@ class Drawing:
     drawn : callable
         Called with the points (n, 2) of each drawn shape, (y, x) in pixels of the layer.
     clicked : callable or None
-        Called with (y, x) for a press without a drag.
+        Called for a press without a drag, with (y, x) and whether Alt was held.
     ended : callable
         Called once, when the tool has ended by itself.
     later : callable
@@ -63,7 +63,7 @@ class Drawing:
         shape: Shape,
         name: str,
         drawn: Callable[[NDArray[np.float64]], Any],
-        clicked: Callable[[tuple[float, float]], Any] | None,
+        clicked: Callable[[tuple[float, float], bool], Any] | None,
         ended: Callable[[], Any],
         later: Callable[[Callable[[], None]], Any],
     ) -> None:
@@ -135,6 +135,7 @@ class Drawing:
         began = np.array(event.pos, dtype=float)
         last = began
         points = [self._point(event)]
+        alt = "Alt" in event.modifiers
         moved = False
         yield
         while event.type == "mouse_move":
@@ -155,7 +156,7 @@ class Drawing:
             self._later(lambda: self._drawn(outline))
         elif self._clicked is not None:
             clicked, (y, x) = self._clicked, points[0]
-            self._later(lambda: clicked((float(y), float(x))))
+            self._later(lambda: clicked((float(y), float(x)), alt))
 
     def _point(self, event: Any) -> NDArray[np.float64]:
         world = in_layer_units(self._viewer, self._layer, np.asarray(event.position))

@@ -1,0 +1,281 @@
+"""Train the network that marks the object under a click (`inference.click`).
+
+    python -m benchmarks.study_click OUT.safetensors [--minutes 20] [--seed 0]
+
+It learns from the images that the bundled model learned from (`benchmarks.training_data`), with
+what that model makes of them: from every object, from one that it missed four times as often.
+Every fifth image is left out and scored. Not part of ``make bench``, as it takes long.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from benchmarks.training_data import CELLS, DATA, NUCLEI
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from scipy import ndimage
+from torch import Tensor
+
+import napari_sa2net as sa2net
+from napari_sa2net.data import read_image
+from napari_sa2net.inference.click import (
+    REACH,
+    SIDE,
+    Window,
+    network_input,
+    object_at,
+)
+from napari_sa2net.nn.click import ClickNet
+
+#: Larger images are cut to this side (px), and objects of fewer pixels are left out.
+LARGEST, SMALLEST = 640, 25
+#: Share of the crops from each source.
+SHARES = {
+    "train": 0.48,
+    "dsb2018_stage1_test": 0.3,
+    "bbbc039": 0.06,
+    "usiigaci_t98g": 0.06,
+    "cellbindb_demo": 0.05,
+    "yeastvision_phase": 0.03,
+    "ecoli_dapi": 0.02,
+}
+BATCH, RATE = 32, 3e-3
+
+
+@dataclass
+class Case:
+    """An image with its truth and what the bundled model found."""
+
+    source: str
+    kind: str
+    image: Tensor
+    truth: NDArray[np.int32]
+    labels: Tensor
+    seen: Tensor
+    diameter: float
+    objects: list[tuple[int, float]] = field(default_factory=list)
+    """Number and best IoU with what was found, of each object."""
+
+    def click(self, number: int, rng: np.random.Generator) -> tuple[int, int]:
+        """A place well inside an object."""
+        (where,) = ndimage.find_objects(self.truth == number)[:1]
+        inside = np.pad(self.truth[where] == number, 1)
+        depth = ndimage.distance_transform_edt(inside)
+        ys, xs = np.nonzero(depth >= depth.max() / 2)
+        i = rng.integers(len(ys))
+        return ys[i] - 1 + where[0].start, xs[i] - 1 + where[1].start
+
+
+def rows(table: Path) -> list[dict[str, str]]:
+    """Of a CSV file."""
+    with table.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def learned() -> Iterator[tuple[str, str, Path, str]]:
+    """(source, kind, folder, name) of the images to learn from."""
+    for row in rows(DATA / "dsb2018" / "index.csv"):
+        if row["split"] == "train":
+            yield "train", row["kind"], DATA / "dsb2018" / "train", row["name"]
+    for row in rows(DATA / "more" / "index.csv"):
+        if (row["source"], row["kind"]) in {**NUCLEI, **CELLS}:
+            yield row["source"], row["kind"], DATA / "more" / row["source"], row["name"]
+
+
+def cases(files: Any, model: Any) -> Iterator[Case]:
+    """Images with truth and prediction; those without an object are left out."""
+    for source, kind, folder, name in files:
+        cut = np.s_[:LARGEST, :LARGEST]
+        image = np.asarray(read_image(folder / "images" / name).array)[cut]
+        truth = np.asarray(read_image(folder / "labels" / name).array)[cut].astype(np.int32)
+        found = sa2net.segment(image, model=model)
+        areas = np.bincount(truth.ravel())
+        numbers = [i for i in np.unique(truth[truth > 0]) if areas[i] >= SMALLEST]
+        if not numbers:
+            continue
+        sizes = np.bincount(found.labels.ravel())[1:]
+        of = sizes[sizes > 0] if (sizes > 0).sum() >= 3 else areas[numbers]
+        values = image[..., None].repeat(3, -1) if image.ndim == 2 else image[..., :3]
+        low, high = np.percentile(values, (0.5, 99.8))
+        scaled = np.clip((values - low) / max(high - low, 1e-6), -0.2, 1.5)
+        case = Case(
+            source,
+            kind,
+            torch.tensor(np.moveaxis(scaled, -1, 0).astype(np.float32)),
+            truth,
+            torch.tensor(found.labels.astype(np.int32)),
+            torch.tensor(np.asarray(found.probability, np.float32)[1:3]),
+            2 * math.sqrt(float(np.median(of)) / math.pi),
+        )
+        for number in numbers:
+            own = truth == number
+            hits = np.bincount(found.labels[own], minlength=2)
+            hits[0] = 0
+            best = int(hits.argmax())
+            union = areas[number] + (found.labels == best).sum() - hits[best]
+            case.objects.append((int(number), float(hits[best] / union) if best else 0.0))
+        yield case
+
+
+def example(case: Case, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Input, truth and pixels that count for one click; None where little of it is seen."""
+    weights = np.array([4.0 if best < 0.5 else 1.0 for _, best in case.objects])
+    number, _ = case.objects[rng.choice(len(weights), p=weights / weights.sum())]
+    window = Window(
+        case.click(number, rng),
+        case.diameter * float(np.exp(rng.normal(0, 0.3))),
+        case.truth.shape,
+        rng.uniform(0, 2 * math.pi),
+        bool(rng.integers(2)),
+    )
+    values = window.cut(torch.cat([case.image, case.seen]))
+    own = window.nearest(torch.as_tensor(case.truth)) == number
+    if own.sum() < 12:
+        return None
+    inside, outside = [((SIDE - 1) / 2,) * 2], []
+    if rng.random() < 0.3:
+        near = F.max_pool2d(own.float()[None], 13, 1, 6)[0].bool() & ~own
+        outside = _some(near, rng)
+    if rng.random() < 0.15:
+        inside += _some(own, rng)
+    seen = values[3:] * float(rng.random() > 0.2)
+    labels = window.nearest(case.labels) * int(rng.random() > 0.3)
+    y, x = window.grid
+    height, width = case.truth.shape
+    counts = (y >= -0.5) & (y < height - 0.5) & (x >= -0.5) & (x < width - 0.5)
+    image = _varied(values[:3], rng)
+    return network_input(image, seen, labels, inside, outside), own.float(), counts.float()
+
+
+def _some(where: Tensor, rng: np.random.Generator) -> list[Any]:
+    places = torch.nonzero(where)
+    return [tuple(places[rng.integers(len(places))].tolist())] if len(places) else []
+
+
+def _varied(image: Tensor, rng: np.random.Generator) -> Tensor:
+    """Inverted, brighter, in other colours, noisy or blurred."""
+    if rng.random() < 0.25:
+        image = 1 - image
+    if rng.random() < 0.5:
+        image = image.clamp(0, 1.5) ** float(np.exp(rng.normal(0, 0.3)))
+    if rng.random() < 0.5:
+        image = image * float(np.exp(rng.normal(0, 0.2))) + float(rng.normal(0, 0.1))
+    if rng.random() < 0.3:
+        image = image[torch.tensor(rng.permutation(3))]
+    if rng.random() < 0.2:
+        image = image.mean(0, keepdim=True).expand(3, -1, -1)
+    if rng.random() < 0.3:
+        image = image + torch.randn(image.shape) * float(rng.uniform(0, 0.1))
+    if rng.random() < 0.25:
+        side = int(rng.choice([3, 5]))
+        image = F.avg_pool2d(image[None], side, 1, side // 2, count_include_pad=False)[0]
+    return image
+
+
+def loss(logits: Tensor, truth: Tensor, counts: Tensor) -> Tensor:
+    """Weighted cross-entropy and Dice, by example."""
+    weight = (1 + 4 * truth) * counts
+    entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    entropy = (entropy * weight).sum((1, 2)) / weight.sum((1, 2))
+    p = logits.sigmoid() * counts
+    dice = (2 * (p * truth).sum((1, 2)) + 5) / (p.sum((1, 2)) + truth.sum((1, 2)) + 5)
+    return (entropy + 1 - dice).mean()
+
+
+def train(some: list[Case], minutes: float, seed: int) -> ClickNet:
+    """Train for so many minutes of processor time."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    weights = np.zeros(len(some))
+    for i, case in enumerate(some):
+        missed = min(sum(best < 0.5 for _, best in case.objects), 10)
+        weights[i] = min(len(case.objects), 30) ** 0.5 * (1 + missed / 3)
+        weights[i] *= 1 if case.kind == "fluo" else 2
+    for source, share in SHARES.items():
+        of = np.array([case.source == source for case in some])
+        weights[of] *= share / max(weights[of].sum(), 1e-9)
+    weights /= weights.sum()
+    net = ClickNet().to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=1e-2)
+    start, step = time.process_time(), 0
+    while (done := (time.process_time() - start) / (minutes * 60)) < 1:
+        rate = RATE * min(1, (step + 1) / 50) * (0.02 + 0.49 * (1 + math.cos(math.pi * done)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        batch: list[Any] = []
+        while len(batch) < BATCH:
+            one = example(some[rng.choice(len(some), p=weights)], rng)
+            batch += [one] if one is not None else []
+        x, truth, counts = (torch.stack(part) for part in zip(*batch, strict=True))
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = net(x.contiguous(memory_format=torch.channels_last))
+        value = loss(logits.float(), truth, counts)
+        optimizer.zero_grad()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        if step % 500 == 0:
+            print(f"{step} steps, {done:.0%}, loss {value.detach():.3f}", flush=True)
+    return net.eval()
+
+
+def score(
+    some: Any, net: ClickNet | None = None, most: int = 40, seed: int = 1
+) -> Iterator[tuple[Case, float, float]]:
+    """IoU of the first click on each missed object, and of a disc of the typical size there."""
+    rng = np.random.default_rng(seed)
+    for case in some:
+        missed = [number for number, best in case.objects if best < 0.5]
+        rng.shuffle(missed)
+        for number in missed[:most]:
+            y, x = case.click(number, rng)
+            reach = math.ceil(case.diameter * (REACH + 0.5))
+            height, width = case.truth.shape
+            top, left = max(0, y - reach), max(0, x - reach)
+            cut = np.s_[top : min(height, y + reach + 1), left : min(width, x + reach + 1)]
+            own = case.truth == number
+            mask = object_at(
+                case.image[:, *cut].numpy(),
+                case.labels[cut].numpy(),
+                (y - top, x - left),
+                case.diameter,
+                probability=case.seen[:, *cut].numpy(),
+                net=net,
+            )
+            rows, columns = np.ogrid[:height, :width]
+            disc = (rows - y) ** 2 + (columns - x) ** 2 <= (case.diameter / 2) ** 2
+            whole = np.zeros_like(own)
+            whole[cut] = mask
+            yield case, *(float((m & own).sum() / (m | own).sum()) for m in (whole, disc))
+
+
+def main() -> None:
+    """Train, score what was left out, and write the weights as float16."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    everything = list(cases(learned(), sa2net.load_model("nuclei")))
+    net = train([c for i, c in enumerate(everything) if i % 5], asked.minutes, asked.seed)
+    ious = np.array([both[1:] for both in score(everything[::5], net)])
+    first, disc = (ious >= 0.5).mean(axis=0)
+    print(f"{len(ious)} missed objects left out: first click {first:.3f}, a disc {disc:.3f}")
+    state = {key: value.half().contiguous() for key, value in net.state_dict().items()}
+    save_file(state, asked.out)
+
+
+if __name__ == "__main__":
+    main()

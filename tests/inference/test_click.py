@@ -1,0 +1,116 @@
+"""One object from a click: the window's geometry, and the bundled network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from napari_sa2net.data.samples import synthetic_nuclei
+from napari_sa2net.inference.click import SIDE, TYPICAL, Window, network_input, object_at
+from napari_sa2net.nn.click import CHANNELS, ClickNet
+
+
+def as_input(image: Any) -> Any:
+    values = image.astype(np.float32)
+    values = (values - values.min()) / np.ptp(values)
+    return np.broadcast_to(values, (3, *values.shape))
+
+
+def iou(a: Any, b: Any) -> float:
+    return float((a & b).sum() / (a | b).sum())
+
+
+def middle(mask: Any) -> tuple[int, int]:
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    return int(y), int(x)
+
+
+@pytest.mark.parametrize("diameter", [9, 18, 27, 40, 75])
+def test_what_is_cut_comes_back_where_it_was(diameter: float) -> None:
+    """A spot stays at its place, whatever the size, in smooth values as in labels."""
+    size, click = 260, (120.0, 131.0)
+    y, x = np.indices((size, size))
+    place = (click[0] + diameter / 3, click[1] - diameter / 4)
+    spot = np.exp(-((y - place[0]) ** 2 + (x - place[1]) ** 2) / (diameter / 4) ** 2)
+    window = Window(click, diameter, (size, size))
+    cut = window.cut(torch.tensor(spot[None], dtype=torch.float32))
+    assert cut.shape == (1, SIDE, SIDE)
+    back = window.back(cut[0])
+    found = np.unravel_index(int(back.argmax()), back.shape)
+    assert np.hypot(found[0] - place[0], found[1] - place[1]) <= 1 + diameter / TYPICAL
+    near = window.nearest(torch.tensor((spot > 0.5).astype(np.int32) * 7))
+    assert set(near.unique().tolist()) == {0, 7}
+    ys, xs = np.nonzero(near.numpy())
+    expected = window.inside(place)
+    assert abs(ys.mean() - expected[0]) < 0.6
+    assert abs(xs.mean() - expected[1]) < 0.6
+
+
+def test_beyond_the_image_there_is_nothing() -> None:
+    window = Window((0.0, 0.0), 18, (30, 30))
+    labels = window.nearest(torch.ones(30, 30, dtype=torch.int32))
+    assert not labels[: SIDE // 2 - 1].any()
+    assert labels[SIDE // 2 :, SIDE // 2 :][:29, :29].all()
+    logits = window.back(torch.full((SIDE, SIDE), 5.0))
+    assert (logits > 4).all()
+    assert (Window((0.0, 0.0), 3, (30, 30)).back(torch.full((SIDE, SIDE), 5.0))[20:] < 0).all()
+
+
+def test_the_network_sees_clicks_and_other_objects() -> None:
+    labels = torch.zeros(SIDE, SIDE, dtype=torch.int32)
+    labels[:, :20] = 3
+    labels[30:34, 30:34] = 5  # under the click
+    x = network_input(
+        torch.rand(3, SIDE, SIDE),
+        torch.rand(2, SIDE, SIDE),
+        labels,
+        [(31.5, 31.5)],
+        [(10.0, 50.0)],
+    )
+    assert x.shape == (CHANNELS, SIDE, SIDE)
+    assert torch.equal(x[8], (labels == 3).float())
+    assert np.unravel_index(int(x[10].argmax()), (SIDE, SIDE)) == (10, 50)
+    assert x[9, 31, 31] > 0.9
+    assert ClickNet()(x[None]).shape == (1, SIDE, SIDE)
+
+
+@pytest.mark.parametrize("diameter", [12, 24, 48])
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_click_finds_the_nucleus(diameter: int, dark: bool) -> None:
+    """Of any size, bright or dark, without a model's probability."""
+    image, truth = synthetic_nuclei((8 * diameter, 9 * diameter), 12, diameter, seed=4)
+    seen = as_input(-image.astype(float) if dark else image)
+    nothing = np.zeros(truth.shape, np.int32)
+    hits = []
+    for label in range(1, truth.max() + 1):
+        own = truth == label
+        mask = object_at(seen, nothing, middle(own), diameter)
+        assert mask[middle(own)]
+        assert ndimage.label(mask)[1] == 1
+        hits.append(iou(mask, own) >= 0.5)
+    assert np.mean(hits) >= 0.8, hits
+
+
+def test_a_click_against_keeps_the_other_out() -> None:
+    """Two that touch, taken for one: a click in each gives each."""
+    y, x = np.indices((60, 80))
+    left, right = (np.hypot(y - 30, x - cx) <= 10 for cx in (32, 50))
+    image = as_input(ndimage.gaussian_filter((left | right) * 1.0, 1.5))
+    labels = (left | right).astype(np.int32) * 4
+    mask = object_at(image, labels, (30, 50), 20, against=[(30.0, 32.0)])
+    assert mask[30, 50]
+    assert not mask[30, 32]
+    assert iou(mask, right) > 0.5
+
+
+def test_at_the_corner_of_an_image() -> None:
+    y, x = np.indices((40, 40))
+    disk = np.hypot(y - 2, x - 3) <= 9
+    image = as_input(ndimage.gaussian_filter(disk * 1.0, 1))
+    mask = object_at(image, np.zeros((40, 40), np.int32), (2, 3), 18)
+    assert iou(mask, disk) > 0.5
