@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from napari_sa2net import edits
 from napari_sa2net.edits import Corrections, History, ReviewedMask, outlines, reviewed_mask
-from napari_sa2net.edits.shapes import inside_polygon, squared_distance
+from napari_sa2net.edits.shapes import inside_polygon, polygon_mask, squared_distance
 from napari_sa2net.errors import EditError, NothingToEditError
 
 
@@ -286,3 +286,15 @@ def test_a_wide_deletion_is_followed_to_the_pixel():
     ):
         kept.update(move())
         np.testing.assert_array_equal(kept.plane(), reviewed_mask(corrections))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_mask_of_a_polygon_holds_the_centres_inside(seed: int) -> None:
+    """Slanted edges, corners beyond the box, edges that cross."""
+    rng = np.random.default_rng(seed)
+    points = rng.uniform(-10, 50, (rng.integers(3, 9), 2))
+    box = (3, 37, 5, 41)
+    y, x = np.mgrid[box[0] : box[1], box[2] : box[3]].reshape(2, -1)
+    expected = inside_polygon(points, y, x).reshape(34, 36)
+    assert 0 < expected.mean() < 1
+    np.testing.assert_array_equal(polygon_mask(points, box), expected)
