@@ -69,7 +69,7 @@ class Case:
 
     def click(self, number: int, rng: np.random.Generator) -> tuple[int, int]:
         """A place well inside an object."""
-        (where,) = ndimage.find_objects(self.truth == number)[:1]
+        (where,) = ndimage.find_objects((self.truth == number).astype(np.int8))
         inside = np.pad(self.truth[where] == number, 1)
         depth = ndimage.distance_transform_edt(inside)
         ys, xs = np.nonzero(depth >= depth.max() / 2)

@@ -514,6 +514,7 @@ class Mouse:
     """A mouse event as napari hands it to callbacks."""
 
     button = 1
+    modifiers: tuple[str, ...] = ()
 
     def __init__(self, position: tuple[float, ...]) -> None:
         self.type = "mouse_press"
