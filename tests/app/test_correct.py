@@ -711,3 +711,29 @@ def test_a_click_that_can_make_nothing_says_why(desks: Any) -> None:
     y0, y1, x0, x1 = desk.client.requests[-1].about.box
     answer(desk, disks()[y0:y1, x0:x1] == 1)
     assert "is one cell there" in desk.state.said.words
+
+
+def test_a_click_that_was_taken_back_counts_no_more(desks: Any) -> None:
+    """Its number is painted elsewhere by the brush."""
+    labels = disks()
+    desk = desks(labels)
+    desk.controller.add((40.0, 40.0))
+    y0, y1, x0, x1 = desk.client.requests[-1].about.box
+    answer(desk, disks(((40, 40),))[y0:y1, x0:x1] == 1)
+    number = labels[40, 40]
+    desk.controller.undo()
+    place = np.nonzero(disks(((80, 105),)))
+    before = labels[place].copy()
+    labels[place] = number
+    assert desk.controller.stroke("cells", [(place, before, number)])
+    desk.controller.add((80.0, 108.0))
+    assert desk.client.requests[-1].arguments["against"] == ()
+
+
+def test_a_long_box_is_looked_at_whole(desks: Any) -> None:
+    desk = desks(np.zeros((96, 120), np.int32))
+    desk.controller.add((40.0, 60.0), [(36, 5), (36, 114), (45, 114), (45, 5)])
+    about = desk.client.requests[-1].about
+    assert about.diameter >= 110 / 3.5
+    assert about.box[2] <= 5
+    assert about.box[3] >= 115

@@ -74,6 +74,8 @@ FEW = 3
 UNKNOWN_DIAMETER = 24.0
 #: diameter of a cell in a box that is drawn around it, as a share of the box
 BOXED = 0.85
+#: longest side of such a box, in diameters
+LONGEST = 3.5
 
 # --------------------------------------------------------------------------------------------
 # What the Correct page shows, as evented state.
@@ -810,12 +812,16 @@ class CorrectController:
             corrections, index = session.corrections, source.plane
             box = None if bounds is None else box_of(bounds, source.shape)
             if box is not None:
-                diameter = BOXED * math.sqrt((box[1] - box[0]) * (box[3] - box[2]))
+                height, width = box[1] - box[0], box[3] - box[2]
+                # what is looked at is as wide as several cells: a long box has to fit in
+                diameter = max(BOXED * math.sqrt(height * width), max(height, width) / LONGEST)
             else:
                 diameter = self._typical(corrections, index)
             under = edits.label_at(corrections, point, index)
             before = self._clicked.get((source.key, index, under))
-            against = [before] if under and before is not None else []
+            # since then the number may have gone to another cell
+            known = before is not None and edits.label_at(corrections, before, index) == under
+            against = [before] if under and before is not None and known else []
             try:
                 self._engine.object_at(source, point, diameter, against, box)
             except EditError as error:
@@ -823,9 +829,9 @@ class CorrectController:
 
     def _typical(self, corrections: Corrections, index: Index) -> float:
         """Diameter of a typical cell (px): of those that are there, else of the model's."""
-        areas = corrections.plane(index).areas
-        if len(areas) >= FEW:
-            return 2 * math.sqrt(float(np.median(areas)) / math.pi)
+        plane = corrections.plane(index)
+        if len(plane) >= FEW:
+            return plane.typical_diameter
         session = self.link.session
         told = session.info.model_diameter if session.info is not None else None
         return session.predict.diameter or told or UNKNOWN_DIAMETER

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence, Set
 from contextlib import suppress
 from functools import partial
@@ -100,6 +101,11 @@ class PlaneIndex:
     def areas(self) -> Integers:
         """Pixels of each object, int64 (n,)."""
         return self._taken()[:, _AREA].copy()
+
+    @property
+    def typical_diameter(self) -> float:
+        """Of a disc (px) with the median area; not a number where there is no object."""
+        return 2 * math.sqrt(float(np.median(self.areas)) / math.pi) if len(self) else math.nan
 
     @property
     def boxes(self) -> Integers:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from html import escape
 from itertools import zip_longest
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
 from napari.layers import Labels
 from qtpy.QtCore import QObject, Qt, QTimer, Signal
 from qtpy.QtWidgets import (
@@ -323,11 +321,10 @@ class ToolBench(QObject):
         cells = self._controller.state.cells
         if layer is None or session is None or cells is None:
             return
-        areas = session.corrections.plane(cells.plane).areas
-        if not len(areas) or layer.brush_size != self._brushes.get(layer, NAPARI_BRUSH):
+        plane = session.corrections.plane(cells.plane)
+        if not len(plane) or layer.brush_size != self._brushes.get(layer, NAPARI_BRUSH):
             return
-        typical = math.sqrt(4 / math.pi * float(np.median(areas)))
-        layer.brush_size = self._brushes[layer] = max(1, round(typical / 3))
+        layer.brush_size = self._brushes[layer] = max(1, round(plane.typical_diameter / 3))
 
     def lay_down(self) -> None:
         """Give the mouse back to napari."""
