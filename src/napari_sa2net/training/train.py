@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveragi
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
+from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
 from napari_sa2net.config import (
@@ -256,7 +257,11 @@ class SegmentationModule(pl.LightningModule):
         return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
 
     def _image(self, batch: dict[str, Tensor]) -> Tensor:
-        return batch["image"].contiguous(memory_format=torch.channels_last)
+        return _channels_last(batch["image"])
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 logger = logging.getLogger(__name__)
@@ -266,6 +271,8 @@ SETTINGS = "settings.json"
 _TITLES = {"sa2net": "SA2-Net", "focal_unet": "Focal U-Net"}
 #: A run is on disk at least so often.
 SAVE_AFTER = timedelta(minutes=5)
+#: Crops that BatchNorm's statistics of the averaged weights come from.
+STATISTICS_CROPS = 256
 PRECISIONS = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed", torch.float32: "32-true"}
 
 
@@ -401,8 +408,17 @@ def train_folder(
         persistent_workers=config.workers > 0,
     )
     whole = DataLoader(ValidationDataset(validation, config), batch_size=1)
+    seen = min(STATISTICS_CROPS, config.steps * config.batch_size)
+    statistics = DataLoader(CropDataset(examples, config, seen), config.batch_size)
     exact = config.precision == "float32"
-    callbacks = (_averaging(config.ema_decay), best, latest, often, watch)
+    callbacks = (
+        _averaging(config.ema_decay),
+        _Statistics(statistics),
+        best,
+        latest,
+        often,
+        watch,
+    )
     with _writing_to(run):
         trainer = fit(
             module,
@@ -587,6 +603,25 @@ def _averaging(decay: float) -> WeightAveraging:
         return mean.lerp(value, 1 - decay_at(decay, int(count)))
 
     return WeightAveraging(avg_fn=average)
+
+
+class _Statistics(Callback):
+    """BatchNorm's statistics of the averaged weights, taken anew before each score.
+
+    Averages of the statistics lag behind while the rate is high, and spoil the weights. Comes
+    after the averaging among the callbacks: that has then put its weights in.
+    """
+
+    def __init__(self, crops: DataLoader[Any]) -> None:
+        self.crops = crops
+
+    def on_validation_epoch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> None:
+        assert isinstance(pl_module, SegmentationModule)
+        images = (_channels_last(crops["image"]).to(pl_module.device) for crops in self.crops)
+        with trainer.precision_plugin.forward_context():
+            update_bn(images, pl_module.net)
 
 
 def _restore(module: SegmentationModule, path: Path) -> dict[str, float]:
