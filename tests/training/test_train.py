@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from torch.optim.swa_utils import update_bn
+from torch.utils.data import DataLoader
 
 from napari_sa2net import segment
-from napari_sa2net.config import CLASSES, OUTPUTS, TrainConfig
+from napari_sa2net.config import CLASSES, OUTPUTS, InputConfig, TrainConfig
 from napari_sa2net.data.samples import synthetic_nuclei
+from napari_sa2net.data.training_set import load_training_folder, split_items
 from napari_sa2net.errors import (
     Cancelled,
     ModelExistsError,
@@ -22,6 +25,7 @@ from napari_sa2net.errors import (
     TrainingError,
 )
 from napari_sa2net.models import load_model
+from napari_sa2net.training.dataset import CropDataset, load_example
 from napari_sa2net.training.fine_tune import fine_tune
 from napari_sa2net.training.run_state import write_tensors
 from napari_sa2net.training.train import start_network, train_folder
@@ -168,6 +172,24 @@ def test_training_can_start_from_a_model(folder, tmp_path):
     assert child.card.parent.startswith("parent ")
     a, b = (load_model(r.path).net.outc4.weight for r in (parent, child))
     torch.testing.assert_close(a, b, atol=1e-3, rtol=0)
+
+
+def test_the_saved_statistics_are_those_of_the_saved_weights(folder, tmp_path):
+    """At a high rate, averages of BatchNorm's statistics are not."""
+    config = SMALL.model_copy(
+        update={"learning_rate": 0.05, "validation_fraction": 0.25, "precision": "float32"}
+    )
+    result = train_folder(folder, "statistics", config)
+    net = load_model(result.path).net
+    norms = {name: m for name, m in net.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    kept = {name: m.running_mean.clone() for name, m in norms.items()}
+    training, _ = split_items(load_training_folder(folder), 0.25, config.seed)
+    examples = [load_example(item, InputConfig(), config.diameter) for item in training]
+    crops = DataLoader(CropDataset(examples, config, config.steps * 2), config.batch_size)
+    update_bn((batch["image"] for batch in crops), net)
+    for name, m in norms.items():
+        # Weights are kept in float16.
+        torch.testing.assert_close(kept[name], m.running_mean, atol=0.02, rtol=0.02)
 
 
 def test_a_model_of_classes_alone_learns_the_distance_too(folder, tmp_path):

@@ -272,7 +272,7 @@ _TITLES = {"sa2net": "SA2-Net", "focal_unet": "Focal U-Net"}
 #: A run is on disk at least so often.
 SAVE_AFTER = timedelta(minutes=5)
 #: Crops that BatchNorm's statistics of the averaged weights come from.
-STATISTICS_CROPS = 256
+STATISTICS_CROPS = 128
 PRECISIONS = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed", torch.float32: "32-true"}
 
 
@@ -619,9 +619,10 @@ class _Statistics(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
     ) -> None:
         assert isinstance(pl_module, SegmentationModule)
-        images = (_channels_last(crops["image"]).to(pl_module.device) for crops in self.crops)
+        # Crops are made before: augmentation is not for autocast.
+        images = [_channels_last(crops["image"]) for crops in self.crops]
         with trainer.precision_plugin.forward_context():
-            update_bn(images, pl_module.net)
+            update_bn(images, pl_module.net, device=pl_module.device)
 
 
 def _restore(module: SegmentationModule, path: Path) -> dict[str, float]:
