@@ -174,6 +174,33 @@ def by_kind(found: list[Found]) -> list[dict[str, object]]:
     return rows
 
 
+def sizes(estimated: list[Found], true: list[Found]) -> list[dict[str, object]]:
+    """What is lost to the estimate of the object size, by kind; and its error."""
+    kinds = sorted({f.picture.kind for f in true})
+    rows: list[dict[str, object]] = []
+    for kind in [*kinds, "all"]:
+        pair = [
+            pool([f.score for f in some if kind in ("all", f.picture.kind)])
+            for some in (estimated, true)
+        ]
+        off = [
+            abs(np.log2(a.diameter / b.diameter))
+            for a, b in zip(estimated, true, strict=True)
+            if kind in ("all", a.picture.kind) and a.diameter and b.diameter
+        ]
+        rows.append(
+            {
+                "kind": kind,
+                "AP@0.5 estimated": f"{pair[0]['ap50']:.3f}",
+                "true": f"{pair[1]['ap50']:.3f}",
+                "lost": f"{pair[1]['ap50'] - pair[0]['ap50']:+.3f}",
+                "median factor off": f"{2 ** np.median(off):.2f}",
+                "off by more than 1.5": int((np.array(off) > np.log2(1.5)).sum()),
+            }
+        )
+    return rows
+
+
 # --- changes -------------------------------------------------------------------------------
 
 
@@ -234,40 +261,24 @@ def main() -> None:
     show(by_kind(shipped))
 
     print("\nAt the true object size, and how far the estimate is off")
-    true = look(model, pictures, at_true_size=True)
-    rows: list[dict[str, object]] = []
-    for kind in [*sorted({p.kind for p in pictures}), "all"]:
-        pair = [
-            pool([f.score for f in some if kind in ("all", f.picture.kind)])
-            for some in (shipped, true)
-        ]
-        off = [
-            abs(np.log2(a.diameter / b.diameter))
-            for a, b in zip(shipped, true, strict=True)
-            if kind in ("all", a.picture.kind) and a.diameter and b.diameter
-        ]
-        rows.append(
-            {
-                "kind": kind,
-                "AP@0.5 estimated": f"{pair[0]['ap50']:.3f}",
-                "true": f"{pair[1]['ap50']:.3f}",
-                "lost": f"{pair[1]['ap50'] - pair[0]['ap50']:+.3f}",
-                "median factor off": f"{2 ** np.median(off):.2f}",
-                "off by more than 1.5": int((np.array(off) > np.log2(1.5)).sum()),
-            }
-        )
-    show(rows)
+    show(sizes(shipped, look(model, pictures, at_true_size=True)))
 
     if (DATA / "probes" / "index.csv").is_file():
         print("\nProbes, as shipped")
-        rows = by_kind(look(model, probes()))
-        show(rows)
-        nuclei = [float(str(r["AP@0.5"])) for r in rows if str(r["kind"]).endswith(", nuclei")]
+        pictures_far = probes()
+        far = look(model, pictures_far)
+        by_source = by_kind(far)
+        show(by_source)
+        nuclei = [
+            float(str(r["AP@0.5"])) for r in by_source if str(r["kind"]).endswith(", nuclei")
+        ]
         print(f"mean AP@0.5 over sources of nuclei: {np.mean(nuclei):.3f}")
+        print("\nProbes at the true object size, and how far the estimate is off")
+        show(sizes(far, look(model, pictures_far, at_true_size=True)))
 
     print("\nThe test images changed: F1 at IoU 0.5, and its fall")
     before = pool([f.score for f in shipped])["f1"]
-    rows = []
+    rows: list[dict[str, object]] = []
     for name, change in CHANGES.items():
         after = pool([f.score for f in look(model, pictures, change)])["f1"]
         rows.append({"change": name, "F1": f"{after:.3f}", "fall": f"{before - after:+.3f}"})
