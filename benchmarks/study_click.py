@@ -32,7 +32,7 @@ from napari_sa2net.data import read_image
 from napari_sa2net.inference.click import (
     REACH,
     SIDE,
-    Window,
+    ClickWindow,
     network_input,
     object_at,
 )
@@ -132,7 +132,7 @@ def example(case: Case, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tenso
     """Input, truth and pixels that count for one click; None where little of it is seen."""
     weights = np.array([4.0 if best < 0.5 else 1.0 for _, best in case.objects])
     number, _ = case.objects[rng.choice(len(weights), p=weights / weights.sum())]
-    window = Window(
+    window = ClickWindow(
         case.click(number, rng),
         case.diameter * float(np.exp(rng.normal(0, 0.3))),
         case.truth.shape,

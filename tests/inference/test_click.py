@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 
 from napari_sa2net.data.samples import synthetic_nuclei
-from napari_sa2net.inference.click import SIDE, TYPICAL, Window, network_input, object_at
+from napari_sa2net.inference.click import SIDE, TYPICAL, ClickWindow, network_input, object_at
 from napari_sa2net.nn.click import CHANNELS, ClickNet
 
 
@@ -37,7 +37,7 @@ def test_what_is_cut_comes_back_where_it_was(diameter: float) -> None:
     y, x = np.indices((size, size))
     place = (click[0] + diameter / 3, click[1] - diameter / 4)
     spot = np.exp(-((y - place[0]) ** 2 + (x - place[1]) ** 2) / (diameter / 4) ** 2)
-    window = Window(click, diameter, (size, size))
+    window = ClickWindow(click, diameter, (size, size))
     cut = window.cut(torch.tensor(spot[None], dtype=torch.float32))
     assert cut.shape == (1, SIDE, SIDE)
     back = window.back(cut[0])
@@ -52,13 +52,15 @@ def test_what_is_cut_comes_back_where_it_was(diameter: float) -> None:
 
 
 def test_beyond_the_image_there_is_nothing() -> None:
-    window = Window((0.0, 0.0), 18, (30, 30))
+    window = ClickWindow((0.0, 0.0), 18, (30, 30))
     labels = window.nearest(torch.ones(30, 30, dtype=torch.int32))
     assert not labels[: SIDE // 2 - 1].any()
     assert labels[SIDE // 2 :, SIDE // 2 :][:29, :29].all()
     logits = window.back(torch.full((SIDE, SIDE), 5.0))
     assert (logits > 4).all()
-    assert (Window((0.0, 0.0), 3, (30, 30)).back(torch.full((SIDE, SIDE), 5.0))[20:] < 0).all()
+    assert (
+        ClickWindow((0.0, 0.0), 3, (30, 30)).back(torch.full((SIDE, SIDE), 5.0))[20:] < 0
+    ).all()
 
 
 def test_the_network_sees_clicks_and_other_objects() -> None:

@@ -79,7 +79,7 @@ def object_at(
     --------
     >>> mask = object_at(image, labels, (40, 52), diameter=22)  # doctest: +SKIP
     """
-    window = Window(click, diameter, labels.shape)
+    window = ClickWindow(click, diameter, labels.shape)
     seen = None if probability is None else torch.tensor(np.asarray(probability, np.float32))
     x = network_input(
         window.cut(torch.tensor(image)),
@@ -104,7 +104,7 @@ def object_at(
 
 
 @dataclass(frozen=True)
-class Window:
+class ClickWindow:
     """A square around a click, on the grid of the network.
 
     Parameters
