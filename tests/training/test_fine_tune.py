@@ -24,6 +24,7 @@ from napari_sa2net.training.compare_models import compare_models
 from napari_sa2net.training.fine_tune import fine_tune, resume_fine_tuning
 from napari_sa2net.training.material import HELD_OUT
 from napari_sa2net.training.run_state import read_state
+from napari_sa2net.training.train import Schedule
 
 SMALL = FineTuneConfig(
     steps=4,
@@ -215,6 +216,24 @@ def test_pause_and_resume_is_as_if_nothing_had_happened(corrections, tiny_model,
         assert torch.equal(value, after[key]), key
     assert halves.after == whole.after
     assert halves.card.training["steps"] == 4
+
+
+def test_paused_before_the_first_step_it_goes_on_as_if_nothing_had_happened(
+    corrections, tiny_model, tmp_path
+):
+    config = SMALL.model_copy(update={"steps": 1})
+    whole = fine_tune(corrections, tiny_model, config, name="whole")
+    run = tmp_path / "home" / "runs" / "later"
+    with pytest.raises(sa2net.errors.Paused, match="before the first step") as pause:
+        fine_tune(corrections, tiny_model, config, name="later", paused=lambda: True)
+    assert str(run) in str(pause.value)
+    with pytest.raises(sa2net.errors.Paused):
+        resume_fine_tuning(run, paused=lambda: True)
+    later = resume_fine_tuning(run)
+    after = weights(later)
+    for key, value in weights(whole).items():
+        assert torch.equal(value, after[key]), key
+    assert later.after == whole.after
 
 
 def test_a_stop_keeps_the_best_round_so_far(corrections, tiny_model, monkeypatch):
