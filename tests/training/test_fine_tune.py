@@ -297,7 +297,9 @@ def test_a_loss_that_is_no_number_is_rolled_back(corrections, tiny_model, monkey
     assert "back to the last good weights" in notices[0]
     losses = [event for event in events if isinstance(event, LossPoint)]
     assert [point.step for point in losses] == [1, 3, 4]
-    assert losses[1].rate < 0.5 * losses[0].rate
+    # less than half of what the third step has where nothing went wrong
+    planned = Schedule(SMALL.steps, SMALL.rounds, SMALL.warmup).rate(2)
+    assert losses[1].rate < 0.5 * planned
     assert all(value.isfinite().all() for value in weights(tuned).values())
 
     monkeypatch.setattr(
