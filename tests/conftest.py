@@ -48,6 +48,17 @@ def tiny_model() -> Path:
     return Path(__file__).with_name("tiny.safetensors")
 
 
+@pytest.fixture(scope="session")
+def other_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network in a file of another content."""
+    from napari_sa2net.models.file import open_model, save_model
+
+    model = open_model(tiny_model)
+    card = model.card.model_copy(update={"description": "another"})
+    path = tmp_path_factory.mktemp("other") / "tiny.safetensors"
+    return save_model(path, model.net, card)
+
+
 class WarmEngine:
     """A forked engine: what `engine.process` asks of `subprocess.Popen`."""
 

@@ -92,7 +92,9 @@ def test_types_are_known_to_users(tmp_path):
     # What others' packages say of types takes long to read, and is not asked here.
     (tmp_path / "mypy.ini").write_text(
         "[mypy]\nfollow_imports = silent\n"
-        "[mypy-torch.*,pandas.*,scipy.*,skimage.*,zarr.*,dask.*]\nfollow_imports = skip\n"
+        "[mypy-torch.*,lightning.*,kornia.*,numpy.*,pandas.*,pydantic.*,scipy.*,skimage.*,"
+        "zarr.*,dask.*,tifffile.*,matplotlib.*]\n"
+        "follow_imports = skip\nfollow_imports_for_stubs = True\n"
     )
     run = subprocess.run(
         [sys.executable, "-m", "mypy", "use.py"],

@@ -239,18 +239,20 @@ def test_what_was_kept_in_another_session_is_known(desks: Any, home: Path) -> No
 
     again = desks(labels.copy())
     again.settle()
-    assert again.state.kept.startswith(
+    assert again.state.kept == ""
+    assert again.state.kept_before.startswith(
         "Kept before in “corrections”: 1 reviewed cell of this image, the last today"
     )
     assert again.state.group == "slide 3"
     assert again.controller.accept(2)
     (record,) = again.keep()
     assert again.state.kept.startswith("Kept 1 reviewed cell")
+    assert again.state.kept_before == ""
     assert not again.state.kept_note
     assert record.n_reviewed == 2
     assert [one.id for one in TrainingSet.open(home / "corrections").commits()] == [record.id]
 
     other = desks(labels.copy(), image=np.ones((40, 40), np.float32))
     other.settle()
-    assert not other.state.kept
+    assert not other.state.kept_before
     assert not other.state.group

@@ -252,6 +252,31 @@ def test_stopped_before_there_was_anything_nothing_is_kept(desk):
     assert desk.learn.learn()
 
 
+def test_paused_before_the_first_step_it_can_go_on(desk):
+    keep(desk.state.folder)
+    state = desk.summarised().state
+    desk.learn.set_config(FEW)
+    desk.learn.learn()
+    desk.learn.pause()  # before the engine has answered at all
+    desk.until(lambda: state.phase == "paused")
+    assert state.curves.losses == ()
+    assert [run.asked.name for run in unfinished_runs()] == ["tiny-tuned"]
+    assert desk.learn.resume()
+    desk.until(lambda: state.outcome is not None)
+    assert len(state.curves.losses) == 3
+    assert find_model("tiny-tuned") is not None
+    assert unfinished_runs() == []
+
+    # paused so and stopped, there is nothing to keep, and nothing is left
+    desk.learn.learn()
+    desk.learn.pause()
+    desk.until(lambda: state.phase == "paused")
+    desk.learn.stop()
+    desk.until(lambda: state.phase == "idle")
+    assert state.notices == (NOTHING_KEPT,)
+    assert unfinished_runs() == []
+
+
 def test_killed_paused_and_gone_on_with(desk, home):
     keep(desk.state.folder)
     state = desk.summarised().state

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import shutil
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -82,8 +83,19 @@ def page(shared_page, module_home, tiny_model):
     return shared_page
 
 
-def test_import_compare_and_clear_errors(page, tiny_model, tmp_path):
-    page.models.import_files([tiny_model])
+def test_a_file_is_not_taken_in_twice(page, tiny_model, tmp_path):
+    again = shutil.copy(tiny_model, tmp_path / "again.safetensors")
+    page.models.import_files([again])
+    page.rest()
+    assert page.state.error.kind == "ModelExistsError"
+    assert "again.safetensors is there already, under the name 'tiny'" in (
+        page.state.error.message
+    )
+    assert page.names() == ["nuclei", "tiny"]
+
+
+def test_import_compare_and_clear_errors(page, module_home, other_model, tmp_path):
+    page.models.import_files([other_model])
     assert page.state.busy == "Checking the file…"
     page.rest()
     assert page.state.chosen == "tiny-2"
@@ -99,7 +111,12 @@ def test_import_compare_and_clear_errors(page, tiny_model, tmp_path):
     assert "tiny-3" not in page.names()
 
     # the very same file under another name
-    page.models.choose_other("tiny")
+    shutil.copy(
+        module_home / "models" / "tiny-2.safetensors", module_home / "models" / "as.safetensors"
+    )
+    page.models.refresh()
+    page.rest()
+    page.models.choose_other("as")
     assert page.models.compare() is not None
     assert page.state.error is None
     page.until(lambda: not page.state.comparing)
@@ -116,8 +133,8 @@ def test_import_compare_and_clear_errors(page, tiny_model, tmp_path):
     assert not page.session.running
 
 
-def test_of_several_files_each_has_its_line(page, tiny_model, tmp_path):
-    files = [tmp_path / "x.pt", tiny_model, tmp_path / "y.pt"]
+def test_of_several_files_each_has_its_line(page, other_model, tmp_path):
+    files = [tmp_path / "x.pt", other_model, tmp_path / "y.pt"]
     for nonsense in (files[0], files[2]):
         nonsense.write_bytes(b"nonsense" * 50)
     page.models.import_files(files)
@@ -146,7 +163,7 @@ def test_both_published_formats_are_taken_in(page, shared_dir):
     assert page.state.families[entry.name].parent == "official_monuseg_style.pth.tar"
 
 
-def test_rename_keeps_what_is_in_use(page):
+def test_rename_keeps_what_is_in_use(page, other_model):
     page.segmenting.set_instances(InstanceConfig(foreground=0.7))
     page.models.rename("tiny", "mine")
     page.rest()
@@ -158,9 +175,9 @@ def test_rename_keeps_what_is_in_use(page):
     assert page.state.error.kind == "ModelExistsError"
     assert page.offered() == ["nuclei", "mine"]
     # there is no button to overwrite a model with another one
-    page.models.import_files([page.state.entry("mine").path])
+    page.models.import_files([other_model])
     page.rest()
-    page.models.rename("mine-2", "mine")
+    page.models.rename("tiny", "mine")
     page.rest()
     assert page.state.error.message == "A model is called 'mine' already. Choose another name."
 
@@ -262,6 +279,11 @@ def test_compares_with_the_parent_first(page, tiny_model, tmp_path):
     assert lineage(page.state.families, "tiny") == ([], ("my child",))
     rows = dict(main_rows(page.state.entry())) | dict(detail_rows(page.state.entry()))
     assert rows["Trained on"] == "2 corrected images of “set”; 1 held back to judge it"
+    # of a single image a strip was held back
+    alone = {**training, "commits": ["a"], "held_out": ["a"]}
+    single = page.state.entry().card.model_copy(update={"training": alone})
+    words = dict(main_rows(replace(page.state.entry(), card=single)))["Trained on"]
+    assert words == "1 corrected image of “set”; a part of it held back to judge it"
     assert rows["Scores"] == "held-out: AP 0.50 → 0.70"
     assert rows["Commits"] == "01234567, ba987654"
     assert rows["γ of ψ"] == "1 (ordinary attention)"

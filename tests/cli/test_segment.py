@@ -336,6 +336,34 @@ def cells(seed=1, shape=(96, 96)):
     return synthetic_nuclei(shape=shape, n=10, diameter=14, seed=seed)[0]
 
 
+@pytest.mark.parametrize("suffix", [".tif", ".npy", ".zarr"])
+def test_a_short_first_axis_is_pointed_out_unless_the_file_tells(segment, tmp_path, suffix):
+    path = tmp_path / f"two{suffix}"
+    array = np.stack([cells(shape=(24, 32))] * 2)
+    match suffix:
+        case ".tif":
+            tifffile.imwrite(path, array)
+        case ".npy":
+            np.save(path, array)
+        case ".zarr":
+            import zarr
+
+            zarr.save_array(str(path), array)
+    line = " ".join(segment(inputs=(path,)).err.split())
+    assert "Read as 2 planes of 24 × 32 pixels; if the first axis holds channels" in line
+    assert "give --axes CYX." in line
+    again = segment("--axes", "CYX", "--overwrite", inputs=(path,))
+    assert "Read as" not in again.err
+    assert tifffile.imread(tmp_path / "out" / "two.tif").shape == (24, 32)
+
+
+def test_planes_that_a_file_tells_of_are_planes(segment, tmp_path):
+    path = tmp_path / "two.tif"
+    array = np.stack([cells(shape=(24, 32))] * 2)
+    tifffile.imwrite(path, array, imagej=True, metadata={"axes": "ZYX"})
+    assert "Read as" not in segment(inputs=(path,)).err
+
+
 @pytest.mark.parametrize("suffix", [".tif", ".npy"])
 def test_channels_last_are_pointed_out(segment, tmp_path, suffix):
     path = tmp_path / f"five{suffix}"

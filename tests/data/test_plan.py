@@ -118,6 +118,24 @@ def test_channels_that_were_taken_for_pixels_are_pointed_out(shape, axes) -> Non
     assert plan_image(np.zeros(shape), axes, measure=False).notice() == ""
 
 
+@pytest.mark.parametrize("shape", [(2, 96, 80), (3, 96, 80), (4, 200, 30)])
+def test_a_short_first_axis_of_which_nobody_spoke_may_be_channels(shape) -> None:
+    plan = plan_image(np.zeros(shape), measure=False)
+    n, height, width = shape
+    words = plan.notice("say {}", guessed=True)
+    assert words == (
+        f"Read as {n} planes of {height} × {width} pixels; if the first axis holds channels, "
+        "say CYX."
+    )
+    assert plan.notice("say {}") == ""
+
+
+@pytest.mark.parametrize("shape", [(1, 96, 80), (5, 96, 80), (2, 2, 96, 80), (96, 80, 3)])
+def test_longer_stacks_are_no_channels(shape) -> None:
+    plan = plan_image(np.zeros(shape), measure=False)
+    assert plan.notice(guessed=True) == ""
+
+
 @pytest.mark.parametrize("axes", ["TCYX", "YXCT", "CXTY"])
 @pytest.mark.parametrize("channels", [(0,), (2, 0), (0, 7), (0, 8, 4)])
 def test_any_window_gives_the_same_values(axes: str, channels: tuple[int, ...]) -> None:

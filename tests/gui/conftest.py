@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import psutil
 import pytest
@@ -56,6 +58,44 @@ def plugins_found_once() -> Iterator[None]:
     found = list(PluginManifest.discover())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PluginManifest, "discover", lambda paths=(): iter(found))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_windows() -> Iterator[None]:
+    """What napari works out anew for each window, and to the same end: once is enough."""
+    from napari._qt.qt_main_window import _QtMainWindow
+    from napari.utils.events import EventEmitter
+    from vispy.gloo.program import Program
+
+    variables: dict[tuple[str, ...], dict[str, Any]] = {}
+    parse = Program._parse_variables_from_code
+
+    def parse_once(program: Any, update_variables: bool = True) -> None:
+        code = tuple(shader.code for shader in program._shaders)
+        if code not in variables:
+            parse(program, update_variables=False)
+            variables[code] = dict(program._code_variables)
+        program._code_variables = dict(variables[code])
+        if update_variables:
+            program._process_pending_variables()
+
+    takes_event: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+    check = EventEmitter._check_signature
+
+    def check_once(called: Any) -> bool:
+        function = getattr(called, "__func__", None)
+        if not isinstance(function, FunctionType):
+            return check(called)
+        if function not in takes_event:
+            takes_event[function] = check(called)
+        return takes_event[function]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Program, "_parse_variables_from_code", parse_once)
+        patch.setattr(EventEmitter, "_check_signature", staticmethod(check_once))
+        # asked about each event of the program: for a menu bar that a person has hidden
+        patch.delattr(_QtMainWindow, "eventFilter")
         yield
 
 

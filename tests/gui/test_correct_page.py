@@ -264,6 +264,27 @@ def test_no_key_of_ours_is_one_of_naparis(open_page: Any) -> None:
     assert page.sheet.sheet.isVisible()
 
 
+def test_what_was_kept_before_is_seen_without_scrolling(open_page: Any, qtbot: Any) -> None:
+    page, viewer, _ = with_cells(open_page)
+    page.window().resize(1366, 768)
+    image = viewer.layers["nuclei 3"]
+    page.next()
+    page.accept()
+    qtbot.waitUntil(page.keep.button.isEnabled, timeout=WAIT_MS)
+    page.keep.button.click()
+    qtbot.waitUntil(lambda: bool(page.state.kept), timeout=WAIT_MS)
+    assert page.kept_before.isHidden()
+    other = viewer.add_image(np.zeros((20, 20), np.float32), name="other")
+    qtbot.waitUntil(lambda: not page.state.kept, timeout=WAIT_MS)
+    viewer.layers.remove(other)
+    viewer.layers.selection.active = image
+    qtbot.waitUntil(lambda: bool(page.state.kept_before), timeout=WAIT_MS)
+    assert "1 reviewed cell of this image" in page.kept_before.text()
+    qtbot.waitUntil(page.kept_before.isVisible)
+    assert page.kept_before.visibleRegion().boundingRect() == page.kept_before.rect()
+    assert "added to what was kept before" in page.keep.kept.text()
+
+
 def test_review_walks_and_the_view_follows(open_page: Any, qtbot: Any) -> None:
     labels = disks(*FOUR, shape=(400, 400))
     labels[200:240, 200:204] = 5  # thin and long: the most doubtful one

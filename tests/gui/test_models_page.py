@@ -135,7 +135,7 @@ def test_every_button_by_hand(
 
 
 def test_drop_compare_and_errors(
-    dock: SA2NetDock, qtbot: QtBot, tmp_path: Path, tiny_model: Path
+    dock: SA2NetDock, qtbot: QtBot, tmp_path: Path, tiny_model: Path, other_model: Path
 ) -> None:
     page: Any = dock.pages[1]
     settle(qtbot, page)
@@ -149,7 +149,7 @@ def test_drop_compare_and_errors(
     page.error.dismiss.click()
     assert page.error.isHidden()
 
-    drop(page.list, tiny_model)
+    drop(page.list, other_model)
     settle(qtbot, page)
     assert page.state.chosen == "tiny-2"
     assert offered(dock) == ["nuclei", "tiny", "tiny-2"]

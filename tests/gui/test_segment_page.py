@@ -381,6 +381,32 @@ def test_levels_as_displayed(open_dock: OpenDock, qtbot: QtBot) -> None:
     np.testing.assert_allclose(used, (low, high))
 
 
+def test_two_planes_may_be_channels_unless_somebody_told(
+    open_dock: OpenDock, qtbot: QtBot
+) -> None:
+    dock = open_dock()
+    viewer, page, _ = parts(dock)
+    image, _ = nuclei()
+    layer = viewer.add_image(np.stack([image] * 2), name="two")
+    words = page.details.notice.text().replace("\u00a0", " ")
+    assert "Read as 2 planes of 160 × 200 pixels; if the first axis holds channels" in words
+    assert "press “split into channels”" in words
+    page.port.set_axes("ZYX")  # a person has said so
+    qtbot.waitUntil(page.details.notice.isHidden)
+    layer.name = "stack"
+    viewer.add_image(np.stack([image] * 2), axis_labels=("z", "y", "x"), name="told")
+    assert page.details.notice.isHidden()
+    viewer.add_image(np.stack([image] * 2), scale=(2, 1, 1), units="um", name="spaced")
+    assert page.details.notice.isHidden()
+    viewer.add_image(np.stack([image] * 2), name="again")
+    page.details.split.click()
+    assert [one.name for one in viewer.layers if one.name.startswith("again")] == [
+        "again channel 0",
+        "again channel 1",
+    ]
+    assert page.details.line.text().replace("\u00a0", " ") == "160 × 200 · 1 channel"
+
+
 def test_channels_last_are_split_on_demand(open_dock: OpenDock, qtbot: QtBot) -> None:
     dock = open_dock()
     viewer, page, _ = parts(dock)

@@ -89,6 +89,38 @@ def test_import_list_load(home: Path, source: Path) -> None:
     assert load_model("Cells").sha256 == loaded.sha256
 
 
+def test_a_file_is_not_imported_twice_unasked(home: Path, source: Path, tmp_path: Path) -> None:
+    import_model(source)
+    again = tmp_path / "again.safetensors"
+    again.write_bytes(source.read_bytes())
+    with pytest.raises(errors.ModelExistsError, match="there already, under the name 'cells'"):
+        import_model(again)
+    with pytest.raises(errors.ModelExistsError, match="under the name 'cells'"):
+        import_model(again, free_name=True)
+    assert names() == ["nuclei", "cells"]
+    import_model(again, "twice")
+    assert names() == ["nuclei", "cells", "twice"]
+    rename_model("cells", "mine")
+    remove_model("twice")
+    with pytest.raises(errors.ModelExistsError, match="under the name 'mine'"):
+        import_model(again)
+    # the bundled one, too
+    with pytest.raises(errors.ModelExistsError, match="under the name 'nuclei'"):
+        import_model(find_model("nuclei").path)
+
+
+def test_a_published_checkpoint_is_not_imported_twice_unasked(
+    home: Path, tmp_path: Path
+) -> None:
+    content = {"state_dict": SA2Net(3, 1, 1).state_dict(), "epoch": 1}
+    torch.save(content, tmp_path / "best.pth.tar")
+    import_model(tmp_path / "best.pth.tar", "published")
+    (tmp_path / "best.pth.tar").rename(tmp_path / "copy.pth.tar")
+    with pytest.raises(errors.ModelExistsError, match="under the name 'published'"):
+        import_model(tmp_path / "copy.pth.tar")
+    assert import_model(tmp_path / "copy.pth.tar", "twice").name == "twice"
+
+
 def test_name_in_the_registry_wins_over_the_card(home: Path, source: Path) -> None:
     entry = import_model(source, "Zellen grün 2.1")
     assert entry.card.name == "Zellen grün 2.1" == load_model("Zellen grün 2.1").name

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 
+from napari_sa2net.config import TrainConfig
+from napari_sa2net.nn import SA2Net
 from napari_sa2net.training.train import (
     GAMMA_STEP,
     GAMMA_TRAVEL,
     LAST_RATE,
     Schedule,
+    SegmentationModule,
     gamma_peak,
     steps_within,
 )
@@ -39,6 +42,17 @@ def test_rate_rises_then_falls_to_a_hundredth():
 def test_no_rate_of_a_short_run_is_above_the_peak(steps):
     schedule = Schedule(steps, 1, warmup=0.05)
     assert all(0 < schedule.rate(step) <= 1 for step in range(steps))
+
+
+@pytest.mark.parametrize("warmup", [0, 0.05, 0.1])
+@pytest.mark.parametrize("steps", [1, 2, 5, 40])
+def test_the_first_steps_are_small_however_few_there_are(steps, warmup):
+    schedule = Schedule(steps, 1, warmup=warmup)
+    net = SA2Net(1, 2, 4)
+    whole = SegmentationModule(net, TrainConfig(steps=steps, warmup=warmup))
+    for step in range(steps):
+        assert schedule.rate(step) <= (step + 1) / 10
+        assert whole._rate(step) <= (step + 1) / 10
 
 
 def test_few_steps_do_not_move_an_exponent_far():

@@ -147,8 +147,10 @@ class CorrectState:
         What Keep would do.
     keeping
         A Keep is under way.
+    kept_before
+        What the folder holds of the image from before, in words.
     kept
-        What the last one did, in words.
+        What the last Keep did, in words.
     kept_note
         What a person has to know of it besides.
     folder, group
@@ -172,6 +174,7 @@ class CorrectState:
     review: Review = field(default_factory=Review)
     keep: WhatToKeep = field(default_factory=WhatToKeep)
     keeping: bool = False
+    kept_before: str = ""
     kept: str = ""
     kept_note: str = ""
     folder: Path = field(default_factory=default_folder)
@@ -330,6 +333,8 @@ class CorrectKeeping:
 
     def set_folder(self, folder: Path) -> None:
         """Where to keep."""
+        if folder != self._state.folder:
+            self._state.kept_before = ""
         self._state.folder = folder
         self.refresh()
         self._look_for_kept()
@@ -345,7 +350,7 @@ class CorrectKeeping:
         if key != self._image_key:
             self._image_key = key
             self._state.group = self._groups.get(key, "")
-            self._state.kept = self._state.kept_note = ""
+            self._state.kept_before = self._state.kept = self._state.kept_note = ""
             self._look_for_kept()
 
     def _look_for_kept(self) -> None:
@@ -362,7 +367,7 @@ class CorrectKeeping:
             if not state.group and newest.group and image.key not in self._groups:
                 self.set_group(newest.group)
             if not state.kept:
-                state.kept = before_words(folder, records, datetime.now(UTC))
+                state.kept_before = before_words(folder, records, datetime.now(UTC))
 
         # a folder that cannot be read says so when something is kept in it
         self._files.run(lambda: self._files.find_kept(image, folder), found, lambda _: None)
@@ -467,6 +472,7 @@ class CorrectKeeping:
                 session.journal.mark_committed(request.number, names)
         if request.image.key == self._image_key:
             notes = [note, meanwhile_words(request.folder, result, datetime.now(UTC))]
+            self._state.kept_before = ""
             self._state.kept = kept_words(request.folder, request.what)
             self._state.kept_note = " ".join(words for words in notes if words)
         self._controller.show()

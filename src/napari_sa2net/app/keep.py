@@ -702,9 +702,15 @@ def before_words(folder: Path, records: Sequence[CommitRecord], now: datetime) -
     last = max(datetime.fromisoformat(record.time) for record in records)
     return (
         f"Kept before in “{folder.name}”: {n} reviewed cell{'' if n == 1 else 's'} of this "
-        f"image, the last {moment_words(last, now)}. What you keep now is added to them, and "
-        "takes the place of those that you review anew."
+        f"image, the last {moment_words(last, now)}."
     )
+
+
+#: Said beside the button where there is something from before.
+ADDED = (
+    "What you keep now is added to what was kept before, and takes the place of the cells that "
+    "you review anew."
+)
 
 
 def gone_words(folder: Path, whole: bool) -> str:

@@ -546,7 +546,6 @@ NOTHING_KEPT = (
 )
 #: between two things that take the window a while
 APART_S = 0.2
-PAUSED_EARLY = "Paused before the first step: nothing was changed. Begin anew when you like."
 
 
 class LearnRun(LearnOutcome):
@@ -678,9 +677,8 @@ class LearnRun(LearnOutcome):
                     self._end_run()
                     self._fail(ErrorInfo(kind, message, details))
                 case p.WasCancelled():
-                    words = PAUSED_EARLY if self.state.phase == "pausing" else NOTHING_KEPT
                     self._end_run()
-                    self.state.notices = (words,)
+                    self.state.notices = (NOTHING_KEPT,)
 
     def _news(self, news: p.TrainProgress) -> None:
         state, curves = self.state, self.state.curves

@@ -419,12 +419,11 @@ class Trainer:
         self.client.submit(request)
 
     def pause(self) -> None:
-        """Write the run to disk and end it; answered with a `FineTuneResult`, or cancelled."""
-        if self.ready:
-            self.client.submit(p.Pause(JOB))
-        else:
-            # torch is still being imported: there is nothing to write down
-            self.client.cancel(JOB, force=False)
+        """Write the run to disk and end it; answered with a `FineTuneResult`.
+
+        Before the first step, too: then the run begins anew when it goes on.
+        """
+        self.client.submit(p.Pause(JOB))
 
     def stop(self, resumed: bool = False) -> None:
         """End it with the best so far; answered so, or cancelled where there is nothing.

@@ -616,9 +616,12 @@ def _trained_on(card: ModelCard) -> str:
     training = card.training
     data = training.get("data")
     if training.get("recipe") == "fine-tune":
-        n, held = (len(training.get(key) or ()) for key in ("commits", "held_out"))
+        learned, held = (set(training.get(key) or ()) for key in ("commits", "held_out"))
+        n = len(learned)
         images = f"{n} corrected image{'' if n == 1 else 's'}"
-        return f"{images} of “{data}”; {held} held back to judge it"
+        # of a single image a strip is held back
+        of_whom = "a part of it" if held & learned else f"{len(held)}"
+        return f"{images} of “{data}”; {of_whom} held back to judge it"
     if not data:
         return ""
     text = _words(data)

@@ -60,6 +60,8 @@ class ImageSource:
         numpy, dask, zarr or a list of levels, finest first.
     axes
         Spelling as `napari_sa2net.segment` takes it; None lets the shape decide.
+    axes_guessed
+        Nobody has said what the axes are: neither a person nor the layer.
     channels
         Channels that go in; None for the default.
     seen_channel
@@ -93,6 +95,7 @@ class ImageSource:
     contrast: tuple[float, float] | None = None
     z_step_um: float | None = None
     path: str = ""
+    axes_guessed: bool = False
 
     @cached_property
     def identity(self) -> str:

@@ -317,9 +317,10 @@ def _ask_for_plane(job: Job, image: ImageFile, settings: AttentionSettings) -> N
         for axis, size in zip(plan.stack_axes, plan.stack_shape, strict=True)
     )
     middle = ",".join(str(size // 2) for size in plan.stack_shape)
+    notice = "" if settings.axes else plan.notice("give --axes {}", not image.axes_told)
     raise AxesError(
         f"{job.path} is a stack ({sizes}), and one plane is explained at a time: choose it, "
-        f"such as --plane {middle}. {'' if settings.axes else plan.notice('give --axes {}')}"
+        f"such as --plane {middle}. {notice}"
     )
 
 

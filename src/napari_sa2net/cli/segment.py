@@ -348,7 +348,8 @@ def segment_file(
 def plan_notes(plan: ImagePlan, image: ImageFile, settings: BatchSettings) -> list[str]:
     """What was decided about the axes and channels of an image, where it is not plain."""
     notes = []
-    if settings.axes is None and (notice := plan.notice("give --axes {}")):
+    guessed = not image.axes_told
+    if settings.axes is None and (notice := plan.notice("give --axes {}", guessed)):
         notes.append(notice)
     if settings.channels is None and len(plan.channels) < plan.n_channels and not plan.is_rgb:
         names = image.channel_names

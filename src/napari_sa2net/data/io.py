@@ -78,6 +78,8 @@ class ImageFile:
         Spacing in µm of the spatial axes that the file tells.
     notes : tuple of str
         What was left out, for the user to know.
+    axes_told : bool
+        The file says what the axes are; else the shape decided.
     """
 
     array: Any
@@ -88,6 +90,7 @@ class ImageFile:
     path: Path | None = None
     scale_um: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    axes_told: bool = True
 
 
 def image_name(path: Path) -> str:
@@ -193,8 +196,7 @@ def read_image(path: str | Path) -> ImageFile:
             return read_tiff(path)
         if suffix == ".npy":
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-            axes = resolve_axes(array.shape).names
-            return ImageFile(array, axes, None, image_name(path), path=path)
+            return _untold(array, path)
         if suffix in PICTURE_SUFFIXES:
             array = _read_picture(path)
             return ImageFile(array, "YXC"[: array.ndim], None, image_name(path), path=path)
@@ -360,9 +362,16 @@ def read_tiff(path: Path) -> ImageFile:
         raise
     if not lazy or isinstance(array, np.ndarray):
         tif.close()
+    told = not set(series.axes) & set("QI")
     return ImageFile(
-        array, axes, pixel_size(scale), image_name(path), tuple(names), path, scale, notes
+        array, axes, pixel_size(scale), image_name(path), tuple(names), path, scale, notes, told
     )
+
+
+def _untold(array: Any, path: Path) -> ImageFile:
+    """An array of which its file tells the shape alone."""
+    axes = resolve_axes(array.shape).names
+    return ImageFile(array, axes, None, image_name(path), path=path, axes_told=False)
 
 
 def _largest(series: Sequence[Any]) -> int:
@@ -521,7 +530,9 @@ def read_zarr(path: Path) -> ImageFile:
 
     node: Any = zarr.open(str(path), mode="r")
     if isinstance(node, zarr.Array):
-        axes = _dimension_names(node) or resolve_axes(node.shape).names
+        axes = _dimension_names(node)
+        if not axes:
+            return _untold(node, path)
         return ImageFile(node, axes, None, image_name(path), path=path)
     attributes = _ome_of(node)
     if "multiscales" not in attributes and "0" in node and _is_zarr_image(node["0"]):
@@ -534,9 +545,7 @@ def read_zarr(path: Path) -> ImageFile:
         )
     arrays = [name for name, member in node.members() if isinstance(member, zarr.Array)]
     if len(arrays) == 1:
-        array = node[arrays[0]]
-        axes = resolve_axes(array.shape).names
-        return ImageFile(array, axes, None, image_name(path), path=path)
+        return _untold(node[arrays[0]], path)
     what = f"{len(arrays)} arrays: {', '.join(sorted(arrays)[:5])}" if arrays else "no array"
     raise ImageFileError(
         f"{path} holds no OME-Zarr image but {what}; name the array, such as {path}/0."

@@ -182,6 +182,8 @@ FEW_PLANES = 9
 LEAST_CONTRAST = 0.25
 #: A plane of a stack that is no wider is more likely a misread axis ...
 FEW_PIXELS = 4
+#: So few planes of a stack of which nobody has said that it is one may be channels.
+FEW_CHANNELS = 4
 #: ... and so is one up to this width that is this many times longer, as the stack is.
 SOME_PIXELS, LONGER = 32, 4
 
@@ -489,22 +491,26 @@ class ImagePlan(BlockReader):
             parts.append(f"{y:.3g} µm/px" if same else f"{y:.3g} × {x:.3g} µm/px")
         return " · ".join(parts)
 
-    def notice(self, say: str = "say axes='{}'") -> str:
+    def notice(self, say: str = "say axes='{}'", guessed: bool = False) -> str:
         """What is odd about the axes and may be a misunderstanding; empty where nothing is.
 
-        ``say`` tells how axes are spelled out where the notice is read.
+        ``say`` tells how axes are spelled out where the notice is read, and ``guessed`` that
+        neither a person nor a file has said what the axes are.
         """
-        likely = self.likely_channels
+        likely = self.likely_channels(guessed)
         if likely is None:
             return ""
         height, width = self.spatial
-        last = likely == len(self.axes) - 1
+        place = len(self.axes) - likely
         # The axes before it are one less of the stack, and the plane.
-        example = self.axes[1:] + "C" if last else self.axes[1:-1] + "CX"
+        which, example = {
+            1: ("last axis", self.axes[1:] + "C"),
+            2: ("axis before the last", self.axes[1:-1] + "CX"),
+            3: ("first axis", "C" + self.axes[1:]),
+        }[place]
         return (
             f"Read as {self.n_planes} {axis_noun(self.stack_axes, 2)} of {height} × {width} "
-            f"pixels; if the {'last axis' if last else 'axis before the last'} holds channels, "
-            f"{say.format(example)}."
+            f"pixels; if the {which} holds channels, {say.format(example)}."
         )
 
     def stack_words(self, purpose: str) -> str:
@@ -516,9 +522,11 @@ class ImagePlan(BlockReader):
             f"images to {purpose}{likely}."
         )
 
-    @property
-    def likely_channels(self) -> int | None:
-        """The axis of the plane that is so short that it rather holds channels, if any is."""
+    def likely_channels(self, guessed: bool = False) -> int | None:
+        """The axis that is so short that it rather holds channels, if any is.
+
+        One of the plane; or, where the axes were ``guessed``, the only one before it.
+        """
         plain = self.axes.endswith("YX")
         if not plain or not self.stack_shape or self.channel_axis is not None or self.is_empty:
             return None
@@ -526,7 +534,8 @@ class ImagePlan(BlockReader):
         few = short <= FEW_PIXELS < long
         some = short <= SOME_PIXELS and LONGER * short <= min(long, self.stack_shape[-1])
         if not few and not some:
-            return None
+            lead = self.stack_shape
+            return 0 if guessed and len(lead) == 1 and 2 <= lead[0] <= FEW_CHANNELS else None
         return len(self.axes) - (1 if self.spatial[1] == short else 2)
 
     def channel_words(self) -> str:

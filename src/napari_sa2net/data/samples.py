@@ -20,6 +20,7 @@ from napari_sa2net.errors import ImageFileError, SettingsError
 # Synthetic nuclei with known outlines, for samples, demonstrations and tests.
 
 _TRIES = 60  # places tried for one nucleus before the field counts as full
+_OVERLAP = 0.03  # share of a nucleus that may lie over others
 # Optical density of haematoxylin and eosin in red, green and blue.
 _HAEMATOXYLIN = np.array([0.65, 0.70, 0.29], np.float32)
 _EOSIN = np.array([0.07, 0.99, 0.11], np.float32)
@@ -71,41 +72,69 @@ def synthetic_nuclei(
     count = 0
     for _ in range(n):
         for _ in range(_TRIES):
-            where, inside = _outline(shape, diameter, rng)
-            taken = labels[where]
+            outline = _Outline(shape, diameter, rng)
+            taken = labels[outline.where]
             # Neighbours may touch and overlap a little, as in a real culture.
-            if inside.any() and (taken[inside] > 0).mean() < 0.03:
+            if outline.surely_over(taken):
+                continue
+            inside = outline.mask()
+            if inside.any() and (taken[inside] > 0).mean() < _OVERLAP:
                 count += 1
                 new = inside & (taken == 0)
                 taken[new] = count
-                amount[where][new] = _chromatin(new, diameter, rng)[new]
+                amount[outline.where][new] = _chromatin(new, diameter, rng)[new]
                 break
     if kind == "fluo":
         return _fluorescence(amount, rng), labels
     return _stain(amount, labels > 0, diameter, rng), labels
 
 
-def _outline(
-    shape: tuple[int, int], diameter: float, rng: np.random.Generator
-) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
-    """A wobbly ellipse at a random place: its box in the image, and its mask in there."""
-    radius = diameter / 2 * np.exp(rng.normal(0, 0.15))
-    stretch, turn = np.exp(rng.normal(0, 0.15)), rng.uniform(0, np.pi)
-    y, x = rng.uniform(0, shape[0]), rng.uniform(0, shape[1])
-    reach = 1.6 * radius * max(stretch, 1 / stretch) + 1
-    box = tuple(
-        slice(max(0, int(at - reach)), max(0, min(size, int(at + reach) + 1)))
-        for at, size in zip((y, x), shape, strict=True)
-    )
-    rows, columns = np.ogrid[box]
-    dy, dx = rows + 0.5 - y, columns + 0.5 - x
-    u = (dx * np.cos(turn) + dy * np.sin(turn)) / stretch
-    v = (dy * np.cos(turn) - dx * np.sin(turn)) * stretch
-    angle = np.arctan2(v, u)
-    edge = np.ones_like(angle)
-    for wave in (2, 3, 4):
-        edge += rng.normal(0, 0.08 / wave) * np.cos(wave * angle + rng.uniform(0, 2 * np.pi))
-    return (box[0], box[1]), np.hypot(u, v) < radius * edge
+class _Outline:
+    """A wobbly ellipse at a random place.
+
+    Attributes
+    ----------
+    where : (slice, slice)
+        Its box in the image.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int], diameter: float, rng: np.random.Generator
+    ) -> None:
+        self._radius = radius = diameter / 2 * np.exp(rng.normal(0, 0.15))
+        stretch, turn = np.exp(rng.normal(0, 0.15)), rng.uniform(0, np.pi)
+        y, x = rng.uniform(0, shape[0]), rng.uniform(0, shape[1])
+        reach = 1.6 * radius * max(stretch, 1 / stretch) + 1
+        rows, columns = (
+            slice(max(0, int(at - reach)), max(0, min(size, int(at + reach) + 1)))
+            for at, size in zip((y, x), shape, strict=True)
+        )
+        self.where = rows, columns
+        dy = np.arange(rows.start, rows.stop)[:, None] + 0.5 - y
+        dx = np.arange(columns.start, columns.stop) + 0.5 - x
+        self._u = (dx * np.cos(turn) + dy * np.sin(turn)) / stretch
+        self._v = (dy * np.cos(turn) - dx * np.sin(turn)) * stretch
+        self._waves = [
+            (wave, rng.normal(0, 0.08 / wave), rng.uniform(0, 2 * np.pi)) for wave in (2, 3, 4)
+        ]
+
+    def surely_over(self, taken: NDArray[np.int32]) -> bool:
+        """Whether it lies over others, whatever its waves: most places are told by this."""
+        if not taken.any():
+            return False
+        wobble = sum(abs(height) for _, height, _ in self._waves) + 1e-6
+        squared = self._u**2 + self._v**2
+        core = squared < (self._radius * max(0, 1 - wobble)) ** 2
+        most = np.count_nonzero(squared < (self._radius * (1 + wobble)) ** 2)
+        return bool(np.count_nonzero(taken[core]) > _OVERLAP * most)
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Its pixels in the box."""
+        angle = np.arctan2(self._v, self._u)
+        edge = np.ones_like(angle)
+        for wave, height, phase in self._waves:
+            edge += height * np.cos(wave * angle + phase)
+        return np.hypot(self._u, self._v) < self._radius * edge
 
 
 def _chromatin(

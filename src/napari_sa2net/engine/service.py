@@ -64,7 +64,6 @@ from napari_sa2net.models.registry import (
     ModelEntry,
     check_model_name,
     find_model,
-    free_model_name,
     is_model_name,
 )
 from napari_sa2net.nn import network_config
@@ -694,7 +693,7 @@ class Handlers:
     def import_model(self, job: int, path: str) -> tuple[ModelEntry, str]:
         """Take in a file under a name that is free; also the name that it should have had."""
         wanted = name_of_file(Path(path))
-        return import_model(path, free_model_name(wanted)), wanted
+        return import_model(path, free_name=True), wanted
 
     def compare_models(self, job: int, **arguments: Any) -> Comparison:
         """Score two models on the same images."""
@@ -727,7 +726,8 @@ class Handlers:
         from napari_sa2net.training.fine_tune import resume_fine_tuning
 
         def train(on_event: _News, **options: Any) -> FineTuned:
-            on_event.repeat(read_state(Path(run))["record"])
+            if record := read_state(Path(run)).get("record"):
+                on_event.repeat(record)
             return resume_fine_tuning(Path(run), on_event=on_event, **options)
 
         return learn(self._server, job, Path(run), preview, train)

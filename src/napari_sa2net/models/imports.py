@@ -13,12 +13,25 @@ import platformdirs
 import pooch
 import requests
 
-from napari_sa2net.errors import Cancelled, DownloadError, OutputError, SettingsError
+from napari_sa2net.errors import (
+    Cancelled,
+    DownloadError,
+    ModelExistsError,
+    OutputError,
+    SettingsError,
+)
 from napari_sa2net.files import HOME_VARIABLE
 from napari_sa2net.models.card import is_safetensors, open_checked
 from napari_sa2net.models.checkpoint import name_of_file
 from napari_sa2net.models.file import open_model, save_model
-from napari_sa2net.models.registry import ModelEntry, add_file, check_model_name
+from napari_sa2net.models.registry import (
+    ModelEntry,
+    add_file,
+    check_model_name,
+    file_sha256,
+    free_model_name,
+    list_models,
+)
 
 # --------------------------------------------------------------------------------------------
 # Downloading model files; only with their sha256, and never half of one.
@@ -146,7 +159,11 @@ class _Bar:
 
 
 def import_model(
-    path: str | os.PathLike[str], name: str | None = None, overwrite: bool = False
+    path: str | os.PathLike[str],
+    name: str | None = None,
+    overwrite: bool = False,
+    *,
+    free_name: bool = False,
 ) -> ModelEntry:
     """Check a model file or published checkpoint and take it into the registry.
 
@@ -157,9 +174,12 @@ def import_model(
     ----------
     path : path
     name : str, optional
-        Name in the registry; the file's name if None.
+        Name in the registry; the file's name if None. A file that is there already is taken
+        in once more only where a name is given.
     overwrite : bool
         Replace a model of the user's of the same name.
+    free_name : bool
+        Without a name: one like the file's that no model has.
 
     Raises
     ------
@@ -167,8 +187,18 @@ def import_model(
         Nothing is changed then.
     """
     path = Path(path).expanduser()
+    given = name is not None
     name = check_model_name(name_of_file(path) if name is None else name)
     model = open_model(path)
+    if not given and not overwrite:
+        there = found_as(path)
+        if there is not None:
+            raise ModelExistsError(
+                f"{path.name} is there already, under the name {there.name!r}. Give another "
+                "name to have it twice (on the shell: --name)."
+            )
+        if free_name:
+            name = free_model_name(name)
     with open_checked(path) as file:
         ours = is_safetensors(file.read(9))
     if ours:
@@ -178,6 +208,20 @@ def import_model(
         card = model.card.model_copy(update={"name": name, "parent": parent})
         converted = save_model(Path(folder) / "model.safetensors", model.net, card)
         return add_file(converted, name, overwrite)
+
+
+def found_as(path: Path) -> ModelEntry | None:
+    """The model that a file is already, or was made into, whatever it is called."""
+    sha256 = file_sha256(path)
+    return next(
+        (
+            entry
+            for entry in list_models(aside=True)
+            if file_sha256(entry.path) == sha256
+            or (entry.card.parent or "").endswith(f", sha256 {sha256}")
+        ),
+        None,
+    )
 
 
 def download_model(

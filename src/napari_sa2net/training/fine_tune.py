@@ -38,7 +38,7 @@ from napari_sa2net.models.registry import (
 from napari_sa2net.training.compare import Event
 from napari_sa2net.training.material import prepare
 from napari_sa2net.training.run import FineTuned, Stopped, TuningRun, finish
-from napari_sa2net.training.run_state import read_state
+from napari_sa2net.training.run_state import read_state, write_state
 from napari_sa2net.training.runs import (
     RECIPE,
     STATE,
@@ -46,6 +46,7 @@ from napari_sa2net.training.runs import (
     free_name,
     read_asked,
     runs_dir,
+    tidy,
     working_on,
     write_asked,
 )
@@ -176,11 +177,22 @@ def fine_tune(
         work = TuningRun(
             run, asked, parent, material, start, on_event, preview, cancelled, paused
         )
-        try:
-            work.begin(progress)
-        except (Stopped, Paused):
-            raise Cancelled("Cancelled before the first step; nothing was changed.") from None
-        return _carry_out(work, progress)
+        return _from_the_start(work, progress)
+
+
+def _from_the_start(work: TuningRun, progress: Progress | None) -> FineTuned:
+    """Score the parent, plan, and learn; paused before that, it begins anew."""
+    try:
+        work.begin(progress)
+    except Stopped:
+        tidy(work.run)
+        raise Cancelled("Cancelled before the first step; nothing was changed.") from None
+    except Paused:
+        write_state(work.run, {"begun": False})
+        raise Paused(
+            f"Learning is paused before the first step. Go on with the run {work.run}"
+        ) from None
+    return _carry_out(work, progress)
 
 
 def resume_fine_tuning(
@@ -233,6 +245,7 @@ def resume_fine_tuning(
         parent.sha256,
     )
     _check_name(asked.name, not asked.registered)
+    begun = state.get("begun", True)
     if cancelled and cancelled():
         return _keep_best(run, asked, parent, state)
     folder = Path(asked.training_set)
@@ -249,7 +262,7 @@ def resume_fine_tuning(
     except (TrainingDataError, CorrectionsError) as error:
         if cancelled and cancelled():
             return _keep_best(run, asked, parent, state)
-        if state["record"]["best"] is None:
+        if not begun or state["record"]["best"] is None:
             raise
         raise TrainingDataError(
             f"{error} The best so far can be kept without the images (on the shell: sa2net "
@@ -259,6 +272,8 @@ def resume_fine_tuning(
         work = TuningRun(
             run, asked, parent, material, start, on_event, preview, cancelled, paused
         )
+        if not begun:
+            return _from_the_start(work, progress)
         work.take_on(state)
         return _carry_out(work, progress)
 
@@ -266,6 +281,9 @@ def resume_fine_tuning(
 def _keep_best(run: Path, asked: Asked, parent: Model, state: dict[str, Any]) -> FineTuned:
     """End a run with what lies on disk: the best round's scores are there, too."""
     with working_on(run):
+        if not state.get("begun", True):
+            tidy(run)
+            raise Cancelled("Cancelled before the first step; nothing was changed.")
         return finish(run, asked, parent, state)
 
 

@@ -252,9 +252,9 @@ class SegmentationModule(pl.LightningModule):
         """Linear warm-up, then a cosine down to a hundredth."""
         warmup = max(1, round(self.config.warmup * self.config.steps))
         if step < warmup:
-            return (step + 1) / warmup
+            return min(warmed(step), (step + 1) / warmup)
         done = min(1.0, (step - warmup) / max(1, self.config.steps - warmup))
-        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
+        return min(warmed(step), 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
     def _image(self, batch: dict[str, Tensor]) -> Tensor:
         return _channels_last(batch["image"])
@@ -710,6 +710,19 @@ def gamma_peak(steps: float, mean_share: float = 1.0) -> float:
     return min(GAMMA_STEP, GAMMA_TRAVEL / (mean_share * steps))
 
 
+#: Steps in which the rate rises at least, however short the run.
+FEWEST_WARMUP = 10
+
+
+def warmed(step: int) -> float:
+    """Highest share of the peak rate in the step that follows `step`.
+
+    Adam's first steps are as large as the rate, whatever the gradient: at the peak they undo
+    what a model knows.
+    """
+    return min(1.0, (step + 1) / FEWEST_WARMUP)
+
+
 class Schedule:
     """Progress 0 … 1 of a run whose length may be planned anew on the way.
 
@@ -765,9 +778,10 @@ class Schedule:
         done = self.progress(step)
         if done < self.warmup:
             # In a run of few steps the first one may lie beyond the warm-up's end.
-            return min(1.0, (done + 1 / self.total) / self.warmup)
+            return min(warmed(step), (done + 1 / self.total) / self.warmup)
         rest = (done - self.warmup) / max(1e-9, 1 - self.warmup)
-        return LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * min(1.0, rest)))
+        rate = LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * min(1.0, rest)))
+        return min(warmed(step), rate)
 
     def round_of(self, step: int) -> int:
         """Rounds that are over after `step` steps."""

@@ -530,7 +530,8 @@ class SegmentPage(PageWidget):
             return
         self.size_row.set_pixel_size(source.pixel_size_um)
         self.result.set_pixel_size(source.pixel_size_um)
-        shown = (source.key, source.axes, source.channels, source.shape)
+        said = source.axes, source.axes_guessed
+        shown = (source.key, said, source.channels, source.shape)
         if shown != self._axes_shown:
             if shown[:1] != self._axes_shown[:1]:
                 self.size_row.set_estimate(None)
@@ -550,7 +551,9 @@ class SegmentPage(PageWidget):
             plan = source_plan(source)
             stack, grey = (plan.stack_axes, plan.stack_shape), not plan.is_rgb
             names, chosen = _channel_names(plan), plan.channels
-            notice, likely = plan.notice(f"press “{SPLIT}”"), plan.likely_channels
+            guessed = source.axes_guessed
+            notice = plan.notice(f"press “{SPLIT}”", guessed)
+            likely = plan.likely_channels(guessed)
         self.details.set_channels(names, chosen)
         self.details.set_notice(notice, likely)
         self.region_row.set_stack(*stack)

@@ -22,6 +22,7 @@ from napari_sa2net.widgets.controls import (
     muted,
     push_button,
     separator,
+    show_text,
     text_label,
     timer,
     vbox,
@@ -77,6 +78,9 @@ class CorrectPage(PageWidget):
         form = Form()
         form.add("Cells", self.cells_row, "The layer of cells that is corrected")
         form.add_wide(self.place)
+        # here, not beside the button below: who comes back is to see it at once
+        self.kept_before = muted()
+        form.add_wide(self.kept_before)
         self.lay_on = push_button(
             "Lay them on the image",
             "Give these cells the scale and the place of the image",
@@ -146,6 +150,7 @@ class CorrectPage(PageWidget):
         follow(self._show_odd, state.odd, state.said)
         follow(self._show_review, state.review)
         follow(self._show_offers, state.offers)
+        follow(self._show_before, state.kept_before)
         follow(self._show_progress, session.running, session.progress)
         follow(self._show_box, session.instances)
         connect(self.controller.changed, self._drawn_anew)
@@ -408,6 +413,9 @@ class CorrectPage(PageWidget):
         running = self.session.running
         self.progress.set_progress(self.session.progress if running else None, "")
         self.progress.setVisible(running)
+
+    def _show_before(self) -> None:
+        show_text(self.kept_before, self.state.kept_before)
 
     def _show_box(self) -> None:
         self.box.set_values(self.session.instances)

@@ -10,7 +10,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_sa2net.app.correct import CorrectController, Review
-from napari_sa2net.app.keep import WhatToKeep
+from napari_sa2net.app.keep import ADDED, WhatToKeep
 from napari_sa2net.widgets.controls import (
     FolderRow,
     Form,
@@ -62,7 +62,7 @@ class KeepSection(QWidget):
         follow = connections.follow
         follow(self._show_keep, events.keep, events.keeping)
         follow(self._show_unsaved, events.unsaved, events.safe, events.journal_problem)
-        follow(self._show_kept, events.kept, events.kept_note)
+        follow(self._show_kept, events.kept, events.kept_before, events.kept_note)
         follow(self._show_place, events.folder, events.group)
 
     def _show_unsaved(self) -> None:
@@ -97,7 +97,7 @@ class KeepSection(QWidget):
 
     def _show_kept(self) -> None:
         """What the last Keep did, and what has to be known of it besides."""
-        show_text(self.kept, self._state.kept)
+        show_text(self.kept, self._state.kept or (ADDED if self._state.kept_before else ""))
         show_text(self.note, self._state.kept_note)
 
     def _show_place(self) -> None:

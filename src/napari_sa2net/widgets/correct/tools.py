@@ -232,13 +232,18 @@ class _Hint(QLabel):
         self._ruler = QLabel(frame)  # in the frame, whose style it shares
         self._ruler.setWordWrap(True)
         self._ruler.hide()
+        self._heights: dict[tuple[int, str], int] = {}
 
     def heightForWidth(self, width: int) -> int:
-        heights = []
-        for words in (IDLE, *(_hint(tool) for tool in TOOLS)):
-            self._ruler.setText(words)
-            heights.append(self._ruler.heightForWidth(width))
-        return max(heights)
+        # asked again and again by a layout, and slow to tell
+        key = width, self._ruler.font().key()
+        if key not in self._heights:
+            heights = []
+            for words in (IDLE, *(_hint(tool) for tool in TOOLS)):
+                self._ruler.setText(words)
+                heights.append(self._ruler.heightForWidth(width))
+            self._heights[key] = max(heights)
+        return self._heights[key]
 
 
 def _hint(tool: Tool) -> str:

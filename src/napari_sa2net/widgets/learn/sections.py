@@ -270,7 +270,9 @@ class RunSection(QWidget):
         progress, left = state.progress, state.seconds_left
         if state.phase == "paused":
             losses = state.curves.losses
-            where = f"Paused at step {losses[-1].step} of {losses[-1].steps}." if losses else ""
+            where = "Paused before the first step."
+            if losses:
+                where = f"Paused at step {losses[-1].step} of {losses[-1].steps}."
             self.progress.set_progress(None, where)
             return
         if progress is not None and progress.total and state.phase == "learning":

@@ -40,13 +40,16 @@ def guess_axes(ndim: int, rgb: bool, labels: Sequence[str] = ()) -> str:
         Leading axes, then ``YX``, then ``S`` where `rgb` (samples, so that a channel axis
         beside them stays one).
     """
+    lead = told_axes(ndim, labels) or STACK_NAMES[: ndim - 2][::-1]
+    return lead + "YX" + ("S" if rgb else "")
+
+
+def told_axes(ndim: int, labels: Sequence[str]) -> str:
+    """The leading axes, where a layer's labels name them all; else empty."""
     n_lead = ndim - 2
     named = [_LABELS.get(label.strip().lower(), "") for label in labels[:n_lead]]
-    if n_lead and len(named) == n_lead and all(named) and len(set(named)) == n_lead:
-        lead = "".join(named)
-    else:
-        lead = STACK_NAMES[:n_lead][::-1]
-    return lead + "YX" + ("S" if rgb else "")
+    told = len(named) == n_lead and all(named) and len(set(named)) == n_lead
+    return "".join(named) if told else ""
 
 
 def axes_choices(axes: str) -> list[tuple[str, str]]:

@@ -155,7 +155,9 @@ def image_source(
 
     ``as_displayed``: its contrast limits shall be the levels; colours have none.
     """
+    told = bool(axes) or geometry.told_axes(layer.ndim, tuple(layer.axis_labels)) != ""
     axes = axes or layer_axes(layer)
+    z_step = z_step_um(layer, axes)
     low, high = (float(limit) for limit in layer.contrast_limits)
     return ImageSource(
         key=layer_key(layer),
@@ -168,6 +170,7 @@ def image_source(
         view=visible_box(viewer, layer),
         seen_channel=shown_channel(viewer, layer, axes),
         contrast=(low, high) if as_displayed and not layer.rgb and low < high else None,
-        z_step_um=z_step_um(layer, axes),
+        z_step_um=z_step,
         path=str(layer.source.path or ""),
+        axes_guessed=not told and z_step is None,
     )
