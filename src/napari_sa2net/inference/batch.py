@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.data.results import SEGMENT, Job, Layout, ResultFolder, settings_key
@@ -227,10 +230,42 @@ def segment_file(
     )
     record = {
         "objects": len(result.objects),
+        "wrong": round(expected_wrong(result, model), 2),
         "seconds": round(time.monotonic() - start, 3),
         "provenance": result.provenance,
     }
     return folder.finish(job, source, result.objects.to_csv(index=False), record)
+
+
+#: Of a stack so many planes are looked at, and of a plane a middle of this side (px).
+LOOKED_AT, MIDDLE = 8, 2048
+
+
+def expected_wrong(result: Segmentation, model: Model) -> float:
+    """How many cells are wrong or missed, about: see `edits.review.expected_wrong`.
+
+    Of large images a part is looked at, and the number is that of as much as there is.
+    """
+    from napari_sa2net.data.levels import spread_indices
+    from napari_sa2net.edits.review import expected_wrong
+    from napari_sa2net.inference.instances import foreground_probability
+
+    plan = result.plan
+    if plan.is_empty:
+        return 0.0
+    planes = spread_indices(plan.stack_shape, LOOKED_AT)
+    middle = tuple(
+        slice(max(0, (n - MIDDLE) // 2), max(0, (n - MIDDLE) // 2) + MIDDLE)
+        for n in plan.spatial
+    )
+    found, pixels = 0.0, 0
+    for index in planes:
+        labels = np.asarray(result.labels[(*index, *middle)])
+        seen = np.asarray(result.probability[(*index, slice(None), *middle)])
+        foreground = foreground_probability(seen, model.card.classes)
+        found += expected_wrong(labels, foreground, result.diameter)
+        pixels += labels.size
+    return found * plan.n_planes * math.prod(plan.spatial) / pixels
 
 
 def channels_of(image: ImageFile, settings: BatchSettings) -> tuple[int, ...] | None:

@@ -222,6 +222,12 @@ class RunControls(QObject):
         )
         self.button.clicked.connect(self._pressed)
 
+    def set_words(self, words: str) -> None:
+        """Call the button so while nothing runs."""
+        if words != self._words:
+            self._words = words
+            self.show_running()
+
     def show_running(self) -> None:
         """The button as it is now."""
         running = self._session.running
