@@ -716,12 +716,12 @@ class FolderController:
             names = tuple(range(len(state.images)))
             state.order = by_worth(state.images) if worth else names
 
-    def touched(self) -> None:
-        """A person has corrected the shown image."""
+    def touched(self, what: What = "corrected") -> None:
+        """A person has corrected the shown image, or kept the corrections."""
         with self.link.lock:
             number, images = self.state.current, self.state.images
-            if 0 <= number < len(images) and images[number].what != "corrected":
-                self._set(number, what="corrected")
+            if 0 <= number < len(images) and images[number].what != what:
+                self._set(number, what=what)
 
     def forget_shown(self) -> None:
         """The shown image was taken away by somebody else."""

@@ -357,12 +357,13 @@ class SegmentPage(PageWidget):
     # --- building ------------------------------------------------------------------------
 
     def _build(self) -> None:
-        self.empty = NoImage(self._workspace, "One click then finds and measures its cells.")
         #: made when the first folder is opened
         self.folder: FolderSection | None = None
         # beside an image, and where there is none among the other ways to begin
         self.open_folder = link_button(OPEN_FOLDER, FOLDER_TIP)
         self.begin_folder = push_button(OPEN_FOLDER, FOLDER_TIP, "")
+        promise = "One click then finds and measures its cells."
+        self.empty = NoImage(self._workspace, promise, self.begin_folder)
         self.work = QWidget()
         self.found = QWidget()
         self._choice = ImageChoice(self._workspace, self)
@@ -400,8 +401,7 @@ class SegmentPage(PageWidget):
         self.hint.setVisible(False)
         # an error must be seen also where no image is open
         self._parts = vbox(
-            *(self.open_folder, self.empty, self.begin_folder),
-            *(self.work, self.error, self.found, None),
+            *(self.open_folder, self.empty, self.work, self.error, self.found, None),
             on=self,
             spacing=8,
             margins=PAGE_MARGINS,
@@ -468,7 +468,6 @@ class SegmentPage(PageWidget):
         there = state is not None and (state.folder is not None or bool(state.busy))
         image = self.session.image is not None
         self.open_folder.setVisible(image and not there)
-        self.begin_folder.setVisible(not image and not there)
         self.empty.setVisible(not image and not there)
         self._run.set_words("Segment this image" if there else "Segment")
 

@@ -234,9 +234,13 @@ class Workspace(QObject):
         if self._folder_layers.is_shown(key):
             self.folder.touched()
 
-    def _kept_some(self, _: Any) -> None:
-        if self.folder.state.current >= 0:
-            self.folder.look_again([self.folder.state.current])
+    def _kept_some(self, words: str) -> None:
+        """Corrections were kept, perhaps all of the shown image."""
+        cells, session = self.correct.state.cells, self.correct.session
+        if words and cells is not None and session is not None:
+            tally = session.tally
+            if tally.kept and not tally.unsaved and self._folder_layers.is_shown(cells.key):
+                self.folder.touched("kept")
 
     @cached_property
     def models(self) -> ModelsController:

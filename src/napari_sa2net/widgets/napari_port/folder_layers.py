@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,6 +54,7 @@ class FolderLayers:
         self._folder, self._segment, self._correct = folder, segment, correct
         self._shown: OpenedImage | None = None
         self._image: Image | None = None
+        self._closed = False
         self._connections = Connections()
         self._connections.connect(folder.opened, self.show)
         self._connections.connect(folder.segmented, self.update)
@@ -68,13 +70,22 @@ class FolderLayers:
         self._shown, self._image = opened, image
         # the new one first: without any image the pages would be empty for a moment
         self._viewer.add_layer(image)
-        for layer in former:
-            if layer in self._viewer.layers:
-                self._viewer.layers.remove(layer)
-        if extent is not None and not np.array_equal(extent, image.extent.world):
-            self._viewer.reset_view()
-        # each takes napari a while: not in one go
-        QTimer.singleShot(0, lambda: self._show_cells(opened, image))
+
+        def look() -> None:
+            if extent is not None and not np.array_equal(extent, image.extent.world):
+                self._viewer.reset_view()
+
+        steps = [partial(self._take_away, layer) for layer in former]
+        self._one_by_one([*steps, look, partial(self._show_cells, opened, image)])
+
+    def _one_by_one(self, steps: list[Callable[[], Any]]) -> None:
+        """Each takes napari a while: not in one go."""
+        if steps and not self._closed:
+            QTimer.singleShot(0, lambda: (steps[0](), self._one_by_one(steps[1:])))
+
+    def _take_away(self, layer: Any) -> None:
+        if layer in self._viewer.layers:
+            self._viewer.layers.remove(layer)
 
     def update(self, opened: OpenedImage) -> None:
         """The shown image has been segmented: show its cells, unless a person has others."""
@@ -115,6 +126,7 @@ class FolderLayers:
         """Leave the viewer with no callback of ours; the layers are the person's."""
         self._connections.disconnect()
         self._folder.leaving = lambda: None
+        self._closed = True
         self._shown = self._image = None
 
     # --- inside ------------------------------------------------------------------------
