@@ -280,6 +280,19 @@ def test_corrected_cells_are_written_before_the_next_image_is_shown(pages, image
     assert len(page.state.images) == 4
 
 
+def test_corrected_cells_are_results(page, images):
+    from napari_sa2net.data.results import is_result
+
+    page.open(images)
+    page.run()
+    theirs = page.state.output / CORRECTED
+    theirs.mkdir()
+    for name in ("a.tif", "stranger.tif"):
+        tifffile.imwrite(theirs / name, np.zeros((9, 9), np.uint8))
+    assert is_result(theirs / "a.tif")
+    assert not is_result(theirs / "stranger.tif")
+
+
 def test_the_image_stays_where_its_corrections_cannot_be_written(pages, images):
     page = pages()
     page.open(images)

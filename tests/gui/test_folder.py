@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QTabWidget
 
 from napari_sa2net.app.folder import CORRECTED
 from napari_sa2net.data import read_image, synthetic_nuclei
@@ -65,19 +66,26 @@ class Person:
         return [layer.name for layer in self.viewer.layers]
 
     def shows(self, *names: str) -> None:
-        self.wait(lambda: self.state.opening < 0 and self.layers() == list(names))
+        # outlines of what is reviewed come and go with the Correct page
+        self.wait(
+            lambda: (
+                self.state.opening < 0
+                and [name for name in self.layers() if name.startswith("w")] == list(names)
+            )
+        )
 
     def press(self, key: str) -> None:
-        self.keys()[key](self.viewer)
+        self.bound()[key](self.viewer)
 
-    def keys(self) -> dict[str, Any]:
+    def bound(self) -> dict[str, Any]:
         return {str(key): act for key, act in self.viewer.keymap.items()}
 
 
 def test_a_folder_is_segmented_corrected_and_found_again(
     open_dock: Any, images: Path, qtbot: Any
 ) -> None:
-    person = Person(open_dock(), qtbot, images)
+    dock = open_dock()
+    person = Person(dock, qtbot, images)
     workspace, section, state = person.workspace, person.section, person.state
     assert person.rows() == ["not segmented"] * 4
     assert section.summary.text() == "4 images"
@@ -130,6 +138,19 @@ def test_a_folder_is_segmented_corrected_and_found_again(
     assert (layer.data == first).all()
     assert correct.redo()
 
+    # the page where it is corrected goes from image to image, too
+    page: Any = dock.pages[2]
+    dock.findChild(QTabWidget).setCurrentIndex(2)
+    person.wait(page.isVisible)
+    words = f"Image 2 of 4 in the folder · {first.max()} cells · corrected"
+    assert page.walk.words.text() == words
+    page.walk.next.click()
+    person.shows("w2", "w2 cells")
+    page.walk.previous.click()
+    person.shows("w1", "w1 cells")
+    layer = person.viewer.layers["w1 cells"]
+    person.wait(lambda: correct.state.cells is not None)
+
     # kept, it is what was written that comes back
     assert correct.accept(2)
     answer = correct.keeping.keep()
@@ -163,7 +184,7 @@ def test_a_folder_is_segmented_corrected_and_found_again(
     section.shut_it.click()
     assert not section.body.isVisible()
     assert person.layers() == shown
-    assert "PageDown" not in person.keys()
+    assert "PageDown" not in person.bound()
 
 
 def test_an_image_that_somebody_took_away_can_be_opened_again(

@@ -26,6 +26,7 @@ from napari_sa2net.data.journal import list_journals
 from napari_sa2net.data.levels import apply_levels
 from napari_sa2net.data.plan import plan_image
 from napari_sa2net.data.results import (
+    CORRECTED,
     Job,
     input_images,
     name_jobs,
@@ -41,8 +42,6 @@ from napari_sa2net.inference.batch import BatchSettings
 
 #: Where results go unless a person says otherwise, inside the folder of the images.
 RESULTS = "sa2net-cells"
-#: Where corrected cells go, inside the folder of the results; the batch never writes there.
-CORRECTED = "corrected"
 #: Side (px) of a small picture, and how many are held.
 THUMBNAIL, MOST_THUMBNAILS = 40, 400
 #: So many small pictures that were asked for wait to be made: the rest are asked for again.

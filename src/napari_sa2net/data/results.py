@@ -3,6 +3,7 @@
 ::
 
     OUT/NAME.tif              labels
+    OUT/corrected/NAME.tif    labels that a person has corrected; written by the window only
     OUT/objects.csv           one row per object of every image in OUT
     OUT/extra/run.json        the last run: model, settings, what became of each image
     OUT/extra/images/NAME.json, NAME.csv    record and table of one image
@@ -129,6 +130,8 @@ def _apart(group: dict[Path, _Parts]) -> dict[Path, str]:
 
 
 SCHEMA_VERSION = 1
+#: Folder beside the masks, with the cells of images that a person has corrected in the window.
+CORRECTED = "corrected"
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,8 @@ class Layout:
     def owner(self, parts: Sequence[str]) -> str | None:
         """Name of the image that a path inside the output folder would be a result of."""
         if not self.beside:
-            return parts[0][:-4] if len(parts) == 1 and parts[0].endswith(".tif") else None
+            own = parts[1:] if parts[:1] == (CORRECTED,) else parts
+            return own[0][:-4] if len(own) == 1 and own[0].endswith(".tif") else None
         return parts[0] if len(parts) > 1 and parts[1] in self.beside else None
 
 

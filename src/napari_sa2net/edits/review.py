@@ -181,7 +181,7 @@ def expected_wrong(
     foreground : float array (H, W)
         Foreground probability.
     diameter : float, optional
-        Of a typical cell (px), where few objects tell it.
+        Of a typical cell (px), where no object tells it.
     """
     corrections = Corrections(np.ascontiguousarray(labels))
     plane, read = corrections.plane(), partial(corrections.look, ())
@@ -190,10 +190,12 @@ def expected_wrong(
     looked_at = plane.labels[::every].tolist()
     doubts = [doubt(label, plane, read, typical, evidence).score for label in looked_at]
     wrong = float(np.mean(doubts)) * len(plane) if doubts else 0.0
-    if not np.isfinite(typical):
-        typical = np.pi / 4 * (diameter or _UNKNOWN_DIAMETER) ** 2
+    if len(plane):
+        one = float(np.median(plane.areas))
+    else:
+        one = np.pi / 4 * (diameter or _UNKNOWN_DIAMETER) ** 2
     outside = np.nan_to_num(foreground[labels == 0]).sum(dtype=np.float64)
-    return wrong + float(outside) / typical
+    return wrong + float(outside) / one
 
 
 def _contact(own: NDArray[np.bool_], window: NDArray[Any]) -> float:

@@ -171,6 +171,51 @@ class RowPainter(QStyledItemDelegate):
         painter.restore()
 
 
+class FolderWalk(QWidget):
+    """From image to image, on every page where one is worked on.
+
+    Parameters
+    ----------
+    told : bool
+        Say which image it is; the list does so already.
+    """
+
+    def __init__(
+        self, controller: FolderController, connections: Connections, told: bool = True
+    ) -> None:
+        super().__init__()
+        self._state = state = controller.state
+        self._told = told
+        self.words = text_label(wrap=False)
+        self.previous = push_button("◀", "The image before in the folder's list (Page Up)")
+        self.next = push_button("▶", "The next image in the folder's list (Page Down)")
+        self.previous.setAccessibleName("Previous image")
+        self.next.setAccessibleName("Next image")
+        self.worth = push_button("Most worth your time next", WORTH_TIP)
+        row = hbox(self.previous, self.next, (self.worth, 1), spacing=4)
+        vbox(self.words, row, on=self, spacing=4)
+        self.previous.clicked.connect(controller.previous)
+        self.next.clicked.connect(controller.next)
+        self.worth.clicked.connect(controller.most_worth)
+        events = state.events
+        connections.follow(
+            self._show, *(events.order, events.images, events.current, events.opening)
+        )
+
+    def _show(self) -> None:
+        state = self._state
+        at = state.opening if state.opening >= 0 else state.current
+        place = state.order.index(at) if at in state.order else -1
+        self.previous.setEnabled(place > 0)
+        self.next.setEnabled(place < len(state.order) - 1)
+        self.setVisible(bool(state.order))
+        words = ""
+        if self._told and place >= 0:
+            image = state.images[at]
+            words = f"Image {place + 1} of {len(state.order)} in the folder · {image.words()}"
+        show_text(self.words, words)
+
+
 class FolderSection(QWidget):
     """The open folder; hidden while there is none and nothing to say."""
 
@@ -194,11 +239,8 @@ class FolderSection(QWidget):
         self.painter = RowPainter(self.list)
         self.list.setItemDelegate(self.painter)
         self.summary = muted()
-        self.previous = push_button("◀", "The image before in this list (Page Up)")
-        self.next = push_button("▶", "The next image in this list (Page Down)")
-        self.previous.setAccessibleName("Previous image")
-        self.next.setAccessibleName("Next image")
-        self.worth = push_button("Most worth your time next", WORTH_TIP)
+        self.walk = FolderWalk(controller, connections, told=False)
+        self.worth = self.walk.worth
         self.by_name = link_button("sort by name", "The order of the files' names again")
         self.all = push_button("Segment all", ALL_TIP, "primary")
         self.with_what = muted()
@@ -210,10 +252,9 @@ class FolderSection(QWidget):
         self.error = ErrorBox()
         self.body = QWidget()
         head = hbox((self.title, 1), self.other, self.shut_it, spacing=8)
-        walk = hbox(self.previous, self.next, (self.worth, 1), spacing=4)
         results = hbox((self.output, 1), self.change)
         vbox(
-            *(head, self.list, self.summary, self.by_name, walk, self.all, self.with_what),
+            *(head, self.list, self.summary, self.by_name, self.walk, self.all, self.with_what),
             *(self.progress, self.said, results, separator()),
             on=self.body,
             spacing=6,
@@ -237,9 +278,6 @@ class FolderSection(QWidget):
         connections.connect(controller.pictured, self.rows.touch)
         self.list.activated.connect(lambda index: self._open(index))
         self.list.clicked.connect(lambda index: self._open(index))
-        self.previous.clicked.connect(controller.previous)
-        self.next.clicked.connect(controller.next)
-        self.worth.clicked.connect(controller.most_worth)
         self.by_name.clicked.connect(lambda: controller.sort(False))
         self.all.clicked.connect(self._all)
         self.change.clicked.connect(self._choose_output)
@@ -307,8 +345,6 @@ class FolderSection(QWidget):
             self.list.scrollTo(index)
         else:
             self.list.clearSelection()
-        self.previous.setEnabled(row > 0)
-        self.next.setEnabled(row < self.rows.rowCount() - 1)
 
     def _show_run(self) -> None:
         state = self._state

@@ -80,8 +80,14 @@ class FolderLayers:
 
     def _one_by_one(self, steps: list[Callable[[], Any]]) -> None:
         """Each takes napari a while: not in one go."""
-        if steps and not self._closed:
-            QTimer.singleShot(0, lambda: (steps[0](), self._one_by_one(steps[1:])))
+
+        def act() -> None:
+            if not self._closed:
+                steps[0]()
+                self._one_by_one(steps[1:])
+
+        if steps:
+            QTimer.singleShot(0, act)
 
     def _take_away(self, layer: Any) -> None:
         if layer in self._viewer.layers:
