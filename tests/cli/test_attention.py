@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_sa2net.cli.results import ATTENTION, Job, ResultFolder
 from napari_sa2net.data import read_image, synthetic_nuclei
+from napari_sa2net.data.results import ATTENTION, Job, ResultFolder
 from napari_sa2net.nn import ATTENTION_NAMES
 
 

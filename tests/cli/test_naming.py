@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from napari_sa2net.cli.results import name_jobs
+from napari_sa2net.data.results import name_jobs
 
 
 def names(*paths: str) -> list[str]:

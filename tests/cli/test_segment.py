@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_sa2net.cli.results import Job
-from napari_sa2net.cli.segment import BatchSettings, run_batch, segment_file
+from napari_sa2net.cli.segment import run_batch, segment_file
 from napari_sa2net.data import synthetic_nuclei
+from napari_sa2net.data.results import Job
+from napari_sa2net.inference.batch import BatchSettings
 from napari_sa2net.models import load_model
 
 

@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from napari_sa2net import edits
 from napari_sa2net.edits import Corrections, History, ReviewQueue
+from napari_sa2net.edits.review import expected_wrong
 from napari_sa2net.errors import EditError
 
 
@@ -193,3 +194,22 @@ def test_a_stack_has_a_queue_per_plane():
     for bad in ({"foreground": foreground[1:]}, {"flips": [foreground.T]}):
         with pytest.raises(EditError, match="shape"):
             ReviewQueue(corrections, (1,), **bad)
+
+
+def test_doubts_and_missed_cells_of_a_plane_add_up():
+    y, x = np.mgrid[:80, :120]
+    labels = np.zeros(y.shape, np.int32)
+    for i in range(6):
+        labels[(y - 40) ** 2 + (x - 10 - 20 * i) ** 2 <= 49] = i + 1
+    sharp = (labels > 0).astype(np.float32)
+    sure = expected_wrong(labels, sharp)
+    assert sure < 0.2
+    assert expected_wrong(labels, 0.4 + 0.2 * sharp) > sure + 1
+    # two cells that the model saw and left out: each counts about once
+    two = np.where(labels > 4, 0, labels)
+    assert expected_wrong(two, sharp) == pytest.approx(2 + 4 * sure / 6, abs=0.2)
+    # without any cell the size that was estimated tells how many there may be
+    none = np.zeros_like(labels)
+    assert expected_wrong(none, sharp, diameter=14) == pytest.approx(6, abs=0.5)
+    assert expected_wrong(none, np.zeros_like(sharp)) == 0
+    assert expected_wrong(none, np.full_like(sharp, np.nan)) == 0

@@ -136,6 +136,7 @@ class EngineLink:
         self._numbers = itertools.count(1)
         self.closed = False
         self._answers: dict[str, Answers] = {}
+        self._hearers: dict[str, Callable[[p.Call, p.Progress], None]] = {}
         self._generations: dict[str, int] = {}
         self._left = TimeLeft()
         self.client = make_client(self._on_event)
@@ -145,6 +146,10 @@ class EngineLink:
     def answer(self, kinds: tuple[str, ...], answers: Answers) -> None:
         """Hand the ends of calls of these kinds to ``answers``."""
         self._answers.update(dict.fromkeys(kinds, answers))
+
+    def hear(self, kind: str, heard: Callable[[p.Call, p.Progress], None]) -> None:
+        """Tell of the progress of calls of a kind that the one progress line does not show."""
+        self._hearers[kind] = heard
 
     def submit(self, request: p.Request) -> None:
         """Queue a request; returns at once."""
@@ -256,6 +261,8 @@ class EngineLink:
                     call = self.calls.get(number)
                     if call is not None and call.kind in RUNS:
                         self.session.progress = self._left.of(JobProgress(done, total, what))
+                    elif call is not None and call.kind in self._hearers:
+                        self._hearers[call.kind](call, event)
                 case p.Call(number, result=result):
                     self._end(number, lambda to, call: to.job_done(call, result))
                 case p.Failed(number, kind, message, details):

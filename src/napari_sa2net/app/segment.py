@@ -584,8 +584,12 @@ class SegmentController:
         found = predict.model_copy(update={"diameter": former.diameter})
         return replace(request, predict=found)
 
-    def accept(self, request: SegmentRequest, result: p.SegmentResult) -> bool:
+    def accept(
+        self, request: SegmentRequest, result: p.SegmentResult, kept: bool = True
+    ) -> bool:
         """Take a finished segmentation as the newest result of its image.
+
+        ``kept``: the engine has its probabilities; else it is one from before.
 
         Its labels go to a new layer where a person has edited the former result, or where
         `SegmentRequest.may_replace` says so; those of another part of the image are added to
@@ -617,6 +621,7 @@ class SegmentController:
             table_of=made_with,
             wanted=made_with,
             edited=looks_into is not None,
+            kept=kept,
             diameter=result.diameter,
             replaces=replaces,
             adds_to=adds_to,

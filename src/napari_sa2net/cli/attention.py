@@ -24,19 +24,11 @@ from napari_sa2net.cli.options import (
     Output,
     Predict,
 )
-from napari_sa2net.cli.results import ATTENTION, Job, ResultFolder, name_jobs
-from napari_sa2net.cli.segment import (
-    BatchSettings,
-    channels_of,
-    claimed,
-    input_images,
-    nothing_found,
-    plan_notes,
-    prepared,
-    run_command,
-)
+from napari_sa2net.cli.segment import nothing_found, plan_notes, prepared, run_command
+from napari_sa2net.data.results import ATTENTION, Job, ResultFolder, input_images, name_jobs
 from napari_sa2net.errors import AxesError, SettingsError
 from napari_sa2net.files import real, write_atomically
+from napari_sa2net.inference.batch import BatchSettings, channels_of, claimed
 
 if TYPE_CHECKING:
     from napari_sa2net.data import ImageFile

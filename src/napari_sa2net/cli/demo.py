@@ -89,11 +89,12 @@ def planes() -> list[tuple[Sample, NDArray[Any]]]:
 
 def write_demo(output: Path, model: str, device: str) -> int:
     """Write the demo's files, and print its table; the exit code."""
-    from napari_sa2net.cli.results import Job
-    from napari_sa2net.cli.segment import BatchSettings, run_batch
+    from napari_sa2net.cli.segment import run_batch
     from napari_sa2net.config import PredictConfig
     from napari_sa2net.data import read_image
+    from napari_sa2net.data.results import Job
     from napari_sa2net.data.write import write_image
+    from napari_sa2net.inference.batch import BatchSettings
     from napari_sa2net.models import load_model
 
     loaded = load_model(model)

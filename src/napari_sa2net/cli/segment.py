@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,49 +21,28 @@ from napari_sa2net.cli.options import (
     Output,
     Predict,
 )
-from napari_sa2net.cli.results import (
+from napari_sa2net.config import InstanceConfig, PredictConfig
+from napari_sa2net.data.axes import channel_choice
+from napari_sa2net.data.results import (
     SEGMENT,
     Job,
     Layout,
     ResultFolder,
-    is_result,
+    input_images,
     name_jobs,
-    settings_key,
-    without_results,
+    refuse_inputs_as_outputs,
 )
-from napari_sa2net.config import InstanceConfig, PredictConfig
-from napari_sa2net.data.axes import channel_choice
-from napari_sa2net.errors import ImageFileError, SA2NetError, SettingsError
-from napari_sa2net.files import real
+from napari_sa2net.inference import batch
+from napari_sa2net.inference.batch import Batch, BatchSettings, Work
 
 if TYPE_CHECKING:
     from napari_sa2net.data import ImageFile, ImagePlan
+    from napari_sa2net.inference.segment import Segmentation
     from napari_sa2net.models import Model
 
 
-@dataclass(frozen=True)
-class BatchSettings:
-    """What every image of a batch is segmented with."""
-
-    axes: str | None = None
-    channels: tuple[str | int, ...] | None = None
-    normalize: bool = True
-    predict: PredictConfig = field(default_factory=PredictConfig)
-    instances: InstanceConfig = field(default_factory=InstanceConfig)
-
-    def describe(self) -> dict[str, Any]:
-        """As JSON; without the device, on which the result does not depend."""
-        return {
-            "axes": self.axes,
-            "channels": self.channels,
-            "normalize": self.normalize,
-            "predict": self.predict.model_dump(mode="json", exclude={"device"}),
-            "instances": self.instances.model_dump(mode="json"),
-        }
-
-
-#: Does one image and returns its record.
-Work = Callable[[Job, ResultFolder, "Model", BatchSettings, BatchProgress], dict[str, Any]]
+#: What the shell offers where a mask came from elsewhere.
+OR_OVERWRITE = ", or replace it with --overwrite"
 
 
 def segment(
@@ -92,7 +70,7 @@ def segment(
         Do finished images again, and replace masks that came from elsewhere.
     """
     jobs = name_jobs(input_images(inputs))
-    _refuse_inputs_as_outputs(jobs, output)
+    refuse_inputs_as_outputs(jobs, output)
     loaded, said = prepared(model, axes, channels, normalize, instances, predict)
     return run_command(jobs, output, loaded, BatchSettings(**said), overwrite, json)
 
@@ -141,21 +119,6 @@ def run_command(
     return 1 if summary["n_done"] else 2
 
 
-def input_images(inputs: Sequence[str]) -> list[Path]:
-    """Images among files, folders and patterns, without the results of an earlier batch.
-
-    Raises
-    ------
-    ImageFileError
-        A path does not exist, or no image is left.
-    """
-    from napari_sa2net.data import list_images
-
-    # A shell's pattern names also the table and the folder of records, which are no images.
-    given = [one for one in inputs if not is_result(Path(one))]
-    return without_results(list_images(given or inputs))
-
-
 def run_batch(
     jobs: Sequence[Job],
     output: Path,
@@ -194,8 +157,7 @@ def run_batch(
     KeyboardInterrupt
         On Ctrl-C, after the table and the manifest of what is done have been written.
     """
-    key = settings_key(settings.describe(), model.sha256)
-    folder = ResultFolder(output, key, overwrite, layout)
+    done = Batch(output, model, settings, overwrite, work or segment_file, layout, OR_OVERWRITE)
     images: list[dict[str, Any]] = []
     start = time.monotonic()
     stopped: BaseException | None = None
@@ -203,30 +165,15 @@ def run_batch(
     with BatchProgress(len(jobs), quiet) as progress:
         try:
             for job in jobs:
-                images.append(
-                    _one(job, folder, model, settings, progress, work or segment_file, told)
-                )
+                progress.begin(job.name)
+                images.append(done.image(job, progress))
+                progress.end(job.name, *_ended(images[-1], told))
         except (KeyboardInterrupt, SystemExit) as error:
             stopped = error
             for job in jobs[len(images) : len(images) + 1]:
-                folder.fail(job, "interrupted")
-                if job.name in folder.done:  # in the very moment after
-                    images.append(_done(job, folder.done[job.name]))
-    summary = {
-        "state": "interrupted" if stopped else "finished",
-        "model": {"name": model.name, "sha256": model.sha256},
-        "settings": settings.describe(),
-        "output": str(real(output)),
-        "seconds": round(time.monotonic() - start, 3),
-        "n_images": len(jobs),
-        "n_done": sum(image["state"] != "failed" for image in images),
-        "n_failed": sum(image["state"] == "failed" for image in images),
-        "n_objects": 0,
-        "images": images,
-    }
-    if stopped or summary["n_done"] or not folder.discard():
-        summary["n_objects"] = folder.write_objects()
-        folder.write_manifest(summary)
+                images += done.interrupted(job)
+    state = "interrupted" if stopped else "finished"
+    summary = done.finish(images, len(jobs), state, time.monotonic() - start)
     if not quiet:
         _report(summary)
     if stopped:
@@ -234,63 +181,15 @@ def run_batch(
     return summary
 
 
-def _one(
-    job: Job,
-    folder: ResultFolder,
-    model: Model,
-    settings: BatchSettings,
-    progress: BatchProgress,
-    work: Work,
-    told: dict[str, str],
-) -> dict[str, Any]:
-    """Do one image; ``told``: errors that were shown, and of which image."""
-    entry: dict[str, Any] = {"name": job.name, "input": str(job.path)}
-    try:
-        record = folder.finished(job)
-        if record is not None:
-            progress.end(job.name, f"{_count(record['objects'])} (done before)", "dim")
-            return {**entry, "state": "skipped", "objects": record["objects"]}
-        progress.begin(job.name)
-        record = work(job, folder, model, settings, progress)
-    except Exception as error:  # one odd file must not end a night's run
-        message = str(error)
-        if isinstance(error, OSError) and error.strerror:
-            message = f"{error.strerror}: {error.filename or job.path}"
-        elif not isinstance(error, SA2NetError):
-            message = f"unexpected {type(error).__name__}: {error}"
-        folder.fail(job, message)
-        first = told.setdefault(message, job.name)
-        progress.end(job.name, message if first == job.name else f"as {first}", "red")
-        return {**entry, "state": "failed", "error": message}
-    progress.end(job.name, f"{_count(record['objects'])} in {record['seconds']:.1f} s")
-    return _done(job, record)
-
-
-def _done(job: Job, record: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "name": job.name,
-        "input": str(job.path),
-        "state": "done",
-        "objects": record["objects"],
-        "seconds": record["seconds"],
-    }
-
-
-def claimed(
-    job: Job, folder: ResultFolder, progress: BatchProgress
-) -> tuple[dict[str, Any], ImageFile]:
-    """Claim an image's name in the output folder, and open the image."""
-    from napari_sa2net.data import read_image
-
-    try:
-        source = folder.claim(job)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ImageFileError(f"{job.path} cannot be read: {reason}.") from error
-    image = read_image(job.path)
-    for note in image.notes:
-        progress.note(job.name, note)
-    return source, image
+def _ended(entry: dict[str, Any], told: dict[str, str]) -> tuple[str, str]:
+    """What is printed of an image, and how; ``told``: errors so far, and of which image."""
+    if entry["state"] == "failed":
+        first = told.setdefault(entry["error"], entry["name"])
+        return (entry["error"] if first == entry["name"] else f"as {first}"), "red"
+    words = _count(entry["objects"])
+    if entry["state"] == "skipped":
+        return f"{words} (done before)", "dim"
+    return f"{words} in {entry['seconds']:.1f} s", ""
 
 
 def segment_file(
@@ -300,49 +199,23 @@ def segment_file(
     settings: BatchSettings,
     progress: BatchProgress,
 ) -> dict[str, Any]:
-    """Segment one file and write everything about it; returns its record."""
-    from napari_sa2net.data import write_labels
-    from napari_sa2net.inference.segment import segment as segment_image
+    """Segment one file and say what should be known of it; returns its record."""
     from napari_sa2net.measure import many_doubtful
 
-    start = time.monotonic()
-    source, image = claimed(job, folder, progress)
-    result = segment_image(
-        image.array,
-        model,
-        axes=settings.axes or image.axes,
-        channels=channels_of(image, settings),
-        normalize=settings.normalize,
-        pixel_size_um=image.pixel_size_um,
-        z_step_um=image.scale_um.get("Z"),
-        progress=progress.step,
-        **settings.predict.model_dump(),
-        **settings.instances.model_dump(),
-    )
-    for note in plan_notes(result.plan, image, settings):
-        progress.note(job.name, note)
-    if not (result.plan.is_empty or len(result.objects)):
-        progress.note(job.name, nothing_found(result.plan))
-    estimated = settings.predict.diameter is None and result.diameter is not None
-    if estimated and many_doubtful(result.objects["confidence"]):
-        progress.note(
-            job.name,
-            f"many doubtful cells; their size, estimated as {result.diameter:.3g} px, is "
-            "unsure: measure a cell and give it as --diameter",
-        )
-    write_labels(
-        folder.mask_path(job.name),
-        result.labels,
-        pixel_size_um=image.pixel_size_um,
-        metadata=result.provenance,
-        axes=result.plan.label_axes,
-    )
-    record = {
-        "objects": len(result.objects),
-        "seconds": round(time.monotonic() - start, 3),
-        "provenance": result.provenance,
-    }
-    return folder.finish(job, source, result.objects.to_csv(index=False), record)
+    def told(image: ImageFile, result: Segmentation) -> None:
+        for note in plan_notes(result.plan, image, settings):
+            progress.note(job.name, note)
+        if not (result.plan.is_empty or len(result.objects)):
+            progress.note(job.name, nothing_found(result.plan))
+        estimated = settings.predict.diameter is None and result.diameter is not None
+        if estimated and many_doubtful(result.objects["confidence"]):
+            progress.note(
+                job.name,
+                f"many doubtful cells; their size, estimated as {result.diameter:.3g} px, is "
+                "unsure: measure a cell and give it as --diameter",
+            )
+
+    return batch.segment_file(job, folder, model, settings, progress, told)
 
 
 def plan_notes(plan: ImagePlan, image: ImageFile, settings: BatchSettings) -> list[str]:
@@ -371,17 +244,6 @@ def nothing_found(plan: ImagePlan) -> str:
     return f"no cells found; try {'; '.join(tries)}; or another --model"
 
 
-def _refuse_inputs_as_outputs(jobs: Sequence[Job], output: Path) -> None:
-    sources = {real(job.path) for job in jobs}
-    for job in jobs:
-        target = real(output / f"{job.name}.tif")
-        if target in sources:
-            raise SettingsError(
-                f"The mask of {job.path} would replace the image {target}. "
-                "Choose another output folder."
-            )
-
-
 def chosen_channels(text: str | None) -> tuple[str | int, ...] | None:
     """What ``--channels`` says: numbers and names.
 
@@ -395,15 +257,6 @@ def chosen_channels(text: str | None) -> tuple[str | int, ...] | None:
         return None
     # as numbers where they are, which is how earlier batches have noted them
     return tuple(int(one) if str(one).isdecimal() else one for one in choice)
-
-
-def channels_of(image: ImageFile, settings: BatchSettings) -> tuple[int, ...] | None:
-    """Numbers of the channels that are asked for, in this image."""
-    from napari_sa2net.data.training_set import named_channels
-
-    if settings.channels is None:
-        return None
-    return named_channels(image, settings.axes, settings.channels)
 
 
 def _report(summary: dict[str, Any]) -> None:

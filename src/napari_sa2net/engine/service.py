@@ -25,6 +25,7 @@ from napari_sa2net.config import (
     is_taught,
 )
 from napari_sa2net.data.plan import Box, ImagePlan, plan_image
+from napari_sa2net.data.results import Job
 from napari_sa2net.engine import messages as p
 from napari_sa2net.engine.arrays import (
     open_image,
@@ -33,6 +34,7 @@ from napari_sa2net.engine.arrays import (
 from napari_sa2net.engine.messages import ObjectTable, Summary
 from napari_sa2net.engine.server import Server
 from napari_sa2net.errors import Cancelled, NotKeptError, Paused, SettingsError
+from napari_sa2net.inference.batch import Batch, BatchSettings
 from napari_sa2net.inference.click import object_at
 from napari_sa2net.inference.devices import device_name, give_memory_back, resolve_device
 from napari_sa2net.inference.instances import foreground_probability, label_objects
@@ -606,6 +608,23 @@ def _inside(kept: Explained, box: Box) -> Box:
     return y0, y1, x0, x1
 
 
+class _FileNews:
+    """Progress of an image of a batch, which ends where it is cancelled."""
+
+    def __init__(self, handlers: Handlers, job: int) -> None:
+        self._report = handlers.reporter(job)
+        self._cancelled = handlers.cancelled(job)
+
+    def step(self, done: int, total: int, what: str) -> None:
+        """What goes on, and how far it is."""
+        if self._cancelled():
+            raise Cancelled("Cancelled; what was done before is kept.")
+        self._report(done, total, what)
+
+    def note(self, name: str, message: str) -> None:
+        """What the shell prints beside; the window shows it with the image itself."""
+
+
 MAX_MODELS = 2
 PROBE = 512
 """Side of the tile (px) that a warm-up times."""
@@ -620,6 +639,7 @@ class Handlers:
         self._models: OrderedDict[tuple[Any, ...], Model] = OrderedDict()
         self._predictors: OrderedDict[tuple[Any, ...], Predictor] = OrderedDict()
         self.explaining = ExplainHandlers(self, server)
+        self._batch: tuple[str, Batch] | None = None
         functions: tuple[Callable[..., Any], ...] = (
             self.segment,
             self.explaining.explain,
@@ -632,6 +652,8 @@ class Handlers:
             self.measure,
             self.measure_image,
             self.object_at,
+            self.segment_file,
+            self.finish_files,
             self.explaining.map_channel,
             self.explaining.inspect,
             self.explaining.what_if,
@@ -765,6 +787,49 @@ class Handlers:
             self.kept.put(key, made)
         return result
 
+    def segment_file(
+        self, job: int, key: str, file: Job, output: Path, model: str, settings: BatchSettings
+    ) -> dict[str, Any]:
+        """Do one image of a batch into its output folder, as the shell does.
+
+        Parameters
+        ----------
+        key
+            Of the batch.
+
+        Returns
+        -------
+        What became of it, in the words of the manifest; an image that failed says why.
+
+        Raises
+        ------
+        OutputError
+            If the output folder cannot be written.
+        """
+        return self._batch_of(key, output, model, settings).image(file, _FileNews(self, job))
+
+    def finish_files(
+        self,
+        job: int,
+        key: str,
+        output: Path,
+        model: str,
+        settings: BatchSettings,
+        images: list[dict[str, Any]],
+        n_images: int,
+        state: str,
+        seconds: float,
+    ) -> dict[str, Any]:
+        """Write the table and the manifest of a batch; see `Batch.finish`."""
+        batch = self._batch_of(key, output, model, settings)
+        self._batch = None
+        return batch.finish(images, n_images, state, seconds)
+
+    def _batch_of(self, key: str, output: Path, model: str, settings: BatchSettings) -> Batch:
+        if self._batch is None or self._batch[0] != key:
+            self._batch = key, Batch(output, self._model(model), settings)
+        return self._batch[1]
+
     def derive(
         self, job: int, key: str, instances: InstanceConfig = AS_SET, table: bool = False
     ) -> p.SegmentResult:
@@ -883,6 +948,10 @@ class Handlers:
         return in_image(table, dict(zip(stack_axes + "YX", first, strict=True)))
 
     # --- inside --------------------------------------------------------------------------
+
+    def cancelled(self, job: int) -> Callable[[], bool]:
+        """Asks whether a job shall stop."""
+        return self._server.cancelled(job)
 
     def reporter(self, job: int) -> ProgressCallback:
         """Tells the client of progress, and lets quick requests pass meanwhile."""

@@ -146,9 +146,11 @@ class NoImage(QWidget):
     ----------
     promise : str
         What the page does with an image.
+    *more : QWidget
+        Further ways to begin.
     """
 
-    def __init__(self, workspace: Workspace, promise: str) -> None:
+    def __init__(self, workspace: Workspace, promise: str, *more: QWidget) -> None:
         super().__init__()
         self._session, self._port = workspace.session, workspace.port
         title = text_label("Open an image, or try a sample", role="title")
@@ -169,7 +171,8 @@ class NoImage(QWidget):
             assert action is not None
             action.triggered.connect(lambda _=False, key=key: self._open_sample(key))
         self.sample.setMenu(menu)
-        vbox(title, text, self.open, self.sample, on=self, spacing=10, margins=(4, 24, 4, 24))
+        parts = (title, text, self.open, self.sample, *more)
+        vbox(*parts, on=self, spacing=10, margins=(4, 24, 4, 24))
         self.open.clicked.connect(self._open)
 
     def _open(self) -> None:
@@ -221,6 +224,12 @@ class RunControls(QObject):
             *(events.progress, events.estimate, events.engine, events.device_line, events.info),
         )
         self.button.clicked.connect(self._pressed)
+
+    def set_words(self, words: str) -> None:
+        """Call the button so while nothing runs."""
+        if words != self._words:
+            self._words = words
+            self.show_running()
 
     def show_running(self) -> None:
         """The button as it is now."""

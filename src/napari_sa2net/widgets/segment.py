@@ -33,6 +33,7 @@ from napari_sa2net.widgets.controls import (
     link_button,
     muted,
     offer,
+    push_button,
     separator,
     show_text,
     text_label,
@@ -49,6 +50,7 @@ from napari_sa2net.widgets.theme import text_color
 if TYPE_CHECKING:
     from napari_sa2net.app.segment import ResultState
     from napari_sa2net.data.plan import ImagePlan
+    from napari_sa2net.widgets.folder import FolderSection
     from napari_sa2net.widgets.workspace import Workspace
 
 
@@ -333,6 +335,8 @@ class ResultSection(QWidget):
         self.valueChanged.emit()
 
 
+OPEN_FOLDER = "Open a folder of images…"
+FOLDER_TIP = "List the images of a folder: segment all of them, correct one after the other"
 SEGMENT_TIP = "Find the cells. The result is a new layer over the image"
 
 
@@ -353,7 +357,13 @@ class SegmentPage(PageWidget):
     # --- building ------------------------------------------------------------------------
 
     def _build(self) -> None:
-        self.empty = NoImage(self._workspace, "One click then finds and measures its cells.")
+        #: made when the first folder is opened
+        self.folder: FolderSection | None = None
+        # beside an image, and where there is none among the other ways to begin
+        self.open_folder = link_button(OPEN_FOLDER, FOLDER_TIP)
+        self.begin_folder = push_button(OPEN_FOLDER, FOLDER_TIP, "")
+        promise = "One click then finds and measures its cells."
+        self.empty = NoImage(self._workspace, promise, self.begin_folder)
         self.work = QWidget()
         self.found = QWidget()
         self._choice = ImageChoice(self._workspace, self)
@@ -390,8 +400,8 @@ class SegmentPage(PageWidget):
         vbox(separator(), self.result, on=self.found, spacing=8)
         self.hint.setVisible(False)
         # an error must be seen also where no image is open
-        vbox(
-            *(self.empty, self.work, self.error, self.found, None),
+        self._parts = vbox(
+            *(self.open_folder, self.empty, self.work, self.error, self.found, None),
             on=self,
             spacing=8,
             margins=PAGE_MARGINS,
@@ -436,6 +446,30 @@ class SegmentPage(PageWidget):
         self.result.table.clicked.connect(self._open_table)
         self.result.measure.clicked.connect(self._workspace.measure_cells)
         self.result.back.clicked.connect(self.controller.bring_back)
+        for button in (self.open_folder, self.begin_folder):
+            button.clicked.connect(lambda: self.with_folder().choose())
+        if "folder" in vars(self._workspace):  # opened on a page before this one
+            self.with_folder()
+
+    def with_folder(self) -> FolderSection:
+        """The section of the folder of images, made now if it was not."""
+        if self.folder is None:
+            from napari_sa2net.widgets.folder import FolderSection
+
+            self.folder = FolderSection(self._workspace, self.connections)
+            self._parts.insertWidget(0, self.folder)
+            events = self._workspace.folder.state.events
+            self.connections.follow(self._show_folder, events.folder, events.busy)
+        return self.folder
+
+    def _show_folder(self) -> None:
+        """Ways to open a folder while none is; with one, what is run for this image alone."""
+        state = vars(self._workspace)["folder"].state if self.folder is not None else None
+        there = state is not None and (state.folder is not None or bool(state.busy))
+        image = self.session.image is not None
+        self.open_folder.setVisible(image and not there)
+        self.empty.setVisible(not image and not there)
+        self._run.set_words("Segment this image" if there else "Segment")
 
     def shut(self) -> None:
         """Undo every connection to session and port; the page is about to go."""
@@ -523,7 +557,7 @@ class SegmentPage(PageWidget):
 
     def _show_image(self) -> None:
         source = self.session.image
-        self.empty.setVisible(source is None)
+        self._show_folder()
         self.work.setVisible(source is not None)
         self.found.setVisible(source is not None)
         if source is None:

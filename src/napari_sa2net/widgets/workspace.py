@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
 
     from napari_sa2net.app.correct import CorrectController
+    from napari_sa2net.app.folder import FolderController
     from napari_sa2net.app.learn import LearnController
     from napari_sa2net.app.models import ModelsController
     from napari_sa2net.app.see_why import ExplainController
@@ -166,6 +167,8 @@ class Workspace(QObject):
         # after the port has shown it: key and model are on the layer only then
         self.controller.result_ready.connect(refresh)
         refresh()
+        if self._made("folder") is not None:
+            self._follow_corrections(correct)
         return correct
 
     @cached_property
@@ -182,6 +185,62 @@ class Workspace(QObject):
         self._kept = KeptLayers(self.port, self.cells)  # a signal holds its listeners weakly
         learn.set.opened.connect(self._kept.show)
         return learn
+
+    @cached_property
+    def folder(self) -> FolderController:
+        """Of a folder of images, made when one is opened."""
+        from napari_sa2net.app.folder import FolderController
+        from napari_sa2net.widgets.napari_port.folder_layers import FolderLayers
+        from napari_sa2net.widgets.napari_port.keys import Keys
+
+        folder = FolderController(self.link, self._training_set)
+        self._folder_layers = FolderLayers(
+            self.port, self.cells, folder, self.controller, self._correct_if
+        )
+        self._folder_keys = Keys({"PageDown": folder.next, "PageUp": folder.previous})
+        folder.state.events.folder.connect(self._folder_opened)
+        correct = self._made("correct")
+        if correct is not None:
+            self._follow_corrections(correct)
+        return folder
+
+    def _training_set(self) -> Path:
+        """Where corrections are kept."""
+        correct = self._made("correct")
+        if correct is not None:
+            return Path(correct.state.folder)
+        from napari_sa2net.app.keep import default_folder
+
+        return default_folder()
+
+    def _correct_if(self, make: bool) -> CorrectController | None:
+        """The controller of corrections, made now if need be."""
+        made: CorrectController | None = self.correct if make else self._made("correct")
+        return made
+
+    def _folder_opened(self, folder: Path | None) -> None:
+        """The keys walk through a folder while one is open, on whichever page."""
+        if folder is None:
+            self._folder_keys.release()
+        else:
+            self._folder_keys.bind(self.port.viewer)
+
+    def _follow_corrections(self, correct: CorrectController) -> None:
+        """The list of the folder tells what is corrected and kept."""
+        correct.changed.connect(self._corrected)
+        correct.state.events.kept.connect(self._kept_some)
+
+    def _corrected(self, key: str, _: Any) -> None:
+        if self._folder_layers.is_shown(key):
+            self.folder.touched()
+
+    def _kept_some(self, words: str) -> None:
+        """Corrections were kept, perhaps all of the shown image."""
+        cells, session = self.correct.state.cells, self.correct.session
+        if words and cells is not None and session is not None:
+            tally = session.tally
+            if tally.kept and not tally.unsaved and self._folder_layers.is_shown(cells.key):
+                self.folder.touched("kept")
 
     @cached_property
     def models(self) -> ModelsController:
@@ -241,6 +300,13 @@ class Workspace(QObject):
         self._users -= 1
         if self._users == 0:
             self._remember()
+            folder = self._made("folder")
+            if folder is not None:
+                folder.cancel()
+                folder.save()
+                folder.close()
+                self._folder_keys.release()
+                self._folder_layers.close()
             self.port.leave(self.controller.results())
             self.measured.leave()
             for viewer, workspace in list(_workspaces.items()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtCore import Qt
@@ -47,6 +47,9 @@ FIXED = (
 SCORE_MS = 25
 REST_MS = 200
 
+if TYPE_CHECKING:
+    from napari_sa2net.widgets.folder import FolderWalk
+
 
 class CorrectPage(PageWidget):
     """Binds the panels to the controller; all state lives there."""
@@ -72,6 +75,8 @@ class CorrectPage(PageWidget):
     # --- building ------------------------------------------------------------------------
 
     def _build(self) -> None:
+        #: made where a folder of images is open
+        self.walk: FolderWalk | None = None
         self.empty = NoImage(self._workspace, "Its cells can then be found, repaired and kept.")
         self.cells_row = CellsRow()
         self.place = muted()
@@ -130,7 +135,7 @@ class CorrectPage(PageWidget):
             on=self.body,
             spacing=8,
         )
-        vbox(
+        self._parts = vbox(
             *(self.empty, self.work, self.error, self.body, None),
             on=self,
             spacing=8,
@@ -208,6 +213,11 @@ class CorrectPage(PageWidget):
     def showEvent(self, event: QShowEvent | None) -> None:
         """It comes into view."""
         super().showEvent(event)
+        if self.walk is None and "folder" in vars(self._workspace):
+            from napari_sa2net.widgets.folder import FolderWalk
+
+            self.walk = FolderWalk(self._workspace.folder, self.connections)
+            self._parts.insertWidget(0, self.walk)
         self.keys.bind(self.port.viewer)
         self.viewer_undo_keys.bind(self.port.viewer)
         self.bench.picker.turn(True)

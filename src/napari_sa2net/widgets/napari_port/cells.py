@@ -17,7 +17,12 @@ from napari_sa2net.widgets.napari_port.connections import Connections, WatchedLa
 from napari_sa2net.widgets.napari_port.geometry import place_on
 from napari_sa2net.widgets.napari_port.maps import cell_colors, is_cells
 from napari_sa2net.widgets.napari_port.picking import bring_into_view
-from napari_sa2net.widgets.napari_port.reading import image_source, layer_axes, layer_key
+from napari_sa2net.widgets.napari_port.reading import (
+    image_source,
+    layer_axes,
+    layer_key,
+    layer_path,
+)
 from napari_sa2net.widgets.napari_port.repaint import repaint, shown_index, turned_words
 from napari_sa2net.widgets.napari_port.results import (
     METADATA_KEY,
@@ -140,7 +145,7 @@ class CellLayers:
             source,
             corner,
             extra,
-            str(image.source.path or "") if image is not None else "",
+            layer_path(image) if image is not None else "",
             self._port.result_key(layer),
             model.get("name", ""),
             model.get("sha256", ""),

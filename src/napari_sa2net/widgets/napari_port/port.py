@@ -293,6 +293,10 @@ class NapariPort:
             if shown.layer is layer:
                 shown.touch()
 
+    def is_edited(self, layer: Labels) -> bool:
+        """Whether a layer is a result that a person has corrected."""
+        return any(shown.layer is layer and shown.edited for shown in self._results.values())
+
     def show(self, state: ResultState, result: SegmentResult) -> None:
         """Show a result over its image, in the place of the one that it replaces.
 

@@ -22,6 +22,15 @@ def layer_key(layer: Layer) -> str:
     return str(layer.unique_id)
 
 
+#: What tells in ``layer.metadata`` from which file we have read it.
+PATH_KEY = "napari-sa2net file"
+
+
+def layer_path(layer: Layer) -> str:
+    """The file that a layer was read from, by napari or by us; empty where unknown."""
+    return str(layer.metadata.get(PATH_KEY) or layer.source.path or "")
+
+
 def layer_axes(layer: Image) -> str:
     """Spelling of the layer's array as its shape, colours and axis labels suggest it."""
     labels = tuple(getattr(layer, "axis_labels", ()))
@@ -171,6 +180,6 @@ def image_source(
         seen_channel=shown_channel(viewer, layer, axes),
         contrast=(low, high) if as_displayed and not layer.rgb and low < high else None,
         z_step_um=z_step,
-        path=str(layer.source.path or ""),
+        path=layer_path(layer),
         axes_guessed=not told and z_step is None,
     )

@@ -3,6 +3,7 @@
 ::
 
     OUT/NAME.tif              labels
+    OUT/corrected/NAME.tif    labels that a person has corrected; written by the window only
     OUT/objects.csv           one row per object of every image in OUT
     OUT/extra/run.json        the last run: model, settings, what became of each image
     OUT/extra/images/NAME.json, NAME.csv    record and table of one image
@@ -20,17 +21,17 @@ import json
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
-from napari_sa2net import __version__
-from napari_sa2net.data.io import image_name, is_zarr
-from napari_sa2net.errors import ImageFileError, OutputError
+from napari_sa2net.data.io import image_name, is_zarr, list_images
+from napari_sa2net.errors import ImageFileError, OutputError, SettingsError
 from napari_sa2net.files import readable, readable_all, real, write_atomically
+from napari_sa2net.provenance import versions
 
 # --------------------------------------------------------------------------------------------
 # Which output name each input gets, so that nothing overwrites anything silently.
@@ -129,6 +130,8 @@ def _apart(group: dict[Path, _Parts]) -> dict[Path, str]:
 
 
 SCHEMA_VERSION = 1
+#: Folder beside the masks, with the cells of images that a person has corrected in the window.
+CORRECTED = "corrected"
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,8 @@ class Layout:
     def owner(self, parts: Sequence[str]) -> str | None:
         """Name of the image that a path inside the output folder would be a result of."""
         if not self.beside:
-            return parts[0][:-4] if len(parts) == 1 and parts[0].endswith(".tif") else None
+            own = parts[1:] if parts[:1] == (CORRECTED,) else parts
+            return own[0][:-4] if len(own) == 1 and own[0].endswith(".tif") else None
         return parts[0] if len(parts) > 1 and parts[1] in self.beside else None
 
 
@@ -193,6 +197,37 @@ def without_results(paths: Sequence[Path]) -> list[Path]:
     return images
 
 
+def input_images(inputs: Sequence[str]) -> list[Path]:
+    """Images among files, folders and patterns, without the results of an earlier batch.
+
+    Raises
+    ------
+    ImageFileError
+        A path does not exist, or no image is left.
+    """
+    # A shell's pattern names also the table and the folder of records, which are no images.
+    given = [one for one in inputs if not is_result(Path(one))]
+    return without_results(list_images(given or inputs))
+
+
+def refuse_inputs_as_outputs(jobs: Sequence[Job], output: Path) -> None:
+    """Masks must not take the place of images.
+
+    Raises
+    ------
+    SettingsError
+        If one would.
+    """
+    sources = {real(job.path) for job in jobs}
+    for job in jobs:
+        target = real(output / f"{job.name}.tif")
+        if target in sources:
+            raise SettingsError(
+                f"The mask of {job.path} would replace the image {target}. "
+                "Choose another output folder."
+            )
+
+
 def is_result(path: Path) -> bool:
     """Whether a record says that a batch wrote this file."""
     path = real(path)
@@ -208,6 +243,27 @@ def is_result(path: Path) -> bool:
             if record and _wrote(record) and _input(record) != readable(str(path)):
                 return True
     return False
+
+
+def records_of(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """What an output folder of `segment` tells of images, by the names of their results.
+
+    Nothing is written. An image that is done has its mask.
+    """
+    found = {}
+    for name in names:
+        record = _read_record(folder / "extra" / SEGMENT.records / f"{name}.json")
+        if record is None:
+            continue
+        mask = folder / SEGMENT.mask.format(name=name)
+        if record.get("state") != "done" or mask.is_file():
+            found[name] = record
+    return found
+
+
+def table_of(folder: Path, name: str) -> Path:
+    """The table of the cells of one image."""
+    return folder / "extra" / SEGMENT.records / f"{name}.csv"
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
@@ -226,8 +282,13 @@ def fingerprint(path: Path) -> dict[str, Any]:
 
 def settings_key(settings: dict[str, Any], model_sha256: str) -> str:
     """Digest of everything but the image that a result depends on."""
-    content = {"settings": settings, "model": model_sha256, "version": __version__}
+    content = {"settings": settings, "model": model_sha256, "version": _version()}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _version() -> str:
+    """Of this package."""
+    return versions().get("napari-sa2net", "")
 
 
 class ResultFolder:
@@ -242,6 +303,8 @@ class ResultFolder:
     overwrite : bool
         Do everything again, and replace masks that came from elsewhere.
     layout : Layout
+    otherwise : str
+        What a person can do beside choosing another folder, for the errors: ", or ...".
 
     Raises
     ------
@@ -255,6 +318,7 @@ class ResultFolder:
         key: str = "",
         overwrite: bool = False,
         layout: Layout = SEGMENT,
+        otherwise: str = "",
     ) -> None:
         self.folder = folder
         self.layout = layout
@@ -268,6 +332,7 @@ class ResultFolder:
         self._records = folder / "extra" / layout.records
         self._key = key
         self._overwrite = overwrite
+        self._otherwise = otherwise
         #: Input of the images being done, their record before, and when their mask changed.
         self._claimed: dict[str, tuple[dict[str, Any], dict[str, Any] | None, int]] = {}
         #: Records of the images that were finished here.
@@ -317,12 +382,12 @@ class ResultFolder:
             if record is None or not _wrote(record):
                 raise OutputError(
                     f"{mask} exists and was not written by sa2net. Choose another output "
-                    "folder, or replace it with --overwrite."
+                    f"folder{self._otherwise}."
                 )
             if _input(record) != readable(str(real(job.path))):
                 raise OutputError(
                     f"{mask} belongs to another image, {_input(record)}. "
-                    "Choose another output folder, or replace it with --overwrite."
+                    f"Choose another output folder{self._otherwise}."
                 )
         source = fingerprint(job.path)
         self._write(job.name, {"state": "running", "input": source})
@@ -378,7 +443,7 @@ class ResultFolder:
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Write what became of the last run."""
-        content = {"schema_version": SCHEMA_VERSION, "version": __version__, **manifest}
+        content = {"schema_version": SCHEMA_VERSION, "version": _version(), **manifest}
         write_atomically(self.folder / "extra" / self.layout.manifest, _json(content))
 
     def write_objects(self) -> int:

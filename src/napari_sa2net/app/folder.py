@@ -1,0 +1,1005 @@
+"""A folder of images: what is known of each, opened one by one, and all segmented."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from psygnal import Signal, SignalGroupDescriptor
+
+from napari_sa2net.app.link import Background, EngineLink, TimeLeft
+from napari_sa2net.app.session import ErrorInfo, JobProgress, error_info
+from napari_sa2net.app.training_set import cells
+from napari_sa2net.data.commit import is_training_set, read_manifest
+from napari_sa2net.data.io import ImageFile, read_image
+from napari_sa2net.data.journal import list_journals
+from napari_sa2net.data.levels import apply_levels
+from napari_sa2net.data.plan import plan_image
+from napari_sa2net.data.results import (
+    CORRECTED,
+    Job,
+    input_images,
+    name_jobs,
+    records_of,
+    refuse_inputs_as_outputs,
+    table_of,
+)
+from napari_sa2net.data.write import write_labels
+from napari_sa2net.engine import messages as p
+from napari_sa2net.errors import EngineError, ImageFileError, OutputError, SA2NetError
+from napari_sa2net.files import readable, real, user_data_dir, write_atomically
+from napari_sa2net.inference.batch import BatchSettings
+
+#: Where results go unless a person says otherwise, inside the folder of the images.
+RESULTS = "sa2net-cells"
+#: Side (px) of a small picture, and how many are held.
+THUMBNAIL, MOST_THUMBNAILS = 40, 400
+#: So many small pictures that were asked for wait to be made: the rest are asked for again.
+MOST_WAITING = 40
+#: Pixels that are looked at to choose the contrast.
+LOOKED_AT = 1 << 18
+#: Folders whose place of results is remembered.
+MOST_FOLDERS = 100
+#: Parts of an image, for the progress of all.
+PARTS = 1000
+
+What = Literal["", "running", "segmented", "corrected", "kept", "failed"]
+
+
+# --------------------------------------------------------------------------------------------
+# What the page shows, as evented state.
+
+
+@dataclass(frozen=True)
+class FolderImage:
+    """One image of the folder.
+
+    Attributes
+    ----------
+    name
+        Of its results.
+    path
+        Of its file.
+    what
+        How far it is.
+    n_cells
+        As they were segmented last; None where it was not.
+    wrong
+        How many of its cells are wrong, about, as the model's own doubt has it.
+    model
+        That segmented it.
+    why
+        Why it failed, in words.
+    """
+
+    name: str
+    path: Path
+    what: What = ""
+    n_cells: int | None = None
+    wrong: float | None = None
+    model: str = ""
+    why: str = ""
+
+    def words(self, model: str = "", doubt: bool = False) -> str:
+        """``143 cells · corrected``.
+
+        Parameters
+        ----------
+        model
+            The chosen one: another one that segmented the image is named.
+        doubt
+            Say also how many cells may be wrong.
+        """
+        if self.what == "failed":
+            return f"failed: {self.why}"
+        if self.what == "running":
+            return "segmenting…"
+        if self.n_cells is None:
+            return self.what or "not segmented"
+        parts = [cells(self.n_cells)]
+        if self.what in ("corrected", "kept"):
+            parts.append(self.what)
+        elif doubt and self.wrong is not None:
+            parts.append(f"about {self.wrong:.0f} may be wrong")
+        if model and self.model and self.model != model:
+            parts.append(f"by {self.model}")
+        return " · ".join(parts)
+
+
+@dataclass
+class FolderState:
+    """Evented; written by the controller, read by the page.
+
+    Attributes
+    ----------
+    folder
+        None where none is open.
+    output
+        Folder of the results.
+    images, order
+        All images, and the order in which they are shown and walked through.
+    by_worth
+        The order is that of doubt; else of names.
+    current, opening
+        Number of the image that is shown, and of one that is being read; -1 for none.
+    busy
+        What is being read, in words.
+    running, stopping, progress
+        All are being segmented, that ends with the present piece, how far it is.
+    said
+        What the last run did.
+    error
+        What went wrong here.
+    """
+
+    events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
+
+    folder: Path | None = None
+    output: Path = field(default_factory=Path)
+    images: tuple[FolderImage, ...] = ()
+    order: tuple[int, ...] = ()
+    by_worth: bool = False
+    current: int = -1
+    opening: int = -1
+    busy: str = ""
+    running: bool = False
+    stopping: bool = False
+    progress: JobProgress | None = None
+    said: str = ""
+    error: ErrorInfo | None = None
+
+
+def summary_words(state: FolderState) -> str:
+    """``24 images · 10 segmented · 2 corrected · 1 failed``."""
+    n = len(state.images)
+    count = dict.fromkeys(("segmented", "corrected", "kept", "failed"), 0)
+    for image in state.images:
+        if image.n_cells is not None and image.what not in ("failed", "running"):
+            count["segmented"] += 1
+        if image.what in ("corrected", "kept", "failed"):
+            count[image.what] += 1
+    parts = [f"{n:,} image{'' if n == 1 else 's'}"]
+    parts += [f"{number:,} {words}" for words, number in count.items() if number]
+    return " · ".join(parts)
+
+
+def by_worth(images: Sequence[FolderImage]) -> tuple[int, ...]:
+    """Numbers of images, those first in which most cells are wrong, as far as is known.
+
+    After them those that nobody knows anything of, and last those that a person has seen.
+    """
+
+    def key(number: int) -> tuple[int, float, int]:
+        image = images[number]
+        if image.what in ("corrected", "kept"):
+            return 3, 0.0, number
+        if image.what == "failed":
+            return 2, 0.0, number
+        if image.wrong is None:
+            return 1, 0.0, number
+        return 0, -image.wrong, number
+
+    return tuple(sorted(range(len(images)), key=key))
+
+
+# --------------------------------------------------------------------------------------------
+# Reading: the list, an image with its cells, a small picture; on a thread of its own.
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedImage:
+    """An image of the folder with its cells, to be shown.
+
+    Attributes
+    ----------
+    number
+        In the list.
+    data, axes
+        As `read_image` gives them, but for channels that come last and are no colours: these
+        come first.
+    limits
+        Values that are shown black and white; None for colours.
+    labels
+        Its cells; None where there are none yet, or a journal has them.
+    table
+        Of the cells as they were segmented; None of corrected ones.
+    provenance
+        Of the segmentation.
+    corrected
+        A person has corrected them.
+    journal
+        Id of the journal that has the corrected cells, to be taken up; empty for none.
+    """
+
+    number: int
+    name: str
+    path: Path
+    data: Any
+    axes: str
+    scale_um: Mapping[str, float]
+    limits: tuple[float, float] | None
+    labels: NDArray[np.int32] | None = None
+    table: p.ObjectTable | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    corrected: bool = False
+    journal: str = ""
+
+    @property
+    def rgb(self) -> bool:
+        """The last axis is colours."""
+        return self.limits is None
+
+
+@dataclass(frozen=True, eq=False)
+class Corrected:
+    """Cells of the shown image as a person has left them."""
+
+    number: int
+    labels: NDArray[Any]
+    axes: str
+    pixel_size_um: float | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def list_folder(folder: Path) -> list[Job]:
+    """The images of a folder, with the names of their results, as on the shell.
+
+    Raises
+    ------
+    ImageFileError
+        It is gone, cannot be read, or holds no image.
+    """
+    if not folder.is_dir():
+        raise ImageFileError(f"The folder {folder} is not there; choose another one.")
+    try:
+        return name_jobs(input_images([str(folder)]))
+    except ImageFileError as error:
+        if "holds no image" not in str(error):
+            raise
+        raise ImageFileError(
+            f"“{folder.name}” holds no image that can be read (TIFF, PNG, JPEG, BMP, NPY, "
+            "OME-Zarr). Open the folder in which the images themselves lie."
+        ) from error
+
+
+def look_at(
+    images: Iterable[FolderImage], output: Path, training_set: Path
+) -> list[FolderImage]:
+    """The images as files tell of them: records of results, journals, what was kept."""
+    images = list(images)
+    records = records_of(output, [image.name for image in images])
+    journals, kept = _journalled(), _kept(training_set)
+    found = []
+    for image in images:
+        record = records.get(image.name, {})
+        path = readable(str(real(image.path)))
+        if record.get("input", {}).get("path", path) != path:
+            record = {}  # of another image of that name
+        now = FolderImage(image.name, image.path)
+        if record.get("state") == "done":
+            now = replace(
+                now,
+                what="segmented",
+                n_cells=record["objects"],
+                wrong=record.get("wrong"),
+                model=record.get("provenance", {}).get("model", {}).get("name", ""),
+            )
+        elif record.get("state") == "failed" and record.get("error") != "interrupted":
+            why = _reason_words(str(record.get("error", "")), image.path)
+            now = replace(now, what="failed", why=why)
+        if path in journals or corrected_file(output, image.name).is_file():
+            now = replace(now, what="corrected")
+        if path in kept and path not in journals:
+            now = replace(now, what="kept")
+        found.append(now)
+    return found
+
+
+def corrected_file(output: Path, name: str) -> Path:
+    """Where the corrected cells of an image are."""
+    return output / CORRECTED / f"{name}.tif"
+
+
+def _journalled(in_use: bool = True) -> dict[str, str]:
+    """Files of images with corrections that were never kept, and the newest journal of each."""
+    try:
+        return {
+            readable(str(real(info.image.path))): info.id
+            for info in reversed(list_journals(in_use=in_use))
+            if info.image.path and info.n_edits and not info.problem
+        }
+    except (SA2NetError, OSError):
+        return {}
+
+
+def _kept(training_set: Path) -> set[str]:
+    """Files of images that a training set has corrections of."""
+    try:
+        if not is_training_set(training_set):
+            return set()
+        records = read_manifest(training_set).commits
+    except (SA2NetError, OSError):
+        return set()
+    sources = [record.source.path for record in records if record.state == "active"]
+    return {readable(str(real(path))) for path in sources if path}
+
+
+def read_opened(number: int, image: FolderImage, output: Path) -> OpenedImage:
+    """Read an image, and its cells where there are some.
+
+    Raises
+    ------
+    SA2NetError
+        The image cannot be read.
+    """
+    file = read_image(image.path)
+    data, axes = file.array, file.axes
+    if axes.endswith("C") and data.shape[-1] not in (3, 4):
+        data, axes = np.moveaxis(np.asarray(data), -1, -3), f"{axes[:-3]}C{axes[-3:-1]}"
+    rgb = axes.endswith("C")
+    opened = OpenedImage(
+        number,
+        image.name,
+        image.path,
+        data,
+        axes,
+        _spacing(file),
+        None if rgb else _limits(data),
+    )
+    journal = _journalled(in_use=False).get(readable(str(real(image.path))))
+    if journal is not None:
+        return replace(opened, journal=journal)
+    shape = plan_image(file.array, file.axes, measure=False).label_shape
+    record = records_of(output, [image.name]).get(image.name, {})
+    made = record.get("provenance", {})
+    theirs = _labels(corrected_file(output, image.name), shape)
+    if theirs is not None:
+        return replace(opened, labels=theirs, provenance=made, corrected=True)
+    if record.get("state") != "done":
+        return opened
+    labels = _labels(output / f"{image.name}.tif", shape)
+    return replace(opened, labels=labels, provenance=made, table=_table(output, image.name))
+
+
+def _spacing(file: ImageFile) -> dict[str, float]:
+    """µm along each axis that is known; both of a plane, or none."""
+    size = file.pixel_size_um
+    return {} if size is None else {"Y": size, "X": size, **file.scale_um}
+
+
+def _limits(data: Any) -> tuple[float, float]:
+    """What is shown black and white, of the middle plane."""
+    middle = tuple(n // 2 for n in data.shape[:-2])
+    step = max(1, int(np.sqrt(np.prod(data.shape[-2:]) / LOOKED_AT)))
+    values = np.asarray(data[(*middle, slice(None, None, step), slice(None, None, step))])
+    if not values.size:
+        return 0.0, 1.0
+    low, high = np.nanpercentile(values.astype(np.float64), [0.1, 99.9])
+    return float(low), float(high) if high > low else float(low) + 1
+
+
+def _labels(path: Path, shape: tuple[int, ...]) -> NDArray[np.int32] | None:
+    """Labels of a file; None where there are none that fit."""
+    if not path.is_file():
+        return None
+    try:
+        labels = np.asarray(read_image(path).array)
+    except SA2NetError:
+        return None
+    return labels.astype(np.int32) if labels.shape == tuple(shape) else None
+
+
+def _table(output: Path, name: str) -> p.ObjectTable | None:
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(table_of(output, name))
+    except (OSError, ValueError):
+        return None
+    return {str(column): table[column].to_numpy() for column in table.columns}
+
+
+def small_picture(path: Path) -> NDArray[np.uint8]:
+    """The first plane of an image, uint8 (h, w) or (h, w, 3).
+
+    Raises
+    ------
+    SA2NetError
+        The image cannot be read.
+    """
+    file = read_image(path)
+    plan = plan_image(file.array, file.axes, measure=False)
+    height, width = plan.spatial
+    first = tuple(n // 2 for n in plan.stack_shape)
+    step = max(1, max(height, width) // THUMBNAIL)
+    values = plan.read_raw(first, 0, height, 0, width)[:, ::step, ::step]
+    if plan.is_rgb and len(values) == 3 and values.dtype == np.uint8:
+        return np.ascontiguousarray(np.moveaxis(values, 0, -1))
+    small = np.clip(apply_levels(values, plan.measured_of(first)), 0, 1)
+    small = np.moveaxis(small, 0, -1) if len(small) == 3 else small.mean(0)
+    return np.round(255 * np.nan_to_num(small)).astype(np.uint8)
+
+
+# --------------------------------------------------------------------------------------------
+# Where the results of a folder were put, for the next time.
+
+
+def _places() -> Path:
+    return user_data_dir() / "folders.json"
+
+
+def output_of(folder: Path) -> Path:
+    """Where the results of a folder go: as a person chose last, else inside it."""
+    with suppress(OSError, ValueError, AttributeError):
+        chosen = json.loads(_places().read_text("utf-8")).get(str(real(folder)))
+        if chosen:
+            return Path(str(chosen))
+    return folder / RESULTS
+
+
+def remember_output(folder: Path, output: Path) -> None:
+    """Write down where the results of a folder go."""
+    known: dict[str, str] = {}
+    with suppress(OSError, ValueError):
+        known = dict(json.loads(_places().read_text("utf-8")))
+    known.pop(str(real(folder)), None)
+    known[str(real(folder))] = str(output)
+    known = dict(list(known.items())[-MOST_FOLDERS:])
+    with suppress(SA2NetError, OSError):
+        write_atomically(_places(), json.dumps(known, indent=1).encode())
+
+
+# --------------------------------------------------------------------------------------------
+# The controller.
+
+
+@dataclass
+class _Run:
+    """All images are being segmented."""
+
+    key: str
+    output: Path
+    model: str
+    settings: BatchSettings
+    began: float
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    left: TimeLeft = field(default_factory=TimeLeft)
+    at: int = 0
+    job: int = 0
+
+    def about(self) -> dict[str, Any]:
+        """Of each call."""
+        return {"output": self.output, "model": self.model, "settings": self.settings}
+
+
+class FolderController:
+    """Runs the folder of one viewer.
+
+    All methods return at once and belong to the link's thread.
+
+    Parameters
+    ----------
+    link
+        The engine, and the session whose settings are taken.
+    training_set
+        Tells where corrections are kept.
+
+    Attributes
+    ----------
+    opened
+        `OpenedImage`: show it, in the place of the one before.
+    segmented
+        `OpenedImage`: the image that is shown has been segmented with all the others.
+    pictured
+        Number of an image of which there is a small picture now.
+    leaving
+        Gives the shown cells as a person has left them; None where nobody touched them.
+    """
+
+    opened = Signal(OpenedImage)
+    segmented = Signal(OpenedImage)
+    pictured = Signal(int)
+    closed = Signal()
+
+    def __init__(
+        self, link: EngineLink, training_set: Callable[[], Path] = lambda: Path("-")
+    ) -> None:
+        self.link = link
+        self.state = FolderState()
+        self.leaving: Callable[[], Corrected | None] = lambda: None
+        self._training_set = training_set
+        self._files = Background(link, "sa2net-folder")
+        self._painter = Background(link, "sa2net-pictures")
+        self._pictures: OrderedDict[Path, Any] = OrderedDict()
+        self._waiting: OrderedDict[int, Path] = OrderedDict()
+        self._painting = False
+        self._run: _Run | None = None
+        self._axes = ""
+        link.answer(("segment_file", "finish_files"), self)
+        link.hear("segment_file", self._heard)
+
+    # --- the folder --------------------------------------------------------------------
+
+    def open_folder(self, folder: Path) -> None:
+        """List its images with what is known of them."""
+        with self.link.lock:
+            if self.state.running:
+                self._fail_words("Images are being segmented: cancel that first.")
+                return
+            output, training_set = output_of(folder), self._training_set()
+
+            def work() -> list[FolderImage]:
+                jobs = list_folder(folder)
+                named = [FolderImage(job.name, job.path) for job in jobs]
+                return look_at(named, output, training_set)
+
+            def done(images: list[FolderImage]) -> None:
+                state = self.state
+                self._pictures.clear()
+                self._waiting.clear()
+                state.busy, state.said = "", ""
+                state.current = state.opening = -1
+                state.by_worth = False
+                state.order = ()
+                state.images = tuple(images)
+                state.order = tuple(range(len(images)))
+                state.output = output
+                state.folder = folder
+
+            self.state.error = None
+            self.state.busy = f"Reading “{folder.name}”…"
+            self._files.run(work, done, self._failed)
+
+    def set_output(self, output: Path) -> None:
+        """Put results elsewhere; what is there already is shown."""
+        with self.link.lock:
+            folder = self.state.folder
+            if folder is None or self.state.running:
+                return
+            self.state.output = output
+            remember_output(folder, output)
+            self.look_again()
+
+    def close_folder(self) -> None:
+        """Let go of the list; what is shown stays."""
+        with self.link.lock:
+            if self.state.running:
+                self.cancel()
+            state = self.state
+            state.order = ()
+            state.folder, state.images = None, ()
+            state.current = state.opening = -1
+            state.said, state.error = "", None
+            self._pictures.clear()
+            self._waiting.clear()
+            self.closed.emit()
+
+    def look_again(self, numbers: Iterable[int] | None = None) -> None:
+        """Read anew what files tell of some images, or of all."""
+        with self.link.lock:
+            state = self.state
+            if state.folder is None or self._files.closed:
+                return
+            chosen = list(range(len(state.images)) if numbers is None else numbers)
+            before = [state.images[i] for i in chosen]
+            output, training_set = state.output, self._training_set()
+
+            def done(found: list[FolderImage]) -> None:
+                images = list(self.state.images)
+                for i, one, now in zip(chosen, before, found, strict=True):
+                    there = i < len(images) and images[i].path == one.path
+                    # what failed in memory alone, as in a folder that cannot be written
+                    if there and not (images[i].what == "failed" and not now.what):
+                        images[i] = now
+                if output == self.state.output:
+                    self.state.images = tuple(images)
+
+            self._files.run(lambda: look_at(before, output, training_set), done, self._failed)
+
+    # --- walking -----------------------------------------------------------------------
+
+    def open(self, number: int) -> None:
+        """Show an image; corrections of the one before are written first."""
+        with self.link.lock:
+            state = self.state
+            if not 0 <= number < len(state.images) or number == state.current:
+                state.opening = -1
+                return
+            state.opening, state.error = number, None
+            image, output = state.images[number], state.output
+
+            def work() -> OpenedImage | None:
+                # keys are pressed faster than images are read
+                return read_opened(number, image, output) if state.opening == number else None
+
+            def failed(error: Exception) -> None:
+                self._set(number, what="failed", why=_reason(error, image.path))
+                self._failed(error)
+
+            self._files.run(work, self._read, failed)
+
+    def _read(self, opened: OpenedImage | None) -> None:
+        state = self.state
+        if opened is None or state.opening != opened.number or state.folder is None:
+            return
+        self.save(lambda: self._show(opened))
+
+    def save(self, then: Callable[[], Any] = lambda: None) -> None:
+        """Write the shown cells if a person has corrected them, and go on with something."""
+        with self.link.lock:
+            left, state = self.leaving(), self.state
+            if left is None or not 0 <= left.number < len(state.images):
+                then()
+                return
+            path = corrected_file(state.output, state.images[left.number].name)
+
+            def work() -> None:
+                write_labels(
+                    path, left.labels, left.pixel_size_um, dict(left.provenance), left.axes
+                )
+
+            def done(_: None) -> None:
+                then()
+                self.look_again([left.number])
+
+            def failed(error: Exception) -> None:
+                state.opening = -1
+                self._failed(
+                    OutputError(
+                        f"The corrected cells could not be written, so the image stays open: "
+                        f"{error} Choose another folder for the results."
+                    )
+                )
+
+            self._files.run(work, done, failed)
+
+    def _show(self, opened: OpenedImage) -> None:
+        before = self.state.current
+        self.state.current, self.state.opening = opened.number, -1
+        self._axes = opened.axes
+        self.opened.emit(opened)
+        self.look_again([i for i in (before, opened.number) if i >= 0])
+
+    def step(self, by: int) -> None:
+        """Open the next image in the order that is shown (1), or the one before (-1)."""
+        with self.link.lock:
+            state = self.state
+            if not state.order:
+                return
+            at = state.opening if state.opening >= 0 else state.current
+            if at < 0:
+                self.open(state.order[0])
+                return
+            place = state.order.index(at) + by
+            if 0 <= place < len(state.order):
+                self.open(state.order[place])
+
+    def next(self) -> None:
+        """Open the next image."""
+        self.step(1)
+
+    def previous(self) -> None:
+        """Open the image before."""
+        self.step(-1)
+
+    def most_worth(self) -> None:
+        """Order the images by doubt, and open the most doubtful that nobody has corrected."""
+        with self.link.lock:
+            self.sort(True)
+            images = self.state.images
+            for number in self.state.order:
+                one, shown = images[number], number == self.state.current
+                if one.what == "segmented" and one.wrong is not None and not shown:
+                    self.open(number)
+                    return
+            if not any(image.wrong is not None for image in images):
+                self._fail_words(
+                    "Nothing is known of these images yet: press “Segment all” first."
+                )
+
+    def sort(self, worth: bool) -> None:
+        """Order the images by doubt, or by name."""
+        with self.link.lock:
+            state = self.state
+            state.by_worth = worth
+            names = tuple(range(len(state.images)))
+            state.order = by_worth(state.images) if worth else names
+
+    def touched(self, what: What = "corrected") -> None:
+        """A person has corrected the shown image, or kept the corrections."""
+        with self.link.lock:
+            number, images = self.state.current, self.state.images
+            if 0 <= number < len(images) and images[number].what != what:
+                self._set(number, what=what)
+
+    def forget_shown(self) -> None:
+        """The shown image was taken away by somebody else."""
+        with self.link.lock:
+            self.state.current = -1
+
+    # --- small pictures ----------------------------------------------------------------
+
+    def picture(self, number: int) -> Any:
+        """Small picture of an image; None while there is none, then `pictured` tells."""
+        with self.link.lock:
+            path = self.state.images[number].path
+            if path in self._pictures:
+                self._pictures.move_to_end(path)
+                return self._pictures[path]
+            self._waiting[number] = path
+            self._waiting.move_to_end(number)
+            while len(self._waiting) > MOST_WAITING:
+                self._waiting.popitem(last=False)
+            self._paint()
+            return None
+
+    def _paint(self) -> None:
+        """Make the picture that was asked for last; what is seen now comes first."""
+        if self._painting or not self._waiting or self._painter.closed:
+            return
+        self._painting = True
+        number, path = self._waiting.popitem()
+
+        def done(picture: Any) -> None:
+            self._painting = False
+            images = self.state.images
+            if number < len(images) and images[number].path == path:
+                self._pictures[path] = picture
+                while len(self._pictures) > MOST_THUMBNAILS:
+                    self._pictures.popitem(last=False)
+                self.pictured.emit(number)
+            self._paint()
+
+        # an image that cannot be read has no picture, and its row says why when it is opened
+        self._painter.run(partial(small_picture, path), done, lambda _: done(False))
+
+    # --- segmenting all ----------------------------------------------------------------
+
+    def settings(self) -> BatchSettings:
+        """What all images are segmented with: as the Segment page is set now."""
+        session = self.link.session
+        predict, axes, channels = session.predict, None, None
+        source, state = session.image, self.state
+        current = state.images[state.current] if state.current >= 0 else None
+        if source is not None and current is not None and source.path == str(current.path):
+            if source.contrast is not None and session.normalize:
+                predict = predict.model_copy(update={"contrast": source.contrast})
+            if source.axes != self._axes:
+                axes = source.axes
+            channels = source.channels
+            if channels == (0,) and not source.plan.is_rgb:
+                channels = None  # what files are segmented by where nobody chooses
+        return BatchSettings(axes, channels, session.normalize, predict, session.instances)
+
+    def settings_words(self) -> str:
+        """``nuclei · size of the cells estimated in each image``."""
+        settings = self.settings()
+        size = settings.predict.diameter
+        sized = f"cells of {size:g} px" if size else "size of the cells estimated in each"
+        parts = [self.link.session.model, sized]
+        if settings.channels is not None:
+            names = ", ".join(str(one) for one in settings.channels)
+            parts.append(f"channel{'' if len(settings.channels) == 1 else 's'} {names}")
+        return " · ".join(parts)
+
+    def segment_all(self) -> bool:
+        """Segment all images that were not with these settings; False where that cannot be."""
+        with self.link.lock:
+            state = self.state
+            if state.folder is None or state.running or not state.images:
+                return False
+            try:
+                refuse_inputs_as_outputs(self._jobs(), state.output)
+            except SA2NetError as error:
+                self._failed(error)
+                return False
+            self._run = _Run(
+                uuid.uuid4().hex,
+                state.output,
+                self.link.session.model,
+                self.settings(),
+                time.monotonic(),
+            )
+            remember_output(state.folder, state.output)
+            state.error, state.said = None, ""
+            state.stopping, state.running = False, True
+            self._next()
+            return True
+
+    def cancel(self) -> None:
+        """End with the present piece; pressed again, at once."""
+        with self.link.lock:
+            if self._run is not None and self.state.running:
+                force, self.state.stopping = self.state.stopping, True
+                self.link.client.cancel(self._run.job, force=force)
+
+    def _jobs(self) -> list[Job]:
+        return [Job(image.name, image.path) for image in self.state.images]
+
+    def _next(self) -> None:
+        run = self._run
+        assert run is not None
+        if run.at >= len(self.state.images):
+            self._finish("finished")
+            return
+        image = self.state.images[run.at]
+        self._progress(0.0, "")
+        arguments = {"file": Job(image.name, image.path), **run.about()}
+        run.job = self.link.ask("segment_file", arguments, run.key, about=run.at)
+        if self.state.stopping:
+            self.link.client.cancel(run.job, force=False)
+
+    def _finish(self, how: str) -> None:
+        run = self._run
+        assert run is not None
+        arguments = {
+            **run.about(),
+            "images": run.entries,
+            "n_images": len(self.state.images),
+            "state": how,
+            "seconds": time.monotonic() - run.began,
+        }
+        run.job = self.link.ask("finish_files", arguments, run.key, about=how)
+
+    def _heard(self, call: p.Call, progress: p.Progress) -> None:
+        """An image is under way."""
+        if self._run is None or call.key != self._run.key:
+            return
+        done = progress.done / progress.total if progress.total > 1 else 0.0
+        if progress.done == 0 and self.state.images[call.about].what != "running":
+            self._set(call.about, what="running")
+        self._progress(done, progress.what)
+
+    def _progress(self, fraction: float, what: str) -> None:
+        run = self._run
+        assert run is not None
+        n = len(self.state.images)
+        words = f"image {run.at + 1} of {n}" + (f": {what}" if what else "")
+        if self.state.stopping:
+            words = "stopping after this piece"
+        now = JobProgress(round(PARTS * (run.at + fraction)), PARTS * n, words)
+        # a step like "measuring", of unknown length, must not count backwards
+        before = self.state.progress
+        if before is not None and before.total == now.total and now.done < before.done:
+            now = replace(now, done=before.done)
+        self.state.progress = run.left.of(now)
+
+    # --- what the engine says ----------------------------------------------------------
+
+    def job_done(self, call: p.Call, result: Any) -> None:
+        """A call of ours is done; the link says so."""
+        run = self._run
+        if run is None or call.key != run.key:
+            return
+        if call.name == "finish_files":
+            self._ended(result)
+            return
+        run.entries.append(result)
+        if result["state"] == "failed":
+            why = _reason_words(result["error"], self.state.images[call.about].path)
+            self._set(call.about, what="failed", why=why)
+        else:
+            if result["state"] == "skipped":
+                run.left = TimeLeft()  # tells nothing of the time that others take
+            elif call.about == self.state.current:
+                self._read_anew(call.about)
+            self.look_again([call.about])
+        run.at += 1
+        self._next()
+
+    def job_failed(self, call: p.Call, error: ErrorInfo) -> None:
+        """A call of ours failed: the engine has ended, or nothing can be written."""
+        run = self._run
+        if run is None or call.key != run.key:
+            return
+        if call.name == "finish_files":
+            self._stopped(error)
+            return
+        image = self.state.images[call.about]
+        self._set(call.about, what="failed", why=error.message)
+        run.entries.append(
+            {
+                "name": image.name,
+                "input": str(image.path),
+                "state": "failed",
+                "error": error.message,
+            }
+        )
+        if error.kind == EngineError.__name__ and self.link.session.engine != "down":
+            run.at += 1
+            self._next()
+        else:
+            self._set(call.about, what="", why="")
+            self._stopped(error)
+
+    def job_cancelled(self, call: p.Call) -> None:
+        """A call of ours was cancelled."""
+        run = self._run
+        if run is None or call.key != run.key:
+            return
+        if call.name == "segment_file":
+            self.look_again([call.about])
+            self._set(call.about, what="")
+            self._finish("interrupted")
+        else:
+            self._stopped(None)
+
+    def _read_anew(self, number: int) -> None:
+        """The shown image has cells now."""
+        image, output = self.state.images[number], self.state.output
+
+        def done(opened: OpenedImage) -> None:
+            if number == self.state.current and self.state.opening < 0:
+                self.segmented.emit(opened)
+
+        self._files.run(lambda: read_opened(number, image, output), done, self._failed)
+
+    def _ended(self, summary: Mapping[str, Any]) -> None:
+        run = self._run
+        assert run is not None
+        failed = summary["n_failed"]
+        words = f"{cells(summary['n_objects'])} in “{run.output.name}”."
+        if summary["state"] != "finished":
+            done = summary["n_done"]
+            words = (
+                f"Stopped after {done:,} image{'' if done == 1 else 's'}; "
+                "“Segment all” goes on from here."
+            )
+        elif failed:
+            words += f" {failed:,} could not be done; their rows say why."
+        self._stopped(None)
+        self.state.said = words
+
+    def _stopped(self, error: ErrorInfo | None) -> None:
+        self._run = None
+        state = self.state
+        state.running = state.stopping = False
+        state.progress = None
+        if error is not None:
+            state.error = error
+        self.look_again()
+
+    # --- inside ------------------------------------------------------------------------
+
+    def _set(self, number: int, **changes: Any) -> None:
+        images = list(self.state.images)
+        if number < len(images):
+            images[number] = replace(images[number], **changes)
+            self.state.images = tuple(images)
+
+    def dismiss_error(self) -> None:
+        """The person has read the error."""
+        self.state.error = None
+
+    def _fail_words(self, words: str) -> None:
+        self.state.error = ErrorInfo("SettingsError", words)
+
+    def _failed(self, error: Exception) -> None:
+        self.state.busy, self.state.opening = "", -1
+        self.state.error = error_info(error)
+
+    def close(self) -> None:
+        """End what runs with the present piece; nothing is told any more."""
+        self._painter.close()
+        self._files.close(wait=True, cancel=False)
+
+
+def _reason(error: Exception, path: Path) -> str:
+    return _reason_words(str(error), path)
+
+
+def _reason_words(words: str, path: Path) -> str:
+    """Why an image failed, without its path, which the row is of."""
+    for text in (f"{path} ", f"{real(path)} "):
+        words = words.replace(text, "")
+    return words

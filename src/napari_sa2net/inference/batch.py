@@ -1,0 +1,277 @@
+"""A batch of image files into one output folder, for shell and window alike."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from napari_sa2net.config import InstanceConfig, PredictConfig
+from napari_sa2net.data.results import SEGMENT, Job, Layout, ResultFolder, settings_key
+from napari_sa2net.errors import Cancelled, ImageFileError, SA2NetError
+from napari_sa2net.files import real
+
+if TYPE_CHECKING:
+    from napari_sa2net.data import ImageFile
+    from napari_sa2net.inference.segment import Segmentation
+    from napari_sa2net.models import Model
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """What every image of a batch is segmented with."""
+
+    axes: str | None = None
+    channels: tuple[str | int, ...] | None = None
+    normalize: bool = True
+    predict: PredictConfig = field(default_factory=PredictConfig)
+    instances: InstanceConfig = field(default_factory=InstanceConfig)
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON; without the device, on which the result does not depend."""
+        return {
+            "axes": self.axes,
+            "channels": self.channels,
+            "normalize": self.normalize,
+            "predict": self.predict.model_dump(mode="json", exclude={"device"}),
+            "instances": self.instances.model_dump(mode="json"),
+        }
+
+
+class News(Protocol):
+    """Who hears how the present image goes; `step` may raise `Cancelled`."""
+
+    def step(self, done: int, total: int, what: str) -> None:
+        """What goes on, and how far it is."""
+
+    def note(self, name: str, message: str) -> None:
+        """Something about the image that a person should know."""
+
+
+#: Does one image and returns its record: job, folder, model, settings, news.
+Work = Callable[[Job, ResultFolder, "Model", Any, Any], dict[str, Any]]
+
+
+class Batch:
+    """Does images one by one; a bad one is noted, and the rest are done.
+
+    Parameters
+    ----------
+    output : Path
+    model : Model
+    settings : BatchSettings
+    overwrite, layout, otherwise
+        As of `ResultFolder`.
+    work : callable, optional
+        What is done with each image; unsaid: `segment_file`.
+
+    Raises
+    ------
+    OutputError
+        If the output folder cannot be made.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        model: Model,
+        settings: BatchSettings,
+        overwrite: bool = False,
+        work: Work | None = None,
+        layout: Layout = SEGMENT,
+        otherwise: str = "",
+    ) -> None:
+        key = settings_key(settings.describe(), model.sha256)
+        self.folder = ResultFolder(output, key, overwrite, layout, otherwise)
+        self._model = model
+        self._settings = settings
+        self._work = work or segment_file
+
+    def image(self, job: Job, news: News) -> dict[str, Any]:
+        """Do one image: what became of it, in the words of the manifest.
+
+        Raises
+        ------
+        Cancelled
+            By the news; the image is not done then, and nothing half-made counts.
+        """
+        entry: dict[str, Any] = {"name": job.name, "input": str(job.path)}
+        try:
+            record = self.folder.finished(job)
+            if record is not None:
+                return {**entry, "state": "skipped", "objects": record["objects"]}
+            record = self._work(job, self.folder, self._model, self._settings, news)
+        except Cancelled:
+            self.folder.fail(job, "interrupted")
+            raise
+        except Exception as error:  # one odd file must not end a night's run
+            message = str(error)
+            if isinstance(error, OSError) and error.strerror:
+                message = f"{error.strerror}: {error.filename or job.path}"
+            elif not isinstance(error, SA2NetError):
+                message = f"unexpected {type(error).__name__}: {error}"
+            self.folder.fail(job, message)
+            return {**entry, "state": "failed", "error": message}
+        return _done(job, record)
+
+    def interrupted(self, job: Job) -> list[dict[str, Any]]:
+        """An image was broken off; what became of it, if it was done in that very moment."""
+        self.folder.fail(job, "interrupted")
+        return [_done(job, self.folder.done[job.name])] if job.name in self.folder.done else []
+
+    def finish(
+        self, images: Sequence[dict[str, Any]], n_images: int, state: str, seconds: float
+    ) -> dict[str, Any]:
+        """Write table and manifest; where nothing was done, a new folder is taken away.
+
+        Parameters
+        ----------
+        images
+            What became of each, as `image` says it.
+        n_images
+            That were to be done.
+        state
+            ``finished`` or ``interrupted``.
+        seconds
+            That it took.
+
+        Returns
+        -------
+        The manifest that is also in the folder.
+        """
+        summary = {
+            "state": state,
+            "model": {"name": self._model.name, "sha256": self._model.sha256},
+            "settings": self._settings.describe(),
+            "output": str(real(self.folder.folder)),
+            "seconds": round(seconds, 3),
+            "n_images": n_images,
+            "n_done": sum(image["state"] != "failed" for image in images),
+            "n_failed": sum(image["state"] == "failed" for image in images),
+            "n_objects": 0,
+            "images": list(images),
+        }
+        if state != "finished" or summary["n_done"] or not self.folder.discard():
+            summary["n_objects"] = self.folder.write_objects()
+            self.folder.write_manifest(summary)
+        return summary
+
+
+def _done(job: Job, record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": job.name,
+        "input": str(job.path),
+        "state": "done",
+        "objects": record["objects"],
+        "seconds": record["seconds"],
+    }
+
+
+def claimed(job: Job, folder: ResultFolder, news: News) -> tuple[dict[str, Any], ImageFile]:
+    """Claim an image's name in the output folder, and open the image."""
+    from napari_sa2net.data import read_image
+
+    try:
+        source = folder.claim(job)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ImageFileError(f"{job.path} cannot be read: {reason}.") from error
+    image = read_image(job.path)
+    for note in image.notes:
+        news.note(job.name, note)
+    return source, image
+
+
+def segment_file(
+    job: Job,
+    folder: ResultFolder,
+    model: Model,
+    settings: BatchSettings,
+    news: News,
+    told: Callable[[ImageFile, Segmentation], None] | None = None,
+) -> dict[str, Any]:
+    """Segment one file and write everything about it; returns its record.
+
+    Parameters
+    ----------
+    told : callable, optional
+        Hears of the result before it is written.
+    """
+    from napari_sa2net.data import write_labels
+    from napari_sa2net.inference.segment import segment
+
+    start = time.monotonic()
+    source, image = claimed(job, folder, news)
+    result = segment(
+        image.array,
+        model,
+        axes=settings.axes or image.axes,
+        channels=channels_of(image, settings),
+        normalize=settings.normalize,
+        pixel_size_um=image.pixel_size_um,
+        z_step_um=image.scale_um.get("Z"),
+        progress=news.step,
+        **settings.predict.model_dump(),
+        **settings.instances.model_dump(),
+    )
+    if told is not None:
+        told(image, result)
+    write_labels(
+        folder.mask_path(job.name),
+        result.labels,
+        pixel_size_um=image.pixel_size_um,
+        metadata=result.provenance,
+        axes=result.plan.label_axes,
+    )
+    record = {
+        "objects": len(result.objects),
+        "wrong": round(expected_wrong(result, model), 2),
+        "seconds": round(time.monotonic() - start, 3),
+        "provenance": result.provenance,
+    }
+    return folder.finish(job, source, result.objects.to_csv(index=False), record)
+
+
+#: Of a stack so many planes are looked at, and of a plane a middle of this side (px).
+LOOKED_AT, MIDDLE = 8, 2048
+
+
+def expected_wrong(result: Segmentation, model: Model) -> float:
+    """How many cells are wrong or missed, about: see `edits.review.expected_wrong`.
+
+    Of large images a part is looked at, and the number is that of as much as there is.
+    """
+    from napari_sa2net.data.levels import spread_indices
+    from napari_sa2net.edits.review import expected_wrong
+    from napari_sa2net.inference.instances import foreground_probability
+
+    plan = result.plan
+    if plan.is_empty:
+        return 0.0
+    planes = spread_indices(plan.stack_shape, LOOKED_AT)
+    middle = tuple(
+        slice(max(0, (n - MIDDLE) // 2), max(0, (n - MIDDLE) // 2) + MIDDLE)
+        for n in plan.spatial
+    )
+    found, pixels = 0.0, 0
+    for index in planes:
+        labels = np.asarray(result.labels[(*index, *middle)])
+        seen = np.asarray(result.probability[(*index, slice(None), *middle)])
+        foreground = foreground_probability(seen, model.card.classes)
+        found += expected_wrong(labels, foreground, result.diameter)
+        pixels += labels.size
+    return found * plan.n_planes * math.prod(plan.spatial) / pixels
+
+
+def channels_of(image: ImageFile, settings: BatchSettings) -> tuple[int, ...] | None:
+    """Numbers of the channels that are asked for, in this image."""
+    from napari_sa2net.data.training_set import named_channels
+
+    if settings.channels is None:
+        return None
+    return named_channels(image, settings.axes, settings.channels)

@@ -1,0 +1,252 @@
+"""The image of a folder that is shown, with its cells: one at a time."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image, Labels
+from qtpy.QtCore import QTimer
+
+from napari_sa2net.app.folder import Corrected, FolderController, OpenedImage
+from napari_sa2net.app.session import SegmentRequest, source_plan
+from napari_sa2net.config import InstanceConfig, PredictConfig
+from napari_sa2net.engine.messages import SegmentResult, Summary, Window
+from napari_sa2net.errors import SA2NetError
+from napari_sa2net.widgets.napari_port.connections import Connections
+from napari_sa2net.widgets.napari_port.reading import PATH_KEY, layer_key
+from napari_sa2net.widgets.napari_port.results import METADATA_KEY
+
+if TYPE_CHECKING:
+    from napari_sa2net.app.correct import CorrectController
+    from napari_sa2net.app.segment import SegmentController
+    from napari_sa2net.widgets.napari_port.cells import CellLayers
+    from napari_sa2net.widgets.napari_port.port import NapariPort
+
+
+class FolderLayers:
+    """Shows an opened image, and takes away the one before with its cells.
+
+    Parameters
+    ----------
+    port, cells
+    folder
+        Whose images are shown.
+    segment
+        Takes the cells as a result of its image.
+    correct
+        Gives the controller of corrections, made now if ``make``; None while there is none.
+    """
+
+    def __init__(
+        self,
+        port: NapariPort,
+        cells: CellLayers,
+        folder: FolderController,
+        segment: SegmentController,
+        correct: Callable[[bool], CorrectController | None],
+    ) -> None:
+        self._port, self._cells, self._viewer = port, cells, port.viewer
+        self._folder, self._segment, self._correct = folder, segment, correct
+        self._shown: OpenedImage | None = None
+        self._image: Image | None = None
+        self._closed = False
+        self._connections = Connections()
+        self._connections.connect(folder.opened, self.show)
+        self._connections.connect(folder.segmented, self.update)
+        self._connections.connect(folder.closed, self._let_go)
+        self._connections.connect(port.image_gone, self._gone)
+        folder.leaving = self.leaving
+
+    def show(self, opened: OpenedImage) -> None:
+        """An image and its cells, in the place of what was shown."""
+        former = self._of_shown()
+        extent = former[-1].extent.world if former else None
+        image = self._image_layer(opened)
+        self._shown, self._image = opened, image
+        # the new one first: without any image the pages would be empty for a moment
+        self._viewer.add_layer(image)
+
+        def look() -> None:
+            if extent is not None and not np.array_equal(extent, image.extent.world):
+                self._viewer.reset_view()
+
+        steps = [partial(self._take_away, layer) for layer in former]
+        self._one_by_one([*steps, look, partial(self._show_cells, opened, image)])
+
+    def _one_by_one(self, steps: list[Callable[[], Any]]) -> None:
+        """Each takes napari a while: not in one go."""
+
+        def act() -> None:
+            if not self._closed:
+                steps[0]()
+                self._one_by_one(steps[1:])
+
+        if steps:
+            QTimer.singleShot(0, act)
+
+    def _take_away(self, layer: Any) -> None:
+        if layer in self._viewer.layers:
+            self._viewer.layers.remove(layer)
+
+    def update(self, opened: OpenedImage) -> None:
+        """The shown image has been segmented: show its cells, unless a person has others."""
+        shown, image = self._shown, self._image
+        if shown is None or image is None or shown.number != opened.number:
+            return
+        if opened.corrected or opened.journal or opened.labels is None:
+            return
+        if any(self._is_touched(layer, shown) for layer in self._cells_of(image)):
+            return
+        self._show_labels(opened, image)
+
+    def leaving(self) -> Corrected | None:
+        """The cells of the shown image if a person has corrected them since it was opened."""
+        opened, image = self._shown, self._image
+        if opened is None or image is None or image not in self._viewer.layers:
+            return None
+        for layer in self._cells_of(image):
+            if not self._is_touched(layer, opened):
+                continue
+            source = self._port.source_of(image)
+            _, corner, extra = self._cells.image_under(layer)
+            labels = np.squeeze(np.asarray(layer.data), extra).copy()
+            axes = source_plan(source).label_axes
+            if corner is None or len(axes) != labels.ndim:
+                continue
+            made = layer.metadata.get(METADATA_KEY, {})
+            made = {name: made[name] for name in made if name != "journal"}
+            return Corrected(opened.number, labels, axes, source.pixel_size_um, made)
+        return None
+
+    def is_shown(self, key: str) -> bool:
+        """Whether cells with this key are those of the shown image."""
+        layer = self._cells.find(key)
+        return layer is not None and self._image is not None and layer in self._of_shown()
+
+    def close(self) -> None:
+        """Leave the viewer with no callback of ours; the layers are the person's."""
+        self._connections.disconnect()
+        self._folder.leaving = lambda: None
+        self._closed = True
+        self._shown = self._image = None
+
+    # --- inside ------------------------------------------------------------------------
+
+    def _image_layer(self, opened: OpenedImage) -> Image:
+        size = opened.scale_um
+        names = [name for name in opened.axes if not (opened.rgb and name == "C")]
+        known = "X" in size
+        return Image(
+            opened.data,
+            name=opened.name,
+            rgb=opened.rgb,
+            contrast_limits=opened.limits,
+            scale=[size.get(name, 1.0) if known else 1.0 for name in names],
+            units=["micrometer" if known and name in size else "pixel" for name in names],
+            axis_labels=[name.lower() for name in names],
+            metadata={PATH_KEY: str(opened.path)},
+        )
+
+    def _show_cells(self, opened: OpenedImage, image: Image) -> None:
+        if image is not self._image or image not in self._viewer.layers:
+            return
+        if self._port.source_of(image).axes != opened.axes:
+            self._port.set_axes(opened.axes)
+        if opened.journal:
+            self._restore(opened)
+        elif opened.labels is not None:
+            self._show_labels(opened, image)
+
+    def _restore(self, opened: OpenedImage) -> None:
+        from napari_sa2net.app.edit_session import Offer
+
+        correct = self._correct(True)
+        if correct is not None:
+            correct.keeping.restore(Offer(opened.journal, opened.name, 0, ""))
+
+    def _show_labels(self, opened: OpenedImage, image: Image) -> None:
+        labels = opened.labels
+        assert labels is not None
+        source, key = self._port.source_of(image), uuid.uuid4().hex
+        made = dict(opened.provenance)
+        settings = made.get("settings", {})
+        session = self._segment.session
+        predict, instances = session.predict, session.instances
+        with suppress(ValueError, TypeError, SA2NetError):  # of another version
+            predict = PredictConfig(**settings["predict"])
+            instances = InstanceConfig(**settings["instances"])
+        request = SegmentRequest(
+            source,
+            self._segment.link.generation(source.key),
+            key,
+            made.get("model", {}).get("name") or session.model,
+            predict,
+            instances,
+            bool(settings.get("image", {}).get("normalize", session.normalize)),
+            Window(),
+        )
+        result = SegmentResult(
+            key,
+            labels,
+            (0,) * labels.ndim,
+            _summary(opened.table),
+            opened.table,
+            made.get("diameter"),
+            made,
+        )
+        self._segment.accept(request, result, kept=False)
+        layer = self._port.result_layer(key)
+        if layer is not None and opened.corrected:
+            self._port.mark_edited(layer)
+            self._cells.made.emit(layer)  # to be measured
+
+    def _cells_of(self, image: Image) -> list[Labels]:
+        """Cells of an image that are ours, those first that are worked on."""
+        name = f"{image.name} cells"
+        found = [
+            layer
+            for layer in self._port.cells()
+            if self._port.image_of(layer) is image
+            or (
+                self._cells.image_under(layer)[0] is image
+                and (METADATA_KEY in layer.metadata or layer.name.startswith(name))
+            )
+        ]
+        current = self._cells.current
+        return sorted(found, key=lambda layer: layer is not current)
+
+    def _of_shown(self) -> list[Any]:
+        image = self._image
+        if image is None or image not in self._viewer.layers:
+            return []
+        return [*self._cells_of(image), image]
+
+    def _is_touched(self, layer: Labels, opened: OpenedImage) -> bool:
+        correct = self._correct(False)
+        session = correct.session_of(layer_key(layer)) if correct is not None else None
+        if session is not None:
+            return bool(session.changed)
+        return self._port.is_edited(layer) and not opened.corrected
+
+    def _let_go(self) -> None:
+        self._shown = self._image = None
+
+    def _gone(self, key: str) -> None:
+        if self._image is not None and key == layer_key(self._image):
+            self._let_go()
+            self._folder.forget_shown()
+
+
+def _summary(table: Any) -> Summary:
+    """Numbers for the line under the sliders, of a table that was written."""
+    if table is None or not len(table.get("label", ())):
+        return Summary(0, float("nan"), 0)
+    in_depth = "volume_voxels" in table and bool((np.asarray(table["planes"]) > 1).any())
+    area = table["volume_voxels"] if in_depth else table["area_px"]
+    border = int(np.count_nonzero(table["touches_border"]))
+    return Summary(len(table["label"]), float(np.median(area)), border, in_depth)

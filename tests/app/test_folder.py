@@ -1,0 +1,492 @@
+"""A folder of images without a window: listed, walked through, segmented as on the shell."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+from napari_sa2net.app.folder import (
+    CORRECTED,
+    MOST_THUMBNAILS,
+    MOST_WAITING,
+    RESULTS,
+    Corrected,
+    FolderController,
+    FolderImage,
+    OpenedImage,
+    by_worth,
+    list_folder,
+    output_of,
+    summary_words,
+)
+from napari_sa2net.app.link import EngineLink
+from napari_sa2net.app.segment import SegmentController
+from napari_sa2net.app.session import ImageSource, Session
+from napari_sa2net.config import PredictConfig
+from napari_sa2net.data import read_image, synthetic_nuclei
+from napari_sa2net.engine import messages as p
+from napari_sa2net.errors import ImageFileError
+
+PATIENCE = 150.0
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Three images, the last of them damaged, and two of one name."""
+    folder = tmp_path / "images Ü"
+    folder.mkdir()
+    for i, name in enumerate(("a.tif", "b.tif", "b.png")):
+        image, _ = synthetic_nuclei((96, 96), 5, seed=i)
+        if name.endswith("png"):
+            import imageio.v3 as iio
+
+            iio.imwrite(folder / name, (255 * (image / image.max())).astype(np.uint8))
+        else:
+            tifffile.imwrite(folder / name, image)
+    (folder / "c.tif").write_bytes(b"II*\0 no image")
+    return folder
+
+
+class Page:
+    """The controller, with a pump in the place of Qt's event loop."""
+
+    def __init__(self, model: str, make_client: Any = None) -> None:
+        self.calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        session = Session(model=model, predict=PredictConfig())
+        more = {} if make_client is None else {"make_client": make_client}
+        self.link = EngineLink(session, self.calls.put, **more)
+        self.segment = SegmentController(self.link)
+        self.folder = FolderController(self.link)
+        self.state = self.folder.state
+        self.opened: list[OpenedImage] = []
+        self.folder.opened.connect(self.opened.append)
+
+    def until(self, condition: Callable[[], Any]) -> None:
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < end, self.state
+            try:
+                self.calls.get(timeout=0.05)()
+            except queue.Empty:
+                continue
+
+    def open(self, folder: Path) -> None:
+        self.folder.open_folder(folder)
+        self.until(lambda: not self.state.busy)
+
+    def settle(self) -> None:
+        """Wait for the files."""
+        done: list[int] = []
+        self.folder._files.run(lambda: None, lambda _: done.append(1), lambda _: None)
+        self.until(lambda: done)
+
+    def rows(self) -> dict[str, str]:
+        return {image.name: image.words() for image in self.state.images}
+
+    def run(self) -> None:
+        assert self.folder.segment_all()
+        self.until(lambda: not self.state.running)
+        self.settle()
+
+    def close(self) -> None:
+        self.folder.close()
+        self.segment.close()
+        self.link.client.close(10)  # type: ignore[call-arg]
+
+
+class Client:
+    """Takes requests; a test answers them."""
+
+    def __init__(self, on_event: Any) -> None:
+        self.on_event = on_event
+        self.requests: list[Any] = []
+        self.cancelled: list[tuple[int, bool]] = []
+
+    def start(self) -> None: ...
+    def restart(self) -> None: ...
+    def submit(self, request: Any) -> None:
+        self.requests.append(request)
+
+    def cancel(self, job: int, force: bool = True) -> None:
+        self.cancelled.append((job, force))
+
+    def close(self, wait: float = 0) -> None: ...
+
+    def asked(self) -> list[p.Call]:
+        return [one for one in self.requests if isinstance(one, p.Call)]
+
+
+@pytest.fixture
+def pages(home: Path) -> Iterator[Callable[..., Page]]:
+    made: list[Page] = []
+
+    def make(model: str = "tiny", make_client: Any = Client) -> Page:
+        made.append(Page(model, make_client))
+        return made[-1]
+
+    yield make
+    for page in made:
+        page.close()
+
+
+@pytest.fixture
+def page(home: Path, tiny_model: Path) -> Iterator[Page]:
+    """With an engine, and a model in the registry."""
+    (home / "models").mkdir(parents=True)
+    shutil.copy(tiny_model, home / "models" / "tiny.safetensors")
+    page = Page("tiny")
+    page.segment.refresh_models()
+    page.segment.start()
+    yield page
+    page.close()
+
+
+def files(folder: Path) -> dict[str, Any]:
+    """Everything in an output folder, but for how long it took and where it is."""
+    found: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            content: Any = path.read_bytes()
+            if path.suffix == ".json":
+                content = json.loads(content)
+                timeless(content)
+            found[str(path.relative_to(folder))] = content
+    return found
+
+
+def timeless(content: Any) -> None:
+    if isinstance(content, dict):
+        content.pop("seconds", None)
+        content.pop("output", None)
+        for value in content.values():
+            timeless(value)
+    elif isinstance(content, list):
+        for value in content:
+            timeless(value)
+
+
+def test_window_and_shell_leave_the_same_files(page, images, tmp_path, capsys):
+    from napari_sa2net.cli import run
+
+    page.open(images)
+    assert page.rows() == dict.fromkeys(("a", "b_png", "b_tif", "c"), "not segmented")
+    ours = tmp_path / "ours"
+    page.folder.set_output(ours)
+    page.run()
+    theirs = tmp_path / "theirs"
+    assert run(["segment", str(images), "-o", str(theirs), "--model", "tiny"]) == 1
+    capsys.readouterr()
+    assert list(files(ours)) == list(files(theirs))
+    assert files(ours) == files(theirs)
+    n = json.loads((ours / "extra" / "images" / "a.json").read_text())["objects"]
+    assert n > 0
+    assert page.rows()["a"] == f"{n} cells"
+    assert page.rows()["c"].startswith("failed: holds no image")
+    assert "1 could not be done" in page.state.said
+    assert summary_words(page.state) == "4 images · 3 segmented · 1 failed"
+    # either goes on where the other stopped
+    assert run(["segment", str(images), "-o", str(ours), "--model", "tiny"]) == 1
+    assert capsys.readouterr().err.count("(done before)") == 3
+    before = (theirs / "a.tif").stat().st_mtime_ns
+    page.folder.set_output(theirs)
+    page.run()
+    assert (theirs / "a.tif").stat().st_mtime_ns == before
+
+
+def test_a_cancelled_run_goes_on_where_it_was(page, images):
+    (images / "c.tif").unlink()
+    page.open(images)
+    seen: list[Any] = []
+    page.state.events.progress.connect(seen.append)
+
+    def cancel_in_the_second(progress: Any) -> None:
+        if progress is not None and progress.what.startswith("image 2"):
+            page.folder.cancel()
+
+    page.state.events.progress.connect(cancel_in_the_second)
+    page.run()
+    done = [image for image in page.state.images if image.n_cells is not None]
+    assert len(done) in (1, 2)  # the second may be done before it hears of it
+    assert "goes on from here" in page.state.said
+    assert not any(image.what in ("running", "failed") for image in page.state.images)
+    fractions = [one.fraction for one in seen if one is not None]
+    assert fractions == sorted(fractions)
+    manifest = json.loads((page.state.output / "extra" / "run.json").read_text())
+    assert manifest["state"] == "interrupted"
+    page.state.events.progress.disconnect(cancel_in_the_second)
+    written = (page.state.output / "a.tif").stat().st_mtime_ns
+    page.run()
+    assert (page.state.output / "a.tif").stat().st_mtime_ns == written
+    assert all(image.n_cells is not None for image in page.state.images)
+
+
+def test_results_that_are_there_are_shown_and_opened(page, images):
+    page.open(images)
+    page.run()
+    again = FolderController(page.link)
+    again.open_folder(images)
+    page.until(lambda: not again.state.busy)
+    assert [image.words() for image in again.state.images] == list(page.rows().values())
+    again.close()
+    page.folder.open(0)
+    page.until(lambda: page.opened)
+    opened = page.opened[-1]
+    assert (opened.number, opened.name, opened.axes, opened.rgb) == (0, "a", "YX", False)
+    assert opened.labels is not None
+    assert opened.labels.max() == page.state.images[0].n_cells
+    assert opened.provenance["model"]["sha256"]
+    assert opened.table is not None
+    assert len(opened.table["label"]) == opened.labels.max()
+    # an image that cannot be read says so in its row, and what is shown stays
+    page.folder.open(3)
+    page.until(lambda: page.state.error)
+    assert "holds no image" in page.state.error.message
+    assert (page.state.current, page.state.opening) == (0, -1)
+
+
+def test_corrected_cells_are_written_before_the_next_image_is_shown(pages, images):
+    page = pages()
+    page.open(images)
+    page.folder.open(0)
+    page.until(lambda: page.opened)
+    labels = np.zeros((96, 96), np.int32)
+    labels[3:9, 3:9] = 7
+    page.folder.leaving = lambda: Corrected(0, labels, "YX", 0.5, {"model": {"name": "m"}})
+    page.folder.next()
+    page.until(lambda: len(page.opened) == 2)
+    page.folder.leaving = lambda: None
+    page.settle()
+    path = page.state.output / CORRECTED / "a.tif"
+    assert (np.asarray(read_image(path).array) == labels).all()
+    assert page.rows()["a"] == "corrected"
+    page.folder.previous()
+    page.until(lambda: len(page.opened) == 3)
+    assert page.opened[-1].corrected
+    assert (page.opened[-1].labels == labels).all()
+    # corrected cells are no images of the folder, also where results lie among the images
+    page.folder.set_output(images)
+    page.open(images)
+    assert len(page.state.images) == 4
+
+
+def test_corrected_cells_are_results(page, images):
+    from napari_sa2net.data.results import is_result
+
+    page.open(images)
+    page.run()
+    theirs = page.state.output / CORRECTED
+    theirs.mkdir()
+    for name in ("a.tif", "stranger.tif"):
+        tifffile.imwrite(theirs / name, np.zeros((9, 9), np.uint8))
+    assert is_result(theirs / "a.tif")
+    assert not is_result(theirs / "stranger.tif")
+
+
+def test_the_image_stays_where_its_corrections_cannot_be_written(pages, images):
+    page = pages()
+    page.open(images)
+    page.folder.open(0)
+    page.until(lambda: page.opened)
+    (images / RESULTS).write_text("a file in the place of the folder")
+    page.folder.leaving = lambda: Corrected(0, np.ones((96, 96), np.int32), "YX")
+    page.folder.next()
+    page.until(lambda: page.state.error)
+    assert "so the image stays open" in page.state.error.message
+    assert (page.state.current, len(page.opened)) == (0, 1)
+
+
+def test_walking_follows_the_list_and_skips_what_is_passed(pages, images):
+    page = pages()
+    page.folder.next()  # nothing is open
+    page.open(images)
+    page.folder.next()
+    page.folder.next()
+    page.folder.next()
+    page.until(lambda: page.state.opening < 0)
+    assert [one.number for one in page.opened] == [2]
+    assert page.state.current == 2
+    page.folder.previous()
+    page.until(lambda: len(page.opened) == 2)
+    page.folder.previous()
+    page.until(lambda: len(page.opened) == 3)
+    page.folder.previous()  # the first one
+    assert page.state.opening == -1
+    assert [one.number for one in page.opened] == [2, 1, 0]
+
+
+def test_bad_folders_say_what_to_do(pages, images, tmp_path):
+    page = pages()
+    empty = tmp_path / "empty"
+    (empty / "inside").mkdir(parents=True)
+    for folder, words in ((empty, "Open the folder in which"), (tmp_path / "no", "not there")):
+        page.open(folder)
+        assert page.state.folder is None
+        assert words in page.state.error.message
+    with pytest.raises(ImageFileError):
+        list_folder(images / "a.tif")
+    page.open(images)
+    assert page.state.error is None
+    shutil.rmtree(images)  # removed meanwhile
+    page.folder.open(1)
+    page.until(lambda: page.state.error)
+    assert page.state.images[1].what == "failed"
+    assert "no file" in page.state.images[1].why
+    page.open(images)
+    assert "not there" in page.state.error.message
+    assert len(page.state.images) == 4  # what was listed stays
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such permissions")
+@pytest.mark.skipif(getattr(os, "getuid", lambda: 1)() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_said_once(page, images):
+    images.chmod(0o500)
+    try:
+        page.open(images)
+        page.run()
+        assert "cannot be made" in page.state.error.message
+        assert not any(image.what for image in page.state.images)
+    finally:
+        images.chmod(0o700)
+
+
+def test_an_output_that_cannot_be_made_is_said_once(page, images, tmp_path):
+    page.open(images)
+    (tmp_path / "file").write_text("")
+    page.folder.set_output(tmp_path / "file" / "out")
+    page.run()
+    assert "cannot be made" in page.state.error.message
+    assert not any(image.what for image in page.state.images)
+    # masks must not take the place of the images
+    page.folder.set_output(images)
+    assert not page.folder.segment_all()
+    assert "would replace the image" in page.state.error.message
+
+
+def test_an_engine_that_ends_costs_one_image(pages, images):
+    page = pages()
+    client = page.link.client
+    page.open(images)
+    page.link.session.engine = "ready"
+    assert page.folder.segment_all()
+    first = client.asked()[-1]
+    client.on_event(p.Failed(first.job, "EngineError", "It ran out of memory."))
+    page.until(lambda: client.asked()[-1] is not first)
+    assert page.rows()["a"] == "failed: It ran out of memory."
+    second = client.asked()[-1]
+    assert second.arguments["file"].name == "b_png"
+    page.folder.cancel()
+    page.folder.cancel()  # pressed again: at once
+    assert client.cancelled == [(second.job, False), (second.job, True)]
+    client.on_event(p.WasCancelled(second.job))
+    page.until(lambda: client.asked()[-1].name == "finish_files")
+    last = client.asked()[-1]
+    assert last.arguments["state"] == "interrupted"
+    assert [one["state"] for one in last.arguments["images"]] == ["failed"]
+    summary = {"n_failed": 1, "n_done": 0, "n_objects": 0, "state": "interrupted"}
+    client.on_event(last.done(summary))
+    page.until(lambda: not page.state.running)
+    # one that stays down ends the run
+    page.link.session.engine = "ready"
+    assert page.folder.segment_all()
+    page.link.session.engine = "down"
+    client.on_event(p.Failed(client.asked()[-1].job, "EngineError", "It stopped five times."))
+    page.until(lambda: not page.state.running)
+    assert page.state.error.message == "It stopped five times."
+
+
+def test_settings_are_those_of_the_page_and_of_the_shown_image(pages, tmp_path):
+    page = pages()
+    folder = tmp_path / "two"
+    folder.mkdir()
+    tifffile.imwrite(
+        folder / "two.tif", np.zeros((2, 40, 40), np.uint8), metadata={"axes": "CYX"}
+    )
+    page.open(folder)
+    assert page.folder.settings().channels is None
+    assert page.folder.settings_words() == "tiny · size of the cells estimated in each"
+    page.folder.open(0)
+    page.until(lambda: page.opened)
+    source = ImageSource(
+        "k", "two", page.opened[-1].data, "CYX", seen_channel=0, path=str(folder / "two.tif")
+    )
+    page.segment.set_image(source)
+    assert page.folder.settings().channels is None  # as on the shell
+    page.segment.set_channels((1,))
+    page.segment.set_predict(PredictConfig(diameter=18))
+    assert page.folder.settings().channels == (1,)
+    assert page.folder.settings_words() == "tiny · cells of 18 px · channel 1"
+    page.segment.set_image(ImageSource("other", "other", np.zeros((9, 9)), channels=(3,)))
+    assert page.folder.settings().channels is None
+
+
+def test_the_order_of_doubt_ends_with_what_a_person_has_seen(pages):
+    def image(what: Any, wrong: float | None = None) -> FolderImage:
+        return FolderImage("n", Path("n.tif"), what, 5, wrong)
+
+    images = [
+        image("kept", 9.0),
+        image("segmented", 1.0),
+        image(""),
+        image("segmented", 4.0),
+        image("failed"),
+        image("corrected", 8.0),
+    ]
+    assert by_worth(images) == (3, 1, 2, 4, 0, 5)
+    page = pages()
+    page.folder.state.images = (image(""),)
+    page.folder.state.order = (0,)
+    page.folder.most_worth()
+    assert "Segment all" in page.state.error.message
+
+
+def test_the_place_of_results_is_remembered(pages, images, tmp_path):
+    page = pages()
+    page.open(images)
+    assert page.state.output == images / RESULTS
+    page.folder.set_output(tmp_path / "elsewhere")
+    page.settle()
+    assert output_of(images) == tmp_path / "elsewhere"
+    assert not (tmp_path / "elsewhere").exists()  # looking writes nothing
+    page.open(images)
+    assert page.state.output == tmp_path / "elsewhere"
+    from napari_sa2net.files import user_data_dir
+
+    (user_data_dir() / "folders.json").write_text("[not json")
+    assert output_of(images) == images / RESULTS
+
+
+def test_a_thousand_files_keep_few_pictures(pages, tmp_path):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    picture = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    tifffile.imwrite(folder / "i0000.tif", picture)
+    for i in range(1, 1000):
+        os.link(folder / "i0000.tif", folder / f"i{i:04}.tif")
+    page = pages()
+    page.open(folder)
+    assert len(page.state.images) == 1000
+    told: list[int] = []
+    page.folder.pictured.connect(told.append)
+    for i in range(1000):
+        assert page.folder.picture(i) is None
+        assert len(page.folder._waiting) <= MOST_WAITING
+    page.until(lambda: not page.folder._painting)
+    # those that were asked for last, which are seen now, and first the newest
+    assert len(told) == MOST_WAITING + 1
+    assert told[1] == 999
+    assert page.folder.picture(999).shape == (8, 8)
+    for i in range(600):
+        page.folder.picture(i)
+        page.until(lambda: not page.folder._painting)
+    assert len(page.folder._pictures) == MOST_THUMBNAILS

@@ -1,0 +1,209 @@
+"""A folder of images in a real viewer: opened, segmented, corrected, left and opened again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import tifffile
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QTabWidget
+
+from napari_sa2net.app.folder import CORRECTED
+from napari_sa2net.data import read_image, synthetic_nuclei
+from napari_sa2net.widgets.folder import STATE
+
+if TYPE_CHECKING:
+    from napari_sa2net.widgets.dock import SA2NetDock
+
+pytestmark = pytest.mark.timeout(300)
+WAIT_MS = 120_000
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "plate 3"
+    folder.mkdir()
+    for i in range(3):
+        image, _ = synthetic_nuclei((96, 96 + 16 * (i == 2)), 5, seed=i)
+        tifffile.imwrite(
+            folder / f"w{i}.tif",
+            image,
+            imagej=True,
+            resolution=(2, 2),
+            metadata={"unit": "um"},
+        )
+    (folder / "w9.tif").write_bytes(b"II*\0 no image")
+    return folder
+
+
+class Person:
+    """Opens the folder, looks at the list, presses buttons."""
+
+    def __init__(self, dock: SA2NetDock, qtbot: Any, folder: Path) -> None:
+        self.qtbot, self.viewer = qtbot, dock._viewer
+        assert dock.workspace is not None
+        self.workspace = dock.workspace
+        dock.window().show()
+        self.page: Any = dock.pages[0]
+        self.section = self.page.with_folder()
+        self.controller = self.workspace.folder
+        self.state = self.controller.state
+        self.controller.open_folder(folder)
+        self.wait(lambda: self.state.folder is not None)
+
+    def wait(self, condition: Callable[[], Any]) -> None:
+        self.qtbot.waitUntil(lambda: bool(condition()), timeout=WAIT_MS)
+
+    def rows(self) -> list[str]:
+        model = self.section.list.model()
+        return [str(model.index(row).data(STATE)) for row in range(model.rowCount())]
+
+    def layers(self) -> list[str]:
+        return [layer.name for layer in self.viewer.layers]
+
+    def shows(self, *names: str) -> None:
+        # outlines of what is reviewed come and go with the Correct page
+        self.wait(
+            lambda: (
+                self.state.opening < 0
+                and [name for name in self.layers() if name.startswith("w")] == list(names)
+            )
+        )
+
+    def press(self, key: str) -> None:
+        self.bound()[key](self.viewer)
+
+    def bound(self) -> dict[str, Any]:
+        return {str(key): act for key, act in self.viewer.keymap.items()}
+
+
+def test_a_folder_is_segmented_corrected_and_found_again(
+    open_dock: Any, images: Path, qtbot: Any
+) -> None:
+    dock = open_dock()
+    person = Person(dock, qtbot, images)
+    workspace, section, state = person.workspace, person.section, person.state
+    assert person.rows() == ["not segmented"] * 4
+    assert section.summary.text() == "4 images"
+    assert section.all.text() == "Segment all 4 images"
+    assert not person.page.open_folder.isVisible()
+    person.wait(lambda: section.rows.index(0).data(Qt.ItemDataRole.DecorationRole) is not None)
+
+    # the first is opened with a click, the second with a key
+    index = section.rows.index(0)
+    where = section.list.visualRect(index).center()
+    qtbot.mouseClick(section.list.viewport(), Qt.MouseButton.LeftButton, pos=where)
+    person.shows("w0")
+    assert workspace.session.image.pixel_size_um == pytest.approx(0.5)
+    assert workspace.session.image.path == str(images / "w0.tif")
+    person.press("PageDown")
+    person.shows("w1")
+
+    section.all.click()
+    assert section.all.text() == "Cancel"
+    person.wait(lambda: not state.running)
+    person.wait(lambda: section.summary.text() == "4 images · 3 segmented · 1 failed")
+    assert person.rows()[3] == "failed: holds no image."
+    # the image that was shown meanwhile shows its cells
+    person.shows("w1", "w1 cells")
+    first = np.asarray(read_image(state.output / "w1.tif").array)
+    assert (person.viewer.layers["w1 cells"].data == first).all()
+    assert workspace.session.sliders == "lost"
+    assert workspace.session.counted.startswith(f"{first.max()} cells · median")
+    assert workspace.session.error is None
+
+    # a correction, and away: it is written, and comes back with its history
+    correct = workspace.correct
+    layer = person.viewer.layers["w1 cells"]
+    assert correct.state.cells.made["model"]["name"] == "tiny"
+    y, x = np.argwhere(first == 1)[0]
+    assert correct.delete(point=(float(y), float(x)))
+    assert not (layer.data == 1).any()
+    person.wait(lambda: person.rows()[1] == f"{first.max()} cells · corrected")
+    person.press("PageDown")
+    person.shows("w2", "w2 cells")
+    theirs = np.asarray(read_image(state.output / CORRECTED / "w1.tif").array)
+    assert (theirs == np.where(first == 1, 0, first)).all()
+    assert (np.asarray(read_image(state.output / "w1.tif").array) == first).all()
+    person.press("PageUp")
+    person.shows("w1", "w1 cells")
+    layer = person.viewer.layers["w1 cells"]
+    person.wait(lambda: correct.state.cells is not None)
+    assert (layer.data == theirs).all()
+    assert correct.undo()
+    assert (layer.data == first).all()
+    assert correct.redo()
+
+    # the page where it is corrected goes from image to image, too
+    page: Any = dock.pages[2]
+    dock.findChild(QTabWidget).setCurrentIndex(2)
+    person.wait(page.isVisible)
+    words = f"Image 2 of 4 in the folder · {first.max()} cells · corrected"
+    assert page.walk.words.text() == words
+    page.walk.next.click()
+    person.shows("w2", "w2 cells")
+    page.walk.previous.click()
+    person.shows("w1", "w1 cells")
+    layer = person.viewer.layers["w1 cells"]
+    person.wait(lambda: correct.state.cells is not None)
+
+    # kept, it is what was written that comes back
+    assert correct.accept(2)
+    answer = correct.keeping.keep()
+    person.wait(answer.done)
+    person.wait(lambda: person.rows()[1] == f"{first.max()} cells · kept")
+    person.controller.open(0)
+    person.shows("w0", "w0 cells")
+    person.controller.open(1)
+    person.shows("w1", "w1 cells")
+    assert (person.viewer.layers["w1 cells"].data == theirs).all()
+    assert workspace.session.sliders == "edited"
+    # a new run leaves corrected cells alone
+    workspace.controller.set_instances(
+        workspace.session.instances.model_copy(update={"min_size": 30})
+    )
+    section.all.click()
+    person.wait(lambda: not state.running)
+    assert (person.viewer.layers["w1 cells"].data == theirs).all()
+    again = np.asarray(read_image(state.output / CORRECTED / "w1.tif").array)
+    assert (again == theirs).all()
+
+    # the order of doubt, and back; then the list is put away, and what is shown stays
+    section.worth.click()
+    person.wait(lambda: state.by_worth and state.opening < 0)
+    assert state.order[-1] == 1
+    assert state.images[state.current].what == "segmented"
+    assert "may be wrong" in person.rows()[0]
+    section.by_name.click()
+    assert person.rows()[3].startswith("failed")
+    shown = person.layers()
+    section.shut_it.click()
+    assert not section.body.isVisible()
+    assert person.layers() == shown
+    assert "PageDown" not in person.bound()
+
+
+def test_an_image_that_somebody_took_away_can_be_opened_again(
+    open_dock: Any, images: Path, qtbot: Any
+) -> None:
+    person = Person(open_dock(), qtbot, images)
+    person.controller.open(0)
+    person.shows("w0")
+    person.viewer.layers.remove("w0")
+    assert person.state.current == -1
+    person.controller.open(0)
+    person.shows("w0")
+    # one that cannot be read: the row and the page say so, and the image stays
+    person.controller.open(3)
+    person.wait(lambda: person.section.error.isVisible())
+    assert "holds no image" in person.section.error.message.text()
+    assert person.layers() == ["w0"]
+    # layers of the person's own stay when the image goes
+    person.viewer.add_labels(np.ones((96, 96), np.int32), name="truth")
+    person.controller.next()
+    person.wait(lambda: "w1" in person.layers() and "w0" not in person.layers())
+    assert "truth" in person.layers()
