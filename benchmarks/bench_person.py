@@ -43,7 +43,7 @@ from napari_sa2net.metrics import pool, score_image
 from napari_sa2net.models import load_model
 
 #: Counts up where the person works in another way, so that older rows are not taken.
-VERSION = 1
+VERSION = 2
 #: A model learns after so many images of a folder, and with so many steps.
 LEARN_AFTER, STEPS = (3, 6), 240
 #: Seconds per object of people, for comparison: micro-sam's user study (Archit et al., Nature
@@ -137,6 +137,8 @@ class Way:
     desk
     seed
         Of what is drawn, where `draws`.
+    images
+        How many there are.
     """
 
     name = ""
@@ -145,9 +147,10 @@ class Way:
     #: Only outlines are drawn.
     by_hand = False
 
-    def __init__(self, desk: Desk, seed: int) -> None:
+    def __init__(self, desk: Desk, seed: int, images: int) -> None:
         self.desk = desk
         self.seed = seed
+        self.images = images
         self.done = 0
 
     def begin(self, picture: Picture) -> None:
@@ -190,19 +193,22 @@ class Rounds(Correct):
 
     def end(self, person: Person) -> None:
         super().end(person)
-        if self.done <= max(LEARN_AFTER):
+        learns = [n for n in LEARN_AFTER if n < self.images]
+        if self.done <= max(learns, default=0):
             # Shift-A in each view: what is not corrected is right; then K keeps
             person.ledger.pay("accept what is in view", 2 * K * person.views)
             self.desk.correct.accept_view()
             person.ledger.pay("keep", K)
             self.desk.keep()
-        if self.done in LEARN_AFTER:
+        if self.done in learns:
             # the page, Learn, and the child in use
             person.ledger.pay("learn", 3 * CLICK)
             config = self.config.model_copy(update={"seed": self.seed})
             self.desk.learn_and_use(config, self.done)
 
 
+#: Another way is one more class: what is there at the beginning (`begin`), what follows an act
+#: of the person (`edited`), and what an image (`end`).
 WAYS: dict[str, type[Way]] = {way.name: way for way in (Hand, Correct, Rounds)}
 
 
@@ -213,7 +219,7 @@ def measure(
     way: type[Way], pictures: Sequence[Picture], desk: Desk, seed: int = 0
 ) -> Iterator[dict[str, Any]]:
     """One row for each image of a folder that is done in a way."""
-    doing = way(desk, seed)
+    doing = way(desk, seed, len(pictures))
     for number, picture in enumerate(pictures):
         before = desk.computing()
         desk.open(picture.name, picture.image)

@@ -689,10 +689,12 @@ class Person:
         """Cells that keep an object from being drawn."""
         inside = edits.labels_in(self._corrections, self.outline(t))
         least = IN_THE_WAY * self.seen.area_truth[t]
+        # one that lies there alone is replaced, unless it is another object
         return [
             label
             for label, shared in self.seen.on[t].items()
-            if (shared > least or label in inside) and [label] != inside
+            if (shared > least or label in inside)
+            and ([label] != inside or label in self.seen.of)
         ]
 
     def _replaces(self, t: int) -> bool:
