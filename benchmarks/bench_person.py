@@ -491,23 +491,30 @@ def print_tables(rows: list[dict[str, Any]]) -> None:
     if any(row["tries"] for row in rows):
         print("\nHow often an act did what it was done for (all ways but by hand)")
         show(successes(rows))
-    learned = [row for row in rows if row["way"] not in ("hand", "correct")]
-    if learned:
+    if any(WAYS[row["way"]].draws for row in rows):
         print("\nImage by image: seconds per object where images teach the next ones")
-        show(by_number(learned))
+        show(by_number(rows))
 
 
 def by_number(rows: Sequence[dict[str, Any]]) -> list[dict[str, object]]:
-    """Seconds per object by the place of an image in its folder."""
-    places = sorted({row["number"] for row in rows})
+    """Seconds per object by the place of an image in its folder, and without learning."""
+    learned = [row for row in rows if WAYS[row["way"]].draws]
     table: list[dict[str, object]] = []
-    for source, way in dict.fromkeys((row["source"], row["way"]) for row in rows):
+    for source, way in dict.fromkeys((row["source"], row["way"]) for row in learned):
         line: dict[str, object] = {"source": source, "way": way}
-        for place in places:
+        same: dict[str, object] = {"source": source, "way": "the same images, correct"}
+        for place in sorted({row["number"] for row in learned}):
             about = {"source": source, "way": way, "number": place}
-            some = [row for row in rows if about.items() <= row.items()]
-            line[str(place + 1)] = f"{per_object(some):.2f}" if some else ""
-        table.append(line)
+            some = [row for row in learned if about.items() <= row.items()]
+            plain = {
+                row["image"]: row
+                for row in rows
+                if (row["source"], row["way"]) == (source, Correct.name)
+            }
+            others = [plain[row["image"]] for row in some if row["image"] in plain]
+            for one, those in ((line, some), (same, others)):
+                one[str(place + 1)] = f"{per_object(those):.2f}" if those else ""
+        table += [line, same]
     return table
 
 

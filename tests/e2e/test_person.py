@@ -12,6 +12,9 @@ import pytest
 from napari_sa2net.data import synthetic_nuclei
 from napari_sa2net.metrics import evaluate
 
+# on a busy machine torch alone takes a minute to import
+pytestmark = pytest.mark.timeout(300)
+
 ROOT = Path(__file__).parents[2]
 #: Far from each other but for the last two, which touch.
 CENTRES = ((24, 24), (24, 72), (72, 24), (70, 66), (70, 83))
@@ -220,6 +223,22 @@ def test_the_row_tells_of_the_last_labels(bench: Any, person: Any, desk: Any) ->
         assert row["objects"] == 5
         assert row["seconds"] == pytest.approx(sum(s for _, s in row["acts"].values()))
     assert bench.per_object(rows) == pytest.approx(rows[0]["seconds"] / 5)
+
+
+def test_what_follows_an_act_spares_the_person_the_rest(bench: Any, desk: Any) -> None:
+    truth = discs([(y, x) for y in range(10, 90, 20) for x in range(10, 90, 20)], 6)
+
+    class Followed(bench.Hand):
+        name = "followed"
+
+        def edited(self) -> None:
+            cells = self.desk.correct.state.cells
+            self.desk.correct.add_area(cells.key, (0, 0), truth)
+
+    (row,) = bench.measure(Followed, [bench.Picture("1", image_of(truth), truth)], desk)
+    assert row["acts"]["outline"][0] == 1
+    assert row["acts"]["look"][0] == truth.max()
+    assert row["F1"] == 1
 
 
 def test_what_was_kept_is_learned_from(
