@@ -689,18 +689,19 @@ class Person:
         """Cells that keep an object from being drawn."""
         inside = edits.labels_in(self._corrections, self.outline(t))
         least = IN_THE_WAY * self.seen.area_truth[t]
+        reviewed = self._corrections.marked_labels()  # others give way
         # one that lies there alone is replaced, unless it is another object
         return [
             label
             for label, shared in self.seen.on[t].items()
-            if (shared > least or label in inside)
+            if label in reviewed
+            and (shared > least or label in inside)
             and ([label] != inside or label in self.seen.of)
         ]
 
     def _replaces(self, t: int) -> bool:
-        """Drawing an object replaces the one cell that lies there."""
-        inside = edits.labels_in(self._corrections, self.outline(t))
-        return len(inside) == 1 and inside[0] not in self.seen.of
+        """Drawing an object replaces what lies there."""
+        return not self._in_the_way(t)
 
     def outline(self, t: int) -> NDArray[np.float64]:
         """What a hand draws around an object: its outline, simplified."""

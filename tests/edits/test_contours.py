@@ -131,6 +131,30 @@ def test_redraw_one_cell():
     assert corrections.marked() == {3: "corrected"}
 
 
+def test_cells_that_nobody_reviewed_give_way_to_an_outline():
+    labels = np.zeros((40, 60), np.int32)
+    labels[10:20, 6:14] = 1  # a half lies under the outline: the rest stays
+    labels[12:18, 12:15] = 0
+    labels[12:22, 15:22] = 2  # most of it: it goes whole
+    labels[16:26, 9:12] = 3  # reviewed: it stays
+    labels[30:34, 30:34] = 4
+    corrections = Corrections(labels)
+    corrections.apply(accept(corrections, [3]))
+    before = labels.copy()
+    step = redraw(corrections, SQUARE, overwrite="unreviewed")
+    corrections.apply(step)
+    square = np.zeros(labels.shape, bool)
+    square[10:20, 10:20] = True
+    expected = np.where(before == 2, 0, before)
+    expected[square & (before != 3)] = 5
+    np.testing.assert_array_equal(labels, expected)
+    # nobody has judged what is left of 1
+    assert corrections.marked() == {3: "accepted", 5: "corrected"}
+    corrections.apply(step.inverse())
+    np.testing.assert_array_equal(labels, before)
+    assert corrections.marked() == {3: "accepted"}
+
+
 def test_redraw_by_a_mask():
     labels = np.zeros((20, 20), np.int32)
     labels[2:6, 2:6] = 1

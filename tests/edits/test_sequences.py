@@ -91,7 +91,9 @@ def make(corrections: Corrections, move: tuple) -> Step:
     if name == "redraw":
         chosen = some(c, index, pick)
         label = chosen[0] if chosen else None
-        return edits.redraw(c, outline, index, label, overwrite=pick % 2 == 0)
+        return edits.redraw(
+            c, outline, index, label, overwrite=(True, False, "unreviewed")[pick % 3]
+        )
     if name == "draw":
         mask = np.random.default_rng(pick).random((height, width)) > 0.4
         return edits.redraw_mask(c, mask, (box[0], box[2]), index)

@@ -799,8 +799,13 @@ class CorrectController:
         return self.do(lambda c, i: edits.smooth(c, chosen(c, i, point, lasso), i))
 
     def redraw(self, outline: Any) -> bool:
-        """Draw a cell anew: the one in the middle of the outline, or a new one."""
-        return self.do(lambda c, i: edits.redraw(c, outline, i, inside(c, i, outline)))
+        """Draw a cell anew: the one in the middle of the outline, or a new one.
+
+        Others that nobody has reviewed give way: a person's outline is worth more than theirs.
+        """
+        return self.do(
+            lambda c, i: edits.redraw(c, outline, i, inside(c, i, outline), "unreviewed")
+        )
 
     def mark(self, kind: str, polygon: Any) -> bool:
         """Mark a region as "ignore" or "reviewed"."""

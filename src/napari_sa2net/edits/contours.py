@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import scipy  # its parts load on first use
@@ -22,8 +22,10 @@ from napari_sa2net.edits.shapes import (
 )
 from napari_sa2net.edits.step import Index, Patch, Step
 from napari_sa2net.errors import EditError, NothingToEditError
+from napari_sa2net.metrics import distinct
 
 Mask = NDArray[np.bool_]
+Overwrite = bool | Literal["unreviewed"]
 
 _EIGHT = np.ones((3, 3), bool)
 
@@ -189,7 +191,7 @@ def redraw(
     outline: ArrayLike,
     index: Index = (),
     label: int | None = None,
-    overwrite: bool = False,
+    overwrite: Overwrite = False,
 ) -> Step:
     """Draw an object anew by its outline.
 
@@ -201,8 +203,9 @@ def redraw(
         Plane of the stack.
     label : int, optional
         The object to redraw; a new one is made without it.
-    overwrite : bool
-        Also take pixels of other objects under the outline.
+    overwrite : bool or "unreviewed"
+        Also take pixels of other objects under the outline; or only of those that nobody has
+        reviewed, and of these all where more than half lies under it.
 
     Raises
     ------
@@ -227,7 +230,7 @@ def redraw_mask(
     corner: tuple[int, int] = (0, 0),
     index: Index = (),
     label: int | None = None,
-    overwrite: bool = False,
+    overwrite: Overwrite = False,
 ) -> Step:
     """Draw an object anew by a mask (h, w) whose first pixel lies at corner (y, x).
 
@@ -247,8 +250,12 @@ def redraw_mask(
     own = window == label if label is not None else np.zeros(window.shape, bool)
     if not drawn.any():
         raise EditError("The outline holds no free pixel: draw it larger.")
-    if not overwrite:
-        drawn = drawn & (own | (window == 0))
+    yields: set[int] = set()
+    if overwrite == "unreviewed":
+        yields = {*distinct(window[drawn])[0].tolist()} - corrections.marked_labels(index)
+        yields -= {0, label}
+    if overwrite is not True:
+        drawn = drawn & (own | np.isin(window, [0, *yields]))
     if not drawn.any():
         raise EditError(
             "The outline holds no free pixel, as other cells lie there: draw around a whole "
@@ -260,12 +267,21 @@ def redraw_mask(
     else:
         (label,) = corrections.new_labels(1)
         words = f"drawing of cell {label}"
-    new = np.where(drawn, label, np.where(own, 0, window))
+    plane = corrections.plane(index)
+    under, areas = (found.tolist() for found in distinct(window[drawn]))
+    goes = [
+        other
+        for other, area in zip(under, areas, strict=True)
+        if other in yields and area > plane.area(other) / 2
+    ]
+    former += [part for other in goes for part in corrections.parts(other, index)]
+    left = [label, *goes]
+    new = np.where(drawn, label, np.where(np.isin(window, left), 0, window))
     patches = [Patch.between(index, (box[0], box[2]), window, new)]
     for part in former:
-        # what of the cell lies outside the mask
+        # what of these cells lies outside the mask
         window = corrections.look(index, part)
-        new = np.where(window == label, 0, window)
+        new = np.where(np.isin(window, left), 0, window)
         if shared := common(part, box):
             here, there = (
                 (slice(shared[0] - y, shared[1] - y), slice(shared[2] - x, shared[3] - x))
@@ -273,7 +289,8 @@ def redraw_mask(
             )
             new[here] = np.where(drawn[there], label, new[here])
         patches.append(Patch.between(index, (part[0], part[2]), window, new))
-    return pixel_step(corrections, "redraw", words, [joined(index, patches)])
+    patch = joined(index, patches)
+    return pixel_step(corrections, "redraw", words, [patch], yielded=yields)
 
 
 #: A click on an object that leaves less of it than this share means all of it.

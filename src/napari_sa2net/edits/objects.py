@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
@@ -53,6 +53,7 @@ def pixel_step(
     words: str,
     patches: Sequence[Patch],
     by_person: bool = True,
+    yielded: Collection[int] = (),
 ) -> Step:
     """Make a step of changed pixels.
 
@@ -69,6 +70,8 @@ def pixel_step(
     by_person : bool
         False for what a model drew: changed objects then lose their status instead, and
         nothing is cleared.
+    yielded : collection of int
+        Objects that gave way to another one: nobody has judged what is left of them.
 
     Raises
     ------
@@ -89,7 +92,7 @@ def pixel_step(
             if plane.area(label) + by <= 0
         ]
         status = np.full(labels.size, CORRECTED if by_person else UNSEEN, np.int64)
-        status[np.isin(labels, vanished)] = UNSEEN
+        status[np.isin(labels, [*vanished, *yielded])] = UNSEEN
         mark = status_change(corrections, patch.index, labels, status)
         if mark:
             marks.append(mark)
