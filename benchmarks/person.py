@@ -538,11 +538,23 @@ class Person:
     def _repair(self, t: int) -> None:
         kind, labels = self.seen.fault(t)
         self._prepare(kind)
-        if kind == "missed" and self._pays("click to add", CLICK, t):
-            done = self._try("click to add", t, lambda: self._click(t, 0), drawn=True)
+        pieces = [one for one, n in self.seen.on[t].items() if 2 * n > self.seen.area[one]]
+        if kind in ("missed", "outline") and len(pieces) == 1:
+            kind = "too small"
+        if kind == "too small" and self._pays("click to grow", CLICK, t):
+            done = self._try(
+                "click to grow",
+                t,
+                lambda: self._click("click to grow", t, pieces[0]),
+                drawn=True,
+            )
+        elif kind == "missed" and self._pays("click to add", CLICK, t):
+            done = self._try(
+                "click to add", t, lambda: self._click("click to add", t, 0), drawn=True
+            )
         elif kind == "merged":
             done = self._pays("click to cut", CLICK, t) and self._try(
-                "click to cut", t, lambda: self._click(t, labels[0])
+                "click to cut", t, lambda: self._click("click to cut", t, labels[0])
             )
             done = done or (
                 self._pays("cut line", STROKE, t)
@@ -595,10 +607,10 @@ class Person:
             self.ledger.wasted += self.ledger.seconds - paid
         return worked
 
-    def _click(self, t: int, label: int) -> None:
-        """Click a cell: a missed one where nothing lies, or one that is a part of another."""
+    def _click(self, act: str, t: int, label: int) -> None:
+        """Click a cell where nothing lies, or where it is more or less than it should be."""
         self._take("C")
-        self.ledger.pay("click to cut" if label else "click to add", CLICK)
+        self.ledger.pay(act, CLICK)
         place = self._places[t]
         own = self.truth[place] == t
         free = own & (self.desk.labels[place] == label)

@@ -318,9 +318,22 @@ def test_a_click_on_an_object_cuts_it():
 def test_a_click_that_means_all_of_an_object_says_so():
     labels = np.where(disk((40, 40), 20, 20, 9), 7, 0).astype(np.int32)
     corrections = Corrections(labels)
-    for mask in (disk((40, 40), 20, 20, 11), disk((40, 40), 20, 21, 9)):
+    for mask in (disk((40, 40), 20, 20, 9.5), disk((40, 40), 20, 21, 9)):
         with pytest.raises(EditError, match="Cell 7 is one cell there"):
             add_at(corrections, mask, (0, 0), (20, 20))
+
+
+def test_a_click_grows_an_object_that_is_too_small():
+    labels = np.where(disk((40, 40), 20, 18, 5), 7, 0).astype(np.int32)
+    labels[:, 30:] = 2
+    history = History(Corrections(labels))
+    before = labels.copy()
+    mask = disk((40, 40), 20, 22, 10)  # reaches into object 2
+    history.do(add_at(history.corrections, mask, (0, 0), (20, 18)))
+    np.testing.assert_array_equal(labels == 2, before == 2)
+    np.testing.assert_array_equal(labels == 7, (mask | (before == 7)) & (before != 2))
+    assert history.corrections.marked() == {7: "corrected"}
+    assert history.undo_words == "Undo redrawing of cell 7"
 
 
 def test_of_an_object_beyond_the_box_no_crumb_is_taken():

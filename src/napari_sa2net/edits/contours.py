@@ -295,6 +295,8 @@ def redraw_mask(
 
 #: A click on an object that leaves less of it than this share means all of it.
 _LEFT = 0.15
+#: One that covers this share of what is meant is what is meant.
+SAME = 1 - _LEFT
 
 
 def add_at(
@@ -304,7 +306,7 @@ def add_at(
     point: tuple[float, float],
     index: Index = (),
 ) -> Step:
-    """Make an object of what was clicked: a new one, or a part that is cut off another.
+    """Make an object of what was clicked: a new one, a part cut off another, or more of it.
 
     Parameters
     ----------
@@ -315,14 +317,15 @@ def add_at(
         Of the mask's first pixel.
     point : (y, x)
         The click. On background the new object takes background only; on an object it takes
-        pixels of that one, too, and crumbs that would be left of it.
+        pixels of that one, too, and crumbs that would be left of it. Where all of that one
+        belongs to it, that one grows.
     index : tuple of int
         Plane of the stack.
 
     Raises
     ------
     EditError
-        If just about all of the object under the click is meant, or nothing is free.
+        If the object under the click is just about what is meant, or nothing is free.
     """
     index = corrections.checked(index)
     drawn = np.asarray(mask, bool)
@@ -342,6 +345,8 @@ def add_at(
         sizes[0] = own.sum()
         drawn |= (sizes < _LEFT * own.sum())[pieces]
     if not (own & drawn).any() or not (goes_on or (own & ~drawn).any()):
+        if own.any() and own.sum() < SAME * drawn.sum():
+            return redraw_mask(corrections, drawn, (y0, x0), index, under)
         raise EditError(
             f"Cell {under} is one cell there, as it is. Click on a cell that is missing, or "
             "on the other cell where two are one; Split cuts along a line."
