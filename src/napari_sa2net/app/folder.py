@@ -665,6 +665,8 @@ class FolderController:
 
     def _show(self, opened: OpenedImage) -> None:
         before = self.state.current
+        if self.state.images[opened.number].what == "failed":
+            self._set(opened.number, what="", why="")  # it can be read now
         self.state.current, self.state.opening = opened.number, -1
         self._axes = opened.axes
         self.opened.emit(opened)
