@@ -35,6 +35,7 @@ from napari_sa2net.edits.objects import (
     split,
     stroke,
 )
+from napari_sa2net.edits.proposals import Changed, Snapshot, proposal, proposed
 from napari_sa2net.edits.review import Doubt, ReviewQueue
 from napari_sa2net.edits.reviewed import (
     ReviewedMask,
@@ -56,6 +57,7 @@ from napari_sa2net.edits.step import SCHEMA_VERSION, STEP_KINDS, Marks, Patch, R
 __all__ = [
     "SCHEMA_VERSION",
     "STEP_KINDS",
+    "Changed",
     "Corrections",
     "Doubt",
     "History",
@@ -66,6 +68,7 @@ __all__ = [
     "Region",
     "ReviewQueue",
     "ReviewedMask",
+    "Snapshot",
     "Step",
     "accept",
     "accept_in_view",
@@ -82,6 +85,8 @@ __all__ = [
     "mark_region",
     "merge",
     "outlines",
+    "proposal",
+    "proposed",
     "redraw",
     "redraw_mask",
     "region_at",

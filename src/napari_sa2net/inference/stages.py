@@ -489,5 +489,25 @@ def plain_stages(net: Network, dtype: torch.dtype) -> _Plain:
     return PlainUNet(net, dtype) if isinstance(net, FocalUNet) else PlainSA2Net(net, dtype)
 
 
+def encoded(net: Network, x: Tensor) -> tuple[list[Tensor], Tensor]:
+    """What a network's decoder is given: the skips of strides 1, 2, 4, 8, and the deepest.
+
+    Parameters
+    ----------
+    net
+        In evaluation, on its device.
+    x : (B, in_channels, h, w), h and w multiples of 16
+    """
+    stages = plain_stages(net, torch.float32)
+    whole = (0, x.shape[-2], 0, x.shape[-1])
+    values: Memo = {}
+    _begin(stages, packed(x), whole, [whole] * len(STAGES), None, values)
+    skips = []
+    for i in range(len(STAGES)):
+        skip = stages.attended(i, values[f"scale_{i}"], values.get(f"gated_{i}"))
+        skips.append(stages.excited(i, skip, None))
+    return skips, values["up_16"]
+
+
 def _doubled(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="nearest")
