@@ -422,7 +422,7 @@ class CorrectEngine:
         """
         box = box_of(outline, source.shape)
         request = BoxRequest(
-            **self._about(source, box, instances, diameter),
+            **self.about(source, box, instances, diameter),
             cells=source.key,
             index=source.plane,
             box=box,
@@ -462,7 +462,7 @@ class CorrectEngine:
         )
         y0, y1, x0, x1 = box
         request = ClickRequest(
-            **self._about(source, box, self._link.session.instances, None),
+            **self.about(source, box, self._link.session.instances, None),
             cells=source.key,
             index=source.plane,
             box=box,
@@ -474,14 +474,14 @@ class CorrectEngine:
         )
         self._link.ask(request.function, request.arguments(), source.result_key, about=request)
 
-    def _about(
+    def about(
         self,
         source: CellSource,
         box: Box,
         instances: InstanceConfig,
         diameter: float | None,
     ) -> dict[str, Any]:
-        """What a request says of image, model and settings."""
+        """What a request says of image, model and settings; EditError without an image."""
         image, session = source.image, self._link.session
         if image is None or source.corner is None:
             raise EditError(

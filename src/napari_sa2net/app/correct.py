@@ -16,6 +16,7 @@ from psygnal import Signal, SignalGroupDescriptor
 
 from napari_sa2net import edits
 from napari_sa2net.app.cells import (
+    Box,
     BoxRequest,
     CellSource,
     ClickRequest,
@@ -592,12 +593,15 @@ class CorrectController:
         `RestoredCells`: show them as a new layer.
     journal_begun
         Key of the layer and id of the journal of its corrections.
+    waves_changed
+        Key of the layer and what was noted of the waves of learning that it holds.
     """
 
     changed = Signal(str, Change)
     look_at = Signal(int)
     restored = Signal(RestoredCells)
     journal_begun = Signal(str, str)
+    waves_changed = Signal(str, tuple)
 
     def __init__(self, link: EngineLink) -> None:
         self.link = link
@@ -675,6 +679,8 @@ class CorrectController:
                 if session is None:
                     return None
                 self._sessions[source.key] = session
+                if session.waves:
+                    self.waves_changed.emit(source.key, session.waves)
                 if session.journal is not None:
                     self._files.listen(session.journal)
                     self.keeping.taken_up(session.journal.id)
@@ -737,6 +743,28 @@ class CorrectController:
                 return False
             return self._change(
                 key, lambda: own.do(edits.replace_area(own.corrections, start, labels))
+            )
+
+    def about(self, source: CellSource, box: Box) -> dict[str, Any]:
+        """What a request on a box of the shown plane says of image, model and settings."""
+        return self._engine.about(source, box, self.link.session.instances, None)
+
+    def propose(
+        self, key: str, make: Callable[[Corrections], Step], record: Mapping[str, Any]
+    ) -> bool:
+        """Carry out what a model proposes for cells, as one step; False where nothing is left.
+
+        Parameters
+        ----------
+        record
+            What is noted of its making, of plain values.
+        """
+        with self.lock:
+            session = self._sessions.get(key)
+            if session is None:
+                return False
+            return self._change(
+                key, lambda: session.do(make(session.corrections), record), quiet=True
             )
 
     def _take_area(self, session: EditSession, source: CellSource) -> None:
@@ -939,6 +967,9 @@ class CorrectController:
         back = "Taken back: " + words
         self.say(back if taken_back else words[:1].upper() + words[1:])
         self.changed.emit(key, change)
+        session = self._sessions.get(key)
+        if session is not None and session.record_of(change.step) is not None:
+            self.waves_changed.emit(key, session.waves)
         self.show()
         return True
 

@@ -142,14 +142,41 @@ class EditSession:
         self._shown: list[Index] = []
         self._cleared: dict[int, int] = {}
         self._looks: dict[Index, tuple[int, Look]] = {}
+        self._records: list[tuple[Step, Mapping[str, Any]]] = []
 
     # --- steps -----------------------------------------------------------------------
 
-    def do(self, step: Step) -> Change:
-        """Carry out a step; EditConflictError where it does not fit."""
+    def do(self, step: Step, record: Mapping[str, Any] | None = None) -> Change:
+        """Carry out a step; EditConflictError where it does not fit.
+
+        Parameters
+        ----------
+        record
+            Of plain values: how a model made it, where one did.
+        """
         before = self._before()
         self.history.do(step)
+        self.take_record(step, record)
         return self._done("do", step, before)
+
+    def record_of(self, step: Step) -> Mapping[str, Any] | None:
+        """What was noted of a step that a model made; None of those of a person."""
+        return next((record for one, record in self._records if one is step), None)
+
+    def take_record(self, step: Step, record: Mapping[str, Any] | None) -> None:
+        """Note how a model made a step, if one did."""
+        if record:
+            self._records.append((step, record))
+
+    @property
+    def waves(self) -> tuple[Mapping[str, Any], ...]:
+        """What was noted of the steps that a model made, without those taken back."""
+        undone = self.history.undone
+        return tuple(
+            record
+            for step, record in self._records
+            if not any(step is other for other in undone)
+        )
 
     def stroke(self, atoms: Any) -> Change:
         """Take in a stroke that napari has painted already.
@@ -326,7 +353,9 @@ class EditSession:
                     self.journal.append(state.to_bytes(), {"move": "state"})
                     self.journal_error = None
                     return
-            self.journal.append(payload, {"move": how})
+            record = self.record_of(step) if how == "do" else None
+            header = {"move": how} if record is None else {"move": how, "wave": dict(record)}
+            self.journal.append(payload, header)
             self.journal_error = None
         except SA2NetError as error:
             self.journal_error = error
@@ -370,6 +399,7 @@ def replay(session: EditSession, journal: Journal, steps: list[Any], committed: 
             step = Step.from_bytes(entry.payload)
             if move == "do":
                 session.history.do(step)
+                session.take_record(step, entry.header.get("wave"))
             else:
                 session.corrections.apply(step)
         else:

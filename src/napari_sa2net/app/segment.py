@@ -706,6 +706,7 @@ def remember(controller: SegmentController, preferences: dict[str, str]) -> None
         "normalize": session.normalize,
         "where": session.where,
         "planes": session.planes,
+        "live": session.live,
     }
     if controller.instances_chosen:
         now["instances"] = session.instances.model_dump(mode="json")
@@ -744,5 +745,6 @@ def recall(controller: SegmentController, preferences: dict[str, str]) -> None:
     session = controller.session
     session.model, session.predict, session.normalize = model, config, normalize
     session.where, session.planes = where, planes
+    session.live = then.get("live") is True
     if instances is not None:
         controller.set_instances(instances)

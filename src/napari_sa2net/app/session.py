@@ -233,6 +233,8 @@ class Session:
         How long segmenting would take, from the engine's probe; None before it.
     why
         What the See-why page shows of the image; None before it was looked into.
+    live
+        The model learns while cells are corrected.
     error
         What to show; None after the next success or `SegmentController.dismiss_error`.
     """
@@ -262,6 +264,7 @@ class Session:
     found_diameter: float | None = None
     estimate: RunTime | None = None
     why: WhyState | None = None
+    live: bool = False
     error: ErrorInfo | None = None
 
 

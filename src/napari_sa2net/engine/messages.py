@@ -8,7 +8,7 @@ with its result, `Failed` and `WasCancelled` with the same number.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -16,11 +16,15 @@ from napari_sa2net.config import NetworkConfig
 from napari_sa2net.interpret.maps import AttentionMap, CellInspection, Changes, StageStep
 from napari_sa2net.training.compare import (
     Change,
+    HeldBack,
     LossPoint,
     Planned,
     RoundPoint,
     Verdict,
 )
+
+if TYPE_CHECKING:
+    from napari_sa2net.edits import Patch
 
 # --------------------------------------------------------------------------------------------
 # Segmenting, as client and engine speak of it: images, requests and results.
@@ -272,6 +276,36 @@ class WhatIfResult(Changes):
 
 
 # --------------------------------------------------------------------------------------------
+# Learning while a person corrects.
+
+
+@dataclass(frozen=True, eq=False)
+class WaveResult:
+    """What a wave proposes.
+
+    Attributes
+    ----------
+    patch : Patch
+        Changes of the labels that were sent, in pixels of the image; labels of objects that
+        are new are negative.
+    n_learned, n_judged
+        Cells that it learned from; corrections that were held back.
+    before, after
+        Mean score of these by the base model and now, 0 … 1; NaN without any.
+    provenance
+        Of the segmentation, with ``live``: how it learned.
+    """
+
+    patch: Patch
+    n_learned: int
+    n_judged: int
+    before: float
+    after: float
+    seconds: float
+    provenance: dict[str, Any]
+
+
+# --------------------------------------------------------------------------------------------
 # Fine-tuning, as client and engine speak of it. Training has an engine of its own.
 
 # --- requests ----------------------------------------------------------------------------
@@ -360,6 +394,7 @@ __all__ = [
     "FileRef",
     "FineTuneResult",
     "Forget",
+    "HeldBack",
     "ObjectTable",
     "Pause",
     "Progress",
@@ -376,6 +411,7 @@ __all__ = [
     "Summary",
     "TrainProgress",
     "WasCancelled",
+    "WaveResult",
     "WhatIfResult",
     "Whole",
     "Window",

@@ -165,6 +165,11 @@ class Server:
                 self._queue.remove(request)
             self._answer(request)
 
+    def is_waited_for(self) -> bool:
+        """Somebody waits for something that is not answered between two steps."""
+        with self._state:
+            return any(isinstance(r, p.Call) and not _is_quick(r) for r in self._queue)
+
     def _answer(self, request: p.Call | p.Forget | p.Shutdown) -> None:
         assert self._work is not None
         if isinstance(request, p.Forget):

@@ -71,6 +71,7 @@ from napari_sa2net.nn import network_config
 from napari_sa2net.training.compare import (
     Comparison,
     Event,
+    HeldBack,
     LossPoint,
     Notice,
     Planned,
@@ -81,6 +82,7 @@ from napari_sa2net.training.runs import runs_dir
 
 if TYPE_CHECKING:
     from napari_sa2net.training.fine_tune import FineTuned
+    from napari_sa2net.training.live import LivePlane
 
 # --------------------------------------------------------------------------------------------
 # What the training engine does: fine-tuning, with news on the way.
@@ -621,6 +623,7 @@ class Handlers:
         self._models: OrderedDict[tuple[Any, ...], Model] = OrderedDict()
         self._predictors: OrderedDict[tuple[Any, ...], Predictor] = OrderedDict()
         self.explaining = ExplainHandlers(self, server)
+        self._live: tuple[tuple[Any, ...], LivePlane] | None = None
         functions: tuple[Callable[..., Any], ...] = (
             self.segment,
             self.explaining.explain,
@@ -633,6 +636,7 @@ class Handlers:
             self.measure,
             self.measure_image,
             self.object_at,
+            self.wave,
             self.explaining.map_channel,
             self.explaining.inspect,
             self.explaining.what_if,
@@ -648,6 +652,8 @@ class Handlers:
         """Drop what is kept under a key."""
         self.kept.forget(key)
         self.explaining.forget(key)
+        if self._live is not None and self._live[0][0] == key:
+            self._live = None
 
     def info(self, device: str = "auto") -> p.EngineInfo:
         """What this process runs on."""
@@ -834,6 +840,79 @@ class Handlers:
         seen = None if made is None else _inner_and_rim(made, index, box)
         return object_at(image, np.asarray(labels), click, diameter, against, seen)
 
+    def wave(
+        self,
+        job: int,
+        key: str,
+        labels: NDArray[Any],
+        counts: NDArray[np.bool_],
+        areas: NDArray[np.bool_],
+        reviewed: tuple[int, ...],
+        held_back: tuple[HeldBack, ...] = (),
+        window: p.Window = WHOLE,
+        **asked: Any,
+    ) -> p.WaveResult:
+        """Learn from what is reviewed in a box of a plane, and propose the rest anew.
+
+        It gives way to whatever else is asked for: then it is cancelled.
+
+        Parameters
+        ----------
+        key
+            Of the image and its content; what does not change is kept under it.
+        labels
+            Of the window's box.
+        counts, areas
+            Pixels of the box to learn from, and of marked and cleared areas.
+        reviewed
+            Labels of the cells that must not change.
+        held_back
+            Corrections to score by.
+        window
+            Plane and box in the image.
+        **asked
+            See `open`.
+        """
+        # Here, because only who learns needs it.
+        from napari_sa2net.training.live import LivePlane
+
+        index, box = tuple(window.index or ()), window.box
+        assert box is not None
+        stopped = self._server.cancelled(job)
+
+        def cancelled() -> bool:
+            return stopped() or self._server.is_waited_for()
+
+        progress = self.reporter(job)
+        predictor, part, instances, units = self.open(progress, window, **asked)
+        same = (key, index, id(predictor), predictor.config, instances, part.whole.channels)
+        if self._live is None or self._live[0] != same:
+            self._live = None
+            plane = LivePlane(predictor, part, index, instances, progress, cancelled)
+            self._live = (same, plane)
+        plane = self._live[1]
+        labels = np.asarray(labels)
+        made = plane.wave(
+            labels,
+            np.asarray(counts),
+            np.asarray(areas) | np.isin(labels, reviewed),
+            (box[0], box[2]),
+            held_back,
+            progress=progress,
+            cancelled=cancelled,
+            **units,
+        )
+        give_memory_back()
+        return p.WaveResult(
+            made.patch,
+            made.n_learned,
+            made.n_judged,
+            made.before,
+            made.after,
+            made.seconds,
+            made.provenance,
+        )
+
     def _plan(
         self,
         image: Any,
@@ -981,6 +1060,7 @@ class Handlers:
         if key not in self._predictors:
             # One network on the device at a time: its memory is scarce.
             self._predictors.clear()
+            self._live = None
             self.explaining.drop_run()
             self._predictors[key] = Predictor(model, config, input_config=expects)
         predictor = self._predictors[key]

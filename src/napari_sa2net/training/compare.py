@@ -644,3 +644,25 @@ class Notice:
 
 
 Event = Planned | LossPoint | RoundPoint | Notice
+
+
+# --------------------------------------------------------------------------------------------
+# What is held back while a person corrects, as it is sent to the engine.
+
+
+@dataclass(frozen=True, eq=False)
+class HeldBack:
+    """A correction that is scored instead of learned from.
+
+    Attributes
+    ----------
+    corner : (y, x)
+        First pixel in the image.
+    mask : bool (h, w)
+    is_cell : bool
+        False: a place where there is none.
+    """
+
+    corner: tuple[int, int]
+    mask: NDArray[np.bool_]
+    is_cell: bool = True

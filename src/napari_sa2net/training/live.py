@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,17 +20,25 @@ from napari_sa2net.config import (
     CLASSES,
     OUTPUTS,
     FineTuneConfig,
+    InstanceConfig,
     LossConfig,
-    TrainConfig,
     is_taught,
 )
-from napari_sa2net.data.plan import ImagePlan
+from napari_sa2net.data.plan import Box, ImagePlan
+from napari_sa2net.edits import Patch, proposed
 from napari_sa2net.errors import Cancelled, SettingsError, TrainingDataError
-from napari_sa2net.inference.predict import Predictor, whole_plane
+from napari_sa2net.inference.predict import (
+    CancelCallback,
+    Predictor,
+    ProgressCallback,
+    whole_plane,
+)
+from napari_sa2net.inference.segment import Prediction, choose_scale, predict_image
 from napari_sa2net.inference.stages import encoded
 from napari_sa2net.models.file import Model
 from napari_sa2net.nn import STRIDE, Network, pad_to_stride
-from napari_sa2net.training.dataset import class_targets, depths, distance_target, nearest
+from napari_sa2net.training.compare import HeldBack
+from napari_sa2net.training.dataset import class_targets, depths, distance_target
 from napari_sa2net.training.held_out import certain_pixels
 from napari_sa2net.training.losses import deep_supervision_loss, make_loss
 from napari_sa2net.training.replay import agreement, answers_kept, trust
@@ -56,6 +65,8 @@ class LiveConfig:
     distillation
         Weight of the base model's sure answers where nobody has reviewed; times the trust
         that they have earned where somebody has.
+    heads
+        Weights of the heads' losses, main first.
     turned
         In how many ways a window is turned and mirrored, 1 … 8.
     seed
@@ -63,12 +74,13 @@ class LiveConfig:
     """
 
     steps: int = 50
-    batch: int = 2
+    batch: int = 1
     window: int = 192
     learning_rate: float = 2e-3
     weight_decay: float = 0.0
     distillation: float = 1.0
-    turned: int = 4
+    heads: tuple[float, ...] = (1.0,)
+    turned: int = 2
     seed: int = 0
 
 
@@ -91,17 +103,46 @@ class Reviewed:
 
 
 @dataclass(frozen=True, eq=False)
+class Wave:
+    """What became of one wave of learning.
+
+    Attributes
+    ----------
+    patch : Patch
+        As of `edits.proposed`, in pixels of the plane.
+    model : Model
+        That has learned.
+    n_learned, n_judged : int
+        Cells that it learned from; corrections that were held back.
+    before, after : float
+        Their mean score by the base model and by this one; NaN without any.
+    seconds : float
+    provenance : dict
+        Of the segmentation, with ``live``: how it learned.
+    """
+
+    patch: Patch
+    model: Model
+    n_learned: int
+    n_judged: int
+    before: float
+    after: float
+    seconds: float
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
 class _Window:
     """A window of the plane as the network sees it, and what does not change of it."""
 
     skips: list[Tensor]
     deepest: Tensor
-    teacher: Tensor
+    teacher: Tensor | None
 
     @property
     def n_bytes(self) -> int:
         parts = (*self.skips, self.deepest, self.teacher)
-        return sum(t.numel() * t.element_size() for t in parts)
+        return sum(t.numel() * t.element_size() for t in parts if t is not None)
 
 
 class LivePlane:
@@ -118,8 +159,10 @@ class LivePlane:
         Of the whole image.
     index : tuple of int
         Plane of the stack.
-    scale : float
-        Network pixels per image pixel, at which the plane was segmented.
+    instances : InstanceConfig, optional
+        How objects are made; the model's own if not given.
+    progress, cancelled : optional
+        As of `segment`: the size of the objects may have to be found.
 
     Raises
     ------
@@ -128,7 +171,13 @@ class LivePlane:
     """
 
     def __init__(
-        self, predictor: Predictor, plan: ImagePlan, index: tuple[int, ...], scale: float
+        self,
+        predictor: Predictor,
+        plan: ImagePlan,
+        index: tuple[int, ...],
+        instances: InstanceConfig | None = None,
+        progress: ProgressCallback | None = None,
+        cancelled: CancelCallback | None = None,
     ) -> None:
         base = predictor.model
         if not is_taught(base.card.classes):
@@ -136,13 +185,133 @@ class LivePlane:
                 f"Model {base.name!r} has the classes {', '.join(base.card.classes)}; "
                 f"corrections teach models with {', '.join(CLASSES)}, such as 'nuclei'."
             )
-        self.base = base
-        self.device = predictor.device
-        self.plane = predictor.scaled(plan, index, scale)
+        self.base, self.predictor, self.index = base, predictor, index
+        self.plan = plan.whole
+        self.instances = instances or base.card.instance
+        self.device, self.dtype = predictor.device, predictor.dtype
+        # float16 would need scaled gradients
+        self._is_low = self.dtype == torch.bfloat16
+        self.diameter, scale = choose_scale(
+            predictor, self.plan, self.instances, cancelled, progress
+        )
+        self.plane = predictor.scaled(self.plan, index, scale)
+        self._as_base: tuple[Box, NDArray[np.integer]] | None = None
         self._net: Network = copy.deepcopy(base.net).to(self.device).eval()
         self._net.requires_grad_(False)
         self._kept: OrderedDict[tuple[int, int, int, int], _Window] = OrderedDict()
         self._statistics: dict[int, dict[str, Tensor]] = {}
+
+    @property
+    def kept_bytes(self) -> int:
+        """Memory of what is kept of windows."""
+        return sum(one.n_bytes for one in self._kept.values())
+
+    # --- a wave ------------------------------------------------------------------------
+
+    def wave(
+        self,
+        labels: NDArray[np.integer],
+        counts: NDArray[np.bool_],
+        stays: NDArray[np.bool_],
+        corner: tuple[int, int] = (0, 0),
+        judged: Sequence[HeldBack] = (),
+        config: LiveConfig | None = None,
+        progress: ProgressCallback | None = None,
+        cancelled: CancelCallback | None = None,
+        **units: Any,
+    ) -> Wave:
+        """Learn from a box of the plane, and segment anew what nobody has reviewed in it.
+
+        Parameters
+        ----------
+        labels : int (h, w)
+        counts : bool (h, w)
+            Reviewed pixels.
+        stays : bool (h, w)
+            Pixels that must not change, such as those of reviewed cells.
+        corner : (y, x)
+            First pixel of the box.
+        judged : sequence of HeldBack
+            Reviewed, but held back to score by.
+        progress, cancelled
+            As of `segment`.
+        **units
+            ``pixel_size_um``, ``z_step_um`` for the provenance.
+
+        Raises
+        ------
+        TrainingDataError
+            If nothing is left to learn from.
+        Cancelled
+        """
+        start = time.perf_counter()
+        config = config or LiveConfig()
+        reviewed = Reviewed(labels, without(counts, labels, judged, corner), corner)
+        say = progress or (lambda *_: None)
+        model = self.learn(
+            reviewed, config, lambda i, n: say(i, n, "learning from cells"), cancelled
+        )
+        box = (corner[0], corner[0] + labels.shape[0], corner[1], corner[1] + labels.shape[1])
+        before = after = math.nan
+        made = self._predicted(model, box, progress, cancelled)
+        new = _flat(made.labels(self.instances, cancelled))
+        if judged:
+            before = score(self._base_labels(box, progress, cancelled), judged, corner)
+            after = score(new, judged, corner)
+        learned = np.unique(np.asarray(labels)[reviewed.counts])
+        n_learned = int((learned > 0).sum())
+        own = {
+            "base": {"name": self.base.name, "sha256": self.base.sha256},
+            "settings": asdict(config),
+            "cells": n_learned,
+            "held_back": len(judged),
+            "before": None if math.isnan(before) else round(before, 4),
+            "after": None if math.isnan(after) else round(after, 4),
+        }
+        record = replace(made, model=self.base, **units).record(self.instances)
+        return Wave(
+            proposed(labels, new, stays, corner, self.plan.spatial),
+            model,
+            n_learned,
+            len(judged),
+            before,
+            after,
+            time.perf_counter() - start,
+            {**record, "live": own},
+        )
+
+    def _predicted(
+        self,
+        model: Model,
+        box: Box,
+        progress: ProgressCallback | None,
+        cancelled: CancelCallback | None,
+    ) -> Prediction:
+        """The box as another model sees it, at the scale of the base model."""
+        predictor = self.predictor
+        known = predictor.config.model_copy(update={"diameter": self.diameter})
+        if model is not self.base:
+            predictor = Predictor(model, known, input_config=predictor.input)
+        former, predictor.config = predictor.config, known
+        try:
+            return predict_image(
+                model,
+                self.plan.part(self.index or None, box),
+                instances=self.instances,
+                predictor=predictor,
+                progress=progress,
+                cancelled=cancelled,
+            )
+        finally:
+            predictor.config = former
+
+    def _base_labels(
+        self, box: Box, progress: ProgressCallback | None, cancelled: CancelCallback | None
+    ) -> NDArray[np.integer]:
+        if self._as_base is None or self._as_base[0] != box:
+            made = self._predicted(self.base, box, progress, cancelled)
+            self._as_base = (box, _flat(made.labels(self.instances, cancelled)))
+        return self._as_base[1]
 
     # --- learning ----------------------------------------------------------------------
 
@@ -175,11 +344,11 @@ class LivePlane:
         own = dict(net.named_parameters())
         for name, parameter in own.items():
             parameter.requires_grad_(name in names)
-        first = {name: dict(self._net.named_parameters())[name].detach() for name in names}
+        first = dict(self._net.named_parameters())
         learning = [own[name] for name in names]
         optimizer = torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=0.0)
         loss_of = make_loss(LossConfig()).to(self.device)
-        weights = TrainConfig().head_weights
+        weights, n_heads = config.heads, len(config.heads)
         learns_distance = net.n_classes == len(OUTPUTS)
         rng = np.random.default_rng(config.seed)
         trusted = config.distillation * self._trust(lesson, config) if config.distillation else 0
@@ -195,22 +364,27 @@ class LivePlane:
                 (*lesson.draw(rng), int(rng.integers(config.turned)))
                 for _ in range(config.batch)
             ]
-            windows = [self._window(y, x, config.window, turn) for y, x, turn in drawn]
+            windows = [
+                self._window(y, x, config.window, turn, asked=trusted > 0)
+                for y, x, turn in drawn
+            ]
             truth = [lesson.cut(y, x, turn) for y, x, turn in drawn]
             target, counts, certain, distance = (
                 torch.stack(parts).to(self.device) for parts in zip(*truth, strict=True)
             )
             skips = [torch.cat([w.skips[i] for w in windows]).float() for i in range(4)]
-            heads = _decoded(net, skips, torch.cat([w.deepest for w in windows]).float())
+            deepest = torch.cat([w.deepest for w in windows]).float()
+            with torch.autocast(self.device.type, self.dtype, enabled=self._is_low):
+                heads = [h.float() for h in _decoded(net, skips, deepest, n_heads)]
             empty = heads[0].detach()[:, : len(CLASSES)].softmax(1)[:, 0] > 0.5
             mask = counts & (certain | empty)
             deep = distance if learns_distance else None
             loss = deep_supervision_loss(loss_of, heads, weights, target, mask, deep)
             if trusted:
-                teacher = torch.cat([w.teacher for w in windows]).float()
+                teacher = torch.cat([w.teacher for w in windows if w.teacher is not None])
                 rest = (~counts).float()
                 kept = answers_kept(
-                    heads[:1], [teacher], [1.0], rest, FineTuneConfig().confidence
+                    heads[:1], [teacher.float()], [1.0], rest, FineTuneConfig().confidence
                 )
                 loss = loss + trusted * kept
             optimizer.zero_grad(set_to_none=True)
@@ -231,8 +405,9 @@ class LivePlane:
         """How much the base model's answers are worth, by those where a person has looked."""
         counted = np.zeros((2, 2), np.int64)
         for y, x in lesson.places():
-            window = self._window(y, x, config.window, 0)
+            window = self._window(y, x, config.window, 0, asked=True)
             n = len(CLASSES)
+            assert window.teacher is not None
             probability = window.teacher[0, :n].float().softmax(0).cpu().numpy()
             target, counts, certain, _ = lesson.cut(y, x, 0)
             sure = (counts & certain).numpy()
@@ -241,34 +416,96 @@ class LivePlane:
             )
         return trust(counted)
 
-    def _window(self, y: int, x: int, side: int, turn: int) -> _Window:
+    def _window(self, y: int, x: int, side: int, turn: int, asked: bool) -> _Window:
+        """A window; ``asked``: with what the base model says of it."""
         key = (y, x, side, turn)
-        if key not in self._kept:
-            self._kept[key] = self._encoded(y, x, side, turn)
-            held = sum(one.n_bytes for one in self._kept.values())
-            while held > KEPT_BYTES and len(self._kept) > 1:
-                held -= self._kept.popitem(last=False)[1].n_bytes
+        known = self._kept.get(key)
+        if known is None or (asked and known.teacher is None):
+            self._kept[key] = self._encoded(y, x, side, turn, asked)
+            while self.kept_bytes > KEPT_BYTES and len(self._kept) > 1:
+                self._kept.popitem(last=False)
         self._kept.move_to_end(key)
         return self._kept[key]
 
-    def _encoded(self, y: int, x: int, side: int, turn: int) -> _Window:
+    def _encoded(self, y: int, x: int, side: int, turn: int, asked: bool) -> _Window:
         height, width = self.plane.shape
         pixels = self.plane.read(y, min(height, y + side), x, min(width, x + side))
         image = torch.from_numpy(_turned(np.asarray(pixels), turn))[None].to(self.device)
         image = pad_to_stride(image).contiguous(memory_format=torch.channels_last)
         with torch.no_grad(), whole_plane(self._net, self.plane, kept=self._statistics):
-            skips, deepest = encoded(self._net, image)
-            teacher = _decoded(self._net, skips, deepest)[0]
+            with torch.autocast(self.device.type, self.dtype, enabled=self._is_low):
+                skips, deepest = encoded(self._net, image)
+                teacher = _decoded(self._net, skips, deepest, 1)[0].half() if asked else None
         # half the memory; what learns is float32
-        return _Window([s.half() for s in skips], deepest.half(), teacher.half())
+        return _Window([s.half() for s in skips], deepest.half(), teacher)
 
 
-def _decoded(net: Network, skips: list[Tensor], deepest: Tensor) -> list[Tensor]:
-    """Logits of the four heads, main first, from what the decoder is given."""
+#: A cell that is covered so well (IoU) scores fully.
+FULL = 0.8
+#: So far around what is held back nothing is learned (px), but of other cells.
+AROUND = 8
+
+
+def score(
+    labels: NDArray[np.integer], judged: Sequence[HeldBack], corner: tuple[int, int] = (0, 0)
+) -> float:
+    """Mean score of what is held back, 0 … 1.
+
+    A cell scores by the best IoU with an object, fully from `FULL` on; a place without cells
+    fully where no object lies on half of it or more. NaN without any.
+    """
+    areas = np.bincount(np.asarray(labels).ravel())
+    scores = []
+    for one in judged:
+        y, x = one.corner[0] - corner[0], one.corner[1] - corner[1]
+        height, width = one.mask.shape
+        under = np.asarray(labels[y : y + height, x : x + width])[one.mask]
+        on = np.bincount(under[under > 0], minlength=1)
+        if one.is_cell:
+            best = 0.0
+            for label in np.flatnonzero(on).tolist():
+                best = max(best, on[label] / (one.mask.sum() + areas[label] - on[label]))
+            scores.append(min(1.0, best / FULL))
+        else:
+            scores.append(float(2 * on.sum() < one.mask.sum()))
+    return float(np.mean(scores)) if scores else math.nan
+
+
+def without(
+    counts: NDArray[np.bool_],
+    labels: NDArray[np.integer],
+    judged: Sequence[HeldBack],
+    corner: tuple[int, int] = (0, 0),
+) -> NDArray[np.bool_]:
+    """Reviewed pixels without what is held back, and what lies around it."""
+    out = np.array(counts, bool)
+    for one in judged:
+        y, x = one.corner[0] - corner[0], one.corner[1] - corner[1]
+        height, width = one.mask.shape
+        y0, x0 = max(0, y - AROUND), max(0, x - AROUND)
+        part = np.s_[y0 : y + height + AROUND, x0 : x + width + AROUND]
+        own = np.zeros(out[part].shape, bool)
+        own[y - y0 : y - y0 + height, x - x0 : x - x0 + width] = one.mask
+        near = ndimage.distance_transform_edt(~own) <= AROUND
+        out[part] &= ~near | ((np.asarray(labels[part]) > 0) & ~own)
+    return out
+
+
+def _flat(labels: Any) -> NDArray[np.integer]:
+    """Labels of one plane, without the axes of the stack."""
+    array = np.asarray(labels)
+    return array.reshape(array.shape[-2:])
+
+
+def _decoded(
+    net: Network, skips: list[Tensor], deepest: Tensor, n_heads: int
+) -> list[Tensor]:
+    """Logits of the first heads, main first, from what the decoder is given."""
     p4 = net.up4(deepest, skips[3])
     p3 = net.up3(p4, skips[2])
     p2 = net.up2(p3, skips[1])
-    return net.heads([p4, p3, p2, net.up1(p2, skips[0])], deep_supervision=True)
+    decoded = [p4, p3, p2, net.up1(p2, skips[0])]
+    return net.heads(decoded, deep_supervision=n_heads > 1)[:n_heads]
 
 
 def _share(step: int, steps: int) -> float:

@@ -1,0 +1,310 @@
+"""Learning while a person corrects, without a window: when, what stays, when it rests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import napari_sa2net.app.live as live_module
+from napari_sa2net.app.edit_session import restored_session
+from napari_sa2net.app.live import LiveController
+from napari_sa2net.edits import proposed
+from napari_sa2net.engine import messages as p
+
+#: twelve cells in rows of four
+CENTRES = [(y, x) for y in (20, 50, 80) for x in (20, 50, 80, 110)]
+
+
+def disks(centres: Any = CENTRES, radius: int = 8) -> Any:
+    y, x = np.indices((100, 130))
+    labels = np.zeros((100, 130), np.int32)
+    for label, (cy, cx) in enumerate(centres, 1):
+        labels[np.hypot(y - cy, x - cx) <= radius] = label
+    return labels
+
+
+class Live:
+    """A desk with waves, and the tests' side of the engine."""
+
+    def __init__(self, desk: Any) -> None:
+        self.desk, self.correct = desk, desk.controller
+        self.controller = LiveController(desk.controller)
+        self.state = self.controller.state
+        self.labels = desk.source.labels
+
+    @property
+    def asked(self) -> list[Any]:
+        requests = self.desk.client.requests
+        return [r for r in requests if isinstance(r, p.Call) and r.name == "wave"]
+
+    def accept(self, *labels: int) -> None:
+        for label in labels:
+            assert self.correct.accept(label), self.correct.state.said
+
+    def answer(self, new: Any, before: float = 0.5, after: float = 0.7) -> None:
+        """The engine is done: these are the cells that it sees."""
+        call = self.asked[-1]
+        sent = call.arguments
+        stays = sent["areas"] | np.isin(sent["labels"], sent["reviewed"])
+        box = sent["window"].box
+        patch = proposed(sent["labels"], new, stays, (box[0], box[2]))
+        made = {"live": {"base": {"name": "nuclei"}}}
+        n = len(sent["held_back"])
+        result = p.WaveResult(patch, 4, n, before, after, 1.0, made)
+        self.desk.client.on_event(call.done(result))
+
+
+@pytest.fixture
+def live(desks: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Live]:
+    monkeypatch.setattr(live_module, "REST_S", 3600.0)
+    made = Live(desks(disks()))
+    yield made
+    made.controller.close()
+
+
+def larger() -> Any:
+    """All cells larger, one more, and the last is gone."""
+    labels = disks([*CENTRES[:11], (96, 65)], 11)
+    return labels
+
+
+def test_off_by_default_and_a_wave_after_five_corrections(live: Live) -> None:
+    live.accept(1, 2, 3, 4, 5)
+    assert not live.asked
+    live.controller.set_on(True)
+    assert live.state.running
+    assert live.desk.link.session.live
+    sent = live.asked[0].arguments
+    assert sent["reviewed"] == (1, 2, 3, 4, 5)
+    assert len(sent["held_back"]) == 1
+    np.testing.assert_array_equal(sent["labels"], live.labels)
+    assert sent["counts"][20, 20]
+    assert not sent["counts"][80, 110]
+    assert sent["window"] == p.Window(None, (0, 100, 0, 130))
+
+
+def test_nothing_is_asked_before_enough_is_reviewed(live: Live) -> None:
+    live.controller.set_on(True)
+    assert live.state.words == "Accept or correct 5 more cells."
+    live.accept(1, 2, 3, 4)
+    assert not live.asked
+    assert not live.controller.wave_now()
+    assert live.state.words == "Accept or correct 1 more cell."
+    live.accept(5)
+    assert len(live.asked) == 1
+
+
+def test_reviewed_cells_stay_to_the_pixel_and_one_undo_takes_a_wave_back(live: Live) -> None:
+    live.controller.set_on(True)
+    live.accept(1, 2, 3, 4)
+    assert live.correct.delete(point=(80, 80))  # cell 11: a cleared place
+    assert live.correct.mark("ignore", [(40, 0), (40, 35), (60, 35), (60, 0)])  # around 5
+    before = live.labels.copy()
+    live.answer(larger())
+    after = live.labels
+    assert live.state.words == "Wave 1: 5 cells changed, 1 new, 1 gone."
+    for label in (1, 2, 3, 4, 5):
+        np.testing.assert_array_equal(after == label, before == label)
+    assert not after[disks() == 11].any()
+    assert after[50, 60] == 6
+    assert not after[80, 110]
+    assert live.state.shown == {6, 7, 8, 9, 10, 13}
+    assert live.correct.state.undo == live.state.undo
+    assert "wave 1 (5 cells changed, 1 new, 1 gone)" in live.state.undo
+    assert live.controller.undo()
+    np.testing.assert_array_equal(live.labels, before)
+    assert live.state.undo == ""
+    assert live.state.words == "Wave 1 was taken back."
+    assert not live.state.shown
+    assert len(live.asked) == 1
+    assert live.correct.redo()
+    np.testing.assert_array_equal(live.labels, after)
+
+
+def test_what_is_edited_while_a_wave_runs_wins(live: Live) -> None:
+    live.controller.set_on(True)
+    live.accept(1, 2, 3, 4, 5)
+    live.accept(6)
+    assert live.correct.delete(point=(50, 80))
+    meanwhile = live.labels.copy()
+    assert live.state.running
+    live.answer(larger())
+    np.testing.assert_array_equal(live.labels == 6, meanwhile == 6)
+    assert not live.labels[40:61, 70:91].any()
+    assert live.labels[80, 30] == 9  # larger
+
+
+def test_the_next_wave_begins_with_what_is_new(live: Live) -> None:
+    live.controller.set_on(True)
+    live.accept(1, 2, 3, 4, 5)
+    live.accept(6, 7, 8, 9, 10)
+    assert len(live.asked) == 1  # one at a time
+    live.answer(disks())
+    assert live.state.words == "Learning from 8 corrections… Go on meanwhile."
+    assert len(live.asked) == 2
+    # what is held back is so in every wave
+    boxes = [{held.corner for held in call.arguments["held_back"]} for call in live.asked]
+    assert boxes[0] < boxes[1]
+    live.answer(disks())
+    assert live.state.words == "Wave 2: nothing to change."
+    assert len(live.asked) == 2
+
+
+def test_it_rests_when_it_does_not_help(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_module, "JUDGES", 1)
+    live.controller.set_on(True)
+    live.accept(1, 2, 3, 4, 5)
+    before = live.labels.copy()
+    live.answer(larger(), before=0.7, after=0.6)
+    np.testing.assert_array_equal(live.labels, before)  # worse is not shown
+    assert "no better, so nothing was changed" in live.state.words
+    assert not live.state.resting
+    live.accept(6, 7, 8, 9, 10)
+    live.answer(larger(), before=0.7, after=0.7)
+    assert live.state.resting
+    assert live.state.words.startswith("Learning rests: ")
+    live.accept(11)
+    assert not live.controller.state.running
+    assert len(live.asked) == 2
+    live.controller.set_on(False)
+    live.controller.set_on(True)
+    assert len(live.asked) == 3
+
+
+def test_better_in_between_begins_the_count_anew(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_module, "JUDGES", 1)
+    monkeypatch.setattr(live_module, "EVERY", 3)
+    live.controller.set_on(True)
+    for i, after in enumerate((0.5, 0.6, 0.5)):
+        live.accept(*range(4 * i + 1, 4 * i + 5))
+        live.answer(disks(), before=0.5, after=after)
+    assert not live.state.resting
+
+
+def test_off_stops_a_wave_and_what_comes_too_late_is_dropped(live: Live) -> None:
+    stopped: list[Any] = []
+    live.desk.client.cancel = lambda job, force=True: stopped.append((job, force))
+    live.controller.set_on(True)
+    live.accept(1, 2, 3, 4, 5)
+    before = live.labels.copy()
+    live.controller.set_on(False)
+    assert stopped == [(live.asked[0].job, False)]
+    assert not live.state.running
+    live.answer(larger())
+    np.testing.assert_array_equal(live.labels, before)
+    assert live.correct.state.undo == "Undo acceptance of cell 5"
+
+
+def test_an_engine_that_dies_loses_nothing(live: Live) -> None:
+    live.controller.set_on(True)
+    live.accept(1, 2, 3, 4, 5)
+    first = live.asked[0]
+    live.desk.client.on_event(p.Failed(first.job, "EngineError", "The process stopped."))
+    live.desk.client.on_event(p.Died("The process stopped.", restarting=True))
+    assert not live.state.running
+    assert not live.state.resting
+    live.desk.client.on_event(p.Ready(p.EngineInfo("cpu", "CPU", "2", 1)))
+    live.controller._rested()  # after a while
+    assert len(live.asked) == 2
+    second = live.asked[1].arguments
+    assert second["reviewed"] == first.arguments["reviewed"]
+    live.desk.client.on_event(p.Failed(live.asked[1].job, "EngineError", "It stopped again."))
+    assert live.state.resting
+    assert live.state.words == "Learning rests: It stopped again."
+
+
+def test_what_it_cannot_learn_from_is_said(live: Live) -> None:
+    live.controller.set_on(True)
+    live.accept(1, 2, 3, 4, 5)
+    failed = p.Failed(live.asked[0].job, "SettingsError", "Model 'x' has other classes.")
+    live.desk.client.on_event(failed)
+    assert live.state.words == "Learning rests: Model 'x' has other classes."
+    assert live.desk.link.session.error is None
+
+
+def test_a_wave_that_gave_way_is_tried_again(live: Live) -> None:
+    live.controller.set_on(True)
+    live.accept(1, 2, 3, 4, 5)
+    live.desk.client.on_event(p.WasCancelled(live.asked[0].job))
+    assert not live.state.running
+    live.controller._rested()
+    assert len(live.asked) == 2
+
+
+def test_waves_wait_while_an_image_is_segmented(live: Live) -> None:
+    live.desk.link.session.running = True
+    live.controller.set_on(True)
+    live.accept(1, 2, 3, 4, 5)
+    assert not live.asked
+    live.desk.link.session.running = False
+    live.controller._rested()
+    assert len(live.asked) == 1
+
+
+def test_a_result_of_other_pixels_is_dropped(live: Live) -> None:
+    live.controller.set_on(True)
+    live.accept(1, 2, 3, 4, 5)
+    before = live.labels.copy()
+    live.desk.link.outdate("image")
+    live.answer(larger())
+    np.testing.assert_array_equal(live.labels, before)
+
+
+def test_what_is_noted_of_a_wave_follows_undo_and_lies_in_the_journal(live: Live) -> None:
+    noted: list[Any] = []
+    live.correct.waves_changed.connect(lambda key, waves: noted.append((key, waves)))
+    live.controller.set_on(True)
+    live.accept(1, 2, 3, 4, 5)
+    live.answer(larger())
+    assert noted[-1][0] == "cells"
+    assert noted[-1][1][0]["wave"] == 1
+    assert noted[-1][1][0]["live"]["base"]["name"] == "nuclei"
+    live.correct.undo()
+    assert noted[-1][1] == ()
+    live.correct.redo()
+    assert len(noted[-1][1]) == 1
+    session = live.correct.session
+    labels, identity = live.labels.copy(), session.journal.id
+    live.correct.close()
+    again, _ = restored_session(identity, live.desk.image)
+    np.testing.assert_array_equal(again.labels, labels)
+    assert [record["wave"] for record in again.waves] == [1]
+    again.close()
+
+
+def test_the_plane_in_sight(desks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_module, "REST_S", 3600.0)
+    labels = np.stack([disks(), disks()])
+    live = Live(desks(labels, plane=(1,)))
+    live.controller.set_on(True)
+    live.accept(1, 2, 3, 4, 5)
+    assert live.asked[0].arguments["window"].index == (1,)
+    live.answer(larger())
+    np.testing.assert_array_equal(live.labels[0], disks())
+    assert (live.labels[1] != disks()).any()
+    live.controller.close()
+
+
+def test_a_huge_plane_within_bounds(desks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_module, "REST_S", 3600.0)
+    monkeypatch.setattr(live_module, "MOST_PIXELS", 80 * 80)
+    live = Live(desks(disks()))
+    live.controller.set_on(True)
+    live.accept(1, 2, 3, 4, 5)
+    y0, y1, x0, x1 = live.asked[0].arguments["window"].box
+    assert (y1 - y0) * (x1 - x0) <= 80 * 80
+    assert live.asked[0].arguments["labels"].shape == (y1 - y0, x1 - x0)
+
+
+def test_cells_of_no_image(desks: Any) -> None:
+    live = Live(desks(disks(), corner=None))
+    live.controller.set_on(True)
+    live.accept(1, 2, 3, 4, 5)
+    assert not live.asked
+    assert live.state.words == live_module.NO_IMAGE
+    live.controller.close()

@@ -1,0 +1,176 @@
+"""A wave of learning: what it learns from, what it leaves, and what it says of itself."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_sa2net.config import PredictConfig
+from napari_sa2net.data.samples import synthetic_nuclei
+from napari_sa2net.errors import Cancelled, TrainingDataError
+from napari_sa2net.inference.predict import Predictor
+from napari_sa2net.inference.segment import plan_for, predict_image
+from napari_sa2net.metrics import pool, score_image
+from napari_sa2net.models import load_model
+from napari_sa2net.training.compare import HeldBack
+from napari_sa2net.training.live import (
+    LiveConfig,
+    LivePlane,
+    Reviewed,
+    score,
+    without,
+)
+
+SIDE, LEFT = 256, 128
+PREDICT = PredictConfig(device="cpu", precision="float32", rescale=False)
+
+
+@pytest.fixture(scope="module")
+def unusual() -> tuple[Any, Any]:
+    """Dark cells in bright noise, and where they are."""
+    image, truth = synthetic_nuclei((SIDE, SIDE), 60, 20, 3)
+    grey = image.astype(np.float32)
+    grey = grey[..., 0] if grey.ndim == 3 else grey
+    grey = 1 - (grey - grey.min()) / np.ptp(grey)
+    rng = np.random.default_rng(0)
+    return grey + 0.08 * rng.standard_normal(grey.shape), truth.astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def plane(unusual: Any, tiny_model: Path) -> LivePlane:
+    model = load_model(tiny_model)
+    plan = plan_for(model, unusual[0], predict=PREDICT)
+    return LivePlane(Predictor(model, PREDICT), plan, ())
+
+
+def ap50(labels: Any, truth: Any) -> float:
+    return float(pool([score_image(labels, truth)])["ap50"])
+
+
+def segmented(plane: LivePlane, model: Any) -> Any:
+    made = predict_image(model, plane.plan, PREDICT)
+    return np.asarray(made.labels(plane.instances))
+
+
+def left_half(truth: Any) -> Any:
+    """Reviewed pixels."""
+    counts = np.zeros(truth.shape, bool)
+    counts[:, :LEFT] = True
+    return counts
+
+
+def test_what_nobody_has_reviewed_gets_better(plane: LivePlane, unusual: Any) -> None:
+    _, truth = unusual
+    counts = left_half(truth)
+    before = segmented(plane, plane.base)
+    model = plane.learn(Reviewed(truth * counts, counts), LiveConfig(steps=60))
+    after = segmented(plane, model)
+    right = np.s_[:, LEFT:]
+    gain = ap50(after[right], truth[right]) - ap50(before[right], truth[right])
+    assert gain > 0.15
+    # only the decoder has learned, and the base model is as it was
+    for name, value in model.net.state_dict().items():
+        if not name.startswith(("up", "outc")) or "running" in name:
+            np.testing.assert_array_equal(value, plane.base.net.state_dict()[name])
+    np.testing.assert_array_equal(segmented(plane, plane.base), before)
+
+
+def test_a_wave_leaves_what_is_reviewed_and_says_how_it_learned(
+    plane: LivePlane, unusual: Any
+) -> None:
+    _, truth = unusual
+    counts = left_half(truth)
+    labels = np.where(counts, truth, 0).astype(np.int32)
+    stays = labels > 0
+    held = int(truth[:, : LEFT - 30].max())
+    box = np.argwhere(truth == held)
+    (y0, x0), (y1, x1) = box.min(0), box.max(0) + 1
+    judged = (HeldBack((int(y0), int(x0)), truth[y0:y1, x0:x1] == held),)
+    said: list[str] = []
+    wave = plane.wave(
+        labels,
+        counts,
+        stays,
+        judged=judged,
+        config=LiveConfig(steps=20),
+        progress=lambda *what: said.append(what[2]),
+    )
+    rows, cols = wave.patch.pixels()
+    assert rows.size
+    assert not stays[rows, cols].any()
+    assert wave.n_judged == 1
+    assert wave.n_learned == len(np.unique(labels[labels > 0])) - 1
+    assert 0 <= wave.before <= 1
+    assert 0 <= wave.after <= 1
+    live = wave.provenance["live"]
+    assert live["base"]["name"] == plane.base.name
+    assert live["settings"]["steps"] == 20
+    assert (live["cells"], live["held_back"]) == (wave.n_learned, 1)
+    assert wave.provenance["settings"]["predict"]["rescale"] is False
+    assert "learning from cells" in said
+    again = plane.wave(labels, counts, stays, judged=judged, config=LiveConfig(steps=20))
+    np.testing.assert_array_equal(again.patch.new, wave.patch.new)
+
+
+def test_what_is_held_back_has_no_say(plane: LivePlane, unusual: Any) -> None:
+    """Its pixels may be anything: the weights are the same."""
+    _, truth = unusual
+    counts = left_half(truth)
+    own = truth == 1
+    box = np.argwhere(own)
+    (y0, x0), (y1, x1) = box.min(0), box.max(0) + 1
+    judged = (HeldBack((int(y0), int(x0)), own[y0:y1, x0:x1]),)
+    left = without(counts, truth, judged)
+    assert not left[own].any()
+    other = truth.copy()
+    other[own] = 0
+    both = [
+        plane.learn(Reviewed(labels, left), LiveConfig(steps=3)).net.state_dict()
+        for labels in (truth, other)
+    ]
+    for name, value in both[0].items():
+        # the neighbours' outlines may be seen otherwise, but not learned so
+        np.testing.assert_allclose(value, both[1][name], atol=1e-5)
+
+
+def test_scores_of_what_is_held_back() -> None:
+    labels = np.zeros((40, 40), np.int32)
+    labels[5:15, 5:15] = 3
+    cell = HeldBack((5, 5), np.ones((10, 10), bool))
+    half = HeldBack((5, 5), np.ones((10, 20), bool))
+    missed = HeldBack((25, 25), np.ones((5, 5), bool))
+    place = HeldBack((25, 5), np.ones((5, 5), bool), is_cell=False)
+    wrong = HeldBack((5, 5), np.ones((5, 5), bool), is_cell=False)
+    assert score(labels, [cell]) == 1
+    assert score(labels, [half]) == pytest.approx(0.5 / 0.8)
+    assert score(labels, [missed, place]) == 0.5
+    assert score(labels, [wrong]) == 0
+    assert math.isnan(score(labels, []))
+    assert score(labels[3:, 3:], [cell, missed], (3, 3)) == 0.5
+
+
+def test_nothing_reviewed_and_cancelled(plane: LivePlane, unusual: Any) -> None:
+    _, truth = unusual
+    nothing = np.zeros(truth.shape, bool)
+    with pytest.raises(TrainingDataError, match="Nothing is reviewed"):
+        plane.learn(Reviewed(truth, nothing))
+    steps: list[int] = []
+    with pytest.raises(Cancelled):
+        plane.learn(
+            Reviewed(truth, left_half(truth)),
+            on_step=lambda i, _: steps.append(i),
+            cancelled=lambda: len(steps) == 2,
+        )
+
+
+def test_what_is_kept_of_windows_is_bounded(
+    plane: LivePlane, unusual: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, truth = unusual
+    monkeypatch.setattr("napari_sa2net.training.live.KEPT_BYTES", 2**20)
+    plane.learn(Reviewed(truth, left_half(truth)), LiveConfig(steps=6))
+    assert plane.kept_bytes <= 2**20
