@@ -364,6 +364,43 @@ QUICK: dict[str, Any] = {
 }
 
 
+class LiveConfig(Settings):
+    """How a model learns for seconds while a person corrects.
+
+    Chosen by ``benchmarks/bench_live.py`` on training images.
+    """
+
+    steps: int = Field(50, ge=1, le=1000, title="Steps", description="Fewer on a slow machine")
+    seconds: float = Field(
+        20.0,
+        gt=0,
+        title="Time (seconds)",
+        description="On a slow machine learning ends by then, with fewer steps",
+    )
+    batch: int = Field(1, ge=1, le=16, title="Batch size")
+    window: int = Field(
+        192, ge=64, le=1024, multiple_of=16, title="Window", description="network pixels"
+    )
+    learning_rate: float = Field(2e-3, gt=0, le=1, title="Learning rate", description="peak")
+    pull: float = Field(
+        0.0,
+        ge=0,
+        title="Pull",
+        description="Towards the weights of the model that it begins from, per learning rate",
+    )
+    distillation: float = Field(
+        1.0,
+        ge=0,
+        title="Former answers",
+        description="Weight of what the model was sure of where nobody has reviewed, times the "
+        "trust that it has earned where somebody has",
+    )
+    turned: int = Field(
+        2, ge=1, le=8, title="Turned", description="In how many ways a window is turned"
+    )
+    seed: int = Field(0, title="Seed")
+
+
 class FineTuneConfig(LossConfig):
     """How a model learns from corrections."""
 
@@ -522,6 +559,7 @@ __all__ = [
     "Gamma",
     "InputConfig",
     "InstanceConfig",
+    "LiveConfig",
     "LevelsOf",
     "LossConfig",
     "NetworkConfig",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_sa2net.config import PredictConfig
+from napari_sa2net.config import LiveConfig, PredictConfig
 from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.errors import Cancelled, TrainingDataError
 from napari_sa2net.inference.predict import Predictor
@@ -17,13 +17,7 @@ from napari_sa2net.inference.segment import plan_for, predict_image
 from napari_sa2net.metrics import pool, score_image
 from napari_sa2net.models import load_model
 from napari_sa2net.training.compare import HeldBack
-from napari_sa2net.training.live import (
-    LiveConfig,
-    LivePlane,
-    Reviewed,
-    score,
-    without,
-)
+from napari_sa2net.training.live import FEWEST, LivePlane, Reviewed, score, without
 
 SIDE, LEFT = 256, 128
 PREDICT = PredictConfig(device="cpu", precision="float32", rescale=False)
@@ -67,7 +61,7 @@ def test_what_nobody_has_reviewed_gets_better(plane: LivePlane, unusual: Any) ->
     _, truth = unusual
     counts = left_half(truth)
     before = segmented(plane, plane.base)
-    model = plane.learn(Reviewed(truth * counts, counts), LiveConfig(steps=60))
+    model = plane.learn(Reviewed(truth * counts, counts), LiveConfig(steps=40, seconds=1e6))
     after = segmented(plane, model)
     right = np.s_[:, LEFT:]
     gain = ap50(after[right], truth[right]) - ap50(before[right], truth[right])
@@ -96,7 +90,7 @@ def test_a_wave_leaves_what_is_reviewed_and_says_how_it_learned(
         counts,
         stays,
         judged=judged,
-        config=LiveConfig(steps=20),
+        config=LiveConfig(steps=8, seconds=1e6),
         progress=lambda *what: said.append(what[2]),
     )
     rows, cols = wave.patch.pixels()
@@ -108,11 +102,11 @@ def test_a_wave_leaves_what_is_reviewed_and_says_how_it_learned(
     assert 0 <= wave.after <= 1
     live = wave.provenance["live"]
     assert live["base"]["name"] == plane.base.name
-    assert live["settings"]["steps"] == 20
+    assert live["settings"]["steps"] == 8
     assert (live["cells"], live["held_back"]) == (wave.n_learned, 1)
     assert wave.provenance["settings"]["predict"]["rescale"] is False
     assert "learning from cells" in said
-    again = plane.wave(labels, counts, stays, judged=judged, config=LiveConfig(steps=20))
+    again = plane.wave(labels, counts, stays, judged=judged, config=LiveConfig(steps=8, seconds=1e6))
     np.testing.assert_array_equal(again.patch.new, wave.patch.new)
 
 
@@ -129,7 +123,7 @@ def test_what_is_held_back_has_no_say(plane: LivePlane, unusual: Any) -> None:
     other = truth.copy()
     other[own] = 0
     both = [
-        plane.learn(Reviewed(labels, left), LiveConfig(steps=3)).net.state_dict()
+        plane.learn(Reviewed(labels, left), LiveConfig(steps=3, seconds=1e6)).net.state_dict()
         for labels in (truth, other)
     ]
     for name, value in both[0].items():
@@ -151,6 +145,15 @@ def test_scores_of_what_is_held_back() -> None:
     assert score(labels, [wrong]) == 0
     assert math.isnan(score(labels, []))
     assert score(labels[3:, 3:], [cell, missed], (3, 3)) == 0.5
+
+
+def test_a_slow_machine_takes_fewer_steps(plane: LivePlane, unusual: Any) -> None:
+    _, truth = unusual
+    steps: list[int] = []
+    config = LiveConfig(steps=50, seconds=1e-6)
+    reviewed = Reviewed(truth, left_half(truth))
+    plane.learn(reviewed, config, on_step=lambda i, _: steps.append(i))
+    assert steps == list(range(FEWEST + 1))
 
 
 def test_nothing_reviewed_and_cancelled(plane: LivePlane, unusual: Any) -> None:

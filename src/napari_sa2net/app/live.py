@@ -18,7 +18,7 @@ from napari_sa2net.app.cells import Box, CellSource, Index
 from napari_sa2net.app.correct import CorrectController
 from napari_sa2net.app.edit_session import Change, EditSession
 from napari_sa2net.app.session import ErrorInfo, SegmentRequest
-from napari_sa2net.config import InstanceConfig
+from napari_sa2net.config import InstanceConfig, LiveConfig
 from napari_sa2net.data.commit import Seen
 from napari_sa2net.edits import Changed, Corrections, Patch, Snapshot, Step
 from napari_sa2net.edits.shapes import common
@@ -99,6 +99,8 @@ class WaveRequest(SegmentRequest):
         Corrections to score by.
     since
         The plane as it was.
+    config
+        How it learns.
     acts
         What had been reviewed.
     """
@@ -113,6 +115,7 @@ class WaveRequest(SegmentRequest):
     reviewed: tuple[int, ...]
     held_back: tuple[HeldBack, ...]
     since: Snapshot
+    config: LiveConfig
     acts: frozenset[Act]
 
     function: ClassVar[str] = "wave"
@@ -120,7 +123,7 @@ class WaveRequest(SegmentRequest):
     def arguments(self) -> dict[str, Any]:
         """Of the engine's call."""
         asked = super().arguments()
-        for name in ("labels", "counts", "areas", "reviewed", "held_back"):
+        for name in ("labels", "counts", "areas", "reviewed", "held_back", "config"):
             asked[name] = getattr(self, name)
         return asked
 
@@ -160,12 +163,15 @@ class LiveController:
     Attributes
     ----------
     state : LiveState
+    config : LiveConfig
+        How waves learn.
     """
 
     def __init__(self, correct: CorrectController) -> None:
         self.correct = correct
         self.link = correct.link
         self.state = LiveState()
+        self.config = LiveConfig()
         self._planes: dict[tuple[str, Index], _Plane] = {}
         self._waves: dict[str, int] = {}
         self._asked: tuple[int, WaveRequest] | None = None
@@ -355,6 +361,7 @@ class LiveController:
             reviewed=tuple(sorted(reviewed)),
             held_back=_held_back(corrections, index, held, box, (corner[0], corner[2])),
             since=Snapshot.of(corrections, index),
+            config=self.config,
             acts=acts,
         )
 

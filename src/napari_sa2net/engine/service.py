@@ -21,6 +21,7 @@ from napari_sa2net.config import (
     FineTuneConfig,
     InputConfig,
     InstanceConfig,
+    LiveConfig,
     PredictConfig,
     is_taught,
 )
@@ -215,6 +216,7 @@ class _News:
 
 AS_SET, AS_LEARNED, WHOLE = InstanceConfig(), PredictConfig(), p.Window()
 """How objects are made, how is predicted, and what of an image, where nothing is said."""
+LIVE = LiveConfig()
 
 MAX_BYTES = 3 * 2**29
 """Memory for kept results (1.5 GB); the newest is kept however large it is."""
@@ -849,6 +851,7 @@ class Handlers:
         areas: NDArray[np.bool_],
         reviewed: tuple[int, ...],
         held_back: tuple[HeldBack, ...] = (),
+        config: LiveConfig = LIVE,
         window: p.Window = WHOLE,
         **asked: Any,
     ) -> p.WaveResult:
@@ -868,6 +871,8 @@ class Handlers:
             Labels of the cells that must not change.
         held_back
             Corrections to score by.
+        config
+            How it learns.
         window
             Plane and box in the image.
         **asked
@@ -898,6 +903,7 @@ class Handlers:
             np.asarray(areas) | np.isin(labels, reviewed),
             (box[0], box[2]),
             held_back,
+            config,
             progress=progress,
             cancelled=cancelled,
             **units,

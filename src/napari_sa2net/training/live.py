@@ -7,7 +7,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from napari_sa2net.config import (
     OUTPUTS,
     FineTuneConfig,
     InstanceConfig,
+    LiveConfig,
     LossConfig,
     is_taught,
 )
@@ -46,42 +47,12 @@ from napari_sa2net.training.tuning import CLIP, DECODER
 
 #: Windows begin at multiples of this (network px), so that later waves meet them again.
 GRID = 64
+#: Steps that are taken even where the time is over.
+FEWEST = 5
+#: Share of the way in which the learning rate rises.
+WARM = 0.1
 #: Memory for what is kept of windows (bytes).
 KEPT_BYTES = 256 << 20
-
-
-@dataclass(frozen=True)
-class LiveConfig:
-    """How a wave learns; chosen by `benchmarks/bench_live.py` on training images.
-
-    Attributes
-    ----------
-    steps, batch, window
-        Steps, windows in each, and their side (network px).
-    learning_rate
-        Peak; it falls to 0 along a cosine.
-    weight_decay
-        Towards the base model's weights.
-    distillation
-        Weight of the base model's sure answers where nobody has reviewed; times the trust
-        that they have earned where somebody has.
-    heads
-        Weights of the heads' losses, main first.
-    turned
-        In how many ways a window is turned and mirrored, 1 … 8.
-    seed
-        Of the order of windows.
-    """
-
-    steps: int = 50
-    batch: int = 1
-    window: int = 192
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.0
-    distillation: float = 1.0
-    heads: tuple[float, ...] = (1.0,)
-    turned: int = 2
-    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,7 +233,7 @@ class LivePlane:
         n_learned = int((learned > 0).sum())
         own = {
             "base": {"name": self.base.name, "sha256": self.base.sha256},
-            "settings": asdict(config),
+            "settings": config.model_dump(mode="json"),
             "cells": n_learned,
             "held_back": len(judged),
             "before": None if math.isnan(before) else round(before, 4),
@@ -348,16 +319,19 @@ class LivePlane:
         learning = [own[name] for name in names]
         optimizer = torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=0.0)
         loss_of = make_loss(LossConfig()).to(self.device)
-        weights, n_heads = config.heads, len(config.heads)
         learns_distance = net.n_classes == len(OUTPUTS)
         rng = np.random.default_rng(config.seed)
         trusted = config.distillation * self._trust(lesson, config) if config.distillation else 0
+        began = time.monotonic()
         for step in range(config.steps):
             if cancelled and cancelled():
                 raise Cancelled("Cancelled; nothing was changed.")
             if on_step:
                 on_step(step, config.steps)
-            rate = config.learning_rate * _share(step, config.steps)
+            late = (time.monotonic() - began) / config.seconds
+            if late >= 1 and step >= FEWEST:
+                break
+            rate = config.learning_rate * _share(max(step / config.steps, min(late, 1.0)))
             for group in optimizer.param_groups:
                 group["lr"] = rate
             drawn = [
@@ -375,16 +349,16 @@ class LivePlane:
             skips = [torch.cat([w.skips[i] for w in windows]).float() for i in range(4)]
             deepest = torch.cat([w.deepest for w in windows]).float()
             with torch.autocast(self.device.type, self.dtype, enabled=self._is_low):
-                heads = [h.float() for h in _decoded(net, skips, deepest, n_heads)]
+                heads = [h.float() for h in _decoded(net, skips, deepest)]
             empty = heads[0].detach()[:, : len(CLASSES)].softmax(1)[:, 0] > 0.5
             mask = counts & (certain | empty)
             deep = distance if learns_distance else None
-            loss = deep_supervision_loss(loss_of, heads, weights, target, mask, deep)
+            loss = deep_supervision_loss(loss_of, heads, (1.0,), target, mask, deep)
             if trusted:
                 teacher = torch.cat([w.teacher for w in windows if w.teacher is not None])
                 rest = (~counts).float()
                 kept = answers_kept(
-                    heads[:1], [teacher.float()], [1.0], rest, FineTuneConfig().confidence
+                    heads, [teacher.float()], [1.0], rest, FineTuneConfig().confidence
                 )
                 loss = loss + trusted * kept
             optimizer.zero_grad(set_to_none=True)
@@ -393,10 +367,10 @@ class LivePlane:
             if not (math.isfinite(float(loss.detach())) and math.isfinite(float(norm))):
                 continue
             optimizer.step()
-            if config.weight_decay:
+            if config.pull:
                 with torch.no_grad():
                     for name in names:
-                        own[name].lerp_(first[name], min(1.0, rate * config.weight_decay))
+                        own[name].lerp_(first[name], min(1.0, rate * config.pull))
         return replace(self.base, net=net.cpu().eval().requires_grad_(False), sha256="")
 
     # --- inside ------------------------------------------------------------------------
@@ -435,7 +409,7 @@ class LivePlane:
         with torch.no_grad(), whole_plane(self._net, self.plane, kept=self._statistics):
             with torch.autocast(self.device.type, self.dtype, enabled=self._is_low):
                 skips, deepest = encoded(self._net, image)
-                teacher = _decoded(self._net, skips, deepest, 1)[0].half() if asked else None
+                teacher = _decoded(self._net, skips, deepest)[0].half() if asked else None
         # half the memory; what learns is float32
         return _Window([s.half() for s in skips], deepest.half(), teacher)
 
@@ -497,23 +471,20 @@ def _flat(labels: Any) -> NDArray[np.integer]:
     return array.reshape(array.shape[-2:])
 
 
-def _decoded(
-    net: Network, skips: list[Tensor], deepest: Tensor, n_heads: int
-) -> list[Tensor]:
-    """Logits of the first heads, main first, from what the decoder is given."""
+def _decoded(net: Network, skips: list[Tensor], deepest: Tensor) -> list[Tensor]:
+    """Logits of the main head, in a list, from what the decoder is given."""
     p4 = net.up4(deepest, skips[3])
     p3 = net.up3(p4, skips[2])
     p2 = net.up2(p3, skips[1])
-    decoded = [p4, p3, p2, net.up1(p2, skips[0])]
-    return net.heads(decoded, deep_supervision=n_heads > 1)[:n_heads]
+    # the others would cost as much as all the rest of the loss
+    return net.heads([p4, p3, p2, net.up1(p2, skips[0])], deep_supervision=False)
 
 
-def _share(step: int, steps: int) -> float:
-    """Learning rate as a share of its peak: up over a tenth of the steps, then a cosine."""
-    warm = max(1, steps // 10)
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+def _share(progress: float) -> float:
+    """Learning rate as a share of its peak: up over a tenth of the way, then a cosine."""
+    if progress < WARM:
+        return 0.2 + 0.8 * progress / WARM
+    return 0.5 * (1 + math.cos(math.pi * (progress - WARM) / (1 - WARM)))
 
 
 def _turned(array: NDArray[Any], turn: int) -> NDArray[Any]:

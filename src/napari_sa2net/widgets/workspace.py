@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from napari_sa2net.app.correct import CorrectController
     from napari_sa2net.app.learn import LearnController
+    from napari_sa2net.app.live import LiveController
     from napari_sa2net.app.models import ModelsController
     from napari_sa2net.app.see_why import ExplainController
     from napari_sa2net.widgets.cell_table import CellTable
@@ -157,6 +158,7 @@ class Workspace(QObject):
         correct.changed.connect(self.measured.correct_changed)
         correct.restored.connect(cells.show_restored)
         correct.journal_begun.connect(cells.set_journal)
+        correct.waves_changed.connect(cells.set_waves)
         correct.state.events.folder.connect(self._folder_chosen)
 
         def refresh(_: Any = None) -> None:
@@ -167,6 +169,15 @@ class Workspace(QObject):
         self.controller.result_ready.connect(refresh)
         refresh()
         return correct
+
+    @cached_property
+    def live(self) -> LiveController:
+        """Of the Correct page: what is learned while a person corrects."""
+        from napari_sa2net.app.live import LiveController
+
+        live = LiveController(self.correct)
+        self.session.events.live.connect(self._remember)
+        return live
 
     @cached_property
     def learn(self) -> LearnController:
@@ -247,7 +258,8 @@ class Workspace(QObject):
                 if workspace is self:
                     del _workspaces[viewer]
             self.dispatch.close()
-            for part in (self._made("learn"), self.controller, self._made("correct")):
+            live, learn, correct = map(self._made, ("live", "learn", "correct"))
+            for part in (live, learn, self.controller, correct):
                 if part is not None:
                     part.close()
             models = self._made("models")

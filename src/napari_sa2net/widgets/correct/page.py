@@ -27,7 +27,7 @@ from napari_sa2net.widgets.controls import (
     vbox,
 )
 from napari_sa2net.widgets.correct.bench import CellsRow, CheatSheet, OfferBox, ToolBench
-from napari_sa2net.widgets.correct.sections import KeepSection, ReviewSection
+from napari_sa2net.widgets.correct.sections import KeepSection, LiveSection, ReviewSection
 from napari_sa2net.widgets.correct.tools import TOOLS
 from napari_sa2net.widgets.napari_port.keys import Keys
 from napari_sa2net.widgets.napari_port.reviewed_layer import ReviewedLayer
@@ -55,6 +55,7 @@ class CorrectPage(PageWidget):
         self._workspace = workspace
         self.session = workspace.session
         self.controller = workspace.correct
+        self.live = workspace.live
         self.state = self.controller.state
         self.port = workspace.port
         self.cells = workspace.cells
@@ -116,13 +117,14 @@ class CorrectPage(PageWidget):
         self.progress = ProgressLine()
         self.error = error_box(self, self._workspace)
         self.review = ReviewSection()
+        self.learning = LiveSection(self.live, self.connections)
         self.keep = KeepSection(self.controller, self.connections)
         self.sheet = CheatSheet()
         self.work, self.body = QWidget(), QWidget()
         vbox(form, self.offers, self.no_cells, on=self.work, spacing=8)
         vbox(
-            *(self.odd, self.mend, self.strip, separator(), self.review, self.box),
-            *(self.progress, separator(), self.keep, separator(), self.sheet),
+            *(self.odd, self.mend, self.strip, separator(), self.review, self.learning),
+            *(self.box, self.progress, separator(), self.keep, separator(), self.sheet),
             on=self.body,
             spacing=8,
         )
@@ -165,6 +167,8 @@ class CorrectPage(PageWidget):
         self.review.fix.clicked.connect(self.fix)
         self.review.all.clicked.connect(self.accept_view)
         self.review.outlines.toggled.connect(self._outlines_toggled)
+        self.learning.outlines.toggled.connect(lambda _: self._outline.start())
+        connect(self.live.state.events.shown, lambda _: self._outline.start())
 
     def _bindings(self) -> dict[str, Callable[[], Any]]:
         own: dict[str, Callable[[], Any]] = {
@@ -305,6 +309,8 @@ class CorrectPage(PageWidget):
         if session is None or source is None or layer is None:
             self.reviewed.hide()
         else:
+            shown = self.live.state.shown if self.learning.outlines.isChecked() else ()
+            self.reviewed.propose(layer, session, source.plane, frozenset(shown))
             self.reviewed.show(layer, session, source.plane, self.state.review.label)
         if self.reviewed.layer is not None:
             self.outline_undo_keys.bind(self.reviewed.layer)

@@ -11,6 +11,7 @@ from qtpy.QtWidgets import (
 
 from napari_sa2net.app.correct import CorrectController, Review
 from napari_sa2net.app.keep import WhatToKeep
+from napari_sa2net.app.live import LiveController
 from napari_sa2net.widgets.controls import (
     FolderRow,
     Form,
@@ -124,6 +125,47 @@ def _would(what: WhatToKeep) -> str:
             f"{where} is reviewed any more: takes back what you had kept of {them}."
         )
     return " ".join(sentences)
+
+
+# --------------------------------------------------------------------------------------------
+# Learning while a person corrects: a switch, and a line on the last wave.
+
+
+class LiveSection(QWidget):
+    """Whether the model learns meanwhile, what that has changed, and the way back."""
+
+    def __init__(self, controller: LiveController, connections: Connections) -> None:
+        super().__init__()
+        self._state = state = controller.state
+        self.switch = check_box(
+            "Learn while I correct",
+            "After every few cells that you accept or correct, the model learns from them for "
+            "some seconds, in the background, and the cells that nobody has reviewed are found "
+            "anew. What you have reviewed is never touched. It works on the plane in sight",
+        )
+        self.words = muted()
+        self.undo = link_button("Undo", "")
+        self.outlines = check_box(
+            "Outline what changed", "Pink lines around cells that the last wave changed or found"
+        )
+        self.outlines.setChecked(True)
+        row = hbox(self.outlines, None, self.undo)
+        self.below = QWidget()
+        vbox(row, on=self.below)
+        vbox(self.switch, self.words, self.below, on=self)
+        self.switch.toggled.connect(controller.set_on)
+        self.undo.clicked.connect(controller.undo)
+        events = state.events
+        connections.follow(self._show, events.on, events.words, events.undo, events.shown)
+
+    def _show(self) -> None:
+        state = self._state
+        self.switch.setChecked(state.on)
+        show_text(self.words, state.words)
+        self.below.setVisible(bool(state.shown or state.undo))
+        self.outlines.setVisible(bool(state.shown))
+        self.undo.setVisible(bool(state.undo))
+        self.undo.setToolTip(state.undo)
 
 
 # --------------------------------------------------------------------------------------------

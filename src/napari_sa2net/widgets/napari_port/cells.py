@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from napari_sa2net.widgets.napari_port.port import NapariPort
 
 JOURNAL_KEY = "journal"
+WAVES_KEY = "waves"
 
 
 class CellLayers:
@@ -271,6 +272,13 @@ class CellLayers:
             ours = {**layer.metadata.get(METADATA_KEY, {}), JOURNAL_KEY: journal}
             layer.metadata = {**layer.metadata, METADATA_KEY: ours}
             self.changed.emit()
+
+    def set_waves(self, key: str, waves: tuple[Any, ...]) -> None:
+        """Note on the layer what it holds of waves of learning."""
+        layer = self.find(key)
+        if layer is not None:
+            ours = {**layer.metadata.get(METADATA_KEY, {}), WAVES_KEY: list(waves)}
+            layer.metadata = {**layer.metadata, METADATA_KEY: ours}
 
     def go_to(
         self, index: tuple[int, ...], box: tuple[int, int, int, int], typical: float

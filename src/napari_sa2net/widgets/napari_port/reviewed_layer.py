@@ -30,15 +30,18 @@ if TYPE_CHECKING:
 
 Box = tuple[int, int, int, int]
 
-REVIEWED, IGNORED, CURRENT, AROUND = 1, 2, 3, 4
+REVIEWED, IGNORED, CURRENT, AROUND, PROPOSED = 1, 2, 3, 4, 5
 _COLORS: Any = {
     REVIEWED: "#2ee6d6",
     IGNORED: "#ff9f1c",
     CURRENT: "#ffffff",
     # beside the white, so that it is seen over bright pictures, too
     AROUND: "#000000",
+    PROPOSED: "#ff6ad5",
     None: "transparent",
 }
+#: of more cells the layer is made anew instead of being changed in so many places
+MANY = 40
 NAME, CHOSEN = "reviewed", "chosen cell"
 
 
@@ -51,6 +54,8 @@ class ReviewedLayer:
         The outlines are to be seen.
     current : int
         Label of the cell under review; it has an outline of its own.
+    proposed : frozenset of int
+        Cells that a wave of learning has changed or found, see `propose`.
     """
 
     def __init__(self, viewer: Viewer) -> None:
@@ -58,6 +63,7 @@ class ReviewedLayer:
         self.layer: Labels | None = None
         self.wanted = True
         self.current = 0
+        self.proposed: frozenset[int] = frozenset()
         self._done: set[int] = set()
         self._session: EditSession | None = None
         self._place: tuple[Any, ...] = ()
@@ -78,7 +84,7 @@ class ReviewedLayer:
             return
         said = session.corrections.marked(index) or session.corrections.regions_of(index)
         self.hide()
-        if not (said or current):
+        if not (said or current or self.proposed):
             return
         height, width = session.corrections.shape
         self._done = reviewed_labels(session.corrections, index)
@@ -88,6 +94,23 @@ class ReviewedLayer:
         self._session, self._place = session, _place(cells, index)
         with keep_selection(self._viewer):
             self._viewer.add_layer(self.layer)
+
+    def propose(
+        self,
+        cells: Labels,
+        session: EditSession,
+        index: tuple[int, ...],
+        proposed: frozenset[int],
+    ) -> None:
+        """Outline other cells as proposed; `show` follows, which makes a layer."""
+        changed, self.proposed = self.proposed ^ proposed, proposed
+        if changed and self.wanted and self._shows(cells, session, index):
+            plane = session.corrections.plane(index)
+            if len(changed) > MANY:
+                self.hide()  # drawn once as a whole
+            else:
+                boxes = [plane.box(label) for label in changed if label in plane]
+                self.update(cells, session, index, boxes)
 
     def update(
         self, cells: Labels, session: EditSession, index: tuple[int, ...], boxes: list[Box]
@@ -138,8 +161,10 @@ class ReviewedLayer:
                 if region.kind == kind:
                     lines[_rim(region.mask(around))] = value
         rims = _rim(labels)
-        here = [label for label in np.unique(labels[rims]).tolist() if label in self._done]
-        lines[rims & np.isin(labels, here)] = REVIEWED
+        there = np.unique(labels[rims]).tolist()
+        for known, value in ((self.proposed, PROPOSED), (self._done, REVIEWED)):
+            here = [label for label in there if label in known]
+            lines[rims & np.isin(labels, here)] = value
         if self.current:
             own = labels == self.current
             lines[binary_dilation(own) & ~own & (lines == 0)] = AROUND
