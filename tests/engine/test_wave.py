@@ -80,9 +80,7 @@ def test_it_gives_way_and_what_is_quick_is_answered_meanwhile(
     segment = call("segment", "s", image=image, model=str(tiny_model), predict=SMALL)
     engine.result(segment)
     wave = engine.submit(call("wave", "live", **asked(image, truth, tiny_model)))
-    engine.wait(
-        lambda e: isinstance(e, p.Progress) and e.job == wave and "learning" in e.what
-    )
+    engine.wait(lambda e: isinstance(e, p.Progress) and e.job == wave and "learning" in e.what)
     quick = engine.submit(call("derive", "s", instances=InstanceConfig(foreground=0.6)))
     other = engine.submit(call("segment", image=image, model=str(tiny_model), predict=SMALL))
     assert isinstance(engine.answer(quick), p.Call)
@@ -155,7 +153,7 @@ def test_killed_in_mid_wave_the_next_begins_from_the_corrections(desk: Any) -> N
     until(lambda: live.state.words.startswith("Wave 1: "))
     session = correct.session
     assert [record["wave"] for record in session.waves] == [1]
-    reviewed = [label for label in session.corrections.marked()]
+    reviewed = list(session.corrections.marked())
     for label in reviewed:
         np.testing.assert_array_equal(labels == label, before == label)
     assert (labels != before).any()

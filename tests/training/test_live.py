@@ -106,7 +106,9 @@ def test_a_wave_leaves_what_is_reviewed_and_says_how_it_learned(
     assert (live["cells"], live["held_back"]) == (wave.n_learned, 1)
     assert wave.provenance["settings"]["predict"]["rescale"] is False
     assert "learning from cells" in said
-    again = plane.wave(labels, counts, stays, judged=judged, config=LiveConfig(steps=8, seconds=1e6))
+    again = plane.wave(
+        labels, counts, stays, judged=judged, config=LiveConfig(steps=8, seconds=1e6)
+    )
     np.testing.assert_array_equal(again.patch.new, wave.patch.new)
 
 

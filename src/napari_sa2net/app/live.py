@@ -1,4 +1,4 @@
-"""Learning while a person corrects: when a wave runs, what of it is shown, and when it rests."""
+"""Learning while a person corrects: when a wave runs, what it changes, and when it rests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from napari_sa2net.app.edit_session import Change, EditSession
 from napari_sa2net.app.session import ErrorInfo, SegmentRequest
 from napari_sa2net.config import InstanceConfig, LiveConfig
 from napari_sa2net.data.commit import Seen
-from napari_sa2net.edits import Changed, Corrections, Patch, Snapshot, Step
+from napari_sa2net.edits import Changed, Corrections, Snapshot, Step
 from napari_sa2net.edits.shapes import common
 from napari_sa2net.engine import messages as p
 from napari_sa2net.errors import EditError
@@ -318,7 +318,9 @@ class LiveController:
         self._engine_key = request.key
         plane = self._plane(source.key, source.plane)
         plane.learned = request.acts
-        number = self.link.ask(request.function, request.arguments(), request.key, about=request)
+        number = self.link.ask(
+            request.function, request.arguments(), request.key, about=request
+        )
         self._asked = (number, request)
         self._show()
         return True
@@ -428,7 +430,7 @@ class LiveController:
             self._consider()
 
     def job_failed(self, call: p.Call, error: ErrorInfo) -> None:
-        """A wave failed; if the engine died, the next begins from the corrections as they are."""
+        """A wave failed; after the engine died the next begins from what is reviewed."""
         if not self._ended(call.job):
             return
         request: WaveRequest = call.about
@@ -462,7 +464,8 @@ class LiveController:
     ) -> Changed | None:
         """Lay a wave over the cells; what it changes."""
         dy, dx = (
-            a - b for a, b in zip(_corner(request.window.box), _corner(request.box), strict=True)
+            a - b
+            for a, b in zip(_corner(request.window.box), _corner(request.box), strict=True)
         )
         raw = result.patch
         patch = replace(raw, index=request.index, rows=raw.rows - dy, cols=raw.cols - dx)
@@ -503,9 +506,7 @@ class LiveController:
         state.shown = plane.shown
         state.words = self._words(plane, session, source)
 
-    def _words(
-        self, plane: _Plane, session: EditSession | None, source: CellSource
-    ) -> str:
+    def _words(self, plane: _Plane, session: EditSession | None, source: CellSource) -> str:
         if not self.state.on:
             return ""
         if source.image is None or source.corner is None:
@@ -583,9 +584,7 @@ def _held_back(
     return tuple(found)
 
 
-def _as_segmented(
-    asked: dict[str, Any], source: CellSource, session: Any
-) -> dict[str, Any]:
+def _as_segmented(asked: dict[str, Any], source: CellSource, session: Any) -> dict[str, Any]:
     """A request that goes in as the segmentation did that made the cells, if one did."""
     known = {entry.name for entry in session.models}
     if source.model in known:

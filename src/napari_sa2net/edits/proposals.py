@@ -44,7 +44,7 @@ class Changed:
 
     @property
     def words(self) -> str:
-        """ "41 cells changed, 12 new, 5 gone"."""
+        """Such as: 41 cells changed, 12 new, 5 gone."""
         n = len(self.changed)
         parts = [f"{n} cell{'' if n == 1 else 's'} changed"]
         parts += [f"{len(self.new)} new"] if self.new else []
@@ -195,9 +195,7 @@ def proposal(
     return step, changed
 
 
-def _changes(
-    corrections: Corrections, index: Index, patch: Patch, fresh: set[int]
-) -> Changed:
+def _changes(corrections: Corrections, index: Index, patch: Patch, fresh: set[int]) -> Changed:
     plane = corrections.plane(index)
     by: dict[int, int] = {}
     for values, sign in ((patch.old, -1), (patch.new, 1)):

@@ -321,7 +321,9 @@ class LivePlane:
         loss_of = make_loss(LossConfig()).to(self.device)
         learns_distance = net.n_classes == len(OUTPUTS)
         rng = np.random.default_rng(config.seed)
-        trusted = config.distillation * self._trust(lesson, config) if config.distillation else 0
+        trusted = (
+            config.distillation * self._trust(lesson, config) if config.distillation else 0
+        )
         began = time.monotonic()
         for step in range(config.steps):
             if cancelled and cancelled():
@@ -385,9 +387,7 @@ class LivePlane:
             probability = window.teacher[0, :n].float().softmax(0).cpu().numpy()
             target, counts, certain, _ = lesson.cut(y, x, 0)
             sure = (counts & certain).numpy()
-            counted += agreement(
-                probability, target.numpy(), sure, FineTuneConfig().confidence
-            )
+            counted += agreement(probability, target.numpy(), sure, FineTuneConfig().confidence)
         return trust(counted)
 
     def _window(self, y: int, x: int, side: int, turn: int, asked: bool) -> _Window:
@@ -406,12 +406,20 @@ class LivePlane:
         pixels = self.plane.read(y, min(height, y + side), x, min(width, x + side))
         image = torch.from_numpy(_turned(np.asarray(pixels), turn))[None].to(self.device)
         image = pad_to_stride(image).contiguous(memory_format=torch.channels_last)
-        with torch.no_grad(), whole_plane(self._net, self.plane, kept=self._statistics):
-            with torch.autocast(self.device.type, self.dtype, enabled=self._is_low):
-                skips, deepest = encoded(self._net, image)
-                teacher = _decoded(self._net, skips, deepest)[0].half() if asked else None
-        # half the memory; what learns is float32
-        return _Window([s.half() for s in skips], deepest.half(), teacher)
+        with (
+            torch.no_grad(),
+            whole_plane(self._net, self.plane, kept=self._statistics),
+            torch.autocast(self.device.type, self.dtype, enabled=self._is_low),
+        ):
+            skips, deepest = encoded(self._net, image)
+            teacher = _decoded(self._net, skips, deepest)[0] if asked else None
+        kept = [_halved(s) for s in skips]
+        return _Window(kept, _halved(deepest), None if teacher is None else _halved(teacher))
+
+
+def _halved(x: Tensor) -> Tensor:
+    """In half the memory, if it holds such values; what learns is float32 all the same."""
+    return x.half() if float(x.abs().max()) < torch.finfo(torch.float16).max else x
 
 
 #: A cell that is covered so well (IoU) scores fully.
@@ -525,16 +533,34 @@ class _Lesson:
         counts = counts[box]
         own = labels * counts
         areas = np.bincount(own.ravel())[1:]
-        diameter = 2 * math.sqrt(float(np.median(areas[areas > 0])) / math.pi) if areas.any() else 0
+        diameter = (
+            2 * math.sqrt(float(np.median(areas[areas > 0])) / math.pi) if areas.any() else 0
+        )
         certain = certain_pixels(labels, counts, diameter)
         certain = counts if certain is None else certain
         y0, x0 = reviewed.corner[0] + int(rows[0]), reviewed.corner[1] + int(columns[0])
         spans = []
-        for first, n, axis in ((y0, counts.shape[0], plane.rows), (x0, counts.shape[1], plane.columns)):
-            spans.append((math.floor(first * axis.scale), min(axis.n_out, math.ceil((first + n) * axis.scale))))
+        for first, n, axis in (
+            (y0, counts.shape[0], plane.rows),
+            (x0, counts.shape[1], plane.columns),
+        ):
+            spans.append(
+                (
+                    math.floor(first * axis.scale),
+                    min(axis.n_out, math.ceil((first + n) * axis.scale)),
+                )
+            )
         (top, bottom), (left, right) = spans
-        at_y = np.clip(np.floor((np.arange(top, bottom) + 0.5) / plane.rows.scale).astype(int) - y0, 0, counts.shape[0] - 1)
-        at_x = np.clip(np.floor((np.arange(left, right) + 0.5) / plane.columns.scale).astype(int) - x0, 0, counts.shape[1] - 1)
+        at_y = np.clip(
+            np.floor((np.arange(top, bottom) + 0.5) / plane.rows.scale).astype(int) - y0,
+            0,
+            counts.shape[0] - 1,
+        )
+        at_x = np.clip(
+            np.floor((np.arange(left, right) + 0.5) / plane.columns.scale).astype(int) - x0,
+            0,
+            counts.shape[1] - 1,
+        )
         at = np.ix_(at_y, at_x)
         labels, counts, certain = labels[at], counts[at], certain[at]
         seen = np.unique((labels * counts)[counts])
@@ -543,7 +569,16 @@ class _Lesson:
             centres = np.asarray(ndimage.center_of_mass(counts, labels * counts, seen))
         else:
             centres = np.argwhere(counts)[:: max(1, int(counts.sum()) // 64)].astype(float)
-        return cls(labels, counts, certain, depths(labels), (top, left), plane.shape, side, centres + (top, left))
+        return cls(
+            labels,
+            counts,
+            certain,
+            depths(labels),
+            (top, left),
+            plane.shape,
+            side,
+            (*centres, top, left),
+        )
 
     def draw(self, rng: np.random.Generator) -> tuple[int, int]:
         """First pixel of a window with something reviewed in it."""
@@ -559,7 +594,11 @@ class _Lesson:
 
     def _snapped(self, at: NDArray[np.floating]) -> tuple[int, int]:
         first = [
-            int(np.clip(round(float(a) / GRID) * GRID, 0, max(0, (n - self.side) // STRIDE * STRIDE)))
+            int(
+                np.clip(
+                    round(float(a) / GRID) * GRID, 0, max(0, (n - self.side) // STRIDE * STRIDE)
+                )
+            )
             for a, n in zip(at, self.shape, strict=True)
         ]
         return first[0], first[1]
@@ -569,15 +608,22 @@ class _Lesson:
         height = min(self.shape[0], y + self.side) - y
         width = min(self.shape[1], x + self.side) - x
         top, left = self.corner
-        rows, columns = self.labels.shape
-        inner = (slice(max(0, y - top), max(0, y + height - top)), slice(max(0, x - left), max(0, x + width - left)))
+        _rows, _columns = self.labels.shape
+        inner = (
+            slice(max(0, y - top), max(0, y + height - top)),
+            slice(max(0, x - left), max(0, x + width - left)),
+        )
         labels = np.zeros((height, width), np.int32)
         counts = np.zeros((height, width), bool)
         certain = np.zeros((height, width), bool)
         part = self.labels[inner]
         oy, ox = max(0, top - y), max(0, left - x)
         here = (slice(oy, oy + part.shape[0]), slice(ox, ox + part.shape[1]))
-        labels[here], counts[here], certain[here] = part, self.counts[inner], self.certain[inner]
+        labels[here], counts[here], certain[here] = (
+            part,
+            self.counts[inner],
+            self.certain[inner],
+        )
         arrays = [
             class_targets(labels).astype(np.int64),
             counts,

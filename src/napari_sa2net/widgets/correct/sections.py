@@ -146,7 +146,8 @@ class LiveSection(QWidget):
         self.words = muted()
         self.undo = link_button("Undo", "")
         self.outlines = check_box(
-            "Outline what changed", "Pink lines around cells that the last wave changed or found"
+            "Outline what changed",
+            "Pink lines around cells that the last wave changed or found",
         )
         self.outlines.setChecked(True)
         row = hbox(self.outlines, None, self.undo)
