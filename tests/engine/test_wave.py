@@ -23,6 +23,7 @@ from napari_sa2net.config import InstanceConfig, LiveConfig, PredictConfig
 from napari_sa2net.data import synthetic_nuclei
 from napari_sa2net.engine import messages as p
 
+pytestmark = pytest.mark.timeout(600)
 SMALL = PredictConfig(tile=192, precision="float32", rescale=False)
 SHAPE = (200, 240)
 

@@ -38,8 +38,9 @@ JUDGES = 3
 WORSE = 0.05
 #: After so many waves in a row that were no better, learning rests.
 PATIENCE = 2
-#: Pixels of the part of a plane that a wave looks at, at most.
-MOST_PIXELS = 2048 * 2048
+#: Pixels of the part of a plane that a wave looks at, at most: more would be felt when a wave
+#: is laid over the cells.
+MOST_PIXELS = 1024 * 1024
 
 #: What a person has said of: a cell by its label, or a cleared place by its id.
 Act = tuple[str, int]
@@ -571,7 +572,7 @@ def _held_back(
         for place in places:
             y0, y1, x0, x1 = place
             inside = y0 >= box[0] and y1 <= box[1] and x0 >= box[2] and x1 <= box[3]
-            if not inside or (y1 - y0) * (x1 - x0) > MOST_PIXELS // 16:
+            if not inside or (y1 - y0) * (x1 - x0) > MOST_PIXELS // 4:
                 continue
             if kind == "cell":
                 mask = corrections.read(index, place) == number

@@ -215,13 +215,11 @@ def _tied(patch: Patch, left: set[int]) -> NDArray[np.bool_]:
     values, which = np.unique(np.concatenate([patch.old, patch.new]), return_inverse=True)
     old, new = which[: patch.old.size], which[patch.old.size :]
     both = (values[old] != 0) & (values[new] != 0)
-    pairs = scipy.sparse.coo_array(
-        (np.ones(int(both.sum()), np.int8), (old[both], new[both])),
-        shape=(values.size, values.size),
-    )
-    group = scipy.sparse.csgraph.connected_components(pairs, directed=False)[1]
-    is_left = np.isin(values, [label for label in left if label])
-    lost = np.isin(group, group[is_left]) & (values != 0)
+    lost = np.isin(values, [label for label in left if label])
+    reached = -1
+    while reached != (reached := int(lost.sum())):
+        spread = both & (lost[old] | lost[new])
+        lost[old[spread]] = lost[new[spread]] = True
     result: NDArray[np.bool_] = lost[old] | lost[new]
     return result
 
