@@ -50,7 +50,7 @@ def test_correct_some_and_the_rest_follows(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(live_module, "REST_S", 3600.0)
+    monkeypatch.setattr(live_module, "REST_S", 0.5)
     # so few steps say little of whether it helps
     monkeypatch.setattr(live_module, "JUDGES", 99)
     page = open_page()

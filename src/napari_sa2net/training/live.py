@@ -577,7 +577,7 @@ class _Lesson:
             (top, left),
             plane.shape,
             side,
-            (*centres, top, left),
+            centres + np.array([top, left]),
         )
 
     def draw(self, rng: np.random.Generator) -> tuple[int, int]:
