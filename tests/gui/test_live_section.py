@@ -67,7 +67,7 @@ def test_correct_some_and_the_rest_follows(
     assert not section.switch.isChecked()
     assert not section.words.text()
     section.switch.click()
-    assert section.words.text() == "Accept or correct 5 more cells."
+    qtbot.waitUntil(lambda: section.words.text() == "Accept or correct 5 more cells.")
     qtbot.waitUntil(lambda: page.session.engine == "ready", timeout=WAIT_MS)
     for label in np.unique(labels[:, :120])[1:8].tolist():
         assert page.controller.accept(label)
@@ -93,7 +93,7 @@ def test_correct_some_and_the_rest_follows(
     section.undo.click()
     np.testing.assert_array_equal(cells.data, before)
     assert cells.metadata[METADATA_KEY]["waves"] == []
-    assert section.words.text() == "Wave 1 was taken back."
+    qtbot.waitUntil(lambda: section.words.text() == "Wave 1 was taken back.")
     assert not section.undo.isVisible()
     section.switch.click()
     assert not live.state.on

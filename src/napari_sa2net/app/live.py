@@ -179,6 +179,7 @@ class LiveController:
         self._engine_key = ""
         self._timer: threading.Timer | None = None
         self._failed = 0
+        self._proposing = False
         self.closed = False
         self.link.answer(("wave",), self)
         correct.changed.connect(self._changed)
@@ -234,7 +235,8 @@ class LiveController:
             if undone:
                 plane.learned = self._acts(session, cells.plane)
                 plane.words, plane.shown = f"Wave {record['wave']} was taken back.", frozenset()
-            self._show()
+            if not self._proposing:
+                self._show()
             return
         if self.state.on:
             self._consider()
@@ -481,8 +483,12 @@ class LiveController:
             return step
 
         record = {**result.provenance, "wave": request.wave, "plane": list(request.index)}
-        if not self.correct.propose(request.cells, make, record):
-            return None
+        self._proposing = True
+        try:
+            if not self.correct.propose(request.cells, make, record):
+                return None
+        finally:
+            self._proposing = False
         self._plane(request.cells, request.index).shown = frozenset(
             (*made[0].changed, *made[0].new)
         )

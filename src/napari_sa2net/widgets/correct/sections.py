@@ -22,6 +22,7 @@ from napari_sa2net.widgets.controls import (
     push_button,
     show_text,
     text_label,
+    timer,
     vbox,
 )
 from napari_sa2net.widgets.napari_port.connections import Connections
@@ -156,8 +157,12 @@ class LiveSection(QWidget):
         vbox(self.switch, self.words, self.below, on=self)
         self.switch.toggled.connect(controller.set_on)
         self.undo.clicked.connect(controller.undo)
+        # once, after the cells are drawn: to lay a page out takes a while
+        self._soon = timer(self, 0, self._show, once=True)
         events = state.events
-        connections.follow(self._show, events.on, events.words, events.undo, events.shown)
+        for event in (events.on, events.words, events.undo, events.shown):
+            connections.connect(event, lambda _: self._soon.start())
+        self._show()
 
     def _show(self) -> None:
         state = self._state
