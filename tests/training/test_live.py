@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.ndimage import binary_dilation
 
 from napari_sa2net.config import LiveConfig, PredictConfig
 from napari_sa2net.data.samples import synthetic_nuclei
@@ -25,13 +26,10 @@ PREDICT = PredictConfig(device="cpu", precision="float32", rescale=False)
 
 @pytest.fixture(scope="module")
 def unusual() -> tuple[Any, Any]:
-    """Dark cells in bright noise, and where they are."""
-    image, truth = synthetic_nuclei((SIDE, SIDE), 60, 20, 3)
-    grey = image.astype(np.float32)
-    grey = grey[..., 0] if grey.ndim == 3 else grey
-    grey = 1 - (grey - grey.min()) / np.ptp(grey)
-    rng = np.random.default_rng(0)
-    return grey + 0.08 * rng.standard_normal(grey.shape), truth.astype(np.int32)
+    """Cells that are no brighter than what is around them, but rougher; and where they are."""
+    truth = synthetic_nuclei((SIDE, SIDE), 40, 24, 3)[1].astype(np.int32)
+    noise = np.random.default_rng(0).standard_normal(truth.shape)
+    return 100 + 20 * noise * np.where(truth > 0, 4, 1), truth
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +43,8 @@ def ap50(labels: Any, truth: Any) -> float:
     return float(pool([score_image(labels, truth)])["ap50"])
 
 
-def segmented(plane: LivePlane, model: Any) -> Any:
-    made = predict_image(model, plane.plan, PREDICT)
+def predicted(plane: LivePlane, model: Any, config: PredictConfig) -> Any:
+    made = predict_image(model, plane.plan, config)
     return np.asarray(made.labels(plane.instances))
 
 
@@ -57,20 +55,23 @@ def left_half(truth: Any) -> Any:
     return counts
 
 
-def test_what_nobody_has_reviewed_gets_better(plane: LivePlane, unusual: Any) -> None:
-    _, truth = unusual
+def test_what_nobody_has_reviewed_gets_better(unusual: Any) -> None:
+    image, truth = unusual
+    model = load_model("nuclei")
+    known = PredictConfig(device="cpu", diameter=24)
+    plane = LivePlane(Predictor(model, known), plan_for(model, image, predict=known), ())
     counts = left_half(truth)
-    before = segmented(plane, plane.base)
-    model = plane.learn(Reviewed(truth * counts, counts), LiveConfig(steps=40, seconds=1e6))
-    after = segmented(plane, model)
+    before = predicted(plane, model, known)
+    child = plane.learn(Reviewed(truth * counts, counts), LiveConfig(steps=30, seconds=1e6))
     right = np.s_[:, LEFT:]
-    gain = ap50(after[right], truth[right]) - ap50(before[right], truth[right])
-    assert gain > 0.15
-    # only the decoder has learned, and the base model is as it was
-    for name, value in model.net.state_dict().items():
-        if not name.startswith(("up", "outc")) or "running" in name:
-            np.testing.assert_array_equal(value, plane.base.net.state_dict()[name])
-    np.testing.assert_array_equal(segmented(plane, plane.base), before)
+    after = predicted(plane, child, known)
+    assert ap50(after[right], truth[right]) > ap50(before[right], truth[right]) + 0.3
+    # only the decoder has learned, its statistics have not, and the base model is as it was
+    base = model.net.state_dict()
+    for name, value in child.net.state_dict().items():
+        same = bool((value == base[name]).all())
+        assert same or (name.startswith(("up", "outc")) and "running" not in name), name
+    np.testing.assert_array_equal(predicted(plane, model, known), before)
 
 
 def test_a_wave_leaves_what_is_reviewed_and_says_how_it_learned(
@@ -116,7 +117,13 @@ def test_what_is_held_back_has_no_say(plane: LivePlane, unusual: Any) -> None:
     """Its pixels may be anything: the weights are the same."""
     _, truth = unusual
     counts = left_half(truth)
-    own = truth == 1
+    # one that touches no other: of two that touch, each tells where the other ends
+    alone = (
+        truth == n
+        for n in np.unique(truth[:, : LEFT - 30])[1:]
+        if set(np.unique(truth[binary_dilation(truth == n, iterations=6)])) == {0, n}
+    )
+    own = next(alone)
     box = np.argwhere(own)
     (y0, x0), (y1, x1) = box.min(0), box.max(0) + 1
     judged = (HeldBack((int(y0), int(x0)), own[y0:y1, x0:x1]),)
@@ -129,7 +136,6 @@ def test_what_is_held_back_has_no_say(plane: LivePlane, unusual: Any) -> None:
         for labels in (truth, other)
     ]
     for name, value in both[0].items():
-        # the neighbours' outlines may be seen otherwise, but not learned so
         np.testing.assert_allclose(value, both[1][name], atol=1e-5)
 
 

@@ -396,9 +396,9 @@ class LivePlane:
         known = self._kept.get(key)
         if known is None or (asked and known.teacher is None):
             self._kept[key] = self._encoded(y, x, side, turn, asked)
-            while self.kept_bytes > KEPT_BYTES and len(self._kept) > 1:
-                self._kept.popitem(last=False)
         self._kept.move_to_end(key)
+        while self.kept_bytes > KEPT_BYTES and len(self._kept) > 1:
+            self._kept.popitem(last=False)
         return self._kept[key]
 
     def _encoded(self, y: int, x: int, side: int, turn: int, asked: bool) -> _Window:

@@ -66,8 +66,8 @@ class Tool:
 TOOLS: tuple[Tool, ...] = (
     Tool(
         "click", "Click a cell", "C", "Make a cell of what you click, or cut one where two are",
-        "Click a cell that was missed or is too small, or one of two that are one. Drag a box to "
-        "bound it; Alt-click takes a cell away.", "box", True,
+        "Click a cell that was missed or is too small, or one of two that are one. Drag a box "
+        "to bound it; Alt-click takes a cell away.", "box", True,
     ),
     Tool(
         "brush", "Brush", "2", "Paint the selected cell with napari's brush",
