@@ -7,6 +7,8 @@ act has a published price. Ways of doing it:
 - correct: the bundled model segments, and what is wrong is corrected.
 - rounds: besides, what was corrected is kept, and a model learns from it after some images;
   the next ones are segmented with that model, if it was better.
+- live: as `correct`, and it learns while the person corrects (`app.live`); a wave comes back
+  after so many seconds of the person's own (`WAVE_S`), who goes on meanwhile.
 
     python -m benchmarks person                                  two images of each source
     python -m benchmarks person --images 10 --seeds 3 --ways hand correct rounds
@@ -37,13 +39,16 @@ from benchmarks.person import CLICK, GOAL, OPERATORS, PRICES, SETTINGS, Desk, K,
 from benchmarks.tables import show
 from benchmarks.training_data import DATA
 
+from napari_sa2net.app.live import LiveController
 from napari_sa2net.config import FineTuneConfig
 from napari_sa2net.data import read_image, synthetic_nuclei
 from napari_sa2net.metrics import pool, score_image
 from napari_sa2net.models import load_model
 
 #: Counts up where the person works in another way, so that older rows are not taken.
-VERSION = 2
+VERSION = 3
+#: Seconds from the beginning of a wave of learning until its cells are there.
+WAVE_S = 8.0
 #: A model learns after so many images of a folder, and with so many steps.
 LEARN_AFTER, STEPS = (3, 6), 240
 #: Seconds per object of people, for comparison: micro-sam's user study (Archit et al., Nature
@@ -157,7 +162,7 @@ class Way:
         """The image is open: show the cells that the person begins with."""
         raise NotImplementedError
 
-    def edited(self) -> None:
+    def edited(self, person: Person) -> None:
         """The person has changed or added cells; others may be changed now."""
 
     def end(self, person: Person) -> None:
@@ -207,9 +212,47 @@ class Rounds(Correct):
             self.desk.learn_and_use(config, self.done)
 
 
+class Live(Correct):
+    """Learned from while the person corrects."""
+
+    name = "live"
+    draws = True
+
+    def __init__(self, desk: Desk, seed: int, images: int) -> None:
+        super().__init__(desk, seed, images)
+        self._live = LiveController(desk.correct)
+        self._live.config = self._live.config.model_copy(update={"seed": seed})
+        self._live.set_on(True)
+        (self._engine,) = desk.engines
+        self._engine.later = frozenset({"wave"})
+        self._begun: float | None = None
+
+    def begin(self, picture: Picture) -> None:
+        super().begin(picture)
+        self._begun = None
+
+    def edited(self, person: Person) -> None:
+        if not self._engine.waiting:
+            self._begun = None
+        elif self._begun is None:
+            self._begun = person.ledger.seconds
+        elif person.ledger.seconds >= self._begun + WAVE_S:
+            self._engine.answer_later()
+            self.desk.work()
+        if "went wrong" in self._live.state.words:
+            raise RuntimeError(self._live.state.words)
+
+    def end(self, person: Person) -> None:
+        super().end(person)
+        self._engine.answer_later()
+        self.desk.work()
+        if self.done == self.images:
+            self._live.close()
+
+
 #: Another way is one more class: what is there at the beginning (`begin`), what follows an act
 #: of the person (`edited`), and what an image (`end`).
-WAYS: dict[str, type[Way]] = {way.name: way for way in (Hand, Correct, Rounds)}
+WAYS: dict[str, type[Way]] = {way.name: way for way in (Hand, Correct, Rounds, Live)}
 
 
 # --- measuring -------------------------------------------------------------------------------
@@ -275,7 +318,7 @@ class Rows:
 
 def measure_key(model: str) -> str:
     """Rows of another key were measured otherwise."""
-    how = [VERSION, PRICES, SETTINGS, LEARN_AFTER, STEPS, load_model(model).sha256]
+    how = [VERSION, PRICES, SETTINGS, LEARN_AFTER, STEPS, WAVE_S, load_model(model).sha256]
     return hashlib.sha256(json.dumps(how).encode()).hexdigest()[:12]
 
 

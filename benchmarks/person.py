@@ -144,6 +144,9 @@ class Engine:
     def __init__(self, on_event: Callable[[p.Event], None], handlers: Any = None) -> None:
         self._on_event = on_event
         self._queue: deque[p.Request] = deque()
+        #: functions that are not answered before `answer_later`
+        self.later: frozenset[str] = frozenset()
+        self.waiting: list[p.Call] = []
         self._handlers = handlers or Handlers(self)  # type: ignore[arg-type]
         #: seconds of the processor, by the engine's function
         self.seconds: dict[str, float] = defaultdict(float)
@@ -156,7 +159,15 @@ class Engine:
     def close(self) -> None: ...
 
     def submit(self, request: p.Request) -> None:
-        self._queue.append(request)
+        if isinstance(request, p.Call) and request.name in self.later:
+            self.waiting.append(request)
+        else:
+            self._queue.append(request)
+
+    def answer_later(self) -> None:
+        """What has waited is answered next."""
+        self._queue.extend(self.waiting)
+        self.waiting.clear()
 
     def work(self) -> bool:
         """Answer the first request that waits; False where there is none."""
@@ -185,6 +196,9 @@ class Engine:
 
     def cancelled(self, job: int) -> Callable[[], bool]:
         return lambda: False
+
+    def is_waited_for(self) -> bool:
+        return False
 
     def signal(self, job: int) -> None: ...
 
@@ -437,7 +451,7 @@ class Person:
         self,
         desk: Desk,
         truth: NDArray[Any],
-        edited: Callable[[], None] = lambda: None,
+        edited: Callable[[Person], None] = lambda _: None,
         by_hand: bool = False,
     ) -> None:
         self.desk = desk
@@ -736,7 +750,7 @@ class Person:
         self.ledger.pay(act, STROKE + CM * self.scale * length(line))
 
     def _after(self) -> None:
-        self._edited()
+        self._edited(self)
         self.seen = self._look()
 
     @property

@@ -231,7 +231,7 @@ def test_what_follows_an_act_spares_the_person_the_rest(bench: Any, desk: Any) -
     class Followed(bench.Hand):
         name = "followed"
 
-        def edited(self) -> None:
+        def edited(self, person: Any) -> None:
             cells = self.desk.correct.state.cells
             self.desk.correct.add_area(cells.key, (0, 0), truth)
 
