@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,7 +46,6 @@ def test_correct_some_and_the_rest_follows(
     open_page: Any,  # noqa: F811
     qtbot: Any,
     monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(live_module, "REST_S", 0.5)
     # so few steps say little of whether it helps
@@ -88,8 +85,6 @@ def test_correct_some_and_the_rest_follows(
     assert [one["wave"] for one in note] == [1]
     assert note[0]["live"]["cells"] >= 4
     assert json.loads(json.dumps(note)) == note
-    if where := os.environ.get("SA2NET_SCREENSHOT"):
-        viewer.screenshot(where, canvas_only=False, flash=False)
     section.undo.click()
     np.testing.assert_array_equal(cells.data, before)
     assert cells.metadata[METADATA_KEY]["waves"] == []
