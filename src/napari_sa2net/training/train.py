@@ -411,14 +411,7 @@ def train_folder(
     seen = min(STATISTICS_CROPS, config.steps * config.batch_size)
     statistics = DataLoader(CropDataset(examples, config, seen), config.batch_size)
     exact = config.precision == "float32"
-    callbacks = (
-        _averaging(config.ema_decay),
-        _Statistics(statistics),
-        best,
-        latest,
-        often,
-        watch,
-    )
+    callbacks = (_Averaging(config.ema_decay, statistics), best, latest, often, watch)
     with _writing_to(run):
         trainer = fit(
             module,
@@ -594,35 +587,45 @@ def _steps_done(last: Path | None) -> int:
     return int(torch.load(last, map_location="cpu", weights_only=False)["global_step"])
 
 
-def _averaging(decay: float) -> WeightAveraging:
-    """The moving average, kept in Lightning's checkpoints."""
+class _Averaging(WeightAveraging):
+    """The moving average, kept in Lightning's checkpoints.
 
-    def average(mean: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
-        if not mean.is_floating_point():
-            return value  # BatchNorm's counter
-        return mean.lerp(value, 1 - decay_at(decay, int(count)))
-
-    return WeightAveraging(avg_fn=average)
-
-
-class _Statistics(Callback):
-    """BatchNorm's statistics of the averaged weights, taken anew before each score.
-
-    Averages of the statistics lag behind while the rate is high, and spoil the weights. Comes
-    after the averaging among the callbacks: that has then put its weights in.
+    It is scored with statistics of BatchNorm that are taken anew from crops: averages of them
+    lag behind while the rate is high, and spoil the weights.
     """
 
-    def __init__(self, crops: DataLoader[Any]) -> None:
+    def __init__(self, decay: float, crops: DataLoader[Any]) -> None:
+        def average(mean: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
+            if not mean.is_floating_point():
+                return value  # BatchNorm's counter
+            return mean.lerp(value, 1 - decay_at(decay, int(count)))
+
+        super().__init__(avg_fn=average)
         self.crops = crops
+        self._averages: dict[str, Tensor] = {}
+
+    @property
+    def state_key(self) -> str:
+        """As of its base: runs that began with that go on."""
+        return WeightAveraging.__qualname__
 
     def on_validation_epoch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
     ) -> None:
+        super().on_validation_epoch_start(trainer, pl_module)
         assert isinstance(pl_module, SegmentationModule)
+        self._averages = {name: value.clone() for name, value in pl_module.named_buffers()}
         # Crops are made before: augmentation is not for autocast.
         images = [_channels_last(crops["image"]) for crops in self.crops]
         with trainer.precision_plugin.forward_context():
             update_bn(images, pl_module.net, device=pl_module.device)
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        # How often it was scored does not change what is learned.
+        if self._averages and self._average_model is not None:
+            for name, value in self._average_model.module.named_buffers():
+                value.copy_(self._averages[name])
+        self._averages = {}
 
 
 def _restore(module: SegmentationModule, path: Path) -> dict[str, float]:
