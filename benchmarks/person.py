@@ -715,7 +715,7 @@ class Person:
         """Cells that keep an object from being drawn."""
         inside = edits.labels_in(self._corrections, self.outline(t))
         least = IN_THE_WAY * self.seen.area_truth[t]
-        reviewed = self._corrections.marked_labels()  # others give way
+        reviewed = edits.reviewed_labels(self._corrections)  # others give way
         # one that lies there alone is replaced, unless it is another object
         return [
             label

@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -323,6 +324,56 @@ def test_walking_follows_the_list_and_skips_what_is_passed(pages, images):
     page.folder.previous()  # the first one
     assert page.state.opening == -1
     assert [one.number for one in page.opened] == [2, 1, 0]
+
+
+def test_an_image_that_cannot_be_read_is_stepped_over(pages, images):
+    (images / "b.png").write_bytes(b"no image")
+    page = pages()
+    page.open(images)
+    page.folder.open(0)
+    page.until(lambda: page.opened)
+    page.folder.next()
+    page.until(lambda: len(page.opened) == 2)
+    number = page.state.current
+    assert page.state.images[number].path.name == "b.tif"
+    assert [i.path.name for i in page.state.images if i.what == "failed"] == ["b.png"]
+    page.folder.previous()
+    page.until(lambda: len(page.opened) == 3)
+    assert page.state.current == 0
+    page.folder.open(number)
+    page.until(lambda: len(page.opened) == 4)
+    page.folder.next()  # nothing but a damaged one is left
+    page.settle()
+    assert page.state.current == number
+
+
+def test_closing_a_folder_writes_the_shown_corrections(pages, images):
+    page = pages()
+    page.open(images)
+    page.folder.open(0)
+    page.until(lambda: page.opened)
+    labels = np.zeros((96, 96), np.int32)
+    labels[3:9, 3:9] = 7
+    page.folder.leaving = lambda: Corrected(0, labels, "YX")
+    page.folder.close_folder()
+    page.until(lambda: page.state.folder is None)
+    written = read_image(images / RESULTS / CORRECTED / "a.tif").array
+    assert (np.asarray(written) == labels).all()
+
+
+def test_most_worth_goes_on_where_it_is_pressed_again(pages, images):
+    page = pages()
+    page.open(images)
+    known = [(one, 3.0 - i) for i, one in enumerate(page.state.images[:3])]
+    page.state.images = tuple(
+        replace(one, what="segmented", n_cells=5, wrong=wrong) for one, wrong in known
+    )
+    seen = []
+    for _ in range(4):
+        page.folder.most_worth()
+        seen.append(page.state.opening)
+        page.state.current, page.state.opening = page.state.opening, -1
+    assert seen == [0, 1, 2, 0]
 
 
 def test_bad_folders_say_what_to_do(pages, images, tmp_path):

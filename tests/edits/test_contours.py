@@ -13,6 +13,7 @@ from napari_sa2net.edits import (
     add_at,
     fill_holes,
     fit_to_edge,
+    mark_region,
     redraw,
     redraw_mask,
     replace_box,
@@ -139,17 +140,23 @@ def test_cells_that_nobody_reviewed_give_way_to_an_outline():
     labels[16:26, 9:12] = 3  # reviewed: it stays
     labels[30:34, 30:34] = 4
     corrections = Corrections(labels)
+    labels[10:12, 18:30] = 6  # reviewed as a part of a region: it stays
+    labels[10:12, 15:18] = 0
+    corrections = Corrections(labels)
     corrections.apply(accept(corrections, [3]))
+    region = [(8, 22), (8, 40), (13, 40), (13, 22)]
+    corrections.apply(mark_region(corrections, "reviewed", polygon=region))
     before = labels.copy()
     step = redraw(corrections, SQUARE, overwrite="unreviewed")
     corrections.apply(step)
     square = np.zeros(labels.shape, bool)
     square[10:20, 10:20] = True
     expected = np.where(before == 2, 0, before)
-    expected[square & (before != 3)] = 5
+    new = labels[15, 12]
+    expected[square & ~np.isin(before, [3, 6])] = new
     np.testing.assert_array_equal(labels, expected)
     # nobody has judged what is left of 1
-    assert corrections.marked() == {3: "accepted", 5: "corrected"}
+    assert corrections.marked() == {3: "accepted", new: "corrected"}
     corrections.apply(step.inverse())
     np.testing.assert_array_equal(labels, before)
     assert corrections.marked() == {3: "accepted"}

@@ -110,7 +110,7 @@ class FolderImage:
         if self.what in ("corrected", "kept"):
             parts.append(self.what)
         elif doubt and self.wrong is not None:
-            parts.append(f"about {self.wrong:.0f} may be wrong")
+            parts.append(f"about {self.wrong:.0f} wrong or missed")
         if model and self.model and self.model != model:
             parts.append(f"by {self.model}")
         return " · ".join(parts)
@@ -571,10 +571,14 @@ class FolderController:
             self.look_again()
 
     def close_folder(self) -> None:
-        """Let go of the list; what is shown stays."""
+        """Write the shown cells and let go of the list; what is shown stays."""
         with self.link.lock:
             if self.state.running:
                 self.cancel()
+            self.save(self._let_go)
+
+    def _let_go(self) -> None:
+        with self.link.lock:
             state = self.state
             state.order = ()
             state.folder, state.images = None, ()
@@ -608,8 +612,11 @@ class FolderController:
 
     # --- walking -----------------------------------------------------------------------
 
-    def open(self, number: int) -> None:
-        """Show an image; corrections of the one before are written first."""
+    def open(self, number: int, by: int = 0) -> None:
+        """Show an image; corrections of the one before are written first.
+
+        One that cannot be read is stepped over, ``by`` so many.
+        """
         with self.link.lock:
             state = self.state
             if not 0 <= number < len(state.images) or number == state.current:
@@ -625,6 +632,8 @@ class FolderController:
             def failed(error: Exception) -> None:
                 self._set(number, what="failed", why=_reason(error, image.path))
                 self._failed(error)
+                if by:
+                    self._step(number, by)
 
             self._files.run(work, self._read, failed)
 
@@ -680,11 +689,20 @@ class FolderController:
                 return
             at = state.opening if state.opening >= 0 else state.current
             if at < 0:
-                self.open(state.order[0])
+                self.open(state.order[0], 1)
                 return
-            place = state.order.index(at) + by
-            if 0 <= place < len(state.order):
-                self.open(state.order[place])
+            self._step(at, by)
+
+    def _step(self, number: int, by: int) -> None:
+        """Open the next image after one, those left out that are known to be unreadable."""
+        state = self.state
+        place = state.order.index(number) + by
+        while 0 <= place < len(state.order):
+            image = state.images[state.order[place]]
+            if image.what != "failed" or image.n_cells is not None:
+                self.open(state.order[place], by)
+                return
+            place += by
 
     def next(self) -> None:
         """Open the next image."""
@@ -698,12 +716,17 @@ class FolderController:
         """Order the images by doubt, and open the most doubtful that nobody has corrected."""
         with self.link.lock:
             self.sort(True)
-            images = self.state.images
-            for number in self.state.order:
-                one, shown = images[number], number == self.state.current
-                if one.what == "segmented" and one.wrong is not None and not shown:
-                    self.open(number)
-                    return
+            images, current = self.state.images, self.state.current
+            worth = [
+                number
+                for number in self.state.order
+                if images[number].what == "segmented" and images[number].wrong is not None
+            ]
+            if worth:
+                # pressed again, the one after the shown one
+                at = worth.index(current) + 1 if current in worth else 0
+                self.open(worth[at % len(worth)])
+                return
             if not any(image.wrong is not None for image in images):
                 self._fail_words(
                     "Nothing is known of these images yet: press “Segment all” first."

@@ -235,6 +235,8 @@ class LiveController:
             if undone:
                 plane.learned = self._acts(session, cells.plane)
                 plane.words, plane.shown = f"Wave {record['wave']} was taken back.", frozenset()
+            elif not self._proposing:
+                plane.words = f"Wave {record['wave']} was done again."
             if not self._proposing:
                 self._show()
             return

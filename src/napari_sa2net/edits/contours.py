@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from napari_sa2net.edits.corrections import Corrections
 from napari_sa2net.edits.objects import joined, label_at, named, pixel_step
+from napari_sa2net.edits.reviewed import reviewed_labels
 from napari_sa2net.edits.shapes import (
     Box,
     as_points,
@@ -252,7 +253,7 @@ def redraw_mask(
         raise EditError("The outline holds no free pixel: draw it larger.")
     yields: set[int] = set()
     if overwrite == "unreviewed":
-        yields = {*distinct(window[drawn])[0].tolist()} - corrections.marked_labels(index)
+        yields = {*distinct(window[drawn])[0].tolist()} - reviewed_labels(corrections, index)
         yields -= {0, label}
     if overwrite is not True:
         drawn = drawn & (own | np.isin(window, [0, *yields]))

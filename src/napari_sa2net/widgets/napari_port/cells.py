@@ -15,7 +15,7 @@ from qtpy.QtCore import QTimer
 from napari_sa2net.app.session import source_plan
 from napari_sa2net.widgets.napari_port.connections import Connections, WatchedLayers
 from napari_sa2net.widgets.napari_port.geometry import place_on
-from napari_sa2net.widgets.napari_port.maps import cell_colors, is_cells
+from napari_sa2net.widgets.napari_port.maps import OUTLINED, cell_colors, contour_for, is_cells
 from napari_sa2net.widgets.napari_port.picking import bring_into_view
 from napari_sa2net.widgets.napari_port.reading import (
     image_source,
@@ -206,6 +206,11 @@ class CellLayers:
             **arguments,
             **cell_colors(image),
         )
+        if np.prod(cells.labels.shape[-2:]) <= OUTLINED:
+            # as they were when they were segmented
+            middle = tuple(n // 2 for n in cells.labels.shape[:-2])
+            areas = np.unique(cells.labels[middle], return_counts=True)[1][1:]
+            layer.contour = contour_for(float(np.median(areas)) if areas.size else 0.0)
         self._viewer.add_layer(layer)
         self._picked = layer
         self._follow()

@@ -66,10 +66,17 @@ class FolderLayers:
         """An image and its cells, in the place of what was shown."""
         former = self._of_shown()
         extent = former[-1].extent.world if former else None
-        image = self._image_layer(opened)
+        there = self._left_open(opened)
+        image = self._image_layer(opened) if there is None else there
         self._shown, self._image = opened, image
+        if there is not None and self._cells_of(there):
+            # of a folder that was closed: what a person did there since goes on
+            self._viewer.layers.selection.active = there
+            self._one_by_one([partial(self._take_away, layer) for layer in former])
+            return
         # the new one first: without any image the pages would be empty for a moment
-        self._viewer.add_layer(image)
+        if there is None:
+            self._viewer.add_layer(image)
 
         def look() -> None:
             if extent is not None and not np.array_equal(extent, image.extent.world):
@@ -77,6 +84,14 @@ class FolderLayers:
 
         steps = [partial(self._take_away, layer) for layer in former]
         self._one_by_one([*steps, look, partial(self._show_cells, opened, image)])
+
+    def _left_open(self, opened: OpenedImage) -> Image | None:
+        """The layer of that file from before the folder was closed."""
+        for layer in self._viewer.layers:
+            ours = isinstance(layer, Image) and layer is not self._image
+            if ours and layer.metadata.get(PATH_KEY) == str(opened.path):
+                return layer
+        return None
 
     def _one_by_one(self, steps: list[Callable[[], Any]]) -> None:
         """Each takes napari a while: not in one go."""

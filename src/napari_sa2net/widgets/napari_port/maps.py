@@ -38,6 +38,9 @@ BRIGHT = 0.25
 FILM = 0.6
 #: width of outlines, in pixels of the image, and of those of cells of at most so many px²
 CONTOUR, THIN, SMALL = 2, 1, 400
+#: pixels of a plane up to which cells are outlined; napari draws the outlines of larger ones
+#: so slowly that sliders and brush would lag
+OUTLINED = 1 << 20
 SLOT_KEY = "why"
 IMAGE_KEY = "image"
 

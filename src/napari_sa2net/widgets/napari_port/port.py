@@ -21,6 +21,7 @@ from napari_sa2net.widgets.napari_port.connections import Connections, WatchedLa
 from napari_sa2net.widgets.napari_port.drawing import FinishedPictures, MeasureLine
 from napari_sa2net.widgets.napari_port.geometry import place_on
 from napari_sa2net.widgets.napari_port.maps import (
+    OUTLINED,
     MapLayers,
     cell_colors,
     contour_for,
@@ -52,9 +53,6 @@ if TYPE_CHECKING:
     from napari_sa2net.app.segment import ResultState
 
 PLUGIN = "napari-sa2net"
-#: pixels of a plane up to which cells are outlined; napari draws the outlines of larger ones
-#: so slowly that sliders and brush would lag
-OUTLINED = 1 << 20
 #: Pixels of a layer that holds several parts of an image; larger ones get a layer each.
 MOST_TOGETHER = 2**28
 
