@@ -134,9 +134,24 @@ def test_a_folder_is_segmented_corrected_and_found_again(
     layer = person.viewer.layers["w1 cells"]
     person.wait(lambda: correct.state.cells is not None)
     assert (layer.data == theirs).all()
+    assert layer.contour > 0, "outlines, as before"
     assert correct.undo()
     assert (layer.data == first).all()
     assert correct.redo()
+
+    # closed and opened again, the image that is there goes on, with what was done since
+    person.controller.close_folder()
+    person.wait(lambda: state.folder is None)
+    y, x = np.argwhere(first == 2)[0]
+    assert correct.delete(point=(float(y), float(x)))
+    person.controller.open_folder(images)
+    person.wait(lambda: state.folder is not None)
+    person.controller.open(1)
+    person.wait(lambda: state.current == 1)
+    person.shows("w1", "w1 cells")
+    assert person.viewer.layers["w1 cells"] is layer
+    assert correct.undo()
+    assert (layer.data == theirs).all()
 
     # the page where it is corrected goes from image to image, too
     page: Any = dock.pages[2]
@@ -177,7 +192,7 @@ def test_a_folder_is_segmented_corrected_and_found_again(
     person.wait(lambda: state.by_worth and state.opening < 0)
     assert state.order[-1] == 1
     assert state.images[state.current].what == "segmented"
-    assert "may be wrong" in person.rows()[0]
+    assert "wrong or missed" in person.rows()[0]
     section.by_name.click()
     assert person.rows()[3].startswith("failed")
     shown = person.layers()
