@@ -697,6 +697,18 @@ def test_a_box_bounds_what_is_made(desks: Any) -> None:
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (30, 49, 35, 64)
 
 
+def test_a_cell_without_an_end_in_sight_is_not_made(desks: Any) -> None:
+    labels = disks()
+    labels[labels == 4] = 0
+    desk = desks(labels)
+    before = labels.copy()
+    desk.controller.add((60.0, 77.0))
+    y0, y1, x0, x1 = desk.client.requests[-1].about.box
+    answer(desk, np.ones((y1 - y0, x1 - x0), bool))
+    assert "drag a box around it" in desk.state.said.words
+    np.testing.assert_array_equal(labels, before)
+
+
 def test_a_click_that_can_make_nothing_says_why(desks: Any) -> None:
     desk = desks(disks())
     before = len(desk.client.requests)

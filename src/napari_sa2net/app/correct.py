@@ -1078,6 +1078,15 @@ class CorrectController:
             within = np.zeros(mask.shape, bool)
             within[max(0, top - y0) : bottom - y0, max(0, left - x0) : right - x0] = True
             mask = mask & within
+        elif mask.any():
+            from_click = np.abs(np.argwhere(mask) - request.click)
+            if from_click.max() > LONGEST / 2 * request.diameter:
+                self.say(
+                    "It is not clear where this cell ends: drag a box around it, or draw it "
+                    "with Redraw.",
+                    ok=False,
+                )
+                return
 
         def act() -> Change:
             made = edits.add_at(session.corrections, mask, (y0, x0), point, request.index)
