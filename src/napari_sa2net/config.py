@@ -382,12 +382,6 @@ class LiveConfig(Settings):
         192, ge=64, le=1024, multiple_of=16, title="Window", description="network pixels"
     )
     learning_rate: float = Field(2e-3, gt=0, le=1, title="Learning rate", description="peak")
-    pull: float = Field(
-        0.0,
-        ge=0,
-        title="Pull",
-        description="Towards the weights of the model that it begins from, per learning rate",
-    )
     distillation: float = Field(
         1.0,
         ge=0,

@@ -292,14 +292,8 @@ class LivePlane:
         config: LiveConfig | None = None,
         on_step: Callable[[int, int], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
-        start: Network | None = None,
     ) -> Model:
         """A copy of the base model that has learned from what is reviewed.
-
-        Parameters
-        ----------
-        start : Network, optional
-            Begin with its weights instead of the base model's.
 
         Raises
         ------
@@ -310,13 +304,12 @@ class LivePlane:
         """
         config = config or LiveConfig()
         lesson = _Lesson.of(reviewed, self.plane, config.window)
-        net: Network = copy.deepcopy(start or self.base.net).to(self.device).eval()
-        names = [n for n, _ in net.named_parameters() if n.startswith(DECODER)]
-        own = dict(net.named_parameters())
-        for name, parameter in own.items():
-            parameter.requires_grad_(name in names)
-        first = dict(self._net.named_parameters())
-        learning = [own[name] for name in names]
+        net: Network = copy.deepcopy(self.base.net).to(self.device).eval()
+        learning = []
+        for name, parameter in net.named_parameters():
+            parameter.requires_grad_(name.startswith(DECODER))
+            if parameter.requires_grad:
+                learning.append(parameter)
         optimizer = torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=0.0)
         loss_of = make_loss(LossConfig()).to(self.device)
         learns_distance = net.n_classes == len(OUTPUTS)
@@ -369,10 +362,6 @@ class LivePlane:
             if not (math.isfinite(float(loss.detach())) and math.isfinite(float(norm))):
                 continue
             optimizer.step()
-            if config.pull:
-                with torch.no_grad():
-                    for name in names:
-                        own[name].lerp_(first[name], min(1.0, rate * config.pull))
         return replace(self.base, net=net.cpu().eval().requires_grad_(False), sha256="")
 
     # --- inside ------------------------------------------------------------------------
@@ -608,7 +597,6 @@ class _Lesson:
         height = min(self.shape[0], y + self.side) - y
         width = min(self.shape[1], x + self.side) - x
         top, left = self.corner
-        _rows, _columns = self.labels.shape
         inner = (
             slice(max(0, y - top), max(0, y + height - top)),
             slice(max(0, x - left), max(0, x + width - left)),
