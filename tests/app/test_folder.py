@@ -18,24 +18,26 @@ import pytest
 import tifffile
 
 from napari_sa2net.app.folder import (
-    CORRECTED,
     MOST_THUMBNAILS,
     MOST_WAITING,
+    FolderController,
+    by_worth,
+    summary_words,
+)
+from napari_sa2net.app.folder_files import (
     RESULTS,
     Corrected,
-    FolderController,
     FolderImage,
     OpenedImage,
-    by_worth,
     list_folder,
     output_of,
-    summary_words,
 )
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.segment import SegmentController
 from napari_sa2net.app.session import ImageSource, Session
 from napari_sa2net.config import PredictConfig
 from napari_sa2net.data import read_image, synthetic_nuclei
+from napari_sa2net.data.results import CORRECTED
 from napari_sa2net.engine import messages as p
 from napari_sa2net.errors import ImageFileError
 

@@ -12,8 +12,8 @@ import tifffile
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QTabWidget
 
-from napari_sa2net.app.folder import CORRECTED
 from napari_sa2net.data import read_image, synthetic_nuclei
+from napari_sa2net.data.results import CORRECTED
 from napari_sa2net.widgets.folder import STATE
 
 if TYPE_CHECKING:

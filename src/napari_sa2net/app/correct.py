@@ -71,8 +71,6 @@ from napari_sa2net.errors import EditConflictError, EditError, SA2NetError
 
 #: so many cells tell what is typical
 FEW = 3
-#: diameter (px) of a typical cell where nothing is known of any
-UNKNOWN_DIAMETER = 24.0
 #: diameter of a cell in a box that is drawn around it, as a share of the box
 BOXED = 0.85
 #: longest side of such a box, in diameters
@@ -873,7 +871,7 @@ class CorrectController:
             return plane.typical_diameter
         session = self.link.session
         told = session.info.model_diameter if session.info is not None else None
-        return session.predict.diameter or told or UNKNOWN_DIAMETER
+        return session.predict.diameter or told or edits.UNKNOWN_DIAMETER
 
     def accept(self, label: int) -> bool:
         """Say that a cell is right as it is."""

@@ -2,118 +2,53 @@
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
 from psygnal import Signal, SignalGroupDescriptor
 
+from napari_sa2net.app.folder_files import (
+    Corrected,
+    FolderImage,
+    OpenedImage,
+    What,
+    corrected_file,
+    list_folder,
+    look_at,
+    output_of,
+    read_opened,
+    reason_words,
+    remember_output,
+    small_picture,
+)
 from napari_sa2net.app.link import Background, EngineLink, TimeLeft
 from napari_sa2net.app.session import ErrorInfo, JobProgress, error_info
 from napari_sa2net.app.training_set import cells
-from napari_sa2net.data.commit import is_training_set, read_manifest
-from napari_sa2net.data.io import ImageFile, read_image
-from napari_sa2net.data.journal import list_journals
-from napari_sa2net.data.levels import apply_levels
-from napari_sa2net.data.plan import plan_image
 from napari_sa2net.data.results import (
-    CORRECTED,
     Job,
-    input_images,
-    name_jobs,
-    records_of,
     refuse_inputs_as_outputs,
-    table_of,
 )
 from napari_sa2net.data.write import write_labels
 from napari_sa2net.engine import messages as p
-from napari_sa2net.errors import EngineError, ImageFileError, OutputError, SA2NetError
-from napari_sa2net.files import readable, real, user_data_dir, write_atomically
+from napari_sa2net.errors import EngineError, OutputError, SA2NetError
 from napari_sa2net.inference.batch import BatchSettings
 
-#: Where results go unless a person says otherwise, inside the folder of the images.
-RESULTS = "sa2net-cells"
-#: Side (px) of a small picture, and how many are held.
-THUMBNAIL, MOST_THUMBNAILS = 40, 400
+#: So many small pictures are held.
+MOST_THUMBNAILS = 400
 #: So many small pictures that were asked for wait to be made: the rest are asked for again.
 MOST_WAITING = 40
-#: Pixels that are looked at to choose the contrast.
-LOOKED_AT = 1 << 18
-#: Folders whose place of results is remembered.
-MOST_FOLDERS = 100
 #: Parts of an image, for the progress of all.
 PARTS = 1000
-
-What = Literal["", "running", "segmented", "corrected", "kept", "failed"]
 
 
 # --------------------------------------------------------------------------------------------
 # What the page shows, as evented state.
-
-
-@dataclass(frozen=True)
-class FolderImage:
-    """One image of the folder.
-
-    Attributes
-    ----------
-    name
-        Of its results.
-    path
-        Of its file.
-    what
-        How far it is.
-    n_cells
-        As they were segmented last; None where it was not.
-    wrong
-        How many of its cells are wrong, about, as the model's own doubt has it.
-    model
-        That segmented it.
-    why
-        Why it failed, in words.
-    """
-
-    name: str
-    path: Path
-    what: What = ""
-    n_cells: int | None = None
-    wrong: float | None = None
-    model: str = ""
-    why: str = ""
-
-    def words(self, model: str = "", doubt: bool = False) -> str:
-        """``143 cells · corrected``.
-
-        Parameters
-        ----------
-        model
-            The chosen one: another one that segmented the image is named.
-        doubt
-            Say also how many cells may be wrong.
-        """
-        if self.what == "failed":
-            return f"failed: {self.why}"
-        if self.what == "running":
-            return "segmenting…"
-        if self.n_cells is None:
-            return self.what or "not segmented"
-        parts = [cells(self.n_cells)]
-        if self.what in ("corrected", "kept"):
-            parts.append(self.what)
-        elif doubt and self.wrong is not None:
-            parts.append(f"about {self.wrong:.0f} wrong or missed")
-        if model and self.model and self.model != model:
-            parts.append(f"by {self.model}")
-        return " · ".join(parts)
 
 
 @dataclass
@@ -190,273 +125,6 @@ def by_worth(images: Sequence[FolderImage]) -> tuple[int, ...]:
         return 0, -image.wrong, number
 
     return tuple(sorted(range(len(images)), key=key))
-
-
-# --------------------------------------------------------------------------------------------
-# Reading: the list, an image with its cells, a small picture; on a thread of its own.
-
-
-@dataclass(frozen=True, eq=False)
-class OpenedImage:
-    """An image of the folder with its cells, to be shown.
-
-    Attributes
-    ----------
-    number
-        In the list.
-    data, axes
-        As `read_image` gives them, but for channels that come last and are no colours: these
-        come first.
-    limits
-        Values that are shown black and white; None for colours.
-    labels
-        Its cells; None where there are none yet, or a journal has them.
-    table
-        Of the cells as they were segmented; None of corrected ones.
-    provenance
-        Of the segmentation.
-    corrected
-        A person has corrected them.
-    journal
-        Id of the journal that has the corrected cells, to be taken up; empty for none.
-    """
-
-    number: int
-    name: str
-    path: Path
-    data: Any
-    axes: str
-    scale_um: Mapping[str, float]
-    limits: tuple[float, float] | None
-    labels: NDArray[np.int32] | None = None
-    table: p.ObjectTable | None = None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    corrected: bool = False
-    journal: str = ""
-
-    @property
-    def rgb(self) -> bool:
-        """The last axis is colours."""
-        return self.limits is None
-
-
-@dataclass(frozen=True, eq=False)
-class Corrected:
-    """Cells of the shown image as a person has left them."""
-
-    number: int
-    labels: NDArray[Any]
-    axes: str
-    pixel_size_um: float | None = None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-
-def list_folder(folder: Path) -> list[Job]:
-    """The images of a folder, with the names of their results, as on the shell.
-
-    Raises
-    ------
-    ImageFileError
-        It is gone, cannot be read, or holds no image.
-    """
-    if not folder.is_dir():
-        raise ImageFileError(f"The folder {folder} is not there; choose another one.")
-    try:
-        return name_jobs(input_images([str(folder)]))
-    except ImageFileError as error:
-        if "holds no image" not in str(error):
-            raise
-        raise ImageFileError(
-            f"“{folder.name}” holds no image that can be read (TIFF, PNG, JPEG, BMP, NPY, "
-            "OME-Zarr). Open the folder in which the images themselves lie."
-        ) from error
-
-
-def look_at(
-    images: Iterable[FolderImage], output: Path, training_set: Path
-) -> list[FolderImage]:
-    """The images as files tell of them: records of results, journals, what was kept."""
-    images = list(images)
-    records = records_of(output, [image.name for image in images])
-    journals, kept = _journalled(), _kept(training_set)
-    found = []
-    for image in images:
-        record = records.get(image.name, {})
-        path = readable(str(real(image.path)))
-        if record.get("input", {}).get("path", path) != path:
-            record = {}  # of another image of that name
-        now = FolderImage(image.name, image.path)
-        if record.get("state") == "done":
-            now = replace(
-                now,
-                what="segmented",
-                n_cells=record["objects"],
-                wrong=record.get("wrong"),
-                model=record.get("provenance", {}).get("model", {}).get("name", ""),
-            )
-        elif record.get("state") == "failed" and record.get("error") != "interrupted":
-            why = _reason_words(str(record.get("error", "")), image.path)
-            now = replace(now, what="failed", why=why)
-        if path in journals or corrected_file(output, image.name).is_file():
-            now = replace(now, what="corrected")
-        if path in kept and path not in journals:
-            now = replace(now, what="kept")
-        found.append(now)
-    return found
-
-
-def corrected_file(output: Path, name: str) -> Path:
-    """Where the corrected cells of an image are."""
-    return output / CORRECTED / f"{name}.tif"
-
-
-def _journalled(in_use: bool = True) -> dict[str, str]:
-    """Files of images with corrections that were never kept, and the newest journal of each."""
-    try:
-        return {
-            readable(str(real(info.image.path))): info.id
-            for info in reversed(list_journals(in_use=in_use))
-            if info.image.path and info.n_edits and not info.problem
-        }
-    except (SA2NetError, OSError):
-        return {}
-
-
-def _kept(training_set: Path) -> set[str]:
-    """Files of images that a training set has corrections of."""
-    try:
-        if not is_training_set(training_set):
-            return set()
-        records = read_manifest(training_set).commits
-    except (SA2NetError, OSError):
-        return set()
-    sources = [record.source.path for record in records if record.state == "active"]
-    return {readable(str(real(path))) for path in sources if path}
-
-
-def read_opened(number: int, image: FolderImage, output: Path) -> OpenedImage:
-    """Read an image, and its cells where there are some.
-
-    Raises
-    ------
-    SA2NetError
-        The image cannot be read.
-    """
-    file = read_image(image.path)
-    data, axes = file.array, file.axes
-    if axes.endswith("C") and data.shape[-1] not in (3, 4):
-        data, axes = np.moveaxis(np.asarray(data), -1, -3), f"{axes[:-3]}C{axes[-3:-1]}"
-    rgb = axes.endswith("C")
-    opened = OpenedImage(
-        number,
-        image.name,
-        image.path,
-        data,
-        axes,
-        _spacing(file),
-        None if rgb else _limits(data),
-    )
-    journal = _journalled(in_use=False).get(readable(str(real(image.path))))
-    if journal is not None:
-        return replace(opened, journal=journal)
-    shape = plan_image(file.array, file.axes, measure=False).label_shape
-    record = records_of(output, [image.name]).get(image.name, {})
-    made = record.get("provenance", {})
-    theirs = _labels(corrected_file(output, image.name), shape)
-    if theirs is not None:
-        return replace(opened, labels=theirs, provenance=made, corrected=True)
-    if record.get("state") != "done":
-        return opened
-    labels = _labels(output / f"{image.name}.tif", shape)
-    return replace(opened, labels=labels, provenance=made, table=_table(output, image.name))
-
-
-def _spacing(file: ImageFile) -> dict[str, float]:
-    """µm along each axis that is known; both of a plane, or none."""
-    size = file.pixel_size_um
-    return {} if size is None else {"Y": size, "X": size, **file.scale_um}
-
-
-def _limits(data: Any) -> tuple[float, float]:
-    """What is shown black and white, of the middle plane."""
-    middle = tuple(n // 2 for n in data.shape[:-2])
-    step = max(1, int(np.sqrt(np.prod(data.shape[-2:]) / LOOKED_AT)))
-    values = np.asarray(data[(*middle, slice(None, None, step), slice(None, None, step))])
-    if not values.size:
-        return 0.0, 1.0
-    low, high = np.nanpercentile(values.astype(np.float64), [0.1, 99.9])
-    return float(low), float(high) if high > low else float(low) + 1
-
-
-def _labels(path: Path, shape: tuple[int, ...]) -> NDArray[np.int32] | None:
-    """Labels of a file; None where there are none that fit."""
-    if not path.is_file():
-        return None
-    try:
-        labels = np.asarray(read_image(path).array)
-    except SA2NetError:
-        return None
-    return labels.astype(np.int32) if labels.shape == tuple(shape) else None
-
-
-def _table(output: Path, name: str) -> p.ObjectTable | None:
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(table_of(output, name))
-    except (OSError, ValueError):
-        return None
-    return {str(column): table[column].to_numpy() for column in table.columns}
-
-
-def small_picture(path: Path) -> NDArray[np.uint8]:
-    """The first plane of an image, uint8 (h, w) or (h, w, 3).
-
-    Raises
-    ------
-    SA2NetError
-        The image cannot be read.
-    """
-    file = read_image(path)
-    plan = plan_image(file.array, file.axes, measure=False)
-    height, width = plan.spatial
-    first = tuple(n // 2 for n in plan.stack_shape)
-    step = max(1, max(height, width) // THUMBNAIL)
-    values = plan.read_raw(first, 0, height, 0, width)[:, ::step, ::step]
-    if plan.is_rgb and len(values) == 3 and values.dtype == np.uint8:
-        return np.ascontiguousarray(np.moveaxis(values, 0, -1))
-    small = np.clip(apply_levels(values, plan.measured_of(first)), 0, 1)
-    small = np.moveaxis(small, 0, -1) if len(small) == 3 else small.mean(0)
-    return np.round(255 * np.nan_to_num(small)).astype(np.uint8)
-
-
-# --------------------------------------------------------------------------------------------
-# Where the results of a folder were put, for the next time.
-
-
-def _places() -> Path:
-    return user_data_dir() / "folders.json"
-
-
-def output_of(folder: Path) -> Path:
-    """Where the results of a folder go: as a person chose last, else inside it."""
-    with suppress(OSError, ValueError, AttributeError):
-        chosen = json.loads(_places().read_text("utf-8")).get(str(real(folder)))
-        if chosen:
-            return Path(str(chosen))
-    return folder / RESULTS
-
-
-def remember_output(folder: Path, output: Path) -> None:
-    """Write down where the results of a folder go."""
-    known: dict[str, str] = {}
-    with suppress(OSError, ValueError):
-        known = dict(json.loads(_places().read_text("utf-8")))
-    known.pop(str(real(folder)), None)
-    known[str(real(folder))] = str(output)
-    known = dict(list(known.items())[-MOST_FOLDERS:])
-    with suppress(SA2NetError, OSError):
-        write_atomically(_places(), json.dumps(known, indent=1).encode())
 
 
 # --------------------------------------------------------------------------------------------
@@ -911,7 +579,7 @@ class FolderController:
             return
         run.entries.append(result)
         if result["state"] == "failed":
-            why = _reason_words(result["error"], self.state.images[call.about].path)
+            why = reason_words(result["error"], self.state.images[call.about].path)
             self._set(call.about, what="failed", why=why)
         else:
             if result["state"] == "skipped":
@@ -1020,11 +688,4 @@ class FolderController:
 
 
 def _reason(error: Exception, path: Path) -> str:
-    return _reason_words(str(error), path)
-
-
-def _reason_words(words: str, path: Path) -> str:
-    """Why an image failed, without its path, which the row is of."""
-    for text in (f"{path} ", f"{real(path)} "):
-        words = words.replace(text, "")
-    return words
+    return reason_words(str(error), path)

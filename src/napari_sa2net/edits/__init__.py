@@ -36,7 +36,7 @@ from napari_sa2net.edits.objects import (
     stroke,
 )
 from napari_sa2net.edits.proposals import Changed, Snapshot, proposal, proposed
-from napari_sa2net.edits.review import Doubt, ReviewQueue
+from napari_sa2net.edits.review import UNKNOWN_DIAMETER, Doubt, ReviewQueue
 from napari_sa2net.edits.reviewed import (
     ReviewedMask,
     accept,
@@ -57,6 +57,7 @@ from napari_sa2net.edits.step import SCHEMA_VERSION, STEP_KINDS, Marks, Patch, R
 __all__ = [
     "SCHEMA_VERSION",
     "STEP_KINDS",
+    "UNKNOWN_DIAMETER",
     "Changed",
     "Corrections",
     "Doubt",

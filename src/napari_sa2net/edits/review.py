@@ -160,7 +160,7 @@ def doubt(
 
 
 #: Diameter (px) of a cell where nothing tells it.
-_UNKNOWN_DIAMETER = 24.0
+UNKNOWN_DIAMETER = 24.0
 #: So many objects tell how doubtful those of a plane are.
 _ENOUGH = 1000
 
@@ -193,7 +193,7 @@ def expected_wrong(
     if len(plane):
         one = float(np.median(plane.areas))
     else:
-        one = np.pi / 4 * (diameter or _UNKNOWN_DIAMETER) ** 2
+        one = np.pi / 4 * (diameter or UNKNOWN_DIAMETER) ** 2
     outside = np.nan_to_num(foreground[labels == 0]).sum(dtype=np.float64)
     return wrong + float(outside) / one
 

@@ -16,12 +16,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_sa2net.app.folder import (
-    FolderController,
-    FolderImage,
-    FolderState,
-    summary_words,
-)
+from napari_sa2net.app.folder import FolderController, FolderState, summary_words
+from napari_sa2net.app.folder_files import FolderImage
 from napari_sa2net.widgets.controls import (
     ErrorBox,
     ProgressLine,

@@ -12,7 +12,8 @@ import numpy as np
 from napari.layers import Image, Labels
 from qtpy.QtCore import QTimer
 
-from napari_sa2net.app.folder import Corrected, FolderController, OpenedImage
+from napari_sa2net.app.folder import FolderController
+from napari_sa2net.app.folder_files import Corrected, OpenedImage
 from napari_sa2net.app.session import SegmentRequest, source_plan
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.engine.messages import SegmentResult, Summary, Window
