@@ -208,8 +208,8 @@ class CellLayers:
         )
         if np.prod(cells.labels.shape[-2:]) <= OUTLINED:
             # as they were when they were segmented
-            middle = tuple(n // 2 for n in cells.labels.shape[:-2])
-            areas = np.unique(cells.labels[middle], return_counts=True)[1][1:]
+            plane = cells.labels[tuple(n // 2 for n in cells.labels.shape[:-2])]
+            areas = np.unique(plane[plane > 0], return_counts=True)[1]
             layer.contour = contour_for(float(np.median(areas)) if areas.size else 0.0)
         self._viewer.add_layer(layer)
         self._picked = layer
