@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QAbstractListModel, QModelIndex, QRect, QSize, Qt
-from qtpy.QtGui import QFontMetrics, QIcon, QPainter, QPalette
+from qtpy.QtGui import QColor, QFontMetrics, QIcon, QPainter, QPalette
 from qtpy.QtWidgets import (
     QFileDialog,
     QListView,
@@ -32,6 +32,7 @@ from napari_sa2net.widgets.controls import (
     vbox,
 )
 from napari_sa2net.widgets.learn.training_set import pixmap
+from napari_sa2net.widgets.theme import warning_color
 
 if TYPE_CHECKING:
     from napari_sa2net.widgets.napari_port.connections import Connections
@@ -158,7 +159,8 @@ class RowPainter(QStyledItemDelegate):
         first = metrics.elidedText(name, Qt.TextElideMode.ElideMiddle, width)
         painter.drawText(QRect(left, top, width, height), Qt.AlignmentFlag.AlignLeft, first)
         if index.data(FAILED):
-            painter.setPen(Qt.GlobalColor.red)
+            on_dark = option.palette.color(QPalette.ColorRole.Text).lightness() > 128
+            painter.setPen(QColor(warning_color(on_dark)))
         else:
             painter.setOpacity(0.66)
         second = metrics.elidedText(state, Qt.TextElideMode.ElideRight, width)

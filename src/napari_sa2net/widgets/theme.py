@@ -81,7 +81,7 @@ def style_sheet(theme: str) -> str:
     #sa2net QToolButton[role="tool"]:checked {{
         background-color: {_rgba(QColor(ACCENT), 0.45)}; border: 1px solid {ACCENT_HOVER}; }}
     #sa2net QPushButton[role="plain"] {{ padding: 6px 4px; border-radius: 4px; }}
-    #sa2net QLabel[role="warning"] {{ color: {_warning(dark)}; }}
+    #sa2net QLabel[role="warning"] {{ color: {warning_color(dark)}; }}
     #sa2net QToolButton[role="fold"] {{
         background: transparent; border: 0px; padding: 2px; font-weight: 600; }}
     #sa2net QToolButton[role="info"] {{
@@ -114,7 +114,8 @@ def _pt() -> int:
     return int(get_settings().appearance.font_size)
 
 
-def _warning(dark: bool) -> str:
+def warning_color(dark: bool) -> str:
+    """Colour of words that something is wrong, on a dark or a light ground."""
     return "#ffb454" if dark else "#8a4b00"
 
 
