@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").glob("notebooks/*.ipynb")),
+]
 
 _FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\((?!https?://)([^)#\s]+)(#[^)\s]*)?\)")
 
 
 def snippets(page: Path) -> list[tuple[int, str]]:
-    """Line number and text of each Python example of a page."""
+    """Line number (of a notebook: number of the cell) and text of each Python example."""
     text = page.read_text(encoding="utf-8")
+    if page.suffix == ".ipynb":
+        return [
+            (number, "".join(cell["source"]))
+            for number, cell in enumerate(json.loads(text)["cells"], 1)
+            if cell["cell_type"] == "code"
+        ]
     return [
         (text.count("\n", 0, match.start(1)) + 1, match.group(1))
         for match in _FENCE.finditer(text)
@@ -33,6 +44,7 @@ def name_of(page: Path) -> str:
 def test_examples_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SA2NET_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MPLBACKEND", "agg")
     namespace: dict[str, object] = {"__name__": "example"}
     for line, code in snippets(page):
         # Padded, so that a traceback names the line of the page.
