@@ -17,6 +17,7 @@ from qtpy.QtWidgets import QFileDialog
 from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.measure import object_table
 from napari_sa2net.widgets.cell_table import CellModel, shown_columns
+from napari_sa2net.widgets.napari_port.reading import camera_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -175,19 +176,19 @@ def test_table_and_canvas_agree(
         assert label in cells.data[int(viewer.dims.current_step[0])]
     # also in another order, and out of view
     view.sortByColumn(heads.index("y (px)"), Qt.SortOrder.DescendingOrder)
-    viewer.scene.camera.zoom = 20
-    viewer.scene.camera.center = (0, 5, 5)
+    camera_of(viewer).zoom = 20
+    camera_of(viewer).center = (0, 5, 5)
     view.selectRow(0)
     assert cells.selected_label == int(model.index(0, 0).data()) == 3 * 34 + 4
     at = np.argwhere(cells.data == cells.selected_label)
-    assert viewer.scene.camera.center[1:] == pytest.approx(at.mean(axis=0)[1:] / 2, abs=0.5)
+    assert camera_of(viewer).center[1:] == pytest.approx(at.mean(axis=0)[1:] / 2, abs=0.5)
     # in view the camera stays
     view.selectRow(1)
     view.selectRow(0)
-    center = viewer.scene.camera.center
+    center = camera_of(viewer).center
     view.selectRow(1)
     view.selectRow(0)
-    assert viewer.scene.camera.center == center
+    assert camera_of(viewer).center == center
 
     # a cell chooses its row; none where there is none
     cells.selected_label = 7

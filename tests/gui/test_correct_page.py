@@ -22,6 +22,7 @@ from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.widgets.correct.bench import OfferBox
 from napari_sa2net.widgets.correct.tools import OTHER_KEYS, TOOLS
 from napari_sa2net.widgets.dock import CorrectDock, SegmentDock, _dock_of
+from napari_sa2net.widgets.napari_port.reading import camera_of
 
 pytestmark = pytest.mark.timeout(300)
 WAIT_MS = 60_000
@@ -140,7 +141,7 @@ def test_tools_one_history_and_keep(open_page: Any, qtbot: Any, home: Path) -> N
     """Split, merge, delete, redraw, brush, regions; undone and done again; kept."""
     page, viewer, cells = with_cells(open_page, scale=(0.5, 0.5), units=("um", "um"))
     began = cells.data.copy()
-    camera = (viewer.scene.camera.zoom, viewer.scene.camera.center)
+    camera = (camera_of(viewer).zoom, camera_of(viewer).center)
     assert not page.strip.undo.isEnabled()
 
     key(viewer, "S")
@@ -187,7 +188,7 @@ def test_tools_one_history_and_keep(open_page: Any, qtbot: Any, home: Path) -> N
     assert str(cells.mode) == "pan_zoom"
     drag(qtbot, cells, (40, 40), (40, 110), (90, 110), (90, 40))
     assert page.state.unsaved == 6
-    assert (viewer.scene.camera.zoom, viewer.scene.camera.center) == camera
+    assert (camera_of(viewer).zoom, camera_of(viewer).center) == camera
 
     # our history over all of it, on the keys of the layer
     done = cells.data.copy()
@@ -289,7 +290,7 @@ def test_review_walks_and_the_view_follows(open_page: Any, qtbot: Any) -> None:
     labels = disks(*FOUR, shape=(400, 400))
     labels[200:240, 200:204] = 5  # thin and long: the most doubtful one
     page, viewer, cells = with_cells(open_page, labels)
-    viewer.scene.camera.zoom = 1
+    camera_of(viewer).zoom = 1
     qtbot.waitUntil(lambda: page.state.review.scored, timeout=WAIT_MS)
     assert "0 of 5" in page.review.title.text()
     assert not page.review.accept.isEnabled()
@@ -297,8 +298,8 @@ def test_review_walks_and_the_view_follows(open_page: Any, qtbot: Any) -> None:
     first = page.state.review.label
     assert cells.selected_label == first
     y, x = np.argwhere(labels == first).mean(axis=0)
-    np.testing.assert_allclose(viewer.scene.camera.center[-2:], (y, x), atol=2)
-    assert viewer.scene.camera.zoom > 1
+    np.testing.assert_allclose(camera_of(viewer).center[-2:], (y, x), atol=2)
+    assert camera_of(viewer).zoom > 1
     assert f"Cell {first}:" in page.review.cell.text()
     qtbot.waitUntil(lambda: "reviewed" in viewer.layers)
     outlines = viewer.layers["reviewed"]

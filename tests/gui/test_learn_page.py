@@ -28,6 +28,7 @@ from napari_sa2net.widgets.dock import LearnDock
 from napari_sa2net.widgets.learn.curves_plot import MOST_BINS, REDRAW_MS, CurvesPlot
 from napari_sa2net.widgets.learn.settings_form import SettingsForm
 from napari_sa2net.widgets.learn.training_set import when_words
+from napari_sa2net.widgets.napari_port.reading import camera_of
 
 pytestmark = pytest.mark.timeout(300)
 WAIT_MS = 120_000
@@ -149,7 +150,7 @@ def test_a_run_from_the_button_to_the_verdict(open_dock: Any, home: Path, qtbot:
     page = learn_page(dock, qtbot)
     state = page.state
     page.controller.set_config(LONG)
-    camera = (viewer.scene.camera.zoom, viewer.scene.camera.center)
+    camera = (camera_of(viewer).zoom, camera_of(viewer).center)
     page.button.click()
     assert shown(page.run)
     assert not shown(page.setup)
@@ -164,7 +165,7 @@ def test_a_run_from_the_button_to_the_verdict(open_dock: Any, home: Path, qtbot:
     wait(qtbot, lambda: state.previewed)
     assert slots(viewer) == ["learn: cells so far (nuclei 4)"]
     assert viewer.layers.selection.active is layer
-    assert (viewer.scene.camera.zoom, viewer.scene.camera.center) == camera
+    assert (camera_of(viewer).zoom, camera_of(viewer).center) == camera
     np.testing.assert_allclose(viewer.layers[-1].extent.world, layer.extent.world)
     viewer.layers.pop()
     assert not page.run.preview.isChecked()

@@ -15,6 +15,7 @@ from qtpy.QtWidgets import QFileDialog, QTabWidget
 from napari_sa2net.data.commit import Commit, is_training_set
 from napari_sa2net.data.corrections import TrainingSet
 from napari_sa2net.data.samples import synthetic_nuclei
+from napari_sa2net.widgets.napari_port.reading import camera_of
 
 pytestmark = pytest.mark.timeout(120)
 WAIT_MS = 60_000
@@ -78,7 +79,7 @@ def test_shown_corrected_again_and_kept_in_its_place(
     assert not actions.open.isEnabled()
     assert not actions.remove.isEnabled()
     choose(page, 0)
-    camera = (viewer.scene.camera.zoom, viewer.scene.camera.center)
+    camera = (camera_of(viewer).zoom, camera_of(viewer).center)
     actions.open.click()
     wait(qtbot, lambda: len(viewer.layers) == 3 and not page.state.set_busy)
     image, cells = viewer.layers[1:]
@@ -97,7 +98,7 @@ def test_shown_corrected_again_and_kept_in_its_place(
     assert viewer.layers.selection.active is mine
     assert dock.workspace.port.current is mine
     assert not dock.workspace.port.pinned
-    assert (viewer.scene.camera.zoom, viewer.scene.camera.center) == camera
+    assert (camera_of(viewer).zoom, camera_of(viewer).center) == camera
     # nor opened twice
     actions.open.click()
     wait(qtbot, lambda: not page.state.set_busy)

@@ -16,6 +16,7 @@ from napari_sa2net.widgets.map_colors import STAGE_COLORS, map_colormap, readabl
 from napari_sa2net.widgets.napari_port import METADATA_KEY, NapariPort
 from napari_sa2net.widgets.napari_port.maps import is_overlay
 from napari_sa2net.widgets.napari_port.picking import bring_into_view, go_to, label_at
+from napari_sa2net.widgets.napari_port.reading import camera_of
 from napari_sa2net.widgets.napari_port.results import ranked
 
 AFFINE = np.array([[1, 0.1, 0, 3], [0, 1.2, 0, 4], [0, 0.3, 0.9, 5], [0, 0, 0, 1.0]])
@@ -263,8 +264,8 @@ def test_replaced_in_place_with_nothing_stolen(viewer: ViewerModel, port: Napari
     a = viewer.add_image(np.zeros((40, 56)), name="a")
     viewer.add_points([[1, 1]])
     source = source_of(port)
-    viewer.scene.camera.zoom = 3.3
-    camera = (viewer.scene.camera.zoom, viewer.scene.camera.center)
+    camera_of(viewer).zoom = 3.3
+    camera = (camera_of(viewer).zoom, camera_of(viewer).center)
     selected = set(viewer.layers.selection)
     port.show_overlay(Overlay(source, "aua_8", a_map(), ()))
     layer = viewer.layers[-1]
@@ -277,7 +278,7 @@ def test_replaced_in_place_with_nothing_stolen(viewer: ViewerModel, port: Napari
     np.testing.assert_allclose(layer.translate, (9, 9))
     assert (layer.opacity, layer.blending) == (0.4, "translucent")
     assert set(viewer.layers.selection) == selected
-    assert (viewer.scene.camera.zoom, viewer.scene.camera.center) == camera
+    assert (camera_of(viewer).zoom, camera_of(viewer).center) == camera
     port.show_overlay(Overlay(source, "aua_8", None, ()))
     assert layer not in viewer.layers
     assert set(viewer.layers.selection) == selected
@@ -369,14 +370,14 @@ def test_jump_to_a_cell_of_a_stack(viewer: ViewerModel) -> None:
     assert go_to(viewer, labels, 7)
     assert viewer.dims.current_step[0] == 3
     assert labels.selected_label == 7
-    np.testing.assert_allclose(viewer.scene.camera.center[1:], (52.75, 103.75))
+    np.testing.assert_allclose(camera_of(viewer).center[1:], (52.75, 103.75))
     # a seventh of the canvas's height: the cell, and what is around it
-    assert viewer.scene.camera.zoom * 16 * 0.5 == pytest.approx(90)
+    assert camera_of(viewer).zoom * 16 * 0.5 == pytest.approx(90)
     # it goes nowhere where there is no such cell, and does not zoom out without need
     assert not go_to(viewer, labels, 8)
-    viewer.scene.camera.zoom = 50
+    camera_of(viewer).zoom = 50
     assert go_to(viewer, labels, 7)
-    assert viewer.scene.camera.zoom == 50
+    assert camera_of(viewer).zoom == 50
 
 
 def test_the_view_moves_only_to_show_a_cell_well(viewer: ViewerModel) -> None:
@@ -385,7 +386,7 @@ def test_the_view_moves_only_to_show_a_cell_well(viewer: ViewerModel) -> None:
     data[100:120, 100:120], data[120:140, 125:145] = 1, 2
     data[300:302, 300:302], data[10:380, 10:14] = 3, 4
     labels = viewer.add_labels(data)
-    camera = viewer.scene.camera
+    camera = camera_of(viewer)
 
     def at(label: int, typical: float | None = 20) -> tuple[float, ...]:
         where = np.argwhere(data == label)

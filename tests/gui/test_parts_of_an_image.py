@@ -11,6 +11,7 @@ from napari.layers import Labels
 
 from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.measure import object_table
+from napari_sa2net.widgets.napari_port.reading import camera_of
 
 if TYPE_CHECKING:
     from pytestqt.qtbot import QtBot
@@ -35,8 +36,8 @@ class Window:
         self.page.size_row.spin.setValue(20)
 
     def look(self, y: float, x: float, pixels: float) -> None:
-        self.viewer.scene.camera.zoom = max(self.viewer.canvas.size) / pixels
-        self.viewer.scene.camera.center = (0, y, x)
+        camera_of(self.viewer).zoom = max(self.viewer.canvas.size) / pixels
+        camera_of(self.viewer).center = (0, y, x)
 
     def segment(self) -> None:
         self.page.button.click()

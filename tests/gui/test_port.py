@@ -15,6 +15,7 @@ from napari_sa2net.app.session import ImageSource, SegmentRequest
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.engine.messages import SegmentResult, Summary, Window
 from napari_sa2net.widgets.napari_port import METADATA_KEY, NapariPort
+from napari_sa2net.widgets.napari_port.reading import camera_of
 
 SHEARED = np.array([[1, 0.1, 0, 3], [0, 1.2, 0, 4], [0, 0.3, 0.9, 5], [0, 0, 0, 1.0]])
 
@@ -125,8 +126,8 @@ def test_shown_plane_follows_the_slider(viewer: ViewerModel, port: NapariPort) -
 def test_view_is_what_the_camera_shows(viewer: ViewerModel, port: NapariPort) -> None:
     viewer.add_image(np.zeros((1000, 2000)), scale=(0.5, 0.5), translate=(100, 0))
     height, width = viewer.canvas.size
-    viewer.scene.camera.zoom = 4
-    viewer.scene.camera.center = (100 + 250, 500)
+    camera_of(viewer).zoom = 4
+    camera_of(viewer).center = (100 + 250, 500)
     view = source_of(port).view
     assert view is not None
     # zoom 4 with scale 0.5: two screen pixels to an image pixel
@@ -140,7 +141,7 @@ def test_view_is_what_the_camera_shows(viewer: ViewerModel, port: NapariPort) ->
 
 def test_view_beside_the_image_is_empty(viewer: ViewerModel, port: NapariPort) -> None:
     viewer.add_image(np.zeros((100, 100)))
-    viewer.scene.camera.center = (5000, 5000)
+    camera_of(viewer).center = (5000, 5000)
     view = source_of(port).view
     assert view is not None
     assert view[1] <= view[0] or view[3] <= view[2]
@@ -280,7 +281,7 @@ def test_close_leaves_no_callback(viewer: ViewerModel) -> None:
         viewer.layers.events.reordered,
         viewer.layers.selection.events.active,
         viewer.dims.events.current_step,
-        viewer.scene.camera.events.zoom,
+        camera_of(viewer).events.zoom,
         image.events.data,
         image.events.name,
         image.events.scale,
@@ -393,16 +394,16 @@ def test_new_layer_keeps_selection_and_camera(viewer: ViewerModel, port: NapariP
     b = viewer.add_image(np.zeros((30, 30)), name="b")
     viewer.layers.selection.active = a
     viewer.layers.selection.add(b)
-    viewer.scene.camera.zoom = 3.3
-    viewer.scene.camera.center = (0, 3, 4)
-    before = (viewer.scene.camera.zoom, viewer.scene.camera.center)
+    camera_of(viewer).zoom = 3.3
+    camera_of(viewer).center = (0, 3, 4)
+    before = (camera_of(viewer).zoom, camera_of(viewer).center)
     selected = set(viewer.layers.selection)
     port.choose(str(a.unique_id))
     port.show(*outcome(source_of(port), some_labels((30, 30)), (0, 0)))
     layer = viewer.layers[-1]
     assert layer.name == "cells of mine cells"
     assert set(viewer.layers.selection) == selected
-    assert (viewer.scene.camera.zoom, viewer.scene.camera.center) == before
+    assert (camera_of(viewer).zoom, camera_of(viewer).center) == before
     assert layer.metadata[METADATA_KEY] == {"model": "tiny"}
     assert list(layer.features["label"]) == [1]
     assert set(layer.features.columns) == {"label", "area_px"}

@@ -16,6 +16,7 @@ from napari_sa2net.config import InstanceConfig
 from napari_sa2net.data import read_image
 from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.widgets.napari_port.picking import KEY
+from napari_sa2net.widgets.napari_port.reading import camera_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,7 +103,7 @@ def test_look_try_inspect_close(open_dock: OpenDock, qtbot: QtBot) -> None:
     )
     assert page.empty.isHidden()
     assert not page.teach.isHidden()
-    camera = (viewer.scene.camera.zoom, viewer.scene.camera.center)
+    camera = (camera_of(viewer).zoom, camera_of(viewer).center)
     look(qtbot, page)
     why = session.why
     (cells,) = (layer for layer in viewer.layers if isinstance(layer, Labels))
@@ -130,7 +131,7 @@ def test_look_try_inspect_close(open_dock: OpenDock, qtbot: QtBot) -> None:
             high, np.subtract(source.data.shape, 0.5), atol=shown.scale[0]
         )
     assert viewer.layers.selection.active is source
-    assert (viewer.scene.camera.zoom, viewer.scene.camera.center) == camera
+    assert (camera_of(viewer).zoom, camera_of(viewer).center) == camera
     assert page.detail.title.text() == "ψ full"
 
     for name in list(page.tiles.tiles)[:-1]:
@@ -175,7 +176,7 @@ def test_look_try_inspect_close(open_dock: OpenDock, qtbot: QtBot) -> None:
     page.stages.refined.click()
     assert cells.selected_label == ranked.iloc[0]
     centre = np.array(source.data_to_world(np.argwhere(cells.data == ranked.iloc[0]).mean(0)))
-    np.testing.assert_allclose(viewer.scene.camera.center[1:], centre, atol=3)
+    np.testing.assert_allclose(camera_of(viewer).center[1:], centre, atol=3)
     page.stages.refined.click()
     assert cells.selected_label == ranked.iloc[1]
     page.stages.contested.click()
@@ -237,8 +238,8 @@ def test_view_of_a_stack_in_colour(open_dock: OpenDock, qtbot: QtBot) -> None:
     viewer.dims.set_current_step(0, 2)
     page.region_row.view.click()
     assert session.where == "view"
-    viewer.scene.camera.zoom = max(viewer.canvas.size) / 80
-    viewer.scene.camera.center = (0, 64, 90)
+    camera_of(viewer).zoom = max(viewer.canvas.size) / 80
+    camera_of(viewer).center = (0, 64, 90)
     assert page.plane.text() == "plane 3 of 3"
     look(qtbot, page)
     result = session.why.result

@@ -11,6 +11,7 @@ import pytest
 from napari.layers import Labels
 
 from napari_sa2net.data.samples import synthetic_nuclei
+from napari_sa2net.widgets.napari_port.reading import camera_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,7 +74,7 @@ def test_segment_adjust_edit_rerun(open_dock: OpenDock, qtbot: QtBot) -> None:
     )
     assert page.image_row.value() == str(source.unique_id)
     assert not page.result.form.isEnabled()
-    camera = (viewer.scene.camera.zoom, viewer.scene.camera.center)
+    camera = (camera_of(viewer).zoom, camera_of(viewer).center)
 
     # the engine may still be starting: pressing at once is fine
     run(qtbot, page)
@@ -101,7 +102,7 @@ def test_segment_adjust_edit_rerun(open_dock: OpenDock, qtbot: QtBot) -> None:
         assert column in features.columns
     np.testing.assert_allclose(features["area_um2"], features["area_px"] / 4)
     assert viewer.layers.selection.active is source
-    assert (viewer.scene.camera.zoom, viewer.scene.camera.center) == camera
+    assert (camera_of(viewer).zoom, camera_of(viewer).center) == camera
     assert cells.metadata["napari-sa2net"]["model"]
     assert str(n) in page.result.summary.text()
     assert page.result.form.isEnabled()
@@ -168,14 +169,14 @@ def test_stack_view_and_plane(open_dock: OpenDock, qtbot: QtBot) -> None:
     whole = cells.data[0]
 
     page.region_row.view.click()
-    viewer.scene.camera.zoom = max(viewer.canvas.size) / 64
-    viewer.scene.camera.center = (6, 64, 64)
+    camera_of(viewer).zoom = max(viewer.canvas.size) / 64
+    camera_of(viewer).center = (6, 64, 64)
     run(qtbot, page)
     assert results(viewer) == [cells]
     # the cells around the view stay, those in it are nearly the same
     assert cells.data.shape == (1, 128, 128)
     y0, y1, x0, x1 = session.image.view
-    shown = np.array(viewer.canvas.size) / viewer.scene.camera.zoom
+    shown = np.array(viewer.canvas.size) / camera_of(viewer).zoom
     np.testing.assert_allclose((y1 - y0, x1 - x0), shown, atol=2)
     outside = np.ones(whole.shape, bool)
     outside[y0:y1, x0:x1] = False
@@ -183,7 +184,7 @@ def test_stack_view_and_plane(open_dock: OpenDock, qtbot: QtBot) -> None:
     assert np.mean((whole > 0) == (cells.data[0] > 0)) > 0.9
 
     # a view beside the image is said in the page, in words
-    viewer.scene.camera.center = (6, 9000, 9000)
+    camera_of(viewer).center = (6, 9000, 9000)
     page.button.click()
     assert "view" in page.error.message.text()
     assert not page.error.isHidden()

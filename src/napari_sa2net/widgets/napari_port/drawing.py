@@ -15,7 +15,7 @@ from napari.layers import Shapes
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.maps import SLOT_KEY
 from napari_sa2net.widgets.napari_port.picking import SLACK
-from napari_sa2net.widgets.napari_port.reading import in_layer_units
+from napari_sa2net.widgets.napari_port.reading import camera_of, in_layer_units
 from napari_sa2net.widgets.napari_port.results import METADATA_KEY, keep_selection
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ class Drawing:
 
     def _line_width(self) -> float:
         """About two screen pixels, in pixels of the layer."""
-        camera = getattr(self._viewer, "scene", self._viewer).camera
+        camera = camera_of(self._viewer)
         scale = float(np.abs(np.asarray(self._layer.scale)[-2:]).mean()) or 1.0
         return float(np.clip(2.0 / (camera.zoom * scale), 0.02, 1000))
 

@@ -10,6 +10,7 @@ from napari.layers import Labels
 from qtpy.QtCore import QTimer
 
 from napari_sa2net.widgets.napari_port.reading import (
+    camera_of,
     canvas_size,
     in_layer_units,
     in_viewer_units,
@@ -206,7 +207,7 @@ def bring_into_view(
         seen = low[axis] - 0.5 <= now[axis] <= high[axis] + 0.5
         if axis + lead in viewer.dims.not_displayed and not seen:
             viewer.dims.set_point(axis + lead, float(middle[axis]))
-    camera = getattr(viewer, "scene", viewer).camera
+    camera = camera_of(viewer)
     canvas = canvas_size(viewer)
     extent = np.abs(end - begin)[shown]
     side = ruler = float(extent.max())

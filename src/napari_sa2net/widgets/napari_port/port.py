@@ -30,7 +30,12 @@ from napari_sa2net.widgets.napari_port.maps import (
     is_overlay,
 )
 from napari_sa2net.widgets.napari_port.picking import go_to
-from napari_sa2net.widgets.napari_port.reading import image_source, layer_axes, layer_key
+from napari_sa2net.widgets.napari_port.reading import (
+    camera_of,
+    image_source,
+    layer_axes,
+    layer_key,
+)
 from napari_sa2net.widgets.napari_port.results import (
     LEFT_CHOICES,
     LEFT_RESULTS,
@@ -125,7 +130,7 @@ class NapariPort:
         connect(layers.selection.events.active, self._selected)
         for event in ("current_step", "ndisplay", "order"):
             connect(getattr(viewer.dims.events, event), self._moved)
-        camera = getattr(viewer, "scene", viewer).camera
+        camera = camera_of(viewer)
         for event in ("center", "zoom"):
             connect(getattr(camera.events, event), self._moved)
         for layer in self.images():

@@ -121,7 +121,13 @@ def canvas_size(viewer: Viewer) -> NDArray[Any]:
     """Height and width of the canvas, in pixels of the screen."""
     if hasattr(viewer, "canvas"):
         return np.array(viewer.canvas.viewbox_size(viewer.layers), dtype=float)
-    return np.array((800.0, 600.0))
+    # before napari 0.9, which have no public name for it
+    return np.array(viewer._canvas_size, dtype=float)
+
+
+def camera_of(viewer: Viewer) -> Any:
+    """The camera, which napari 0.9 moved into the scene."""
+    return viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera
 
 
 def visible_box(viewer: Viewer, layer: Layer) -> tuple[int, int, int, int] | None:
@@ -133,7 +139,7 @@ def visible_box(viewer: Viewer, layer: Layer) -> tuple[int, int, int, int] | Non
     ndim = viewer.dims.ndim
     if viewer.dims.ndisplay != 2 or sorted(shown) != [ndim - 2, ndim - 1]:
         return None
-    camera = viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera
+    camera = camera_of(viewer)
     half = canvas_size(viewer) / camera.zoom / 2
     corners = []
     for sign in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
