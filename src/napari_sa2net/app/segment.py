@@ -379,11 +379,24 @@ class SegmentController:
         """
         with self._lock:
             self.set_model(name)
-            card = next((e.card for e in self.session.models if e.name == name), None)
-            if card is not None and self._instances_chosen:
-                now = self.session.instances
-                kept = {field: getattr(now, field) for field in KEPT_BY_CHOICE}
-                self.set_instances(InstanceConfig(**{**card.instance.model_dump(), **kept}))
+            if self._instances_chosen:
+                self.reset_instances()
+
+    @property
+    def tuned(self) -> InstanceConfig:
+        """The thresholds that were tuned for the chosen model, and the rest as it is."""
+        now, name = self.session.instances, self.session.model
+        card = next((e.card for e in self.session.models if e.name == name), None)
+        if card is None:
+            return now
+        kept = {field: getattr(now, field) for field in KEPT_BY_CHOICE}
+        return InstanceConfig(**{**card.instance.model_dump(), **kept})
+
+    def reset_instances(self) -> None:
+        """Back to `tuned`."""
+        with self._lock:
+            if self.tuned != self.session.instances:
+                self.set_instances(self.tuned)
 
     def set_predict(self, config: PredictConfig) -> None:
         """Settings of the next run."""

@@ -8,22 +8,24 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, ClassVar, overload
 
 from napari.settings import get_settings
-from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
-from qtpy.QtGui import QShowEvent
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, QUrl, Signal
+from qtpy.QtGui import QDesktopServices, QShowEvent
 from qtpy.QtWidgets import (
     QDockWidget,
     QFrame,
     QMainWindow,
     QScrollArea,
     QTabWidget,
+    QVBoxLayout,
     QWidget,
 )
 
-from napari_sa2net.widgets.controls import WheelGuard, around, vbox
+from napari_sa2net.widgets.controls import WheelGuard, around, guarded, link_button, vbox
+from napari_sa2net.widgets.napari_port import PLUGIN
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.page import PageWidget
 from napari_sa2net.widgets.theme import style_sheet
-from napari_sa2net.widgets.workspace import Workspace
+from napari_sa2net.widgets.workspace import DOCK, Workspace
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -39,11 +41,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Page:
-    """A page: its name on the tab, a tooltip, and its class, which loads when it is needed."""
+    """A page: its name on the tab, a tooltip, and its class, which loads when it is needed.
+
+    ``manual``: what of the documentation tells of it.
+    """
 
     name: str
     tip: str
     kind: str
+    manual: str
 
     def make(self, workspace: Workspace) -> PageWidget:
         """A new page."""
@@ -52,20 +58,25 @@ class Page:
 
 
 PAGES: tuple[Page, ...] = (
-    Page("Segment", "Find the cells in an image", "segment:SegmentPage"),
+    Page("Segment", "Find the cells in an image", "segment:SegmentPage", "quickstart"),
     Page(
         "See why",
         "What the network looked at, and what if it had not",
         "see_why.page:SeeWhyPage",
+        "see_why",
     ),
     Page(
         "Correct",
         "Repair cells, say which are right, and keep that",
         "correct.page:CorrectPage",
+        "correct",
     ),
-    Page("Learn", "Teach the model what you corrected", "learn.page:LearnPage"),
+    Page("Learn", "Teach the model what you corrected", "learn.page:LearnPage", "learn"),
     Page(
-        "Models", "Which models there are; import, compare, rename, remove", "models:ModelsPage"
+        "Models",
+        "Which models there are; import, compare, rename, remove",
+        "models:ModelsPage",
+        "models",
     ),
 )
 
@@ -76,6 +87,13 @@ def page_named(name: str) -> Page:
 
 
 WIDTH = 360
+DOCUMENTATION = "https://napari-sa2net.github.io/napari-sa2net"
+HELP_TIP = "What this page can do, in the documentation (opens the browser)"
+
+
+def manual_url(page: Page) -> QUrl:
+    """Where the documentation of a page is."""
+    return QUrl(f"{DOCUMENTATION}/{page.manual}/")
 
 
 class SA2NetDock(QWidget):
@@ -105,7 +123,7 @@ class SA2NetDock(QWidget):
         # to plugins napari hands a proxy that gives new proxies of layers at every access;
         # telling layers apart needs the viewer itself
         viewer = getattr(viewer, "__wrapped__", viewer)
-        self.setObjectName("sa2net")
+        self.setObjectName(DOCK)
         self._viewer = viewer
         pages = pages or self.shown
         self._docked = False
@@ -285,7 +303,7 @@ class _Place(QScrollArea):
         super().__init__()
         self.page: PageWidget | None = None
         self.workspace: Workspace | None = workspace
-        self._make = page.make
+        self._page, self._make = page, page.make
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
@@ -295,6 +313,11 @@ class _Place(QScrollArea):
         if self.page is None:
             assert self.workspace is not None
             self.page = self._make(self.workspace)
+            help_link = link_button("Help", HELP_TIP)
+            help_link.clicked.connect(lambda: QDesktopServices.openUrl(manual_url(self._page)))
+            inside = self.page.layout()
+            assert isinstance(inside, QVBoxLayout)
+            inside.addWidget(help_link, 0, Qt.AlignmentFlag.AlignRight)
             self.setWidget(self.page)
             self.filled.emit(self.page)
             # what is put into a place that is seen already stays hidden without this
@@ -363,4 +386,23 @@ class LearnDock(SA2NetDock):
     shown = (page_named("Learn"),)
 
 
-__all__ = ["CorrectDock", "LearnDock", "ModelsDock", "SA2NetDock", "SeeWhyDock", "SegmentDock"]
+def measure_cells(viewer: napari.viewer.Viewer) -> None:
+    """Measure the cells of the selected layer, and open their table (Layers ▸ Measure).
+
+    Any whole-number Labels layer will do; where none is chosen, the dock says what to do.
+    """
+    dock = viewer.window.add_plugin_dock_widget(PLUGIN, "SA2-Net")[1]
+    workspace = dock.workspace
+    workspace.measure_cells()
+    guarded(workspace.session, workspace.show_table)
+
+
+__all__ = [
+    "CorrectDock",
+    "LearnDock",
+    "ModelsDock",
+    "SA2NetDock",
+    "SeeWhyDock",
+    "SegmentDock",
+    "measure_cells",
+]

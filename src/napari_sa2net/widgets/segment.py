@@ -246,6 +246,9 @@ class ResultSection(QWidget):
             fields["split"].title or "Split", self.split, tip_of(InstanceConfig, "split")
         )
         self.form.add("Smallest", self.smallest, tip_of(InstanceConfig, "min_size"))
+        self.reset = link_button(
+            "Reset", "Foreground, Split and Smallest as they were tuned for this model"
+        )
         self.note = muted()
         self.back = link_button(
             "Bring it back",
@@ -261,7 +264,8 @@ class ResultSection(QWidget):
             "Measure", "Count these cells and measure them: area, shape, brightness"
         )
         row = hbox((self.summary, 1), self.table, self.measure, spacing=8)
-        vbox(self.form, self.note, self.back, row, on=self)
+        sliders = hbox((self.note, 1), self.reset, spacing=8)
+        vbox(self.form, sliders, self.back, row, on=self)
         self.foreground.valueChanged.connect(lambda _: self.valueChanged.emit())
         self.split.valueChanged.connect(lambda _: self.valueChanged.emit())
         self.smallest.valueChanged.connect(self._smallest_moved)
@@ -299,6 +303,10 @@ class ResultSection(QWidget):
         """Follow a change of font."""
         for slider in (self.foreground, self.split, self.smallest):
             slider.fit("0000.0 µm²")
+
+    def set_tuned(self, tuned: bool) -> None:
+        """Whether the sliders stand where the model's tuning put them."""
+        self.reset.setVisible(not tuned)
 
     def set_state(self, sliders: Sliders, note: str, summary: str, countable: str = "") -> None:
         """Sliders act only on a result that is live; the note says why not.
@@ -415,7 +423,7 @@ class SegmentPage(PageWidget):
         follow(self._show_models, events.models, events.model)
         follow(self._show_image, events.image)
         follow(self._show_image_line, events.image_line)
-        follow(self._show_settings, events.instances, events.predict)
+        follow(self._show_settings, events.instances, events.predict, events.model)
         follow(self._show_region, events.where, events.planes)
         follow(
             self._show_sliders,
@@ -443,6 +451,7 @@ class SegmentPage(PageWidget):
             lambda: self.controller.set_normalize(self.advanced.normalize())
         )
         self.result.valueChanged.connect(self._instances_changed)
+        self.result.reset.clicked.connect(self.controller.reset_instances)
         self.result.table.clicked.connect(self._open_table)
         self.result.measure.clicked.connect(self._workspace.measure_cells)
         self.result.back.clicked.connect(self.controller.bring_back)
@@ -601,6 +610,7 @@ class SegmentPage(PageWidget):
         session = self.session
         self.size_row.setValue(session.predict.diameter)
         self.result.setValue(session.instances)
+        self.result.set_tuned(self.controller.tuned == session.instances)
         self.region_row.link.setChecked(session.instances.link_planes)
         self.advanced.set_values(
             session.predict, session.instances, session.normalize, self.port.as_displayed

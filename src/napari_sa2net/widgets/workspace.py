@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from functools import cached_property
@@ -11,12 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import napari.settings
+from napari.utils import progress
+from napari.utils.notifications import show_info
+from napari.utils.task_status import Status
 from qtpy.QtCore import QObject, Qt, QTimer, Signal
+from qtpy.QtWidgets import QApplication, QWidget
 
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.measurements import Measurements
 from napari_sa2net.app.segment import SegmentController, recall, remember
-from napari_sa2net.app.session import LabelsUpdate, Session
+from napari_sa2net.app.session import JobProgress, LabelsUpdate, Session
 from napari_sa2net.config import PredictConfig
 from napari_sa2net.widgets.napari_port import PLUGIN, NapariPort
 from napari_sa2net.widgets.napari_port.cells import CellLayers
@@ -77,6 +82,101 @@ class GuiDispatcher(QObject):
             function(*args)
 
 
+# --------------------------------------------------------------------------------------------
+# What runs, told to napari.
+
+#: ms; what is over sooner is nothing to tell
+BRIEF_MS = 700
+#: s; the end of what takes longer is told to whoever looks elsewhere
+LONG = 20.0
+
+
+class Activity(QObject):
+    """A run as napari shows it: a bar in its activity dock, and a word before it closes.
+
+    At the end of a long run that nobody sees there is a notification.
+
+    Parameters
+    ----------
+    what : str
+        What runs, such as "learning".
+    running, progress, outcome : callable
+        Whether it runs, how far it is, and what came of it, in words.
+    """
+
+    def __init__(
+        self,
+        viewer: Viewer,
+        what: str,
+        running: Callable[[], bool],
+        progress: Callable[[], JobProgress | None],
+        outcome: Callable[[], str],
+    ) -> None:
+        super().__init__()
+        self._viewer, self._what = viewer, what
+        self._running, self._progress, self._outcome = running, progress, outcome
+        self._began = 0.0
+        self._bar: Any = None
+        self._task: Any = None
+        self._wait = QTimer(self)
+        self._wait.setSingleShot(True)
+        self._wait.setInterval(BRIEF_MS)
+        self._wait.timeout.connect(self._begin)
+
+    def follow(self, _: Any = None) -> None:
+        """Something may have begun, gone on or ended."""
+        if self._running():
+            if not self._began:
+                self._began = time.monotonic()
+                self._wait.start()
+            elif self._bar is not None:
+                self._show()
+        elif self._began:
+            long = time.monotonic() - self._began > LONG
+            self.end()
+            if long:
+                # what came of it is set after the end of the run
+                QTimer.singleShot(0, lambda: self._tell(self._outcome()))
+
+    def end(self) -> None:
+        """Nothing runs any more; harmless twice."""
+        self._wait.stop()
+        self._began = 0.0
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        if self._task is not None:
+            self._viewer.window._update_task_status(self._task, Status.COMPLETED)
+            self._task = None
+
+    def _begin(self) -> None:
+        self._bar = progress(total=100, desc=f"SA2-Net: {self._what}")
+        # plugins have no public name for it yet
+        register = getattr(self._viewer.window, "_register_task_status", None)
+        if register is not None:
+            self._task = register("SA2-Net", Status.BUSY, self._what)
+        self._show()
+
+    def _show(self) -> None:
+        now = self._progress()
+        if now is not None:
+            self._bar.set_description(f"SA2-Net: {now.what}")
+            self._bar.update(round(100 * now.fraction) - self._bar.n)
+
+    def _tell(self, words: str) -> None:
+        docks = [
+            dock
+            for dock in self._viewer.window.dock_widgets.values()
+            if isinstance(dock, QWidget) and dock.objectName() == DOCK and dock.isVisible()
+        ]
+        if words and not (docks and QApplication.activeWindow() is not None):
+            show_info(f"SA2-Net: {words}")
+            for dock in docks:
+                QApplication.alert(dock.window())
+
+
+#: objectName of every dock of ours
+DOCK = "sa2net"
 #: after the dock has been drawn
 PRELOAD_MS = 1500
 #: napari needs the first two for its first Labels layer
@@ -129,6 +229,25 @@ class Workspace(QObject):
         self.session.events.result_key.connect(lambda _: self._count())
         # cells of ours are measured unasked, those of others when a person asks
         cells.made.connect(self.measured.measure)
+        session = self.session
+        self._activities: list[Activity] = []
+        self._watch(
+            "finding cells",
+            session,
+            lambda: session.running,
+            lambda: session.error.message if session.error is not None else session.counted,
+        )
+
+    def _watch(
+        self, what: str, state: Any, running: Callable[[], bool], outcome: Callable[[], str]
+    ) -> None:
+        """Tell napari of the runs of a state with ``progress``."""
+        viewer = self.port.viewer
+        activity = Activity(viewer, what, running, lambda: state.progress, outcome)
+        self._activities.append(activity)
+        events = state.events
+        events.progress.connect(activity.follow)
+        (events.phase if hasattr(state, "phase") else events.running).connect(activity.follow)
 
     # --- what is made with the page that needs it ------------------------------------------
 
@@ -195,6 +314,16 @@ class Workspace(QObject):
         learn.overlay.connect(self.port.show_overlay)
         self._kept = KeptLayers(self.port, self.cells)  # a signal holds its listeners weakly
         learn.set.opened.connect(self._kept.show)
+        state = learn.state
+
+        def outcome() -> str:
+            if state.error is not None:
+                return state.error.message
+            if state.phase != "idle" or state.outcome is None:
+                return ""
+            return state.outcome.verdict.text
+
+        self._watch("learning", state, lambda: learn.running, outcome)
         return learn
 
     @cached_property
@@ -210,6 +339,12 @@ class Workspace(QObject):
         )
         self._folder_keys = Keys({"PageDown": folder.next, "PageUp": folder.previous})
         folder.state.events.folder.connect(self._folder_opened)
+        self._watch(
+            "segmenting a folder",
+            folder.state,
+            lambda: folder.state.running,
+            lambda: folder.state.said,
+        )
         correct = self._made("correct")
         if correct is not None:
             self._follow_corrections(correct)
@@ -311,6 +446,8 @@ class Workspace(QObject):
         self._users -= 1
         if self._users == 0:
             self._remember()
+            for activity in self._activities:
+                activity.end()
             folder = self._made("folder")
             if folder is not None:
                 folder.cancel()

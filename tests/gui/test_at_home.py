@@ -1,0 +1,156 @@
+"""What napari knows of us: its activity dock, its tasks, its notifications, its menus."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from napari.utils import progress
+from napari.utils.notifications import notification_manager
+from qtpy.QtGui import QDesktopServices
+from qtpy.QtWidgets import QApplication, QPushButton
+
+from napari_sa2net.app.session import JobProgress
+from napari_sa2net.data.samples import synthetic_nuclei
+from napari_sa2net.widgets import workspace
+from napari_sa2net.widgets.dock import PAGES, measure_cells
+from napari_sa2net.widgets.workspace import TABLE, Activity
+
+
+class Run:
+    """Something that runs, for as long as a test wants."""
+
+    def __init__(self, viewer):
+        self.on, self.far, self.said = False, None, "12 cells"
+        self.activity = Activity(
+            viewer, "finding cells", lambda: self.on, lambda: self.far, lambda: self.said
+        )
+
+    def set(self, on, far=None):
+        self.on, self.far = on, far
+        self.activity.follow()
+
+
+@pytest.fixture
+def run(make_napari_viewer):
+    viewer = make_napari_viewer()
+    one = Run(viewer)
+    yield one, viewer
+    one.activity.end()
+
+
+def tasks(viewer):
+    return viewer.window._task_status_manager.get_status()
+
+
+def test_a_run_is_in_the_activity_dock_and_asks_before_napari_closes(run, qtbot):
+    one, viewer = run
+    bars = set(progress._all_instances)
+    one.set(True, JobProgress(0, 10, "segmenting"))
+    assert not tasks(viewer)  # it may be over in a moment
+    qtbot.waitUntil(lambda: bool(tasks(viewer)), timeout=20_000)
+    assert tasks(viewer) == ["SA2-Net: finding cells"]
+    (bar,) = set(progress._all_instances) - bars
+    one.set(True, JobProgress(4, 10, "segmenting"))
+    assert (bar.n, bar.total, bar.desc) == (40, 100, "SA2-Net: segmenting: ")
+    one.set(True, JobProgress(0, 0, "measuring"))
+    assert bar.desc.startswith("SA2-Net: measuring")
+    one.set(False)
+    assert not tasks(viewer)
+    assert set(progress._all_instances) == bars
+
+
+def test_a_brief_run_is_not_told(run, qtbot):
+    one, viewer = run
+    bars = set(progress._all_instances)
+    one.set(True)
+    one.set(False)
+    qtbot.wait(2 * workspace.BRIEF_MS)
+    assert not tasks(viewer)
+    assert set(progress._all_instances) == bars
+
+
+@pytest.mark.parametrize(("seen", "long", "told"), [(0, 1, 1), (1, 1, 0), (0, 0, 0)])
+def test_the_end_of_a_long_run_is_told_to_who_looks_elsewhere(
+    run, qtbot, monkeypatch, open_dock, seen, long, told
+):
+    one, _ = run
+    if seen:
+        dock = open_dock()
+        one.activity = Activity(
+            dock.workspace.port.viewer, "", lambda: one.on, lambda: None, lambda: one.said
+        )
+        dock.window().show()
+        qtbot.waitUntil(dock.isVisible)
+        monkeypatch.setattr(QApplication, "activeWindow", lambda: dock.window())
+    monkeypatch.setattr(workspace, "LONG", 0.0 if long else 3600.0)
+    before = len(notification_manager.records)
+    one.set(True)
+    qtbot.wait(5)
+    one.set(False)
+    qtbot.wait(50)
+    words = [record.message for record in notification_manager.records[before:]]
+    assert words == (["SA2-Net: 12 cells"] if told else [])
+
+
+def test_segmenting_is_told(open_dock, monkeypatch, qtbot):
+    monkeypatch.setattr(workspace, "BRIEF_MS", 0)
+    dock = open_dock()
+    session, viewer = dock.workspace.session, dock.workspace.port.viewer
+    told, register = [], viewer.window._register_task_status
+
+    def spy(provider, status, words, cancel=None):
+        told.append(words)
+        return register(provider, status, words, cancel)
+
+    monkeypatch.setattr(viewer.window, "_register_task_status", spy)
+    image, _ = synthetic_nuclei((256, 256), n=20, seed=1)
+    viewer.add_image(image)
+    qtbot.waitUntil(
+        lambda: session.engine == "ready" and session.image is not None, timeout=60_000
+    )
+    dock.pages[0].button.click()
+    qtbot.waitUntil(lambda: session.running, timeout=60_000)
+    qtbot.waitUntil(lambda: not session.running and bool(session.counted), timeout=60_000)
+    assert told == ["finding cells"]
+    assert not tasks(viewer)
+
+    # the sliders go back to what was tuned for the model, and nothing else does
+    page, controller = dock.pages[0], dock.workspace.controller
+    assert page.result.reset.isHidden()
+    tuned = session.instances
+    controller.set_instances(tuned.model_copy(update={"split": 0.11, "fill_holes": False}))
+    assert not page.result.reset.isHidden()
+    page.result.reset.click()
+    assert session.instances == tuned.model_copy(update={"fill_holes": False})
+    assert page.result.split.value() == pytest.approx(tuned.split)
+    assert page.result.reset.isHidden()
+
+
+def test_every_page_leads_to_its_documentation(open_dock, monkeypatch):
+    opened = []
+    monkeypatch.setattr(QDesktopServices, "openUrl", lambda url: opened.append(url.toString()))
+    dock = open_dock()
+    for place in dock._places:
+        (link,) = [b for b in place.fill().findChildren(QPushButton) if b.text() == "Help"]
+        link.click()
+    root = Path(__file__).parents[2]
+    docs = root / "docs"
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert len(opened) == len(PAGES)
+    for url in opened:
+        assert url.startswith(project["urls"]["Documentation"])
+        assert (docs / f"{url.split('/')[-2]}.md").is_file(), url
+
+
+def test_cells_of_any_layer_are_measured_from_the_menu(make_napari_viewer, home, qtbot):
+    viewer = make_napari_viewer()
+    image, truth = synthetic_nuclei((128, 128), n=6, seed=1)
+    viewer.add_image(image)
+    viewer.add_labels(truth)
+    measure_cells(viewer)
+    dock = viewer.window.dock_widgets["SA2-Net (napari-sa2net)"]
+    qtbot.waitUntil(lambda: "6 cells" in dock.workspace.session.counted, timeout=20_000)
+    assert TABLE in viewer.window.dock_widgets
+    dock.shut()
