@@ -53,12 +53,26 @@ def test_a_run_is_in_the_activity_dock_and_asks_before_napari_closes(run, qtbot)
     assert tasks(viewer) == ["SA2-Net: finding cells"]
     (bar,) = set(progress._all_instances) - bars
     one.set(True, JobProgress(4, 10, "segmenting"))
-    assert (bar.n, bar.total, bar.desc) == (40, 100, "SA2-Net: segmenting: ")
+    qtbot.waitUntil(lambda: bar.n == 40 and bar.desc == "SA2-Net: segmenting: ")
+    assert bar.total == 100
     one.set(True, JobProgress(0, 0, "measuring"))
-    assert bar.desc.startswith("SA2-Net: measuring")
+    qtbot.waitUntil(lambda: bar.desc.startswith("SA2-Net: measuring"))
     one.set(False)
-    assert not tasks(viewer)
-    assert set(progress._all_instances) == bars
+    qtbot.waitUntil(lambda: not tasks(viewer))
+    qtbot.waitUntil(lambda: set(progress._all_instances) == bars)
+
+
+def test_a_run_may_end_while_napari_draws_its_bar(run, qtbot):
+    one, viewer = run
+    bars = set(progress._all_instances)
+    one.set(True, JobProgress(1, 10, "segmenting"))
+    qtbot.waitUntil(lambda: bool(tasks(viewer)))
+    (bar,) = set(progress._all_instances) - bars
+    # napari handles other events inside of this call
+    bar.events.value.connect(lambda _: one.set(False) or one.activity.end())
+    one.set(True, JobProgress(9, 10, "segmenting"))
+    qtbot.waitUntil(lambda: not tasks(viewer))
+    qtbot.waitUntil(lambda: set(progress._all_instances) == bars)
 
 
 def test_a_brief_run_is_not_told(run, qtbot):
@@ -89,7 +103,7 @@ def test_the_end_of_a_long_run_is_told_to_who_looks_elsewhere(
     one.set(True)
     qtbot.wait(5)
     one.set(False)
-    qtbot.wait(50)
+    qtbot.waitUntil(lambda: not one.activity._began)
     words = [record.message for record in notification_manager.records[before:]]
     assert words == (["SA2-Net: 12 cells"] if told else [])
 
@@ -114,7 +128,7 @@ def test_segmenting_is_told(open_dock, monkeypatch, qtbot):
     qtbot.waitUntil(lambda: session.running, timeout=60_000)
     qtbot.waitUntil(lambda: not session.running and bool(session.counted), timeout=60_000)
     assert told == ["finding cells"]
-    assert not tasks(viewer)
+    qtbot.waitUntil(lambda: not tasks(viewer))
 
     # the sliders go back to what was tuned for the model, and nothing else does
     page, controller = dock.pages[0], dock.workspace.controller

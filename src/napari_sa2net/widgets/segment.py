@@ -264,7 +264,7 @@ class ResultSection(QWidget):
             "Measure", "Count these cells and measure them: area, shape, brightness"
         )
         row = hbox((self.summary, 1), self.table, self.measure, spacing=8)
-        sliders = hbox((self.note, 1), self.reset, spacing=8)
+        sliders = hbox((self.note, 9), None, self.reset, spacing=8)
         vbox(self.form, sliders, self.back, row, on=self)
         self.foreground.valueChanged.connect(lambda _: self.valueChanged.emit())
         self.split.valueChanged.connect(lambda _: self.valueChanged.emit())

@@ -118,50 +118,57 @@ class Activity(QObject):
         self._began = 0.0
         self._bar: Any = None
         self._task: Any = None
-        self._wait = QTimer(self)
-        self._wait.setSingleShot(True)
-        self._wait.setInterval(BRIEF_MS)
-        self._wait.timeout.connect(self._begin)
+        # napari's bars let other events in: only from here, and one call at a time
+        self._inside = False
+        self._clock = QTimer(self)
+        self._clock.setInterval(BRIEF_MS)
+        self._clock.timeout.connect(self._tick)
 
     def follow(self, _: Any = None) -> None:
-        """Something may have begun, gone on or ended."""
-        if self._running():
-            if not self._began:
-                self._began = time.monotonic()
-                self._wait.start()
-            elif self._bar is not None:
-                self._show()
-        elif self._began:
-            long = time.monotonic() - self._began > LONG
-            self.end()
-            if long:
-                # what came of it is set after the end of the run
-                QTimer.singleShot(0, lambda: self._tell(self._outcome()))
+        """Something may have begun or ended."""
+        if not self._began and self._running():
+            self._began = time.monotonic()
+            self._clock.start()
+        elif self._began and not self._running():
+            QTimer.singleShot(0, self._tick)
 
     def end(self) -> None:
         """Nothing runs any more; harmless twice."""
-        self._wait.stop()
+        self._clock.stop()
         self._began = 0.0
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-        if self._task is not None:
-            self._viewer.window._update_task_status(self._task, Status.COMPLETED)
-            self._task = None
+        bar, task, self._bar, self._task = self._bar, self._task, None, None
+        if task is not None:
+            self._viewer.window._update_task_status(task, Status.COMPLETED)
+        if bar is not None:
+            bar.close()
 
-    def _begin(self) -> None:
-        self._bar = progress(total=100, desc=f"SA2-Net: {self._what}")
-        # plugins have no public name for it yet
-        register = getattr(self._viewer.window, "_register_task_status", None)
-        if register is not None:
-            self._task = register("SA2-Net", Status.BUSY, self._what)
-        self._show()
+    def _tick(self) -> None:
+        if self._inside or not self._began:
+            return
+        self._inside = True
+        try:
+            if self._running():
+                self._show()
+            else:
+                long = time.monotonic() - self._began > LONG
+                self.end()
+                if long:
+                    self._tell(self._outcome())
+        finally:
+            self._inside = False
 
     def _show(self) -> None:
-        now = self._progress()
-        if now is not None:
-            self._bar.set_description(f"SA2-Net: {now.what}")
-            self._bar.update(round(100 * now.fraction) - self._bar.n)
+        if self._bar is None:
+            # plugins have no public name for it yet
+            register = getattr(self._viewer.window, "_register_task_status", None)
+            if register is not None:
+                self._task = register("SA2-Net", Status.BUSY, self._what)
+            self._bar = progress(total=100, desc=f"SA2-Net: {self._what}")
+        now, bar = self._progress(), self._bar
+        if now is not None and bar is not None:
+            bar.update(round(100 * now.fraction) - bar.n)
+            if bar is self._bar:
+                bar.set_description(f"SA2-Net: {now.what}")
 
     def _tell(self, words: str) -> None:
         docks = [
