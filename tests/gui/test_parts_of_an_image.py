@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from napari.layers import Labels
+from napari.layers import Labels, Shapes
 
 from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.measure import object_table
-from napari_sa2net.widgets.napari_port.reading import camera_of
+from napari_sa2net.widgets.napari_port.reading import camera_of, layer_key
 
 if TYPE_CHECKING:
     from pytestqt.qtbot import QtBot
@@ -178,3 +178,58 @@ def test_planes_add_up(open_dock: OpenDock, qtbot: QtBot) -> None:
     window.segment()
     assert window.results == [cells]
     assert window.on_image(cells).any(axis=(1, 2)).all()
+
+
+@pytest.mark.both_bindings
+def test_an_area_is_drawn_with_naparis_own_tool(open_dock: OpenDock, qtbot: QtBot) -> None:
+    image = synthetic_nuclei((300, 400), n=40, diameter=20, seed=3)[0]
+    window = Window(open_dock(), qtbot, image, scale=(0.5, 0.5), translate=(10, 20))
+    page, viewer, session = window.page, window.viewer, window.workspace.session
+    page.region_row.area.click()
+    (shapes,) = [one for one in viewer.layers if isinstance(one, Shapes)]
+    assert viewer.layers.selection.active is shapes
+    assert shapes.mode == "add_rectangle"
+    assert session.image.key == layer_key(window.image)
+    # nothing is drawn yet: it says what to do, and nothing runs
+    page.button.click()
+    assert not session.running
+    assert "Drag a rectangle" in session.error.message
+
+    shapes.add_rectangles(np.array([[50, 100], [149.5, 249.5]]))
+    window.workspace.controller.dismiss_error()
+    window.segment()
+    assert session.image.area == (50, 150, 100, 250)
+    (cells,) = window.results
+    whole = window.on_image(cells)
+    inside = np.zeros(whole.shape, bool)
+    inside[50:150, 100:250] = True
+    assert whole[inside].any()
+    assert not whole[~inside].any()
+
+    # of several the selected one, also on a layer that a person made with another scale
+    other = viewer.add_shapes(
+        [np.array([[0, 0], [0, 9], [9, 9], [9, 0]]), np.array([[20, 40], [20, 60], [40, 50]])],
+        shape_type=["rectangle", "polygon"],
+        scale=(2, 2),
+    )
+    other.selected_data = {1}
+    viewer.layers.selection.active = other
+    window.workspace.refresh_image()
+    y0, y1, x0, x1 = session.image.area
+    assert (y0, y1) == (60, 141)
+    assert (x0, x1) == (120, 201)
+    # clicked again it stays: something is drawn already
+    n = len(viewer.layers)
+    page.region_row.whole.click()
+    page.region_row.area.click()
+    assert len(viewer.layers) == n
+
+
+def test_an_area_on_a_stack_is_of_every_plane(open_dock: OpenDock, qtbot: QtBot) -> None:
+    plane = synthetic_nuclei((120, 160), n=9, diameter=20, seed=3)[0]
+    window = Window(open_dock(), qtbot, np.stack([plane, plane[::-1]]), scale=(4, 1, 1))
+    window.viewer.dims.set_point(0, 4)
+    window.viewer.add_shapes([np.array([[10, 20], [10, 79], [59, 79], [59, 20]])])
+    window.page.region_row.area.click()
+    window.workspace.refresh_image()
+    assert window.workspace.session.image.area == (10, 60, 20, 80)

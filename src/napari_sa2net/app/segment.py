@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from psygnal import Signal
 
@@ -755,14 +755,15 @@ def recall(controller: SegmentController, preferences: dict[str, str]) -> None:
         config = PredictConfig(**predict)
         instances = InstanceConfig(**then["instances"]) if "instances" in then else None
         where, planes, normalize = then["where"], then["planes"], bool(then["normalize"])
-        if where not in ("whole", "view") or planes not in ("current", "all"):
+        if where not in get_args(Where) or planes not in ("current", "all"):
             return
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SA2NetError):
         return
     controller.sizes.update({image: size for image, size in sizes.items() if size})
     session = controller.session
     session.model, session.predict, session.normalize = model, config, normalize
-    session.where, session.planes = where, planes
+    # what was drawn is gone with the window
+    session.where, session.planes = "whole" if where == "area" else where, planes
     session.live = then.get("live") is True
     if instances is not None:
         controller.set_instances(instances)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 EngineState = Literal["stopped", "starting", "ready", "busy", "down"]
-Where = Literal["whole", "view"]
+Where = Literal["whole", "view", "area"]
 Planes = Literal["current", "all"]
 Sliders = Literal["none", "live", "edited", "lost"]
 
@@ -76,6 +76,8 @@ class ImageSource:
         Stack index that is shown, in the order of the stack axes; None for a 2-D image.
     view
         ``(y0, y1, x0, x1)`` in pixels that the camera shows, clipped to the image.
+    area
+        The same around what is drawn on a layer of shapes; None where there is none.
     path
         Its file, where there is one.
     plan
@@ -91,6 +93,7 @@ class ImageSource:
     pixel_size_um: float | None = None
     plane: tuple[int, ...] | None = None
     view: tuple[int, int, int, int] | None = None
+    area: tuple[int, int, int, int] | None = None
     seen_channel: int | None = None
     contrast: tuple[float, float] | None = None
     z_step_um: float | None = None
@@ -448,6 +451,19 @@ def _source(session: Session, verb: str) -> ImageSource:
     return session.image
 
 
+NOWHERE: dict[Where, str] = {
+    "view": "The view shows no part of this image. Move the camera over it, "
+    "or choose the whole image.",
+    "area": "No area is drawn over this image. Drag a rectangle on a layer of shapes, "
+    "or choose the whole image.",
+}
+
+
+def part_of(session: Session, source: ImageSource) -> tuple[int, int, int, int] | None:
+    """``(y0, y1, x0, x1)`` of the chosen part of an image; None for the whole image."""
+    return {"view": source.view, "area": source.area, "whole": None}[session.where]
+
+
 def _frozen(
     session: Session,
     source: ImageSource,
@@ -455,14 +471,9 @@ def _frozen(
     key: str,
     index: tuple[int, ...] | None,
 ) -> tuple[Any, ...]:
-    box = None
-    if session.where == "view":
-        box = source.view
-        if box is None or box[1] <= box[0] or box[3] <= box[2]:
-            raise ImageError(
-                "The view shows no part of this image. Move the camera over it, "
-                "or choose the whole image."
-            )
+    box = part_of(session, source)
+    if session.where != "whole" and (box is None or box[1] <= box[0] or box[3] <= box[2]):
+        raise ImageError(NOWHERE[session.where])
     return (
         source,
         generation,
@@ -541,7 +552,7 @@ def time_to_run(
         plan = source_plan(source)
     except SA2NetError:
         return RunTime(0.0, 0.0)
-    box = source.view if session.where == "view" else None
+    box = part_of(session, source)
     y0, y1, x0, x1 = box or (0, plan.spatial[0], 0, plan.spatial[1])
     n_planes = 1 if one_plane or session.planes == "current" else plan.n_planes
     pixels = (y1 - y0) * (x1 - x0) * n_planes

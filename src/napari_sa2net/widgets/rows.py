@@ -44,8 +44,14 @@ from napari_sa2net.widgets.theme import icon
 # What part of the image is segmented, and whether its planes belong together.
 
 
+AREA_TIP = (
+    "Segment only the rectangle around what is drawn on a layer of shapes (of several shapes "
+    "the selected ones). Where nothing is drawn yet, you can drag a rectangle now"
+)
+
+
 class RegionRow(QWidget):
-    """Whole image or view; for stacks, all planes or the one that is shown.
+    """Whole image, view or a drawn area; for stacks, all planes or the one that is shown.
 
     Signals
     -------
@@ -64,6 +70,8 @@ class RegionRow(QWidget):
         self.whole.setToolTip("Segment the image from edge to edge")
         self.view = QRadioButton("view")
         self.view.setToolTip("Segment only what the canvas shows now: quick for trials")
+        self.area = QRadioButton("area")
+        self.area.setToolTip(AREA_TIP)
         self.all = QRadioButton()
         self.plane = QRadioButton("this one")
         self.link = check_box("link cells across Z", tip_of(InstanceConfig, "link_planes"))
@@ -75,13 +83,16 @@ class RegionRow(QWidget):
         grid.setHorizontalSpacing(6)
         grid.setVerticalSpacing(4)
         for row, (group, buttons) in enumerate(
-            ((self._wheres, (self.whole, self.view)), (self._planes, (self.all, self.plane)))
+            (
+                (self._wheres, (self.whole, self.view, self.area)),
+                (self._planes, (self.all, self.plane)),
+            )
         ):
             for column, button in enumerate(buttons):
                 group.addButton(button)
                 grid.addWidget(button, row, column)
-        grid.addWidget(self.link, 2, 0, 1, 3)
-        grid.setColumnStretch(2, 1)
+        grid.addWidget(self.link, 2, 0, 1, 4)
+        grid.setColumnStretch(3, 1)
         self.whole.setChecked(True)
         self.all.setChecked(True)
         self._wheres.buttonClicked.connect(self._clicked)
@@ -90,7 +101,9 @@ class RegionRow(QWidget):
         self.set_stack()
 
     def where(self) -> Where:
-        """``whole`` or ``view``."""
+        """``whole``, ``view`` or ``area``."""
+        if self.area.isChecked():
+            return "area"
         return "view" if self.view.isChecked() else "whole"
 
     def planes(self) -> Planes:
@@ -99,7 +112,7 @@ class RegionRow(QWidget):
 
     def setValue(self, where: Where, planes: Literal["all", "current"]) -> None:
         """Show a choice; says nothing (only clicks do)."""
-        (self.view if where == "view" else self.whole).setChecked(True)
+        {"view": self.view, "area": self.area, "whole": self.whole}[where].setChecked(True)
         (self.plane if planes == "current" else self.all).setChecked(True)
         self._show_link()
 

@@ -524,8 +524,7 @@ class SegmentPage(PageWidget):
         self.hint.setVisible(measuring)
 
     def _region_changed(self) -> None:
-        self.controller.set_region(self.region_row.where(), self.region_row.planes())
-        self._workspace.refresh_image()
+        self._workspace.set_region(self.region_row.where(), self.region_row.planes())
 
     def _predict_changed(self) -> None:
         self.controller.set_predict(self.advanced.predict(self.session.predict))
@@ -550,7 +549,7 @@ class SegmentPage(PageWidget):
     def _view_moved(self) -> None:
         source = self.session.image
         channels = source is not None and source.seen_channel is not None
-        if channels or self.session.where == "view" or self.session.planes == "current":
+        if channels or self.session.where != "whole" or self.session.planes == "current":
             self._rest.start()
 
     def _result_ready(self, state: ResultState, result: SegmentResult) -> None:

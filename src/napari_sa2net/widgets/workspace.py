@@ -21,7 +21,7 @@ from qtpy.QtWidgets import QApplication, QWidget
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.measurements import Measurements
 from napari_sa2net.app.segment import SegmentController, recall, remember
-from napari_sa2net.app.session import JobProgress, LabelsUpdate, Session
+from napari_sa2net.app.session import JobProgress, LabelsUpdate, Planes, Session, Where
 from napari_sa2net.config import PredictConfig
 from napari_sa2net.widgets.napari_port import PLUGIN, NapariPort
 from napari_sa2net.widgets.napari_port.cells import CellLayers
@@ -484,6 +484,14 @@ class Workspace(QObject):
     def refresh_image(self) -> None:
         """Take plane and view as they are shown now."""
         self.controller.set_image(self.port.source())
+
+    def set_region(self, where: Where, planes: Planes | None = None) -> None:
+        """A person has chosen how much of the image is looked at."""
+        before = self.session.where
+        self.controller.set_region(where, planes)
+        if where == "area" != before:
+            self.port.draw_area()
+        self.refresh_image()
 
     def _count(self) -> None:
         """The line of the chosen cells as they are now."""

@@ -12,10 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from napari.layers import Shapes
 
+from napari_sa2net.widgets.napari_port import geometry
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.maps import SLOT_KEY
 from napari_sa2net.widgets.napari_port.picking import SLACK
-from napari_sa2net.widgets.napari_port.reading import camera_of, in_layer_units
+from napari_sa2net.widgets.napari_port.reading import (
+    camera_of,
+    in_layer_units,
+    in_viewer_units,
+    plane_shape,
+)
 from napari_sa2net.widgets.napari_port.results import METADATA_KEY, keep_selection
 
 if TYPE_CHECKING:
@@ -238,6 +244,52 @@ def _last_two(layer: Labels | Image) -> dict[str, Any]:
     if np.size(layer.shear):
         arguments["shear"] = np.asarray(layer.shear)[-1:]
     return arguments
+
+
+# --------------------------------------------------------------------------------------------
+# What a person draws to say which part of an image is meant.
+
+AREA_NAME = "area to segment"
+
+
+def drawn_box(viewer: Viewer, layer: Image) -> tuple[int, int, int, int] | None:
+    """The part of the layer's planes around what is drawn: ``(y0, y1, x0, x1)`` in pixels.
+
+    That is the selected layer of shapes, else the topmost that is shown, and of it the
+    selected shapes, else all. None where there is none.
+    """
+    drawn = [one for one in viewer.layers if is_area(one) and len(one.data)]
+    active = viewer.layers.selection.active
+    chosen = active if active in drawn else next((s for s in drawn[::-1] if s.visible), None)
+    if chosen is None:
+        return None
+    corners = []
+    for number in sorted(chosen.selected_data) or range(len(chosen.data)):
+        for vertex in np.asarray(chosen.data[number]):
+            point = np.array(viewer.dims.point, dtype=float)
+            world = in_viewer_units(viewer, chosen, np.array(chosen.data_to_world(vertex)))
+            point[-2:] = world[-2:]
+            corners.append(layer.world_to_data(in_layer_units(viewer, layer, point))[-2:])
+    height, width = plane_shape(layer)[-2:]
+    y0, y1, x0, x1 = geometry.visible_box(np.array(corners), (height, width))
+    return y0, y1, x0, x1
+
+
+def is_area(layer: Layer) -> bool:
+    """A layer of shapes that a person draws on; tools have some of their own."""
+    return isinstance(layer, Shapes) and METADATA_KEY not in layer.metadata
+
+
+def begin_area(viewer: Viewer, image: Image) -> None:
+    """Let the person drag a rectangle with napari's own tool, unless something is drawn."""
+    if drawn_box(viewer, image) is not None:
+        return
+    empty = [one for one in viewer.layers if is_area(one) and not len(one.data)]
+    if not empty:
+        empty = [Shapes(ndim=2, name=AREA_NAME, **_last_two(image))]
+        viewer.add_layer(empty[0])
+    viewer.layers.selection.active = empty[-1]
+    empty[-1].mode = "add_rectangle"
 
 
 # --------------------------------------------------------------------------------------------

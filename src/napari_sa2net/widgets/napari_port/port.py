@@ -18,7 +18,12 @@ from psygnal import Signal
 from napari_sa2net.app.session import ImageSource, Overlay
 from napari_sa2net.engine.messages import SegmentResult, Window
 from napari_sa2net.widgets.napari_port.connections import Connections, WatchedLayers
-from napari_sa2net.widgets.napari_port.drawing import FinishedPictures, MeasureLine
+from napari_sa2net.widgets.napari_port.drawing import (
+    FinishedPictures,
+    MeasureLine,
+    begin_area,
+    drawn_box,
+)
 from napari_sa2net.widgets.napari_port.geometry import place_on
 from napari_sa2net.widgets.napari_port.maps import (
     OUTLINED,
@@ -174,13 +179,14 @@ class NapariPort:
     def source_of(self, layer: Image) -> ImageSource:
         """An image as it is now."""
         key = layer_key(layer)
-        return image_source(
+        source = image_source(
             self.viewer,
             layer,
             self._axes.get(key),
             self._channels.get(key),
             self.as_displayed,
         )
+        return replace(source, area=drawn_box(self.viewer, layer))
 
     def choose(self, key: str) -> None:
         """Work on an image, and stay with it (pinned) whatever is selected."""
@@ -259,6 +265,11 @@ class NapariPort:
         if self._measure is not None:
             self._measure.cancel()
             self._measure = None
+
+    def draw_area(self) -> None:
+        """Let the person drag a rectangle with napari's own tool, unless something is drawn."""
+        if self._current is not None:
+            begin_area(self.viewer, self._current)
 
     def image_layer(self, key: str) -> Image | None:
         """The image layer with this key."""

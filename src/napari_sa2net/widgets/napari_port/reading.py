@@ -101,7 +101,7 @@ def shown_plane(viewer: Viewer, layer: Image, axes: str) -> tuple[int, ...] | No
     if not stack:
         return None
     position = layer.world_to_data(in_layer_units(viewer, layer, viewer.dims.point))
-    shape = _shape(layer)
+    shape = plane_shape(layer)
     return tuple(int(np.clip(round(float(position[i])), 0, shape[i] - 1)) for i in stack)
 
 
@@ -114,7 +114,7 @@ def shown_channel(viewer: Viewer, layer: Image, axes: str) -> int | None:
     if channel < 0 or channel + viewer.dims.ndim - layer.ndim in viewer.dims.displayed:
         return None
     position = layer.world_to_data(in_layer_units(viewer, layer, viewer.dims.point))
-    return int(np.clip(round(float(position[channel])), 0, _shape(layer)[channel] - 1))
+    return int(np.clip(round(float(position[channel])), 0, plane_shape(layer)[channel] - 1))
 
 
 def canvas_size(viewer: Viewer) -> NDArray[Any]:
@@ -148,12 +148,12 @@ def visible_box(viewer: Viewer, layer: Layer) -> tuple[int, int, int, int] | Non
         for axis, center, side in zip(shown, camera.center[-2:], half * sign, strict=True):
             point[axis] = center + side
         corners.append(layer.world_to_data(in_layer_units(viewer, layer, point))[-2:])
-    height, width = _shape(layer)[-2:]
+    height, width = plane_shape(layer)[-2:]
     y0, y1, x0, x1 = geometry.visible_box(np.array(corners), (height, width))
     return y0, y1, x0, x1
 
 
-def _shape(layer: Any) -> tuple[int, ...]:
+def plane_shape(layer: Any) -> tuple[int, ...]:
     """Shape of the finest level without the colours of an RGB layer."""
     data = layer.data[0] if layer.multiscale else layer.data
     return tuple(data.shape[: layer.ndim])

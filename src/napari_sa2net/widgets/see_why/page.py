@@ -188,8 +188,7 @@ class SeeWhyPage(PageWidget):
         self.controller.explain()
 
     def _region_changed(self) -> None:
-        self._workspace.controller.set_region(where=self.region_row.where())
-        self._workspace.refresh_image()
+        self._workspace.set_region(self.region_row.where())
 
     def inspect(self, label: int) -> None:
         """Show one cell of the result closely."""
