@@ -142,6 +142,24 @@ def test_segmenting_is_told(open_dock, monkeypatch, qtbot):
     assert page.result.reset.isHidden()
 
 
+def test_corrections_are_kept_where_the_preferences_say(
+    make_napari_viewer, open_dock, tmp_path
+):
+    from napari.settings import get_plugin_settings  # since napari 0.9
+
+    make_napari_viewer()
+    settings = get_plugin_settings("napari-sa2net")
+    assert settings.correct.corrections == ""
+    settings.correct.corrections = str(tmp_path / "mine")
+    try:
+        dock = open_dock()
+    finally:
+        settings.correct.corrections = ""
+    assert dock.workspace.correct.state.folder == tmp_path / "mine"
+    assert dock.workspace.models.state.folder == tmp_path / "mine"
+    assert dock.workspace.learn.state.folder == tmp_path / "mine"
+
+
 def test_every_page_leads_to_its_documentation(open_dock, monkeypatch):
     opened = []
     monkeypatch.setattr(QDesktopServices, "openUrl", lambda url: opened.append(url.toString()))

@@ -209,6 +209,8 @@ class Workspace(QObject):
         super().__init__()
         self._users = 0
         self._device = "auto"
+        # where corrections are kept, where napari's preferences say so
+        self._corrections: Path | None = None
         self._table: CellTable | None = None
         self.session = Session()
         self.dispatch = GuiDispatcher()
@@ -295,6 +297,8 @@ class Workspace(QObject):
         # after the port has shown it: key and model are on the layer only then
         self.controller.result_ready.connect(refresh)
         refresh()
+        if self._corrections is not None:
+            correct.keeping.set_folder(self._corrections)
         if self._made("folder") is not None:
             self._follow_corrections(correct)
         return correct
@@ -364,7 +368,7 @@ class Workspace(QObject):
             return Path(correct.state.folder)
         from napari_sa2net.app.keep import default_folder
 
-        return default_folder()
+        return self._corrections or default_folder()
 
     def _correct_if(self, make: bool) -> CorrectController | None:
         """The controller of corrections, made now if need be."""
@@ -401,9 +405,8 @@ class Workspace(QObject):
         from napari_sa2net.app.models import ModelsController
 
         models = ModelsController(self.controller)
-        correct = self._made("correct")
-        if correct is not None:
-            models.set_folder(correct.state.folder)
+        if self._made("correct") is not None or self._corrections is not None:
+            models.set_folder(self._training_set())
         return models
 
     def _made(self, name: str) -> Any:
@@ -548,6 +551,8 @@ class Workspace(QObject):
         chosen = preferences()
         self.session.model = chosen.get("model") or self.session.model
         self._device = chosen.get("device") or "auto"
+        folder = chosen.get("corrections", "").strip()
+        self._corrections = Path(folder).expanduser().absolute() if folder else None
         self.session.predict = PredictConfig(device=self._device)
         recall(self.controller, chosen)
 
@@ -569,8 +574,12 @@ def preferences() -> dict[str, str]:
     try:
         from napari.settings import get_plugin_settings
 
-        settings = get_plugin_settings(PLUGIN).segment
-        return {"model": str(settings.model), "device": str(settings.device)}
+        settings = get_plugin_settings(PLUGIN)
+        return {
+            "model": str(settings.segment.model),
+            "device": str(settings.segment.device),
+            "corrections": str(settings.correct.corrections),
+        }
     except (ImportError, KeyError, AttributeError):
         return {}
 
