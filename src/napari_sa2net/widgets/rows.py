@@ -11,7 +11,6 @@ from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
     QButtonGroup,
     QFrame,
-    QGridLayout,
     QMenu,
     QRadioButton,
     QToolButton,
@@ -66,8 +65,8 @@ class RegionRow(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.whole = QRadioButton("whole image")
-        self.whole.setToolTip("Segment the image from edge to edge")
+        self.whole = QRadioButton("whole")
+        self.whole.setToolTip("Segment the whole image, from edge to edge")
         self.view = QRadioButton("view")
         self.view.setToolTip("Segment only what the canvas shows now: quick for trials")
         self.area = QRadioButton("area")
@@ -78,21 +77,11 @@ class RegionRow(QWidget):
         self._in_depth = False
         self._wheres = QButtonGroup(self)
         self._planes = QButtonGroup(self)
-        grid = QGridLayout(self)
-        grid.setContentsMargins(0, 0, 0, 0)
-        grid.setHorizontalSpacing(6)
-        grid.setVerticalSpacing(4)
-        for row, (group, buttons) in enumerate(
-            (
-                (self._wheres, (self.whole, self.view, self.area)),
-                (self._planes, (self.all, self.plane)),
-            )
-        ):
-            for column, button in enumerate(buttons):
+        rows = ((self.whole, self.view, self.area), (self.all, self.plane))
+        for group, buttons in zip((self._wheres, self._planes), rows, strict=True):
+            for button in buttons:
                 group.addButton(button)
-                grid.addWidget(button, row, column)
-        grid.addWidget(self.link, 2, 0, 1, 4)
-        grid.setColumnStretch(3, 1)
+        vbox(*(hbox(*buttons, None) for buttons in rows), self.link, on=self, spacing=4)
         self.whole.setChecked(True)
         self.all.setChecked(True)
         self._wheres.buttonClicked.connect(self._clicked)
