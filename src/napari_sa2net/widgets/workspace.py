@@ -160,6 +160,7 @@ class Workspace(QObject):
         correct.restored.connect(cells.show_restored)
         correct.journal_begun.connect(cells.set_journal)
         correct.waves_changed.connect(cells.set_waves)
+        correct.carried_changed.connect(cells.set_carried)
         correct.state.events.folder.connect(self._folder_chosen)
 
         def refresh(_: Any = None) -> None:
