@@ -123,7 +123,8 @@ def test_a_folder_is_segmented_corrected_and_found_again(
     y, x = np.argwhere(first == 1)[0]
     assert correct.delete(point=(float(y), float(x)))
     assert not (layer.data == 1).any()
-    person.wait(lambda: person.rows()[1] == f"{first.max()} cells · corrected")
+    left = first.max() - 1
+    person.wait(lambda: person.rows()[1] == f"{left} cells · corrected")
     person.press("PageDown")
     person.shows("w2", "w2 cells")
     theirs = np.asarray(read_image(state.output / CORRECTED / "w1.tif").array)
@@ -157,7 +158,7 @@ def test_a_folder_is_segmented_corrected_and_found_again(
     page: Any = dock.pages[2]
     dock.findChild(QTabWidget).setCurrentIndex(2)
     person.wait(page.isVisible)
-    words = f"Image 2 of 4 in the folder · {first.max()} cells · corrected"
+    words = f"Image 2 of 4 in the folder · {left} cells · corrected"
     assert page.walk.words.text() == words
     page.walk.next.click()
     person.shows("w2", "w2 cells")
@@ -170,7 +171,7 @@ def test_a_folder_is_segmented_corrected_and_found_again(
     assert correct.accept(2)
     answer = correct.keeping.keep()
     person.wait(answer.done)
-    person.wait(lambda: person.rows()[1] == f"{first.max()} cells · kept")
+    person.wait(lambda: person.rows()[1] == f"{left} cells · kept")
     person.controller.open(0)
     person.shows("w0", "w0 cells")
     person.controller.open(1)
@@ -222,3 +223,38 @@ def test_an_image_that_somebody_took_away_can_be_opened_again(
     person.controller.next()
     person.wait(lambda: "w1" in person.layers() and "w0" not in person.layers())
     assert "truth" in person.layers()
+
+
+def test_the_walk_goes_on_with_the_next_image(open_dock: Any, images: Path, qtbot: Any) -> None:
+    dock = open_dock()
+    person = Person(dock, qtbot, images)
+    section, state, correct = person.section, person.state, person.workspace.correct
+    section.all.click()
+    person.wait(lambda: not state.running and state.images[0].n_cells is not None)
+    person.controller.open(0)
+    person.shows("w0", "w0 cells")
+    page: Any = dock.pages[2]
+    dock.findChild(QTabWidget).setCurrentIndex(2)
+    person.wait(page.isVisible)
+    person.wait(lambda: correct.state.cells is not None and correct.state.review.scored)
+    n = correct.state.review.total
+    page.review.forward.click()
+    for _ in range(n):
+        assert correct.state.review.label
+        page.review.accept.click()
+    person.wait(lambda: state.opening < 0 and state.current in (1, 2))
+    worth = [state.images[i].wrong for i in (1, 2)]
+    second = state.current
+    assert state.images[second].wrong == max(w for w in worth if w is not None)
+    person.shows(f"w{second}", f"w{second} cells")
+    # the walk has begun there, and no outlines of the image before are left
+    person.wait(lambda: correct.state.review.label > 0)
+    assert person.rows()[0] == f"{n} cells · corrected"
+    person.wait(lambda: "reviewed" in person.layers())
+    person.wait(lambda: person.layers().count("reviewed") == 1)
+    # on another page the outlines go with their image, too
+    page.review.accept.click()
+    dock.findChild(QTabWidget).setCurrentIndex(0)
+    person.press("PageUp")
+    person.wait(lambda: state.opening < 0 and state.current != second)
+    person.wait(lambda: "reviewed" not in person.layers())

@@ -144,6 +144,7 @@ class EditSession:
         self._shown: list[Index] = []
         self._cleared: dict[int, int] = {}
         self._looks: dict[Index, tuple[int, Look]] = {}
+        self._present: dict[Index, tuple[int, frozenset[int]]] = {}
         self._records: list[tuple[Step, Mapping[str, Any]]] = []
 
     # --- steps -----------------------------------------------------------------------
@@ -324,6 +325,19 @@ class EditSession:
             for index in np.ndindex(*stack)
             if self.corrections.marked(index) or reviewed_regions(self.corrections, index)
         ]
+
+    @property
+    def n_cells(self) -> int:
+        """Distinct cells of all planes as they are now."""
+        found: set[int] = set()
+        for index in np.ndindex(*self.labels.shape[:-2]):
+            times = self.changed.get(index, 0)
+            known = self._present.get(index)
+            if known is None or known[0] != times:
+                present = frozenset(self.corrections.plane(index).labels.tolist())
+                known = self._present[index] = times, present
+            found |= known[1]
+        return len(found)
 
     def n_deleted(self, index: Index) -> int:
         """Cells of a plane whose deletion says something, as that of a blob does not."""

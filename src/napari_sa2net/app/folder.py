@@ -99,7 +99,7 @@ def summary_words(state: FolderState) -> str:
     n = len(state.images)
     count = dict.fromkeys(("segmented", "corrected", "kept", "failed"), 0)
     for image in state.images:
-        if image.n_cells is not None and image.what not in ("failed", "running"):
+        if image.what == "segmented" or (image.what in ("corrected", "kept") and image.model):
             count["segmented"] += 1
         if image.what in ("corrected", "kept", "failed"):
             count[image.what] += 1
@@ -400,6 +400,25 @@ class FolderController:
                     "Nothing is known of these images yet: press “Segment all” first."
                 )
 
+    def go_on(self) -> str:
+        """The shown image is through: open the next one that is most worth it.
+
+        Returns
+        -------
+        What follows, in words.
+        """
+        with self.link.lock:
+            images, current = self.state.images, self.state.current
+            left = [
+                number
+                for number in by_worth(images)
+                if number != current and images[number].what in ("segmented", "")
+            ]
+            if not left:
+                return "So is every other image of the list."
+            self.open(left[0])
+            return f"On to “{images[left[0]].path.name}”…"
+
     def sort(self, worth: bool) -> None:
         """Order the images by doubt, or by name."""
         with self.link.lock:
@@ -408,12 +427,18 @@ class FolderController:
             names = tuple(range(len(state.images)))
             state.order = by_worth(state.images) if worth else names
 
-    def touched(self, what: What = "corrected") -> None:
-        """A person has corrected the shown image, or kept the corrections."""
+    def touched(self, what: What = "corrected", n_cells: int | None = None) -> None:
+        """A person has corrected the shown image, or kept the corrections.
+
+        ``n_cells``: how many cells it has now, where that is known.
+        """
         with self.link.lock:
             number, images = self.state.current, self.state.images
-            if 0 <= number < len(images) and images[number].what != what:
-                self._set(number, what=what)
+            if not 0 <= number < len(images):
+                return
+            now = images[number].n_cells if n_cells is None else n_cells
+            if (images[number].what, images[number].n_cells) != (what, now):
+                self._set(number, what=what, n_cells=now)
 
     def forget_shown(self) -> None:
         """The shown image was taken away by somebody else."""

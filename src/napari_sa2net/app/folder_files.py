@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ from napari_sa2net.data.results import (
 from napari_sa2net.engine import messages as p
 from napari_sa2net.errors import ImageFileError, SA2NetError
 from napari_sa2net.files import readable, real, user_data_dir, write_atomically
+from napari_sa2net.metrics import distinct
 
 #: Where results go unless a person says otherwise, inside the folder of the images.
 RESULTS = "sa2net-cells"
@@ -55,7 +57,8 @@ class FolderImage:
     what
         How far it is.
     n_cells
-        As they were segmented last; None where it was not.
+        As a person has corrected them, else as they were segmented last; None where they were
+        not.
     wrong
         How many of its cells are wrong, about, as the model's own doubt has it.
     model
@@ -199,12 +202,28 @@ def look_at(
         elif record.get("state") == "failed" and record.get("error") != "interrupted":
             why = reason_words(str(record.get("error", "")), image.path)
             now = replace(now, what="failed", why=why)
-        if path in journals or corrected_file(output, image.name).is_file():
-            now = replace(now, what="corrected")
+        theirs = corrected_file(output, image.name)
+        if path in journals or theirs.is_file():
+            now = replace(now, what="corrected", n_cells=_counted(theirs, now.n_cells))
         if path in kept and path not in journals:
             now = replace(now, what="kept")
         found.append(now)
     return found
+
+
+def _counted(path: Path, otherwise: int | None) -> int | None:
+    """Cells of a file of labels, where it is there and can be read."""
+    try:
+        return _count_of(path, path.stat().st_mtime_ns)
+    except (OSError, SA2NetError):
+        return otherwise
+
+
+@lru_cache(maxsize=4096)
+def _count_of(path: Path, changed: int) -> int:
+    """Distinct cells of a file as it was at that time."""
+    labels = np.asarray(read_image(path).array)
+    return int(np.count_nonzero(distinct(labels)[0]))
 
 
 def corrected_file(output: Path, name: str) -> Path:

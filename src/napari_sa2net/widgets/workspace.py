@@ -103,6 +103,7 @@ class Workspace(QObject):
         self._users = 0
         self._device = "auto"
         self._table: CellTable | None = None
+        self._going_on = ""
         self.session = Session()
         self.dispatch = GuiDispatcher()
         self.port = NapariPort(viewer)
@@ -241,10 +242,30 @@ class Workspace(QObject):
         """The list of the folder tells what is corrected and kept."""
         correct.changed.connect(self._corrected)
         correct.state.events.kept.connect(self._kept_some)
+        correct.state.events.cells.connect(self._next_image)
+        correct.through = self._image_through
 
     def _corrected(self, key: str, _: Any) -> None:
-        if self._folder_layers.is_shown(key):
-            self.folder.touched()
+        session = self.correct.session_of(key)
+        if session is not None and self._folder_layers.is_shown(key):
+            self.folder.touched(n_cells=session.n_cells)
+
+    def _image_through(self) -> None:
+        """Every cell of the shown image is reviewed: go on with the next of the folder."""
+        cells = self.correct.state.cells
+        if cells is not None and self._folder_layers.is_shown(cells.key):
+            words = self.folder.go_on()
+            self._going_on = cells.key if self.folder.state.opening >= 0 else ""
+            self.correct.say(f"{self.correct.state.said.words} {words}")
+
+    def _next_image(self, cells: Any) -> None:
+        """The walk goes on with the first cell of the image that was opened for it."""
+        if not self._going_on or cells is None or cells.key == self._going_on:
+            return
+        if self.folder.state.opening < 0 and self._folder_layers.is_shown(cells.key):
+            self._going_on = ""
+            # not now: napari is at work on its layers
+            QTimer.singleShot(0, self.correct.review.next)
 
     def _kept_some(self, words: str) -> None:
         """Corrections were kept, perhaps all of the shown image."""

@@ -335,12 +335,13 @@ class CorrectPage(PageWidget):
         self._show_outlines()
 
     def _show_outlines(self) -> None:
+        session, source, layer = self.controller.session, self.state.cells, self.bench.layer
+        there = session is not None and source is not None and layer is not None
+        if not there or not self.reviewed.is_of(layer):
+            self.reviewed.hide()  # its cells went, such as with their image
         if not self.isVisible():
             return  # nobody who paints on another page asked for a layer
-        session, source, layer = self.controller.session, self.state.cells, self.bench.layer
-        if session is None or source is None or layer is None:
-            self.reviewed.hide()
-        else:
+        if session is not None and source is not None and layer is not None:
             shown = self.live.state.shown if self.learning.outlines.isChecked() else ()
             self.reviewed.propose(layer, session, source.plane, frozenset(shown))
             self.reviewed.show(layer, session, source.plane, self.state.review.label)
@@ -389,6 +390,7 @@ class CorrectPage(PageWidget):
         layer = self.cells.find(source.key) if source is not None else None
         if layer is not self.bench.layer:
             self.undo_keys.release()
+            self._outline.start()
         self.bench.set_layer(layer)
         self._begin()
         self._show_cells()
