@@ -258,3 +258,85 @@ def test_the_walk_goes_on_with_the_next_image(open_dock: Any, images: Path, qtbo
     person.press("PageUp")
     person.wait(lambda: state.opening < 0 and state.current != second)
     person.wait(lambda: "reviewed" not in person.layers())
+
+
+def test_all_open_layers_are_a_list_like_a_folder(open_dock: Any, qtbot: Any) -> None:
+    dock = open_dock()
+    viewer, workspace = dock._viewer, dock.workspace
+    assert workspace is not None
+    dock.window().show()
+    page: Any = dock.pages[0]
+    assert not page.all_layers.isVisible()
+    for i in range(3):
+        image, _ = synthetic_nuclei((96, 96 + 16 * (i == 2)), 5, seed=i)
+        viewer.add_image(image, name=f"field {i}")
+    qtbot.waitUntil(page.all_layers.isVisible, timeout=WAIT_MS)
+    page.all_layers.click()
+    section, controller = page.folder, workspace.folder
+    state = controller.state
+
+    def wait(condition: Callable[[], Any]) -> None:
+        qtbot.waitUntil(lambda: bool(condition()), timeout=WAIT_MS)
+
+    def rows(role: Any = STATE) -> list[str]:
+        model = section.list.model()
+        return [str(model.index(row).data(role)) for row in range(model.rowCount())]
+
+    wait(section.body.isVisible)
+    assert section.title.text() == "All open layers"
+    assert rows(Qt.ItemDataRole.DisplayRole) == ["field 0", "field 1", "field 2"]
+    assert rows() == ["not segmented"] * 3
+    assert not section.output.isVisible()
+    wait(lambda: section.rows.index(0).data(Qt.ItemDataRole.DecorationRole) is not None)
+    # walked through with buttons and keys: one is seen, and worked on
+    controller.open(0)
+    assert workspace.session.image.name == "field 0"
+    keys = {str(key): act for key, act in viewer.keymap.items()}
+    keys["PageDown"](viewer)
+    assert workspace.session.image.name == "field 1"
+    assert [viewer.layers[f"field {i}"].visible for i in range(3)] == [False, True, False]
+    section.walk.previous.click()
+    assert state.current == 0
+
+    # all are segmented, the cells are layers; one that was corrected is passed over
+    section.all.click()
+    assert section.all.text() == "Cancel"
+    wait(lambda: not state.running)
+    assert section.all.text() == "Segment all 3 images"
+    wait(lambda: all(image.wrong is not None for image in state.images))
+    counts = [int(viewer.layers[f"field {i} cells"].data.max()) for i in range(3)]
+    assert [image.n_cells for image in state.images] == counts
+    assert section.summary.text() == "3 images · 3 segmented"
+    assert f"{sum(counts)} cells in the open layers" in section.said.text()
+    controller.open(1)
+    labels = viewer.layers["field 1 cells"].data
+    y, x = np.argwhere(labels == 1)[0]
+    correct = workspace.correct
+    wait(lambda: correct.state.cells is not None)
+    assert correct.delete(point=(float(y), float(x)))
+    left = counts[1] - 1
+    assert rows()[1] == f"{left} cell{'s' * (left != 1)} · corrected"
+    after = labels.copy()
+    section.all.click()
+    wait(lambda: not state.running)
+    np.testing.assert_array_equal(viewer.layers["field 1 cells"].data, after)
+
+    # the most doubtful first; what is cancelled stops
+    controller.open(1)
+    section.worth.click()
+    wrong = [image.wrong for image in state.images]
+    assert wrong[state.current] == max(one for one in wrong if one is not None)
+    assert state.order[-1] == 1
+    section.all.click()
+    section.all.click()
+    wait(lambda: not state.running)
+    assert "Stopped" in section.said.text()
+    assert workspace.session.error is None
+    # a layer that goes leaves the list, one that comes is at its end
+    viewer.layers.remove("field 0")
+    wait(lambda: len(state.images) == 2)
+    viewer.add_image(np.zeros((64, 64), np.uint8), name="empty")
+    wait(lambda: rows(Qt.ItemDataRole.DisplayRole)[-1] == "empty")
+    section.shut_it.click()
+    assert not section.body.isVisible()
+    assert page.all_layers.isVisible()

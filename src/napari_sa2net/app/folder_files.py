@@ -18,7 +18,7 @@ from napari_sa2net.data.commit import is_training_set, read_manifest
 from napari_sa2net.data.io import ImageFile, read_image
 from napari_sa2net.data.journal import list_journals
 from napari_sa2net.data.levels import apply_levels
-from napari_sa2net.data.plan import plan_image
+from napari_sa2net.data.plan import ImagePlan, plan_image
 from napari_sa2net.data.results import (
     CORRECTED,
     Job,
@@ -65,6 +65,8 @@ class FolderImage:
         That segmented it.
     why
         Why it failed, in words.
+    key
+        Of its layer, where the list is that of open layers; no file is looked at then.
     """
 
     name: str
@@ -74,6 +76,12 @@ class FolderImage:
     wrong: float | None = None
     model: str = ""
     why: str = ""
+    key: str = ""
+
+    @property
+    def title(self) -> str:
+        """What it is called in the list."""
+        return self.name if self.key else self.path.name
 
     def words(self, model: str = "", doubt: bool = False) -> str:
         """``143 cells · corrected``.
@@ -339,7 +347,11 @@ def small_picture(path: Path) -> NDArray[np.uint8]:
         The image cannot be read.
     """
     file = read_image(path)
-    plan = plan_image(file.array, file.axes, measure=False)
+    return picture_of(plan_image(file.array, file.axes, measure=False))
+
+
+def picture_of(plan: ImagePlan) -> NDArray[np.uint8]:
+    """The middle plane of an image, small: uint8 (h, w) or (h, w, 3)."""
     height, width = plan.spatial
     first = tuple(n // 2 for n in plan.stack_shape)
     step = max(1, max(height, width) // THUMBNAIL)

@@ -30,6 +30,8 @@ from napari_sa2net.metrics import distinct
 Mask = NDArray[np.bool_]
 #: Reads pixels (h, w) of a box of a plane of the image; None where there are none.
 Look = Callable[[Index, Box], NDArray[Any] | None]
+#: Pixels of a box that belong to other cells.
+Others = Callable[[Box], Mask]
 
 #: Two outlines on planes beside each other are of one cell from this IoU on.
 SAME_CELL = 0.5
@@ -45,6 +47,9 @@ ALIKE = 0.6
 ALREADY = 0.8
 #: An edge moves from plane to plane by at most this share of the cell's diameter.
 MOVES = 0.15
+
+#: Fewest pixels that tell how bright it is around a cell.
+_RING = 20
 
 #: Corrections that can be carried.
 CARRIED = ("split", "merge", "delete", "fill", "smooth", "edge", "redraw", "paint", "erase")
@@ -373,7 +378,16 @@ class _Carrier:
         if self.look is None:
             self.why = "These cells lie on no image that shows whether the cell goes on."
             return None
-        return _Edge.of(drawn, self.look, index, self.corrections)
+        others = self._others(index, [drawn.label])
+        return _Edge.of(drawn, self.look, index, self.corrections.shape, others)
+
+    def _others(self, at: Index, own: list[int]) -> Others:
+        """Where cells lie on a plane that are not to be touched."""
+
+        def others(box: Box) -> Mask:
+            return ~np.isin(self.corrections.look(at, box), [0, *own])
+
+        return others
 
     def _one_number(self, index: Index, at: Index, act: _Act) -> bool:
         """Whether cells have one number on two planes, by what else there is on them."""
@@ -390,21 +404,27 @@ class _Carrier:
     ) -> _Act | None:
         (drawn,) = act.after
         assert self.look is not None
-        found = edge.follow(drawn, self.look, index, at)
-        if found is None:
-            return None
         target = self._there(act.before[0], at) if act.before else None
         plane = self.corrections.plane(at)
+        gives = [target.label] if target is not None else []
+        if act.before:
+            # of a cell that was in pieces the others give way, as on the person's plane
+            window = self.corrections.look(at, drawn.box)
+            labels, counts = (column.tolist() for column in distinct(window[drawn.mask]))
+            gives += [
+                label
+                for label, n in zip(labels, counts, strict=True)
+                if label and n > plane.area(label) / 2 and self._free(label, at)
+            ]
+        found = edge.follow(drawn, self.look, index, at, self._others(at, gives))
+        if found is None:
+            return None
         window = self.corrections.look(at, found.box)
         labels, counts = (column.tolist() for column in distinct(window[found.mask]))
-        gives, own = [target.label] if target is not None else [], found.area
+        own = found.area
         for label, n in zip(labels, counts, strict=True):
-            area = plane.area(label)
-            if label and n > ALREADY * (area + own - n):
+            if label and n > ALREADY * (plane.area(label) + own - n):
                 return None  # the cell is there, and right
-            # of a cell that was in pieces the others give way, as on the person's plane
-            if act.before and label and n > area / 2 and self._free(label, at):
-                gives.append(label)
         mask = found.mask & np.isin(window, [0, *gives])
         shape = _Shape.of(drawn.label, mask, found.corner)
         if shape is None or shape.area < SAME * own:
@@ -445,9 +465,9 @@ class _Edge:
 
     @classmethod
     def of(
-        cls, drawn: _Shape, look: Look, index: Index, corrections: Corrections
+        cls, drawn: _Shape, look: Look, index: Index, shape: tuple[int, int], others: Others
     ) -> _Edge | None:
-        seen = _Seen.of(drawn, look, index, corrections.shape)
+        seen = _Seen.of(drawn, look, index, shape, others)
         if seen is None:
             return None
         contrast = seen.inside - seen.around
@@ -460,15 +480,17 @@ class _Edge:
                 best, share = iou, float(one)
         clear = abs(contrast) > 2 * seen.noise
         held = share if best >= LEVEL_HOLDS and clear else None
-        return cls(sign, held, abs(contrast), corrections.shape)
+        return cls(sign, held, abs(contrast), shape)
 
-    def follow(self, drawn: _Shape, look: Look, index: Index, at: Index) -> _Shape | None:
+    def follow(
+        self, drawn: _Shape, look: Look, index: Index, at: Index, others: Others
+    ) -> _Shape | None:
         """The outline on the next plane; None where the cell does not go on."""
-        seen = _Seen.of(drawn, look, at, self.shape)
+        seen = _Seen.of(drawn, look, at, self.shape, others)
         if seen is None:
             return None
         if self.share is None:
-            before = _Seen.of(drawn, look, index, self.shape)
+            before = _Seen.of(drawn, look, index, self.shape, others)
             if before is None or _alike(before.image, seen.image) < ALIKE:
                 return None
             return drawn
@@ -489,6 +511,7 @@ class _Seen:
     box: Box
     image: NDArray[np.float32]
     own: Mask
+    others: Mask
     reach: int
     inside: float
     around: float
@@ -496,7 +519,7 @@ class _Seen:
 
     @classmethod
     def of(
-        cls, drawn: _Shape, look: Look, index: Index, shape: tuple[int, int]
+        cls, drawn: _Shape, look: Look, index: Index, shape: tuple[int, int], others: Others
     ) -> _Seen | None:
         reach = max(2, round(MOVES * drawn.diameter))
         box = grown(drawn.box, 2 * reach + 2, shape)
@@ -504,11 +527,13 @@ class _Seen:
         if pixels is None:
             return None
         image = scipy.ndimage.gaussian_filter(np.asarray(pixels, np.float32), 1.0)
-        own = drawn.within(box)
+        own, taken = drawn.within(box), others(box)
         core = scipy.ndimage.binary_erosion(own, _EIGHT, iterations=max(1, reach // 2))
         near = scipy.ndimage.binary_dilation(own, _EIGHT, iterations=2)
         far = scipy.ndimage.binary_dilation(near, _EIGHT, iterations=reach)
-        ring = image[far & ~near]
+        ring = image[far & ~near & ~taken]
+        if ring.size < _RING:  # neighbours all around
+            ring = image[far & ~near]
         if not ring.size:
             return None
         inside = float(np.median(image[core if core.any() else own]))
@@ -517,12 +542,12 @@ class _Seen:
         side = ring[ring <= around] if inside >= around else ring[ring >= around]
         around = float(np.median(side))
         noise = 1.5 * float(np.median(np.abs(side - around)))
-        return cls(box, image, own, reach, inside, around, noise)
+        return cls(box, image, own, taken, reach, inside, around, noise)
 
     def at_level(self, sign: int, level: float) -> Mask:
         """What lies beyond a level and near the cell, in one piece without holes."""
         near = scipy.ndimage.binary_dilation(self.own, _EIGHT, iterations=self.reach)
-        beyond = near & (sign * (self.image - level) > 0)
+        beyond = near & ~self.others & (sign * (self.image - level) > 0)
         # what hangs on by a thread is a neighbour
         beyond = scipy.ndimage.binary_opening(beyond, iterations=max(1, self.reach // 3))
         pieces, n = scipy.ndimage.label(beyond)

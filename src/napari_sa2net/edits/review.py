@@ -167,7 +167,9 @@ _ENOUGH = 1000
 
 
 def expected_wrong(
-    labels: NDArray[np.integer], foreground: NDArray[np.floating], diameter: float | None = None
+    labels: NDArray[np.integer],
+    foreground: NDArray[np.floating] | None,
+    diameter: float | None = None,
 ) -> float:
     """How many cells of a plane are wrong or missed, about, as the model's doubt has it.
 
@@ -179,8 +181,8 @@ def expected_wrong(
     Parameters
     ----------
     labels : integer array (H, W)
-    foreground : float array (H, W)
-        Foreground probability.
+    foreground : float array (H, W), or None
+        Foreground probability; without it, size and shape decide, and none is missed.
     diameter : float, optional
         Of a typical cell (px), where no object tells it.
     """
@@ -191,6 +193,8 @@ def expected_wrong(
     looked_at = plane.labels[::every].tolist()
     doubts = [doubt(label, plane, read, typical, evidence).score for label in looked_at]
     wrong = float(np.mean(doubts)) * len(plane) if doubts else 0.0
+    if foreground is None:
+        return wrong
     if len(plane):
         one = float(np.median(plane.areas))
     else:

@@ -211,7 +211,7 @@ class Workspace(QObject):
             self.port, self.cells, folder, self.controller, self._correct_if
         )
         self._folder_keys = Keys({"PageDown": folder.next, "PageUp": folder.previous})
-        folder.state.events.folder.connect(self._folder_opened)
+        folder.state.events.order.connect(self._list_opened)
         correct = self._made("correct")
         if correct is not None:
             self._follow_corrections(correct)
@@ -231,9 +231,9 @@ class Workspace(QObject):
         made: CorrectController | None = self.correct if make else self._made("correct")
         return made
 
-    def _folder_opened(self, folder: Path | None) -> None:
-        """The keys walk through a folder while one is open, on whichever page."""
-        if folder is None:
+    def _list_opened(self, order: tuple[int, ...]) -> None:
+        """The keys walk through the list while there is one, on whichever page."""
+        if not order:
             self._folder_keys.release()
         else:
             self._folder_keys.bind(self.port.viewer)
@@ -254,9 +254,12 @@ class Workspace(QObject):
         """Every cell of the shown image is reviewed: go on with the next of the folder."""
         cells = self.correct.state.cells
         if cells is not None and self._folder_layers.is_shown(cells.key):
+            state, done = self.folder.state, self.correct.state.said.words
+            before, self._going_on = state.current, cells.key
             words = self.folder.go_on()
-            self._going_on = cells.key if self.folder.state.opening >= 0 else ""
-            self.correct.say(f"{self.correct.state.said.words} {words}")
+            if state.opening < 0 and state.current == before:
+                self._going_on = ""  # there is no other
+            self.correct.say(f"{done} {words}")
 
     def _next_image(self, cells: Any) -> None:
         """The walk goes on with the first cell of the image that was opened for it."""

@@ -196,6 +196,10 @@ class CarrySection(QWidget):
         first = hbox(self.switch, None, self.now)
         self.below = QWidget()
         vbox(hbox((self.words, 1), self.look), on=self.below)
+        policy = self.below.sizePolicy()
+        # the buttons below stay under the mouse
+        policy.setRetainSizeWhenHidden(True)
+        self.below.setSizePolicy(policy)
         vbox(first, self.below, on=self)
         self.switch.toggled.connect(controller.carry.set_on)
         self.now.clicked.connect(controller.carry.carry)
