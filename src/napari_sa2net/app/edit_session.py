@@ -165,7 +165,11 @@ class EditSession:
     def extend(self, step: Step, record: Mapping[str, Any]) -> Change:
         """Put a step in the place of the newest, which it holds beside more."""
         former = self.undo()
-        now = self.do(step, record)
+        try:
+            now = self.do(step, record)
+        except SA2NetError:
+            self.redo()
+            raise
         reviewed = {index: list(boxes) for index, boxes in now.reviewed.items()}
         for index, boxes in former.reviewed.items():
             reviewed.setdefault(index, []).extend(boxes)

@@ -48,6 +48,10 @@ ALL_TIP = (
     "Find the cells of every image, with the model and the settings of this page. Results are "
     "saved image by image; what is done already with these settings is passed over"
 )
+LAYERS_TIP = (
+    "Find the cells of every layer, with the model and the settings of this page. They become "
+    "layers, too; cells that you have corrected stay as they are"
+)
 WORTH_TIP = (
     "Put first the images in which the model is most in doubt, and open the first that you "
     "have not corrected: there a correction teaches most"
@@ -272,7 +276,7 @@ class FolderSection(QWidget):
         follow(self._show_folder, events.folder, events.layers, events.output, events.busy)
         follow(self._show_rows, events.images, events.order, session.events.model)
         follow(self._show_current, events.current, events.opening, events.order)
-        follow(self._show_run, events.running, events.stopping, events.progress)
+        follow(self._show_run, events.running, events.stopping, events.progress, events.layers)
         follow(
             self._show_settings,
             *(session.events.model, session.events.predict, session.events.image),
@@ -362,7 +366,7 @@ class FolderSection(QWidget):
         self.all.setToolTip(
             "Stop; what is done stays, and “Segment all” goes on from there"
             if state.running
-            else ALL_TIP
+            else (LAYERS_TIP if state.layers else ALL_TIP)
         )
         role = "cancel" if state.running else "primary"
         if self.all.property("role") != role:
