@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from napari_sa2net.app.edit_session import (
     restored_session,
     state_step,
 )
+from napari_sa2net.app.session import ImageSource
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.data.corrections import TrainingSet, with_former
 from napari_sa2net.data.fingerprint import image_fingerprint
@@ -350,9 +352,9 @@ def test_levels_of_the_foreground_and_the_edge(desks: Any) -> None:
     np.testing.assert_array_equal(known[()] >= 0.5, truth >= 0.5)
     assert "blurred" in desk.state.review.by
     assert "seam" in desk.state.review.by
-    queue = session.queue(()).score_all()
+    queue = session.queue(desk.source).score_all()
     seam = "on a seam, where the network saw it in two pieces"
-    assert [seam in queue.doubt(label).reasons for label in (1, 2, 3, 4)] == [
+    assert [seam in queue.doubt((), label).reasons for label in (1, 2, 3, 4)] == [
         *(False, False),
         *(True, True),
     ]
@@ -429,6 +431,165 @@ def test_review_order_and_view(desks: Any) -> None:
     assert desk.state.review.total == 4
 
 
+class Stack:
+    """A desk whose view follows the walk, as the window's does."""
+
+    def __init__(self, desks: Any, labels: Any, image: Any = None, axes: str = "ZYX") -> None:
+        pixels = labels.astype(np.float32) if image is None else image
+        source = ImageSource("image", "stack 3", pixels, axes)
+        self.desk = desks(labels, plane=(0,), image=pixels)
+        self.controller, self.state = self.desk.controller, self.desk.state
+        self.source = replace(self.desk.source, image=source)
+        self.seen: list[Any] = []
+        self.controller.look_at.connect(self.go, max_args=2)
+        self.show(0)
+
+    def show(self, plane: int) -> None:
+        self.controller.set_cells(replace(self.source, plane=(plane,)))
+
+    def go(self, label: int, index: Any) -> None:
+        self.seen.append((label, index[0]))
+        self.show(index[0])
+
+
+def test_the_walk_goes_through_all_planes(desks: Any) -> None:
+    planes = np.zeros((3, 96, 120), np.int32)
+    planes[0] = disks(CENTRES[:1])
+    planes[1] = disks(CENTRES[:1])
+    planes[1][40:43, 100:112] = 9
+    planes[2][disks(CENTRES[2:3]) > 0] = 7
+    stack = Stack(desks, planes)
+    review, state = stack.controller.review, stack.state
+    through: list[int] = []
+    stack.controller.through = lambda: through.append(1)
+    review.next()
+    assert stack.seen == [(9, 1)]
+    assert state.cells.plane == (1,)
+    assert (state.review.label, state.review.where) == (9, "plane 2")
+    assert (state.review.done, state.review.total) == (0, 3)
+    assert state.review.scored
+    for _ in range(2):
+        review.accept_and_next()
+    assert {label for label, _ in stack.seen} == {9, 1, 7}
+    # who looks at a cell on the plane beside it looks at the same cell
+    review.choose(state.review.label)
+    review.accept_and_next()
+    assert (state.review.done, state.review.total) == (3, 3)
+    assert "all 3 planes" in state.said.words
+    assert through == [1]
+    session = stack.controller.session
+    assert session is not None
+    # of a cell on several planes, the one that was seen is what counts
+    assert sum(len(session.corrections.marked((i,))) for i in range(3)) == 3
+    stack.show(0)
+    review.choose(1)
+    stack.show(1)
+    assert state.review.label == 1
+    stack.show(2)
+    assert state.review.label == 0
+
+
+def test_a_correction_is_carried_kept_and_noted(desks: Any) -> None:
+    labels = np.stack([disks(CENTRES[:2])] * 6)
+    labels[5] = disks(CENTRES[1:2])
+    began = labels.copy()
+    stack = Stack(desks, labels)
+    controller, state = stack.controller, stack.state
+    noted: list[Any] = []
+    controller.carried_changed.connect(lambda key, carried: noted.append(carried))
+    assert not controller.carry.carry()
+    assert "Correct a cell first" in state.said.words
+    stack.show(2)
+    assert controller.accept(2)
+    assert state.carried.is_stack
+    assert not state.carried.can
+    assert not controller.carry.carry()
+    assert controller.split([(20, 8), (20, 32)])
+    assert state.carried.can
+    assert controller.carry.carry()
+    assert state.undo == "Undo split of cell 1, also on planes 1–2 and 4–5"
+    assert state.carried.words == "planes 1–2 and 4–5"
+    assert not state.carried.can
+    assert all(np.unique(plane).size == 4 for plane in labels[:5])
+    assert noted[-1][0]["from"] == [2]
+    assert not controller.carry.carry()
+    assert "already" in state.said.words
+    # go and see
+    for plane in (3, 4, 0, 1):
+        controller.carry.look()
+        assert stack.seen[-1][1] == plane
+    # all of these planes are kept, and their records say where it came from
+    controller.keeping.refresh()
+    assert state.keep.n_planes == 5
+    records = {record.index[0]: record for record in stack.desk.keep()}
+    assert sorted(records) == [0, 1, 2, 3, 4]
+    assert all("carried from plane 3" in records[i].notes for i in (0, 1, 3, 4))
+    assert records[2].notes == ""
+    assert "split of cell 1" in records[0].notes
+    # what is on disk does it all again
+    session = controller.session
+    assert session is not None
+    after, identity = labels.copy(), session.journal.id
+    assert controller.undo()
+    assert noted[-1] == ()
+    np.testing.assert_array_equal(labels, began)
+    assert state.carried.words == ""
+    assert controller.redo()
+    controller.close()
+    again, _ = restored_session(identity, stack.desk.image)
+    np.testing.assert_array_equal(again.labels, after)
+    assert len(again.carried) == 1
+    again.close()
+
+
+def test_every_correction_is_carried_while_that_is_wanted(desks: Any) -> None:
+    y, x = np.indices((96, 120))
+    truth = np.stack([np.hypot(y - 48, x - 60) <= r for r in (9, 10, 11, 11, 10)])
+    image = np.where(truth, 1.0, 0.1).astype(np.float32)
+    labels = np.zeros(truth.shape, np.int32)
+    stack = Stack(desks, labels, image)
+    controller, state = stack.controller, stack.state
+    controller.carry.set_on(True)
+    stack.show(2)
+    corners = [(48 + 11 * np.sin(a), 60 + 11 * np.cos(a)) for a in np.linspace(0, 6.28, 30)]
+    assert controller.redraw(corners)
+    assert state.carried.words == "planes 1–2 and 4–5"
+    assert np.unique(labels).tolist() == [0, 1]  # one number in depth
+    for plane, own in zip(labels, truth, strict=True):
+        assert np.count_nonzero((plane > 0) & own) > 0.8 * np.count_nonzero((plane > 0) | own)
+    assert state.unsaved == 1
+    assert controller.undo()
+    assert not labels.any()
+    # what goes on nowhere is done here, and that is said
+    assert controller.redraw([(2, 2), (2, 12), (12, 12), (12, 2)])
+    assert labels[2].any()
+    assert not labels[[0, 1, 3, 4]].any()
+    assert "no plane" in state.said.words
+    assert state.said.ok
+    # over time every time point has cells of its own
+    labels[...] = 0
+    controller.forget_cells("cells")
+    moving = Stack(desks, np.zeros(truth.shape, np.int32), image, axes="TYX")
+    moving.controller.carry.set_on(True)
+    moving.show(2)
+    assert moving.controller.redraw(corners)
+    assert moving.state.carried.words == "time points 1–2 and 4–5"
+    assert len(np.unique(moving.desk.source.labels)) == 6
+
+
+def test_what_was_taken_back_and_done_otherwise_is_not_noted(desks: Any) -> None:
+    labels = np.stack([disks(CENTRES[:2])] * 3)
+    stack = Stack(desks, labels)
+    controller = stack.controller
+    assert controller.delete(point=(20, 20))
+    assert controller.carry.carry()
+    assert controller.undo()
+    assert controller.delete(point=(20, 60))
+    session = controller.session
+    assert session is not None
+    assert session.carried == ()
+
+
 def test_tally() -> None:
     tally = Tally()
     for move in ("do", "do", "undo", "do"):
@@ -490,9 +651,8 @@ def test_sessions_hold_few_planes() -> None:
     session = EditSession(stack, lambda arrays: pytest.fail("no step, no journal"))
     for i in range(7):
         session.show_plane((i,))
-        session.queue((i,))
         session.mask.plane((i,))
-    assert len(session._queues) <= 4
+    assert len(session.mask._planes) <= 4
     assert session.close() is None
 
 

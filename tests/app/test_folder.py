@@ -272,7 +272,7 @@ def test_corrected_cells_are_written_before_the_next_image_is_shown(pages, image
     page.settle()
     path = page.state.output / CORRECTED / "a.tif"
     assert (np.asarray(read_image(path).array) == labels).all()
-    assert page.rows()["a"] == "corrected"
+    assert page.rows()["a"] == "1 cell · corrected"
     page.folder.previous()
     page.until(lambda: len(page.opened) == 3)
     assert page.opened[-1].corrected

@@ -901,3 +901,60 @@ def test_clicks_add_cut_and_take_away(open_page: Any, qtbot: Any) -> None:
     qtbot.waitUntil(lambda: bool(page.state.said.words), timeout=WAIT_MS)
     key(viewer, "Escape")
     qtbot.waitUntil(lambda: not page.strip.buttons["click"].isChecked())
+
+
+def test_a_stack_is_walked_through_and_a_correction_is_carried(
+    open_page: Any, qtbot: Any
+) -> None:
+    stack = np.stack([disks(*FOUR)] * 6)
+    stack[4, 40:43, 95:118] = 9  # thin: the most doubtful cell of all planes
+    page, viewer, cells = with_cells(open_page, stack, scale=(3, 1, 1))
+    viewer.dims.set_current_step(0, 1)
+    qtbot.waitUntil(lambda: page.state.review.scored, timeout=WAIT_MS)
+    assert "0 of 5 cells on 6 planes" in page.review.title.text()
+    key(viewer, "N")
+    assert viewer.dims.current_step[0] == 4
+    assert page.review.cell.text().startswith("Cell 9, plane 5: ")
+    assert "plane 5 of 6" in page.place.text()
+    key(viewer, "A")
+    assert "1 of 5 cells" in page.review.title.text()
+    assert page.state.review.label in (1, 2, 3, 4)
+    # a linked cell is one, also where a person looks at it on the plane beside
+    label = page.state.review.label
+    viewer.dims.set_current_step(0, 2)
+    assert page.state.review.label == label
+
+    # corrected on one plane, carried by a key, looked at, and all of it taken back
+    assert not page.carry.now.isEnabled()
+    key(viewer, "D")
+    drag(qtbot, cells, (2, 20, 20))
+    assert page.carry.now.isEnabled()
+    key(viewer, "J")
+    assert not (cells.data == 1).any()
+    assert page.carry.words.text() == "Carried to planes 1–2 and 4–6."
+    assert page.carry.below.isVisible()
+    assert cells.metadata["napari-sa2net"]["carried"][0]["from"] == [2]
+    page.carry.look.click()
+    assert viewer.dims.current_step[0] == 3
+    qtbot.waitUntil(lambda: "reviewed" in viewer.layers, timeout=WAIT_MS)
+    key(viewer, "Control-Z")
+    assert (cells.data == 1).any(axis=(1, 2)).all()
+    assert not page.carry.below.isVisible()
+    assert cells.metadata["napari-sa2net"]["carried"] == []
+
+    # every correction, as long as the switch is on: a stroke of the brush, too
+    page.carry.switch.click()
+    viewer.dims.set_current_step(0, 2)
+    key(viewer, "S")
+    drag(qtbot, cells, (2, 60, 8), (2, 60, 32))
+    parts = [len(np.unique(plane[52:69, 12:29])) for plane in cells.data]
+    assert parts == [3] * 6
+    page.carry.switch.click()
+
+    # one plane has no neighbours
+    viewer.add_image(picture(disks(*FOUR)), name="flat")
+    flat = viewer.add_labels(disks(*FOUR), name="flat cells")
+    viewer.layers.selection.active = flat
+    qtbot.waitUntil(lambda: page.state.cells.key == str(flat.unique_id))
+    assert not page.carry.isVisible()
+    assert "of 4 cells, most" in page.review.title.text()

@@ -123,7 +123,8 @@ def test_a_folder_is_segmented_corrected_and_found_again(
     y, x = np.argwhere(first == 1)[0]
     assert correct.delete(point=(float(y), float(x)))
     assert not (layer.data == 1).any()
-    person.wait(lambda: person.rows()[1] == f"{first.max()} cells · corrected")
+    left = first.max() - 1
+    person.wait(lambda: person.rows()[1] == f"{left} cells · corrected")
     person.press("PageDown")
     person.shows("w2", "w2 cells")
     theirs = np.asarray(read_image(state.output / CORRECTED / "w1.tif").array)
@@ -157,7 +158,7 @@ def test_a_folder_is_segmented_corrected_and_found_again(
     page: Any = dock.pages[2]
     dock.findChild(QTabWidget).setCurrentIndex(2)
     person.wait(page.isVisible)
-    words = f"Image 2 of 4 in the folder · {first.max()} cells · corrected"
+    words = f"Image 2 of 4 in the folder · {left} cells · corrected"
     assert page.walk.words.text() == words
     page.walk.next.click()
     person.shows("w2", "w2 cells")
@@ -170,7 +171,7 @@ def test_a_folder_is_segmented_corrected_and_found_again(
     assert correct.accept(2)
     answer = correct.keeping.keep()
     person.wait(answer.done)
-    person.wait(lambda: person.rows()[1] == f"{first.max()} cells · kept")
+    person.wait(lambda: person.rows()[1] == f"{left} cells · kept")
     person.controller.open(0)
     person.shows("w0", "w0 cells")
     person.controller.open(1)
@@ -222,3 +223,120 @@ def test_an_image_that_somebody_took_away_can_be_opened_again(
     person.controller.next()
     person.wait(lambda: "w1" in person.layers() and "w0" not in person.layers())
     assert "truth" in person.layers()
+
+
+def test_the_walk_goes_on_with_the_next_image(open_dock: Any, images: Path, qtbot: Any) -> None:
+    dock = open_dock()
+    person = Person(dock, qtbot, images)
+    section, state, correct = person.section, person.state, person.workspace.correct
+    section.all.click()
+    person.wait(lambda: not state.running and state.images[0].n_cells is not None)
+    person.controller.open(0)
+    person.shows("w0", "w0 cells")
+    page: Any = dock.pages[2]
+    dock.findChild(QTabWidget).setCurrentIndex(2)
+    person.wait(page.isVisible)
+    person.wait(lambda: correct.state.cells is not None and correct.state.review.scored)
+    n = correct.state.review.total
+    page.review.forward.click()
+    for _ in range(n):
+        assert correct.state.review.label
+        page.review.accept.click()
+    person.wait(lambda: state.opening < 0 and state.current in (1, 2))
+    worth = [state.images[i].wrong for i in (1, 2)]
+    second = state.current
+    assert state.images[second].wrong == max(w for w in worth if w is not None)
+    person.shows(f"w{second}", f"w{second} cells")
+    # the walk has begun there, and no outlines of the image before are left
+    person.wait(lambda: correct.state.review.label > 0)
+    assert person.rows()[0] == f"{n} cells · corrected"
+    person.wait(lambda: "reviewed" in person.layers())
+    person.wait(lambda: person.layers().count("reviewed") == 1)
+    # on another page the outlines go with their image, too
+    page.review.accept.click()
+    dock.findChild(QTabWidget).setCurrentIndex(0)
+    person.press("PageUp")
+    person.wait(lambda: state.opening < 0 and state.current != second)
+    person.wait(lambda: "reviewed" not in person.layers())
+
+
+def test_all_open_layers_are_a_list_like_a_folder(open_dock: Any, qtbot: Any) -> None:
+    dock = open_dock()
+    viewer, workspace = dock._viewer, dock.workspace
+    assert workspace is not None
+    dock.window().show()
+    page: Any = dock.pages[0]
+    assert not page.all_layers.isVisible()
+    for i in range(3):
+        image, _ = synthetic_nuclei((96, 96 + 16 * (i == 2)), 5, seed=i)
+        viewer.add_image(image, name=f"field {i}")
+    qtbot.waitUntil(page.all_layers.isVisible, timeout=WAIT_MS)
+    page.all_layers.click()
+    section, controller = page.folder, workspace.folder
+    state = controller.state
+
+    def wait(condition: Callable[[], Any]) -> None:
+        qtbot.waitUntil(lambda: bool(condition()), timeout=WAIT_MS)
+
+    def rows(role: Any = STATE) -> list[str]:
+        model = section.list.model()
+        return [str(model.index(row).data(role)) for row in range(model.rowCount())]
+
+    wait(section.body.isVisible)
+    assert section.title.text() == "All open layers"
+    assert rows(Qt.ItemDataRole.DisplayRole) == ["field 0", "field 1", "field 2"]
+    assert rows() == ["not segmented"] * 3
+    assert not section.output.isVisible()
+    wait(lambda: section.rows.index(0).data(Qt.ItemDataRole.DecorationRole) is not None)
+    # walked through with buttons and keys: one is seen, and worked on
+    controller.open(0)
+    assert workspace.session.image.name == "field 0"
+    keys = {str(key): act for key, act in viewer.keymap.items()}
+    keys["PageDown"](viewer)
+    assert workspace.session.image.name == "field 1"
+    assert [viewer.layers[f"field {i}"].visible for i in range(3)] == [False, True, False]
+    section.walk.previous.click()
+    assert state.current == 0
+
+    # all are segmented, the cells are layers; one that was corrected is passed over
+    section.all.click()
+    assert section.all.text() == "Cancel"
+    wait(lambda: not state.running)
+    assert section.all.text() == "Segment all 3 images"
+    wait(lambda: all(image.wrong is not None for image in state.images))
+    counts = [int(viewer.layers[f"field {i} cells"].data.max()) for i in range(3)]
+    assert [image.n_cells for image in state.images] == counts
+    assert section.summary.text() == "3 images · 3 segmented"
+    assert f"{sum(counts)} cells in the open layers" in section.said.text()
+    controller.open(1)
+    labels = viewer.layers["field 1 cells"].data
+    y, x = np.argwhere(labels == 1)[0]
+    correct = workspace.correct
+    wait(lambda: correct.state.cells is not None)
+    assert correct.delete(point=(float(y), float(x)))
+    left = counts[1] - 1
+    assert rows()[1] == f"{left} cell{'s' * (left != 1)} · corrected"
+    after = labels.copy()
+    section.all.click()
+    wait(lambda: not state.running)
+    np.testing.assert_array_equal(viewer.layers["field 1 cells"].data, after)
+
+    # the most doubtful first; what is cancelled stops
+    controller.open(1)
+    section.worth.click()
+    wrong = [image.wrong for image in state.images]
+    assert wrong[state.current] == max(one for one in wrong if one is not None)
+    assert state.order[-1] == 1
+    section.all.click()
+    section.all.click()
+    wait(lambda: not state.running)
+    assert "Stopped" in section.said.text()
+    assert workspace.session.error is None
+    # a layer that goes leaves the list, one that comes is at its end
+    viewer.layers.remove("field 0")
+    wait(lambda: len(state.images) == 2)
+    viewer.add_image(np.zeros((64, 64), np.uint8), name="empty")
+    wait(lambda: rows(Qt.ItemDataRole.DisplayRole)[-1] == "empty")
+    section.shut_it.click()
+    assert not section.body.isVisible()
+    assert page.all_layers.isVisible()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -21,7 +22,7 @@ from napari_sa2net.data.labels import NUMBER_THEM, Look, look_at, numbered
 from napari_sa2net.edits import Corrections, Patch, Step
 from napari_sa2net.edits.objects import pixel_step
 from napari_sa2net.engine import messages as p
-from napari_sa2net.errors import EditError
+from napari_sa2net.errors import EditError, SA2NetError
 
 if TYPE_CHECKING:
     from napari_sa2net.app.session import ImageSource
@@ -138,6 +139,30 @@ class CellSource:
     def axis_noun(self) -> str:
         """What one element of the stack is called: "plane" or "time point"."""
         return axis_noun(self.stack_axes.strip(), 1)
+
+    @property
+    def depth_axis(self) -> int | None:
+        """Stack axis along which cells go on from plane to plane; None where none is known.
+
+        Over time they move, and positions are different cells.
+        """
+        axes, n = self.stack_axes, self.labels.ndim - 2
+        if not axes and n:
+            own = ""
+            if self.image is not None:
+                with suppress(SA2NetError):  # what it is decides, as when it was segmented
+                    own = self.image.plan.stack_axes
+            axes = own if len(own) == n else "Z".rjust(n)
+        return axes.index("Z") if "Z" in axes else None
+
+    def words_of(self, index: Index) -> str:
+        """``plane 5`` or ``time point 2, plane 5``, counted from 1; empty for no stack."""
+        axes = self.stack_axes.rjust(len(index))
+        return ", ".join(
+            f"{axis_noun(axis.strip(), 1)} {i + 1}"
+            for axis, i, n in zip(axes, index, self.labels.shape, strict=False)
+            if n > 1
+        )
 
     def image_index(self, index: Index) -> Index:
         """Stack index in the image of a plane of the labels."""

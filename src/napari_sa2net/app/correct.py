@@ -61,12 +61,13 @@ from napari_sa2net.app.keep import (
     what_to_keep,
 )
 from napari_sa2net.app.link import EngineLink
+from napari_sa2net.app.planes import Carried, CorrectCarry, CorrectReview, Review
 from napari_sa2net.app.session import ErrorInfo, ImageSource, as_seen
 from napari_sa2net.config import InputConfig, InstanceConfig
 from napari_sa2net.data.commit import CommitRecord
 from napari_sa2net.data.journal import Journal, discard_journal
 from napari_sa2net.data.labels import Look
-from napari_sa2net.edits import Corrections, ReviewQueue, Step
+from napari_sa2net.edits import Corrections, Step
 from napari_sa2net.errors import EditConflictError, EditError, SA2NetError
 
 #: so many cells tell what is typical
@@ -94,38 +95,6 @@ class Said:
     ok: bool = True
 
 
-@dataclass(frozen=True)
-class Review:
-    """Where the review stands.
-
-    Attributes
-    ----------
-    label
-        Cell that is looked at; 0 for none.
-    reasons
-        Why it is doubtful, in words.
-    status
-        "", "accepted" or "corrected".
-    done, total
-        Reviewed cells of the plane, of how many.
-    scored
-        The order is known; else it is still being worked out.
-    by
-        What the order goes by.
-    noun
-        What the cells are those of: "plane" or "time point".
-    """
-
-    label: int = 0
-    reasons: tuple[str, ...] = ()
-    status: str = ""
-    done: int = 0
-    total: int = 0
-    scored: bool = False
-    by: str = ""
-    noun: str = "plane"
-
-
 @dataclass
 class CorrectState:
     """Evented; written by the controller, read by the page.
@@ -142,6 +111,10 @@ class CorrectState:
         All of them are on disk, in the journal.
     journal_problem
         Why they are not.
+    carry
+        Corrections are carried to the planes beside at once.
+    carried
+        Whether the newest one can be, or to which planes it was.
     keep
         What Keep would do.
     keeping
@@ -171,6 +144,8 @@ class CorrectState:
     safe: bool = True
     journal_problem: str = ""
     review: Review = field(default_factory=Review)
+    carry: bool = False
+    carried: Carried = field(default_factory=Carried)
     keep: WhatToKeep = field(default_factory=WhatToKeep)
     keeping: bool = False
     kept_before: str = ""
@@ -181,127 +156,6 @@ class CorrectState:
     offers: tuple[Offer, ...] = ()
     said: Said = field(default_factory=Said)
     odd: Odd = field(default_factory=Odd)
-
-
-# --------------------------------------------------------------------------------------------
-# Walking through the cells in the order of doubt.
-
-#: what the order goes by, with what the network saw and without
-_SHAPE = "irregular shape, unusual size, contact with a neighbour"
-_LAST = "cells that the image's edge cuts come last"
-BY_SHAPE = f"{_SHAPE}; {_LAST}"
-BY_BLUR = f"blurred boundary, {_SHAPE}, a seam of the network's pieces; {_LAST}"
-
-
-class CorrectReview:
-    """The review of the shown plane; a part of the controller.
-
-    Parameters
-    ----------
-    controller
-        Whose state and session these are.
-    """
-
-    def __init__(self, controller: CorrectController) -> None:
-        self._controller = controller
-        self._state = controller.state
-
-    def score_some(self, seconds: float = 0.02) -> bool:
-        """Work on the order of review for so long; True when it is known."""
-        with self._controller.lock:
-            at = self._at(begin=False)
-            if at is None:
-                return True
-            done = at[2].score_some(seconds)
-            known = at[2].doubt(self._state.review.label)
-            # the cells may be ordered anew while one of them is looked at
-            reasons = known.reasons if known is not None else self._state.review.reasons
-            if done != self._state.review.scored or reasons != self._state.review.reasons:
-                self.show(scored=done)
-            return done
-
-    def next(self) -> None:
-        """Go to the most doubtful cell that nobody has reviewed."""
-        with self._controller.lock:
-            at = self._at()
-            if at is not None:
-                label = at[2].next(self._state.review.label or None)
-                cells = self._state.cells
-                here = cells.axis_noun if cells is not None else "plane"
-                self._go(label, f"Every cell of this {here} is reviewed.")
-
-    def previous(self) -> None:
-        """Go back in the order of doubt."""
-        with self._controller.lock:
-            at = self._at()
-            if at is not None:
-                now = self._state.review.label
-                label = at[2].previous(now) if now else at[2].next()
-                self._go(label, "This is the most doubtful cell.")
-
-    def accept_and_next(self) -> None:
-        """The cell under review is right: accept it and go on."""
-        with self._controller.lock:
-            label = self._state.review.label
-            at = self._at()
-            if at is None:
-                return
-            unseen = label and not self._state.review.status
-            if unseen and not self._controller.accept(label):
-                return  # what is wrong is said
-            self.next()
-
-    def choose(self, label: int) -> None:
-        """Look at a cell, such as one that was clicked."""
-        with self._controller.lock:
-            if self._at() is not None:
-                self.show(label)
-
-    def show(self, label: int | None = None, scored: bool | None = None) -> None:
-        """Bring the state up to date, with another cell or the same."""
-        session, source, old = (
-            self._controller.session,
-            self._state.cells,
-            self._state.review,
-        )
-        if session is None or source is None:
-            self._state.review = Review()
-            return
-        label = old.label if label is None else label
-        if label not in session.corrections.plane(source.plane):
-            label = 0
-        queue = self._queue(session, source)
-        doubt = queue.doubt(label) if label else None
-        done, total = queue.progress
-        self._state.review = Review(
-            label,
-            doubt.reasons if doubt is not None else (),
-            session.corrections.status(label, source.plane) if label else "",
-            done,
-            total,
-            old.scored if scored is None else scored,
-            BY_SHAPE if session.foreground is None else BY_BLUR,
-            source.axis_noun,
-        )
-
-    def _at(self, begin: bool = True) -> tuple[EditSession, CellSource, ReviewQueue] | None:
-        session = self._controller.open() if begin else self._controller.session
-        source = self._state.cells
-        if session is None or source is None or (begin and self._controller.is_turned()):
-            return None
-        queue = self._queue(session, source)
-        if begin:
-            queue.score_some(0.1)
-        return session, source, queue
-
-    def _queue(self, session: EditSession, source: CellSource) -> ReviewQueue:
-        return session.queue(source.plane)
-
-    def _go(self, label: int | None, end: str) -> None:
-        self.show(label)
-        self._controller.say(end if label is None else "")
-        if label is not None:
-            self._controller.look_at.emit(label)
 
 
 # --------------------------------------------------------------------------------------------
@@ -592,20 +446,24 @@ class CorrectController:
     changed
         Key of the layer and `Change`: draw these pixels anew.
     look_at
-        Bring a cell of the shown plane into view: label.
+        Bring a cell into view: label and plane.
+    through
+        Called when every cell is reviewed and a person goes on.
     restored
         `RestoredCells`: show them as a new layer.
     journal_begun
         Key of the layer and id of the journal of its corrections.
-    waves_changed
-        Key of the layer and what was noted of the waves of learning that it holds.
+    waves_changed, carried_changed
+        Key of the layer and what was noted of the waves of learning that it holds; and of the
+        corrections that were carried to other planes.
     """
 
     changed = Signal(str, Change)
-    look_at = Signal(int)
+    look_at = Signal(int, tuple)
     restored = Signal(RestoredCells)
     journal_begun = Signal(str, str)
     waves_changed = Signal(str, tuple)
+    carried_changed = Signal(str, tuple)
 
     def __init__(self, link: EngineLink) -> None:
         self.link = link
@@ -621,7 +479,9 @@ class CorrectController:
         )
         #: where a cell was clicked that a click made, by layer, plane and label
         self._clicked: dict[tuple[str, Index, int], tuple[float, float]] = {}
+        self.through: Callable[[], Any] = lambda: None
         self.review = CorrectReview(self)
+        self.carry = CorrectCarry(self)
         self.keeping = CorrectKeeping(self, self._files)
 
     # --- what is corrected -------------------------------------------------------------
@@ -644,7 +504,6 @@ class CorrectController:
             at = (source.key, source.plane) if source is not None else None
             if former is None or (former.key, former.plane) != at:
                 self.state.said = Said()
-                self.state.review = Review()
                 self.state.odd = Odd()
             self.state.cells = source
             image = source.image if source is not None else self.link.session.image
@@ -683,8 +542,7 @@ class CorrectController:
                 if session is None:
                     return None
                 self._sessions[source.key] = session
-                if session.waves:
-                    self.waves_changed.emit(source.key, session.waves)
+                self._tell_notes(source.key, session)
                 if session.journal is not None:
                     self._files.listen(session.journal)
                     self.keeping.taken_up(session.journal.id)
@@ -734,7 +592,7 @@ class CorrectController:
                 self._take_area(session, source)
                 return session.do(step)
 
-            return self._change(source.key, act)
+            return self._change(source.key, act) and self.carry.after(source.key)
 
     def add_area(self, key: str, start: tuple[int, ...], labels: Any) -> bool:
         """Add the cells of a part of the image to cells that a person has edited.
@@ -906,7 +764,8 @@ class CorrectController:
             session = self._begun(key)
             if session is None:
                 return False
-            return self._change(key, lambda: session.stroke(atoms), quiet=True)
+            done = self._change(key, lambda: session.stroke(atoms), quiet=True)
+            return done and self.carry.after(key)
 
     def undo(self) -> bool:
         """Take the newest correction back, whatever made it."""
@@ -953,6 +812,10 @@ class CorrectController:
             self.say(str(error), ok=False)
             return None
 
+    def change(self, key: str, act: Callable[[], Change]) -> bool:
+        """Carry out a step on the cells with that key; False where it could not be."""
+        return self._change(key, act)
+
     def _change(
         self,
         key: str,
@@ -978,9 +841,14 @@ class CorrectController:
         self.changed.emit(key, change)
         session = self._sessions.get(key)
         if session is not None and session.record_of(change.step) is not None:
-            self.waves_changed.emit(key, session.waves)
+            self._tell_notes(key, session)
         self.show()
         return True
+
+    def _tell_notes(self, key: str, session: EditSession) -> None:
+        """How the steps were made that are no person's alone."""
+        self.waves_changed.emit(key, session.waves)
+        self.carried_changed.emit(key, session.carried)
 
     def show(self) -> None:
         """The state as the session is."""
@@ -992,6 +860,7 @@ class CorrectController:
         state.redo = history.redo_words if history is not None else ""
         state.unsaved = session.tally.unsaved if session is not None else 0
         self._show_safety()
+        self.carry.show()
         self.review.show()
 
     def _show_safety(self) -> None:
@@ -1052,8 +921,8 @@ class CorrectController:
         session = self._sessions.get(key)
         if session is not None and foreground.shape == session.labels.shape:
             session.foreground = foreground
-            session.forget_queues()
-            self.review.show(scored=False)
+            session.forget_queue()
+            self.review.show()
 
     def _box_ready(self, request: BoxRequest, labels: NDArray[np.int32]) -> None:
         session = self._sessions.get(request.cells)
@@ -1093,6 +962,7 @@ class CorrectController:
         if self._change(request.cells, act):
             label = edits.label_at(session.corrections, point, request.index)
             self._clicked[request.cells, request.index, label] = point
+            self.carry.after(request.cells)
 
     # --- files -------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -21,19 +22,20 @@ from napari_sa2net.edits import (
     Patch,
     ReviewedMask,
     ReviewQueue,
+    StackQueue,
     Step,
     reviewed_regions,
     stroke,
 )
 from napari_sa2net.edits.shapes import Box
-from napari_sa2net.edits.step import STATUS, Index
+from napari_sa2net.edits.step import STATUS, Index, planes_of
 from napari_sa2net.errors import JournalError, SA2NetError, StepFormatError
 
 AREA_WORDS = "segmenting of an area"
 Move = Literal["do", "undo", "redo", "state"]
 BeginJournal = Callable[[Mapping[str, Any]], Journal]
 
-#: planes whose queue and reviewed pixels are held
+#: planes whose reviewed pixels are held
 MAX_PLANES = 4
 
 
@@ -138,10 +140,11 @@ class EditSession:
         self.began = began or now()
         self.foreground: Foreground | None = None
         self._begin_journal = begin_journal
-        self._queues: dict[Index, ReviewQueue] = {}
+        self._queue: StackQueue | None = None
         self._shown: list[Index] = []
         self._cleared: dict[int, int] = {}
         self._looks: dict[Index, tuple[int, Look]] = {}
+        self._present: dict[Index, tuple[int, frozenset[int]]] = {}
         self._records: list[tuple[Step, Mapping[str, Any]]] = []
 
     # --- steps -----------------------------------------------------------------------
@@ -152,31 +155,65 @@ class EditSession:
         Parameters
         ----------
         record
-            Of plain values: how a model made it, where one did.
+            Of plain values: how a model made it, or from where it was carried.
         """
         before = self._before()
-        self.history.do(step)
+        self.redo_no_more(self.history.undone, lambda: self.history.do(step))
         self.take_record(step, record)
         return self._done("do", step, before)
 
-    def record_of(self, step: Step) -> Mapping[str, Any] | None:
-        """What was noted of a step that a model made; None of those of a person."""
-        return next((record for one, record in self._records if one is step), None)
+    def extend(self, step: Step, record: Mapping[str, Any]) -> Change:
+        """Put a step in the place of the newest, which it holds beside more."""
+        former = self.undo()
+        try:
+            now = self.do(step, record)
+        except SA2NetError:
+            self.redo()
+            raise
+        reviewed = {index: list(boxes) for index, boxes in now.reviewed.items()}
+        for index, boxes in former.reviewed.items():
+            reviewed.setdefault(index, []).extend(boxes)
+        return Change(step, now.labels, reviewed)
+
+    def record_of(self, step: Step, kind: str = "") -> Mapping[str, Any] | None:
+        """What was noted of a step's making: of a "wave", of what was "carried", or any."""
+        found = next((record for one, record in self._records if one is step), None)
+        return found if found is not None and (not kind or kind in found) else None
 
     def take_record(self, step: Step, record: Mapping[str, Any] | None) -> None:
-        """Note how a model made a step, if one did."""
+        """Note how a step was made, where more than a person's hand did it."""
         if record:
             self._records.append((step, record))
 
-    @property
-    def waves(self) -> tuple[Mapping[str, Any], ...]:
-        """What was noted of the steps that a model made, without those taken back."""
+    def redo_no_more(self, undone: list[Step], act: Callable[[], Any]) -> None:
+        """Do a step, by which those taken back are forgotten, and what was noted of them."""
+        gone = list(undone)
+        act()
+        if gone:
+            self._records = [
+                (step, record)
+                for step, record in self._records
+                if not any(step is other for other in gone)
+            ]
+
+    def noted(self, kind: str) -> tuple[Mapping[str, Any], ...]:
+        """What was noted of steps, see `record_of`, without those taken back."""
         undone = self.history.undone
         return tuple(
             record
             for step, record in self._records
-            if not any(step is other for other in undone)
+            if kind in record and not any(step is other for other in undone)
         )
+
+    @property
+    def waves(self) -> tuple[Mapping[str, Any], ...]:
+        """What was noted of the steps that a model made, without those taken back."""
+        return self.noted("wave")
+
+    @property
+    def carried(self) -> tuple[Mapping[str, Any], ...]:
+        """What was noted of corrections that were carried to other planes."""
+        return self.noted("carried")
 
     def stroke(self, atoms: Any) -> Change:
         """Take in a stroke that napari has painted already.
@@ -192,7 +229,7 @@ class EditSession:
     def record(self, step: Step) -> Change:
         """Take in a step whose pixels are in the array already."""
         before = self._before()
-        self.history.record(step)
+        self.redo_no_more(self.history.undone, lambda: self.history.record(step))
         if before is not None:
             for patch in step.patches:
                 _write(before, patch.inverse())
@@ -241,12 +278,13 @@ class EditSession:
     # --- planes ----------------------------------------------------------------------
 
     def show_plane(self, index: Index) -> None:
-        """A plane is shown; queues and masks of the few last ones are held."""
+        """A plane is shown; masks of the few last ones are held."""
         if index in self._shown:
             self._shown.remove(index)
         self._shown.append(index)
+        if self._queue is not None:
+            self._queue.show(index)
         for old in self._shown[:-MAX_PLANES]:
-            self._queues.pop(old, None)
             self.mask.forget(old)
         del self._shown[:-MAX_PLANES]
 
@@ -257,18 +295,19 @@ class EditSession:
             self.mask.forget(index)
         return mask
 
-    def queue(self, index: Index) -> ReviewQueue:
-        """Objects of a plane in the order of doubt."""
-        queue = self._queues.get(index)
-        if queue is None:
-            known = self.foreground
-            if known is None:
-                queue = ReviewQueue(self.corrections, index)
-            else:
-                seen = known.plane(index)
-                queue = ReviewQueue(self.corrections, index, seen, seams=known.seams)
-            self._queues[index] = queue
-        return queue
+    def queue(self, source: CellSource) -> StackQueue:
+        """All objects in the order of doubt; those of the shown plane are looked at first."""
+        if self._queue is None:
+            along = source.depth_axis
+            self._queue = StackQueue(self.corrections, self._plane_queue, along)
+            self._queue.show(source.plane)
+        return self._queue
+
+    def _plane_queue(self, index: Index) -> ReviewQueue:
+        known = self.foreground
+        if known is None:
+            return ReviewQueue(self.corrections, index)
+        return ReviewQueue(self.corrections, index, known.plane(index), seams=known.seams)
 
     def look(self, index: Index) -> Look:
         """Whether a plane is numbered cell by cell as it is now."""
@@ -278,9 +317,9 @@ class EditSession:
             known = self._looks[index] = times, look_at_plane(self.labels[index])
         return known[1]
 
-    def forget_queues(self) -> None:
+    def forget_queue(self) -> None:
         """More is known: order the cells anew."""
-        self._queues.clear()
+        self._queue = None
 
     def reviewed_planes(self) -> list[Index]:
         """Planes of which a person has said anything that can be learned from."""
@@ -290,6 +329,19 @@ class EditSession:
             for index in np.ndindex(*stack)
             if self.corrections.marked(index) or reviewed_regions(self.corrections, index)
         ]
+
+    @property
+    def n_cells(self) -> int:
+        """Distinct cells of all planes as they are now."""
+        found: set[int] = set()
+        for index in np.ndindex(*self.labels.shape[:-2]):
+            times = self.changed.get(index, 0)
+            known = self._present.get(index)
+            if known is None or known[0] != times:
+                present = frozenset(self.corrections.plane(index).labels.tolist())
+                known = self._present[index] = times, present
+            found |= known[1]
+        return len(found)
 
     def n_deleted(self, index: Index) -> int:
         """Cells of a plane whose deletion says something, as that of a blob does not."""
@@ -334,8 +386,8 @@ class EditSession:
     ) -> Change:
         self.tally.move(how)
         self._journal(how, step, before)
-        for queue in self._queues.values():
-            queue.update(step)
+        if self._queue is not None:
+            self._queue.update(step)
         reviewed = self.mask.update(step)
         self.note(step)
         return Change(step, step.boxes, reviewed, by_napari)
@@ -359,12 +411,6 @@ class EditSession:
             self.journal_error = None
         except SA2NetError as error:
             self.journal_error = error
-
-
-def planes_of(step: Step) -> set[Index]:
-    """Planes that a step changes in any way."""
-    planes = {patch.index for patch in step.patches} | {marks.index for marks in step.marks}
-    return planes | {region.index for region in (*step.added, *step.removed)}
 
 
 def state_step(corrections: Corrections) -> Step:
@@ -398,7 +444,7 @@ def replay(session: EditSession, journal: Journal, steps: list[Any], committed: 
         elif move in ("do", "state"):
             step = Step.from_bytes(entry.payload)
             if move == "do":
-                session.history.do(step)
+                session.redo_no_more(session.history.undone, partial(session.history.do, step))
                 session.take_record(step, entry.header.get("wave"))
             else:
                 session.corrections.apply(step)

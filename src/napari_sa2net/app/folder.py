@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from psygnal import Signal, SignalGroupDescriptor
 
 from napari_sa2net.app.folder_files import (
@@ -22,6 +24,7 @@ from napari_sa2net.app.folder_files import (
     list_folder,
     look_at,
     output_of,
+    picture_of,
     read_opened,
     reason_words,
     remember_output,
@@ -35,9 +38,13 @@ from napari_sa2net.data.results import (
     refuse_inputs_as_outputs,
 )
 from napari_sa2net.data.write import write_labels
+from napari_sa2net.edits.review import expected_wrong
 from napari_sa2net.engine import messages as p
 from napari_sa2net.errors import EngineError, OutputError, SA2NetError
 from napari_sa2net.inference.batch import BatchSettings
+
+if TYPE_CHECKING:
+    from napari_sa2net.data.plan import ImagePlan
 
 #: So many small pictures are held.
 MOST_THUMBNAILS = 400
@@ -59,6 +66,8 @@ class FolderState:
     ----------
     folder
         None where none is open.
+    layers
+        The list is that of the open image layers.
     output
         Folder of the results.
     images, order
@@ -80,6 +89,7 @@ class FolderState:
     events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
 
     folder: Path | None = None
+    layers: bool = False
     output: Path = field(default_factory=Path)
     images: tuple[FolderImage, ...] = ()
     order: tuple[int, ...] = ()
@@ -99,7 +109,7 @@ def summary_words(state: FolderState) -> str:
     n = len(state.images)
     count = dict.fromkeys(("segmented", "corrected", "kept", "failed"), 0)
     for image in state.images:
-        if image.n_cells is not None and image.what not in ("failed", "running"):
+        if image.what == "segmented" or (image.what in ("corrected", "kept") and image.model):
             count["segmented"] += 1
         if image.what in ("corrected", "kept", "failed"):
             count[image.what] += 1
@@ -129,6 +139,31 @@ def by_worth(images: Sequence[FolderImage]) -> tuple[int, ...]:
 
 # --------------------------------------------------------------------------------------------
 # The controller.
+
+
+class Shelf(Protocol):
+    """The open image layers, as the viewer has them."""
+
+    def look(self) -> list[FolderImage]:
+        """All of them with what is known of their cells, the first opened first."""
+
+    def chosen(self) -> str:
+        """Key of the one that is worked on; empty for none."""
+
+    def choose(self, key: str) -> bool:
+        """Work on one, and show it alone; False where it is gone."""
+
+    def plan(self, key: str) -> ImagePlan | None:
+        """How it is read; None where it is gone."""
+
+    def labels(self, key: str) -> NDArray[Any] | None:
+        """Its cells, a copy; None where there are none."""
+
+    def segment(self, key: str) -> bool:
+        """Begin to segment it with the page's settings; False where that cannot be."""
+
+    def cancel(self) -> None:
+        """Stop that."""
 
 
 @dataclass
@@ -185,6 +220,12 @@ class FolderController:
         self.link = link
         self.state = FolderState()
         self.leaving: Callable[[], Corrected | None] = lambda: None
+        #: the open layers, where they can be the list
+        self.shelf: Shelf | None = None
+        self._wrong: dict[str, float] = {}
+        self._failures: dict[str, str] = {}
+        self._todo: list[str] = []
+        self._doing = ""
         self._training_set = training_set
         self._files = Background(link, "sa2net-folder")
         self._painter = Background(link, "sa2net-pictures")
@@ -195,6 +236,8 @@ class FolderController:
         self._axes = ""
         link.answer(("segment_file", "finish_files"), self)
         link.hear("segment_file", self._heard)
+        link.session.events.running.connect(self._ran)
+        link.session.events.progress.connect(self._layer_progress)
 
     # --- the folder --------------------------------------------------------------------
 
@@ -222,11 +265,65 @@ class FolderController:
                 state.images = tuple(images)
                 state.order = tuple(range(len(images)))
                 state.output = output
+                state.layers = False
                 state.folder = folder
 
             self.state.error = None
             self.state.busy = f"Reading “{folder.name}”…"
             self._files.run(work, done, self._failed)
+
+    def open_layers(self) -> None:
+        """Take all open image layers as the list."""
+        with self.link.lock:
+            state, shelf = self.state, self.shelf
+            if state.running:
+                self._fail_words("Images are being segmented: cancel that first.")
+                return
+            if shelf is None or not shelf.look():
+                self._fail_words("No image is open: open some, or a folder of images.")
+                return
+            self.save()
+            self._pictures.clear()
+            self._waiting.clear()
+            state.busy, state.said, state.error = "", "", None
+            state.by_worth, state.order = False, ()
+            state.opening = -1
+            state.folder, state.layers = None, True
+            self.look_again()
+
+    def layers_changed(self) -> None:
+        """Layers came, went, or have other cells."""
+        with self.link.lock:
+            if self.state.layers:
+                self.look_again()
+
+    def _look_at_layers(self) -> None:
+        """Take the list of the open layers as it is."""
+        assert self.shelf is not None
+        state, found = self.state, []
+        for image in self.shelf.look():
+            key = image.key
+            if key == self._doing:
+                image = replace(image, what="running")
+            elif key in self._failures and not image.what:
+                image = replace(image, what="failed", why=self._failures[key])
+            elif image.what == "segmented":
+                image = replace(image, wrong=self._wrong.get(key))
+            found.append(image)
+        if not found:
+            self._let_go()
+            return
+        before = {state.images[i].key: place for place, i in enumerate(state.order)}
+        state.images = tuple(found)
+        # who looks through the list keeps the order; what came since is at its end
+        numbers = range(len(found))
+        order = tuple(sorted(numbers, key=lambda i: before.get(found[i].key, len(found))))
+        if order != state.order:
+            state.order = order
+        shown = self.shelf.chosen()
+        current = next((i for i in numbers if found[i].key == shown), -1)
+        if current != state.current:
+            state.current = current
 
     def set_output(self, output: Path) -> None:
         """Put results elsewhere; what is there already is shown."""
@@ -249,7 +346,7 @@ class FolderController:
         with self.link.lock:
             state = self.state
             state.order = ()
-            state.folder, state.images = None, ()
+            state.folder, state.images, state.layers = None, (), False
             state.current = state.opening = -1
             state.said, state.error = "", None
             self._pictures.clear()
@@ -260,6 +357,9 @@ class FolderController:
         """Read anew what files tell of some images, or of all."""
         with self.link.lock:
             state = self.state
+            if state.layers:
+                self._look_at_layers()
+                return
             if state.folder is None or self._files.closed:
                 return
             chosen = list(range(len(state.images)) if numbers is None else numbers)
@@ -290,6 +390,11 @@ class FolderController:
             if not 0 <= number < len(state.images) or number == state.current:
                 state.opening = -1
                 return
+            if state.layers:
+                assert self.shelf is not None
+                self.shelf.choose(state.images[number].key)
+                self.look_again()
+                return
             state.opening, state.error = number, None
             image, output = state.images[number], state.output
 
@@ -314,7 +419,8 @@ class FolderController:
     def save(self, then: Callable[[], Any] = lambda: None) -> None:
         """Write the shown cells if a person has corrected them, and go on with something."""
         with self.link.lock:
-            left, state = self.leaving(), self.state
+            state = self.state
+            left = None if state.layers else self.leaving()
             if left is None or not 0 <= left.number < len(state.images):
                 then()
                 return
@@ -400,6 +506,25 @@ class FolderController:
                     "Nothing is known of these images yet: press “Segment all” first."
                 )
 
+    def go_on(self) -> str:
+        """The shown image is through: open the next one that is most worth it.
+
+        Returns
+        -------
+        What follows, in words.
+        """
+        with self.link.lock:
+            images, current = self.state.images, self.state.current
+            left = [
+                number
+                for number in by_worth(images)
+                if number != current and images[number].what in ("segmented", "")
+            ]
+            if not left:
+                return "So is every other image of the list."
+            self.open(left[0])
+            return f"On to “{images[left[0]].title}”…"
+
     def sort(self, worth: bool) -> None:
         """Order the images by doubt, or by name."""
         with self.link.lock:
@@ -408,12 +533,18 @@ class FolderController:
             names = tuple(range(len(state.images)))
             state.order = by_worth(state.images) if worth else names
 
-    def touched(self, what: What = "corrected") -> None:
-        """A person has corrected the shown image, or kept the corrections."""
+    def touched(self, what: What = "corrected", n_cells: int | None = None) -> None:
+        """A person has corrected the shown image, or kept the corrections.
+
+        ``n_cells``: how many cells it has now, where that is known.
+        """
         with self.link.lock:
             number, images = self.state.current, self.state.images
-            if 0 <= number < len(images) and images[number].what != what:
-                self._set(number, what=what)
+            if not 0 <= number < len(images):
+                return
+            now = images[number].n_cells if n_cells is None else n_cells
+            if (images[number].what, images[number].n_cells) != (what, now):
+                self._set(number, what=what, n_cells=now)
 
     def forget_shown(self) -> None:
         """The shown image was taken away by somebody else."""
@@ -442,6 +573,10 @@ class FolderController:
             return
         self._painting = True
         number, path = self._waiting.popitem()
+        make: Callable[[], Any] = partial(small_picture, path)
+        if self.state.layers and self.shelf is not None:
+            plan = self.shelf.plan(path.name)  # of a layer the path is its key
+            make = partial(picture_of, plan) if plan is not None else bool
 
         def done(picture: Any) -> None:
             self._painting = False
@@ -454,7 +589,7 @@ class FolderController:
             self._paint()
 
         # an image that cannot be read has no picture, and its row says why when it is opened
-        self._painter.run(partial(small_picture, path), done, lambda _: done(False))
+        self._painter.run(make, done, lambda _: done(False))
 
     # --- segmenting all ----------------------------------------------------------------
 
@@ -489,6 +624,8 @@ class FolderController:
         """Segment all images that were not with these settings; False where that cannot be."""
         with self.link.lock:
             state = self.state
+            if state.layers and not state.running:
+                return self._segment_layers()
             if state.folder is None or state.running or not state.images:
                 return False
             try:
@@ -512,9 +649,85 @@ class FolderController:
     def cancel(self) -> None:
         """End with the present piece; pressed again, at once."""
         with self.link.lock:
-            if self._run is not None and self.state.running:
+            if self.state.layers and self.state.running and self.shelf is not None:
+                self.state.stopping = True
+                self.shelf.cancel()
+            elif self._run is not None and self.state.running:
                 force, self.state.stopping = self.state.stopping, True
                 self.link.client.cancel(self._run.job, force=force)
+
+    def _segment_layers(self) -> bool:
+        """Segment the open layers one after the other, but for those that are corrected."""
+        state = self.state
+        done = ("corrected", "kept")
+        self._todo = [one.key for one in state.images if one.what not in done]
+        self._failures.clear()
+        if not self._todo:
+            self._fail_words("Every layer of the list is corrected: there is nothing to do.")
+            return False
+        state.error, state.said, state.progress = None, "", None
+        state.stopping, state.running = False, True
+        self._next_layer()
+        return True
+
+    def _next_layer(self) -> None:
+        assert self.shelf is not None
+        while self._todo and not self.state.stopping:
+            self._doing = self._todo.pop(0)
+            if self.shelf.choose(self._doing) and self.shelf.segment(self._doing):
+                self.look_again()
+                return
+            error = self.link.session.error
+            self._failures[self._doing] = error.message if error is not None else "it is gone"
+        self._doing = ""
+        failed, stopped = len(self._failures), self.state.stopping
+        self._stopped(None)
+        n = sum(image.n_cells or 0 for image in self.state.images)
+        words = f"{cells(n)} in the open layers."
+        if stopped:
+            words = "Stopped; “Segment all” begins with the first again."
+        elif failed:
+            words += f" {failed:,} could not be done; their rows say why."
+        self.state.said = words
+
+    def _ran(self, running: bool) -> None:
+        """A segmentation of the page has begun or ended; perhaps ours."""
+        if running or not self._doing:
+            return
+        # after those who show what it found
+        self.link.dispatch(self._layer_done)
+
+    def _layer_done(self) -> None:
+        with self.link.lock:
+            key, shelf = self._doing, self.shelf
+            if not key or shelf is None or self.link.session.running:
+                return
+            error = self.link.session.error
+            labels = shelf.labels(key)
+            if error is not None and not self.state.stopping:
+                self._failures[key] = error.message
+            elif labels is not None and not self.state.stopping:
+                self._files.run(
+                    partial(_doubt_of, labels), partial(self._doubted, key), self._failed
+                )
+            self._doing = ""
+            self.look_again()
+            self._next_layer()
+
+    def _doubted(self, key: str, wrong: float) -> None:
+        self._wrong[key] = wrong
+        self.layers_changed()
+
+    def _layer_progress(self, progress: JobProgress | None) -> None:
+        if not self._doing or progress is None:
+            return
+        n = sum(image.what not in ("corrected", "kept") for image in self.state.images)
+        at = max(0, n - len(self._todo) - 1)
+        words = f"image {at + 1} of {n}: {progress.what}"
+        if self.state.stopping:
+            words = "stopping after this piece"
+        done = round(PARTS * (at + progress.fraction))
+        self.state.progress = JobProgress(done, PARTS * n, words)
 
     def _jobs(self) -> list[Job]:
         return [Job(image.name, image.path) for image in self.state.images]
@@ -685,6 +898,11 @@ class FolderController:
         """End what runs with the present piece; nothing is told any more."""
         self._painter.close()
         self._files.close(wait=True, cancel=False)
+
+
+def _doubt_of(labels: NDArray[Any]) -> float:
+    """How many cells of all planes are wrong, about, by size and shape."""
+    return sum(expected_wrong(labels[index], None) for index in np.ndindex(*labels.shape[:-2]))
 
 
 def _reason(error: Exception, path: Path) -> str:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from napari_sa2net.data.commit import is_training_set, read_manifest
 from napari_sa2net.data.io import ImageFile, read_image
 from napari_sa2net.data.journal import list_journals
 from napari_sa2net.data.levels import apply_levels
-from napari_sa2net.data.plan import plan_image
+from napari_sa2net.data.plan import ImagePlan, plan_image
 from napari_sa2net.data.results import (
     CORRECTED,
     Job,
@@ -29,6 +30,7 @@ from napari_sa2net.data.results import (
 from napari_sa2net.engine import messages as p
 from napari_sa2net.errors import ImageFileError, SA2NetError
 from napari_sa2net.files import readable, real, user_data_dir, write_atomically
+from napari_sa2net.metrics import distinct
 
 #: Where results go unless a person says otherwise, inside the folder of the images.
 RESULTS = "sa2net-cells"
@@ -55,13 +57,16 @@ class FolderImage:
     what
         How far it is.
     n_cells
-        As they were segmented last; None where it was not.
+        As a person has corrected them, else as they were segmented last; None where they were
+        not.
     wrong
         How many of its cells are wrong, about, as the model's own doubt has it.
     model
         That segmented it.
     why
         Why it failed, in words.
+    key
+        Of its layer, where the list is that of open layers; no file is looked at then.
     """
 
     name: str
@@ -71,6 +76,12 @@ class FolderImage:
     wrong: float | None = None
     model: str = ""
     why: str = ""
+    key: str = ""
+
+    @property
+    def title(self) -> str:
+        """What it is called in the list."""
+        return self.name if self.key else self.path.name
 
     def words(self, model: str = "", doubt: bool = False) -> str:
         """``143 cells · corrected``.
@@ -199,12 +210,28 @@ def look_at(
         elif record.get("state") == "failed" and record.get("error") != "interrupted":
             why = reason_words(str(record.get("error", "")), image.path)
             now = replace(now, what="failed", why=why)
-        if path in journals or corrected_file(output, image.name).is_file():
-            now = replace(now, what="corrected")
+        theirs = corrected_file(output, image.name)
+        if path in journals or theirs.is_file():
+            now = replace(now, what="corrected", n_cells=_counted(theirs, now.n_cells))
         if path in kept and path not in journals:
             now = replace(now, what="kept")
         found.append(now)
     return found
+
+
+def _counted(path: Path, otherwise: int | None) -> int | None:
+    """Cells of a file of labels, where it is there and can be read."""
+    try:
+        return _count_of(path, path.stat().st_mtime_ns)
+    except (OSError, SA2NetError):
+        return otherwise
+
+
+@lru_cache(maxsize=4096)
+def _count_of(path: Path, changed: int) -> int:
+    """Distinct cells of a file as it was at that time."""
+    labels = np.asarray(read_image(path).array)
+    return int(np.count_nonzero(distinct(labels)[0]))
 
 
 def corrected_file(output: Path, name: str) -> Path:
@@ -320,7 +347,11 @@ def small_picture(path: Path) -> NDArray[np.uint8]:
         The image cannot be read.
     """
     file = read_image(path)
-    plan = plan_image(file.array, file.axes, measure=False)
+    return picture_of(plan_image(file.array, file.axes, measure=False))
+
+
+def picture_of(plan: ImagePlan) -> NDArray[np.uint8]:
+    """The middle plane of an image, small: uint8 (h, w) or (h, w, 3)."""
     height, width = plan.spatial
     first = tuple(n // 2 for n in plan.stack_shape)
     step = max(1, max(height, width) // THUMBNAIL)

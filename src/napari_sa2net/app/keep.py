@@ -370,11 +370,12 @@ class WhatToKeep:
 
 @dataclass(frozen=True, eq=False)
 class KeptPlane:
-    """Labels and reviewed pixels of one plane, copied."""
+    """Labels and reviewed pixels of one plane, copied; and what was carried to it."""
 
     index: Index
     labels: NDArray[Any]
     reviewed: NDArray[np.bool_]
+    notes: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -510,7 +511,9 @@ def keep_request(
     for index in due:
         reviewed = session.reviewed(index)
         if reviewed.any():
-            planes.append(KeptPlane(index, np.array(session.labels[index]), reviewed))
+            notes = carried_words(session, source, index)
+            labels = np.array(session.labels[index])
+            planes.append(KeptPlane(index, labels, reviewed, notes))
         elif index in known.planes:
             withdrawn.append(index)
     if not planes and not withdrawn:
@@ -542,6 +545,16 @@ def keep_request(
         known.copy(),
         page or {},
     )
+
+
+def carried_words(session: EditSession, source: CellSource, index: Index) -> str:
+    """Which corrections of a plane were carried there from another one, for its record."""
+    words = [
+        f"{record['carried']}: carried from {source.words_of(tuple(record['from']))}"
+        for record in session.carried
+        if list(index) in record["planes"]
+    ]
+    return "; ".join(words)
 
 
 def keep(request: KeepRequest) -> KeepResult:
@@ -609,6 +622,7 @@ def keep(request: KeepRequest) -> KeepResult:
                 parent=source.model,
                 parent_sha256=source.model_sha256,
                 n_edits=request.n_edits,
+                notes=plane.notes,
                 **more,
             )
         )

@@ -227,7 +227,7 @@ class LiveController:
         session = self.correct.session_of(key)
         if self.closed or cells is None or cells.key != key or session is None:
             return
-        record = session.record_of(change.step)
+        record = session.record_of(change.step, "wave")
         if record is not None:
             # a wave was done, taken back or done again: no correction to learn from
             plane = self._plane(key, cells.plane)
@@ -508,7 +508,7 @@ class LiveController:
         plane = self._plane(source.key, source.plane)
         if session is not None:
             done = session.history.done
-            is_wave = bool(done) and session.record_of(done[-1]) is not None
+            is_wave = bool(done) and session.record_of(done[-1], "wave") is not None
             state.undo = session.history.undo_words if is_wave else ""
         state.wave = self._number(source.key, session)
         state.resting = plane.resting

@@ -14,6 +14,7 @@ the plane of a stack, () for a single plane.
 
 from __future__ import annotations
 
+from napari_sa2net.edits.carry import carried
 from napari_sa2net.edits.contours import (
     add_at,
     fill_holes,
@@ -36,7 +37,7 @@ from napari_sa2net.edits.objects import (
     stroke,
 )
 from napari_sa2net.edits.proposals import Changed, Snapshot, proposal, proposed
-from napari_sa2net.edits.review import UNKNOWN_DIAMETER, Doubt, ReviewQueue
+from napari_sa2net.edits.review import UNKNOWN_DIAMETER, Doubt, ReviewQueue, StackQueue
 from napari_sa2net.edits.reviewed import (
     ReviewedMask,
     accept,
@@ -70,10 +71,12 @@ __all__ = [
     "ReviewQueue",
     "ReviewedMask",
     "Snapshot",
+    "StackQueue",
     "Step",
     "accept",
     "accept_in_view",
     "add_at",
+    "carried",
     "changed_boxes",
     "delete",
     "fill_holes",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from heapq import merge
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,8 @@ from numpy.typing import NDArray
 
 from napari_sa2net.edits.corrections import Corrections, PlaneIndex, Reader
 from napari_sa2net.edits.reviewed import ignored_labels, reviewed_labels
-from napari_sa2net.edits.shapes import Box, grown
-from napari_sa2net.edits.step import Index, Step
+from napari_sa2net.edits.shapes import Box, common, grown
+from napari_sa2net.edits.step import Index, Step, planes_of
 from napari_sa2net.errors import EditError
 
 # --------------------------------------------------------------------------------------------
@@ -166,7 +167,9 @@ _ENOUGH = 1000
 
 
 def expected_wrong(
-    labels: NDArray[np.integer], foreground: NDArray[np.floating], diameter: float | None = None
+    labels: NDArray[np.integer],
+    foreground: NDArray[np.floating] | None,
+    diameter: float | None = None,
 ) -> float:
     """How many cells of a plane are wrong or missed, about, as the model's doubt has it.
 
@@ -178,8 +181,8 @@ def expected_wrong(
     Parameters
     ----------
     labels : integer array (H, W)
-    foreground : float array (H, W)
-        Foreground probability.
+    foreground : float array (H, W), or None
+        Foreground probability; without it, size and shape decide, and none is missed.
     diameter : float, optional
         Of a typical cell (px), where no object tells it.
     """
@@ -190,6 +193,8 @@ def expected_wrong(
     looked_at = plane.labels[::every].tolist()
     doubts = [doubt(label, plane, read, typical, evidence).score for label in looked_at]
     wrong = float(np.mean(doubts)) * len(plane) if doubts else 0.0
+    if foreground is None:
+        return wrong
     if len(plane):
         one = float(np.median(plane.areas))
     else:
@@ -329,6 +334,20 @@ class ReviewQueue:
         """Score and reasons of an object; None where it is not scored (yet)."""
         return self._doubts.get(label)
 
+    @property
+    def scored(self) -> bool:
+        """All objects are scored as they are now."""
+        return not self._waiting
+
+    @property
+    def keys(self) -> Sequence[_Key]:
+        """Cut, negative score and label of the scored objects, in the order of review."""
+        return self._keys
+
+    def key(self, label: int) -> _Key | None:
+        """The same of one object, also where it is gone since; None of one never scored."""
+        return self._place(label)
+
     # --- walking ---------------------------------------------------------------------
 
     @property
@@ -386,3 +405,271 @@ class ReviewQueue:
     @staticmethod
     def _key(doubt: Doubt) -> _Key:
         return doubt.cut, -doubt.score, doubt.label
+
+
+# --------------------------------------------------------------------------------------------
+# All planes of a stack in one order.
+
+#: An object on one plane.
+Node = tuple[Index, int]
+_NodeKey = tuple[bool, float, Index, int]
+#: After a step that changes no more objects than this, they are linked anew at once.
+_FEW = 200
+
+
+class StackQueue:
+    """Objects of all planes of a stack in one order of doubt.
+
+    Planes are looked at one after the other, those near the shown one first, so that nothing
+    waits for a large stack. An object that goes on under its number from plane to plane, pixel
+    on pixel, is one: its most doubtful plane stands for it, and it counts as reviewed once it
+    is on one of its planes.
+
+    Parameters
+    ----------
+    corrections : Corrections
+    make : callable
+        Gives the queue of a plane.
+    along : int, optional
+        Stack axis along which objects go on (depth); unsaid, every plane is by itself, as
+        over time.
+    """
+
+    def __init__(
+        self,
+        corrections: Corrections,
+        make: Callable[[Index], ReviewQueue],
+        along: int | None = None,
+    ) -> None:
+        self._corrections = corrections
+        self._make = make
+        self._along = along
+        self._queues: dict[Index, ReviewQueue] = {}
+        self._todo: list[Index] = list(np.ndindex(*corrections.labels.shape[:-2]))[::-1]
+        self._links: set[Node] = set()  # goes on in the next plane
+        self._to_link: dict[Node, None] = {}
+        self._said: dict[Index, tuple[set[int], set[int]]] = {}
+
+    # --- scoring ---------------------------------------------------------------------
+
+    def show(self, index: Index) -> None:
+        """A plane is shown: look at it first, and then at those near it."""
+        away = [sum(abs(a - b) for a, b in zip(one, index, strict=True)) for one in self._todo]
+        order = sorted(range(len(away)), key=lambda i: (-away[i], -i))
+        self._todo = [self._todo[i] for i in order]
+        if index in self._todo:
+            self._begin(self._todo.pop())
+
+    def score_some(self, seconds: float = 0.02) -> bool:
+        """Look at objects for about so long; True when all planes are known."""
+        end = time.perf_counter() + seconds
+        while True:
+            for queue in self._queues.values():
+                if not queue.scored and not queue.score_some(end - time.perf_counter()):
+                    return False
+            while self._to_link:
+                self._link(*next(iter(self._to_link)))
+                if time.perf_counter() >= end:
+                    return self.scored
+            if not self._todo:
+                return True
+            self._begin(self._todo.pop())  # something is done however little time there is
+            if time.perf_counter() >= end:
+                return False
+
+    def score_all(self) -> StackQueue:
+        """Look at all planes now."""
+        self.score_some(np.inf)
+        return self
+
+    @property
+    def scored(self) -> bool:
+        """Every object of every plane is scored as it is now."""
+        waiting = (not queue.scored for queue in self._queues.values())
+        return not self._todo and not self._to_link and not any(waiting)
+
+    @property
+    def planes(self) -> tuple[int, int]:
+        """How many planes were looked at, of how many."""
+        return len(self._queues), len(self._queues) + len(self._todo)
+
+    def update(self, step: Step) -> None:
+        """Have the objects that a step changed scored again, in either direction."""
+        for index in planes_of(step):
+            self._said.pop(index, None)
+        for patch in step.patches:
+            if patch.index in self._queues:
+                self._queues[patch.index].update(step)
+                labels = np.unique(np.concatenate([patch.old, patch.new])).tolist()
+                for label in filter(None, labels):
+                    self._to_link[patch.index, label] = None
+                    before = self._beside(patch.index, -1)
+                    if before is not None:
+                        self._to_link[before, label] = None
+        if len(self._to_link) <= _FEW:
+            while self._to_link:
+                self._link(*next(iter(self._to_link)))
+
+    def doubt(self, index: Index, label: int) -> Doubt | None:
+        """Score and reasons of an object on a plane; None where it is not scored (yet)."""
+        queue = self._queues.get(index)
+        return None if queue is None else queue.doubt(label)
+
+    def _begin(self, index: Index) -> None:
+        self._queues[index] = self._make(index)
+        before = self._beside(index, -1)
+        for at in (index, before):
+            after = None if at is None else self._beside(at, 1)
+            if at in self._queues and after in self._queues:
+                assert at is not None and after is not None
+                one, other = (self._corrections.plane(i) for i in (at, after))
+                both = [label for label in one.labels.tolist() if label in other]
+                self._to_link |= dict.fromkeys((at, label) for label in both)
+
+    def _beside(self, index: Index, by: int) -> Index | None:
+        if self._along is None:
+            return None
+        return beside(index, self._along, by, self._corrections.labels.shape[:-2])
+
+    def _link(self, index: Index, label: int) -> None:
+        """Find out whether an object goes on in the next plane."""
+        del self._to_link[index, label]
+        after = self._beside(index, 1)
+        self._links.discard((index, label))
+        known = index in self._queues and after in self._queues
+        if after is not None and known and goes_on(self._corrections, label, index, after):
+            self._links.add((index, label))
+
+    # --- objects over planes ----------------------------------------------------------
+
+    def run(self, index: Index, label: int) -> list[Node]:
+        """An object on all planes over which it goes on, in their order."""
+        nodes = [(index, label)]
+        while (before := self._beside(nodes[0][0], -1)) and (before, label) in self._links:
+            nodes.insert(0, (before, label))
+        while nodes[-1] in self._links:
+            after = self._beside(nodes[-1][0], 1)
+            assert after is not None
+            nodes.append((after, label))
+        return nodes
+
+    def _told(self, index: Index) -> tuple[set[int], set[int]]:
+        """Reviewed and ignored objects of a plane."""
+        if index not in self._said:
+            corrections = self._corrections
+            reviewed = reviewed_labels(corrections, index)
+            ignored = ignored_labels(corrections, index)
+            plane = corrections.plane(index)
+            self._said[index] = {one for one in reviewed if one in plane} - ignored, ignored
+        return self._said[index]
+
+    def is_reviewed(self, index: Index, label: int) -> bool:
+        """Whether an object is reviewed on any of its planes."""
+        return any(label in self._told(at)[0] for at, _ in self.run(index, label))
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """How many objects are reviewed, of how many outside ignored regions, as far as known.
+
+        An object that goes on over planes is one.
+        """
+        total = -len(self._links)
+        done: set[Node] = set()
+        for index in self._queues:
+            reviewed, ignored = self._told(index)
+            total += len(self._corrections.plane(index)) - len(ignored)
+            if ignored and self._links:
+                before = self._beside(index, -1)
+                gone = ((index, one) in self._links for one in ignored)
+                total += sum(gone)
+                if before is not None:
+                    kept = ignored - self._told(before)[1]
+                    total += sum((before, one) in self._links for one in kept)
+            done |= {self.run(index, label)[0] for label in reviewed}
+        return len(done), total
+
+    # --- walking ---------------------------------------------------------------------
+
+    def next(self, node: Node | None = None) -> Node | None:
+        """The most doubtful object that nobody has reviewed, after one, or of all.
+
+        After the last one the walk begins again. None where none is left that is scored.
+        """
+        own = set(self.run(*node)) if node is not None else set()
+        key = self._key(node)
+        for *_, index, label in self._walk(key):
+            if (index, label) in own or not self._stands(index, label):
+                continue
+            if not self.is_reviewed(index, label):
+                return index, label
+        return None
+
+    def previous(self, node: Node) -> Node | None:
+        """The object before one, reviewed or not; None at the beginning."""
+        key = self._key(node)
+        if key is None:
+            return None
+        own = set(self.run(*node))
+        parts = [
+            _nodes(index, queue.keys[: self._at(queue, key)][::-1])
+            for index, queue in self._queues.items()
+        ]
+        for *_, index, label in merge(*parts, reverse=True):
+            if (index, label) not in own and self._stands(index, label):
+                return index, label
+        return None
+
+    def _stands(self, index: Index, label: int) -> bool:
+        """Whether an object is not ignored, and this plane of it the most doubtful one."""
+        if label in self._told(index)[1]:
+            return False
+        nodes = [
+            (at, one) for at, one in self.run(index, label) if one not in self._told(at)[1]
+        ]
+        keys = [key for key in map(self._key, nodes) if key is not None]
+        return min(keys)[2] == index
+
+    def _walk(self, key: _NodeKey | None) -> Iterator[_NodeKey]:
+        """All scored objects from one on, and then those before it."""
+        parts: tuple[list[Iterator[_NodeKey]], ...] = ([], [])
+        for index, queue in self._queues.items():
+            at = 0 if key is None else self._at(queue, key)
+            for part, keys in zip(parts, (queue.keys[at:], queue.keys[:at]), strict=True):
+                part.append(_nodes(index, keys))
+        for part in parts:
+            yield from merge(*part)
+
+    @staticmethod
+    def _at(queue: ReviewQueue, key: _NodeKey) -> int:
+        """How many objects of a plane come before one of any plane."""
+        index = queue.index
+        return bisect_left(queue.keys, key, key=lambda one: (*one[:2], index, one[2]))
+
+    def _key(self, node: Node | None) -> _NodeKey | None:
+        if node is None or node[0] not in self._queues:
+            return None
+        key = self._queues[node[0]].key(node[1])
+        return None if key is None else (*key[:2], node[0], node[1])
+
+
+def _nodes(index: Index, keys: Sequence[_Key]) -> Iterator[_NodeKey]:
+    for cut, score, label in keys:
+        yield cut, score, index, label
+
+
+def beside(index: Index, along: int, by: int, stack: Sequence[int]) -> Index | None:
+    """The plane that lies so far from one along a stack axis; None where there is none."""
+    at = index[along] + by
+    return (*index[:along], at, *index[along + 1 :]) if 0 <= at < stack[along] else None
+
+
+def goes_on(corrections: Corrections, label: int, index: Index, other: Index) -> bool:
+    """Whether an object has a pixel that is its own on two planes."""
+    planes = corrections.plane(index), corrections.plane(other)
+    if any(label not in plane for plane in planes):
+        return False
+    box = common(*(plane.box(label) for plane in planes))
+    if box is None:
+        return False
+    one, two = (corrections.look(at, box) == label for at in (index, other))
+    return bool((one & two).any())

@@ -462,6 +462,12 @@ class Step:
         )
 
 
+def planes_of(step: Step) -> set[Index]:
+    """Planes that a step changes in any way."""
+    planes = {patch.index for patch in step.patches} | {marks.index for marks in step.marks}
+    return planes | {region.index for region in (*step.added, *step.removed)}
+
+
 def _joined(arrays: list[Integers], rows: int) -> Integers:
     return np.concatenate([np.empty((rows, 0), np.int64), *arrays], axis=1)
 

@@ -48,6 +48,10 @@ ALL_TIP = (
     "Find the cells of every image, with the model and the settings of this page. Results are "
     "saved image by image; what is done already with these settings is passed over"
 )
+LAYERS_TIP = (
+    "Find the cells of every layer, with the model and the settings of this page. They become "
+    "layers, too; cells that you have corrected stay as they are"
+)
 WORTH_TIP = (
     "Put first the images in which the model is most in doubt, and open the first that you "
     "have not corrected: there a correction teaches most"
@@ -108,13 +112,17 @@ class FolderRows(QAbstractListModel):
         number = self._order[index.row()]
         image, state = self._images[number], self._controller.state
         if role == Qt.ItemDataRole.DisplayRole:
-            return image.path.name
+            return image.title
         if role in (STATE, Qt.ItemDataRole.ToolTipRole):
             model = self._controller.link.session.model
             words = image.words(model, doubt=state.by_worth)
-            return words if role == STATE else f"{image.path}\n{words}"
+            return (
+                words
+                if role == STATE
+                else f"{image.name if image.key else image.path}\n{words}"
+            )
         if role == Qt.ItemDataRole.AccessibleTextRole:
-            return f"{image.path.name}, {image.words()}"
+            return f"{image.title}, {image.words()}"
         if role == FAILED:
             return image.what == "failed"
         if role == Qt.ItemDataRole.DecorationRole:
@@ -210,7 +218,9 @@ class FolderWalk(QWidget):
         words = ""
         if self._told and place >= 0:
             image = state.images[at]
-            words = f"Image {place + 1} of {len(state.order)} in the folder · {image.words()}"
+            where = "open layers" if state.layers else "folder"
+            n = len(state.order)
+            words = f"Image {place + 1} of {n} in the {where} · {image.words()}"
         show_text(self.words, words)
 
 
@@ -263,10 +273,10 @@ class FolderSection(QWidget):
     def _connect(self, connections: Connections) -> None:
         controller, events, session = self._controller, self._state.events, self._session
         follow = connections.follow
-        follow(self._show_folder, events.folder, events.output, events.busy)
+        follow(self._show_folder, events.folder, events.layers, events.output, events.busy)
         follow(self._show_rows, events.images, events.order, session.events.model)
         follow(self._show_current, events.current, events.opening, events.order)
-        follow(self._show_run, events.running, events.stopping, events.progress)
+        follow(self._show_run, events.running, events.stopping, events.progress, events.layers)
         follow(
             self._show_settings,
             *(session.events.model, session.events.predict, session.events.image),
@@ -312,7 +322,12 @@ class FolderSection(QWidget):
     def _show_folder(self) -> None:
         state = self._state
         show_text(self.busy, state.busy)
-        self.body.setVisible(state.folder is not None)
+        self.body.setVisible(state.folder is not None or state.layers)
+        for part in (self.output, self.change):
+            part.setVisible(not state.layers)
+        if state.layers:
+            self.title.setText("All open layers")
+            self.title.setToolTip("The image layers of this window, the first opened first")
         if state.folder is None:
             return
         self.title.setText(f"Folder “{state.folder.name}”")
@@ -351,7 +366,7 @@ class FolderSection(QWidget):
         self.all.setToolTip(
             "Stop; what is done stays, and “Segment all” goes on from there"
             if state.running
-            else ALL_TIP
+            else (LAYERS_TIP if state.layers else ALL_TIP)
         )
         role = "cancel" if state.running else "primary"
         if self.all.property("role") != role:

@@ -345,6 +345,7 @@ class ResultSection(QWidget):
 
 OPEN_FOLDER = "Open a folder of images…"
 FOLDER_TIP = "List the images of a folder: segment all of them, correct one after the other"
+LAYERS_TIP = "List the image layers of this window: segment all of them, one after the other"
 SEGMENT_TIP = "Find the cells. The result is a new layer over the image"
 
 
@@ -370,6 +371,8 @@ class SegmentPage(PageWidget):
         # beside an image, and where there is none among the other ways to begin
         self.open_folder = link_button(OPEN_FOLDER, FOLDER_TIP)
         self.begin_folder = push_button(OPEN_FOLDER, FOLDER_TIP, "")
+        self.all_layers = link_button("All open layers", LAYERS_TIP)
+        self.ways = hbox(self.open_folder, None, self.all_layers)
         promise = "One click then finds and measures its cells."
         self.empty = NoImage(self._workspace, promise, self.begin_folder)
         self.work = QWidget()
@@ -409,7 +412,7 @@ class SegmentPage(PageWidget):
         self.hint.setVisible(False)
         # an error must be seen also where no image is open
         self._parts = vbox(
-            *(self.open_folder, self.empty, self.work, self.error, self.found, None),
+            *(self.ways, self.empty, self.work, self.error, self.found, None),
             on=self,
             spacing=8,
             margins=PAGE_MARGINS,
@@ -457,6 +460,8 @@ class SegmentPage(PageWidget):
         self.result.back.clicked.connect(self.controller.bring_back)
         for button in (self.open_folder, self.begin_folder):
             button.clicked.connect(lambda: self.with_folder().choose())
+        self.all_layers.clicked.connect(self._list_layers)
+        self.connections.follow(self._show_ways, self.port.images_changed)
         if "folder" in vars(self._workspace):  # opened on a page before this one
             self.with_folder()
 
@@ -468,15 +473,30 @@ class SegmentPage(PageWidget):
             self.folder = FolderSection(self._workspace, self.connections)
             self._parts.insertWidget(0, self.folder)
             events = self._workspace.folder.state.events
-            self.connections.follow(self._show_folder, events.folder, events.busy)
+            self.connections.follow(
+                self._show_folder, events.folder, events.layers, events.busy
+            )
         return self.folder
+
+    def _list_layers(self) -> None:
+        self.with_folder()
+        self._workspace.folder.open_layers()
+
+    def _show_ways(self) -> None:
+        """Several layers can be the list."""
+        self.all_layers.setVisible(
+            self.open_folder.isVisibleTo(self) and len(self.port.images()) > 1
+        )
 
     def _show_folder(self) -> None:
         """Ways to open a folder while none is; with one, what is run for this image alone."""
         state = vars(self._workspace)["folder"].state if self.folder is not None else None
-        there = state is not None and (state.folder is not None or bool(state.busy))
+        there = state is not None and (
+            state.folder is not None or state.layers or bool(state.busy)
+        )
         image = self.session.image is not None
         self.open_folder.setVisible(image and not there)
+        self._show_ways()
         self.empty.setVisible(not image and not there)
         self._run.set_words("Segment this image" if there else "Segment")
 

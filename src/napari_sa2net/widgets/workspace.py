@@ -212,6 +212,7 @@ class Workspace(QObject):
         # where corrections are kept, where napari's preferences say so
         self._corrections: Path | None = None
         self._table: CellTable | None = None
+        self._going_on = ""
         self.session = Session()
         self.dispatch = GuiDispatcher()
         self.port = NapariPort(viewer)
@@ -288,6 +289,7 @@ class Workspace(QObject):
         correct.restored.connect(cells.show_restored)
         correct.journal_begun.connect(cells.set_journal)
         correct.waves_changed.connect(cells.set_waves)
+        correct.carried_changed.connect(cells.set_carried)
         correct.state.events.folder.connect(self._folder_chosen)
 
         def refresh(_: Any = None) -> None:
@@ -349,7 +351,7 @@ class Workspace(QObject):
             self.port, self.cells, folder, self.controller, self._correct_if
         )
         self._folder_keys = Keys({"PageDown": folder.next, "PageUp": folder.previous})
-        folder.state.events.folder.connect(self._folder_opened)
+        folder.state.events.order.connect(self._list_opened)
         self._watch(
             "segmenting a folder",
             folder.state,
@@ -375,9 +377,9 @@ class Workspace(QObject):
         made: CorrectController | None = self.correct if make else self._made("correct")
         return made
 
-    def _folder_opened(self, folder: Path | None) -> None:
-        """The keys walk through a folder while one is open, on whichever page."""
-        if folder is None:
+    def _list_opened(self, order: tuple[int, ...]) -> None:
+        """The keys walk through the list while there is one, on whichever page."""
+        if not order:
             self._folder_keys.release()
         else:
             self._folder_keys.bind(self.port.viewer)
@@ -386,10 +388,33 @@ class Workspace(QObject):
         """The list of the folder tells what is corrected and kept."""
         correct.changed.connect(self._corrected)
         correct.state.events.kept.connect(self._kept_some)
+        correct.state.events.cells.connect(self._next_image)
+        correct.through = self._image_through
 
     def _corrected(self, key: str, _: Any) -> None:
-        if self._folder_layers.is_shown(key):
-            self.folder.touched()
+        session = self.correct.session_of(key)
+        if session is not None and self._folder_layers.is_shown(key):
+            self.folder.touched(n_cells=session.n_cells)
+
+    def _image_through(self) -> None:
+        """Every cell of the shown image is reviewed: go on with the next of the folder."""
+        cells = self.correct.state.cells
+        if cells is not None and self._folder_layers.is_shown(cells.key):
+            state, done = self.folder.state, self.correct.state.said.words
+            before, self._going_on = state.current, cells.key
+            words = self.folder.go_on()
+            if state.opening < 0 and state.current == before:
+                self._going_on = ""  # there is no other
+            self.correct.say(f"{done} {words}")
+
+    def _next_image(self, cells: Any) -> None:
+        """The walk goes on with the first cell of the image that was opened for it."""
+        if not self._going_on or cells is None or cells.key == self._going_on:
+            return
+        if self.folder.state.opening < 0 and self._folder_layers.is_shown(cells.key):
+            self._going_on = ""
+            # not now: napari is at work on its layers
+            QTimer.singleShot(0, self.correct.review.next)
 
     def _kept_some(self, words: str) -> None:
         """Corrections were kept, perhaps all of the shown image."""

@@ -28,7 +28,12 @@ from napari_sa2net.widgets.controls import (
     vbox,
 )
 from napari_sa2net.widgets.correct.bench import CellsRow, CheatSheet, OfferBox, ToolBench
-from napari_sa2net.widgets.correct.sections import KeepSection, LiveSection, ReviewSection
+from napari_sa2net.widgets.correct.sections import (
+    CarrySection,
+    KeepSection,
+    LiveSection,
+    ReviewSection,
+)
 from napari_sa2net.widgets.correct.tools import TOOLS
 from napari_sa2net.widgets.napari_port.keys import Keys
 from napari_sa2net.widgets.napari_port.reviewed_layer import ReviewedLayer
@@ -125,6 +130,7 @@ class CorrectPage(PageWidget):
         self.strip, self.box = self.bench.strip, self.bench.box
         self.progress = ProgressLine()
         self.error = error_box(self, self._workspace)
+        self.carry = CarrySection(self.controller, self.connections)
         self.review = ReviewSection()
         self.learning = LiveSection(self.live, self.connections)
         self.keep = KeepSection(self.controller, self.connections)
@@ -132,8 +138,16 @@ class CorrectPage(PageWidget):
         self.work, self.body = QWidget(), QWidget()
         vbox(form, self.offers, self.no_cells, on=self.work, spacing=8)
         vbox(
-            *(self.odd, self.mend, self.strip, separator(), self.review, self.learning),
-            *(self.box, self.progress, separator(), self.keep, separator(), self.sheet),
+            *(self.odd, self.mend, self.strip, self.carry, separator(), self.review),
+            *(
+                self.learning,
+                self.box,
+                self.progress,
+                separator(),
+                self.keep,
+                separator(),
+                self.sheet,
+            ),
             on=self.body,
             spacing=8,
         )
@@ -192,6 +206,7 @@ class CorrectPage(PageWidget):
             "A": self.accept,
             "Shift-A": self.accept_view,
             "K": self.controller.keeping.keep,
+            "J": self.controller.carry.carry,
         }
 
     def shut(self) -> None:
@@ -273,15 +288,17 @@ class CorrectPage(PageWidget):
 
     # --- what the viewer says --------------------------------------------------------------
 
-    def _look_at(self, label: int) -> None:
+    def _look_at(self, label: int, index: tuple[int, ...]) -> None:
         session, source = self.controller.session, self.state.cells
         if session is None or source is None or self.bench.layer is None:
             return
-        plane = session.corrections.plane(source.plane)
+        plane = session.corrections.plane(index)
         if label in plane:
             self.bench.layer.selected_label = label
             typical = float(np.sqrt(np.median(plane.areas)))
-            self.cells.go_to(source.plane, plane.box(label), typical)
+            self.cells.go_to(index, plane.box(label), typical)
+        else:
+            self.cells.show_plane(index)
 
     def _drawn_anew(self, key: str, change: Change) -> None:
         session, source = self.controller.session, self.state.cells
@@ -318,12 +335,13 @@ class CorrectPage(PageWidget):
         self._show_outlines()
 
     def _show_outlines(self) -> None:
+        session, source, layer = self.controller.session, self.state.cells, self.bench.layer
+        there = session is not None and source is not None and layer is not None
+        if not there or not self.reviewed.is_of(layer):
+            self.reviewed.hide()  # its cells went, such as with their image
         if not self.isVisible():
             return  # nobody who paints on another page asked for a layer
-        session, source, layer = self.controller.session, self.state.cells, self.bench.layer
-        if session is None or source is None or layer is None:
-            self.reviewed.hide()
-        else:
+        if session is not None and source is not None and layer is not None:
             shown = self.live.state.shown if self.learning.outlines.isChecked() else ()
             self.reviewed.propose(layer, session, source.plane, frozenset(shown))
             self.reviewed.show(layer, session, source.plane, self.state.review.label)
@@ -372,6 +390,7 @@ class CorrectPage(PageWidget):
         layer = self.cells.find(source.key) if source is not None else None
         if layer is not self.bench.layer:
             self.undo_keys.release()
+            self._outline.start()
         self.bench.set_layer(layer)
         self._begin()
         self._show_cells()

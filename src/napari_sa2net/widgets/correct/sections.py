@@ -9,9 +9,10 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_sa2net.app.correct import CorrectController, Review
+from napari_sa2net.app.correct import CorrectController
 from napari_sa2net.app.keep import ADDED, WhatToKeep
 from napari_sa2net.app.live import LiveController
+from napari_sa2net.app.planes import Review
 from napari_sa2net.widgets.controls import (
     FolderRow,
     Form,
@@ -30,6 +31,10 @@ from napari_sa2net.widgets.napari_port.connections import Connections
 GROUP_TIP = (
     "Slide, patient or dish, if you know it: images of one group are never used both to learn "
     "and to judge what was learned"
+)
+CARRY_TIP = (
+    "Do the same on the planes beside this one, as far as the cell goes on there: it overlaps, "
+    "the image shows it, and nobody has reviewed it. One undo takes all of it back"
 )
 
 
@@ -175,6 +180,43 @@ class LiveSection(QWidget):
 
 
 # --------------------------------------------------------------------------------------------
+# Carrying a correction to the planes beside it.
+
+
+class CarrySection(QWidget):
+    """A switch, a button for the newest correction, and where it was carried to."""
+
+    def __init__(self, controller: CorrectController, connections: Connections) -> None:
+        super().__init__()
+        self._state = state = controller.state
+        self.switch = check_box("", CARRY_TIP)
+        self.now = link_button("Carry the last one", f"{CARRY_TIP} (J)")
+        self.words = muted()
+        self.look = link_button("Look at them", "Go from one of them to the next")
+        first = hbox(self.switch, None, self.now)
+        self.below = QWidget()
+        vbox(hbox((self.words, 1), self.look), on=self.below)
+        policy = self.below.sizePolicy()
+        # the buttons below stay under the mouse
+        policy.setRetainSizeWhenHidden(True)
+        self.below.setSizePolicy(policy)
+        vbox(first, self.below, on=self)
+        self.switch.toggled.connect(controller.carry.set_on)
+        self.now.clicked.connect(controller.carry.carry)
+        self.look.clicked.connect(controller.carry.look)
+        connections.follow(self._show, state.events.carried, state.events.carry)
+
+    def _show(self) -> None:
+        carried = self._state.carried
+        self.setVisible(carried.is_stack)
+        self.switch.setText(f"Also on neighbouring {carried.noun}s")
+        self.switch.setChecked(self._state.carry)
+        self.now.setEnabled(carried.can)
+        self.words.setText(f"Carried to {carried.words}." if carried.words else "")
+        self.below.setVisible(bool(carried.words))
+
+
+# --------------------------------------------------------------------------------------------
 # Walking through the cells: how far, which one, why it is doubtful.
 
 
@@ -231,9 +273,13 @@ class ReviewSection(QWidget):
 
     def set_review(self, review: Review) -> None:
         """Show where the review stands."""
+        known, n = review.planes
         if review.total:
+            # of all planes once they were looked through
+            more = f" on {known} of {n} {review.noun}s so far" if known < n else ""
+            where = f" on {n} {review.noun}s" if n > 1 and not more else more
             self.title.setText(
-                f"Reviewed {review.done} of {review.total} cells, most doubtful first"
+                f"Reviewed {review.done} of {review.total} cells{where}, most doubtful first"
             )
         else:
             self.title.setText("Review the cells, most doubtful first")
@@ -251,10 +297,11 @@ class ReviewSection(QWidget):
 
 def _words(review: Review) -> str:
     if not review.label:
-        if review.total and review.done >= review.total:
-            return f"Every cell of this {review.noun} is reviewed."
+        if review.scored and review.total and review.done >= review.total:
+            return review.all_done
         return "Press Start ▶ (N): the view goes to one cell after another."
     nothing = "nothing stands out" if review.scored else "…"
     reasons = ", ".join(review.reasons) or nothing
     status = f" · {review.status}" if review.status else ""
-    return f"Cell {review.label}: {reasons}{status}"
+    where = f", {review.where}" if review.where else ""
+    return f"Cell {review.label}{where}: {reasons}{status}"

@@ -126,6 +126,7 @@ OTHER_KEYS: tuple[tuple[str, str], ...] = (
     ("Shift-N", "the one before"),
     ("A", "accept, and next"),
     ("Shift-A", "accept all cells in view"),
+    ("J", "carry the last correction to neighbouring planes"),
     ("K", "keep these corrections"),
 )
 #: of napari, good to know

@@ -19,6 +19,7 @@ from napari_sa2net.widgets.napari_port.maps import OUTLINED, cell_colors, contou
 from napari_sa2net.widgets.napari_port.picking import bring_into_view
 from napari_sa2net.widgets.napari_port.reading import (
     image_source,
+    in_viewer_units,
     layer_axes,
     layer_key,
     layer_path,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from napari_sa2net.widgets.napari_port.port import NapariPort
 
 JOURNAL_KEY = "journal"
-WAVES_KEY = "waves"
+WAVES_KEY, CARRIED_KEY = "waves", "carried"
 
 
 class CellLayers:
@@ -285,10 +286,30 @@ class CellLayers:
 
     def set_waves(self, key: str, waves: tuple[Any, ...]) -> None:
         """Note on the layer what it holds of waves of learning."""
+        self._note(key, WAVES_KEY, waves)
+
+    def set_carried(self, key: str, carried: tuple[Any, ...]) -> None:
+        """Note on the layer which corrections were carried from plane to plane."""
+        self._note(key, CARRIED_KEY, carried)
+
+    def _note(self, key: str, name: str, records: tuple[Any, ...]) -> None:
         layer = self.find(key)
-        if layer is not None:
-            ours = {**layer.metadata.get(METADATA_KEY, {}), WAVES_KEY: list(waves)}
+        if layer is None:
+            return
+        ours = layer.metadata.get(METADATA_KEY, {})
+        if list(records) != ours.get(name, []):
+            ours = {**ours, name: list(records)}
             layer.metadata = {**layer.metadata, METADATA_KEY: ours}
+
+    def show_plane(self, index: tuple[int, ...]) -> None:
+        """Bring a plane of the chosen layer into view."""
+        layer = self._current
+        if layer is not None:
+            world = np.array(layer.data_to_world((*index, 0, 0)))
+            world = in_viewer_units(self._viewer, layer, world)
+            first = self._viewer.dims.ndim - layer.ndim
+            for axis in range(len(index)):
+                self._viewer.dims.set_point(first + axis, float(world[axis]))
 
     def go_to(
         self, index: tuple[int, ...], box: tuple[int, int, int, int], typical: float

@@ -5,7 +5,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,20 +15,27 @@ from napari.layers import Image, Labels
 from qtpy.QtCore import QTimer
 
 from napari_sa2net.app.folder import FolderController
-from napari_sa2net.app.folder_files import Corrected, OpenedImage
+from napari_sa2net.app.folder_files import Corrected, FolderImage, OpenedImage, What
 from napari_sa2net.app.session import SegmentRequest, source_plan
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.engine.messages import SegmentResult, Summary, Window
 from napari_sa2net.errors import SA2NetError
+from napari_sa2net.metrics import distinct
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.reading import PATH_KEY, layer_key
 from napari_sa2net.widgets.napari_port.results import METADATA_KEY
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from napari_sa2net.app.correct import CorrectController
     from napari_sa2net.app.segment import SegmentController
+    from napari_sa2net.data.plan import ImagePlan
     from napari_sa2net.widgets.napari_port.cells import CellLayers
     from napari_sa2net.widgets.napari_port.port import NapariPort
+
+#: Cells of larger layers are not counted for the list.
+MOST_COUNTED = 1 << 24
 
 
 class FolderLayers:
@@ -61,7 +70,12 @@ class FolderLayers:
         self._connections.connect(folder.segmented, self.update)
         self._connections.connect(folder.closed, self._let_go)
         self._connections.connect(port.image_gone, self._gone)
+        self._connections.connect(port.images_changed, folder.layers_changed)
+        self._connections.connect(port.image_changed, self._image_changed)
+        for signal in (segment.result_ready, segment.table_ready):
+            self._connections.connect(signal, self._found)
         folder.leaving = self.leaving
+        folder.shelf = self
 
     def show(self, opened: OpenedImage) -> None:
         """An image and its cells, in the place of what was shown."""
@@ -142,12 +156,96 @@ class FolderLayers:
     def is_shown(self, key: str) -> bool:
         """Whether cells with this key are those of the shown image."""
         layer = self._cells.find(key)
+        if self._folder.state.layers and layer is not None:
+            image = self._cells.image_under(layer)[0]
+            return image is not None and layer_key(image) == self.chosen()
         return layer is not None and self._image is not None and layer in self._of_shown()
+
+    # --- all open layers as the list -------------------------------------------------------
+
+    def look(self) -> list[FolderImage]:
+        """All open image layers with what is known of their cells."""
+        return [self._described(image) for image in reversed(self._port.images())]
+
+    def chosen(self) -> str:
+        """Key of the image that is worked on."""
+        current = self._port.current
+        return layer_key(current) if current is not None else ""
+
+    def choose(self, key: str) -> bool:
+        """Work on an image, and show it alone with its cells."""
+        image = self._port.image_layer(key)
+        if image is None:
+            return False
+        others = [one for one in self._port.images() if one is not image]
+        for other in others:
+            for layer in (other, *self._cells_of(other)):
+                layer.visible = False
+        own = self._cells_of(image)
+        for layer in (image, *own[:1]):
+            layer.visible = True
+        self._port.choose(key)
+        self._viewer.layers.selection.active = own[0] if own else image
+        return True
+
+    def plan(self, key: str) -> ImagePlan | None:
+        """How an image is read."""
+        image = self._port.image_layer(key)
+        with suppress(SA2NetError):
+            return source_plan(self._port.source_of(image)) if image is not None else None
+        return None
+
+    def labels(self, key: str) -> NDArray[Any] | None:
+        """A copy of the cells of an image."""
+        image = self._port.image_layer(key)
+        own = self._cells_of(image) if image is not None else []
+        return np.array(own[0].data) if own and not own[0].multiscale else None
+
+    def segment(self, key: str) -> bool:
+        """Begin to segment an image, with the settings of the page."""
+        self._segment.set_image(self._port.source())
+        image = self._segment.session.image
+        return image is not None and image.key == key and self._segment.segment() is not None
+
+    def cancel(self) -> None:
+        """Stop that."""
+        self._segment.cancel()
+
+    def _image_changed(self) -> None:
+        """Another layer is worked on; of what merely moves nothing is counted anew."""
+        state = self._folder.state
+        at = state.images[state.current].key if 0 <= state.current < len(state.images) else ""
+        if state.layers and self.chosen() != at:
+            self._folder.layers_changed()
+
+    def _found(self, *_: Any) -> None:
+        self._folder.layers_changed()
+
+    def _described(self, image: Image) -> FolderImage:
+        key, own = layer_key(image), self._cells_of(image)
+        found = FolderImage(image.name, Path(key), key=key)
+        if not own:
+            return found
+        layer, correct = own[0], self._correct(False)
+        what: What = "corrected" if self._port.is_edited(layer) else "segmented"
+        session = correct.session_of(layer_key(layer)) if correct is not None else None
+        if session is not None and session.changed:
+            kept = session.tally.kept and not session.tally.unsaved
+            what = "kept" if kept else "corrected"
+        if session is not None:
+            n_cells: int | None = session.n_cells
+        else:
+            many = layer.multiscale or layer.data.size > MOST_COUNTED
+            there = () if many else distinct(np.asarray(layer.data))[0].tolist()
+            n_cells = None if many else sum(label != 0 for label in there)
+        model = layer.metadata.get(METADATA_KEY, {}).get("model", {}).get("name", "")
+        return replace(found, what=what, n_cells=n_cells, model=model)
 
     def close(self) -> None:
         """Leave the viewer with no callback of ours; the layers are the person's."""
         self._connections.disconnect()
         self._folder.leaving = lambda: None
+        self._folder.shelf = None
         self._closed = True
         self._shown = self._image = None
 

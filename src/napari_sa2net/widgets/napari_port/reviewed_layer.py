@@ -134,6 +134,10 @@ class ReviewedLayer:
             repaint(self._viewer, self.layer, plane, around)
         return True
 
+    def is_of(self, cells: Labels | None) -> bool:
+        """Whether what is shown, if anything is, lies over these cells."""
+        return self.layer is None or (cells is not None and self._place[0] == layer_key(cells))
+
     def hide(self) -> None:
         """Take the layer away."""
         layer, self.layer, self._session = self.layer, None, None
