@@ -25,6 +25,7 @@ from napari_sa2net.edits.contours import (
 from napari_sa2net.edits.corrections import Corrections, History, LabelIndex, PlaneIndex
 from napari_sa2net.edits.objects import (
     delete,
+    delete_everywhere,
     label_at,
     labels_in,
     labels_under,
@@ -76,6 +77,7 @@ __all__ = [
     "add_at",
     "changed_boxes",
     "delete",
+    "delete_everywhere",
     "fill_holes",
     "fit_to_edge",
     "ignored_labels",
