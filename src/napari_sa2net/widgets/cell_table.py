@@ -303,10 +303,12 @@ class CellTable(QWidget):
         )
         self.plot.setCheckable(True)
         top = hbox((self.title, 1), self.measures, self.plot, self.save)
-        split = QSplitter(Qt.Orientation.Horizontal)
+        self._split = split = QSplitter(Qt.Orientation.Horizontal)
         split.addWidget(self.view)
         split.addWidget(numbers)
         split.setChildrenCollapsible(False)
+        for at in (0, 1):
+            split.setStretchFactor(at, 1)
         numbers.setVisible(False)
         vbox(top, (split, 1), on=self, spacing=2, margins=(8, 2, 8, 4))
         self.chosen = ChosenCell(self._viewer)
@@ -377,6 +379,9 @@ class CellTable(QWidget):
         self.plot.setText("Hide plot" if wanted else "Plot")
         self._show_numbers()
         self.numbers.setVisible(wanted)
+        if wanted:
+            half = self._split.width() // 2
+            self._split.setSizes([self._split.width() - half, half])
 
     def _show_numbers(self) -> None:
         import pandas as pd
@@ -518,6 +523,8 @@ class _View(QTableView):
         assert rows is not None
         rows.setVisible(False)
         head.setSortIndicator(-1, Qt.SortOrder.AscendingOrder)
+        # of thousands of rows a hundred tell how wide the columns are
+        head.setResizeContentsPrecision(100)
         self.setSortingEnabled(True)
         self.fit()
 

@@ -46,10 +46,11 @@ if TYPE_CHECKING:
 
 #: Time between what a hand does and what is drawn of it.
 REDRAW_MS = 40
+REST_MS = 150
 BINS = 48
 #: Of more cells so many points are drawn; gates act on all.
 MOST_POINTS = 20_000
-#: What the scale of colours leaves out at each end (%), so that a few odd cells do not spoil it.
+#: What the scale of colours leaves out at each end (%): a few odd cells must not spoil it.
 ODD = 1.0
 ALL_COLOR, CHOSEN_COLOR = "#7f8c98", "#ffd91a"
 COUNT = ""
@@ -205,6 +206,9 @@ class NumbersView(QWidget):
         self.undo.clicked.connect(self._take_back)
         self._timer = timer(self, 0, self._draw, once=True)
         self._painter = timer(self, 0, self._paint, once=True)
+        self._teller = timer(
+            self, 0, lambda: self._tell(self._labels[self.inside()]), once=True
+        )
         self._say()
 
     # --- what others say -----------------------------------------------------------------
@@ -249,6 +253,7 @@ class NumbersView(QWidget):
         """Draw no more, and leave the canvas as it was."""
         self._timer.stop()
         self._painter.stop()
+        self._teller.stop()
         self.painted.hide()
 
     def showEvent(self, event: Any) -> None:
@@ -260,6 +265,7 @@ class NumbersView(QWidget):
     def hideEvent(self, event: Any) -> None:
         """Nobody looks at it: the cells have their own colours again."""
         super().hideEvent(event)
+        self._teller.stop()
         self.painted.hide()
         self._tell(np.empty(0, np.int64))
 
@@ -333,16 +339,17 @@ class NumbersView(QWidget):
         if not self.isVisible():
             return
         out, lit = self.filtered(), self.inside()
-        self._tell(self._labels[lit])
+        # thousands of rows take the table a while to choose: once the hand rests
+        self._teller.start(REST_MS)
         self._draw_chosen(lit)
         name = self.x.currentData()
         colored = self.color.isChecked() and name in self._columns
         if layer is None or not (colored or self.gate is not None or out.any()):
-            self.painted.hide()
+            self.painted.rest()
             return
         what = np.full(self._labels.size, PLAIN, np.uint8)
         if colored:
-            step = self._steps(self._columns[name])
+            step = self._steps(self._columns[name], ~out)
             shown = lit if self.gate is not None else step >= 0
             what[shown & (step >= 0)] = (SCALE + step[shown & (step >= 0)]).astype(np.uint8)
         elif self.gate is not None:
@@ -351,12 +358,14 @@ class NumbersView(QWidget):
         words = f"cells by {self._heads.get(name, name)}" if colored else "chosen cells"
         self.painted.show(layer, self._labels, what, words)
 
-    def _steps(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Step of each value on the scale; -1 where there is none."""
-        known = np.isfinite(values)
+    def _steps(
+        self, values: NDArray[np.float64], shown: NDArray[np.bool_]
+    ) -> NDArray[np.int64]:
+        """Step of each shown value on the scale; -1 where there is none."""
+        known = np.isfinite(values) & shown
         if not known.any():
             return np.full(values.size, -1)
-        low, high = limits(values)
+        low, high = limits(values[known])
         self._low.setText(f"{low:.3g}")
         self._high.setText(f"{high:.3g}")
         with np.errstate(invalid="ignore"):
@@ -575,4 +584,5 @@ def _gradient() -> QPixmap:
     row = np.array([colors[SCALE + i] for i in range(STEPS)])
     pixels = np.ascontiguousarray((row[None] * 255).round().astype(np.uint8))
     image = QImage(pixels.tobytes(), STEPS, 1, 4 * STEPS, QImage.Format.Format_RGBA8888)
-    return QPixmap.fromImage(image.copy())
+    # as high as it is shown: what is one pixel high may be scaled to none
+    return QPixmap.fromImage(image.scaled(STEPS, 9))

@@ -278,7 +278,7 @@ class PaintedCells:
             self.hide()
             self._make(cells, painted, name)
             return
-        layer.name = name
+        layer.name, layer.visible = name, True
         if isinstance(painted, np.ndarray) and layer.data.shape == painted.shape:
             layer.data[...] = painted
             layer.refresh(extent=False, thumbnail=False, highlight=False)
@@ -290,9 +290,13 @@ class PaintedCells:
             self._colormap = DirectLabelColormap(color_dict=painted_colors())
         self._of = cells
         self.layer = _layer(cells, (0,) * cells.ndim, painted, name, self._colormap)
-        self.layer.opacity = 0.8
         with keep_selection(self._viewer):
             self._viewer.add_layer(self.layer)
+
+    def rest(self) -> None:
+        """Show nothing for now: napari takes long to remove a layer and to add it again."""
+        if self.layer in self._viewer.layers:
+            self.layer.visible = False
 
     def hide(self) -> None:
         """Take the colours away."""
@@ -310,7 +314,7 @@ def painted_colors() -> dict[int | None, Any]:
     return {
         **colors,
         FILTERED: np.array([0.05, 0.05, 0.05, 0.85]),
-        LIT: np.array([1.0, 0.85, 0.1, 1]),
+        LIT: np.array([1.0, 0.85, 0.1, 0.85]),
         **dict.fromkeys((0, PLAIN, None), clear),
     }
 
