@@ -86,7 +86,7 @@ def test_a_range_of_the_histogram_lights_up_cells(opened: Any, qtbot: QtBot) -> 
     workspace, cells, table = opened
     numbers, viewer = table.numbers, workspace.port.viewer
     n_layers, colors = len(viewer.layers), cells.colormap
-    assert numbers.x.currentText() == "area (px²)"
+    assert numbers.across.currentText() == "area (px²)"
     features = cells.features
     middle = float(np.median(features["area_px"]))
     drag(numbers, (float(features["area_px"].min()) - 3, 1), (middle, 2))
@@ -117,8 +117,8 @@ def test_a_range_of_the_histogram_lights_up_cells(opened: Any, qtbot: QtBot) -> 
 def test_a_box_and_a_lasso_in_the_scatter(opened: Any, qtbot: QtBot) -> None:
     _, cells, table = opened
     numbers = table.numbers
-    numbers.x.setCurrentIndex(numbers.x.findData("area_px"))
-    numbers.y.setCurrentIndex(numbers.y.findData("circularity"))
+    numbers.across.setCurrentIndex(numbers.across.findData("area_px"))
+    numbers.up.setCurrentIndex(numbers.up.findData("circularity"))
     qtbot.waitUntil(lambda: numbers._items["points"].isVisible(), timeout=WAIT_MS)
     x, y = cells.features["area_px"], cells.features["circularity"]
     assert len(numbers._items["points"].getData()[0]) == len(x)
@@ -140,7 +140,7 @@ def test_a_box_and_a_lasso_in_the_scatter(opened: Any, qtbot: QtBot) -> None:
 def test_cells_are_coloured_by_a_column(opened: Any, qtbot: QtBot) -> None:
     _, cells, table = opened
     numbers = table.numbers
-    numbers.x.setCurrentIndex(numbers.x.findData("mean_intensity"))
+    numbers.across.setCurrentIndex(numbers.across.findData("mean_intensity"))
     numbers.color.setChecked(True)
     qtbot.waitUntil(lambda: numbers.painted.layer is not None, timeout=WAIT_MS)
     assert numbers.painted.layer.name == "cells by mean intensity"

@@ -87,7 +87,7 @@ class Gate:
         from skimage.measure import points_in_poly  # slow to load
 
         points = np.column_stack([x, columns[self.y]])
-        known = np.isfinite(points).all(axis=1)
+        known = np.asarray(np.isfinite(points).all(axis=1))
         known[known] = points_in_poly(points[known], self.outline)
         return known
 
@@ -148,9 +148,9 @@ class NumbersView(QWidget):
         self.painted = PaintedCells(viewer)
         self._said = ""
         # --- what is plotted
-        self.x, self.y = narrow_combo(10), narrow_combo(10)
-        self.x.setToolTip("What is plotted along the axis below")
-        self.y.setToolTip("How many cells there are, or another column: each cell is a point")
+        self.across, self.up = narrow_combo(10), narrow_combo(10)
+        self.across.setToolTip("What is plotted along the axis below")
+        self.up.setToolTip("How many cells there are, or another column: each cell is a point")
         self.lasso = check_box("Lasso", "Draw around points by hand instead of a box")
         self.color = check_box(
             "Colour cells",
@@ -166,7 +166,7 @@ class NumbersView(QWidget):
         for label in (self._low, self._high):
             label.setWordWrap(False)
         head = hbox(
-            (self.x, 2), text_label("by", wrap=False), (self.y, 2), self.lasso, self.color
+            (self.across, 2), text_label("by", wrap=False), (self.up, 2), self.lasso, self.color
         )
         # --- what is chosen
         self.low, self.high = NumberField(), NumberField()
@@ -195,8 +195,8 @@ class NumbersView(QWidget):
         hbox((self.filter_line, 1), self.delete, self.back, self.undo, on=self._filter_row)
         self._place = QVBoxLayout()
         vbox(head, (self._place, 1), self._scale, foot, self._filter_row, on=self, spacing=2)
-        self.x.currentIndexChanged.connect(self._axes_chosen)
-        self.y.currentIndexChanged.connect(self._axes_chosen)
+        self.across.currentIndexChanged.connect(self._axes_chosen)
+        self.up.currentIndexChanged.connect(self._axes_chosen)
         self.color.toggled.connect(self._repaint)
         self.keep.clicked.connect(partial(self._filter, True))
         self.drop.clicked.connect(partial(self._filter, False))
@@ -229,10 +229,12 @@ class NumbersView(QWidget):
         )
         names = list(self._columns)
         liked = [name for name in ("area_um2", "area_px", "volume_um3") if name in names]
-        x = self.x.currentData() if self.x.currentData() in names else None
-        y = self.y.currentData() if self.y.currentData() in names else COUNT
-        offer(self.x, [(name, heads[name]) for name in names], x or (liked + names + [""])[0])
-        offer(self.y, [(COUNT, "number of cells"), *((n, heads[n]) for n in names)], y)
+        x = self.across.currentData() if self.across.currentData() in names else None
+        y = self.up.currentData() if self.up.currentData() in names else COUNT
+        offer(
+            self.across, [(name, heads[name]) for name in names], x or (liked + names + [""])[0]
+        )
+        offer(self.up, [(COUNT, "number of cells"), *((n, heads[n]) for n in names)], y)
         if other:
             self.gate, self.filters, self._said = None, [], ""
             self.painted.hide()
@@ -319,7 +321,7 @@ class NumbersView(QWidget):
 
     def _typed(self, _: float) -> None:
         low, high = sorted((self.low.value(), self.high.value()))
-        self.set_gate(range_of(self.x.currentData(), low, high))
+        self.set_gate(range_of(self.across.currentData(), low, high))
 
     def _axes_chosen(self, _: int) -> None:
         if self.gate is not None:
@@ -342,7 +344,7 @@ class NumbersView(QWidget):
         # thousands of rows take the table a while to choose: once the hand rests
         self._teller.start(REST_MS)
         self._draw_chosen(lit)
-        name = self.x.currentData()
+        name = self.across.currentData()
         colored = self.color.isChecked() and name in self._columns
         if layer is None or not (colored or self.gate is not None or out.any()):
             self.painted.rest()
@@ -380,7 +382,7 @@ class NumbersView(QWidget):
 
     def _say(self) -> None:
         """What is chosen and what is filtered out, in words."""
-        flat = self.y.currentData() in (COUNT, None)
+        flat = self.up.currentData() in (COUNT, None)
         self.lasso.setVisible(not flat)
         chosen = self.gate is not None
         n, out = self._labels.size, int(self.filtered().sum())
@@ -423,7 +425,7 @@ class NumbersView(QWidget):
             return
         if self._plot is None:
             self._make()
-        x, y = self.x.currentData(), self.y.currentData()
+        x, y = self.across.currentData(), self.up.currentData()
         shown = ~self.filtered()
         values = self._columns.get(x)
         bars, points = self._items["bars"], self._items["points"]
@@ -452,7 +454,7 @@ class NumbersView(QWidget):
 
     def _draw_chosen(self, lit: NDArray[np.bool_]) -> None:
         """The chosen cells in the plot."""
-        x, y = self.x.currentData(), self.y.currentData()
+        x, y = self.across.currentData(), self.up.currentData()
         if self._plot is None or x not in self._columns:
             return
         bars, points = self._items["chosen bars"], self._items["chosen points"]
@@ -484,7 +486,7 @@ class NumbersView(QWidget):
 
     def _dragged(self, path: list[tuple[float, float]]) -> None:
         """A hand drew a line over the plot, from its first to its present point."""
-        x, y = self.x.currentData(), self.y.currentData()
+        x, y = self.across.currentData(), self.up.currentData()
         if x not in self._columns:
             return
         (x0, y0), (x1, y1) = path[0], path[-1]

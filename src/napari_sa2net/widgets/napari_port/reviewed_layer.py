@@ -295,7 +295,7 @@ class PaintedCells:
 
     def rest(self) -> None:
         """Show nothing for now: napari takes long to remove a layer and to add it again."""
-        if self.layer in self._viewer.layers:
+        if self.layer is not None and self.layer in self._viewer.layers:
             self.layer.visible = False
 
     def hide(self) -> None:
