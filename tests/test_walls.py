@@ -57,6 +57,7 @@ LIGHT = (
     "napari_sa2net.data.journal",
     "napari_sa2net.measure",
     "napari_sa2net.metrics",
+    "napari_sa2net.quantities",
     "napari_sa2net.evaluation",
     "napari_sa2net.inference",
     "napari_sa2net.inference.instances",

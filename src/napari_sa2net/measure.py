@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from napari_sa2net.errors import SettingsError
 from napari_sa2net.metrics import numbered
+from napari_sa2net.quantities import Quantities, Read, checked_groups, measure_groups
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +59,7 @@ def object_table(
     stack_axes: str = "",
     z_step_um: float | None = None,
     boxes: bool = False,
+    groups: Iterable[str] | None = (),
 ) -> pd.DataFrame:
     r"""Measure every labelled object.
 
@@ -79,6 +81,9 @@ def object_table(
     boxes : bool
         Add the columns that `box_columns` names: the first element of each object along
         each axis, and the one after its last.
+    groups : iterable of str
+        What else is measured: any of "shape", "intensity" and "neighbours". None stands for
+        the usual ones, "shape". Their columns come last; docs/measure.md tells of each.
 
     Returns
     -------
@@ -128,20 +133,52 @@ def object_table(
     import pandas as pd  # slow to load
 
     shape = tuple(labels.shape)
+    groups = checked_groups(groups)
     _check(labels, shape, probability_fg, image, stack_axes)
-    size_y, size_x = _pixel_size(pixel_size_um)
-    step = _pixel_size(z_step_um)[0]
+    size_y, size_x = sizes_of(pixel_size_um)
+    step = sizes_of(z_step_um)[0]
+    aspect = _aspect((size_y, size_x))
 
     parts = []
     for index in np.ndindex(*shape[:-2]):
         plane = np.asarray(labels[index])
         probability = None if probability_fg is None else np.asarray(probability_fg[index])
         intensity = None if image is None else np.asarray(image[index])
-        sums = _plane_sums(plane, probability, intensity, boxes)
+        sums = _plane_sums(plane, probability, intensity, boxes, aspect)
         if sums is not None:
             _place(sums, stack_axes, index, boxes)
             parts.append(sums)
-    return pd.DataFrame(_finished(parts, (size_y, size_x), stack_axes, step, boxes))
+    table = pd.DataFrame(_finished(parts, (size_y, size_x), stack_axes, step, boxes))
+    several = image is not None and len(image.shape) > len(shape)
+
+    def raw(index: tuple[int, ...], rows: slice, columns: slice) -> NDArray[Any]:
+        part = np.asarray(image[index])[rows, columns]  # type: ignore[index]
+        return part if several else part[..., None]
+
+    return with_groups(
+        table,
+        Quantities(
+            groups,
+            shape,
+            stack_axes,
+            0 if image is None else int(image.shape[-1]) if several else 1,
+            (size_y, size_x),
+            step,
+        ),
+        lambda index, rows, columns: np.asarray(labels[index])[rows, columns],
+        raw,
+    )
+
+
+def with_groups(
+    table: pd.DataFrame, wanted: Quantities, labels: Read, image: Read | None
+) -> pd.DataFrame:
+    """A table with the columns of groups, of the same cells; see `measure_groups`."""
+    if not wanted.groups:
+        return table
+    more = measure_groups(wanted, labels, image)
+    assert np.array_equal(more.pop("label"), table["label"])
+    return table.assign(**more)
 
 
 def pixel_table(
@@ -173,7 +210,7 @@ def pixel_table(
     dict of str to array
         Columns as of :func:`object_table` with boxes, without confidence.
     """
-    size, step = _pixel_size(pixel_size_um), _pixel_size(z_step_um)[0]
+    size, step = sizes_of(pixel_size_um), sizes_of(z_step_um)[0]
     stack = shape[:-2]
     plane = (
         np.ravel_multi_index(tuple(where[:-2]), stack) if stack else np.zeros(values.size, int)
@@ -189,6 +226,7 @@ def pixel_table(
             (shape[-2], shape[-1]),
             None if intensity is None else intensity[pixels],
             boxes=True,
+            aspect=_aspect(size),
         )[0]
         _place(sums, stack_axes, where[:-2, pixels[0]].tolist(), boxes=True)
         parts.append(sums)
@@ -273,13 +311,15 @@ def _plane_sums(
     probability: NDArray[Any] | None,
     image: NDArray[Any] | None,
     boxes: bool = False,
+    aspect: float = 1.0,
 ) -> dict[str, Any] | None:
     """Sums per object of one plane, as columns; None without objects."""
     rows, cols = np.nonzero(labels != 0)  # of truths it is much faster
     if rows.size == 0:
         return None
     pixels = None if image is None else image[rows, cols]
-    sums, number = _pixel_sums(rows, cols, labels[rows, cols], labels.shape, pixels, boxes)
+    of = labels[rows, cols]
+    sums, number = _pixel_sums(rows, cols, of, labels.shape, pixels, boxes, aspect)
     if probability is not None:
         values = sums["label"]
         inside = np.nan_to_num(probability[rows, cols].astype(np.float64)).clip(0, 1)
@@ -295,6 +335,7 @@ def _pixel_sums(
     shape: tuple[int, ...],
     pixels: NDArray[Any] | None,
     boxes: bool,
+    aspect: float,
 ) -> tuple[dict[str, Any], NDArray[np.int64]]:
     """Sums per object of pixels of one plane, and the number of each pixel's object."""
     height, width = shape
@@ -306,7 +347,7 @@ def _pixel_sums(
 
     area = np.bincount(number, minlength=n)
     centre_y, centre_x = total(rows) / area, total(cols) / area
-    dy, dx = rows - centre_y[number], cols - centre_x[number]
+    dy, dx = (rows - centre_y[number]) * aspect, cols - centre_x[number]
     sums: dict[str, Any] = {
         "label": values.astype(np.int64),
         "area_px": area,
@@ -343,6 +384,11 @@ def _place(sums: dict[str, Any], stack_axes: str, index: Sequence[int], boxes: b
         sums[axis] = at
         if boxes:
             sums[f"box_{axis}0"], sums[f"box_{axis}1"] = at, at + 1
+
+
+def _aspect(size: tuple[float, float]) -> float:
+    """Height of a pixel by its width; 1 where unknown."""
+    return size[0] / size[1] if np.isfinite(size).all() else 1.0
 
 
 def _eccentricity(
@@ -424,7 +470,8 @@ def _dtypes(stack_axes: str, boxes: bool = False) -> dict[str, str]:
     return columns | dict.fromkeys(box_columns(stack_axes) if boxes else (), "int64")
 
 
-def _pixel_size(pixel_size_um: float | Sequence[float] | None) -> tuple[float, float]:
+def sizes_of(pixel_size_um: float | Sequence[float] | None) -> tuple[float, float]:
+    """Height and width of a pixel in µm, from one figure or two; NaN where unknown."""
     if pixel_size_um is None:
         return np.nan, np.nan
     sizes = np.atleast_1d(np.asarray(pixel_size_um, np.float64))

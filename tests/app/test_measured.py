@@ -14,6 +14,7 @@ from napari_sa2net.app.measurements import KeptWindow, Measurements
 from napari_sa2net.app.session import ImageSource, Session
 from napari_sa2net.engine import messages as p
 from napari_sa2net.measure import box_columns, object_table
+from napari_sa2net.quantities import GROUPS
 
 
 def grid(n: int = 6, side: int = 20, cell: int = 10) -> np.ndarray:
@@ -33,7 +34,8 @@ def columns(labels: np.ndarray, image: Any = None, **more: Any) -> dict[str, np.
 def measured(labels: np.ndarray, image: np.ndarray, **more: Any) -> MeasuredCells:
     axes = more.get("stack_axes", "")
     source = ImageSource("image", "image", image, axes + "YX")
-    cells = MeasuredCells(labels, Place(source, (0,) * labels.ndim, **more))
+    place = {name: value for name, value in more.items() if name != "groups"}
+    cells = MeasuredCells(labels, Place(source, (0,) * labels.ndim, **place))
     cells.adopt(columns(labels, image, **more))
     return cells
 
@@ -103,6 +105,43 @@ def test_cells_in_depth(axes: str) -> None:
     assert {1, 5, 6, 8, 9} == set(cells.follow())
     check(cells, image, **more)
     assert cells.summary().in_depth
+
+
+@pytest.mark.parametrize("axes", ["", "T", "Z"])
+def test_groups_follow_every_edit(axes: str) -> None:
+    """Also of the cells beside a change: what they touch, and their background."""
+    rng = np.random.default_rng(4)
+    shape = (*(3,) * len(axes), 120, 120)
+    labels = np.zeros(shape, np.int32)
+    labels[:] = grid(side=20, cell=14)
+    image = rng.random(shape).astype(np.float32)
+    more: dict[str, Any] = {
+        "stack_axes": axes, "pixel_size_um": (0.5, 0.25), "z_step_um": 2,
+        "groups": GROUPS,
+    }
+    cells = measured(labels, image, **more)
+    assert cells.groups == GROUPS
+    for _ in range(12):
+        y, x = rng.integers(0, 110, 2)
+        h, w = rng.integers(1, 30, 2)
+        at = tuple(slice(i, i + 1) for i in rng.integers(0, 3, len(axes)).tolist())
+        part = (*at, slice(int(y), int(y + h)), slice(int(x), int(x + w)))
+        labels[part] = rng.integers(0, 45)
+        cells.follow([part] if rng.random() < 0.5 else None)
+        check(cells, image, **more)
+
+
+def test_groups_of_a_cell_in_far_parts() -> None:
+    labels = np.zeros((1000, 1000), np.int32)
+    labels[:120, :120] = grid()
+    image = np.random.default_rng(5).random(labels.shape).astype(np.float32)
+    more: dict[str, Any] = {"groups": GROUPS}
+    cells = measured(labels, image, **more)
+    # over the border of two blocks, so that its ring lies in a third
+    for part in ((slice(900, 905), slice(380, 384)), (slice(500, 504), slice(700, 720))):
+        labels[part] = 1
+        assert set(cells.follow([part])) == {1}
+        check(cells, image, **more)
 
 
 @pytest.mark.parametrize("axes", ["", "Z"])

@@ -63,6 +63,24 @@ def test_folder_with_a_bad_file(segment, images, tmp_path):
     assert not list(out.rglob("*.part*"))
 
 
+def test_what_is_measured(segment, images, tmp_path):
+    out = tmp_path / "out"
+    usual = set(rows(segment(inputs=(images / "a.tif",)) and out)[0])
+    assert {"perimeter_px", "solidity", "feret_max_px"} <= usual
+    assert not {"neighbours", "mean_ch0"} & usual
+    colour = (images / "colour.tif", "--measure", "intensity", "neighbours")
+    assert segment(*colour[1:], inputs=colour[:1], out=tmp_path / "all").code == 0
+    told = set(rows(tmp_path / "all")[0])
+    # every channel, as the image has three
+    assert {"mean_ch0", "background_ch2", "neighbours", "contact_fraction"} <= told
+    assert "solidity" not in told
+    manifest = json.loads((tmp_path / "all" / "extra" / "run.json").read_text())
+    assert manifest["settings"]["measure"] == ["intensity", "neighbours"]
+    refused = segment("--measure", "texture", inputs=(images / "a.tif",))
+    assert refused.code
+    assert "texture" in refused.err
+
+
 def test_json_is_the_only_thing_on_stdout(segment):
     result = segment("--json")
     assert result.json()["n_done"] == 3

@@ -16,6 +16,7 @@ from napari_sa2net.edits import (
     ReviewQueue,
     accept,
     delete,
+    delete_everywhere,
     label_at,
     labels_in,
     labels_under,
@@ -165,6 +166,22 @@ def test_delete_by_label_click_and_lasso(blob):
     blob[3:6, 3:6] = 5
     done(blob, lambda c: delete(c, point=(4.4, 4.4)))
     assert not blob.any()
+
+
+def test_delete_in_all_planes_is_one_step():
+    rng = np.random.default_rng(0)
+    stack = np.repeat(np.repeat(rng.integers(0, 60, (3, 20, 25)), 4, 1), 4, 2).astype(np.int32)
+    before, gone = stack.copy(), [*range(5, 40), 999]
+    corrections = Corrections(stack)
+    history = History(corrections)
+    step = history.do(delete_everywhere(corrections, gone))
+    assert step.words == "deletion of 35 cells"
+    np.testing.assert_array_equal(stack, np.where(np.isin(before, gone), 0, before))
+    assert not {5, 20, 39} & set(corrections.plane((1,)).labels.tolist())
+    history.undo()
+    np.testing.assert_array_equal(stack, before)
+    with pytest.raises(NothingToEditError, match="no cell"):
+        delete_everywhere(corrections, [0, 999])
 
 
 def test_delete_finds_nothing(blob):

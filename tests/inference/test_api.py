@@ -9,6 +9,7 @@ import warnings
 
 import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
 import zarr
 
@@ -26,6 +27,8 @@ from napari_sa2net.errors import (
 from napari_sa2net.inference.segment import segment, split_settings
 from napari_sa2net.interpret.attention import attention
 from napari_sa2net.interpret.explain import explain
+from napari_sa2net.measure import object_table
+from napari_sa2net.quantities import GROUPS
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +135,31 @@ def test_linked_planes_share_labels(model) -> None:
     both = segment(times, axes="TZYX", **settings).labels
     np.testing.assert_array_equal(both[1] > 0, both[0] > 0)
     assert not set(np.unique(both[0])) & set(np.unique(both[1])) - {0}
+
+
+def test_groups_are_those_of_the_table_of_arrays(model) -> None:
+    image = image_of((90, 120, 2)).astype(np.float32)
+    spelled = {"axes": "YXC", "channels": [1], "pixel_size_um": (0.5, 0.25)}
+    result = segment(image, model=model, measure=GROUPS, min_size=0, **spelled)
+    assert len(result.objects) > 3
+    want = object_table(
+        result.labels, image=image, pixel_size_um=(0.5, 0.25), groups=GROUPS
+    ).drop(columns=["confidence", "mean_intensity"])
+    got = result.objects.drop(columns=["confidence", "mean_intensity"])
+    # of all channels, also of those that were not segmented
+    pd.testing.assert_frame_equal(got, want)
+    # whatever the order of the axes
+    turned = segment(
+        image.transpose(1, 0, 2),
+        model=model,
+        measure=GROUPS,
+        min_size=0,
+        **spelled | {"axes": "XYC"},
+    )
+    np.testing.assert_array_equal(turned.labels.T, result.labels)
+    pd.testing.assert_frame_equal(turned.objects, result.objects)
+    with pytest.raises(SettingsError, match="neighbours"):
+        segment(image, model=model, measure=["size"], **spelled)
 
 
 def test_progress_is_of_time_points_where_they_are(model) -> None:

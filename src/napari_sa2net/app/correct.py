@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -645,6 +645,10 @@ class CorrectController:
     def delete(self, point: Any = None, lasso: Any = None) -> bool:
         """Delete the cell under a point, or those in a lasso."""
         return self.do(lambda c, i: edits.delete(c, None, i, point=point, lasso=lasso))
+
+    def remove(self, labels: Iterable[int]) -> bool:
+        """Delete these cells in all planes, as one step."""
+        return self.do(lambda c, _: edits.delete_everywhere(c, labels))
 
     def fill(self, point: Any = None, lasso: Any = None) -> bool:
         """Fill the holes of the cell under a point, or of those in a lasso."""

@@ -607,7 +607,9 @@ class FolderController:
             channels = source.channels
             if channels == (0,) and not source.plan.is_rgb:
                 channels = None  # what files are segmented by where nobody chooses
-        return BatchSettings(axes, channels, session.normalize, predict, session.instances)
+        return BatchSettings(
+            axes, channels, session.normalize, predict, session.instances, session.measure
+        )
 
     def settings_words(self) -> str:
         """``nuclei · size of the cells estimated in each image``."""

@@ -16,8 +16,9 @@ from napari_sa2net.app.session import ImageSource, source_plan
 from napari_sa2net.data.plan import ImagePlan
 from napari_sa2net.engine.messages import ObjectTable, Summary
 from napari_sa2net.errors import SA2NetError
-from napari_sa2net.measure import RIM, box_columns, pixel_table
+from napari_sa2net.measure import RIM, box_columns, pixel_table, sizes_of
 from napari_sa2net.metrics import numbered
+from napari_sa2net.quantities import MARGIN, Piece, Quantities, groups_in, measure_groups
 
 #: Labels with more bytes are not copied: of a change one must be told where it was.
 MOST_BYTES = 2**30
@@ -61,15 +62,21 @@ class Place:
     stack_axes
         Letters of the other stack axes of the labels.
     pixel_size_um, z_step_um
-        As of `ImageSource`.
+        As of `ImageSource`; where the sides of a pixel differ, (y, x).
     """
 
     image: ImageSource | None = None
     corner: tuple[int, ...] | None = None
     extra: tuple[int, ...] = ()
     stack_axes: str = ""
-    pixel_size_um: float | None = None
+    pixel_size_um: float | tuple[float, float] | None = None
     z_step_um: float | None = None
+
+    @property
+    def area_um2(self) -> float:
+        """Of a pixel; NaN where unknown."""
+        height, width = sizes_of(self.pixel_size_um)
+        return height * width
 
     def plan(self) -> ImagePlan | None:
         """The image whose pixels lie under the labels; None where there is none."""
@@ -109,6 +116,23 @@ class MeasuredCells:
         self._touched: dict[int, Blocks] = {}  # of the last change, where it was wide
         self._stamps: dict[int, int] = {}
         self._stamp = 0
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Groups of measurements that the table tells; what changes is measured for them."""
+        return groups_in(self.columns)
+
+    def quantities(self, groups: tuple[str, ...]) -> Quantities:
+        """What groups measure of these labels."""
+        plan, place = self.place.plan(), self.place
+        return Quantities(
+            groups,
+            self.shape,
+            place.stack_axes,
+            0 if plan is None else plan.n_channels,
+            sizes_of(place.pixel_size_um),
+            sizes_of(place.z_step_um)[0],
+        )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -172,9 +196,12 @@ class MeasuredCells:
             label: union(box, boxes[label]) if label in boxes else box
             for label, box in changed.items()
         }
-        own = np.isin(self.columns["label"], list(changed))
+        for label in self._others(changed, pixels):
+            search[label] = boxes[label]
+        own = np.isin(self.columns["label"], list(search))
         if self.columns["area_px"][own].sum() > MOST_PIXELS:
             raise TooMuch
+        labels = list(search)
         self._touched = {
             label: set().union(*(_blocks_at(where[:, of == label]) for of, where in pixels))
             for label, _ in _wide(changed)
@@ -189,7 +216,10 @@ class MeasuredCells:
         places += [
             (block, [label]) for label, some in wide.items() for block in self._boxes_of(some)
         ]
-        self._replace(list(changed), self._measure(list(changed), places))
+        fresh = self._measure(labels, places)
+        if self.groups:
+            fresh |= self._more(fresh["label"], places, wide)
+        self._replace(labels, fresh)
         self._touch(changed)
         return changed
 
@@ -326,6 +356,72 @@ class MeasuredCells:
                 seen[a:b] = image[index][where[-2, a:b], where[-1, a:b]]
         return where + low[:, None], values, seen
 
+    def _others(
+        self, changed: Mapping[int, Box], pixels: Sequence[tuple[Any, NDArray[Any]]]
+    ) -> set[int]:
+        """Cells of which something else is to be told for a change beside them."""
+        if not {"intensity", "neighbours"} & set(self.groups):
+            return set()
+        parts: list[Box] = list(changed.values())
+        if pixels:
+            where = np.concatenate([at for _, at in pixels], axis=1)
+            parts = list(self._boxes_of(_blocks_at(where)))
+        found: set[int] = set()
+        for part in parts:
+            around = grown(part, self.shape, MARGIN)
+            if "Z" in self.place.stack_axes.upper():
+                around[0][:-2] = np.maximum(around[0][:-2] - 1, 0)
+                around[1][:-2] = np.minimum(around[1][:-2] + 1, self.shape[:-2])
+            if volume(around) > MOST_READ:
+                raise TooMuch
+            found.update(np.unique(self.read(slices(around))).tolist())
+        return {label for label in found if label in self.boxes} - set(changed) - {0}
+
+    def _more(
+        self,
+        labels: NDArray[np.int64],
+        places: Sequence[tuple[Box, list[int]]],
+        wide: Mapping[int, Blocks],
+    ) -> ObjectTable:
+        """Columns of the groups, of cells that `_measure` has measured at these places."""
+        wanted, plan = self.quantities(self.groups), self.place.plan()
+        pieces: list[Piece] = []
+        parts = [
+            (grown(box, self.shape, MARGIN), own)
+            for box, own in places
+            if len(own) > 1 or own[0] not in wide
+        ]
+        # a ring may reach into the blocks beside those of a cell
+        for label, some in wide.items():
+            near = {
+                (*lead, y + dy, x + dx)
+                for *lead, y, x in some
+                for dy, dx in itertools.product((-1, 0, 1), repeat=2)
+                if 0 <= (y + dy) * BLOCK < self.shape[-2]
+                and 0 <= (x + dx) * BLOCK < self.shape[-1]
+            }
+            parts += [(box, [label]) for box in self._boxes_of(near)]
+        for (low, high), own in parts:
+            *stack, rows, columns = slices((low, high))
+            pieces += [
+                (index, rows, columns, np.array(own))
+                for index in itertools.product(*(range(s.start, s.stop) for s in stack))
+            ]
+
+        def read(index: tuple[int, ...], rows: slice, columns: slice) -> NDArray[Any]:
+            part = self.read((*(slice(i, i + 1) for i in index), rows, columns))
+            return part[(0,) * len(index)]
+
+        image = None
+        if plan is not None and "intensity" in self.groups:
+            from napari_sa2net.inference.planes import channels_at  # takes a while to load
+
+            assert self.place.corner is not None
+            image = channels_at(plan, self.place.corner)
+        more = measure_groups(wanted, read, image, pieces)
+        assert np.array_equal(more.pop("label"), labels)
+        return more
+
     def _replace(self, labels: list[int], fresh: ObjectTable) -> None:
         """Put measured rows in the place of those of some labels."""
         old = self.columns
@@ -338,6 +434,28 @@ class MeasuredCells:
             new[name] = np.concatenate([column[keep], more]) if more.size else column[keep]
         order = np.argsort(new["label"], kind="stable")
         self.columns = {name: column[order] for name, column in new.items()}
+
+    def add(self, stamps: Mapping[int, int], more: Mapping[str, Any]) -> bool:
+        """Take columns of groups that were measured elsewhere; whether the cells are the same.
+
+        Parameters
+        ----------
+        stamps
+            Of all cells, as they were when they were asked of.
+        """
+        own = self.columns["label"]
+        if not np.array_equal(own, more["label"]) or stamps != self.stamps(own.tolist()):
+            return False
+        added = {name: np.asarray(column) for name, column in more.items() if name != "label"}
+        self.columns = {**self.columns, **added}
+        return True
+
+    def drop(self, groups: Iterable[str]) -> bool:
+        """Tell no more what groups measure; whether anything of it was told."""
+        gone = {name for group in groups for name in self.quantities((group,)).columns()}
+        gone &= set(self.columns)
+        self.columns = {k: column for k, column in self.columns.items() if k not in gone}
+        return bool(gone)
 
     # --- confidence, which the engine knows --------------------------------------------
 
@@ -413,7 +531,8 @@ class MeasuredCells:
         sizes = place.pixel_size_um, place.z_step_um
         if sizes == (old.pixel_size_um, old.z_step_um) or not self.columns:
             return False
-        area = (place.pixel_size_um or np.nan) ** 2
+        self.drop(self.groups)  # lengths in another unit are measured anew
+        area = place.area_um2
         columns = {**self.columns, "area_um2": self.columns["area_px"] * area}
         if "volume_voxels" in columns:
             volumes = columns["volume_voxels"] * area * (place.z_step_um or np.nan)
@@ -497,10 +616,10 @@ def volume(box: Box) -> int:
     return int(np.prod(box[1] - box[0]))
 
 
-def grown(box: Box, shape: tuple[int, ...]) -> Box:
+def grown(box: Box, shape: tuple[int, ...], by: int = REACH) -> Box:
     """A box with what is near it in the plane."""
     reach = np.zeros(len(shape), np.int64)
-    reach[-2:] = REACH
+    reach[-2:] = by
     return np.maximum(box[0] - reach, 0), np.minimum(box[1] + reach, shape)
 
 

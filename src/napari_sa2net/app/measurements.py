@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from napari_sa2net.app.measured import Box, MeasuredCells, Part, Place, TooMuch,
 from napari_sa2net.app.session import ErrorInfo, summary_line
 from napari_sa2net.engine import messages as p
 from napari_sa2net.measure import empty_table
+from napari_sa2net.quantities import checked_groups
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class _Layer:
     measured: bool = False
     #: of labels that a slider shows now, while the table is still to come
     summary: p.Summary | None = None
+    #: groups that were asked for, of the cells with these stamps
+    asked: tuple[tuple[str, ...], Mapping[int, int]] | None = None
     #: columns of its cells before, where all are measured anew
     before: p.ObjectTable = field(default_factory=dict)
 
@@ -72,6 +75,8 @@ class Measurements:
     ----------
     changed
         Key of a layer whose table or summary is another.
+    groups
+        Of measurements that every table tells, see `choose`; at first none.
     """
 
     changed = Signal(str)
@@ -79,7 +84,18 @@ class Measurements:
     def __init__(self, link: EngineLink) -> None:
         self._link = link
         self._layers: dict[str, _Layer] = {}
-        link.answer(("measure_image", "confidence"), self)
+        self.groups: tuple[str, ...] = ()
+        link.answer(("measure_image", "measure_groups", "confidence"), self)
+
+    def choose(self, groups: Iterable[str]) -> None:
+        """Tell these groups of measurements of every layer, and no others."""
+        with self._link.lock:
+            self.groups = checked_groups(groups)
+            for key, layer in self._layers.items():
+                if layer.measured:
+                    if layer.cells.drop(set(layer.cells.groups) - set(self.groups)):
+                        self.changed.emit(key)
+                    self._complete(key, layer)
 
     # --- which are measured ------------------------------------------------------------
 
@@ -97,6 +113,7 @@ class Measurements:
             layer.cells.adopt(table)
             self._layers[key] = layer
             self.changed.emit(key)
+            self._complete(key, layer)
 
     def measure(self, key: str, labels: Any, place: Place) -> None:
         """Measure all cells of a layer, of whatever origin; `changed` tells when it is done."""
@@ -132,7 +149,9 @@ class Measurements:
             return "Measuring the cells…"
         place = layer.cells.place
         summary = layer.summary or layer.cells.summary()
-        return summary_line(summary, place.pixel_size_um, place.z_step_um)
+        side = np.sqrt(place.area_um2)
+        known = float(side) if np.isfinite(side) else None
+        return summary_line(summary, known, place.z_step_um)
 
     # --- following ---------------------------------------------------------------------
 
@@ -172,6 +191,7 @@ class Measurements:
                 self.changed.emit(key)
             if changed:
                 self._ask_confidence(key, layer, changed)
+            self._complete(key, layer)
 
     def extend(self, key: str, labels: Any, place: Place, kept: KeptWindow) -> None:
         """Cells of another part of the image were added to those of a layer."""
@@ -198,7 +218,15 @@ class Measurements:
         layer = self._layers.get(asked.key)
         if layer is None or asked.layer is not layer:
             return
-        if call.kind == "confidence":
+        if call.kind == "measure_groups":
+            groups, stamps = layer.asked or ((), {})
+            layer.asked = None
+            wanted = {name for one in groups if one in self.groups for name in result}
+            if layer.measured and wanted and layer.cells.add(stamps, result):
+                layer.cells.drop(set(groups) - set(self.groups))
+                self.changed.emit(asked.key)
+            self._complete(asked.key, layer)
+        elif call.kind == "confidence":
             if layer.cells.set_confidence(asked.stamps, result):
                 self.changed.emit(asked.key)
         elif layer.sent is asked.sent:
@@ -208,6 +236,10 @@ class Measurements:
         """A call of ours failed; without its confidence a table is a table."""
         asked = call.about
         layer = self._layers.get(asked.key)
+        if call.kind == "measure_groups" and layer is not None:
+            layer.asked = None
+            self._link.fail(error)
+            return
         if call.kind == "confidence" or layer is None or layer.sent is not asked.sent:
             return
         # what is known of it is of other cells
@@ -218,6 +250,8 @@ class Measurements:
     def job_cancelled(self, call: p.Call) -> None:
         """The engine ended with the question unanswered."""
         key = call.about.key
+        if call.kind == "measure_groups" and key in self._layers:
+            self._layers[key].asked = None
         if call.kind == "measure_image" and key in self._layers:
             self.forget(key)
             self.changed.emit(key)
@@ -232,18 +266,28 @@ class Measurements:
             columns = {str(name): table[name].to_numpy() for name in table.columns}
             self._take(key, layer, columns, labels)
             return
-        image = place.image if place.corner is not None else None
-        arguments = {
-            "labels": labels,
-            "corner": place.corner,
-            "stack_axes": place.stack_axes,
-            "pixel_size_um": place.pixel_size_um,
-            "z_step_um": place.z_step_um,
-        }
-        if image is not None:
-            arguments |= {"image": image.data, "axes": image.axes, "channels": image.channels}
+        arguments = _arguments(labels, place)
         self._link.ask("measure_image", arguments, about=_Asked(key, layer, labels))
         self.changed.emit(key)
+
+    def _complete(self, key: str, layer: _Layer) -> None:
+        """Have the engine measure what the table does not tell yet of the chosen groups."""
+        cells = layer.cells
+        if not layer.measured or layer.asked is not None or layer.sent is not None:
+            return
+        told = {*cells.groups, *(() if cells.place.plan() else ("intensity",))}
+        groups = tuple(group for group in self.groups if group not in told)
+        if not groups:
+            return
+        labels = cells.now()
+        wanted = cells.quantities(groups)
+        if not cells.columns["label"].size:
+            cells.add({}, {"label": cells.columns["label"], **wanted.nothing()})
+            return
+        layer.asked = groups, cells.stamps(cells.columns["label"].tolist())
+        arguments = {**_arguments(labels, cells.place), "groups": groups}
+        about = _Asked(key, layer)
+        self._link.ask("measure_image", arguments, kind="measure_groups", about=about)
 
     def _take(
         self, key: str, layer: _Layer, table: Mapping[str, Any], sent: NDArray[Any] | None
@@ -262,6 +306,7 @@ class Measurements:
             return
         self.changed.emit(key)
         self._ask_confidence(key, layer, cells.boxes)
+        self._complete(key, layer)
 
     def _ask_confidence(self, key: str, layer: _Layer, changed: Mapping[int, Box]) -> None:
         cells, kept, corner = layer.cells, layer.kept, layer.cells.place.corner
@@ -281,3 +326,18 @@ class Measurements:
             asked = _Asked(key, layer, stamps=cells.stamps(own))
             arguments = {"labels": np.array(cells.read(slices(crop))), "at": at}
             self._link.ask("measure", arguments, kept.key, "confidence", asked)
+
+
+def _arguments(labels: NDArray[Any], place: Place) -> dict[str, Any]:
+    """Of the engine's calls that measure labels on their image."""
+    arguments = {
+        "labels": labels,
+        "corner": place.corner,
+        "stack_axes": place.stack_axes,
+        "pixel_size_um": place.pixel_size_um,
+        "z_step_um": place.z_step_um,
+    }
+    image = place.image if place.corner is not None else None
+    if image is not None:
+        arguments |= {"image": image.data, "axes": image.axes, "channels": image.channels}
+    return arguments

@@ -39,6 +39,7 @@ from napari_sa2net.engine import messages as p
 from napari_sa2net.engine.messages import Summary
 from napari_sa2net.errors import EngineError, NotKeptError, SA2NetError
 from napari_sa2net.files import user_data_dir, write_atomically
+from napari_sa2net.quantities import checked_groups
 
 # --------------------------------------------------------------------------------------------
 # The newest result of each image, and what the sliders still want of it.
@@ -725,6 +726,7 @@ def remember(controller: SegmentController, preferences: dict[str, str]) -> None
         "where": session.where,
         "planes": session.planes,
         "live": session.live,
+        "measure": list(session.measure),
     }
     if controller.instances_chosen:
         now["instances"] = session.instances.model_dump(mode="json")
@@ -755,6 +757,7 @@ def recall(controller: SegmentController, preferences: dict[str, str]) -> None:
         config = PredictConfig(**predict)
         instances = InstanceConfig(**then["instances"]) if "instances" in then else None
         where, planes, normalize = then["where"], then["planes"], bool(then["normalize"])
+        measure = checked_groups(then.get("measure")) if then.get("measure") != [] else ()
         if where not in get_args(Where) or planes not in ("current", "all"):
             return
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SA2NetError):
@@ -764,6 +767,6 @@ def recall(controller: SegmentController, preferences: dict[str, str]) -> None:
     session.model, session.predict, session.normalize = model, config, normalize
     # what was drawn is gone with the window
     session.where, session.planes = "whole" if where == "area" else where, planes
-    session.live = then.get("live") is True
+    session.live, session.measure = then.get("live") is True, measure
     if instances is not None:
         controller.set_instances(instances)

@@ -26,6 +26,7 @@ from napari_sa2net.engine.messages import (
 )
 from napari_sa2net.errors import ImageError, SA2NetError
 from napari_sa2net.inference.tiling import LARGE_SCALE, pixels_of_search
+from napari_sa2net.quantities import DEFAULT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -241,6 +242,8 @@ class Session:
         What the See-why page shows of the image; None before it was looked into.
     live
         The model learns while cells are corrected.
+    measure
+        Groups of measurements that tables tell, of `quantities.GROUPS`.
     error
         What to show; None after the next success or `SegmentController.dismiss_error`.
     """
@@ -271,6 +274,7 @@ class Session:
     estimate: RunTime | None = None
     why: WhyState | None = None
     live: bool = False
+    measure: tuple[str, ...] = DEFAULT
     error: ErrorInfo | None = None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
 
@@ -50,6 +50,15 @@ Normalize = Annotated[
     bool,
     Parameter(
         help="Stretch the intensities as the model expects; off: they are taken as they are."
+    ),
+]
+Measure = Annotated[
+    list[Literal["shape", "intensity", "neighbours", "none"]] | None,
+    Parameter(
+        negative="",
+        consume_multiple=True,
+        help="What the table tells beside size, mean intensity and confidence: shape, "
+        "intensity (of every channel) and neighbours, or none; unsaid: shape.",
     ),
 ]
 Instances = Annotated[

@@ -16,6 +16,7 @@ from napari_sa2net.cli.options import (
     Inputs,
     Instances,
     JsonOfRun,
+    Measure,
     ModelOrFile,
     Normalize,
     Output,
@@ -34,6 +35,7 @@ from napari_sa2net.data.results import (
 )
 from napari_sa2net.inference import batch
 from napari_sa2net.inference.batch import Batch, BatchSettings, Work
+from napari_sa2net.quantities import checked_groups
 
 if TYPE_CHECKING:
     from napari_sa2net.data import ImageFile, ImagePlan
@@ -54,6 +56,7 @@ def segment(
     axes: ImageAxes = None,
     channels: ImageChannels = None,
     normalize: Normalize = True,
+    measure: Measure = None,
     overwrite: Flag = False,
     json: JsonOfRun = False,
     instances: Instances = None,
@@ -72,7 +75,8 @@ def segment(
     jobs = name_jobs(input_images(inputs))
     refuse_inputs_as_outputs(jobs, output)
     loaded, said = prepared(model, axes, channels, normalize, instances, predict)
-    return run_command(jobs, output, loaded, BatchSettings(**said), overwrite, json)
+    settings = BatchSettings(**said, measure=checked_groups(measure))
+    return run_command(jobs, output, loaded, settings, overwrite, json)
 
 
 def prepared(

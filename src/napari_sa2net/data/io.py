@@ -92,6 +92,12 @@ class ImageFile:
     notes: tuple[str, ...] = ()
     axes_told: bool = True
 
+    @property
+    def pixel_sides_um(self) -> float | tuple[float, float] | None:
+        """Height and width of a pixel in µm where they differ, else as `pixel_size_um`."""
+        y, x = self.scale_um.get("Y"), self.scale_um.get("X")
+        return (y, x) if self.pixel_size_um and y and x and y != x else self.pixel_size_um
+
 
 def image_name(path: Path) -> str:
     """File name without .tif, .ome.tif, .ome.zarr and the like."""

@@ -659,6 +659,11 @@ class ImagePlan(BlockReader):
         ]
         return np.concatenate(rows)
 
+    def read_channels(self, index: Sequence[int], y: slice, x: slice) -> NDArray[Any]:
+        """All channels of a window, chosen or not, in the image's dtype: (rows, columns, C)."""
+        block = self._window(tuple(index), y, x, slice(0, self.n_channels))
+        return np.moveaxis(block, 0, -1)
+
     def _window(self, index: tuple[int, ...], y: slice, x: slice, c: slice) -> NDArray[Any]:
         top, left = self.origin["Y"], self.origin["X"]
         at: dict[str, int | slice] = dict(

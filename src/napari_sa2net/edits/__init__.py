@@ -26,6 +26,7 @@ from napari_sa2net.edits.contours import (
 from napari_sa2net.edits.corrections import Corrections, History, LabelIndex, PlaneIndex
 from napari_sa2net.edits.objects import (
     delete,
+    delete_everywhere,
     label_at,
     labels_in,
     labels_under,
@@ -79,6 +80,7 @@ __all__ = [
     "carried",
     "changed_boxes",
     "delete",
+    "delete_everywhere",
     "fill_holes",
     "fit_to_edge",
     "ignored_labels",

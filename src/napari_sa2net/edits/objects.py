@@ -512,8 +512,30 @@ def delete(
     return pixel_step(corrections, "delete", f"deletion of {named(chosen)}", [patch])
 
 
-# --------------------------------------------------------------------------------------------
-# Strokes of napari's own brush, eraser, fill bucket and polygon, as steps.
+def delete_everywhere(corrections: Corrections, labels: Iterable[int]) -> Step:
+    """Delete objects in all planes, many at once; what is not there is left out.
+
+    Raises
+    ------
+    NothingToEditError
+        If none is there.
+    """
+    wanted, found, patches = np.array(sorted(set(labels) - {0}), np.int64), set[int](), []
+    height, width = corrections.shape
+    band = max(1, 2**22 // max(1, width))
+    for index in np.ndindex(*corrections.labels.shape[:-2]):
+        parts = []
+        for top in range(0, height, band):
+            old = corrections.look(index, (top, min(top + band, height), 0, width))
+            rows, cols = np.nonzero(np.isin(old, wanted))
+            parts.append((rows + top, cols, old[rows, cols].astype(np.int64)))
+        rows, cols, gone = (np.concatenate(part) for part in zip(*parts, strict=True))
+        if gone.size:
+            found.update(np.unique(gone).tolist())
+            patches.append(Patch.of_pixels(index, rows, cols, gone, 0 * gone))
+    if not found:
+        raise NothingToEditError("There is no cell to delete there.")
+    return pixel_step(corrections, "delete", f"deletion of {named(sorted(found))}", patches)
 
 
 def stroke(corrections: Corrections, atoms: Any) -> Step:

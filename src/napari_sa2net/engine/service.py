@@ -44,6 +44,7 @@ from napari_sa2net.inference.planes import (
     MEASURING,
     SEPARATING,
     Planes,
+    channels_at,
     intensities,
 )
 from napari_sa2net.inference.predict import (
@@ -60,7 +61,7 @@ from napari_sa2net.interpret.explain import (
 from napari_sa2net.interpret.objects import inspect_object
 from napari_sa2net.interpret.refinement import compare_objects, stage_change
 from napari_sa2net.interpret.whatif import WhatIfRun
-from napari_sa2net.measure import object_table
+from napari_sa2net.measure import object_table, sizes_of
 from napari_sa2net.models.checkpoint import name_of_file
 from napari_sa2net.models.file import Model, load_model
 from napari_sa2net.models.imports import import_model
@@ -71,6 +72,7 @@ from napari_sa2net.models.registry import (
     is_model_name,
 )
 from napari_sa2net.nn import network_config
+from napari_sa2net.quantities import Quantities, measure_groups
 from napari_sa2net.training.compare import (
     Comparison,
     HeldBack,
@@ -877,7 +879,8 @@ class Handlers:
         channels: tuple[int, ...] | None = None,
         corner: tuple[int, ...] | None = None,
         stack_axes: str = "",
-        **options: Any,
+        groups: tuple[str, ...] = (),
+        **sizes: Any,
     ) -> p.ObjectTable:
         """The table of labels of any origin, without intensities where there is no image.
 
@@ -889,17 +892,28 @@ class Handlers:
             As of `open`.
         corner
             Place of the first label in the image (stack axes, y, x).
-        stack_axes, **options
+        groups
+            Of measurements, as of `object_table`: then the table has their columns alone,
+            and intensities are those of all channels.
+        stack_axes, **sizes
             Of the labels, as of `object_table`.
         """
         first = corner or (0,) * labels.ndim
-        raw = None
+        plan = None
         if image is not None:
             opened = open_image(image, self._server.read_region)
-            raw = intensities(
-                plan_image(opened, axes, channels, measure=False), first, labels.shape
+            plan = plan_image(opened, axes, channels, measure=False)
+        if groups:
+            units = (sizes_of(sizes["pixel_size_um"]), sizes_of(sizes["z_step_um"])[0])
+            n_channels = 0 if plan is None else plan.n_channels
+            return measure_groups(
+                Quantities(groups, labels.shape, stack_axes, n_channels, *units),
+                lambda index, rows, columns: labels[index][rows, columns],
+                None if plan is None else channels_at(plan, first),
+                between=self._server.between,
             )
-        table = object_table(labels, image=raw, stack_axes=stack_axes, boxes=True, **options)
+        raw = None if plan is None else intensities(plan, first, labels.shape)
+        table = object_table(labels, image=raw, stack_axes=stack_axes, boxes=True, **sizes)
         return in_image(table, dict(zip(stack_axes + "YX", first, strict=True)))
 
     # --- inside --------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.data.results import SEGMENT, Job, Layout, ResultFolder, settings_key
 from napari_sa2net.errors import Cancelled, ImageFileError, SA2NetError
 from napari_sa2net.files import real
+from napari_sa2net.quantities import DEFAULT
 
 if TYPE_CHECKING:
     from napari_sa2net.data import ImageFile
@@ -31,6 +32,7 @@ class BatchSettings:
     normalize: bool = True
     predict: PredictConfig = field(default_factory=PredictConfig)
     instances: InstanceConfig = field(default_factory=InstanceConfig)
+    measure: tuple[str, ...] = DEFAULT
 
     def describe(self) -> dict[str, Any]:
         """As JSON; without the device, on which the result does not depend."""
@@ -40,6 +42,7 @@ class BatchSettings:
             "normalize": self.normalize,
             "predict": self.predict.model_dump(mode="json", exclude={"device"}),
             "instances": self.instances.model_dump(mode="json"),
+            "measure": list(self.measure),
         }
 
 
@@ -213,9 +216,10 @@ def segment_file(
         axes=settings.axes or image.axes,
         channels=channels_of(image, settings),
         normalize=settings.normalize,
-        pixel_size_um=image.pixel_size_um,
+        pixel_size_um=image.pixel_sides_um,
         z_step_um=image.scale_um.get("Z"),
         progress=news.step,
+        measure=settings.measure or "none",
         **settings.predict.model_dump(),
         **settings.instances.model_dump(),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,16 @@ from napari_sa2net.inference.instances import (
     label_objects,
 )
 from napari_sa2net.inference.tiling import allocate
-from napari_sa2net.measure import concat_tables, empty_table, object_table, offset_labels
+from napari_sa2net.measure import (
+    concat_tables,
+    empty_table,
+    object_table,
+    offset_labels,
+    sizes_of,
+    with_groups,
+)
 from napari_sa2net.metrics import overlap_table
+from napari_sa2net.quantities import Quantities, Read, checked_groups
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -371,6 +379,7 @@ def measure_objects(
     *,
     z_step_um: float | None = None,
     boxes: bool = False,
+    groups: Iterable[str] | None = (),
 ) -> pd.DataFrame:
     """Object table of the labels of a plan.
 
@@ -380,15 +389,28 @@ def measure_objects(
     probability : array-like float32, stack axes + (classes, Y, X)
     classes, pixel_size_um, z_step_um, boxes
         As of `object_table`, and the names of the classes.
+    groups
+        Likewise; intensities are those of all channels, chosen or not.
     """
-    if plan.is_empty:
-        return empty_table(plan.stack_axes, boxes)
     shape = (*plan.stack_shape, *plan.spatial)
+    wanted = Quantities(
+        checked_groups(groups),
+        shape,
+        plan.stack_axes,
+        plan.n_channels,
+        sizes_of(pixel_size_um),
+        sizes_of(z_step_um)[0],
+    )
+    if plan.is_empty:
+        return empty_table(plan.stack_axes, boxes).assign(**wanted.nothing())
     height, width = plan.spatial
     everything = slice(None), slice(None)
 
     def label_plane(index: tuple[int, ...]) -> NDArray[Any]:
         return np.asarray(plane_of(plan, labels, index)[everything])
+
+    def window_of_labels(index: tuple[int, ...], rows: slice, columns: slice) -> NDArray[Any]:
+        return np.asarray(plane_of(plan, labels, index)[rows, columns])
 
     def foreground(index: tuple[int, ...]) -> NDArray[Any]:
         return foreground_probability(np.asarray(probability[index]), classes)
@@ -398,7 +420,7 @@ def measure_objects(
 
     if height * width > LARGE and not plan.stack_shape:
         whole = plane_of(plan, labels, ())
-        return table_in_bands(
+        table = table_in_bands(
             lambda rows: whole[rows, slice(None)],
             lambda rows, columns: np.asarray(probability[:, rows, columns]),
             lambda rows: np.moveaxis(plan.read_raw((), rows.start, rows.stop, 0, width), 0, -1),
@@ -407,7 +429,8 @@ def measure_objects(
             pixel_size_um,
             boxes,
         )
-    return object_table(
+        return with_groups(table, wanted, window_of_labels, plan.read_channels)
+    table = object_table(
         Planes(shape, np.dtype(np.int32), label_plane),
         Planes(shape, np.dtype(np.float32), foreground),
         Planes((*shape, len(plan.channels)), plan.dtype, intensity),
@@ -416,6 +439,7 @@ def measure_objects(
         z_step_um,
         boxes,
     )
+    return with_groups(table, wanted, window_of_labels, plan.read_channels)
 
 
 def intensities(plan: ImagePlan, first: tuple[int, ...], shape: tuple[int, ...]) -> Planes:
@@ -434,6 +458,20 @@ def intensities(plan: ImagePlan, first: tuple[int, ...], shape: tuple[int, ...])
         return np.moveaxis(plan.read_raw(at, y, y + height, x, x + width), 0, -1)
 
     return Planes((*shape, len(plan.channels)), plan.dtype, plane)
+
+
+def channels_at(plan: ImagePlan, first: tuple[int, ...]) -> Read:
+    """Reads all channels of windows whose places count from a pixel of an image."""
+
+    def read(index: tuple[int, ...], rows: slice, columns: slice) -> NDArray[Any]:
+        at = tuple(a + b for a, b in zip(index, first[:-2], strict=True))
+        y, x = (
+            slice(part.start + a, part.stop + a)
+            for part, a in zip((rows, columns), first[-2:], strict=True)
+        )
+        return plan.read_channels(at, y, x)
+
+    return read
 
 
 class Planes:

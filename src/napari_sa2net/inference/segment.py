@@ -36,6 +36,7 @@ from napari_sa2net.inference.tiling import (
 from napari_sa2net.measure import empty_table
 from napari_sa2net.models import Model, load_model
 from napari_sa2net.provenance import provenance
+from napari_sa2net.quantities import checked_groups
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,7 +125,9 @@ class Prediction:
             self.last = (config, made)
         return self.last[1]
 
-    def table(self, labels: Any, boxes: bool = False) -> pd.DataFrame:
+    def table(
+        self, labels: Any, boxes: bool = False, groups: Iterable[str] | None = ()
+    ) -> pd.DataFrame:
         """The object table of labels of the plan; see `measure_objects`."""
         return measure_objects(
             self.plan,
@@ -134,6 +137,7 @@ class Prediction:
             self.pixel_size_um,
             z_step_um=self.z_step_um,
             boxes=boxes,
+            groups=groups,
         )
 
     def record(self, instances: InstanceConfig, **image: Any) -> dict[str, Any]:
@@ -409,6 +413,7 @@ def segment(
     progress: ProgressCallback | None = None,
     cancelled: CancelCallback | None = None,
     table: bool = True,
+    measure: Iterable[str] | None = None,
     **settings: Unpack[SegmentSettings],
 ) -> Segmentation:
     """Segment an image into labelled objects.
@@ -441,6 +446,10 @@ def segment(
         Asked before every tile and plane.
     table : bool
         Measure the objects; False leaves the table empty.
+    measure : iterable of str, optional
+        What is measured beside size, mean intensity and confidence: any of "shape",
+        "intensity" (of every channel, with a ring of background) and "neighbours"; "none" for
+        no more. Unsaid: "shape".
     **settings
         Any field of `PredictConfig` and `InstanceConfig`: tile, precision, augment,
         foreground, split, min_size, link_planes, …
@@ -454,6 +463,7 @@ def segment(
     ModelNotFoundError, CheckpointError, DeviceError, OutOfMemoryError
     Cancelled
     """
+    groups = checked_groups(measure)
     loaded = load_model(model)
     predict, instances = split_settings(
         loaded.card.instance, diameter=diameter, device=device, **settings
@@ -474,7 +484,7 @@ def segment(
     labels = made.labels(instances, cancelled, progress)
     if progress and table:
         progress(0, 0, MEASURING)
-    objects = made.table(labels) if table else empty_table(plan.stack_axes)
+    objects = made.table(labels, groups=groups) if table else empty_table(plan.stack_axes)
     record = made.record(instances)
     return Segmentation(
         labels, made.probability, objects, made.diameter, record, plan, made.n_tiles

@@ -224,11 +224,13 @@ class Explained(Prediction):
             )
         return np.asarray(plane_of(plan, labels, (0,) * len(plan.stack_shape))[:, :])
 
-    def table(self, labels: Any, boxes: bool = False) -> pd.DataFrame:
+    def table(
+        self, labels: Any, boxes: bool = False, groups: Iterable[str] | None = ()
+    ) -> pd.DataFrame:
         """The object table with what gates and stages say."""
         stages = self.stages(labels)
         return with_reasons(
-            super().table(labels, boxes),
+            super().table(labels, boxes, groups),
             stages,
             foreground_probability(np.asarray(self.plane), self.classes),
             self.image_maps,

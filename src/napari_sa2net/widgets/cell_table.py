@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import io
+import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Labels
-from qtpy.QtCore import QAbstractTableModel, QItemSelectionModel, QModelIndex, Qt
-from qtpy.QtGui import QGuiApplication, QKeySequence
+from napari.utils.theme import get_theme
+from qtpy.QtCore import (
+    QAbstractTableModel,
+    QItemSelection,
+    QItemSelectionModel,
+    QItemSelectionRange,
+    QModelIndex,
+    Qt,
+)
+from qtpy.QtGui import QColor, QGuiApplication, QKeySequence
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QFileDialog,
     QLabel,
+    QMenu,
+    QSplitter,
     QTableView,
     QWidget,
 )
 from superqt.utils import signals_blocked
 
 from napari_sa2net.files import write_atomically
+from napari_sa2net.quantities import GROUPS, RING_GAP, RING_WIDTH
 from napari_sa2net.widgets.controls import (
     guarded,
     hbox,
@@ -29,7 +42,7 @@ from napari_sa2net.widgets.controls import (
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.picking import CellPicker, show_cell
 from napari_sa2net.widgets.napari_port.results import LABEL
-from napari_sa2net.widgets.napari_port.reviewed_layer import ChosenCell
+from napari_sa2net.widgets.napari_port.reviewed_layer import ChosenCell, PaintedCells
 from napari_sa2net.widgets.theme import style_sheet
 
 if TYPE_CHECKING:
@@ -39,6 +52,7 @@ if TYPE_CHECKING:
     from napari_sa2net.app.session import Session
     from napari_sa2net.widgets.napari_port.cells import CellLayers
     from napari_sa2net.widgets.napari_port.measured_layers import MeasuredLayers
+    from napari_sa2net.widgets.numbers import NumbersView
 
 HEIGHT = 260
 #: What columns are called, with their unit.
@@ -60,6 +74,30 @@ HEADS = {
     "centroid_y": "y (px)",
     "centroid_x": "x (px)",
 }
+#: Beginnings of the names of groups of measurements, the unit comes behind.
+_MORE = {
+    "surface": "surface",
+    "perimeter": "perimeter",
+    "equivalent_diameter": "diameter",
+    "major_axis": "major axis",
+    "minor_axis": "minor axis",
+    "orientation": "orientation",
+    "feret_max": "largest diameter (Feret)",
+    "contact_fraction": "share of outline in contact",
+    "contact": "contact",
+}
+_UNITS = {"um": "µm", "px": "px", "um2": "µm²", "px2": "px²", "deg": "°"}
+_CHANNEL = re.compile(r"(mean|sum|std|min|max|background)_ch(\d+)")
+#: What can be measured beside size, mean intensity and confidence, in words.
+CHOICES = {
+    "shape": ("Shape", "Perimeter, axes, orientation, solidity, circularity, Feret"),
+    "intensity": (
+        "Intensity of every channel",
+        f"Mean, sum, deviation, least and most, and the mean of the background in a ring "
+        f"{RING_GAP} to {RING_GAP + RING_WIDTH} px around each cell",
+    ),
+    "neighbours": ("Neighbours", "How many cells touch it, and along how much of its outline"),
+}
 #: Columns of places in a stack: the number at napari's slider, as in every file of a table.
 COUNTED = ("t", "z")
 FROM_0 = " (from 0)"
@@ -74,6 +112,18 @@ NO_CELLS = "No cells over {}. Segment it on the Segment page, and they are liste
 NO_IMAGE = "No cells. Open an image and segment it, and they are listed here."
 
 
+def head(name: str) -> str:
+    """What a column is called, with its unit."""
+    if name in HEADS:
+        return HEADS[name]
+    if told := _CHANNEL.fullmatch(name):
+        return f"channel {told[2]}: {told[1]}"
+    begin, _, unit = name.rpartition("_")
+    if unit in _UNITS and begin in _MORE:
+        return f"{_MORE[begin]} ({_UNITS[unit]})"
+    return _MORE.get(name, name)
+
+
 def shown_columns(features: pd.DataFrame) -> dict[str, str]:
     """Columns that say something of these cells, with their heads."""
     names = [str(name) for name in features.columns]
@@ -85,7 +135,9 @@ def shown_columns(features: pd.DataFrame) -> dict[str, str]:
         needless = {"area_px", "area_um2"}
     if not several and "z" in names:
         needless |= {"centroid_z"}
-    heads = {name: HEADS.get(name, name) for name in names if name not in needless}
+    if f"equivalent_diameter_{'um' if 'area_um2' in names else 'px'}" in names:
+        needless |= {"diameter_px"}  # the same, or in pixels
+    heads = {name: head(name) for name in names if name not in needless}
     if "z" not in names and "planes" in heads:
         heads["planes"] = "time points"
     elif not several and "z" in heads:
@@ -131,6 +183,10 @@ class CellModel(QAbstractTableModel):
         """Row of a cell; -1 where it has none."""
         found = np.flatnonzero(self._labels[self._order] == label)
         return int(found[0]) if found.size else -1
+
+    def rows(self, labels: Any) -> Any:
+        """Rows of cells, in ascending order."""
+        return np.flatnonzero(np.isin(self._labels[self._order], labels))
 
     def csv(self) -> bytes:
         """All rows as they are shown, with the heads and all digits."""
@@ -221,10 +277,12 @@ class CellTable(QWidget):
         cells: CellLayers,
         measured: MeasuredLayers,
         viewer: Viewer,
+        numbers: NumbersView,
         parent: QWidget | None = None,
     ) -> None:
         super().__init__(parent)
         self.setObjectName("sa2net")
+        self.numbers = numbers
         self._session = session
         self._cells = cells
         self._measured = measured
@@ -238,13 +296,28 @@ class CellTable(QWidget):
         self.view = _View()
         self.model = CellModel(self.view)
         self.view.setModel(self.model)
-        top = hbox((self.title, 1), self.save)
-        vbox(top, self.view, on=self, spacing=2, margins=(8, 2, 8, 4))
+        self.measures = link_button("Measure…", "What is measured of every cell")
+        self.measures.setMenu(self._menu())
+        self.plot = link_button(
+            "Plot", "Plot the numbers, choose cells in the plot, colour them"
+        )
+        self.plot.setCheckable(True)
+        top = hbox((self.title, 1), self.measures, self.plot, self.save)
+        self._split = split = QSplitter(Qt.Orientation.Horizontal)
+        split.addWidget(self.view)
+        split.addWidget(numbers)
+        split.setChildrenCollapsible(False)
+        for at in (0, 1):
+            split.setStretchFactor(at, 1)
+        numbers.setVisible(False)
+        vbox(top, (split, 1), on=self, spacing=2, margins=(8, 2, 8, 4))
         self.chosen = ChosenCell(self._viewer)
         self._picker = CellPicker(
             self._viewer, lambda: self._layer, self._outline, with_key=False
         )
         self.save.clicked.connect(self._save)
+        self.plot.toggled.connect(self._plot_wanted)
+        numbers.chosen.connect(self._choose_all)
         selection = self.view.selectionModel()
         assert selection is not None
         selection.currentRowChanged.connect(self._row_chosen)
@@ -256,7 +329,9 @@ class CellTable(QWidget):
         self._restyle()
         self._follow()
         self._picker.turn(True)
-        farewell = _Farewell(self._picker, self.chosen, self.connections, self._of_layer)
+        farewell = _Farewell(
+            self._picker, self.chosen, numbers.painted, self.connections, self._of_layer
+        )
         self.destroyed.connect(farewell)
         self._farewell = farewell
 
@@ -278,6 +353,58 @@ class CellTable(QWidget):
                 flags = QItemSelectionModel.SelectionFlag
                 selection.setCurrentIndex(index, flags.ClearAndSelect | flags.Rows)
                 self.view.scrollTo(index)
+        finally:
+            self._choosing = False
+
+    def _menu(self) -> QMenu:
+        """Groups of measurements to tick."""
+        menu = QMenu(self)
+        menu.setToolTipsVisible(True)
+        self.groups = {}
+        for group in GROUPS:
+            words, tip = CHOICES[group]
+            action = self.groups[group] = menu.addAction(words)
+            assert action is not None
+            action.setToolTip(tip)
+            action.setCheckable(True)
+            action.setChecked(group in self._session.measure)
+            action.toggled.connect(partial(self._measure, group))
+        return menu
+
+    def _measure(self, group: str, wanted: bool) -> None:
+        chosen = {*self._session.measure} - {group} | ({group} if wanted else set())
+        self._session.measure = tuple(one for one in GROUPS if one in chosen)
+
+    def _plot_wanted(self, wanted: bool) -> None:
+        self.plot.setText("Hide plot" if wanted else "Plot")
+        self._show_numbers()
+        self.numbers.setVisible(wanted)
+        if wanted:
+            half = self._split.width() // 2
+            self._split.setSizes([self._split.width() - half, half])
+
+    def _show_numbers(self) -> None:
+        import pandas as pd
+
+        features = self._layer.features if self._layer is not None else pd.DataFrame()
+        heads = shown_columns(features) if LABEL in features.columns else {}
+        self.numbers.set_features(self._layer, features, heads)
+
+    def _choose_all(self, labels: Any) -> None:
+        """Choose the rows of many cells; the picture stays where it is."""
+        rows = self.model.rows(labels)
+        selection, flags = self.view.selectionModel(), QItemSelectionModel.SelectionFlag
+        assert selection is not None
+        wanted, last = QItemSelection(), self.model.columnCount() - 1
+        # neighbouring rows together: a selection of thousands of pieces is slow
+        for part in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if rows.size else ():
+            ends = self.model.index(int(part[0]), 0), self.model.index(int(part[-1]), last)
+            wanted.append(QItemSelectionRange(*ends))
+        self._choosing = True
+        try:
+            selection.select(wanted, flags.ClearAndSelect)
+            if rows.size:
+                self.view.scrollTo(self.model.index(int(rows[0]), 0))
         finally:
             self._choosing = False
 
@@ -319,6 +446,8 @@ class CellTable(QWidget):
             self._outline(self.chosen.label)
         if bar is not None:
             bar.setValue(at)
+        if self.numbers.isVisible():
+            self._show_numbers()
         self._show_title()
 
     def _show_title(self) -> None:
@@ -373,6 +502,10 @@ class CellTable(QWidget):
     def _restyle(self, _: Any = None) -> None:
         self.setStyleSheet(style_sheet(self._viewer.theme))
         self.view.fit()
+        colors = get_theme(self._viewer.theme)
+        self.numbers.set_colors(
+            QColor(colors.text.as_hex()), QColor(colors.background.as_hex())
+        )
 
 
 class _View(QTableView):
@@ -390,6 +523,8 @@ class _View(QTableView):
         assert rows is not None
         rows.setVisible(False)
         head.setSortIndicator(-1, Qt.SortOrder.AscendingOrder)
+        # of thousands of rows a hundred tell how wide the columns are
+        head.setResizeContentsPrecision(100)
         self.setSortingEnabled(True)
         self.fit()
 
@@ -434,14 +569,20 @@ class _Farewell:
     """Undoes a table's connections, once."""
 
     def __init__(
-        self, picker: CellPicker, chosen: ChosenCell, *connections: Connections
+        self,
+        picker: CellPicker,
+        chosen: ChosenCell,
+        painted: PaintedCells,
+        *connections: Connections,
     ) -> None:
         self._picker = picker
         self._chosen = chosen
+        self._painted = painted
         self._connections = connections
 
     def __call__(self, _: Any = None) -> None:
         self._picker.turn(False)
         self._chosen.hide()
+        self._painted.hide()
         for made in self._connections:
             made.disconnect()

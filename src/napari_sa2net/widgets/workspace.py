@@ -237,6 +237,7 @@ class Workspace(QObject):
         self.measured.changed.connect(lambda _: self._count())
         cells.changed.connect(self._count)
         self.session.events.result_key.connect(lambda _: self._count())
+        self.session.events.measure.connect(self.measurements.choose)
         # cells of ours are measured unasked, those of others when a person asks
         cells.made.connect(self.measured.measure)
         session = self.session
@@ -457,6 +458,7 @@ class Workspace(QObject):
         if workspace is None:
             workspace = _workspaces[viewer] = cls(viewer)
             workspace._take_preferences()
+            workspace.measurements.choose(workspace.session.measure)
             workspace.controller.refresh_models()
             workspace.controller.set_image(workspace.port.source())
             workspace.controller.take_up(workspace.port.take_up())
@@ -536,13 +538,22 @@ class Workspace(QObject):
     def show_table(self) -> CellTable:
         """Open the table of the chosen cells below the canvas, or show it again."""
         from napari_sa2net.widgets.cell_table import HEIGHT, CellTable
+        from napari_sa2net.widgets.numbers import NumbersView
 
         window = self.port.viewer.window
         if self._table is None or TABLE not in window.dock_widgets:
             if self._table is not None:
                 self._table.shut()
             self._table = table = CellTable(
-                self.session, self.cells, self.measured, self.port.viewer
+                self.session,
+                self.cells,
+                self.measured,
+                self.port.viewer,
+                NumbersView(
+                    self.port.viewer,
+                    lambda labels: self.correct.remove(labels),
+                    lambda: self.correct.undo(),
+                ),
             )
             # beside the canvas it would squeeze the pages
             dock = window.add_dock_widget(table, name=TABLE, area="bottom")

@@ -58,6 +58,21 @@ def pixel_size_um(layer: Layer) -> float | None:
     return size if is_plausible(size, dots) else None
 
 
+def pixel_sides_um(layer: Layer) -> float | tuple[float, float] | None:
+    """Height and width of a pixel in micrometres where they differ, else `pixel_size_um`."""
+    size = pixel_size_um(layer)
+    if size is None:
+        return None
+    points = np.array([layer.data_to_world(p) for p in geometry.unit_points(layer.ndim)])
+    vectors = geometry.linear_part(points)
+    height, width = np.linalg.norm(vectors[:, -2:], axis=0).tolist()
+    # a factor of the unit is the same for both
+    ratio = height / width if width else 1.0
+    if not np.isfinite(ratio) or np.isclose(ratio, 1, rtol=1e-6):
+        return size
+    return size * float(np.sqrt(ratio)), size / float(np.sqrt(ratio))
+
+
 def z_step_um(layer: Layer, axes: str) -> float | None:
     """Micrometres from plane to plane along Z; None without that axis or its unit."""
     axis = axes[: layer.ndim].find("Z")

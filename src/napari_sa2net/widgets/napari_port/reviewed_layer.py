@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Labels
-from napari.utils.colormaps import DirectLabelColormap
+from napari.utils.colormaps import DirectLabelColormap, ensure_colormap
 from scipy.ndimage import binary_dilation
 
 from napari_sa2net.app.edit_session import EditSession
@@ -236,6 +236,93 @@ class ChosenCell:
                 self._viewer.layers.remove(layer)
 
 
+#: What a painted cell is: filtered out, left as it is, chosen; from there on a scale.
+FILTERED, PLAIN, LIT, SCALE = 1, 2, 3, 4
+#: Steps of the scale.
+STEPS = 256 - SCALE
+#: Layers of more pixels are painted piece by piece, when they are looked at.
+_AT_ONCE = 2**26
+
+
+class PaintedCells:
+    """Cells in colours that say something of them, over their layer, which stays as it is.
+
+    The layer above has a number for what each cell is, and one colour for each number, so
+    that other cells are painted by other pixels alone.
+    """
+
+    def __init__(self, viewer: Viewer) -> None:
+        self._viewer = viewer
+        self._colormap: Any = None
+        self._of: Any = None
+        self.layer: Labels | None = None
+
+    def show(self, cells: Labels, labels: NDArray[Any], what: NDArray[Any], name: str) -> None:
+        """Paint cells of a layer.
+
+        Parameters
+        ----------
+        labels, what : integer (n,)
+            Of each cell: its label, and `FILTERED`, `PLAIN`, `LIT` or `SCALE` and its step.
+        name : str
+            Of the layer.
+        """
+        data = cells.data[0] if cells.multiscale else cells.data
+        table = np.zeros(int(labels.max(initial=0)) + 2, np.uint8)
+        table[labels] = what
+        painted: Any
+        if isinstance(data, np.ndarray) and data.size <= _AT_ONCE:
+            painted = table.take(data, mode="clip")
+        else:
+            import dask.array as da
+
+            painted = da.asarray(data).map_blocks(table.take, mode="clip", dtype=np.uint8)
+        layer = self.layer
+        if layer is None or layer not in self._viewer.layers or self._of is not cells:
+            self.hide()
+            self._make(cells, painted, name)
+            return
+        layer.name, layer.visible = name, True
+        if isinstance(painted, np.ndarray) and layer.data.shape == painted.shape:
+            layer.data[...] = painted
+            layer.refresh(extent=False, thumbnail=False, highlight=False)
+        else:
+            layer.data = painted
+
+    def _make(self, cells: Labels, painted: Any, name: str) -> None:
+        if self._colormap is None:
+            self._colormap = DirectLabelColormap(color_dict=painted_colors())
+        self._of = cells
+        self.layer = _layer(cells, (0,) * cells.ndim, painted, name, self._colormap)
+        with keep_selection(self._viewer):
+            self._viewer.add_layer(self.layer)
+
+    def rest(self) -> None:
+        """Show nothing for now: napari takes long to remove a layer and to add it again."""
+        if self.layer is not None and self.layer in self._viewer.layers:
+            self.layer.visible = False
+
+    def hide(self) -> None:
+        """Take the colours away."""
+        layer, self.layer, self._of = self.layer, None, None
+        if layer is not None and layer in self._viewer.layers:
+            with keep_selection(self._viewer):
+                self._viewer.layers.remove(layer)
+
+
+def painted_colors() -> dict[int | None, Any]:
+    """Colour of what a painted cell is."""
+    scale = ensure_colormap("viridis").map(np.linspace(0, 1, STEPS))
+    colors: dict[int | None, Any] = dict(enumerate(scale, start=SCALE))
+    clear = np.zeros(4)
+    return {
+        **colors,
+        FILTERED: np.array([0.05, 0.05, 0.05, 0.85]),
+        LIT: np.array([1.0, 0.85, 0.1, 0.85]),
+        **dict.fromkeys((0, PLAIN, None), clear),
+    }
+
+
 def _rim(areas: NDArray[Any]) -> NDArray[np.bool_]:
     """The outermost pixels of every area that is not 0; where the picture ends is no edge."""
     rim = np.zeros(areas.shape, bool)
@@ -255,7 +342,11 @@ def _place(cells: Labels, index: tuple[int, ...]) -> tuple[Any, ...]:
 
 
 def _layer(
-    cells: Labels, first: tuple[int, ...], lines: NDArray[np.uint8], name: str = NAME
+    cells: Labels,
+    first: tuple[int, ...],
+    lines: NDArray[np.uint8],
+    name: str = NAME,
+    colormap: Any = None,
 ) -> Labels:
     """A layer over cells, whose first pixel lies on this one of theirs."""
     corner: Any = cells.affine.inverse(cells.data_to_world(first))
@@ -269,7 +360,7 @@ def _layer(
         affine=cells.affine,
         units=cells.units,
         opacity=1,
-        colormap=DirectLabelColormap(color_dict=_COLORS),
+        colormap=colormap or DirectLabelColormap(color_dict=_COLORS),
         metadata={METADATA_KEY: {SLOT_KEY: name}},
     )
     layer.editable = False
