@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
 
@@ -50,6 +50,25 @@ Normalize = Annotated[
     bool,
     Parameter(
         help="Stretch the intensities as the model expects; off: they are taken as they are."
+    ),
+]
+FormatName = Literal[
+    "ome-tiff",
+    "ome-zarr",
+    "ome-zarr-0.4",
+    "imagej",
+    "geojson",
+    "cellpose",
+    "coco",
+    "csv",
+    "project",
+]
+Formats = Annotated[
+    tuple[FormatName, ...],
+    Parameter(
+        negative="",
+        help="Write the cells in this format too, into OUT/FORMAT; may be given several times.",
+        consume_multiple=False,
     ),
 ]
 Instances = Annotated[

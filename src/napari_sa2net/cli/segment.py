@@ -11,6 +11,7 @@ from napari_sa2net.cli import console
 from napari_sa2net.cli.console import BatchProgress
 from napari_sa2net.cli.options import (
     Flag,
+    Formats,
     ImageAxes,
     ImageChannels,
     Inputs,
@@ -54,6 +55,7 @@ def segment(
     axes: ImageAxes = None,
     channels: ImageChannels = None,
     normalize: Normalize = True,
+    format: Formats = (),
     overwrite: Flag = False,
     json: JsonOfRun = False,
     instances: Instances = None,
@@ -72,7 +74,8 @@ def segment(
     jobs = name_jobs(input_images(inputs))
     refuse_inputs_as_outputs(jobs, output)
     loaded, said = prepared(model, axes, channels, normalize, instances, predict)
-    return run_command(jobs, output, loaded, BatchSettings(**said), overwrite, json)
+    settings = BatchSettings(**said)
+    return run_command(jobs, output, loaded, settings, overwrite, json, formats=format)
 
 
 def prepared(
@@ -129,6 +132,7 @@ def run_batch(
     quiet: bool = False,
     work: Work | None = None,
     layout: Layout = SEGMENT,
+    formats: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Segment all images; a bad one is noted, and the rest are done.
 
@@ -145,6 +149,8 @@ def run_batch(
         not given.
     layout : Layout
         Of the output folder.
+    formats : sequence of str
+        As of `Batch`.
 
     Returns
     -------
@@ -157,7 +163,8 @@ def run_batch(
     KeyboardInterrupt
         On Ctrl-C, after the table and the manifest of what is done have been written.
     """
-    done = Batch(output, model, settings, overwrite, work or segment_file, layout, OR_OVERWRITE)
+    work = work or segment_file
+    done = Batch(output, model, settings, overwrite, work, layout, OR_OVERWRITE, formats)
     images: list[dict[str, Any]] = []
     start = time.monotonic()
     stopped: BaseException | None = None

@@ -286,7 +286,20 @@ def _below(given: str | Path) -> str:
 def _is_image(path: Path) -> bool:
     if path.name.startswith("."):
         return False
-    return is_zarr(path) if os.path.isdir(path) else path.suffix.lower() in SUFFIXES
+    if os.path.isdir(path):
+        return is_zarr(path)
+    return path.suffix.lower() in SUFFIXES and not is_seg(path)
+
+
+def is_seg(path: Path) -> bool:
+    """Whether a .npy file holds Python objects and no image: Cellpose's masks do."""
+    if not path.name.lower().endswith("_seg.npy"):
+        return False
+    try:
+        with path.open("rb") as file:
+            return b"'|O'" in file.read(128)
+    except OSError:
+        return False
 
 
 def is_zarr(path: Path) -> bool:
