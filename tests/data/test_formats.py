@@ -352,6 +352,7 @@ def test_geojson_of_others(tmp_path):
 # --- COCO ------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_coco_by_pycocotools(tmp_path, labels):
     coco = pytest.importorskip("pycocotools.coco")
     path = written(tmp_path, labels, "coco")
@@ -432,6 +433,7 @@ def test_cellpose_has_what_its_window_wants(tmp_path, labels):
     assert {"flows", "chan_choose"} <= set(content)
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_cellpose_reads_it(tmp_path, labels):
     io = pytest.importorskip("cellpose.io")
     tifffile.imwrite(tmp_path / "one.tif", labels.astype(np.uint16))
@@ -440,6 +442,12 @@ def test_cellpose_reads_it(tmp_path, labels):
     assert [Path(name).name for name in names] == ["one.tif"]
     found, _ = io.get_label_files(names, "_seg.npy")
     assert [Path(name).name for name in found] == ["one_seg.npy"]
+    # as its window and its training open them
+    content = np.load(found[0], allow_pickle=True).item()
+    rois = tmp_path / "again"
+    io.save_rois(content["masks"], str(rois))
+    # of a cell of one pixel it makes no outline
+    assert len(roifile.roiread(f"{rois}_rois.zip")) == 4
 
 
 class Evil:
@@ -628,3 +636,11 @@ def test_pickles_are_plain(labels, tmp_path):
     path = written(tmp_path, labels, "cellpose", provenance={"diameter": np.float64(3)})
     assert b"napari_sa2net" not in path.read_bytes()
     assert pickle.dumps(np.load(path, allow_pickle=True).item())
+
+
+def test_axes_in_another_order(tmp_path, labels):
+    stack = np.stack([labels, np.roll(labels, 2, axis=0), labels * 0], axis=-1)
+    for key in PIXELS:
+        path = written(tmp_path, stack, key, axes="YXZ", overwrite=True)
+        read = read_cells(path, (3, *labels.shape), axes="ZYX")
+        assert np.array_equal(read.labels, np.moveaxis(stack, -1, 0))

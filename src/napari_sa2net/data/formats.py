@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_sa2net.data.io import is_zarr, micrometres, plausible_scale
+from napari_sa2net.data.labels import is_label_image
 from napari_sa2net.data.outlines import (
     Cells,
+    Reordered,
     column_head,
     write_coco,
     write_geojson,
@@ -107,22 +109,6 @@ _CHUNK = 1024
 _MOST_PROPERTIES = 20_000
 
 
-class _Reordered:
-    """An array with its axes in another order, read by slices."""
-
-    def __init__(self, array: Any, axes: str, wanted: str) -> None:
-        self._array = array
-        self._order = [axes.index(axis) for axis in wanted]
-        self.shape = tuple(int(array.shape[i]) for i in self._order)
-        self.dtype = np.dtype(array.dtype)
-
-    def __getitem__(self, index: tuple[slice, ...]) -> NDArray[Any]:
-        own: list[Any] = [slice(None)] * len(self._order)
-        for at, part in zip(self._order, index, strict=True):
-            own[at] = part
-        return np.asarray(self._array[tuple(own)]).transpose(self._order)
-
-
 def _zarr_axes(axes: str) -> str:
     """Axes in the order of OME-Zarr: time, channel or another one, space."""
     others = [axis for axis in axes if axis not in "TZYX"]
@@ -137,7 +123,7 @@ def _zarr_axes(axes: str) -> str:
 def _write_ome_zarr(version: str) -> Callable[[Path, Cells, bool], None]:
     def write(path: Path, cells: Cells, whole: bool = False) -> None:
         _zarr_axes(cells.axes)
-        if not whole and is_zarr(path) and not _is_label_image(path):
+        if not whole and is_zarr(path) and not is_label_image(path):
             _add_labels(path, cells)
         else:
             write_folder(path, lambda new: _new_zarr(new, cells, version))
@@ -152,7 +138,7 @@ def _new_zarr(folder: Path, cells: Cells, version: str) -> None:
         _write_labels_group(root, cells, version)
         return
     axes = _zarr_axes(cells.image_axes)
-    image = _Reordered(cells.image, cells.image_axes, axes)
+    image = Reordered(cells.image, cells.image_axes, axes)
     _pyramid(root, image, axes, cells.scale_um, version, cells.name, image.dtype, mean=True)
     labels = root.create_group("labels")
     _set_ome(labels, version, {"labels": [LABELS]})
@@ -189,15 +175,6 @@ def _add_labels(path: Path, cells: Cells) -> None:
     _set_ome(labels, version, {"labels": names})
 
 
-def _is_label_image(path: Path) -> bool:
-    """Whether an OME-Zarr holds labels alone, and no image that is to be kept."""
-    import zarr
-
-    node: Any = zarr.open(str(path), mode="r")
-    attributes: dict[str, Any] = dict(node.attrs)
-    return "image-label" in attributes.get("ome", attributes)
-
-
 def _by(sizes: Mapping[str, int]) -> str:
     return " × ".join(f"{axis} {n}" for axis, n in sizes.items())
 
@@ -217,7 +194,7 @@ def _set_ome(group: Any, version: str, content: dict[str, Any]) -> None:
 
 def _write_labels_group(group: Any, cells: Cells, version: str, source: str = "") -> None:
     axes = _zarr_axes(cells.axes)
-    labels = _Reordered(cells.labels, cells.axes, axes)
+    labels = Reordered(cells.labels, cells.axes, axes)
     dtype = np.dtype(label_type(cells.labels))
     _pyramid(group, labels, axes, cells.scale_um, version, LABELS, dtype)
     known: dict[str, Any] = {"version": version}
@@ -345,14 +322,19 @@ def _write_seg(file: BinaryIO, cells: Cells) -> None:
 # --- CSV, and all of it in a folder ----------------------------------------------------------
 
 
-def table_csv(table: Mapping[str, Any]) -> bytes:
-    """A table as CSV, with units in its head, and the mark by which Excel knows UTF-8."""
+def csv(columns: Mapping[str, Any]) -> bytes:
+    """Columns by their heads as CSV."""
     import pandas as pd
 
-    columns = {column_head(name): np.asarray(column) for name, column in table.items()}
     text = io.StringIO(newline="")
-    pd.DataFrame(columns).to_csv(text, index=False, lineterminator="\n")
+    pd.DataFrame(dict(columns)).to_csv(text, index=False, lineterminator="\n")
+    # with the mark by which Excel knows that µ is no two letters
     return text.getvalue().encode("utf-8-sig")
+
+
+def table_csv(table: Mapping[str, Any]) -> bytes:
+    """A table as CSV, with units in its head."""
+    return csv({column_head(name): np.asarray(column) for name, column in table.items()})
 
 
 def _write_csv(file: BinaryIO, cells: Cells) -> None:

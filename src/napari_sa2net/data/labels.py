@@ -475,7 +475,7 @@ def _shared_words(planes: list[_Pieces], many: str) -> str:
 # Which files of a folder hold cells, and of which image.
 
 #: Endings that names in a table may carry.
-_ENDING = re.compile(r"\.(tiff?|btf|tf8|png|jpe?g|bmp|npy)$", re.IGNORECASE)
+_ENDING = re.compile(r"\.(tiff?|btf|tf8|png|jpe?g|bmp|npy|zarr)$", re.IGNORECASE)
 _OME = re.compile(r"\.ome$", re.IGNORECASE)
 
 
@@ -507,7 +507,7 @@ def is_other_format(path: Path) -> bool:
     if name.endswith(".npy"):
         return is_seg(path)
     if name.endswith(".zarr"):
-        return bool(zarr_labels(path))
+        return bool(zarr_labels(path)) or is_label_image(path)
     if name.endswith(".sa2net"):
         return (path / "project.json").is_file()
     return name.endswith(_OTHERS)
@@ -579,6 +579,20 @@ def zarr_labels(path: Path) -> list[str]:
         return [str(name) for name in names or sorted(name for name, _ in group.groups())]
     except Exception:  # no such group, or no Zarr at all: whoever opens it says so
         return []
+
+
+def is_label_image(path: Path) -> bool:
+    """Whether an OME-Zarr holds labels, and no image beside them."""
+    if not is_zarr(path):
+        return False
+    import zarr
+
+    try:
+        node: Any = zarr.open(str(path), mode="r")
+        attributes: dict[str, Any] = dict(node.attrs)
+    except Exception:  # no Zarr at all: whoever opens it says so
+        return False
+    return "image-label" in attributes.get("ome", attributes)
 
 
 #: Kinds of files that change the numbers they are given.

@@ -31,6 +31,31 @@ BAND = 2**22
 SQUARE = 1024
 
 
+class Reordered:
+    """An array with its axes in another order, read by slices."""
+
+    def __init__(self, array: Any, axes: str, wanted: str) -> None:
+        self._array = array
+        self._order = [axes.index(axis) for axis in wanted]
+        self.shape = tuple(int(array.shape[i]) for i in self._order)
+        self.dtype = np.dtype(array.dtype)
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        given = index if isinstance(index, tuple) else (index,)
+        parts = (*given, *[slice(None)] * (len(self._order) - len(given)))
+        own = [parts[self._order.index(at)] for at in range(len(parts))]
+        kept = [at for at, part in zip(self._order, parts, strict=True) if _is_slice(part)]
+        values = np.asarray(self._array[tuple(own)])
+        return values.transpose([sorted(kept).index(at) for at in kept])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return self[()] if dtype is None else self[()].astype(dtype)
+
+
+def _is_slice(part: Any) -> bool:
+    return isinstance(part, slice)
+
+
 @dataclass(frozen=True, eq=False)
 class Cells:
     r"""Labels of an image with all that is known of them.
@@ -40,7 +65,7 @@ class Cells:
     labels : integers ≥ 0 (\*stack, H, W)
         numpy, or lazy: read by slices.
     axes : str
-        One letter per axis; unsaid: a stack of YX.
+        One letter per axis, brought into the order of YX last; unsaid: a stack of YX.
     scale_um : mapping of str to float
         Spacing (µm) by axis, as far as it is known.
     table : mapping of str to array
@@ -75,6 +100,11 @@ class Cells:
             stack = STACK_NAMES[: len(self.labels.shape) - 2][::-1]
             object.__setattr__(self, "axes", stack + "YX")
         axes = self.axes.upper()
+        if len(axes) == len(self.labels.shape) and {"Y", "X"} <= set(axes):
+            wanted = axes.replace("Y", "").replace("X", "") + "YX"
+            if wanted != axes:
+                object.__setattr__(self, "labels", Reordered(self.labels, axes, wanted))
+            axes = wanted
         object.__setattr__(self, "axes", axes)
         if len(axes) != len(self.labels.shape) or axes[-2:] != "YX":
             raise FormatError(

@@ -20,7 +20,7 @@ from napari_sa2net.config import InputConfig
 from napari_sa2net.data.axes import Channels, channel_choice, channel_numbers
 from napari_sa2net.data.commit import KINDS, CommitRecord, Seen, is_training_set, read_manifest
 from napari_sa2net.data.io import ImageFile, is_zarr, read_image
-from napari_sa2net.data.labels import is_other_format, label_files, stem_of
+from napari_sa2net.data.labels import is_label_image, is_other_format, label_files, stem_of
 from napari_sa2net.data.plan import ImagePlan, plan_as_input, plan_image
 from napari_sa2net.errors import (
     ChannelError,
@@ -478,8 +478,9 @@ class _Folders:
             labels = {path for paths in self.labels(folder, True).values() for path in paths}
             for path in _entries(folder):
                 known = path.suffix.lower() in SUFFIXES or is_zarr(path)
-                ours = path in labels and not is_zarr(path)
-                if known and not ours and not path.name.startswith("."):
+                # an OME-Zarr may be an image and its labels in one
+                mask = path in labels and (not is_zarr(path) or is_label_image(path))
+                if known and not mask and not path.name.startswith("."):
                     found.setdefault(stem_of(path.name), []).append(path)
             for paths in found.values():
                 paths.sort(key=lambda path: [*SUFFIXES, ".zarr"].index(path.suffix.lower()))

@@ -245,18 +245,20 @@ def segment_file(
         metadata=result.provenance,
         axes=result.plan.label_axes,
     )
-    cells = Cells(
-        result.labels,
-        result.plan.label_axes,
-        _spacing(image),
-        {str(name): result.objects[name].to_numpy() for name in result.objects.columns},
-        job.name,
-        image.array,
-        settings.axes or image.axes,
-        job.path,
-        result.provenance,
-    )
-    not_written = export(cells, folder, folder.exported(job.name), news)
+    not_written = {}
+    if formats := folder.exported(job.name):
+        cells = Cells(
+            result.labels,
+            result.plan.label_axes,
+            _spacing(image),
+            {str(name): result.objects[name].to_numpy() for name in result.objects.columns},
+            job.name,
+            image.array,
+            result.plan.axes,
+            job.path,
+            result.provenance,
+        )
+        not_written = export(cells, folder, formats, news)
     record = {
         "objects": len(result.objects),
         "wrong": round(expected_wrong(result, model), 2),

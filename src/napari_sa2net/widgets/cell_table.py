@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,21 +14,26 @@ from qtpy.QtWidgets import (
     QAbstractItemView,
     QFileDialog,
     QLabel,
+    QMenu,
     QTableView,
     QWidget,
 )
 from superqt.utils import signals_blocked
 
+from napari_sa2net.app.saving import Saving, cells_in_image
+from napari_sa2net.data.formats import FORMATS, csv
 from napari_sa2net.files import write_atomically
 from napari_sa2net.widgets.controls import (
     guarded,
     hbox,
     link_button,
+    muted,
     vbox,
 )
 from napari_sa2net.widgets.napari_port.connections import Connections
+from napari_sa2net.widgets.napari_port.measured_layers import finest
 from napari_sa2net.widgets.napari_port.picking import CellPicker, show_cell
-from napari_sa2net.widgets.napari_port.results import LABEL
+from napari_sa2net.widgets.napari_port.results import LABEL, METADATA_KEY
 from napari_sa2net.widgets.napari_port.reviewed_layer import ChosenCell
 from napari_sa2net.widgets.theme import style_sheet
 
@@ -132,16 +137,14 @@ class CellModel(QAbstractTableModel):
         found = np.flatnonzero(self._labels[self._order] == label)
         return int(found[0]) if found.size else -1
 
-    def csv(self) -> bytes:
-        """All rows as they are shown, with the heads and all digits."""
-        import pandas as pd
-
+    def shown(self) -> dict[str, Any]:
+        """All rows as they are shown, by the heads, with all digits."""
         columns = [column[self._order] for column in self._columns]
-        table = pd.DataFrame(dict(zip(self._heads, columns, strict=True)))
-        text = io.StringIO(newline="")
-        table.to_csv(text, index=False, lineterminator="\n")
-        # with the mark by which Excel knows that µ is no two letters
-        return text.getvalue().encode("utf-8-sig")
+        return dict(zip(self._heads, columns, strict=True))
+
+    def csv(self) -> bytes:
+        """`shown` as a file."""
+        return csv(self.shown())
 
     def rowCount(self, parent: QModelIndex | None = None) -> int:
         """How many cells."""
@@ -196,6 +199,14 @@ class CellModel(QAbstractTableModel):
         return order[np.concatenate([at[~unknown[at]], at[unknown[at]]])]
 
 
+def features_table(layer: Labels) -> dict[str, Any]:
+    """Measurements of a layer's cells; empty where it has none."""
+    features = layer.features
+    if LABEL not in features.columns or not len(features):
+        return {}
+    return {str(n): features[n].to_numpy() for n in features.columns if n != "index"}
+
+
 def _words(value: Any) -> str:
     """A value as it is read: four figures of a fraction, yes or nothing of a truth."""
     if isinstance(value, (bool, np.bool_)):
@@ -221,10 +232,12 @@ class CellTable(QWidget):
         cells: CellLayers,
         measured: MeasuredLayers,
         viewer: Viewer,
+        saving: Saving,
         parent: QWidget | None = None,
     ) -> None:
         super().__init__(parent)
         self.setObjectName("sa2net")
+        self._saving = saving
         self._session = session
         self._cells = cells
         self._measured = measured
@@ -234,17 +247,25 @@ class CellTable(QWidget):
         self.connections = Connections()
         self._choosing = False
         self.title = QLabel()
-        self.save = link_button("Save as CSV…", "Save the table as it is shown")
+        self.said = muted()
+        self.save = link_button("Save…", "Save the table, or the cells for other programs")
+        menu = QMenu(self)
+        #: What the menu offers, by the keys of `FORMATS`.
+        self.saves = {
+            key: menu.addAction(f"{FORMATS[key].title}…", partial(self._save, key))
+            for key in ("csv", *(key for key in FORMATS if key != "csv"))
+        }
+        menu.insertSeparator(self.saves["ome-tiff"])
+        self.save.setMenu(menu)
         self.view = _View()
         self.model = CellModel(self.view)
         self.view.setModel(self.model)
-        top = hbox((self.title, 1), self.save)
+        top = hbox((self.title, 1), self.said, self.save)
         vbox(top, self.view, on=self, spacing=2, margins=(8, 2, 8, 4))
         self.chosen = ChosenCell(self._viewer)
         self._picker = CellPicker(
             self._viewer, lambda: self._layer, self._outline, with_key=False
         )
-        self.save.clicked.connect(self._save)
         selection = self.view.selectionModel()
         assert selection is not None
         selection.currentRowChanged.connect(self._row_chosen)
@@ -252,6 +273,7 @@ class CellTable(QWidget):
         self.view.clicked.connect(lambda index: self._row_chosen(index, index))
         self.connections.connect(self._cells.changed, self._follow)
         self.connections.connect(self._measured.changed, lambda _: self._follow())
+        self.connections.connect(self._saving.changed, self._show_said)
         self.connections.connect(self._viewer.events.theme, self._restyle)
         self._restyle()
         self._follow()
@@ -294,6 +316,9 @@ class CellTable(QWidget):
                 connect = self._of_layer.connect
                 connect(layer.events.selected_label, self._cell_chosen)
                 connect(layer.events.features, self._show)
+                connect(layer.events.paint, self._edited)
+                connect(layer.events.data, self._edited)
+                connect(layer.events.features, self._edited)
                 connect(layer.events.name, self._show)
             self._show()
         else:
@@ -357,18 +382,41 @@ class CellTable(QWidget):
         finally:
             self._choosing = False
 
-    def _save(self) -> None:
+    def _save(self, key: str) -> None:
+        """Ask where, and save there in a format while the person goes on."""
+        layer, chosen = self._layer, FORMATS[key]
+        if layer is None:
+            return
+
         def save() -> None:
-            name = f"{self._layer.name if self._layer is not None else 'cells'}.csv"
+            name = f"{layer.name}{chosen.ending}"
             start = str(Path.home() / "".join(c for c in name if c not in '/\\:*?"<>|'))
-            path, _ = QFileDialog.getSaveFileName(self, "Save the table", start, "*.csv")
-            if path:
-                target = Path(path)
-                write_atomically(
-                    target if target.suffix else target.with_suffix(".csv"), self.model.csv()
-                )
+            what = f"{chosen.title} (*{chosen.ending})"
+            path, _ = QFileDialog.getSaveFileName(self, "Save the cells", start, what)
+            if not path:
+                return
+            target = chosen.named(path)
+            if key == "csv":
+                shown = self.model.shown()
+                self._saving.write(target, lambda: write_atomically(target, csv(shown)))
+                return
+            cells = cells_in_image(
+                finest(layer),
+                self._measured.place(layer),
+                features_table(layer),
+                layer.name,
+                layer.metadata.get(METADATA_KEY) or {},
+            )
+            self._saving.save(target, cells, key)
 
         guarded(self._session, save)
+
+    def _edited(self, _: Any = None) -> None:
+        if self._layer is not None:
+            self._saving.edited(finest(self._layer))
+
+    def _show_said(self) -> None:
+        self.said.setText(self._saving.said)
 
     def _restyle(self, _: Any = None) -> None:
         self.setStyleSheet(style_sheet(self._viewer.theme))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from napari_sa2net.app.learn import LearnController
     from napari_sa2net.app.live import LiveController
     from napari_sa2net.app.models import ModelsController
+    from napari_sa2net.app.saving import Saving
     from napari_sa2net.app.see_why import ExplainController
     from napari_sa2net.widgets.cell_table import CellTable
 
@@ -198,6 +199,13 @@ class Workspace(QObject):
         return learn
 
     @cached_property
+    def saving(self) -> Saving:
+        """Of the table of cells."""
+        from napari_sa2net.app.saving import Saving
+
+        return Saving(self.link)
+
+    @cached_property
     def folder(self) -> FolderController:
         """Of a folder of images, made when one is opened."""
         from napari_sa2net.app.folder import FolderController
@@ -328,9 +336,9 @@ class Workspace(QObject):
             for part in (live, learn, self.controller, correct):
                 if part is not None:
                     part.close()
-            models = self._made("models")
-            if models is not None:
-                models.close()
+            for part in map(self._made, ("models", "saving")):
+                if part is not None:
+                    part.close()
             if self._table is not None:
                 self._table.shut()
             self.measured.close()
@@ -362,7 +370,7 @@ class Workspace(QObject):
             if self._table is not None:
                 self._table.shut()
             self._table = table = CellTable(
-                self.session, self.cells, self.measured, self.port.viewer
+                self.session, self.cells, self.measured, self.port.viewer, self.saving
             )
             # beside the canvas it would squeeze the pages
             dock = window.add_dock_widget(table, name=TABLE, area="bottom")
