@@ -391,8 +391,8 @@ FORMATS = {
         Format("ome-zarr-0.4", "OME-Zarr 0.4", ".ome.zarr", _write_ome_zarr("0.4"), (".zarr",)),
         Format("imagej", "ImageJ ROIs", "_rois.zip", _file(write_rois), (".zip",)),
         Format("geojson", "QuPath GeoJSON", ".geojson", _file(write_geojson), (), True),
-        Format("cellpose", "Cellpose", "_seg.npy", _file(_write_seg)),
-        Format("coco", "COCO", ".coco.json", _file(write_coco), (".json",), True),
+        Format("cellpose", "Cellpose _seg.npy", "_seg.npy", _file(_write_seg)),
+        Format("coco", "COCO JSON", ".coco.json", _file(write_coco), (".json",), True),
         Format("csv", "Table with units (CSV)", ".csv", _file(_write_csv), (), True),
         Format("project", "Project folder", ".sa2net", _write_project, (), True),
     )

@@ -248,6 +248,7 @@ class CellTable(QWidget):
         self._choosing = False
         self.title = QLabel()
         self.said = muted()
+        self.said.setWordWrap(False)
         self.save = link_button("Save…", "Save the table, or the cells for other programs")
         menu = QMenu(self)
         #: What the menu offers, by the keys of `FORMATS`.
@@ -353,7 +354,8 @@ class CellTable(QWidget):
             self.title.setText(f"{layer.name}: {line}")
         else:
             self.title.setText(NO_CELLS.format(image.name) if image is not None else NO_IMAGE)
-        self.save.setEnabled(self.model.rowCount() > 0)
+        self.save.setEnabled(layer is not None)
+        self.saves["csv"].setEnabled(self.model.rowCount() > 0)
 
     def _cell_chosen(self, _: Any = None) -> None:
         if self._layer is not None and not self._choosing:
