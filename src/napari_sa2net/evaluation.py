@@ -12,6 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from napari_sa2net import metrics
+from napari_sa2net.data.io import stem_of
 from napari_sa2net.data.labels import (
     as_labels,
     fitted,
@@ -20,7 +21,6 @@ from napari_sa2net.data.labels import (
     look_at,
     outlined_shape,
     read_cells,
-    stem_of,
     tells_shape,
 )
 from napari_sa2net.data.training_set import read_index, split_word
@@ -342,7 +342,8 @@ def _score_files(predicted: Path, truth: Path, notes: list[str], name: str) -> I
             found[path], shape = read.labels, read.labels.shape
             notes += [f"{path}: {note}" for note in read.notes]
         except LabelsError as error:
-            raise EvaluationError(f"{path}: {error}") from error
+            said = str(error) if str(path) in str(error) else f"{path}: {error}"
+            raise EvaluationError(said) from error
         except (ImageFileError, ImageError) as error:
             raise EvaluationError(
                 f"{predicted} cannot be scored against {truth}. {error}"

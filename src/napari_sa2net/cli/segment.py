@@ -63,7 +63,8 @@ def segment(
 ) -> int:
     """Segment images into labelled masks and a table of objects.
 
-    Writes OUT/NAME.tif (labels), OUT/objects.csv, and records under OUT/extra. A batch that
+    Writes OUT/NAME.tif (labels), OUT/objects.csv, and records under OUT/extra; other formats
+    into folders of their own, such as OUT/geojson/NAME.geojson. A batch that
     was interrupted goes on where it stopped when the same command is given again.
 
     Parameters

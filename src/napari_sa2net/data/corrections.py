@@ -57,6 +57,7 @@ from napari_sa2net.data.labels import (
     PICTURES,
     as_labels,
     is_other_format,
+    label_files,
     look_at_reviewed,
     notes_on,
 )
@@ -789,7 +790,8 @@ def _root(folder: Path, archive: Path) -> Path:
     for candidate in (folder, *sorted(p for p in folder.iterdir() if p.is_dir())):
         if any((candidate / name).exists() for name in (MANIFEST, "images", "index.csv")):
             return candidate
-        if any(is_other_format(path) for path in candidate.iterdir()):
+        found = label_files(candidate.iterdir()).values()
+        if any(is_other_format(path) for paths in found for path in paths):
             return candidate  # cells beside their images
     raise CorrectionsError(
         f"{archive} holds no training images. It should hold images/ and labels/ with the "

@@ -32,6 +32,7 @@ from napari_sa2net.data.write import (
 )
 from napari_sa2net.errors import FormatError, OutputError, SettingsError
 from napari_sa2net.files import readable_all, real, write_atomically
+from napari_sa2net.metrics import distinct
 from napari_sa2net.provenance import versions
 
 # --------------------------------------------------------------------------------------------
@@ -297,15 +298,22 @@ def _write_seg(file: BinaryIO, cells: Cells) -> None:
             "Cellpose's _seg.npy holds an image or a stack in depth (Z), and these cells have "
             f"the axes {cells.axes}. Save time points one by one, or take OME-TIFF or OME-Zarr."
         )
-    kept = label_type(cells.labels)
-    masks = np.asarray(cells.labels).astype(kept.newbyteorder("=").str.replace("i4", "u4"))
+    kept = np.uint16 if label_type(cells.labels) == np.uint16 else np.uint32
+    masks = np.asarray(cells.labels).astype(kept)
     outlines = np.zeros_like(masks)
+    numbers: set[int] = set()
     for index in np.ndindex(*masks.shape[:-2]):
-        plane = masks[index]
-        # The rim of every cell with its number, also where the image ends.
-        edge = find_boundaries(np.pad(plane, 1), mode="inner")[1:-1, 1:-1]
-        outlines[index][edge] = plane[edge]
-    n = int(np.count_nonzero(np.unique(masks)))
+        for top in range(0, masks.shape[-2], _CHUNK):
+            # The rim of every cell with its number, also where the image ends.
+            plane, end = masks[index], min(top + _CHUNK, masks.shape[-2])
+            above, below = int(top > 0), int(end < len(plane))
+            band = plane[top - above : end + below]
+            around = np.pad(band, ((1 - above, 1 - below), (1, 1)))
+            edge = find_boundaries(around, mode="inner")[1:-1, 1:-1]
+            band = plane[top:end]
+            outlines[index][top:end][edge] = band[edge]
+            numbers.update(distinct(band)[0].tolist())
+    n = len(numbers - {0})
     content = {
         "masks": masks,
         "outlines": outlines,

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from napari_sa2net.data.axes import STACK_NAMES, resolve_axes
 from napari_sa2net.data.write import write_labels, write_tiff_float
 from napari_sa2net.errors import ImageFileError, SA2NetError
+from napari_sa2net.files import readable
 
 # --------------------------------------------------------------------------------------------
 # What every reader gives: an array, its axes, and sizes in µm where they are known.
@@ -96,6 +98,20 @@ class ImageFile:
 def image_name(path: Path) -> str:
     """File name without .tif, .ome.tif, .ome.zarr and the like."""
     return re.sub(r"\.ome$", "", path.stem, flags=re.IGNORECASE) or path.name
+
+
+#: Endings that names in a table may carry.
+_ENDING = re.compile(r"\.(tiff?|btf|tf8|png|jpe?g|bmp|npy|zarr)$", re.IGNORECASE)
+_OME = re.compile(r"\.ome$", re.IGNORECASE)
+
+
+def stem_of(name: str) -> str:
+    """What files of one image have in common: the name without .tif, .ome.tif and the like.
+
+    Accents count the same however a system spells them.
+    """
+    plain = _OME.sub("", _ENDING.sub("", name)) or name
+    return unicodedata.normalize("NFC", readable(plain))
 
 
 def pixel_size(scale: dict[str, float]) -> float | None:

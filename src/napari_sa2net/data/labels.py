@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import pickle
 import re
-import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_sa2net.data.axes import STACK_NAMES
-from napari_sa2net.data.io import is_seg, is_zarr, read_image
+from napari_sa2net.data.io import is_seg, is_zarr, read_image, stem_of
 from napari_sa2net.data.outlines import (
     Found,
     ReadCells,
@@ -29,7 +28,6 @@ from napari_sa2net.data.outlines import (
     read_rois,
 )
 from napari_sa2net.errors import ImageFileError, LabelsError, SA2NetError
-from napari_sa2net.files import readable
 
 _T = TypeVar("_T")
 
@@ -474,27 +472,14 @@ def _shared_words(planes: list[_Pieces], many: str) -> str:
 # --------------------------------------------------------------------------------------------
 # Which files of a folder hold cells, and of which image.
 
-#: Endings that names in a table may carry.
-_ENDING = re.compile(r"\.(tiff?|btf|tf8|png|jpe?g|bmp|npy|zarr)$", re.IGNORECASE)
-_OME = re.compile(r"\.ome$", re.IGNORECASE)
-
-
-def stem_of(name: str) -> str:
-    """What files of one image have in common: the name without .tif, .ome.tif and the like.
-
-    Accents count the same however a system spells them.
-    """
-    plain = _OME.sub("", _ENDING.sub("", name)) or name
-    return unicodedata.normalize("NFC", readable(plain))
-
-
 #: Endings of files with cells that are no pictures of numbers, in the order of preference.
 _OTHERS = ("_seg.npy", ".sa2net", ".zarr", ".geojson", ".json", ".zip", ".roi")
 _OTHER_ENDING = re.compile(
-    r"(_seg\.npy|\.sa2net|\.zarr|[._]rois?\.zip|[._]?roiset\.zip|\.coco\.json|\.geojson|"
+    r"(_seg\.npy|\.sa2net|\.zarr|[._-]rois?\.zip|[._-]roiset\.zip|\.coco\.json|\.geojson|"
     r"\.json|\.zip|\.roi)$",
     re.IGNORECASE,
 )
+_ROISET = re.compile(r"^roiset[._-]", re.IGNORECASE)
 #: Endings of files with an outline for each cell.
 OUTLINES = (".geojson", ".json", ".zip", ".roi")
 #: Endings of pictures of numbers, in the order of preference.
@@ -541,13 +526,15 @@ def _stems(path: Path) -> list[str]:
     name = path.name.lower()
     if name.endswith(".json"):
         images = coco_images(path)
-        if images or not _is_geojson(path):
+        if len(images) > 1 or not (images or _is_geojson(path)):
             return [stem_of(image) for image in images]
+        own = stem_of(_OTHER_ENDING.sub("", path.name))
+        return [*dict.fromkeys([own, *map(stem_of, images)])]
     elif name.endswith(".zarr"):
         return [stem_of(path.name[:-5])] if is_zarr(path) else []
     elif not is_other_format(path):
         return [stem_of(path.name)] if name.endswith(PICTURES) else []
-    return [stem_of(_OTHER_ENDING.sub("", path.name))]
+    return [stem_of(_ROISET.sub("", _OTHER_ENDING.sub("", path.name)))]
 
 
 def _preference(path: Path) -> int:
@@ -658,6 +645,15 @@ def read_cells(
         If it does not hold labels, or they have another shape.
     """
     path = Path(path)
+    try:
+        return _read(path, shape, name, axes)
+    except LabelsError as error:
+        if path.name in str(error):
+            raise
+        raise LabelsError(f"{path}: {error}") from error
+
+
+def _read(path: Path, shape: tuple[int, ...] | None, name: str, axes: str) -> ReadCells:
     read = _guarded(path, lambda: _read_other(path, shape, name, axes))
     if read is None:
         read = ReadCells(_numbers(path, "labels", _plane_of(shape)))

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_sa2net.data.axes import STACK_NAMES
+from napari_sa2net.data.io import stem_of
 from napari_sa2net.edits.shapes import polygon_box, polygon_mask
 from napari_sa2net.errors import FormatError, LabelsError
 from napari_sa2net.metrics import numbered
@@ -786,7 +787,7 @@ def _images_of(content: Any, name: str) -> list[Mapping[str, Any]]:
     if len(named) == 1:
         return next(iter(named.values()))
     for file, images in named.items():
-        if name and file.split(".")[0] == name.split(".")[0] and file.startswith(name):
+        if name and stem_of(file) == stem_of(name):
             return images
     raise LabelsError(
         f"This COCO file is of {len(named)} images, and none is {name or 'named'!s}; file_name "

@@ -252,7 +252,7 @@ class CellTable(QWidget):
         self.save = link_button("Save…", "Save the table, or the cells for other programs")
         menu = QMenu(self)
         #: What the menu offers, by the keys of `FORMATS`.
-        self.saves = {
+        self.saves: dict[str, Any] = {
             key: menu.addAction(f"{FORMATS[key].title}…", partial(self._save, key))
             for key in ("csv", *(key for key in FORMATS if key != "csv"))
         }
