@@ -644,3 +644,28 @@ def test_axes_in_another_order(tmp_path, labels):
         path = written(tmp_path, stack, key, axes="YXZ", overwrite=True)
         read = read_cells(path, (3, *labels.shape), axes="ZYX")
         assert np.array_equal(read.labels, np.moveaxis(stack, -1, 0))
+
+
+@pytest.mark.parametrize("key", FORMATS)
+@pytest.mark.parametrize("kind", ["bool", "uint8", "int8", "uint64", "dask", "zarr", "list"])
+def test_labels_of_any_kind(tmp_path, key, kind):
+    import dask.array
+
+    plane = np.zeros((20, 30), np.uint8)
+    plane[3:9, 4:10] = 1
+    made = {
+        "dask": lambda: dask.array.from_array(plane, chunks=8),
+        "zarr": lambda: zarr.array(plane, chunks=(8, 8)),
+        "list": plane.tolist,
+    }
+    labels = made.get(kind, lambda: plane.astype(kind))()
+    path = written(tmp_path, labels, key)
+    if key != "csv":
+        assert np.array_equal(read_cells(path, plane.shape).labels, plane)
+
+
+@pytest.mark.parametrize("key", FORMATS)
+def test_an_image_without_a_cell(tmp_path, key):
+    path = written(tmp_path, np.zeros((20, 30), np.int32), key)
+    if key != "csv":
+        assert not read_cells(path, (20, 30)).labels.any()

@@ -141,7 +141,12 @@ def test_what_cannot_be_written_is_said(
     qtbot.waitUntil(lambda: table.session.error is not None, timeout=WAIT_MS)
     assert "cannot be written" in table.session.error.message
     assert table.said.text() == ""
-    save(table, "geojson", Path(), monkeypatch)
+    # nobody was asked whether this one may go
+    (tmp_path / "a.geojson").write_text("mine")
+    save(table, "geojson", tmp_path / "a", monkeypatch)
+    assert "to replace it" in table.session.error.message
+    assert (tmp_path / "a.geojson").read_text() == "mine"
+    # the dialog was closed
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: ("", ""))
     before = list(tmp_path.iterdir())
     table.saves["coco"].trigger()
@@ -161,7 +166,8 @@ def test_edits_while_large_ones_are_saved_are_said(
     save(table, "ome-tiff", tmp_path / "live", monkeypatch)
     layer.paint((1, 1), 98)
     qtbot.waitUntil(lambda: "save them again" in table.said.text(), timeout=WAIT_MS)
-    save(table, "ome-tiff", tmp_path / "live", monkeypatch)
+    qtbot.waitUntil(lambda: 98 in set(layer.features["label"]), timeout=WAIT_MS)
+    save(table, "ome-tiff", tmp_path / "live.ome.tif", monkeypatch)
     qtbot.waitUntil(lambda: table.said.text() == "Saved live.ome.tif", timeout=WAIT_MS)
 
 

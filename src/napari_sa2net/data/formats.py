@@ -299,7 +299,7 @@ def _write_seg(file: BinaryIO, cells: Cells) -> None:
             f"the axes {cells.axes}. Save time points one by one, or take OME-TIFF or OME-Zarr."
         )
     kept = np.uint16 if label_type(cells.labels) == np.uint16 else np.uint32
-    masks = np.asarray(cells.labels).astype(kept)
+    masks = np.asarray(cells.labels).astype(kept, copy=False)
     outlines = np.zeros_like(masks)
     numbers: set[int] = set()
     for index in np.ndindex(*masks.shape[:-2]):

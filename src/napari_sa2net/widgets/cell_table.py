@@ -22,6 +22,7 @@ from superqt.utils import signals_blocked
 
 from napari_sa2net.app.saving import Saving, cells_in_image
 from napari_sa2net.data.formats import FORMATS, csv
+from napari_sa2net.errors import OutputError
 from napari_sa2net.files import write_atomically
 from napari_sa2net.widgets.controls import (
     guarded,
@@ -398,6 +399,9 @@ class CellTable(QWidget):
             if not path:
                 return
             target = chosen.named(path)
+            if target != Path(path) and target.exists():
+                # the dialog has asked about another name
+                raise OutputError(f"{target} is there: choose it itself, to replace it.")
             if key == "csv":
                 shown = self.model.shown()
                 self._saving.write(target, lambda: write_atomically(target, csv(shown)))
