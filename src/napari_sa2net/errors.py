@@ -42,6 +42,10 @@ class OutputError(SA2NetError):
     """A result cannot be written (folder missing, no permission, disk full)."""
 
 
+class FormatError(OutputError, ValueError):
+    """A file format cannot hold these cells; the message names one that can."""
+
+
 # --- models ----------------------------------------------------------------------------
 
 

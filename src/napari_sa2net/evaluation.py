@@ -12,8 +12,18 @@ from typing import Any
 from numpy.typing import NDArray
 
 from napari_sa2net import metrics
-from napari_sa2net.data.labels import as_labels, fitted, look_at
-from napari_sa2net.data.training_set import read_index, split_word, stem_of
+from napari_sa2net.data.io import stem_of
+from napari_sa2net.data.labels import (
+    as_labels,
+    fitted,
+    is_other_format,
+    label_files,
+    look_at,
+    outlined_shape,
+    read_cells,
+    tells_shape,
+)
+from napari_sa2net.data.training_set import read_index, split_word
 from napari_sa2net.errors import (
     EvaluationError,
     ImageError,
@@ -200,7 +210,9 @@ def evaluate_folders(
     Parameters
     ----------
     predicted_dir, truth_dir : path
-        Folders of .tif, .tiff, .png or .npy files with labels, see `read_labels`.
+        Folders of files with labels: .tif, .tiff, .png, .npy, or another format that
+        `read_labels` takes; the images may lie beside those. Two files with outlines are
+        compared on the pixels that these reach.
         Predictions without a truth are passed over.
     index : path of a CSV file, optional
         With a column ``name`` (stems) and, as needed, ``split`` and others, see `read_index`.
@@ -230,7 +242,7 @@ def evaluate_folders(
     for done, stem in enumerate(group_of):
         if progress is not None:
             progress(done, len(group_of), stem)
-        by_stem[stem] = _score_files(predicted[stem], truth[stem], notes)
+        by_stem[stem] = _score_files(predicted[stem], truth[stem], notes, stem)
     if not any(score.n_truth for score in by_stem.values()):
         notes.insert(0, f"No file of {truth_dir} holds a cell: every pixel is 0.")
     if progress is not None:
@@ -280,21 +292,28 @@ def _label_files(folder: str | Path, what: str) -> dict[str, Path]:
         entries = sorted(folder.iterdir())
     except OSError as error:
         raise EvaluationError(f"{folder} cannot be read: {error.strerror}.") from error
-    for path in entries:
-        # A link that leads nowhere is named when it is read.
-        is_label_file = path.name.lower().endswith(LABEL_SUFFIXES) and not os.path.isdir(path)
-        if not is_label_file or path.name.startswith("."):
-            continue
-        stem = stem_of(path.name)
-        if stem in files:
+    # A link that leads nowhere is named when it is read.
+    wanted = [
+        path
+        for path in entries
+        if is_other_format(path)
+        or (path.name.lower().endswith(LABEL_SUFFIXES) and not os.path.isdir(path))
+    ]
+    for stem, paths in label_files(wanted).items():
+        others = [path for path in paths if is_other_format(path)]
+        if len(others) == 1 and len(paths) == 2:
+            paths = others  # the picture beside it is the image
+        if len(paths) > 1:
+            first, second = sorted(paths)[:2]
             raise EvaluationError(
-                f"{files[stem].name} and {path.name} in {folder} have the same stem: keep "
+                f"{first.name} and {second.name} in {folder} have the same stem: keep "
                 "one of them, so that it is clear which to score."
             )
-        files[stem] = path
+        files[stem] = paths[0]
     if not files:
         raise EvaluationError(
-            f"There are no label files ({', '.join(LABEL_SUFFIXES[2:])}) in {folder}."
+            f"There are no label files ({', '.join(LABEL_SUFFIXES[2:])}, ImageJ ROIs, GeoJSON, "
+            f"COCO, _seg.npy or OME-Zarr) in {folder}."
         )
     return files
 
@@ -310,22 +329,28 @@ def _all_there(missing: list[str], folder: str | Path, what: str) -> None:
         )
 
 
-def _score_files(predicted: Path, truth: Path, notes: list[str]) -> ImageScore:
-    from napari_sa2net.data.labels import read_labels  # the formats load on first use
-
-    arrays = []
-    for path in (predicted, truth):
+def _score_files(predicted: Path, truth: Path, notes: list[str], name: str) -> ImageScore:
+    found: dict[Path, NDArray[Any]] = {}
+    shape: tuple[int, ...] | None = None
+    # Outlines do not tell how large their image is, so the other file goes first.
+    for path in sorted((predicted, truth), key=lambda path: not tells_shape(path)):
         try:
-            arrays.append(read_labels(path))
+            if shape is None and not tells_shape(path):
+                sizes = [outlined_shape(one) for one in (predicted, truth)]
+                shape = max(size[0] for size in sizes), max(size[1] for size in sizes)
+            read = read_cells(path, None if tells_shape(path) else shape, name)
+            found[path], shape = read.labels, read.labels.shape
+            notes += [f"{path}: {note}" for note in read.notes]
         except LabelsError as error:
-            raise EvaluationError(f"{path}: {error}") from error
+            said = str(error) if str(path) in str(error) else f"{path}: {error}"
+            raise EvaluationError(said) from error
         except (ImageFileError, ImageError) as error:
             raise EvaluationError(
                 f"{predicted} cannot be scored against {truth}. {error}"
             ) from error
-        _looked_at(arrays[-1], str(path), notes)
+        _looked_at(found[path], str(path), notes)
     try:
-        return score_image(*arrays)
+        return score_image(found[predicted], found[truth])
     except EvaluationError as error:
         raise EvaluationError(f"{predicted} against {truth}: {error}") from error
 

@@ -116,7 +116,9 @@ def test_groups_follow_every_edit(axes: str) -> None:
     labels[:] = grid(side=20, cell=14)
     image = rng.random(shape).astype(np.float32)
     more: dict[str, Any] = {
-        "stack_axes": axes, "pixel_size_um": (0.5, 0.25), "z_step_um": 2,
+        "stack_axes": axes,
+        "pixel_size_um": (0.5, 0.25),
+        "z_step_um": 2,
         "groups": GROUPS,
     }
     cells = measured(labels, image, **more)

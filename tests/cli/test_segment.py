@@ -15,7 +15,8 @@ import pytest
 import tifffile
 
 from napari_sa2net.cli.segment import run_batch, segment_file
-from napari_sa2net.data import synthetic_nuclei
+from napari_sa2net.data import read_cells, synthetic_nuclei
+from napari_sa2net.data.formats import FORMATS
 from napari_sa2net.data.results import Job
 from napari_sa2net.inference.batch import BatchSettings
 from napari_sa2net.models import load_model
@@ -582,3 +583,71 @@ def test_a_name_of_two_lines_is_told_on_one(segment, images, tmp_path):
     assert result.code == 0
     assert any(line.startswith("[1/1] a b [2J: ") for line in result.err.splitlines())
     assert "\x1b[2J" not in result.err
+
+
+ALL = [word for key in FORMATS for word in ("--format", key)]
+
+
+def test_formats_are_written_beside_and_hold_the_same_cells(segment, images, tmp_path):
+    out = tmp_path / "out"
+    assert segment(*ALL, inputs=(images / "a.tif", images / "colour.tif")).code == 0
+    for key, one in FORMATS.items():
+        for name in ("a", "colour"):
+            path = out / key / f"{name}{one.ending}"
+            assert path.exists()
+            if key != "csv":
+                labels = tifffile.imread(out / f"{name}.tif")
+                assert np.array_equal(read_cells(path, labels.shape).labels, labels)
+    assert not list(out.rglob(".part*"))
+    # results are no images, in whichever format
+    again = segment("--json", inputs=(*images.glob("[ac]*.tif"), out / "ome-tiff", out))
+    assert {image["state"] for image in again.json()["images"]} == {"skipped"}
+    assert again.json()["n_images"] == 2
+
+
+def test_a_format_can_be_asked_for_later(segment, images, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    one = (images / "a.tif",)
+    segment(inputs=one)
+    before = (out / "a.tif").stat().st_mtime_ns
+    monkeypatch.setattr("napari_sa2net.inference.segment.segment", None)  # it is not run again
+    result = segment("--format", "geojson", "--json", inputs=one)
+    assert result.json()["images"][0]["state"] == "skipped"
+    assert (out / "a.tif").stat().st_mtime_ns == before
+    labels = tifffile.imread(out / "a.tif")
+    path = out / "geojson" / "a.geojson"
+    assert np.array_equal(read_cells(path, labels.shape).labels, labels)
+    first = json.loads(path.read_text("utf-8"))["features"][0]["properties"]["measurements"]
+    assert "confidence" in first
+
+
+def test_no_file_of_a_format_is_out_of_date(segment, images, tmp_path):
+    out = tmp_path / "out"
+    one = (images / "a.tif",)
+    segment("--format", "geojson", "--min-size", "0", inputs=one)
+    segment("--min-size", "100000", inputs=one)
+    assert not tifffile.imread(out / "a.tif").any()
+    assert json.loads((out / "geojson" / "a.geojson").read_text("utf-8"))["features"] == []
+
+
+def test_what_a_format_cannot_hold_costs_no_other_result(segment, tmp_path):
+    stack = np.stack([synthetic_nuclei(shape=(64, 80), n=5, diameter=14, seed=1)[0]] * 2)
+    tifffile.imwrite(tmp_path / "t.tif", stack, imagej=True, metadata={"axes": "TYX"})
+    formats = ("--format", "cellpose", "--format", "imagej")
+    result = segment(*formats, "--diameter", "14", inputs=(tmp_path / "t.tif",))
+    assert result.code == 0
+    assert "no cellpose" in result.err
+    assert "OME-TIFF" in result.err
+    out = tmp_path / "out"
+    assert not (out / "cellpose").exists() or not list((out / "cellpose").iterdir())
+    labels = tifffile.imread(out / "t.tif")
+    path = out / "imagej" / "t_rois.zip"
+    assert np.array_equal(read_cells(path, labels.shape, axes="TYX").labels, labels)
+    again = segment(*formats, "--json", inputs=(tmp_path / "t.tif",))
+    assert set(again.json()["images"][0]["not_written"]) == {"cellpose"}
+
+
+def test_unknown_formats_are_refused(segment):
+    result = segment("--format", "xyz")
+    assert result.code == 2
+    assert "geojson" in result.err

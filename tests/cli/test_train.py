@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from napari_sa2net.data import write_cells
 from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.errors import Paused
 from napari_sa2net.models import find_model, load_model
@@ -202,3 +203,22 @@ def test_the_next_step_can_be_copied_and_a_paused_run_ends_with_its_best(
     kept = run("train", cells, "--resume", own_home / "runs" / "halves", "--keep-best")
     assert kept.code == 0, kept.err
     assert find_model("halves") is not None
+
+
+@pytest.mark.parametrize(("key", "ending"), [("geojson", ".geojson"), ("cellpose", "_seg.npy")])
+def test_masks_of_other_programs_are_learned_from(
+    run, cells, tiny_model, own_home, tmp_path, key, ending
+):
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    for path in sorted((cells / "images").glob("*.tif")):
+        (beside / path.name).write_bytes(path.read_bytes())
+        labels = tifffile.imread(cells / "labels" / path.name)
+        write_cells(beside / f"{path.stem}{ending}", labels, key)
+    for name, folder in (("plain", cells), ("other", beside)):
+        more = ("--name", name, "--base", tiny_model, *TUNE, "--promote")
+        trained = run("train", folder, *more)
+        assert trained.code == 0, trained.err
+    one, two = load_model("plain"), load_model("other")
+    for (name, a), b in zip(one.net.named_parameters(), two.net.parameters(), strict=True):
+        assert (a == b).all(), name

@@ -212,7 +212,8 @@ def test_table_and_canvas_agree(
     # the file is what is shown
     path = tmp_path / "cells.csv"
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(path), ""))
-    table.save.click()
+    table.saves["csv"].trigger()
+    qtbot.waitUntil(path.exists, timeout=WAIT_MS)
     rows = list(csv.DictReader(io.StringIO(path.read_text("utf-8-sig"))))
     assert list(rows[0]) == heads
     assert {int(row["label"]) for row in rows} == set(np.unique(cells.data)) - {0}

@@ -32,6 +32,7 @@ def test_every_contribution_has_its_command(manifest: PluginManifest) -> None:
     known = {command.id for command in contributions.commands or ()}
     used = {widget.command for widget in contributions.widgets or ()}
     used |= {sample.command for sample in contributions.sample_data or ()}
+    used |= {writer.command for writer in contributions.writers or ()}
     for items in (contributions.menus or {}).values():
         used |= {item.command for item in items}
     assert used == known

@@ -61,6 +61,25 @@ Measure = Annotated[
         "intensity (of every channel) and neighbours, or none; unsaid: shape.",
     ),
 ]
+FormatName = Literal[
+    "ome-tiff",
+    "ome-zarr",
+    "ome-zarr-0.4",
+    "imagej",
+    "geojson",
+    "cellpose",
+    "coco",
+    "csv",
+    "project",
+]
+Formats = Annotated[
+    tuple[FormatName, ...],
+    Parameter(
+        negative="",
+        help="Write the cells in this format too, into OUT/FORMAT; may be given several times.",
+        consume_multiple=False,
+    ),
+]
 Instances = Annotated[
     InstanceConfig | None, Parameter(name="*", group=_OBJECTS, show_default=False)
 ]

@@ -11,6 +11,7 @@ from napari_sa2net.cli import console
 from napari_sa2net.cli.console import BatchProgress
 from napari_sa2net.cli.options import (
     Flag,
+    Formats,
     ImageAxes,
     ImageChannels,
     Inputs,
@@ -57,6 +58,7 @@ def segment(
     channels: ImageChannels = None,
     normalize: Normalize = True,
     measure: Measure = None,
+    format: Formats = (),
     overwrite: Flag = False,
     json: JsonOfRun = False,
     instances: Instances = None,
@@ -64,7 +66,8 @@ def segment(
 ) -> int:
     """Segment images into labelled masks and a table of objects.
 
-    Writes OUT/NAME.tif (labels), OUT/objects.csv, and records under OUT/extra. A batch that
+    Writes OUT/NAME.tif (labels), OUT/objects.csv, and records under OUT/extra; other formats
+    into folders of their own, such as OUT/geojson/NAME.geojson. A batch that
     was interrupted goes on where it stopped when the same command is given again.
 
     Parameters
@@ -76,7 +79,7 @@ def segment(
     refuse_inputs_as_outputs(jobs, output)
     loaded, said = prepared(model, axes, channels, normalize, instances, predict)
     settings = BatchSettings(**said, measure=checked_groups(measure))
-    return run_command(jobs, output, loaded, settings, overwrite, json)
+    return run_command(jobs, output, loaded, settings, overwrite, json, formats=format)
 
 
 def prepared(
@@ -133,6 +136,7 @@ def run_batch(
     quiet: bool = False,
     work: Work | None = None,
     layout: Layout = SEGMENT,
+    formats: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Segment all images; a bad one is noted, and the rest are done.
 
@@ -149,6 +153,8 @@ def run_batch(
         not given.
     layout : Layout
         Of the output folder.
+    formats : sequence of str
+        As of `Batch`.
 
     Returns
     -------
@@ -161,7 +167,8 @@ def run_batch(
     KeyboardInterrupt
         On Ctrl-C, after the table and the manifest of what is done have been written.
     """
-    done = Batch(output, model, settings, overwrite, work or segment_file, layout, OR_OVERWRITE)
+    work = work or segment_file
+    done = Batch(output, model, settings, overwrite, work, layout, OR_OVERWRITE, formats)
     images: list[dict[str, Any]] = []
     start = time.monotonic()
     stopped: BaseException | None = None

@@ -6,7 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .formats import write_cells
     from .io import ImageFile, list_images, read_image, write_labels, write_tiff_float
+    from .labels import read_cells
     from .plan import ImagePlan, plan_image
     from .samples import synthetic_nuclei
 
@@ -15,7 +17,9 @@ _HOME = {
     "plan_image": "plan",
     "ImageFile": "io",
     "list_images": "io",
+    "read_cells": "labels",
     "read_image": "io",
+    "write_cells": "formats",
     "write_labels": "io",
     "write_tiff_float": "io",
     "synthetic_nuclei": "samples",
@@ -25,8 +29,10 @@ __all__ = [
     "ImagePlan",
     "list_images",
     "plan_image",
+    "read_cells",
     "read_image",
     "synthetic_nuclei",
+    "write_cells",
     "write_labels",
     "write_tiff_float",
 ]

@@ -50,7 +50,17 @@ from napari_sa2net.data.commit import (
     write_manifest,
 )
 from napari_sa2net.data.fingerprint import image_fingerprint
-from napari_sa2net.data.labels import LEFT_OUT, NO_CELL, as_labels, look_at_reviewed, notes_on
+from napari_sa2net.data.labels import (
+    LEFT_OUT,
+    NO_CELL,
+    OUTLINES,
+    PICTURES,
+    as_labels,
+    is_other_format,
+    label_files,
+    look_at_reviewed,
+    notes_on,
+)
 from napari_sa2net.data.locks import locked
 from napari_sa2net.data.training_set import TrainingItem, load_training_folder, read_truth
 from napari_sa2net.errors import (
@@ -769,7 +779,10 @@ def _unzipped(path: Path) -> Iterator[Path]:
 
 def _is_wanted(name: str) -> bool:
     path = PurePosixPath(name)
-    return path.suffix.lower() in {".json", ".csv"} or path.parent.name in KINDS
+    if any(part.startswith((".", "__MACOSX")) for part in path.parts):
+        return False
+    in_folder = any(part in KINDS or part.endswith((".zarr", ".sa2net")) for part in path.parts)
+    return in_folder or path.suffix.lower() in {".csv", *PICTURES, *OUTLINES}
 
 
 def _root(folder: Path, archive: Path) -> Path:
@@ -777,6 +790,9 @@ def _root(folder: Path, archive: Path) -> Path:
     for candidate in (folder, *sorted(p for p in folder.iterdir() if p.is_dir())):
         if any((candidate / name).exists() for name in (MANIFEST, "images", "index.csv")):
             return candidate
+        found = label_files(candidate.iterdir()).values()
+        if any(is_other_format(path) for paths in found for path in paths):
+            return candidate  # cells beside their images
     raise CorrectionsError(
         f"{archive} holds no training images. It should hold images/ and labels/ with the "
         "same names."

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from napari_sa2net.data.axes import STACK_NAMES, resolve_axes
 from napari_sa2net.data.write import write_labels, write_tiff_float
 from napari_sa2net.errors import ImageFileError, SA2NetError
+from napari_sa2net.files import readable
 
 # --------------------------------------------------------------------------------------------
 # What every reader gives: an array, its axes, and sizes in µm where they are known.
@@ -102,6 +104,20 @@ class ImageFile:
 def image_name(path: Path) -> str:
     """File name without .tif, .ome.tif, .ome.zarr and the like."""
     return re.sub(r"\.ome$", "", path.stem, flags=re.IGNORECASE) or path.name
+
+
+#: Endings that names in a table may carry.
+_ENDING = re.compile(r"\.(tiff?|btf|tf8|png|jpe?g|bmp|npy|zarr)$", re.IGNORECASE)
+_OME = re.compile(r"\.ome$", re.IGNORECASE)
+
+
+def stem_of(name: str) -> str:
+    """What files of one image have in common: the name without .tif, .ome.tif and the like.
+
+    Accents count the same however a system spells them.
+    """
+    plain = _OME.sub("", _ENDING.sub("", name)) or name
+    return unicodedata.normalize("NFC", readable(plain))
 
 
 def pixel_size(scale: dict[str, float]) -> float | None:
@@ -292,7 +308,20 @@ def _below(given: str | Path) -> str:
 def _is_image(path: Path) -> bool:
     if path.name.startswith("."):
         return False
-    return is_zarr(path) if os.path.isdir(path) else path.suffix.lower() in SUFFIXES
+    if os.path.isdir(path):
+        return is_zarr(path)
+    return path.suffix.lower() in SUFFIXES and not is_seg(path)
+
+
+def is_seg(path: Path) -> bool:
+    """Whether a .npy file holds Python objects and no image: Cellpose's masks do."""
+    if not path.name.lower().endswith("_seg.npy"):
+        return False
+    try:
+        with path.open("rb") as file:
+            return b"'|O'" in file.read(128)
+    except OSError:
+        return False
 
 
 def is_zarr(path: Path) -> bool:

@@ -4,6 +4,7 @@
 
     OUT/NAME.tif              labels
     OUT/corrected/NAME.tif    labels that a person has corrected; written by the window only
+    OUT/FORMAT/NAME.*         the cells in a further format, see `formats`
     OUT/objects.csv           one row per object of every image in OUT
     OUT/extra/run.json        the last run: model, settings, what became of each image
     OUT/extra/images/NAME.json, NAME.csv    record and table of one image
@@ -28,6 +29,7 @@ from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
+from napari_sa2net.data.formats import FORMATS
 from napari_sa2net.data.io import image_name, is_zarr, list_images
 from napari_sa2net.errors import ImageFileError, OutputError, SettingsError
 from napari_sa2net.files import readable, readable_all, real, write_atomically
@@ -159,6 +161,9 @@ class Layout:
     def owner(self, parts: Sequence[str]) -> str | None:
         """Name of the image that a path inside the output folder would be a result of."""
         if not self.beside:
+            if parts and parts[0] in FORMATS:
+                # inside an OME-Zarr or a project everything is the image's
+                return FORMATS[parts[0]].stem(Path(parts[1])) if len(parts) > 1 else None
             own = parts[1:] if parts[:1] == (CORRECTED,) else parts
             return own[0][:-4] if len(own) == 1 and own[0].endswith(".tif") else None
         return parts[0] if len(parts) > 1 and parts[1] in self.beside else None
@@ -335,6 +340,8 @@ class ResultFolder:
         self._otherwise = otherwise
         #: Input of the images being done, their record before, and when their mask changed.
         self._claimed: dict[str, tuple[dict[str, Any], dict[str, Any] | None, int]] = {}
+        #: Further formats that are asked for.
+        self.formats: tuple[str, ...] = ()
         #: Records of the images that were finished here.
         self.done: dict[str, dict[str, Any]] = {}
         new = (folder / "extra", folder, *folder.parents)
@@ -349,6 +356,26 @@ class ResultFolder:
     def mask_path(self, name: str) -> Path:
         """Where the labels of an image go."""
         return self.folder / self.layout.mask.format(name=name)
+
+    def export_path(self, name: str, key: str) -> Path:
+        """Where the cells of an image go in a further format."""
+        return self.folder / key / f"{name}{FORMATS[key].ending}"
+
+    def exported(self, name: str) -> list[str]:
+        """Formats that are asked for, and those of which the image has a file from before."""
+        there = [key for key in FORMATS if self.export_path(name, key).exists()]
+        return [*dict.fromkeys([*self.formats, *there])]
+
+    def missing(self, name: str) -> list[str]:
+        """Formats that are asked for, and of which the image has no file."""
+        return [key for key in self.formats if not self.export_path(name, key).exists()]
+
+    def drop(self, path: Path) -> None:
+        """Take away what is out of date."""
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
     def finished(self, job: Job) -> dict[str, Any] | None:
         """Record of an image that needs not be done again, else None."""

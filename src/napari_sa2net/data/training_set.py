@@ -8,7 +8,6 @@ import io
 import os
 import random
 import re
-import unicodedata
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,8 @@ from numpy.typing import NDArray
 from napari_sa2net.config import InputConfig
 from napari_sa2net.data.axes import Channels, channel_choice, channel_numbers
 from napari_sa2net.data.commit import KINDS, CommitRecord, Seen, is_training_set, read_manifest
-from napari_sa2net.data.io import ImageFile, read_image
+from napari_sa2net.data.io import ImageFile, is_zarr, read_image, stem_of
+from napari_sa2net.data.labels import is_label_image, is_other_format, label_files
 from napari_sa2net.data.plan import ImagePlan, plan_as_input, plan_image
 from napari_sa2net.errors import (
     ChannelError,
@@ -28,14 +28,10 @@ from napari_sa2net.errors import (
     SA2NetError,
     TrainingDataError,
 )
-from napari_sa2net.files import readable
 
 # --------------------------------------------------------------------------------------------
 # Tables of images (index.csv), as people and spreadsheets write them.
 
-#: Endings that names in a table may carry.
-_ENDING = re.compile(r"\.(tiff?|btf|tf8|png|jpe?g|bmp|npy)$", re.IGNORECASE)
-_OME = re.compile(r"\.ome$", re.IGNORECASE)
 _DELIMITERS = ",;\t|"
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -49,15 +45,6 @@ _SPLITS = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-
-
-def stem_of(name: str) -> str:
-    """What files of one image have in common: the name without .tif, .ome.tif and the like.
-
-    Accents count the same however a system spells them.
-    """
-    plain = _OME.sub("", _ENDING.sub("", name)) or name
-    return unicodedata.normalize("NFC", readable(plain))
 
 
 def split_word(text: str) -> str:
@@ -296,12 +283,13 @@ def read_truth(
     TrainingDataError
         If a file cannot be read, does not fit the image, or does not hold numbered cells.
     """
-    from napari_sa2net.data.labels import look_at, look_at_reviewed, read_labels, read_mask
+    from napari_sa2net.data.labels import look_at, look_at_reviewed, read_cells, read_mask
 
     check_pixels(item, shape)
     path = item.labels
     try:
-        labels = read_labels(path, shape)
+        read = read_cells(path, shape, item.name)
+        labels = read.labels
         if item.reviewed is not None:
             path = item.reviewed
         counts = read_mask(path, shape) if item.reviewed is not None else None
@@ -321,7 +309,8 @@ def read_truth(
     look = look_at(labels, many)
     if look.problem:
         raise TrainingDataError(f"{item.labels}: {look.problem}")
-    return labels, counts, f"{item.name}: {look.note}" if look.note else ""
+    note = "; ".join([*read.notes, *([look.note] if look.note else [])])
+    return labels, counts, f"{item.name}: {note}" if note else ""
 
 
 def check_pixels(item: TrainingItem, shape: tuple[int, int]) -> None:
@@ -476,37 +465,63 @@ def _entries(folder: Path) -> list[Path]:
 
 
 class _Folders:
-    """Image files of folders by stem, each folder listed once; in the order of SUFFIXES."""
+    """Files of folders by stem, each folder listed once; in the order of SUFFIXES."""
 
     def __init__(self) -> None:
         self._known: dict[Path, dict[str, list[Path]]] = {}
+        self._labels: dict[Path, dict[str, list[Path]]] = {}
 
     def __getitem__(self, folder: Path) -> dict[str, list[Path]]:
+        """Images, and masks of what is reviewed."""
         if folder not in self._known:
             found: dict[str, list[Path]] = {}
+            labels = {path for paths in self.labels(folder, True).values() for path in paths}
             for path in _entries(folder):
-                if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+                known = path.suffix.lower() in SUFFIXES or is_zarr(path)
+                # an OME-Zarr may be an image and its labels in one
+                mask = path in labels and (not is_zarr(path) or is_label_image(path))
+                if known and not mask and not path.name.startswith("."):
                     found.setdefault(stem_of(path.name), []).append(path)
             for paths in found.values():
-                paths.sort(key=lambda path: SUFFIXES.index(path.suffix.lower()))
+                paths.sort(key=lambda path: [*SUFFIXES, ".zarr"].index(path.suffix.lower()))
             self._known[folder] = found
         return self._known[folder]
 
+    def labels(self, folder: Path, beside_images: bool = False) -> dict[str, list[Path]]:
+        """Files with cells; beside images those that cannot be images themselves."""
+        if folder not in self._labels:
+            self._labels[folder] = label_files(_entries(folder))
+        found = self._labels[folder]
+        if not beside_images:
+            return found
+        others = {
+            name: [path for path in paths if is_other_format(path)]
+            for name, paths in found.items()
+        }
+        return {name: paths for name, paths in others.items() if paths}
+
 
 def _listed(directory: Path) -> list[TrainingItem]:
-    images = directory / "images"
-    if not os.path.isdir(images):
+    folders = _Folders()
+    images = _images_in(directory)
+    if not os.path.isdir(directory / "images") and not folders.labels(images, True):
         raise TrainingDataError(
             f"{directory} has no images/ folder. Put images into images/ and their label "
-            "images, with the same names, into labels/."
+            "images, with the same names, into labels/. Cells as ImageJ ROIs, GeoJSON, COCO, "
+            "_seg.npy or OME-Zarr may also lie beside the images."
         )
-    folders = _Folders()
     twice = sorted(name for name, paths in folders[images].items() if len(paths) > 1)
     if twice:
         raise TrainingDataError(
             f"{images} holds {twice[0]!r} with two endings. Keep one file per name."
         )
     return [_item(directory, name, folders) for name in folders[images]]
+
+
+def _images_in(directory: Path) -> Path:
+    """Folder of the images: images/, or where there is none, the folder itself."""
+    images = directory / "images"
+    return images if os.path.isdir(images) else directory
 
 
 def _indexed(directory: Path, index: Path, splits: Collection[str]) -> list[TrainingItem]:
@@ -543,13 +558,15 @@ def _indexed(directory: Path, index: Path, splits: Collection[str]) -> list[Trai
 
 
 def _item(directory: Path, name: str, folders: _Folders) -> TrainingItem:
-    image, labels, reviewed = (
-        next(iter(folders[directory / folder].get(name, ())), None) for folder in KINDS
-    )
-    for path, folder in ((image, "images"), (labels, "labels")):
+    beside = _images_in(directory)
+    image = next(iter(folders[beside].get(name, ())), None)
+    reviewed = next(iter(folders[directory / "reviewed"].get(name, ())), None)
+    given = folders.labels(directory / "labels").get(name, [])
+    labels = next(iter(given or folders.labels(beside, True).get(name, [])), None)
+    for path, folder in ((image, beside), (labels, directory / "labels")):
         if path is None:
             raise TrainingDataError(
-                f"{directory / folder} has no file for {name!r} "
+                f"{folder} has no file for {name!r} "
                 f"({', '.join(SUFFIXES)}). Every image needs labels of the same name."
             )
     assert image is not None and labels is not None

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -54,16 +54,27 @@ def write_labels(
     OutputError
         No labels, or they cannot be written there. Nothing is left behind then.
     """
+    kept = label_type(labels)
+    _write(Path(path), labels, kept, pixel_size_um, metadata, axes, level=6)
+
+
+def label_type(labels: Any) -> np.dtype[Any]:
+    """In what type labels are written: uint16 where they fit, else int32.
+
+    Raises
+    ------
+    OutputError
+        If they are no whole numbers that int32 holds.
+    """
     dtype = np.dtype(labels.dtype)
     if dtype.kind not in "bui":
         raise OutputError(f"Labels must be whole numbers, not {dtype}; convert them first.")
-    kept: np.dtype[Any] = np.dtype(np.uint16)
-    if dtype.kind != "b" and dtype not in (np.uint8, np.uint16):
-        least, most = _extent(labels)
-        if least < 0 or most > np.iinfo(np.int32).max:
-            raise OutputError(f"Labels must lie in 0 … 2147483647; these are {least} … {most}.")
-        kept = np.dtype(np.uint16 if most <= np.iinfo(np.uint16).max else np.int32)
-    _write(Path(path), labels, kept, pixel_size_um, metadata, axes, level=6)
+    if dtype.kind == "b" or dtype in (np.uint8, np.uint16):
+        return np.dtype(np.uint16)
+    least, most = _extent(labels)
+    if least < 0 or most > np.iinfo(np.int32).max:
+        raise OutputError(f"Labels must lie in 0 … 2147483647; these are {least} … {most}.")
+    return np.dtype(np.uint16 if most <= np.iinfo(np.uint16).max else np.int32)
 
 
 def write_tiff_float(
@@ -194,7 +205,7 @@ def _write(
         data = np.zeros(shape, dtype)
     elif math.prod(shape[-2:]) > MAX_PLANE_PIXELS:
         options["tile"] = (_TILE, _TILE)
-        data = _tiles(array, shape, dtype)
+        data = _tiles(array, shape, dtype, _TILE)
     else:
         data = _planes(array, shape, dtype)
 
@@ -211,6 +222,85 @@ def _check_axes(axes: str | None, shape: tuple[int, ...]) -> str:
     if len(axes) != len(shape):
         raise AxesError(f"axes {axes!r} does not name the {len(shape)} axes of {shape}.")
     return axes.upper()
+
+
+#: A plane larger than this (px) gets smaller copies, down to about this size.
+_PYRAMID = 2048
+
+
+def pyramid_steps(shape: tuple[int, ...]) -> list[int]:
+    """Steps of the copies of planes, 1 for the whole: each half as large as the one before."""
+    steps = [1]
+    while max(shape[-2:]) > _PYRAMID * steps[-1]:
+        steps.append(2 * steps[-1])
+    return steps
+
+
+def write_ome_labels(
+    path: str | Path,
+    labels: Any,
+    axes: str,
+    scale_um: Mapping[str, float] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    name: str = "",
+) -> None:
+    """Write integer labels as OME-TIFF in tiles, large planes with smaller copies.
+
+    Parameters
+    ----------
+    path : str or Path
+        File to make or replace.
+    labels : array
+        As of `write_labels`; lazy ones are read tile by tile.
+    axes : str
+        One letter per axis: Z, T, Y, X.
+    scale_um : mapping, optional
+        Spacing (µm) by axis.
+    metadata : mapping, optional
+        Provenance, kept as JSON in the file's annotation.
+    name : str
+        Of the image in it.
+
+    Raises
+    ------
+    OutputError
+        It cannot be written there. Nothing is left behind then.
+    """
+    import tifffile
+
+    dtype = label_type(labels)
+    shape = tuple(int(n) for n in labels.shape)
+    if 0 in shape:
+        raise OutputError("OME-TIFF holds no image without pixels.")
+    description: dict[str, Any] = {"axes": axes, **({"Name": name} if name else {})}
+    for axis, step in (scale_um or {}).items():
+        if axis in "XYZ" and axis in axes:
+            description[f"PhysicalSize{axis}"] = step
+            description[f"PhysicalSize{axis}Unit"] = "µm"
+    if metadata:
+        description["MapAnnotation"] = {_KEY: json.dumps(dict(metadata), default=str)}
+    side = max(16, min(_TILE, -(-max(shape[-2:]) // 16) * 16))
+    options: dict[str, Any] = {
+        "photometric": "minisblack",
+        "compression": "zlib",
+        "compressionargs": {"level": 6},
+        "tile": (side, side),
+        "dtype": dtype,
+    }
+    steps = pyramid_steps(shape)
+    bigtiff = math.prod(shape) * dtype.itemsize * 4 / 3 >= _CLASSIC_BYTES
+
+    def save(file: BinaryIO) -> None:
+        handle = tifffile.FileHandle(file, name=Path(path).name, size=0)
+        with tifffile.TiffWriter(handle, ome=True, bigtiff=bigtiff) as tif:
+            for step in steps:
+                small = (*shape[:-2], *(-(-n // step) for n in shape[-2:]))
+                first = {"subifds": len(steps) - 1, "metadata": description}
+                more = first if step == 1 else {"subfiletype": 1}
+                tiles = _tiles(labels, small, dtype, side, step)
+                tif.write(tiles, shape=small, **options, **more)
+
+    write_atomically(path, save)
 
 
 def _blocks(shape: tuple[int, ...], side: int) -> Iterator[tuple[int | slice, ...]]:
@@ -241,9 +331,23 @@ def _planes(array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterato
         yield np.ascontiguousarray(plane, dtype)
 
 
-def _tiles(array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
-    for block in _blocks(shape, _TILE):
-        tile = np.zeros((_TILE, _TILE), dtype)
+def _tiles(
+    array: Any,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    side: int,
+    step: int = 1,
+) -> Iterator[NDArray[Any]]:
+    """Tiles of every plane; of each `step`-th row and column, which `shape` counts."""
+    for block in _blocks(shape, side):
+        tile = np.zeros((side, side), dtype)
+        if step > 1:
+            block = tuple(
+                slice(one.start * step, one.stop * step, step)
+                if isinstance(one, slice)
+                else one
+                for one in block
+            )
         values = _load(array, block)
         tile[: values.shape[0], : values.shape[1]] = values
         yield tile
@@ -363,12 +467,8 @@ def write_maps_zarr(
     """
     import zarr
 
-    target = Path(folder)
-    temporary: Path | None = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=target.parent))
-        root = zarr.open_group(str(temporary / "new"), mode="w", zarr_format=3)
+    def write(new: Path) -> None:
+        root = zarr.open_group(str(new), mode="w", zarr_format=3)
         root.attrs.update(
             {
                 "ome": {"version": "0.5", "bioformats2raw.layout": 3},
@@ -379,6 +479,24 @@ def write_maps_zarr(
         listing.attrs["ome"] = {"version": "0.5", "series": list(maps)}
         for name, one in maps.items():
             _write_image(root.create_group(name), one, pixel_size_um)
+
+    return write_folder(folder, write)
+
+
+def write_folder(folder: str | Path, write: Callable[[Path], None]) -> Path:
+    """Make a folder, or replace it as a whole; `write` makes it elsewhere first.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written; what was there is then as it was.
+    """
+    target = Path(folder).expanduser()
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=target.parent))
+        write(temporary / "new")
         if target.exists():
             # Two steps, since a folder cannot replace another; the old one goes last.
             os.replace(target, temporary / "old")

@@ -12,8 +12,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from napari_sa2net.config import InstanceConfig, PredictConfig
-from napari_sa2net.data.results import SEGMENT, Job, Layout, ResultFolder, settings_key
-from napari_sa2net.errors import Cancelled, ImageFileError, SA2NetError
+from napari_sa2net.data.formats import write_cells
+from napari_sa2net.data.outlines import Cells
+from napari_sa2net.data.results import (
+    SEGMENT,
+    Job,
+    Layout,
+    ResultFolder,
+    settings_key,
+    table_of,
+)
+from napari_sa2net.errors import Cancelled, FormatError, ImageFileError, SA2NetError
 from napari_sa2net.files import real
 from napari_sa2net.quantities import DEFAULT
 
@@ -70,6 +79,9 @@ class Batch:
     settings : BatchSettings
     overwrite, layout, otherwise
         As of `ResultFolder`.
+    formats : sequence of str
+        Of `data.formats.FORMATS`: in these too, each in a folder of its own. Files of an image
+        that are there from earlier are written anew with it, so that none is out of date.
     work : callable, optional
         What is done with each image; unsaid: `segment_file`.
 
@@ -88,11 +100,13 @@ class Batch:
         work: Work | None = None,
         layout: Layout = SEGMENT,
         otherwise: str = "",
+        formats: Sequence[str] = (),
     ) -> None:
         key = settings_key(settings.describe(), model.sha256)
         self.folder = ResultFolder(output, key, overwrite, layout, otherwise)
         self._model = model
         self._settings = settings
+        self.folder.formats = tuple(dict.fromkeys(formats))
         self._work = work or segment_file
 
     def image(self, job: Job, news: News) -> dict[str, Any]:
@@ -107,7 +121,9 @@ class Batch:
         try:
             record = self.folder.finished(job)
             if record is not None:
-                return {**entry, "state": "skipped", "objects": record["objects"]}
+                not_written = export_again(job, self.folder, record, news)
+                more = {"not_written": not_written} if not_written else {}
+                return {**entry, "state": "skipped", "objects": record["objects"], **more}
             record = self._work(job, self.folder, self._model, self._settings, news)
         except Cancelled:
             self.folder.fail(job, "interrupted")
@@ -172,6 +188,7 @@ def _done(job: Job, record: dict[str, Any]) -> dict[str, Any]:
         "state": "done",
         "objects": record["objects"],
         "seconds": record["seconds"],
+        **({"not_written": record["not_written"]} if "not_written" in record else {}),
     }
 
 
@@ -232,13 +249,84 @@ def segment_file(
         metadata=result.provenance,
         axes=result.plan.label_axes,
     )
+    not_written = {}
+    if formats := folder.exported(job.name):
+        cells = Cells(
+            result.labels,
+            result.plan.label_axes,
+            _spacing(image),
+            {str(name): result.objects[name].to_numpy() for name in result.objects.columns},
+            job.name,
+            image.array,
+            result.plan.axes,
+            job.path,
+            result.provenance,
+        )
+        not_written = export(cells, folder, formats, news)
     record = {
         "objects": len(result.objects),
         "wrong": round(expected_wrong(result, model), 2),
         "seconds": round(time.monotonic() - start, 3),
         "provenance": result.provenance,
+        **({"not_written": not_written} if not_written else {}),
     }
     return folder.finish(job, source, result.objects.to_csv(index=False), record)
+
+
+def export(
+    cells: Cells, folder: ResultFolder, formats: Sequence[str], news: News
+) -> dict[str, str]:
+    """Write cells of an image in further formats.
+
+    Returns
+    -------
+    Formats that cannot hold them, and why; the news hear it too.
+    """
+    not_written = {}
+    for key in formats:
+        target = folder.export_path(cells.name, key)
+        try:
+            write_cells(target, cells, key, overwrite=True)
+        except FormatError as error:
+            not_written[key] = str(error)
+            news.note(cells.name, f"no {key}: {error}")
+            folder.drop(target)
+    return not_written
+
+
+def export_again(
+    job: Job, folder: ResultFolder, record: dict[str, Any], news: News
+) -> dict[str, str]:
+    """Formats that an image lacks which was done before, from its files; as of `export`."""
+    formats = folder.missing(job.name)
+    if not formats:
+        return {}
+    import pandas as pd
+
+    from napari_sa2net.data import read_image
+
+    labels, image = read_image(folder.mask_path(job.name)), read_image(job.path)
+    table = pd.read_csv(table_of(folder.folder, job.name))
+    made = record.get("provenance", {})
+    said = made.get("settings", {}).get("image", {}).get("axes")
+    cells = Cells(
+        labels.array,
+        labels.axes,
+        _spacing(image),
+        {str(name): table[name].to_numpy() for name in table.columns},
+        job.name,
+        image.array,
+        said or image.axes,
+        job.path,
+        made,
+    )
+    return export(cells, folder, formats, news)
+
+
+def _spacing(image: ImageFile) -> dict[str, float]:
+    """µm along each axis that is known; both of a plane, or none."""
+    size = image.pixel_size_um
+    return {} if size is None else {"Y": size, "X": size, **image.scale_um}
 
 
 #: Of a stack so many planes are looked at, and of a plane a middle of this side (px).

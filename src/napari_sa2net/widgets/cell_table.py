@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from functools import partial
 from pathlib import Path
@@ -31,17 +30,22 @@ from qtpy.QtWidgets import (
 )
 from superqt.utils import signals_blocked
 
+from napari_sa2net.app.saving import Saving, cells_in_image
+from napari_sa2net.data.formats import FORMATS, csv
+from napari_sa2net.errors import OutputError
 from napari_sa2net.files import write_atomically
 from napari_sa2net.quantities import GROUPS, RING_GAP, RING_WIDTH
 from napari_sa2net.widgets.controls import (
     guarded,
     hbox,
     link_button,
+    muted,
     vbox,
 )
 from napari_sa2net.widgets.napari_port.connections import Connections
+from napari_sa2net.widgets.napari_port.measured_layers import finest
 from napari_sa2net.widgets.napari_port.picking import CellPicker, show_cell
-from napari_sa2net.widgets.napari_port.results import LABEL
+from napari_sa2net.widgets.napari_port.results import LABEL, METADATA_KEY
 from napari_sa2net.widgets.napari_port.reviewed_layer import ChosenCell, PaintedCells
 from napari_sa2net.widgets.theme import style_sheet
 
@@ -188,16 +192,14 @@ class CellModel(QAbstractTableModel):
         """Rows of cells, in ascending order."""
         return np.flatnonzero(np.isin(self._labels[self._order], labels))
 
-    def csv(self) -> bytes:
-        """All rows as they are shown, with the heads and all digits."""
-        import pandas as pd
-
+    def shown(self) -> dict[str, Any]:
+        """All rows as they are shown, by the heads, with all digits."""
         columns = [column[self._order] for column in self._columns]
-        table = pd.DataFrame(dict(zip(self._heads, columns, strict=True)))
-        text = io.StringIO(newline="")
-        table.to_csv(text, index=False, lineterminator="\n")
-        # with the mark by which Excel knows that µ is no two letters
-        return text.getvalue().encode("utf-8-sig")
+        return dict(zip(self._heads, columns, strict=True))
+
+    def csv(self) -> bytes:
+        """`shown` as a file."""
+        return csv(self.shown())
 
     def rowCount(self, parent: QModelIndex | None = None) -> int:
         """How many cells."""
@@ -252,6 +254,14 @@ class CellModel(QAbstractTableModel):
         return order[np.concatenate([at[~unknown[at]], at[unknown[at]]])]
 
 
+def features_table(layer: Labels) -> dict[str, Any]:
+    """Measurements of a layer's cells; empty where it has none."""
+    features = layer.features
+    if LABEL not in features.columns or not len(features):
+        return {}
+    return {str(n): features[n].to_numpy() for n in features.columns if n != "index"}
+
+
 def _words(value: Any) -> str:
     """A value as it is read: four figures of a fraction, yes or nothing of a truth."""
     if isinstance(value, (bool, np.bool_)):
@@ -277,12 +287,14 @@ class CellTable(QWidget):
         cells: CellLayers,
         measured: MeasuredLayers,
         viewer: Viewer,
+        saving: Saving,
         numbers: NumbersView,
         parent: QWidget | None = None,
     ) -> None:
         super().__init__(parent)
         self.setObjectName("sa2net")
         self.numbers = numbers
+        self._saving = saving
         self._session = session
         self._cells = cells
         self._measured = measured
@@ -292,7 +304,17 @@ class CellTable(QWidget):
         self.connections = Connections()
         self._choosing = False
         self.title = QLabel()
-        self.save = link_button("Save as CSV…", "Save the table as it is shown")
+        self.said = muted()
+        self.said.setWordWrap(False)
+        self.save = link_button("Save…", "Save the table, or the cells for other programs")
+        menu = QMenu(self)
+        #: What the menu offers, by the keys of `FORMATS`.
+        self.saves: dict[str, Any] = {
+            key: menu.addAction(f"{FORMATS[key].title}…", partial(self._save, key))
+            for key in ("csv", *(key for key in FORMATS if key != "csv"))
+        }
+        menu.insertSeparator(self.saves["ome-tiff"])
+        self.save.setMenu(menu)
         self.view = _View()
         self.model = CellModel(self.view)
         self.view.setModel(self.model)
@@ -302,7 +324,7 @@ class CellTable(QWidget):
             "Plot", "Plot the numbers, choose cells in the plot, colour them"
         )
         self.plot.setCheckable(True)
-        top = hbox((self.title, 1), self.measures, self.plot, self.save)
+        top = hbox((self.title, 1), self.said, self.measures, self.plot, self.save)
         self._split = split = QSplitter(Qt.Orientation.Horizontal)
         split.addWidget(self.view)
         split.addWidget(numbers)
@@ -315,7 +337,6 @@ class CellTable(QWidget):
         self._picker = CellPicker(
             self._viewer, lambda: self._layer, self._outline, with_key=False
         )
-        self.save.clicked.connect(self._save)
         self.plot.toggled.connect(self._plot_wanted)
         numbers.chosen.connect(self._choose_all)
         selection = self.view.selectionModel()
@@ -325,6 +346,7 @@ class CellTable(QWidget):
         self.view.clicked.connect(lambda index: self._row_chosen(index, index))
         self.connections.connect(self._cells.changed, self._follow)
         self.connections.connect(self._measured.changed, lambda _: self._follow())
+        self.connections.connect(self._saving.changed, self._show_said)
         self.connections.connect(self._viewer.events.theme, self._restyle)
         self._restyle()
         self._follow()
@@ -421,6 +443,9 @@ class CellTable(QWidget):
                 connect = self._of_layer.connect
                 connect(layer.events.selected_label, self._cell_chosen)
                 connect(layer.events.features, self._show)
+                connect(layer.events.paint, self._edited)
+                connect(layer.events.data, self._edited)
+                connect(layer.events.features, self._edited)
                 connect(layer.events.name, self._show)
             self._show()
         else:
@@ -457,7 +482,8 @@ class CellTable(QWidget):
             self.title.setText(f"{layer.name}: {line}")
         else:
             self.title.setText(NO_CELLS.format(image.name) if image is not None else NO_IMAGE)
-        self.save.setEnabled(self.model.rowCount() > 0)
+        self.save.setEnabled(layer is not None)
+        self.saves["csv"].setEnabled(self.model.rowCount() > 0)
 
     def _cell_chosen(self, _: Any = None) -> None:
         if self._layer is not None and not self._choosing:
@@ -486,18 +512,44 @@ class CellTable(QWidget):
         finally:
             self._choosing = False
 
-    def _save(self) -> None:
+    def _save(self, key: str) -> None:
+        """Ask where, and save there in a format while the person goes on."""
+        layer, chosen = self._layer, FORMATS[key]
+        if layer is None:
+            return
+
         def save() -> None:
-            name = f"{self._layer.name if self._layer is not None else 'cells'}.csv"
+            name = f"{layer.name}{chosen.ending}"
             start = str(Path.home() / "".join(c for c in name if c not in '/\\:*?"<>|'))
-            path, _ = QFileDialog.getSaveFileName(self, "Save the table", start, "*.csv")
-            if path:
-                target = Path(path)
-                write_atomically(
-                    target if target.suffix else target.with_suffix(".csv"), self.model.csv()
-                )
+            what = f"{chosen.title} (*{chosen.ending})"
+            path, _ = QFileDialog.getSaveFileName(self, "Save the cells", start, what)
+            if not path:
+                return
+            target = chosen.named(path)
+            if target != Path(path) and target.exists():
+                # the dialog has asked about another name
+                raise OutputError(f"{target} is there: choose it itself, to replace it.")
+            if key == "csv":
+                shown = self.model.shown()
+                self._saving.write(target, lambda: write_atomically(target, csv(shown)))
+                return
+            cells = cells_in_image(
+                finest(layer),
+                self._measured.place(layer),
+                features_table(layer),
+                layer.name,
+                layer.metadata.get(METADATA_KEY) or {},
+            )
+            self._saving.save(target, cells, key)
 
         guarded(self._session, save)
+
+    def _edited(self, _: Any = None) -> None:
+        if self._layer is not None:
+            self._saving.edited(finest(self._layer))
+
+    def _show_said(self) -> None:
+        self.said.setText(self._saving.said)
 
     def _restyle(self, _: Any = None) -> None:
         self.setStyleSheet(style_sheet(self._viewer.theme))

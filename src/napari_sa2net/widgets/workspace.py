@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from napari_sa2net.app.learn import LearnController
     from napari_sa2net.app.live import LiveController
     from napari_sa2net.app.models import ModelsController
+    from napari_sa2net.app.saving import Saving
     from napari_sa2net.app.see_why import ExplainController
     from napari_sa2net.widgets.cell_table import CellTable
 
@@ -341,6 +342,13 @@ class Workspace(QObject):
         return learn
 
     @cached_property
+    def saving(self) -> Saving:
+        """Of the table of cells."""
+        from napari_sa2net.app.saving import Saving
+
+        return Saving(self.link)
+
+    @cached_property
     def folder(self) -> FolderController:
         """Of a folder of images, made when one is opened."""
         from napari_sa2net.app.folder import FolderController
@@ -502,9 +510,9 @@ class Workspace(QObject):
             for part in (live, learn, self.controller, correct):
                 if part is not None:
                     part.close()
-            models = self._made("models")
-            if models is not None:
-                models.close()
+            for part in map(self._made, ("models", "saving")):
+                if part is not None:
+                    part.close()
             if self._table is not None:
                 self._table.shut()
             self.measured.close()
@@ -549,6 +557,7 @@ class Workspace(QObject):
                 self.cells,
                 self.measured,
                 self.port.viewer,
+                self.saving,
                 NumbersView(
                     self.port.viewer,
                     lambda labels: self.correct.remove(labels),

@@ -63,7 +63,7 @@ class MeasuredLayers:
 
     def measure(self, layer: Labels) -> None:
         """Measure all cells of a layer, whatever made them."""
-        self._measurements.measure(layer_key(layer), _finest(layer), self.place(layer))
+        self._measurements.measure(layer_key(layer), finest(layer), self.place(layer))
 
     def is_measured(self, layer: Labels) -> bool:
         """Whether a layer has a table that follows it, or is about to."""
@@ -123,7 +123,7 @@ class MeasuredLayers:
                 place = self.place(layer)
                 if parts is not None:
                     parts = [_without(part, place.extra) for part in parts]
-                self._measurements.follow(layer_key(layer), _finest(layer), place, parts)
+                self._measurements.follow(layer_key(layer), finest(layer), place, parts)
 
     def leave(self) -> None:
         """Note on the layers that they are measured, for the next dock."""
@@ -141,7 +141,7 @@ class MeasuredLayers:
             if table is None:
                 continue
             place = self.place(layer)
-            key, labels = layer_key(layer), _finest(layer)
+            key, labels = layer_key(layer), finest(layer)
             if table.columns:
                 self._measurements.adopt(key, labels, place, table.columns)
             if not table.columns or table.labels != labels_digest(layer):
@@ -213,7 +213,7 @@ class MeasuredLayers:
         self._behind.discard(layer)
         self._tabling = True
         try:
-            self._measurements.adopt(layer_key(layer), _finest(layer), place, table, window)
+            self._measurements.adopt(layer_key(layer), finest(layer), place, table, window)
         finally:
             self._tabling = False
 
@@ -223,7 +223,7 @@ class MeasuredLayers:
         self._dirty.pop(layer, None)
         self._behind.discard(layer)
         place = self.place(layer)
-        self._measurements.extend(layer_key(layer), _finest(layer), place, window)
+        self._measurements.extend(layer_key(layer), finest(layer), place, window)
 
     def _changed(self, key: str) -> None:
         layer = self._cells.find(key)
@@ -235,7 +235,7 @@ class MeasuredLayers:
         self.changed.emit(layer)
 
 
-def _finest(layer: Labels) -> Any:
+def finest(layer: Labels) -> Any:
     """The array of a layer, of several levels the finest."""
     return layer.data[0] if layer.multiscale else layer.data
 
