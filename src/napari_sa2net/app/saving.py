@@ -15,6 +15,7 @@ from napari_sa2net.app.measured import Place
 from napari_sa2net.app.session import error_info
 from napari_sa2net.data.formats import FORMATS, write_cells
 from napari_sa2net.data.outlines import Cells
+from napari_sa2net.measure import sizes_of
 
 #: Labels with more bytes are not copied, but read while a person may go on.
 COPIED = 2**26
