@@ -411,7 +411,12 @@ def _put(plane: NDArray[Any], one: Found, number: int) -> tuple[int, int] | None
         met = True
         mask = np.zeros((box[1] - box[0], box[3] - box[2]), bool)
         for ring in points:
-            mask ^= polygon_mask(ring, box)
+            # each ring in its own box, as a cell may have thousands
+            own = polygon_box(ring, plane.shape)  # type: ignore[arg-type]
+            if own is not None:
+                y, x = own[0] - box[0], own[2] - box[2]
+                inner = mask[y : y + own[1] - own[0], x : x + own[3] - own[2]]
+                inner ^= polygon_mask(ring, own)
         window = plane[box[0] : box[1], box[2] : box[3]]
         shared += int(np.count_nonzero(mask & (window != 0) & (window != number)))
         area += int(mask.sum())
