@@ -122,6 +122,9 @@ def test_a_box_and_a_lasso_in_the_scatter(opened: Any, qtbot: QtBot) -> None:
     qtbot.waitUntil(lambda: numbers._items["points"].isVisible(), timeout=WAIT_MS)
     x, y = cells.features["area_px"], cells.features["circularity"]
     assert len(numbers._items["points"].getData()[0]) == len(x)
+    axis = numbers._plot.getAxis("left")
+    assert axis.labelString().count("circularity") == 1
+    assert axis.autoSIPrefixScale == 1  # 0.9, not 900 thousandths
     mid, side = float(x.median()), float(y.median())
     drag(numbers, (float(x.min()) - 1, float(y.min())), (mid, side))
     inside = numbers.inside()

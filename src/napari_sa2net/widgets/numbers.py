@@ -532,6 +532,9 @@ class NumbersView(QWidget):
         plot.setMinimumHeight(90)
         plot.setMenuEnabled(False)
         plot.hideButtons()
+        for side in ("bottom", "left"):
+            # the numbers as the table has them, not in thousandths
+            plot.getAxis(side).enableAutoSIPrefix(False)
         plot.getViewBox().setMouseEnabled(x=False, y=False)
         plot.setAccessibleName("Plot of the cells")
         self._place.addWidget(plot)
