@@ -124,7 +124,8 @@ class MeasuredCells:
 
     def quantities(self, groups: tuple[str, ...]) -> Quantities:
         """What groups measure of these labels."""
-        plan, place = self.place.plan(), self.place
+        place = self.place
+        plan = place.plan() if "intensity" in groups else None
         return Quantities(
             groups,
             self.shape,

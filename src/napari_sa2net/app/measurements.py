@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -275,8 +275,9 @@ class Measurements:
         cells = layer.cells
         if not layer.measured or layer.asked is not None or layer.sent is not None:
             return
-        told = {*cells.groups, *(() if cells.place.plan() else ("intensity",))}
-        groups = tuple(group for group in self.groups if group not in told)
+        groups = tuple(group for group in self.groups if group not in cells.groups)
+        if "intensity" in groups and cells.place.plan() is None:
+            groups = tuple(group for group in groups if group != "intensity")
         if not groups:
             return
         labels = cells.now()
@@ -285,7 +286,9 @@ class Measurements:
             cells.add({}, {"label": cells.columns["label"], **wanted.nothing()})
             return
         layer.asked = groups, cells.stamps(cells.columns["label"].tolist())
-        arguments = {**_arguments(labels, cells.place), "groups": groups}
+        # only intensities are of the image, which is a way to go for nothing else
+        place = cells.place if "intensity" in groups else replace(cells.place, image=None)
+        arguments = {**_arguments(labels, place), "groups": groups}
         about = _Asked(key, layer)
         self._link.ask("measure_image", arguments, kind="measure_groups", about=about)
 

@@ -46,6 +46,7 @@ from napari_sa2net.interpret.objects import Profiles, all_profiles, gate_columns
 from napari_sa2net.interpret.refinement import STRIDES, refinement_table, stage_change
 from napari_sa2net.measure import object_table
 from napari_sa2net.models import Model, load_model
+from napari_sa2net.quantities import DEFAULT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -476,7 +477,7 @@ def explain(
     foreground = foreground_probability(probability, made.classes)
     height, width = plan.spatial
     raw = np.moveaxis(plan.read_raw(index, 0, height, 0, width), 0, -1)
-    table = object_table(labels, foreground, raw, pixel_size_um)
+    table = object_table(labels, foreground, raw, pixel_size_um, groups=DEFAULT)
     profiles = all_profiles(labels, maps)
     return Explanation(
         labels,
