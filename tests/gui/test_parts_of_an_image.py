@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
 from napari.layers import Labels, Shapes
 
 from napari_sa2net.data.samples import synthetic_nuclei
@@ -194,8 +195,14 @@ def test_an_area_is_drawn_with_naparis_own_tool(open_dock: OpenDock, qtbot: QtBo
     page.button.click()
     assert not session.running
     assert "Drag a rectangle" in session.error.message
+    assert not page.hint.isHidden()
+    assert page.hint_text.text() == "Drag a rectangle over the image, then press Segment."
+    # what is drawn hides no cells
+    assert to_rgba(shapes.current_face_color)[3] == 0
 
     shapes.add_rectangles(np.array([[50, 100], [149.5, 249.5]]))
+    assert page.hint.isHidden()
+    assert session.image.area == (50, 150, 100, 250)
     window.workspace.controller.dismiss_error()
     window.segment()
     assert session.image.area == (50, 150, 100, 250)

@@ -263,7 +263,7 @@ def _rings(padded: NDArray[Any]) -> Iterator[Ring]:
     inside = padded > 0
     nw, ne, sw, se = inside[:-1, :-1], inside[:-1, 1:], inside[1:, :-1], inside[1:, 1:]
     falling, rising = nw & se & ~ne & ~sw, ne & sw & ~nw & ~se
-    single = (nw ^ ne ^ sw ^ se) & True
+    single = nw ^ ne ^ sw ^ se
     at = np.argwhere(single | falling | rising)
     crossed = (falling | rising)[tuple(at.T)]
     fall = falling[tuple(at.T)]

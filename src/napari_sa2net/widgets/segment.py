@@ -343,6 +343,8 @@ class ResultSection(QWidget):
         self.valueChanged.emit()
 
 
+MEASURE_HINT = "Drag a line across one cell in the image. Esc cancels."
+AREA_HINT = "Drag a rectangle over the image, then press Segment."
 OPEN_FOLDER = "Open a folder of images…"
 FOLDER_TIP = "List the images of a folder: segment all of them, correct one after the other"
 LAYERS_TIP = "List the image layers of this window: segment all of them, one after the other"
@@ -360,6 +362,7 @@ class SegmentPage(PageWidget):
         self._workspace = workspace
         self._dispatch = workspace.dispatch
         self._axes_shown: tuple[Any, ...] = ()
+        self._measuring = False
         self._build()
         self._connect()
 
@@ -385,8 +388,8 @@ class SegmentPage(PageWidget):
         self.advanced = AdvancedSection()
         self.hint = QFrame()
         self.hint.setProperty("role", "hint")
-        hint_text = text_label("Drag a line across one cell in the image. Esc cancels.")
-        vbox(hint_text, on=self.hint, margins=(10, 6, 8, 6))
+        self.hint_text = text_label(MEASURE_HINT)
+        vbox(self.hint_text, on=self.hint, margins=(10, 6, 8, 6))
         self._run = run = RunControls(
             self._workspace,
             self,
@@ -541,7 +544,14 @@ class SegmentPage(PageWidget):
 
     def _set_measuring(self, measuring: bool) -> None:
         self.size_row.set_measuring(measuring)
-        self.hint.setVisible(measuring)
+        self._measuring = measuring
+        self._show_hint()
+
+    def _show_hint(self) -> None:
+        source, where = self.session.image, self.session.where
+        undrawn = source is not None and where == "area" and source.area is None
+        self.hint_text.setText(MEASURE_HINT if self._measuring else AREA_HINT)
+        self.hint.setVisible(self._measuring or undrawn)
 
     def _region_changed(self) -> None:
         self._workspace.set_region(self.region_row.where(), self.region_row.planes())
@@ -559,7 +569,7 @@ class SegmentPage(PageWidget):
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
         """Take the keys that mean something here."""
-        if event is not None and event.key() == Qt.Key.Key_Escape and self.hint.isVisible():
+        if event is not None and event.key() == Qt.Key.Key_Escape and self._measuring:
             self.port.cancel_measure()
             return
         super().keyPressEvent(event)
@@ -586,6 +596,7 @@ class SegmentPage(PageWidget):
     def _show_image(self) -> None:
         source = self.session.image
         self._show_folder()
+        self._show_hint()
         self.work.setVisible(source is not None)
         self.found.setVisible(source is not None)
         if source is None:
@@ -640,6 +651,7 @@ class SegmentPage(PageWidget):
 
     def _show_region(self) -> None:
         self.region_row.setValue(self.session.where, self.session.planes)
+        self._show_hint()
 
     def _show_sliders(self) -> None:
         session = self.session

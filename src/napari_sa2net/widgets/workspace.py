@@ -31,6 +31,7 @@ from napari_sa2net.widgets.napari_port.reading import layer_key
 if TYPE_CHECKING:
     from napari.layers import Labels
     from napari.viewer import Viewer
+    from psygnal import SignalInstance
 
     from napari_sa2net.app.correct import CorrectController
     from napari_sa2net.app.folder import FolderController
@@ -246,20 +247,25 @@ class Workspace(QObject):
         self._watch(
             "finding cells",
             session,
+            session.events.running,
             lambda: session.running,
             lambda: session.error.message if session.error is not None else session.counted,
         )
 
     def _watch(
-        self, what: str, state: Any, running: Callable[[], bool], outcome: Callable[[], str]
+        self,
+        what: str,
+        state: Any,
+        changed: SignalInstance,
+        running: Callable[[], bool],
+        outcome: Callable[[], str],
     ) -> None:
-        """Tell napari of the runs of a state with ``progress``."""
+        """Tell napari of a state's runs; ``changed`` speaks when one begins or ends."""
         viewer = self.port.viewer
         activity = Activity(viewer, what, running, lambda: state.progress, outcome)
         self._activities.append(activity)
-        events = state.events
-        events.progress.connect(activity.follow)
-        (events.phase if hasattr(state, "phase") else events.running).connect(activity.follow)
+        for signal in (changed, state.events.progress):
+            signal.connect(activity.follow)
 
     # --- what is made with the page that needs it ------------------------------------------
 
@@ -338,7 +344,7 @@ class Workspace(QObject):
                 return ""
             return state.outcome.verdict.text
 
-        self._watch("learning", state, lambda: learn.running, outcome)
+        self._watch("learning", state, state.events.phase, lambda: learn.running, outcome)
         return learn
 
     @cached_property
@@ -364,6 +370,7 @@ class Workspace(QObject):
         self._watch(
             "segmenting a folder",
             folder.state,
+            folder.state.events.running,
             lambda: folder.state.running,
             lambda: folder.state.said,
         )

@@ -280,16 +280,22 @@ def is_area(layer: Layer) -> bool:
     return isinstance(layer, Shapes) and METADATA_KEY not in layer.metadata
 
 
-def begin_area(viewer: Viewer, image: Image) -> None:
-    """Let the person drag a rectangle with napari's own tool, unless something is drawn."""
+def begin_area(viewer: Viewer, image: Image) -> Shapes | None:
+    """Let the person drag a rectangle with napari's own tool, unless something is drawn.
+
+    Returns the layer to draw on.
+    """
     if drawn_box(viewer, image) is not None:
-        return
+        return None
     empty = [one for one in viewer.layers if is_area(one) and not len(one.data)]
     if not empty:
         empty = [Shapes(ndim=2, name=AREA_NAME, **_last_two(image))]
+        # cells must be seen in it
+        empty[0].current_face_color, empty[0].current_edge_color = "transparent", COLOR
         viewer.add_layer(empty[0])
     viewer.layers.selection.active = empty[-1]
     empty[-1].mode = "add_rectangle"
+    return empty[-1]
 
 
 # --------------------------------------------------------------------------------------------

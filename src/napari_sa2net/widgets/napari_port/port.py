@@ -269,7 +269,12 @@ class NapariPort:
     def draw_area(self) -> None:
         """Let the person drag a rectangle with napari's own tool, unless something is drawn."""
         if self._current is not None:
-            begin_area(self.viewer, self._current)
+            drawing = begin_area(self.viewer, self._current)
+            if drawing is not None:
+                self._connections.connect(drawing.events.data, self._area_drawn)
+
+    def _area_drawn(self, _: Any = None) -> None:
+        self.image_changed.emit()
 
     def image_layer(self, key: str) -> Image | None:
         """The image layer with this key."""
