@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Each worker has a core of its own.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Preferences of this process alone: not the person's, nor those of the other workers.
+_preferences = tempfile.TemporaryDirectory(prefix="napari-", ignore_cleanup_errors=True)
+os.environ["NAPARI_CONFIG"] = str(Path(_preferences.name) / "settings.yaml")
 
 
 def pytest_collection_finish() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -150,6 +151,8 @@ def test_corrections_are_kept_where_the_preferences_say(
     make_napari_viewer()
     settings = get_plugin_settings("napari-sa2net")
     assert settings.correct.corrections == ""
+    # tests never write where a person's own preferences are
+    assert settings.config_path.parent == Path(os.environ["NAPARI_CONFIG"]).parent
     settings.correct.corrections = str(tmp_path / "mine")
     try:
         dock = open_dock()
