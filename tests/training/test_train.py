@@ -28,7 +28,12 @@ from napari_sa2net.models import load_model
 from napari_sa2net.training.dataset import CropDataset, load_example
 from napari_sa2net.training.fine_tune import fine_tune
 from napari_sa2net.training.run_state import write_tensors
-from napari_sa2net.training.train import start_network, train_folder
+from napari_sa2net.training.train import (
+    FOREGROUNDS,
+    SegmentationModule,
+    start_network,
+    train_folder,
+)
 
 SMALL = TrainConfig(
     base_channels=4,
@@ -69,11 +74,38 @@ def test_training_ends_in_a_registered_model(folder, tmp_path):
     assert model.card.training["steps"] == 4
     assert model.card.training["settings"] == SMALL.model_dump(mode="json")
     assert model.card.diameter == 12
+    assert model.card.instance.foreground in FOREGROUNDS
     assert set(model.card.scores["validation"]) >= {"ap50", "mean_ap", "dice", "loss"}
     assert result.path.is_file()
     assert steps[-1][:2] == (4, 4)
     with torch.no_grad():
         assert torch.isfinite(model.net(torch.rand(1, 3, 32, 32))).all()
+
+
+def test_the_threshold_is_tuned_on_the_validation_images(monkeypatch):
+    """Half-sure pixels around every cell are not the cell's: the model says so itself."""
+    labels = torch.zeros(1, 64, 64, dtype=torch.int64)
+    sure = torch.full((1, 64, 64), 0.02)
+    for number, (y, x) in enumerate(((4, 4), (4, 36), (36, 20)), start=1):
+        sure[:, y - 3 : y + 19, x - 3 : x + 19] = 0.63  # a rim of 3 px
+        sure[:, y : y + 16, x : x + 16] = 0.97
+        labels[:, y : y + 16, x : x + 16] = number
+
+    class Net(torch.nn.Module):
+        n_classes = 3
+
+        def forward(self, image):
+            return torch.stack([1 - sure, sure - 1e-6, torch.full_like(sure, 1e-6)], 1).log()
+
+    module = SegmentationModule(Net(), SMALL)
+    said = {}
+    monkeypatch.setattr(module, "log", lambda name, value, **_: said.update({name: value}))
+    module.on_validation_epoch_start()
+    batch = {"image": torch.zeros(1, 3, 64, 64), "labels": labels, "target": labels * 0}
+    module.validation_step({**batch, "mask": labels >= 0}, 0)
+    module.on_validation_epoch_end()
+    assert said["val_foreground"] == 0.65
+    assert said["val_mean_ap"] == 1
 
 
 def test_the_same_seed_gives_the_same_weights(folder, tmp_path):

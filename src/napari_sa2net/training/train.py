@@ -170,6 +170,10 @@ def fit(
     return trainer
 
 
+#: Tried on the validation images; a boundary that counts double in the loss makes cells wide.
+FOREGROUNDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
+
+
 class SegmentationModule(pl.LightningModule):
     """Trains a network on crops and scores it on whole images.
 
@@ -186,7 +190,7 @@ class SegmentationModule(pl.LightningModule):
         self.loss = make_loss(config)
         self.learns_distance = net.n_classes == len(OUTPUTS)
         self.outputs = OUTPUTS if self.learns_distance else CLASSES
-        self._scores: list[ImageScore] = []
+        self._scores: dict[float, list[ImageScore]] = {}
         self._losses: list[float] = []
 
     def training_step(self, batch: dict[str, Tensor], _index: int) -> Tensor:
@@ -208,7 +212,7 @@ class SegmentationModule(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Called by Lightning."""
-        self._scores, self._losses = [], []
+        self._scores, self._losses = {value: [] for value in FOREGROUNDS}, []
 
     def validation_step(self, batch: dict[str, Tensor], _index: int) -> None:
         """Called by Lightning."""
@@ -216,20 +220,24 @@ class SegmentationModule(pl.LightningModule):
         classes = logits[:, : len(CLASSES)]
         self._losses.append(float(self.loss(classes, batch["target"], batch["mask"])))
         probability = activate(logits.float(), len(CLASSES))[0].cpu().numpy()
-        labels = label_objects(probability, self.outputs, InstanceConfig())
         counts = batch["mask"][0].cpu().numpy()
-        self._scores.append(
-            score_image(labels * counts, batch["labels"][0].cpu().numpy() * counts)
-        )
+        truth = batch["labels"][0].cpu().numpy() * counts
+        for value, scores in self._scores.items():
+            config = InstanceConfig(foreground=value)
+            labels = label_objects(probability, self.outputs, config)
+            scores.append(score_image(labels * counts, truth))
 
     def on_validation_epoch_end(self) -> None:
         """Called by Lightning."""
-        scores = pool(self._scores)
+        pooled = {value: pool(scores) for value, scores in self._scores.items()}
+        # Chosen by both: found at all, and found exactly.
+        both = {value: (s["ap50"] + s["mean_ap"]) / 2 for value, s in pooled.items()}
+        foreground = max(both, key=lambda value: (both[value], -value))
         self.log("val_loss", sum(self._losses) / len(self._losses), prog_bar=True)
         for name in ("ap50", "mean_ap", "dice"):
-            self.log(f"val_{name}", scores[name], prog_bar=True)
-        # Chosen by both: found at all, and found exactly.
-        self.log("val_score", (scores["ap50"] + scores["mean_ap"]) / 2)
+            self.log(f"val_{name}", pooled[foreground][name], prog_bar=True)
+        self.log("val_score", both[foreground])
+        self.log("val_foreground", foreground)
 
     def configure_optimizers(self) -> Any:
         """Called by Lightning."""
@@ -438,6 +446,8 @@ def train_folder(
     if not best.best_model_path:
         raise TrainingError("Training ended before its first validation. Train for more steps.")
     scores = _restore(module, Path(best.best_model_path))
+    # a checkpoint of an older version chose none
+    foreground = round(scores.pop("foreground", InstanceConfig().foreground), 2)
     data = readable(Path(directory).name)
     card = ModelCard(
         name=name,
@@ -446,6 +456,7 @@ def train_folder(
         classes=module.outputs,
         input=input_config,
         diameter=config.diameter,
+        instance=InstanceConfig(foreground=foreground),
         training={
             "data": data,
             **read_as,
