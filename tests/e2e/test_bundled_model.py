@@ -19,7 +19,7 @@ def nuclei():
 
 def test_the_card_says_how_it_was_made(nuclei):
     card = nuclei.card
-    assert card.classes == ("background", "interior", "boundary")
+    assert card.classes == ("background", "interior", "boundary", "distance")
     assert card.diameter is not None
     assert "sa2net train" in card.training["command"]
     assert card.licence

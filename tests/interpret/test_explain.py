@@ -257,7 +257,7 @@ def test_nothing_to_see(bundled, shape: tuple[int, int]) -> None:
 
 def test_no_object_and_one_pixel_objects(bundled) -> None:
     noise = np.random.default_rng(0).normal(100, 1, (70, 90))
-    none = explain_image(noise, bundled, diameter=33, foreground=0.98)
+    none = explain_image(noise, bundled, diameter=bundled.diameter, foreground=0.98)
     assert len(none.objects) == none.labels.max() == 0
     assert none.maps["aua_1"].values.shape == (70, 90)
     tiny = explain_image(noise, bundled, diameter=33, foreground=0.02, min_size=0, split=1)

@@ -48,7 +48,7 @@ def card_lines(card: ModelCard, file: Mapping[str, Any], details: bool) -> list[
         ("trained on", str(card.training.get("data", ""))),
         ("object size", f"{card.diameter:g} px" if card.diameter else "any; not resized"),
         ("image channels", f"{card.network.in_channels} ({card.input.channel_order})"),
-        ("not for", limits_of(card, bool(file.get("bundled")))),
+        ("not for", limits_of(card)),
         ("classes", ", ".join(card.classes)),
         # Where it is not that of every ordinary model.
         *((title, text) for title, text in gamma_rows(card.network) if text != ORDINARY),

@@ -267,7 +267,7 @@ DISTANCE_WEIGHT = 0.2
 #: ... and where the network has no boundary class.
 DISTANCE_WEIGHT_BINARY = 0.6
 #: The depth where the network gives the distance to the edge itself.
-DEPTH_WITH_DISTANCE = 0.22
+DEPTH_WITH_DISTANCE = 0.18
 #: Smoothing (px) of the distance that the network gives.
 DISTANCE_SIGMA = 0.5
 #: Pixels added to the distance before the logarithm, against steps on a coarse grid.

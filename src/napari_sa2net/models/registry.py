@@ -76,21 +76,12 @@ class ModelEntry:
     @property
     def limits(self) -> str:
         """What the model is not for, in words; empty where nothing is known."""
-        return limits_of(self.card, self.bundled)
+        return limits_of(self.card)
 
 
-#: What bundled models cannot do, where their cards do not say it.
-_LIMITS = {
-    "nuclei": "Cells that are stained in their membrane or cytoplasm: of nuclei between brown "
-    "stain (immunohistochemistry with DAB) most are missed. Net-like tissue, such as horny "
-    "skin, may be taken for nuclei",
-}
-
-
-def limits_of(card: ModelCard, bundled: bool) -> str:
-    """What a model is not for: as its card says under ``training``, else as is known."""
-    said = str(card.training.get("limits") or "")
-    return said or (_LIMITS.get(card.name, "") if bundled else "")
+def limits_of(card: ModelCard) -> str:
+    """What a model is not for, as its card says under ``training``; empty where it does not."""
+    return str(card.training.get("limits") or "")
 
 
 def bundled_models_dir() -> Path:
