@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from benchmarks.tables import show
 
-from napari_sa2net.config import InstanceConfig, PredictConfig
+from napari_sa2net.config import PredictConfig
 from napari_sa2net.data import plan_image, synthetic_nuclei
 from napari_sa2net.inference.instances import label_objects
 from napari_sa2net.inference.predict import Predictor
@@ -95,7 +95,7 @@ def what_ifs(model: Model, image: np.ndarray) -> list[dict[str, object]]:
     predictor, plan = prepared(model, image)
     first = (SIZE - VIEW) // 2
     box = (first, first + VIEW, first, first + VIEW)
-    classes, config = model.card.classes, InstanceConfig()
+    classes, config = model.card.classes, model.card.instance
     cold: list[float] = []
 
     def labels(probability: np.ndarray) -> np.ndarray:

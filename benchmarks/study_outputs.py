@@ -153,14 +153,14 @@ def extra_loss(logits: Tensor, target: Tensor, names: tuple[str, ...], mask: Ten
 
 
 def network(names: tuple[str, ...]) -> SA2Net:
-    """The bundled network with heads for further outputs, at zero."""
+    """The bundled network's classes with heads for further outputs, at zero."""
     start = load_model("nuclei").net
     n = sum(EXTRA[name] for name in names)
     net = SA2Net(3, len(CLASSES) + n, start.base_channels)
     state = start.state_dict()
     for key in [k for k in state if k.startswith("outc")]:
         more = torch.zeros(n, *state[key].shape[1:])
-        state[key] = torch.cat([state[key].float(), more])
+        state[key] = torch.cat([state[key][: len(CLASSES)].float(), more])
     net.load_state_dict(state)
     return net
 
