@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
+from uuid import uuid4
 
 import platformdirs
 
@@ -118,6 +119,27 @@ def write_atomically(
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def write_once(path: Path, content: bytes) -> None:
+    """Write a file whole, unless there is one: of several processes the first decides.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    own = path.with_name(f"{TEMPORARY_PREFIX}{uuid4().hex}")
+    write_atomically(own, content)
+    try:
+        os.link(own, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        if not path.exists():
+            os.replace(own, path)
+    finally:
+        own.unlink(missing_ok=True)
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:

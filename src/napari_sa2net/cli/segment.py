@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Group, Parameter
 
 from napari_sa2net.cli import console
 from napari_sa2net.cli.console import BatchProgress
@@ -34,16 +37,19 @@ from napari_sa2net.data.results import (
     name_jobs,
     refuse_inputs_as_outputs,
 )
+from napari_sa2net.errors import SettingsError
 from napari_sa2net.inference import batch
-from napari_sa2net.inference.batch import Batch, BatchSettings, Work
+from napari_sa2net.inference.batch import Batch, BatchSettings, By, News, Work
 from napari_sa2net.quantities import checked_groups
 
 if TYPE_CHECKING:
     from napari_sa2net.data import ImageFile, ImagePlan
+    from napari_sa2net.inference.blocks import Order
     from napari_sa2net.inference.segment import Segmentation
     from napari_sa2net.models import Model
 
 
+_SHARED = Parameter(group=Group("Sharing out", sort_key=3))
 #: What the shell offers where a mask came from elsewhere.
 OR_OVERWRITE = ", or replace it with --overwrite"
 
@@ -61,6 +67,8 @@ def segment(
     format: Formats = (),
     overwrite: Flag = False,
     json: JsonOfRun = False,
+    shard: Annotated[str | None, _SHARED] = None,
+    block: Annotated[int | None, _SHARED] = None,
     instances: Instances = None,
     predict: Predict = None,
 ) -> int:
@@ -74,12 +82,91 @@ def segment(
     ----------
     overwrite
         Do finished images again, and replace masks that came from elsewhere.
+    shard
+        Do this part only, such as 2/8, as a task of a SLURM array; after all of them, join.
+    block
+        Share out images in blocks of this side (px); unsaid: files, or blocks of 4096 px where
+        there are fewer files than that share them.
     """
     jobs = name_jobs(input_images(inputs))
     refuse_inputs_as_outputs(jobs, output)
     loaded, said = prepared(model, axes, channels, normalize, instances, predict)
     settings = BatchSettings(**said, measure=checked_groups(measure))
-    return run_command(jobs, output, loaded, settings, overwrite, json, formats=format)
+    if block is not None and shard is None:
+        raise SettingsError("--block is the size of what is shared out: give --shard too.")
+    if shard is None:
+        return run_command(jobs, output, loaded, settings, overwrite, json, formats=format)
+    from napari_sa2net.inference.blocks import Order
+
+    order = Order(
+        output.absolute(),
+        _for_all(model),
+        loaded.sha256,
+        settings,
+        tuple(jobs),
+        block,
+        tuple(format),
+        overwrite,
+        segment_file,
+        OR_OVERWRITE,
+    )
+    return run_shard(order, loaded, shard, json)
+
+
+def _for_all(model: str) -> str:
+    """A model as a process in another folder finds it."""
+    path = Path(model).expanduser()
+    return str(path.absolute()) if path.is_file() else model
+
+
+def run_shard(order: Order, model: Model, text: str, json: bool) -> int:
+    """Do a part of a batch, or join all parts; the exit code.
+
+    Raises
+    ------
+    SettingsError, OutputError
+        If it does not fit the other parts, or some are missing.
+    """
+    from napari_sa2net.inference.blocks import Shard, ShardNotes, Worker, do_shard
+
+    if order.overwrite:
+        raise SettingsError(
+            "--overwrite and --shard do not go together, as a part would take away what "
+            "another has made. Delete the old results, or choose another output folder."
+        )
+    notes = ShardNotes(order)
+    if text.strip() == "join":
+        notes.check_finished()
+        joining = Worker(order, model)
+        code = run_command(
+            *(order.jobs, order.output, model, order.settings, False, json),
+            formats=order.formats,
+            work=joining.join_file,
+        )
+        if code == 0:
+            notes.clear()
+        return code
+    shard = Shard.of_text(text)
+    cut = order.block is not None or len(order.jobs) < shard.of
+    notes.begin(shard)
+    worker = Worker(replace(order, block=order.block or 0 if cut else None), model)
+    start = time.monotonic()
+    images: list[dict[str, Any]] = []
+    told: dict[str, str] = {}
+    n = len(order.jobs) if cut else len(shard.mine(len(order.jobs)))
+    with BatchProgress(n, json) as progress:
+        for image in do_shard(worker, shard, progress):
+            images.append(image)
+            progress.end(image["name"], *_ended(image, told))
+    failed = sum(image["state"] == "failed" for image in images)
+    notes.end(shard)
+    seconds = round(time.monotonic() - start, 3)
+    if json:
+        summary = {"shard": str(shard), "seconds": seconds, "n_images": n, "n_failed": failed}
+        console.print_json({**summary, "images": images})
+    else:
+        console.stderr().print(f"shard {shard}: {n - failed} of {n} images in {seconds:.1f} s")
+    return 0 if not failed else 1 if failed < n else 2
 
 
 def prepared(
@@ -197,6 +284,11 @@ def _ended(entry: dict[str, Any], told: dict[str, str]) -> tuple[str, str]:
     if entry["state"] == "failed":
         first = told.setdefault(entry["error"], entry["name"])
         return (entry["error"] if first == entry["name"] else f"as {first}"), "red"
+    if "blocks" in entry and entry["state"] == "shared":
+        n = entry["blocks"]
+        return f"{n} {'block' if n == 1 else 'blocks'} in {entry['seconds']:.1f} s", ""
+    if "objects" not in entry:
+        return "done before", "dim"
     words = _count(entry["objects"])
     if entry["state"] == "skipped":
         return f"{words} (done before)", "dim"
@@ -208,7 +300,8 @@ def segment_file(
     folder: ResultFolder,
     model: Model,
     settings: BatchSettings,
-    progress: BatchProgress,
+    progress: News,
+    by: By | None = None,
 ) -> dict[str, Any]:
     """Segment one file and say what should be known of it; returns its record."""
     from napari_sa2net.measure import many_doubtful
@@ -226,7 +319,7 @@ def segment_file(
                 "unsure: measure a cell and give it as --diameter",
             )
 
-    return batch.segment_file(job, folder, model, settings, progress, told)
+    return batch.segment_file(job, folder, model, settings, progress, told, by)
 
 
 def plan_notes(plan: ImagePlan, image: ImageFile, settings: BatchSettings) -> list[str]:

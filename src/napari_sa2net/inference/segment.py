@@ -166,8 +166,9 @@ def plan_for(
     channels: int | Iterable[int] | None = None,
     normalize: bool = True,
     predict: PredictConfig | None = None,
+    measure: bool = True,
 ) -> ImagePlan:
-    """Plan of an image for a model; see `segment` for the parameters."""
+    """Plan of an image for a model; see `segment` and `plan_image` for the parameters."""
     predict = predict or PredictConfig()
     plan = plan_as_input(
         image,
@@ -176,6 +177,7 @@ def plan_for(
         normalize,
         model.card.input,
         model.card.network.in_channels,
+        measure,
         levels=predict.levels,
         contrast=predict.contrast,
     )
