@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -186,3 +190,79 @@ def test_an_image_without_anything(segment, tmp_path):
     assert segment("--shard", "2/2", inputs=[path]).code == 0
     assert segment("--shard", "join", inputs=[path]).code == 0
     assert not tifffile.imread(tmp_path / "out" / "flat.tif").any()
+
+
+# --- dask ------------------------------------------------------------------------------------
+
+
+def start(*arguments, home: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "napari_sa2net.cli", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "SA2NET_HOME": str(home), "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.timeout(600)
+def test_workers_that_are_killed_cost_their_blocks(
+    segment, large, images, tiny_model, tmp_path, own_home
+):
+    pytest.importorskip("distributed")
+    psutil = pytest.importorskip("psutil")
+    assert segment(*SMALL, inputs=[large], out="one").code == 0
+    arguments = ("--model", tiny_model, *SMALL, "--block", "100", "--dask", "local:2")
+    running = start("segment", large, "-o", tmp_path / "out", *arguments, home=own_home)
+    blocks = tmp_path / "out" / "extra" / "blocks" / "large"
+
+    def workers():
+        every = psutil.Process(running.pid).children()
+        return [one for one in every if "spawn_main" in " ".join(one.cmdline())]
+
+    killed, seen = 0, 0
+    while running.poll() is None and killed < 3:
+        made = len(list(blocks.glob("block-*.npy")))
+        if made > seen and (present := workers()):
+            present[killed % len(present)].kill()
+            killed, seen = killed + 1, made
+        time.sleep(0.05)
+    _, err = running.communicate()
+    assert running.returncode == 0, err
+    assert killed == 3
+    same(tmp_path / "one", tmp_path / "out")
+    assert not blocks.exists()
+
+
+@pytest.mark.timeout(600)
+def test_files_on_a_cluster(segment, images, tiny_model, tmp_path, own_home):
+    pytest.importorskip("distributed")
+    assert segment(inputs=[images], out="one").code == 1
+    arguments = ("--model", tiny_model, "--dask", "local:2", "--json")
+    running = start("segment", images, "-o", tmp_path / "out", *arguments, home=own_home)
+    out, err = running.communicate()
+    assert running.returncode == 1, err
+    told = json.loads(out)
+    assert [image["name"] for image in told["images"]] == ["a", "b", "bad", "colour"]
+    assert (told["n_done"], told["n_failed"]) == (3, 1)
+    assert "bad.tif" in told["images"][2]["error"]
+    same(tmp_path / "one", tmp_path / "out", ["a", "b", "colour"])
+
+
+def test_what_is_wrong_about_a_cluster(segment, large, monkeypatch):
+    both = segment("--dask", "local:2", "--shard", "1/2", inputs=[large])
+    assert both.code == 2
+    assert "give one of them" in both.err
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    missing = segment("--dask", "local:2", inputs=[large])
+    assert missing.code == 2
+    assert "napari-sa2net[dask]" in missing.err
+
+
+@pytest.mark.parametrize("address", ["local:0", "local:x", "tcp://127.0.0.1:9"])
+def test_a_cluster_that_cannot_be(segment, large, address):
+    pytest.importorskip("distributed")
+    result = segment("--dask", address, inputs=[large])
+    assert result.code == 2
+    assert address in result.err
+    assert "local:" in result.err

@@ -21,9 +21,11 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -629,6 +631,10 @@ class Worker:
         """
         if self.batch.folder.finished(job) is not None:
             return None
+        if anew:
+            self._opened = None
+            if self.order.overwrite:
+                shutil.rmtree(place(self.batch.folder, job), ignore_errors=True)
         if self._opened is None or self._opened[0] != job:
             self._opened = None
             _, image = claimed(job, self.batch.folder, news)
@@ -648,7 +654,7 @@ class Worker:
             )
         return self._opened[1]
 
-    def join(self, job: Job, news: News) -> dict[str, Any]:
+    def joined(self, job: Job, news: News) -> dict[str, Any]:
         """Make an image's results of its blocks; what became of it, as of `Batch.image`."""
         return self._joining.image(job, news)
 
@@ -671,6 +677,60 @@ class Worker:
         record = self.order.work(job, folder, model, settings, news, by=by)
         shutil.rmtree(place(folder, job), ignore_errors=True)
         return record
+
+
+# --------------------------------------------------------------------------------------------
+# Tasks: what a process of a cluster is asked for. Each has one worker, and one task at a time.
+
+_present: Worker | None = None
+_one = Lock()
+
+
+class Notes:
+    """Hears the news of a task, to be told where it was asked for."""
+
+    def __init__(self) -> None:
+        self.notes: list[tuple[str, str]] = []
+
+    def step(self, done: int, total: int, what: str) -> None:
+        """Nobody looks on."""
+
+    def note(self, name: str, message: str) -> None:
+        """Something about the image that a person should know."""
+        self.notes.append((name, message))
+
+
+@contextmanager
+def _at_work(order: Order) -> Iterator[Worker]:
+    global _present
+    with _one:
+        if _present is None or _present.order != order:
+            _present = None  # before the next model takes room
+            _present = Worker(order)
+        yield _present
+
+
+def open_task(order: Order, job: Job) -> list[int] | None:
+    """Blocks that an image lacks; None of an image that needs not be done again."""
+    with _at_work(order) as worker:
+        shared = worker.open(job, Notes(), anew=True)
+        return None if shared is None else shared.missing()
+
+
+def make_task(order: Order, job: Job, number: int) -> None:
+    """Make a block."""
+    with _at_work(order) as worker:
+        shared = worker.open(job, Notes())
+        if shared is not None:
+            shared.make(number)
+
+
+def finish_task(order: Order, job: Job) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """An image's results, from its blocks where images are cut: as of `Batch.image`; notes."""
+    with _at_work(order) as worker:
+        news = Notes()
+        finish = worker.whole if order.block is None else worker.joined
+        return finish(job, news), news.notes
 
 
 # --------------------------------------------------------------------------------------------
