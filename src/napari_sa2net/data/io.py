@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import glob
+import hashlib
+import json
 import logging
 import math
 import os
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 from napari_sa2net.data.axes import STACK_NAMES, resolve_axes
 from napari_sa2net.data.write import write_labels, write_tiff_float
 from napari_sa2net.errors import ImageFileError, SA2NetError
-from napari_sa2net.files import readable
+from napari_sa2net.files import as_path, readable, remote
 
 # --------------------------------------------------------------------------------------------
 # What every reader gives: an array, its axes, and sizes in µm where they are known.
@@ -196,7 +198,8 @@ def read_image(path: str | Path) -> ImageFile:
     Parameters
     ----------
     path : str or Path
-        TIFF (also OME and ImageJ), PNG, JPEG, BMP, NPY or a Zarr folder.
+        TIFF (also OME and ImageJ), PNG, JPEG, BMP, NPY or a Zarr folder; or the address of an
+        OME-Zarr on the network: https://…, s3://….
 
     Raises
     ------
@@ -205,7 +208,9 @@ def read_image(path: str | Path) -> ImageFile:
     AxesError
         The file holds fewer than two axes.
     """
-    path = Path(path)
+    path = as_path(path)
+    if url := remote(path):
+        return _read_remote(path, url)
     if not os.path.exists(path):
         if os.path.islink(path):
             raise ImageFileError(f"{path} cannot be read: it is a link that leads nowhere.")
@@ -267,6 +272,14 @@ def natural_key(path: Path) -> list[tuple[int, int, str]]:
 
 
 def _expand(given: str | Path) -> Iterator[Path]:
+    for path in _matches(given):
+        yield from plate_images(path) or [path]
+
+
+def _matches(given: str | Path) -> Iterator[Path]:
+    if remote(given):
+        yield as_path(given)
+        return
     path = Path(given).expanduser()
     if os.path.isdir(path) and not is_zarr(path):
         try:
@@ -330,6 +343,90 @@ def is_zarr(path: Path) -> bool:
     return os.path.isdir(path) and (
         path.suffix.lower() == ".zarr" or any(os.path.isfile(path / mark) for mark in marks)
     )
+
+
+#: What is on the network comes through these, and the extra that brings them.
+_EXTRAS = {"s3": "s3", "http": "remote", "https": "remote"}
+
+
+def open_remote(url: str) -> Any:
+    """The Zarr group or array at an address, to be read.
+
+    Raises
+    ------
+    ImageFileError
+        There is none, or nothing comes from there.
+    """
+    protocol = url.partition(":")[0]
+    try:
+        import fsspec  # noqa: F401
+        import zarr
+
+        try:
+            return zarr.open(url, mode="r")
+        except Exception as error:
+            # who has no account can read what is public
+            if (
+                protocol != "s3"
+                or "credentials" not in f"{type(error).__name__} {error}".lower()
+            ):
+                raise
+            return zarr.open(url, mode="r", storage_options={"anon": True})
+    except ImportError as error:
+        extra = _EXTRAS.get(protocol)
+        how = f"pip install 'napari-sa2net[{extra}]'" if extra else str(error)
+        raise ImageFileError(f"{url}: to read from {protocol} needs more: {how}.") from error
+    except FileNotFoundError as error:
+        tiff = url.lower().endswith(SUFFIXES)
+        only = "; over the network only OME-Zarr is read, so download it first" if tiff else ""
+        raise ImageFileError(f"There is no OME-Zarr at {url}{only}.") from error
+    except Exception as error:  # a network's own
+        reason = str(error) or type(error).__name__
+        raise ImageFileError(
+            f"{url} cannot be read ({reason}). Check the address and the network."
+        ) from error
+
+
+def remote_content(url: str) -> str:
+    """Digest of what an OME-Zarr on the network says of itself."""
+    content = json.dumps(dict(open_remote(url).attrs), sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _read_remote(path: Path, url: str) -> ImageFile:
+    try:
+        return read_zarr(path, open_remote(url))
+    except (SA2NetError, MemoryError):
+        raise
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise ImageFileError(f"{url} cannot be read ({reason}).") from error
+
+
+def plate_images(path: Path) -> list[Path]:
+    """Images of all wells of an OME-Zarr plate, or of one well; none of anything else."""
+    url = remote(path)
+    if url is None:
+        marks = (path / mark for mark in ("zarr.json", ".zattrs"))
+        texts = (mark.read_bytes() for mark in marks if os.path.isfile(mark))
+        if not is_zarr(path) or not any(b'"plate"' in t or b'"well"' in t for t in texts):
+            return []
+    import zarr
+
+    try:
+        node: Any = open_remote(url) if url else zarr.open(str(path), mode="r")
+        known = _ome_of(node)
+        wells = {"": node} if "well" in known else {}
+        for well in known.get("plate", {}).get("wells", ()):
+            if well["path"] in node:
+                wells[f"{well['path']}/"] = node[well["path"]]
+        return [
+            path / f"{at}{image['path']}"
+            for at, well in wells.items()
+            for image in _ome_of(well).get("well", {}).get("images", ())
+        ]
+    except Exception:  # reading it says what is wrong
+        return []
 
 
 def _read_folder(path: Path) -> ImageFile:
@@ -553,8 +650,8 @@ def _number(value: Any) -> float | None:
 # Zarr in: OME-Zarr 0.1 to 0.5 by their metadata, and plain arrays.
 
 
-def read_zarr(path: Path) -> ImageFile:
-    """Open a Zarr folder lazily, an OME-Zarr at full resolution.
+def read_zarr(path: Path, opened: Any = None) -> ImageFile:
+    """Open a Zarr folder lazily, an OME-Zarr at full resolution; or one that is `opened`.
 
     Raises
     ------
@@ -563,7 +660,7 @@ def read_zarr(path: Path) -> ImageFile:
     """
     import zarr  # slow to load
 
-    node: Any = zarr.open(str(path), mode="r")
+    node: Any = zarr.open(str(path), mode="r") if opened is None else opened
     if isinstance(node, zarr.Array):
         axes = _dimension_names(node)
         if not axes:
