@@ -16,6 +16,7 @@ joined result is that of one process, whatever the blocks are and whoever made t
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -59,12 +60,22 @@ from napari_sa2net.inference.planes import (
     label_stack,
     parts_of,
 )
-from napari_sa2net.inference.predict import HALO, SEGMENTING, Predictor
+from napari_sa2net.inference.predict import (
+    HALO,
+    SEGMENTING,
+    Predictor,
+    Wanted,
+    is_wanted,
+)
 from napari_sa2net.inference.segment import (
     Prediction,
     Segmentation,
+    Tissue,
     choose_scale,
+    fill_background,
+    find_tissue,
     plan_for,
+    tissue_step,
 )
 from napari_sa2net.inference.tiling import ScaledPlane, Tile, plan_tiles
 from napari_sa2net.models import load_model
@@ -153,16 +164,20 @@ class Mosaic:
             slice(*part.indices(size))
             for part, size in zip(parts, self.shape[-3:], strict=True)
         )
-        out = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.float32)
-        out = np.repeat(out[np.newaxis], len(range(*kinds.indices(self.shape[-3]))), axis=0)
+        n_kinds = len(range(*kinds.indices(self.shape[-3])))
+        shape = (n_kinds, rows.stop - rows.start, columns.stop - columns.start)
+        out = np.zeros(shape, np.float32)
+        if kinds.start == 0 and self.shape[-3] > 1:
+            out[0] = 1  # glass is background
         for block, file in self._at[tuple(int(i) for i in index)]:
             y0, y1, x0, x1 = block.box
             top, bottom = max(y0, rows.start), min(y1, rows.stop)
             left, right = max(x0, columns.start), min(x1, columns.stop)
             if top < bottom and left < right:
-                source = self._opened(file)[
-                    kinds, top - y0 : bottom - y0, left - x0 : right - x0
-                ]
+                values = self._opened(file)
+                if not values.size:  # glass
+                    continue
+                source = values[kinds, top - y0 : bottom - y0, left - x0 : right - x0]
                 y, x = rows.start, columns.start
                 out[:, top - y : bottom - y, left - x : right - x] = source
         return out
@@ -273,9 +288,12 @@ class SharedImage:
         parts = list(parts_of(self.plan.spatial))
         for index in self.plan.indices():
             first = len(self.blocks)
+            tissue = self._tissue(index)
             for rows, columns in parts:
                 self._below.append([first + n for n in _touching(grid, rows, columns)])
-            self.blocks += [Block(index, one.box, one.tiles) for one in grid]
+            for one in grid:
+                tiles = (tile for tile in one.tiles if is_wanted(tile, plane, tissue))
+                self.blocks.append(Block(index, one.box, tuple(tiles)))
             self.parts += [(index, *part) for part in parts]
         self._above: list[list[int]] = [[] for _ in self.blocks]
         for part, below in enumerate(self._below):
@@ -310,6 +328,18 @@ class SharedImage:
             decided |= {"tile": predictor.tile, "used": predictor.used}
         return decided
 
+    def _tissue(self, index: tuple[int, ...]) -> Wanted | None:
+        """Where a plane has tissue, if nothing else is wanted."""
+        if not self._settings.predict.tissue:
+            return None
+        path = self.folder / f"tissue-{'-'.join(map(str, index)) or 0}.npy"
+        if not path.exists():
+            found = find_tissue(self.plan, index)
+            content = io.BytesIO()
+            np.save(content, found.mask)
+            write_once(path, content.getvalue())
+        return Tissue(np.load(path), tissue_step(self.plan.spatial)).touches
+
     def _made(self) -> Predictor:
         return Predictor(self._model, self._settings.predict, self.plan.model_input)
 
@@ -341,7 +371,10 @@ class SharedImage:
 
     def done(self, number: int) -> bool:
         """Whether a block was made, and its file is whole."""
-        y0, y1, x0, x1 = self.blocks[number].box
+        block = self.blocks[number]
+        y0, y1, x0, x1 = block.box
+        if not block.tiles:
+            return self.file(number).exists()
         return _whole(self.file(number), self.shape[-3] * (y1 - y0) * (x1 - x0))
 
     def missing(self) -> list[int]:
@@ -367,7 +400,10 @@ class SharedImage:
         if self._pooled_of != block.index:
             self._pooled_of, self._pooled = block.index, {}
         y0, y1, x0, x1 = block.box
-        out = np.zeros((self.shape[-3], y1 - y0, x1 - x0), np.float32)
+        # without a tile, of glass alone, it is nothing
+        rows, columns = (y1 - y0, x1 - x0) if block.tiles else (0, 0)
+        out = np.zeros((self.shape[-3], rows, columns), np.float32)
+        fill_background(out)
         there = _Corner(out, y0, x0)
         try:
             with predictor.whole_plane(plane, self._pooled):
