@@ -180,7 +180,7 @@ def test_shards_that_do_not_fit(segment, large, images, tmp_path):
     assert "block was None and is 300" in block.err
     both = segment(*more, "--overwrite", "--shard", "2/3", inputs=[large])
     assert "do not go together" in both.err
-    assert "--shard too" in segment("--block", "300", inputs=[large]).err
+    assert "--block is the size" in segment("--block", "300", inputs=[large]).err
 
 
 def test_an_image_without_anything(segment, tmp_path):

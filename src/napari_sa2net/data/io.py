@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import importlib.util
 import json
 import logging
 import math
@@ -109,7 +110,7 @@ def image_name(path: Path) -> str:
 
 
 #: Endings that names in a table may carry.
-_ENDING = re.compile(r"\.(tiff?|btf|tf8|png|jpe?g|bmp|npy|zarr)$", re.IGNORECASE)
+_ENDING = re.compile(r"\.(tiff?|btf|tf8|png|jpe?g|bmp|npy|zarr|nd2|czi|lif)$", re.IGNORECASE)
 _OME = re.compile(r"\.ome$", re.IGNORECASE)
 
 
@@ -186,10 +187,14 @@ def _unit_name(unit: str | None) -> str:
 
 __all__ = ["ImageFile", "list_images", "read_image", "write_labels", "write_tiff_float"]
 
-TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".lsm", ".svs", ".ndpi", ".scn", ".stk")
+#: Of whole slides, which tiffslide knows more of.
+SLIDE_SUFFIXES = (".svs", ".ndpi", ".scn", ".bif")
+TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".lsm", ".stk", *SLIDE_SUFFIXES)
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
-SUFFIXES = (*TIFF_SUFFIXES, *PICTURE_SUFFIXES, ".npy")
-_KNOWN = "TIFF, PNG, JPEG, BMP, NPY and OME-Zarr"
+#: Of microscopes' own formats, which plugins of bioio read.
+BIOIO_SUFFIXES = (".nd2", ".czi", ".lif")
+SUFFIXES = (*TIFF_SUFFIXES, *PICTURE_SUFFIXES, ".npy", *BIOIO_SUFFIXES)
+_KNOWN = "TIFF, PNG, JPEG, BMP, NPY, OME-Zarr, and ND2, CZI and LIF with the extra bioio"
 
 
 def read_image(path: str | Path) -> ImageFile:
@@ -198,8 +203,9 @@ def read_image(path: str | Path) -> ImageFile:
     Parameters
     ----------
     path : str or Path
-        TIFF (also OME and ImageJ), PNG, JPEG, BMP, NPY or a Zarr folder; or the address of an
-        OME-Zarr on the network: https://…, s3://….
+        TIFF (also OME and ImageJ, and slides), PNG, JPEG, BMP, NPY, ND2, CZI and LIF (these
+        with the extra bioio) or a Zarr folder; or the address of an OME-Zarr on the network:
+        https://…, s3://….
 
     Raises
     ------
@@ -221,6 +227,8 @@ def read_image(path: str | Path) -> ImageFile:
         suffix = path.suffix.lower()
         if suffix in TIFF_SUFFIXES:
             return read_tiff(path)
+        if suffix in BIOIO_SUFFIXES:
+            return read_bioio(path)
         if suffix == ".npy":
             array = np.load(path, mmap_mode="r", allow_pickle=False)
             return _untold(array, path)
@@ -494,9 +502,84 @@ def read_tiff(path: Path) -> ImageFile:
         raise
     if not lazy or isinstance(array, np.ndarray):
         tif.close()
+    if not scale and path.suffix.lower() in SLIDE_SUFFIXES:
+        scale, more = _size_of_slide(path)
+        notes = (*notes, *more)
     told = not set(series.axes) & set("QI")
     return ImageFile(
         array, axes, pixel_size(scale), image_name(path), tuple(names), path, scale, notes, told
+    )
+
+
+def _size_of_slide(path: Path) -> tuple[dict[str, float], tuple[str, ...]]:
+    """The pixel size that a slide keeps where its maker alone puts it."""
+    try:
+        import tiffslide
+    except ImportError:
+        return {}, (
+            "no pixel size found; more of slides is read with pip install "
+            "'napari-sa2net[slides]'",
+        )
+    try:
+        with tiffslide.TiffSlide(path) as slide:
+            known = slide.properties
+            sizes = {axis: _number(known.get(f"tiffslide.mpp-{axis.lower()}")) for axis in "YX"}
+    except Exception:  # not a slide but for its name: what was read of it stays
+        return {}, ()
+    return plausible_scale({axis: size for axis, size in sizes.items() if size}, dots=True)
+
+
+def read_bioio(path: Path) -> ImageFile:
+    """Open a file of a microscope by bioio: of several images the largest.
+
+    Raises
+    ------
+    ImageFileError
+        bioio, or its plugin for such files, is not there.
+    """
+    kind = path.suffix.lower().lstrip(".")
+    try:
+        import bioio
+        from bioio_base.exceptions import UnsupportedFileFormatError
+    except ImportError as error:
+        raise _needs_bioio(path, kind) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what readers find odd in their files
+        try:
+            image = bioio.BioImage(path)
+        except UnsupportedFileFormatError as error:
+            if importlib.util.find_spec(f"bioio_{kind}") is None:
+                raise _needs_bioio(path, kind) from error
+            raise
+        shapes = {}
+        for scene in range(len(image.scenes)):
+            image.set_scene(scene)
+            shapes[scene] = image.shape
+        taken = max(shapes, key=lambda scene: math.prod(shapes[scene]))  # the first of equals
+        image.set_scene(taken)
+        axes, array = image.dims.order, image.dask_data
+        kept = [i for i, n in enumerate(array.shape) if axes[i] in "YX" or n > 1]
+        array = array[tuple(slice(None) if i in kept else 0 for i in range(array.ndim))]
+        axes = "".join(axes[i] for i in kept)
+        names = tuple(map(str, image.channel_names or ())) if "C" in axes else ()
+        sizes = image.physical_pixel_sizes
+        told = {axis: float(getattr(sizes, axis) or 0) for axis in "ZYX"}
+        scale, notes = plausible_scale(_told(told))
+        if array.nbytes <= LAZY_BYTES:
+            array = np.asarray(array)
+    if len(shapes) > 1:
+        size = " × ".join(map(str, array.shape))
+        more = f"picture {taken + 1} of {len(shapes)} in this file read, the largest ({size})"
+        notes = (*notes, more)
+    axes = _clean_axes(axes, "", tuple(array.shape))
+    return ImageFile(
+        array, axes, pixel_size(scale), image_name(path), names, path, scale, notes
+    )
+
+
+def _needs_bioio(path: Path, kind: str) -> ImageFileError:
+    return ImageFileError(
+        f"{path} needs bioio with its plugin bioio-{kind}: pip install 'napari-sa2net[bioio]'."
     )
 
 
