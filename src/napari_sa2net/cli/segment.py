@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -43,7 +44,7 @@ from napari_sa2net.data.results import (
     name_jobs,
     refuse_inputs_as_outputs,
 )
-from napari_sa2net.errors import OutOfMemoryError, SettingsError
+from napari_sa2net.errors import EngineError, OutOfMemoryError, SettingsError
 from napari_sa2net.inference import batch
 from napari_sa2net.inference.batch import Batch, BatchSettings, By, News, Work
 from napari_sa2net.quantities import checked_groups
@@ -168,7 +169,6 @@ def connected(address: str) -> Iterator[tuple[Any, int]]:
         threads = str(max(1, cores // n))
         environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
         settings = {
-            "distributed.scheduler.allowed-failures": _PATIENCE,
             "distributed.nanny.pre-spawn-environ": environment,
         }
         with (
@@ -199,8 +199,9 @@ def connected(address: str) -> Iterator[tuple[Any, int]]:
         yield client, len(client.scheduler_info(n_workers=-1)["workers"])
 
 
-#: How often workers may end under one task before it counts as the cause.
-_PATIENCE = 20
+#: How often a task is given again that workers have ended under, each time as often as the
+#: scheduler allows (3 times), before it counts as the cause.
+_PATIENCE = 5
 
 
 def on_cluster(client: Any, order: Order, progress: BatchProgress) -> Iterator[dict[str, Any]]:
@@ -214,7 +215,8 @@ def on_cluster(client: Any, order: Order, progress: BatchProgress) -> Iterator[d
     from napari_sa2net.inference.blocks import finish_task, make_task, open_task
 
     told = replace(order, jobs=())  # in every task
-    doing: dict[Any, tuple[str, Job]] = {}
+    doing: dict[Any, tuple[Any, Job, tuple[int, ...]]] = {}
+    ended: Counter[tuple[Any, ...]] = Counter()
     left: dict[str, int] = {}
     over: set[str] = set()
     done = total = 0
@@ -222,14 +224,14 @@ def on_cluster(client: Any, order: Order, progress: BatchProgress) -> Iterator[d
     first = open_task if order.block is not None else finish_task
     running = distributed.as_completed(loop=client.loop)
 
-    def submit(task: Any, job: Job, *more: Any) -> None:
+    def submit(task: Any, job: Job, *more: int) -> None:
         future = client.submit(
             *(task, told, job, *more),
             key=f"{task.__name__}-{uuid4().hex}",
             retries=2 if task is make_task else 0,
             priority=1 if task is finish_task else 0,
         )
-        doing[future] = (task.__name__, job)
+        doing[future] = (task, job, more)
         running.add(future)
 
     for job in order.jobs:
@@ -237,28 +239,39 @@ def on_cluster(client: Any, order: Order, progress: BatchProgress) -> Iterator[d
     opening = len(order.jobs) if first is open_task else 0
     progress.begin("all images")
     for future in running:
-        what, job = doing.pop(future)
-        opening -= what == "open_task"
+        task, job, more = doing.pop(future)
         if job.name in over:
             continue
+        if future.cancelled():
+            raise EngineError(
+                "The dask scheduler has ended; what is done is kept. Start it again, and give "
+                "the same command to go on."
+            )
         if (error := future.exception()) is not None:
-            over.add(job.name)
-            if isinstance(error, distributed.KilledWorker):
+            killed = isinstance(error, distributed.KilledWorker)
+            ended[task, job, more] += 1
+            if killed and ended[task, job, more] < _PATIENCE:
+                submit(task, job, *more)
+                continue
+            if killed:
                 error = OutOfMemoryError(
-                    f"{job.path}: {_PATIENCE} workers in a row ended under one block; they may "
-                    "lack memory. Take fewer workers, a smaller --block or a smaller --tile."
+                    f"{job.path}: workers ended again and again under one task; they may lack "
+                    "memory. Take fewer workers, a smaller --block or a smaller --tile."
                 )
+            over.add(job.name)
+            opening -= task is open_task
             entry = {"name": job.name, "input": str(job.path)}
             yield {**entry, "state": "failed", "error": words_of(error, job)}
             continue
         result = future.result()
-        if what == "finish_task":
+        if task is finish_task:
             over.add(job.name)
             for note in result[1]:
                 progress.note(*note)
             yield result[0]
             continue
-        if what == "open_task":
+        if task is open_task:
+            opening -= 1
             left[job.name] = len(result or ())
             total += left[job.name]
             for number in result or ():
@@ -271,7 +284,7 @@ def on_cluster(client: Any, order: Order, progress: BatchProgress) -> Iterator[d
         if not opening:
             progress.step(done, total, "blocks")
             tenth = max(1, total // 10)
-            if what == "make_task" and done % tenth == 0 and done < total:
+            if task is make_task and done % tenth == 0 and done < total:
                 seconds = (time.monotonic() - start) * (total - done) / done
                 progress.tell(f"{done} of {total} blocks, {_time(seconds)} left")
 
