@@ -180,6 +180,11 @@ class PredictConfig(Settings):
         title="Average flips",
         description="Average over four flips: slower, a little more accurate",
     )
+    tissue: bool = Field(
+        False,
+        title="Tissue only",
+        description="Leave out the empty glass of a slide in colour: faster, the same cells",
+    )
 
     @field_validator("contrast")
     @classmethod
@@ -200,6 +205,7 @@ class PredictSettings(TypedDict, total=False):
     levels: LevelsOf
     contrast: tuple[float, float] | None
     augment: bool
+    tissue: bool
 
 
 class SegmentSettings(PredictSettings, total=False):

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
+from uuid import uuid4
 
 import platformdirs
 
@@ -28,9 +29,39 @@ def user_data_dir() -> Path:
     return Path(root).expanduser().absolute()
 
 
+#: A place on the network; one slash is what a path leaves of two.
+_REMOTE = re.compile(r"(https?|s3|gs|gcs|abfs|memory):/{1,2}(?=[^/])", re.IGNORECASE)
+
+
+def remote(path: str | os.PathLike[str]) -> str | None:
+    """The address of what lies on the network; None of a path on this machine."""
+    text = path.as_posix() if isinstance(path, Path) else os.fspath(path)
+    found = _REMOTE.match(text)
+    return f"{found[1].lower()}://{text[found.end() :]}" if found else None
+
+
+class RemotePath(type(Path())):  # type: ignore[misc]
+    """An address with the names and parts of a path."""
+
+    def __str__(self) -> str:
+        return remote(self.as_posix()) or super().__str__()
+
+    def as_posix(self) -> str:
+        """With slashes; of two after the protocol one is left."""
+        return "/".join(self.parts)
+
+    def __fspath__(self) -> str:
+        return str(self)
+
+
+def as_path(path: str | os.PathLike[str]) -> Path:
+    """A path, or the address of something on the network as one."""
+    return Path(path) if remote(path) is None else RemotePath(path)
+
+
 def real(path: str | os.PathLike[str]) -> Path:
     """Where a path leads, as far as that can be told; links in a circle lead to themselves."""
-    return Path(os.path.realpath(path))
+    return Path(os.path.realpath(path)) if remote(path) is None else as_path(path)
 
 
 def readable(text: str) -> str:
@@ -118,6 +149,27 @@ def write_atomically(
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def write_once(path: Path, content: bytes) -> None:
+    """Write a file whole, unless there is one: of several processes the first decides.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    own = path.with_name(f"{TEMPORARY_PREFIX}{uuid4().hex}")
+    write_atomically(own, content)
+    try:
+        os.link(own, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        if not path.exists():
+            os.replace(own, path)
+    finally:
+        own.unlink(missing_ok=True)
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:

@@ -232,6 +232,11 @@ class BatchProgress(_Bars):
         """Callback of the prediction: what goes on with the present image, and how far."""
         self._present.show(done, total, f"{self._name}: {what}")
 
+    def tell(self, message: str) -> None:
+        """How far it is, where no bar shows it."""
+        if not self._quiet and not self.console.is_terminal:
+            self.console.print(one_line(message), markup=False)
+
     def note(self, name: str, message: str) -> None:
         """Something about the present image that the user should know."""
         if not self._quiet:

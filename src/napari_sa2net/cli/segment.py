@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import re
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import uuid4
+
+from cyclopts import Group, Parameter
 
 from napari_sa2net.cli import console
 from napari_sa2net.cli.console import BatchProgress
@@ -34,16 +44,19 @@ from napari_sa2net.data.results import (
     name_jobs,
     refuse_inputs_as_outputs,
 )
+from napari_sa2net.errors import EngineError, OutOfMemoryError, SettingsError
 from napari_sa2net.inference import batch
-from napari_sa2net.inference.batch import Batch, BatchSettings, Work
+from napari_sa2net.inference.batch import Batch, BatchSettings, By, News, Work
 from napari_sa2net.quantities import checked_groups
 
 if TYPE_CHECKING:
     from napari_sa2net.data import ImageFile, ImagePlan
+    from napari_sa2net.inference.blocks import Order
     from napari_sa2net.inference.segment import Segmentation
     from napari_sa2net.models import Model
 
 
+_SHARED = Parameter(group=Group("Sharing out", sort_key=3))
 #: What the shell offers where a mask came from elsewhere.
 OR_OVERWRITE = ", or replace it with --overwrite"
 
@@ -61,6 +74,9 @@ def segment(
     format: Formats = (),
     overwrite: Flag = False,
     json: JsonOfRun = False,
+    shard: Annotated[str | None, _SHARED] = None,
+    dask: Annotated[str | None, _SHARED] = None,
+    block: Annotated[int | None, _SHARED] = None,
     instances: Instances = None,
     predict: Predict = None,
 ) -> int:
@@ -74,12 +90,257 @@ def segment(
     ----------
     overwrite
         Do finished images again, and replace masks that came from elsewhere.
+    shard
+        Do this part only, such as 2/8, as a task of a SLURM array; after all of them, join.
+    dask
+        Do it with the workers of the dask scheduler at this address; or with local, or local:4,
+        in processes of this machine.
+    block
+        Share out images in blocks of this side (px); unsaid: files, or blocks of 4096 px where
+        there are fewer files than that share them.
     """
     jobs = name_jobs(input_images(inputs))
     refuse_inputs_as_outputs(jobs, output)
     loaded, said = prepared(model, axes, channels, normalize, instances, predict)
     settings = BatchSettings(**said, measure=checked_groups(measure))
-    return run_command(jobs, output, loaded, settings, overwrite, json, formats=format)
+    if shard is not None and dask is not None:
+        raise SettingsError("--shard and --dask share out in two ways: give one of them.")
+    if block is not None and shard is None and dask is None:
+        raise SettingsError(
+            "--block is the size of what is shared out: give --shard or --dask too."
+        )
+    if block is not None and block < 1:
+        raise SettingsError(f"--block {block}: give the side of a block in px, such as 4096.")
+    if shard is None and dask is None:
+        return run_command(jobs, output, loaded, settings, overwrite, json, formats=format)
+    from napari_sa2net.inference.blocks import Order
+
+    order = Order(
+        output.absolute(),
+        _for_all(model),
+        loaded.sha256,
+        settings,
+        tuple(jobs),
+        block,
+        tuple(format),
+        overwrite,
+        segment_file,
+        OR_OVERWRITE,
+    )
+    if shard is not None:
+        return run_shard(order, loaded, shard, json)
+    with connected(str(dask)) as (client, n):
+        cut = block is not None or len(jobs) < n
+        order = replace(order, block=block or 0 if cut else None)
+        return run_command(
+            *(jobs, output, loaded, settings, overwrite, json),
+            formats=format,
+            each=partial(on_cluster, client, order),
+        )
+
+
+def _for_all(model: str) -> str:
+    """A model as a process in another folder finds it."""
+    path = Path(model).expanduser()
+    return str(path.absolute()) if path.is_file() else model
+
+
+@contextmanager
+def connected(address: str) -> Iterator[tuple[Any, int]]:
+    """A client of a dask scheduler while the block runs, and how many workers it has.
+
+    Raises
+    ------
+    SettingsError
+        It cannot be had.
+    """
+    try:
+        import dask
+        import distributed
+    except ImportError as error:
+        raise SettingsError(
+            "--dask needs dask.distributed: pip install 'napari-sa2net[dask]'."
+        ) from error
+    if found := re.fullmatch(r"local(?::(\d+))?", address.strip()):
+        cores = os.cpu_count() or 1
+        n = int(found[1]) if found[1] else max(2, cores // 2)
+        if n < 1:
+            raise SettingsError(f"--dask {address}: at least one process is needed: local:1.")
+        threads = str(max(1, cores // n))
+        environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
+        settings = {
+            "distributed.nanny.pre-spawn-environ": environment,
+        }
+        with (
+            dask.config.set(settings),
+            distributed.LocalCluster(
+                n_workers=n,
+                threads_per_worker=1,
+                # what a block needs is known; a guess of what is free must not end it
+                memory_limit=0,
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+            ) as cluster,
+            distributed.Client(cluster) as client,
+        ):
+            yield client, n
+        return
+    if address.strip().startswith("local"):
+        raise SettingsError(f"--dask {address}: local, local:4, or a scheduler's address.")
+    try:
+        client = distributed.Client(address, timeout=10)
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"--dask {address}: no scheduler answers there ({error}). Start one by dask "
+            "scheduler, workers by dask worker, and give the address that it prints, such as "
+            "tcp://host:8786; or take local:4."
+        ) from error
+    with client:
+        yield client, len(client.scheduler_info(n_workers=-1)["workers"])
+
+
+#: How often a task is given again that workers have ended under, each time as often as the
+#: scheduler allows (3 times), before it counts as the cause.
+_PATIENCE = 5
+
+
+def on_cluster(client: Any, order: Order, progress: BatchProgress) -> Iterator[dict[str, Any]]:
+    """Have a batch done by a cluster; what became of each image, as it is done.
+
+    A worker that ends costs what it was at: others do that again.
+    """
+    import distributed
+
+    from napari_sa2net.inference.batch import words_of
+    from napari_sa2net.inference.blocks import finish_task, make_task, open_task
+
+    told = replace(order, jobs=())  # in every task
+    doing: dict[Any, tuple[Any, Job, tuple[int, ...]]] = {}
+    ended: Counter[tuple[Any, ...]] = Counter()
+    left: dict[str, int] = {}
+    over: set[str] = set()
+    done = total = 0
+    start = time.monotonic()
+    first = open_task if order.block is not None else finish_task
+    running = distributed.as_completed(loop=client.loop)
+
+    def submit(task: Any, job: Job, *more: int) -> None:
+        future = client.submit(
+            *(task, told, job, *more),
+            key=f"{task.__name__}-{uuid4().hex}",
+            retries=2 if task is make_task else 0,
+            priority=1 if task is finish_task else 0,
+        )
+        doing[future] = (task, job, more)
+        running.add(future)
+
+    for job in order.jobs:
+        submit(first, job)
+    opening = len(order.jobs) if first is open_task else 0
+    progress.begin("all images")
+    for future in running:
+        task, job, more = doing.pop(future)
+        if job.name in over:
+            continue
+        if future.cancelled():
+            raise EngineError(
+                "The dask scheduler has ended; what is done is kept. Start it again, and give "
+                "the same command to go on."
+            )
+        if (error := future.exception()) is not None:
+            killed = isinstance(error, distributed.KilledWorker)
+            ended[task, job, more] += 1
+            if killed and ended[task, job, more] < _PATIENCE:
+                submit(task, job, *more)
+                continue
+            if killed:
+                error = OutOfMemoryError(
+                    f"{job.path}: workers ended again and again under one task; they may lack "
+                    "memory. Take fewer workers, a smaller --block or a smaller --tile."
+                )
+            over.add(job.name)
+            opening -= task is open_task
+            entry = {"name": job.name, "input": str(job.path)}
+            yield {**entry, "state": "failed", "error": words_of(error, job)}
+            continue
+        result = future.result()
+        if task is finish_task:
+            over.add(job.name)
+            for note in result[1]:
+                progress.note(*note)
+            yield result[0]
+            continue
+        if task is open_task:
+            opening -= 1
+            left[job.name] = len(result or ())
+            total += left[job.name]
+            for number in result or ():
+                submit(make_task, job, number)
+        else:
+            left[job.name] -= 1
+            done += 1
+        if not left[job.name]:
+            submit(finish_task, job)
+        if not opening:
+            progress.step(done, total, "blocks")
+            tenth = max(1, total // 10)
+            if task is make_task and done % tenth == 0 and done < total:
+                seconds = (time.monotonic() - start) * (total - done) / done
+                progress.tell(f"{done} of {total} blocks, {_time(seconds)} left")
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
+
+
+def run_shard(order: Order, model: Model, text: str, json: bool) -> int:
+    """Do a part of a batch, or join all parts; the exit code.
+
+    Raises
+    ------
+    SettingsError, OutputError
+        If it does not fit the other parts, or some are missing.
+    """
+    from napari_sa2net.inference.blocks import Shard, ShardNotes, Worker, do_shard
+
+    if order.overwrite:
+        raise SettingsError(
+            "--overwrite and --shard do not go together, as a part would take away what "
+            "another has made. Delete the old results, or choose another output folder."
+        )
+    notes = ShardNotes(order)
+    if text.strip() == "join":
+        notes.check_finished()
+        joining = Worker(order, model)
+        code = run_command(
+            *(order.jobs, order.output, model, order.settings, False, json),
+            formats=order.formats,
+            work=joining.join_file,
+        )
+        if code == 0:
+            notes.clear()
+        return code
+    shard = Shard.of_text(text)
+    cut = order.block is not None or len(order.jobs) < shard.of
+    notes.begin(shard)
+    worker = Worker(replace(order, block=order.block or 0 if cut else None), model)
+    start = time.monotonic()
+    images: list[dict[str, Any]] = []
+    told: dict[str, str] = {}
+    n = len(order.jobs) if cut else len(shard.mine(len(order.jobs)))
+    with BatchProgress(n, json) as progress:
+        for image in do_shard(worker, shard, progress):
+            images.append(image)
+            progress.end(image["name"], *_ended(image, told))
+    failed = sum(image["state"] == "failed" for image in images)
+    notes.end(shard)
+    seconds = round(time.monotonic() - start, 3)
+    if json:
+        summary = {"shard": str(shard), "seconds": seconds, "n_images": n, "n_failed": failed}
+        console.print_json({**summary, "images": images})
+    else:
+        console.stderr().print(f"shard {shard}: {n - failed} of {n} images in {seconds:.1f} s")
+    return 0 if not failed else 1 if failed < n else 2
 
 
 def prepared(
@@ -137,6 +398,7 @@ def run_batch(
     work: Work | None = None,
     layout: Layout = SEGMENT,
     formats: Sequence[str] = (),
+    each: Callable[[BatchProgress], Iterator[dict[str, Any]]] | None = None,
 ) -> dict[str, Any]:
     """Segment all images; a bad one is noted, and the rest are done.
 
@@ -155,6 +417,9 @@ def run_batch(
         Of the output folder.
     formats : sequence of str
         As of `Batch`.
+    each : callable, optional
+        Does them all and gives what became of each, as of `Batch.image`; unsaid: one after the
+        other, here.
 
     Returns
     -------
@@ -173,16 +438,23 @@ def run_batch(
     start = time.monotonic()
     stopped: BaseException | None = None
     told: dict[str, str] = {}
+
+    def in_turn(progress: BatchProgress) -> Iterator[dict[str, Any]]:
+        for job in jobs:
+            progress.begin(job.name)
+            yield done.image(job, progress)
+
     with BatchProgress(len(jobs), quiet) as progress:
         try:
-            for job in jobs:
-                progress.begin(job.name)
-                images.append(done.image(job, progress))
-                progress.end(job.name, *_ended(images[-1], told))
+            for image in (each or in_turn)(progress):
+                images.append(image)
+                progress.end(image["name"], *_ended(image, told))
         except (KeyboardInterrupt, SystemExit) as error:
             stopped = error
-            for job in jobs[len(images) : len(images) + 1]:
+            for job in jobs[len(images) : len(images) + 1] if each is None else ():
                 images += done.interrupted(job)
+    place = {job.name: number for number, job in enumerate(jobs)}
+    images.sort(key=lambda image: place[image["name"]])
     state = "interrupted" if stopped else "finished"
     summary = done.finish(images, len(jobs), state, time.monotonic() - start)
     if not quiet:
@@ -197,6 +469,11 @@ def _ended(entry: dict[str, Any], told: dict[str, str]) -> tuple[str, str]:
     if entry["state"] == "failed":
         first = told.setdefault(entry["error"], entry["name"])
         return (entry["error"] if first == entry["name"] else f"as {first}"), "red"
+    if "blocks" in entry and entry["state"] == "shared":
+        n = entry["blocks"]
+        return f"{n} {'block' if n == 1 else 'blocks'} in {entry['seconds']:.1f} s", ""
+    if "objects" not in entry:
+        return "done before", "dim"
     words = _count(entry["objects"])
     if entry["state"] == "skipped":
         return f"{words} (done before)", "dim"
@@ -208,7 +485,8 @@ def segment_file(
     folder: ResultFolder,
     model: Model,
     settings: BatchSettings,
-    progress: BatchProgress,
+    progress: News,
+    by: By | None = None,
 ) -> dict[str, Any]:
     """Segment one file and say what should be known of it; returns its record."""
     from napari_sa2net.measure import many_doubtful
@@ -226,7 +504,7 @@ def segment_file(
                 "unsure: measure a cell and give it as --diameter",
             )
 
-    return batch.segment_file(job, folder, model, settings, progress, told)
+    return batch.segment_file(job, folder, model, settings, progress, told, by)
 
 
 def plan_notes(plan: ImagePlan, image: ImageFile, settings: BatchSettings) -> list[str]:

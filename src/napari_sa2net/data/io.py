@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import glob
+import hashlib
+import importlib.util
+import json
 import logging
 import math
 import os
@@ -22,7 +25,7 @@ from numpy.typing import NDArray
 from napari_sa2net.data.axes import STACK_NAMES, resolve_axes
 from napari_sa2net.data.write import write_labels, write_tiff_float
 from napari_sa2net.errors import ImageFileError, SA2NetError
-from napari_sa2net.files import readable
+from napari_sa2net.files import as_path, readable, remote
 
 # --------------------------------------------------------------------------------------------
 # What every reader gives: an array, its axes, and sizes in µm where they are known.
@@ -107,7 +110,7 @@ def image_name(path: Path) -> str:
 
 
 #: Endings that names in a table may carry.
-_ENDING = re.compile(r"\.(tiff?|btf|tf8|png|jpe?g|bmp|npy|zarr)$", re.IGNORECASE)
+_ENDING = re.compile(r"\.(tiff?|btf|tf8|png|jpe?g|bmp|npy|zarr|nd2|czi|lif)$", re.IGNORECASE)
 _OME = re.compile(r"\.ome$", re.IGNORECASE)
 
 
@@ -184,10 +187,14 @@ def _unit_name(unit: str | None) -> str:
 
 __all__ = ["ImageFile", "list_images", "read_image", "write_labels", "write_tiff_float"]
 
-TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".lsm", ".svs", ".ndpi", ".scn", ".stk")
+#: Of whole slides, which tiffslide knows more of.
+SLIDE_SUFFIXES = (".svs", ".ndpi", ".scn", ".bif")
+TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".lsm", ".stk", *SLIDE_SUFFIXES)
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
-SUFFIXES = (*TIFF_SUFFIXES, *PICTURE_SUFFIXES, ".npy")
-_KNOWN = "TIFF, PNG, JPEG, BMP, NPY and OME-Zarr"
+#: Of microscopes' own formats, which plugins of bioio read.
+BIOIO_SUFFIXES = (".nd2", ".czi", ".lif")
+SUFFIXES = (*TIFF_SUFFIXES, *PICTURE_SUFFIXES, ".npy", *BIOIO_SUFFIXES)
+_KNOWN = "TIFF, PNG, JPEG, BMP, NPY, OME-Zarr, and ND2, CZI and LIF with the extra bioio"
 
 
 def read_image(path: str | Path) -> ImageFile:
@@ -196,7 +203,9 @@ def read_image(path: str | Path) -> ImageFile:
     Parameters
     ----------
     path : str or Path
-        TIFF (also OME and ImageJ), PNG, JPEG, BMP, NPY or a Zarr folder.
+        TIFF (also OME and ImageJ, and slides), PNG, JPEG, BMP, NPY, ND2, CZI and LIF (these
+        with the extra bioio) or a Zarr folder; or the address of an OME-Zarr on the network:
+        https://…, s3://….
 
     Raises
     ------
@@ -205,7 +214,9 @@ def read_image(path: str | Path) -> ImageFile:
     AxesError
         The file holds fewer than two axes.
     """
-    path = Path(path)
+    path = as_path(path)
+    if url := remote(path):
+        return _read_remote(path, url)
     if not os.path.exists(path):
         if os.path.islink(path):
             raise ImageFileError(f"{path} cannot be read: it is a link that leads nowhere.")
@@ -216,6 +227,8 @@ def read_image(path: str | Path) -> ImageFile:
         suffix = path.suffix.lower()
         if suffix in TIFF_SUFFIXES:
             return read_tiff(path)
+        if suffix in BIOIO_SUFFIXES:
+            return read_bioio(path)
         if suffix == ".npy":
             array = np.load(path, mmap_mode="r", allow_pickle=False)
             return _untold(array, path)
@@ -267,6 +280,14 @@ def natural_key(path: Path) -> list[tuple[int, int, str]]:
 
 
 def _expand(given: str | Path) -> Iterator[Path]:
+    for path in _matches(given):
+        yield from plate_images(path) or [path]
+
+
+def _matches(given: str | Path) -> Iterator[Path]:
+    if remote(given):
+        yield as_path(given)
+        return
     path = Path(given).expanduser()
     if os.path.isdir(path) and not is_zarr(path):
         try:
@@ -330,6 +351,90 @@ def is_zarr(path: Path) -> bool:
     return os.path.isdir(path) and (
         path.suffix.lower() == ".zarr" or any(os.path.isfile(path / mark) for mark in marks)
     )
+
+
+#: What is on the network comes through these, and the extra that brings them.
+_EXTRAS = {"s3": "s3", "http": "remote", "https": "remote"}
+
+
+def open_remote(url: str) -> Any:
+    """The Zarr group or array at an address, to be read.
+
+    Raises
+    ------
+    ImageFileError
+        There is none, or nothing comes from there.
+    """
+    protocol = url.partition(":")[0]
+    try:
+        import fsspec  # noqa: F401
+        import zarr
+
+        try:
+            return zarr.open(url, mode="r")
+        except Exception as error:
+            # who has no account can read what is public
+            if (
+                protocol != "s3"
+                or "credentials" not in f"{type(error).__name__} {error}".lower()
+            ):
+                raise
+            return zarr.open(url, mode="r", storage_options={"anon": True})
+    except ImportError as error:
+        extra = _EXTRAS.get(protocol)
+        how = f"pip install 'napari-sa2net[{extra}]'" if extra else str(error)
+        raise ImageFileError(f"{url}: to read from {protocol} needs more: {how}.") from error
+    except FileNotFoundError as error:
+        tiff = url.lower().endswith(SUFFIXES)
+        only = "; over the network only OME-Zarr is read, so download it first" if tiff else ""
+        raise ImageFileError(f"There is no OME-Zarr at {url}{only}.") from error
+    except Exception as error:  # a network's own
+        reason = str(error) or type(error).__name__
+        raise ImageFileError(
+            f"{url} cannot be read ({reason}). Check the address and the network."
+        ) from error
+
+
+def remote_content(url: str) -> str:
+    """Digest of what an OME-Zarr on the network says of itself."""
+    content = json.dumps(dict(open_remote(url).attrs), sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _read_remote(path: Path, url: str) -> ImageFile:
+    try:
+        return read_zarr(path, open_remote(url))
+    except (SA2NetError, MemoryError):
+        raise
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise ImageFileError(f"{url} cannot be read ({reason}).") from error
+
+
+def plate_images(path: Path) -> list[Path]:
+    """Images of all wells of an OME-Zarr plate, or of one well; none of anything else."""
+    url = remote(path)
+    if url is None:
+        marks = (path / mark for mark in ("zarr.json", ".zattrs"))
+        texts = (mark.read_bytes() for mark in marks if os.path.isfile(mark))
+        if not is_zarr(path) or not any(b'"plate"' in t or b'"well"' in t for t in texts):
+            return []
+    import zarr
+
+    try:
+        node: Any = open_remote(url) if url else zarr.open(str(path), mode="r")
+        known = _ome_of(node)
+        wells = {"": node} if "well" in known else {}
+        for well in known.get("plate", {}).get("wells", ()):
+            if well["path"] in node:
+                wells[f"{well['path']}/"] = node[well["path"]]
+        return [
+            path / f"{at}{image['path']}"
+            for at, well in wells.items()
+            for image in _ome_of(well).get("well", {}).get("images", ())
+        ]
+    except Exception:  # reading it says what is wrong
+        return []
 
 
 def _read_folder(path: Path) -> ImageFile:
@@ -397,9 +502,84 @@ def read_tiff(path: Path) -> ImageFile:
         raise
     if not lazy or isinstance(array, np.ndarray):
         tif.close()
+    if not scale and path.suffix.lower() in SLIDE_SUFFIXES:
+        scale, more = _size_of_slide(path)
+        notes = (*notes, *more)
     told = not set(series.axes) & set("QI")
     return ImageFile(
         array, axes, pixel_size(scale), image_name(path), tuple(names), path, scale, notes, told
+    )
+
+
+def _size_of_slide(path: Path) -> tuple[dict[str, float], tuple[str, ...]]:
+    """The pixel size that a slide keeps where its maker alone puts it."""
+    try:
+        import tiffslide
+    except ImportError:
+        return {}, (
+            "no pixel size found; more of slides is read with pip install "
+            "'napari-sa2net[slides]'",
+        )
+    try:
+        with tiffslide.TiffSlide(path) as slide:
+            known = slide.properties
+            sizes = {axis: _number(known.get(f"tiffslide.mpp-{axis.lower()}")) for axis in "YX"}
+    except Exception:  # not a slide but for its name: what was read of it stays
+        return {}, ()
+    return plausible_scale({axis: size for axis, size in sizes.items() if size}, dots=True)
+
+
+def read_bioio(path: Path) -> ImageFile:
+    """Open a file of a microscope by bioio: of several images the largest.
+
+    Raises
+    ------
+    ImageFileError
+        bioio, or its plugin for such files, is not there.
+    """
+    kind = path.suffix.lower().lstrip(".")
+    try:
+        import bioio
+        from bioio_base.exceptions import UnsupportedFileFormatError
+    except ImportError as error:
+        raise _needs_bioio(path, kind) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what readers find odd in their files
+        try:
+            image = bioio.BioImage(path)
+        except UnsupportedFileFormatError as error:
+            if importlib.util.find_spec(f"bioio_{kind}") is None:
+                raise _needs_bioio(path, kind) from error
+            raise
+        shapes = {}
+        for scene in range(len(image.scenes)):
+            image.set_scene(scene)
+            shapes[scene] = image.shape
+        taken = max(shapes, key=lambda scene: math.prod(shapes[scene]))  # the first of equals
+        image.set_scene(taken)
+        axes, array = image.dims.order, image.dask_data
+        kept = [i for i, n in enumerate(array.shape) if axes[i] in "YX" or n > 1]
+        array = array[tuple(slice(None) if i in kept else 0 for i in range(array.ndim))]
+        axes = "".join(axes[i] for i in kept)
+        names = tuple(map(str, image.channel_names or ())) if "C" in axes else ()
+        sizes = image.physical_pixel_sizes
+        told = {axis: float(getattr(sizes, axis) or 0) for axis in "ZYX"}
+        scale, notes = plausible_scale(_told(told))
+        if array.nbytes <= LAZY_BYTES:
+            array = np.asarray(array)
+    if len(shapes) > 1:
+        size = " × ".join(map(str, array.shape))
+        more = f"picture {taken + 1} of {len(shapes)} in this file read, the largest ({size})"
+        notes = (*notes, more)
+    axes = _clean_axes(axes, "", tuple(array.shape))
+    return ImageFile(
+        array, axes, pixel_size(scale), image_name(path), names, path, scale, notes
+    )
+
+
+def _needs_bioio(path: Path, kind: str) -> ImageFileError:
+    return ImageFileError(
+        f"{path} needs bioio with its plugin bioio-{kind}: pip install 'napari-sa2net[bioio]'."
     )
 
 
@@ -553,8 +733,8 @@ def _number(value: Any) -> float | None:
 # Zarr in: OME-Zarr 0.1 to 0.5 by their metadata, and plain arrays.
 
 
-def read_zarr(path: Path) -> ImageFile:
-    """Open a Zarr folder lazily, an OME-Zarr at full resolution.
+def read_zarr(path: Path, opened: Any = None) -> ImageFile:
+    """Open a Zarr folder lazily, an OME-Zarr at full resolution; or one that is `opened`.
 
     Raises
     ------
@@ -563,7 +743,7 @@ def read_zarr(path: Path) -> ImageFile:
     """
     import zarr  # slow to load
 
-    node: Any = zarr.open(str(path), mode="r")
+    node: Any = zarr.open(str(path), mode="r") if opened is None else opened
     if isinstance(node, zarr.Array):
         axes = _dimension_names(node)
         if not axes:

@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any
 
 from napari_sa2net.data.formats import FORMATS
-from napari_sa2net.data.io import image_name, is_zarr, list_images
+from napari_sa2net.data.io import image_name, is_zarr, list_images, remote_content
 from napari_sa2net.errors import ImageFileError, OutputError, SettingsError
-from napari_sa2net.files import readable, readable_all, real, write_atomically
+from napari_sa2net.files import readable, readable_all, real, remote, write_atomically
 from napari_sa2net.provenance import versions
 
 # --------------------------------------------------------------------------------------------
@@ -273,6 +273,8 @@ def table_of(folder: Path, name: str) -> Path:
 
 def fingerprint(path: Path) -> dict[str, Any]:
     """Path, size (bytes) and time of change of a file or of all files of a folder."""
+    if url := remote(path):
+        return {"path": url, "content": remote_content(url)}
     if path.is_dir():
         files = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
     else:

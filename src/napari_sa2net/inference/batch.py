@@ -65,6 +65,8 @@ class News(Protocol):
         """Something about the image that a person should know."""
 
 
+#: Segments an opened image: image, model, settings, news.
+By = Callable[["ImageFile", "Model", "BatchSettings", News], "Segmentation"]
 #: Does one image and returns its record: job, folder, model, settings, news.
 Work = Callable[[Job, ResultFolder, "Model", Any, Any], dict[str, Any]]
 
@@ -129,11 +131,7 @@ class Batch:
             self.folder.fail(job, "interrupted")
             raise
         except Exception as error:  # one odd file must not end a night's run
-            message = str(error)
-            if isinstance(error, OSError) and error.strerror:
-                message = f"{error.strerror}: {error.filename or job.path}"
-            elif not isinstance(error, SA2NetError):
-                message = f"unexpected {type(error).__name__}: {error}"
+            message = words_of(error, job)
             self.folder.fail(job, message)
             return {**entry, "state": "failed", "error": message}
         return _done(job, record)
@@ -181,6 +179,15 @@ class Batch:
         return summary
 
 
+def words_of(error: Exception, job: Job) -> str:
+    """What to say of an image that could not be done."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename or job.path}"
+    if isinstance(error, SA2NetError):
+        return str(error)
+    return f"unexpected {type(error).__name__}: {error}"
+
+
 def _done(job: Job, record: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": job.name,
@@ -214,6 +221,7 @@ def segment_file(
     settings: BatchSettings,
     news: News,
     told: Callable[[ImageFile, Segmentation], None] | None = None,
+    by: By | None = None,
 ) -> dict[str, Any]:
     """Segment one file and write everything about it; returns its record.
 
@@ -221,25 +229,14 @@ def segment_file(
     ----------
     told : callable, optional
         Hears of the result before it is written.
+    by : callable, optional
+        How; unsaid: as a whole, here and now.
     """
     from napari_sa2net.data import write_labels
-    from napari_sa2net.inference.segment import segment
 
     start = time.monotonic()
     source, image = claimed(job, folder, news)
-    result = segment(
-        image.array,
-        model,
-        axes=settings.axes or image.axes,
-        channels=channels_of(image, settings),
-        normalize=settings.normalize,
-        pixel_size_um=image.pixel_sides_um,
-        z_step_um=image.scale_um.get("Z"),
-        progress=news.step,
-        measure=settings.measure or "none",
-        **settings.predict.model_dump(),
-        **settings.instances.model_dump(),
-    )
+    result = (by or segment_image)(image, model, settings, news)
     if told is not None:
         told(image, result)
     write_labels(
@@ -271,6 +268,27 @@ def segment_file(
         **({"not_written": not_written} if not_written else {}),
     }
     return folder.finish(job, source, result.objects.to_csv(index=False), record)
+
+
+def segment_image(
+    image: ImageFile, model: Model, settings: BatchSettings, news: News
+) -> Segmentation:
+    """Segment an opened image with the settings of a batch."""
+    from napari_sa2net.inference.segment import segment
+
+    return segment(
+        image.array,
+        model,
+        axes=settings.axes or image.axes,
+        channels=channels_of(image, settings),
+        normalize=settings.normalize,
+        pixel_size_um=image.pixel_sides_um,
+        z_step_um=image.scale_um.get("Z"),
+        progress=news.step,
+        measure=settings.measure or "none",
+        **settings.predict.model_dump(),
+        **settings.instances.model_dump(),
+    )
 
 
 def export(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,36 @@ SAME = 0.5
 RIM = 3
 
 ReadBlock = Callable[[slice, slice], NDArray[Any]]
+#: Labels of rows and columns, numbered from 1, that were made before; the first is the plane.
+Labelled = Callable[[tuple[int, ...], slice, slice], NDArray[np.int32]]
+
+
+def parts_of(shape: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns that are labelled at once: of a huge plane blocks that overlap."""
+    height, width = shape
+    if height * width <= LARGE:
+        yield slice(0, height), slice(0, width)
+        return
+    for y0 in range(0, height, BLOCK):
+        for x0 in range(0, width, BLOCK):
+            yield _seen(y0, height), _seen(x0, width)
+
+
+def _seen(start: int, length: int) -> slice:
+    return slice(max(0, start - OVERLAP), min(length, start + BLOCK + OVERLAP))
+
+
+def label_part(
+    probability: NDArray[Any],
+    shape: tuple[int, int],
+    classes: Sequence[str],
+    config: InstanceConfig,
+) -> NDArray[np.int32]:
+    """Label one of `parts_of` a plane of this shape; numbers are those of the part alone."""
+    if shape[0] * shape[1] > LARGE:
+        # Dropped at the end: a block's edge is not the image's.
+        config = config.model_copy(update={"remove_border": False})
+    return label_objects(probability, classes, config)
 
 
 def label_in_blocks(
@@ -64,6 +95,7 @@ def label_in_blocks(
     *,
     first: int = 0,
     cancelled: Callable[[], bool] | None = None,
+    labelled: Callable[[slice, slice], NDArray[np.int32]] | None = None,
 ) -> int:
     """Label the objects of one plane.
 
@@ -79,6 +111,8 @@ def label_in_blocks(
         Number before that of the first object.
     cancelled : callable -> bool, optional
         Asked before every block.
+    labelled : callable (rows, columns) -> int32 (h, w), optional
+        Gives what `label_part` made of a block before.
 
     Returns
     -------
@@ -104,9 +138,11 @@ def label_in_blocks(
                 raise Cancelled("Cancelled; nothing was changed.")
             x1 = min(x0 + BLOCK, width)
             left, end = max(0, x0 - OVERLAP), min(width, x1 + OVERLAP)
-            labels = label_objects(
-                probability(slice(top, bottom), slice(left, end)), classes, inner
-            )
+            seen = slice(top, bottom), slice(left, end)
+            if labelled is None:
+                labels = label_objects(probability(*seen), classes, inner)
+            else:
+                labels = labelled(*seen)
             labels[labels > 0] += same.count
             same.grow(int(labels.max(initial=0)))
             if right is not None:
@@ -263,6 +299,7 @@ def label_stack(
     *,
     progress: Callable[[int, int, str], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
+    labelled: Labelled | None = None,
 ) -> Any:
     """Label the objects of all planes.
 
@@ -275,6 +312,8 @@ def label_stack(
         With link_planes, objects are linked along the stack's axis Z, if it has one.
     progress, cancelled : callable, optional
         progress only for stacks, after every plane.
+    labelled : callable (plane, rows, columns) -> int32 (h, w), optional
+        Gives what `label_part` made before of each of `parts_of` a plane.
 
     Returns
     -------
@@ -300,11 +339,11 @@ def label_stack(
             target = plane_of(plan, out, index)
             if linker is not None:
                 plane = np.zeros(plan.spatial, np.int32)
-                _label_plane(probability, index, classes, config, plane, 0, cancelled)
+                _label_plane(probability, index, classes, config, plane, 0, cancelled, labelled)
                 target[:, :] = offset_labels(linker.add(plane), offset)
             else:
                 offset = _label_plane(
-                    probability, index, classes, config, target, offset, cancelled
+                    probability, index, classes, config, target, offset, cancelled, labelled
                 )
             done += 1
             if progress and plan.n_planes > 1:
@@ -322,18 +361,25 @@ def _label_plane(
     out: Any,
     first: int,
     cancelled: Callable[[], bool] | None,
+    labelled: Labelled | None,
 ) -> int:
     """Write the labels of one plane, numbered from first + 1; the last number."""
     shape = tuple(probability.shape[-2:])
+    made = labelled and partial(labelled, index)
     if shape[0] * shape[1] <= LARGE:
-        labels = label_objects(np.asarray(probability[index]), classes, config)
+        if made is None:
+            labels = label_objects(np.asarray(probability[index]), classes, config)
+        else:
+            labels = made(slice(0, shape[0]), slice(0, shape[1]))
         out[:, :] = offset_labels(labels, first)
         return first + int(labels.max(initial=0))
 
     def read(rows: slice, columns: slice) -> NDArray[Any]:
         return np.asarray(probability[(*index, slice(None), rows, columns)])
 
-    return label_in_blocks(read, shape, classes, config, out, first=first, cancelled=cancelled)
+    return label_in_blocks(
+        read, shape, classes, config, out, first=first, cancelled=cancelled, labelled=made
+    )
 
 
 def plane_of(plan: ImagePlan, labels: Any, index: tuple[int, ...]) -> Any:

@@ -187,6 +187,16 @@ MANY_TILES = 4
 #: Axes flipped in turn when averaging over flips.
 FLIPS: tuple[tuple[int, ...], ...] = ((), (-2,), (-1,), (-2, -1))
 
+Wanted = Callable[[int, int, int, int], bool]
+"""Whether rows y0…y1-1 and columns x0…x1-1 of the image are to be predicted."""
+
+
+def is_wanted(tile: Tile, plane: ScaledPlane, wanted: Wanted | None) -> bool:
+    """Whether a tile is to be run."""
+    core = tile.core
+    return wanted is None or wanted(*plane.image_window(core.y0, core.y1, core.x0, core.x1))
+
+
 ProgressCallback = Callable[[int, int, str], None]
 #: What goes on, as a person reads it.
 FINDING_SIZE = "finding the size of the cells"
@@ -277,6 +287,7 @@ class Predictor:
         watch: Watch | None = None,
         on_tile: Callable[[int, int], None] | None = None,
         cancelled: CancelCallback | None = None,
+        wanted: Wanted | None = None,
     ) -> Any:
         """Class probabilities of one plane, at image size.
 
@@ -295,6 +306,8 @@ class Predictor:
             Before the first tile, and after every one.
         cancelled : callable -> bool, optional
             Asked before every tile.
+        wanted : callable (y0, y1, x0, x1) -> bool, optional
+            Whether a window of the image is; `out` stays as it is elsewhere.
 
         Returns
         -------
@@ -324,7 +337,7 @@ class Predictor:
             if watch is not None:
                 watch.store(tile, keep, self.n_passes)
 
-        self.each_tile(plane, visit, on_tile, cancelled)
+        self.each_tile(plane, visit, on_tile, cancelled, wanted=wanted)
         return out
 
     def look_at_plane(
@@ -366,10 +379,12 @@ class Predictor:
         on_tile: Callable[[int, int], None] | None = None,
         cancelled: CancelCallback | None = None,
         pooled: dict[int, dict[str, Tensor]] | None = None,
+        wanted: Wanted | None = None,
     ) -> None:
         """Visit all tiles; all of them again, smaller ones, when memory runs out.
 
-        `pooled` keeps what the whole plane showed, where it is visited more than once.
+        `pooled` keeps what the whole plane showed, where it is visited more than once;
+        `wanted` is as of `predict_plane`.
 
         Raises
         ------
@@ -379,7 +394,7 @@ class Predictor:
         """
 
         def run() -> None:
-            tiles = self.tiles(plane)
+            tiles = [one for one in self.tiles(plane) if is_wanted(one, plane, wanted)]
             if on_tile:
                 on_tile(0, len(tiles))
             with self.whole_plane(plane, pooled):

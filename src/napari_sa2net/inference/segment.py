@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from napari_sa2net.config import InstanceConfig, PredictConfig, SegmentSettings, Settings
@@ -166,8 +167,9 @@ def plan_for(
     channels: int | Iterable[int] | None = None,
     normalize: bool = True,
     predict: PredictConfig | None = None,
+    measure: bool = True,
 ) -> ImagePlan:
-    """Plan of an image for a model; see `segment` for the parameters."""
+    """Plan of an image for a model; see `segment` and `plan_image` for the parameters."""
     predict = predict or PredictConfig()
     plan = plan_as_input(
         image,
@@ -176,6 +178,7 @@ def plan_for(
         normalize,
         model.card.input,
         model.card.network.in_channels,
+        measure,
         levels=predict.levels,
         contrast=predict.contrast,
     )
@@ -267,8 +270,18 @@ def predict_image(
                         what += f" {noun} {done + 1} of {plan.n_planes}"
                     progress(done * n + i, plan.n_planes * n, what)
 
+            tissue = None
+            if config.tissue:
+                tissue = find_tissue(plan.whole, plan.in_whole(index)).seen_from(read.origin)
+                fill_background(plane)
             predictor.predict_plane(
-                read, index, scale, out=plane, on_tile=on_tile, cancelled=cancelled
+                read,
+                index,
+                scale,
+                out=plane,
+                on_tile=on_tile,
+                cancelled=cancelled,
+                wanted=None if tissue is None else tissue.touches,
             )
         seams = seams_of(predictor, read, plan, scale)
     if cancelled and cancelled():
@@ -317,6 +330,102 @@ def fill_background(out: Any) -> None:
     if out.shape[-3] > 1 and 0 not in out.shape:
         for index in np.ndindex(*out.shape[:-3]):
             out[(*index, 0)] = 1.0
+
+
+# --------------------------------------------------------------------------------------------
+# Where a slide has tissue: the rest of the glass needs no network.
+
+#: Longest side of the coarse picture that it is looked for in (px), and least side of its
+#: pixels (px of the image).
+COARSE, LEAST_STEP = 2048, 8
+#: More colour than this is tissue, however much more the rest of it has; and so is what is
+#: darker than this share of the glass.
+COLOURED, DARK = 0.1, 0.85
+#: Around tissue so much is tissue too (px of the image): a cell at its edge keeps its context.
+AROUND = 64
+#: Rows of the image that are looked at at once, about (bytes).
+_AT_ONCE = 64 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Tissue:
+    """A coarse mask of a plane, whose pixels are `step` px of the image wide."""
+
+    mask: NDArray[np.bool_]
+    step: int
+    origin: tuple[int, int] = (0, 0)
+
+    def seen_from(self, origin: Mapping[str, int]) -> Tissue:
+        """The same for a part of the plane that begins elsewhere."""
+        return replace(self, origin=(origin["Y"], origin["X"]))
+
+    def touches(self, y0: int, y1: int, x0: int, x1: int) -> bool:
+        """Whether there is tissue in rows y0…y1-1 and columns x0…x1-1."""
+        (y, x), step = self.origin, self.step
+        rows = slice((y0 + y) // step, -(-(y1 + y) // step))
+        columns = slice((x0 + x) // step, -(-(x1 + x) // step))
+        return bool(self.mask[rows, columns].any())
+
+
+def tissue_step(spatial: tuple[int, int]) -> int:
+    """Side of a pixel of the mask of a plane (px of the image)."""
+    return max(LEAST_STEP, -(-max(spatial) // COARSE))
+
+
+def find_tissue(plan: ImagePlan, index: tuple[int, ...] = ()) -> Tissue:
+    """Where a plane of a colour image has tissue: it has colour, or is darker than the glass.
+
+    Raises
+    ------
+    SettingsError
+        The image has no colours.
+    """
+    if not plan.is_rgb:
+        raise SettingsError(
+            "Tissue is told from glass by its colour, and this image is none in colour. Leave "
+            "out tissue (in the shell --tissue)."
+        )
+    from scipy.ndimage import binary_dilation, binary_fill_holes
+    from skimage.filters import threshold_otsu
+
+    height, width = plan.spatial
+    step = tissue_step(plan.spatial)
+    size = max(1, width * plan.n_channels * plan.dtype.itemsize)
+    high = max(1, _AT_ONCE // size // step) * step
+    bands = []
+    for y in range(0, height, high):
+        rows = slice(y, min(y + high, height))
+        band = plan.read_channels(index, rows, slice(0, width))[..., :3]
+        starts = [np.arange(0, n, step) for n in band.shape[:2]]
+        total = np.add.reduceat(np.nan_to_num(band.astype(np.float32)), starts[0], axis=0)
+        total = np.add.reduceat(total, starts[1], axis=1)
+        counts = [np.diff(np.append(s, n)) for s, n in zip(starts, band.shape, strict=False)]
+        bands.append(total / np.multiply.outer(*counts)[..., np.newaxis])
+    colours = np.concatenate(bands)
+    most, least = colours.max(axis=-1), colours.min(axis=-1)
+    saturation = np.divide(most - least, most, out=np.zeros_like(most), where=most > 0)
+    limit = COLOURED
+    if np.ptp(saturation) > 0:
+        limit = min(limit, float(threshold_otsu(saturation)))
+    grey = colours.mean(axis=-1)
+    mask = (saturation > limit) | (grey < DARK * np.percentile(grey, 99))
+    around = np.ones((3, 3), bool)
+    mask = binary_dilation(binary_fill_holes(mask), around, iterations=-(-AROUND // step))
+    return Tissue(mask, step)
+
+
+def refuse_tissue(config: PredictConfig) -> None:
+    """Where nothing may be left out.
+
+    Raises
+    ------
+    SettingsError
+    """
+    if config.tissue:
+        raise SettingsError(
+            "Why cells are seen is shown of a whole image: leave out tissue (in the shell "
+            "--tissue), or segment."
+        )
 
 
 # --------------------------------------------------------------------------------------------

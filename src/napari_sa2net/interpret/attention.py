@@ -21,7 +21,12 @@ from napari_sa2net.inference.predict import (
     ProgressCallback,
     activate,
 )
-from napari_sa2net.inference.segment import choose_scale, plan_for, split_settings
+from napari_sa2net.inference.segment import (
+    choose_scale,
+    plan_for,
+    refuse_tissue,
+    split_settings,
+)
 from napari_sa2net.inference.stages import Part
 from napari_sa2net.inference.tiling import (
     STRIDE,
@@ -371,6 +376,7 @@ def attention(
     predict, _ = split_settings(
         loaded.card.instance, diameter=diameter, device=device, **settings
     )
+    refuse_tissue(predict)
     plan = plan_for(loaded, image, axes, channels, normalize, predict)
     if plan.stack_shape:
         raise AxesError(

@@ -29,6 +29,7 @@ from napari_sa2net.inference.segment import (
     cropped,
     fill_background,
     plan_for,
+    refuse_tissue,
     seams_of,
     split_settings,
     with_context,
@@ -461,6 +462,7 @@ def explain(
     predict, instances = split_settings(
         loaded.card.instance, diameter=diameter, device=device, **settings
     )
+    refuse_tissue(predict)
     plan = plan_for(loaded, image, axes, channels, normalize, predict)
     made = look_inside(
         Predictor(loaded, predict, input_config=plan.model_input),

@@ -1,0 +1,300 @@
+"""Parts of a batch done apart and joined equal the batch done by one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from napari_sa2net.data import synthetic_nuclei
+from napari_sa2net.inference import planes
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image of many tiles, with cells over all of their seams."""
+    path = tmp_path_factory.mktemp("large") / "large.tif"
+    image, _ = synthetic_nuclei(shape=(420, 560), n=170, diameter=18, seed=7)
+    tifffile.imwrite(path, image, resolution=(2e4, 2e4), resolutionunit="CENTIMETER")
+    return path
+
+
+#: Small tiles, so that a small image has many.
+SMALL = ("--tile", "320")
+
+
+@pytest.fixture
+def segment(run, tiny_model, tmp_path):
+    def call(*more, inputs, out="out"):
+        return run("segment", *inputs, "-o", tmp_path / out, "--model", tiny_model, *more)
+
+    return call
+
+
+def same(one: Path, other: Path, names=("large",)) -> None:
+    for name in names:
+        expected = tifffile.imread(one / f"{name}.tif")
+        assert expected.max() > 0
+        np.testing.assert_array_equal(tifffile.imread(other / f"{name}.tif"), expected)
+    assert (other / "objects.csv").read_text() == (one / "objects.csv").read_text()
+    records = [
+        json.loads((folder / "extra" / "images" / f"{names[0]}.json").read_text())
+        for folder in (one, other)
+    ]
+    assert records[0]["provenance"] == records[1]["provenance"]
+    assert records[0]["wrong"] == records[1]["wrong"]
+
+
+@pytest.mark.parametrize(
+    ("block", "huge", "more"),
+    [
+        (100, False, ()),
+        (256, True, ()),
+        (100, True, ("--remove-border",)),
+        (5000, True, ()),
+        (256, False, ("--diameter", "14")),  # on another grid than the image's
+        (256, True, ("--diameter", "30")),
+    ],
+)
+def test_blocks_of_one_image(segment, large, tmp_path, monkeypatch, block, huge, more):
+    if huge:  # labelled in parts that overlap, which the blocks do not fit
+        monkeypatch.setattr(planes, "LARGE", 10_000)
+        monkeypatch.setattr(planes, "BLOCK", 180)
+        monkeypatch.setattr(planes, "OVERLAP", 60)
+    assert segment(*SMALL, *more, inputs=[large], out="one").code == 0
+    more = (*SMALL, *more, "--block", block)
+    for part in (2, 1, 3):
+        result = segment(*more, "--shard", f"{part}/3", inputs=[large])
+        assert result.code == 0, result.err
+    assert not (tmp_path / "out" / "large.tif").exists()
+    assert segment(*more, "--shard", "join", inputs=[large]).code == 0
+    same(tmp_path / "one", tmp_path / "out")
+    left = {path.name for path in (tmp_path / "out" / "extra").rglob("*")}
+    assert left == {"run.json", "images", "large.json", "large.csv", "blocks"}
+
+
+def test_stacks(segment, tmp_path):
+    """Time points have levels of their own, and cells go on in depth."""
+    planes = [synthetic_nuclei(shape=(96, 110), n=9, diameter=18, seed=s)[0] for s in (1, 1, 2)]
+    path = tmp_path / "stack.tif"
+    image = np.stack([planes, [plane // 3 for plane in planes]])
+    tifffile.imwrite(path, image, imagej=True, metadata={"axes": "TZYX"})
+    assert segment(inputs=[path], out="one").code == 0
+    for part in range(1, 5):
+        assert segment("--shard", f"{part}/4", inputs=[path]).code == 0
+    assert segment("--shard", "join", inputs=[path]).code == 0
+    same(tmp_path / "one", tmp_path / "out", ["stack"])
+
+
+def test_many_files_are_shared_out(segment, images, tmp_path):
+    """Each file is one shard's; a bad one fails there, and is told of at the join."""
+    assert segment(inputs=[images], out="one").code == 1
+    codes = [segment("--shard", f"{part}/2", inputs=[images]).code for part in (1, 2)]
+    assert sorted(codes) == [0, 1]
+    masks = {path.stem for path in (tmp_path / "out").glob("*.tif")}
+    assert masks == {"a", "b", "colour"}
+    joined = segment("--shard", "join", inputs=[images])
+    assert joined.code == 1
+    assert "bad.tif" in joined.err
+    same(tmp_path / "one", tmp_path / "out", ["a", "b", "colour"])
+    # what is mended is done by its shard, and then all is well
+    tifffile.imwrite(images / "bad.tif", np.zeros((40, 40), np.uint8))
+    for part in (1, 2):
+        assert segment("--shard", f"{part}/2", inputs=[images]).code == 0
+    assert segment("--shard", "join", inputs=[images]).code == 0
+    again = segment("--shard", "join", inputs=[images])
+    assert again.code == 0
+    assert again.err.count("done before") == 4
+
+
+def test_going_on(segment, large, tmp_path, monkeypatch):
+    """What was made is not made again; what is half-written or gone is."""
+    from napari_sa2net.inference.blocks import SharedImage
+
+    made = []
+    predict = SharedImage._predict
+
+    def counted(self, number):
+        made.append(number)
+        predict(self, number)
+
+    monkeypatch.setattr(SharedImage, "_predict", counted)
+    more = (*SMALL, "--diameter", "18", "--block", "256")
+    for part in (1, 2):
+        assert segment(*more, "--shard", f"{part}/2", inputs=[large]).code == 0
+    every = sorted(made)
+    assert every == list(range(len(every)))
+    assert len(every) > 3
+    assert segment(*more, "--shard", "2/2", inputs=[large]).code == 0
+    assert sorted(made) == every
+
+    blocks = tmp_path / "out" / "extra" / "blocks" / "large"
+    (blocks / "block-0000.npy").unlink()
+    half = blocks / "block-0001.npy"
+    half.write_bytes(half.read_bytes()[:-1000])
+    (blocks / "part-0000.npy").unlink()
+    missing = segment(*more, "--shard", "join", inputs=[large])
+    assert missing.code == 2
+    assert f"2 of {len(every)} blocks are missing (1, 2)" in missing.err
+    assert not (tmp_path / "out" / "large.tif").exists()
+    made.clear()
+    assert segment(*more, "--shard", "1/2", inputs=[large]).code == 0
+    assert made == [0, 1]
+    assert segment(*more, "--shard", "join", inputs=[large]).code == 0
+    assert segment(*SMALL, "--diameter", "18", inputs=[large], out="one").code == 0
+    same(tmp_path / "one", tmp_path / "out")
+    assert "done before" in segment(*more, "--shard", "2/2", inputs=[large]).err
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "4", "1/0", "a/b", "-1/4", "joined", "1/2/3"])
+def test_a_shard_that_cannot_be(segment, large, tmp_path, text):
+    result = segment(f"--shard={text}", inputs=[large])
+    assert result.code == 2
+    assert "from 1/8 to 8/8" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_shards_that_do_not_fit(segment, large, images, tmp_path):
+    more = (*SMALL, "--diameter", "18")
+    assert segment(*more, "--shard", "1/3", inputs=[large]).code == 0
+    unfinished = segment(*more, "--shard", "join", inputs=[large])
+    assert unfinished.code == 2
+    assert "--shard 2/3, --shard 3/3" in unfinished.err
+    other = segment(*SMALL, "--diameter", "19", "--shard", "2/3", inputs=[large])
+    assert other.code == 2
+    assert "diameter was 18.0 and is 19.0" in other.err
+    number = segment(*more, "--shard", "2/4", inputs=[large])
+    assert number.code == 2
+    assert "other shards here are of 3" in number.err
+    inputs = segment(*more, "--shard", "2/3", inputs=[large, images / "a.tif"])
+    assert inputs.code == 2
+    assert "images was 1 and is 2" in inputs.err
+    block = segment(*more, "--block", "300", "--shard", "2/3", inputs=[large])
+    assert "block was None and is 300" in block.err
+    both = segment(*more, "--overwrite", "--shard", "2/3", inputs=[large])
+    assert "do not go together" in both.err
+    assert "--block is the size" in segment("--block", "300", inputs=[large]).err
+
+
+def test_an_image_without_anything(segment, tmp_path):
+    path = tmp_path / "flat.tif"
+    tifffile.imwrite(path, np.full((50, 60), 7, np.uint8))
+    assert segment("--shard", "1/2", inputs=[path]).code == 0
+    assert segment("--shard", "2/2", inputs=[path]).code == 0
+    assert segment("--shard", "join", inputs=[path]).code == 0
+    assert not tifffile.imread(tmp_path / "out" / "flat.tif").any()
+
+
+# --- dask ------------------------------------------------------------------------------------
+
+
+def start(*arguments, home: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "napari_sa2net.cli", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "SA2NET_HOME": str(home), "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.timeout(600)
+def test_workers_that_are_killed_cost_their_blocks(
+    segment, large, images, tiny_model, tmp_path, own_home
+):
+    pytest.importorskip("distributed")
+    psutil = pytest.importorskip("psutil")
+    assert segment(*SMALL, inputs=[large], out="one").code == 0
+    arguments = ("--model", tiny_model, *SMALL, "--block", "100", "--dask", "local:2")
+    running = start("segment", large, "-o", tmp_path / "out", *arguments, home=own_home)
+    blocks = tmp_path / "out" / "extra" / "blocks" / "large"
+
+    def workers():
+        every = psutil.Process(running.pid).children()
+        return [one for one in every if "spawn_main" in " ".join(one.cmdline())]
+
+    killed, seen = 0, 0
+    while running.poll() is None and killed < 5:
+        made = len(list(blocks.glob("block-*.npy")))
+        if made > seen and (present := workers()):
+            present[killed % len(present)].kill()
+            killed, seen = killed + 1, made
+        time.sleep(0.05)
+    _, err = running.communicate()
+    assert running.returncode == 0, err
+    assert killed == 5
+    same(tmp_path / "one", tmp_path / "out")
+    assert not blocks.exists()
+
+
+@pytest.mark.timeout(600)
+def test_files_on_a_cluster(segment, images, tiny_model, tmp_path, own_home):
+    pytest.importorskip("distributed")
+    assert segment(inputs=[images], out="one").code == 1
+    arguments = ("--model", tiny_model, "--dask", "local:2", "--json")
+    running = start("segment", images, "-o", tmp_path / "out", *arguments, home=own_home)
+    out, err = running.communicate()
+    assert running.returncode == 1, err
+    told = json.loads(out)
+    assert [image["name"] for image in told["images"]] == ["a", "b", "bad", "colour"]
+    assert (told["n_done"], told["n_failed"]) == (3, 1)
+    assert "bad.tif" in told["images"][2]["error"]
+    same(tmp_path / "one", tmp_path / "out", ["a", "b", "colour"])
+
+
+SCHEDULER = """
+import sys, distributed
+if __name__ == "__main__":
+    options = {"n_workers": 1, "threads_per_worker": 2, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as cluster:
+        print(cluster.scheduler_address, flush=True)
+        sys.stdin.read()
+"""
+
+
+@pytest.mark.timeout(600)
+def test_a_scheduler_that_runs(segment, images, tmp_path):
+    """Its workers have several threads, and one model; a stack goes in blocks."""
+    pytest.importorskip("distributed")
+    path = tmp_path / "scheduler.py"
+    path.write_text(SCHEDULER)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, path], **pipes) as scheduler:
+        address = scheduler.stdout.readline().strip()
+        stack = tmp_path / "stack.tif"
+        times = [synthetic_nuclei(shape=(64, 80), n=5, diameter=14, seed=s)[0] for s in (1, 2)]
+        tifffile.imwrite(stack, np.stack(times), imagej=True, metadata={"axes": "TYX"})
+        more = ("--block", "1000", "--dask", address)
+        inputs = [stack, images / "a.tif", images / "bad.tif"]
+        result = segment(*more, inputs=inputs)
+        scheduler.stdin.close()
+    assert result.code == 1
+    assert "bad.tif" in result.err
+    segment(inputs=inputs, out="one")
+    same(tmp_path / "one", tmp_path / "out", ["a", "stack"])
+
+
+def test_what_is_wrong_about_a_cluster(segment, large, monkeypatch):
+    both = segment("--dask", "local:2", "--shard", "1/2", inputs=[large])
+    assert both.code == 2
+    assert "give one of them" in both.err
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    missing = segment("--dask", "local:2", inputs=[large])
+    assert missing.code == 2
+    assert "napari-sa2net[dask]" in missing.err
+
+
+@pytest.mark.parametrize("address", ["local:0", "local:x", "tcp://127.0.0.1:9"])
+def test_a_cluster_that_cannot_be(segment, large, address):
+    pytest.importorskip("distributed")
+    result = segment("--dask", address, inputs=[large])
+    assert result.code == 2
+    assert address in result.err
+    assert "local:" in result.err
