@@ -38,6 +38,8 @@ from napari_sa2net.models.card import ModelCard, open_checked, read_card
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
+#: Endings of formats that a copied file is not in.
+FOREIGN = (".onnx", ".zip")
 #: Seconds to wait for another process that changes the registry.
 LOCK_TIMEOUT = 30
 MAX_NAME = 64
@@ -259,10 +261,22 @@ def export_model(
     target = Path(destination).expanduser()
     if target.is_dir():
         target = target / f"{entry.name}{SUFFIX}"
-    if target.exists() and not overwrite:
-        raise OutputError(f"{target} exists already. Give another path, or overwrite it.")
+    elif target.suffix.lower() in FOREIGN:
+        raise OutputError(
+            f"A copy of a model's file is no {target.suffix} file. Let its name end with "
+            f"{SUFFIX}; other formats are written by: sa2net models export {entry.name} "
+            f"FILE{target.suffix.lower()}"
+        )
+    free_destination(target, overwrite)
     with open_checked(entry.path) as file:
         return write_atomically(target, lambda out: _copy(file, out))
+
+
+def free_destination(target: Path, overwrite: bool) -> Path:
+    """The path; raises OutputError if it exists and is not to be replaced."""
+    if target.exists() and not overwrite:
+        raise OutputError(f"{target} exists already. Give another path, or overwrite it.")
+    return target
 
 
 def rename_model(name: str, new_name: str) -> ModelEntry:
