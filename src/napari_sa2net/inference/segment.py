@@ -71,6 +71,8 @@ class Prediction:
         Of the image, for the table.
     last : (InstanceConfig, labels) or None
         The labels that were made last.
+    engine : str
+        What ran the network: ``torch``, or another library with its version.
     """
 
     plan: ImagePlan
@@ -86,6 +88,7 @@ class Prediction:
     pixel_size_um: float | Sequence[float] | None = None
     z_step_um: float | None = None
     last: tuple[InstanceConfig, Any] | None = None
+    engine: str = "torch"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -156,6 +159,7 @@ class Prediction:
             scale=self.scale,
             device=self.device,
             precision=self.precision,
+            engine=self.engine,
         )
 
 
@@ -285,6 +289,7 @@ def predict_image(
         seams,
         pixel_size_um,
         z_step_um,
+        engine=predictor.engine,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -17,16 +18,22 @@ from torch import Tensor, nn
 
 from napari_sa2net.config import n_classes
 from napari_sa2net.errors import SettingsError
-from napari_sa2net.files import write_atomically
+from napari_sa2net.files import user_data_dir, write_atomically
 from napari_sa2net.models.card import ModelCard
 from napari_sa2net.models.file import Model, load_model
-from napari_sa2net.models.registry import export_model, free_destination
-from napari_sa2net.nn import ATTENTION_NAMES, STRIDE, Network, SA2Net, capture_attention
+from napari_sa2net.models.registry import ONNX_SUFFIX, export_model, free_destination
+from napari_sa2net.nn import (
+    ATTENTION_NAMES,
+    STRIDE,
+    Network,
+    SA2Net,
+    capture_attention,
+    network_config,
+)
 from napari_sa2net.provenance import versions
 
 #: Version of ONNX's operators; 20 is the first with all that a network is made of.
 OPSET = 20
-ONNX_SUFFIX = ".onnx"
 IMAGE, LOGITS = "image", "logits"
 
 
@@ -191,6 +198,35 @@ def normalisation(card: ModelCard) -> str:
         f"{clipped}",
         "none": "values as they are",
     }[said.normalization]
+
+
+def kept_onnx(model: Model, anew: bool = False) -> Path:
+    """File of a model as ONNX, made once and kept among the user's files, by its weights.
+
+    Parameters
+    ----------
+    model : Model
+    anew : bool
+        Make it again, since the one that is kept cannot be read.
+
+    Raises
+    ------
+    SettingsError, OutputError
+        If a package is missing; if it cannot be kept.
+    """
+    path = user_data_dir() / "engines" / f"{weights_sha256(model.net)}-{OPSET}{ONNX_SUFFIX}"
+    if anew or not path.is_file():
+        write_atomically(path, onnx_bytes(model.net, onnx_metadata(model)))
+    return path
+
+
+def weights_sha256(net: Network) -> str:
+    """SHA-256 of what a network computes: its shape and all its weights."""
+    digest = hashlib.sha256(network_config(net).model_dump_json().encode())
+    for name, weight in sorted(net.state_dict().items()):
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 class _WithMaps(nn.Module):

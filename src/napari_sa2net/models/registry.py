@@ -38,8 +38,8 @@ from napari_sa2net.models.card import ModelCard, open_checked, read_card
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
-#: Endings of formats that a copied file is not in.
-FOREIGN = (".onnx", ".zip")
+#: Ending of the other format in which models are written, which a copied file is not in.
+ONNX_SUFFIX = ".onnx"
 #: Seconds to wait for another process that changes the registry.
 LOCK_TIMEOUT = 30
 MAX_NAME = 64
@@ -261,11 +261,10 @@ def export_model(
     target = Path(destination).expanduser()
     if target.is_dir():
         target = target / f"{entry.name}{SUFFIX}"
-    elif target.suffix.lower() in FOREIGN:
+    elif target.suffix.lower() == ONNX_SUFFIX:
         raise OutputError(
-            f"A copy of a model's file is no {target.suffix} file. Let its name end with "
-            f"{SUFFIX}; other formats are written by: sa2net models export {entry.name} "
-            f"FILE{target.suffix.lower()}"
+            f"A copy of a model's file is no ONNX file. Let its name end with {SUFFIX}; an "
+            f"ONNX file is written by: sa2net models export {entry.name} FILE.onnx"
         )
     free_destination(target, overwrite)
     with open_checked(entry.path) as file:
