@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
-from napari_sa2net import segment
+from napari_sa2net import cli, segment
 from napari_sa2net.config import NetworkConfig, PredictConfig
 from napari_sa2net.data import synthetic_nuclei
+from napari_sa2net.engine.service import Handlers
 from napari_sa2net.errors import SettingsError
+from napari_sa2net.inference.batch import BatchSettings
 from napari_sa2net.inference.cpu import LIBRARIES
 from napari_sa2net.inference.predict import Predictor
 from napari_sa2net.interpret.attention import attention
@@ -89,6 +92,40 @@ def test_what_is_not_installed_is_said_before_anything_runs(
         Predictor(load_model(tiny_model), PredictConfig(engine=engine))
     with pytest.raises(SettingsError, match="engine"):
         segment(np.zeros((8, 8)), tiny_model, engine="tensorflow")
+
+
+def test_a_missing_engine_ends_a_batch_before_it_begins(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    image, _ = synthetic_nuclei(shape=(64, 64), n=4, seed=1)
+    tifffile.imwrite(tmp_path / "a.tif", image)
+    words = ("segment", tmp_path / "a.tif", "-o", tmp_path / "out", "--engine", "openvino")
+    assert cli.run([*map(str, words), "--model", str(tiny_model)]) == 2
+    assert 'pip install "napari-sa2net[openvino]"' in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_without_an_engine_goes_on_as_before() -> None:
+    said = {
+        name: BatchSettings(predict=PredictConfig(engine=name)).describe()["predict"]
+        for name in ("auto", "torch", *LIBRARIES)
+    }
+    assert said["auto"] == said["torch"]
+    assert "engine" not in said["auto"]
+    assert said["openvino"]["engine"] == "openvino"
+
+
+def test_the_window_looks_inside_by_torch(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also at cells that an engine made which is not there."""
+    for engine in LIBRARIES:
+        monkeypatch.setitem(sys.modules, engine, None)
+    handlers, model = Handlers(None), load_model(tiny_model)  # type: ignore[arg-type]
+    for engine in ("auto", *LIBRARIES):
+        config = PredictConfig(engine=engine)
+        assert handlers.predictor(model, config, model.card.input).engine == "torch"
 
 
 def test_squeeze_of_the_whole_image_needs_torch() -> None:
