@@ -27,6 +27,7 @@ ALL: Four = (True, True, True, True)
 NONE: Four = (False, False, False, False)
 NetworkKind = Literal["sa2net", "focal_unet"]
 LevelsOf = Literal["auto", "stack", "plane"]
+Engine = Literal["auto", "torch", "openvino", "onnxruntime"]
 
 
 class NetworkConfig(Settings):
@@ -155,6 +156,12 @@ class PredictConfig(Settings):
         title="Precision",
         description="auto: bfloat16 or float16 where the device is faster with it",
     )
+    engine: Engine = Field(
+        "auto",
+        title="Engine",
+        description="What runs the network on the processor: torch, or the library openvino or "
+        "onnxruntime, if it is installed; auto: torch",
+    )
     tile: int | None = Field(
         None,
         ge=64,
@@ -201,6 +208,7 @@ class PredictSettings(TypedDict, total=False):
 
     rescale: bool
     precision: Literal["auto", "float32"]
+    engine: Engine
     tile: int | None
     levels: LevelsOf
     contrast: tuple[float, float] | None

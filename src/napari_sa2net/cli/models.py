@@ -190,19 +190,28 @@ def import_command(file: Path, /, *, name: str | None = None, overwrite: Flag = 
 
 
 @models.command(name="export")
-def export_command(model: ModelName, destination: Path, /, *, overwrite: Flag = False) -> None:
-    """Copy a model's file somewhere else.
+def export_command(
+    model: ModelName,
+    destination: Path,
+    /,
+    *,
+    attention: Flag = False,
+    overwrite: Flag = False,
+) -> None:
+    """Copy a model's file somewhere else, or write it for other programs.
 
     Parameters
     ----------
     destination
-        File, or a folder that is there.
+        File, or a folder that is there; a name that ends with .onnx makes an ONNX file.
+    attention
+        The ONNX file gives the attention maps too.
     overwrite
         Replace an existing file.
     """
-    from napari_sa2net.models import export_model
+    from napari_sa2net.models import export_as
 
-    target = export_model(model, destination, overwrite)
+    target = export_as(model, destination, attention=attention, overwrite=overwrite)
     console.say(f"exported {model}: {target}")
 
 

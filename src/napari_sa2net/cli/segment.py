@@ -352,11 +352,13 @@ def prepared(
     predict: PredictConfig | None,
 ) -> tuple[Model, dict[str, Any]]:
     """The model of a batch, and what was said, as arguments of `BatchSettings`."""
+    from napari_sa2net.inference.cpu import check_engine
     from napari_sa2net.inference.devices import resolve_device
     from napari_sa2net.models import load_model
 
     predict = predict or PredictConfig()
     resolve_device(predict.device)
+    check_engine(predict.engine)
     loaded = load_model(model)
     # Only what was said on the command line replaces the model's own tuning.
     own = instances.model_dump(include=instances.model_fields_set) if instances else {}

@@ -1011,6 +1011,9 @@ class Handlers:
 
     def predictor(self, model: Model, config: PredictConfig, expects: InputConfig) -> Predictor:
         """A predictor, made again only when something of it differs."""
+        if config.engine != "auto":
+            # Of cells that another engine made elsewhere; what looks inside runs on PyTorch.
+            config = config.model_copy(update={"engine": "auto"})
         # What the predictor does not look at, or is told anew.
         same = config.model_copy(
             update={"diameter": None, "rescale": True, "levels": "auto", "contrast": None}

@@ -45,11 +45,14 @@ class BatchSettings:
 
     def describe(self) -> dict[str, Any]:
         """As JSON; without the device, on which the result does not depend."""
+        # nor on an engine that is not named: what was begun before there were any goes on
+        by_torch = self.predict.engine in ("auto", "torch")
+        left_out = {"device", "engine"} if by_torch else {"device"}
         return {
             "axes": self.axes,
             "channels": self.channels,
             "normalize": self.normalize,
-            "predict": self.predict.model_dump(mode="json", exclude={"device"}),
+            "predict": self.predict.model_dump(mode="json", exclude=left_out),
             "instances": self.instances.model_dump(mode="json"),
             "measure": list(self.measure),
         }

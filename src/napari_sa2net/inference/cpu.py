@@ -16,12 +16,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from napari_sa2net.errors import SettingsError
 from napari_sa2net.inference.stages import (
     SA2NET_MARGINS,
     Staged,
@@ -30,7 +35,9 @@ from napari_sa2net.inference.stages import (
     plain_stages,
     there,
 )
-from napari_sa2net.nn import Network, SA2Net
+from napari_sa2net.models.export import IMAGE, kept_onnx, needed
+from napari_sa2net.models.file import Model
+from napari_sa2net.nn import Network, SA2Net, pools_globally
 from napari_sa2net.nn.blocks import (
     AttentionGate,
     ChannelLayerNorm,
@@ -401,3 +408,95 @@ def in_strips(
 
 def _children(block: nn.Sequential) -> list[Any]:
     return list(block)
+
+
+# --------------------------------------------------------------------------------------------
+# Whole networks run by libraries of others: OpenVINO and ONNX Runtime.
+
+#: Extra that a library comes with.
+LIBRARIES = {"openvino": "openvino", "onnxruntime": "onnx"}
+#: Fewest base channels of a network that OpenVINO runs in bfloat16. Unlike ours it rounds
+#: everywhere, and few channels average less out: probabilities were off by up to 0.014 with
+#: 16, and by 0.067 with 4.
+BFLOAT16_FROM = 16
+
+
+def check_engine(engine: str) -> bool:
+    """Whether an engine is a library beside PyTorch.
+
+    Raises
+    ------
+    SettingsError
+        If it is not installed.
+    """
+    if engine not in LIBRARIES:
+        return False
+    needed(engine, LIBRARIES[engine])
+    return True
+
+
+class Library:
+    """A model run by a library: logits of windows, and nothing of what lies between.
+
+    Parameters
+    ----------
+    model : Model
+    engine : str
+        ``openvino`` or ``onnxruntime``.
+    dtype : torch.dtype
+        What the bulk may be computed in. ONNX Runtime computes in float32 whatever it is, and
+        OpenVINO narrow networks.
+
+    Attributes
+    ----------
+    name : str
+        Of the library, with its version.
+    dtype : torch.dtype
+        What the bulk is computed in.
+
+    Raises
+    ------
+    SettingsError
+        If it is not installed, or cannot run such a network.
+    """
+
+    def __init__(self, model: Model, engine: str, dtype: torch.dtype) -> None:
+        check_engine(engine)
+        if pools_globally(model.net):
+            raise SettingsError(
+                f"{model.name!r} weighs channels by what it sees of the whole image, which "
+                f"{engine} cannot do piece by piece. Choose the engine 'torch'."
+            )
+        self.name = f"{engine} {version(engine)}"
+        rounded = engine == "openvino" and model.net.base_channels >= BFLOAT16_FROM
+        self.dtype = dtype if rounded else torch.float32
+        load = self._openvino if engine == "openvino" else self._onnxruntime
+        path = kept_onnx(model)
+        try:
+            self._run = load(path)
+        except Exception:  # each library has errors of its own for a damaged file
+            self._run = load(kept_onnx(model, anew=True))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits (B, classes, h, w) of windows whose sides are multiples of 16."""
+        return torch.from_numpy(self._run(np.ascontiguousarray(x.numpy())))
+
+    def _openvino(self, path: Path) -> Callable[[Any], Any]:
+        openvino = import_module("openvino")
+        compiled = openvino.Core().compile_model(
+            path,
+            "CPU",
+            {
+                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                "INFERENCE_PRECISION_HINT": "bf16" if self.dtype == torch.bfloat16 else "f32",
+                "PERFORMANCE_HINT": "LATENCY",
+            },
+        )
+        return lambda x: compiled(x)[0].copy()
+
+    def _onnxruntime(self, path: Path) -> Callable[[Any], Any]:
+        onnxruntime = import_module("onnxruntime")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+        return lambda x: session.run(None, {IMAGE: x})[0]

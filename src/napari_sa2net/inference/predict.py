@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from napari_sa2net.config import InputConfig, PredictConfig, n_classes
 from napari_sa2net.data.plan import ImagePlan
-from napari_sa2net.errors import Cancelled, OutOfMemoryError
-from napari_sa2net.inference.cpu import optimised
+from napari_sa2net.errors import Cancelled, OutOfMemoryError, SettingsError
+from napari_sa2net.inference.cpu import Library, check_engine, optimised
 from napari_sa2net.inference.devices import (
     fast_dtype,
     give_memory_back,
@@ -242,13 +242,25 @@ class Predictor:
         self.input = input_config or model.card.input
         self.n_classes = model.net.n_classes
         self._classes = n_classes(model.card.classes)
-        self.device = resolve_device(self.config.device)
+        engine = self.config.engine
+        by_library = check_engine(engine)
+        own_device = "cpu" if by_library and self.config.device == "auto" else None
+        self.device = resolve_device(own_device or self.config.device)
+        if by_library and self.device.type != "cpu":
+            raise SettingsError(
+                f"The engine '{engine}' runs on the processor. Choose the device 'cpu', or the "
+                "engine 'torch'."
+            )
         self.dtype = (
             torch.float32 if self.config.precision == "float32" else fast_dtype(self.device)
         )
         self.min_tile = 2 * HALO + 4 * STRIDE
         wanted = self.config.tile or DEFAULT_TILE[self.device.type]
         self.tile = max(wanted, self.min_tile)
+        self._library: Library | None = None
+        if by_library:
+            self._library = Library(model, engine, self.dtype)
+            self.dtype = self._library.dtype
         self._net = optimised(model.net, self.device, self.dtype)
         self._coarse = COARSE_SIDE
 
@@ -256,6 +268,11 @@ class Predictor:
     def used(self) -> tuple[str, str]:
         """Names of device and precision."""
         return str(self.device), str(self.dtype).removeprefix("torch.")
+
+    @property
+    def engine(self) -> str:
+        """What runs the network where nothing of it is looked at or changed."""
+        return "torch" if self._library is None else self._library.name
 
     def scaled(self, plan: ImagePlan, index: tuple[int, ...], scale: float) -> ScaledPlane:
         """The plane as this model's network sees it."""
@@ -502,13 +519,18 @@ class Predictor:
             # Flipped after padding, so that poolings fall on one grid in every tile.
             for i, axes in enumerate(self._flips):
                 flipped = flipped_part(part, axes, h, w)
-                logits = self._net(
-                    batch.flip(axes) if axes else batch,
-                    flipped,
-                    look and see_through(look, flipped, axes),
-                    change,
-                    memos[i] if memos else None,
-                )
+                seen = batch.flip(axes) if axes else batch
+                if self._library and look is None and memos is None and change == AS_TRAINED:
+                    top, bottom, left, right = flipped
+                    logits = self._library(seen)[..., top:bottom, left:right]
+                else:
+                    logits = self._net(
+                        seen,
+                        flipped,
+                        look and see_through(look, flipped, axes),
+                        change,
+                        memos[i] if memos else None,
+                    )
                 p = activate(logits.float(), self._classes)
                 p = p.flip(axes) if axes else p
                 total = p if total is None else total.add_(p)

@@ -72,6 +72,8 @@ class Prediction:
         Of the image, for the table.
     last : (InstanceConfig, labels) or None
         The labels that were made last.
+    engine : str
+        What ran the network: ``torch``, or another library with its version.
     """
 
     plan: ImagePlan
@@ -87,6 +89,7 @@ class Prediction:
     pixel_size_um: float | Sequence[float] | None = None
     z_step_um: float | None = None
     last: tuple[InstanceConfig, Any] | None = None
+    engine: str = "torch"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -157,6 +160,7 @@ class Prediction:
             scale=self.scale,
             device=self.device,
             precision=self.precision,
+            engine=self.engine,
         )
 
 
@@ -298,6 +302,7 @@ def predict_image(
         seams,
         pixel_size_um,
         z_step_um,
+        engine=predictor.engine,
     )
 
 

@@ -303,7 +303,7 @@ def attention_maps(
     ------
     DeviceError, OutOfMemoryError, Cancelled
     """
-    exact = {"precision": "float32", "augment": False}
+    exact = {"precision": "float32", "augment": False, "engine": "torch"}
     config = (config or PredictConfig()).model_copy(update=exact)
     predictor = Predictor(model, config, input_config)
     plane = predictor.scaled(plan, (), scale)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from napari_sa2net.models.card import ModelCard as ModelCard
     from napari_sa2net.models.card import read_card as read_card
+    from napari_sa2net.models.export import export_as as export_as
+    from napari_sa2net.models.export import export_onnx as export_onnx
     from napari_sa2net.models.file import Model as Model
     from napari_sa2net.models.file import load_checkpoint as load_checkpoint
     from napari_sa2net.models.file import load_model as load_model
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 _MODULES = {
     "ModelCard": "card",
     "read_card": "card",
+    "export_as": "export",
+    "export_onnx": "export",
     "load_checkpoint": "file",
     "open_model": "file",
     "save_model": "file",

@@ -38,6 +38,8 @@ from napari_sa2net.models.card import ModelCard, open_checked, read_card
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
+#: Ending of the other format in which models are written, which a copied file is not in.
+ONNX_SUFFIX = ".onnx"
 #: Seconds to wait for another process that changes the registry.
 LOCK_TIMEOUT = 30
 MAX_NAME = 64
@@ -250,10 +252,21 @@ def export_model(
     target = Path(destination).expanduser()
     if target.is_dir():
         target = target / f"{entry.name}{SUFFIX}"
-    if target.exists() and not overwrite:
-        raise OutputError(f"{target} exists already. Give another path, or overwrite it.")
+    elif target.suffix.lower() == ONNX_SUFFIX:
+        raise OutputError(
+            f"A copy of a model's file is no ONNX file. Let its name end with {SUFFIX}; an "
+            f"ONNX file is written by: sa2net models export {entry.name} FILE.onnx"
+        )
+    free_destination(target, overwrite)
     with open_checked(entry.path) as file:
         return write_atomically(target, lambda out: _copy(file, out))
+
+
+def free_destination(target: Path, overwrite: bool) -> Path:
+    """The path; raises OutputError if it exists and is not to be replaced."""
+    if target.exists() and not overwrite:
+        raise OutputError(f"{target} exists already. Give another path, or overwrite it.")
+    return target
 
 
 def rename_model(name: str, new_name: str) -> ModelEntry:
