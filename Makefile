@@ -1,5 +1,5 @@
 # Each target does its own set-up (scripts/setup.sh); a second run starts at once.
-.PHONY: demo test test-matrix bench lint docs dist setup
+.PHONY: demo test test-extras test-matrix bench lint docs dist setup
 BIN := .venv/bin
 # In the order of their folders: files of few and long tests do not wait for the end.
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -15,6 +15,10 @@ test:   ## style, walls and all tests; those of both Qt bindings with PySide6, t
 	$(if $(PYTEST_ARGS),,@QT_API=pyside6 PYTEST_QT_API=pyside6 scripts/with-display.sh \
 		.venv-pyside6/bin/python $(PYTEST) -q -m both_bindings tests/gui)
 	@scripts/with-display.sh $(BIN)/python $(PYTEST) $(PYTEST_ARGS)
+
+test-extras: ## what is optional (dask, remote images, scanners, other engines), with it installed
+	@scripts/setup.sh --qt
+	@scripts/test-extras.sh
 
 test-matrix: ## what must hold everywhere, with several napari and both Qt bindings
 	@scripts/setup.sh --qt
