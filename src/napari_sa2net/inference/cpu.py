@@ -465,7 +465,7 @@ class Library:
         if pools_globally(model.net):
             raise SettingsError(
                 f"{model.name!r} weighs channels by what it sees of the whole image, which "
-                f"{engine} cannot do piece by piece. Choose the engine 'torch'."
+                f"{engine} cannot do piece by piece. Choose --engine torch."
             )
         self.name = f"{engine} {version(engine)}"
         rounded = engine == "openvino" and model.net.base_channels >= BFLOAT16_FROM

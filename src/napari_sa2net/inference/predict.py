@@ -248,8 +248,7 @@ class Predictor:
         self.device = resolve_device(own_device or self.config.device)
         if by_library and self.device.type != "cpu":
             raise SettingsError(
-                f"The engine '{engine}' runs on the processor. Choose the device 'cpu', or the "
-                "engine 'torch'."
+                f"{engine} runs on the processor here. Choose --device cpu, or --engine torch."
             )
         self.dtype = (
             torch.float32 if self.config.precision == "float32" else fast_dtype(self.device)
