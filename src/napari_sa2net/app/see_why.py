@@ -400,9 +400,14 @@ def map_help(shown: AttentionMap, network: NetworkKind = "sa2net") -> str:
                 f"How much of the fine detail the gate before the {stage} stage lets through "
                 "at each place: 1 all, 0 nothing. It is not the probability of a cell."
             )
+        known = (
+            " Closing it anywhere hardly changes what the bundled model finds."
+            if number == "8"
+            else ""
+        )
         return (
             f"How much the {stage} stage adds to the fine detail at each place: 1 all, 0 "
-            "nothing more than passes anyway. It is not the probability of a cell."
+            f"nothing more than passes anyway. It is not the probability of a cell.{known}"
         )
     if shown.name == "global_query":
         return (
