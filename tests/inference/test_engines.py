@@ -35,15 +35,14 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_cells_are_those_of_torch(
     engine: str, kept: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Same count, probabilities within 0.03 of the exact ones; in float32 the same."""
+    """They compute in float32, and so the same."""
     for package in (engine, "onnx", "onnxscript"):
         pytest.importorskip(package)
     monkeypatch.setenv("SA2NET_HOME", str(kept))
     image, _ = synthetic_nuclei(shape=(420, 500), n=60, diameter=22, seed=4)
     exactly = {"precision": "float32", "tile": 320, "augment": True}
     for model, more, most in (
-        ("nuclei", {}, 0.03),  # as it comes, wide enough for bfloat16
-        (tiny_model, {}, 0.03),  # and too narrow
+        ("nuclei", {}, 1e-3),  # as it comes
         (tiny_model, exactly, 1e-4),  # over tiles, with flips
     ):
         settings = {"model": model, "device": "cpu", "diameter": 22, **more}
@@ -136,5 +135,5 @@ def test_squeeze_of_the_whole_image_needs_torch() -> None:
     classes = ("background", "interior", "boundary")
     card = ModelCard(name="se", network=config, classes=classes)
     model = Model(make_network(config).eval(), card)
-    with pytest.raises(SettingsError, match="engine 'torch'"):
+    with pytest.raises(SettingsError, match="--engine torch"):
         Predictor(model, PredictConfig(engine=engine))

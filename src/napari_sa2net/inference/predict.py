@@ -250,16 +250,12 @@ class Predictor:
             raise SettingsError(
                 f"{engine} runs on the processor here. Choose --device cpu, or --engine torch."
             )
-        self.dtype = (
-            torch.float32 if self.config.precision == "float32" else fast_dtype(self.device)
-        )
+        exact = by_library or self.config.precision == "float32"
+        self.dtype = torch.float32 if exact else fast_dtype(self.device)
         self.min_tile = 2 * HALO + 4 * STRIDE
         wanted = self.config.tile or DEFAULT_TILE[self.device.type]
         self.tile = max(wanted, self.min_tile)
-        self._library: Library | None = None
-        if by_library:
-            self._library = Library(model, engine, self.dtype)
-            self.dtype = self._library.dtype
+        self._library = Library(model, engine) if by_library else None
         self._net = optimised(model.net, self.device, self.dtype)
         self._coarse = COARSE_SIDE
 
