@@ -80,6 +80,19 @@ def test_blocks_of_one_image(segment, large, tmp_path, monkeypatch, block, huge,
     assert left == {"run.json", "images", "large.json", "large.csv", "blocks"}
 
 
+def test_the_record_names_the_library_that_ran(segment, large, tmp_path, monkeypatch):
+    from napari_sa2net.inference.predict import Predictor
+
+    monkeypatch.setattr(Predictor, "engine", property(lambda _: "another 1.2"))
+    assert segment(*SMALL, inputs=[large], out="one").code == 0
+    for part in ("1/1", "join"):
+        more = ("--block", 256, "--shard", part)
+        assert segment(*SMALL, *more, inputs=[large]).code == 0
+    same(tmp_path / "one", tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "extra" / "images" / "large.json").read_text())
+    assert record["provenance"]["engine"] == "another 1.2"
+
+
 def test_stacks(segment, tmp_path):
     """Time points have levels of their own, and cells go on in depth."""
     planes = [synthetic_nuclei(shape=(96, 110), n=9, diameter=18, seed=s)[0] for s in (1, 1, 2)]

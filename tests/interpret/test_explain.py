@@ -255,6 +255,15 @@ def test_nothing_to_see(bundled, shape: tuple[int, int]) -> None:
     assert np.isnan(result.image_gates).all()
 
 
+def test_stages_begin_with_the_thresholds_of_the_model(bundled) -> None:
+    """Those of the bundled one are not the defaults of the settings."""
+    assert bundled.card.instance != InstanceConfig()
+    image = synthetic_nuclei((120, 130), 10, diameter=28, seed=2)[0]
+    made = explain_plane(predictor_of(bundled), plan_image(image))
+    own = label_objects(made.plane, made.classes, bundled.card.instance)
+    np.testing.assert_array_equal(made.stages()[1], own)
+
+
 def test_no_object_and_one_pixel_objects(bundled) -> None:
     noise = np.random.default_rng(0).normal(100, 1, (70, 90))
     none = explain_image(noise, bundled, diameter=bundled.diameter, foreground=0.98)

@@ -325,7 +325,8 @@ class SharedImage:
                 progress=news.step if news else None,
             )
             # after the search, since that makes tiles smaller where memory is short
-            decided |= {"tile": predictor.tile, "used": predictor.used}
+            used = {"used": predictor.used, "engine": predictor.engine}
+            decided |= {"tile": predictor.tile, **used}
         return decided
 
     def _tissue(self, index: tuple[int, ...]) -> Wanted | None:
@@ -464,9 +465,8 @@ class SharedImage:
                 "make them, and join then."
             )
         for index in self.plan.indices():
-            self.plan.measured_of(
-                index
-            )  # for the record, as of one that was read plane by plane
+            # for the record, as of one that was read plane by plane
+            self.plan.measured_of(index)
         todo = [part for part in range(len(self.parts)) if not self._labelled(part)]
         for done, part in enumerate(todo):
             news.step(done, len(todo), SEPARATING)
@@ -503,6 +503,7 @@ class SharedImage:
             precision=precision,
             pixel_size_um=self.image.pixel_sides_um,
             z_step_um=self.image.scale_um.get("Z"),
+            engine=self.decided["engine"],
         )
         return Segmentation(
             labels,

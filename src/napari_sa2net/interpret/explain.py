@@ -83,7 +83,7 @@ class Explained(Prediction):
     outer: Box = (0, 0, 0, 0)
 
     def __post_init__(self) -> None:
-        self._config = InstanceConfig()
+        self._config = self.model.card.instance
         self._stages: tuple[InstanceConfig, dict[int, NDArray[np.int32]]] | None = None
 
     @cached_property
