@@ -102,7 +102,12 @@ def test_what_corrections_cannot_teach_is_said(
 
 @pytest.fixture
 def desk(
-    image: Any, truth: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    image: Any,
+    truth: Any,
+    tiny_model: Path,
+    tmp_path: Path,
+    warm_engines: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[tuple[CorrectController, LiveController, Any]]:
     """Controllers with an engine of their own, and the labels that they correct."""
     monkeypatch.setenv("SA2NET_HOME", str(tmp_path))

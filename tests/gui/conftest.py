@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ import psutil
 import pytest
 from qtpy.QtCore import QCoreApplication, QEvent, QTimer
 from qtpy.QtWidgets import QApplication
+
+from napari_sa2net.app.session import Session
 
 OURS = "napari_sa2net"
 VIEWER = "make_napari_viewer"
@@ -188,6 +191,9 @@ def home(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     models.mkdir(parents=True)
     shutil.copy(tiny_model, models / "tiny.safetensors")
     monkeypatch.setenv("SA2NET_HOME", str(models.parent))
+    # chosen from the start: the engine of each window would load and time the bundled one
+    chosen = partial(Session, model="tiny")
+    monkeypatch.setattr("napari_sa2net.widgets.workspace.Session", chosen)
     return models.parent
 
 

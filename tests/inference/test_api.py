@@ -46,7 +46,7 @@ def image_of(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
         ((40, 30), None, (40, 30), (3, 40, 30)),
         ((1, 1), None, (1, 1), (3, 1, 1)),
         ((17, 33, 3), None, (17, 33), (3, 17, 33)),
-        ((2, 40, 30), None, (2, 40, 30), (2, 3, 40, 30)),
+        ((2, 40, 30), "ZYX", (2, 40, 30), (2, 3, 40, 30)),
         ((3, 40, 30), "CYX", (40, 30), (3, 40, 30)),
         ((40, 2, 30), "YZX", (40, 2, 30), (2, 3, 40, 30)),
         ((2, 2, 3, 20, 18), "TZCYX", (2, 2, 20, 18), (2, 2, 3, 20, 18)),
@@ -98,9 +98,9 @@ def test_lazy_in_equals_numpy(model, tmp_path) -> None:
 
 def test_large_results_go_to_disk(model, monkeypatch: pytest.MonkeyPatch) -> None:
     image = image_of((2, 60, 50), seed=6)
-    expected = segment(image, model=model)
+    expected = segment(image, model=model, axes="ZYX")
     monkeypatch.setattr("napari_sa2net.inference.tiling.MEMORY_LIMIT", 1000)
-    result = segment(image, model=model)
+    result = segment(image, model=model, axes="ZYX")
     assert isinstance(result.probability, zarr.Array)
     assert isinstance(result.labels, zarr.Array)
     np.testing.assert_array_equal(result.labels[:], expected.labels)
@@ -109,7 +109,7 @@ def test_large_results_go_to_disk(model, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_labels_count_over_the_stack(model) -> None:
     stack = image_of((3, 50, 50), seed=8)
-    labels = segment(stack, model=model, min_size=0, link_planes=False).labels
+    labels = segment(stack, model=model, axes="ZYX", min_size=0, link_planes=False).labels
     per_plane = [set(np.unique(plane[plane > 0])) for plane in labels]
     assert sum(map(len, per_plane)) == len(set().union(*per_plane)) == labels.max() > 0
 
@@ -119,7 +119,7 @@ def test_linked_planes_share_labels(model) -> None:
     stack = np.stack([plane, plane, plane])
     settings = {"model": model, "foreground": 0.4, "min_size": 0}
     sizes = {"pixel_size_um": 0.5, "z_step_um": 2}
-    result = segment(stack, **settings, **sizes)
+    result = segment(stack, axes="ZYX", **settings, **sizes)
     assert result.labels.any()
     np.testing.assert_array_equal(result.labels[0], result.labels[2])
     objects = result.objects
@@ -180,6 +180,7 @@ def test_progress_and_provenance(model) -> None:
     result = segment(
         image_of((2, 500, 40)),
         model=model,
+        axes="ZYX",
         tile=336,
         pixel_size_um=0.5,
         progress=lambda *step: steps.append(step),
@@ -256,7 +257,17 @@ def test_two_channels_at_the_end_are_pointed_out(model) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         segment(image_of((12, 40, 2)), model=model, axes="YXC")
-        segment(image_of((2, 40, 12)), model=model)
+        segment(image_of((5, 40, 12)), model=model)
+
+
+def test_few_planes_may_be_channels(model) -> None:
+    with pytest.warns(UserWarning, match=r"2 planes of 40 × 12 .* axes='CYX'"):
+        result = segment(image_of((2, 40, 12)), model=model)
+    assert result.labels.shape == (2, 40, 12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        segment(image_of((2, 40, 12)), model=model, axes="ZYX")
+        segment(image_of((2, 40, 12)), model=model, axes="CYX")
 
 
 def test_settings_are_sorted_by_name() -> None:

@@ -132,7 +132,7 @@ def test_segment_takes_this_way(make_model, monkeypatch: pytest.MonkeyPatch) -> 
         "link_planes": False,
     }
     expected = segment(image, **settings)
-    stack = segment(np.stack([image, image]), **settings)
+    stack = segment(np.stack([image, image]), axes="ZYX", **settings)
     monkeypatch.setattr(big_planes, "LARGE", 1000)
     for axes, turn in (("YX", image), ("XY", image.T)):
         result = segment(turn, axes=axes, **settings)
@@ -140,6 +140,6 @@ def test_segment_takes_this_way(make_model, monkeypatch: pytest.MonkeyPatch) -> 
         # A landscape of random weights is not the same at every block's edge.
         labels = result.labels if axes == "YX" else result.labels.T
         assert ((labels > 0) == (expected.labels > 0)).mean() > 0.99
-    both = segment(np.stack([image, image]), **settings)
+    both = segment(np.stack([image, image]), axes="ZYX", **settings)
     assert ((both.labels > 0) == (stack.labels > 0)).mean() > 0.99
     assert both.labels[1].min() == 0 < both.labels[0].max() < both.labels[1].max()

@@ -12,7 +12,7 @@ import tifffile
 
 from napari_sa2net.data.samples import synthetic_nuclei
 
-KILLS = int(os.environ.get("SA2NET_KILLS", 5))
+KILLS = int(os.environ.get("SA2NET_KILLS", 3))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")

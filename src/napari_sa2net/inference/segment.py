@@ -172,8 +172,12 @@ def plan_for(
     normalize: bool = True,
     predict: PredictConfig | None = None,
     measure: bool = True,
+    guessed: bool = False,
 ) -> ImagePlan:
-    """Plan of an image for a model; see `segment` and `plan_image` for the parameters."""
+    """Plan of an image for a model; see `segment` and `plan_image` for the parameters.
+
+    ``guessed``: also a stack of few planes may be a misunderstanding (`ImagePlan.notice`).
+    """
     predict = predict or PredictConfig()
     plan = plan_as_input(
         image,
@@ -186,7 +190,7 @@ def plan_for(
         levels=predict.levels,
         contrast=predict.contrast,
     )
-    if axes is None and (notice := plan.notice()):
+    if axes is None and (notice := plan.notice(guessed=guessed)):
         warnings.warn(notice, stacklevel=3)
     return plan
 
@@ -540,7 +544,8 @@ def segment(
         A bundled or registered name, a model file, or a loaded model.
     axes : str, optional
         Spells the array: "YX", "YXC", "CYX", "ZYX", "TCYX", … Unsaid: 2-D is YX, a last
-        axis of 3 or 4 is RGB(A), other leading axes are a stack.
+        axis of 3 or 4 is RGB(A), other leading axes are a stack, with a warning where they
+        may be channels.
     channels : int or iterable of int, optional
         Which channels go in; unsaid: all of RGB, otherwise the first.
     diameter : float, optional
@@ -582,7 +587,7 @@ def segment(
     predict, instances = split_settings(
         loaded.card.instance, diameter=diameter, device=device, **settings
     )
-    plan = plan_for(loaded, image, axes, channels, normalize, predict)
+    plan = plan_for(loaded, image, axes, channels, normalize, predict, guessed=True)
     made = predict_image(
         loaded,
         plan,
