@@ -360,6 +360,13 @@ class TrainConfig(LossConfig):
     )
     precision: Literal["auto", "float32"] = Field("auto", title="Precision")
     device: str = Field("auto", title="Device")
+    devices: int = Field(
+        1,
+        ge=1,
+        le=64,
+        title="Devices",
+        description="GPUs, or processes on a CPU, that share each batch",
+    )
     workers: int = Field(0, ge=0, le=64, title="Loader processes")
     seed: int = Field(0, ge=0, title="Seed")
     base: str | None = Field(

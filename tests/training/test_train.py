@@ -6,6 +6,7 @@ import shutil
 from datetime import timedelta
 
 import numpy as np
+import psutil
 import pytest
 import tifffile
 import torch
@@ -24,9 +25,15 @@ from napari_sa2net.errors import (
     TrainingDataError,
     TrainingError,
 )
+from napari_sa2net.metrics import pool
 from napari_sa2net.models import load_model
-from napari_sa2net.training.dataset import CropDataset, load_example
+from napari_sa2net.training.dataset import (
+    CropDataset,
+    ValidationDataset,
+    load_example,
+)
 from napari_sa2net.training.fine_tune import fine_tune
+from napari_sa2net.training.processes import Place
 from napari_sa2net.training.run_state import write_tensors
 from napari_sa2net.training.train import (
     FOREGROUNDS,
@@ -62,6 +69,78 @@ def folder(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("SA2NET_HOME", str(tmp_path / "home"))
+
+
+TWO = SMALL.model_copy(
+    update={"devices": 2, "device": "cpu", "precision": "float32", "validation_fraction": 0.5}
+)
+
+
+def test_two_processes_share_batches_and_scores(folder, tmp_path):
+    run = tmp_path / "run"
+    steps = []
+    result = train_folder(folder, "two", TWO, run, on_progress=lambda *a: steps.append(a))
+    assert steps[-1][:2] == (4, 4)
+    assert load_model("two").card.training["settings"]["devices"] == 2
+    assert psutil.Process().children() == []
+    # What two processes scored, each its images, one alone scores as well.
+    best = torch.load(run / "best.ckpt", weights_only=False)
+    module = SegmentationModule(start_network(TWO)[0], TWO)
+    module.load_state_dict(best["state_dict"])
+    module.eval()
+    _, items = split_items(load_training_folder(folder), TWO.validation_fraction, TWO.seed)
+    examples = [load_example(item, InputConfig(), TWO.diameter) for item in items]
+    with torch.inference_mode():
+        for batch in DataLoader(ValidationDataset(examples, TWO), batch_size=1):
+            module.validation_step(batch, 0)
+    losses, scores = zip(*module._validated, strict=True)
+    assert len(losses) == 2
+    found = result.scores
+    np.testing.assert_allclose(found["loss"], np.mean(losses), rtol=1e-4)
+    at = FOREGROUNDS.index(result.card.instance.foreground)
+    alone = pool([one[at] for one in scores])
+    np.testing.assert_allclose(found["dice"], alone["dice"], atol=1e-3)
+
+
+def test_each_crop_comes_once(folder):
+    shares = [list(Place(rank, 3).share(12)) for rank in range(3)]
+    for step in range(2):
+        batch = sorted(i for share in shares for i in share[2 * step : 2 * step + 2])
+        assert batch == list(range(6 * step, 6 * step + 6))
+
+
+def test_processes_that_share_end_together(folder, tmp_path):
+    run, seen = tmp_path / "run", []
+
+    def kill_one(done, total, what):
+        if what.startswith("training") and done == 3:
+            [other] = psutil.Process().children()
+            other.kill()
+
+    longer = TWO.model_copy(update={"steps": 6})
+    with pytest.raises(TrainingError, match=r"One of the 2 processes .* ended.* --resume"):
+        train_folder(folder, "killed", longer, run, on_progress=kill_one)
+    assert psutil.Process().children() == []
+    on = longer.model_copy(update={"resume": run})
+    again = {"on_progress": lambda *a: seen.append(a), "cancelled": lambda: seen[-1][0] >= 4}
+    with pytest.raises(Cancelled, match="step 4 of 6"):
+        train_folder(folder, "killed", on, run, **again)
+    assert psutil.Process().children() == []
+    assert [done for done, _, what in seen if what.startswith("training")] == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"batch_size": 3}, "cannot share batches of 3 .* 2 or 4"),
+        ({"devices": 64, "batch_size": 64}, "this machine has"),
+        ({"max_validation_images": 1}, "each needs an image to validate with"),
+    ],
+)
+def test_what_cannot_be_shared_is_said(folder, tmp_path, change, words):
+    with pytest.raises(SettingsError, match=words):
+        train_folder(folder, "x", TWO.model_copy(update=change), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_training_ends_in_a_registered_model(folder, tmp_path):

@@ -23,7 +23,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from napari_sa2net.config import InputConfig, PredictConfig
 from napari_sa2net.data.axes import choose_channels
-from napari_sa2net.data.locks import locked
 from napari_sa2net.data.write import write_image
 from napari_sa2net.errors import (
     ChannelError,
@@ -31,7 +30,13 @@ from napari_sa2net.errors import (
     CorrectionsError,
     OutputError,
 )
-from napari_sa2net.files import TEMPORARY_PREFIX, readable, sync_folder, write_atomically
+from napari_sa2net.files import (
+    TEMPORARY_PREFIX,
+    locked,
+    readable,
+    sync_folder,
+    write_atomically,
+)
 from napari_sa2net.metrics import distinct
 
 # --------------------------------------------------------------------------------------------

@@ -61,7 +61,6 @@ from napari_sa2net.data.labels import (
     look_at_reviewed,
     notes_on,
 )
-from napari_sa2net.data.locks import locked
 from napari_sa2net.data.training_set import TrainingItem, load_training_folder, read_truth
 from napari_sa2net.errors import (
     CommitNotFoundError,
@@ -70,7 +69,7 @@ from napari_sa2net.errors import (
     OutputError,
     SA2NetError,
 )
-from napari_sa2net.files import TEMPORARY_PREFIX, cannot_write, write_atomically
+from napari_sa2net.files import TEMPORARY_PREFIX, cannot_write, locked, write_atomically
 from napari_sa2net.metrics import objects_numbered
 
 if TYPE_CHECKING:

@@ -33,9 +33,15 @@ import numpy as np
 from filelock import BaseFileLock
 from numpy.typing import NDArray
 
-from napari_sa2net.data.locks import locked, take_lock
 from napari_sa2net.errors import JournalError, JournalInUseError, OutputError, SA2NetError
-from napari_sa2net.files import TEMPORARY_PREFIX, sync_folder, user_data_dir, write_atomically
+from napari_sa2net.files import (
+    TEMPORARY_PREFIX,
+    locked,
+    sync_folder,
+    take_lock,
+    user_data_dir,
+    write_atomically,
+)
 
 __all__ = [
     "Journal",

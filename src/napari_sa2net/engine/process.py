@@ -17,9 +17,9 @@ from pathlib import Path
 from filelock import BaseFileLock
 
 import napari_sa2net
-from napari_sa2net.data.locks import take_lock
 from napari_sa2net.engine.arrays import ArrayPipe
 from napari_sa2net.errors import EngineError, OutputError
+from napari_sa2net.files import take_lock
 
 EXIT_NO_TORCH = 4
 """The engine's exit status when torch cannot be imported: starting again is no use."""

@@ -13,9 +13,8 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from napari_sa2net.config import FineTuneConfig, Settings
-from napari_sa2net.data.locks import take_lock
 from napari_sa2net.errors import OutputError, SA2NetError, SettingsError
-from napari_sa2net.files import write_atomically
+from napari_sa2net.files import take_lock, write_atomically
 from napari_sa2net.models.registry import check_model_name, find_model, user_models_dir
 
 ASKED, STATE, LOCK = "fine-tune.json", "state.pt", ".lock"

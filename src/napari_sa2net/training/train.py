@@ -65,6 +65,8 @@ from napari_sa2net.training.dataset import (
     load_example,
 )
 from napari_sa2net.training.losses import deep_supervision_loss, make_loss
+from napari_sa2net.training.processes import Place, shared
+from napari_sa2net.training.processes import check as check_devices
 from napari_sa2net.training.run_state import write_tensors
 from napari_sa2net.training.runs import folder_input
 
@@ -110,7 +112,8 @@ class MovingAverage:
 
 #: What Lightning warns of, and is meant: few loader workers, as crops are cheap beside the
 #: network on a CPU; a run's own log and settings in its folder; loaders that do go on where
-#: they were (`CropDataset`); schedules and modes of modules that are our own.
+#: they were (`CropDataset`); schedules and modes of modules that are our own; scores that
+#: `Place.gather` has made one; an option of PyTorch whose successor older ones lack.
 _MEANT = (
     ".*does not have many workers.*",
     ".*exists and is not empty.*",
@@ -119,6 +122,8 @@ _MEANT = (
     ".*number of training batches.*",
     ".*lr_scheduler.step.. before.*",
     ".*in eval mode at the start of training.*",
+    ".*recommended to use `self.log.*sync_dist=True.*",
+    ".*broadcast_buffers. is deprecated.*",
     ".*defined a `validation_step`.*",
 )
 
@@ -150,17 +155,21 @@ def fit(
     """
     if not logger.isEnabledFor(logging.DEBUG):
         # Lightning greets, advertises, and tells of every checkpoint; nobody asked for that.
-        for room in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
-            logging.getLogger(f"lightning.pytorch.{room}").setLevel(logging.WARNING)
+        for room in (
+            "pytorch.utilities.rank_zero",
+            "pytorch.trainer.connectors.checkpoint_connector",
+            "fabric.utilities.distributed",
+        ):
+            logging.getLogger(f"lightning.{room}").setLevel(logging.WARNING)
+    devices = [device.index or 0] if device.type == "cuda" else 1
     trainer = pl.Trainer(
         accelerator={"cuda": "gpu"}.get(device.type, device.type),
-        devices=[device.index or 0] if device.type == "cuda" else 1,
         precision=PRECISIONS[dtype],  # type: ignore[arg-type]
         callbacks=list(callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        **options,
+        **{"devices": devices, **options},
     )
     with warnings.catch_warnings(), memory_kept():
         for words in _MEANT:
@@ -181,17 +190,20 @@ class SegmentationModule(pl.LightningModule):
     ----------
     net : SA2Net or FocalUNet
         With the outputs `config.OUTPUTS`, or without the distance.
+    place : Place, optional
+        Among processes that share the validation images.
     """
 
-    def __init__(self, net: Network, config: TrainConfig) -> None:
+    def __init__(self, net: Network, config: TrainConfig, place: Place | None = None) -> None:
         super().__init__()
         self.net = net
         self.config = config
+        self.place = place or Place()
         self.loss = make_loss(config)
         self.learns_distance = net.n_classes == len(OUTPUTS)
         self.outputs = OUTPUTS if self.learns_distance else CLASSES
-        self._scores: dict[float, list[ImageScore]] = {}
-        self._losses: list[float] = []
+        #: Of each validation image, its loss and its scores at all `FOREGROUNDS`.
+        self._validated: list[tuple[float, list[ImageScore]]] = []
 
     def training_step(self, batch: dict[str, Tensor], _index: int) -> Tensor:
         """Called by Lightning."""
@@ -212,28 +224,31 @@ class SegmentationModule(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Called by Lightning."""
-        self._scores, self._losses = {value: [] for value in FOREGROUNDS}, []
+        self._validated = []
 
     def validation_step(self, batch: dict[str, Tensor], _index: int) -> None:
         """Called by Lightning."""
         logits = self.net(self._image(batch))
         classes = logits[:, : len(CLASSES)]
-        self._losses.append(float(self.loss(classes, batch["target"], batch["mask"])))
+        loss = float(self.loss(classes, batch["target"], batch["mask"]))
         probability = activate(logits.float(), len(CLASSES))[0].cpu().numpy()
         counts = batch["mask"][0].cpu().numpy()
         truth = batch["labels"][0].cpu().numpy() * counts
-        for value, scores in self._scores.items():
+        scores = []
+        for value in FOREGROUNDS:
             config = InstanceConfig(foreground=value)
             labels = label_objects(probability, self.outputs, config)
             scores.append(score_image(labels * counts, truth))
+        self._validated.append((loss, scores))
 
     def on_validation_epoch_end(self) -> None:
         """Called by Lightning."""
-        pooled = {value: pool(scores) for value, scores in self._scores.items()}
+        losses, scores = zip(*self.place.gather(self._validated), strict=True)
+        pooled = dict(zip(FOREGROUNDS, map(pool, zip(*scores, strict=True)), strict=True))
         # Chosen by both: found at all, and found exactly.
         both = {value: (s["ap50"] + s["mean_ap"]) / 2 for value, s in pooled.items()}
         foreground = max(both, key=lambda value: (both[value], -value))
-        self.log("val_loss", sum(self._losses) / len(self._losses), prog_bar=True)
+        self.log("val_loss", sum(losses) / len(losses), prog_bar=True)
         for name in ("ap50", "mean_ap", "dice"):
             self.log(f"val_{name}", pooled[foreground][name], prog_bar=True)
         self.log("val_score", both[foreground])
@@ -342,6 +357,32 @@ def train_folder(
     Cancelled
         If `cancelled` said so; checkpoints of the run stay.
     """
+    result = train_with(
+        Place(), directory, name, config, out, on_progress, cancelled, command, axes, channels
+    )
+    assert result is not None
+    return result
+
+
+def train_with(
+    place: Place,
+    directory: str | Path,
+    name: str,
+    config: TrainConfig | None = None,
+    out: str | Path | None = None,
+    on_progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    command: str = "",
+    axes: str | None = None,
+    channels: Channels = None,
+) -> TrainResult | None:
+    """What each of the processes does that train together; see `train_folder`.
+
+    Returns
+    -------
+    TrainResult or None
+        None in all but the first, which write nothing.
+    """
     config = config or TrainConfig()
     check_model_name(name)
     taken = find_model(name)
@@ -362,6 +403,7 @@ def train_folder(
     )
     input_config = InputConfig()
     device = resolve_device(config.device)
+    check_devices(config.devices, device, config.batch_size)
     examples = _load(items, input_config, config, on_progress, "reading images")
     validation = _load(
         evenly(validation_items, config.max_validation_images, lambda i: (i.kind, i.name)),
@@ -370,18 +412,22 @@ def train_folder(
         on_progress,
         "reading validation images",
     )
+    if len(validation) < config.devices:
+        raise SettingsError(
+            f"--devices {config.devices}: each needs an image to validate with, and there are "
+            f"{len(validation)}."
+        )
     for note in label_notes([*examples, *validation], Path(directory)):
         logger.warning(note)
     done = _steps_done(last)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     net, parent = start_network(config)
-    module = SegmentationModule(net, config)
-    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    with _writing_to(run):
-        run.mkdir(parents=True, exist_ok=True)
     settings = config.model_dump(mode="json")
-    kept = {**settings, **read_as}
-    write_atomically(run / SETTINGS, json.dumps(kept, indent=1).encode())
+    if place.is_first:
+        with _writing_to(run):
+            run.mkdir(parents=True, exist_ok=True)
+        kept = {**settings, **read_as}
+        write_atomically(run / SETTINGS, json.dumps(kept, indent=1).encode())
 
     best = ModelCheckpoint(
         dirpath=run,
@@ -406,28 +452,38 @@ def train_folder(
         save_on_train_epoch_end=False,
     )
     watch = _Watch(config.steps, on_progress, cancelled)
-    crops = DataLoader(
-        # A loader always begins at its first crop, also where a run goes on.
-        CropDataset(
-            examples, config, config.steps * config.batch_size, done * config.batch_size
-        ),
-        batch_size=config.batch_size,
-        num_workers=config.workers,
-        persistent_workers=config.workers > 0,
-    )
-    whole = DataLoader(ValidationDataset(validation, config), batch_size=1)
-    seen = min(STATISTICS_CROPS, config.steps * config.batch_size)
-    statistics = DataLoader(CropDataset(examples, config, seen), config.batch_size)
+    length = config.steps * config.batch_size
+    # A loader always begins at its first crop, also where a run goes on.
+    crops = CropDataset(examples, config, length, done * config.batch_size)
+    whole = ValidationDataset(validation, config)
+    seen = CropDataset(examples, config, min(STATISTICS_CROPS, length))
+    statistics = DataLoader(seen, config.batch_size)
     exact = config.precision == "float32"
     callbacks = (_Averaging(config.ema_decay, statistics), best, latest, often, watch)
-    with _writing_to(run):
+    call = {
+        "directory": str(directory),
+        "name": name,
+        "config": settings,
+        "out": str(run),
+        "axes": axes,
+        "channels": channels,
+    }
+    with _writing_to(run), shared(place, config.devices, device, call) as place:
+        module = SegmentationModule(net, config, place)
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         trainer = fit(
             module,
-            crops,
+            DataLoader(
+                crops,
+                batch_size=config.batch_size // place.n,
+                sampler=place.share(length),
+                num_workers=config.workers,
+                persistent_workers=config.workers > 0,
+            ),
             device,
             torch.float32 if exact else fast_dtype(device),
             *callbacks,
-            validation=whole,
+            validation=DataLoader(whole, batch_size=1, sampler=place.share(len(whole))),
             checkpoint=last,
             max_steps=config.steps,
             val_check_interval=min(config.validate_every, config.steps),
@@ -437,7 +493,10 @@ def train_folder(
             logger=CSVLogger(run, name="log", version=f"from_step_{done}" if done else ""),
             log_every_n_steps=max(1, min(50, config.steps)),
             gradient_clip_val=5.0,
+            **place.options(device),
         )
+    if not place.is_first:
+        return None
     if watch.stopped:
         raise Cancelled(
             f"Training was cancelled at step {trainer.global_step} of {config.steps}. "
@@ -671,7 +730,8 @@ class _Watch(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
     ) -> None:
-        loss = float(outputs["loss"].detach())
+        # One answer for all processes that train together.
+        loss = float(trainer.strategy.reduce(outputs["loss"].detach()))
         if not math.isfinite(loss):
             raise TrainingError(
                 f"The loss became {loss} at step {trainer.global_step}. Lower the learning "
@@ -679,7 +739,8 @@ class _Watch(Callback):
             )
         if self.on_progress:
             self.on_progress(trainer.global_step, self.steps, f"training, loss {loss:.3f}")
-        if self.cancelled and self.cancelled():
+        asked = bool(self.cancelled and self.cancelled())
+        if trainer.strategy.reduce_boolean_decision(asked, all=False):
             self.stopped = True
             trainer.should_stop = True
 
