@@ -167,12 +167,13 @@ def show(
 
 @models.command(name="import")
 def import_command(file: Path, /, *, name: str | None = None, overwrite: Flag = False) -> None:
-    """Take a model file or a published SA2-Net checkpoint into the list.
+    """Take a model file, a package of one or a published SA2-Net checkpoint into the list.
 
     Parameters
     ----------
     file
-        Our .safetensors, or a published .pth.tar or .pt.
+        Our .safetensors, a package of the BioImage Model Zoo (.zip) with one in it, or a
+        published .pth.tar or .pt.
     name
         What to call it; unsaid: as the file.
     overwrite

@@ -433,19 +433,19 @@ def export_bioimageio(
     for name in authors:
         if not name.strip() or re.search(r"[/\\\0\n]", name):
             raise SettingsError(f"{name!r} is no author's name. Give it without slashes.")
-    for package in ("onnx", "onnxscript", "bioimageio.spec", "bioimageio.core"):
-        needed(package, "bioimageio")
     loaded = load_model(model)
+    for package in ("onnx", "onnxscript", "bioimageio.spec"):
+        needed(package, "bioimageio")
     if not authors and loaded.path is not None and loaded.path.parent == bundled_models_dir():
         authors = [OURS]
     with tempfile.TemporaryDirectory() as folder, _silent():
         package = _package(loaded, authors, Path(folder))
-        return write_atomically(target, package.read_bytes())
+        save = import_module("bioimageio.spec").save_bioimageio_package_to_stream
+        return write_atomically(target, lambda file: save(package, output_stream=file))
 
 
-def _package(model: Model, authors: Sequence[str], folder: Path) -> Path:
-    """Write the files of a package, and the package, into an empty folder."""
-    from bioimageio.spec import save_bioimageio_package
+def _package(model: Model, authors: Sequence[str], folder: Path) -> Any:
+    """Write the files of a package into an empty folder, and describe them (ModelDescr)."""
     from bioimageio.spec.common import FileDescr
     from bioimageio.spec.model import v0_5 as spec
 
@@ -472,7 +472,7 @@ def _package(model: Model, authors: Sequence[str], folder: Path) -> Path:
     side = _side(card)
     size = side if side else spec.ParameterizedSize(min=STRIDE, step=STRIDE)
     reference = {axis: spec.SizeReference(tensor_id=IMAGE, axis_id=axis) for axis in "yx"}
-    description = spec.ModelDescr(
+    return spec.ModelDescr(
         name=f"SA2-Net {_ascii(card.name)}"[:64].strip(),
         description=card.description[:1024] or f"The model {card.name} of napari-sa2net",
         authors=[spec.Author(name=name) for name in authors],
@@ -521,7 +521,6 @@ def _package(model: Model, authors: Sequence[str], folder: Path) -> Path:
         ),
         config=spec.Config(napari_sa2net={k: v for k, v in metadata.items() if k != "card"}),
     )
-    return save_bioimageio_package(description, output_path=folder / "package.zip")
 
 
 def _attach(model: Model, path: Path) -> None:
@@ -574,8 +573,8 @@ def _identifiers(names: Sequence[str]) -> list[str]:
 
 def _channels(card: ModelCard) -> list[str]:
     order, n = card.input.channel_order, card.network.in_channels
-    colours = [_COLOURS[sign] for sign in order] if order != "any" else []
-    return [*colours, *(f"channel_{i}" for i in range(len(colours), n))][:n]
+    colours = [_COLOURS[sign] for sign in order] if order != "any" and n >= len(order) else []
+    return [*colours, *(f"channel_{i}" for i in range(len(colours), n))]
 
 
 def _citations(card: ModelCard) -> list[tuple[str, str]]:
@@ -648,6 +647,7 @@ _RECIPE = """```python
 import numpy as np
 
 def prepare(channel):  # one channel, before it is put together with the others
+    channel = np.asarray(channel, float)
     low = np.percentile(channel, {low:g}, method="lower")
     high = np.percentile(channel, {high:g}, method="higher")
     return np.clip((channel - low) / (high - low), -0.5, 1.5).astype(np.float32)
@@ -660,21 +660,26 @@ range above its low value, so that an empty channel stays dark."""
 def _steps(card: ModelCard) -> list[str]:
     """How an image is prepared, step by step."""
     said: InputConfig = card.input
-    steps = []
-    if said.resize_to:
-        steps.append(f"The whole image is resized to {said.resize_to} × {said.resize_to} px.")
-    elif card.diameter:
-        steps.append(f"Resize it so that objects are about {card.diameter:g} px across.")
-    names = ", ".join(_channels(card))
-    grey = "" if said.channel_order == "any" else "; a grey image goes into all three colours"
-    steps.append(f"Channels: {names}{grey}.")
+    coloured = "red" in _channels(card)
+    grey = "; a grey image goes into all three colours" if coloured else ""
     odd = {
         "divide": " Images whose values do not lie between 0 and that number are brought to "
         "0…1 by percentiles 1 and 99.8 instead."
     }
-    steps.append(f"Values: {normalisation(card)}.{odd.get(said.normalization, '')}")
+    steps = [
+        f"Channels: {', '.join(_channels(card))}{grey}.",
+        f"Values, as measured over the whole image: {normalisation(card)}."
+        f"{odd.get(said.normalization, '')} NaN becomes 0.",
+    ]
+    if said.resize_to:
+        steps.append(f"The whole image is resized to {said.resize_to} × {said.resize_to} px.")
+    elif card.diameter:
+        steps.append(f"It is resized so that objects are about {card.diameter:g} px across.")
     if not _side(card):
-        steps.append(f"Height and width are padded to multiples of {STRIDE}.")
+        steps.append(
+            f"Height and width are filled up to multiples of {STRIDE}, at the bottom and at "
+            "the right, by reflection."
+        )
     return steps
 
 
