@@ -30,6 +30,7 @@ def parameters(function) -> list[str]:
         ),
         ("napari_sa2net.nn", ("SA2Net", "capture_attention")),
         ("napari_sa2net.models", ("load_checkpoint", "load_model", "save_model", "ModelCard")),
+        ("napari_sa2net.models", ("export_onnx", "export_bioimageio", "import_model")),
         ("napari_sa2net.data", ("read_image", "plan_image", "write_labels", "list_images")),
         ("napari_sa2net.data", ("read_cells", "write_cells")),
     ],

@@ -66,7 +66,7 @@ class CheckpointPathError(CheckpointError):
 
 
 class UnsafeCheckpointError(CheckpointError):
-    """The pickle holds more than tensors and plain values, so it could run code."""
+    """The file could run code, or write outside of its place."""
 
 
 class CorruptCheckpointError(CheckpointError):

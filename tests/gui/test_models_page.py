@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,8 +157,10 @@ def test_drop_compare_and_errors(
     assert page.said.text().startswith("Imported as tiny-2")
 
     # a child of tiny, by its card
-    child = tmp_path / "child.safetensors"
-    child.write_bytes(with_parent(tiny_model))
+    child = tmp_path / "child.zip"  # in a package
+    with zipfile.ZipFile(child, "w") as package:
+        package.writestr("rdf.yaml", "type: model")
+        package.writestr("napari-sa2net.safetensors", with_parent(tiny_model))
     drop(page.list, child)
     settle(qtbot, page)
     assert page.state.chosen == "child"

@@ -167,12 +167,13 @@ def show(
 
 @models.command(name="import")
 def import_command(file: Path, /, *, name: str | None = None, overwrite: Flag = False) -> None:
-    """Take a model file or a published SA2-Net checkpoint into the list.
+    """Take a model file, a package of one or a published SA2-Net checkpoint into the list.
 
     Parameters
     ----------
     file
-        Our .safetensors, or a published .pth.tar or .pt.
+        Our .safetensors, a package of the BioImage Model Zoo (.zip) with one in it, or a
+        published .pth.tar or .pt.
     name
         What to call it; unsaid: as the file.
     overwrite
@@ -196,6 +197,7 @@ def export_command(
     /,
     *,
     attention: Flag = False,
+    author: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     overwrite: Flag = False,
 ) -> None:
     """Copy a model's file somewhere else, or write it for other programs.
@@ -203,15 +205,20 @@ def export_command(
     Parameters
     ----------
     destination
-        File, or a folder that is there; a name that ends with .onnx makes an ONNX file.
+        File, or a folder that is there; a name that ends with .onnx makes an ONNX file, one
+        that ends with .zip a package of the BioImage Model Zoo.
     attention
         The ONNX file gives the attention maps too.
+    author
+        Who made the model, for the package; may be given several times.
     overwrite
         Replace an existing file.
     """
     from napari_sa2net.models import export_as
 
-    target = export_as(model, destination, attention=attention, overwrite=overwrite)
+    target = export_as(
+        model, destination, attention=attention, authors=author, overwrite=overwrite
+    )
     console.say(f"exported {model}: {target}")
 
 

@@ -33,6 +33,7 @@ from napari_sa2net.inference.tiling import (
 )
 from napari_sa2net.models.file import Model
 from napari_sa2net.nn import (
+    activate,
     fixed_statistics,
     pad_to_stride,
     pooled_statistics,
@@ -556,18 +557,3 @@ class Predictor:
             self._coarse = min(self._coarse, self.tile)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-
-
-def activate(logits: Tensor, classes: int | None = None) -> Tensor:
-    """Probabilities of logits (B, C, H, W).
-
-    Parameters
-    ----------
-    logits : Tensor
-    classes : int, optional
-        So many channels, the first, are classes of which one is right (`config.n_classes`);
-        each of the others is a value in 0…1 by itself. Unsaid: all are classes.
-    """
-    n = logits.shape[1] if classes is None else classes
-    p = logits[:, :n].sigmoid() if n == 1 else logits[:, :n].softmax(dim=1)
-    return p if n == logits.shape[1] else torch.cat([p, logits[:, n:].sigmoid()], dim=1)

@@ -19,7 +19,6 @@ from napari_sa2net.inference.predict import (
     CancelCallback,
     Predictor,
     ProgressCallback,
-    activate,
 )
 from napari_sa2net.inference.segment import (
     choose_scale,
@@ -39,7 +38,7 @@ from napari_sa2net.inference.tiling import (
 )
 from napari_sa2net.interpret.maps import map_stride
 from napari_sa2net.models import Model, load_model
-from napari_sa2net.nn import ATTENTION_NAMES
+from napari_sa2net.nn import ATTENTION_NAMES, activate
 
 #: Network pixels per pixel of each map.
 MAP_STRIDES: dict[str, int] = {name: map_stride(name) for name in ATTENTION_NAMES}

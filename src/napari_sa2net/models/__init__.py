@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from napari_sa2net.models.card import ModelCard as ModelCard
     from napari_sa2net.models.card import read_card as read_card
     from napari_sa2net.models.export import export_as as export_as
+    from napari_sa2net.models.export import export_bioimageio as export_bioimageio
     from napari_sa2net.models.export import export_onnx as export_onnx
     from napari_sa2net.models.file import Model as Model
     from napari_sa2net.models.file import load_checkpoint as load_checkpoint
@@ -31,6 +32,7 @@ _MODULES = {
     "ModelCard": "card",
     "read_card": "card",
     "export_as": "export",
+    "export_bioimageio": "export",
     "export_onnx": "export",
     "load_checkpoint": "file",
     "open_model": "file",

@@ -30,15 +30,15 @@ from napari_sa2net.errors import (
     UnsafeCheckpointError,
 )
 from napari_sa2net.models.card import ModelCard
-from napari_sa2net.models.registry import MAX_NAME, is_model_name
+from napari_sa2net.models.registry import MAX_NAME, SUFFIX, is_model_name
 from napari_sa2net.nn import FocalExponent, Network, make_network, network_config
 
 #: "folds": dict of the MoNuSeg/GlaS script; "bare": state dict of the ISIC/SegPC script.
 Script = Literal["folds", "bare"]
 
 EXPECTED = (
-    "Expected is a model file of napari-sa2net, or a published SA2-Net checkpoint "
-    "(*.pth.tar or *.pt)."
+    "Expected is a model file of napari-sa2net, a package of one (*.zip), or a published "
+    "SA2-Net checkpoint (*.pth.tar or *.pt)."
 )
 AGAIN = "Download or copy it again."
 SAVE_AGAIN = (
@@ -140,6 +140,10 @@ def _check_container(file: BufferedReader, where: str) -> None:
             raise ForeignCheckpointError(
                 f"{where} is a zip of another kind. {EXPECTED}"
             ) from error
+        if holds_package(names):
+            raise ForeignCheckpointError(
+                f"{where} is a package. It has to be imported first: sa2net models import FILE"
+            )
         if not pickled:
             raise ForeignCheckpointError(f"{where} is a zip without weights. {EXPECTED}")
         if damaged:
@@ -175,6 +179,14 @@ def _why(file: BufferedReader, where: str, error: Exception) -> CheckpointError:
         )
     # Torch's own message is not shown: it advises to switch the safe loading off.
     return CorruptCheckpointError(f"{where} is truncated or damaged. {AGAIN}")
+
+
+def holds_package(names: Sequence[str]) -> bool:
+    """Whether files of a zip are those of a package of the BioImage Model Zoo."""
+    return any(
+        name in ("rdf.yaml", "bioimageio.yaml") or name.endswith((".bioimageio.yaml", SUFFIX))
+        for name in names
+    )
 
 
 def _is_zip(file: BufferedReader) -> bool:
@@ -292,7 +304,7 @@ def class_names(n_classes: int) -> tuple[str, ...]:
 
 def name_of_file(path: Path) -> str:
     """A model name made of a file's name, without the endings of checkpoints."""
-    stem = re.sub(r"(\.(pth|pt|tar|ckpt|bin|safetensors))+$", "", path.name, flags=re.I)
+    stem = re.sub(r"(\.(pth|pt|tar|ckpt|bin|safetensors|zip))+$", "", path.name, flags=re.I)
     name = re.sub(r"^\W+", "", re.sub(r"[^\w .-]+", "_", stem))[:MAX_NAME].rstrip(" .")
     if name and not is_model_name(name):  # a device of Windows
         name = f"model {name}"

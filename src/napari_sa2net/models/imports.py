@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Callable
-from pathlib import Path
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote, urlsplit
 
 import platformdirs
@@ -15,16 +19,21 @@ import requests
 
 from napari_sa2net.errors import (
     Cancelled,
+    CheckpointError,
+    CorruptCheckpointError,
     DownloadError,
+    ForeignCheckpointError,
     ModelExistsError,
     OutputError,
     SettingsError,
+    UnsafeCheckpointError,
 )
-from napari_sa2net.files import HOME_VARIABLE
+from napari_sa2net.files import HOME_VARIABLE, write_atomically
 from napari_sa2net.models.card import is_safetensors, open_checked
-from napari_sa2net.models.checkpoint import name_of_file
+from napari_sa2net.models.checkpoint import AGAIN, holds_package, name_of_file
 from napari_sa2net.models.file import open_model, save_model
 from napari_sa2net.models.registry import (
+    SUFFIX,
     ModelEntry,
     add_file,
     check_model_name,
@@ -165,10 +174,11 @@ def import_model(
     *,
     free_name: bool = False,
 ) -> ModelEntry:
-    """Check a model file or published checkpoint and take it into the registry.
+    """Check a model file, package or published checkpoint and take it into the registry.
 
-    Our files are copied byte for byte; published checkpoints become one of ours, without
-    the weights that the published network never uses.
+    Our files are copied byte for byte, also out of a package of the BioImage Model Zoo;
+    published checkpoints become one of ours, without the weights that the published network
+    never uses.
 
     Parameters
     ----------
@@ -187,14 +197,21 @@ def import_model(
         Nothing is changed then.
     """
     path = Path(path).expanduser()
-    given = name is not None
-    name = check_model_name(name_of_file(path) if name is None else name)
+    wanted = check_model_name(name_of_file(path) if name is None else name)
+    with _unpacked(path) as file:
+        return _import(file, path, wanted, overwrite, name is not None, free_name)
+
+
+def _import(
+    path: Path, source: Path, name: str, overwrite: bool, given: bool, free_name: bool
+) -> ModelEntry:
+    """Take in a file that came out of ``source``, which may be itself."""
     model = open_model(path)
     if not given and not overwrite:
         there = found_as(path)
         if there is not None:
             raise ModelExistsError(
-                f"{path.name} is there already, under the name {there.name!r}. Give another "
+                f"{source.name} is there already, under the name {there.name!r}. Give another "
                 "name to have it twice (on the shell: --name)."
             )
         if free_name:
@@ -208,6 +225,67 @@ def import_model(
         card = model.card.model_copy(update={"name": name, "parent": parent})
         converted = save_model(Path(folder) / "model.safetensors", model.net, card)
         return add_file(converted, name, overwrite)
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[Path]:
+    """The model file in a package, for as long as it is looked at; else the path itself.
+
+    Raises
+    ------
+    CheckpointError
+        If it is a package without a model file of ours, a damaged or an unsafe one. What is
+        said of the model file names the package.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, ValueError, zipfile.BadZipFile):  # whoever opens it says what is wrong
+        yield path
+        return
+    with archive, tempfile.TemporaryDirectory() as folder:
+        names = archive.namelist()
+        if not holds_package(names):
+            yield path
+            return
+        member = _model_in(names, path)
+        # Under a name of our own: what the archive calls it leads nowhere.
+        inner = Path(folder) / f"model{SUFFIX}"
+        try:
+            with archive.open(member) as source:
+                write_atomically(inner, lambda out: shutil.copyfileobj(source, out, 1 << 20))
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise CorruptCheckpointError(f"{path} is damaged at {member}. {AGAIN}") from error
+        except (RuntimeError, NotImplementedError) as error:  # encrypted, odd compression
+            raise ForeignCheckpointError(
+                f"{member} in {path} cannot be unpacked ({error}). Pack it anew, without a "
+                "password."
+            ) from error
+        try:
+            yield inner
+        except CheckpointError as error:
+            said = str(error).replace(str(inner), f"{member} in {path}")
+            raise type(error)(said) from error
+
+
+def _model_in(names: list[str], path: Path) -> str:
+    """Name of the one model file among those of a package."""
+    for name in names:
+        parts = PureWindowsPath(name)  # which knows both kinds of slashes
+        if parts.anchor or ".." in parts.parts:
+            raise UnsafeCheckpointError(
+                f"{path} is not read: its file {name!r} would lie outside of it. Get the "
+                "package anew from where it came."
+            )
+    found = [name for name in names if name.endswith(SUFFIX)]
+    if len(found) != 1:
+        held = f"{len(found)} files" if found else "no file"
+        raise ForeignCheckpointError(
+            f"{path} is a package with {held} *{SUFFIX}. Only packages with one model file of "
+            "napari-sa2net can be read, as 'sa2net models export NAME FILE.zip' writes them: "
+            "ONNX and TorchScript weights do not tell what is needed to see into a network "
+            "and to teach it."
+        )
+    return found[0]
 
 
 def found_as(path: Path) -> ModelEntry | None:

@@ -38,8 +38,9 @@ from napari_sa2net.models.card import ModelCard, open_checked, read_card
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
-#: Ending of the other format in which models are written, which a copied file is not in.
-ONNX_SUFFIX = ".onnx"
+#: Endings of the other formats in which models are written, which a copied file is not in.
+ONNX_SUFFIX, ZOO_SUFFIX = ".onnx", ".zip"
+_OTHERS = {ONNX_SUFFIX: "ONNX file", ZOO_SUFFIX: "package of the BioImage Model Zoo"}
 #: Seconds to wait for another process that changes the registry.
 LOCK_TIMEOUT = 30
 MAX_NAME = 64
@@ -252,10 +253,11 @@ def export_model(
     target = Path(destination).expanduser()
     if target.is_dir():
         target = target / f"{entry.name}{SUFFIX}"
-    elif target.suffix.lower() == ONNX_SUFFIX:
+    elif (what := _OTHERS.get(target.suffix.lower())) is not None:
         raise OutputError(
-            f"A copy of a model's file is no ONNX file. Let its name end with {SUFFIX}; an "
-            f"ONNX file is written by: sa2net models export {entry.name} FILE.onnx"
+            f"A copy of a model's file is no {what}. Let its name end with {SUFFIX}; that "
+            f"other one is written by: sa2net models export {entry.name} "
+            f"FILE{target.suffix.lower()}"
         )
     free_destination(target, overwrite)
     with open_checked(entry.path) as file:

@@ -9,6 +9,7 @@ from napari_sa2net.nn.base import (
     ATTENTION_NAMES,
     STRIDE,
     SegmentationNet,
+    activate,
     capture_attention,
     pad_to_stride,
 )
@@ -116,6 +117,7 @@ __all__ = [
     "Network",
     "SA2Net",
     "SegmentationNet",
+    "activate",
     "capture_attention",
     "fixed_statistics",
     "make_network",

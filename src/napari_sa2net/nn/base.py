@@ -169,6 +169,21 @@ def resize(x: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
+def activate(logits: Tensor, classes: int | None = None) -> Tensor:
+    """Probabilities of logits (B, C, H, W).
+
+    Parameters
+    ----------
+    logits : Tensor
+    classes : int, optional
+        So many channels, the first, are classes of which one is right (`config.n_classes`);
+        each of the others is a value in 0…1 by itself. Unsaid: all are classes.
+    """
+    n = logits.shape[1] if classes is None else classes
+    p = logits[:, :n].sigmoid() if n == 1 else logits[:, :n].softmax(dim=1)
+    return p if n == logits.shape[1] else torch.cat([p, logits[:, n:].sigmoid()], dim=1)
+
+
 def pad_to_stride(x: Tensor, stride: int = STRIDE) -> Tensor:
     """Pad (B, C, H, W) at bottom and right to multiples of stride by reflection.
 

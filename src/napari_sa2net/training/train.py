@@ -44,7 +44,6 @@ from napari_sa2net.errors import (
 from napari_sa2net.files import cannot_write, readable, write_atomically
 from napari_sa2net.inference.devices import fast_dtype, memory_kept, resolve_device
 from napari_sa2net.inference.instances import label_objects
-from napari_sa2net.inference.predict import activate
 from napari_sa2net.metrics import ImageScore, pool, score_image
 from napari_sa2net.models.card import ModelCard
 from napari_sa2net.models.file import load_model, save_model
@@ -54,7 +53,7 @@ from napari_sa2net.models.registry import (
     find_model,
     user_models_dir,
 )
-from napari_sa2net.nn import Network, make_network, network_config
+from napari_sa2net.nn import Network, activate, make_network, network_config
 from napari_sa2net.provenance import versions
 from napari_sa2net.training.dataset import (
     CropDataset,

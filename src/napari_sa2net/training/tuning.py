@@ -25,10 +25,9 @@ from napari_sa2net.config import (
 from napari_sa2net.errors import TrainingError
 from napari_sa2net.inference.devices import fast_dtype
 from napari_sa2net.inference.instances import label_objects
-from napari_sa2net.inference.predict import activate
 from napari_sa2net.models.card import ModelCard
 from napari_sa2net.models.file import as_stored
-from napari_sa2net.nn import Network
+from napari_sa2net.nn import Network, activate
 from napari_sa2net.training.compare import (
     Event,
     LossPoint,

@@ -42,7 +42,7 @@ from napari_sa2net.app.models import (
     part_words,
 )
 from napari_sa2net.app.session import Session
-from napari_sa2net.models.registry import MAX_NAME, SUFFIX, ModelEntry
+from napari_sa2net.models.registry import MAX_NAME, SUFFIX, ZOO_SUFFIX, ModelEntry
 from napari_sa2net.widgets.controls import (
     PAGE_MARGINS,
     FolderRow,
@@ -645,7 +645,7 @@ def _files(event: QDropEvent | None) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-KINDS = f"Models (*{SUFFIX} *.pth *.pt *.tar *.ckpt *.bin);;All files (*)"
+KINDS = f"Models (*{SUFFIX} *{ZOO_SUFFIX} *.pth *.pt *.tar *.ckpt *.bin);;All files (*)"
 
 
 class ModelsPage(PageWidget):
@@ -667,8 +667,9 @@ class ModelsPage(PageWidget):
         self.list = ModelList()
         self.import_button = push_button(
             "Import…",
-            "Take in a model file of this program, or a published SA2-Net checkpoint "
-            "(.pth.tar, .pt). The file itself stays where it is",
+            "Take in a model file of this program, a package of the BioImage Model Zoo that "
+            "has one in it (.zip), or a published SA2-Net checkpoint (.pth.tar, .pt). The "
+            "file itself stays where it is",
         )
         row = hbox(
             self.import_button, (muted("or drop a model file on the list"), 1), spacing=8
