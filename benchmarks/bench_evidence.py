@@ -2,7 +2,7 @@
 
 *weights*: do the maps depend on what was learned? Weights are drawn anew stage by stage, from
 the last one back (Adebayo et al. 2018), and the maps compared with the trained network's.
-*seeds*: do two trainings that differ in their seed alone show the same maps? (Arun et al. 2020)
+*seeds*: do three trainings that differ in their seed alone show the same maps? (Arun et al. 2020)
 *deletion*: does the network rely on ψ where ψ is high? ψ of one stage is set to 0 on a fifth of
 its map, and the network decides again; given is how far the Dice of the foreground falls. The
 same for the places that Grad-CAM and occlusion call important. Controls: the area moved; and
@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -63,7 +64,7 @@ DRAWS = 3
 FEW, CROP = 6, 256
 #: Occlusion covers a patch at a time, so many along each side of the image.
 PATCHES = 10
-#: Steps of each of the two trainings.
+#: Steps of each of the three trainings.
 STEPS = int(os.environ.get("SA2NET_BENCH_STEPS", 400))
 RESAMPLES = 2000
 
@@ -231,7 +232,7 @@ def weights() -> None:
 
 
 def seeds() -> None:
-    """Maps of two trainings that differ in their seed alone."""
+    """Maps of three trainings that differ in their seed alone."""
     from napari_sa2net.training.train import train_folder
 
     config = TrainConfig(
@@ -246,7 +247,7 @@ def seeds() -> None:
     models = []
     with tempfile.TemporaryDirectory() as home:
         os.environ["SA2NET_HOME"] = home
-        for seed in (0, 1):
+        for seed in range(3):
             own = config.model_copy(update={"seed": seed, "validation_fraction": 0.1})
             made = train_folder(DATA / "dsb2018", f"seed-{seed}", own)
             scores = made.card.scores["validation"]
@@ -255,20 +256,25 @@ def seeds() -> None:
     found: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for case in cases():
         scene = Scene(models[0], case)
-        first, second = (maps(m.net.eval(), scene) for m in models)
+        of_seeds = [maps(m.net.eval(), scene) for m in models]
         with torch.inference_mode():
             logits = models[0].net(scene.x).float()
         probability = scene.crop(activate(logits, len(CLASSES))[0], 1)
         foreground = foreground_probability(probability, models[0].card.classes)
-        for name, psi in first.items():
-            found.setdefault(("two seeds", name), []).append(alike(psi, second[name]))
+        for name, psi in of_seeds[0].items():
+            pairs = [alike(a[name], b[name]) for a, b in combinations(of_seeds, 2)]
+            rank, structure = (float(np.mean(one)) for one in zip(*pairs, strict=True))
+            found.setdefault(("another seed", name), []).append((rank, structure))
             for control, picture in (
                 ("map and predicted foreground", foreground),
                 ("map and image", scene.crop(scene.x[0].mean(0), 1)),
             ):
                 other = [resize(picture, one.shape, anti_aliasing=True) for one in psi]
                 found.setdefault((control, name), []).append(alike(psi, other))
-    print("Two trainings, and what a map shares with plainer pictures: rank correlation / SSIM")
+    print(
+        "Three trainings, each against the others, and what a map of the first shares with "
+        "plainer pictures: rank correlation / SSIM"
+    )
     table(found, "compared")
 
 
