@@ -18,8 +18,8 @@ extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-depende
 for name in ("dask", "remote", "s3", "slides", "bioio", "onnx", "openvino", "bioimageio"):
     print(*(one for one in extras[name] if not one.startswith("napari-sa2net")), sep="\n")')
 "$base" -m pip --python "$into" install --quiet --disable-pip-version-check -c constraints.txt \
-    "${packages[@]}" "moto[server]" >"$place/pip.log" 2>&1 ||
+    "${packages[@]}" "moto[server]" ngio ome-zarr-models >"$place/pip.log" 2>&1 ||
     { tail -n 5 "$place/pip.log" >&2; exit 1; }
 exec scripts/with-display.sh "$into" -m pytest -n 2 --dist loadfile tests/cli/test_shared.py \
-    tests/data/test_remote.py tests/data/test_scanners.py tests/models/test_export.py \
-    tests/models/test_bioimageio.py tests/inference/test_engines.py
+    tests/data/test_remote.py tests/data/test_scanners.py tests/data/test_formats.py \
+    tests/models/test_export.py tests/models/test_bioimageio.py tests/inference/test_engines.py

@@ -197,6 +197,18 @@ def test_ome_zarr_fits_the_published_models(tmp_path, labels, key, version):
     assert "label" in type(again).__name__.lower()
 
 
+@pytest.mark.parametrize("key", ["ome-zarr", "ome-zarr-0.4"])
+def test_ome_zarr_by_ngio(tmp_path, labels, key):
+    ngio = pytest.importorskip("ngio")
+    path = written(tmp_path, labels, key, image=labels, image_axes="YX", pixel_size_um=0.25)
+    container = ngio.open_ome_zarr_container(path)
+    assert container.list_labels() == ["cells"]
+    cells = container.get_label("cells")
+    np.testing.assert_array_equal(np.squeeze(cells.get_as_numpy()), labels)
+    assert (cells.pixel_size.y, cells.pixel_size.x) == (0.25, 0.25)
+    assert container.get_image().pixel_size.space_unit == "micrometer"
+
+
 @pytest.mark.parametrize("version", ["ome-zarr", "ome-zarr-0.4"])
 def test_labels_are_added_to_an_image_that_is_there(tmp_path, labels, version):
     path = tmp_path / "mine.ome.zarr"
