@@ -2,7 +2,8 @@
 
 *weights*: do the maps depend on what was learned? Weights are drawn anew stage by stage, from
 the last one back (Adebayo et al. 2018), and the maps compared with the trained network's.
-*seeds*: do three trainings that differ in their seed alone show the same maps (Arun et al. 2020)?
+*seeds*: do three trainings that differ in their seed alone show the same maps? (Arun et al.,
+2020)
 *deletion*: does the network rely on ψ where ψ is high? ψ of one stage is set to 0 on a fifth of
 its map, and the network decides again; given is how far the Dice of the foreground falls. The
 same for the places that Grad-CAM and occlusion call important. Controls: the area moved; and
