@@ -32,11 +32,11 @@ from napari_sa2net.data import read_image
 from napari_sa2net.inference.click import (
     REACH,
     SIDE,
+    ClickNet,
     ClickWindow,
     network_input,
     object_at,
 )
-from napari_sa2net.nn.click import ClickNet
 
 #: Larger images are cut to this side (px), and objects of fewer pixels are left out.
 LARGEST, SMALLEST = 640, 25

@@ -10,8 +10,15 @@ import torch
 from scipy import ndimage
 
 from napari_sa2net.data.samples import synthetic_nuclei
-from napari_sa2net.inference.click import SIDE, TYPICAL, ClickWindow, network_input, object_at
-from napari_sa2net.nn.click import CHANNELS, ClickNet
+from napari_sa2net.inference.click import (
+    CHANNELS,
+    SIDE,
+    TYPICAL,
+    ClickNet,
+    ClickWindow,
+    network_input,
+    object_at,
+)
 
 
 def as_input(image: Any) -> Any:

@@ -51,8 +51,8 @@ from napari_sa2net.quantities import checked_groups
 
 if TYPE_CHECKING:
     from napari_sa2net.data import ImageFile, ImagePlan
-    from napari_sa2net.inference.blocks import Order
     from napari_sa2net.inference.segment import Segmentation
+    from napari_sa2net.inference.shares import Order
     from napari_sa2net.models import Model
 
 
@@ -113,7 +113,7 @@ def segment(
         raise SettingsError(f"--block {block}: give the side of a block in px, such as 4096.")
     if shard is None and dask is None:
         return run_command(jobs, output, loaded, settings, overwrite, json, formats=format)
-    from napari_sa2net.inference.blocks import Order
+    from napari_sa2net.inference.shares import Order
 
     order = Order(
         output.absolute(),
@@ -212,7 +212,7 @@ def on_cluster(client: Any, order: Order, progress: BatchProgress) -> Iterator[d
     import distributed
 
     from napari_sa2net.inference.batch import words_of
-    from napari_sa2net.inference.blocks import finish_task, make_task, open_task
+    from napari_sa2net.inference.shares import finish_task, make_task, open_task
 
     told = replace(order, jobs=())  # in every task
     doing: dict[Any, tuple[Any, Job, tuple[int, ...]]] = {}
@@ -301,7 +301,7 @@ def run_shard(order: Order, model: Model, text: str, json: bool) -> int:
     SettingsError, OutputError
         If it does not fit the other parts, or some are missing.
     """
-    from napari_sa2net.inference.blocks import Shard, ShardNotes, Worker, do_shard
+    from napari_sa2net.inference.shares import Shard, ShardNotes, Worker, do_shard
 
     if order.overwrite:
         raise SettingsError(
