@@ -59,6 +59,32 @@ def why_names(viewer: Any) -> list[str]:
     return [layer.name for layer in viewer.layers if layer.name.startswith("why: ")]
 
 
+def keep_and_undo(qtbot: QtBot, page: Any) -> None:
+    """Keep the what-if as a model by the buttons, under a name that is free, and undo it."""
+    section, session = page.what_if, page.session
+    parent = session.model
+    section.keep.click()
+    assert section.name_row.field.text() == f"{parent}-variant"
+    section.name_row.field.setText("nuclei")
+    section.name_row.ok.click()
+    qtbot.waitUntil(lambda: "called 'nuclei' already" in section.kept.text())
+    assert not section.name_row.isHidden()
+    section.name_row.field.setText("finer cells")
+    section.name_row.ok.click()
+    qtbot.waitUntil(lambda: session.model == "finer cells")
+    qtbot.waitUntil(lambda: "finer cells" in section.kept.text())
+    assert "scores have not been measured" in section.kept.text()
+    assert section.name_row.isHidden()
+    assert not section.keep.isEnabled(), "it is kept already"
+    assert "finer cells" in [entry.name for entry in session.models]
+    section.undo.click()
+    qtbot.waitUntil(lambda: session.model == parent)
+    qtbot.waitUntil(lambda: section.undo.isHidden())
+    assert "finer cells" not in [entry.name for entry in session.models]
+    assert section.kept.text() == ""
+    assert section.keep.isEnabled()
+
+
 class Mouse:
     """A mouse event as napari hands it to callbacks."""
 
@@ -132,11 +158,11 @@ def test_look_try_inspect_close(open_dock: OpenDock, qtbot: QtBot) -> None:
         )
     assert viewer.layers.selection.active is source
     assert (camera_of(viewer).zoom, camera_of(viewer).center) == camera
-    assert page.detail.title.text() == "ψ full"
+    assert page.detail.title.text() == "detail full"
 
     for name in list(page.tiles.tiles)[:-1]:
         page.tiles.tiles[name].click()
-    assert why_names(viewer) == ["why: ψ full (nuclei)"]
+    assert why_names(viewer) == ["why: detail full (nuclei)"]
     # a layer that the person deletes
     viewer.layers.remove(page.port.maps.layer(why.image_key, "aua_1"))
     assert not page.tiles.tiles["aua_1"].isChecked()
@@ -192,9 +218,11 @@ def test_look_try_inspect_close(open_dock: OpenDock, qtbot: QtBot) -> None:
     layer = page.port.maps.layer(why.image_key, WHAT_IF)
     np.testing.assert_array_equal(layer.data, session.why.what_if_result.change)
     assert int((tried.change > 0).sum()) == tried.gained_px
+    keep_and_undo(qtbot, page)
     page.what_if.reset.click()
     assert WHAT_IF not in session.why.shown
     assert page.what_if.line.text() == "As trained"
+    assert not page.what_if.keep.isEnabled()
 
     # the same layers take a second run
     page.tiles.tiles["aua_8"].click()
@@ -339,14 +367,14 @@ def test_whatever_happens_in_mid_run(open_dock: OpenDock, qtbot: QtBot) -> None:
     assert session.why is not None
     assert again.tiles.tiles["aua_1"].isChecked()
     again.tiles.tiles["aua_1"].click()
-    assert "why: ψ full (small)" not in why_names(viewer)
+    assert "why: detail full (small)" not in why_names(viewer)
     # and the pixels change under it
     again.tiles.tiles["aua_1"].click()
     small.data = small.data[::-1]
     assert session.why is None
     look(qtbot, again)
     again.tiles.tiles["aua_1"].click()
-    assert why_names(viewer).count("why: ψ full (small)") == 1
+    assert why_names(viewer).count("why: detail full (small)") == 1
     viewer.window.remove_dock_widget(alone)
 
 
@@ -426,15 +454,15 @@ def test_corrected_cells_stay_alone_and_are_looked_into(
     # a map is described while it is shown
     tile = page.tiles.tiles["aua_1"]
     tile.click()
-    assert page.detail.title.text() == "ψ full"
+    assert page.detail.title.text() == "detail full"
     tile.click()
     assert page.detail.title.isHidden()
     assert page.detail.bar.isHidden()
     tile.click()
     page.tiles.tiles["aua_2"].click()
-    assert page.detail.title.text() == "ψ 1/2"
+    assert page.detail.title.text() == "detail 1/2"
     viewer.layers.remove(page.port.maps.layer(session.why.image_key, "aua_2"))
-    assert page.detail.title.text() == "ψ full"
+    assert page.detail.title.text() == "detail full"
 
 
 def test_cells_of_others_are_not_covered(open_dock: OpenDock, qtbot: QtBot) -> None:

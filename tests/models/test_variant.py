@@ -131,7 +131,8 @@ def test_the_card_names_its_parent_and_has_no_scores(add):
     assert variant.limits == "plants"
     assert card.licence == "CC0"
     assert card.description == (
-        "parent with scale 4 off, detail 1/4 at strength 2. Its scores have not been measured."
+        "parent with scale 4 off, detail 1/4 at selectivity 2. "
+        "Its scores have not been measured."
     )
     assert card.parent == f"parent {file_sha256(parent.path)}"
     assert parent_of(card, list_models()).name == "parent"
@@ -195,9 +196,11 @@ def test_a_unet_has_no_scales_to_switch(add):
     add(net=FocalUNet(3, 3, 4).eval())
     with pytest.raises(SettingsError, match="Nothing is changed"):
         save_variant("parent", gates=(False,) * 4)
-    card = save_variant("parent", gamma=(0, None, None, None), se_gamma=(None,) * 3 + (2,)).card
+    powers = {"gamma": (0, None, None, None), "se_gamma": (None, None, None, 2)}
+    card = save_variant("parent", **powers).card
     assert card.network.gamma[0] == 0
-    assert card.training["changed"] == "detail 1/8 at strength 0, channels full at strength 2"
+    changed = "detail 1/8 at selectivity 0, features full at selectivity 2"
+    assert card.training["changed"] == changed
 
 
 def test_cards_without_switches_are_as_earlier_versions_read_them(add):

@@ -437,6 +437,7 @@ class PlainSA2Net(_Plain):
 
     @property
     def scales(self) -> Switches:  # type: ignore[override]
+        """Which scale gates are on."""
         return self.net.bottleneck.scales
 
     def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:

@@ -18,7 +18,6 @@ from napari_sa2net.config import (
     InputConfig,
     InstanceConfig,
     NetworkConfig,
-    NetworkKind,
     Settings,
 )
 from napari_sa2net.errors import (
@@ -271,8 +270,6 @@ def _from(file: BinaryIO, at: int, n: int) -> bytes:
 # --------------------------------------------------------------------------------------------
 # The focal exponents γ of a model in words, for cards in the dock and on the shell.
 
-#: What attends at each stage of the decoder: up-attention, or the gate of a skip.
-GATE_WORDS: dict[NetworkKind, str] = {"sa2net": "ψ", "focal_unet": "gate"}
 #: Scale of each map, the deepest first.
 SCALES = ("1/8", "1/4", "1/2", "full")
 #: γ = 1 everywhere, in words.
@@ -280,7 +277,7 @@ ORDINARY = "1 (ordinary attention)"
 
 
 def gamma_rows(network: NetworkConfig) -> list[tuple[str, str]]:
-    """Title and values for the maps, and for squeeze and excitation where there is any.
+    """Title and values for the maps, for squeeze and excitation, and for scales that are off.
 
     Parameters
     ----------
@@ -289,13 +286,16 @@ def gamma_rows(network: NetworkConfig) -> list[tuple[str, str]]:
     Returns
     -------
     list of (title, values)
-        As ``("γ of ψ", "1/8: 1.2 · 1/4: 1 · 1/2: off · full: 0.7")``; one number where all are
-        equal.
+        As ``("Selectivity", "1/8: 1.2 · 1/4: 1 · 1/2: off · full: 0.7")``; one number where
+        all are equal. Of squeeze and excitation, and of scales, only where there is
+        something to say.
     """
-    maps = "ψ" if network.kind == "sa2net" else "the gates"
-    rows = [(f"γ of {maps}", _values(network.gamma, network.gates))]
+    rows = [("Selectivity", _values(network.gamma, network.gates))]
     if any(network.se):
-        rows.append(("γ of squeeze", _values(network.se_gamma, network.se)))
+        rows.append(("Feature selectivity", _values(network.se_gamma, network.se)))
+    off = [str(4 - k) for k, on in enumerate(network.scales) if not on][::-1]
+    if off:
+        rows.append(("Scales off", ", ".join(off)))
     return rows
 
 
@@ -409,7 +409,7 @@ def variant_card(
 
 
 def change_words(before: NetworkConfig, after: NetworkConfig) -> str:
-    """``scale 4 off, detail 1/4 at strength 2``; empty where nothing differs."""
+    """``scale 4 off, detail 1/4 at selectivity 2``; empty where nothing differs."""
     parts = [
         f"scale {4 - k} {'on' if now else 'off'}"
         for k, (was, now) in enumerate(zip(before.scales, after.scales, strict=True))
@@ -417,10 +417,10 @@ def change_words(before: NetworkConfig, after: NetworkConfig) -> str:
     ][::-1]
     for word, first, second in (
         ("detail", before.gamma, after.gamma),
-        ("channels", before.se_gamma, after.se_gamma),
+        ("features", before.se_gamma, after.se_gamma),
     ):
         parts += [
-            f"{word} {scale} at strength {now:.3g}"
+            f"{word} {scale} at selectivity {now:.3g}"
             for scale, was, now in zip(SCALES, first, second, strict=True)
             if was != now
         ]

@@ -236,10 +236,10 @@ def save_variant(
     gates : four bools or None
         Scale gates 1 (finest) to 4: False switches one off, None keeps it.
     gamma : four floats in 0…8, or None
-        Strength of the detail maps (exponents γ of ψ) at strides 8, 4, 2, 1; None keeps the
+        Selectivity of the detail maps (exponents γ of ψ) at strides 8, 4, 2, 1; None keeps the
         model's own.
     se_gamma : four floats in 0…8, or None
-        The same of the channel weights (squeeze and excitation).
+        The same of the weights of features (squeeze and excitation).
     sha256 : str, optional
         Of the file that the change was tried with, hexadecimal.
     overwrite : bool
