@@ -171,7 +171,7 @@ def test_look_try_inspect_close(open_dock: OpenDock, qtbot: QtBot) -> None:
     page.tiles.tiles["local_gate_2"].click()
     page.detail.channel.setValue(3)
     qtbot.waitUntil(lambda: session.why.maps["local_gate_2"].channel == 2, timeout=WAIT_MS)
-    assert why_names(viewer) == ["why: local 2 ch 3 (nuclei)"]
+    assert why_names(viewer) == ["why: nearby 2, channel 3 (nuclei)"]
     page.detail.channel.setValue(0)
     qtbot.waitUntil(lambda: session.why.maps["local_gate_2"].channel is None, timeout=WAIT_MS)
     page.tiles.tiles["local_gate_2"].click()

@@ -223,8 +223,8 @@ class Question(QFrame):
 # The card of the chosen model, in words, with its family.
 
 GAMMA_TIP = (
-    "γ: exponent of the attention maps, from the coarsest to the finest. Above 1 a map keeps "
-    "only what it is sure of; 1 is ordinary attention, 0 none"
+    "Selectivity: how choosy each stage is with fine detail, from the coarsest to the finest. "
+    "Above 1 only what is sure passes; 1 is ordinary attention, 0 none. In papers: exponent γ"
 )
 
 
