@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from tests.inference.conftest import network
 
-from napari_sa2net.config import NetworkConfig, PredictConfig
+from napari_sa2net.config import FineTuneConfig, NetworkConfig, PredictConfig
 from napari_sa2net.data import plan_image, synthetic_nuclei
 from napari_sa2net.errors import (
     CardError,
@@ -33,9 +34,18 @@ from napari_sa2net.models import (
     save_model,
     save_variant,
 )
-from napari_sa2net.models.card import card_of_header, open_checked, read_header
+from napari_sa2net.models.card import (
+    card_of_header,
+    open_checked,
+    read_header,
+    variant_card,
+)
 from napari_sa2net.models.registry import add_file, file_sha256, parent_of, rename_model
 from napari_sa2net.nn import FocalUNet, capture_attention, network_config
+from napari_sa2net.training.compare import use_of
+from napari_sa2net.training.fine_tune import repeat_from_card
+from napari_sa2net.training.run import child_net
+from napari_sa2net.training.runs import RECIPE
 
 CLASSES = ("background", "interior", "boundary")
 OFF_4 = (None, None, None, False)
@@ -234,3 +244,29 @@ def test_it_keeps_its_change_under_another_name_and_in_a_saved_network(add, tmp_
     assert kept.scales == (False, True, True, True)
     assert kept.gamma == (0.5, 1.0, 1.0, 1.0)
     assert network_config(load_model(path).net) == kept
+
+
+def test_learning_from_it_keeps_its_switches(add):
+    add()
+    save_variant("parent", "kept", gates=OFF_4, gamma=(0.5, None, None, None))
+    variant = load_model("kept")
+    for learn in ("everything", "attention"):
+        child = child_net(variant, FineTuneConfig(learn=learn))
+        config = network_config(child)
+        assert config == variant.card.network
+        assert [p.requires_grad for n, p in child.named_parameters() if "gamma" in n] == (
+            [True] * 4 if learn == "attention" else []
+        )
+    # What it can be trained on from scratch is told by its parent alone.
+    with pytest.raises(CardError, match="it is parent with its attention changed"):
+        repeat_from_card(variant.card, "nowhere")
+
+
+def test_what_its_weights_have_learned_from_is_known(add):
+    card = add().card
+    training = {**card.training, "recipe": RECIPE, "commits": ["a"], "verdict": "Better."}
+    taught = card.model_copy(update={"training": training, "name": "taught"})
+    variant = variant_card(taught, "kept", "taught", OFF_4, (None,) * 4, (None,) * 4)
+    item = SimpleNamespace(name="a", commit="", kin=(), before=(), place="")
+    assert use_of(taught, item) == use_of(variant, item) == "learned"
+    assert "verdict" not in variant.training

@@ -255,7 +255,8 @@ class WhatIfSection(QWidget):
         )
         self.se_gammas = self._sliders(self.se_form)
         self.note = muted(
-            "0: all detail passes · 1: as the map shows · above 1: only its bright places"
+            "Selectivity 0: all detail passes · 1: as the map shows · above 1: only its bright "
+            "places"
         )
         self.line = text_label(
             role="summary", tip="Against the same part of the image with everything as trained"
