@@ -59,32 +59,6 @@ def why_names(viewer: Any) -> list[str]:
     return [layer.name for layer in viewer.layers if layer.name.startswith("why: ")]
 
 
-def keep_and_undo(qtbot: QtBot, page: Any) -> None:
-    """Keep the what-if as a model by the buttons, under a name that is free, and undo it."""
-    section, session = page.what_if, page.session
-    parent = session.model
-    section.keep.click()
-    assert section.name_row.field.text() == f"{parent}-variant"
-    section.name_row.field.setText("nuclei")
-    section.name_row.ok.click()
-    qtbot.waitUntil(lambda: "called 'nuclei' already" in section.kept.text())
-    assert not section.name_row.isHidden()
-    section.name_row.field.setText("finer cells")
-    section.name_row.ok.click()
-    qtbot.waitUntil(lambda: session.model == "finer cells")
-    qtbot.waitUntil(lambda: "finer cells" in section.kept.text())
-    assert "scores have not been measured" in section.kept.text()
-    assert section.name_row.isHidden()
-    assert not section.keep.isEnabled(), "it is kept already"
-    assert "finer cells" in [entry.name for entry in session.models]
-    section.undo.click()
-    qtbot.waitUntil(lambda: session.model == parent)
-    qtbot.waitUntil(lambda: section.undo.isHidden())
-    assert "finer cells" not in [entry.name for entry in session.models]
-    assert section.kept.text() == ""
-    assert section.keep.isEnabled()
-
-
 class Mouse:
     """A mouse event as napari hands it to callbacks."""
 
@@ -218,7 +192,6 @@ def test_look_try_inspect_close(open_dock: OpenDock, qtbot: QtBot) -> None:
     layer = page.port.maps.layer(why.image_key, WHAT_IF)
     np.testing.assert_array_equal(layer.data, session.why.what_if_result.change)
     assert int((tried.change > 0).sum()) == tried.gained_px
-    keep_and_undo(qtbot, page)
     page.what_if.reset.click()
     assert WHAT_IF not in session.why.shown
     assert page.what_if.line.text() == "As trained"
@@ -252,6 +225,48 @@ def test_look_try_inspect_close(open_dock: OpenDock, qtbot: QtBot) -> None:
     assert KeyBinding.from_str(KEY) not in viewer.keymap
     assert viewer.mouse_drag_callbacks == callbacks
     viewer.layers.clear()
+
+
+def test_a_what_if_is_kept_as_a_model_and_undone(open_dock: OpenDock, qtbot: QtBot) -> None:
+    """By the buttons, under a name that is free; the variant is looked into meanwhile."""
+    viewer, page, session = parts(open_dock(), qtbot)
+    viewer.add_image(nuclei((96, 112)), name="nuclei")
+    look(qtbot, page)
+    section, parent = page.what_if, session.model
+    section.gates[0].click()
+    section.gammas[3].spin.setValue(0)
+    qtbot.waitUntil(lambda: session.why.what_if_result is not None, timeout=WAIT_MS)
+    section.keep.click()
+    assert section.name_row.field.text() == f"{parent}-variant"
+    section.name_row.field.setText("nuclei")
+    section.name_row.ok.click()
+    qtbot.waitUntil(lambda: "called 'nuclei' already" in section.kept.text())
+    assert not section.name_row.isHidden()
+    section.name_row.field.setText("finer cells")
+    section.name_row.ok.click()
+    qtbot.waitUntil(lambda: session.model == "finer cells")
+    qtbot.waitUntil(lambda: "finer cells" in section.kept.text())
+    assert "scores have not been measured" in section.kept.text()
+    assert section.name_row.isHidden()
+    assert not section.keep.isEnabled(), "it is kept already"
+    assert "finer cells" in [entry.name for entry in session.models]
+    # Looked into, it begins with its own switches and γ, and can still be taken back.
+    own = session.why.what_if
+    look(qtbot, page)
+    assert session.why.model == "finer cells"
+    assert session.why.what_if.is_default
+    assert not section.gates[0].isChecked()
+    assert section.gammas[3].value() == 0
+    assert section.line.text() == "As trained"
+    section.undo.click()
+    qtbot.waitUntil(lambda: session.model == parent)
+    qtbot.waitUntil(lambda: section.undo.isHidden())
+    assert "finer cells" not in [entry.name for entry in session.models]
+    assert section.kept.text() == ""
+    look(qtbot, page)
+    page.controller.set_what_if(own)
+    qtbot.waitUntil(lambda: session.why.what_if_result is not None, timeout=WAIT_MS)
+    assert section.keep.isEnabled()
 
 
 def test_view_of_a_stack_in_colour(open_dock: OpenDock, qtbot: QtBot) -> None:
@@ -340,7 +355,7 @@ def test_whatever_happens_in_mid_run(open_dock: OpenDock, qtbot: QtBot) -> None:
     viewer.layers.selection.active = second
     look(qtbot, page)
     assert "same" in page.note.text()
-    assert not page.what_if.isEnabled()
+    assert not page.what_if.controls.isEnabled()
     assert not page.tiles.tiles["aua_1"].isEnabled()
 
     # an image without cells

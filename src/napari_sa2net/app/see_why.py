@@ -302,6 +302,7 @@ class ExplainController:
                 shown=former.shown & there,
                 focus=former.focus if former.focus in result.maps else "",
                 stage=stage,
+                variant=former.variant,  # so that it can still be taken back
             )
             for slot in former.shown - there:
                 self.overlay.emit(Overlay(request.source, slot, None, result.index))

@@ -136,7 +136,7 @@ class SeeWhyPage(PageWidget):
         follow(self._show_image, events.image)
         follow(self._show_region, events.where)
         follow(self._show_why, events.why)
-        follow(self._show_kept, events.models, events.why)
+        follow(self._show_kept, events.models, events.model, events.why)
         connect(self.port.view_changed, self._view_moved)
         self.region_row.valueChanged.connect(self._region_changed)
         self.tiles.toggled.connect(self.controller.show_layer)
@@ -306,7 +306,7 @@ class SeeWhyPage(PageWidget):
         result = why.result
         # without a tile the network was not run: there is nothing to try
         tried = result.segmentation.n_tiles > 0
-        self.what_if.setEnabled(why.kept and tried and has_attention(result.network))
+        self.what_if.controls.setEnabled(why.kept and tried and has_attention(result.network))
         if self.what_if.network != result.network:
             self.what_if.set_network(result.network)
             align_forms(self)
@@ -323,10 +323,16 @@ class SeeWhyPage(PageWidget):
         kept = None if why is None else why.variant
         if kept is not None and all(kept.name != entry.name for entry in self.session.models):
             kept = None  # removed or renamed elsewhere
-        new = why is not None and not (kept is not None and kept.settings == why.what_if)
-        can_keep = new and why is not None and not why.what_if.is_default
-        problem = "" if why is None else why.keep_problem
-        self.what_if.set_kept(kept, problem, can_keep=can_keep)
+        can_keep = why is not None and not why.what_if.is_default
+        if why is not None and kept is not None:
+            same = (kept.parent, kept.settings) == (why.model, why.what_if)
+            can_keep = can_keep and not same
+        self.what_if.set_kept(
+            kept,
+            "" if why is None else why.keep_problem,
+            can_keep=can_keep,
+            chosen=kept is not None and kept.name == self.session.model,
+        )
 
 
 def has_attention(network: NetworkConfig) -> bool:

@@ -274,11 +274,13 @@ class WhatIfSection(QWidget):
             "Undo", "Take this model away again, and choose the one that it is a variant of"
         )
         told = hbox((self.kept, 1), self.undo, spacing=8)
+        #: All but what was kept, which can be undone also where nothing can be tried.
+        self.controls = QWidget()
         vbox(
-            *(self.form, self.fold, self.se_form, self.note, bottom),
-            *(self.keep, self.name_row, told),
-            on=self,
+            *(self.form, self.fold, self.se_form, self.note, bottom, self.keep, self.name_row),
+            on=self.controls,
         )
+        vbox(self.controls, told, on=self)
         self.set_kept(None, "", can_keep=False)
         self.set_network(NetworkConfig())
         self.setValue(WhatIfSettings())
@@ -343,17 +345,25 @@ class WhatIfSection(QWidget):
         """What the change did."""
         self.line.setText(keep_together(text))
 
-    def set_kept(self, kept: KeptVariant | None, problem: str, *, can_keep: bool) -> None:
-        """What came of keeping a what-if, and whether the present one can be kept."""
+    def set_kept(
+        self,
+        kept: KeptVariant | None,
+        problem: str,
+        *,
+        can_keep: bool,
+        chosen: bool = False,
+    ) -> None:
+        """What came of keeping a what-if, and whether the present one can be kept.
+
+        ``chosen``: the kept one is the model that segments.
+        """
         self.keep.setEnabled(can_keep)
         if not can_keep:
             self.name_row.hide()
         text = ""
         if kept is not None:
-            text = (
-                f"Kept as {kept.name}, and chosen for segmenting. Its scores have not been "
-                "measured."
-            )
+            used = ", and chosen for segmenting" if chosen else ""
+            text = f"Kept as {kept.name}{used}. Its scores have not been measured."
         self.undo.setVisible(kept is not None)
         show_text(self.kept, problem or text)
 
