@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 # --------------------------------------------------------------------------------------------
 # Settings of the network, of its input and of segmentation.
@@ -63,6 +71,19 @@ class NetworkConfig(Settings):
         title="Focal exponents of squeeze and excitation",
         description="Exponent of the channel weights of skips 4, 3, 2, 1",
     )
+    scales: Four = Field(
+        ALL,
+        title="Scales",
+        description="Scales 4, 3, 2, 1 that scale-aware attention adds to; off: its gate is 0",
+    )
+
+    @model_serializer(mode="wrap")
+    def _briefly(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `scales` where all are on, so that earlier versions read the card."""
+        fields: dict[str, Any] = dump(self)
+        if all(self.scales):
+            fields.pop("scales", None)
+        return fields
 
 
 class InputConfig(Settings):

@@ -21,16 +21,23 @@ from napari_sa2net.app.session import (
     STAGE,
     WHAT_IF,
     ImageSource,
+    KeptVariant,
     Session,
     WhatIfSettings,
 )
 from napari_sa2net.config import InstanceConfig, NetworkConfig
 from napari_sa2net.engine import messages as p
+from napari_sa2net.models.registry import (
+    add_file,
+    file_sha256,
+    find_model,
+    removed_models,
+)
 
 INFO = p.EngineInfo("cpu", "CPU", "2", 1, threads=2)
 STRIDES = {"scale_gate_1": 4, "global_query": 4, "local_gate_2": 4, "aua_8": 8, "aua_1": 1}
 NETWORK = NetworkConfig(kind="focal_unet")
-OFF = WhatIfSettings((True, False, True, True))
+OFF = WhatIfSettings((None, False, None, None))
 
 
 class HandClient:
@@ -478,8 +485,6 @@ def test_what_if_is_live_and_reset(desk):
     last = desk.newest("what_if")
     assert last.arguments["gamma"] == sharp.gamma
     assert last.arguments["se_gamma"] == sharp.se_gamma
-    # layers are named for the kind of the network
-    assert {overlay.network for overlay in desk.overlays} == {"focal_unet"}
     # reset: the layer goes, and the answer that is still to come is not shown
     desk.explain.reset_what_if()
     assert desk.overlays[-1].content is None
@@ -588,3 +593,60 @@ def test_cells_whose_layer_is_gone_can_be_asked_no_more(desk):
     desk.segment.forget_result(request.key)
     desk.explain.forget_result(request.key)
     assert not desk.why.kept
+
+
+@pytest.fixture
+def kept_desk(desk, tiny_model, tmp_path, monkeypatch):
+    """An image looked into with a model of the user's, and a what-if of it."""
+    monkeypatch.setenv("SA2NET_HOME", str(tmp_path))
+    entry = add_file(tiny_model, "tiny")
+    desk.segment.refresh_models("tiny")
+    desk.open()
+    request = desk.ask()
+    made = answer(request)
+    model = {"name": "tiny", "sha256": file_sha256(entry.path)}
+    segmentation = replace(made.segmentation, provenance={"model": model})
+    desk.client.done(request, replace(made, segmentation=segmentation))
+    desk.explain.set_what_if(WhatIfSettings(gamma=(None, 2.0, None, None)))
+    yield desk
+    desk.explain.close()
+
+
+def keep(desk, name="sharper"):
+    desk.explain.keep_what_if(name)
+    desk.explain._background.run(lambda: None, lambda _: None, lambda _: None).result()
+
+
+def test_a_what_if_is_kept_chosen_and_taken_back(kept_desk):
+    desk = kept_desk
+    assert desk.explain.proposed_name() == "tiny-variant"
+    instances = desk.session.instances.model_copy(update={"foreground": 0.4})
+    desk.segment.set_instances(instances)
+    keep(desk)
+    assert desk.session.model == "sharper"
+    # The what-if was shown with these sliders.
+    assert desk.session.instances == instances
+    assert desk.why.variant == KeptVariant("sharper", "tiny", desk.why.what_if)
+    assert find_model("sharper").card.network.gamma == (1.0, 2.0, 1.0, 1.0)
+    desk.explain.undo_keep()
+    keep(desk, "again")  # waits for the undo
+    assert find_model("sharper") is None
+    assert [path.name for path in removed_models()] == ["sharper.safetensors"]
+    desk.explain.undo_keep()
+    desk.segment.refresh_models("nuclei")
+    desk.explain._background.run(lambda: None, lambda _: None, lambda _: None).result()
+    assert desk.session.model == "nuclei", "what a person chose since stays chosen"
+
+
+def test_why_a_what_if_is_not_kept(kept_desk, other_model):
+    desk = kept_desk
+    keep(desk, "tiny")
+    assert "Choose another name" in desk.why.keep_problem
+    assert desk.why.variant is None
+    # The model is another one by now.
+    add_file(other_model, "tiny", overwrite=True)
+    keep(desk)
+    assert "Look inside again" in desk.why.keep_problem
+    assert find_model("sharper") is None
+    desk.explain.set_what_if(OFF)
+    assert desk.why.keep_problem == ""

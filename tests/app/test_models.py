@@ -286,5 +286,5 @@ def test_compares_with_the_parent_first(page, tiny_model, tmp_path):
     assert words == "1 corrected image of “set”; a part of it held back to judge it"
     assert rows["Scores"] == "held-out: AP 0.50 → 0.70"
     assert rows["Commits"] == "01234567, ba987654"
-    assert rows["γ of ψ"] == "1 (ordinary attention)"
+    assert rows["Selectivity"] == "1 (ordinary attention)"
     assert rows["To repeat it"] == "sa2net train FOLDER --from-card 'my child'"

@@ -11,6 +11,7 @@ from napari_sa2net.app.see_why import (
     history_words,
     layer_name,
     map_help,
+    map_symbol,
     map_title,
     signed,
     what_if_words,
@@ -30,9 +31,12 @@ def test_names_of_layers_are_short_and_apart():
     names = [layer_name(name, "nuclei_03") for name in NAMES]
     names += [layer_name(STAGE, "nuclei_03", stride=4), layer_name("change", "nuclei_03")]
     assert len(set(names)) == len(names)
-    assert layer_name("aua_4", "nuclei_03") == "why: ψ 1/4 (nuclei_03)"
-    assert layer_name("local_gate_1", "a", channel=4) == "why: local 1 ch 5 (a)"
+    assert layer_name("aua_4", "nuclei_03") == "why: detail 1/4 (nuclei_03)"
+    assert layer_name("local_gate_1", "a", channel=4) == "why: nearby 1, channel 5 (a)"
     assert all(name.startswith("why: ") and name.endswith("(nuclei_03)") for name in names)
+
+
+JARGON = {"ψ", "γ", "gate", "gates", "query", "aua", "skip", "exponent"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -43,7 +47,10 @@ def test_every_map_says_what_it_is_and_what_not(name):
     assert len(words) < 220
     if name.startswith("local"):
         assert "Mean" in words
-    assert map_title(name).split(" ")[0] in ("ψ", "scale", "query", "local")
+    assert map_title(name).split(" ")[0] in ("detail", "scale", "overall", "nearby")
+    assert not JARGON & set(f"{words} {map_title(name)}".lower().split())
+    # What papers and files call it is told where somebody asks.
+    assert name in map_symbol(name)
 
 
 def what_if(**numbers):
@@ -131,9 +138,9 @@ def test_as_trained():
     assert not WhatIfSettings(se_gamma=(None, 0.0, None, None)).is_default
 
 
-def test_gates_of_another_network_have_their_own_name():
+def test_maps_of_another_network_mean_something_else_under_the_same_name():
     shown = AttentionMap("aua_4", np.zeros((2, 2)), 4, (4, 4), (0, 0), 0, 1)
-    assert map_title("aua_4", None, "focal_unet") == "gate 1/4"
-    assert layer_name("aua_4", "a", network="focal_unet") == "why: gate 1/4 (a)"
-    assert "gate before the 1/4 stage" in map_help(shown, "focal_unet")
+    assert "reaches the 1/4 stage" in map_help(shown, "focal_unet")
+    assert map_help(shown) != map_help(shown, "focal_unet")
+    assert "attention gate α at stage 1/4, aua_4." in map_symbol("aua_4", "focal_unet")
     assert "not the probability" in map_help(shown, "focal_unet")

@@ -73,7 +73,7 @@ def test_models_come_and_go(run, tiny_model, tmp_path, own_home):
     assert "DAB" in nuclei
     assert "not for" not in shown.out
     assert not {"{", "[", '"'} & set(nuclei)
-    assert "γ of ψ" not in nuclei, "as in every ordinary model"
+    assert "selectivity" not in nuclei, "as in every ordinary model"
     card = ModelCard.model_validate(
         {
             "name": "a",
@@ -82,13 +82,24 @@ def test_models_come_and_go(run, tiny_model, tmp_path, own_home):
         }
     )
     file = {"path": "a.safetensors", "size_bytes": 1}
-    assert "γ of ψ          1/8: 1.5 · 1/4: 1 · 1/2: 1 · full: 0.25" in card_lines(
+    assert "selectivity     1/8: 1.5 · 1/4: 1 · 1/2: 1 · full: 0.25" in card_lines(
         card, file, False
     )
     detailed = run("models", "show", "nuclei", "--details").out
     assert "base_channels: 16" in detailed
     assert not {"{", "["} & set(detailed)
     assert len(detailed.splitlines()) > 2 * len(nuclei.splitlines())
+
+    made = run("models", "variant", "mine", "--off", "4", "--selectivity", "1/4=2,full=0")
+    assert made.out.splitlines()[0].startswith(f"kept mine-variant: {own_home}")
+    shown = run("models", "show", "mine-variant").out
+    assert "scores          not measured" in shown
+    assert "variant of      mine " in shown
+    assert "scales off      4" in shown
+    assert "selectivity     1/8: 1 · 1/4: 2 · 1/2: 1 · full: 0" in shown
+    for wrong in (("--off", "5"), ("--selectivity", "1/3=2"), ("--off", "4", "--on", "4"), ()):
+        assert run("models", "variant", "mine", "other", *wrong).code == 2
+    assert run("models", "remove", "mine-variant").code == 0
 
     taken = run("models", "import", tiny_model, "--name", "mine")
     assert taken.code == 2

@@ -51,12 +51,10 @@ def panel(figure, title):
 def test_every_map_is_there_with_its_stage_and_colour_bar():
     figure = draw(shown())
     words = texts(figure)
-    wanted = {f"ψ at {name}" for name in NAMES.values()}
-    wanted |= {f"scale gate {i}" for i in (1, 2, 3, 4)} | {
-        f"local gate {i}" for i in (1, 2, 3, 4)
-    }
-    assert wanted | {"global query (length)", "stage 1/8", "full size", "10 px"} <= set(words)
-    gate = panel(figure, "scale gate 2")
+    wanted = {f"detail {name}" for name in NAMES.values()}
+    wanted |= {f"scale {i}" for i in (1, 2, 3, 4)} | {f"nearby {i}" for i in (1, 2, 3, 4)}
+    assert wanted | {"overall", "stage 1/8", "full size", "10 px"} <= set(words)
+    gate = panel(figure, "scale 2")
     drawn = gate.images[0]
     low, high = drawn.get_clim()
     assert low == -high < 0  # white is 0
@@ -64,14 +62,14 @@ def test_every_map_is_there_with_its_stage_and_colour_bar():
     assert below[0] > below[2]  # orange takes away
     assert above[2] > above[0]  # blue adds, as in the window
     assert np.allclose(drawn.cmap(drawn.norm(0))[:3], 1, atol=0.05)
-    assert panel(figure, "ψ at 1/8").images[0].get_clim() == (0, 1)
+    assert panel(figure, "detail 1/8").images[0].get_clim() == (0, 1)
     bars = [child for child in gate.child_axes if hasattr(child, "_colorbar")]
     assert len(bars) == 1
 
 
 def test_a_map_lies_over_the_image():
     figure = draw(shown())
-    for title in ("ψ at 1/8", "scale gate 1", "ψ at full"):
+    for title in ("detail 1/8", "scale 1", "detail full"):
         left, right, bottom, top = panel(figure, title).images[0].get_extent()
         assert (left, right, bottom, top) == (-0.5, 63.5, 47.5, -0.5)
 
@@ -80,30 +78,22 @@ def test_a_window_cuts_everything_alike():
     whole = shown()
     figure = draw(replace(whole, window=(8, 40, 16, 48)))
     assert "of which a part is shown" in " ".join(texts(figure))
-    axes = panel(figure, "ψ at 1/8")
+    axes = panel(figure, "detail 1/8")
     assert axes.get_xlim() == (-0.5, 31.5)
     assert tuple(axes.images[0].get_extent()) == (-16.5, 47.5, 39.5, -8.5)
     assert panel(figure, "image and result").images[0].get_array().shape[:2] == (32, 32)
 
 
-def test_the_gates_of_a_focal_unet_are_called_gates():
-    names = [name for name in ATTENTION_NAMES if name.startswith("aua_")]
-    said = texts(draw(shown(names, attends="gate")))
-    assert "skip gates" in said
-    assert {f"gate at {stage}" for stage in ("1/8", "1/4", "1/2", "full")} <= set(said)
-    assert not any("ψ" in text or "up-attention" in text for text in said)
-
-
 def test_rows_that_a_model_has_nothing_for_are_left_out():
     figure = draw(shown([name for name in ATTENTION_NAMES if name.startswith("aua_")]))
     words = " ".join(texts(figure))
-    assert "ψ at 1/8" in words
-    assert "gate" not in words
+    assert "detail 1/8" in words
+    assert not {"scales", "nearby", "overall"} & set(words.split())
     some = shown(["aua_1", "scale_gate_1"])
     words = " ".join(texts(draw(replace(some, stages={1: some.labels}))))
-    assert "no ψ at 1/8" in words
+    assert "no detail 1/8" in words
     assert "no such stage" in words
-    assert "ψ" not in " ".join(texts(draw(shown([]))))
+    assert "detail" not in " ".join(texts(draw(shown([]))))
 
 
 @pytest.mark.parametrize("kind", ["none", "colour", "uint16 colour", "nan", "flat"])
@@ -133,7 +123,7 @@ def test_micrometres_and_the_same_bytes_again():
     words = [
         "".join(e.itertext()).strip() for e in ElementTree.fromstring(svg).iter(f"{SVG}text")
     ]
-    assert {"5 µm", "ψ at full"} <= set(words)
+    assert {"5 µm", "detail full"} <= set(words)
     assert render(draw(given), "svg") == svg
     assert render(figure, "png").startswith(b"\x89PNG")
 
@@ -195,7 +185,7 @@ def test_large_images_are_drawn_as_coarse_as_they_are_seen(shape):
     figure = draw(given)
     drawn = [image for axes in figure.axes for image in axes.images]
     assert max(size for image in drawn for size in image.get_size()) <= MOST
-    axes = panel(figure, "ψ at 1/4")
+    axes = panel(figure, "detail 1/4")
     left, right, _, _ = axes.images[0].get_extent()
     step = -(-shape[1] // MOST)
     # both ends within a pixel that is seen

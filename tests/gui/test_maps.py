@@ -161,7 +161,7 @@ def test_how_maps_look(viewer: ViewerModel, port: NapariPort) -> None:
         Overlay(source, "scale_gate_2", a_map("scale_gate_2", low=-2.5, high=2.5), ())
     )
     psi, gate = viewer.layers[-2:]
-    assert psi.name == "why: ψ 1/4 (nuclei_03)"
+    assert psi.name == "why: detail 1/4 (nuclei_03)"
     assert gate.name == "why: scale 2 (nuclei_03)"
     assert psi.blending == gate.blending == "additive"
     assert tuple(psi.contrast_limits) == (0, 1)
@@ -205,12 +205,12 @@ def test_maps_do_not_hide_the_outlines(viewer: ViewerModel, port: NapariPort) ->
     port.show_overlay(Overlay(source, "aua_8", a_map("aua_8"), ()))
     port.show_overlay(Overlay(source, CELL, Patch(np.ones((2, 2), int), (0, 2, 0, 2)), ()))
     port.show_overlay(Overlay(source, "aua_4", a_map("aua_4"), ()))
-    names = ("ψ 1/8", "ψ 1/4", "this cell")
+    names = ("detail 1/8", "detail 1/4", "this cell")
     first, second, ring = (viewer.layers[f"why: {name} (a)"] for name in names)
     assert list(viewer.layers) == [image, cells, first, second, ring]
     cells.contour = 2
     port.show_overlay(Overlay(source, "aua_2", a_map("aua_2"), ()))
-    third = viewer.layers["why: ψ 1/2 (a)"]
+    third = viewer.layers["why: detail 1/2 (a)"]
     assert list(viewer.layers) == [image, third, cells, first, second, ring]
 
 
@@ -288,8 +288,8 @@ def test_replaced_in_place_with_nothing_stolen(viewer: ViewerModel, port: Napari
     port.show_overlay(Overlay(source, "aua_8", a_map(), ()))
     port.show_overlay(Overlay(source_of(port), "aua_8", a_map(), ()))
     assert [x.name for x in viewer.layers if "why" in x.name] == [
-        "why: ψ 1/8 (a)",
-        "why: ψ 1/8 (b)",
+        "why: detail 1/8 (a)",
+        "why: detail 1/8 (b)",
     ]
 
 
@@ -436,7 +436,7 @@ def test_overlays_go_with_their_image_and_cells_stay(
     port.maps.gone.connect(lambda *what: gone.append(what))
     kept = viewer.layers[-1]
     # together with one of its maps, as "select, delete" does
-    viewer.layers.selection = {image, viewer.layers["why: ψ 1/8 (a)"]}
+    viewer.layers.selection = {image, viewer.layers["why: detail 1/8 (a)"]}
     viewer.layers.remove_selected()
     qtbot.waitUntil(lambda: len(viewer.layers) == 3)
     assert set(viewer.layers) == {other, cells, kept}

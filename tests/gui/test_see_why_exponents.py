@@ -75,9 +75,9 @@ def test_sliders_show_what_is_at_work(
     assert [s.value() for s in section.gammas] == own[0]
     assert [s.value() for s in section.se_gammas] == own[1]
     assert section.line.text() == "As trained"
-    assert page.tiles.tiles["aua_4"].text() == "gate 1/4"
+    assert page.tiles.tiles["aua_4"].accessibleName() == "detail 1/4"
     page.tiles.tiles["aua_4"].click()
-    assert any(layer.name == "why: gate 1/4 (nuclei)" for layer in page.port.viewer.layers)
+    assert any(layer.name == "why: detail 1/4 (nuclei)" for layer in page.port.viewer.layers)
     section.fold.click()
     qtbot.waitUntil(section.se_gammas[0].isVisible)
     starts = [

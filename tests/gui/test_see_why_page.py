@@ -132,11 +132,11 @@ def test_look_try_inspect_close(open_dock: OpenDock, qtbot: QtBot) -> None:
         )
     assert viewer.layers.selection.active is source
     assert (camera_of(viewer).zoom, camera_of(viewer).center) == camera
-    assert page.detail.title.text() == "ψ full"
+    assert page.detail.title.text() == "detail full"
 
     for name in list(page.tiles.tiles)[:-1]:
         page.tiles.tiles[name].click()
-    assert why_names(viewer) == ["why: ψ full (nuclei)"]
+    assert why_names(viewer) == ["why: detail full (nuclei)"]
     # a layer that the person deletes
     viewer.layers.remove(page.port.maps.layer(why.image_key, "aua_1"))
     assert not page.tiles.tiles["aua_1"].isChecked()
@@ -145,7 +145,7 @@ def test_look_try_inspect_close(open_dock: OpenDock, qtbot: QtBot) -> None:
     page.tiles.tiles["local_gate_2"].click()
     page.detail.channel.setValue(3)
     qtbot.waitUntil(lambda: session.why.maps["local_gate_2"].channel == 2, timeout=WAIT_MS)
-    assert why_names(viewer) == ["why: local 2 ch 3 (nuclei)"]
+    assert why_names(viewer) == ["why: nearby 2, channel 3 (nuclei)"]
     page.detail.channel.setValue(0)
     qtbot.waitUntil(lambda: session.why.maps["local_gate_2"].channel is None, timeout=WAIT_MS)
     page.tiles.tiles["local_gate_2"].click()
@@ -195,6 +195,7 @@ def test_look_try_inspect_close(open_dock: OpenDock, qtbot: QtBot) -> None:
     page.what_if.reset.click()
     assert WHAT_IF not in session.why.shown
     assert page.what_if.line.text() == "As trained"
+    assert not page.what_if.keep.isEnabled()
 
     # the same layers take a second run
     page.tiles.tiles["aua_8"].click()
@@ -224,6 +225,48 @@ def test_look_try_inspect_close(open_dock: OpenDock, qtbot: QtBot) -> None:
     assert KeyBinding.from_str(KEY) not in viewer.keymap
     assert viewer.mouse_drag_callbacks == callbacks
     viewer.layers.clear()
+
+
+def test_a_what_if_is_kept_as_a_model_and_undone(open_dock: OpenDock, qtbot: QtBot) -> None:
+    """By the buttons, under a name that is free; the variant is looked into meanwhile."""
+    viewer, page, session = parts(open_dock(), qtbot)
+    viewer.add_image(nuclei((96, 112)), name="nuclei")
+    look(qtbot, page)
+    section, parent = page.what_if, session.model
+    section.gates[0].click()
+    section.gammas[3].spin.setValue(0)
+    qtbot.waitUntil(lambda: session.why.what_if_result is not None, timeout=WAIT_MS)
+    section.keep.click()
+    assert section.name_row.field.text() == f"{parent}-variant"
+    section.name_row.field.setText("nuclei")
+    section.name_row.ok.click()
+    qtbot.waitUntil(lambda: "called 'nuclei' already" in section.kept.text())
+    assert not section.name_row.isHidden()
+    section.name_row.field.setText("finer cells")
+    section.name_row.ok.click()
+    qtbot.waitUntil(lambda: session.model == "finer cells")
+    qtbot.waitUntil(lambda: "finer cells" in section.kept.text())
+    assert "scores have not been measured" in section.kept.text()
+    assert section.name_row.isHidden()
+    assert not section.keep.isEnabled(), "it is kept already"
+    assert "finer cells" in [entry.name for entry in session.models]
+    # Looked into, it begins with its own switches and γ, and can still be taken back.
+    own = session.why.what_if
+    look(qtbot, page)
+    assert session.why.model == "finer cells"
+    assert session.why.what_if.is_default
+    assert not section.gates[0].isChecked()
+    assert section.gammas[3].value() == 0
+    assert section.line.text() == "As trained"
+    section.undo.click()
+    qtbot.waitUntil(lambda: session.model == parent)
+    qtbot.waitUntil(lambda: section.undo.isHidden())
+    assert "finer cells" not in [entry.name for entry in session.models]
+    assert section.kept.text() == ""
+    look(qtbot, page)
+    page.controller.set_what_if(own)
+    qtbot.waitUntil(lambda: session.why.what_if_result is not None, timeout=WAIT_MS)
+    assert section.keep.isEnabled()
 
 
 def test_view_of_a_stack_in_colour(open_dock: OpenDock, qtbot: QtBot) -> None:
@@ -312,7 +355,7 @@ def test_whatever_happens_in_mid_run(open_dock: OpenDock, qtbot: QtBot) -> None:
     viewer.layers.selection.active = second
     look(qtbot, page)
     assert "same" in page.note.text()
-    assert not page.what_if.isEnabled()
+    assert not page.what_if.controls.isEnabled()
     assert not page.tiles.tiles["aua_1"].isEnabled()
 
     # an image without cells
@@ -339,14 +382,14 @@ def test_whatever_happens_in_mid_run(open_dock: OpenDock, qtbot: QtBot) -> None:
     assert session.why is not None
     assert again.tiles.tiles["aua_1"].isChecked()
     again.tiles.tiles["aua_1"].click()
-    assert "why: ψ full (small)" not in why_names(viewer)
+    assert "why: detail full (small)" not in why_names(viewer)
     # and the pixels change under it
     again.tiles.tiles["aua_1"].click()
     small.data = small.data[::-1]
     assert session.why is None
     look(qtbot, again)
     again.tiles.tiles["aua_1"].click()
-    assert why_names(viewer).count("why: ψ full (small)") == 1
+    assert why_names(viewer).count("why: detail full (small)") == 1
     viewer.window.remove_dock_widget(alone)
 
 
@@ -426,15 +469,15 @@ def test_corrected_cells_stay_alone_and_are_looked_into(
     # a map is described while it is shown
     tile = page.tiles.tiles["aua_1"]
     tile.click()
-    assert page.detail.title.text() == "ψ full"
+    assert page.detail.title.text() == "detail full"
     tile.click()
     assert page.detail.title.isHidden()
     assert page.detail.bar.isHidden()
     tile.click()
     page.tiles.tiles["aua_2"].click()
-    assert page.detail.title.text() == "ψ 1/2"
+    assert page.detail.title.text() == "detail 1/2"
     viewer.layers.remove(page.port.maps.layer(session.why.image_key, "aua_2"))
-    assert page.detail.title.text() == "ψ full"
+    assert page.detail.title.text() == "detail full"
 
 
 def test_cells_of_others_are_not_covered(open_dock: OpenDock, qtbot: QtBot) -> None:

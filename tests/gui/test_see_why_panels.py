@@ -246,7 +246,7 @@ def test_what_if_controls(qtbot: QtBot) -> None:
     section.gates[1].click()
     section.gammas[2].slider.setValue(0)
     assert len(heard) == 2
-    wanted = WhatIfSettings((True, False, True, True), (None, None, 0.0, None))
+    wanted = WhatIfSettings((None, False, None, None), (None, None, 0.0, None))
     assert section.value() == wanted
     section.setValue(WhatIfSettings())
     assert len(heard) == 2
@@ -297,25 +297,36 @@ def test_what_if_begins_at_the_models_own_exponents(qtbot: QtBot) -> None:
     assert [s.value() for s in section.se_gammas] == [2.5, 0.0, 0.33, 8.0]
 
 
+def test_what_if_begins_at_the_models_own_switches(qtbot: QtBot) -> None:
+    section = WhatIfSection()
+    qtbot.addWidget(section)
+    section.set_network(NetworkConfig(scales=(False, True, True, True)))
+    section.setValue(WhatIfSettings())
+    assert [box.isChecked() for box in section.gates] == [True, True, True, False]
+    assert section.value().is_default
+    section.gates[3].click()
+    assert section.value() == WhatIfSettings((None, None, None, True))
+
+
 def test_the_parts_of_another_network_have_their_own_names(qtbot: QtBot) -> None:
-    section, tiles, cell = WhatIfSection(), MapTiles(), CellSection("W")
-    for widget in (section, tiles, cell):
+    section, tiles = WhatIfSection(), MapTiles()
+    for widget in (section, tiles):
         qtbot.addWidget(widget)
     section.set_network(LEARNED)
     assert section.scales.isHidden()
-    assert section.gammas[0].accessibleName() == "gate 1/8  γ"
-    assert section.se_gammas[3].accessibleName() == "SE full  γ"
+    assert section.gammas[0].accessibleName() == "Detail 1/8"
+    assert section.se_gammas[3].accessibleName() == "Features full"
     tiles.set_maps({"aua_4": a_map("aua_4")}, network="focal_unet")
-    assert tiles.tiles["aua_4"].text() == "gate 1/4"
-    assert "attention gates" in tiles.stage_row.text()
+    assert tiles.tiles["aua_4"].text() == "1/4"
+    assert tiles.tiles["aua_4"].accessibleName() == "detail 1/4"
+    assert "attention gate α" in tiles.tiles["aua_4"].toolTip()
+    assert tiles.stage_row.text() == "Where fine detail passes"
     assert tiles.tiles["scale_gate_1"].isHidden()
     assert tiles.tiles["local_gate_4"].isHidden()
     tiles.set_maps({"aua_4": a_map("aua_4")})
-    assert tiles.tiles["aua_4"].text() == "ψ 1/4"
+    assert "ψ of up-attention at stage 1/4" in tiles.tiles["aua_4"].toolTip()
     assert not tiles.tiles["scale_gate_1"].isHidden()
-    assert "ψ" in tiles.stage_row.text()
-    cell.set_cell(None, "focal_unet")
-    assert cell.across.text().startswith("gate across")
+    assert tiles.stage_row.text() == "Where fine detail shapes the boundary"
 
 
 def test_tiles_take_the_keyboard(qtbot: QtBot) -> None:

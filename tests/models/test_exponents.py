@@ -7,9 +7,9 @@ from napari_sa2net.models.card import gamma_rows
 
 
 def test_an_ordinary_network_has_one_number() -> None:
-    assert gamma_rows(NetworkConfig()) == [("γ of ψ", "1 (ordinary attention)")]
+    assert gamma_rows(NetworkConfig()) == [("Selectivity", "1 (ordinary attention)")]
     same = NetworkConfig(gamma=(2.0, 2.0, 2.0, 2.0))
-    assert gamma_rows(same) == [("γ of ψ", "2 (at every scale)")]
+    assert gamma_rows(same) == [("Selectivity", "2 (at every scale)")]
 
 
 def test_every_scale_is_named_and_modules_that_are_not_there_are_off() -> None:
@@ -21,6 +21,6 @@ def test_every_scale_is_named_and_modules_that_are_not_there_are_off() -> None:
         se_gamma=(1.0, 0.5, 1.0, 3.0),
     )
     assert gamma_rows(network) == [
-        ("γ of the gates", "1/8: 1.23 · 1/4: off · 1/2: 1 · full: 0"),
-        ("γ of squeeze", "1/8: off · 1/4: 0.5 · 1/2: 1 · full: 3"),
+        ("Selectivity", "1/8: 1.23 · 1/4: off · 1/2: 1 · full: 0"),
+        ("Feature selectivity", "1/8: off · 1/4: 0.5 · 1/2: 1 · full: 3"),
     ]

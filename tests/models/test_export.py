@@ -13,6 +13,7 @@ import torch
 from napari_sa2net import errors
 from napari_sa2net.config import NetworkConfig
 from napari_sa2net.models import Model, ModelCard, export_as, export_model, load_model
+from napari_sa2net.models.card import SWITCHED_VERSION
 from napari_sa2net.models.export import map_names, needed
 from napari_sa2net.nn import capture_attention, make_network
 
@@ -24,7 +25,7 @@ OUTPUTS = {
 
 
 def random_model(kind: str) -> Model:
-    """A small network with γ that are not 1, and batch normalisation that has seen values."""
+    """With γ that are not 1, a scale off, and batch normalisation that has seen values."""
     torch.manual_seed(3)
     config = NetworkConfig(
         kind=kind,
@@ -34,11 +35,18 @@ def random_model(kind: str) -> Model:
         gamma=(1.0, 2.0, 1.0, 0.5),
         gates=(True, True, False, True),
         se=(False, True, False, False),
+        scales=(True, False, True, True),
     )
     net = make_network(config)
     with torch.no_grad():
         net.train()(torch.rand(2, config.in_channels, 64, 64))
-    card = ModelCard(name=kind, network=config, classes=OUTPUTS[kind], diameter=24)
+    card = ModelCard(
+        schema_version=SWITCHED_VERSION,
+        name=kind,
+        network=config,
+        classes=OUTPUTS[kind],
+        diameter=24,
+    )
     return Model(net.eval(), card)
 
 

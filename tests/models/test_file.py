@@ -177,7 +177,7 @@ def test_unusable_cards(tmp_path: Path, net: SA2Net, read: Any) -> None:
         None: "without a model card",
         "{": "not valid JSON",
         "[]": "no schema version",
-        json.dumps({**good, "schema_version": 2}): "Update it",
+        json.dumps({**good, "schema_version": 3}): "Update it",
         json.dumps({**good, "schema_version": 99, "new_field": 1}): "Update it",
         json.dumps({**good, "schema_version": "1"}): "no schema version",
         json.dumps({**good, "schema_version": True}): "no schema version",

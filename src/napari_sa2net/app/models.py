@@ -20,7 +20,7 @@ from napari_sa2net.data.commit import is_training_set, read_manifest
 from napari_sa2net.engine import messages as p
 from napari_sa2net.errors import CheckpointError, CorrectionsError, ModelNotFoundError
 from napari_sa2net.metrics import SCORES
-from napari_sa2net.models.card import ModelCard, gamma_rows
+from napari_sa2net.models.card import VARIANT, ModelCard, gamma_rows
 from napari_sa2net.models.registry import (
     ModelEntry,
     demote_model,
@@ -501,6 +501,7 @@ _NAMED = 6
 def short_rows(entry: ModelEntry) -> list[tuple[str, str]]:
     """Titles and values of what most people ask of a model."""
     card = entry.card
+    varied = card.training.get("recipe") == VARIANT
     rows = []
     data = _trained_on(card)
     if data:
@@ -510,11 +511,12 @@ def short_rows(entry: ModelEntry) -> list[tuple[str, str]]:
     rows.append(("Images", _images(card)))
     if entry.limits:
         rows.append(("Not for", entry.limits))
-    rows += _scores(card)
+    rows += _scores(card) or ([("Scores", "not measured")] if varied else [])
     if card.licence:
         rows.append(("Licence", card.licence))
     if card.parent:
-        rows.append(("Learned from", card.parent.split(" ")[0].rstrip(",")))
+        of = parent_named(card)[0]
+        rows.append(("Variant of" if varied else "Learned from", of))
     rows.append(("File", file_words(entry)))
     return rows
 
@@ -529,6 +531,9 @@ def main_rows(entry: ModelEntry) -> list[tuple[str, str]]:
     if card.training.get("verdict"):
         rows.append(("Verdict", str(card.training["verdict"])))
     scores = _score_lines(card, {"ap50": "AP", "dice": "Dice"})
+    if card.training.get("recipe") == VARIANT:
+        rows.append(("Changed", str(card.training.get("changed", ""))))
+        scores = scores or ["not measured"]
     if scores:
         rows.append(("Scores", "\n".join(scores)))
     size = f"about {card.diameter:g} px across" if card.diameter else "images are not resized"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from psygnal import Signal
 
-from napari_sa2net.app.link import Newest
+from napari_sa2net.app.link import Background, Newest
 from napari_sa2net.app.segment import ResultState, SegmentController
 from napari_sa2net.app.session import (
     CELL,
@@ -20,6 +21,7 @@ from napari_sa2net.app.session import (
     Box,
     ErrorInfo,
     ImageSource,
+    KeptVariant,
     LabelsUpdate,
     Overlay,
     Patch,
@@ -30,7 +32,12 @@ from napari_sa2net.app.session import (
 )
 from napari_sa2net.engine import messages as p
 from napari_sa2net.errors import NotKeptError, SA2NetError
-from napari_sa2net.models.card import GATE_WORDS
+from napari_sa2net.models.registry import (
+    ModelEntry,
+    remove_model,
+    save_variant,
+    variant_name,
+)
 
 if TYPE_CHECKING:
     from napari_sa2net.config import NetworkKind
@@ -67,6 +74,7 @@ class ExplainController:
         self._lock = segment.link.lock
         self._states: dict[str, WhyState] = {}
         self._newest = Newest(segment.link)
+        self._background = Background(segment.link, "sa2net-see-why")
         self.link.answer(("explain", "map_channel", "inspect", "what_if"), self)
         self.link.died.connect(self._engine_died)
         self.session.events.image.connect(self._image_chosen)
@@ -152,7 +160,7 @@ class ExplainController:
             state = self.session.why
             if state is None or not state.kept or settings == state.what_if:
                 return
-            state = state.changed(what_if=settings)
+            state = state.changed(what_if=settings, keep_problem="")
             if settings.is_default:
                 self._newest.forget(state.key, "what_if")
                 state = state.changed(what_if_result=None, shown=state.shown - {WHAT_IF})
@@ -165,6 +173,58 @@ class ExplainController:
     def reset_what_if(self) -> None:
         """Attention as trained."""
         self.set_what_if(WhatIfSettings())
+
+    def proposed_name(self) -> str:
+        """A name for the what-if as a model, which none has."""
+        state = self.session.why
+        assert state is not None
+        return variant_name(state.model)
+
+    def keep_what_if(self, name: str) -> None:
+        """Keep the what-if as a model of that name and choose it; `undo_keep` undoes that."""
+        with self._lock:
+            state = self.session.why
+            if state is None or state.what_if.is_default:
+                return
+            settings, parent = state.what_if, state.model
+            sha256 = state.result.segmentation.provenance["model"]["sha256"]
+
+            def work() -> ModelEntry:
+                return save_variant(
+                    parent,
+                    name,
+                    gates=settings.gates,
+                    gamma=settings.gamma,
+                    se_gamma=settings.se_gamma,
+                    sha256=sha256,
+                )
+
+            def done(entry: ModelEntry) -> None:
+                # The sliders of the Segment page stay: the what-if was shown with them.
+                self._segment.refresh_models(entry.name)
+                self._tell(state.key, KeptVariant(entry.name, parent, settings))
+
+            self._background.run(work, done, partial(self._not_kept, state.key))
+
+    def undo_keep(self) -> None:
+        """Take the model that a what-if was kept as away again, and choose its parent."""
+        with self._lock:
+            state = self.session.why
+            if state is None or state.variant is None:
+                return
+            kept, key = state.variant, state.key
+
+            def done(_removed: Any) -> None:
+                used = self.session.model == kept.name
+                self._segment.refresh_models(kept.parent if used else "")
+                self._tell(key, None)
+
+            failed = partial(self._not_kept, key)
+            self._background.run(lambda: remove_model(kept.name), done, failed)
+
+    def close(self) -> None:
+        """Finish what is being written; nothing is told any more."""
+        self._background.close(wait=True)
 
     def view_rested(self) -> None:
         """The camera came to rest: a what-if follows it."""
@@ -242,6 +302,7 @@ class ExplainController:
                 shown=former.shown & there,
                 focus=former.focus if former.focus in result.maps else "",
                 stage=stage,
+                variant=former.variant,  # so that it can still be taken back
             )
             for slot in former.shown - there:
                 self.overlay.emit(Overlay(request.source, slot, None, result.index))
@@ -323,9 +384,19 @@ class ExplainController:
                 content = Patch(cell.ring, cell.ring_box) if cell is not None else None
             else:
                 content = state.maps[slot]
-        self.overlay.emit(
-            Overlay(state.request.source, slot, content, result.index, result.network.kind)
-        )
+        self.overlay.emit(Overlay(state.request.source, slot, content, result.index))
+
+    def _tell(self, key: str, variant: KeptVariant | None, problem: str = "") -> None:
+        """What came of keeping, or of taking back."""
+        state = self._of_result(key)
+        if state is not None:
+            self._put(state.changed(variant=variant, keep_problem=problem))
+
+    def _not_kept(self, key: str, error: Exception) -> None:
+        state = self._of_result(key)
+        self._tell(key, state.variant if state is not None else None, str(error))
+        # Another window may have been faster.
+        self._segment.refresh_models()
 
     def _try(self) -> None:
         state = self.session.why
@@ -375,19 +446,29 @@ LEARN_WORDS = {PREVIEW: "cells so far", DIFFERENCE: "difference"}
 _GRAINS = {1: "full size", 2: "half size", 3: "a quarter", 4: "an eighth"}
 
 
-def map_title(name: str, channel: int | None = None, network: NetworkKind = "sa2net") -> str:
-    """``ψ 1/4``, ``scale 2``, ``query``, ``local 3 ch 5``: short, for lists.
-
-    What is ψ in a SA2-Net is ``gate 1/4`` in a FocalUNet.
-    """
+def map_title(name: str, channel: int | None = None) -> str:
+    """``detail 1/4``, ``scale 2``, ``overall``, ``nearby 3, channel 5``: short, for lists."""
     kind, _, number = name.rpartition("_")
     if kind == "aua":
-        title = f"{GATE_WORDS[network]} {STAGE_WORDS[int(number)]}"
+        title = f"detail {STAGE_WORDS[int(number)]}"
     elif name == "global_query":
-        title = "query"
+        title = "overall"
     else:
-        title = f"{'scale' if kind == 'scale_gate' else 'local'} {number}"
-    return title if channel is None else f"{title} ch {channel + 1}"
+        title = f"{'scale' if kind == 'scale_gate' else 'nearby'} {number}"
+    return title if channel is None else f"{title}, channel {channel + 1}"
+
+
+def map_symbol(name: str, network: NetworkKind = "sa2net") -> str:
+    """What papers and files call a map: ``ψ of up-attention at stage 1/4, aua_4``."""
+    kind, _, number = name.rpartition("_")
+    if kind == "aua":
+        what = "attention gate α" if network == "focal_unet" else "ψ of up-attention"
+        what += f" at stage {STAGE_WORDS[int(number)]}"
+    elif name == "global_query":
+        what = "length of the global query"
+    else:
+        what = f"{'scale' if kind == 'scale_gate' else 'local'} gate {number}"
+    return f"In papers and files: {what}, {name}."
 
 
 def map_help(shown: AttentionMap, network: NetworkKind = "sa2net") -> str:
@@ -397,8 +478,8 @@ def map_help(shown: AttentionMap, network: NetworkKind = "sa2net") -> str:
         stage = STAGE_WORDS[int(number)]
         if network == "focal_unet":
             return (
-                f"How much of the fine detail the gate before the {stage} stage lets through "
-                "at each place: 1 all, 0 nothing. It is not the probability of a cell."
+                f"How much of the fine detail reaches the {stage} stage at each place: 1 all, "
+                "0 nothing. It is not the probability of a cell."
             )
         known = (
             " Closing it anywhere hardly changes what the bundled model finds."
@@ -406,8 +487,8 @@ def map_help(shown: AttentionMap, network: NetworkKind = "sa2net") -> str:
             else ""
         )
         return (
-            f"How much the {stage} stage adds to the fine detail at each place: 1 all, 0 "
-            f"nothing more than passes anyway. It is not the probability of a cell.{known}"
+            f"Where the {stage} stage stresses fine detail: 1 fully, 0 no more than passes "
+            f"anyway. It is not the probability of a cell.{known}"
         )
     if shown.name == "global_query":
         return (
@@ -433,16 +514,15 @@ def layer_name(
     *,
     channel: int | None = None,
     stride: int = 0,
-    network: NetworkKind = "sa2net",
 ) -> str:
-    """``why: ψ 1/4 (nuclei_03)``."""
+    """``why: detail 1/4 (nuclei_03)``."""
     if slot in LEARN_WORDS:
         return f"learn: {LEARN_WORDS[slot]} ({image})"
     if slot == STAGE:
         title = f"outlines {STAGE_WORDS[stride]}"
     else:
         words = {CHANGE: "last change", WHAT_IF: "what if", CELL: "this cell"}
-        title = words.get(slot) or map_title(slot, channel, network)
+        title = words.get(slot) or map_title(slot, channel)
     return f"why: {title} ({image})"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from psygnal import SignalGroupDescriptor
 
-from napari_sa2net.config import InstanceConfig, NetworkKind, PredictConfig
+from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.data.fingerprint import quick_fingerprint
 from napari_sa2net.data.plan import ImagePlan, plan_image
 from napari_sa2net.engine.messages import (
@@ -608,7 +608,7 @@ class WhatIfSettings:
     Attributes
     ----------
     gates
-        Which of the four scales stay on.
+        Which of the four scales are on, 1 (finest) first; None as the model has it.
     gamma
         Exponents of ψ at strides 8, 4, 2, 1: 0 off, 1 plain ψ, above 1 sharper; None as
         trained.
@@ -616,7 +616,7 @@ class WhatIfSettings:
         The same of squeeze and excitation on the skips at these strides.
     """
 
-    gates: tuple[bool, bool, bool, bool] = (True, True, True, True)
+    gates: tuple[bool | None, ...] = (None, None, None, None)
     gamma: Exponents = (None, None, None, None)
     se_gamma: Exponents = (None, None, None, None)
 
@@ -624,6 +624,23 @@ class WhatIfSettings:
     def is_default(self) -> bool:
         """Everything is as trained."""
         return self == WhatIfSettings()
+
+
+@dataclass(frozen=True)
+class KeptVariant:
+    """A what-if that was kept as a model.
+
+    Attributes
+    ----------
+    name, parent
+        Of the new model, and of the one that it is a variant of.
+    settings
+        What was changed.
+    """
+
+    name: str
+    parent: str
+    settings: WhatIfSettings
 
 
 @dataclass(frozen=True, eq=False)
@@ -650,6 +667,8 @@ class WhyState:
         Label that is being inspected.
     what_if_box
         Part of the image that the newest what-if was asked for; None before the first.
+    variant, keep_problem
+        The what-if that was kept last; why one could not be kept or taken back.
     """
 
     request: ExplainRequest
@@ -666,6 +685,13 @@ class WhyState:
     what_if: WhatIfSettings = field(default_factory=WhatIfSettings)
     what_if_box: Box | None = None
     what_if_result: WhatIfResult | None = None
+    variant: KeptVariant | None = None
+    keep_problem: str = ""
+
+    @property
+    def model(self) -> str:
+        """Name of the model that was looked into."""
+        return str(self.result.segmentation.provenance["model"]["name"])
 
     @property
     def key(self) -> str:
@@ -726,12 +752,9 @@ class Overlay:
         None: take the layer away.
     index
         Plane of the stack.
-    network
-        What kind the model is, which maps are named for.
     """
 
     source: ImageSource
     slot: str
     content: AttentionMap | Patch | None
     index: tuple[int, ...] = ()
-    network: NetworkKind = "sa2net"

@@ -153,11 +153,8 @@ def explain_file(
     elif not result.maps:
         progress.note(job.name, "this model has no attention: there are no maps")
     table = result.objects.to_csv(index=False)
-    from napari_sa2net.models.card import GATE_WORDS
-
-    attends = GATE_WORDS[model.card.network.kind]
     where = folder.mask_path(job.name).parent
-    _write_files(where, job.name, image, result, table, settings, attends)
+    _write_files(where, job.name, image, result, table, settings)
     record = {
         "objects": len(result.objects),
         "seconds": round(time.monotonic() - start, 3),
@@ -174,7 +171,6 @@ def _write_files(
     result: Explanation,
     table_csv: str,
     settings: AttentionSettings,
-    attends: str,
 ) -> None:
     from napari_sa2net.data import write_labels
     from napari_sa2net.data.write import write_map, write_maps_zarr
@@ -190,7 +186,7 @@ def _write_files(
             path = folder / f"stage_{stride}.tif"
             write_labels(path, labels, pixel_size_um=size, metadata=record, axes="YX")
     if settings.figure and 0 not in result.labels.shape:
-        _write_figure(folder, name, result, size, settings, attends)
+        _write_figure(folder, name, result, size, settings)
     write_atomically(folder / "objects.csv", table_csv.encode())
     profiles = result.profiles.long().to_csv(index=False, float_format="%.4f")
     write_atomically(folder / "profiles.csv", profiles.encode())
@@ -206,7 +202,6 @@ def _write_figure(
     result: Explanation,
     pixel_size_um: float | None,
     settings: AttentionSettings,
-    attends: str,
 ) -> None:
     from napari_sa2net.cli.figure import Shown, draw, render
 
@@ -220,7 +215,6 @@ def _write_figure(
         pixel_size_um,
         _inside(settings.window, result.labels.shape),
         ran=result.n_tiles > 0,
-        attends=attends,
     )
     figure = draw(shown)
     for kind in ("png", "svg"):

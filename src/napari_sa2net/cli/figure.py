@@ -59,8 +59,6 @@ class Shown:
         Pixels of the image per pixel of what is given here.
     ran : bool
         The network was run; it is not on an image of one value.
-    attends : str
-        What attends at each stage: ψ, or the gate of a skip in a FocalUNet.
     """
 
     name: str
@@ -73,7 +71,6 @@ class Shown:
     window: Window | None = None
     step: int = 1
     ran: bool = True
-    attends: str = "ψ"
 
 
 def part_of(shown: Shown, window: Window) -> Shown:
@@ -305,7 +302,7 @@ def draw(shown: Shown) -> Figure:
                 axes.set_xlim(-0.5, size_x - 0.5)
                 axes.set_ylim(size_y - 0.5, -0.5)
                 if k == 1:
-                    axes.set_ylabel(row.title(shown), fontweight="bold", fontsize=7, labelpad=2)
+                    axes.set_ylabel(row.title, fontweight="bold", fontsize=7, labelpad=2)
                 if k and row is rows[0]:
                     x = (left + PANEL / 2) / WIDTH
                     head = "full size" if k == 4 else f"stage {NAMES[STRIDES[k - 1]]}"
@@ -354,7 +351,7 @@ Drawing = Callable[["Axes", Shown], None]
 class _Row:
     """A row: what stands on the left, then one panel for each resolution."""
 
-    title: Callable[[Shown], str]
+    title: str
     left: Drawing
     of_stride: Callable[[int], Drawing]
     wanted: Callable[[Shown], bool]
@@ -393,11 +390,9 @@ def _stage(stride: int) -> Drawing:
     return drawing
 
 
-def _gate(name: str) -> Callable[[int], Drawing]:
+def _gate(name: str, words: str) -> Callable[[int], Drawing]:
     """Maps of the encoder's scales, by the stride of each."""
-    return lambda stride: _map(
-        f"{name}_gate_{SCALE_OF[stride]}", f"{name} gate {SCALE_OF[stride]}"
-    )
+    return lambda stride: _map(f"{name}_gate_{SCALE_OF[stride]}", f"{words} {SCALE_OF[stride]}")
 
 
 def _per_object(column: str, title: str) -> Drawing:
@@ -424,9 +419,8 @@ def _map(name: str, words: str) -> Drawing:
     signed = not isinstance(colours, str)
 
     def drawing(axes: Axes, shown: Shown) -> None:
-        title = words.format(shown.attends)
         if name not in shown.maps or 0 in shown.maps[name].values.shape:
-            _missing(axes, f"no {title}")
+            _missing(axes, f"no {words}")
             return
         from matplotlib.colors import LinearSegmentedColormap
 
@@ -449,7 +443,7 @@ def _map(name: str, words: str) -> Drawing:
             ),
         )
         _outline(axes, shown.labels, "#000000" if signed else "#FFFFFF", 0.25)
-        axes.set_title(title)
+        axes.set_title(words)
         _colour_bar(axes, drawn)
 
     return drawing
@@ -460,23 +454,23 @@ def _has(prefix: str) -> Callable[[Shown], bool]:
 
 
 _ROWS = (
-    _Row(lambda _: "boundary", _image, _stage, lambda shown: True),
+    _Row("boundary", _image, _stage, lambda shown: True),
     _Row(
-        lambda shown: "up-attention" if shown.attends == "ψ" else "skip gates",
+        "detail",
         _per_object("refinement_px", "boundary moved (px)"),
-        lambda stride: _map(f"aua_{stride}", f"{{}} at {NAMES[stride]}"),
+        lambda stride: _map(f"aua_{stride}", f"detail {NAMES[stride]}"),
         _has("aua_"),
     ),
     _Row(
-        lambda _: "scale gates",
-        _map("global_query", "global query (length)"),
-        _gate("scale"),
+        "scales",
+        _map("global_query", "overall"),
+        _gate("scale", "scale"),
         _has("scale_gate_"),
     ),
     _Row(
-        lambda _: "local gates",
+        "nearby",
         _per_object("contested", "boundary contested"),
-        _gate("local"),
+        _gate("local", "nearby"),
         _has("local_gate_"),
     ),
 )

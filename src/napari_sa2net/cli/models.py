@@ -1,4 +1,4 @@
-"""``sa2net models``: list, show, import, export, rename, aside, remove, compare."""
+"""``sa2net models``: list, show, import, export, vary, rename, aside, remove, compare."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 from napari_sa2net.cli import console
 from napari_sa2net.cli.console import StepProgress
 from napari_sa2net.cli.options import Device, Flag, Json, ModelName, OwnModel
-from napari_sa2net.errors import CheckpointError
+from napari_sa2net.errors import CheckpointError, SettingsError
 
 if TYPE_CHECKING:
     from napari_sa2net.models import ModelCard, ModelEntry
@@ -36,9 +36,10 @@ def card_lines(card: ModelCard, file: Mapping[str, Any], details: bool) -> list[
     """
     where = "bundled" if file.get("bundled") else "kept aside" if file.get("aside") else ""
     size = f"{file['size_bytes'] / 1e6:.1f} MB, made {card.created[:10]}"
-    from napari_sa2net.models.card import ORDINARY, gamma_rows
+    from napari_sa2net.models.card import ORDINARY, VARIANT, gamma_rows
     from napari_sa2net.models.registry import limits_of
 
+    varied = card.training.get("recipe") == VARIANT
     rows = [
         (
             "model",
@@ -51,9 +52,13 @@ def card_lines(card: ModelCard, file: Mapping[str, Any], details: bool) -> list[
         ("not for", limits_of(card)),
         ("classes", ", ".join(card.classes)),
         # Where it is not that of every ordinary model.
-        *((title, text) for title, text in gamma_rows(card.network) if text != ORDINARY),
-        ("scores", "\n".join(_score_lines(card))),
-        ("learned from", card.parent or ""),
+        *(
+            (title.lower(), text)
+            for title, text in gamma_rows(card.network)
+            if text != ORDINARY
+        ),
+        ("scores", "\n".join(_score_lines(card)) or ("not measured" if varied else "")),
+        ("variant of" if varied else "learned from", card.parent or ""),
         ("licence", card.licence),
         ("left out", _left_out(card)),
         ("file", f"{file['path']}\n{size}"),
@@ -220,6 +225,77 @@ def export_command(
         model, destination, attention=attention, authors=author, overwrite=overwrite
     )
     console.say(f"exported {model}: {target}")
+
+
+@models.command
+def variant(
+    model: ModelName,
+    name: str | None = None,
+    /,
+    *,
+    off: Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative="")] = (),
+    on: Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative="")] = (),
+    selectivity: str | None = None,
+    feature_selectivity: str | None = None,
+    overwrite: Flag = False,
+) -> None:
+    """Keep a model with its attention changed as a model of its own.
+
+    It is what *What if* on the See why page tries. Nothing is learned or measured.
+
+    Parameters
+    ----------
+    name
+        What to call it; unsaid: as the model, with -variant.
+    off
+        Scales at which attention adds nothing, of 1 (finest) to 4, such as 4.
+    on
+        Scales that the model has off, to be on again.
+    selectivity
+        How choosy each stage is with fine detail, 0 to 8 (γ of ψ), such as 1/4=2,full=0.5; 0:
+        all of it passes, 1: as the map shows. The others stay.
+    feature_selectivity
+        The same of the weights of features (squeeze and excitation), where there are any.
+    overwrite
+        Replace your model of that name.
+    """
+    from napari_sa2net.models import save_variant
+
+    entry = save_variant(
+        model,
+        name,
+        gates=_switches(off, on),
+        gamma=_by_stage("--selectivity", selectivity),
+        se_gamma=_by_stage("--feature-selectivity", feature_selectivity),
+        overwrite=overwrite,
+    )
+    console.say(f"kept {entry.name}: {entry.path}")
+    console.say(entry.card.description)
+
+
+def _switches(off: tuple[int, ...], on: tuple[int, ...]) -> list[bool | None]:
+    """Switches of the scales 1 to 4, None where nothing is said."""
+    said = [*off, *on]
+    if any(scale not in (1, 2, 3, 4) for scale in said) or len(set(said)) < len(said):
+        raise SettingsError("Give --off and --on scales from 1 to 4, each once.")
+    return [False if i in off else True if i in on else None for i in (1, 2, 3, 4)]
+
+
+def _by_stage(flag: str, text: str | None) -> list[float | None]:
+    """Numbers at 1/8, 1/4, 1/2 and full, None where nothing is said."""
+    from napari_sa2net.models.card import SCALES
+
+    said: dict[str, float] = {}
+    try:
+        for part in (text or "").replace(",", " ").split():
+            stage, _, value = part.partition("=")
+            said[SCALES[SCALES.index(stage)]] = float(value)
+    except ValueError:
+        raise SettingsError(
+            f"{flag} {text}: give stages ({', '.join(SCALES)}) with a number from 0 to 8 each, "
+            "such as 1/4=2,full=0.5."
+        ) from None
+    return [said.get(stage) for stage in SCALES]
 
 
 @models.command

@@ -214,6 +214,7 @@ class FastSA2Net(Staged):
     def __init__(self, net: SA2Net, dtype: torch.dtype) -> None:
         self.dtype = dtype
         self.gamma = there(net.gamma, net.gates)
+        self.scales = net.bottleneck.scales
         self._inc = (
             SplitConv(net.inc.conv, net.inc.norm)
             if dtype == torch.bfloat16

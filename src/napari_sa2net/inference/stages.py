@@ -37,7 +37,9 @@ Memo = dict[str, Tensor]
 
 #: Exponents at strides 8, 4, 2, 1; None: the network's own, or none to have.
 Exponents = tuple[float | None, ...]
-OWN: Exponents = (None, None, None, None)
+#: Gates of the scales 1…4, on or off; None: as the network has them.
+Switches = tuple[bool | None, ...]
+OWN = (None, None, None, None)
 
 
 @dataclass(frozen=True)
@@ -47,21 +49,22 @@ class Change:
     Attributes
     ----------
     gates
-        For each scale: its gate as trained, or switched off (0).
+        For each scale 1…4: its gate switched on, or off (0); None keeps it as the network has
+        it.
     gamma
         Exponents of ψ at strides 8, 4, 2, 1, in place of the network's own; None keeps that.
     se_gamma
         The same of squeeze and excitation on the skips.
     """
 
-    gates: tuple[bool, ...] = (True, True, True, True)
+    gates: Switches = OWN
     gamma: Exponents = OWN
     se_gamma: Exponents = OWN
 
     @property
     def first(self) -> int:
         """The first stage (index in `STAGES`) that it touches; 4 for none."""
-        touched = [3 - i for i, on in enumerate(self.gates) if not on]
+        touched = [3 - i for i, on in enumerate(self.gates) if on is not None]
         for exponents in (self.gamma, self.se_gamma):
             touched += [k for k, gamma in enumerate(exponents) if gamma is not None]
         return min(touched, default=len(STAGES))
@@ -69,7 +72,9 @@ class Change:
     def of(self, net: Staged) -> Change:
         """What of it makes a difference to a network."""
         return Change(
-            self.gates, _other(self.gamma, net.gamma), _other(self.se_gamma, net.se_gamma)
+            _switched(self.gates, net.scales),
+            _other(self.gamma, net.gamma),
+            _other(self.se_gamma, net.se_gamma),
         )
 
 
@@ -94,6 +99,8 @@ class Staged:
         Whether there are local gates, scale gates and a query.
     gamma, se_gamma
         The own exponents of ψ, and of squeeze and excitation; None where there is none.
+    scales
+        Which scale gates are on; None where there is none.
     margins
         Pixels around the wanted part that each stage runs on; None: all.
     """
@@ -101,6 +108,7 @@ class Staged:
     has_scale_attention: bool
     gamma: Any = OWN
     se_gamma: Any = OWN
+    scales: Any = OWN
     margins: Any
 
     def __call__(
@@ -135,7 +143,7 @@ class Staged:
         raise NotImplementedError
 
     def mix(self, local: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Scale gates and global query."""
+        """Scale gates, as if all were on, and global query."""
         raise NotImplementedError
 
     def attended(self, i: int, feature: Tensor, gated: Tensor | None) -> Tensor:
@@ -224,10 +232,11 @@ def run(
     for k in range(first, len(STAGES)):
         stride, part, i = STAGES[k], parts[k], 3 - k
         deep = cut(deep, inside, part, 2 * stride)
-        skip = _skip(net, i, change.gates[i], values, kept)
+        on = bool(net.scales[i] if change.gates[i] is None else change.gates[i])
+        skip = _skip(net, i, on, values, kept)
         skip = net.excited(i, skip, change.se_gamma[k])
         side = net.side(k, skip)
-        same = k == first and change.gates[i] and change.se_gamma[k] is None
+        same = k == first and change.gates[i] is None and change.se_gamma[k] is None
         if same and f"psi_{stride}" in values:
             psi: Tensor | None = values[f"psi_{stride}"]
         else:
@@ -262,8 +271,9 @@ def _attend(
             see(f"local_gate_{i + 1}", gate, whole, 4)
     gates, query = net.mix(local)
     if see is not None:
-        for i in range(4):
-            see(f"scale_gate_{i + 1}", gates[:, i : i + 1], whole, 4)
+        for i, on in enumerate(net.scales):
+            gate = gates[:, i : i + 1]
+            see(f"scale_gate_{i + 1}", gate if on else torch.zeros_like(gate), whole, 4)
         see("global_query", query, whole, 4)
     return local, gates, query
 
@@ -305,6 +315,14 @@ def _skip(net: Staged, i: int, on: bool, values: Memo, kept: bool) -> Tensor:
 def there(gamma: Sequence[float], has: Sequence[bool]) -> Exponents:
     """Exponents, None where there is no module to have one."""
     return tuple(g if t else None for g, t in zip(gamma, has, strict=True))
+
+
+def _switched(wanted: Switches, own: Switches) -> Switches:
+    """The switches that are wanted, None where the network's are so, or it has none."""
+    return tuple(
+        None if a is None or b is None or a == b else a
+        for a, b in zip(wanted, own, strict=True)
+    )
 
 
 def _other(wanted: Exponents, own: Exponents) -> Exponents:
@@ -417,6 +435,11 @@ class PlainSA2Net(_Plain):
     has_scale_attention = True
     net: SA2Net
 
+    @property
+    def scales(self) -> Switches:  # type: ignore[override]
+        """Which scale gates are on."""
+        return self.net.bottleneck.scales
+
     def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """The four scales and the deepest feature."""
         return self.net.encode(x)
@@ -504,7 +527,8 @@ def encoded(net: Network, x: Tensor) -> tuple[list[Tensor], Tensor]:
     _begin(stages, packed(x), whole, [whole] * len(STAGES), None, values)
     skips = []
     for i in range(len(STAGES)):
-        skip = stages.attended(i, values[f"scale_{i}"], values.get(f"gated_{i}"))
+        gated = values.get(f"gated_{i}") if stages.scales[i] else None
+        skip = stages.attended(i, values[f"scale_{i}"], gated)
         skips.append(stages.excited(i, skip, None))
     return skips, values["up_16"]
 

@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from napari_sa2net.config import GAMMA_MOST
 from napari_sa2net.data.plan import Box, ImagePlan
-from napari_sa2net.errors import SettingsError
 from napari_sa2net.inference.predict import CancelCallback, Predictor
 from napari_sa2net.inference.segment import cropped, fill_background, with_context
 from napari_sa2net.inference.stages import AS_TRAINED, Change, Memo, n_bytes
 from napari_sa2net.inference.tiling import Tile, allocate
+from napari_sa2net.models.card import check_change
 
 #: Memory for what is kept of the tiles of one box (bytes). Tiles beyond it run as a whole.
 CACHE_BYTES = 2**29
@@ -91,7 +90,7 @@ class WhatIfRun:
 
     def run(
         self,
-        gates: Sequence[bool] = AS_TRAINED.gates,
+        gates: Sequence[bool | None] = AS_TRAINED.gates,
         gamma: Sequence[float | None] = AS_TRAINED.gamma,
         se_gamma: Sequence[float | None] = AS_TRAINED.se_gamma,
         *,
@@ -102,8 +101,9 @@ class WhatIfRun:
 
         Parameters
         ----------
-        gates : four bools
-            Scale gates 1…4; False switches one off (0).
+        gates : four bools, or None
+            Scale gates 1…4: False switches one off (0), True on, None keeps it as the model
+            has it.
         gamma : four floats in 0…8, or None
             Exponents of ψ at strides 8, 4, 2, 1, whatever the model's own: 0 is off, 1 plain
             ψ. None keeps the model's own.
@@ -163,26 +163,14 @@ class WhatIfRun:
 
 
 def checked(
-    gates: Sequence[bool],
+    gates: Sequence[bool | None],
     gamma: Sequence[float | None],
     se_gamma: Sequence[float | None] = AS_TRAINED.se_gamma,
 ) -> Change:
-    """The change, if it is one.
-
-    Raises
-    ------
-    SettingsError
-        If an exponent is out of bounds or something does not come in four.
-    """
-    for n, what in ((len(gates), "scale gates"), (len(gamma), "ψ"), (len(se_gamma), "skips")):
-        if n != 4:
-            raise SettingsError(f"There are four {what}, not {n}.")
-    for value in (*gamma, *se_gamma):
-        if value is not None and not 0 <= value <= GAMMA_MOST:
-            raise SettingsError(
-                f"An exponent γ lies between 0 and {GAMMA_MOST:g}, not at {value}."
-            )
-    return Change(tuple(bool(on) for on in gates), _floats(gamma), _floats(se_gamma))
+    """The change, if it is one; raises as `check_change`."""
+    check_change(gates, gamma, se_gamma)
+    switches = tuple(None if on is None else bool(on) for on in gates)
+    return Change(switches, _floats(gamma), _floats(se_gamma))
 
 
 def _floats(values: Sequence[float | None]) -> tuple[float | None, ...]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from napari_sa2net.models.registry import remove_model as remove_model
     from napari_sa2net.models.registry import rename_model as rename_model
     from napari_sa2net.models.registry import restore_model as restore_model
+    from napari_sa2net.models.registry import save_variant as save_variant
 
 _MODULES = {
     "ModelCard": "card",
@@ -50,6 +51,7 @@ _MODULES = {
     "remove_model": "registry",
     "rename_model": "registry",
     "restore_model": "registry",
+    "save_variant": "registry",
 }
 __all__ = sorted(_MODULES)
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from napari_sa2net.config import (
+    GAMMA_MOST,
     InputConfig,
     InstanceConfig,
     NetworkConfig,
-    NetworkKind,
     Settings,
 )
 from napari_sa2net.errors import (
@@ -24,11 +25,13 @@ from napari_sa2net.errors import (
     CheckpointPathError,
     CorruptCheckpointError,
     ForeignCheckpointError,
+    SettingsError,
 )
 from napari_sa2net.files import readable_all
 
-#: Version of the card's fields; files with a higher one are refused.
-SCHEMA_VERSION = 1
+#: Version of the card's fields, and that of a network with scales switched off, which earlier
+#: versions cannot run; files with a higher one are refused.
+SCHEMA_VERSION, SWITCHED_VERSION = 1, 2
 #: Key of the card in the safetensors metadata.
 CARD_KEY = "card"
 #: safetensors itself allows no larger header.
@@ -96,10 +99,10 @@ class ModelCard(Settings):
         CardError
             If `training` holds something that JSON cannot.
         """
+        version = SCHEMA_VERSION if all(self.network.scales) else SWITCHED_VERSION
         try:
-            content = self.model_dump()
-            clean = readable_all(content)
-            card = self if clean == content else type(self).model_validate(clean)
+            content = {**self.model_dump(), "schema_version": version}
+            card = type(self).model_validate(readable_all(content))
             return card.model_dump_json()
         except ValueError as error:
             raise CardError(
@@ -130,10 +133,10 @@ class ModelCard(Settings):
                 f"The model card in {where} has no schema version. "
                 "Save the model again with napari-sa2net."
             )
-        if version > SCHEMA_VERSION:
+        if version > SWITCHED_VERSION:
             raise CardError(
                 f"The model card in {where} has schema version {version}; this version of "
-                f"napari-sa2net knows up to {SCHEMA_VERSION}. Update it: "
+                f"napari-sa2net knows up to {SWITCHED_VERSION}. Update it: "
                 "pip install -U napari-sa2net"
             )
         try:
@@ -202,7 +205,7 @@ def is_safetensors(start: bytes) -> bool:
     return start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= MAX_HEADER
 
 
-def read_header(file: BufferedReader, where: str) -> dict[str, Any]:
+def read_header(file: BinaryIO, where: str) -> dict[str, Any]:
     """Header of a safetensors file, with the file's length checked against it.
 
     Raises
@@ -239,11 +242,34 @@ def read_header(file: BufferedReader, where: str) -> dict[str, Any]:
     return header
 
 
+def write_with_card(source: BinaryIO, target: BinaryIO, card: ModelCard) -> None:
+    """Copy a safetensors file with another card; the weights stay, byte for byte.
+
+    Raises
+    ------
+    ForeignCheckpointError, CorruptCheckpointError
+        As of `read_header`.
+    CardError
+        If the card cannot be written.
+    """
+    header = read_header(source, "the model file")
+    data_at = 8 + int.from_bytes(_from(source, 0, 8), "little")
+    metadata = {**(header.get("__metadata__") or {}), CARD_KEY: card.to_json()}
+    text = json.dumps({**header, "__metadata__": metadata}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format wants the weights aligned
+    target.write(len(text).to_bytes(8, "little") + text)
+    source.seek(data_at)
+    shutil.copyfileobj(source, target, 1 << 20)
+
+
+def _from(file: BinaryIO, at: int, n: int) -> bytes:
+    file.seek(at)
+    return file.read(n)
+
+
 # --------------------------------------------------------------------------------------------
 # The focal exponents γ of a model in words, for cards in the dock and on the shell.
 
-#: What attends at each stage of the decoder: up-attention, or the gate of a skip.
-GATE_WORDS: dict[NetworkKind, str] = {"sa2net": "ψ", "focal_unet": "gate"}
 #: Scale of each map, the deepest first.
 SCALES = ("1/8", "1/4", "1/2", "full")
 #: γ = 1 everywhere, in words.
@@ -251,7 +277,7 @@ ORDINARY = "1 (ordinary attention)"
 
 
 def gamma_rows(network: NetworkConfig) -> list[tuple[str, str]]:
-    """Title and values for the maps, and for squeeze and excitation where there is any.
+    """Title and values for the maps, for squeeze and excitation, and for scales that are off.
 
     Parameters
     ----------
@@ -260,13 +286,16 @@ def gamma_rows(network: NetworkConfig) -> list[tuple[str, str]]:
     Returns
     -------
     list of (title, values)
-        As ``("γ of ψ", "1/8: 1.2 · 1/4: 1 · 1/2: off · full: 0.7")``; one number where all are
-        equal.
+        As ``("Selectivity", "1/8: 1.2 · 1/4: 1 · 1/2: off · full: 0.7")``; one number where
+        all are equal. Of squeeze and excitation, and of scales, only where there is
+        something to say.
     """
-    maps = "ψ" if network.kind == "sa2net" else "the gates"
-    rows = [(f"γ of {maps}", _values(network.gamma, network.gates))]
+    rows = [("Selectivity", _values(network.gamma, network.gates))]
     if any(network.se):
-        rows.append(("γ of squeeze", _values(network.se_gamma, network.se)))
+        rows.append(("Feature selectivity", _values(network.se_gamma, network.se)))
+    off = [str(4 - k) for k, on in enumerate(network.scales) if not on][::-1]
+    if off:
+        rows.append(("Scales off", ", ".join(off)))
     return rows
 
 
@@ -275,3 +304,132 @@ def _values(gamma: Sequence[float], there: Sequence[bool]) -> str:
     if len(set(values)) == 1:
         return ORDINARY if values[0] == "1" else f"{values[0]} (at every scale)"
     return " · ".join(f"{name}: {value}" for name, value in zip(SCALES, values, strict=True))
+
+
+# --------------------------------------------------------------------------------------------
+# Variants: a model with its attention changed, and the words for what was changed.
+
+#: Recipe of a variant's card: it was not trained, and none of its scores are known.
+VARIANT = "variant"
+#: What a variant's card says of the training of its weights; never a score or a verdict.
+_OF_WEIGHTS = (
+    *("data", "images", "axes", "channels", "limits"),
+    *("commits", "commit_ids", "held_out", "held_out_before", "places"),
+)
+
+
+def check_change(
+    gates: Sequence[bool | None],
+    gamma: Sequence[float | None],
+    se_gamma: Sequence[float | None],
+) -> None:
+    """Check a change of attention, each None keeping what the model has.
+
+    Parameters
+    ----------
+    gates : four bools or None
+        Scale gates 1…4, on or off.
+    gamma, se_gamma : four floats in 0…8, or None
+        Exponents of ψ, and of squeeze and excitation, at strides 8, 4, 2, 1.
+
+    Raises
+    ------
+    SettingsError
+        If an exponent is out of bounds or something does not come in four.
+    """
+    for n, what in ((len(gates), "scale gates"), (len(gamma), "ψ"), (len(se_gamma), "skips")):
+        if n != 4:
+            raise SettingsError(f"There are four {what}, not {n}.")
+    for value in (*gamma, *se_gamma):
+        if value is not None and not 0 <= value <= GAMMA_MOST:
+            raise SettingsError(
+                f"An exponent γ lies between 0 and {GAMMA_MOST:g}, not at {value}."
+            )
+
+
+def variant_card(
+    card: ModelCard,
+    name: str,
+    parent: str,
+    gates: Sequence[bool | None],
+    gamma: Sequence[float | None],
+    se_gamma: Sequence[float | None],
+) -> ModelCard:
+    """The card of a model with its attention changed.
+
+    Parameters
+    ----------
+    card : ModelCard
+        Of the model.
+    name : str
+        Of the variant.
+    parent : str
+        Name and sha256 of the model.
+    gates, gamma, se_gamma
+        As of `check_change`.
+
+    Returns
+    -------
+    ModelCard
+        Without scores: nobody has measured the variant.
+
+    Raises
+    ------
+    SettingsError
+        As of `check_change`; if nothing would be different.
+    """
+    check_change(gates, gamma, se_gamma)
+    own = card.network
+    has_scales = own.kind == "sa2net"
+    network = own.model_copy(
+        update={
+            "scales": _other(own.scales, gates[::-1], (has_scales,) * 4),
+            "gamma": _other(own.gamma, gamma, own.gates),
+            "se_gamma": _other(own.se_gamma, se_gamma, own.se),
+        }
+    )
+    changed = change_words(own, network)
+    if not changed:
+        raise SettingsError(
+            "Nothing is changed, so there is no variant to keep. Switch a scale off or move a "
+            "slider first."
+        )
+    kept = {key: card.training[key] for key in _OF_WEIGHTS if key in card.training}
+    return card.model_copy(
+        update={
+            "name": name,
+            "description": f"{card.name} with {changed}. Its scores have not been measured.",
+            "network": network,
+            "training": {**kept, "recipe": VARIANT, "changed": changed},
+            "scores": {},
+            "parent": parent,
+            "created": utc_now(),
+        }
+    )
+
+
+def change_words(before: NetworkConfig, after: NetworkConfig) -> str:
+    """``scale 4 off, detail 1/4 at selectivity 2``; empty where nothing differs."""
+    parts = [
+        f"scale {4 - k} {'on' if now else 'off'}"
+        for k, (was, now) in enumerate(zip(before.scales, after.scales, strict=True))
+        if was != now
+    ][::-1]
+    for word, first, second in (
+        ("detail", before.gamma, after.gamma),
+        ("features", before.se_gamma, after.se_gamma),
+    ):
+        parts += [
+            f"{word} {scale} at selectivity {now:.3g}"
+            for scale, was, now in zip(SCALES, first, second, strict=True)
+            if was != now
+        ]
+    return ", ".join(parts)
+
+
+def _other(own: Sequence[Any], wanted: Sequence[Any], there: Sequence[bool]) -> tuple[Any, ...]:
+    """What is wanted where it is, and there is something to have it; else the own."""
+    return tuple(
+        a if b is None or not t else type(a)(b)
+        for a, b, t in zip(own, wanted, there, strict=True)
+    )

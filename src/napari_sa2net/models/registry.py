@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +34,13 @@ from napari_sa2net.files import (
     user_data_dir,
     write_atomically,
 )
-from napari_sa2net.models.card import ModelCard, open_checked, read_card
+from napari_sa2net.models.card import (
+    ModelCard,
+    open_checked,
+    read_card,
+    variant_card,
+    write_with_card,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -190,6 +197,94 @@ def free_model_name(wanted: str) -> str:
         ending = f"-{number}"
         name = f"{wanted[: MAX_NAME - len(ending)]}{ending}"
     return name
+
+
+def variant_name(parent: str) -> str:
+    """A name for a variant of a model that no model has: ``nuclei-variant``.
+
+    Raises
+    ------
+    SettingsError
+        If no model may be called so.
+    """
+    return free_model_name(f"{parent[: MAX_NAME - len('-variant')].rstrip(' .-')}-variant")
+
+
+def save_variant(
+    model: str,
+    name: str | None = None,
+    *,
+    gates: Sequence[bool | None] = (None,) * 4,
+    gamma: Sequence[float | None] = (None,) * 4,
+    se_gamma: Sequence[float | None] = (None,) * 4,
+    sha256: str | None = None,
+    overwrite: bool = False,
+) -> ModelEntry:
+    """Keep a model with its attention changed as a model of its own.
+
+    Its weights are the model's, byte for byte; the change stands in its card, which names the
+    model and has no scores, since nobody has measured them. It computes what
+    `napari_sa2net.interpret.whatif.WhatIfRun` does with the same change, bit for bit.
+    `remove_model` takes it away again.
+
+    Parameters
+    ----------
+    model : str
+        Name of a model.
+    name : str, optional
+        Of the variant; unsaid: the first of ``MODEL-variant``, ``MODEL-variant-2``, … that is
+        free.
+    gates : four bools or None
+        Scale gates 1 (finest) to 4: False switches one off, None keeps it.
+    gamma : four floats in 0…8, or None
+        Selectivity of the detail maps (exponents γ of ψ) at strides 8, 4, 2, 1; None keeps the
+        model's own.
+    se_gamma : four floats in 0…8, or None
+        The same of the weights of features (squeeze and excitation).
+    sha256 : str, optional
+        Of the file that the change was tried with, hexadecimal.
+    overwrite : bool
+        Replace the user's model of that name.
+
+    Returns
+    -------
+    ModelEntry
+        Offered like any other.
+
+    Raises
+    ------
+    ModelNotFoundError
+        If there is no such model, or its file is not the one of `sha256`.
+    SettingsError
+        If the change is none, or the name is not allowed.
+    ModelExistsError
+        If the name is taken (by a bundled model or the model itself: even with `overwrite`).
+    CheckpointError, OutputError
+        If the file cannot be read or written.
+
+    Examples
+    --------
+    >>> from napari_sa2net.models import remove_model, save_variant
+    >>> variant = save_variant("nuclei", "nuclei-fine", gates=(None, None, None, False))
+    >>> variant.card.description
+    'nuclei with scale 4 off. Its scores have not been measured.'
+    >>> gone = remove_model("nuclei-fine")
+    """
+    parent = get_model(model)
+    found = file_sha256(parent.path)
+    if sha256 is not None and found != sha256:
+        raise ModelNotFoundError(
+            f"{model!r} is another model than the one that was tried. Look inside again, and "
+            "keep the change then."
+        )
+    name = check_model_name(variant_name(parent.name) if name is None else name)
+    card = variant_card(parent.card, name, f"{parent.name} {found}", gates, gamma, se_gamma)
+    if name.casefold() == parent.name.casefold():
+        raise ModelExistsError(f"{name!r} is the model itself. Choose another name.")
+    with tempfile.TemporaryDirectory() as folder, open_checked(parent.path) as file:
+        made = Path(folder) / f"variant{SUFFIX}"
+        write_atomically(made, lambda out: write_with_card(file, out, card))
+        return add_file(made, name, overwrite)
 
 
 def model_not_found(name: str) -> ModelNotFoundError:

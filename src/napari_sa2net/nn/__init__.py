@@ -50,6 +50,7 @@ def make_network(config: NetworkConfig, learnable_gamma: bool = False) -> Networ
         gates=config.gates,
         se=config.se,
         se_gamma=config.se_gamma,
+        scales=config.scales,
     )
 
 
@@ -58,6 +59,7 @@ def network_config(net: SegmentationNet) -> NetworkConfig:
     g4, g3, g2, g1 = net.gates
     s4, s3, s2, s1 = (str(k) in net.se for k in (4, 3, 2, 1))
     gates, se = (g4, g3, g2, g1), (s4, s3, s2, s1)
+    a4, a3, a2, a1 = net.scales
     return NetworkConfig(
         kind="focal_unet" if isinstance(net, FocalUNet) else "sa2net",
         in_channels=net.in_channels,
@@ -67,6 +69,7 @@ def network_config(net: SegmentationNet) -> NetworkConfig:
         gamma=_present(net.gamma, gates),
         se=se,
         se_gamma=_present(net.se_gamma, se),
+        scales=(a4, a3, a2, a1),
     )
 
 

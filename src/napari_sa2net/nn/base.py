@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from napari_sa2net.config import ALL
 from napari_sa2net.nn.focal import FocalExponent, FocalSE
 
 #: Height and width inside a network are multiples of this (four poolings by 2).
@@ -35,6 +36,8 @@ class SegmentationNet(nn.Module):
         Width C; skip k has 2^(k-1) C channels.
     gates, se : four bools
         Skips with an attention gate, and with squeeze and excitation.
+    scales : four bools
+        Skips that scale-aware attention adds to, where there is any.
     gamma, se_gamma : four floats in 0…8
         Focal exponents of the gates, and of squeeze and excitation.
     learnable_gamma : bool
@@ -56,6 +59,7 @@ class SegmentationNet(nn.Module):
         gates: Sequence[bool],
         se: Sequence[bool],
         se_gamma: Sequence[float],
+        scales: Sequence[bool] = ALL,
     ) -> None:
         super().__init__()
         if min(in_channels, n_classes, base_channels) < 1:
@@ -67,6 +71,7 @@ class SegmentationNet(nn.Module):
         self.n_classes = n_classes
         self.base_channels = base_channels
         self.gates = _four("gates", gates)
+        self.scales = _four("scales", scales)
         _four("gamma", gamma)
         #: Squeeze and excitation by skip, "4" to "1"; no entry where there is none.
         self.se = nn.ModuleDict(

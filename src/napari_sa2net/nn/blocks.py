@@ -7,6 +7,7 @@ and its published code.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -204,11 +205,16 @@ class ScaleAwareAttention(nn.Module):
     channels : int
         Base channels C. The four inputs have C channels each; output i has
         (C, 2C, 4C, 8C)[i] channels at its input's resolution.
+    scales : sequence of 4 bools
+        Scales 1, 2, 3, 4 that something is added to; the gate of the others is 0.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(
+        self, channels: int, scales: Sequence[bool] = (True, True, True, True)
+    ) -> None:
         super().__init__()
         self.channels = channels
+        self.scales = tuple(scales)
         for i, width in enumerate((1, 2, 4, 8), start=1):
             self.add_module(f"gcn{i}", LocalScaleAttention(channels))
             self.add_module(f"mlp{i}", Mlp(channels))
@@ -228,16 +234,25 @@ class ScaleAwareAttention(nn.Module):
             for i, f in enumerate(features, start=1)
         ]
         gates, query = self.mix(local)
+        gates, query = self.scale_gates(self.switched(gates)), self.global_query(query)
         return [
-            self.attended(i, f, local[i] * gates[:, i : i + 1] * query)
-            for i, f in enumerate(features)
+            self.attended(i, f, local[i] * gates[:, i : i + 1] * query if on else None)
+            for i, (f, on) in enumerate(zip(features, self.scales, strict=True))
         ]
 
     def mix(self, local: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Scale gates (B, 4, h, w) and global query (B, C, h, w) of the local outputs."""
+        """Scale gates (B, 4, h, w) and global query (B, C, h, w) of the local outputs.
+
+        The gates are those of a block that has all its scales.
+        """
         y = F.gelu(self.conv(self.bn(torch.cat(local, dim=1))))
-        gates = self.scale_gates(y[:, self.channels :])
-        return gates, self.global_query(F.gelu(self.qconv(y[:, : self.channels])))
+        return y[:, self.channels :], F.gelu(self.qconv(y[:, : self.channels]))
+
+    def switched(self, gates: Tensor) -> Tensor:
+        """Gates (B, 4, h, w), 0 where the scale is off."""
+        if all(self.scales):
+            return gates
+        return gates * torch.tensor(self.scales, device=gates.device)[:, None, None]
 
     def attended(self, i: int, feature: Tensor, gated: Tensor | None) -> Tensor:
         """Output i (from 0) of its feature and what attention adds; None adds nothing."""

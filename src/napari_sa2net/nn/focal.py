@@ -22,7 +22,7 @@ ATTENTION_FLOOR = 1e-7
 SE_REDUCTION, SE_MIN_HIDDEN = 16, 4
 
 
-def raised(attention: Tensor, gamma: float | Tensor) -> Tensor:
+def raised(attention: Tensor, gamma: Tensor) -> Tensor:
     """Attention ** γ, same shape and dtype; computed in float32 at least."""
     exact = attention.to(torch.promote_types(attention.dtype, torch.float32))
     return exact.clamp(ATTENTION_FLOOR, 1.0).pow(gamma).to(attention.dtype)
@@ -71,9 +71,16 @@ class FocalExponent(nn.Module):
         return min(max(0.0, float(self.gamma.detach())), GAMMA_MOST)
 
     def forward(self, attention: Tensor, gamma: float | None = None) -> Tensor:
-        """Return attention ** γ, same shape and dtype; `gamma` stands in for the module's."""
+        """Return attention ** γ, same shape and dtype; `gamma` stands in for the module's.
+
+        It gives the same bits as a module whose fixed γ it is.
+        """
         if gamma is not None:
-            return raised(attention, gamma)
+            if gamma == 1.0:
+                return attention
+            # A tensor, as a module's is: a power by a plain number may round otherwise.
+            own = torch.tensor(gamma, dtype=self.gamma.dtype, device=self.gamma.device)
+            return raised(attention, own)
         if self._identity:
             return attention
         if self.learnable and self.training:

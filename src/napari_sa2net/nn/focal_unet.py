@@ -60,6 +60,8 @@ class FocalUNet(SegmentationNet):
         Skips (4, 3, 2, 1) that have a gate, and squeeze and excitation.
     se_gamma : sequence of 4 floats
         Focal exponents of squeeze and excitation.
+    scales : sequence of 4 bools
+        Without effect: there is no scale-aware attention.
 
     Raises
     ------
@@ -83,9 +85,18 @@ class FocalUNet(SegmentationNet):
         gates: Sequence[bool] = (True, True, True, True),
         se: Sequence[bool] = (True, True, True, True),
         se_gamma: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+        scales: Sequence[bool] = (True, True, True, True),
     ) -> None:
         super().__init__(
-            in_channels, n_classes, base_channels, gamma, learnable_gamma, gates, se, se_gamma
+            in_channels,
+            n_classes,
+            base_channels,
+            gamma,
+            learnable_gamma,
+            gates,
+            se,
+            se_gamma,
+            scales,
         )
         c = base_channels
         self.inc = ConvBatchNorm(in_channels, c)

@@ -34,6 +34,8 @@ class SA2Net(SegmentationNet):
         Focal squeeze and excitation on O4, O3, O2, O1; none is the published network.
     se_gamma : sequence of 4 floats
         Focal exponents of squeeze and excitation.
+    scales : sequence of 4 bools
+        Scales 4, 3, 2, 1 that scale-aware attention adds to; all is the published network.
 
     Raises
     ------
@@ -56,9 +58,18 @@ class SA2Net(SegmentationNet):
         gates: Sequence[bool] = (True, True, True, True),
         se: Sequence[bool] = (False, False, False, False),
         se_gamma: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+        scales: Sequence[bool] = (True, True, True, True),
     ) -> None:
         super().__init__(
-            in_channels, n_classes, base_channels, gamma, learnable_gamma, gates, se, se_gamma
+            in_channels,
+            n_classes,
+            base_channels,
+            gamma,
+            learnable_gamma,
+            gates,
+            se,
+            se_gamma,
+            scales,
         )
         c = base_channels
         self.inc = ConvBatchNorm(in_channels, c)
@@ -70,7 +81,7 @@ class SA2Net(SegmentationNet):
         self.side_conv3 = nn.Conv2d(4 * c, c, 3, padding=1)
         self.side_conv4 = nn.Conv2d(8 * c, c, 3, padding=1)
         self.side_conv5 = nn.Conv2d(8 * c, 8 * c, 3, padding=1)
-        self.bottleneck = ScaleAwareAttention(c)
+        self.bottleneck = ScaleAwareAttention(c, tuple(reversed(self.scales)))
         self.up4 = UpBlock(8 * c, 4 * c, gamma[0], learnable_gamma, gates[0])
         self.up3 = UpBlock(4 * c, 2 * c, gamma[1], learnable_gamma, gates[1])
         self.up2 = UpBlock(2 * c, c, gamma[2], learnable_gamma, gates[2])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from napari_sa2net.errors import EvaluationError
 from napari_sa2net.metrics import ImageScore, MatchCounts, overlaps, pool, score_image
-from napari_sa2net.models.card import ModelCard
+from napari_sa2net.models.card import VARIANT, ModelCard
 from napari_sa2net.training.runs import RECIPE
 
 if TYPE_CHECKING:
@@ -504,7 +504,7 @@ def use_of(card: ModelCard, item: TrainingItem) -> Use:
     or is cut from the same source, was had for the same.
     """
     training = card.training
-    if training.get("recipe") != RECIPE:
+    if training.get("recipe") not in (RECIPE, VARIANT):
         return "none"
     by_use = {
         use: tuple(training.get(key) or ())

@@ -27,13 +27,14 @@ from napari_sa2net.errors import (
     TrainingDataError,
     TrainingError,
 )
-from napari_sa2net.models.card import ModelCard, read_card
+from napari_sa2net.models.card import VARIANT, ModelCard, read_card
 from napari_sa2net.models.file import Model, load_model
 from napari_sa2net.models.registry import (
     check_model_name,
     find_model,
     is_model_name,
     list_models,
+    parent_named,
 )
 from napari_sa2net.training.compare import Event
 from napari_sa2net.training.material import prepare
@@ -394,6 +395,11 @@ def repeat_from_card(
     training = card.training
     name = name or f"{card.name[:56]}-again"
     read_as = {key: training.get(key) for key in ("axes", "channels")}
+    if training.get("recipe") == VARIANT:
+        raise CardError(
+            f"{card.name!r} was not trained: it is {parent_named(card)[0]} with its attention "
+            "changed. Repeat the training of that model, and keep the change again."
+        )
     try:
         if training.get("recipe") != RECIPE:
             config = TrainConfig.model_validate({**training["settings"], "resume": None})

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer, Signal
-from qtpy.QtGui import QGuiApplication
+from qtpy.QtGui import QGuiApplication, QKeyEvent
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QBoxLayout,
@@ -24,6 +24,7 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QLayout,
+    QLineEdit,
     QPlainTextEdit,
     QProgressBar,
     QPushButton,
@@ -36,6 +37,7 @@ from qtpy.QtWidgets import (
 from superqt.utils import signals_blocked
 
 from napari_sa2net.app.session import ErrorInfo, JobProgress, Session
+from napari_sa2net.models.registry import MAX_NAME
 from napari_sa2net.widgets.number_field import NumberField
 
 
@@ -188,6 +190,61 @@ def fold_button(text: str, tip: str, body: QWidget) -> QToolButton:
     button.toggled.connect(body.setVisible)
     body.setVisible(False)
     return button
+
+
+class NameRow(QWidget):
+    """A field for the name of a model, with what accepts it; hidden until it is asked.
+
+    Parameters
+    ----------
+    accept, tip : str
+        Word and tooltip of the button that takes the name.
+    cancel_tip : str
+
+    Signals
+    -------
+    accepted : str
+    """
+
+    accepted = Signal(str)
+
+    def __init__(
+        self, accept: str, tip: str, cancel_tip: str, parent: QWidget | None = None
+    ) -> None:
+        super().__init__(parent)
+        self.field = QLineEdit()
+        self.field.setMaxLength(MAX_NAME)
+        self.field.setAccessibleName("New name")
+        self.field.setToolTip(
+            f"1 to {MAX_NAME} letters, digits, spaces, dots, dashes or underscores"
+        )
+        self.ok = push_button(accept, f"{tip} (Enter)")
+        self.cancel = link_button("Cancel", f"{cancel_tip} (Esc)")
+        hbox((self.field, 1), self.ok, self.cancel, on=self)
+        self.field.returnPressed.connect(self._accept)
+        self.ok.clicked.connect(self._accept)
+        self.cancel.clicked.connect(self.hide)
+        self.field.textChanged.connect(lambda text: self.ok.setEnabled(bool(text.strip())))
+        self.setVisible(False)
+
+    def ask(self, name: str) -> None:
+        """Show the field with a name."""
+        self.field.setText(name)
+        self.field.selectAll()
+        self.setVisible(True)
+        self.field.setFocus()
+
+    def keyPressEvent(self, event: QKeyEvent | None) -> None:
+        """Take the keys that mean something here."""
+        if event is not None and event.key() == Qt.Key.Key_Escape:
+            self.hide()
+            return
+        super().keyPressEvent(event)
+
+    def _accept(self) -> None:
+        name = self.field.text().strip()
+        if name:
+            self.accepted.emit(name)
 
 
 class FolderRow(QWidget):

@@ -14,7 +14,6 @@ from qtpy.QtGui import (
     QDragMoveEvent,
     QDropEvent,
     QGuiApplication,
-    QKeyEvent,
     QShowEvent,
 )
 from qtpy.QtWidgets import (
@@ -24,7 +23,6 @@ from qtpy.QtWidgets import (
     QGridLayout,
     QHeaderView,
     QLabel,
-    QLineEdit,
     QTreeWidget,
     QTreeWidgetItem,
     QWidget,
@@ -42,11 +40,12 @@ from napari_sa2net.app.models import (
     part_words,
 )
 from napari_sa2net.app.session import Session
-from napari_sa2net.models.registry import MAX_NAME, SUFFIX, ZOO_SUFFIX, ModelEntry
+from napari_sa2net.models.registry import SUFFIX, ZOO_SUFFIX, ModelEntry
 from napari_sa2net.widgets.controls import (
     PAGE_MARGINS,
     FolderRow,
     Form,
+    NameRow,
     ProgressLine,
     align_forms,
     fold_button,
@@ -96,7 +95,7 @@ class Actions(QWidget):
         for i, button in enumerate((self.rename, self.export, self.shelf, self.remove)):
             grid.addWidget(button, i // 2, i % 2)
             grid.setColumnStretch(i % 2, 1)
-        self.name_row = NameRow()
+        self.name_row = NameRow("Rename", "Take this name", "Keep the name")
         self.question = Question()
         vbox(self.use, grid, self.name_row, self.question, on=self)
         self.use.clicked.connect(lambda: controller.use(controller.state.chosen))
@@ -184,53 +183,6 @@ class Actions(QWidget):
         self._controller.export(name, path, overwrite=asked)
 
 
-class NameRow(QWidget):
-    """A field for a name, with what accepts it.
-
-    Signals
-    -------
-    accepted : str
-    """
-
-    accepted = Signal(str)
-
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.field = QLineEdit()
-        self.field.setMaxLength(MAX_NAME)
-        self.field.setAccessibleName("New name")
-        self.field.setToolTip(
-            f"1 to {MAX_NAME} letters, digits, spaces, dots, dashes or underscores"
-        )
-        self.ok = push_button("Rename", "Take this name (Enter)")
-        self.cancel = link_button("Cancel", "Keep the name (Esc)")
-        hbox((self.field, 1), self.ok, self.cancel, on=self)
-        self.field.returnPressed.connect(self._accept)
-        self.ok.clicked.connect(self._accept)
-        self.cancel.clicked.connect(self.hide)
-        self.field.textChanged.connect(lambda text: self.ok.setEnabled(bool(text.strip())))
-        self.setVisible(False)
-
-    def ask(self, name: str) -> None:
-        """Show the field with the present name."""
-        self.field.setText(name)
-        self.field.selectAll()
-        self.setVisible(True)
-        self.field.setFocus()
-
-    def keyPressEvent(self, event: QKeyEvent | None) -> None:
-        """Take the keys that mean something here."""
-        if event is not None and event.key() == Qt.Key.Key_Escape:
-            self.hide()
-            return
-        super().keyPressEvent(event)
-
-    def _accept(self) -> None:
-        name = self.field.text().strip()
-        if name:
-            self.accepted.emit(name)
-
-
 class Question(QFrame):
     """A question on the page, with one answer that does it and one that does not.
 
@@ -271,8 +223,8 @@ class Question(QFrame):
 # The card of the chosen model, in words, with its family.
 
 GAMMA_TIP = (
-    "γ: exponent of the attention maps, from the coarsest to the finest. Above 1 a map keeps "
-    "only what it is sure of; 1 is ordinary attention, 0 none"
+    "Selectivity: how choosy each stage is with fine detail, from the coarsest to the finest. "
+    "Above 1 only what is sure passes; 1 is ordinary attention, 0 none. In papers: exponent γ"
 )
 
 
@@ -295,7 +247,7 @@ class CardSection(QWidget):
         self.description = muted()
         self.rows, self.details = _table(), _table()
         self.details.setToolTip(GAMMA_TIP)
-        tip = "Network, classes, γ, commits, versions, file"
+        tip = "Network, classes, selectivity, commits, versions, file"
         self.fold = fold_button("Details", tip, self.details)
         self.rows.linkActivated.connect(lambda link: self.chosen.emit(unquote(link)))
         vbox(

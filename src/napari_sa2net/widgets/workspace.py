@@ -517,7 +517,7 @@ class Workspace(QObject):
             for part in (live, learn, self.controller, correct):
                 if part is not None:
                     part.close()
-            for part in map(self._made, ("models", "saving")):
+            for part in map(self._made, ("models", "saving", "explain")):
                 if part is not None:
                     part.close()
             if self._table is not None:

@@ -244,9 +244,7 @@ def _arguments(image: Image, overlay: Overlay) -> tuple[dict[str, Any], dict[str
         low, high = content.low, content.high
         bright = is_bright(image)
         more: dict[str, Any] = {
-            "name": layer_name(
-                overlay.slot, image.name, channel=content.channel, network=overlay.network
-            ),
+            "name": layer_name(overlay.slot, image.name, channel=content.channel),
             "contrast_limits": (low, high if high > low else low + 1),
             "colormap": map_colormap(overlay.slot, bright),
             # as the network reads a coarse map between its pixels

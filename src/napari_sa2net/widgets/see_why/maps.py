@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
 )
 from superqt.utils import signals_blocked
 
-from napari_sa2net.app.see_why import map_help, map_title
+from napari_sa2net.app.see_why import STAGE_WORDS, map_help, map_symbol, map_title
 from napari_sa2net.app.session import STRIDES, plain
 from napari_sa2net.config import NetworkKind
 from napari_sa2net.engine.messages import AttentionMap
@@ -34,35 +34,33 @@ from napari_sa2net.widgets.theme import ACCENT
 
 #: pixels of a thumbnail's longer side, enough for a dense display
 THUMBNAIL = 160
+GRAINS = ("1 fine", "2", "3", "4 coarse")
 ROWS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     (
         "Which scale counts, and where",
-        "Scale gates and global query: how much attention adds at each of four scales",
+        "How much attention adds at each of four scales, and at all of them together",
         (
-            ("scale_gate_1", "1 fine"),
-            ("scale_gate_2", "2"),
-            ("scale_gate_3", "3"),
-            ("scale_gate_4", "4 coarse"),
-            ("global_query", "query"),
+            *((f"scale_gate_{i}", words) for i, words in enumerate(GRAINS, 1)),
+            ("global_query", "overall"),
         ),
     ),
     (
-        "What passes at each scale",
-        "Local gates: which detail around each place passes",
-        tuple((f"local_gate_{i}", f"local {i}") for i in (1, 2, 3, 4)),
+        "What passes, judged by what is nearby",
+        "How much of each scale passes, after a look at the surroundings of each place",
+        tuple((f"local_gate_{i}", words) for i, words in enumerate(GRAINS, 1)),
     ),
     (
-        "How the boundary is refined (ψ)",
-        "Adaptive up-attention: what each stage, from coarse to full, takes from fine detail",
-        tuple((f"aua_{s}", map_title(f"aua_{s}")) for s in STRIDES),
+        "Where fine detail shapes the boundary",
+        "What each stage, from coarse to full size, takes from the fine detail of the image",
+        tuple((f"aua_{s}", STAGE_WORDS[s]) for s in STRIDES),
     ),
 )
 #: the last row's title and tooltip, by the kind of the network
 STAGE_ROW: dict[NetworkKind, tuple[str, str]] = {
     "sa2net": ROWS[-1][:2],
     "focal_unet": (
-        "What each skip lets through (attention gates)",
-        "Attention gates: how much fine detail passes to each stage, from coarse to full",
+        "Where fine detail passes",
+        "How much fine detail passes to each stage, from coarse to full size",
     ),
 }
 
@@ -79,7 +77,7 @@ class MapTile(QAbstractButton):
         self.setCheckable(True)
         self.setCursor(Qt.CursorShape.PointingHandCursor)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        # ψ tiles carry the colour that their stage has everywhere on the page
+        # tiles of detail carry the colour that their stage has everywhere on the page
         kind, _, number = name.rpartition("_")
         self._stage = QColor(STAGE_COLORS[int(number)]) if kind == "aua" else None
 
@@ -91,15 +89,14 @@ class MapTile(QAbstractButton):
     ) -> None:
         """Show a map; without one the tile is empty and cannot be pressed."""
         self.setEnabled(shown is not None)
-        self.setAccessibleName(map_title(self.name, None, network))
-        if self._stage is not None:
-            self.setText(self.accessibleName())
+        self.setAccessibleName(map_title(self.name))
         self._image = None
         if shown is None:
             self.setToolTip("No such map: this model has no such stage, or was not run")
         else:
             self.setToolTip(
-                f"{map_help(shown, network)} Click: show or hide it over the image."
+                f"{map_help(shown, network)} Click: show or hide it over the image. "
+                f"{map_symbol(self.name, network)}"
             )
             values = shrunk(shown.values)
             pixels = colored(values, self.name, shown.low, shown.high, bright)
@@ -363,9 +360,10 @@ class MapDetail(QWidget):
             self.help.setText("Click a picture to lay that map over the image.")
             return
         self._name = shown.name
-        self.title.setText(map_title(shown.name, shown.channel, network))
+        self.title.setText(map_title(shown.name, shown.channel))
         self.bar.set_range(shown.name, shown.low, shown.high, bright)
         self.help.setText(map_help(shown, network))
+        self.title.setToolTip(map_symbol(shown.name, network))
         self.channel.setEnabled(can_choose)
         with signals_blocked(self.channel):
             self.channel.setRange(0, shown.n_channels)

@@ -136,6 +136,7 @@ class SeeWhyPage(PageWidget):
         follow(self._show_image, events.image)
         follow(self._show_region, events.where)
         follow(self._show_why, events.why)
+        follow(self._show_kept, events.models, events.model, events.why)
         connect(self.port.view_changed, self._view_moved)
         self.region_row.valueChanged.connect(self._region_changed)
         self.tiles.toggled.connect(self.controller.show_layer)
@@ -147,6 +148,9 @@ class SeeWhyPage(PageWidget):
         self.stages.jumpWanted.connect(self._jump)
         self.what_if.valueChanged.connect(self._try)
         self.what_if.reset.clicked.connect(self.controller.reset_what_if)
+        self.what_if.keep.clicked.connect(self._ask_name)
+        self.what_if.name_row.accepted.connect(self.controller.keep_what_if)
+        self.what_if.undo.clicked.connect(self.controller.undo_keep)
 
     def shut(self) -> None:
         """Undo every connection to session, port and viewer; the page is about to go."""
@@ -214,6 +218,9 @@ class SeeWhyPage(PageWidget):
 
     def _try(self) -> None:
         self.controller.set_what_if(self.what_if.value())
+
+    def _ask_name(self) -> None:
+        self.what_if.name_row.ask(self.controller.proposed_name())
 
     # --- what the viewer and the session say ---------------------------------------------
 
@@ -284,7 +291,7 @@ class SeeWhyPage(PageWidget):
         self.detail.set_together(len(why.shown & why.maps.keys()))
         self.stages.set_stages(tuple(result.stages))
         self.stages.setValue(why.stage, STAGE in why.shown, CHANGE in why.shown)
-        self.cell.set_cell(why.inspection, kind)
+        self.cell.set_cell(why.inspection)
         self._show_what_if(why)
         answered = why.inspection is not None and why.inspection.label == why.wanted
         if self._asked and answered:
@@ -299,7 +306,7 @@ class SeeWhyPage(PageWidget):
         result = why.result
         # without a tile the network was not run: there is nothing to try
         tried = result.segmentation.n_tiles > 0
-        self.what_if.setEnabled(why.kept and tried and has_attention(result.network))
+        self.what_if.controls.setEnabled(why.kept and tried and has_attention(result.network))
         if self.what_if.network != result.network:
             self.what_if.set_network(result.network)
             align_forms(self)
@@ -310,6 +317,22 @@ class SeeWhyPage(PageWidget):
             self.what_if.set_line("Trying…")
         else:
             self.what_if.set_line(what_if_words(why.what_if_result, why.what_if_part))
+
+    def _show_kept(self) -> None:
+        why = self.session.why
+        kept = None if why is None else why.variant
+        if kept is not None and all(kept.name != entry.name for entry in self.session.models):
+            kept = None  # removed or renamed elsewhere
+        can_keep = why is not None and not why.what_if.is_default
+        if why is not None and kept is not None:
+            same = (kept.parent, kept.settings) == (why.model, why.what_if)
+            can_keep = can_keep and not same
+        self.what_if.set_kept(
+            kept,
+            "" if why is None else why.keep_problem,
+            can_keep=can_keep,
+            chosen=kept is not None and kept.name == self.session.model,
+        )
 
 
 def has_attention(network: NetworkConfig) -> bool:

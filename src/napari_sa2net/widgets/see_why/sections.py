@@ -22,13 +22,13 @@ from qtpy.QtWidgets import (
 from superqt.utils import signals_blocked
 
 from napari_sa2net.app.see_why import STAGE_WORDS, history_words
-from napari_sa2net.app.session import STRIDES, WhatIfSettings
-from napari_sa2net.config import GAMMA_MOST, NetworkConfig, NetworkKind
+from napari_sa2net.app.session import STRIDES, KeptVariant, WhatIfSettings
+from napari_sa2net.config import GAMMA_MOST, NetworkConfig
 from napari_sa2net.engine.messages import CellInspection, Exponents
 from napari_sa2net.interpret.maps import ADDED, REMOVED
-from napari_sa2net.models.card import GATE_WORDS
 from napari_sa2net.widgets.controls import (
     Form,
+    NameRow,
     ValueSlider,
     check_box,
     fold_button,
@@ -36,6 +36,8 @@ from napari_sa2net.widgets.controls import (
     keep_together,
     link_button,
     muted,
+    push_button,
+    show_text,
     text_label,
     timer,
     vbox,
@@ -200,12 +202,13 @@ class StageSection(QWidget):
 
 SCALES = (("1", "full size"), ("2", "half size"), ("3", "a quarter"), ("4", "an eighth"))
 GAMMA_TIP = (
-    "Exponent γ of {} at the {} stage: 0 lets all detail in (attention off), 1 leaves the map "
-    "as it is, above 1 lets only what attention is sure of in. "
+    "How choosy the {} stage is with fine detail. 0: all of it passes (attention off), 1: as "
+    "the map shows, above 1: only where the map is bright. In papers: exponent γ of {}. "
 )
 SE_TIP = (
-    "Exponent γ of the channel weights on the {} skip: 0 lets all channels through alike "
-    "(off), 1 leaves the weights as they are, above 1 keeps the strongest channels only. "
+    "How choosy the network is with the features of the {} stage. 0: all count alike (off), "
+    "1: as learned, above 1: only the strongest. In papers: exponent γ of squeeze and "
+    "excitation. "
 )
 NONE_HERE = "This model has none here."
 #: shortest step of a γ that is shown
@@ -213,7 +216,7 @@ STEP = 0.01
 
 
 class WhatIfSection(QWidget):
-    """A switch for each scale, a γ for each module of attention, one line, Reset.
+    """A switch for each scale, a γ for each module of attention, one line, Reset, Keep.
 
     Every slider shows the γ that is at work: the model's own until a person chooses another.
 
@@ -246,18 +249,39 @@ class WhatIfSection(QWidget):
         self.gammas = self._sliders(self.form)
         self.se_form = Form()
         self.fold = fold_button(
-            "Channel weights (SE)",
-            "Squeeze and excitation: how much each channel of a skip counts in this image",
+            "Weights of features",
+            "How much each kind of feature counts in this image (squeeze and excitation, SE)",
             self.se_form,
         )
         self.se_gammas = self._sliders(self.se_form)
-        self.note = muted("γ 0: off · 1: the map as it is · above 1: sharper")
+        self.note = muted(
+            "Selectivity 0: all detail passes · 1: as the map shows · above 1: only its bright "
+            "places"
+        )
         self.line = text_label(
             role="summary", tip="Against the same part of the image with everything as trained"
         )
         self.reset = link_button("Reset", "Everything as trained; takes the layer away")
         bottom = hbox((self.line, 1), self.reset, spacing=8)
-        vbox(self.form, self.fold, self.se_form, self.note, bottom, on=self)
+        self.keep = push_button(
+            "Keep as a model…",
+            "Save the model with this change under a name of its own and choose it. Its "
+            "parent stays as it is",
+        )
+        self.name_row = NameRow("Keep", "Keep the model under this name", "Keep nothing")
+        self.kept = text_label()
+        self.undo = link_button(
+            "Undo", "Take this model away again, and choose the one that it is a variant of"
+        )
+        told = hbox((self.kept, 1), self.undo, spacing=8)
+        #: All but what was kept, which can be undone also where nothing can be tried.
+        self.controls = QWidget()
+        vbox(
+            *(self.form, self.fold, self.se_form, self.note, bottom, self.keep, self.name_row),
+            on=self.controls,
+        )
+        vbox(self.controls, told, on=self)
+        self.set_kept(None, "", can_keep=False)
         self.set_network(NetworkConfig())
         self.setValue(WhatIfSettings())
         self.set_line("")
@@ -274,17 +298,17 @@ class WhatIfSection(QWidget):
 
     def value(self) -> WhatIfSettings:
         """What the controls say."""
-        g1, g2, g3, g4 = (box.isChecked() for box in self.gates)
+        on = (box.isChecked() for box in self.gates)
         return WhatIfSettings(
-            (g1, g2, g3, g4),
+            tuple(None if a == b else a for a, b in zip(on, self._scales, strict=True)),
             _chosen(self.gammas, self._gamma),
             _chosen(self.se_gammas, self._se_gamma),
         )
 
     def setValue(self, settings: WhatIfSettings) -> None:
         """Show settings; says nothing."""
-        for box, on in zip(self.gates, settings.gates, strict=True):
-            box.setChecked(on)
+        for box, on, was in zip(self.gates, settings.gates, self._scales, strict=True):
+            box.setChecked(was if on is None else on)
         for sliders, chosen, own in (
             (self.gammas, settings.gamma, self._gamma),
             (self.se_gammas, settings.se_gamma, self._se_gamma),
@@ -299,17 +323,18 @@ class WhatIfSection(QWidget):
         self.network = network
         self._gamma = _own(network.gamma, network.gates)
         self._se_gamma = _own(network.se_gamma, network.se)
+        self._scales: tuple[bool, ...] = network.scales[::-1]
         self.form.set_row_visible(self.scales, network.kind == "sa2net")
-        word = GATE_WORDS[network.kind]
+        symbol = "ψ" if network.kind == "sa2net" else "the attention gate α"
         for slider, stride, own in zip(self.gammas, STRIDES, self._gamma, strict=True):
             stage = STAGE_WORDS[stride]
-            tip = GAMMA_TIP.format(word if word == "ψ" else "the gate", stage)
-            self.form.rename(slider, f"{word} {stage}  γ", tip + _as_trained(own))
+            tip = GAMMA_TIP.format(stage, symbol)
+            self.form.rename(slider, f"Detail {stage}", tip + _as_trained(own))
             slider.setEnabled(own is not None)
         for slider, stride, own in zip(self.se_gammas, STRIDES, self._se_gamma, strict=True):
             stage = STAGE_WORDS[stride]
             self.se_form.rename(
-                slider, f"SE {stage}  γ", SE_TIP.format(stage) + _as_trained(own)
+                slider, f"Features {stage}", SE_TIP.format(stage) + _as_trained(own)
             )
             self.se_form.set_row_visible(slider, own is not None)
         any_se = any(network.se)
@@ -319,6 +344,28 @@ class WhatIfSection(QWidget):
     def set_line(self, text: str) -> None:
         """What the change did."""
         self.line.setText(keep_together(text))
+
+    def set_kept(
+        self,
+        kept: KeptVariant | None,
+        problem: str,
+        *,
+        can_keep: bool,
+        chosen: bool = False,
+    ) -> None:
+        """What came of keeping a what-if, and whether the present one can be kept.
+
+        ``chosen``: the kept one is the model that segments.
+        """
+        self.keep.setEnabled(can_keep)
+        if not can_keep:
+            self.name_row.hide()
+        text = ""
+        if kept is not None:
+            used = ", and chosen for segmenting" if chosen else ""
+            text = f"Kept as {kept.name}{used}. Its scores have not been measured."
+        self.undo.setVisible(kept is not None)
+        show_text(self.kept, problem or text)
 
     def fit(self) -> None:
         """Follow a change of font."""
@@ -360,8 +407,8 @@ class ProfilePlot(QWidget):
         self._plot: Any = None
         self.setFixedHeight(HEIGHT)
         self.setToolTip(
-            "How much fine detail each stage lets in (0 to 1), from 12 px inside the cell to "
-            "12 px outside"
+            "How much fine detail each stage stresses (0 to 1), from 12 px inside the cell to "
+            "12 px outside. In papers and files: profiles of ψ"
         )
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -453,7 +500,8 @@ class GateBars(QWidget):
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setToolTip(
             "How much attention adds at each scale, on average over this cell (bar) and over "
-            "the image (line); left of the middle the addition is reversed"
+            "the image (line); left of the middle the addition is reversed. In papers and "
+            "files: scale gates"
         )
 
     def set_gates(self, gates: tuple[float, ...], image: tuple[float, ...]) -> None:
@@ -531,16 +579,13 @@ class CellSection(QWidget):
         top.setSpacing(8)
         top.addWidget(self.thumbnail, 0, Qt.AlignmentFlag.AlignTop)
         top.addLayout(side, 1)
-        self.across = muted()
+        self.across = muted("detail across the boundary, px (− is inside)")
         vbox(top, self.across, self.plot, self.history, on=self.body)
         vbox(self.hint, self.body, on=self)
         self.body.setVisible(False)
 
-    def set_cell(
-        self, inspection: CellInspection | None, network: NetworkKind = "sa2net"
-    ) -> None:
+    def set_cell(self, inspection: CellInspection | None) -> None:
         """Show a cell, or how to choose one."""
-        self.across.setText(f"{GATE_WORDS[network]} across the boundary, px (− is inside)")
         if inspection is self._shown:
             return
         self._shown = inspection
