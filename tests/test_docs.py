@@ -8,6 +8,7 @@ import json
 import re
 from pathlib import Path
 
+import matplotlib
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -44,7 +45,8 @@ def name_of(page: Path) -> str:
 def test_examples_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SA2NET_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("MPLBACKEND", "agg")
+    # Not by MPLBACKEND: matplotlib may be loaded already, with the windows of other tests.
+    matplotlib.use("agg")
     namespace: dict[str, object] = {"__name__": "example"}
     for line, code in snippets(page):
         # Padded, so that a traceback names the line of the page.
