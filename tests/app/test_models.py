@@ -10,7 +10,14 @@ from dataclasses import replace
 import pytest
 
 from napari_sa2net.app.link import EngineLink
-from napari_sa2net.app.models import Family, ModelsController, detail_rows, lineage, main_rows
+from napari_sa2net.app.models import (
+    Family,
+    ModelsController,
+    detail_rows,
+    lineage,
+    main_rows,
+    short_rows,
+)
 from napari_sa2net.app.segment import SegmentController
 from napari_sa2net.app.session import Session
 from napari_sa2net.config import InstanceConfig
@@ -277,6 +284,10 @@ def test_compares_with_the_parent_first(page, tiny_model, tmp_path):
     assert page.state.other == "tiny"
     assert page.state.families["my child"] == Family("tiny", True, ())
     assert lineage(page.state.families, "tiny") == ([], ("my child",))
+    # the bundled model learned from one that had its name before
+    assert page.state.families["nuclei"] == Family("an earlier nuclei", False, ())
+    bundled = next(e for e in page.state.entries if e.name == "nuclei")
+    assert dict(short_rows(bundled))["Learned from"] == "an earlier nuclei"
     rows = dict(main_rows(page.state.entry())) | dict(detail_rows(page.state.entry()))
     assert rows["Trained on"] == "2 corrected images of “set”; 1 held back to judge it"
     # of a single image a strip was held back

@@ -471,6 +471,8 @@ def _families(entries: Sequence[ModelEntry]) -> dict[str, Family]:
     for entry in entries:
         said, sha256 = parent_named(entry.card)
         here = names.get(sha256, "")
+        if sha256 and not here and said in names.values():
+            said = f"an earlier {said}"  # that name is another model's now
         parents[entry.name] = (here or said, bool(here))
     return {
         entry.name: Family(
@@ -516,6 +518,7 @@ def short_rows(entry: ModelEntry) -> list[tuple[str, str]]:
         rows.append(("Licence", card.licence))
     if card.parent:
         of = parent_named(card)[0]
+        of = f"an earlier {of}" if of == entry.name else of
         rows.append(("Variant of" if varied else "Learned from", of))
     rows.append(("File", file_words(entry)))
     return rows
