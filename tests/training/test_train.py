@@ -134,7 +134,8 @@ def test_processes_that_share_end_together(folder, tmp_path):
     [
         ({"batch_size": 3}, "cannot share batches of 3 .* 2 or 4"),
         ({"devices": 64, "batch_size": 64}, "this machine has"),
-        ({"max_validation_images": 1}, "each needs an image to validate with"),
+        ({"batch_size": 1}, r"a --batch-size of 2\."),
+        ({"max_validation_images": 1}, "an image to validate with, and there is 1. Give fewer"),
     ],
 )
 def test_what_cannot_be_shared_is_said(folder, tmp_path, change, words):
@@ -210,6 +211,12 @@ def test_a_cancelled_run_goes_on_where_it_was(folder, tmp_path):
     assert not list(run.glob("*.safetensors"))
     steps = []
     config = SMALL.model_copy(update={"resume": run})
+    for change in ({"base_channels": 8}, {"seed": 5}, {"learning_rate": 0.5}):
+        [flag] = change
+        other = config.model_copy(update=change)
+        with pytest.raises(SettingsError, match=f"--{flag.replace('_', '-')} was .* Give the"):
+            train_folder(folder, "else", other)
+    assert not (tmp_path / "home" / "runs" / "else").exists()
     result = train_folder(
         folder, "later", config, out=run, on_progress=lambda *a: steps.append(a)
     )

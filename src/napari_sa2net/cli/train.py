@@ -178,7 +178,8 @@ def train(
     directory
         Training folder.
     name
-        What the new model is called; may be left out with --from-card and --resume.
+        What the new model is called; may be left out with --from-card, and with --resume of a
+        run that learns from corrections.
     out
         Where the run's checkpoints and log go; unsaid: a folder beside your models.
     full

@@ -120,9 +120,11 @@ def check(n: int, device: torch.device, batch_size: int) -> None:
             f"--devices {n} takes the first {n} GPUs: give --device cuda without a number."
         )
     if batch_size % n:
+        below = batch_size // n * n
+        sizes = f"{below} or {below + n}" if below else f"{n}"
         raise SettingsError(
             f"--devices {n} cannot share batches of {batch_size} crops evenly: give a "
-            f"--batch-size of {batch_size // n * n or n} or {(batch_size // n + 1) * n}."
+            f"--batch-size of {sizes}."
         )
 
 

@@ -394,7 +394,7 @@ def train_with(
     last = _last_checkpoint(config)
     channels = channel_choice(channels)
     read_as = folder_input(axes, channels)
-    _check_read_as(config, read_as)
+    _check_goes_on(config, read_as)
     items, validation_items = split_items(
         load_training_folder(directory, axes=axes, channels=channels),
         config.validation_fraction,
@@ -413,8 +413,9 @@ def train_with(
     )
     if len(validation) < config.devices:
         raise SettingsError(
-            f"--devices {config.devices}: each needs an image to validate with, and there are "
-            f"{len(validation)}."
+            f"--devices {config.devices}: each needs an image to validate with, and there "
+            f"{'is' if len(validation) == 1 else 'are'} {len(validation)}. Give fewer devices, "
+            "or a larger --validation-fraction or more rows of split val."
         )
     for note in label_notes([*examples, *validation], Path(directory)):
         logger.warning(note)
@@ -499,7 +500,7 @@ def train_with(
     if watch.stopped:
         raise Cancelled(
             f"Training was cancelled at step {trainer.global_step} of {config.steps}. "
-            f"Go on with: --resume {run}"
+            f"Go on with the same command and: --resume {shlex.quote(str(run))}"
         )
     if not best.best_model_path:
         raise TrainingError("Training ended before its first validation. Train for more steps.")
@@ -626,8 +627,12 @@ def _last_checkpoint(config: TrainConfig) -> Path | None:
     return last
 
 
-def _check_read_as(config: TrainConfig, read_as: dict[str, Any]) -> None:
-    """A run goes on with the images as it began to read them, or not at all.
+#: What may change where a run goes on: how long and on what it trains, not what it learns.
+_MAY_CHANGE = {"resume", "steps", "validate_every", "precision", "device", "devices", "workers"}
+
+
+def _check_goes_on(config: TrainConfig, read_as: dict[str, Any]) -> None:
+    """A run goes on with its settings, and images as it began to read them, or not at all.
 
     Raises
     ------
@@ -648,6 +653,16 @@ def _check_read_as(config: TrainConfig, read_as: dict[str, Any]) -> None:
                 if was
                 else f"That run began without --{name}: leave it out to go on with it."
             )
+    changed = [
+        f"--{name.replace('_', '-')} was {began[name]} and is {now}"
+        for name, now in config.model_dump(mode="json").items()
+        if name in began and name not in _MAY_CHANGE and began[name] != now
+    ]
+    if changed:
+        raise SettingsError(
+            f"That run began with other settings: {', '.join(changed)}. Give the same to go on "
+            "with it."
+        )
 
 
 def _steps_done(last: Path | None) -> int:
