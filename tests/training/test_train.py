@@ -76,13 +76,38 @@ TWO = SMALL.model_copy(
 )
 
 
+def sharing() -> list[psutil.Process]:
+    """Processes that train along with this one."""
+    there = psutil.Process().children()
+    return [one for one in there if "processes import follow" in " ".join(one.cmdline())]
+
+
+def test_what_was_validated_is_known_to_who_goes_on(folder, tmp_path):
+    run, seen = tmp_path / "run", []
+    config = SMALL.model_copy(update={"steps": 6, "validate_every": 4})
+    with pytest.raises(Cancelled):
+        train_folder(
+            folder,
+            "later",
+            config,
+            run,
+            on_progress=lambda *a: seen.append(a),
+            cancelled=lambda: seen[-1][0] == 5,
+        )
+    best = (run / "best.ckpt").read_bytes()
+    result = train_folder(folder, "later", config.model_copy(update={"resume": run}), run)
+    assert result.card.training["best_step"] in (4, 5)  # where it was validated
+    assert result.card.training["steps"] == 6
+    assert (run / "best.ckpt").read_bytes() == best
+
+
 def test_two_processes_share_batches_and_scores(folder, tmp_path):
     run = tmp_path / "run"
     steps = []
     result = train_folder(folder, "two", TWO, run, on_progress=lambda *a: steps.append(a))
     assert steps[-1][:2] == (4, 4)
     assert load_model("two").card.training["settings"]["devices"] == 2
-    assert psutil.Process().children() == []
+    assert sharing() == []
     # What two processes scored, each its images, one alone scores as well.
     best = torch.load(run / "best.ckpt", weights_only=False)
     module = SegmentationModule(start_network(TWO)[0], TWO)
@@ -114,18 +139,18 @@ def test_processes_that_share_end_together(folder, tmp_path):
 
     def kill_one(done, total, what):
         if what.startswith("training") and done == 3:
-            [other] = psutil.Process().children()
+            [other] = sharing()
             other.kill()
 
     longer = TWO.model_copy(update={"steps": 6})
     with pytest.raises(TrainingError, match=r"One of the 2 processes .* ended.* --resume"):
         train_folder(folder, "killed", longer, run, on_progress=kill_one)
-    assert psutil.Process().children() == []
+    assert sharing() == []
     on = longer.model_copy(update={"resume": run})
     again = {"on_progress": lambda *a: seen.append(a), "cancelled": lambda: seen[-1][0] >= 4}
     with pytest.raises(Cancelled, match="step 4 of 6"):
         train_folder(folder, "killed", on, run, **again)
-    assert psutil.Process().children() == []
+    assert sharing() == []
     assert [done for done, _, what in seen if what.startswith("training")] == [3, 4]
 
 
@@ -221,7 +246,7 @@ def test_a_cancelled_run_goes_on_where_it_was(folder, tmp_path):
         folder, "later", config, out=run, on_progress=lambda *a: steps.append(a)
     )
     trained = [done for done, _, what in steps if what.startswith("training")]
-    assert trained == [3, 4], "steps 1 and 2 are in the checkpoint"
+    assert trained == [4], "steps 1 to 3 are in the checkpoint"
     assert result.card.training["steps"] == 4
 
 
@@ -407,7 +432,7 @@ def test_a_full_disk_costs_no_checkpoint(folder, tmp_path):
     (run / "last.ckpt").write_bytes(b"of before")
     with (
         small_disk(20_000),
-        pytest.raises(OutputError, match=r"last\.ckpt' cannot be written.*disk is not full"),
+        pytest.raises(OutputError, match=r"best\.ckpt' cannot be written.*disk is not full"),
     ):
         train_folder(folder, "full", SMALL, out=run)
     assert (run / "last.ckpt").read_bytes() == b"of before"

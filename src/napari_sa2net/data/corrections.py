@@ -515,7 +515,7 @@ def export_corrections(
     ]
     if target.suffix.lower() == ".zip":
         if target.is_dir() or (target.exists() and not overwrite):
-            raise OutputError(f"{target} exists already. Give another path, or overwrite it.")
+            raise OutputError(f"{target} exists already. Give another path, or --overwrite.")
 
         def save(file: BinaryIO) -> None:
             # The TIFFs are compressed already.

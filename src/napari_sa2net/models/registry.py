@@ -362,7 +362,7 @@ def export_model(
 def free_destination(target: Path, overwrite: bool) -> Path:
     """The path; raises OutputError if it exists and is not to be replaced."""
     if target.exists() and not overwrite:
-        raise OutputError(f"{target} exists already. Give another path, or overwrite it.")
+        raise OutputError(f"{target} exists already. Give another path, or --overwrite.")
     return target
 
 

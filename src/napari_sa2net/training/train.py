@@ -436,10 +436,10 @@ def train_with(
         mode="max",
         enable_version_counter=False,
     )
+    # After each validation, so that who goes on knows what it found.
     latest = ModelCheckpoint(
         dirpath=run,
         filename="last",
-        every_n_train_steps=min(config.validate_every, config.steps),
         enable_version_counter=False,
         save_on_train_epoch_end=False,
     )
