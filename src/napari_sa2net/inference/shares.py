@@ -162,8 +162,8 @@ class Worker:
             record = records_of(folder.folder, [job.name]).get(job.name, {})
             raise ImageFileError(
                 record.get("error")
-                or f"{job.path} was not done by any shard. Give the command with --shard 1/N, 2/N "
-                "… N/N first, and join then."
+                or f"{job.path} was not done by any shard. Give the command with --shard 1/N, "
+                "2/N … N/N first, and join then."
             )
 
         def by(image: ImageFile, *_: Any) -> Segmentation:
