@@ -78,8 +78,12 @@ TWO = SMALL.model_copy(
 
 def sharing() -> list[psutil.Process]:
     """Processes that train along with this one."""
-    there = psutil.Process().children()
-    return [one for one in there if "processes import follow" in " ".join(one.cmdline())]
+    found = []
+    for one in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # one that has ended since
+            if "processes import follow" in " ".join(one.cmdline()):
+                found.append(one)
+    return found
 
 
 def test_what_was_validated_is_known_to_who_goes_on(folder, tmp_path):
