@@ -210,7 +210,7 @@ def test_groups_by_name() -> None:
 
 
 def test_memory_does_not_grow_with_the_image() -> None:
-    side, height = 40, 12_000
+    side, height = 40, 8_000
     cell = np.zeros((side, side), np.int32)
     cell[5:35, 5:35] = 1
 
