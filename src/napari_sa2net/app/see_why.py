@@ -467,8 +467,8 @@ def _with_layer(state: WhyState, slot: str, shown: bool) -> WhyState:
 
 STAGE_WORDS = {8: "1/8", 4: "1/4", 2: "1/2", 1: "full"}
 LEARN_WORDS = {PREVIEW: "cells so far", DIFFERENCE: "difference"}
-#: Of maps that trainings which differ in their seed alone do not share (docs/see_why.md).
-ANOTHER = "Another training gives another map here: compare images, not models."
+#: Of maps that other trainings do not share (docs/see_why.md).
+ANOTHER = "Networks trained anew gave other maps here: compare images, not models."
 _GRAINS = {1: "full size", 2: "half size", 3: "a quarter", 4: "an eighth"}
 
 
@@ -507,13 +507,12 @@ def map_help(shown: AttentionMap, network: NetworkKind = "sa2net") -> str:
                 f"How much of the fine detail reaches the {stage} stage at each place: 1 all, "
                 "0 nothing. It is not the probability of a cell."
             )
-        known = {
-            "8": " Closing it anywhere hardly changes what the bundled model finds.",
-            "4": "",
-        }.get(number, f" {ANOTHER}")
+        known = "Closing it anywhere hardly changes what the bundled model finds."
+        if number != "8":
+            known = ANOTHER
         return (
             f"Where the {stage} stage stresses fine detail: 1 fully, 0 no more than passes "
-            f"anyway. It is not the probability of a cell.{known}"
+            f"anyway. It is not the probability of a cell. {known}"
         )
     if shown.name == "global_query":
         return (
