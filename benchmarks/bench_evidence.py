@@ -2,12 +2,13 @@
 
 *weights*: do the maps depend on what was learned? Weights are drawn anew stage by stage, from
 the last one back (Adebayo et al. 2018), and the maps compared with the trained network's.
+Control: what these share with the predicted foreground.
 *seeds*: do three trainings that differ in their seed alone show the same maps? (Arun et al.,
-2020)
+2020) Controls: what the first one's share with the predicted foreground and with the image.
 *deletion*: does the network rely on ψ where ψ is high? ψ of one stage is set to 0 on a fifth of
 its map, and the network decides again; given is how far the Dice of the foreground falls. The
-same for the places that Grad-CAM and occlusion call important. Controls: the area moved; and
-areas of the same size with as many pixels of cells.
+same for the places that Grad-CAM and occlusion call important. Controls of ψ: the area moved;
+and areas of the same size with as many pixels of cells.
 *usefulness*: do the maps tell which cells are wrong (IoU < 0.5 with every true object)? The
 area under the ROC curve of single quantities and, by logistic regressions that were fitted on
 validation images, of several; beside the present order of review.
@@ -171,6 +172,19 @@ def alike(first: Sequence[Values], second: Sequence[Values]) -> tuple[float, flo
     return float(np.mean(rank)), float(np.mean(structure))
 
 
+def foreground_of(model: Model, scene: Scene) -> NDArray[np.float32]:
+    """The predicted foreground (h, w) as the network sees it, 0…1."""
+    with torch.inference_mode():
+        logits = model.net(scene.x).float()
+    probability = scene.crop(activate(logits, len(CLASSES))[0], 1)
+    return foreground_probability(probability, model.card.classes)
+
+
+def as_large(picture: Values, own: Sequence[Values]) -> list[Values]:
+    """A picture at the size of each map."""
+    return [resize(picture, one.shape, anti_aliasing=True) for one in own]
+
+
 def table(found: dict[tuple[str, str], list[tuple[float, float]]], by: str) -> None:
     """Rows by the first key, columns by the second: rank correlation / SSIM."""
     rows = []
@@ -204,9 +218,14 @@ def weights() -> None:
     """Maps of the trained network against those of one with drawn weights."""
     model = load_model("nuclei")
     found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    plain: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for case in cases():
         scene = Scene(model, case)
         trained = maps(model.net.eval(), scene)
+        foreground = foreground_of(model, scene)
+        for name, own in trained.items():
+            likeness = alike(own, as_large(foreground, own))
+            plain.setdefault(("predicted foreground", name), []).append(likeness)
         for seed in range(DRAWS):
             net = copy.deepcopy(model.net).eval()
             torch.manual_seed(seed)
@@ -227,6 +246,8 @@ def weights() -> None:
         "Weights drawn anew, from the end back: rank correlation / SSIM with the trained maps"
     )
     table(merged, "drawn")
+    print("\nMaps as trained")
+    table(plain, "compared with")
 
 
 # --- seeds -----------------------------------------------------------------------------------
@@ -258,10 +279,7 @@ def seeds() -> None:
     for case in cases():
         scene = Scene(models[0], case)
         of_seeds = [maps(m.net.eval(), scene) for m in models]
-        with torch.inference_mode():
-            logits = models[0].net(scene.x).float()
-        probability = scene.crop(activate(logits, len(CLASSES))[0], 1)
-        foreground = foreground_probability(probability, models[0].card.classes)
+        foreground = foreground_of(models[0], scene)
         for name, psi in of_seeds[0].items():
             pairs = [alike(a[name], b[name]) for a, b in combinations(of_seeds, 2)]
             rank, structure = (float(np.mean(one)) for one in zip(*pairs, strict=True))
@@ -270,8 +288,8 @@ def seeds() -> None:
                 ("map and predicted foreground", foreground),
                 ("map and image", scene.crop(scene.x[0].mean(0), 1)),
             ):
-                other = [resize(picture, one.shape, anti_aliasing=True) for one in psi]
-                found.setdefault((control, name), []).append(alike(psi, other))
+                likeness = alike(psi, as_large(picture, psi))
+                found.setdefault((control, name), []).append(likeness)
     print(
         "Three trainings, each against the others, and what a map of the first shares with "
         "plainer pictures: rank correlation / SSIM"
@@ -411,6 +429,7 @@ def deletion() -> None:
     model, rng = load_model("nuclei"), np.random.default_rng(0)
     model.net.eval()
     falls: dict[str, dict[str, list[float]]] = {name: {} for name in STAGES.values()}
+    inside: dict[str, list[float]] = {name: [] for name in STAGES.values()}
     before = []
     with torch.no_grad():
         for case in cases():
@@ -429,7 +448,9 @@ def deletion() -> None:
                     "Grad-CAM highest": decoder.grad_cam(stride),
                     "occlusion highest": resize(covered, psi.shape, order=1),
                 }
-                for place, masks in areas(psi, cells, others, rng).items():
+                chosen = areas(psi, cells, others, rng)
+                inside[name].append(100 * float(cells[chosen["ψ highest"][0]].mean()))
+                for place, masks in chosen.items():
                     left = [decoder.fall(as_is, stride, mask) for mask in masks]
                     falls[name].setdefault(place, []).append(float(np.mean(left)))
     print(f"ψ closed: fall of foreground Dice in points, of {np.mean(before):.1f}")
@@ -438,6 +459,7 @@ def deletion() -> None:
         row = {"stage": name, **{place: mean_interval(v, 1) for place, v in places.items()}}
         fair = np.subtract(places["ψ highest"], places["same share of cells"])
         row["highest − same share"] = mean_interval(fair.tolist(), 1)
+        row["% of highest in cells"] = mean_interval(inside[name], 0)
         rows.append(row)
     show(rows)
 

@@ -32,6 +32,8 @@ from napari_sa2net.models.registry import (
     file_sha256,
     find_model,
     removed_models,
+    rename_model,
+    save_variant,
 )
 
 INFO = p.EngineInfo("cpu", "CPU", "2", 1, threads=2)
@@ -614,6 +616,10 @@ def kept_desk(desk, tiny_model, tmp_path, monkeypatch):
 
 def keep(desk, name="sharper"):
     desk.explain.keep_what_if(name)
+    settle(desk)
+
+
+def settle(desk):
     desk.explain._background.run(lambda: None, lambda _: None, lambda _: None).result()
 
 
@@ -626,16 +632,53 @@ def test_a_what_if_is_kept_chosen_and_taken_back(kept_desk):
     assert desk.session.model == "sharper"
     # The what-if was shown with these sliders.
     assert desk.session.instances == instances
-    assert desk.why.variant == KeptVariant("sharper", "tiny", desk.why.what_if)
+    card = find_model("sharper").card
+    assert desk.why.variant == KeptVariant("sharper", "tiny", desk.why.what_if, card)
     assert find_model("sharper").card.network.gamma == (1.0, 2.0, 1.0, 1.0)
     desk.explain.undo_keep()
-    keep(desk, "again")  # waits for the undo
+    settle(desk)
+    keep(desk, "again")
     assert find_model("sharper") is None
     assert [path.name for path in removed_models()] == ["sharper.safetensors"]
     desk.explain.undo_keep()
     desk.segment.refresh_models("nuclei")
-    desk.explain._background.run(lambda: None, lambda _: None, lambda _: None).result()
+    settle(desk)
     assert desk.session.model == "nuclei", "what a person chose since stays chosen"
+
+
+def test_a_second_click_is_the_same_one(kept_desk):
+    desk = kept_desk
+    desk.explain.keep_what_if("sharper")
+    keep(desk)
+    assert desk.why.keep_problem == ""
+    assert desk.why.variant.name == "sharper"
+    desk.explain.undo_keep()
+    desk.explain.undo_keep()
+    settle(desk)
+    assert desk.why.keep_problem == ""
+    assert len(removed_models()) == 1
+
+
+def test_a_parent_is_found_under_its_new_name(kept_desk):
+    desk = kept_desk
+    rename_model("tiny", "small")
+    desk.segment.refresh_models("small")
+    keep(desk)
+    assert desk.why.keep_problem == ""
+    assert find_model("sharper").card.description.startswith("small with ")
+    desk.explain.undo_keep()
+    settle(desk)
+    assert desk.session.model == "small"
+
+
+def test_another_model_that_took_the_name_is_not_taken_away(kept_desk):
+    desk = kept_desk
+    keep(desk)
+    other = save_variant("tiny", "sharper", gamma=(0.5, None, None, None), overwrite=True)
+    desk.explain.undo_keep()
+    settle(desk)
+    assert "another model by now" in desk.why.keep_problem
+    assert find_model("sharper") == other
 
 
 def test_why_a_what_if_is_not_kept(kept_desk, other_model):

@@ -97,7 +97,9 @@ def test_models_come_and_go(run, tiny_model, tmp_path, own_home):
     assert "variant of      mine " in shown
     assert "scales off      4" in shown
     assert "selectivity     1/8: 1 · 1/4: 2 · 1/2: 1 · full: 0" in shown
-    for wrong in (("--off", "5"), ("--selectivity", "1/3=2"), ("--off", "4", "--on", "4"), ()):
+    twice = ("--selectivity", "1/4=2,1/4=3")
+    switched = ("--off", "4", "--on", "4")
+    for wrong in (("--off", "5"), ("--selectivity", "1/3=2"), twice, switched, ()):
         assert run("models", "variant", "mine", "other", *wrong).code == 2
     assert run("models", "remove", "mine-variant").code == 0
 

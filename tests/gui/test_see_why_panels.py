@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -203,6 +204,12 @@ def test_one_cell(qtbot: QtBot) -> None:
     section.set_cell(inspection(1, (np.nan, np.nan, 0.0, 0.0)))
     section.grab()
     section.set_colors(QColor("black"), QColor("white"))
+    # a network without scales has no bars for them
+    assert not section.bars.isHidden()
+    none = (float("nan"),) * 4
+    section.set_cell(replace(inspection(gates=none), image_gates=none))
+    assert section.bars.isHidden()
+    assert section.scales.isHidden()
     section.set_cell(None)
     assert section.body.isHidden()
 

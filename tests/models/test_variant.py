@@ -173,6 +173,8 @@ def test_what_is_no_variant_is_refused_and_nothing_is_written(add):
         ({}, SettingsError, "Nothing is changed"),
         # There is no such map, and γ is what it is.
         ({"gamma": (1.0, 0.0, None, None)}, SettingsError, "Nothing is changed"),
+        ({"gamma": (2.0, 2.0, None, None)}, SettingsError, "no attention for detail 1/4"),
+        ({"gates": OFF_4, "se_gamma": (0.5,) * 4}, SettingsError, "features 1/8, features 1/4"),
         ({"gamma": (None, None, 9.0, None)}, SettingsError, "between 0 and 8"),
         ({"gates": (True, False)}, SettingsError, "four scale gates"),
         ({"gates": OFF_4, "name": "a/b"}, SettingsError, "cannot name"),
@@ -204,8 +206,10 @@ def test_a_full_disk_leaves_nothing_behind(add, monkeypatch):
 
 def test_a_unet_has_no_scales_to_switch(add):
     add(net=FocalUNet(3, 3, 4).eval())
-    with pytest.raises(SettingsError, match="Nothing is changed"):
-        save_variant("parent", gates=(False,) * 4)
+    with pytest.raises(SettingsError, match="no attention for scale 4"):
+        # Also beside a change that can be made.
+        save_variant("parent", gates=OFF_4, gamma=(0, None, None, None))
+    assert find_model("parent-variant") is None
     powers = {"gamma": (0, None, None, None), "se_gamma": (None, None, None, 2)}
     card = save_variant("parent", **powers).card
     assert card.network.gamma[0] == 0

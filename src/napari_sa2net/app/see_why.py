@@ -31,9 +31,13 @@ from napari_sa2net.app.session import (
     time_to_explain,
 )
 from napari_sa2net.engine import messages as p
-from napari_sa2net.errors import NotKeptError, SA2NetError
+from napari_sa2net.errors import ModelExistsError, NotKeptError, SA2NetError
 from napari_sa2net.models.registry import (
     ModelEntry,
+    file_sha256,
+    get_model,
+    list_models,
+    parent_named,
     remove_model,
     save_variant,
     variant_name,
@@ -75,6 +79,8 @@ class ExplainController:
         self._states: dict[str, WhyState] = {}
         self._newest = Newest(segment.link)
         self._background = Background(segment.link, "sa2net-see-why")
+        #: a model is being written or taken away: a second click means the same one
+        self._writing = False
         self.link.answer(("explain", "map_channel", "inspect", "what_if"), self)
         self.link.died.connect(self._engine_died)
         self.session.events.image.connect(self._image_chosen)
@@ -184,14 +190,14 @@ class ExplainController:
         """Keep the what-if as a model of that name and choose it; `undo_keep` undoes that."""
         with self._lock:
             state = self.session.why
-            if state is None or state.what_if.is_default:
+            if state is None or state.what_if.is_default or self._writing:
                 return
             settings, parent = state.what_if, state.model
             sha256 = state.result.segmentation.provenance["model"]["sha256"]
 
             def work() -> ModelEntry:
                 return save_variant(
-                    parent,
+                    _called_now(parent, sha256),
                     name,
                     gates=settings.gates,
                     gamma=settings.gamma,
@@ -202,25 +208,36 @@ class ExplainController:
             def done(entry: ModelEntry) -> None:
                 # The sliders of the Segment page stay: the what-if was shown with them.
                 self._segment.refresh_models(entry.name)
-                self._tell(state.key, KeptVariant(entry.name, parent, settings))
+                self._tell(state.key, KeptVariant(entry.name, parent, settings, entry.card))
 
+            self._writing = True
             self._background.run(work, done, partial(self._not_kept, state.key))
 
     def undo_keep(self) -> None:
         """Take the model that a what-if was kept as away again, and choose its parent."""
         with self._lock:
             state = self.session.why
-            if state is None or state.variant is None:
+            if state is None or state.variant is None or self._writing:
                 return
             kept, key = state.variant, state.key
 
-            def done(_removed: Any) -> None:
+            def work() -> str:
+                if get_model(kept.name).card != kept.card:
+                    raise ModelExistsError(
+                        f"{kept.name!r} is another model by now, so it stays. What is no "
+                        "longer wanted can be removed on the Models page."
+                    )
+                parent = _called_now(kept.parent, parent_named(kept.card)[1])
+                remove_model(kept.name)
+                return parent
+
+            def done(parent: str) -> None:
                 used = self.session.model == kept.name
-                self._segment.refresh_models(kept.parent if used else "")
+                self._segment.refresh_models(parent if used else "")
                 self._tell(key, None)
 
-            failed = partial(self._not_kept, key)
-            self._background.run(lambda: remove_model(kept.name), done, failed)
+            self._writing = True
+            self._background.run(work, done, partial(self._not_kept, key))
 
     def close(self) -> None:
         """Finish what is being written; nothing is told any more."""
@@ -388,6 +405,7 @@ class ExplainController:
 
     def _tell(self, key: str, variant: KeptVariant | None, problem: str = "") -> None:
         """What came of keeping, or of taking back."""
+        self._writing = False
         state = self._of_result(key)
         if state is not None:
             self._put(state.changed(variant=variant, keep_problem=problem))
@@ -426,6 +444,12 @@ class ExplainController:
         return (y0, y1, x0, x1) if y1 > y0 and x1 > x0 else None
 
 
+def _called_now(name: str, sha256: str) -> str:
+    """Name of the model with that file, which may have been renamed; else the one it had."""
+    names = [e.name for e in list_models(aside=True) if file_sha256(e.path) == sha256]
+    return name if name in names or not names else names[0]
+
+
 def _with_layer(state: WhyState, slot: str, shown: bool) -> WhyState:
     """With a layer more or less; a map is described while it is shown."""
     state = state.changed(shown=state.shown | {slot} if shown else state.shown - {slot})
@@ -443,8 +467,8 @@ def _with_layer(state: WhyState, slot: str, shown: bool) -> WhyState:
 
 STAGE_WORDS = {8: "1/8", 4: "1/4", 2: "1/2", 1: "full"}
 LEARN_WORDS = {PREVIEW: "cells so far", DIFFERENCE: "difference"}
-#: Of maps that trainings which differ in their seed alone do not share (docs/see_why.md).
-ANOTHER = "Another training gives another map here: compare images, not models."
+#: Of maps that other trainings do not share (docs/see_why.md).
+ANOTHER = "Networks trained anew gave other maps here: compare images, not models."
 _GRAINS = {1: "full size", 2: "half size", 3: "a quarter", 4: "an eighth"}
 
 
@@ -483,13 +507,12 @@ def map_help(shown: AttentionMap, network: NetworkKind = "sa2net") -> str:
                 f"How much of the fine detail reaches the {stage} stage at each place: 1 all, "
                 "0 nothing. It is not the probability of a cell."
             )
-        known = {
-            "8": " Closing it anywhere hardly changes what the bundled model finds.",
-            "4": "",
-        }.get(number, f" {ANOTHER}")
+        known = "Closing it anywhere hardly changes what the bundled model finds."
+        if number != "8":
+            known = ANOTHER
         return (
             f"Where the {stage} stage stresses fine detail: 1 fully, 0 no more than passes "
-            f"anyway. It is not the probability of a cell.{known}"
+            f"anyway. It is not the probability of a cell. {known}"
         )
     if shown.name == "global_query":
         return (

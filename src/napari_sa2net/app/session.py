@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_sa2net.data.plan import ImagePlan
+    from napari_sa2net.models.card import ModelCard
 
 
 EngineState = Literal["stopped", "starting", "ready", "busy", "down"]
@@ -636,11 +637,14 @@ class KeptVariant:
         Of the new model, and of the one that it is a variant of.
     settings
         What was changed.
+    card
+        Tells it from any other model that is called so later.
     """
 
     name: str
     parent: str
     settings: WhatIfSettings
+    card: ModelCard
 
 
 @dataclass(frozen=True, eq=False)

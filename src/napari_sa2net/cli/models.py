@@ -289,11 +289,13 @@ def _by_stage(flag: str, text: str | None) -> list[float | None]:
     try:
         for part in (text or "").replace(",", " ").split():
             stage, _, value = part.partition("=")
+            if stage in said:
+                raise ValueError
             said[SCALES[SCALES.index(stage)]] = float(value)
     except ValueError:
         raise SettingsError(
-            f"{flag} {text}: give stages ({', '.join(SCALES)}) with a number from 0 to 8 each, "
-            "such as 1/4=2,full=0.5."
+            f"{flag} {text}: give stages ({', '.join(SCALES)}) with a number from 0 to 8 "
+            "each, and each once, such as 1/4=2,full=0.5."
         ) from None
     return [said.get(stage) for stage in SCALES]
 

@@ -343,7 +343,7 @@ def check_change(
     for value in (*gamma, *se_gamma):
         if value is not None and not 0 <= value <= GAMMA_MOST:
             raise SettingsError(
-                f"An exponent γ lies between 0 and {GAMMA_MOST:g}, not at {value}."
+                f"Selectivity (γ) lies between 0 and {GAMMA_MOST:g}, not at {value}."
             )
 
 
@@ -376,11 +376,26 @@ def variant_card(
     Raises
     ------
     SettingsError
-        As of `check_change`; if nothing would be different.
+        As of `check_change`; if nothing would be different; if the model lacks what is changed.
     """
     check_change(gates, gamma, se_gamma)
     own = card.network
     has_scales = own.kind == "sa2net"
+    lacking = [
+        f"scale {i}" for i, on in enumerate(gates, 1) if on is not None and not has_scales
+    ]
+    for word, wanted, there in (("detail", gamma, own.gates), ("features", se_gamma, own.se)):
+        # Without a module everything passes, as with γ = 0.
+        lacking += [
+            f"{word} {stage}"
+            for stage, value, here in zip(SCALES, wanted, there, strict=True)
+            if value and not here
+        ]
+    if lacking:
+        raise SettingsError(
+            f"{card.name} has no attention for {', '.join(lacking)}, so it cannot be changed "
+            "there. Leave that out."
+        )
     network = own.model_copy(
         update={
             "scales": _other(own.scales, gates[::-1], (has_scales,) * 4),
@@ -391,8 +406,8 @@ def variant_card(
     changed = change_words(own, network)
     if not changed:
         raise SettingsError(
-            "Nothing is changed, so there is no variant to keep. Switch a scale off or move a "
-            "slider first."
+            "Nothing is changed, so there is no variant to keep. Switch a scale off, or choose "
+            "another selectivity, first."
         )
     kept = {key: card.training[key] for key in _OF_WEIGHTS if key in card.training}
     return card.model_copy(

@@ -256,7 +256,7 @@ def save_variant(
     ModelNotFoundError
         If there is no such model, or its file is not the one of `sha256`.
     SettingsError
-        If the change is none, or the name is not allowed.
+        If the change is none or of what the model lacks, or the name is not allowed.
     ModelExistsError
         If the name is taken (by a bundled model or the model itself: even with `overwrite`).
     CheckpointError, OutputError

@@ -321,8 +321,8 @@ class SeeWhyPage(PageWidget):
     def _show_kept(self) -> None:
         why = self.session.why
         kept = None if why is None else why.variant
-        if kept is not None and all(kept.name != entry.name for entry in self.session.models):
-            kept = None  # removed or renamed elsewhere
+        if kept is not None and all(kept.card != entry.card for entry in self.session.models):
+            kept = None  # removed, renamed or replaced elsewhere
         can_keep = why is not None and not why.what_if.is_default
         if why is not None and kept is not None:
             same = (kept.parent, kept.settings) == (why.model, why.what_if)

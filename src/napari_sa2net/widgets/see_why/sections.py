@@ -572,9 +572,8 @@ class CellSection(QWidget):
             tip="What each stage did to this cell, from coarse to full size"
         )
         self.history.setTextFormat(Qt.TextFormat.RichText)
-        side = vbox(
-            self.title, muted("scales in this cell (line: image)"), self.bars, None, spacing=2
-        )
+        self.scales = muted("scales in this cell (line: image)")
+        side = vbox(self.title, self.scales, self.bars, None, spacing=2)
         top = QHBoxLayout()
         top.setSpacing(8)
         top.addWidget(self.thumbnail, 0, Qt.AlignmentFlag.AlignTop)
@@ -595,6 +594,10 @@ class CellSection(QWidget):
         self.title.setText(f"Cell {inspection.label}")
         self.thumbnail.set_cell(inspection)
         self.bars.set_gates(inspection.gates, inspection.image_gates)
+        # A FocalUNet has no scales.
+        has_scales = bool(np.isfinite(inspection.image_gates).any())
+        for part in (self.scales, self.bars):
+            part.setVisible(has_scales)
         self.plot.set_profiles(inspection.distances, inspection.profiles)
         strides = [step.stride for step in inspection.history]
         rows = "".join(
