@@ -81,7 +81,7 @@ def sharing() -> list[psutil.Process]:
     found = []
     for one in psutil.Process().children():
         with contextlib.suppress(psutil.Error):  # one that has ended since
-            if "processes import follow" in " ".join(one.cmdline()):
+            if "train import follow" in " ".join(one.cmdline()):
                 found.append(one)
     return found
 

@@ -31,7 +31,7 @@ _READY = b"ready\n"
 _GRACE_S = 60
 #: Seconds after a lost connection in which a process that ended is found out.
 _NEWS_S = 5
-_SCRIPT = "from napari_sa2net.training.processes import follow; follow()"
+_SCRIPT = "from napari_sa2net.training.train import follow; follow()"
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def shared(place: Place, n: int, device: torch.device, call: dict[str, Any]) -> 
     Parameters
     ----------
     place : Place
-        Of this process: the only one so far, or one that `follow` has started.
+        Of this process: the only one so far, or one that was started here.
     n : int
         How many there shall be.
     call : dict
@@ -228,14 +228,9 @@ def _free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def follow() -> None:
-    """What a process does that was started by `shared`: train along, and write nothing."""
-    from napari_sa2net.config import TrainConfig
-    from napari_sa2net.training.train import train_with
-
+def told() -> tuple[Place, dict[str, Any]]:
+    """What `shared` tells a process that it starts: its place, and how training was called."""
     # Ctrl-C is for the first process, which tells the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     asked = json.load(sys.stdin)
-    call = asked["call"]
-    config = TrainConfig(**call.pop("config"))
-    train_with(Place(**asked["place"]), **call, config=config)
+    return Place(**asked["place"]), asked["call"]

@@ -64,7 +64,7 @@ from napari_sa2net.training.dataset import (
     load_example,
 )
 from napari_sa2net.training.losses import deep_supervision_loss, make_loss
-from napari_sa2net.training.processes import Place, shared
+from napari_sa2net.training.processes import Place, shared, told
 from napari_sa2net.training.processes import check as check_devices
 from napari_sa2net.training.run_state import write_tensors
 from napari_sa2net.training.runs import folder_input
@@ -534,6 +534,12 @@ def train_with(
     if taken is None:
         path = add_file(path, name).path
     return TrainResult(path, card, scores)
+
+
+def follow() -> None:
+    """What a process does that `processes.shared` has started: train along, write nothing."""
+    place, call = told()
+    train_with(place, **{**call, "config": TrainConfig(**call["config"])})
 
 
 @contextmanager
