@@ -143,11 +143,11 @@ def warm_engine_maker() -> Iterator[WarmEngines | None]:
         engines.close()
 
 
-@pytest.fixture
-def warm_engines(
-    warm_engine_maker: WarmEngines | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(scope="module")
+def warm_engines(warm_engine_maker: WarmEngines | None) -> Iterator[None]:
     """Engines start at once, where the system can do that; else as they always do."""
-    if warm_engine_maker is not None:
-        ours = SimpleNamespace(**{**vars(subprocess), "Popen": warm_engine_maker.start})
-        monkeypatch.setattr("napari_sa2net.engine.process.subprocess", ours)
+    with pytest.MonkeyPatch.context() as patch:
+        if warm_engine_maker is not None:
+            ours = SimpleNamespace(**{**vars(subprocess), "Popen": warm_engine_maker.start})
+            patch.setattr("napari_sa2net.engine.process.subprocess", ours)
+        yield

@@ -11,6 +11,8 @@ from pathlib import Path
 import matplotlib
 import pytest
 
+from napari_sa2net.data.samples import reference_images
+
 ROOT = Path(__file__).parent.parent
 PAGES = [
     ROOT / "README.md",
@@ -41,8 +43,21 @@ def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
+@pytest.fixture
+def few_reference_images(monkeypatch):
+    """One of each kind in place of three: that they are scored is tested elsewhere."""
+    from napari_sa2net.training import compare_models, material
+
+    some = [one for one in reference_images() if "medium" in one.name]
+    for module in (compare_models, material):
+        monkeypatch.setattr(module, "reference_images", lambda: iter(some))
+    material._drawn.cache_clear()
+    yield
+    material._drawn.cache_clear()
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if snippets(p)], ids=name_of)
-def test_examples_run(page, tmp_path, monkeypatch):
+def test_examples_run(page, few_reference_images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SA2NET_HOME", str(tmp_path / "home"))
     # Not by MPLBACKEND: matplotlib may be loaded already, with the windows of other tests.

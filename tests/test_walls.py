@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -11,14 +12,15 @@ HEAVY = ("torch", "lightning", "kornia", "torchmetrics")
 WINDOW = ("napari", "qtpy", "magicgui", "PyQt5", "PyQt6", "PySide6")
 
 
-def modules_after(statement: str) -> set[str]:
+@cache
+def modules_after(statement: str) -> frozenset[str]:
     """Top-level names in sys.modules of a fresh Python after a statement."""
     script = f"import sys\n{statement}\nprint(' '.join(sorted(sys.modules)))"
     run = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
     )
     assert run.returncode == 0, run.stderr
-    return set(run.stdout.split())
+    return frozenset(run.stdout.split())
 
 
 def test_import_contracts():

@@ -152,7 +152,7 @@ def test_from_corrections_to_a_child_while_segmenting_goes_on(desk):
     desk.segment.start()
     desk.segment.set_image(ImageSource("a", "a", image, view=(10, 90, 0, 104)))
     state = desk.summarised().state
-    desk.learn.set_config(FEW.model_copy(update={"steps": 60, "rounds": 20, "patience": 50}))
+    desk.learn.set_config(FEW.model_copy(update={"steps": 30, "rounds": 10, "patience": 50}))
     phases, said = [], []
     state.events.phase.connect(phases.append)
     state.events.progress.connect(lambda now: now and said.append(now))
@@ -181,8 +181,8 @@ def test_from_corrections_to_a_child_while_segmenting_goes_on(desk):
     assert set(np.unique(shown.content.values)) == {0, 1}
     desk.until(lambda: state.outcome is not None)
     assert state.phase == "idle"
-    assert [point.step for point in state.curves.losses] == list(range(1, 61))
-    assert len(state.curves.rounds) == 20
+    assert [point.step for point in state.curves.losses] == list(range(1, 31))
+    assert len(state.curves.rounds) == 10
     outcome = state.outcome
     assert (outcome.parent, outcome.child) == ("tiny", "tiny-tuned")
     assert find_model("tiny-tuned").aside is outcome.aside is not outcome.verdict.better

@@ -310,7 +310,7 @@ def test_an_image_done_in_the_moment_of_the_interrupt_counts(tiny_model, images,
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for child processes")
-def test_interrupted_batch_resumes(tiny_model, tmp_path):
+def test_interrupted_batch_resumes(run, tiny_model, tmp_path):
     folder, out = tmp_path / "many", tmp_path / "out"
     folder.mkdir()
     image, _ = synthetic_nuclei(shape=(64, 64), n=4, seed=0)
@@ -343,10 +343,9 @@ def test_interrupted_batch_resumes(tiny_model, tmp_path):
     assert not [path for path in out.rglob("*") if "part" in path.name]
     assert {row["image"] for row in rows(out)} == set(done)
 
-    again = subprocess.run(
-        [*command, "--json"], capture_output=True, text=True, check=True, timeout=100
-    )
-    states = {image["name"]: image["state"] for image in json.loads(again.stdout)["images"]}
+    again = run("segment", folder, "-o", out, "--model", tiny_model, "--json")
+    assert again.code == 0
+    states = {image["name"]: image["state"] for image in again.json()["images"]}
     assert sorted(states) == names
     assert all(states[name] == "skipped" for name in done)
     assert {row["image"] for row in rows(out)} == set(names)

@@ -164,6 +164,50 @@ def test_further_series_are_noted(tmp_path) -> None:
     assert "1 further" in image.notes[0]
 
 
+def test_white_that_is_0_is_noted(tmp_path) -> None:
+    array = _ramp(20, 30, dtype=np.uint8)
+    for photometric, notes in (("minisblack", 0), ("miniswhite", 1)):
+        tifffile.imwrite(tmp_path / "a.tif", array, photometric=photometric)
+        image = read_image(tmp_path / "a.tif")
+        np.testing.assert_array_equal(image.array, array)
+        assert len(image.notes) == notes
+    assert "0 is white" in image.notes[0]
+
+
+def _part_of_three(path: Path, number: int) -> None:
+    """One of three files with a channel each, as microscopes write them."""
+    uuids = [f"urn:uuid:0000000{i}-0000-0000-0000-000000000000" for i in range(3)]
+    planes = "".join(
+        f'<TiffData FirstC="{i}" FirstZ="0" FirstT="0" IFD="0" PlaneCount="1">'
+        f'<UUID FileName="ch{i}.ome.tif">{uuid}</UUID></TiffData>'
+        for i, uuid in enumerate(uuids)
+    )
+    record = (
+        '<?xml version="1.0" encoding="UTF-8"?>'
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+        f'UUID="{uuids[number]}"><Image ID="Image:0"><Pixels ID="Pixels:0" '
+        'DimensionOrder="XYCZT" Type="uint16" SizeX="30" SizeY="20" SizeC="3" SizeZ="1" '
+        f'SizeT="1">{planes}</Pixels></Image></OME>'
+    )
+    tifffile.imwrite(path, _ramp(20, 30) + number, description=record, metadata=None)
+
+
+def test_files_of_an_image_that_are_not_there_are_named(tmp_path) -> None:
+    for i in range(3):
+        _part_of_three(tmp_path / f"ch{i}.ome.tif", i)
+    whole = read_image(tmp_path / "ch0.ome.tif")
+    assert (whole.array.shape, whole.axes, whole.notes) == ((3, 20, 30), "CYX", ())
+    assert whole.array[2].max() == 601
+    (tmp_path / "ch2.ome.tif").unlink()
+    (note,) = read_image(tmp_path / "ch0.ome.tif").notes
+    assert "read as 0: ch2.ome.tif is not there" in note
+    # alone and under another name
+    (tmp_path / "ch1.ome.tif").unlink()
+    (tmp_path / "ch0.ome.tif").rename(tmp_path / "mine.ome.tif")
+    (note,) = read_image(tmp_path / "mine.ome.tif").notes
+    assert "ch1.ome.tif and 1 more is not there" in note
+
+
 @pytest.mark.parametrize("lazy", [False, True])
 @pytest.mark.parametrize("compression", [None, "zlib"])
 def test_the_largest_picture_is_read(tmp_path, monkeypatch, lazy, compression) -> None:

@@ -73,7 +73,7 @@ class Engine:
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
+def engine(warm_engines: None) -> Iterator[Engine]:
     """One engine for all tests of a module."""
     one = Engine()
     one.client.start()

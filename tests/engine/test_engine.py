@@ -26,6 +26,11 @@ SMALL = PredictConfig(tile=192, precision="float32")
 
 
 @pytest.fixture(scope="module")
+def warm_engines():
+    """Here an engine starts as it does for everyone."""
+
+
+@pytest.fixture(scope="module")
 def image():
     return synthetic_nuclei((200, 240), 15, seed=5)[0]
 

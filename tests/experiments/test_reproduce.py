@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import multiprocessing
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -365,7 +367,15 @@ def test_mistakes_are_told_before_the_work(tmp_path: Path) -> None:
         reproduce("glas", root, root, **TINY)
 
 
-def test_folds_at_the_same_time_are_those_one_after_the_other(tmp_path: Path) -> None:
+def test_folds_at_the_same_time_are_those_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        # what the two load is loaded once
+        quick = multiprocessing.get_context("forkserver")
+        quick.set_forkserver_preload([run_module.__name__])
+        ours = SimpleNamespace(get_context=lambda method: quick)
+        monkeypatch.setattr(run_module, "multiprocessing", ours)
     root = make.folders(tmp_path / "data", {"Train_Folder": 6, "Test_Folder": 1})
     settings = {**TINY, "epochs": 1, "folds": 2}
     told: list[tuple[int, int, str]] = []

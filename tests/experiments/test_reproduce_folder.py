@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,22 +28,31 @@ TINY = {"base_channels": 1, "epochs": 1, "device": "cpu", "folds": 2}
 FOLDERS = {"Train_Folder": 6, "Test_Folder": 2}
 
 
-@pytest.fixture(autouse=True)
-def small_images(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def small_images() -> Iterator[None]:
     """32 px instead of 224: what is tested does not depend on the size."""
-    for module in ("prepare", "fold", "report"):
-        monkeypatch.setattr(f"napari_sa2net.experiments.reproduce.{module}.SIZE", 32)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("prepare", "fold", "report"):
+            patch.setattr(f"napari_sa2net.experiments.reproduce.{module}.SIZE", 32)
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make.folders(tmp_path_factory.mktemp("glas") / "data", FOLDERS)
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Learned from once; each test has a copy."""
+    out = tmp_path_factory.mktemp("runs") / "out"
+    reproduce("glas", data, out, **TINY)
+    return out
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return make.folders(tmp_path / "data", FOLDERS)
-
-
-@pytest.fixture
-def out(data: Path, tmp_path: Path) -> Path:
-    reproduce("glas", data, tmp_path / "out", **TINY)
-    return tmp_path / "out"
+def out(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "out"))
 
 
 def whats(call: Callable[..., dict]) -> list[str]:

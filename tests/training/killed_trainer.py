@@ -44,7 +44,7 @@ def child(folder: Path, model: Path, run: Path, late: bool) -> None:
             marker.touch()
 
     # A stop after a while, so that kills also hit the verdict and the registry.
-    stop = {"cancelled": lambda: bool(rounds) and time.monotonic() - rounds[0] > 1.5}
+    stop = {"cancelled": lambda: bool(rounds) and time.monotonic() - rounds[0] > 0.6}
     if (run / "state.pt").exists():
         resume_fine_tuning(run, on_event=begun, **stop)
     else:
@@ -87,7 +87,7 @@ def main() -> None:
             if os.waitpid(pid, os.WNOHANG)[0]:
                 sys.exit("the trainer ended by itself")
             time.sleep(0.01)
-        time.sleep(rng.uniform(0, 2.5))
+        time.sleep(rng.uniform(0, 1.0))
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         checker = os.fork()

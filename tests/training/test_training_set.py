@@ -155,6 +155,19 @@ def test_missing_folders_and_labels_say_what_to_do(tmp_path):
         load_training_folder(tmp_path)
 
 
+@pytest.mark.parametrize(("name", "meant"), [("1", "001"), ("Cell", "cell")])
+def test_a_name_that_a_spreadsheet_has_changed_is_pointed_out(tmp_path, name, meant):
+    folder = folder_of(tmp_path, [meant, "b"], f"split,name\ntrain,{name}\ntrain,b\n")
+    with pytest.raises(TrainingDataError, match=f"for '{name}' .*There is '{meant}': names"):
+        load_training_folder(folder)
+    (folder / "index.csv").write_text(f"split,name\ntrain,{meant}\ntrain,b\n")
+    (path,) = (folder / "labels").glob(f"{meant}.*")
+    path.unlink()
+    with pytest.raises(TrainingDataError, match=f"labels has no file for '{meant}'") as error:
+        load_training_folder(folder)
+    assert "There is" not in str(error.value)
+
+
 def test_a_seeded_tenth_of_each_kind_validates(tmp_path):
     names = [f"n{i:02d}" for i in range(40)]
     rows = [f"train,{n},{'x' if i < 30 else 'y'}," for i, n in enumerate(names)]

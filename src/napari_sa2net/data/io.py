@@ -496,7 +496,9 @@ def read_tiff(path: Path) -> ImageFile:
             array = series.asarray()
         axes = _clean_axes(series.axes, series.kind, tuple(array.shape))
         scale, names, notes = _metadata(tif, number)
-        notes = (*notes, *_others(tif.series, number))
+        notes = (*notes, *_others(tif.series, number), *_not_there(tif, path))
+        if series.keyframe.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+            notes = (*notes, "0 is white in this file: other programs swap bright and dark")
     except BaseException:
         tif.close()
         raise
@@ -608,6 +610,27 @@ def _others(series: Sequence[Any], taken: int) -> tuple[str, ...]:
         return (f"{n - 1} further image series in this file not read",)
     size = " × ".join(str(length) for length in series[taken].shape)
     return (f"picture {taken + 1} of {n} in this file read, the largest ({size})",)
+
+
+#: Of OME's record: which file holds a plane, and the mark of that file.
+_UUID = re.compile(r"""UUID\s+FileName=["']([^"']+)["']\s*>([^<]*)<""")
+_OWN_UUID = re.compile(r"""OME\b[^>]*\sUUID=["']([^"']+)["']""")
+
+
+def _not_there(tif: Any, path: Path) -> tuple[str, ...]:
+    """What to say of an image that lies in several files, some of them elsewhere."""
+    record = (tif.ome_metadata or "") if tif.is_ome else ""
+    files = {name: uuid.strip() for name, uuid in _UUID.findall(record)}
+    own = _OWN_UUID.search(record)
+    gone = [
+        name
+        for name, uuid in files.items()  # this one may have been renamed
+        if not os.path.exists(path.parent / name) and not (own and uuid == own[1])
+    ]
+    if len(files) < 2 or not gone:
+        return ()
+    more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+    return (f"what this image has in other files is read as 0: {gone[0]}{more} is not there",)
 
 
 def _clean_axes(axes: str, kind: str, shape: tuple[int, ...]) -> str:

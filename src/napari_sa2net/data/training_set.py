@@ -565,12 +565,26 @@ def _item(directory: Path, name: str, folders: _Folders) -> TrainingItem:
     labels = next(iter(given or folders.labels(beside, True).get(name, [])), None)
     for path, folder in ((image, beside), (labels, directory / "labels")):
         if path is None:
+            there = folders[folder] if folder is beside else folders.labels(folder)
             raise TrainingDataError(
                 f"{folder} has no file for {name!r} "
                 f"({', '.join(SUFFIXES)}). Every image needs labels of the same name."
+                f"{_meant(name, there)}"
             )
     assert image is not None and labels is not None
     return TrainingItem(name, image, labels, reviewed)
+
+
+def _meant(name: str, there: Iterable[str]) -> str:
+    """What is said of a file that may be meant: spreadsheets make 1 of 001."""
+
+    def plain(text: str) -> str:
+        return text.casefold().lstrip("0")
+
+    found = next((one for one in sorted(there) if plain(one) == plain(name)), None)
+    if found is None:
+        return ""
+    return f" There is {found!r}: names must agree in zeros and in upper and lower case."
 
 
 # --------------------------------------------------------------------------------------------
