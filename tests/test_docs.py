@@ -43,16 +43,17 @@ def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-@pytest.fixture
-def few_reference_images(monkeypatch):
+@pytest.fixture(scope="module")
+def few_reference_images():
     """One of each kind in place of three: that they are scored is tested elsewhere."""
     from napari_sa2net.training import compare_models, material
 
     some = [one for one in reference_images() if "medium" in one.name]
-    for module in (compare_models, material):
-        monkeypatch.setattr(module, "reference_images", lambda: iter(some))
-    material._drawn.cache_clear()
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (compare_models, material):
+            patch.setattr(module, "reference_images", lambda: iter(some))
+        material._drawn.cache_clear()
+        yield
     material._drawn.cache_clear()
 
 

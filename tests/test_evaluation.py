@@ -201,7 +201,7 @@ def test_folders_that_are_missing_or_empty(folders, tmp_path):
         ("split,name\ntest,a\nval,b\n", {"split": "best"}, "'best'; its splits are test, val"),
         ("name\n", {}, "no row"),
         ("name\na\na\n", {}, "more than once"),
-        ("", {}, "no column name"),
+        ("", {}, "no column name; it is empty"),
     ],
 )
 def test_an_index_that_does_not_fit(folders, tmp_path, text, kwargs, says):

@@ -24,6 +24,9 @@ from napari_sa2net.errors import AxesError, ChannelError
         ((9, 7, 5, 6, 4), "TZYXC", True),
         ((3, 4), "YX", False),
         ((1, 1), "YX", False),
+        ((5, 6, 1), "YXC", False),
+        ((7, 5, 6, 1), "ZYXC", False),
+        ((7, 5, 1, 1), "TZYX", False),
         ((0, 0, 3), "YXC", True),
     ],
 )

@@ -87,7 +87,7 @@ def test_describe_names_the_colours_in_use() -> None:
 @pytest.mark.parametrize(
     ("shape", "axes"),
     [
-        *(((96, 80, n), "YXC") for n in (1, 2, 5, 6, 7, 8, 10, 12, 16, 20)),
+        *(((96, 80, n), "YXC") for n in (2, 5, 6, 7, 8, 10, 12, 16, 20)),
         ((512, 512, 32), "YXC"),
         ((20, 96, 80, 5), "ZYXC"),
         ((96, 2, 80), "YCX"),
@@ -101,6 +101,7 @@ def test_describe_names_the_colours_in_use() -> None:
         ((512, 512, 100), None),
         ((3, 200, 30), None),
         ((96, 80, 3), None),  # colours
+        ((96, 80, 1), None),  # the only channel
         ((96, 4, 2), None),
         ((96, 0, 5), None),
     ],

@@ -104,6 +104,17 @@ def test_plane_by_plane(tmp_path) -> None:
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif"), lazy.array)
 
 
+@pytest.mark.parametrize("shape", [(6, 20, 1), (3, 2, 20, 1), (6, 1, 20), (6, 1, 1), (20, 1)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
+def test_planes_one_pixel_wide_come_back(tmp_path, shape, dtype) -> None:
+    labels = _labels(shape).astype(dtype)
+    axes = "TZYX"[-len(shape) :]
+    write_labels(tmp_path / "a.tif", labels, axes=axes)
+    again = read_image(tmp_path / "a.tif")
+    assert again.axes == axes
+    np.testing.assert_array_equal(again.array, labels)
+
+
 def test_huge_planes_tile_by_tile(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(write, "MAX_PLANE_PIXELS", 1000)
     monkeypatch.setattr(write, "_TILE", 64)

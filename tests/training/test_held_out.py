@@ -111,3 +111,11 @@ def test_a_view_shows_the_part_with_most_reviewed_cells():
     assert view.image.shape == (3, 96, 96)
     assert view.labels.shape == view.counts.shape == (96, 96)
     assert view.counts.sum() > 0.9 * counts.sum()
+
+
+@pytest.mark.parametrize(("mark", "what", "way"), [("val", "learn from", "train")])
+def test_all_on_one_side_says_so(mark, what, way):
+    some = [example(f"i{i}", seed=i, split=mark) for i in range(3)]
+    with pytest.raises(TrainingDataError, match=f"{what}.*one that is marked {mark} {way}"):
+        split_examples(some, 0.25, 0)
+    split_examples([*some, example("other", seed=9)], 0.25, 0)

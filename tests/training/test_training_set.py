@@ -155,10 +155,21 @@ def test_missing_folders_and_labels_say_what_to_do(tmp_path):
         load_training_folder(tmp_path)
 
 
-@pytest.mark.parametrize(("name", "meant"), [("1", "001"), ("Cell", "cell")])
+@pytest.mark.parametrize("path", ["images/a.tif", r"C:\data\my images\a.tif", "/b/a.ome.tif"])
+def test_whole_paths_may_stand_in_an_index(tmp_path, path):
+    folder = folder_of(tmp_path, ["a", "b"], f"split,name\ntrain,{path}\nval,b\n")
+    assert [(i.name, i.split) for i in load_training_folder(folder)] == [
+        ("a", "train"),
+        ("b", "val"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("1", "001"), ("Cell", "cell"), ("a", "a_mask"), ("a", "a-labels")]
+)
 def test_a_name_that_a_spreadsheet_has_changed_is_pointed_out(tmp_path, name, meant):
     folder = folder_of(tmp_path, [meant, "b"], f"split,name\ntrain,{name}\ntrain,b\n")
-    with pytest.raises(TrainingDataError, match=f"for '{name}' .*There is '{meant}': names"):
+    with pytest.raises(TrainingDataError, match=f"for '{name}' .*There is '{meant}': rename"):
         load_training_folder(folder)
     (folder / "index.csv").write_text(f"split,name\ntrain,{meant}\ntrain,b\n")
     (path,) = (folder / "labels").glob(f"{meant}.*")

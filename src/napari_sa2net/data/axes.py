@@ -70,9 +70,9 @@ def resolve_axes(shape: tuple[int, ...], axes: str | None = None) -> Axes:
     shape : tuple of int
     axes : str, optional
         One letter per axis: Y and X are needed, C are channels, S are RGB samples, every
-        other letter is a stack axis. Unsaid: a last axis of 3 or 4 is RGB(A) where at least
-        two others are left, the two before it (or the last two) are Y and X, all others are
-        a stack, never channels.
+        other letter is a stack axis. Unsaid: a last axis of 3 or 4 is RGB(A), and one of 1 the
+        only channel, where at least two others are left; the two before it (or the last two)
+        are Y and X, all others are a stack, never channels.
 
     Raises
     ------
@@ -114,13 +114,14 @@ def resolve_axes(shape: tuple[int, ...], axes: str | None = None) -> Axes:
 
 def _default(shape: tuple[int, ...]) -> tuple[str, bool]:
     rgb = len(shape) > 2 and shape[-1] in (3, 4)
-    n_stack = len(shape) - (3 if rgb else 2)
+    channels = rgb or (len(shape) > 2 and shape[-1] == 1 < shape[-2])
+    n_stack = len(shape) - (3 if channels else 2)
     if n_stack > len(STACK_NAMES):
         raise AxesError(
             f"This array has {len(shape)} axes, more than there are names for; "
             "pass one image of it."
         )
-    return STACK_NAMES[:n_stack][::-1] + ("YXC" if rgb else "YX"), rgb
+    return STACK_NAMES[:n_stack][::-1] + ("YXC" if channels else "YX"), rgb
 
 
 # --------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def read_index(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Columns and rows of a table of images.
 
     UTF-8, UTF-16 and Windows-1252; columns set apart by commas, semicolons or tabs; blanks
-    around words, empty rows and upper case in the heads do not count.
+    around words, empty rows and upper case in the heads do not count, nor do folders in names.
 
     Returns
     -------
@@ -93,6 +93,9 @@ def read_index(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         for row in table[1:]
         if any(row)
     ]
+    for row in rows:
+        if "name" in row:  # scripts like to write whole paths
+            row["name"] = re.split(r"[/\\]", row["name"])[-1]
     return [head for head in columns if head], rows
 
 
@@ -576,15 +579,17 @@ def _item(directory: Path, name: str, folders: _Folders) -> TrainingItem:
 
 
 def _meant(name: str, there: Iterable[str]) -> str:
-    """What is said of a file that may be meant: spreadsheets make 1 of 001."""
+    """What is said of a file that may be meant: 001 where a spreadsheet made 1 of it, a_mask."""
 
     def plain(text: str) -> str:
         return text.casefold().lstrip("0")
 
-    found = next((one for one in sorted(there) if plain(one) == plain(name)), None)
-    if found is None:
-        return ""
-    return f" There is {found!r}: names must agree in zeros and in upper and lower case."
+    wanted = plain(name)
+    alike = (
+        one for one in sorted(there) if re.fullmatch(re.escape(wanted) + "([_-].*)?", plain(one))
+    )
+    found = next(alike, None)
+    return "" if found is None else f" There is {found!r}: rename that, or mend the table."
 
 
 # --------------------------------------------------------------------------------------------

@@ -175,6 +175,8 @@ def _write(
     n_bytes = math.prod(shape) * dtype.itemsize
     empty = n_bytes == 0
     size = None if pixel_size_um is None else np.broadcast_to(pixel_size_um, 2).astype(float)
+    # tifffile lays planes that are one pixel wide side by side, so it needs all at once
+    narrow = len(shape) > 2 and shape[-1] == 1
     options: dict[str, Any] = {"photometric": "minisblack", "metadata": {"axes": axes}}
     if not empty:
         options |= {"compression": "zlib", "compressionargs": {"level": level}}
@@ -184,6 +186,7 @@ def _write(
         dtype != np.int32
         and not empty
         and n_bytes < _CLASSIC_BYTES
+        and not narrow
         and 1 not in shape[:-2]
         and axes in ("YX", "ZYX", "TYX", "TZYX", "CYX", "ZCYX", "TCYX", "TZCYX")
     )
@@ -203,6 +206,8 @@ def _write(
     data: Any = None
     if empty:
         data = np.zeros(shape, dtype)
+    elif narrow:
+        data = np.asarray(array).astype(dtype)
     elif math.prod(shape[-2:]) > MAX_PLANE_PIXELS:
         options["tile"] = (_TILE, _TILE)
         data = _tiles(array, shape, dtype, _TILE)

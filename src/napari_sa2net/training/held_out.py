@@ -222,10 +222,16 @@ def _take(
 
 
 def _checked(split: Split) -> Split:
-    for side, what in ((split.training, "learn from"), (split.held_out, "hold back")):
+    for side, what, other, way in (
+        (split.training, "learn from", "val", "train"),
+        (split.held_out, "hold back", "train", "val"),
+    ):
         if not any(len(e.centres) for e in side):
+            said = any(e.item.split == other for e in (*split.training, *split.held_out))
+            of_table = f", or make one that is marked {other} {way}" if said else ""
             raise TrainingDataError(
-                f"There is no reviewed cell left to {what}. Correct cells of one more image."
+                f"There is no reviewed cell left to {what}. Correct cells of one more image"
+                f"{of_table}."
             )
     return split
 
