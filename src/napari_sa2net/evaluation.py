@@ -378,9 +378,7 @@ def _wanted(
     absent = [column for column in needed if column not in columns]
     if absent:
         told = f"its columns are {', '.join(columns)}" if columns else "it is empty"
-        raise EvaluationError(
-            f"{index} has no column {', '.join(absent)}; {told}."
-        )
+        raise EvaluationError(f"{index} has no column {', '.join(absent)}; {told}.")
     chosen = [
         row for row in rows if split is None or split_word(row["split"]) == split_word(split)
     ]

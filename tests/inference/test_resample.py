@@ -33,6 +33,16 @@ def test_windows_equal_the_whole(scale: float) -> None:
     np.testing.assert_array_equal(plane.read(0, y, x, width), whole[:, :y, x:])
 
 
+def test_windows_equal_the_whole_where_one_side_stays() -> None:
+    image = np.random.default_rng(0).random((90, 64)).astype(np.float32)
+    for turned in (image, image.T):
+        plane = plane_of(turned, resize_to=64)
+        whole = plane.read(0, 64, 0, 64)
+        for y0, y1, x0, x1 in ((20, 50, 30, 60), (0, 9, 0, 9), (40, 64, 1, 64)):
+            part = plane.read(y0, y1, x0, x1)
+            np.testing.assert_array_equal(part, whole[:, y0:y1, x0:x1])
+
+
 @pytest.mark.parametrize(
     ("size", "scale"), [((64, 48), 0.5), ((64, 48), 0.25), ((20, 30), 3.0)]
 )

@@ -1,11 +1,16 @@
 """Two models compared: only where a person looked, with an interval, in words."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from napari_sa2net.config import NetworkConfig
 from napari_sa2net.data.samples import synthetic_nuclei
+from napari_sa2net.data.training_set import TrainingItem
 from napari_sa2net.errors import EvaluationError
 from napari_sa2net.metrics import evaluate
+from napari_sa2net.models.card import ModelCard
 from napari_sa2net.training.compare import (
     Change,
     Score,
@@ -14,9 +19,11 @@ from napari_sa2net.training.compare import (
     judge,
     score_of,
     tally,
+    use_of,
     verdict_on,
 )
 from napari_sa2net.training.material import HELD_OUT
+from napari_sa2net.training.runs import RECIPE
 from napari_sa2net.training.tuning import merit
 
 
@@ -191,3 +198,26 @@ def test_areas_add_up_to_dice_and_are_drawn_with_the_cells():
     assert change([old], [old]).dice.margin == 0
     empty = np.zeros_like(truth)
     assert tally(found, empty).areas.tolist() == [[0, 0, int((found > 0).sum())]]
+
+
+def test_what_is_cut_from_a_source_was_had_for_the_same():
+    training = {
+        "recipe": RECIPE,
+        "commits": ["a"],
+        "commit_ids": {"a": "id-a"},
+        "places": {"a": "slide1/0-64"},
+    }
+    card = ModelCard(
+        name="child",
+        network=NetworkConfig(in_channels=3, n_classes=3),
+        classes=("background", "interior", "boundary"),
+        training=training,
+    )
+
+    def used(place, **more):
+        item = TrainingItem("b", Path(), Path(), commit="id-b", place=place, **more)
+        return use_of(card, item)
+
+    assert used("slide1/0-64") == used("slide1/64-128") == "learned"
+    assert used("slide2/0-64") == used("") == "none"
+    assert used("slide2/0-64", kin=("id-a",)) == used("", before=("id-a",)) == "learned"

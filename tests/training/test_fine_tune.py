@@ -1,6 +1,7 @@
 """Fine-tuning as a whole, with a tiny network that finds synthetic nuclei."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -229,6 +230,11 @@ def test_paused_before_the_first_step_it_goes_on_as_if_nothing_had_happened(
     assert str(run) in str(pause.value)
     with pytest.raises(sa2net.errors.Paused):
         resume_fine_tuning(run, paused=lambda: True)
+    given_up = shutil.copytree(run, run.with_name("given-up"))
+    with pytest.raises(Cancelled, match="before the first step"):
+        resume_fine_tuning(given_up, cancelled=lambda: True)
+    with pytest.raises(SettingsError, match="nothing to go on with"):
+        resume_fine_tuning(given_up)
     later = resume_fine_tuning(run)
     after = weights(later)
     for key, value in weights(whole).items():

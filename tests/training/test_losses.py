@@ -1,5 +1,6 @@
 """Dice and cross-entropy with a mask."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from napari_sa2net.training.losses import (
     distance_loss,
     make_loss,
 )
+from napari_sa2net.training.replay import answers_kept
 
 
 def batch(seed=0):
@@ -100,3 +102,17 @@ def test_a_distance_where_nothing_counts_has_no_say():
     loss.backward()
     assert loss.item() == 0
     assert (logits.grad == 0).all()
+
+
+def test_answers_are_kept_where_the_teacher_is_sure():
+    """Two pixels: of one the teacher is sure, the other is left out; by hand."""
+    teacher = torch.tensor([[[[4.0, 0.5]], [[0.0, 0.0]], [[0.0, 0.0]]]])
+    student = torch.tensor([[[[0.0, -3.0]], [[0.0, 5.0]], [[0.0, 1.0]]]])
+    where = torch.tensor([[[0.5, 1.0]]])
+    p = np.exp([4.0, 0.0, 0.0])
+    p /= p.sum()
+    expected = float((p * (np.log(p) - np.log(1 / 3))).sum()) * 0.5
+    kept = answers_kept([student], [teacher], [1.0], where, 0.9)
+    assert float(kept) == pytest.approx(expected, rel=1e-5)
+    # with a low bar the other pixel counts, too
+    assert float(answers_kept([student], [teacher], [1.0], where, 0.1)) > expected

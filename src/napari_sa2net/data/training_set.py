@@ -579,15 +579,13 @@ def _item(directory: Path, name: str, folders: _Folders) -> TrainingItem:
 
 
 def _meant(name: str, there: Iterable[str]) -> str:
-    """What is said of a file that may be meant: 001 where a spreadsheet made 1 of it, a_mask."""
+    """What is said of a file that may be meant, such as 001 for 1 and a_mask for a."""
 
     def plain(text: str) -> str:
         return text.casefold().lstrip("0")
 
-    wanted = plain(name)
-    alike = (
-        one for one in sorted(there) if re.fullmatch(re.escape(wanted) + "([_-].*)?", plain(one))
-    )
+    pattern = re.escape(plain(name)) + "([_-].*)?"
+    alike = (one for one in sorted(there) if re.fullmatch(pattern, plain(one)))
     found = next(alike, None)
     return "" if found is None else f" There is {found!r}: rename that, or mend the table."
 
