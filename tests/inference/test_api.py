@@ -219,6 +219,21 @@ def test_diameter_rescales(make_model, nuclei: np.ndarray) -> None:
     assert segment(nuclei, model=model, diameter=10, rescale=False).provenance["scale"] == 1
 
 
+def test_the_size_is_looked_for_in_some_planes_of_a_stack(make_model, monkeypatch) -> None:
+    seen: list = []
+
+    def look(predictor, plan, planes, **more) -> float:
+        seen.extend(planes)
+        return 10.0
+
+    monkeypatch.setattr("napari_sa2net.inference.segment.estimate_diameter", look)
+    result = segment(image_of((9, 40, 40)), model=make_model(diameter=20), axes="ZYX")
+    assert result.diameter == 10
+    assert seen[0] == (4,)
+    assert 1 < len(set(seen)) == len(seen) < 9
+    assert all(0 <= z < 9 for (z,) in seen)
+
+
 def test_all_channels_go_in_where_they_fit(make_model) -> None:
     model = make_model(in_channels=4)
     plan = segment(image_of((4, 20, 20)), model=model, axes="CYX").plan
