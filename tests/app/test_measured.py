@@ -249,6 +249,25 @@ class Bench:
         self.client.on_event(request.done(table))
 
 
+def test_cells_of_another_part_are_measured_with_those_that_are_there(
+    image: np.ndarray,
+) -> None:
+    bench, labels = Bench(), grid()
+    place = Place(ImageSource("i", "i", image, "YX"), (0, 0))
+    kept = KeptWindow("result", (0, 0), labels.shape)
+    # of a layer that nobody has measured, all of them
+    bench.measurements.extend("mine", labels, place, kept)
+    (request,) = bench.client.requests
+    bench.answer(request, image)
+    n = int(bench.measurements.line("mine").split()[0])
+    assert n == np.unique(labels).size - 1
+    # then only what came
+    more = labels.copy()
+    more[0:2, 0:2] = labels.max() + 1
+    bench.measurements.extend("mine", more, place, kept)
+    assert bench.measurements.line("mine").startswith(f"{n + 1} cells")
+
+
 def test_layers_of_any_origin_are_measured(image: np.ndarray) -> None:
     bench, labels = Bench(), grid()
     place = Place(ImageSource("i", "i", image, "YX"), (0, 0))
