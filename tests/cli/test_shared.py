@@ -165,6 +165,8 @@ def test_going_on(segment, large, tmp_path, monkeypatch):
     assert segment(*SMALL, "--diameter", "18", inputs=[large], out="one").code == 0
     same(tmp_path / "one", tmp_path / "out")
     assert "done before" in segment(*more, "--shard", "2/2", inputs=[large]).err
+    # which leaves no note that the join would take for shards that are missing
+    assert segment(*more, "--shard", "join", inputs=[large]).code == 0
 
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "4", "1/0", "a/b", "-1/4", "joined", "1/2/3"])

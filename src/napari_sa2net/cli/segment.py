@@ -369,8 +369,11 @@ def run_shard(order: Order, model: Model, text: str, json: bool) -> int:
         return code
     shard = Shard.of_text(text)
     cut = order.block is not None or len(order.jobs) < shard.of
-    notes.begin(shard)
     worker = Worker(replace(order, block=order.block or 0 if cut else None), model)
+    # after the join there is nothing to be noted, which a later join would wait for
+    joined = notes.cleared and all(map(worker.batch.folder.finished, order.jobs))
+    if not joined:
+        notes.begin(shard)
     start = time.monotonic()
     images: list[dict[str, Any]] = []
     told: dict[str, str] = {}
@@ -380,7 +383,8 @@ def run_shard(order: Order, model: Model, text: str, json: bool) -> int:
             images.append(image)
             progress.end(image["name"], *_ended(image, told))
     failed = sum(image["state"] == "failed" for image in images)
-    notes.end(shard)
+    if not joined:
+        notes.end(shard)
     seconds = round(time.monotonic() - start, 3)
     if json:
         summary = {"shard": str(shard), "seconds": seconds, "n_images": n, "n_failed": failed}

@@ -395,6 +395,11 @@ class ShardNotes:
                 + ", and join then."
             )
 
+    @property
+    def cleared(self) -> bool:
+        """Whether there are none, as after a join."""
+        return not self.folder.is_dir()
+
     def clear(self) -> None:
         """Take all notes away."""
         shutil.rmtree(self.folder, ignore_errors=True)
