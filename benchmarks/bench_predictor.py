@@ -139,11 +139,17 @@ def accuracy(n: int) -> Iterator[dict[str, object]]:
     found: dict[str, list[tuple[np.ndarray, float]]] = {way: [] for way in ways}
     for number, picture in enumerate(pictures):
         told(f"image {number + 1} of {len(pictures)}")
+        diameter = None  # as it is estimated once: that is no part of the comparison
         for way, settings in ways.items():
-            # of one size of cells: how it is estimated is no part of the comparison
             result = sa2net.segment(
-                picture.image, model, diameter=30.0, device="cpu", measure="none", **settings
+                picture.image,
+                model,
+                diameter=diameter,
+                device="cpu",
+                measure="none",
+                **settings,
             )
+            diameter = result.diameter
             score = score_image(result.labels, picture.truth)
             means = [counts.ap for counts in score.matches]
             found[way].append((np.asarray(result.probability), statistics.mean(means)))

@@ -209,7 +209,9 @@ def test_an_image_without_anything(segment, tmp_path):
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
 
 
 ZARR = "ome-zarr/large.ome.zarr"
@@ -232,7 +234,9 @@ def test_ome_zarr_written_by_several(segment, large, tiny_model, tmp_path, monke
     (job,) = name_jobs([large])
     order = Order(
         *(tmp_path / "out", str(tiny_model), model.sha256, settings, (job,)),
-        **{"block": 256, "formats": ("ome-zarr",), "together": ("ome-zarr",)},
+        block=256,
+        formats=("ome-zarr",),
+        together=("ome-zarr",),
     )
     first, second = Worker(order, model), Worker(order, model)
     levels = first.begin(job, "ome-zarr")

@@ -311,15 +311,11 @@ def _pyramid(
     _set_ome(group, version, {"multiscales": [one]})
 
 
-def _fill(
-    group: Any, array: Any, level: int, mean: bool, which: slice = slice(None)
-) -> None:
+def _fill(group: Any, array: Any, level: int, mean: bool, which: slice = slice(None)) -> None:
     """Write chunks of a level, from the array or from the level before."""
     source, out = group[str(level - 1)] if level else array, group[str(level)]
     for part in list(_chunks(out.shape))[which]:
-        out[part] = (
-            _small(source, part, mean) if level else _read(source, part, out.dtype)
-        )
+        out[part] = _small(source, part, mean) if level else _read(source, part, out.dtype)
 
 
 def _axis(axis: str, scale_um: Mapping[str, float]) -> dict[str, str]:

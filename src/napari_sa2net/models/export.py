@@ -67,8 +67,8 @@ def export_as(
     ----------
     model : str, path or Model
     destination : path
-        ``.onnx`` for ONNX, ``.zip`` for a package of the BioImage Model Zoo, ``.safetensors`` or
-        a folder for a copy of a named model's file; other endings are refused.
+        ``.onnx`` for ONNX, ``.zip`` for a package of the BioImage Model Zoo, ``.safetensors``
+        or a folder for a copy of a named model's file. Other endings are refused.
     attention : bool
         ONNX gives the attention maps too.
     authors : sequence of str

@@ -350,9 +350,7 @@ def export_model(
     if target.is_dir():
         target = target / f"{entry.name}{SUFFIX}"
     elif target.suffix.lower() != SUFFIX:
-        others = " or ".join(
-            f"FILE{ending} (a {what})" for ending, what in _OTHERS.items()
-        )
+        others = " or ".join(f"FILE{ending} (a {what})" for ending, what in _OTHERS.items())
         raise OutputError(
             f"{target} is no folder that is there, and no name of a copy of a model's file, "
             f"which ends with {SUFFIX}. For other programs: sa2net models export {entry.name} "
