@@ -670,18 +670,20 @@ def test_of_a_plane_larger_than_a_texture_parts_are_drawn(
     cells.refresh()
     viewer.screenshot(canvas_only=True, flash=False)
     assert visual.node._texture.shape[:2] == (48, 40)
-    for layer in (viewer.layers[0], cells):
-        viewer.layers.selection.active = layer
+    page.cells.choose(page.state.cells.key)
     page.reviewed.wanted = False
     drawn: list[Any] = []
     monkeypatch.setattr(cells, "refresh", lambda *a, **k: drawn.append(k))
-    key(viewer, "D")
+    page.strip.buttons["delete"].click()
     drag(qtbot, cells, (20, 20))
+    assert labels_of(cells) == [2, 3, 4], page.state.said
     page.bench.choose("")
     cells.brush_size = 7
     cells.paint((61, 41), 9)
-    key(viewer, "Control-Z")
+    qtbot.waitUntil(lambda: page.state.unsaved == 2)
+    page.strip.undo.click()
     cells.paint((33, 95), 4)
+    qtbot.waitUntil(lambda: page.state.unsaved == 2)
     qtbot.wait(50)
     assert labels_of(cells) == [2, 3, 4]
     assert not drawn
