@@ -173,6 +173,9 @@ def connected(address: str) -> Iterator[tuple[Any, int]]:
         environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
         settings = {
             "distributed.nanny.pre-spawn-environ": environment,
+            # one that ended is started again, however long a busy machine takes for it; else
+            # it is given up after 15 s, and a run without workers waits for ever
+            "distributed.deploy.lost-worker-timeout": "1 day",
         }
         with (
             dask.config.set(settings),
