@@ -300,6 +300,22 @@ def test_workers_that_are_killed_cost_their_blocks(
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore")  # of dask's, such as on a port that is in use
+def test_a_worker_that_is_slow_to_come_back_is_waited_for():
+    """Where dask would give it up, and all that is asked for would wait for ever."""
+    dask = pytest.importorskip("dask")
+    pytest.importorskip("distributed")
+    psutil = pytest.importorskip("psutil")
+    from napari_sa2net.cli.segment import connected
+
+    given_up = {"distributed.deploy.lost-worker-timeout": "10ms"}
+    with dask.config.set(given_up), connected("local:1") as (client, _):
+        (pid,) = client.run(os.getpid).values()
+        psutil.Process(pid).kill()
+        assert client.submit(sum, (1, 2)).result(timeout=200) == 3
+
+
+@pytest.mark.timeout(600)
 def test_files_on_a_cluster(segment, images, tiny_model, tmp_path, own_home):
     pytest.importorskip("distributed")
     assert segment(inputs=[images], out="one").code == 1
