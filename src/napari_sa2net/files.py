@@ -202,6 +202,14 @@ def cannot_write(path: Path, error: Exception) -> OutputError:
     )
 
 
+def taken(path: Path) -> OutputError:
+    """What to raise where a file is there that nobody allowed to replace."""
+    return OutputError(
+        f"{path} exists already. Give another path, or allow to overwrite: --overwrite in the "
+        "shell, overwrite=True in Python."
+    )
+
+
 def _umask() -> int:
     # There is no way to ask for it without setting it.
     mask = os.umask(0o022)

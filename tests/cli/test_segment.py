@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -540,6 +541,21 @@ def test_a_folder_that_may_not_be_read_is_named(run, segment, images):
             assert f"{images} cannot be read: Permission denied" in result.err
     finally:
         images.chmod(0o755)
+
+
+def test_labels_beside_images_are_no_images(segment, images, tmp_path):
+    """Of a folder of a training set the images are named, not what lies beside them."""
+    top = tmp_path / "set" / "test"
+    for kind in ("annotations", "images", "labels"):
+        (top / kind).mkdir(parents=True)
+        shutil.copy(images / "a.tif", top / kind)
+    result = segment(inputs=(top,))
+    assert f"for those in its folder images, give '{top / 'images'}'" in result.err
+    result = segment(inputs=(top.parent,))
+    pattern = str(top.parent / "**" / "images" / "*")
+    assert f"give the pattern '{pattern}'" in result.err
+    assert segment(inputs=(pattern,)).code == 0
+    assert [path.name for path in (tmp_path / "out").glob("*.tif")] == ["a.tif"]
 
 
 def test_images_in_folders_below_are_told_how_to_be_named(segment, images, tmp_path):

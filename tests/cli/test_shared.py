@@ -14,6 +14,7 @@ import pytest
 import tifffile
 
 from napari_sa2net.data import synthetic_nuclei
+from napari_sa2net.data.results import name_jobs
 from napari_sa2net.inference import planes
 
 
@@ -164,6 +165,8 @@ def test_going_on(segment, large, tmp_path, monkeypatch):
     assert segment(*SMALL, "--diameter", "18", inputs=[large], out="one").code == 0
     same(tmp_path / "one", tmp_path / "out")
     assert "done before" in segment(*more, "--shard", "2/2", inputs=[large]).err
+    # which leaves no note that the join would take for shards that are missing
+    assert segment(*more, "--shard", "join", inputs=[large]).code == 0
 
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "4", "1/0", "a/b", "-1/4", "joined", "1/2/3"])
@@ -205,6 +208,51 @@ def test_an_image_without_anything(segment, tmp_path):
     assert not tifffile.imread(tmp_path / "out" / "flat.tif").any()
 
 
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
+
+
+ZARR = "ome-zarr/large.ome.zarr"
+
+
+def test_ome_zarr_written_by_several(segment, large, tiny_model, tmp_path, monkeypatch):
+    """Each chunk is one share's, in whatever order and twice where a worker ended."""
+    from napari_sa2net.data import formats, write
+    from napari_sa2net.inference.batch import BatchSettings
+    from napari_sa2net.inference.shares import Order, Worker
+    from napari_sa2net.models import load_model
+
+    monkeypatch.setattr(formats, "_CHUNK", 64)
+    monkeypatch.setattr(formats, "_SHARE", 7)
+    monkeypatch.setattr(write, "_PYRAMID", 128)
+    assert segment("--format", "ome-zarr", inputs=[large], out="one").code == 0
+    assert segment(inputs=[large]).code == 0
+    model = load_model(tiny_model)
+    settings = BatchSettings(instances=model.card.instance)
+    (job,) = name_jobs([large])
+    order = Order(
+        *(tmp_path / "out", str(tiny_model), model.sha256, settings, (job,)),
+        block=256,
+        formats=("ome-zarr",),
+        together=("ome-zarr",),
+    )
+    first, second = Worker(order, model), Worker(order, model)
+    levels = first.begin(job, "ome-zarr")
+    assert [len(level) for level in levels] == [18, 6, 2, 2]
+    for level in levels:
+        for i, share in enumerate(reversed(level)):
+            (first, second)[i % 2].fill(job, "ome-zarr", share)
+        second.fill(job, "ome-zarr", level[0])
+    assert not (tmp_path / "out" / ZARR).exists()
+    for worker in (first, second):
+        worker.end(job, "ome-zarr")
+    assert files_of(tmp_path / "out" / ZARR) == files_of(tmp_path / "one" / ZARR)
+    assert second.begin(job, "ome-zarr") == []
+    assert not list((tmp_path / "out" / "extra" / "blocks").iterdir())
+
+
 # --- dask ------------------------------------------------------------------------------------
 
 
@@ -224,8 +272,9 @@ def test_workers_that_are_killed_cost_their_blocks(
 ):
     pytest.importorskip("distributed")
     psutil = pytest.importorskip("psutil")
-    assert segment(*SMALL, inputs=[large], out="one").code == 0
+    assert segment(*SMALL, "--format", "ome-zarr", inputs=[large], out="one").code == 0
     arguments = ("--model", tiny_model, *SMALL, "--block", "100", "--dask", "local:2")
+    arguments += ("--format", "ome-zarr")
     running = start("segment", large, "-o", tmp_path / "out", *arguments, home=own_home)
     blocks = tmp_path / "out" / "extra" / "blocks" / "large"
 
@@ -244,7 +293,26 @@ def test_workers_that_are_killed_cost_their_blocks(
     assert running.returncode == 0, err
     assert killed == 5
     same(tmp_path / "one", tmp_path / "out")
+    assert files_of(tmp_path / "out" / ZARR) == files_of(tmp_path / "one" / ZARR)
     assert not blocks.exists()
+    again = segment(*arguments[2:], inputs=[large])
+    assert again.err.count("done before") == 1
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore")  # of dask's, such as on a port that is in use
+def test_a_worker_that_is_slow_to_come_back_is_waited_for():
+    """Where dask would give it up, and all that is asked for would wait for ever."""
+    dask = pytest.importorskip("dask")
+    pytest.importorskip("distributed")
+    psutil = pytest.importorskip("psutil")
+    from napari_sa2net.cli.segment import connected
+
+    given_up = {"distributed.deploy.lost-worker-timeout": "10ms"}
+    with dask.config.set(given_up), connected("local:1") as (client, _):
+        (pid,) = client.run(os.getpid).values()
+        psutil.Process(pid).kill()
+        assert client.submit(sum, (1, 2)).result(timeout=200) == 3
 
 
 @pytest.mark.timeout(600)

@@ -659,6 +659,42 @@ def test_cells_of_a_stack_with_channels_are_laid_on_it(open_page: Any, qtbot: An
     np.testing.assert_allclose(at, np.asarray(image.data_to_world((2, 0, 4, 5)))[[0, 2, 3]])
 
 
+@pytest.mark.filterwarnings("ignore:data shape .* exceeds GL_MAX_TEXTURE_SIZE")
+def test_of_a_plane_larger_than_a_texture_parts_are_drawn(
+    open_page: Any, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tools and brush draw what they change alone, and the picture is that of the whole."""
+    page, viewer, cells = with_cells(open_page)
+    visual = viewer.window._qt_viewer.canvas.layer_to_visual[cells]
+    visual.MAX_TEXTURE_SIZE_2D = 50
+    cells.refresh()
+    viewer.screenshot(canvas_only=True, flash=False)
+    assert visual.node._texture.shape[:2] == (48, 40)
+    page.cells.choose(page.state.cells.key)
+    page.reviewed.wanted = False
+    drawn: list[Any] = []
+    monkeypatch.setattr(cells, "refresh", lambda *a, **k: drawn.append(k))
+    page.strip.buttons["delete"].click()
+    drag(qtbot, cells, (20, 20))
+    assert labels_of(cells) == [2, 3, 4], page.state.said
+    page.bench.choose("")
+    cells.brush_size = 7
+    cells.paint((61, 41), 9)
+    qtbot.waitUntil(lambda: page.state.unsaved == 2)
+    page.strip.undo.click()
+    cells.paint((33, 95), 4)
+    qtbot.waitUntil(lambda: page.state.unsaved == 2)
+    qtbot.wait(50)
+    assert labels_of(cells) == [2, 3, 4]
+    assert not drawn
+    monkeypatch.undo()
+    parts = viewer.screenshot(canvas_only=True, flash=False)
+    cells.refresh()
+    whole = viewer.screenshot(canvas_only=True, flash=False)
+    np.testing.assert_array_equal(parts, whole)
+    assert (whole != whole[0, 0]).any()
+
+
 def test_cells_that_cannot_be_changed_are_corrected_in_a_copy(
     open_page: Any, qtbot: Any, tmp_path: Path
 ) -> None:

@@ -149,7 +149,7 @@ def test_what_cannot_be_written_leaves_nothing(
     with pytest.raises(errors.SettingsError, match="ONNX files alone"):
         export_as("nuclei", target, attention=True)
     with pytest.raises(
-        errors.OutputError, match=r"no package .* models export nuclei FILE\.zip"
+        errors.OutputError, match=r"ends with \.safetensors.* export nuclei .* FILE\.zip"
     ):
         export_model("nuclei", target.with_suffix(".ZIP"))
     for package in ("onnx", "bioimageio.spec"):
@@ -262,7 +262,8 @@ def test_a_model_goes_out_and_comes_back(
     axes = said["inputs"][0]["axes"]
     assert [axis.get("id", axis["type"]) for axis in axes] == ["batch", "channel", "y", "x"]
     assert axes[1]["channel_names"] == ["red", "green", "blue"]
-    assert axes[2]["size"] == axes[3]["size"] == {"min": 16, "step": 16}
+    assert axes[2]["size"] == axes[3]["size"] == {"min": 272, "step": 16}
+    assert [axis["halo"] for axis in said["outputs"][0]["axes"][2:]] == [128, 128]
     assert said["outputs"][0]["axes"][1]["channel_names"] == [
         "background",
         "interior",

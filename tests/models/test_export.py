@@ -112,8 +112,13 @@ def test_without_the_extra_it_says_what_to_install(
 
 def test_an_ending_is_never_of_another_format(tmp_path: Path) -> None:
     """A copy is no ONNX file, and a copy has no attention maps."""
-    with pytest.raises(errors.OutputError, match=r"models export nuclei FILE\.onnx"):
-        export_model("nuclei", tmp_path / "n.ONNX")
+    for name in ("n.ONNX", "n.txt", "n", "nowhere/n.safetensors.bak"):
+        with pytest.raises(
+            errors.OutputError, match=r"models export nuclei FILE\.onnx"
+        ) as said:
+            export_model("nuclei", tmp_path / name)
+        assert str(tmp_path / name) in str(said.value)
+    assert not list(tmp_path.iterdir())
     with pytest.raises(errors.SettingsError, match="ONNX files alone"):
         export_as("nuclei", tmp_path / "n.safetensors", attention=True)
     assert export_as("nuclei", tmp_path) == tmp_path / "nuclei.safetensors"

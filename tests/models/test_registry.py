@@ -235,9 +235,9 @@ def test_export(home: Path, tmp_path: Path, source: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     assert export_model("cells", out) == out / "cells.safetensors"
-    assert export_model("nuclei", out / "n.bin") == out / "n.bin"
+    assert export_model("nuclei", out / "n.SAFETENSORS") == out / "n.SAFETENSORS"
     assert (out / "cells.safetensors").read_bytes() == source.read_bytes()
-    with pytest.raises(errors.OutputError, match="exists already"):
+    with pytest.raises(errors.OutputError, match="overwrite=True in Python"):
         export_model("nuclei", out / "cells.safetensors")
     export_model("nuclei", out / "cells.safetensors", overwrite=True)
     assert import_model(out / "cells.safetensors", "back").card.name == "back"

@@ -35,6 +35,7 @@ from napari_sa2net.cli.options import (
 )
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.data.axes import channel_choice
+from napari_sa2net.data.formats import SHARED
 from napari_sa2net.data.results import (
     SEGMENT,
     Job,
@@ -131,7 +132,9 @@ def segment(
         return run_shard(order, loaded, shard, json)
     with connected(str(dask)) as (client, n):
         cut = block is not None or len(jobs) < n
-        order = replace(order, block=block or 0 if cut else None)
+        if cut:
+            together = tuple(key for key in SHARED if key in format)
+            order = replace(order, block=block or 0, together=together)
         return run_command(
             *(jobs, output, loaded, settings, overwrite, json),
             formats=format,
@@ -170,6 +173,9 @@ def connected(address: str) -> Iterator[tuple[Any, int]]:
         environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
         settings = {
             "distributed.nanny.pre-spawn-environ": environment,
+            # one that ended is started again, however long a busy machine takes for it; else
+            # it is given up after 15 s, and a run without workers waits for ever
+            "distributed.deploy.lost-worker-timeout": "1 day",
         }
         with (
             dask.config.set(settings),
@@ -268,7 +274,13 @@ def on_cluster(client: Any, order: Order, progress: BatchProgress) -> Iterator[d
             over.add(job.name)
             for note in result[1]:
                 progress.note(*note)
-            yield result[0]
+            entry = result[0]
+            if entry["state"] != "failed":
+                for key in order.together:
+                    if error := write_together(client, told, job, key, progress):
+                        progress.note(job.name, f"no {key}: {error}")
+                        entry.setdefault("not_written", {})[key] = error
+            yield entry
             continue
         if task is open_task:
             opening -= 1
@@ -287,6 +299,44 @@ def on_cluster(client: Any, order: Order, progress: BatchProgress) -> Iterator[d
             if task is make_task and done % tenth == 0 and done < total:
                 seconds = (time.monotonic() - start) * (total - done) / done
                 progress.tell(f"{done} of {total} blocks, {_time(seconds)} left")
+
+
+def write_together(
+    client: Any, order: Order, job: Job, key: str, progress: BatchProgress
+) -> str | None:
+    """Have the workers of a cluster write the cells of a joined image; why they could not.
+
+    Each writes chunks of its own, level after level.
+    """
+    import distributed
+
+    from napari_sa2net.inference.batch import words_of
+    from napari_sa2net.inference.shares import zarr_task
+
+    def each_of(what: str, *each: tuple[Any, ...]) -> Iterator[Any]:
+        futures = [
+            client.submit(zarr_task, order, what, job, key, *one, pure=False) for one in each
+        ]
+        for future in distributed.as_completed(futures, loop=client.loop):
+            yield future.result()
+
+    for left in reversed(range(_PATIENCE)):
+        try:
+            (levels,) = each_of("begin", ())
+            done, total = 0, sum(map(len, levels))
+            for level in levels:
+                for _ in each_of("fill", *((share,) for share in level)):
+                    done += 1
+                    progress.step(done, total, f"writing {key}")
+            (_,) = each_of("end", ())
+        except distributed.KilledWorker as error:
+            if not left:
+                return words_of(error, job)
+        except Exception as error:  # the image itself is done
+            return words_of(error, job)
+        else:
+            return None
+    return None
 
 
 def _time(seconds: float) -> str:
@@ -322,8 +372,11 @@ def run_shard(order: Order, model: Model, text: str, json: bool) -> int:
         return code
     shard = Shard.of_text(text)
     cut = order.block is not None or len(order.jobs) < shard.of
-    notes.begin(shard)
     worker = Worker(replace(order, block=order.block or 0 if cut else None), model)
+    # after the join there is nothing to be noted, which a later join would wait for
+    joined = notes.cleared and all(map(worker.batch.folder.finished, order.jobs))
+    if not joined:
+        notes.begin(shard)
     start = time.monotonic()
     images: list[dict[str, Any]] = []
     told: dict[str, str] = {}
@@ -333,7 +386,8 @@ def run_shard(order: Order, model: Model, text: str, json: bool) -> int:
             images.append(image)
             progress.end(image["name"], *_ended(image, told))
     failed = sum(image["state"] == "failed" for image in images)
-    notes.end(shard)
+    if not joined:
+        notes.end(shard)
     seconds = round(time.monotonic() - start, 3)
     if json:
         summary = {"shard": str(shard), "seconds": seconds, "n_images": n, "n_failed": failed}

@@ -69,7 +69,7 @@ from napari_sa2net.errors import (
     OutputError,
     SA2NetError,
 )
-from napari_sa2net.files import TEMPORARY_PREFIX, cannot_write, locked, write_atomically
+from napari_sa2net.files import TEMPORARY_PREFIX, cannot_write, locked, taken, write_atomically
 from napari_sa2net.metrics import objects_numbered
 
 if TYPE_CHECKING:
@@ -515,7 +515,7 @@ def export_corrections(
     ]
     if target.suffix.lower() == ".zip":
         if target.is_dir() or (target.exists() and not overwrite):
-            raise OutputError(f"{target} exists already. Give another path, or --overwrite.")
+            raise taken(target)
 
         def save(file: BinaryIO) -> None:
             # The TIFFs are compressed already.

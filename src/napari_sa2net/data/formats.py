@@ -132,18 +132,75 @@ def _write_ome_zarr(version: str) -> Callable[[Path, Cells, bool], None]:
     return write
 
 
-def _new_zarr(folder: Path, cells: Cells, version: str) -> None:
+def _new_zarr(folder: Path, cells: Cells, version: str, filled: bool = True) -> None:
     root = _group(folder, version)
     if cells.image is None:
         # No image to lie beside: the labels are the image.
         _write_labels_group(root, cells, version)
         return
+    image = _zarr_source(cells, "")
     axes = _zarr_axes(cells.image_axes)
-    image = Reordered(cells.image, cells.image_axes, axes)
-    _pyramid(root, image, axes, cells.scale_um, version, cells.name, image.dtype, mean=True)
+    more = {"mean": True, "filled": filled}
+    _pyramid(root, image, axes, cells.scale_um, version, cells.name, image.dtype, **more)
     labels = root.create_group("labels")
     _set_ome(labels, version, {"labels": [LABELS]})
-    _write_labels_group(labels.create_group(LABELS), cells, version, "../../")
+    _write_labels_group(labels.create_group(LABELS), cells, version, "../../", filled)
+
+
+def _zarr_source(cells: Cells, group: str) -> Reordered:
+    """What a group of an OME-Zarr holds: the image, or its labels."""
+    if group:
+        return Reordered(cells.labels, cells.axes, _zarr_axes(cells.axes))
+    return Reordered(cells.image, cells.image_axes, _zarr_axes(cells.image_axes))
+
+
+#: Some chunks of one level: of the group, the level, from this chunk to that.
+Share = tuple[str, int, int, int]
+#: Chunks that one of several processes writes at once.
+_SHARE = 16
+
+
+def begin_zarr(folder: Path, cells: Cells, key: str) -> list[list[Share]]:
+    """Make an OME-Zarr of cells with their image, without a pixel in it.
+
+    Parameters
+    ----------
+    folder : Path
+        Made anew.
+    cells : Cells
+    key : str
+        Of `FORMATS`, one of `SHARED`.
+
+    Returns
+    -------
+    Shares by level: `fill_zarr` fills those of a level in any order, when the one before is
+    filled. No two write the same chunk.
+
+    Raises
+    ------
+    FormatError, OutputError
+    """
+    _new_zarr(folder, cells, SHARED[key], filled=False)
+    shares: list[list[Share]] = []
+    for group in ("", f"labels/{LABELS}"):
+        shape = _zarr_source(cells, group).shape
+        for level, step in enumerate(pyramid_steps(shape)):
+            sides = [-(-n // step) for n in shape[-2:]]
+            n = len(list(_chunks((*shape[:-2], *sides))))
+            shares += [[]] * (level == len(shares))
+            shares[level] = shares[level] + [
+                (group, level, first, min(first + _SHARE, n)) for first in range(0, n, _SHARE)
+            ]
+    return shares
+
+
+def fill_zarr(folder: Path, cells: Cells, share: Share) -> None:
+    """Write some chunks of what `begin_zarr` made."""
+    import zarr
+
+    name, level, first, last = share
+    group: Any = zarr.open_group(str(folder / name), mode="r+")
+    _fill(group, _zarr_source(cells, name), level, not name, slice(first, last))
 
 
 def _add_labels(path: Path, cells: Cells) -> None:
@@ -193,11 +250,12 @@ def _set_ome(group: Any, version: str, content: dict[str, Any]) -> None:
         group.attrs.update(content)
 
 
-def _write_labels_group(group: Any, cells: Cells, version: str, source: str = "") -> None:
-    axes = _zarr_axes(cells.axes)
-    labels = Reordered(cells.labels, cells.axes, axes)
+def _write_labels_group(
+    group: Any, cells: Cells, version: str, source: str = "", filled: bool = True
+) -> None:
+    axes, labels = _zarr_axes(cells.axes), _zarr_source(cells, LABELS)
     dtype = np.dtype(label_type(cells.labels))
-    _pyramid(group, labels, axes, cells.scale_um, version, LABELS, dtype)
+    _pyramid(group, labels, axes, cells.scale_um, version, LABELS, dtype, filled=filled)
     known: dict[str, Any] = {"version": version}
     rows = cells.rows()
     if rows and len(rows) <= _MOST_PROPERTIES:
@@ -220,10 +278,11 @@ def _pyramid(
     name: str,
     dtype: np.dtype[Any],
     mean: bool = False,
+    filled: bool = True,
 ) -> None:
-    """Write an array, and smaller copies of its planes, chunk by chunk."""
+    """Write an array, and smaller copies of its planes, chunk by chunk; or leave them empty."""
     steps = pyramid_steps(array.shape)
-    source, datasets = array, []
+    datasets = []
     for number, step in enumerate(steps):
         stack = array.shape[:-2]
         sides = [-(-n // step) for n in array.shape[-2:]]
@@ -234,10 +293,9 @@ def _pyramid(
         if version == "0.4":
             more = {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
         chunks = (*(1 for _ in stack), *(min(_CHUNK, n) for n in sides))
-        level = group.create_array(str(number), shape=shape, chunks=chunks, dtype=dtype, **more)
-        for part in _chunks(shape):
-            level[part] = _small(source, part, mean) if number else _read(source, part, dtype)
-        source = level
+        group.create_array(str(number), shape=shape, chunks=chunks, dtype=dtype, **more)
+        if filled:
+            _fill(group, array, number, mean)
         scale = [scale_um.get(axis, 1.0) for axis in axes[:-2]]
         scale += [scale_um.get(axis, 1.0) * step for axis in axes[-2:]]
         transforms: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
@@ -251,6 +309,13 @@ def _pyramid(
     if version == "0.4":
         one["version"] = version
     _set_ome(group, version, {"multiscales": [one]})
+
+
+def _fill(group: Any, array: Any, level: int, mean: bool, which: slice = slice(None)) -> None:
+    """Write chunks of a level, from the array or from the level before."""
+    source, out = group[str(level - 1)] if level else array, group[str(level)]
+    for part in list(_chunks(out.shape))[which]:
+        out[part] = _small(source, part, mean) if level else _read(source, part, out.dtype)
 
 
 def _axis(axis: str, scale_um: Mapping[str, float]) -> dict[str, str]:
@@ -391,6 +456,8 @@ def _write_project(path: Path, cells: Cells, _: bool = False) -> None:
     write_folder(path, write)
 
 
+#: Formats that several processes can write together: their version.
+SHARED = {"ome-zarr": "0.5", "ome-zarr-0.4": "0.4"}
 FORMATS = {
     one.key: one
     for one in (

@@ -316,8 +316,17 @@ def _below(given: str | Path) -> str:
     for folder, inner, names in islice(os.walk(top), _LOOKED_INTO):
         here = Path(folder)
         images = [here / name for name in (*inner, *names) if _is_image(here / name)]
-        inner[:] = sorted(name for name in inner if not is_zarr(here / name))
+        inner[:] = sorted(
+            (name for name in inner if not is_zarr(here / name)),
+            key=lambda name: (name.lower() != "images", name),
+        )
         if images and here != top:
+            if here.name.lower() == "images":  # beside labels, which are not to be taken
+                last = os.path.join(given, here.name)
+                if here.parent == top:
+                    return f" itself; for those in its folder {here.name}, give '{last}'"
+                pattern = os.path.join(given, "**", here.name, "*")
+                return f" itself; for those in its folders, give the pattern '{pattern}'"
             endings = {image.suffix for image in images}
             ending = f"*{endings.pop()}" if len(endings) == 1 else "*"
             way = "*" if here.parent == top else "**"

@@ -344,6 +344,8 @@ class ResultFolder:
         self._claimed: dict[str, tuple[dict[str, Any], dict[str, Any] | None, int]] = {}
         #: Further formats that are asked for.
         self.formats: tuple[str, ...] = ()
+        #: Formats among them that are written later, by several processes.
+        self.together: tuple[str, ...] = ()
         #: Records of the images that were finished here.
         self.done: dict[str, dict[str, Any]] = {}
         new = (folder / "extra", folder, *folder.parents)
@@ -366,11 +368,13 @@ class ResultFolder:
     def exported(self, name: str) -> list[str]:
         """Formats that are asked for, and those of which the image has a file from before."""
         there = [key for key in FORMATS if self.export_path(name, key).exists()]
-        return [*dict.fromkeys([*self.formats, *there])]
+        every = dict.fromkeys([*self.formats, *there])
+        return [key for key in every if key not in self.together]
 
     def missing(self, name: str) -> list[str]:
         """Formats that are asked for, and of which the image has no file."""
-        return [key for key in self.formats if not self.export_path(name, key).exists()]
+        lacks = [key for key in self.formats if not self.export_path(name, key).exists()]
+        return [key for key in lacks if key not in self.together]
 
     def drop(self, path: Path) -> None:
         """Take away what is out of date."""

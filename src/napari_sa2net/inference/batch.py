@@ -320,8 +320,11 @@ def export_again(
 ) -> dict[str, str]:
     """Formats that an image lacks which was done before, from its files; as of `export`."""
     formats = folder.missing(job.name)
-    if not formats:
-        return {}
+    return export(cells_of(job, folder, record), folder, formats, news) if formats else {}
+
+
+def cells_of(job: Job, folder: ResultFolder, record: dict[str, Any]) -> Cells:
+    """The cells of an image that is done, from its files."""
     import pandas as pd
 
     from napari_sa2net.data import read_image
@@ -330,7 +333,7 @@ def export_again(
     table = pd.read_csv(table_of(folder.folder, job.name))
     made = record.get("provenance", {})
     said = made.get("settings", {}).get("image", {}).get("axes")
-    cells = Cells(
+    return Cells(
         labels.array,
         labels.axes,
         _spacing(image),
@@ -341,7 +344,6 @@ def export_again(
         job.path,
         made,
     )
-    return export(cells, folder, formats, news)
 
 
 def _spacing(image: ImageFile) -> dict[str, float]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from napari_sa2net.data.formats import Share, begin_zarr, fill_zarr
 from napari_sa2net.data.results import Job, ResultFolder, records_of
 from napari_sa2net.errors import ImageFileError, OutputError, SettingsError
 from napari_sa2net.files import write_atomically
@@ -27,6 +28,7 @@ from napari_sa2net.inference.batch import (
     BatchSettings,
     News,
     Work,
+    cells_of,
     claimed,
     segment_file,
     words_of,
@@ -39,6 +41,7 @@ from napari_sa2net.provenance import versions
 
 if TYPE_CHECKING:
     from napari_sa2net.data import ImageFile
+    from napari_sa2net.data.outlines import Cells
     from napari_sa2net.models import Model
 
 
@@ -60,6 +63,8 @@ class Order:
         image is cut.
     otherwise : str
         As of `ResultFolder`.
+    together : tuple of str
+        Of `data.formats.SHARED`: formats that workers write together when the labels are known.
     """
 
     output: Path
@@ -72,6 +77,7 @@ class Order:
     overwrite: bool = False
     work: Callable[..., dict[str, Any]] = segment_file
     otherwise: str = ""
+    together: tuple[str, ...] = ()
 
     def batch(self, model: Model, work: Work | None = None) -> Batch:
         """The batch, as one process does it."""
@@ -111,7 +117,9 @@ class Worker:
             )
         self.batch = order.batch(self.model)
         self._joining = order.batch(self.model, self.join_file)
+        self._joining.folder.together = order.together
         self._opened: tuple[Job, SharedImage] | None = None
+        self._cells: tuple[Job, Cells] | None = None
 
     def whole(self, job: Job, news: News) -> dict[str, Any]:
         """Segment an image as a whole; what became of it, as of `Batch.image`."""
@@ -169,11 +177,54 @@ class Worker:
         def by(image: ImageFile, *_: Any) -> Segmentation:
             side = self.order.block or None
             shared = SharedImage(job, folder, image, model, settings, side)
-            return shared.join(news)
+            result = shared.join(news)
+            for key in self.order.together:  # out of date from now on
+                folder.drop(folder.export_path(job.name, key))
+            return result
 
         record = self.order.work(job, folder, model, settings, news, by=by)
         shutil.rmtree(place(folder, job), ignore_errors=True)
         return record
+
+    # --- OME-Zarr, written together: the numbers of the cells are known when all is joined ---
+
+    def begin(self, job: Job, key: str) -> list[list[Share]]:
+        """Begin a file of a joined image, whose shares are to be filled level by level.
+
+        Returns
+        -------
+        Nothing where the file is there.
+        """
+        folder = self.batch.folder
+        if folder.export_path(job.name, key).exists():
+            return []
+        self._cells, made = None, place(folder, job) / key
+        shutil.rmtree(made, ignore_errors=True)
+        try:
+            return begin_zarr(made, self._joined_cells(job), key)
+        except Exception:
+            shutil.rmtree(made, ignore_errors=True)
+            raise
+
+    def fill(self, job: Job, key: str, share: Share) -> None:
+        """Write some of its chunks, which no other share has."""
+        fill_zarr(place(self.batch.folder, job) / key, self._joined_cells(job), share)
+
+    def end(self, job: Job, key: str) -> None:
+        """Put the whole file where it belongs."""
+        folder = self.batch.folder
+        made, target = place(folder, job) / key, folder.export_path(job.name, key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if made.exists():  # else a worker did it that ended in that moment
+            made.replace(target)
+        shutil.rmtree(place(folder, job), ignore_errors=True)
+
+    def _joined_cells(self, job: Job) -> Cells:
+        if self._cells is None or self._cells[0] != job:
+            folder = self.batch.folder
+            record = records_of(folder.folder, [job.name])[job.name]
+            self._cells = job, cells_of(job, folder, record)
+        return self._cells[1]
 
 
 # --------------------------------------------------------------------------------------------
@@ -228,6 +279,12 @@ def finish_task(order: Order, job: Job) -> tuple[dict[str, Any], list[tuple[str,
         news = Notes()
         finish = worker.whole if order.block is None else worker.joined
         return finish(job, news), news.notes
+
+
+def zarr_task(order: Order, what: str, job: Job, *more: Any) -> Any:
+    """Begin, fill or end a file that workers write together."""
+    with _at_work(order) as worker:
+        return getattr(worker, what)(job, *more)
 
 
 # --------------------------------------------------------------------------------------------
@@ -337,6 +394,11 @@ class ShardNotes:
                 + (" …" if len(missing) > 8 else "")
                 + ", and join then."
             )
+
+    @property
+    def cleared(self) -> bool:
+        """Whether there are none, as after a join."""
+        return not self.folder.is_dir()
 
     def clear(self) -> None:
         """Take all notes away."""

@@ -67,8 +67,8 @@ def export_as(
     ----------
     model : str, path or Model
     destination : path
-        ``.onnx`` for ONNX, ``.zip`` for a package of the BioImage Model Zoo; anything else,
-        or a folder, for a copy of a named model's file.
+        ``.onnx`` for ONNX, ``.zip`` for a package of the BioImage Model Zoo, ``.safetensors``
+        or a folder for a copy of a named model's file. Other endings are refused.
     attention : bool
         ONNX gives the attention maps too.
     authors : sequence of str
@@ -367,7 +367,7 @@ ATTACHED = f"napari-sa2net{SUFFIX}"
 #: Who made the bundled models.
 OURS = "The napari-sa2net authors"
 #: Side of the package's test image (px), where the model says none.
-TEST_SIDE = 256
+TEST_SIDE = 288
 #: Pixels beside a result that have a say in it, all but less than 1e-3 of a probability.
 CONTEXT = 128
 _CITED = {
@@ -470,8 +470,15 @@ def _package(model: Model, authors: Sequence[str], folder: Path) -> Any:
         return FileDescr(source=folder / name)
 
     side = _side(card)
-    size = side if side else spec.ParameterizedSize(min=STRIDE, step=STRIDE)
-    reference = {axis: spec.SizeReference(tensor_id=IMAGE, axis_id=axis) for axis in "yx"}
+    # A piece has to be larger than the halo around it; one size for all has no pieces.
+    size = side if side else spec.ParameterizedSize(min=2 * CONTEXT + STRIDE, step=STRIDE)
+
+    def out(axis: str) -> Any:
+        reference = spec.SizeReference(tensor_id=IMAGE, axis_id=axis)
+        if side:
+            return spec.SpaceOutputAxis(id=axis, size=reference)
+        return spec.SpaceOutputAxisWithHalo(id=axis, size=reference, halo=CONTEXT)
+
     return spec.ModelDescr(
         name=f"SA2-Net {_ascii(card.name)}"[:64].strip(),
         description=card.description[:1024] or f"The model {card.name} of napari-sa2net",
@@ -503,8 +510,8 @@ def _package(model: Model, authors: Sequence[str], folder: Path) -> Any:
                 axes=[
                     spec.BatchAxis(),
                     spec.ChannelAxis(channel_names=_identifiers(card.classes)),
-                    spec.SpaceOutputAxis(id="y", size=reference["y"]),
-                    spec.SpaceOutputAxis(id="x", size=reference["x"]),
+                    out("y"),
+                    out("x"),
                 ],
                 test_tensor=file("test_output.npy"),
                 data=spec.IntervalOrRatioDataDescr(type="float32", range=(0, 1)),

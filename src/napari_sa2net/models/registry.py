@@ -31,6 +31,7 @@ from napari_sa2net.errors import (
 from napari_sa2net.files import (
     HOME_VARIABLE,
     TEMPORARY_PREFIX,
+    taken,
     user_data_dir,
     write_atomically,
 )
@@ -47,7 +48,7 @@ logger = logging.getLogger(__name__)
 SUFFIX = ".safetensors"
 #: Endings of the other formats in which models are written, which a copied file is not in.
 ONNX_SUFFIX, ZOO_SUFFIX = ".onnx", ".zip"
-_OTHERS = {ONNX_SUFFIX: "ONNX file", ZOO_SUFFIX: "package of the BioImage Model Zoo"}
+_OTHERS = {ONNX_SUFFIX: "model in ONNX", ZOO_SUFFIX: "package of the BioImage Model Zoo"}
 #: Seconds to wait for another process that changes the registry.
 LOCK_TIMEOUT = 30
 MAX_NAME = 64
@@ -348,11 +349,12 @@ def export_model(
     target = Path(destination).expanduser()
     if target.is_dir():
         target = target / f"{entry.name}{SUFFIX}"
-    elif (what := _OTHERS.get(target.suffix.lower())) is not None:
+    elif target.suffix.lower() != SUFFIX:
+        others = " or ".join(f"FILE{ending} (a {what})" for ending, what in _OTHERS.items())
         raise OutputError(
-            f"A copy of a model's file is no {what}. Let its name end with {SUFFIX}; that "
-            f"other one is written by: sa2net models export {entry.name} "
-            f"FILE{target.suffix.lower()}"
+            f"{target} is no folder that is there, and no name of a copy of a model's file, "
+            f"which ends with {SUFFIX}. For other programs: sa2net models export {entry.name} "
+            f"{others}."
         )
     free_destination(target, overwrite)
     with open_checked(entry.path) as file:
@@ -362,7 +364,7 @@ def export_model(
 def free_destination(target: Path, overwrite: bool) -> Path:
     """The path; raises OutputError if it exists and is not to be replaced."""
     if target.exists() and not overwrite:
-        raise OutputError(f"{target} exists already. Give another path, or --overwrite.")
+        raise taken(target)
     return target
 
 

@@ -24,7 +24,12 @@ from napari_sa2net.widgets.napari_port.reading import (
     layer_key,
     layer_path,
 )
-from napari_sa2net.widgets.napari_port.repaint import repaint, shown_index, turned_words
+from napari_sa2net.widgets.napari_port.repaint import (
+    draw_parts,
+    repaint,
+    shown_index,
+    turned_words,
+)
 from napari_sa2net.widgets.napari_port.results import (
     METADATA_KEY,
     place_grid,
@@ -360,6 +365,8 @@ class CellLayers:
         if chosen is None and image is None and layers:
             chosen = self._current if self._current in layers else layers[0]
         self._current = chosen
+        if chosen is not None:
+            draw_parts(self._viewer, chosen)
         self.changed.emit()
 
     def _image_chosen(self, image: Image) -> None:

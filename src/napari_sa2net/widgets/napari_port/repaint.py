@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet, ref
 
 import numpy as np
 from napari.components import Dims
@@ -32,12 +34,69 @@ def repaint(viewer: Viewer, layer: Labels, index: tuple[int, ...], box: Box) -> 
     across = is_turned(viewer.dims.order)
     if index != shown_index(viewer, layer) and viewer.dims.ndisplay == 2 and not across:
         return
+    draw_parts(viewer, layer)
     try:
         drawn = _repaint_part(layer, index, box)
     except (AttributeError, TypeError, ValueError, IndexError):
         drawn = False
     if not drawn:
         layer.refresh(extent=False)
+
+
+#: What draws layers whose parts we send to the screen.
+_ours: WeakSet[Any] = WeakSet()
+
+
+def draw_parts(viewer: Viewer, layer: Labels) -> None:
+    """Let parts of a plane that is larger than a texture be drawn by themselves.
+
+    napari shows every n-th pixel of such a plane, and at each stroke, its own brush's too,
+    draws all of it anew, which takes seconds.
+    """
+    window = getattr(viewer, "window", None)
+    canvas = getattr(getattr(window, "_qt_viewer", None), "canvas", None)
+    visual = getattr(canvas, "layer_to_visual", {}).get(layer)
+    most = getattr(visual, "MAX_TEXTURE_SIZE_2D", None)
+    if most is None or layer.multiscale or visual in _ours:
+        return
+    if max(layer.data.shape[-2:]) <= most:
+        return
+    try:
+        layer.events.labels_update.disconnect(visual._on_partial_labels_update)
+    except (AttributeError, ValueError):  # another napari: as it does it
+        return
+    _ours.add(visual)
+    layer.events.labels_update.connect(partial(_draw_part, ref(visual)))
+
+
+def _draw_part(of: ref[Any], event: Any) -> None:
+    visual = of()
+    if visual is None:
+        return
+    layer, texture = visual.layer, getattr(visual.node, "_texture", None)
+    view, shown = layer._slice.image.view, layer._slice_input.displayed
+    steps = [int(layer._transforms["tile2data"].scale[axis]) for axis in shown]
+    coarse = tuple(slice(None, None, step) for step in steps)
+    if (
+        not layer.loaded
+        or len(steps) != 2
+        or texture is None
+        or texture.shape[:2] != view[coarse].shape
+    ):
+        visual._on_partial_labels_update(event)
+        return
+    first = [-(-start // step) for start, step in zip(event.offset, steps, strict=True)]
+    part = view[
+        tuple(
+            slice(at * step, start + n, step)
+            for at, step, start, n in zip(
+                first, steps, event.offset, event.data.shape, strict=True
+            )
+        )
+    ]
+    if part.size:
+        texture.scale_and_set_data(np.ascontiguousarray(part), copy=False, offset=first)
+        visual.node.update()
 
 
 def shown_index(viewer: Viewer, layer: Labels) -> tuple[int, ...]:
