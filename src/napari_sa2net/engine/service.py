@@ -43,7 +43,7 @@ from napari_sa2net.inference.instances import foreground_probability, label_obje
 from napari_sa2net.inference.planes import (
     MEASURING,
     SEPARATING,
-    Planes,
+    Windows,
     channels_at,
     intensities,
 )
@@ -106,16 +106,19 @@ def confidence(made: Prediction, labels: NDArray[Any], at: tuple[int, ...]) -> O
     at : tuple of int
         Index of its first element in the prediction's plan.
     """
-    rows, columns = (slice(a, a + n) for a, n in zip(at[-2:], labels.shape[-2:], strict=True))
 
-    def foreground(index: tuple[int, ...]) -> NDArray[Any]:
+    def foreground(index: tuple[int, ...], rows: slice, columns: slice) -> NDArray[Any]:
         where = tuple(a + b for a, b in zip(index, at[:-2], strict=True))
-        part = np.asarray(made.probability[(*where, slice(None), rows, columns)])
+        y, x = (
+            slice(part.start + first, part.stop + first)
+            for part, first in zip((rows, columns), at[-2:], strict=True)
+        )
+        part = np.asarray(made.probability[(*where, slice(None), y, x)])
         return foreground_probability(part, made.classes)
 
     table = object_table(
         labels,
-        Planes(labels.shape, np.dtype(np.float32), foreground),
+        Windows(labels.shape, np.dtype(np.float32), foreground),
         stack_axes=made.plan.stack_axes,
     )
     return {name: table[name].to_numpy() for name in ("label", "confidence")}
