@@ -483,7 +483,8 @@ def _rims(
     grown = scipy.ndimage.maximum_filter(around, size=square, mode="nearest")[core]
     rim = (around[core] == 0) & (grown > 0)
     owner, number = numbered(grown[rim])
-    return owner, np.bincount(number, probability[rim], minlength=owner.size)
+    outside = np.bincount(number, probability[rim], minlength=owner.size)
+    return owner, outside.astype(np.float64)
 
 
 # --- several planes --------------------------------------------------------------------

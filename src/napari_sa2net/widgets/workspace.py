@@ -6,6 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -213,6 +214,8 @@ class Workspace(QObject):
         self._device = "auto"
         # where corrections are kept, where napari's preferences say so
         self._corrections: Path | None = None
+        #: keys of the Correct page that a person wants, by what they do
+        self.wanted_keys: dict[str, str] = {}
         self._table: CellTable | None = None
         self._going_on = ""
         self.session = Session()
@@ -605,6 +608,13 @@ class Workspace(QObject):
         self._device = chosen.get("device") or "auto"
         folder = chosen.get("corrections", "").strip()
         self._corrections = Path(folder).expanduser().absolute() if folder else None
+        self.wanted_keys = {
+            name.removeprefix(_KEY): key
+            for name, key in chosen.items()
+            if name.startswith(_KEY)
+        }
+        with suppress(ValueError):
+            self.link.client.memory = max(0, int(float(chosen.get("memory") or 0) * 2**30))
         self.session.predict = PredictConfig(device=self._device)
         recall(self.controller, chosen)
 
@@ -619,6 +629,10 @@ class Workspace(QObject):
         self.refresh_image()
 
 
+#: Beginning of the names of keys among the preferences.
+_KEY = "key of "
+
+
 def preferences() -> dict[str, str]:
     """Settings of ours in napari's preferences; empty where napari has none yet (< 0.9)."""
     if not _may_be_set():
@@ -631,6 +645,8 @@ def preferences() -> dict[str, str]:
             "model": str(settings.segment.model),
             "device": str(settings.segment.device),
             "corrections": str(settings.correct.corrections),
+            "memory": str(settings.segment.memory),
+            **{_KEY + name: str(key) for name, key in settings.keys.model_dump().items()},
         }
     except (ImportError, KeyError, AttributeError):
         return {}
