@@ -227,6 +227,28 @@ def test_every_page_leads_to_its_documentation(open_dock, monkeypatch):
         assert (docs / f"{url.split('/')[-2]}.md").is_file(), url
 
 
+def test_a_right_click_on_a_layer_offers_what_fits_it(open_dock):
+    from napari._app_model import get_app_model
+
+    def offered(viewer):
+        from napari._app_model.context import get_context
+
+        kind = get_context(viewer.layers)["active_layer_type"]
+        items = get_app_model().menus.get_menu("napari/layers/context")
+        ours = [item for item in items if "(SA2-Net)" in getattr(item.command, "title", "")]
+        return [one.command.title for one in ours if one.when.eval({"active_layer_type": kind})]
+
+    dock = open_dock()
+    viewer = dock.workspace.port.viewer
+    image, truth = synthetic_nuclei((64, 64), n=3, seed=1)
+    viewer.add_image(image)
+    assert offered(viewer) == ["Segment (SA2-Net)"]
+    viewer.add_labels(truth)
+    assert offered(viewer) == ["Measure cells (SA2-Net)", "Correct (SA2-Net)"]
+    dock.shut()
+    assert offered(viewer) == []
+
+
 def test_cells_of_any_layer_are_measured_from_the_menu(make_napari_viewer, home, qtbot):
     viewer = make_napari_viewer()
     image, truth = synthetic_nuclei((128, 128), n=6, seed=1)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import napari.settings
+from app_model.types import CommandRule, MenuItem
 from napari.utils import progress
 from napari.utils.notifications import show_info
 from napari.utils.task_status import Status
@@ -88,6 +89,12 @@ class GuiDispatcher(QObject):
 # --------------------------------------------------------------------------------------------
 # What runs, told to napari.
 
+#: What the menu of a right click on a layer offers: command, words, kind of layer.
+ON_LAYERS = (
+    (f"{PLUGIN}.segment", "Segment", "image"),
+    (f"{PLUGIN}.measure", "Measure cells", "labels"),
+    (f"{PLUGIN}.correct", "Correct", "labels"),
+)
 #: ms; what is over sooner is nothing to tell
 BRIEF_MS = 700
 #: s; the end of what takes longer is told to whoever looks elsewhere
@@ -474,6 +481,8 @@ class Workspace(QObject):
         """The viewer's workspace; count one more user of it (see `release`)."""
         workspace = _workspaces.get(viewer)
         if workspace is None:
+            if not _workspaces:
+                _offers.append(offer_on_layers())
             workspace = _workspaces[viewer] = cls(viewer)
             workspace._take_preferences()
             workspace.measurements.choose(workspace.session.measure)
@@ -515,6 +524,8 @@ class Workspace(QObject):
             for viewer, workspace in list(_workspaces.items()):
                 if workspace is self:
                     del _workspaces[viewer]
+            if not _workspaces and _offers:
+                _offers.pop()()
             self.dispatch.close()
             live, learn, correct = map(self._made, ("live", "learn", "correct"))
             for part in (live, learn, self.controller, correct):
@@ -627,6 +638,40 @@ class Workspace(QObject):
 
     def _image_changed(self) -> None:
         self.refresh_image()
+
+
+#: What takes the entries of `offer_on_layers` away again, while there are any.
+_offers: list[Callable[[], None]] = []
+
+
+def offer_on_layers() -> Callable[[], None]:
+    """Put our commands into the menu of a right click on a layer, which no manifest can.
+
+    Returns
+    -------
+    callable
+        Takes them away.
+    """
+    try:
+        from napari._app_model import get_app_model
+
+        app = get_app_model()
+        return app.menus.append_menu_items(
+            [
+                (
+                    "napari/layers/context",
+                    MenuItem(
+                        command=CommandRule(id=command, title=f"{words} (SA2-Net)"),
+                        when=f"active_layer_type == {kind!r}",
+                        group="0_sa2net",
+                    ),
+                )
+                for command, words, kind in ON_LAYERS
+                if command in app.commands
+            ]
+        )
+    except (ImportError, AttributeError):  # private to napari
+        return lambda: None
 
 
 #: Beginning of the names of keys among the preferences.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from app_model.types import KeyBinding
+from app_model.types import KeyBinding, KeyCode
 
 #: Keys that a person chose in napari's preferences, by the usual ones.
 _chosen: dict[str, str] = {}
@@ -27,10 +27,11 @@ def choose_keys(usual: Mapping[str, str], wanted: Mapping[str, str]) -> list[str
     _chosen.clear()
     refused, found = [], {}
     for name, key in usual.items():
-        wish = wanted.get(name, "").strip()
-        try:
-            found[name] = str(KeyBinding.from_str(wish.replace("-", "+"))) if wish else key
-        except (KeyError, ValueError):
+        wish = wanted.get(name, "").strip() or key
+        parts = KeyBinding.from_str(wish.replace("-", "+")).parts
+        if len(parts) == 1 and parts[0].key not in (None, KeyCode.UNKNOWN):
+            found[name] = key if wish == key else str(parts[0])
+        else:
             refused.append(f"{wish!r} is no key, so {name} stays with {key}.")
             found[name] = key
     by_key: dict[str, list[str]] = {}
