@@ -20,6 +20,7 @@ from typing import Any
 os.environ["NAPARI_CONFIG"] = ""
 
 import napari
+from napari._qt.dialogs.qt_notification import NapariQtNotification
 from napari.settings import get_settings
 from PIL import Image
 from qtpy.QtWidgets import QApplication, QScrollArea, QTabWidget, QWidget
@@ -87,6 +88,9 @@ class Program:
 
     def save(self, name: str, *, popup: QWidget | None = None) -> None:
         """A picture of the whole window, with a popup on it where one is open."""
+        # on a busy machine a run is long, and its end is told over the picture
+        for told in self.viewer.window._qt_window.findChildren(NapariQtNotification):
+            told.close()
         self.pause(0.3)
         path = OUT / f"{name}.png"
         self.viewer.screenshot(str(path), canvas_only=False, flash=False)
