@@ -235,7 +235,11 @@ def test_a_right_click_on_a_layer_offers_what_fits_it(open_dock):
 
         kind = get_context(viewer.layers)["active_layer_type"]
         items = get_app_model().menus.get_menu("napari/layers/context")
-        ours = [item for item in items if "(SA2-Net)" in getattr(item.command, "title", "")]
+        ours = [
+            item
+            for item in items
+            if "(SA2-Net)" in getattr(getattr(item, "command", None), "title", "")
+        ]
         return [one.command.title for one in ours if one.when.eval({"active_layer_type": kind})]
 
     dock = open_dock()
