@@ -20,9 +20,12 @@ from typing import Any
 os.environ["NAPARI_CONFIG"] = ""
 
 import napari
+from napari._qt.dialogs.qt_notification import NapariQtNotification
 from napari.settings import get_settings
 from PIL import Image
 from qtpy.QtWidgets import QApplication, QScrollArea, QTabWidget, QWidget
+
+from napari_sa2net.widgets.numbers import range_of
 
 OUT = Path(__file__).parent / "images"
 WINDOW = (1366, 768)
@@ -85,6 +88,9 @@ class Program:
 
     def save(self, name: str, *, popup: QWidget | None = None) -> None:
         """A picture of the whole window, with a popup on it where one is open."""
+        # on a busy machine a run is long, and its end is told over the picture
+        for told in self.viewer.window._qt_window.findChildren(NapariQtNotification):
+            told.close()
         self.pause(0.3)
         path = OUT / f"{name}.png"
         self.viewer.screenshot(str(path), canvas_only=False, flash=False)
@@ -158,9 +164,26 @@ def segment(image: Path | None) -> None:
     program.page.model_row.popup.close()
     program.page.advanced.fold.setChecked(True)
     program.save("advanced")
-    program.page.advanced.fold.setChecked(False)
+    program.close()
+
+
+def table(image: Path | None) -> None:
+    """The cells of a range in the histogram, lit in the picture and chosen in the table."""
+    program = Program()
+    add_image(program, image)
+    program.ready()
+    program.segment()
     program.page.result.table.click()
-    program.pause(0.5)
+    made = program.dock.workspace.show_table()
+    program.wait(lambda: "circularity" in made.model.names, "the shapes")
+    made.plot.click()
+    program.wait(lambda: made.numbers._plot is not None, "the plot")
+    areas = made._layer.features["area_px"]
+    made.numbers.set_gate(range_of("area_px", 0, float(areas.quantile(0.1))))
+    made.numbers.drop.click()
+    ends = areas.quantile([0.6, 1.0])
+    made.numbers.set_gate(range_of("area_px", *map(float, ends)))
+    program.pause(1)
     program.save("table")
     program.close()
 
@@ -317,6 +340,7 @@ def measure(image: Path | None) -> None:
 SHOTS: dict[str, Callable[[Path | None], None]] = {
     "empty": empty,
     "segment": segment,
+    "table": table,
     "light": light,
     "see_why": see_why,
     "correct": correct,

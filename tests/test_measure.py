@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from skimage.measure import label, regionprops
 
+from napari_sa2net import quantities
 from napari_sa2net.errors import SettingsError
-from napari_sa2net.measure import concat_tables, empty_table, object_table, offset_labels
+from napari_sa2net.measure import empty_table, object_table, offset_labels
 
 
 def blobs(seed=0, shape=(60, 80)):
@@ -133,6 +134,49 @@ def test_without_objects_columns_and_dtypes_are_the_same(shape, axes):
     pd.testing.assert_frame_equal(empty, empty_table(axes))
 
 
+# --- tiles -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axes", ["", "Z"])
+def test_tile_by_tile_is_as_the_whole(image, axes, monkeypatch):
+    labels = blobs()
+    labels[20:40, 10:70] = 900  # over many tiles
+    probability = np.random.default_rng(1).random(labels.shape)
+    arrays = [labels, probability, image]
+    if axes:
+        arrays = [np.stack([one, np.roll(one, 7, axis=1)]) for one in arrays]
+    labels, probability, image = arrays
+    settings = {"pixel_size_um": (0.5, 0.25), "stack_axes": axes, "boxes": True}
+    whole = object_table(labels, probability, image, **settings)
+    monkeypatch.setattr(quantities, "TILE", 16)
+    tiled = object_table(labels, probability, image, **settings)
+    pd.testing.assert_frame_equal(tiled, whole, rtol=1e-9)
+
+
+class Parts:
+    """Cells of a plane that are made as they are read, and how much was read at once."""
+
+    def __init__(self, shape, dtype=np.int32):
+        self.shape, self.dtype, self.most = shape, np.dtype(dtype), 0
+
+    def __getitem__(self, key):
+        y, x = (np.arange(*part.indices(n)) for part, n in zip(key, self.shape, strict=True))
+        self.most = max(self.most, y.size * x.size)
+        inside = (y[:, None] % 40 > 4) & (x % 40 > 4)
+        return (inside * ((y // 40)[:, None] * 1000 + x // 40 + 1)).astype(self.dtype)
+
+
+def test_a_large_plane_is_read_in_parts():
+    side = 2200
+    labels, image = Parts((side, side)), Parts((side, side), np.float32)
+    table = object_table(labels, image=image, groups=("intensity",))
+    assert len(table) == (side // 40) ** 2
+    assert (table["area_px"] == 35**2).all()
+    assert (table["mean_intensity"] == table["label"]).all()
+    most = (quantities.TILE + 2 * quantities.MARGIN) ** 2
+    assert max(labels.most, image.most) <= most
+
+
 # --- stacks ----------------------------------------------------------------------------
 
 
@@ -192,15 +236,6 @@ def test_lazy_stacks_are_read():
     table = object_table(lazy, lazy > 0, lazy, stack_axes="T")
     pd.testing.assert_frame_equal(table, object_table(stack, stack > 0, stack, stack_axes="T"))
     assert (table["confidence"] == 1).all()
-
-
-def test_tables_join_with_their_dtypes():
-    parts = [empty_table(), object_table(blobs(0)), empty_table(), object_table(blobs(1))]
-    joined = concat_tables(parts)
-    assert len(joined) == len(parts[1]) + len(parts[3])
-    assert joined.dtypes.to_dict() == parts[1].dtypes.to_dict()
-    assert joined.index.tolist() == list(range(len(joined)))
-    pd.testing.assert_frame_equal(concat_tables([], "Z"), empty_table("Z"))
 
 
 def test_offset_labels():

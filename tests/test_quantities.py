@@ -62,6 +62,7 @@ def test_equal_to_scikit_image(
     make: Any, spacing: Any, tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quantities, "TILE", tile)
+    monkeypatch.setattr(quantities, "_HULLS", tile)
     labels = make(0)
     image = np.random.default_rng(1).normal(1000, 5, (*labels.shape, 2))
     got = table(labels, image, pixel_size_um=spacing)

@@ -1,4 +1,4 @@
-"""The object table: one row per label, computed plane by plane from sums over pixels."""
+"""The object table: one row per label, computed tile by tile from sums over pixels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from napari_sa2net.errors import SettingsError
 from napari_sa2net.metrics import numbered
-from napari_sa2net.quantities import Quantities, Read, checked_groups, measure_groups
+from napari_sa2net.quantities import (
+    Quantities,
+    Read,
+    checked_groups,
+    measure_groups,
+    tiles,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,8 +72,8 @@ def object_table(
     Parameters
     ----------
     labels : integer array, shape (\*stack, H, W)
-        0 is background. Numpy, dask or zarr; one plane at a time is read. Labels are
-        unique over the stack, or linked across planes; gaps in the numbering are fine.
+        0 is background. Numpy, dask or zarr, of which parts are read. Labels are unique
+        over the stack, or linked across planes; gaps in the numbering are fine.
     probability_fg : float array of the same shape, optional
         Foreground probability; without it the confidence is NaN.
     image : array, shape of labels or with one more, last axis of channels, optional
@@ -139,22 +145,29 @@ def object_table(
     step = sizes_of(z_step_um)[0]
     aspect = _aspect((size_y, size_x))
 
+    several = image is not None and len(image.shape) > len(shape)
+
+    def window(array: Any) -> Read:
+        return lambda index, rows, columns: np.asarray(array[(*index, rows, columns)])
+
+    def raw(index: tuple[int, ...], rows: slice, columns: slice) -> NDArray[Any]:
+        part = np.asarray(image[(*index, rows, columns)])  # type: ignore[index]
+        return part if several else part[..., None]
+
     parts = []
     for index in np.ndindex(*shape[:-2]):
-        plane = np.asarray(labels[index])
-        probability = None if probability_fg is None else np.asarray(probability_fg[index])
-        intensity = None if image is None else np.asarray(image[index])
-        sums = _plane_sums(plane, probability, intensity, boxes, aspect)
+        sums = _plane_sums(
+            (index, shape[-2], shape[-1]),
+            window(labels),
+            None if probability_fg is None else window(probability_fg),
+            None if image is None else raw,
+            boxes,
+            aspect,
+        )
         if sums is not None:
             _place(sums, stack_axes, index, boxes)
             parts.append(sums)
     table = pd.DataFrame(_finished(parts, (size_y, size_x), stack_axes, step, boxes))
-    several = image is not None and len(image.shape) > len(shape)
-
-    def raw(index: tuple[int, ...], rows: slice, columns: slice) -> NDArray[Any]:
-        part = np.asarray(image[index])[rows, columns]  # type: ignore[index]
-        return part if several else part[..., None]
-
     return with_groups(
         table,
         Quantities(
@@ -165,7 +178,7 @@ def object_table(
             (size_y, size_x),
             step,
         ),
-        lambda index, rows, columns: np.asarray(labels[index])[rows, columns],
+        window(labels),
         raw,
     )
 
@@ -228,6 +241,7 @@ def pixel_table(
             boxes=True,
             aspect=_aspect(size),
         )[0]
+        sums["weighted_eccentricity"] = _weighted_eccentricity(sums)
         _place(sums, stack_axes, where[:-2, pixels[0]].tolist(), boxes=True)
         parts.append(sums)
     return _finished(parts, size, stack_axes, step, boxes=True)
@@ -271,19 +285,6 @@ def empty_table(stack_axes: str = "", boxes: bool = False) -> pd.DataFrame:
     return pd.DataFrame({name: np.empty(0, dtype) for name, dtype in columns.items()})
 
 
-def concat_tables(
-    tables: Sequence[pd.DataFrame], stack_axes: str = "", boxes: bool = False
-) -> pd.DataFrame:
-    """Put tables of several planes under each other, keeping dtypes when some are empty."""
-    import pandas as pd  # slow to load
-
-    columns = _dtypes(stack_axes, boxes)
-    filled = [table for table in tables if len(table)]
-    if not filled:
-        return empty_table(stack_axes, boxes)
-    return pd.concat(filled, ignore_index=True)[list(columns)].astype(columns)
-
-
 def offset_labels(labels: NDArray[np.integer[Any]], offset: int) -> NDArray[np.int32]:
     """Add ``offset`` to every object, so that labels stay unique over a stack (int32).
 
@@ -307,24 +308,85 @@ def offset_labels(labels: NDArray[np.integer[Any]], offset: int) -> NDArray[np.i
 
 
 def _plane_sums(
-    labels: NDArray[Any],
-    probability: NDArray[Any] | None,
-    image: NDArray[Any] | None,
-    boxes: bool = False,
-    aspect: float = 1.0,
+    plane: tuple[tuple[int, ...], int, int],
+    labels: Read,
+    probability: Read | None,
+    image: Read | None,
+    boxes: bool,
+    aspect: float,
 ) -> dict[str, Any] | None:
-    """Sums per object of one plane, as columns; None without objects."""
-    rows, cols = np.nonzero(labels != 0)  # of truths it is much faster
-    if rows.size == 0:
+    """Sums per object of one plane (index, height, width), as columns; None without objects."""
+    index, *shape = plane
+    parts, rims = [], []
+    for _, rows, columns, _ in tiles((shape[0], shape[1])):
+        reach = RIM if probability is not None else 0
+        top, left = max(0, rows.start - reach), max(0, columns.start - reach)
+        around = labels(index, slice(top, rows.stop + reach), slice(left, columns.stop + reach))
+        core = (
+            slice(rows.start - top, rows.stop - top),
+            slice(columns.start - left, columns.stop - left),
+        )
+        inner = around[core]
+        y, x = np.nonzero(inner != 0)  # of truths it is much faster
+        p = None
+        if probability is not None and around.any():
+            p = np.asarray(probability(index, rows, columns))
+            p = np.nan_to_num(p.astype(np.float64)).clip(0, 1)
+            rims.append(_rims(around, core, p))
+        if y.size == 0:
+            continue
+        pixels = None if image is None else image(index, rows, columns)[y, x]
+        at = y + rows.start, x + columns.start
+        sums, number = _pixel_sums(
+            *at, inner[y, x], (shape[0], shape[1]), pixels, boxes, aspect
+        )
+        if p is not None:
+            sums["inside"] = np.bincount(number, p[y, x], minlength=sums["label"].size)
+        parts.append(sums)
+    if not parts:
         return None
-    pixels = None if image is None else image[rows, cols]
-    of = labels[rows, cols]
-    sums, number = _pixel_sums(rows, cols, of, labels.shape, pixels, boxes, aspect)
-    if probability is not None:
-        values = sums["label"]
-        inside = np.nan_to_num(probability[rows, cols].astype(np.float64)).clip(0, 1)
-        sums["inside"] = np.bincount(number, inside, minlength=values.size)
-        sums["union"] = sums["area_px"] + _rim_sums(labels, probability, values)
+    sums = parts[0] if len(parts) == 1 else _of_tiles(parts, aspect)
+    if rims:
+        owner, outside = (np.concatenate(column) for column in zip(*rims, strict=True))
+        which = np.searchsorted(sums["label"], owner)
+        rim = np.bincount(which, outside, minlength=sums["label"].size)
+        sums["union"] = sums["area_px"] + rim
+    sums["weighted_eccentricity"] = _weighted_eccentricity(sums)
+    return sums
+
+
+def _of_tiles(parts: list[dict[str, Any]], aspect: float) -> dict[str, Any]:
+    """Sums of a plane of those of its tiles."""
+    values, number = numbered(np.concatenate([part["label"] for part in parts]))
+    n = values.size
+
+    def column(name: str) -> NDArray[Any]:
+        return np.concatenate([np.broadcast_to(p[name], p["label"].shape) for p in parts])
+
+    def total(weights: NDArray[Any]) -> NDArray[np.float64]:
+        return np.bincount(number, weights, minlength=n).astype(np.float64)
+
+    sums: dict[str, Any] = {"label": values}
+    areas = column("area_px")
+    for name in ("area_px", "sum_y", "sum_x", "inside", "intensity", "finite"):
+        sums[name] = total(column(name))
+    sums["area_px"] = sums["area_px"].astype(np.int64)
+    sums["union"] = np.nan
+    sums["touches_border"] = total(column("touches_border")) > 0
+    # squares about the centre of the whole, by those about the centres of the parts
+    away = {
+        axis: (column(f"sum_{axis}") / areas - (sums[f"sum_{axis}"] / sums["area_px"])[number])
+        for axis in "yx"
+    }
+    away["y"] *= aspect
+    for a, b in ("yy", "xx", "yx"):
+        sums[a + b] = total(column(a + b) + areas * away[a] * away[b])
+    for name in parts[0]:
+        if name.startswith("box_"):
+            first = name.endswith("0")
+            ends = column(name)
+            sums[name] = np.full(n, ends.max() if first else 0)
+            (np.minimum if first else np.maximum).at(sums[name], number, ends)
     return sums
 
 
@@ -353,8 +415,9 @@ def _pixel_sums(
         "area_px": area,
         "sum_y": centre_y * area,
         "sum_x": centre_x * area,
-        "weighted_eccentricity": area
-        * _eccentricity(total(dy * dy) / area, total(dx * dx) / area, total(dy * dx) / area),
+        "yy": total(dy * dy),
+        "xx": total(dx * dx),
+        "yx": total(dy * dx),
         "inside": np.nan,
         "union": np.nan,
         "intensity": 0.0,
@@ -391,6 +454,13 @@ def _aspect(size: tuple[float, float]) -> float:
     return size[0] / size[1] if np.isfinite(size).all() else 1.0
 
 
+def _weighted_eccentricity(sums: dict[str, Any]) -> NDArray[np.float64]:
+    """Area times eccentricity, which adds up over planes."""
+    area = sums["area_px"]
+    yy, xx, yx = (sums.pop(name) / area for name in ("yy", "xx", "yx"))
+    return np.asarray(area * _eccentricity(yy, xx, yx))
+
+
 def _eccentricity(
     yy: NDArray[np.float64], xx: NDArray[np.float64], yx: NDArray[np.float64]
 ) -> NDArray[np.float64]:
@@ -402,16 +472,19 @@ def _eccentricity(
     return np.sqrt(np.maximum(1 - ratio, 0))
 
 
-def _rim_sums(
-    labels: NDArray[Any], probability: NDArray[Any], values: NDArray[Any]
-) -> NDArray[np.float64]:
-    """Probability in the unlabelled rim around each object; of two, the higher label's."""
+def _rims(
+    around: NDArray[Any], core: tuple[slice, slice], probability: NDArray[np.float64]
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Objects, and the probability in the unlabelled rim of each in a tile, pixel by pixel.
+
+    Of two objects the higher label's is the pixel.
+    """
     square = (2 * RIM + 1, 2 * RIM + 1)
-    grown = scipy.ndimage.maximum_filter(labels, size=square, mode="nearest")
-    rows, cols = np.nonzero((labels == 0) & (grown > 0))
-    owner = np.searchsorted(values, grown[rows, cols])
-    outside = np.nan_to_num(probability[rows, cols].astype(np.float64)).clip(0, 1)
-    return np.bincount(owner, outside, minlength=values.size).astype(np.float64)
+    grown = scipy.ndimage.maximum_filter(around, size=square, mode="nearest")[core]
+    rim = (around[core] == 0) & (grown > 0)
+    owner, number = numbered(grown[rim])
+    outside = np.bincount(number, probability[rim], minlength=owner.size)
+    return owner, outside.astype(np.float64)
 
 
 # --- several planes --------------------------------------------------------------------

@@ -30,6 +30,8 @@ MARGIN = RING_GAP + RING_WIDTH + 1
 TILE = 1024
 #: What is said of each channel.
 OF_CHANNELS = ("mean", "sum", "std", "min", "max", "background")
+#: Flat objects whose hulls are made at once.
+_HULLS = 2**12
 #: Pairs of points that are looked at at once.
 _PAIRS = 2**20
 _EPS = 1e-9
@@ -632,29 +634,31 @@ def _finished(
     pairs: list[NDArray[Any]],
 ) -> Sums:
     """The columns, of the sums of all tiles."""
-    import pandas as pd  # slow to load
-
-    rows = pd.concat([pd.DataFrame(part) for part in parts], ignore_index=True)
-    for name in ("n", "outline", "contact", "perimeter"):
-        if name in rows:
-            rows[name] = rows[name].fillna(0)
+    names = dict.fromkeys(name for part in parts for name in part)
+    # what a tile does not tell of a cell is nothing that adds up
+    rows: Sums = {
+        name: np.concatenate([part.get(name, np.zeros(part["label"].size)) for part in parts])
+        for name in names
+    }
     # rings alone are of cells of other tiles
-    labels = np.unique(rows.loc[rows["n"] > 0, "label"]) if "n" in rows else np.empty(0)
-    rows = rows[rows["label"].isin(labels)]
+    labels = np.unique(rows["label"][rows["n"] > 0]) if "n" in rows else rows["label"][:0]
+    stay = np.isin(rows["label"], labels)
+    rows = {name: column[stay] for name, column in rows.items()}
+    rows["number"] = np.searchsorted(labels, rows["label"])
+    frame = rows["frame"].astype(np.int64)
+    span = int(frame.max(initial=0)) + 1
+    # a key is a cell at a time point
+    keys, rows["key"] = np.unique(rows["number"] * span + frame, return_inverse=True)
+    of = labels[keys // span], keys % span
     found: Sums = {"label": labels.astype(np.int64)}
     if "shape" in wanted.groups:
-        found |= _shapes(wanted, rows, hulls)
+        found |= _shapes(wanted, rows, hulls, *of)
     if "intensity" in wanted.groups:
-        found |= _channels(wanted, rows)
+        found |= _channels(wanted, rows, labels.size)
     if "neighbours" in wanted.groups:
-        found |= _neighbours(wanted, rows, pairs)
+        found |= _neighbours(wanted, rows, pairs, of[0])
     dtypes = {"label": "int64", **wanted.columns()}
     return {name: np.asarray(found[name]).astype(dtype) for name, dtype in dtypes.items()}
-
-
-def _per_time(rows: Any, names: Sequence[str]) -> Any:
-    """Sums of each object at each time point, in ascending order."""
-    return rows.groupby(["label", "frame"], sort=True)[list(names)].sum()
 
 
 def _averaged(values: dict[str, Any], weight: Any, labels: Any) -> Sums:
@@ -669,29 +673,28 @@ def _averaged(values: dict[str, Any], weight: Any, labels: Any) -> Sums:
     }
 
 
-def _shapes(wanted: Quantities, rows: Any, hulls: list[NDArray[np.int64]]) -> Sums:
-    import pandas as pd  # slow to load
-
+def _shapes(
+    wanted: Quantities,
+    rows: Sums,
+    hulls: list[NDArray[np.int64]],
+    labels: NDArray[Any],
+    frames: NDArray[Any],
+) -> Sums:
     unit, spacing, deep = wanted.unit, np.array(wanted.spacing), wanted.depth is not None
-    rows = rows[rows["n"] > 0]
-    keys = [rows["label"], rows["frame"]]
-    n = rows["n"].groupby(keys).transform("sum")
-    centre = {
-        axis: (rows[f"c{axis}"] * rows["n"]).groupby(keys).transform("sum") / n
-        for axis in "zyx"
+    key, n = rows["key"], rows["n"]
+
+    def total(weights: NDArray[Any]) -> NDArray[np.float64]:
+        return np.bincount(key, weights, minlength=labels.size).astype(np.float64)
+
+    area = total(n)
+    away = {
+        axis: rows[f"c{axis}"] - (total(rows[f"c{axis}"] * n) / area)[key] for axis in "zyx"
     }
-    away = {axis: rows[f"c{axis}"] - centre[axis] for axis in "zyx"}
-    second = pd.DataFrame({"label": rows["label"], "frame": rows["frame"], "n": rows["n"]})
-    for a, b in ("zz", "zy", "zx", "yy", "yx", "xx"):
-        inner = rows.get(a + b, 0)
-        second[a + b] = inner + rows["n"] * away[a] * away[b]
-    if not deep:
-        second["perimeter"] = rows["perimeter"]
-    sums = second.groupby(["label", "frame"], sort=True).sum()
-    area = sums["n"].to_numpy(float)
-    labels, frames = (sums.index.get_level_values(i).to_numpy() for i in (0, 1))
     moments = {
-        a + b: sums[a + b].to_numpy() / area * spacing["zyx".index(a)] * spacing["zyx".index(b)]
+        a + b: total(rows.get(a + b, 0) + n * away[a] * away[b])
+        / area
+        * spacing["zyx".index(a)]
+        * spacing["zyx".index(b)]
         for a, b in ("zz", "zy", "zx", "yy", "yx", "xx")
     }
     size = area * float(np.prod(spacing if deep else spacing[1:]))
@@ -715,7 +718,7 @@ def _shapes(wanted: Quantities, rows: Any, hulls: list[NDArray[np.int64]]) -> Su
         )
         values["orientation_deg"] = np.degrees(angle)
         values[f"equivalent_diameter_{unit}"] = np.sqrt(4 * size / np.pi)
-        values[f"perimeter_{unit}"] = perimeter = sums["perimeter"].to_numpy()
+        values[f"perimeter_{unit}"] = perimeter = total(rows["perimeter"])
         with np.errstate(divide="ignore"):
             circularity = 4 * np.pi * size / perimeter**2
         values["circularity"] = np.where(perimeter > 0, circularity, np.nan)
@@ -740,11 +743,14 @@ def _hulls(
         every = np.unique(np.concatenate([keys, points[:, :2]]), axis=0, return_inverse=True)[1]
         number = every[n:].ravel()
     if wanted.depth is None:
-        y, x = points[:, 2], points[:, 3]
-        which, rows, first, last = _rows_in(number, y, x, n)
-        convex = np.bincount(which, last - first + 1, minlength=n)
-        corners = _hulls_of(*_diamonds_of(which, rows, first, last))
-        return convex, _diameters(*corners, n, wanted.spacing[1:]), np.full(n, np.nan)
+        order = np.argsort(number, kind="stable")
+        ends = np.searchsorted(number[order], np.arange(0, n + _HULLS, _HULLS)).tolist()
+        parts = [
+            _flat_hulls(number[some] - i * _HULLS, points[some, 2:], wanted.spacing[1:])
+            for i, some in enumerate(order[a:b] for a, b in pairwise(ends))
+        ]
+        convex, feret = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return convex, feret, np.full(n, np.nan)
     order = np.argsort(number, kind="stable")
     ends = np.searchsorted(number[order], np.arange(n + 1)).tolist()
     runs = points[order, 2:]
@@ -753,42 +759,63 @@ def _hulls(
     return convex, feret, surface
 
 
-def _channels(wanted: Quantities, rows: Any) -> Sums:
+def _flat_hulls(
+    number: NDArray[Any], points: NDArray[Any], spacing: Sequence[float]
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Pixels of the convex hull and largest diameter of the objects that have points (y, x)."""
+    n = int(number.max()) + 1
+    which, rows, first, last = _rows_in(number, points[:, 0], points[:, 1], n)
+    corners = _hulls_of(*_diamonds_of(which, rows, first, last))
+    convex = np.bincount(which, last - first + 1, minlength=n)
+    return convex, _diameters(*corners, n, spacing)
+
+
+def _channels(wanted: Quantities, rows: Sums, n: int) -> Sums:
     found: Sums = {}
+    number = rows["number"]
+
+    def total(weights: NDArray[Any]) -> NDArray[np.float64]:
+        return np.bincount(number, weights, minlength=n).astype(np.float64)
+
     for channel in range(wanted.n_channels):
-        count, total = rows[f"count{channel}"].fillna(0), rows[f"sum{channel}"].fillna(0)
-        by = rows["label"]
-        n = count.groupby(by).transform("sum")
-        mean = total.groupby(by).transform("sum") / n
-        away = (total / count.where(count > 0) - mean).fillna(0)
-        squares = rows[f"squares{channel}"].fillna(0) + count * away**2
-        sizes, sums = count.groupby(by).sum(), total.groupby(by).sum()
-        known = sizes > 0
-        ring = [f"ring_{what}{channel}" for what in ("sum", "count")]
-        if ring[0] in rows:
-            around = rows.groupby(by)[ring].sum()
-            background = (around[ring[0]] / around[ring[1]]).to_numpy()
-        else:
-            background = np.full(sizes.size, np.nan)
-        values = {
-            "mean": sums / sizes,
-            "sum": sums.where(known),
-            "std": np.sqrt(squares.groupby(by).sum() / sizes),
-            "min": rows.groupby(by)[f"min{channel}"].min().where(known),
-            "max": rows.groupby(by)[f"max{channel}"].max().where(known),
-            "background": background,
-        }
-        found |= {f"{name}_ch{channel}": np.asarray(of) for name, of in values.items()}
+        one = {what: rows[f"{what}{channel}"] for what in ("count", "sum", "squares")}
+        there = one["count"] > 0
+        which = number[there]
+        low, high = np.full(n, np.inf), np.full(n, -np.inf)
+        np.minimum.at(low, which, rows[f"min{channel}"][there])
+        np.maximum.at(high, which, rows[f"max{channel}"][there])
+        count, sums = total(one["count"]), total(one["sum"])
+        known = count > 0
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = sums / count
+            away = np.where(there, one["sum"] / one["count"] - mean[number], 0)
+            squares = total(one["squares"] + one["count"] * away**2)
+            background = np.full(n, np.nan)
+            if f"ring_sum{channel}" in rows:
+                ring = total(rows[f"ring_count{channel}"])
+                background = total(rows[f"ring_sum{channel}"]) / ring
+            values = {
+                "mean": mean,
+                "sum": np.where(known, sums, np.nan),
+                "std": np.sqrt(squares / count),
+                "min": np.where(known, low, np.nan),
+                "max": np.where(known, high, np.nan),
+                "background": background,
+            }
+        found |= {f"{name}_ch{channel}": of for name, of in values.items()}
     return found
 
 
-def _neighbours(wanted: Quantities, rows: Any, pairs: list[NDArray[Any]]) -> Sums:
-    sums = _per_time(rows, ("n", "outline", "contact"))
-    labels = sums.index.get_level_values(0).to_numpy()
-    outline, contact = sums["outline"].to_numpy(), sums["contact"].to_numpy()
+def _neighbours(
+    wanted: Quantities, rows: Sums, pairs: list[NDArray[Any]], labels: NDArray[Any]
+) -> Sums:
+    outline, contact, area = (
+        np.bincount(rows["key"], rows[name], minlength=labels.size)
+        for name in ("outline", "contact", "n")
+    )
     name = f"contact_{wanted.unit}" + ("" if wanted.depth is None else "2")
     values = {name: contact, "contact_fraction": contact / outline}
-    found = _averaged(values, sums["n"].to_numpy(float), labels)
+    found = _averaged(values, area, labels)
     own = np.unique(labels)
     count = np.zeros(own.size, np.int64)
     if pairs:

@@ -16,7 +16,7 @@ import pytest
 import tifffile
 
 from napari_sa2net.cli.segment import run_batch, segment_file
-from napari_sa2net.data import read_cells, synthetic_nuclei
+from napari_sa2net.data import read_cells, read_image, synthetic_nuclei
 from napari_sa2net.data.formats import FORMATS
 from napari_sa2net.data.results import Job
 from napari_sa2net.inference.batch import BatchSettings
@@ -81,6 +81,25 @@ def test_what_is_measured(segment, images, tmp_path):
     refused = segment("--measure", "texture", inputs=(images / "a.tif",))
     assert refused.code
     assert "texture" in refused.err
+
+
+def test_a_pixel_size_may_be_said(segment, images, tmp_path):
+    out, one = tmp_path / "out", (images / "a.tif",)
+    assert segment("--pixel-size", "0.5", "--format", "ome-tiff", inputs=one).code == 0
+    for row in rows(out):
+        assert float(row["area_um2"]) == int(row["area_px"]) / 4
+        assert float(row["equivalent_diameter_um"]) > 0
+    assert read_image(out / "a.tif").pixel_size_um == 0.5
+    assert read_image(out / "ome-tiff" / "a.ome.tif").scale_um == {"Y": 0.5, "X": 0.5}
+    # another format later has it, too, and another size is another result
+    later = segment("--pixel-size", "0.5", "--format", "ome-zarr", "--json", inputs=one).json()
+    assert later["images"][0]["state"] == "skipped"
+    assert read_image(out / "ome-zarr" / "a.ome.zarr").pixel_size_um == 0.5
+    assert segment("--json", inputs=one).json()["images"][0]["state"] == "done"
+    assert "equivalent_diameter_um" not in rows(out)[0]
+    refused = segment("--pixel-size", "0", inputs=one)
+    assert refused.code
+    assert "pixel size" in refused.err
 
 
 def test_json_is_the_only_thing_on_stdout(segment):

@@ -7,11 +7,13 @@ import pickle
 import typing
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import geojson
 import numpy as np
 import pytest
 import roifile
+import shapely
 import tifffile
 import zarr
 from hypothesis import HealthCheck, given, settings
@@ -111,6 +113,94 @@ def test_outlines_are_valid_polygons_of_just_the_pixels(mask):
         assert sum(one.area for one in shapes) == mask.sum()
         for y, x in np.ndindex(mask.shape):
             assert any(one.contains(Point(x + 0.5, y + 0.5)) for one in shapes) == mask[y, x]
+
+
+# --- the same stack by the readers of others -------------------------------------------------
+
+
+@pytest.fixture
+def crowd(labels) -> np.ndarray:
+    """A stack (Z, Y, X) with holes, cells that touch along sides and corners, and pieces."""
+    full = np.zeros((50, 70), np.int32)
+    full[2:42, 3:63] = labels
+    full[44:50, 0:10], full[44:50, 10:20], full[38:44, 10:20] = 11, 12, 13  # touch
+    return np.stack([full, np.roll(full, 6, axis=1), np.zeros_like(full)])
+
+
+def filled(shapes: list[tuple[int, Any]], size: tuple[int, int]) -> np.ndarray:
+    """Labels of pixels whose centres lie in shapes of shapely, of which none meets another."""
+    plane = np.zeros(size, np.int32)
+    y, x = np.indices(size)
+    for number, one in shapes:
+        inside = shapely.contains_xy(one, x + 0.5, y + 0.5)
+        assert not plane[inside].any()
+        assert inside.sum() == one.area
+        plane[inside] = number
+    return plane
+
+
+def test_a_stack_by_roifile(tmp_path, crowd):
+    path = written(tmp_path, crowd, "imagej", axes="ZYX", pixel_size_um=0.5, z_step_um=2)
+    planes: list[list[tuple[int, Any]]] = [[] for _ in crowd]
+    for roi in roifile.roiread(path):
+        assert roi.name is not None
+        # of rings, those inside of others are holes, as in ImageJ
+        one = shapely.Polygon()
+        for ring in roi.coordinates(multi=True):
+            one = one.symmetric_difference(shapely.Polygon(ring))
+        planes[roi.position - 1].append((int(roi.name.split()[1]), one))
+    for shapes, plane in zip(planes, crowd, strict=True):
+        assert np.array_equal(filled(shapes, plane.shape), plane)
+
+
+def test_a_stack_by_geojson_and_shapely(tmp_path, crowd):
+    sizes = {"pixel_size_um": 0.5, "stack_axes": "Z", "z_step_um": 2.0}
+    table = object_table(crowd, **sizes)
+    path = written(tmp_path, crowd, "geojson", axes="ZYX", table=table)
+    content = geojson.loads(path.read_text("utf-8"))
+    assert content.is_valid
+    planes: list[list[tuple[int, Any]]] = [[] for _ in crowd]
+    volumes = dict(zip(table["label"], table["volume_um3"], strict=True))
+    for feature in content["features"]:
+        measured = feature["properties"]["measurements"]
+        assert measured["volume (µm³)"] == volumes[measured["label"]]
+        one = shape(feature["geometry"])
+        assert one.is_valid
+        planes[feature["geometry"]["plane"]["z"]].append((measured["label"], one))
+    for shapes, plane in zip(planes, crowd, strict=True):
+        assert np.array_equal(filled(shapes, plane.shape), plane)
+
+
+def test_a_stack_by_tifffile(tmp_path, crowd):
+    movie = np.stack([crowd, crowd[::-1]])
+    path = written(
+        tmp_path, movie, "ome-tiff", axes="TZYX", pixel_size_um=(0.5, 0.25), z_step_um=2
+    )
+    with tifffile.TiffFile(path) as tif:
+        assert tif.series[0].axes == "TZYX"
+        assert np.array_equal(tif.asarray(), movie)
+        pixels = tifffile.xml2dict(tif.ome_metadata)["OME"]["Image"]["Pixels"]
+    told = {axis: pixels[f"PhysicalSize{axis}"] for axis in "ZYX"}
+    assert told == {"Z": 2, "Y": 0.5, "X": 0.25}
+    assert {pixels[f"PhysicalSize{axis}Unit"] for axis in "ZYX"} == {"µm"}
+
+
+@pytest.mark.parametrize("key", ["ome-zarr", "ome-zarr-0.4"])
+def test_a_stack_by_ome_zarr(tmp_path, crowd, key):
+    from ome_zarr.io import parse_url
+    from ome_zarr.reader import Reader
+
+    sizes = {"pixel_size_um": (0.5, 0.25), "z_step_um": 2}
+    path = written(tmp_path, crowd, key, axes="ZYX", image=crowd, image_axes="ZYX", **sizes)
+    (node,) = [one for one in Reader(parse_url(path))() if one.zarr.basename() == "cells"]
+    assert np.array_equal(np.asarray(node.data[0]), crowd)
+    (transform,) = node.metadata["coordinateTransformations"][0]
+    assert transform == {"type": "scale", "scale": [2.0, 0.5, 0.25]}
+    ngio = pytest.importorskip("ngio")
+    cells = ngio.open_ome_zarr_container(path).get_label("cells")
+    np.testing.assert_array_equal(cells.get_as_numpy(axes_order=["z", "y", "x"]), crowd)
+    size = cells.pixel_size
+    assert (size.z, size.y, size.x) == (2, 0.5, 0.25)
 
 
 # --- OME-TIFF --------------------------------------------------------------------------------

@@ -41,11 +41,12 @@ def test_starting_and_closing_do_not_block(new_engine, monkeypatch):
     gate, waited = threading.Event(), []
 
     class Held(client_module.Link):
-        def __init__(self, python):
-            waited.append(gate.wait(60))
-            super().__init__(python)
+        def __init__(self, python, memory):
+            waited.append((gate.wait(60), memory))
+            super().__init__(python, memory)
 
     monkeypatch.setattr(client_module, "Link", Held)
+    new_engine.client.memory = 2**29
     new_engine.client.start()
     new_engine.kind(p.Starting)
     # In the middle of the start.
@@ -53,7 +54,7 @@ def test_starting_and_closing_do_not_block(new_engine, monkeypatch):
     assert waited == []
     gate.set()
     new_engine.client.close(20)
-    assert waited == [True]
+    assert waited == [(True, 2**29)]
     assert not [t for t in new_engine.client._threads if t.is_alive()]
     assert new_engine.client.pid is None
 

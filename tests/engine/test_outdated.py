@@ -21,6 +21,7 @@ from napari_sa2net.engine.server import Server
 from napari_sa2net.engine.service import Handlers, KeptResults
 from napari_sa2net.errors import Cancelled, NotKeptError
 from napari_sa2net.inference import segment as prediction
+from napari_sa2net.inference import tiling
 from napari_sa2net.inference.segment import Prediction
 
 CARD = SimpleNamespace(classes=("background", "foreground"))
@@ -197,6 +198,14 @@ class Plan:
 def kept_of(n_bytes: int, plan: Plan | None = None) -> Prediction:
     probability = np.zeros(n_bytes, np.uint8)
     return Prediction(plan or Plan(), probability, MODEL, PredictConfig())  # type: ignore[arg-type]
+
+
+def test_results_take_the_memory_that_is_given(monkeypatch):
+    monkeypatch.setattr(tiling, "MEMORY_LIMIT", tiling.MEMORY_LIMIT)
+    usual = Handlers(server=None)
+    assert (usual.kept._max_bytes, tiling.MEMORY_LIMIT) == (3 * 2**29, 2**30)
+    less = Handlers(server=None, memory=3 * 2**19)
+    assert (less.kept._max_bytes, tiling.MEMORY_LIMIT) == (3 * 2**19, 2**20)
 
 
 def keys(results: KeptResults, names: str) -> str:

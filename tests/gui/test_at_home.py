@@ -15,7 +15,9 @@ from qtpy.QtWidgets import QApplication, QPushButton
 from napari_sa2net.app.session import JobProgress
 from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.widgets import workspace
+from napari_sa2net.widgets.correct.tools import USUAL_KEYS
 from napari_sa2net.widgets.dock import PAGES, measure_cells
+from napari_sa2net.widgets.napari_port.keys import choose_keys, key_now, spelled
 from napari_sa2net.widgets.workspace import TABLE, Activity
 
 
@@ -163,6 +165,52 @@ def test_corrections_are_kept_where_the_preferences_say(
     assert dock.workspace.learn.state.folder == tmp_path / "mine"
 
 
+def test_keys_and_memory_are_those_of_the_preferences(make_napari_viewer, open_dock, home):
+    from napari.settings import get_plugin_settings  # since napari 0.9
+
+    make_napari_viewer()
+    settings = get_plugin_settings("napari-sa2net")
+    assert settings.keys.model_dump() == USUAL_KEYS
+    usual = settings.model_dump()
+    settings.keys.split, settings.keys.next, settings.keys.merge = "x", "alt-n", "nonsense"
+    settings.segment.memory = 0.5
+    before = len(notification_manager.records)
+    try:
+        dock = open_dock()
+        assert dock.workspace.link.client.memory == 2**29
+        page = dock._places[[page.name for page in PAGES].index("Correct")].fill()
+        viewer = dock.workspace.port.viewer
+        page.keys.bind(viewer)
+        bound = {str(key) for key in viewer.keymap}
+        page.keys.release()
+    finally:
+        for part in ("keys", "segment"):
+            for name, value in usual[part].items():
+                setattr(getattr(settings, part), name, value)
+    assert {"X", "Alt+N", "G"} <= bound
+    assert not {"S", "N"} & bound
+    assert page.strip.buttons["split"].toolTip().endswith("(X)")
+    assert "<b>Alt+N</b>" in page.sheet.sheet.text()
+    words = [record.message for record in notification_manager.records[before:]]
+    assert words == [
+        "Keys in the preferences of SA2-Net: 'nonsense' is no key, so merge stays with G."
+    ]
+    # as they are for the next who opens a dock
+    assert choose_keys(USUAL_KEYS, {}) == []
+    assert spelled("Shift-N") == "Shift+N"
+
+
+def test_one_key_for_two_things_is_refused():
+    try:
+        (why,) = choose_keys({"split": "S", "merge": "G", "keep": "K"}, {"split": "g"})
+        assert why == "G is given to split and merge, so all keep their usual keys."
+        assert key_now("S") == "S"
+        assert choose_keys({"split": "S", "merge": "G"}, {"split": "G", "merge": "S"}) == []
+        assert (key_now("S"), key_now("G")) == ("G", "S")
+    finally:
+        choose_keys({}, {})
+
+
 def test_every_page_leads_to_its_documentation(open_dock, monkeypatch):
     opened = []
     monkeypatch.setattr(QDesktopServices, "openUrl", lambda url: opened.append(url.toString()))
@@ -177,6 +225,32 @@ def test_every_page_leads_to_its_documentation(open_dock, monkeypatch):
     for url in opened:
         assert url.startswith(project["urls"]["Documentation"])
         assert (docs / f"{url.split('/')[-2]}.md").is_file(), url
+
+
+def test_a_right_click_on_a_layer_offers_what_fits_it(open_dock):
+    from napari._app_model import get_app_model
+
+    def offered(viewer):
+        from napari._app_model.context import get_context
+
+        kind = get_context(viewer.layers)["active_layer_type"]
+        items = get_app_model().menus.get_menu("napari/layers/context")
+        ours = [
+            item
+            for item in items
+            if "(SA2-Net)" in getattr(getattr(item, "command", None), "title", "")
+        ]
+        return [one.command.title for one in ours if one.when.eval({"active_layer_type": kind})]
+
+    dock = open_dock()
+    viewer = dock.workspace.port.viewer
+    image, truth = synthetic_nuclei((64, 64), n=3, seed=1)
+    viewer.add_image(image)
+    assert offered(viewer) == ["Segment (SA2-Net)"]
+    viewer.add_labels(truth)
+    assert offered(viewer) == ["Measure cells (SA2-Net)", "Correct (SA2-Net)"]
+    dock.shut()
+    assert offered(viewer) == []
 
 
 def test_cells_of_any_layer_are_measured_from_the_menu(make_napari_viewer, home, qtbot):

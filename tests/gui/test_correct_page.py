@@ -20,7 +20,7 @@ from napari_sa2net.data.corrections import TrainingSet
 from napari_sa2net.data.journal import list_journals
 from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.widgets.correct.bench import OfferBox
-from napari_sa2net.widgets.correct.tools import OTHER_KEYS, TOOLS
+from napari_sa2net.widgets.correct.tools import TOOLS, USUAL_KEYS
 from napari_sa2net.widgets.dock import CorrectDock, SegmentDock, _dock_of
 from napari_sa2net.widgets.napari_port.reading import camera_of
 
@@ -231,7 +231,7 @@ def test_tools_one_history_and_keep(open_page: Any, qtbot: Any, home: Path) -> N
 def test_no_key_of_ours_is_one_of_naparis(open_page: Any) -> None:
     """napari's keys of Labels layers and of the viewer keep their meaning, and so do ours."""
     page, viewer, cells = with_cells(open_page)
-    own = {tool.key for tool in TOOLS if not tool.mode} | {name for name, _ in OTHER_KEYS}
+    own = set(USUAL_KEYS.values())
     assert set(page._bindings()) == own
     bound = {KeyBinding.from_str(name.replace("-", "+")) for name in own}
     assert len(bound) == len(own)

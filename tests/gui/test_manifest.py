@@ -27,6 +27,12 @@ def test_every_command_can_be_imported(manifest: PluginManifest) -> None:
     assert manifest.name == "napari-sa2net"
 
 
+def test_napari_says_itself_whose_a_command_is(manifest: PluginManifest) -> None:
+    titles = [command.title for command in manifest.contributions.commands or ()]
+    assert len(titles) == len(set(titles))
+    assert not [title for title in titles if f"({manifest.display_name})" in title]
+
+
 def test_every_contribution_has_its_command(manifest: PluginManifest) -> None:
     contributions = manifest.contributions
     known = {command.id for command in contributions.commands or ()}

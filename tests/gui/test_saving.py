@@ -17,6 +17,7 @@ from napari_sa2net.app.saving import Placed
 from napari_sa2net.data import read_cells, read_image
 from napari_sa2net.data.formats import FORMATS
 from napari_sa2net.data.samples import synthetic_nuclei
+from napari_sa2net.widgets.numbers import range_of
 
 if TYPE_CHECKING:
     from pytestqt.qtbot import QtBot
@@ -115,7 +116,7 @@ def test_the_menu_saves_cells_where_they_lie_in_the_image(
     for key, one in FORMATS.items():
         path = tmp_path / f"slide-{key}"
         save(table, key, path, monkeypatch)
-        said = f"Saved slide-{key}{one.ending}"
+        said = f"Saved slide-{key}{one.ending}: {table.model.rowCount()} cells"
         qtbot.waitUntil(lambda said=said: table.said.text() == said, timeout=WAIT_MS)
         if key == "csv":
             continue
@@ -153,14 +154,65 @@ def test_what_cannot_be_written_is_said(
     assert list(tmp_path.iterdir()) == before
 
 
+def test_what_a_filter_takes_out_is_in_no_file(
+    table: Any, qtbot: QtBot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, numbers = table._layer.features.copy(), table.numbers
+    n, middle = len(features), float(features["area_um2"].median())
+    large = features.loc[features["area_um2"] >= middle, "label"].tolist()
+    assert 1 < len(large) < n
+    assert not table.only.isVisible()
+    table.plot.click()
+    table.window().show()
+    qtbot.waitUntil(numbers.isVisible, timeout=WAIT_MS)
+    numbers.set_gate(range_of("area_um2", middle, 1e6))
+    numbers.keep.click()
+    assert table.model.rowCount() == len(large)
+    assert table.title.text().endswith(f"{n - len(large)} filtered out")
+    assert table.only.text().startswith(f"Only the {len(large)} of {n} cells")
+
+    def saved(key: str, words: str) -> Path:
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}{FORMATS[key].ending}"
+        save(table, key, path, monkeypatch)
+        said = f"Saved {path.name}: {words}"
+        qtbot.waitUntil(lambda: table.said.text() == said, timeout=WAIT_MS)
+        return path
+
+    def labels_in(path: Path) -> list[int]:
+        lines = path.read_text("utf-8-sig").splitlines()[1:]
+        return sorted(int(line.split(",")[0]) for line in lines)
+
+    few = f"{len(large)} of {n} cells"
+    assert labels_in(saved("csv", few)) == sorted(large)
+    want = np.where(np.isin(table.truth, large), table.truth, 0)
+    for key in ("ome-tiff", "geojson"):
+        assert np.array_equal(read_cells(saved(key, few), want.shape).labels, want)
+    # all of them, where that is chosen
+    table.only.setChecked(False)
+    assert len(labels_in(saved("csv", f"{n} cells"))) == n
+    assert np.array_equal(
+        read_cells(saved("ome-tiff", f"{n} cells"), want.shape).labels, table.truth
+    )
+    # and where the plot, which shows what is filtered out, is closed
+    table.only.setChecked(True)
+    table.plot.click()
+    assert not table.only.isVisible()
+    assert table.model.rowCount() == n
+    assert len(labels_in(saved("csv", f"{n} cells"))) == n
+    table.plot.click()
+    qtbot.waitUntil(lambda: table.model.rowCount() == len(large), timeout=WAIT_MS)
+
+
 def test_edits_while_large_ones_are_saved_are_said(
     table: Any, qtbot: QtBot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layer = table._layer
+    layer, n = table._layer, table.model.rowCount()
     # small ones are copied before anything else happens
     save(table, "ome-tiff", tmp_path / "copied", monkeypatch)
     layer.paint((1, 1), 99)
-    qtbot.waitUntil(lambda: table.said.text() == "Saved copied.ome.tif", timeout=WAIT_MS)
+    qtbot.waitUntil(
+        lambda: table.said.text() == f"Saved copied.ome.tif: {n} cells", timeout=WAIT_MS
+    )
     assert np.array_equal(read_cells(tmp_path / "copied.ome.tif").labels, table.truth)
     monkeypatch.setattr(saving, "COPIED", 0)
     save(table, "ome-tiff", tmp_path / "live", monkeypatch)
@@ -168,7 +220,8 @@ def test_edits_while_large_ones_are_saved_are_said(
     qtbot.waitUntil(lambda: "save them again" in table.said.text(), timeout=WAIT_MS)
     qtbot.waitUntil(lambda: 98 in set(layer.features["label"]), timeout=WAIT_MS)
     save(table, "ome-tiff", tmp_path / "live.ome.tif", monkeypatch)
-    qtbot.waitUntil(lambda: table.said.text() == "Saved live.ome.tif", timeout=WAIT_MS)
+    said = f"Saved live.ome.tif: {table.model.rowCount()} cells"
+    qtbot.waitUntil(lambda: table.said.text() == said, timeout=WAIT_MS)
 
 
 @pytest.mark.parametrize("extra", [(), (0,)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import zarr
 
@@ -14,8 +13,7 @@ from napari_sa2net.data import synthetic_nuclei
 from napari_sa2net.errors import Cancelled
 from napari_sa2net.inference import planes as big_planes
 from napari_sa2net.inference.instances import label_objects
-from napari_sa2net.inference.planes import label_in_blocks, table_in_bands
-from napari_sa2net.measure import object_table
+from napari_sa2net.inference.planes import label_in_blocks
 
 CLASSES = ("background", "foreground")
 
@@ -87,38 +85,6 @@ def test_cancelled(probability: np.ndarray) -> None:
     out = np.zeros(probability.shape[1:], np.int32)
     with pytest.raises(Cancelled):
         in_blocks(probability, out, InstanceConfig(), cancelled=third_time)
-
-
-def test_table_equals_the_whole(probability: np.ndarray) -> None:
-    labels = label_objects(probability, CLASSES, InstanceConfig())
-    image = np.random.default_rng(0).random((*labels.shape, 2)).astype(np.float32)
-    got = table_in_bands(
-        lambda rows: labels[rows],
-        lambda rows, columns: probability[:, rows, columns],
-        lambda rows: image[rows],
-        labels.shape,
-        CLASSES,
-        0.5,
-    )
-    expected = object_table(labels, probability[1], image, 0.5)
-    # Crowded rims are shared out among all neighbours only where the whole is seen.
-    pd.testing.assert_frame_equal(
-        got.drop(columns="confidence"), expected.drop(columns="confidence"), rtol=1e-6
-    )
-    assert np.abs(got.confidence - expected.confidence).max() < 0.05
-
-
-def test_empty_table() -> None:
-    labels = np.zeros((200, 100), np.int32)
-    got = table_in_bands(
-        lambda rows: labels[rows],
-        lambda rows, columns: np.zeros((2, 200, 100), np.float32)[:, rows, columns],
-        lambda rows: labels[rows][..., None],
-        labels.shape,
-        CLASSES,
-    )
-    assert list(got.columns) == list(object_table(labels).columns)
-    assert len(got) == 0
 
 
 def test_segment_takes_this_way(make_model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,8 @@ RUNS = ("segment", "explain", "box", "compare_models")
 class Client(Protocol):
     """The part of `EngineClient` that is used here."""
 
+    memory: int
+
     def start(self) -> None:
         """Start the engine in the background."""
 

@@ -354,7 +354,8 @@ class MeasuredCells:
         ends = np.searchsorted(plane, np.arange(math.prod(stack) + 1)).tolist()
         for index, a, b in zip(np.ndindex(*stack), ends, ends[1:], strict=False):
             if b > a:
-                seen[a:b] = image[index][where[-2, a:b], where[-1, a:b]]
+                whole = image[(*index, slice(None), slice(None))]
+                seen[a:b] = whole[where[-2, a:b], where[-1, a:b]]
         return where + low[:, None], values, seen
 
     def _others(

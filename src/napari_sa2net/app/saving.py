@@ -22,7 +22,10 @@ COPIED = 2**26
 
 
 class Placed:
-    """Labels of a part in the frame of the whole image, read by slices; around them is 0."""
+    """Labels of a part in the frame of the whole image, read by slices; around them is 0.
+
+    Cells that are left out are 0, too.
+    """
 
     def __init__(
         self,
@@ -30,8 +33,10 @@ class Placed:
         corner: tuple[int, ...],
         shape: tuple[int, ...],
         extra: tuple[int, ...] = (),
+        without: NDArray[np.integer] | None = None,
     ) -> None:
         self._labels, self._corner, self._extra = labels, corner, extra
+        self._without = without
         self.shape = shape
         self.dtype = np.dtype(labels.dtype)
 
@@ -61,7 +66,10 @@ class Placed:
             key = tuple(
                 0 if i in self._extra else next(rest) for i in range(len(self._labels.shape))
             )
-            values[tuple(into)] = np.asarray(self._labels[key])
+            part = np.asarray(self._labels[key])
+            if self._without is not None:
+                part = np.where(np.isin(part, self._without), 0, part)
+            values[tuple(into)] = part
         return values.squeeze(tuple(drop)) if drop else values
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
@@ -74,6 +82,7 @@ def cells_in_image(
     table: Mapping[str, Any],
     name: str,
     made: Mapping[str, Any],
+    without: NDArray[np.integer] | None = None,
 ) -> Cells:
     """Cells of a layer, in the frame of the image that they lie on.
 
@@ -89,7 +98,12 @@ def cells_in_image(
         Where there is no image: of the layer.
     made : mapping
         Provenance.
+    without : array of int, optional
+        Labels of cells that are left out.
     """
+    if without is not None and table:
+        stay = ~np.isin(table["label"], without)
+        table = {head: np.asarray(column)[stay] for head, column in table.items()}
     if labels.size * np.dtype(labels.dtype).itemsize <= COPIED:
         labels = np.array(labels)
     scale = {} if place.z_step_um is None else {"Z": place.z_step_um}
@@ -99,15 +113,15 @@ def cells_in_image(
     plan = place.plan()
     if plan is None or place.corner is None or place.image is None:
         whole = labels
-        if place.extra:
+        if place.extra or without is not None:
             rest = tuple(n for i, n in enumerate(labels.shape) if i not in place.extra)
-            whole = Placed(labels, (0,) * len(rest), rest, place.extra)
+            whole = Placed(labels, (0,) * len(rest), rest, place.extra, without)
         return Cells(whole, axes, scale, table, name, made=made)
     # the image's own axes, those of its planes last
     shape = tuple(plan.shape[plan.axes.index(axis)] for axis in axes)
     path = Path(place.image.path) if place.image.path else None
     return Cells(
-        Placed(labels, place.corner, shape, place.extra),
+        Placed(labels, place.corner, shape, place.extra, without),
         axes,
         scale,
         table,
@@ -148,17 +162,17 @@ class Saving:
         """Something is being written."""
         return self._waiting > 0
 
-    def save(self, path: Path, cells: Cells, format: str) -> None:
+    def save(self, path: Path, cells: Cells, format: str, what: str = "") -> None:
         """Write cells in one of `FORMATS`."""
         path = FORMATS[format].named(path)
-        self.write(path, lambda: write_cells(path, cells, format))
+        self.write(path, lambda: write_cells(path, cells, format), what)
 
-    def write(self, path: Path, work: Callable[[], Any]) -> None:
-        """Run what writes a file."""
+    def write(self, path: Path, work: Callable[[], Any], what: str = "") -> None:
+        """Run what writes a file; what it holds is told with its name, as in "12 cells"."""
 
         def done(_: Any) -> None:
             self._waiting -= 1
-            self.said = f"Saved {path.name}"
+            self.said = f"Saved {path.name}{what and ': '}{what}"
             if self._edited:
                 self.said += "; cells were changed meanwhile: save them again"
             self._edited = self._edited and self.busy

@@ -128,7 +128,7 @@ def explain_file(
 
     assert isinstance(settings, AttentionSettings)
     start = time.monotonic()
-    source, image = claimed(job, folder, progress)
+    source, image = claimed(job, folder, settings, progress)
     _ask_for_plane(job, image, settings)
     result = explain(
         image.array,

@@ -52,6 +52,12 @@ Normalize = Annotated[
         help="Stretch the intensities as the model expects; off: they are taken as they are."
     ),
 ]
+PixelSize = Annotated[
+    float | None,
+    Parameter(
+        help="Side of a pixel in µm, for the table and the files; unsaid: as the image tells."
+    ),
+]
 Measure = Annotated[
     list[Literal["shape", "intensity", "neighbours", "none"]] | None,
     Parameter(

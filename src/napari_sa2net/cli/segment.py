@@ -31,6 +31,7 @@ from napari_sa2net.cli.options import (
     ModelOrFile,
     Normalize,
     Output,
+    PixelSize,
     Predict,
 )
 from napari_sa2net.config import InstanceConfig, PredictConfig
@@ -48,6 +49,7 @@ from napari_sa2net.data.results import (
 from napari_sa2net.errors import EngineError, OutOfMemoryError, SettingsError
 from napari_sa2net.inference import batch
 from napari_sa2net.inference.batch import Batch, BatchSettings, By, News, Work
+from napari_sa2net.measure import sizes_of
 from napari_sa2net.quantities import checked_groups
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ def segment(
     channels: ImageChannels = None,
     normalize: Normalize = True,
     measure: Measure = None,
+    pixel_size: PixelSize = None,
     format: Formats = (),
     overwrite: Flag = False,
     json: JsonOfRun = False,
@@ -103,7 +106,8 @@ def segment(
     jobs = name_jobs(input_images(inputs))
     refuse_inputs_as_outputs(jobs, output)
     loaded, said = prepared(model, axes, channels, normalize, instances, predict)
-    settings = BatchSettings(**said, measure=checked_groups(measure))
+    sizes_of(pixel_size)  # refuses what is none
+    settings = BatchSettings(**said, measure=checked_groups(measure), pixel_size_um=pixel_size)
     if shard is not None and dask is not None:
         raise SettingsError("--shard and --dask share out in two ways: give one of them.")
     if block is not None and shard is None and dask is None:

@@ -54,7 +54,7 @@ def main() -> int:
         return EXIT_NO_TORCH
     from napari_sa2net.engine.service import Handlers
 
-    server.work(Handlers(server))
+    server.work(Handlers(server, hello["memory"]))
     return 0
 
 

@@ -73,11 +73,18 @@ class EngineClient:
         engine dies; after `close`, nothing is called.
     python
         Interpreter of the engine; this one if not given.
+
+    Attributes
+    ----------
+    memory
+        Bytes that results may take, of an engine that is started from now on; 0 for the
+        usual ones.
     """
 
     def __init__(self, on_event: Callable[[p.Event], None], python: str | None = None) -> None:
         self._on_event = on_event
         self._python = python or sys.executable
+        self.memory = 0
         self._emitting = threading.RLock()
         self._state = threading.Condition()
         self._outbox: deque[p.Request | Tell] = deque()
@@ -188,7 +195,7 @@ class EngineClient:
             link: Link | None = None
             failure: EngineError | None = None
             try:
-                link = Link(self._python)
+                link = Link(self._python, self.memory)
                 with self._state:
                     self._link = link
                 if self._closed:

@@ -54,7 +54,7 @@ class Link:
         The process cannot be started.
     """
 
-    def __init__(self, python: str) -> None:
+    def __init__(self, python: str, memory: int = 0) -> None:
         sweep()
         self.pipe: ArrayPipe = None  # type: ignore[assignment]  # set by connect
         self.ended = False
@@ -91,7 +91,12 @@ class Link:
                 "that this Python is still there and that the temporary folder can be written."
             ) from error
         threading.Thread(target=self._read_stderr, name="sa2net-stderr", daemon=True).start()
-        hello = {"address": self._address, "key": key.hex(), "folders": self.folders}
+        hello = {
+            "address": self._address,
+            "key": key.hex(),
+            "folders": self.folders,
+            "memory": memory,
+        }
         assert self.process.stdin is not None
         # If it has died already, connect says so.
         with contextlib.suppress(OSError), self.process.stdin as stdin:

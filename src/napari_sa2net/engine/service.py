@@ -36,6 +36,7 @@ from napari_sa2net.engine.learning import News, learn
 from napari_sa2net.engine.messages import ObjectTable, Summary
 from napari_sa2net.engine.server import Server
 from napari_sa2net.errors import Cancelled, NotKeptError, SettingsError
+from napari_sa2net.inference import tiling
 from napari_sa2net.inference.batch import Batch, BatchSettings
 from napari_sa2net.inference.click import object_at
 from napari_sa2net.inference.devices import device_name, give_memory_back, resolve_device
@@ -43,7 +44,7 @@ from napari_sa2net.inference.instances import foreground_probability, label_obje
 from napari_sa2net.inference.planes import (
     MEASURING,
     SEPARATING,
-    Planes,
+    Windows,
     channels_at,
     intensities,
 )
@@ -94,6 +95,8 @@ LIVE = LiveConfig()
 MAX_BYTES = 3 * 2**29
 """Memory for kept results (1.5 GB); the newest is kept however large it is."""
 MAX_RESULTS = 6
+ON_DISK = tiling.MEMORY_LIMIT
+"""A result of more bytes is kept on disk."""
 
 
 def confidence(made: Prediction, labels: NDArray[Any], at: tuple[int, ...]) -> ObjectTable:
@@ -106,16 +109,19 @@ def confidence(made: Prediction, labels: NDArray[Any], at: tuple[int, ...]) -> O
     at : tuple of int
         Index of its first element in the prediction's plan.
     """
-    rows, columns = (slice(a, a + n) for a, n in zip(at[-2:], labels.shape[-2:], strict=True))
 
-    def foreground(index: tuple[int, ...]) -> NDArray[Any]:
+    def foreground(index: tuple[int, ...], rows: slice, columns: slice) -> NDArray[Any]:
         where = tuple(a + b for a, b in zip(index, at[:-2], strict=True))
-        part = np.asarray(made.probability[(*where, slice(None), rows, columns)])
+        y, x = (
+            slice(part.start + first, part.stop + first)
+            for part, first in zip((rows, columns), at[-2:], strict=True)
+        )
+        part = np.asarray(made.probability[(*where, slice(None), y, x)])
         return foreground_probability(part, made.classes)
 
     table = object_table(
         labels,
-        Planes(labels.shape, np.dtype(np.float32), foreground),
+        Windows(labels.shape, np.dtype(np.float32), foreground),
         stack_axes=made.plan.stack_axes,
     )
     return {name: table[name].to_numpy() for name in ("label", "confidence")}
@@ -509,9 +515,12 @@ PROBE = 512
 class Handlers:
     """Answers requests one at a time, on the server's main thread."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, memory: int = 0) -> None:
         self._server = server
-        self.kept = KeptResults()
+        self.kept = KeptResults(memory or MAX_BYTES)
+        if memory:
+            # a larger one goes to disk, as with the usual bounds
+            tiling.MEMORY_LIMIT = memory * ON_DISK // MAX_BYTES
         self._models: OrderedDict[tuple[Any, ...], Model] = OrderedDict()
         self._predictors: OrderedDict[tuple[Any, ...], Predictor] = OrderedDict()
         self.explaining = ExplainHandlers(self, server)

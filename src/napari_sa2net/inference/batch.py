@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,6 +42,8 @@ class BatchSettings:
     predict: PredictConfig = field(default_factory=PredictConfig)
     instances: InstanceConfig = field(default_factory=InstanceConfig)
     measure: tuple[str, ...] = DEFAULT
+    #: instead of what the files tell
+    pixel_size_um: float | None = None
 
     def describe(self) -> dict[str, Any]:
         """As JSON; without the device, on which the result does not depend."""
@@ -55,6 +57,8 @@ class BatchSettings:
             "predict": self.predict.model_dump(mode="json", exclude=left_out),
             "instances": self.instances.model_dump(mode="json"),
             "measure": list(self.measure),
+            # where none is given, what was begun before one could be goes on
+            **({"pixel_size_um": self.pixel_size_um} if self.pixel_size_um else {}),
         }
 
 
@@ -202,7 +206,9 @@ def _done(job: Job, record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def claimed(job: Job, folder: ResultFolder, news: News) -> tuple[dict[str, Any], ImageFile]:
+def claimed(
+    job: Job, folder: ResultFolder, settings: BatchSettings, news: News
+) -> tuple[dict[str, Any], ImageFile]:
     """Claim an image's name in the output folder, and open the image."""
     from napari_sa2net.data import read_image
 
@@ -214,6 +220,9 @@ def claimed(job: Job, folder: ResultFolder, news: News) -> tuple[dict[str, Any],
     image = read_image(job.path)
     for note in image.notes:
         news.note(job.name, note)
+    if size := settings.pixel_size_um:
+        scale = {**image.scale_um, "Y": size, "X": size}
+        image = replace(image, pixel_size_um=size, scale_um=scale)
     return source, image
 
 
@@ -238,7 +247,7 @@ def segment_file(
     from napari_sa2net.data import write_labels
 
     start = time.monotonic()
-    source, image = claimed(job, folder, news)
+    source, image = claimed(job, folder, settings, news)
     result = (by or segment_image)(image, model, settings, news)
     if told is not None:
         told(image, result)
@@ -336,7 +345,8 @@ def cells_of(job: Job, folder: ResultFolder, record: dict[str, Any]) -> Cells:
     return Cells(
         labels.array,
         labels.axes,
-        _spacing(image),
+        # another size than the image's own was given for it
+        _spacing(image if labels.pixel_size_um == image.pixel_size_um else labels),
         {str(name): table[name].to_numpy() for name in table.columns},
         job.name,
         image.array,

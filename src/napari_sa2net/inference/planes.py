@@ -20,7 +20,6 @@ from napari_sa2net.inference.instances import (
 )
 from napari_sa2net.inference.tiling import allocate
 from napari_sa2net.measure import (
-    concat_tables,
     empty_table,
     object_table,
     offset_labels,
@@ -35,23 +34,20 @@ if TYPE_CHECKING:
 
 
 # --------------------------------------------------------------------------------------------
-# Labels and object table of planes too large to hold in memory, block by block.
+# Labels of planes too large to hold in memory, block by block.
 #
 # Blocks overlap, each is labelled by itself, and what two neighbours see alike in their
-# overlap is one object. The table is measured in bands of rows, each with all of the objects
-# that begin in it.
+# overlap is one object.
 
-#: Planes with more pixels than this are labelled and measured in parts.
+#: Planes with more pixels than this are labelled in parts.
 LARGE = 64_000_000
 #: Side of a block's core, and how far it looks beyond (px).
 BLOCK = 3072
 OVERLAP = 256
-#: Rows that are renumbered, and measured, at a time.
+#: Rows that are renumbered at a time.
 BAND = 1024
 #: Intersection over union in the overlap from which two blocks mean the same object.
 SAME = 0.5
-#: Rows around a band's objects that their measurements look at.
-RIM = 3
 
 ReadBlock = Callable[[slice, slice], NDArray[Any]]
 #: Labels of rows and columns, numbered from 1, that were made before; the first is the plane.
@@ -224,68 +220,6 @@ def _bands(height: int) -> Iterator[tuple[int, int]]:
         yield y0, min(y0 + BAND, height)
 
 
-def table_in_bands(
-    labels: Callable[[slice], NDArray[np.int32]],
-    probability: ReadBlock,
-    intensity: Callable[[slice], NDArray[Any]],
-    shape: tuple[int, int],
-    classes: Sequence[str],
-    pixel_size_um: float | Sequence[float] | None = None,
-    boxes: bool = False,
-) -> pd.DataFrame:
-    """Object table of one plane whose labels are numbered by their first pixel.
-
-    Parameters
-    ----------
-    labels : callable (rows) -> int32 (h, W)
-    probability : callable (rows, columns) -> float32 (classes, h, W)
-    intensity : callable (rows) -> (h, W, channels), raw values
-    shape : (H, W)
-    classes, pixel_size_um, boxes
-        As of `napari_sa2net.measure.object_table`.
-
-    Returns
-    -------
-    DataFrame, as of `object_table` for a single plane.
-    """
-    height, width = shape
-    starts, lasts = _extents(labels, height)
-    tables = []
-    for band, (y0, _) in enumerate(_bands(height)):
-        low, high = starts[band], starts[band + 1]
-        if low == high:
-            continue
-        rows = slice(max(0, y0 - RIM), min(height, max(lasts[low + 1 : high + 1]) + 1 + RIM))
-        part = labels(rows)
-        inside = (part > low) & (part <= high)
-        p = foreground_probability(probability(rows, slice(0, width)), classes)
-        # Neighbours of other bands are no rim.
-        p = np.where((part > 0) & ~inside, 0, p)
-        table = object_table(
-            np.where(inside, part, 0), p, intensity(rows), pixel_size_um, boxes=boxes
-        )
-        for column in ("centroid_y", *(("box_y0", "box_y1") if boxes else ())):
-            table[column] += rows.start
-        tables.append(table)
-    return concat_tables(tables, boxes=boxes)
-
-
-def _extents(
-    labels: Callable[[slice], NDArray[np.int32]], height: int
-) -> tuple[list[int], NDArray[np.int64]]:
-    """Labels that begun before each band (and after the last), and each label's last row."""
-    starts = [0]
-    last = np.zeros(1, np.int64)
-    for y0, y1 in _bands(height):
-        band = labels(slice(y0, y1))
-        n = max(starts[-1], int(band.max(initial=0)))
-        last = np.concatenate([last, np.zeros(n - starts[-1], np.int64)])
-        for y, row in enumerate(band, start=y0):
-            last[row] = y
-        starts.append(n)
-    return starts, last
-
-
 #: What goes on, as a person reads it.
 SEPARATING = "separating the cells"
 MEASURING = "measuring the cells"
@@ -449,37 +383,18 @@ def measure_objects(
     )
     if plan.is_empty:
         return empty_table(plan.stack_axes, boxes).assign(**wanted.nothing())
-    height, width = plan.spatial
-    everything = slice(None), slice(None)
-
-    def label_plane(index: tuple[int, ...]) -> NDArray[Any]:
-        return np.asarray(plane_of(plan, labels, index)[everything])
 
     def window_of_labels(index: tuple[int, ...], rows: slice, columns: slice) -> NDArray[Any]:
         return np.asarray(plane_of(plan, labels, index)[rows, columns])
 
-    def foreground(index: tuple[int, ...]) -> NDArray[Any]:
-        return foreground_probability(np.asarray(probability[index]), classes)
+    def foreground(index: tuple[int, ...], rows: slice, columns: slice) -> NDArray[Any]:
+        part = np.asarray(probability[(*index, slice(None), rows, columns)])
+        return foreground_probability(part, classes)
 
-    def intensity(index: tuple[int, ...]) -> NDArray[Any]:
-        return np.moveaxis(plan.read_raw(index, 0, height, 0, width), 0, -1)
-
-    if height * width > LARGE and not plan.stack_shape:
-        whole = plane_of(plan, labels, ())
-        table = table_in_bands(
-            lambda rows: whole[rows, slice(None)],
-            lambda rows, columns: np.asarray(probability[:, rows, columns]),
-            lambda rows: np.moveaxis(plan.read_raw((), rows.start, rows.stop, 0, width), 0, -1),
-            plan.spatial,
-            classes,
-            pixel_size_um,
-            boxes,
-        )
-        return with_groups(table, wanted, window_of_labels, plan.read_channels)
     table = object_table(
-        Planes(shape, np.dtype(np.int32), label_plane),
-        Planes(shape, np.dtype(np.float32), foreground),
-        Planes((*shape, len(plan.channels)), plan.dtype, intensity),
+        Windows(shape, np.dtype(np.int32), window_of_labels),
+        Windows(shape, np.dtype(np.float32), foreground),
+        intensities(plan, (0,) * len(shape), shape),
         pixel_size_um,
         plan.stack_axes,
         z_step_um,
@@ -488,22 +403,24 @@ def measure_objects(
     return with_groups(table, wanted, window_of_labels, plan.read_channels)
 
 
-def intensities(plan: ImagePlan, first: tuple[int, ...], shape: tuple[int, ...]) -> Planes:
-    """Raw values of a window of an image, read plane by plane: shape + (channels,).
+def intensities(plan: ImagePlan, first: tuple[int, ...], shape: tuple[int, ...]) -> Windows:
+    """Raw values of the segmented channels of a part of an image: shape + (channels,).
 
     Parameters
     ----------
     first : tuple of int
-        First pixel of the window (stack axes, y, x).
+        First pixel of the part (stack axes, y, x).
     """
-    y, x = first[-2:]
-    height, width = shape[-2:]
 
-    def plane(index: tuple[int, ...]) -> NDArray[Any]:
+    def window(index: tuple[int, ...], rows: slice, columns: slice) -> NDArray[Any]:
         at = tuple(a + b for a, b in zip(index, first[:-2], strict=True))
-        return np.moveaxis(plan.read_raw(at, y, y + height, x, x + width), 0, -1)
+        (y0, y1), (x0, x1) = (
+            (begin + part.start, begin + part.stop)
+            for begin, part in zip(first[-2:], (rows, columns), strict=True)
+        )
+        return np.moveaxis(plan.read_raw(at, y0, y1, x0, x1), 0, -1)
 
-    return Planes((*shape, len(plan.channels)), plan.dtype, plane)
+    return Windows((*shape, len(plan.channels)), plan.dtype, window)
 
 
 def channels_at(plan: ImagePlan, first: tuple[int, ...]) -> Read:
@@ -520,19 +437,17 @@ def channels_at(plan: ImagePlan, first: tuple[int, ...]) -> Read:
     return read
 
 
-class Planes:
-    """An array that is made plane by plane when it is indexed."""
+class Windows:
+    """An array that is made part by part, as it is indexed by a plane, rows and columns."""
 
-    def __init__(
-        self,
-        shape: tuple[int, ...],
-        dtype: np.dtype[Any],
-        plane: Callable[[tuple[int, ...]], NDArray[Any]],
-    ) -> None:
-        self.shape, self.dtype, self._plane = shape, dtype, plane
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], window: Read) -> None:
+        self.shape, self.dtype, self._window = shape, dtype, window
 
-    def __getitem__(self, index: tuple[int, ...]) -> NDArray[Any]:
-        return self._plane(index)
+    def __getitem__(self, key: tuple[Any, ...]) -> NDArray[Any]:
+        *index, rows, columns = key
+        height, width = self.shape[len(index) :][:2]
+        parts = (slice(*part.indices(n)) for part, n in ((rows, height), (columns, width)))
+        return self._window(tuple(index), *parts)
 
 
 def _link_axis(stack_axes: str) -> int | None:

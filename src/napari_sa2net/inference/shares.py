@@ -141,7 +141,7 @@ class Worker:
                 shutil.rmtree(place(self.batch.folder, job), ignore_errors=True)
         if self._opened is None or self._opened[0] != job:
             self._opened = None
-            _, image = claimed(job, self.batch.folder, news)
+            _, image = claimed(job, self.batch.folder, self.order.settings, news)
             side = self.order.block or None
             self._opened = (
                 job,

@@ -18,7 +18,7 @@ from qtpy.QtCore import (
     QModelIndex,
     Qt,
 )
-from qtpy.QtGui import QColor, QGuiApplication, QKeySequence
+from qtpy.QtGui import QAction, QColor, QGuiApplication, QKeySequence
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QFileDialog,
@@ -160,6 +160,7 @@ class CellModel(QAbstractTableModel):
         self._labels = np.empty(0, np.int64)
         self._order = np.empty(0, np.int64)
         self._by: tuple[str, bool] | None = None
+        self._out = np.empty(0, np.int64)
 
     def set_features(self, features: pd.DataFrame) -> None:
         """Show other rows, in the order that was asked for last."""
@@ -170,6 +171,23 @@ class CellModel(QAbstractTableModel):
         self._labels = features[LABEL].to_numpy() if heads else np.empty(0, np.int64)
         self._order = self._ordered()
         self.endResetModel()
+
+    def leave_out(self, labels: Any) -> None:
+        """List these cells no more, and all others."""
+        self.beginResetModel()
+        self._out = np.asarray(labels, np.int64)
+        self._order = self._ordered()
+        self.endResetModel()
+
+    @property
+    def left_out(self) -> Any:
+        """Labels of cells that are not listed; some may have no row at all."""
+        return self._out
+
+    @property
+    def n_cells(self) -> int:
+        """How many cells there are, listed or not."""
+        return int(self._labels.size)
 
     @property
     def sorted_by(self) -> tuple[int, Qt.SortOrder]:
@@ -192,9 +210,10 @@ class CellModel(QAbstractTableModel):
         """Rows of cells, in ascending order."""
         return np.flatnonzero(np.isin(self._labels[self._order], labels))
 
-    def shown(self) -> dict[str, Any]:
-        """All rows as they are shown, by the heads, with all digits."""
-        columns = [column[self._order] for column in self._columns]
+    def shown(self, with_left_out: bool = False) -> dict[str, Any]:
+        """All rows in the order they are shown in, by the heads, with all digits."""
+        order = self._sorted() if with_left_out else self._order
+        columns = [column[order] for column in self._columns]
         return dict(zip(self._heads, columns, strict=True))
 
     def csv(self) -> bytes:
@@ -241,6 +260,10 @@ class CellModel(QAbstractTableModel):
         self.endResetModel()
 
     def _ordered(self) -> Any:
+        order = self._sorted()
+        return order[~np.isin(self._labels[order], self._out)] if self._out.size else order
+
+    def _sorted(self) -> Any:
         order = np.argsort(self._labels, kind="stable")
         if self._by is None or self._by[0] not in self.names:
             return order
@@ -252,6 +275,12 @@ class CellModel(QAbstractTableModel):
         if self._by[1]:
             at = at[::-1]
         return order[np.concatenate([at[~unknown[at]], at[unknown[at]]])]
+
+
+def _action(menu: QMenu, text: str) -> QAction:
+    action = menu.addAction(text)
+    assert action is not None
+    return action
 
 
 def features_table(layer: Labels) -> dict[str, Any]:
@@ -308,11 +337,17 @@ class CellTable(QWidget):
         self.said.setWordWrap(False)
         self.save = link_button("Save…", "Save the table, or the cells for other programs")
         menu = QMenu(self)
+        #: Whether what the plot's filters take away is left out of files; while they do.
+        self.only = _action(menu, "")
+        self.only.setCheckable(True)
+        self.only.setChecked(True)
+        self.only.setVisible(False)
         #: What the menu offers, by the keys of `FORMATS`.
         self.saves: dict[str, Any] = {
             key: menu.addAction(f"{FORMATS[key].title}…", partial(self._save, key))
             for key in ("csv", *(key for key in FORMATS if key != "csv"))
         }
+        menu.insertSeparator(self.saves["csv"])
         menu.insertSeparator(self.saves["ome-tiff"])
         self.save.setMenu(menu)
         self.view = _View()
@@ -339,6 +374,7 @@ class CellTable(QWidget):
         )
         self.plot.toggled.connect(self._plot_wanted)
         numbers.chosen.connect(self._choose_all)
+        numbers.left_out.connect(self._leave_out)
         selection = self.view.selectionModel()
         assert selection is not None
         selection.currentRowChanged.connect(self._row_chosen)
@@ -385,8 +421,7 @@ class CellTable(QWidget):
         self.groups = {}
         for group in GROUPS:
             words, tip = CHOICES[group]
-            action = self.groups[group] = menu.addAction(words)
-            assert action is not None
+            action = self.groups[group] = _action(menu, words)
             action.setToolTip(tip)
             action.setCheckable(True)
             action.setChecked(group in self._session.measure)
@@ -429,6 +464,17 @@ class CellTable(QWidget):
                 self.view.scrollTo(self.model.index(int(rows[0]), 0))
         finally:
             self._choosing = False
+
+    def _leave_out(self, labels: Any) -> None:
+        """Filters of the plot: what they take away is not listed."""
+        self._choosing = True
+        try:
+            self.model.leave_out(labels)
+        finally:
+            self._choosing = False
+        if self._layer is not None:
+            self.choose(int(self._layer.selected_label))
+        self._show_title()
 
     # --- what is said --------------------------------------------------------------------
 
@@ -479,11 +525,15 @@ class CellTable(QWidget):
         layer, image = self._layer, self._session.image
         if layer is not None:
             line = self._measured.line(layer) or "not measured"
-            self.title.setText(f"{layer.name}: {line}")
+            n, listed = self.model.n_cells, self.model.rowCount()
+            out = f" · {n - listed} filtered out" if listed < n else ""
+            self.title.setText(f"{layer.name}: {line}{out}")
+            self.only.setText(f"Only the {listed} of {n} cells that no filter takes out")
+            self.only.setVisible(bool(out))
         else:
             self.title.setText(NO_CELLS.format(image.name) if image is not None else NO_IMAGE)
         self.save.setEnabled(layer is not None)
-        self.saves["csv"].setEnabled(self.model.rowCount() > 0)
+        self.saves["csv"].setEnabled(self.model.n_cells > 0)
 
     def _cell_chosen(self, _: Any = None) -> None:
         if self._layer is not None and not self._choosing:
@@ -529,9 +579,13 @@ class CellTable(QWidget):
             if target != Path(path) and target.exists():
                 # the dialog has asked about another name
                 raise OutputError(f"{target} is there: choose it itself, to replace it.")
+            n, listed = self.model.n_cells, self.model.rowCount()
+            only = self.only.isVisible() and self.only.isChecked()
+            what = f"{n} cell{'' if n == 1 else 's'}" if n else ""
+            what = f"{listed} of {n} cells" if only else what
             if key == "csv":
-                shown = self.model.shown()
-                self._saving.write(target, lambda: write_atomically(target, csv(shown)))
+                shown = self.model.shown(with_left_out=not only)
+                self._saving.write(target, lambda: write_atomically(target, csv(shown)), what)
                 return
             cells = cells_in_image(
                 finest(layer),
@@ -539,8 +593,9 @@ class CellTable(QWidget):
                 features_table(layer),
                 layer.name,
                 layer.metadata.get(METADATA_KEY) or {},
+                self.model.left_out if only else None,
             )
-            self._saving.save(target, cells, key)
+            self._saving.save(target, cells, key, what)
 
         guarded(self._session, save)
 

@@ -124,9 +124,12 @@ class NumbersView(QWidget):
     -------
     chosen : array of int
         Labels of the cells in the gate; empty without one.
+    left_out : array of int
+        Labels of the cells that filters take away; none while nobody looks at the plot.
     """
 
     chosen = Signal(object)
+    left_out = Signal(object)
 
     def __init__(
         self, viewer: Viewer, remove: Callable[[list[int]], bool], undo: Callable[[], object]
@@ -143,6 +146,7 @@ class NumbersView(QWidget):
         self._edges: NDArray[np.float64] | None = None
         self._items: dict[str, Any] = {}
         self._lit: NDArray[np.int64] | None = None
+        self._out: NDArray[np.int64] = np.empty(0, np.int64)
         self.gate: Gate | None = None
         self.filters: list[Gate] = []
         self.painted = PaintedCells(viewer)
@@ -270,6 +274,7 @@ class NumbersView(QWidget):
         self._teller.stop()
         self.painted.hide()
         self._tell(np.empty(0, np.int64))
+        self._leave_out(np.empty(0, np.int64))
 
     # --- gates and filters ---------------------------------------------------------------
 
@@ -380,12 +385,19 @@ class NumbersView(QWidget):
                 self.chosen.emit(labels)
             self._lit = labels
 
+    def _leave_out(self, labels: NDArray[np.int64]) -> None:
+        if not np.array_equal(labels, self._out):
+            self._out = labels
+            self.left_out.emit(labels)
+
     def _say(self) -> None:
         """What is chosen and what is filtered out, in words."""
         flat = self.up.currentData() in (COUNT, None)
         self.lasso.setVisible(not flat)
-        chosen = self.gate is not None
-        n, out = self._labels.size, int(self.filtered().sum())
+        chosen, filtered = self.gate is not None, self.filtered()
+        n, out = self._labels.size, int(filtered.sum())
+        if self.isVisible():
+            self._leave_out(self._labels[filtered])
         words = _DRAG[not flat] if n else "No cells to plot."
         if chosen:
             words = f"{int(self.inside().sum())} of {_cells(n)}"

@@ -6,12 +6,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import napari.settings
+from app_model.types import CommandRule, MenuItem
 from napari.utils import progress
 from napari.utils.notifications import show_info
 from napari.utils.task_status import Status
@@ -87,6 +89,12 @@ class GuiDispatcher(QObject):
 # --------------------------------------------------------------------------------------------
 # What runs, told to napari.
 
+#: What the menu of a right click on a layer offers: command, words, kind of layer.
+ON_LAYERS = (
+    (f"{PLUGIN}.segment", "Segment", "image"),
+    (f"{PLUGIN}.measure", "Measure cells", "labels"),
+    (f"{PLUGIN}.correct", "Correct", "labels"),
+)
 #: ms; what is over sooner is nothing to tell
 BRIEF_MS = 700
 #: s; the end of what takes longer is told to whoever looks elsewhere
@@ -213,6 +221,8 @@ class Workspace(QObject):
         self._device = "auto"
         # where corrections are kept, where napari's preferences say so
         self._corrections: Path | None = None
+        #: keys of the Correct page that a person wants, by what they do
+        self.wanted_keys: dict[str, str] = {}
         self._table: CellTable | None = None
         self._going_on = ""
         self.session = Session()
@@ -471,6 +481,8 @@ class Workspace(QObject):
         """The viewer's workspace; count one more user of it (see `release`)."""
         workspace = _workspaces.get(viewer)
         if workspace is None:
+            if not _workspaces:
+                _offers.append(offer_on_layers())
             workspace = _workspaces[viewer] = cls(viewer)
             workspace._take_preferences()
             workspace.measurements.choose(workspace.session.measure)
@@ -512,6 +524,8 @@ class Workspace(QObject):
             for viewer, workspace in list(_workspaces.items()):
                 if workspace is self:
                     del _workspaces[viewer]
+            if not _workspaces and _offers:
+                _offers.pop()()
             self.dispatch.close()
             live, learn, correct = map(self._made, ("live", "learn", "correct"))
             for part in (live, learn, self.controller, correct):
@@ -605,6 +619,13 @@ class Workspace(QObject):
         self._device = chosen.get("device") or "auto"
         folder = chosen.get("corrections", "").strip()
         self._corrections = Path(folder).expanduser().absolute() if folder else None
+        self.wanted_keys = {
+            name.removeprefix(_KEY): key
+            for name, key in chosen.items()
+            if name.startswith(_KEY)
+        }
+        with suppress(ValueError):
+            self.link.client.memory = max(0, int(float(chosen.get("memory") or 0) * 2**30))
         self.session.predict = PredictConfig(device=self._device)
         recall(self.controller, chosen)
 
@@ -619,6 +640,44 @@ class Workspace(QObject):
         self.refresh_image()
 
 
+#: What takes the entries of `offer_on_layers` away again, while there are any.
+_offers: list[Callable[[], None]] = []
+
+
+def offer_on_layers() -> Callable[[], None]:
+    """Put our commands into the menu of a right click on a layer, which no manifest can.
+
+    Returns
+    -------
+    callable
+        Takes them away.
+    """
+    try:
+        from napari._app_model import get_app_model
+
+        app = get_app_model()
+        return app.menus.append_menu_items(
+            [
+                (
+                    "napari/layers/context",
+                    MenuItem(
+                        command=CommandRule(id=command, title=f"{words} (SA2-Net)"),
+                        when=f"active_layer_type == {kind!r}",
+                        group="0_sa2net",
+                    ),
+                )
+                for command, words, kind in ON_LAYERS
+                if command in app.commands
+            ]
+        )
+    except (ImportError, AttributeError):  # private to napari
+        return lambda: None
+
+
+#: Beginning of the names of keys among the preferences.
+_KEY = "key of "
+
+
 def preferences() -> dict[str, str]:
     """Settings of ours in napari's preferences; empty where napari has none yet (< 0.9)."""
     if not _may_be_set():
@@ -631,6 +690,8 @@ def preferences() -> dict[str, str]:
             "model": str(settings.segment.model),
             "device": str(settings.segment.device),
             "corrections": str(settings.correct.corrections),
+            "memory": str(settings.segment.memory),
+            **{_KEY + name: str(key) for name, key in settings.keys.model_dump().items()},
         }
     except (ImportError, KeyError, AttributeError):
         return {}

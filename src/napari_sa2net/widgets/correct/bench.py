@@ -41,7 +41,7 @@ from napari_sa2net.widgets.correct.tools import (
 from napari_sa2net.widgets.napari_port import NapariPort
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.drawing import Drawing
-from napari_sa2net.widgets.napari_port.keys import Keys
+from napari_sa2net.widgets.napari_port.keys import Keys, spelled
 from napari_sa2net.widgets.napari_port.picking import CellPicker
 from napari_sa2net.widgets.number_field import NumberField, take_typed
 
@@ -155,12 +155,12 @@ class CheatSheet(QWidget):
 
 
 def _sheet() -> str:
-    tools = [(tool.key, tool.words) for tool in TOOLS]
+    tools = [(spelled(tool.key), tool.words) for tool in TOOLS]
     half = (len(tools) + 1) // 2
     pairs = zip_longest(tools[:half], tools[half:], fillvalue=("", ""))
     rows = [_row(*left, *right) for left, right in pairs]
     history = [("Ctrl+Z", "undo"), ("Ctrl+Shift+Z", "redo"), ("Esc", "lay the tool down")]
-    others = [(key.replace("-", "+"), words) for key, words in OTHER_KEYS]
+    others = [(spelled(key), words) for key, words in OTHER_KEYS.values()]
     rows += [_wide(key, words) for key, words in (*others, *history)]
     rows += [_wide(key, words + " (napari)") for key, words in NAPARI_KEYS]
     return f"<table cellspacing='2'>{''.join(rows)}</table>"

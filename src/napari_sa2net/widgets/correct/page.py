@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from napari.utils.notifications import show_warning
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QHideEvent, QKeyEvent, QShowEvent
 from qtpy.QtWidgets import QTabWidget, QWidget
@@ -34,8 +35,8 @@ from napari_sa2net.widgets.correct.sections import (
     LiveSection,
     ReviewSection,
 )
-from napari_sa2net.widgets.correct.tools import TOOLS
-from napari_sa2net.widgets.napari_port.keys import Keys
+from napari_sa2net.widgets.correct.tools import OTHER_KEYS, TOOLS, USUAL_KEYS
+from napari_sa2net.widgets.napari_port.keys import Keys, choose_keys
 from napari_sa2net.widgets.napari_port.reviewed_layer import ReviewedLayer
 from napari_sa2net.widgets.page import NoImage, PageWidget, error_box, plane_words
 from napari_sa2net.widgets.theme import text_color
@@ -69,6 +70,8 @@ class CorrectPage(PageWidget):
         self.port = workspace.port
         self.cells = workspace.cells
         self.reviewed = ReviewedLayer(self.port.viewer)
+        for refused in choose_keys(USUAL_KEYS, workspace.wanted_keys):
+            show_warning(f"Keys in the preferences of SA2-Net: {refused}")
         self._build()
         self.keys = Keys(self._bindings())
         history = {"Control-Z": self.controller.undo, "Control-Shift-Z": self.controller.redo}
@@ -200,14 +203,15 @@ class CorrectPage(PageWidget):
             for tool in TOOLS
             if not tool.mode
         }
-        return own | {
-            "N": self.next,
-            "Shift-N": self.previous,
-            "A": self.accept,
-            "Shift-A": self.accept_view,
-            "K": self.controller.keeping.keep,
-            "J": self.controller.carry.carry,
+        others: dict[str, Callable[[], Any]] = {
+            "next": self.next,
+            "previous": self.previous,
+            "accept": self.accept,
+            "accept_view": self.accept_view,
+            "keep": self.controller.keeping.keep,
+            "carry": self.controller.carry.carry,
         }
+        return own | {OTHER_KEYS[name][0]: act for name, act in others.items()}
 
     def shut(self) -> None:
         """Undo every connection; the page is about to go, the cells stay as they are."""

@@ -27,6 +27,7 @@ from napari_sa2net.widgets.controls import (
     vbox,
 )
 from napari_sa2net.widgets.napari_port.connections import Connections
+from napari_sa2net.widgets.napari_port.keys import spelled
 
 GROUP_TIP = (
     "Slide, patient or dish, if you know it: images of one group are never used both to learn "
@@ -93,9 +94,9 @@ class KeepSection(QWidget):
         only_back = what.can and not what.n_planes
         act = "Take back what was kept" if only_back else "Keep these corrections"
         tip = (
-            "Take what you undid out of your training set (K)"
+            f"Take what you undid out of your training set ({spelled('K')})"
             if only_back
-            else "Add image, cells and what is reviewed to your training set (K)"
+            else f"Add image, cells and what is reviewed to your training set ({spelled('K')})"
         )
         self.button.setEnabled(what.can and not keeping)
         self.button.setText("Keeping…" if keeping else act)
@@ -190,7 +191,7 @@ class CarrySection(QWidget):
         super().__init__()
         self._state = state = controller.state
         self.switch = check_box("", CARRY_TIP)
-        self.now = link_button("Carry the last one", f"{CARRY_TIP} (J)")
+        self.now = link_button("Carry the last one", f"{CARRY_TIP} ({spelled('J')})")
         self.words = muted()
         self.look = link_button("Look at them", "Go from one of them to the next")
         first = hbox(self.switch, None, self.now)
@@ -234,14 +235,14 @@ class ReviewSection(QWidget):
         self.back = push_button("◀", "Back to the cell before, more doubtful (Shift+N)")
         self.back.setAccessibleName("Cell before")
         self.accept = push_button(
-            "✓ Accept", "This cell is right as it is: accept it and go on (A)"
+            "✓ Accept", f"This cell is right as it is: accept it and go on ({spelled('A')})"
         )
         self.fix = push_button(
             "Fix",
             "This cell is wrong: take up the brush with it. The tools above work as well",
         )
         self.forward = push_button(
-            "▶", "To the next doubtful cell, without a word on this one (N)"
+            "▶", f"To the next doubtful cell, without a word on this one ({spelled('N')})"
         )
         self.forward.setAccessibleName("Next cell")
         row = hbox(
@@ -299,7 +300,7 @@ def _words(review: Review) -> str:
     if not review.label:
         if review.scored and review.total and review.done >= review.total:
             return review.all_done
-        return "Press Start ▶ (N): the view goes to one cell after another."
+        return f"Press Start ▶ ({spelled('N')}): the view goes to one cell after another."
     nothing = "nothing stands out" if review.scored else "…"
     reasons = ", ".join(review.reasons) or nothing
     status = f" · {review.status}" if review.status else ""

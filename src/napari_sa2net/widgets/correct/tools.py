@@ -26,6 +26,7 @@ from napari_sa2net.widgets.controls import (
     vbox,
 )
 from napari_sa2net.widgets.napari_port.drawing import Shape
+from napari_sa2net.widgets.napari_port.keys import spelled
 from napari_sa2net.widgets.theme import icon
 
 
@@ -120,15 +121,20 @@ TOOLS: tuple[Tool, ...] = (
     ),
 )  # fmt: skip
 
-#: keys of the page beside those of the tools
-OTHER_KEYS: tuple[tuple[str, str], ...] = (
-    ("N", "next doubtful cell"),
-    ("Shift-N", "the one before"),
-    ("A", "accept, and next"),
-    ("Shift-A", "accept all cells in view"),
-    ("J", "carry the last correction to neighbouring planes"),
-    ("K", "keep these corrections"),
-)
+#: keys of the page beside those of the tools, by their name in napari's preferences
+OTHER_KEYS: dict[str, tuple[str, str]] = {
+    "next": ("N", "next doubtful cell"),
+    "previous": ("Shift-N", "the one before"),
+    "accept": ("A", "accept, and next"),
+    "accept_view": ("Shift-A", "accept all cells in view"),
+    "carry": ("J", "carry the last correction to neighbouring planes"),
+    "keep": ("K", "keep these corrections"),
+}
+#: what a person may give other keys, with the usual ones
+USUAL_KEYS: dict[str, str] = {
+    **{tool.name: tool.key for tool in TOOLS if not tool.mode},
+    **{name: key for name, (key, _) in OTHER_KEYS.items()},
+}
 #: of napari, good to know
 NAPARI_KEYS: tuple[tuple[str, str], ...] = (
     ("M", "brush a new cell"),
@@ -255,7 +261,7 @@ def _button(tool: Tool) -> QToolButton:
     button = QToolButton()
     button.setProperty("role", "tool")
     button.setText(tool.words)
-    button.setToolTip(f"{tool.tip} ({tool.key})")
+    button.setToolTip(f"{tool.tip} ({spelled(tool.key)})")
     button.setAccessibleName(tool.words)
     button.setAccessibleDescription(tool.tip)
     button.setCheckable(True)

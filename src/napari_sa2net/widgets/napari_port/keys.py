@@ -2,8 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from app_model.types import KeyBinding, KeyCode
+
+#: Keys that a person chose in napari's preferences, by the usual ones.
+_chosen: dict[str, str] = {}
+
+
+def choose_keys(usual: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
+    """Take keys that a person wants instead of the usual ones, for whatever is bound later.
+
+    Parameters
+    ----------
+    usual, wanted
+        Keys by what they do; what has no wish keeps its key.
+
+    Returns
+    -------
+    list of str
+        Why a wish was not taken, one sentence each.
+    """
+    _chosen.clear()
+    refused, found = [], {}
+    for name, key in usual.items():
+        wish = wanted.get(name, "").strip() or key
+        parts = KeyBinding.from_str(wish.replace("-", "+")).parts
+        if len(parts) == 1 and parts[0].key not in (None, KeyCode.UNKNOWN):
+            found[name] = key if wish == key else str(parts[0])
+        else:
+            refused.append(f"{wish!r} is no key, so {name} stays with {key}.")
+            found[name] = key
+    by_key: dict[str, list[str]] = {}
+    for name, key in found.items():
+        by_key.setdefault(spelled(key), []).append(name)
+    twice = {key: names for key, names in by_key.items() if len(names) > 1}
+    for key, names in twice.items():
+        refused.append(
+            f"{key} is given to {' and '.join(names)}, so all keep their usual keys."
+        )
+    if twice:
+        return refused
+    _chosen.update({usual[name]: key for name, key in found.items() if key != usual[name]})
+    return refused
+
+
+def key_now(usual: str) -> str:
+    """The key that does now what this one usually does; as napari spells it."""
+    return _chosen.get(usual, usual)
+
+
+def spelled(usual: str) -> str:
+    """`key_now` as it is read: Shift+N."""
+    return key_now(usual).replace("-", "+")
 
 
 class Keys:
@@ -12,7 +64,8 @@ class Keys:
     Parameters
     ----------
     bindings : dict of str to callable
-        Functions without arguments; napari's spelling of keys.
+        Functions without arguments, by their usual keys in napari's spelling; bound to those
+        that a person chose.
     """
 
     def __init__(self, bindings: dict[str, Callable[[], Any]]) -> None:
@@ -32,7 +85,8 @@ class Keys:
             return
         self.release()
         self._bound = to
-        for key, act in self._bindings.items():
+        for usual, act in self._bindings.items():
+            key = key_now(usual)
             self._ours[key] = _without_argument(act)
             self._former[key] = to.bind_key(key, self._ours[key], overwrite=True)
 

@@ -282,12 +282,16 @@ class PaintedCells:
             self.hide()
             self._make(cells, painted, name)
             return
-        layer.name, layer.visible = name, True
-        if isinstance(painted, np.ndarray) and layer.data.shape == painted.shape:
-            layer.data[...] = painted
-            layer.refresh(extent=False, thumbnail=False, highlight=False)
-        else:
+        if layer.name != name:
+            layer.name = name
+        if not (isinstance(painted, np.ndarray) and layer.data.shape == painted.shape):
             layer.data = painted
+        else:
+            layer.data[...] = painted
+            if layer.visible:
+                layer.refresh(extent=False, thumbnail=False, highlight=False)
+        if not layer.visible:
+            layer.visible = True  # said of a visible layer, this would draw it a second time
 
     def _make(self, cells: Labels, painted: Any, name: str) -> None:
         if self._colormap is None:
