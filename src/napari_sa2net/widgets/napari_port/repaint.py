@@ -57,7 +57,7 @@ def draw_parts(viewer: Viewer, layer: Labels) -> None:
     canvas = getattr(getattr(window, "_qt_viewer", None), "canvas", None)
     visual = getattr(canvas, "layer_to_visual", {}).get(layer)
     most = getattr(visual, "MAX_TEXTURE_SIZE_2D", None)
-    if most is None or layer.multiscale or visual in _ours:
+    if visual is None or most is None or layer.multiscale or visual in _ours:
         return
     if max(layer.data.shape[-2:]) <= most:
         return
