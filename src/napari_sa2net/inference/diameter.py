@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -138,7 +139,9 @@ def estimate_diameter(
             # Cells much smaller than those trained on may have been seen as heaps of them.
             enlarged = look(OTHER_SCALES[0])
             at = _surest([*passes, enlarged]) if enlarged else at
-        return _believed(passes, at.diameter, at, trained, look)
+        # It drifts from cells to ever smaller specks of them: their size lies between.
+        size = math.sqrt(at.diameter * max(at.diameter, trained / at.scale))
+        return _believed(passes, size, at, trained, look)
     for scale in OTHER_SCALES:
         found = look(scale)
         if found is not None:
