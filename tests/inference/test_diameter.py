@@ -10,7 +10,7 @@ from napari_sa2net.config import InstanceConfig
 from napari_sa2net.data import ImagePlan, plan_image
 from napari_sa2net.data.levels import spread_indices
 from napari_sa2net.errors import Cancelled
-from napari_sa2net.inference.diameter import CROP, Found, _measure, crops, estimate_diameter
+from napari_sa2net.inference.diameter import CROP, _measure, crops, estimate_diameter
 from napari_sa2net.inference.tiling import N_PLANES, ScaledPlane
 
 TRAINED = 24.0
@@ -81,38 +81,6 @@ def test_much_enlarged_specks_are_not_believed(
     plan = plan_image(discs(6, 300), normalize=False, in_channels=1)
     found = estimate_diameter(Doubting(certainty, at_size), plan)
     assert found == pytest.approx(expected, rel=0.15)
-
-
-@pytest.mark.parametrize(
-    ("passes", "expected"),
-    [
-        # true 10.1: the first look is less certain than the others, which drift
-        ([(0.030, 9.0, 0.718), (0.024, 6.6, 0.824), (0.025, 5.2, 0.826)], 7.7),
-        # true 13.6: as certain everywhere, so the first
-        ([(0.09, 13.5, 0.80), (0.071, 10.5, 0.807), (0.067, 8.2, 0.817)], 18.0),
-        # true 5.6: heaps of cells taken for cells, without certainty, and then nothing
-        ([(0.046, 30.0, 0.622), None, (0.184, 7.3, 0.77)], 9.4),
-        # the same, but nothing better is found enlarged
-        ([(0.046, 30.0, 0.622), None, (0.184, 7.3, 0.60)], 30.0),
-        ([(0.046, 30.0, 0.622), None, None], 30.0),
-    ],
-)
-def test_without_agreement_certainty_decides(
-    passes: list[tuple[float, float, float] | None],
-    expected: float,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Searches as they went on real images at half their resolution."""
-    left = iter(passes)
-
-    def measured(_: object, __: object, ___: object, scale: float, *____: object) -> object:
-        found = next(left)
-        return found and Found(scale, *found)
-
-    monkeypatch.setattr("napari_sa2net.inference.diameter._measure", measured)
-    plan = plan_image(discs(9, 100), normalize=False, in_channels=1)
-    assert estimate_diameter(Threshold(), plan) == pytest.approx(expected, rel=0.01)
-    assert next(left, "all were asked for") == "all were asked for"
 
 
 def squares(cells: int, specks: int, side: int) -> np.ndarray:

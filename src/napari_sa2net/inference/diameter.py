@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -76,10 +75,9 @@ def estimate_diameter(
     """Typical object diameter in an image.
 
     The network finds objects best near the size that it was trained on, so it is run on a
-    few crops, the image rescaled by what was found, and run again until both agree. Where
-    they never do, the network's certainty decides. On images unlike those trained on it may
-    end at specks; an estimate that enlarges much is therefore compared with a moderate one by
-    how certain the network is.
+    few crops, the image rescaled by what was found, and run again until both agree. On
+    images unlike those trained on it may end at specks; an estimate that enlarges much is
+    therefore compared with a moderate one by how certain the network is.
 
     Parameters
     ----------
@@ -127,32 +125,20 @@ def estimate_diameter(
         found = look(scale)
         if found is None:
             break
-        passes.append(found)
         wanted = trained / found.diameter
         if agree(wanted, scale):
-            return _believed(passes, found.diameter, found, trained, look)
+            return _believed([*passes, found], found.diameter, found, trained, look)
+        passes.append(found)
         scale = min(max(wanted, MIN_SCALE), LARGEST_SCALE)
     if passes:
-        # No agreement: what was found first of all that is as certain, as the search drifted.
-        at = _surest(passes)
-        if at.confidence < CERTAIN and max(one.scale for one in passes) < OTHER_SCALES[0]:
-            # Cells much smaller than those trained on may have been seen as heaps of them.
-            enlarged = look(OTHER_SCALES[0])
-            at = _surest([*passes, enlarged]) if enlarged else at
-        # It drifts from cells to ever smaller specks of them: their size lies between.
-        size = math.sqrt(at.diameter * max(at.diameter, trained / at.scale))
-        return _believed(passes, size, at, trained, look)
+        # No agreement: the scale at which most was found, rather than wherever it drifted.
+        most = max(passes, key=lambda one: (one.share, one.diameter))
+        return _believed(passes, trained / most.scale, most, trained, look)
     for scale in OTHER_SCALES:
         found = look(scale)
         if found is not None:
             return found.diameter
     return None
-
-
-def _surest(passes: list[Found]) -> Found:
-    """The first pass in which the network is as certain of its cells as in any."""
-    best = max(one.confidence for one in passes)
-    return next(one for one in passes if one.confidence >= best - WORTH)
 
 
 def _believed(
