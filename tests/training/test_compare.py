@@ -12,6 +12,7 @@ from napari_sa2net.errors import EvaluationError
 from napari_sa2net.metrics import evaluate
 from napari_sa2net.models.card import ModelCard
 from napari_sa2net.training.compare import (
+    SURE,
     Change,
     Score,
     Tally,
@@ -121,6 +122,28 @@ def test_verdicts_in_words():
     forgot = judge(rise, {"fluorescence": fall, "stained tissue": rise})
     assert not forgot.better
     assert "but worse on the reference set: fluorescence AP 0.75 → 0.50." in forgot.text
+
+
+def test_few_cells_whose_area_is_covered_much_better_are_enough():
+    truth = squares(*[(5 + 14 * (i // 3), 5 + 14 * (i % 3)) for i in range(9)])
+    parent, child = truth.copy(), truth.copy()
+    parent[:, ::4] = 0  # of each cell about a quarter is missing
+    parent[truth == 1] = 0
+    one_more = change([tally(parent, truth)], [tally(child, truth)])
+    assert one_more.difference > 0
+    assert one_more.chance < SURE
+    assert one_more.dice.rose
+    verdict = judge(one_more)
+    assert verdict.better
+    assert verdict.advice == ""
+    assert "which chance may explain, and the area is covered better" in verdict.text
+    # Area alone is not enough, nor where something else was forgotten.
+    parent[truth == 1] = 1
+    assert not judge(change([tally(parent, truth)], [tally(child, truth)])).better
+    fall = change([many(30)], [many(20)])
+    forgot = judge(one_more, {"fluorescence": fall})
+    assert not forgot.better
+    assert "forgot some of fluorescence" in forgot.advice
 
 
 def test_where_it_is_not_better_the_advice_fits_the_reason():

@@ -185,6 +185,11 @@ class Interval:
         """Lower by more than nothing, and beyond what chance explains."""
         return self.difference < -TOLERANCE and self.chance <= 1 - SURE
 
+    @property
+    def rose(self) -> bool:
+        """Likewise higher."""
+        return self.difference > TOLERANCE and self.chance >= SURE
+
 
 @dataclass(frozen=True, kw_only=True)
 class Change(Interval):
@@ -345,8 +350,9 @@ def judge(held_out: Change, reference: Mapping[str, Change] | None = None) -> Ve
     """Whether a child is better than its parent, and why, in a sentence.
 
     Better is: better on the corrections that were held back, beyond what chance explains,
-    and not worse on any part of the reference set. Cells are counted by AP; a Dice that fell
-    beyond chance, on either, speaks against a child that finds more cells.
+    and not worse on any part of the reference set. Cells are counted by AP; few of them say
+    little, so it is also enough that AP is higher and that Dice rose beyond chance. A Dice
+    that fell beyond chance, on either, speaks against a child that finds more cells.
 
     Parameters
     ----------
@@ -362,6 +368,12 @@ def judge(held_out: Change, reference: Mapping[str, Change] | None = None) -> Ve
         text = f"Better {there}: {numbers}"
     elif gain < 0 and held_out.chance <= 1 - SURE:
         text = f"Worse {there}: {numbers}"
+    elif gain > 0 and held_out.dice.rose:
+        better = True
+        text = (
+            f"Better {there}: {numbers}, which chance may explain, and the area is covered "
+            f"better beyond it: {_dice(held_out)} (± {held_out.dice.margin:.2f})"
+        )
     elif abs(gain) < 0.005:
         text = f"No better {there}: {numbers}"
     else:
@@ -394,7 +406,7 @@ def judge(held_out: Change, reference: Mapping[str, Change] | None = None) -> Ve
 
 def _advice(held_out: Change, forgotten: Sequence[str]) -> str:
     """What a person can do where a child is no better."""
-    gain, sure = held_out.difference, held_out.chance >= SURE
+    gain, sure = held_out.difference, held_out.chance >= SURE or held_out.dice.rose
     if held_out.dice.fell:
         return (
             "It takes for cells what is none. Correct such places too, or mark regions in "
