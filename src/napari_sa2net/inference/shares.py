@@ -223,7 +223,7 @@ class Worker:
         if self._cells is None or self._cells[0] != job:
             folder = self.batch.folder
             record = records_of(folder.folder, [job.name])[job.name]
-            self._cells = job, cells_of(job, folder, record)
+            self._cells = job, cells_of(job, folder, record, self.order.settings)
         return self._cells[1]
 
 
