@@ -193,6 +193,8 @@ def test_keys_and_memory_are_those_of_the_preferences(make_napari_viewer, open_d
     assert page.strip.buttons["split"].toolTip().endswith("(X)")
     assert page.review.back.toolTip().endswith("(Alt+P)")
     assert "<b>Alt+N</b>" in page.sheet.sheet.text()
+    page.sheet.fold.setChecked(True)  # which makes the page no wider than the dock
+    assert page.sheet.minimumSizeHint().width() < 320
     words = [record.message for record in notification_manager.records[before:]]
     assert words == [
         "Keys in the preferences of SA2-Net: 'nonsense' is no key, so merge stays with G."
