@@ -217,7 +217,9 @@ def test_one_key_for_two_things_is_refused():
         choose_keys({}, {})
 
 
-@pytest.mark.parametrize("key", ["Ctrl+Z", "control-shift-z", "Escape", "Space", "m", "Ctrl"])
+@pytest.mark.parametrize(
+    "key", ["Ctrl+Z", "control-shift-z", "Escape", "Space", "2", "m", "Ctrl"]
+)
 def test_keys_that_are_needed_otherwise_are_refused(key):
     try:
         (why,) = choose_keys({"split": "S", "previous": "Shift-N"}, {"previous": key})

@@ -14,7 +14,7 @@ _TAKEN = frozenset(
     KeyBinding.from_str(key).parts[0]
     for key in (
         *("Ctrl+Z", "Ctrl+Shift+Z", "Meta+Z", "Meta+Shift+Z"),
-        *("Escape", "Space", "M", "L", "[", "]"),
+        *("Escape", "Space", "1", "2", "M", "L", "[", "]"),
     )
 )
 
