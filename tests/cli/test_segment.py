@@ -102,6 +102,23 @@ def test_a_pixel_size_may_be_said(segment, images, tmp_path):
     assert "pixel size" in refused.err
 
 
+def test_a_step_in_depth_stays_where_a_pixel_size_is_said(segment, tmp_path):
+    plane, _ = synthetic_nuclei(shape=(64, 64), n=4, seed=0)
+    stack = tmp_path / "stack.tif"
+    tifffile.imwrite(
+        stack,
+        np.stack([plane] * 2),
+        imagej=True,
+        metadata={"axes": "ZYX", "spacing": 2.0, "unit": "um"},
+    )
+    asked = ("--pixel-size", "0.3251", "--diameter", "18")
+    assert segment(*asked, inputs=(stack,)).code == 0
+    # in a file that is asked for later, too
+    assert segment(*asked, "--format", "ome-tiff", inputs=(stack,)).code == 0
+    later = read_image(tmp_path / "out" / "ome-tiff" / "stack.ome.tif")
+    assert later.scale_um == {"Z": 2.0, "Y": 0.3251, "X": 0.3251}
+
+
 def test_json_is_the_only_thing_on_stdout(segment):
     result = segment("--json")
     assert result.json()["n_done"] == 3

@@ -8,6 +8,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ import tifffile
 from napari_sa2net.data import synthetic_nuclei
 from napari_sa2net.data.results import name_jobs
 from napari_sa2net.inference import planes
+from napari_sa2net.inference.shares import Order
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +225,7 @@ def test_ome_zarr_written_by_several(segment, large, tiny_model, tmp_path, monke
     """Each chunk is one share's, in whatever order and twice where a worker ended."""
     from napari_sa2net.data import formats, write
     from napari_sa2net.inference.batch import BatchSettings
-    from napari_sa2net.inference.shares import Order, Worker
+    from napari_sa2net.inference.shares import Worker
     from napari_sa2net.models import load_model
 
     monkeypatch.setattr(formats, "_CHUNK", 64)
@@ -251,6 +255,51 @@ def test_ome_zarr_written_by_several(segment, large, tiny_model, tmp_path, monke
     assert files_of(tmp_path / "out" / ZARR) == files_of(tmp_path / "one" / ZARR)
     assert second.begin(job, "ome-zarr") == []
     assert not list((tmp_path / "out" / "extra" / "blocks").iterdir())
+
+
+def test_what_cannot_be_written_together_is_taken_away(
+    segment, large, tiny_model, tmp_path, monkeypatch
+):
+    """A disk that is full in the middle; the cluster is this process."""
+    from napari_sa2net.cli.segment import write_together
+    from napari_sa2net.inference import shares
+    from napari_sa2net.inference.batch import BatchSettings
+    from napari_sa2net.models import load_model
+
+    class Here:
+        loop = None
+
+        def submit(self, task, order, *what, pure):
+            return SimpleNamespace(result=lambda: task(order, *what))
+
+    class KilledWorker(Exception):
+        pass
+
+    cluster = SimpleNamespace(
+        as_completed=lambda futures, loop: futures, KilledWorker=KilledWorker
+    )
+    monkeypatch.setitem(sys.modules, "distributed", cluster)
+    assert segment(inputs=[large]).code == 0
+    model = load_model(tiny_model)
+    (job,) = name_jobs([large])
+    settings = BatchSettings(instances=model.card.instance)
+    order = Order(
+        *(tmp_path / "out", str(tiny_model), model.sha256, settings, (job,)),
+        formats=("ome-zarr",),
+        together=("ome-zarr",),
+    )
+    before = files_of(tmp_path / "out")
+    progress: Any = SimpleNamespace(step=lambda *_: None)
+    with monkeypatch.context() as patch:
+        full = OSError(28, "No space left on device")
+        patch.setattr(shares, "fill_zarr", Mock(side_effect=full))
+        why = write_together(Here(), order, job, "ome-zarr", progress)
+    assert why is not None
+    assert "No space left" in why
+    assert files_of(tmp_path / "out") == before
+    assert not list((tmp_path / "out" / "extra" / "blocks").iterdir())
+    assert write_together(Here(), order, job, "ome-zarr", progress) is None
+    assert (tmp_path / "out" / ZARR).is_dir()
 
 
 # --- dask ------------------------------------------------------------------------------------

@@ -174,20 +174,26 @@ def test_white_that_is_0_is_noted(tmp_path) -> None:
     assert "0 is white" in image.notes[0]
 
 
-def _part_of_three(path: Path, number: int) -> None:
-    """One of three files with a channel each, as microscopes write them."""
+def _part_of_three(
+    path: Path, number: int, names: str = "ch{}.ome.tif", positions: bool = False
+) -> None:
+    """One of three files with a channel, or a position, each, as microscopes write them."""
     uuids = [f"urn:uuid:0000000{i}-0000-0000-0000-000000000000" for i in range(3)]
-    planes = "".join(
-        f'<TiffData FirstC="{i}" FirstZ="0" FirstT="0" IFD="0" PlaneCount="1">'
-        f'<UUID FileName="ch{i}.ome.tif">{uuid}</UUID></TiffData>'
+    planes = [
+        f'<TiffData FirstC="{0 if positions else i}" FirstZ="0" FirstT="0" IFD="0" '
+        f'PlaneCount="1"><UUID FileName="{names.format(i)}">{uuid}</UUID></TiffData>'
         for i, uuid in enumerate(uuids)
+    ]
+    images = "".join(
+        f'<Image ID="Image:{i}"><Pixels ID="Pixels:{i}" DimensionOrder="XYCZT" Type="uint16" '
+        f'SizeX="30" SizeY="20" SizeC="{1 if positions else 3}" SizeZ="1" SizeT="1">{content}'
+        "</Pixels></Image>"
+        for i, content in enumerate(planes if positions else ["".join(planes)])
     )
     record = (
         '<?xml version="1.0" encoding="UTF-8"?>'
         '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
-        f'UUID="{uuids[number]}"><Image ID="Image:0"><Pixels ID="Pixels:0" '
-        'DimensionOrder="XYCZT" Type="uint16" SizeX="30" SizeY="20" SizeC="3" SizeZ="1" '
-        f'SizeT="1">{planes}</Pixels></Image></OME>'
+        f'UUID="{uuids[number]}">{images}</OME>'
     )
     tifffile.imwrite(path, _ramp(20, 30) + number, description=record, metadata=None)
 
@@ -206,6 +212,20 @@ def test_files_of_an_image_that_are_not_there_are_named(tmp_path) -> None:
     (tmp_path / "ch0.ome.tif").rename(tmp_path / "mine.ome.tif")
     (note,) = read_image(tmp_path / "mine.ome.tif").notes
     assert "ch1.ome.tif and 1 more is not there" in note
+
+
+def test_files_of_other_images_and_odd_names_are_not_missed(tmp_path) -> None:
+    for i in range(3):
+        _part_of_three(tmp_path / f"a&b{i}.ome.tif", i, "a&amp;b{}.ome.tif")
+    assert read_image(tmp_path / "a&b0.ome.tif").notes == ()
+    (tmp_path / "a&b1.ome.tif").unlink()
+    (note,) = read_image(tmp_path / "a&b0.ome.tif").notes
+    assert note.endswith("read as 0: a&b1.ome.tif is not there")
+    # of several positions one alone is whole
+    _part_of_three(tmp_path / "p1.ome.tif", 1, "p{}.ome.tif", positions=True)
+    image = read_image(tmp_path / "p1.ome.tif")
+    assert image.array.max() == 600
+    assert not [note for note in image.notes if "not there" in note]
 
 
 @pytest.mark.parametrize("lazy", [False, True])

@@ -173,6 +173,7 @@ def test_keys_and_memory_are_those_of_the_preferences(make_napari_viewer, open_d
     assert settings.keys.model_dump() == USUAL_KEYS
     usual = settings.model_dump()
     settings.keys.split, settings.keys.next, settings.keys.merge = "x", "alt-n", "nonsense"
+    settings.keys.previous = "alt-p"
     settings.segment.memory = 0.5
     before = len(notification_manager.records)
     try:
@@ -190,7 +191,10 @@ def test_keys_and_memory_are_those_of_the_preferences(make_napari_viewer, open_d
     assert {"X", "Alt+N", "G"} <= bound
     assert not {"S", "N"} & bound
     assert page.strip.buttons["split"].toolTip().endswith("(X)")
+    assert page.review.back.toolTip().endswith("(Alt+P)")
     assert "<b>Alt+N</b>" in page.sheet.sheet.text()
+    page.sheet.fold.setChecked(True)  # which makes the page no wider than the dock
+    assert page.sheet.minimumSizeHint().width() < 320
     words = [record.message for record in notification_manager.records[before:]]
     assert words == [
         "Keys in the preferences of SA2-Net: 'nonsense' is no key, so merge stays with G."
@@ -207,6 +211,20 @@ def test_one_key_for_two_things_is_refused():
         assert key_now("S") == "S"
         assert choose_keys({"split": "S", "merge": "G"}, {"split": "G", "merge": "S"}) == []
         assert (key_now("S"), key_now("G")) == ("G", "S")
+        (why,) = choose_keys({"split": "S", "accept_view": "Shift-A"}, {"split": "shift+a"})
+        assert "split and accept view" in why
+    finally:
+        choose_keys({}, {})
+
+
+@pytest.mark.parametrize(
+    "key", ["Ctrl+Z", "control-shift-z", "Escape", "Space", "2", "m", "Ctrl"]
+)
+def test_keys_that_are_needed_otherwise_are_refused(key):
+    try:
+        (why,) = choose_keys({"split": "S", "previous": "Shift-N"}, {"previous": key})
+        assert why.endswith("so previous stays with Shift+N.")
+        assert key_now("Shift-N") == "Shift-N"
     finally:
         choose_keys({}, {})
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask.array as da
@@ -22,6 +24,7 @@ from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.widgets.correct.bench import OfferBox
 from napari_sa2net.widgets.correct.tools import TOOLS, USUAL_KEYS
 from napari_sa2net.widgets.dock import CorrectDock, SegmentDock, _dock_of
+from napari_sa2net.widgets.napari_port import repaint
 from napari_sa2net.widgets.napari_port.reading import camera_of
 
 pytestmark = pytest.mark.timeout(300)
@@ -693,6 +696,14 @@ def test_of_a_plane_larger_than_a_texture_parts_are_drawn(
     whole = viewer.screenshot(canvas_only=True, flash=False)
     np.testing.assert_array_equal(parts, whole)
     assert (whole != whole[0, 0]).any()
+    # where napari has no such transform, napari draws it
+    theirs: list[Any] = []
+    event = SimpleNamespace(offset=(0, 0), data=np.zeros((2, 2)))
+    with monkeypatch.context() as patch:
+        patch.setattr(visual, "_on_partial_labels_update", theirs.append)
+        patch.setattr(cells, "_transforms", {})
+        repaint._draw_part(weakref.ref(visual), event)
+    assert theirs == [event]
 
 
 def test_cells_that_cannot_be_changed_are_corrected_in_a_copy(

@@ -161,6 +161,24 @@ def test_cells_are_coloured_by_a_column(opened: Any, qtbot: QtBot) -> None:
     qtbot.waitUntil(lambda: not numbers.painted.layer.visible, timeout=WAIT_MS)
 
 
+def test_each_layer_has_filters_of_its_own(opened: Any, qtbot: QtBot) -> None:
+    from napari_sa2net.widgets.numbers import range_of
+
+    workspace, cells, table = opened
+    numbers, viewer = table.numbers, workspace.port.viewer
+    n, middle = len(cells.features), float(cells.features["area_px"].median())
+    numbers.set_gate(range_of("area_px", middle, 1e6))
+    numbers.keep.click()
+    listed = table.model.rowCount()
+    assert 0 < listed < n
+    other = viewer.add_labels(np.array(cells.data), name="others")
+    qtbot.waitUntil(lambda: table._layer is other and numbers._layer is other)
+    assert (numbers.filters, table.only.isVisible()) == ([], False)
+    viewer.layers.selection = {cells}
+    qtbot.waitUntil(lambda: table.model.rowCount() == listed, timeout=WAIT_MS)
+    assert table.only.text().startswith(f"Only the {listed} of {n}")
+
+
 def test_filters_are_shown_and_taken_back_or_deleted_as_one_step(
     opened: Any, qtbot: QtBot
 ) -> None:

@@ -115,6 +115,8 @@ def test_a_view_shows_the_part_with_most_reviewed_cells():
 
 def test_all_held_back_is_said():
     some = [example(f"i{i}", seed=i, split="val") for i in range(3)]
-    with pytest.raises(TrainingDataError, match=r"learn from.* one that is marked val train"):
+    with pytest.raises(
+        TrainingDataError, match=r"learn from.* one of those marked val the mark train"
+    ):
         split_examples(some, 0.25, 0)
     split_examples([*some, example("other", seed=9)], 0.25, 0)

@@ -164,12 +164,19 @@ def test_whole_paths_may_stand_in_an_index(tmp_path, path):
     ]
 
 
+@pytest.mark.parametrize("name", ["", "images/"])
+def test_a_row_without_a_name_is_said(tmp_path, name):
+    folder = folder_of(tmp_path, ["a", "b"], f"split,name\ntrain,{name}\nval,b\n")
+    with pytest.raises(TrainingDataError, match=r"index\.csv has a row without a name"):
+        load_training_folder(folder)
+
+
 @pytest.mark.parametrize(
     ("name", "meant"), [("1", "001"), ("Cell", "cell"), ("a", "a_mask"), ("a", "a-labels")]
 )
 def test_a_name_that_a_spreadsheet_has_changed_is_pointed_out(tmp_path, name, meant):
     folder = folder_of(tmp_path, [meant, "b"], f"split,name\ntrain,{name}\ntrain,b\n")
-    with pytest.raises(TrainingDataError, match=f"for '{name}' .*There is '{meant}': rename"):
+    with pytest.raises(TrainingDataError, match=f"for '{name}' .*There is '{meant}': if that"):
         load_training_folder(folder)
     (folder / "index.csv").write_text(f"split,name\ntrain,{meant}\ntrain,b\n")
     (path,) = (folder / "labels").glob(f"{meant}.*")

@@ -8,7 +8,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -333,13 +333,13 @@ def write_together(
                     done += 1
                     progress.step(done, total, f"writing {key}")
             (_,) = each_of("end", ())
-        except distributed.KilledWorker as error:
-            if not left:
-                return words_of(error, job)
         except Exception as error:  # the image itself is done
+            if left and isinstance(error, distributed.KilledWorker):
+                continue
+            with suppress(Exception):  # a full disk is not left full
+                list(each_of("drop", ()))
             return words_of(error, job)
-        else:
-            return None
+        break
     return None
 
 

@@ -14,6 +14,7 @@ import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from html import unescape
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -477,6 +478,11 @@ def _read_picture(path: Path) -> NDArray[Any]:
 # tifffile's line before it.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
+_WHITE_IS_0 = (
+    "0 is white in this file: here bright and dark are swapped against other programs; "
+    "if cells are missed, invert the image and save it"
+)
+
 #: Above this size in bytes an image stays on disk and is read window by window.
 LAZY_BYTES = 256 * 2**20
 
@@ -505,9 +511,9 @@ def read_tiff(path: Path) -> ImageFile:
             array = series.asarray()
         axes = _clean_axes(series.axes, series.kind, tuple(array.shape))
         scale, names, notes = _metadata(tif, number)
-        notes = (*notes, *_others(tif.series, number), *_not_there(tif, path))
+        notes = (*notes, *_others(tif.series, number), *_not_there(tif, series, path))
         if series.keyframe.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
-            notes = (*notes, "0 is white in this file: other programs swap bright and dark")
+            notes = (*notes, _WHITE_IS_0)
     except BaseException:
         tif.close()
         raise
@@ -626,17 +632,18 @@ _UUID = re.compile(r"""UUID\s+FileName=["']([^"']+)["']\s*>([^<]*)<""")
 _OWN_UUID = re.compile(r"""OME\b[^>]*\sUUID=["']([^"']+)["']""")
 
 
-def _not_there(tif: Any, path: Path) -> tuple[str, ...]:
+def _not_there(tif: Any, series: Any, path: Path) -> tuple[str, ...]:
     """What to say of an image that lies in several files, some of them elsewhere."""
     record = (tif.ome_metadata or "") if tif.is_ome else ""
-    files = {name: uuid.strip() for name, uuid in _UUID.findall(record)}
+    files = {unescape(name): uuid.strip() for name, uuid in _UUID.findall(record)}
     own = _OWN_UUID.search(record)
     gone = [
         name
         for name, uuid in files.items()  # this one may have been renamed
         if not os.path.exists(path.parent / name) and not (own and uuid == own[1])
     ]
-    if len(files) < 2 or not gone:
+    # the record may also tell of other images' files, such as those of other positions
+    if len(files) < 2 or not gone or all(page is not None for page in series):
         return ()
     more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
     return (f"what this image has in other files is read as 0: {gone[0]}{more} is not there",)

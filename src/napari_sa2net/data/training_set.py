@@ -543,6 +543,10 @@ def _indexed(directory: Path, index: Path, splits: Collection[str]) -> list[Trai
             f"{directory} holds no training images: the splits in {index.name} are {known}, "
             f"and none is {' or '.join(splits)}."
         )
+    if not all(row["name"] for row in rows):
+        raise TrainingDataError(
+            f"{index} has a row without a name of an image. Write it there, or delete the row."
+        )
     items = []
     folders = _Folders()
     for row in rows:
@@ -556,7 +560,10 @@ def _indexed(directory: Path, index: Path, splits: Collection[str]) -> list[Trai
     names = [item.name for item in items]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise TrainingDataError(f"{index} lists {twice!r} twice. Keep one row per image.")
+        raise TrainingDataError(
+            f"{index} lists {twice!r} twice. Keep one row per image; folders before a name do "
+            "not count."
+        )
     return items
 
 
@@ -587,7 +594,11 @@ def _meant(name: str, there: Iterable[str]) -> str:
     pattern = re.escape(plain(name)) + "([_-].*)?"
     alike = (one for one in sorted(there) if re.fullmatch(pattern, plain(one)))
     found = next(alike, None)
-    return "" if found is None else f" There is {found!r}: rename that, or mend the table."
+    return (
+        ""
+        if found is None
+        else f" There is {found!r}: if that is meant, make both names the same."
+    )
 
 
 # --------------------------------------------------------------------------------------------

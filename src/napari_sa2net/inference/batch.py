@@ -130,7 +130,7 @@ class Batch:
         try:
             record = self.folder.finished(job)
             if record is not None:
-                not_written = export_again(job, self.folder, record, news)
+                not_written = export_again(job, self.folder, record, self._settings, news)
                 more = {"not_written": not_written} if not_written else {}
                 return {**entry, "state": "skipped", "objects": record["objects"], **more}
             record = self._work(job, self.folder, self._model, self._settings, news)
@@ -217,13 +217,18 @@ def claimed(
     except OSError as error:
         reason = error.strerror or str(error)
         raise ImageFileError(f"{job.path} cannot be read: {reason}.") from error
-    image = read_image(job.path)
+    image = _sized(read_image(job.path), settings)
     for note in image.notes:
         news.note(job.name, note)
-    if size := settings.pixel_size_um:
-        scale = {**image.scale_um, "Y": size, "X": size}
-        image = replace(image, pixel_size_um=size, scale_um=scale)
     return source, image
+
+
+def _sized(image: ImageFile, settings: BatchSettings) -> ImageFile:
+    """The image with the pixel size that was given for it, if any."""
+    if (size := settings.pixel_size_um) is None:
+        return image
+    scale = {**image.scale_um, "Y": size, "X": size}
+    return replace(image, pixel_size_um=size, scale_um=scale)
 
 
 def segment_file(
@@ -325,28 +330,36 @@ def export(
 
 
 def export_again(
-    job: Job, folder: ResultFolder, record: dict[str, Any], news: News
+    job: Job,
+    folder: ResultFolder,
+    record: dict[str, Any],
+    settings: BatchSettings,
+    news: News,
 ) -> dict[str, str]:
     """Formats that an image lacks which was done before, from its files; as of `export`."""
     formats = folder.missing(job.name)
-    return export(cells_of(job, folder, record), folder, formats, news) if formats else {}
+    if not formats:
+        return {}
+    return export(cells_of(job, folder, record, settings), folder, formats, news)
 
 
-def cells_of(job: Job, folder: ResultFolder, record: dict[str, Any]) -> Cells:
-    """The cells of an image that is done, from its files."""
+def cells_of(
+    job: Job, folder: ResultFolder, record: dict[str, Any], settings: BatchSettings
+) -> Cells:
+    """The cells of an image that is done with these settings, from its files."""
     import pandas as pd
 
     from napari_sa2net.data import read_image
 
-    labels, image = read_image(folder.mask_path(job.name)), read_image(job.path)
+    labels = read_image(folder.mask_path(job.name))
+    image = _sized(read_image(job.path), settings)
     table = pd.read_csv(table_of(folder.folder, job.name))
     made = record.get("provenance", {})
     said = made.get("settings", {}).get("image", {}).get("axes")
     return Cells(
         labels.array,
         labels.axes,
-        # another size than the image's own was given for it
-        _spacing(image if labels.pixel_size_um == image.pixel_size_um else labels),
+        _spacing(image),
         {str(name): table[name].to_numpy() for name in table.columns},
         job.name,
         image.array,

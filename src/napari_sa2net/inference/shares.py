@@ -13,7 +13,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -219,11 +219,18 @@ class Worker:
             made.replace(target)
         shutil.rmtree(place(folder, job), ignore_errors=True)
 
+    def drop(self, job: Job, key: str) -> None:
+        """Take away what was begun and cannot be filled."""
+        folder = place(self.batch.folder, job)
+        shutil.rmtree(folder / key, ignore_errors=True)
+        with suppress(OSError):  # another format may be in it
+            folder.rmdir()
+
     def _joined_cells(self, job: Job) -> Cells:
         if self._cells is None or self._cells[0] != job:
             folder = self.batch.folder
             record = records_of(folder.folder, [job.name])[job.name]
-            self._cells = job, cells_of(job, folder, record)
+            self._cells = job, cells_of(job, folder, record, self.order.settings)
         return self._cells[1]
 
 

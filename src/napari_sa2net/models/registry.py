@@ -352,9 +352,9 @@ def export_model(
     elif target.suffix.lower() != SUFFIX:
         others = " or ".join(f"FILE{ending} (a {what})" for ending, what in _OTHERS.items())
         raise OutputError(
-            f"{target} is no folder that is there, and no name of a copy of a model's file, "
-            f"which ends with {SUFFIX}. For other programs: sa2net models export {entry.name} "
-            f"{others}."
+            f"{target} is neither a folder nor a name that ends with {SUFFIX}, as that of a "
+            "copy of a model's file has to. For other programs: sa2net models export "
+            f"{entry.name} {others}."
         )
     free_destination(target, overwrite)
     with open_checked(entry.path) as file:

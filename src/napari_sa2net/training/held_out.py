@@ -228,7 +228,7 @@ def _checked(split: Split) -> Split:
     ):
         if not any(len(e.centres) for e in side):
             said = any(e.item.split == other for e in (*split.training, *split.held_out))
-            of_table = f", or make one that is marked {other} {way}" if said else ""
+            of_table = f", or give one of those marked {other} the mark {way}" if said else ""
             raise TrainingDataError(
                 f"There is no reviewed cell left to {what}. Correct cells of one more image"
                 f"{of_table}."

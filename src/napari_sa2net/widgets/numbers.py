@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,6 +150,8 @@ class NumbersView(QWidget):
         self._out: NDArray[np.int64] = np.empty(0, np.int64)
         self.gate: Gate | None = None
         self.filters: list[Gate] = []
+        # of layers that were plotted before
+        self._filters_of: WeakKeyDictionary[Labels, list[Gate]] = WeakKeyDictionary()
         self.painted = PaintedCells(viewer)
         self._said = ""
         # --- what is plotted
@@ -220,8 +223,13 @@ class NumbersView(QWidget):
     def set_features(
         self, layer: Labels | None, features: pd.DataFrame, heads: dict[str, str]
     ) -> None:
-        """Plot the cells of a layer; gates and filters stay as far as their columns do."""
+        """Plot the cells of a layer; gates and filters stay as far as their columns do.
+
+        Another layer has filters of its own, which are there again when it is.
+        """
         other = layer is not self._layer
+        if other and self._layer is not None:
+            self._filters_of[self._layer] = self.filters
         self._layer, self._heads = layer, heads
         self._columns = {
             name: features[name].to_numpy(float)
@@ -240,7 +248,8 @@ class NumbersView(QWidget):
         )
         offer(self.up, [(COUNT, "number of cells"), *((n, heads[n]) for n in names)], y)
         if other:
-            self.gate, self.filters, self._said = None, [], ""
+            kept = [] if layer is None else self._filters_of.get(layer, [])
+            self.gate, self.filters, self._said = None, kept, ""
             self.painted.hide()
         known = set(names)
         self.filters = [one for one in self.filters if {one.x, one.y} - {""} <= known]

@@ -149,6 +149,8 @@ class CheatSheet(QWidget):
         super().__init__(parent)
         self.sheet = QLabel(_sheet())
         self.sheet.setTextFormat(Qt.TextFormat.RichText)
+        # else a long key makes the whole page wider than the dock, which cuts it off
+        self.sheet.setWordWrap(True)
         tip = "All keys of this page and the handiest of napari's"
         self.fold = fold_button("Keys", tip, self.sheet)
         vbox(self.fold, self.sheet, on=self, spacing=4)

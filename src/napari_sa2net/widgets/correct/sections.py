@@ -232,7 +232,9 @@ class ReviewSection(QWidget):
         self.bar.setAccessibleName("Reviewed cells")
         self.cell = muted()
         self.cell.setAlignment(Qt.AlignmentFlag.AlignTop)
-        self.back = push_button("◀", "Back to the cell before, more doubtful (Shift+N)")
+        self.back = push_button(
+            "◀", f"Back to the cell before, more doubtful ({spelled('Shift-N')})"
+        )
         self.back.setAccessibleName("Cell before")
         self.accept = push_button(
             "✓ Accept", f"This cell is right as it is: accept it and go on ({spelled('A')})"
@@ -250,7 +252,7 @@ class ReviewSection(QWidget):
         )
         self.all = link_button(
             "Accept all in view",
-            "Every cell whose centre you see now is right as it is (Shift+A)",
+            f"Every cell whose centre you see now is right as it is ({spelled('Shift-A')})",
         )
         self.outlines = check_box(
             "Outline reviewed",

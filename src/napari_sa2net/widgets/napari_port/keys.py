@@ -9,6 +9,14 @@ from app_model.types import KeyBinding, KeyCode
 
 #: Keys that a person chose in napari's preferences, by the usual ones.
 _chosen: dict[str, str] = {}
+#: Keys that always do something else: undo, laying a tool down, and what the sheet tells of.
+_TAKEN = frozenset(
+    KeyBinding.from_str(key).parts[0]
+    for key in (
+        *("Ctrl+Z", "Ctrl+Shift+Z", "Meta+Z", "Meta+Shift+Z"),
+        *("Escape", "Space", "1", "2", "M", "L", "[", "]"),
+    )
+)
 
 
 def choose_keys(usual: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
@@ -28,24 +36,33 @@ def choose_keys(usual: Mapping[str, str], wanted: Mapping[str, str]) -> list[str
     refused, found = [], {}
     for name, key in usual.items():
         wish = wanted.get(name, "").strip() or key
-        parts = KeyBinding.from_str(wish.replace("-", "+")).parts
-        if len(parts) == 1 and parts[0].key not in (None, KeyCode.UNKNOWN):
-            found[name] = key if wish == key else str(parts[0])
-        else:
-            refused.append(f"{wish!r} is no key, so {name} stays with {key}.")
-            found[name] = key
+        parts, found[name] = KeyBinding.from_str(wish.replace("-", "+")).parts, key
+        why = ""
+        if len(parts) > 1 or parts[0].key in (None, KeyCode.UNKNOWN):
+            why = f"{wish!r} is no key"
+        elif parts[0].is_modifier_key():
+            why = f"{wish} alone is no key: add a letter to it, as in Alt+X"
+        elif parts[0] in _TAKEN:
+            why = f"{parts[0]} is needed for something else"
+        elif wish != key:
+            found[name] = str(parts[0])
+        if why:
+            refused.append(f"{why}, so {_words(name)} stays with {spelled(key)}.")
     by_key: dict[str, list[str]] = {}
     for name, key in found.items():
         by_key.setdefault(spelled(key), []).append(name)
     twice = {key: names for key, names in by_key.items() if len(names) > 1}
     for key, names in twice.items():
-        refused.append(
-            f"{key} is given to {' and '.join(names)}, so all keep their usual keys."
-        )
+        both = " and ".join(map(_words, names))
+        refused.append(f"{key} is given to {both}, so all keep their usual keys.")
     if twice:
         return refused
     _chosen.update({usual[name]: key for name, key in found.items() if key != usual[name]})
     return refused
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def key_now(usual: str) -> str:

@@ -73,6 +73,16 @@ def _draw_part(of: ref[Any], event: Any) -> None:
     visual = of()
     if visual is None:
         return
+    try:
+        drawn = _sent(visual, event)
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError):
+        drawn = False  # another napari: as it does it
+    if not drawn:
+        visual._on_partial_labels_update(event)
+
+
+def _sent(visual: Any, event: Any) -> bool:
+    """Send what changed to the texture; False where it does not hold every n-th pixel."""
     layer, texture = visual.layer, getattr(visual.node, "_texture", None)
     view, shown = layer._slice.image.view, layer._slice_input.displayed
     steps = [int(layer._transforms["tile2data"].scale[axis]) for axis in shown]
@@ -83,8 +93,7 @@ def _draw_part(of: ref[Any], event: Any) -> None:
         or texture is None
         or texture.shape[:2] != view[coarse].shape
     ):
-        visual._on_partial_labels_update(event)
-        return
+        return False
     first = [-(-start // step) for start, step in zip(event.offset, steps, strict=True)]
     part = view[
         tuple(
@@ -97,6 +106,7 @@ def _draw_part(of: ref[Any], event: Any) -> None:
     if part.size:
         texture.scale_and_set_data(np.ascontiguousarray(part), copy=False, offset=first)
         visual.node.update()
+    return True
 
 
 def shown_index(viewer: Viewer, layer: Labels) -> tuple[int, ...]:
