@@ -148,3 +148,16 @@ def test_strokes_that_are_none(labels):
     with pytest.raises(EditError, match="does not fit"):
         History(corrections).record(stroke(corrections, [(one, np.array([0]), 1)]))
     assert corrections.marked() == {}
+
+
+def test_a_scan_counts_each_object_as_its_pixels_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari_sa2net.edits.corrections._ROWS", 7)  # in several parts
+    labels = np.random.default_rng(0).choice([0, 3, 2**40, 1, 70_000], (25, 31))
+    plane = PlaneIndex(labels)
+    assert sorted(plane.labels.tolist()) == [1, 3, 70_000, 2**40]
+    rows = zip(plane.labels, plane.areas, plane.boxes, plane.centres, strict=True)
+    for label, area, box, centre in rows:
+        y, x = np.nonzero(labels == label)
+        assert area == y.size
+        assert box.tolist() == [y.min(), y.max() + 1, x.min(), x.max() + 1]
+        assert np.allclose(centre, (y.mean(), x.mean()))

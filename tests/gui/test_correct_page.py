@@ -1005,3 +1005,28 @@ def test_a_stack_is_walked_through_and_a_correction_is_carried(
     qtbot.waitUntil(lambda: page.state.cells.key == str(flat.unique_id))
     assert not page.carry.isVisible()
     assert "of 4 cells, most" in page.review.title.text()
+
+
+def test_outlines_are_looked_for_only_where_something_is_reviewed(
+    open_page: Any, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_sa2net.widgets.napari_port.reviewed_layer._BLOCK", 16)
+    page, viewer, _ = with_cells(open_page)
+    whole, looked_at = (0, 96, 0, 120), list[tuple[int, ...]]()
+    lines = page.reviewed._lines
+
+    def noted(session: Any, index: Any, box: Any) -> Any:
+        looked_at.append(box)
+        return lines(session, index, box)
+
+    page.controller.accept(1)
+    page.controller.mark("ignore", [(70, 90), (70, 110), (90, 110), (90, 90)])
+    page.controller.review.choose(4)
+    page._show_outlines()
+    page.reviewed.hide()
+    monkeypatch.setattr(page.reviewed, "_lines", noted)
+    page._show_outlines()
+    made = viewer.layers["reviewed"].data
+    assert set(np.unique(made)) == {0, 1, 2, 3, 4}
+    assert np.array_equal(made, lines(page.controller.session, (), whole))
+    assert sum((b - a) * (d - c) for a, b, c, d in looked_at) < 0.5 * made.size

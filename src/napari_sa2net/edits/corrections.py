@@ -265,17 +265,15 @@ class PlaneIndex:
         """Add runs to the sums of their labels, or take them away."""
         if labels.size == 0:
             return
-        distinct, which = np.unique(labels, return_inverse=True)
-        at = np.asarray([self._place(int(label)) for label in distinct], np.int64)
-        n = distinct.size
+        order = np.argsort(labels, kind="stable")
+        ordered = labels[order]
+        first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+        distinct = ordered[first]
+        at = np.asarray([self._place(label) for label in distinct.tolist()], np.int64)
         sum_x = lengths * cols + lengths * (lengths - 1) // 2
-        for column, weights in ((_AREA, lengths), (_SUM_Y, lengths * rows), (_SUM_X, sum_x)):
-            # doubles hold these sums exactly: they stay below 2**53 for planes of 2**17 px
-            total = np.bincount(which, weights=weights, minlength=n)
-            self._table[at, column] += sign * total.astype(np.int64)
+        for column, values in ((_AREA, lengths), (_SUM_Y, lengths * rows), (_SUM_X, sum_x)):
+            self._table[at, column] += sign * np.add.reduceat(values[order], first)
         if sign > 0:
-            order = np.argsort(which, kind="stable")
-            first = np.searchsorted(which[order], np.arange(n))
             boxes = self._table[at, _Y0:]
             for column, reduce, values in (
                 (0, np.minimum, rows),

@@ -14,7 +14,7 @@ from scipy.ndimage import binary_dilation
 
 from napari_sa2net.app.edit_session import EditSession
 from napari_sa2net.edits.reviewed import reviewed_labels
-from napari_sa2net.edits.shapes import grown
+from napari_sa2net.edits.shapes import blocks_of, grown
 from napari_sa2net.widgets.napari_port.maps import SLOT_KEY
 from napari_sa2net.widgets.napari_port.reading import layer_key
 from napari_sa2net.widgets.napari_port.repaint import repaint
@@ -42,6 +42,8 @@ _COLORS: Any = {
 }
 #: of more cells the layer is made anew instead of being changed in so many places
 MANY = 40
+#: Side of the blocks in which a plane is drawn (px).
+_BLOCK = 1024
 NAME, CHOSEN = "reviewed", "chosen cell"
 
 
@@ -88,8 +90,8 @@ class ReviewedLayer:
             return
         height, width = session.corrections.shape
         self._done = reviewed_labels(session.corrections, index)
-        lines = self._lines(session, index, (0, height, 0, width))
-        lines = lines.reshape((1,) * len(index) + lines.shape)
+        lines = np.zeros((1,) * len(index) + (height, width), np.uint8)
+        self._draw(lines[(0,) * len(index)], session, index)
         self.layer = _layer(cells, (*index, 0, 0), lines)
         self._session, self._place = session, _place(cells, index)
         with keep_selection(self._viewer):
@@ -151,6 +153,25 @@ class ReviewedLayer:
             and self._session is session
             and self._place == _place(cells, index)
         )
+
+    def _draw(
+        self, lines: NDArray[np.uint8], session: EditSession, index: tuple[int, ...]
+    ) -> None:
+        """Draw a whole plane, of which only those parts are looked at that have lines."""
+        corrections = session.corrections
+        plane, shape = corrections.plane(index), corrections.shape
+        boxes = [
+            box
+            for label in {*self._done, *self.proposed, self.current}
+            if label in plane
+            for box in corrections.parts(label, index)
+        ]
+        for region in corrections.regions_of(index):
+            if region.kind != "cleared":
+                boxes += region.boxes(shape)
+        # of the chosen cell the pixels beside it, too
+        for y0, y1, x0, x1 in blocks_of([grown(box, 1, shape) for box in boxes], _BLOCK, shape):
+            lines[y0:y1, x0:x1] = self._lines(session, index, (y0, y1, x0, x1))
 
     def _lines(
         self, session: EditSession, index: tuple[int, ...], box: Box
