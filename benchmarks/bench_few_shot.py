@@ -59,6 +59,7 @@ class Child:
     before: float
     after: float
     offered: bool
+    verdict: str
     seconds: float
 
     @property
@@ -133,7 +134,9 @@ def child(
         )
         seconds = time.process_time() - start
         before, after = ap50(parent, others), ap50(tuned.model, others)
-    return Child(source, count, seed, before, after, tuned.promoted, seconds)
+    return Child(
+        source, count, seed, before, after, tuned.promoted, tuned.verdict.text, seconds
+    )
 
 
 def summary(children: Sequence[Child]) -> list[dict[str, object]]:
@@ -206,7 +209,8 @@ def main() -> None:
                     continue
                 print(
                     f"{source}, {count} images, seed {seed}: {one.before:.3f} → {one.after:.3f}"
-                    f"{'' if one.offered else ', kept aside'}, {one.seconds:.0f} s",
+                    f"{'' if one.offered else ', kept aside'}, {one.seconds:.0f} s. "
+                    f"{one.verdict}",
                     flush=True,
                 )
                 if asked.log:
