@@ -135,7 +135,7 @@ def child(
         seconds = time.process_time() - start
         before, after = ap50(parent, others), ap50(tuned.model, others)
     return Child(
-        source, count, seed, before, after, tuned.promoted, tuned.verdict.text, seconds
+        source, count, seed, before, after, tuned.verdict.better, tuned.verdict.text, seconds
     )
 
 
