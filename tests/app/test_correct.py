@@ -21,11 +21,11 @@ from napari_sa2net.app.edit_session import (
 from napari_sa2net.app.session import ImageSource
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.data.corrections import TrainingSet, with_former
-from napari_sa2net.data.fingerprint import image_fingerprint
 from napari_sa2net.data.journal import Journal, JournalImage, list_journals
 from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.edits import Corrections, accept, delete, mark_region
 from napari_sa2net.engine import messages as p
+from napari_sa2net.provenance import image_fingerprint
 
 CENTRES = ((20, 20), (20, 60), (60, 20), (60, 77))
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_sa2net.data import fingerprint, read_image, synthetic_nuclei
+from napari_sa2net import provenance
+from napari_sa2net.data import read_image, synthetic_nuclei
 from napari_sa2net.data.commit import MANIFEST, Commit, checked_commit, file_stem
 from napari_sa2net.data.corrections import TrainingSet, import_into
-from napari_sa2net.data.fingerprint import image_fingerprint
 from napari_sa2net.data.training_set import load_training_folder, read_truth, split_items
 from napari_sa2net.errors import (
     CommitNotFoundError,
@@ -28,6 +28,7 @@ from napari_sa2net.errors import (
     SA2NetError,
     TrainingDataError,
 )
+from napari_sa2net.provenance import image_fingerprint
 
 ALL = ("active", "superseded", "removed")
 
@@ -537,7 +538,7 @@ def test_errors_are_all_of_one_family():
 def test_a_fingerprint_is_of_the_pixels_and_not_of_how_they_are_held(tmp_path, monkeypatch):
     import zarr
 
-    monkeypatch.setattr(fingerprint, "MAX_PIXELS", 60_000)
+    monkeypatch.setattr(provenance, "MAX_PIXELS", 60_000)
     stack = np.random.default_rng(0).integers(0, 9, (7, 300, 250)).astype(np.uint8)
     held = zarr.create_array(tmp_path / "z", shape=stack.shape, dtype=stack.dtype)
     held[:] = stack

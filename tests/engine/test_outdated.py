@@ -17,8 +17,9 @@ import pytest
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.data import plan_image
 from napari_sa2net.engine import messages as p
+from napari_sa2net.engine.cache import KeptResults
 from napari_sa2net.engine.server import Server
-from napari_sa2net.engine.service import Handlers, KeptResults
+from napari_sa2net.engine.service import Handlers
 from napari_sa2net.errors import Cancelled, NotKeptError
 from napari_sa2net.inference import segment as prediction
 from napari_sa2net.inference import tiling

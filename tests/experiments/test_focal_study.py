@@ -17,18 +17,16 @@ from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.errors import Cancelled, SettingsError, TrainingDataError
 from napari_sa2net.experiments.focal_study import run as fit_module
 from napari_sa2net.experiments.focal_study.images import choose_items
-from napari_sa2net.experiments.focal_study.networks import (
-    as_trained,
-    build,
-    gamma_of,
-    keep,
-    modules_of,
-)
 from napari_sa2net.experiments.focal_study.plan import (
     METRICS,
     PRESETS,
     VARIANTS,
     StudySettings,
+    as_trained,
+    build,
+    gamma_of,
+    keep,
+    modules_of,
     settings_of,
 )
 from napari_sa2net.experiments.focal_study.report import conclusion, summarise, t_interval

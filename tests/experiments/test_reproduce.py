@@ -34,8 +34,8 @@ from napari_sa2net.experiments.reproduce.fold import (
 from napari_sa2net.experiments.reproduce.fold import test_probabilities as probabilities_of
 from napari_sa2net.experiments.reproduce.prepare import augment, bilinear, prepare
 from napari_sa2net.experiments.reproduce.recipes import RECIPES, SIZE, recipe_of
+from napari_sa2net.experiments.reproduce.report import decided, score
 from napari_sa2net.experiments.reproduce.run import fold_splits, reproduce
-from napari_sa2net.experiments.reproduce.scoring import decided, score
 from napari_sa2net.models import open_model
 from napari_sa2net.nn import SA2Net
 

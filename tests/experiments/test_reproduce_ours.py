@@ -16,8 +16,8 @@ from napari_sa2net.errors import Cancelled, SettingsError
 from napari_sa2net.experiments.reproduce.fold import Keeper, on_grid, seldom
 from napari_sa2net.experiments.reproduce.prepare import WideAugmentation
 from napari_sa2net.experiments.reproduce.recipes import OURS, RECIPES, recipe_of
+from napari_sa2net.experiments.reproduce.report import at_side, predict
 from napari_sa2net.experiments.reproduce.run import reproduce
-from napari_sa2net.experiments.reproduce.scoring import at_side, predict
 from napari_sa2net.inference.predict import Predictor
 from napari_sa2net.inference.segment import plan_for
 from napari_sa2net.models import open_model

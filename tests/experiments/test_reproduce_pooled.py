@@ -30,9 +30,8 @@ from napari_sa2net.experiments.reproduce.prepare import (
     to_input,
 )
 from napari_sa2net.experiments.reproduce.recipes import RECIPES
-from napari_sa2net.experiments.reproduce.report import table_rows
+from napari_sa2net.experiments.reproduce.report import pooled, score, scored, table_rows
 from napari_sa2net.experiments.reproduce.run import reproduce
-from napari_sa2net.experiments.reproduce.scoring import pooled, score, scored
 from napari_sa2net.inference.predict import Predictor
 from napari_sa2net.inference.segment import plan_for
 from napari_sa2net.models import open_model

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from napari_sa2net.data.axes import resolve_axes
-from napari_sa2net.widgets.napari_port import geometry as g
+from napari_sa2net.widgets.napari_port import reading as g
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_channels_are_offered_for_grey_stacks_only() -> None:
 def test_visible_box_is_clipped(
     corners: list[tuple[float, float]], box: tuple[int, ...]
 ) -> None:
-    assert g.visible_box(np.array(corners, float), (100, 80)) == box
+    assert g.box_around(np.array(corners, float), (100, 80)) == box
 
 
 def test_linear_part_and_area() -> None:

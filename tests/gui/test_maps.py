@@ -12,9 +12,13 @@ from napari.layers import Image, Labels
 
 from napari_sa2net.app.session import CELL, CHANGE, STAGE, WHAT_IF, ImageSource, Overlay, Patch
 from napari_sa2net.engine.messages import AttentionMap
-from napari_sa2net.widgets.map_colors import STAGE_COLORS, map_colormap, readable_colors
 from napari_sa2net.widgets.napari_port import METADATA_KEY, NapariPort
-from napari_sa2net.widgets.napari_port.maps import is_overlay
+from napari_sa2net.widgets.napari_port.maps import (
+    STAGE_COLORS,
+    is_overlay,
+    map_colormap,
+    readable_colors,
+)
 from napari_sa2net.widgets.napari_port.picking import bring_into_view, go_to, label_at
 from napari_sa2net.widgets.napari_port.reading import camera_of
 from napari_sa2net.widgets.napari_port.results import ranked

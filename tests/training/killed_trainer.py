@@ -20,7 +20,7 @@ from napari_sa2net.models import load_model, read_card
 from napari_sa2net.training.compare import RoundPoint
 from napari_sa2net.training.fine_tune import fine_tune, resume_fine_tuning
 from napari_sa2net.training.material import reference_examples
-from napari_sa2net.training.run_state import read_state
+from napari_sa2net.training.runs import read_state
 
 CONFIG = FineTuneConfig(
     steps=1000, rounds=1000, patience=1000, batch_size=1, crop=32, replay=0, max_scored=1

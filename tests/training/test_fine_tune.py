@@ -24,8 +24,8 @@ from napari_sa2net.training.compare import LossPoint, Notice, Planned, RoundPoin
 from napari_sa2net.training.compare_models import compare_models
 from napari_sa2net.training.fine_tune import fine_tune, resume_fine_tuning
 from napari_sa2net.training.material import HELD_OUT
-from napari_sa2net.training.run_state import read_state
-from napari_sa2net.training.train import Schedule
+from napari_sa2net.training.runs import read_state
+from napari_sa2net.training.schedule import Schedule
 
 SMALL = FineTuneConfig(
     steps=4,

@@ -7,11 +7,11 @@ import torch
 from napari_sa2net.config import FineTuneConfig
 from napari_sa2net.data.commit import Commit
 from napari_sa2net.data.corrections import TrainingSet
-from napari_sa2net.data.fingerprint import image_fingerprint
 from napari_sa2net.data.samples import ReferenceImage, synthetic_nuclei
 from napari_sa2net.data.training_set import load_training_folder
 from napari_sa2net.errors import Cancelled, Paused, SettingsError, TrainingDataError
 from napari_sa2net.models import load_model
+from napari_sa2net.provenance import image_fingerprint
 from napari_sa2net.training.compare import Notice, RoundPoint, use_of
 from napari_sa2net.training.compare_models import compare_models
 from napari_sa2net.training.fine_tune import fine_tune, repeat_from_card, resume_fine_tuning

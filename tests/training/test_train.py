@@ -34,7 +34,7 @@ from napari_sa2net.training.dataset import (
 )
 from napari_sa2net.training.fine_tune import fine_tune
 from napari_sa2net.training.processes import Place
-from napari_sa2net.training.run_state import write_tensors
+from napari_sa2net.training.runs import write_tensors
 from napari_sa2net.training.train import (
     FOREGROUNDS,
     SegmentationModule,

@@ -33,13 +33,13 @@ from napari_sa2net.data.commit import (
     read_manifest,
 )
 from napari_sa2net.data.corrections import TrainingSet
-from napari_sa2net.data.fingerprint import image_fingerprint
 from napari_sa2net.data.journal import Journal, JournalImage
 from napari_sa2net.data.labels import as_labels
 from napari_sa2net.data.plan import ImagePlan, plan_as_input, plan_image
 from napari_sa2net.edits import reviewed_labels
 from napari_sa2net.errors import CorrectionsError
 from napari_sa2net.files import user_data_dir
+from napari_sa2net.provenance import image_fingerprint
 
 # --------------------------------------------------------------------------------------------
 # What the corrections of a layer have kept so far in a training set.

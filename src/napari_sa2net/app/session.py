@@ -11,7 +11,6 @@ import numpy as np
 from psygnal import SignalGroupDescriptor
 
 from napari_sa2net.config import InstanceConfig, PredictConfig
-from napari_sa2net.data.fingerprint import quick_fingerprint
 from napari_sa2net.data.plan import ImagePlan, plan_image
 from napari_sa2net.engine.messages import (
     AttentionMap,
@@ -26,6 +25,7 @@ from napari_sa2net.engine.messages import (
 )
 from napari_sa2net.errors import ImageError, SA2NetError
 from napari_sa2net.inference.tiling import LARGE_SCALE, pixels_of_search
+from napari_sa2net.provenance import quick_fingerprint
 from napari_sa2net.quantities import DEFAULT
 
 if TYPE_CHECKING:

@@ -50,7 +50,7 @@ def demo(
     """
     if window or (window is None and has_display()):
         if importlib.util.find_spec("napari") is not None:
-            from napari_sa2net.widgets.demo import open_demo
+            from napari_sa2net.widgets.dock import open_demo
 
             open_demo(model=model, device=device)
             return 0

@@ -49,7 +49,6 @@ from napari_sa2net.data.commit import (
     write_files,
     write_manifest,
 )
-from napari_sa2net.data.fingerprint import image_fingerprint
 from napari_sa2net.data.labels import (
     LEFT_OUT,
     NO_CELL,
@@ -71,6 +70,7 @@ from napari_sa2net.errors import (
 )
 from napari_sa2net.files import TEMPORARY_PREFIX, cannot_write, locked, taken, write_atomically
 from napari_sa2net.metrics import objects_numbered
+from napari_sa2net.provenance import image_fingerprint
 
 if TYPE_CHECKING:
     from napari_sa2net.data.plan import ImagePlan

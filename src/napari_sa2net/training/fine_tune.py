@@ -39,17 +39,18 @@ from napari_sa2net.models.registry import (
 from napari_sa2net.training.compare import Event
 from napari_sa2net.training.material import prepare
 from napari_sa2net.training.run import FineTuned, Stopped, TuningRun, finish
-from napari_sa2net.training.run_state import read_state, write_state
 from napari_sa2net.training.runs import (
     RECIPE,
     STATE,
     Asked,
     free_name,
     read_asked,
+    read_state,
     runs_dir,
     tidy,
     working_on,
     write_asked,
+    write_state,
 )
 from napari_sa2net.training.train import TrainResult, train_folder
 

@@ -41,9 +41,9 @@ from napari_sa2net.training.dataset import Example
 from napari_sa2net.training.held_out import make_view, spread
 from napari_sa2net.training.material import DIAMETER, HELD_OUT, KINDS, Material
 from napari_sa2net.training.replay import MixedCrops, agreement, as_fluorescence, trust
-from napari_sa2net.training.run_state import write_state
-from napari_sa2net.training.runs import RECIPE, Asked, folder_input, tidy
-from napari_sa2net.training.train import Schedule, fit, steps_within
+from napari_sa2net.training.runs import RECIPE, Asked, folder_input, tidy, write_state
+from napari_sa2net.training.schedule import Schedule, steps_within
+from napari_sa2net.training.train import fit
 from napari_sa2net.training.tuning import (
     FEWEST,
     Record,

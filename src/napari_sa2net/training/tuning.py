@@ -42,12 +42,8 @@ from napari_sa2net.training.dataset import Example
 from napari_sa2net.training.losses import deep_supervision_loss
 from napari_sa2net.training.material import HELD_OUT
 from napari_sa2net.training.replay import answers_kept
-from napari_sa2net.training.train import (
-    MovingAverage,
-    Schedule,
-    SegmentationModule,
-    gamma_peak,
-)
+from napari_sa2net.training.schedule import MovingAverage, Schedule, gamma_peak
+from napari_sa2net.training.train import SegmentationModule
 
 #: Parameters with these beginnings are the decoder's.
 DECODER = ("up", "outc")

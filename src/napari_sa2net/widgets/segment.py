@@ -41,7 +41,7 @@ from napari_sa2net.widgets.controls import (
     tip_of,
     vbox,
 )
-from napari_sa2net.widgets.napari_port.geometry import axes_choices
+from napari_sa2net.widgets.napari_port.reading import axes_choices
 from napari_sa2net.widgets.page import ImageChoice, NoImage, PageWidget, RunControls
 from napari_sa2net.widgets.rows import SPLIT, ImageDetails, ModelRow, RegionRow, SizeRow
 from napari_sa2net.widgets.rows import TIP as SIZE_TIP

@@ -337,7 +337,7 @@ class Workspace(QObject):
         """Of the Learn page."""
         from napari_sa2net.app.learn import LearnController
         from napari_sa2net.config import FineTuneConfig
-        from napari_sa2net.widgets.napari_port.kept_layers import KeptLayers
+        from napari_sa2net.widgets.napari_port.folder_layers import KeptLayers
 
         learn = LearnController(self.controller, self.correct)
         learn.set_config(FineTuneConfig(device=self._device))

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
-from napari_sa2net.experiments.focal_study.networks import title_of
 from napari_sa2net.experiments.focal_study.plan import (
     METRICS,
     PAIRS,
@@ -21,10 +20,11 @@ from napari_sa2net.experiments.focal_study.plan import (
     TITLES,
     VARIANTS,
     StudySettings,
+    title_of,
 )
 from napari_sa2net.experiments.focal_study.scoring import Scores, pooled
 from napari_sa2net.files import write_atomically
-from napari_sa2net.training.train import Schedule, gamma_peak
+from napari_sa2net.training.schedule import Schedule, gamma_peak
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

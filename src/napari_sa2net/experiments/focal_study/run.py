@@ -27,7 +27,11 @@ from napari_sa2net.errors import (
     TrainingError,
 )
 from napari_sa2net.experiments.focal_study.images import StudyImages, choose_items, load_images
-from napari_sa2net.experiments.focal_study.networks import (
+from napari_sa2net.experiments.focal_study.plan import (
+    TITLES,
+    VARIANTS,
+    StudySettings,
+    Variant,
     as_trained,
     build,
     count_parameters,
@@ -35,7 +39,6 @@ from napari_sa2net.experiments.focal_study.networks import (
     keep,
     modules_of,
 )
-from napari_sa2net.experiments.focal_study.plan import TITLES, VARIANTS, StudySettings, Variant
 from napari_sa2net.experiments.focal_study.report import summarise, write_report
 from napari_sa2net.experiments.focal_study.scoring import (
     card_of,
@@ -50,15 +53,9 @@ from napari_sa2net.models.file import load_checkpoint, save_model
 from napari_sa2net.nn import FocalExponent, Network
 from napari_sa2net.provenance import versions
 from napari_sa2net.training.dataset import CropDataset, Example
-from napari_sa2net.training.run_state import read_tensors, reading, write_tensors
-from napari_sa2net.training.runs import LOCK, working_on
-from napari_sa2net.training.train import (
-    MovingAverage,
-    Schedule,
-    SegmentationModule,
-    fit,
-    gamma_peak,
-)
+from napari_sa2net.training.runs import LOCK, read_tensors, reading, working_on, write_tensors
+from napari_sa2net.training.schedule import MovingAverage, Schedule, gamma_peak
+from napari_sa2net.training.train import SegmentationModule, fit
 from napari_sa2net.training.tuning import working_dtype
 
 # --------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from napari_sa2net.experiments.reproduce.prepare import (
     to_input,
 )
 from napari_sa2net.experiments.reproduce.recipes import SIZE, Recipe
-from napari_sa2net.experiments.reproduce.scoring import (
+from napari_sa2net.experiments.reproduce.report import (
     at_side,
     decided,
     pooled,
@@ -49,7 +49,7 @@ from napari_sa2net.models.checkpoint import class_names
 from napari_sa2net.models.file import load_checkpoint, save_model
 from napari_sa2net.nn import Network, make_network
 from napari_sa2net.provenance import versions
-from napari_sa2net.training.run_state import reading
+from napari_sa2net.training.runs import reading
 from napari_sa2net.training.train import fit
 
 # --------------------------------------------------------------------------------------------

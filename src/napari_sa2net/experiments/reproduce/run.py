@@ -34,8 +34,7 @@ from napari_sa2net.experiments.reproduce.fold import (
 )
 from napari_sa2net.experiments.reproduce.prepare import Prepared, prepare
 from napari_sa2net.experiments.reproduce.recipes import FOLDS, Recipe, RecipeName, recipe_of
-from napari_sa2net.experiments.reproduce.report import write_report
-from napari_sa2net.experiments.reproduce.scoring import decided, score
+from napari_sa2net.experiments.reproduce.report import decided, score, write_report
 from napari_sa2net.files import write_atomically
 from napari_sa2net.inference.devices import resolve_device
 

@@ -14,7 +14,6 @@ from qtpy.QtCore import QTimer
 
 from napari_sa2net.app.session import source_plan
 from napari_sa2net.widgets.napari_port.connections import Connections, WatchedLayers
-from napari_sa2net.widgets.napari_port.geometry import place_on
 from napari_sa2net.widgets.napari_port.maps import OUTLINED, cell_colors, contour_for, is_cells
 from napari_sa2net.widgets.napari_port.picking import bring_into_view
 from napari_sa2net.widgets.napari_port.reading import (
@@ -23,6 +22,7 @@ from napari_sa2net.widgets.napari_port.reading import (
     layer_axes,
     layer_key,
     layer_path,
+    place_on,
 )
 from napari_sa2net.widgets.napari_port.repaint import (
     draw_parts,

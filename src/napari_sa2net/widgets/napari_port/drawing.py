@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from napari.layers import Shapes
 
-from napari_sa2net.widgets.napari_port import geometry
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.maps import SLOT_KEY
 from napari_sa2net.widgets.napari_port.picking import SLACK
 from napari_sa2net.widgets.napari_port.reading import (
+    box_around,
     camera_of,
     in_layer_units,
     in_viewer_units,
@@ -271,7 +271,7 @@ def drawn_box(viewer: Viewer, layer: Image) -> tuple[int, int, int, int] | None:
             point[-2:] = world[-2:]
             corners.append(layer.world_to_data(in_layer_units(viewer, layer, point))[-2:])
     height, width = plane_shape(layer)[-2:]
-    y0, y1, x0, x1 = geometry.visible_box(np.array(corners), (height, width))
+    y0, y1, x0, x1 = box_around(np.array(corners), (height, width))
     return y0, y1, x0, x1
 
 

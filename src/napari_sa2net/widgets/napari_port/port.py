@@ -24,7 +24,6 @@ from napari_sa2net.widgets.napari_port.drawing import (
     begin_area,
     drawn_box,
 )
-from napari_sa2net.widgets.napari_port.geometry import place_on
 from napari_sa2net.widgets.napari_port.maps import (
     OUTLINED,
     MapLayers,
@@ -40,6 +39,7 @@ from napari_sa2net.widgets.napari_port.reading import (
     image_source,
     layer_axes,
     layer_key,
+    place_on,
 )
 from napari_sa2net.widgets.napari_port.results import (
     LEFT_CHOICES,

@@ -13,8 +13,7 @@ import numpy as np
 from napari.utils.transforms import Affine
 
 from napari_sa2net.app.session import ImageSource
-from napari_sa2net.widgets.napari_port import geometry
-from napari_sa2net.widgets.napari_port.reading import layer_axes
+from napari_sa2net.widgets.napari_port.reading import layer_axes, linear_part, unit_points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,11 +106,8 @@ def place_grid(
     if len(keep) == layer.ndim:
         parts: Any = layer
     else:
-        points = [
-            layer.affine.inverse(layer.data_to_world(p))
-            for p in geometry.unit_points(layer.ndim)
-        ]
-        linear = geometry.linear_part(np.array(points))[np.ix_(keep, keep)]
+        points = [layer.affine.inverse(layer.data_to_world(p)) for p in unit_points(layer.ndim)]
+        linear = linear_part(np.array(points))[np.ix_(keep, keep)]
         parts = Affine(linear_matrix=linear, ndim=len(keep))
     shear = np.asarray(parts.shear)
     if not shear.any():

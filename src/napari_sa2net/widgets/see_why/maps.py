@@ -29,7 +29,7 @@ from napari_sa2net.widgets.controls import (
     text_label,
     vbox,
 )
-from napari_sa2net.widgets.map_colors import STAGE_COLORS, colored
+from napari_sa2net.widgets.napari_port.maps import STAGE_COLORS, colored
 from napari_sa2net.widgets.theme import ACCENT
 
 #: pixels of a thumbnail's longer side, enough for a dense display

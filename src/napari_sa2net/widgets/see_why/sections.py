@@ -42,7 +42,7 @@ from napari_sa2net.widgets.controls import (
     timer,
     vbox,
 )
-from napari_sa2net.widgets.map_colors import OUTLINE, STAGE_COLORS
+from napari_sa2net.widgets.napari_port.maps import OUTLINE, STAGE_COLORS
 from napari_sa2net.widgets.see_why.maps import fitted, to_image
 
 #: one step of ▶
