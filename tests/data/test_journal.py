@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_sa2net.data import journal as journal_files
+from napari_sa2net.data import journal_store
 from napari_sa2net.data.journal import (
     Journal,
     JournalImage,
@@ -104,7 +104,7 @@ def test_steps_and_labels_come_back(journal, labels, own_home):
 
 @pytest.mark.parametrize("shape", [(7,), (0, 5), (3, 2, 40, 50), (1, 1)])
 def test_arrays_of_any_shape(shape, monkeypatch):
-    monkeypatch.setattr(journal_files, "_CHUNK_BYTES", 300)
+    monkeypatch.setattr(journal_store, "_CHUNK_BYTES", 300)
     array = np.random.default_rng(0).integers(-9, 9, shape).astype(np.int64)
     journal = Journal.create(IMAGE, {"a": array})
     journal.append(b"x")
@@ -421,7 +421,7 @@ def test_a_damaged_journal_is_listed_with_its_problem(journal):
 def test_a_full_disk_keeps_the_steps_until_there_is_room(journal, monkeypatch):
     journal.append(b"first")
     journal = reopened(journal)
-    real = journal_files._connect
+    real = journal_store.connect
 
     def full(file, mode):
         db = real(file, mode)
@@ -430,7 +430,7 @@ def test_a_full_disk_keeps_the_steps_until_there_is_room(journal, monkeypatch):
 
     second = os.urandom(100_000)
     with monkeypatch.context() as patch:
-        patch.setattr(journal_files, "_connect", full)
+        patch.setattr(journal_store, "connect", full)
         journal.append(second)
         with pytest.raises(OutputError, match="disk is full"):
             journal.wait()
@@ -663,7 +663,7 @@ def test_journals_of_the_old_format_are_listed_and_converted(old, own_home):
 def test_an_old_journal_stays_as_it_is_where_it_cannot_be_converted(old, own_home, monkeypatch):
     folder = own_home / old[0]
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    real = journal_files._connect
+    real = journal_store.connect
 
     def full(file, mode):
         db = real(file, mode)
@@ -671,7 +671,7 @@ def test_an_old_journal_stays_as_it_is_where_it_cannot_be_converted(old, own_hom
         return db
 
     with monkeypatch.context() as patch:
-        patch.setattr(journal_files, "_connect", full)
+        patch.setattr(journal_store, "connect", full)
         with pytest.raises(OutputError, match="disk is full"):
             Journal.reopen(old[0])
     for name, content in before.items():

@@ -1,47 +1,36 @@
 """Edits that were not kept yet, on disk as they are made: a crash loses none of them.
 
-A journal belongs to one image in one window. It is a folder with an SQLite database: a snapshot
-of the labels, and the steps after it. A step is bytes and a small header, whose meaning is the
-editor's.
+A journal belongs to one image in one window. It is a folder with a snapshot of the labels and
+the steps after it (see `journal_store`). A step is bytes and a small header, whose meaning is
+the editor's.
 """
 
 from __future__ import annotations
 
 import atexit
 import json
-import math
 import os
 import secrets
 import shutil
 import sqlite3
-import struct
 import threading
 import time
 import weakref
-import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import quote
+from typing import Any
 
 import numpy as np
 from filelock import BaseFileLock
 from numpy.typing import NDArray
 
+from napari_sa2net.data import journal_store as store
 from napari_sa2net.errors import JournalError, JournalInUseError, OutputError, SA2NetError
-from napari_sa2net.files import (
-    TEMPORARY_PREFIX,
-    locked,
-    sync_folder,
-    take_lock,
-    user_data_dir,
-    write_atomically,
-)
+from napari_sa2net.files import locked, sync_folder, take_lock, user_data_dir
 
 __all__ = [
     "Journal",
@@ -54,296 +43,13 @@ __all__ = [
     "list_journals",
 ]
 
-SCHEMA_VERSION = 2
-DATABASE = "edits.sqlite"
-#: Beside the database, so that version 0.1.0 says "newer" where it would clear it away.
-ABOUT = "about.json"
 #: Held while journals appear and go, and while their locks are tried.
 LOCK = ".lock"
-#: Seconds that closing waits for the last steps, and one connection for another.
+#: Seconds that closing waits for the last steps.
 CLOSE_TIMEOUT = 30.0
-BUSY_TIMEOUT = 10.0
-_CHUNK_BYTES = 16 * 2**20
-#: What a write-ahead log keeps of its length when it begins anew, as it does all 1,000 pages.
-_WAL_BYTES = 4 * 2**20
 
 # --------------------------------------------------------------------------------------------
 # The database. All tables have the same columns, and each row says itself whether it is whole.
-
-#: Tables and their keys: the image and who writes; steps in the snapshot; number of a block of
-#: its arrays; number of a step; number of the last step in a commit.
-_TABLES = {
-    "about": "schema_version",
-    "snapshot": "number",
-    "chunk": "place",
-    "step": "number",
-    "kept": "upto",
-}
-_DAMAGE = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
-class _Row(NamedTuple):
-    number: int
-    header: bytes  # JSON
-    payload: bytes = b""
-    time: float = 0.0  # when it was made
-
-    @property
-    def crc(self) -> int:
-        key = struct.pack("<qd", self.number, self.time)
-        return zlib.crc32(self.payload, zlib.crc32(self.header, zlib.crc32(key)))
-
-
-_Entry = tuple[str, _Row]  # a row with its table
-
-
-def _json(header: Mapping[str, Any]) -> bytes:
-    return json.dumps(header, ensure_ascii=False).encode("utf-8", "surrogatepass")
-
-
-def _connect(file: Path, mode: str) -> sqlite3.Connection:
-    """A connection of this thread: "ro", "rw", or "rwc" to make the file."""
-    # as_uri would name the host of \\server\home, which SQLite refuses.
-    name = quote(os.fsencode(file.absolute().as_posix()))
-    uri = f"file://{'' if name.startswith('/') else '/'}{name}?mode={mode}"
-
-    def opened() -> sqlite3.Connection:
-        db = sqlite3.connect(uri, BUSY_TIMEOUT, isolation_level=None, uri=True)
-        db.text_factory = bytes
-        return db
-
-    db = opened()
-    try:
-        # FULL, and without a write-ahead log the end of a transaction outlives a power cut too.
-        db.execute("PRAGMA synchronous=EXTRA")
-    except sqlite3.OperationalError as error:
-        db.close()
-        if mode == "ro" or _code(error) == sqlite3.SQLITE_BUSY:
-            raise
-        # A write-ahead log needs shared memory, which some network drives lack.
-        db = opened()
-        for words in ("locking_mode=EXCLUSIVE", "journal_mode=DELETE", "locking_mode=NORMAL"):
-            db.execute(f"PRAGMA {words}")
-        db.execute("PRAGMA synchronous=EXTRA")
-    except sqlite3.DatabaseError:
-        pass  # damaged, as whoever reads it will be told
-    return db
-
-
-def _connect_writer(file: Path) -> sqlite3.Connection:
-    """A connection that appends fast and stops no reader: by a write-ahead log if it can."""
-    db = _connect(file, "rw")
-    try:
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("SELECT count(*) FROM sqlite_master")
-    except sqlite3.OperationalError:
-        db.close()
-        db = _connect(file, "rw")
-    db.execute(f"PRAGMA journal_size_limit={_WAL_BYTES}")
-    return db
-
-
-def _code(error: sqlite3.Error) -> int:
-    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-
-
-@contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
-    db.execute("BEGIN IMMEDIATE")
-    with db:
-        yield
-
-
-def _put(db: sqlite3.Connection, table: str, row: _Row) -> None:
-    db.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?, ?)", (*row, row.crc))
-
-
-def _fill(db: sqlite3.Connection, entries: Iterable[_Entry]) -> None:
-    """Begin anew from these entries; all of them, or it stays as it was."""
-    with _transaction(db):
-        for table, key in _TABLES.items():
-            columns = f"{key} INTEGER PRIMARY KEY, header BLOB, payload BLOB, time REAL, crc"
-            db.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
-            db.execute(f"DELETE FROM {table}")
-        for table, row in entries:
-            _put(db, table, row)
-
-
-def _new_database(path: Path, entries: Iterable[_Entry]) -> None:
-    """Put a new database in the place of what there is, whole or not at all."""
-    part = path / f"{TEMPORARY_PREFIX}{DATABASE}"
-    part.unlink(missing_ok=True)
-    try:
-        with closing(_connect(part, "rwc")) as db:
-            _fill(db, entries)
-        for suffix in ("-wal", "-shm", "-journal"):
-            (path / f"{DATABASE}{suffix}").unlink(missing_ok=True)
-        os.replace(part, path / DATABASE)
-    finally:
-        part.unlink(missing_ok=True)
-    mark = _json({"schema_version": SCHEMA_VERSION})
-    write_atomically(path / ABOUT, mark, durable=True, make_folder=False)
-
-
-def _damaged(path: Path) -> JournalError:
-    return JournalError(
-        f"{path} is damaged, or of a newer version, so these edits cannot be restored. "
-        "Discard the journal, or update this program."
-    )
-
-
-def _newer(path: Path) -> JournalError:
-    return JournalError(
-        f"The journal {path} was written by a newer version of this program. Update: "
-        "pip install -U napari-sa2net"
-    )
-
-
-@dataclass
-class _Held:
-    """Rows of a journal by their tables, as far as they can be read; `problem` says why."""
-
-    about: list[_Row] = field(default_factory=list)
-    snapshot: list[_Row] = field(default_factory=list)
-    chunk: list[_Row] = field(default_factory=list)
-    step: list[_Row] = field(default_factory=list)
-    kept: list[_Row] = field(default_factory=list)
-    is_torn: bool = False
-    problem: JournalError | None = None
-
-    @property
-    def is_usable(self) -> bool:
-        return bool(self.about and self.snapshot)
-
-    def check(self) -> None:
-        if self.problem is not None and not self.is_usable:
-            raise self.problem
-
-    @property
-    def top(self) -> dict[str, Any]:
-        return dict(json.loads(self.snapshot[0].header))
-
-    @property
-    def number(self) -> int:
-        return (self.snapshot[0].number if self.snapshot else -1) + len(self.step)
-
-    @property
-    def committed(self) -> int:
-        return min(self.number, max(self.top["committed"], *(r.number for r in self.kept), 0))
-
-    @property
-    def image(self) -> JournalImage:
-        one = json.loads(self.about[0].header).get("image", {}) if self.about else {}
-        return JournalImage(**{"name": "?", **one, "shape": tuple(one.get("shape", ()))})
-
-    def entries(self) -> Iterator[_Entry]:
-        return ((table, row) for table in _TABLES for row in getattr(self, table))
-
-
-def _load(path: Path, mode: str = "rw", arrays: bool = False) -> _Held | None:
-    """What a journal holds, with its arrays or without; None before its first snapshot."""
-    held = _Held()
-    if not (path / DATABASE).is_file():
-        return _load_old(path, held, arrays)
-    try:
-        with closing(_connect(path / DATABASE, mode)) as db:
-            db.execute("PRAGMA writable_schema=ON")  # else nothing of a file cut short is read
-            db.execute("BEGIN")  # all of one moment
-            (version,) = db.execute("SELECT max(schema_version) FROM about").fetchone()
-            if version is not None and version > SCHEMA_VERSION:
-                held.problem = _newer(path)
-                return held
-            for table in _TABLES:
-                if arrays or table != "chunk":
-                    _load_table(db, table, held)
-        if held.is_usable and held.is_torn:
-            held.problem = _damaged(path)
-    except sqlite3.Error as error:
-        # Not to be taken for what is left of it.
-        held.snapshot.clear()
-        if _code(error) not in _DAMAGE:
-            held.problem = JournalError(f"{path / DATABASE} cannot be read ({error}).")
-    if not held.is_usable:
-        held.problem = held.problem or _damaged(path)
-    return held
-
-
-def _load_table(db: sqlite3.Connection, table: str, held: _Held) -> None:
-    """Rows up to the first that is damaged; without a whole snapshot there are none."""
-    rows = getattr(held, table)
-    try:
-        for *values, crc in db.execute(f"SELECT * FROM {table} ORDER BY rowid"):
-            row = _Row(*values)
-            # a gap cannot be undone or redone across
-            if row.crc != crc or (table == "step" and row.number != held.number + 1):
-                break
-            rows.append(row)
-        else:
-            return
-    except (sqlite3.DatabaseError, TypeError, struct.error) as error:
-        # a flipped bit can make a number a text
-        if isinstance(error, sqlite3.Error) and _code(error) not in _DAMAGE:
-            raise
-    held.is_torn = True
-    if table not in ("step", "kept"):
-        held.snapshot.clear()
-
-
-def _entries(image: JournalImage, snapshot: _Snapshot) -> Iterator[_Entry]:
-    """Rows of a snapshot, whose arrays are read block by block."""
-    import imagecodecs
-
-    described = {
-        name: {"dtype": np.dtype(array.dtype).str, "shape": [int(n) for n in array.shape]}
-        for name, array in snapshot.arrays.items()
-    }
-    header = {
-        "arrays": described,
-        "state": snapshot.state,
-        "committed": snapshot.committed,
-    }
-    yield "about", _about_row(image)
-    yield "snapshot", _Row(snapshot.number, _json(header), b"", time.time())
-    place = 0
-    for name, array in snapshot.arrays.items():
-        for index, (start, stop) in _slabs(tuple(described[name]["shape"]), array.dtype):
-            slab = np.ascontiguousarray(array[(*index, slice(start, stop))])
-            packed = bytes(imagecodecs.zstd_encode(slab.tobytes(), level=1))
-            where = {"array": name, "index": list(index), "rows": [start, stop]}
-            yield "chunk", _Row(place, _json(where), packed)
-            place += 1
-
-
-def _slabs(
-    shape: tuple[int, ...], dtype: Any
-) -> Iterator[tuple[tuple[int, ...], tuple[int, int]]]:
-    """Plane and rows of blocks of bounded size; an array of one axis is one block of rows."""
-    stack, plane = shape[:-2], shape[-2:]
-    row_bytes = math.prod(plane[1:]) * np.dtype(dtype).itemsize
-    step = max(1, _CHUNK_BYTES // max(1, row_bytes))
-    for index in np.ndindex(stack):
-        for start in range(0, plane[0], step):
-            yield index, (start, min(plane[0], start + step))
-
-
-def _arrays(path: Path, held: _Held) -> dict[str, NDArray[Any]]:
-    import imagecodecs
-
-    arrays = {
-        name: np.zeros(tuple(one["shape"]), np.dtype(one["dtype"]))
-        for name, one in held.top["arrays"].items()
-    }
-    missing = sum(array.size for array in arrays.values())
-    for row in held.chunk:
-        where = json.loads(row.header)
-        array = arrays[where["array"]]
-        rows = array[(*where["index"], slice(*where["rows"]))]
-        raw = imagecodecs.zstd_decode(row.payload)
-        rows[...] = np.frombuffer(raw, array.dtype).reshape(rows.shape)
-        missing -= rows.size
-    if missing:
-        raise _damaged(path)
-    return arrays
 
 
 # --------------------------------------------------------------------------------------------
@@ -471,7 +177,7 @@ def _describe(path: Path, in_use: bool) -> JournalInfo | None:
         with suppress(FileNotFoundError):  # a window that writes makes and deletes some
             stat = file.stat()
             size, changed = size + stat.st_size, max(changed, stat.st_mtime)
-    held = _load(path, "ro" if in_use else "rw")  # what a dead window left is rolled back
+    held = store.load(path, "ro" if in_use else "rw")  # what a dead window left is rolled back
     if held is None:
         return None
     n_edits, problem = 0, str(held.problem or "")
@@ -480,7 +186,7 @@ def _describe(path: Path, in_use: bool) -> JournalInfo | None:
         problem = "" if n_edits else problem
         changed = (held.step or held.snapshot)[-1].time
     when = datetime.fromtimestamp(changed, UTC)
-    return JournalInfo(path.name, held.image, when, n_edits, size, in_use, problem)
+    return JournalInfo(path.name, _image_of(held), when, n_edits, size, in_use, problem)
 
 
 def _new_journal(folder: Path) -> tuple[str, BaseFileLock]:
@@ -507,12 +213,12 @@ def _claim(folder: Path, identity: str) -> BaseFileLock:
     if not folder.is_dir():
         raise _unknown(path)
     with locked(folder / LOCK):
-        is_one = any((path / name).is_file() for name in (DATABASE, ABOUT))
+        is_one = any((path / name).is_file() for name in (store.DATABASE, store.ABOUT))
         if not is_one or path.parent != folder:
             raise _unknown(path)
         lock = take_lock(_lock_path(path))
     if lock is None:
-        held = _load(path, "ro")
+        held = store.load(path, "ro")
         pid = json.loads(held.about[0].header).get("pid") if held and held.about else "?"
         raise JournalInUseError(
             f"Another window (process {pid}) is writing these edits. Go on there, or close it "
@@ -543,7 +249,7 @@ def _delete_claimed(path: Path, lock: BaseFileLock) -> None:
 
 def _delete(path: Path) -> None:
     # First what makes it a journal, so that a crash leaves rubbish rather than half of one.
-    for name in (DATABASE, ABOUT):
+    for name in (store.DATABASE, store.ABOUT):
         (path / name).unlink(missing_ok=True)
     shutil.rmtree(path, ignore_errors=True)
 
@@ -591,16 +297,6 @@ class Restored:
     committed: int
 
 
-@dataclass(frozen=True)
-class _Snapshot:
-    """Arrays to begin anew from; `number` steps are in them, `committed` of these kept."""
-
-    arrays: Mapping[str, Any]
-    state: dict[str, Any]
-    number: int
-    committed: int
-
-
 class Journal:
     """A journal that this process writes; made by `create` or `reopen`.
 
@@ -629,7 +325,7 @@ class Journal:
     ) -> None:
         self.id = identity
         self.path = folder / identity
-        self._database = self.path / DATABASE
+        self._database = self.path / store.DATABASE
         self.image = image
         self.number = 0
         self.durable = -1
@@ -638,7 +334,7 @@ class Journal:
         self._lock = lock
         self._committed = 0
         self._listener: Callable[[], None] | None = None
-        self._queue: deque[_Entry | _Snapshot] = deque()
+        self._queue: deque[store.Entry | store.Snapshot] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self._stopping = False
@@ -710,24 +406,26 @@ class Journal:
         return journal
 
     def _take_over(self) -> None:
-        held = _load(self.path)
+        held = store.load(self.path)
         # To a damaged one nothing can be added, nor to an old one.
         anew = (
-            held and held.is_usable and (held.is_torn or held.about[0].number < SCHEMA_VERSION)
+            held
+            and held.is_usable
+            and (held.is_torn or held.about[0].number < store.SCHEMA_VERSION)
         )
         if anew:
-            held = _load(self.path, arrays=True)
+            held = store.load(self.path, arrays=True)
         if held is None:
             raise _unknown(self.path)
         held.check()
-        self.image = held.image
+        self.image = _image_of(held)
         held.about = [_about_row(self.image)]
         try:
             if anew:
-                _new_database(self.path, held.entries())
+                store.new_database(self.path, held.entries())
             else:
-                with closing(_connect(self._database, "rw")) as db, _transaction(db):
-                    _put(db, "about", held.about[0])
+                with closing(store.connect(self._database, "rw")) as db, store.transaction(db):
+                    store.put(db, "about", held.about[0])
             for path in (*self.path.glob("*.snap"), *self.path.glob("*.log")):
                 path.unlink()
             self._file = self._database.stat()
@@ -756,14 +454,16 @@ class Journal:
         JournalError
             If it is damaged from the start. A torn end is passed over.
         """
-        held = _load(self.path, arrays=True)
+        held = store.load(self.path, arrays=True)
         if held is None:
             raise JournalError(
                 f"The journal {self.path} is gone, or nothing was written to it yet."
             )
         held.check()
         steps = [Step(row.number, json.loads(row.header), row.payload) for row in held.step]
-        return Restored(_arrays(self.path, held), held.top["state"], steps, self._committed)
+        return Restored(
+            store.arrays_of(self.path, held), held.top["state"], steps, self._committed
+        )
 
     # --- writing ---------------------------------------------------------------------------
 
@@ -782,7 +482,9 @@ class Journal:
         TypeError
             If the header holds other than plain values.
         """
-        row = _Row(self.number + 1, _json(header or {}), bytes(payload), time.time())
+        row = store.Row(
+            self.number + 1, store.to_json(header or {}), bytes(payload), time.time()
+        )
         self._hand_over(("step", row))
         self.number += 1
         return self.number
@@ -790,7 +492,9 @@ class Journal:
     def mark_committed(self, number: int | None = None, commit: str = "") -> None:
         """Note that the steps up to `number` (unsaid: all) are in a commit, after it is."""
         upto = self.number if number is None else int(number)
-        self._hand_over(("kept", _Row(upto, _json({"commit": commit}), b"", time.time())))
+        self._hand_over(
+            ("kept", store.Row(upto, store.to_json({"commit": commit}), b"", time.time()))
+        )
         self._committed = max(self._committed, upto)
 
     def compact(
@@ -808,7 +512,7 @@ class Journal:
             name: array.copy() if copy and isinstance(array, np.ndarray) else array
             for name, array in arrays.items()
         }
-        self._hand_over(_Snapshot(kept, dict(state or {}), self.number, self._committed))
+        self._hand_over(store.Snapshot(kept, dict(state or {}), self.number, self._committed))
 
     def retry(self) -> None:
         """Try again to write what could not be written."""
@@ -869,7 +573,7 @@ class Journal:
         self.mark_committed(commit=commit)
         self.close()
 
-    def _hand_over(self, item: _Entry | _Snapshot) -> None:
+    def _hand_over(self, item: store.Entry | store.Snapshot) -> None:
         """To the thread; returns at once, or raises JournalError if the journal is closed."""
         with self._changed:
             if self._stopping:
@@ -903,20 +607,20 @@ class Journal:
                 if self._stopping:
                     break
                 if self._file is None:  # a snapshot stands for all that came before it
-                    while not isinstance(self._queue[0], _Snapshot) and any(
-                        isinstance(item, _Snapshot) for item in self._queue
+                    while not isinstance(self._queue[0], store.Snapshot) and any(
+                        isinstance(item, store.Snapshot) for item in self._queue
                     ):
                         self._queue.popleft()
                 first = self._queue[0]
-                entries: list[_Entry] = []
+                entries: list[store.Entry] = []
                 for item in self._queue:  # together, up to the next snapshot
-                    if isinstance(item, _Snapshot):
+                    if isinstance(item, store.Snapshot):
                         break
                     entries.append(item)
             error = self._try(first, entries)
             with self._changed:
                 self.error = error
-                if isinstance(first, _Snapshot):
+                if isinstance(first, store.Snapshot):
                     # Without a database no step has a meaning; else a snapshot can be left out.
                     if error is None or self._file is not None:
                         self._queue.popleft()
@@ -934,9 +638,11 @@ class Journal:
                 self._listener()
         self._let_go()
 
-    def _try(self, first: _Entry | _Snapshot, entries: list[_Entry]) -> SA2NetError | None:
+    def _try(
+        self, first: store.Entry | store.Snapshot, entries: list[store.Entry]
+    ) -> SA2NetError | None:
         try:
-            if isinstance(first, _Snapshot):
+            if isinstance(first, store.Snapshot):
                 self._write_snapshot(first)
             else:
                 self._write(entries)
@@ -951,14 +657,14 @@ class Journal:
         self._let_go()
         return error
 
-    def _write(self, entries: list[_Entry]) -> None:
+    def _write(self, entries: list[store.Entry]) -> None:
         if not self._is_in_place():
             raise self._deleted()
         db = self._connection()
-        with _transaction(db):
+        with store.transaction(db):
             for table, row in entries:
-                _put(db, table, row)
-        if not self._database.with_name(f"{DATABASE}-wal").exists():
+                store.put(db, table, row)
+        if not self._database.with_name(f"{store.DATABASE}-wal").exists():
             # Without one, nothing is done; if it was cleared away, what is only there is saved.
             db.execute("PRAGMA wal_checkpoint(FULL)")
         if not self._is_in_place():
@@ -967,22 +673,22 @@ class Journal:
             len(row.header) + len(row.payload) for table, row in entries if table == "step"
         )
 
-    def _write_snapshot(self, snapshot: _Snapshot) -> None:
-        entries = _entries(self.image, snapshot)
+    def _write_snapshot(self, snapshot: store.Snapshot) -> None:
+        entries = store.entries_of(_about_row(self.image), snapshot)
         if self._is_in_place():
-            _fill(self._connection(), entries)
+            store.fill(self._connection(), entries)
         else:
             self._let_go()
             self._file, self.durable = None, -1
             self.path.mkdir(parents=True, exist_ok=True)
-            _new_database(self.path, entries)
+            store.new_database(self.path, entries)
             sync_folder(self.path.parent)
             self._file = self._database.stat()
         self.log_bytes = 0
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:
-            self._db = _connect_writer(self._database)
+            self._db = store.connect_writer(self._database)
         return self._db
 
     def _let_go(self) -> None:
@@ -1006,9 +712,14 @@ class Journal:
         )
 
 
-def _about_row(image: JournalImage) -> _Row:
+def _image_of(held: store.Held) -> JournalImage:
+    one = json.loads(held.about[0].header).get("image", {}) if held.about else {}
+    return JournalImage(**{"name": "?", **one, "shape": tuple(one.get("shape", ()))})
+
+
+def _about_row(image: JournalImage) -> store.Row:
     about = {"image": asdict(image), "pid": os.getpid()}
-    return _Row(SCHEMA_VERSION, _json(about), b"", time.time())
+    return store.Row(store.SCHEMA_VERSION, store.to_json(about), b"", time.time())
 
 
 _writing: weakref.WeakSet[Journal] = weakref.WeakSet()
@@ -1019,62 +730,3 @@ def _write_the_rest() -> None:
     for journal in list(_writing):
         with suppress(SA2NetError):
             journal.wait(timeout=5)
-
-
-# --------------------------------------------------------------------------------------------
-# Journals of version 0.1.0: frames in ``base-N.snap`` (arrays) and ``steps-N.log`` (what came
-# after the first N steps), each with its length and a CRC-32; read here, and no more written.
-
-_OLD_MAGIC = b"sa2net journal 1\n"
-_OLD_COMMITTED, _OLD_SNAPSHOT, _OLD_END = 1, 2, 4  # kinds; 0 is a step, 3 a block of arrays
-_OLD_HEAD = struct.Struct("<4sBQII")  # mark, kind, number, length of the header, of the payload
-
-
-def _load_old(path: Path, held: _Held, arrays: bool) -> _Held | None:
-    try:
-        if not (path / ABOUT).is_file():
-            return None
-        about = (path / ABOUT).read_bytes()
-        version = int(json.loads(about)["schema_version"])
-        if version == SCHEMA_VERSION:  # its database is gone
-            return None
-        if version > SCHEMA_VERSION:
-            held.problem = _newer(path)
-            return held
-        held.about.append(_Row(version, about))
-        # The latest snapshot, unless a window died while it began anew.
-        for base in sorted(path.glob("base-*.snap"), reverse=True):
-            frames = list(islice(_old_frames(base), None if arrays else 1))
-            kinds = [kind for kind, _ in frames]
-            if kinds[:1] == [_OLD_SNAPSHOT] and (not arrays or kinds[-1] == _OLD_END):
-                held.chunk = [row._replace(number=i) for i, (_, row) in enumerate(frames[1:-1])]
-                log = base.with_name(base.name.replace("base-", "steps-")).with_suffix(".log")
-                number = frames[0][1].number
-                for kind, row in _old_frames(log) if log.exists() else ():
-                    if kind == _OLD_COMMITTED:
-                        upto = json.loads(row.header)["upto"]
-                        held.kept.append(row._replace(number=upto))
-                    elif row.number == number + len(held.step) + 1:
-                        held.step.append(row)
-                    else:  # a gap cannot be undone or redone across
-                        break
-                held.snapshot.append(frames[0][1])
-                return held
-        held.problem = _damaged(path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        held.problem = JournalError(f"{path / ABOUT} cannot be read ({error}).")
-    return held
-
-
-def _old_frames(path: Path) -> Iterator[tuple[int, _Row]]:
-    """Kinds and records, up to the first that is not whole."""
-    when = path.stat().st_mtime
-    with path.open("rb") as file:
-        whole = file.read(len(_OLD_MAGIC)) == _OLD_MAGIC
-        while whole and len(head := file.read(_OLD_HEAD.size)) == _OLD_HEAD.size:
-            mark, kind, number, n_header, n_payload = _OLD_HEAD.unpack(head)
-            header, payload = file.read(n_header), file.read(n_payload)
-            crc = zlib.crc32(payload, zlib.crc32(header, zlib.crc32(head)))
-            whole = mark == b"\xa7sa2" and file.read(4) == crc.to_bytes(4, "little")
-            if whole:
-                yield kind, _Row(number, header, payload, when)
