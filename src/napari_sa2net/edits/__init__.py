@@ -14,6 +14,7 @@ the plane of a stack, () for a single plane.
 
 from __future__ import annotations
 
+from napari_sa2net.edits.areas import laid_over, replace_area, replace_box
 from napari_sa2net.edits.carry import carried
 from napari_sa2net.edits.contours import (
     add_at,
@@ -30,10 +31,7 @@ from napari_sa2net.edits.objects import (
     label_at,
     labels_in,
     labels_under,
-    laid_over,
     merge,
-    replace_area,
-    replace_box,
     split,
     stroke,
 )

@@ -14,8 +14,9 @@ import numpy as np
 import scipy  # its parts load on first use
 from numpy.typing import NDArray
 
+from napari_sa2net.edits.areas import names_of, yielding
 from napari_sa2net.edits.corrections import Corrections
-from napari_sa2net.edits.objects import _names, _yielding, pixel_step
+from napari_sa2net.edits.objects import pixel_step
 from napari_sa2net.edits.shapes import Box
 from napari_sa2net.edits.step import Index, Patch, Step
 from napari_sa2net.errors import NothingToEditError
@@ -118,7 +119,7 @@ def proposed(
     new = _inside(np.asarray(new_labels), open_edges)
     kept = distinct(old[fixed | open_edges])[0]
     fixed |= np.isin(old, kept[kept > 0])
-    number, n = _yielding(new, fixed)
+    number, n = yielding(new, fixed)
     number = _in_one_piece(number, new, fixed)
     # what is nearly as it was is not touched
     free = np.where(fixed, 0, old)
@@ -130,7 +131,7 @@ def proposed(
     number[fixed] = 0
     free = np.where(fixed, 0, old)
     there, areas = distinct(free[free > 0])
-    names = _names(free, number, there, areas, set(), {})
+    names = names_of(free, number, there, areas, set(), {})
     to = -np.arange(n + 1)
     for own, label in names.items():
         to[own] = label

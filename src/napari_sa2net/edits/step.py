@@ -13,14 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_sa2net.edits.shapes import (
-    Box,
-    Points,
-    common,
-    polygon_box,
-    polygon_mask,
-    runs_box,
-)
+from napari_sa2net.edits.shapes import Box, Points, common, polygon_box, polygon_mask, runs_box
 from napari_sa2net.errors import StepFormatError
 
 # --------------------------------------------------------------------------------------------
