@@ -253,7 +253,6 @@ def test_layers_come_go_and_are_put_anew_by_a_second_run(desk):
     desk.look()
     desk.explain.show_layer("aua_8", True)
     desk.explain.show_layer("aua_8", True)  # it is there already
-    desk.explain.set_focus("aua_8")
     desk.explain.show_layer(CHANGE, True)
     desk.explain.set_stage(4)
     slots = [(o.slot, o.content is not None) for o in desk.overlays]
@@ -282,7 +281,6 @@ def test_a_map_that_the_next_model_lacks_goes(desk):
     desk.look()
     for slot in ("aua_8", "aua_1"):
         desk.explain.show_layer(slot, True)
-        desk.explain.set_focus(slot)
     request = desk.ask()
     less = answer(request)
     desk.client.done(request, replace(less, maps={"aua_8": less.maps["aua_8"]}, stages={1: 1}))

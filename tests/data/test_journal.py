@@ -246,11 +246,9 @@ def test_rubbish_is_cleared_away(own_home, journal):
 def test_compacting_keeps_what_came_after(journal, labels):
     journal.append(b"a" * 1000)
     journal.wait()
-    long = journal.log_bytes
     journal.compact({"labels": labels + 1}, {"tool": "split"})
     journal.append(b"b")
     journal.wait()
-    assert journal.log_bytes < long
     journal.close()
     assert {path.name for path in journal.path.iterdir()} == {"about.json", "edits.sqlite"}
     again = reopened(journal)

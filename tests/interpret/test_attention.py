@@ -13,7 +13,7 @@ from napari_sa2net.config import PredictConfig
 from napari_sa2net.data import plan_image
 from napari_sa2net.errors import AxesError, Cancelled
 from napari_sa2net.inference.tiling import ScaledPlane
-from napari_sa2net.interpret.attention import attention, attention_maps, reduce_channels
+from napari_sa2net.interpret.attention import attention, attention_maps, reduced
 from napari_sa2net.models import load_model
 from napari_sa2net.nn import ATTENTION_NAMES, capture_attention
 
@@ -48,7 +48,7 @@ def test_equals_the_published_code(shared_dir: Path, checkpoint: str, vectors: s
             assert image.shape == x.shape[1:]
             assert image.dtype == np.float32
             expected = F.interpolate(
-                torch.from_numpy(reduce_channels(name, native[name]))[None, None],
+                reduced(name, torch.from_numpy(native[name]))[None, None],
                 size=x.shape[1:],
                 mode="bilinear",
             )[0, 0]

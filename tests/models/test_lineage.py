@@ -10,7 +10,6 @@ from napari_sa2net.models import list_models, open_model, rename_model, save_mod
 from napari_sa2net.models.registry import (
     add_file,
     ancestors,
-    children_of,
     file_sha256,
     parent_named,
     parent_of,
@@ -41,8 +40,6 @@ def test_family_across_renames(tiny_model, tmp_path):
     assert parent_named(second.card)[0] == "first"
     assert parent_of(names["second"].card, entries).name == "older"
     assert [e.name for e in ancestors(third.card, entries)] == ["second", "older"]
-    assert [e.name for e in children_of(names["older"], entries)] == ["second"]
-    assert children_of(names["my third"], entries) == []
     assert parent_of(names["older"].card, entries) is None
 
 

@@ -208,11 +208,6 @@ class LiveController:
         with self.link.lock:
             return bool(self.state.undo) and self.correct.undo()
 
-    def wave_now(self) -> bool:
-        """Begin a wave if there is anything to learn from; whether one has begun."""
-        with self.link.lock:
-            return self._begin()
-
     def close(self) -> None:
         """Stop; nothing happens any more."""
         with self.link.lock:

@@ -17,19 +17,28 @@ from napari_sa2net.errors import EditError, SA2NetError
 
 if TYPE_CHECKING:
     from napari_sa2net.app.edit_session import Change, EditSession
+    from napari_sa2net.app.link import EngineLink
 
 
 class Corrector(Protocol):
     """Who corrects: the controller of the Correct page."""
 
+    link: EngineLink
     lock: Any
     state: Any
     look_at: Any
+    restored: Any
     through: Callable[[], Any]
 
     @property
     def session(self) -> EditSession | None:
         """Corrections of the chosen cells, if they have begun."""
+
+    def session_of(self, key: str) -> EditSession | None:
+        """Corrections of the cells with that key, if they have begun."""
+
+    def journals(self) -> set[str]:
+        """Ids of the journals that are written here."""
 
     def open(self) -> EditSession | None:
         """Begin with the chosen cells, or go on."""
@@ -45,6 +54,12 @@ class Corrector(Protocol):
 
     def say(self, words: str, ok: bool = True) -> None:
         """One line for the page."""
+
+    def show(self) -> None:
+        """The state as the session is."""
+
+    def show_odd(self) -> None:
+        """Say anew whether the cells are numbered one by one."""
 
 
 # --------------------------------------------------------------------------------------------

@@ -122,12 +122,6 @@ class ExplainController:
             self._put(_with_layer(state, slot, shown))
             self._emit(slot)
 
-    def set_focus(self, name: str) -> None:
-        """Describe a map."""
-        with self._lock:
-            if self.session.why is not None:
-                self._put(self.session.why.changed(focus=name))
-
     def set_channel(self, name: str, channel: int | None) -> None:
         """Show one channel of a map, or all of them together (None)."""
         with self._lock:

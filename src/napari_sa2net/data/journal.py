@@ -316,8 +316,6 @@ class Journal:
         Number of the last step that is on disk; −1 while nothing is.
     error : SA2NetError or None
         Why the last writing failed; None once it has worked again.
-    log_bytes : int
-        Size of the steps on disk since the last snapshot.
     """
 
     def __init__(
@@ -330,7 +328,6 @@ class Journal:
         self.number = 0
         self.durable = -1
         self.error: SA2NetError | None = None
-        self.log_bytes = 0
         self._lock = lock
         self._committed = 0
         self._listener: Callable[[], None] | None = None
@@ -433,7 +430,6 @@ class Journal:
             raise OutputError(f"{self.path} cannot be written ({error}).") from error
         self.number = self.durable = held.number
         self._committed = held.committed
-        self.log_bytes = sum(len(row.header) + len(row.payload) for row in held.step)
 
     # --- what is there ---------------------------------------------------------------------
 
@@ -669,9 +665,6 @@ class Journal:
             db.execute("PRAGMA wal_checkpoint(FULL)")
         if not self._is_in_place():
             raise self._deleted()
-        self.log_bytes += sum(
-            len(row.header) + len(row.payload) for table, row in entries if table == "step"
-        )
 
     def _write_snapshot(self, snapshot: store.Snapshot) -> None:
         entries = store.entries_of(_about_row(self.image), snapshot)
@@ -684,7 +677,6 @@ class Journal:
             store.new_database(self.path, entries)
             sync_folder(self.path.parent)
             self._file = self._database.stat()
-        self.log_bytes = 0
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:

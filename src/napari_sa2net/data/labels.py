@@ -193,15 +193,6 @@ def _whole(array: NDArray[Any]) -> NDArray[Any]:
     return array.astype(np.int64)
 
 
-def mask_problem(labels: NDArray[Any]) -> str:
-    """What is wrong, and what to do, where labels look like a mask; empty where they do not.
-
-    A numbered cell is one piece, or a few where something lies across it. In a mask of 0 and
-    1, of 0 and 255, or of classes, one value stands in many places.
-    """
-    return _mask_words(_told(labels))
-
-
 def look_at(labels: NDArray[Any], many: str = "learned as one") -> Look:
     r"""Whether labels are numbered cell by cell: no mask, no numbered background.
 
@@ -439,6 +430,11 @@ def _gaps(boxes: list[Any]) -> NDArray[Any]:
 
 
 def _mask_words(planes: list[_Pieces]) -> str:
+    """What is wrong, and what to do, where labels look like a mask; empty where they do not.
+
+    A numbered cell is one piece, or a few where something lies across it. In a mask of 0 and
+    1, of 0 and 255, or of classes, one value stands in many places.
+    """
     counts = [plane.per_label for plane in planes if plane.values.size]
     if not counts:
         return ""

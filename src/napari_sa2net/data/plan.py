@@ -463,11 +463,6 @@ class ImagePlan(BlockReader):
         """Index of every plane along the stack axes; one empty index for a single image."""
         return product(*(range(n) for n in self.stack_shape))
 
-    def to_label_axes(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Bring an array of stack axes + (Y, X) to the image's own order of axes (a view)."""
-        have = self.stack_axes + "YX"
-        return np.transpose(array, [have.index(name) for name in self.label_axes])
-
     def describe(self, pixel_size_um: float | tuple[float, float] | None = None) -> str:
         """One line for people: size, channels used, pixel size where known.
 

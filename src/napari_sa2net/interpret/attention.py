@@ -141,13 +141,8 @@ def to_image(
     return resample(block, rows, columns, window, (top, left))
 
 
-def reduce_channels(name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """One image (h, w) of a native map (C, h, w)."""
-    return reduced(name, torch.from_numpy(np.asarray(values))).numpy()
-
-
 def reduced(name: str, values: Tensor) -> Tensor:
-    """As `reduce_channels`, of tensors."""
+    """One image (h, w) of a native map (C, h, w)."""
     if len(values) == 1:
         return values[0]
     if name == "global_query":

@@ -683,15 +683,6 @@ def parent_of(card: ModelCard, entries: Sequence[ModelEntry]) -> ModelEntry | No
     return next((e for e in entries if file_sha256(e.path) == sha256), None)
 
 
-def children_of(entry: ModelEntry, entries: Sequence[ModelEntry]) -> list[ModelEntry]:
-    """The entries that learned from a model; raises as `parent_of`."""
-    named = [e for e in entries if e.card.parent and e.name != entry.name]
-    if not named:
-        return []
-    sha256 = file_sha256(entry.path)
-    return [e for e in named if parent_named(e.card)[1] == sha256]
-
-
 def ancestors(card: ModelCard, entries: Sequence[ModelEntry]) -> list[ModelEntry]:
     """Parent, grandparent, …, as far as they are among the entries; raises as `parent_of`."""
     found: list[ModelEntry] = []

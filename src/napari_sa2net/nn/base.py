@@ -121,6 +121,14 @@ class SegmentationNet(nn.Module):
             for k, skip in enumerate(skips, start=1)
         ]
 
+    def decode(self, skips: list[Tensor], deepest: Tensor) -> list[Tensor]:
+        """Decoder features P4, P3, P2, P1 from the skips 1…4 and the deepest feature."""
+        skips = self.excite(skips)
+        p4 = self.up4(deepest, skips[3])
+        p3 = self.up3(p4, skips[2])
+        p2 = self.up2(p3, skips[1])
+        return [p4, p3, p2, self.up1(p2, skips[0])]
+
     def features(self, x: Tensor) -> list[Tensor]:
         """Decoder features P4, P3, P2, P1 of an image whose sides are multiples of 16."""
         raise NotImplementedError

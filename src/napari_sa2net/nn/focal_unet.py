@@ -117,9 +117,4 @@ class FocalUNet(SegmentationNet):
         x2 = self.down1(x1)
         x3 = self.down2(x2)
         x4 = self.down3(x3)
-        deepest = self.down4(x4)
-        skips = self.excite([x1, x2, x3, x4])
-        p4 = self.up4(deepest, skips[3])
-        p3 = self.up3(p4, skips[2])
-        p2 = self.up2(p3, skips[1])
-        return [p4, p3, p2, self.up1(p2, skips[0])]
+        return self.decode([x1, x2, x3, x4], self.down4(x4))

@@ -98,14 +98,6 @@ class SA2Net(SegmentationNet):
         scales = [x1, self.side_conv2(x2), self.side_conv3(x3), self.side_conv4(x4)]
         return scales, self.side_conv5(x5)
 
-    def decode(self, skips: list[Tensor], deepest: Tensor) -> list[Tensor]:
-        """Decoder features P4, P3, P2, P1 from the attended skips O1…O4 and P5."""
-        skips = self.excite(skips)
-        p4 = self.up4(deepest, skips[3])
-        p3 = self.up3(p4, skips[2])
-        p2 = self.up2(p3, skips[1])
-        return [p4, p3, p2, self.up1(p2, skips[0])]
-
     def features(self, x: Tensor) -> list[Tensor]:
         """Decoder features P4, P3, P2, P1."""
         scales, deepest = self.encode(x)
