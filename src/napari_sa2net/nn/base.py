@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +48,12 @@ class SegmentationNet(nn.Module):
     ValueError
         If a size is below 1 or a sequence does not have four good values.
     """
+
+    #: Stages of the decoder, each network's own.
+    up4: Any
+    up3: Any
+    up2: Any
+    up1: Any
 
     def __init__(
         self,
