@@ -24,6 +24,7 @@ from napari_sa2net.models.registry import find_model
 from napari_sa2net.training.compare import LossPoint, RoundPoint, Score
 from napari_sa2net.training.fine_tune import fine_tune
 from napari_sa2net.training.runs import unfinished_runs
+from napari_sa2net.widgets.controls import loading_pyqtgraph
 from napari_sa2net.widgets.dock import LearnDock
 from napari_sa2net.widgets.learn.curves_plot import MOST_BINS, REDRAW_MS, CurvesPlot
 from napari_sa2net.widgets.learn.settings_form import SettingsForm
@@ -344,8 +345,7 @@ def test_curves_are_drawn_a_few_times_a_second_however_fast_they_come(qtbot: Any
     qtbot.addWidget(plot)
     plot.show()
     plot.prepare()
-    assert plot._loader is not None
-    plot._loader.join()
+    loading_pyqtgraph().join()
     points = tuple(LossPoint(i + 1, 5000, 1 / (1 + i % 7), 1.0) for i in range(5000))
     score = Score(0.5, 0.4, 0.9, 20)
     rounds = (RoundPoint(1, 100, score, score, True),)

@@ -13,6 +13,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from html import unescape
 from itertools import islice
@@ -222,7 +223,7 @@ def read_image(path: str | Path) -> ImageFile:
         if os.path.islink(path):
             raise ImageFileError(f"{path} cannot be read: it is a link that leads nowhere.")
         raise ImageFileError(f"There is no file {path}; check the path.")
-    try:
+    with reading(path):
         if os.path.isdir(path):
             return _read_folder(path)
         suffix = path.suffix.lower()
@@ -236,16 +237,30 @@ def read_image(path: str | Path) -> ImageFile:
         if suffix in PICTURE_SUFFIXES:
             array = _read_picture(path)
             return ImageFile(array, "YXC"[: array.ndim], None, image_name(path), path=path)
+    raise ImageFileError(f"{path} is of an unknown kind; {_KNOWN} can be read.")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Whatever a damaged file makes of the block that reads it, as an error of ours.
+
+    Raises
+    ------
+    SA2NetError
+    """
+    try:
+        yield
     except (SA2NetError, MemoryError):
         raise
     except PermissionError as error:
         raise ImageFileError(f"{path} may not be read: {error.strerror}.") from error
     except Exception as error:  # decoders raise whatever they like on damaged files
+        if not os.path.exists(path):
+            raise ImageFileError(f"There is no file {path}; check the path.") from error
         reason = str(error) or type(error).__name__
         raise ImageFileError(
             f"{path} cannot be read; it may be damaged or incomplete ({reason})."
         ) from error
-    raise ImageFileError(f"{path} is of an unknown kind; {_KNOWN} can be read.")
 
 
 def list_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:

@@ -6,16 +6,16 @@ import math
 import pickle
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_sa2net.data.axes import STACK_NAMES
-from napari_sa2net.data.io import is_seg, is_zarr, read_image, stem_of
+from napari_sa2net.data.io import is_seg, is_zarr, read_image, reading, stem_of
 from napari_sa2net.data.outlines import (
     Found,
     ReadCells,
@@ -27,9 +27,7 @@ from napari_sa2net.data.outlines import (
     read_json,
     read_rois,
 )
-from napari_sa2net.errors import ImageFileError, LabelsError, SA2NetError
-
-_T = TypeVar("_T")
+from napari_sa2net.errors import LabelsError
 
 # --------------------------------------------------------------------------------------------
 # What counts as labels: one whole number for each cell, 0 for background.
@@ -650,7 +648,8 @@ def read_cells(
 
 
 def _read(path: Path, shape: tuple[int, ...] | None, name: str, axes: str) -> ReadCells:
-    read = _guarded(path, lambda: _read_other(path, shape, name, axes))
+    with reading(path):
+        read = _read_other(path, shape, name, axes)
     if read is None:
         read = ReadCells(_numbers(path, "labels", _plane_of(shape)))
     labels = as_labels(read.labels)
@@ -667,28 +666,6 @@ def _read(path: Path, shape: tuple[int, ...] | None, name: str, axes: str) -> Re
 
 def _plane_of(shape: tuple[int, ...] | None) -> tuple[int, int] | None:
     return (shape[0], shape[1]) if shape is not None and len(shape) == 2 else None
-
-
-def _guarded(path: Path, read: Callable[[], _T]) -> _T:
-    """What a reader gives; whatever a damaged file makes of it as an error of ours.
-
-    Raises
-    ------
-    SA2NetError
-    """
-    try:
-        return read()
-    except (SA2NetError, MemoryError):
-        raise
-    except FileNotFoundError as error:
-        raise ImageFileError(f"There is no file {path}; check the path.") from error
-    except PermissionError as error:
-        raise ImageFileError(f"{path} may not be read: {error.strerror}.") from error
-    except Exception as error:  # whatever damaged files raise
-        reason = str(error) or type(error).__name__
-        raise ImageFileError(
-            f"{path} cannot be read; it may be damaged or incomplete ({reason})."
-        ) from error
 
 
 def _read_other(
@@ -739,7 +716,8 @@ def outlined_shape(path: Path) -> tuple[int, int]:
     SA2NetError
         It cannot be read.
     """
-    found, _ = _guarded(path, lambda: _outlines(path, (0, 0), "", "YX"))
+    with reading(path):
+        found, _ = _outlines(path, (0, 0), "", "YX")
     ends = [ring.max(0) for one in found for part in one.parts for ring in part if len(ring)]
     width, height = np.ceil(np.max(ends, axis=0)).astype(int).tolist() if ends else (1, 1)
     return max(1, height), max(1, width)

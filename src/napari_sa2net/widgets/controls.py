@@ -7,7 +7,10 @@ import re
 import time
 import traceback
 from collections.abc import Callable, Iterable
+from functools import cache
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -345,6 +348,14 @@ def timer(
     made.setInterval(milliseconds)
     made.timeout.connect(call)
     return made
+
+
+@cache
+def loading_pyqtgraph() -> Thread:
+    """The thread that loads what plots are drawn with; the first who asks starts it."""
+    loader = Thread(target=import_module, args=("pyqtgraph",), daemon=True)
+    loader.start()
+    return loader
 
 
 def repolish(widget: QWidget) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -21,6 +19,7 @@ from napari_sa2net.widgets.controls import (
     check_box,
     hbox,
     link_button,
+    loading_pyqtgraph,
     muted,
     narrow_combo,
     offer,
@@ -142,7 +141,6 @@ class NumbersView(QWidget):
         self._columns: dict[str, NDArray[np.float64]] = {}
         self._heads: dict[str, str] = {}
         self._text, self._background = QColor("gray"), QColor("black")
-        self._loader: threading.Thread | None = None
         self._plot: Any = None
         self._edges: NDArray[np.float64] | None = None
         self._items: dict[str, Any] = {}
@@ -430,16 +428,12 @@ class NumbersView(QWidget):
     # --- the plot ------------------------------------------------------------------------
 
     def _redraw(self) -> None:
-        if self._loader is None:
-            self._loader = threading.Thread(
-                target=import_module, args=("pyqtgraph",), daemon=True
-            )
-            self._loader.start()
+        loading_pyqtgraph()
         if not self._timer.isActive():
             self._timer.start(REDRAW_MS)
 
     def _draw(self) -> None:
-        if self._loader is not None and self._loader.is_alive():
+        if loading_pyqtgraph().is_alive():
             self._timer.start(REDRAW_MS)
             return
         if not self.isVisible():

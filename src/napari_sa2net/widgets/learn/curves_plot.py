@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_sa2net.app.training_set import Curves
 from napari_sa2net.widgets.controls import (
+    loading_pyqtgraph,
     text_label,
     timer,
 )
@@ -33,7 +32,6 @@ class CurvesPlot(QWidget):
         super().__init__(parent)
         self._text, self._background = QColor("gray"), QColor("black")
         self._wanted: Curves | None = None
-        self._loader: threading.Thread | None = None
         self._plots: list[Any] = []
         self._lines: dict[str, Any] = {}
         self.drawn = 0
@@ -47,11 +45,7 @@ class CurvesPlot(QWidget):
 
     def prepare(self) -> None:
         """Load what drawing needs, in the background; curves come soon."""
-        if self._loader is None:
-            self._loader = threading.Thread(
-                target=import_module, args=("pyqtgraph",), daemon=True
-            )
-            self._loader.start()
+        loading_pyqtgraph()
 
     def set_curves(self, curves: Curves) -> None:
         """Show these, at the latest after a fifth of a second."""
@@ -80,7 +74,7 @@ class CurvesPlot(QWidget):
         curves = self._wanted
         if curves is None:
             return
-        if self._loader is not None and self._loader.is_alive():
+        if loading_pyqtgraph().is_alive():
             self._timer.start(REDRAW_MS)
             return
         if not self._plots:
