@@ -581,29 +581,3 @@ def is_taught(outputs: Sequence[str]) -> bool:
 
 # --------------------------------------------------------------------------------------------
 # Settings as frozen models: one definition feeds form, CLI flag and model card.
-
-__all__ = [
-    "ALL",
-    "CLASSES",
-    "DISTANCE",
-    "GAMMA_MOST",
-    "NONE",
-    "OUTPUTS",
-    "QUICK",
-    "FineTuneConfig",
-    "Four",
-    "Gamma",
-    "InputConfig",
-    "InstanceConfig",
-    "LevelsOf",
-    "LiveConfig",
-    "LossConfig",
-    "NetworkConfig",
-    "NetworkKind",
-    "PredictConfig",
-    "Settings",
-    "TrainConfig",
-    "UnifiedFocalConfig",
-    "is_taught",
-    "n_classes",
-]

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .formats import write_cells
-    from .io import ImageFile, list_images, read_image, write_labels, write_tiff_float
+    from .io import ImageFile, list_images, read_image
     from .labels import read_cells
     from .plan import ImagePlan, plan_image
     from .samples import synthetic_nuclei
+    from .write import write_labels, write_tiff_float
 
 _HOME = {
     "ImagePlan": "plan",
@@ -20,8 +21,8 @@ _HOME = {
     "read_cells": "labels",
     "read_image": "io",
     "write_cells": "formats",
-    "write_labels": "io",
-    "write_tiff_float": "io",
+    "write_labels": "write",
+    "write_tiff_float": "write",
     "synthetic_nuclei": "samples",
 }
 __all__ = [

@@ -25,7 +25,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_sa2net.data.axes import STACK_NAMES, resolve_axes
-from napari_sa2net.data.write import write_labels, write_tiff_float
 from napari_sa2net.errors import ImageFileError, SA2NetError
 from napari_sa2net.files import as_path, readable, remote
 
@@ -186,8 +185,6 @@ def _unit_name(unit: str | None) -> str:
     aliases = {"µ": "µm", "inches": "inch", '"': "inch"}
     return aliases.get(name, name if name in _MICROMETRES else name.removesuffix("s"))
 
-
-__all__ = ["ImageFile", "list_images", "read_image", "write_labels", "write_tiff_float"]
 
 #: Of whole slides, which tiffslide knows more of.
 SLIDE_SUFFIXES = (".svs", ".ndpi", ".scn", ".bif")

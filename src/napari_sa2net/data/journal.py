@@ -32,17 +32,6 @@ from napari_sa2net.data import journal_store as store
 from napari_sa2net.errors import JournalError, JournalInUseError, OutputError, SA2NetError
 from napari_sa2net.files import locked, sync_folder, take_lock, user_data_dir
 
-__all__ = [
-    "Journal",
-    "JournalImage",
-    "JournalInfo",
-    "Restored",
-    "Step",
-    "discard_journal",
-    "journals_dir",
-    "list_journals",
-]
-
 #: Held while journals appear and go, and while their locks are tried.
 LOCK = ".lock"
 #: Seconds that closing waits for the last steps.

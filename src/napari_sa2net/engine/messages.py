@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from napari_sa2net.config import NetworkConfig
-from napari_sa2net.interpret.maps import AttentionMap, CellInspection, Changes, StageStep
+from napari_sa2net.interpret.maps import AttentionMap, Changes
+from napari_sa2net.interpret.maps import CellInspection as CellInspection
+from napari_sa2net.interpret.maps import StageStep as StageStep
 from napari_sa2net.training.compare import (
     Change,
-    HeldBack,
     LossPoint,
     Planned,
     RoundPoint,
@@ -379,43 +380,6 @@ class FineTuneResult:
     reference: Change | None = None
     seconds: float = 0.0
 
-
-__all__ = [
-    "AttentionMap",
-    "Call",
-    "Cancel",
-    "CellInspection",
-    "Died",
-    "EngineInfo",
-    "Event",
-    "ExplainResult",
-    "Exponents",
-    "Failed",
-    "FileRef",
-    "FineTuneResult",
-    "Forget",
-    "HeldBack",
-    "ObjectTable",
-    "Pause",
-    "Progress",
-    "ReadRegion",
-    "Ready",
-    "RegionData",
-    "RegionRef",
-    "Request",
-    "SegmentResult",
-    "Shutdown",
-    "StageStep",
-    "Starting",
-    "StopAndKeep",
-    "Summary",
-    "TrainProgress",
-    "WasCancelled",
-    "WaveResult",
-    "WhatIfResult",
-    "Whole",
-    "Window",
-]
 
 # --- requests ----------------------------------------------------------------------------
 

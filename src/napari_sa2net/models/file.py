@@ -30,7 +30,6 @@ from napari_sa2net.models.card import (
     card_of_header,
     is_safetensors,
     open_checked,
-    read_card,
     read_header,
 )
 from napari_sa2net.models.checkpoint import build_network, published_card, read_published
@@ -108,8 +107,6 @@ def load_model(model: str | os.PathLike[str] | Model) -> Model:
             raise model_not_found(model)
     return open_model(model)
 
-
-__all__ = ["load_checkpoint", "open_model", "read_card", "save_model"]
 
 logger = logging.getLogger(__name__)
 

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from napari_sa2net.nn.base import STRIDE, SegmentationNet, pad_to_stride
+from napari_sa2net.nn.base import SegmentationNet
 from napari_sa2net.nn.blocks import ConvBatchNorm, DownBlock, ScaleAwareAttention, UpBlock
-
-__all__ = ["STRIDE", "SA2Net", "pad_to_stride"]
 
 
 class SA2Net(SegmentationNet):

@@ -332,9 +332,6 @@ def _check_name(name: str, elsewhere: bool) -> None:
         )
 
 
-__all__ = ["FineTuneConfig", "FineTuned", "fine_tune", "free_name", "resume_fine_tuning"]
-
-
 # --------------------------------------------------------------------------------------------
 # Repeat a training from the card of what came out of it.
 

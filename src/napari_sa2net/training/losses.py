@@ -297,14 +297,6 @@ def distance_weights(
 #: Weight of the distance's loss beside that of the classes, and below which error it is square.
 DISTANCE_SHARE, DISTANCE_BETA = 3.0, 0.1
 
-__all__ = [
-    "DiceCrossEntropy",
-    "UnifiedFocalLoss",
-    "deep_supervision_loss",
-    "distance_loss",
-    "make_loss",
-]
-
 
 class DiceCrossEntropy(nn.Module):
     """Class-weighted cross-entropy plus soft Dice, as in the SA2-Net recipe.

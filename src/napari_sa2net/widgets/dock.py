@@ -441,14 +441,3 @@ def segment_sample(
     dock.workspace.refresh_image()
     controller.segment()
     return dock
-
-
-__all__ = [
-    "CorrectDock",
-    "LearnDock",
-    "ModelsDock",
-    "SA2NetDock",
-    "SeeWhyDock",
-    "SegmentDock",
-    "measure_cells",
-]

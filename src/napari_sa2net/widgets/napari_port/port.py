@@ -44,7 +44,6 @@ from napari_sa2net.widgets.napari_port.reading import (
 from napari_sa2net.widgets.napari_port.results import (
     LEFT_CHOICES,
     LEFT_RESULTS,
-    METADATA_KEY,
     Area,
     LeftResult,
     ResultLayer,
@@ -671,6 +670,3 @@ class NapariPort:
 
 def _is_image(layer: Layer) -> TypeGuard[Image]:
     return isinstance(layer, Image) and not is_overlay(layer)
-
-
-__all__ = ["METADATA_KEY", "PLUGIN", "NapariPort"]
