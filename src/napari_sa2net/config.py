@@ -1,8 +1,8 @@
-"""Settings of training in full, and of learning from corrections."""
+"""Settings of the network, of segmentation and of learning; what long work tells and asks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
@@ -15,6 +15,11 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+
+#: What long work calls as it goes on: done, total, and what it does, for a person to read.
+Progress = Callable[[int, int, str], None]
+#: What it asks many times: True stops it.
+CancelCallback = Callable[[], bool]
 
 # --------------------------------------------------------------------------------------------
 # Settings of the network, of its input and of segmentation.

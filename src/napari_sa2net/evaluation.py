@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from napari_sa2net import metrics
+from napari_sa2net.config import Progress
 from napari_sa2net.data.io import stem_of
 from napari_sa2net.data.labels import (
     as_labels,
@@ -203,7 +204,7 @@ def evaluate_folders(
     index: str | Path | None = None,
     split: str | None = None,
     group_by: str | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> EvaluationReport:
     """Score every true label file against the prediction of the same stem.
 

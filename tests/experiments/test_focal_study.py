@@ -16,7 +16,6 @@ from scipy import stats
 from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.errors import Cancelled, SettingsError, TrainingDataError
 from napari_sa2net.experiments.focal_study import run as fit_module
-from napari_sa2net.experiments.focal_study.images import choose_items
 from napari_sa2net.experiments.focal_study.plan import (
     METRICS,
     PRESETS,
@@ -24,6 +23,7 @@ from napari_sa2net.experiments.focal_study.plan import (
     StudySettings,
     as_trained,
     build,
+    choose_items,
     gamma_of,
     keep,
     modules_of,

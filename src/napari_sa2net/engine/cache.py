@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from napari_sa2net.config import InputConfig, InstanceConfig, PredictConfig, is_taught
+from napari_sa2net.config import InputConfig, InstanceConfig, PredictConfig, Progress, is_taught
 from napari_sa2net.data.plan import Box, ImagePlan
 from napari_sa2net.engine import messages as p
 from napari_sa2net.engine.arrays import open_image, whole
@@ -23,7 +23,7 @@ from napari_sa2net.errors import NotKeptError
 from napari_sa2net.inference import tiling
 from napari_sa2net.inference.instances import foreground_probability
 from napari_sa2net.inference.planes import Windows
-from napari_sa2net.inference.predict import Predictor, ProgressCallback
+from napari_sa2net.inference.predict import Predictor
 from napari_sa2net.inference.segment import Prediction, plan_for
 from napari_sa2net.measure import object_table
 from napari_sa2net.models.file import Model, load_model
@@ -210,7 +210,7 @@ class Cache:
         """Asks whether a job shall stop."""
         return self.server.cancelled(job)
 
-    def reporter(self, job: int) -> ProgressCallback:
+    def reporter(self, job: int) -> Progress:
         """Tells the client of progress, and lets quick requests pass meanwhile."""
 
         def progress(done: int, total: int, what: str) -> None:
@@ -221,7 +221,7 @@ class Cache:
 
     def open(
         self,
-        progress: ProgressCallback,
+        progress: Progress,
         window: p.Window,
         *,
         image: Any,

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_sa2net.config import InstanceConfig
+from napari_sa2net.config import CancelCallback, InstanceConfig
 from napari_sa2net.data.plan import ImagePlan
 from napari_sa2net.errors import Cancelled
 from napari_sa2net.inference.instances import foreground_probability, label_objects
-from napari_sa2net.inference.predict import CancelCallback, Predictor
+from napari_sa2net.inference.predict import Predictor
 from napari_sa2net.inference.tiling import (
     CROP,
     LARGE_SCALE,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_sa2net.config import InstanceConfig
+from napari_sa2net.config import InstanceConfig, Progress
 from napari_sa2net.data import ImagePlan
 from napari_sa2net.errors import Cancelled
 from napari_sa2net.inference.instances import (
@@ -231,7 +231,7 @@ def label_stack(
     classes: Sequence[str],
     config: InstanceConfig,
     *,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
     labelled: Labelled | None = None,
 ) -> Any:

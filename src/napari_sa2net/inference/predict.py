@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from napari_sa2net.config import InputConfig, PredictConfig, n_classes
+from napari_sa2net.config import CancelCallback, InputConfig, PredictConfig, n_classes
 from napari_sa2net.data.plan import ImagePlan
 from napari_sa2net.errors import Cancelled, OutOfMemoryError, SettingsError
 from napari_sa2net.inference.cpu import Library, check_engine, optimised
@@ -198,11 +198,9 @@ def is_wanted(tile: Tile, plane: ScaledPlane, wanted: Wanted | None) -> bool:
     return wanted is None or wanted(*plane.image_window(core.y0, core.y1, core.x0, core.x1))
 
 
-ProgressCallback = Callable[[int, int, str], None]
 #: What goes on, as a person reads it.
 FINDING_SIZE = "finding the size of the cells"
 SEGMENTING = "segmenting"
-CancelCallback = Callable[[], bool]
 
 
 class Predictor:

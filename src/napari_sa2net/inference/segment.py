@@ -12,20 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from napari_sa2net.config import InstanceConfig, PredictConfig, SegmentSettings, Settings
+from napari_sa2net.config import (
+    CancelCallback,
+    InstanceConfig,
+    PredictConfig,
+    Progress,
+    SegmentSettings,
+    Settings,
+)
 from napari_sa2net.data.axes import axis_noun
 from napari_sa2net.data.levels import spread_indices
 from napari_sa2net.data.plan import ImagePlan, plan_as_input
 from napari_sa2net.errors import Cancelled, SettingsError
 from napari_sa2net.inference.diameter import estimate_diameter
 from napari_sa2net.inference.planes import MEASURING, SEPARATING, label_stack, measure_objects
-from napari_sa2net.inference.predict import (
-    FINDING_SIZE,
-    SEGMENTING,
-    CancelCallback,
-    Predictor,
-    ProgressCallback,
-)
+from napari_sa2net.inference.predict import FINDING_SIZE, SEGMENTING, Predictor
 from napari_sa2net.inference.tiling import (
     N_PLANES,
     PlaneOf,
@@ -107,7 +108,7 @@ class Prediction:
         self,
         config: InstanceConfig,
         cancelled: CancelCallback | None = None,
-        progress: ProgressCallback | None = None,
+        progress: Progress | None = None,
     ) -> Any:
         """int32 labels in the plan's `label_shape`; the last ones are remembered.
 
@@ -200,7 +201,7 @@ def choose_scale(
     plan: ImagePlan,
     instances: InstanceConfig | None = None,
     cancelled: CancelCallback | None = None,
-    progress: ProgressCallback | None = None,
+    progress: Progress | None = None,
 ) -> tuple[float | None, float]:
     """Object diameter (image px, None where nothing is rescaled) and network scale."""
     trained, config = predictor.card.diameter, predictor.config
@@ -229,7 +230,7 @@ def predict_image(
     predictor: Predictor | None = None,
     pixel_size_um: float | Sequence[float] | None = None,
     z_step_um: float | None = None,
-    progress: ProgressCallback | None = None,
+    progress: Progress | None = None,
     cancelled: CancelCallback | None = None,
 ) -> Prediction:
     """Class probabilities of all planes of an image, or a part of it.
@@ -528,7 +529,7 @@ def segment(
     *,
     pixel_size_um: float | Sequence[float] | None = None,
     z_step_um: float | None = None,
-    progress: ProgressCallback | None = None,
+    progress: Progress | None = None,
     cancelled: CancelCallback | None = None,
     table: bool = True,
     measure: Iterable[str] | None = None,

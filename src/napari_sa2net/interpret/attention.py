@@ -11,15 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from napari_sa2net.config import InputConfig, PredictConfig, PredictSettings
+from napari_sa2net.config import (
+    CancelCallback,
+    InputConfig,
+    PredictConfig,
+    PredictSettings,
+    Progress,
+)
 from napari_sa2net.data.plan import ImagePlan
 from napari_sa2net.errors import AxesError
-from napari_sa2net.inference.predict import (
-    SEGMENTING,
-    CancelCallback,
-    Predictor,
-    ProgressCallback,
-)
+from napari_sa2net.inference.predict import SEGMENTING, Predictor
 from napari_sa2net.inference.segment import (
     choose_scale,
     plan_for,
@@ -274,7 +275,7 @@ def attention_maps(
     *,
     config: PredictConfig | None = None,
     input_config: InputConfig | None = None,
-    progress: ProgressCallback | None = None,
+    progress: Progress | None = None,
     cancelled: CancelCallback | None = None,
 ) -> AttentionMaps:
     """Run the network in float32 and collect all its attention maps.
@@ -338,7 +339,7 @@ def attention(
     normalize: bool = True,
     device: str = "auto",
     *,
-    progress: ProgressCallback | None = None,
+    progress: Progress | None = None,
     cancelled: CancelCallback | None = None,
     **settings: Unpack[PredictSettings],
 ) -> AttentionMaps:

@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_sa2net.config import InstanceConfig, SegmentSettings, n_classes
+from napari_sa2net.config import (
+    CancelCallback,
+    InstanceConfig,
+    Progress,
+    SegmentSettings,
+    n_classes,
+)
 from napari_sa2net.data.plan import Box, ImagePlan
 from napari_sa2net.errors import AxesError, Cancelled, ImageError, SettingsError
 from napari_sa2net.inference.devices import give_memory_back
 from napari_sa2net.inference.instances import foreground_probability, label_objects
 from napari_sa2net.inference.planes import LARGE, label_in_blocks, plane_of
-from napari_sa2net.inference.predict import (
-    SEGMENTING,
-    CancelCallback,
-    Predictor,
-    ProgressCallback,
-)
+from napari_sa2net.inference.predict import SEGMENTING, Predictor
 from napari_sa2net.inference.segment import (
     Prediction,
     choose_scale,
@@ -189,7 +190,7 @@ class Explained(Prediction):
         self,
         config: InstanceConfig,
         cancelled: CancelCallback | None = None,
-        progress: ProgressCallback | None = None,
+        progress: Progress | None = None,
     ) -> Any:
         """As of `Prediction`; stages follow them."""
         made = super().labels(config, cancelled, progress)
@@ -322,7 +323,7 @@ def look_inside(
     box: Box | None = None,
     pixel_size_um: float | Sequence[float] | None = None,
     z_step_um: float | None = None,
-    progress: ProgressCallback | None = None,
+    progress: Progress | None = None,
     cancelled: CancelCallback | None = None,
 ) -> Explained:
     """As `explain_plane`, checked, and at the scale of the image's objects.
@@ -433,7 +434,7 @@ def explain(
     *,
     index: tuple[int, ...] = (),
     pixel_size_um: float | Sequence[float] | None = None,
-    progress: ProgressCallback | None = None,
+    progress: Progress | None = None,
     cancelled: CancelCallback | None = None,
     **settings: Unpack[SegmentSettings],
 ) -> Explanation:

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from napari_sa2net.config import CancelCallback
 from napari_sa2net.data.plan import Box, ImagePlan
-from napari_sa2net.inference.predict import CancelCallback, Predictor
+from napari_sa2net.inference.predict import Predictor
 from napari_sa2net.inference.segment import cropped, fill_background, with_context
 from napari_sa2net.inference.stages import AS_TRAINED, Change, Memo, n_bytes
 from napari_sa2net.inference.tiling import Tile, allocate

@@ -17,6 +17,7 @@ import platformdirs
 import pooch
 import requests
 
+from napari_sa2net.config import Progress
 from napari_sa2net.errors import (
     Cancelled,
     CheckpointError,
@@ -45,8 +46,6 @@ from napari_sa2net.models.registry import (
 # --------------------------------------------------------------------------------------------
 # Downloading model files; only with their sha256, and never half of one.
 
-#: Called with (bytes done, bytes in all, what).
-Progress = Callable[[int, int, str], None]
 #: Seconds without an answer after which a download fails.
 TIMEOUT = 30
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from napari_sa2net.config import FineTuneConfig, InputConfig, PredictConfig, is_taught
+from napari_sa2net.config import FineTuneConfig, InputConfig, PredictConfig, Progress, is_taught
 from napari_sa2net.data.axes import Channels, channel_choice
 from napari_sa2net.data.commit import is_training_set
 from napari_sa2net.data.samples import reference_images
@@ -120,7 +120,7 @@ def judge_again(
     child: Model,
     folder: Path | None,
     device: str,
-    progress: Callable[[int, int, str], None] | None,
+    progress: Progress | None,
     cancelled: Callable[[], bool] | None,
     ask: Callable[[], None],
 ) -> Judged:
@@ -179,7 +179,6 @@ def judge_again(
     return Judged(tallies, n_learned, notes)
 
 
-Progress = Callable[[int, int, str], None]
 #: Most images of a part that are scored; evenly drawn where there are more.
 MOST = 24
 #: Networks are small beside images: context that no image reaches the end of.

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from napari_sa2net.config import FineTuneConfig, TrainConfig
+from napari_sa2net.config import FineTuneConfig, Progress, TrainConfig
 from napari_sa2net.data.axes import Channels, channel_choice
 from napari_sa2net.errors import (
     Cancelled,
@@ -53,8 +53,6 @@ from napari_sa2net.training.runs import (
     write_state,
 )
 from napari_sa2net.training.train import TrainResult, train_folder
-
-Progress = Callable[[int, int, str], None]
 
 
 def fine_tune(
@@ -366,7 +364,7 @@ def repeat_from_card(
     out: str | os.PathLike[str] | None = None,
     command: str = "",
     on_event: Callable[[Any], None] | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> FineTuned | TrainResult:
     """Train as a card says: same images, parent, settings, steps and seed.

@@ -19,21 +19,18 @@ from torch import Tensor, nn
 from napari_sa2net.config import (
     CLASSES,
     OUTPUTS,
+    CancelCallback,
     FineTuneConfig,
     InstanceConfig,
     LiveConfig,
     LossConfig,
+    Progress,
     is_taught,
 )
 from napari_sa2net.data.plan import Box, ImagePlan
 from napari_sa2net.edits import Patch, proposed
 from napari_sa2net.errors import Cancelled, SettingsError, TrainingDataError
-from napari_sa2net.inference.predict import (
-    CancelCallback,
-    Predictor,
-    ProgressCallback,
-    whole_plane,
-)
+from napari_sa2net.inference.predict import Predictor, whole_plane
 from napari_sa2net.inference.segment import Prediction, choose_scale, predict_image
 from napari_sa2net.inference.stages import encoded
 from napari_sa2net.models.file import Model
@@ -147,7 +144,7 @@ class LivePlane:
         plan: ImagePlan,
         index: tuple[int, ...],
         instances: InstanceConfig | None = None,
-        progress: ProgressCallback | None = None,
+        progress: Progress | None = None,
         cancelled: CancelCallback | None = None,
     ) -> None:
         base = predictor.model
@@ -187,7 +184,7 @@ class LivePlane:
         corner: tuple[int, int] = (0, 0),
         judged: Sequence[HeldBack] = (),
         config: LiveConfig | None = None,
-        progress: ProgressCallback | None = None,
+        progress: Progress | None = None,
         cancelled: CancelCallback | None = None,
         **units: Any,
     ) -> Wave:
@@ -255,7 +252,7 @@ class LivePlane:
         self,
         model: Model,
         box: Box,
-        progress: ProgressCallback | None,
+        progress: Progress | None,
         cancelled: CancelCallback | None,
     ) -> Prediction:
         """The box as another model sees it, at the scale of the base model."""
@@ -277,7 +274,7 @@ class LivePlane:
             predictor.config = former
 
     def _base_labels(
-        self, box: Box, progress: ProgressCallback | None, cancelled: CancelCallback | None
+        self, box: Box, progress: Progress | None, cancelled: CancelCallback | None
     ) -> NDArray[np.integer]:
         if self._as_base is None or self._as_base[0] != box:
             made = self._predicted(self.base, box, progress, cancelled)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_sa2net.config import CLASSES, FineTuneConfig, InputConfig, is_taught
+from napari_sa2net.config import CLASSES, FineTuneConfig, InputConfig, Progress, is_taught
 from napari_sa2net.data import plan_image
 from napari_sa2net.data.axes import Channels
 from napari_sa2net.data.samples import reference_images
@@ -55,7 +55,6 @@ def _drawn(expects: InputConfig, in_channels: int) -> tuple[Example, ...]:
     return tuple(examples)
 
 
-Progress = Callable[[int, int, str], None]
 #: Names of the sets that are scored; all but the first make up the reference set.
 HELD_OUT, EARLIER = "held-out corrections", "earlier corrections"
 KINDS = {"fluo": "fluorescence", "stained": "stained tissue"}

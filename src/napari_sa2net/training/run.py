@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from napari_sa2net.config import FineTuneConfig
+from napari_sa2net.config import FineTuneConfig, Progress
 from napari_sa2net.data.samples import REFERENCE_SHA256
 from napari_sa2net.errors import Cancelled, OutOfMemoryError, Paused
 from napari_sa2net.inference.devices import device_name, is_out_of_memory, resolve_device
@@ -269,7 +269,7 @@ class TuningRun:
 
     # --- before the first step -------------------------------------------------------------
 
-    def begin(self, progress: Callable[[int, int, str], None] | None = None) -> None:
+    def begin(self, progress: Progress | None = None) -> None:
         """Score the parent, measure the machine's speed, plan."""
         config = self.config
         say = progress or (lambda done, total, what: None)
@@ -351,7 +351,7 @@ class TuningRun:
 
     # --- training --------------------------------------------------------------------------
 
-    def train(self, progress: Callable[[int, int, str], None] | None = None) -> None:
+    def train(self, progress: Progress | None = None) -> None:
         """Take the steps.
 
         Raises

@@ -29,6 +29,7 @@ from napari_sa2net.config import (
     InputConfig,
     InstanceConfig,
     NetworkConfig,
+    Progress,
     TrainConfig,
     is_taught,
 )
@@ -246,7 +247,6 @@ def _channels_last(images: Tensor) -> Tensor:
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[int, int, str], None]
 SETTINGS = "settings.json"
 _TITLES = {"sa2net": "SA2-Net", "focal_unet": "Focal U-Net"}
 #: A run is on disk at least so often.

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from napari_sa2net.config import TrainConfig
+from napari_sa2net.config import Progress, TrainConfig
 from napari_sa2net.errors import (
     Cancelled,
     OutOfMemoryError,
@@ -26,17 +26,19 @@ from napari_sa2net.errors import (
     SettingsError,
     TrainingError,
 )
-from napari_sa2net.experiments.focal_study.images import StudyImages, choose_items, load_images
 from napari_sa2net.experiments.focal_study.plan import (
     TITLES,
     VARIANTS,
+    StudyImages,
     StudySettings,
     Variant,
     as_trained,
     build,
+    choose_items,
     count_parameters,
     gamma_of,
     keep,
+    load_images,
     modules_of,
 )
 from napari_sa2net.experiments.focal_study.report import summarise, write_report
@@ -387,8 +389,6 @@ logger = logging.getLogger(__name__)
 
 MODEL = "model.safetensors"
 
-Progress = Callable[[int, int, str], None]
-
 
 def focal_study(
     data: str | Path,
@@ -406,7 +406,7 @@ def focal_study(
     Parameters
     ----------
     data : path
-        Training folder; see `images.choose_items`.
+        Training folder; see `plan.choose_items`.
     out : path
         Gets study.json, tables, figure, page and models. The same call goes on where one was
         broken off: finished trainings are kept, the present one goes on from its state.

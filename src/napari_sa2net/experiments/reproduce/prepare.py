@@ -27,12 +27,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from napari_sa2net.config import Progress
 from napari_sa2net.errors import Cancelled, TrainingDataError
 from napari_sa2net.experiments.layouts import Layout, LayoutItem, Sample
 from napari_sa2net.experiments.reproduce.recipes import SIZE, Recipe
 from napari_sa2net.files import write_atomically
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from napari_sa2net.config import Progress
 from napari_sa2net.errors import (
     OutputError,
     SA2NetError,
@@ -41,7 +42,6 @@ from napari_sa2net.inference.devices import resolve_device
 # --------------------------------------------------------------------------------------------
 # Folds at the same time, one process on each device.
 
-Progress = Callable[[int, int, str], None]
 #: Seconds between looks at how far the folds are, and whether the user still wants them.
 POLL = 0.2
 
