@@ -24,7 +24,6 @@ from napari_sa2net.app.folder_files import (
     list_folder,
     look_at,
     output_of,
-    picture_of,
     read_opened,
     reason_words,
     remember_output,
@@ -32,7 +31,7 @@ from napari_sa2net.app.folder_files import (
 )
 from napari_sa2net.app.link import Background, EngineLink, TimeLeft
 from napari_sa2net.app.session import ErrorInfo, JobProgress, error_info
-from napari_sa2net.app.training_set import cells
+from napari_sa2net.app.training_set import cells, picture_of
 from napari_sa2net.data.results import (
     Job,
     refuse_inputs_as_outputs,

@@ -13,12 +13,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_sa2net.app.training_set import cells
+from napari_sa2net.app.training_set import cells, picture_of
 from napari_sa2net.data.commit import is_training_set, read_manifest
 from napari_sa2net.data.io import ImageFile, read_image
 from napari_sa2net.data.journal import list_journals
-from napari_sa2net.data.levels import apply_levels
-from napari_sa2net.data.plan import ImagePlan, plan_image
+from napari_sa2net.data.plan import plan_image
 from napari_sa2net.data.results import (
     CORRECTED,
     Job,
@@ -38,8 +37,6 @@ RESULTS = "sa2net-cells"
 LOOKED_AT = 1 << 18
 #: Folders whose place of results is remembered.
 MOST_FOLDERS = 100
-#: Side (px) of a small picture.
-THUMBNAIL = 40
 
 What = Literal["", "running", "segmented", "corrected", "kept", "failed"]
 
@@ -348,19 +345,6 @@ def small_picture(path: Path) -> NDArray[np.uint8]:
     """
     file = read_image(path)
     return picture_of(plan_image(file.array, file.axes, measure=False))
-
-
-def picture_of(plan: ImagePlan) -> NDArray[np.uint8]:
-    """The middle plane of an image, small: uint8 (h, w) or (h, w, 3)."""
-    height, width = plan.spatial
-    first = tuple(n // 2 for n in plan.stack_shape)
-    step = max(1, max(height, width) // THUMBNAIL)
-    values = plan.read_raw(first, 0, height, 0, width)[:, ::step, ::step]
-    if plan.is_rgb and len(values) == 3 and values.dtype == np.uint8:
-        return np.ascontiguousarray(np.moveaxis(values, 0, -1))
-    small = np.clip(apply_levels(values, plan.measured_of(first)), 0, 1)
-    small = np.moveaxis(small, 0, -1) if len(small) == 3 else small.mean(0)
-    return np.round(255 * np.nan_to_num(small)).astype(np.uint8)
 
 
 # --------------------------------------------------------------------------------------------

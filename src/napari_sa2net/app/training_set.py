@@ -22,7 +22,7 @@ from napari_sa2net.config import FineTuneConfig
 from napari_sa2net.data.commit import CommitRecord, is_training_set
 from napari_sa2net.data.corrections import TrainingSet, import_into
 from napari_sa2net.data.levels import apply_levels
-from napari_sa2net.data.plan import plan_image
+from napari_sa2net.data.plan import ImagePlan, plan_image
 from napari_sa2net.data.training_set import TrainingItem, check_pixels, load_training_folder
 from napari_sa2net.errors import CommitNotFoundError, SA2NetError
 from napari_sa2net.training.compare import (
@@ -308,6 +308,7 @@ def cells(n: int) -> str:
 FEWEST = 4
 #: So many are listed, the newest; all are learned from.
 MOST_LISTED = 60
+#: Side (px) of a small picture.
 THUMBNAIL = 40
 NOTHING = (
     "There are no corrections to learn from yet. Repair some cells on the Correct page and "
@@ -465,16 +466,20 @@ def thumbnail(item: TrainingItem) -> NDArray[np.uint8]:
     """A small picture of what is learned from, uint8 (h, w) or (h, w, 3)."""
     from napari_sa2net.data.training_set import plan_item
 
-    plan = plan_item(item)
+    return picture_of(plan_item(item))
+
+
+def picture_of(plan: ImagePlan) -> NDArray[np.uint8]:
+    """The middle plane of an image, small: uint8 (h, w) or (h, w, 3)."""
     height, width = plan.spatial
+    first = tuple(n // 2 for n in plan.stack_shape)
     step = max(1, max(height, width) // THUMBNAIL)
-    first = (0,) * len(plan.stack_shape)
     values = plan.read_raw(first, 0, height, 0, width)[:, ::step, ::step]
-    if len(values) == 3 and plan.is_rgb and values.dtype == np.uint8:
+    if plan.is_rgb and len(values) == 3 and values.dtype == np.uint8:
         return np.ascontiguousarray(np.moveaxis(values, 0, -1))
     small = np.clip(apply_levels(values, plan.measured_of(first)), 0, 1)
     small = np.moveaxis(small, 0, -1) if len(small) == 3 else small.mean(0)
-    return np.round(255 * small).astype(np.uint8)
+    return np.round(255 * np.nan_to_num(small)).astype(np.uint8)
 
 
 def gone(summary: SetSummary) -> SetSummary:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer, Signal
-from qtpy.QtGui import QGuiApplication, QKeyEvent
+from qtpy.QtGui import QColor, QGuiApplication, QKeyEvent
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QBoxLayout,
@@ -356,6 +356,15 @@ def loading_pyqtgraph() -> Thread:
     loader = Thread(target=import_module, args=("pyqtgraph",), daemon=True)
     loader.start()
     return loader
+
+
+def paint_plot(plot: Any, text: QColor, background: QColor) -> None:
+    """Give the axes and the ground of a plot their colours."""
+    plot.setBackground(background)
+    for side in ("left", "bottom"):
+        axis = plot.getAxis(side)
+        axis.setPen(text)
+        axis.setTextPen(text)
 
 
 def repolish(widget: QWidget) -> None:

@@ -23,6 +23,7 @@ from napari_sa2net.widgets.controls import (
     muted,
     narrow_combo,
     offer,
+    paint_plot,
     show_text,
     text_label,
     timer,
@@ -260,7 +261,7 @@ class NumbersView(QWidget):
         """Of axes and ground."""
         self._text, self._background = text, background
         if self._plot is not None:
-            self._paint_axes()
+            paint_plot(self._plot, self._text, self._background)
 
     def shut(self) -> None:
         """Draw no more, and leave the canvas as it was."""
@@ -565,14 +566,7 @@ class NumbersView(QWidget):
         for item in items.values():
             plot.addItem(item, ignoreBounds=item in (items["region"], items["outline"]))
         items["region"].sigRegionChanged.connect(self._region_moved)
-        self._paint_axes()
-
-    def _paint_axes(self) -> None:
-        self._plot.setBackground(self._background)
-        for side in ("left", "bottom"):
-            axis = self._plot.getAxis(side)
-            axis.setPen(self._text)
-            axis.setTextPen(self._text)
+        paint_plot(self._plot, self._text, self._background)
 
 
 class _Without(Gate):

@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 from napari_sa2net.app.training_set import Curves
 from napari_sa2net.widgets.controls import (
     loading_pyqtgraph,
+    paint_plot,
     text_label,
     timer,
 )
@@ -58,7 +59,7 @@ class CurvesPlot(QWidget):
         """Of axes and ground."""
         self._text, self._background = text, background
         for plot in self._plots:
-            self._paint(plot)
+            paint_plot(plot, self._text, self._background)
 
     def shut(self) -> None:
         """Draw no more."""
@@ -153,14 +154,7 @@ class CurvesPlot(QWidget):
         )  # fmt: skip
         self._plots = [score, loss]
         for plot in self._plots:
-            self._paint(plot)
-
-    def _paint(self, plot: Any) -> None:
-        plot.setBackground(self._background)
-        for side in ("left", "bottom"):
-            axis = plot.getAxis(side)
-            axis.setPen(self._text)
-            axis.setTextPen(self._text)
+            paint_plot(plot, self._text, self._background)
 
 
 def legend(curves: Curves) -> str:

@@ -270,9 +270,7 @@ def drawn_box(viewer: Viewer, layer: Image) -> tuple[int, int, int, int] | None:
             world = in_viewer_units(viewer, chosen, np.array(chosen.data_to_world(vertex)))
             point[-2:] = world[-2:]
             corners.append(layer.world_to_data(in_layer_units(viewer, layer, point))[-2:])
-    height, width = plane_shape(layer)[-2:]
-    y0, y1, x0, x1 = box_around(np.array(corners), (height, width))
-    return y0, y1, x0, x1
+    return box_around(np.array(corners), plane_shape(layer)[-2:])
 
 
 def is_area(layer: Layer) -> bool:

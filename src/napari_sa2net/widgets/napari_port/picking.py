@@ -152,13 +152,8 @@ def is_in_view(
     viewer: Viewer, layer: Labels, low: NDArray[np.floating], high: NDArray[np.floating]
 ) -> bool:
     """Whether the middle of a part of a layer is on the canvas, in a plane that is shown."""
-    lead = viewer.dims.ndim - layer.ndim
-    point = in_layer_units(viewer, layer, np.array(viewer.dims.point))
-    now = np.asarray(layer.world_to_data(point))
-    for axis in range(layer.ndim):
-        seen = low[axis] - 0.5 <= now[axis] <= high[axis] + 0.5
-        if axis + lead in viewer.dims.not_displayed and not seen:
-            return False
+    if _elsewhere(viewer, layer, low, high):
+        return False
     if viewer.dims.ndisplay == 3:
         return True
     view = visible_box(viewer, layer)
@@ -166,6 +161,18 @@ def is_in_view(
         return False
     y, x = (low + high)[-2:] / 2
     return bool(view[0] <= y < view[1] and view[2] <= x < view[3])
+
+
+def _elsewhere(
+    viewer: Viewer, layer: Labels, low: NDArray[np.floating], high: NDArray[np.floating]
+) -> list[int]:
+    """Axes of the layer along which a part is not in the plane that is shown."""
+    lead = viewer.dims.ndim - layer.ndim
+    point = in_layer_units(viewer, layer, np.array(viewer.dims.point))
+    now = np.asarray(layer.world_to_data(point))
+    hidden = [axis - lead for axis in viewer.dims.not_displayed if axis >= lead]
+    # one pixel may be as long as all channels: stay where it is seen
+    return [i for i in hidden if not low[i] - 0.5 <= now[i] <= high[i] + 0.5]
 
 
 def blink(layer: Labels) -> None:
@@ -200,13 +207,8 @@ def bring_into_view(
     )
     lead = viewer.dims.ndim - layer.ndim
     shown = [axis - lead for axis in viewer.dims.displayed[-2:]]
-    point = in_layer_units(viewer, layer, np.array(viewer.dims.point))
-    now = np.asarray(layer.world_to_data(point))
-    for axis in range(layer.ndim):
-        # one pixel may be as long as all channels: stay where it is seen
-        seen = low[axis] - 0.5 <= now[axis] <= high[axis] + 0.5
-        if axis + lead in viewer.dims.not_displayed and not seen:
-            viewer.dims.set_point(axis + lead, float(middle[axis]))
+    for axis in _elsewhere(viewer, layer, low, high):
+        viewer.dims.set_point(axis + lead, float(middle[axis]))
     camera = camera_of(viewer)
     canvas = canvas_size(viewer)
     extent = np.abs(end - begin)[shown]

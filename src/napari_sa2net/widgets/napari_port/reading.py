@@ -166,9 +166,7 @@ def visible_box(viewer: Viewer, layer: Layer) -> tuple[int, int, int, int] | Non
         for axis, center, side in zip(shown, camera.center[-2:], half * sign, strict=True):
             point[axis] = center + side
         corners.append(layer.world_to_data(in_layer_units(viewer, layer, point))[-2:])
-    height, width = plane_shape(layer)[-2:]
-    y0, y1, x0, x1 = box_around(np.array(corners), (height, width))
-    return y0, y1, x0, x1
+    return box_around(np.array(corners), plane_shape(layer)[-2:])
 
 
 def plane_shape(layer: Any) -> tuple[int, ...]:
@@ -274,7 +272,9 @@ def axes_choices(axes: str) -> list[tuple[str, str]]:
     ]
 
 
-def box_around(corners: NDArray[np.floating], shape: tuple[int, int]) -> tuple[int, ...]:
+def box_around(
+    corners: NDArray[np.floating], shape: Sequence[int]
+) -> tuple[int, int, int, int]:
     """Pixels of a plane that lie in a quadrilateral's bounding box.
 
     Parameters

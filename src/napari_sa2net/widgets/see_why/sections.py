@@ -36,6 +36,7 @@ from napari_sa2net.widgets.controls import (
     keep_together,
     link_button,
     muted,
+    paint_plot,
     push_button,
     show_text,
     text_label,
@@ -437,7 +438,7 @@ class ProfilePlot(QWidget):
         """Of axes and ground."""
         self._text, self._background = text, background
         if self._plot is not None:
-            self._paint()
+            paint_plot(self._plot, self._text, self._background)
 
     def _make(self) -> None:
         import pyqtgraph as pg
@@ -453,14 +454,7 @@ class ProfilePlot(QWidget):
         layout = self.layout()
         assert layout is not None
         layout.addWidget(self._plot)
-        self._paint()
-
-    def _paint(self) -> None:
-        self._plot.setBackground(self._background)
-        for side in ("left", "bottom"):
-            axis = self._plot.getAxis(side)
-            axis.setPen(self._text)
-            axis.setTextPen(self._text)
+        paint_plot(self._plot, self._text, self._background)
 
 
 # --------------------------------------------------------------------------------------------
