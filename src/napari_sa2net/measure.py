@@ -11,13 +11,7 @@ from numpy.typing import NDArray
 
 from napari_sa2net.errors import SettingsError
 from napari_sa2net.metrics import numbered
-from napari_sa2net.quantities import (
-    Quantities,
-    Read,
-    checked_groups,
-    measure_groups,
-    tiles,
-)
+from napari_sa2net.quantities import Quantities, Read, checked_groups, measure_groups, tiles
 
 if TYPE_CHECKING:
     import pandas as pd

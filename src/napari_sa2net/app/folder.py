@@ -32,10 +32,7 @@ from napari_sa2net.app.folder_files import (
 from napari_sa2net.app.link import Background, EngineLink, TimeLeft
 from napari_sa2net.app.session import ErrorInfo, JobProgress, error_info
 from napari_sa2net.app.training_set import cells, picture_of
-from napari_sa2net.data.results import (
-    Job,
-    refuse_inputs_as_outputs,
-)
+from napari_sa2net.data.results import Job, refuse_inputs_as_outputs
 from napari_sa2net.data.write import write_labels
 from napari_sa2net.edits.review import expected_wrong
 from napari_sa2net.engine import messages as p

@@ -17,14 +17,7 @@ from numpy.typing import NDArray
 from psygnal import Signal
 
 from napari_sa2net.app.correct import CorrectController
-from napari_sa2net.app.link import (
-    JOB,
-    Background,
-    EngineLink,
-    MakeClient,
-    TimeLeft,
-    Trainer,
-)
+from napari_sa2net.app.link import JOB, Background, EngineLink, MakeClient, TimeLeft, Trainer
 from napari_sa2net.app.see_why import signed
 from napari_sa2net.app.segment import SegmentController
 from napari_sa2net.app.session import (

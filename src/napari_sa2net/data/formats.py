@@ -24,12 +24,7 @@ from napari_sa2net.data.outlines import (
     write_geojson,
     write_rois,
 )
-from napari_sa2net.data.write import (
-    label_type,
-    pyramid_steps,
-    write_folder,
-    write_ome_labels,
-)
+from napari_sa2net.data.write import label_type, pyramid_steps, write_folder, write_ome_labels
 from napari_sa2net.errors import FormatError, OutputError, SettingsError
 from napari_sa2net.files import readable_all, real, write_atomically
 from napari_sa2net.metrics import distinct

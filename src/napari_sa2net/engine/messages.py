@@ -16,13 +16,7 @@ from napari_sa2net.config import NetworkConfig
 from napari_sa2net.interpret.maps import AttentionMap, Changes
 from napari_sa2net.interpret.maps import CellInspection as CellInspection
 from napari_sa2net.interpret.maps import StageStep as StageStep
-from napari_sa2net.training.compare import (
-    Change,
-    LossPoint,
-    Planned,
-    RoundPoint,
-    Verdict,
-)
+from napari_sa2net.training.compare import Change, LossPoint, Planned, RoundPoint, Verdict
 
 if TYPE_CHECKING:
     from napari_sa2net.edits import Patch

@@ -13,11 +13,7 @@ from numpy.typing import NDArray
 from napari_sa2net.config import InstanceConfig, Progress
 from napari_sa2net.data import ImagePlan
 from napari_sa2net.errors import Cancelled
-from napari_sa2net.inference.instances import (
-    PlaneLinker,
-    foreground_probability,
-    label_objects,
-)
+from napari_sa2net.inference.instances import PlaneLinker, foreground_probability, label_objects
 from napari_sa2net.inference.tiling import allocate
 from napari_sa2net.measure import (
     empty_table,

@@ -23,14 +23,7 @@ from napari_sa2net.inference.devices import (
     resolve_device,
 )
 from napari_sa2net.inference.stages import AS_TRAINED, Change, Memo, Part, See
-from napari_sa2net.inference.tiling import (
-    STRIDE,
-    Axis,
-    ScaledPlane,
-    Seams,
-    Tile,
-    plan_tiles,
-)
+from napari_sa2net.inference.tiling import STRIDE, Axis, ScaledPlane, Seams, Tile, plan_tiles
 from napari_sa2net.models.file import Model
 from napari_sa2net.nn import (
     activate,

@@ -35,13 +35,7 @@ from napari_sa2net.data.formats import FORMATS, csv
 from napari_sa2net.errors import OutputError
 from napari_sa2net.files import write_atomically
 from napari_sa2net.quantities import GROUPS, RING_GAP, RING_WIDTH
-from napari_sa2net.widgets.controls import (
-    guarded,
-    hbox,
-    link_button,
-    muted,
-    vbox,
-)
+from napari_sa2net.widgets.controls import guarded, hbox, link_button, muted, vbox
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.measured_layers import finest
 from napari_sa2net.widgets.napari_port.picking import CellPicker, show_cell

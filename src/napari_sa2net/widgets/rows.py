@@ -8,14 +8,7 @@ from typing import Literal
 
 from qtpy.QtCore import QObject, QPoint, QSize, Qt, Signal
 from qtpy.QtGui import QColor
-from qtpy.QtWidgets import (
-    QButtonGroup,
-    QFrame,
-    QMenu,
-    QRadioButton,
-    QToolButton,
-    QWidget,
-)
+from qtpy.QtWidgets import QButtonGroup, QFrame, QMenu, QRadioButton, QToolButton, QWidget
 from superqt.utils import signals_blocked
 
 from napari_sa2net.app.session import Planes, Where

@@ -8,12 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtGui import QKeyEvent
-from qtpy.QtWidgets import (
-    QCheckBox,
-    QComboBox,
-    QFrame,
-    QWidget,
-)
+from qtpy.QtWidgets import QCheckBox, QComboBox, QFrame, QWidget
 
 from napari_sa2net.app.session import ImageSource, Sliders, source_plan
 from napari_sa2net.config import InstanceConfig, PredictConfig

@@ -10,11 +10,7 @@ from weakref import WeakKeyDictionary
 
 from napari.layers import Labels
 from qtpy.QtCore import QObject, Qt, QTimer, Signal
-from qtpy.QtWidgets import (
-    QComboBox,
-    QLabel,
-    QWidget,
-)
+from qtpy.QtWidgets import QComboBox, QLabel, QWidget
 
 from napari_sa2net.app.correct import CorrectController
 from napari_sa2net.app.edit_session import Offer

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from qtpy.QtCore import QEvent, Qt
-from qtpy.QtWidgets import (
-    QLineEdit,
-    QProgressBar,
-    QWidget,
-)
+from qtpy.QtWidgets import QLineEdit, QProgressBar, QWidget
 
 from napari_sa2net.app.correct import CorrectController
 from napari_sa2net.app.keep import ADDED, WhatToKeep

@@ -5,26 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qtpy.QtCore import QSize, Qt, Signal
-from qtpy.QtGui import (
-    QColor,
-)
-from qtpy.QtWidgets import (
-    QFrame,
-    QGridLayout,
-    QLabel,
-    QSizePolicy,
-    QToolButton,
-    QWidget,
-)
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import QFrame, QGridLayout, QLabel, QSizePolicy, QToolButton, QWidget
 
-from napari_sa2net.widgets.controls import (
-    hbox,
-    muted,
-    push_button,
-    repolish,
-    show_text,
-    vbox,
-)
+from napari_sa2net.widgets.controls import hbox, muted, push_button, repolish, show_text, vbox
 from napari_sa2net.widgets.napari_port.drawing import Shape
 from napari_sa2net.widgets.napari_port.keys import spelled
 from napari_sa2net.widgets.theme import icon

@@ -11,12 +11,7 @@ from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_sa2net.app.training_set import Curves
-from napari_sa2net.widgets.controls import (
-    loading_pyqtgraph,
-    paint_plot,
-    text_label,
-    timer,
-)
+from napari_sa2net.widgets.controls import loading_pyqtgraph, paint_plot, text_label, timer
 
 LOSS_HEIGHT, SCORE_HEIGHT = 84, 128
 #: time between two drawings: no eye wants more, and the window stays free

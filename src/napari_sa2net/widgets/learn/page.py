@@ -5,11 +5,7 @@ from __future__ import annotations
 from napari.utils.theme import get_theme
 from qtpy.QtCore import QTimer
 from qtpy.QtGui import QColor, QShowEvent
-from qtpy.QtWidgets import (
-    QLineEdit,
-    QTabWidget,
-    QWidget,
-)
+from qtpy.QtWidgets import QLineEdit, QTabWidget, QWidget
 
 from napari_sa2net.app.training_set import seconds_to_learn
 from napari_sa2net.config import FineTuneConfig

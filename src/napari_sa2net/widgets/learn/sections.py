@@ -7,12 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import (
-    QFrame,
-    QGridLayout,
-    QLabel,
-    QWidget,
-)
+from qtpy.QtWidgets import QFrame, QGridLayout, QLabel, QWidget
 
 from napari_sa2net.app.learn import LearnController
 from napari_sa2net.app.training_set import Outcome

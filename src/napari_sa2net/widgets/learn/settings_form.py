@@ -10,22 +10,11 @@ from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import (
-    QAbstractSpinBox,
-    QCheckBox,
-    QComboBox,
-    QGridLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QAbstractSpinBox, QCheckBox, QComboBox, QGridLayout, QWidget
 from superqt.utils import signals_blocked
 
 from napari_sa2net.config import Settings
-from napari_sa2net.widgets.controls import (
-    Form,
-    fold_button,
-    link_button,
-    vbox,
-)
+from napari_sa2net.widgets.controls import Form, fold_button, link_button, vbox
 from napari_sa2net.widgets.number_field import NumberField, WholeNumberField
 
 #: what a number may be where the model sets no bound
