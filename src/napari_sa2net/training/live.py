@@ -487,23 +487,18 @@ def _turned(array: NDArray[Any], turn: int) -> NDArray[Any]:
     return np.ascontiguousarray(out[..., ::-1] if turn >= 4 else out)
 
 
+@dataclass(eq=False)
 class _Lesson:
     """What is reviewed of a plane, on the network's grid, window by window."""
 
-    def __init__(
-        self,
-        labels: NDArray[np.int32],
-        counts: NDArray[np.bool_],
-        certain: NDArray[np.bool_],
-        deepest: NDArray[np.float32],
-        corner: tuple[int, int],
-        shape: tuple[int, int],
-        side: int,
-        centres: NDArray[np.floating],
-    ) -> None:
-        self.labels, self.counts, self.certain = labels, counts, certain
-        self.deepest = deepest
-        self.corner, self.shape, self.side, self.centres = corner, shape, side, centres
+    labels: NDArray[np.int32]
+    counts: NDArray[np.bool_]
+    certain: NDArray[np.bool_]
+    deepest: NDArray[np.float32]
+    corner: tuple[int, int]
+    shape: tuple[int, int]
+    side: int
+    centres: NDArray[np.floating]
 
     @classmethod
     def of(cls, reviewed: Reviewed, plane: Any, side: int) -> _Lesson:
