@@ -319,10 +319,11 @@ class LossConfig(Settings):
 class TrainConfig(LossConfig):
     """How a network is trained."""
 
-    network: NetworkKind = Field(
-        "sa2net",
+    network: NetworkKind | None = Field(
+        None,
         title="Network",
-        description="sa2net, or focal_unet: a U-Net with attention gates",
+        description="sa2net, or focal_unet: a U-Net with attention gates; unsaid: sa2net, or "
+        "that of the model that training starts from",
     )
     learnable_gamma: bool = Field(
         False,
@@ -341,7 +342,14 @@ class TrainConfig(LossConfig):
         description="Learn, beside the classes, how deep in its object a pixel lies; it tells "
         "touching objects apart",
     )
-    base_channels: int = Field(16, ge=1, le=256, title="Base channels")
+    base_channels: int | None = Field(
+        None,
+        ge=1,
+        le=256,
+        title="Base channels",
+        description="unsaid: 16, or those of the model that training starts from; a multiple "
+        "of those begins as a wider network that gives the same",
+    )
     steps: int = Field(4000, ge=1, title="Steps", description="Optimiser steps")
     batch_size: int = Field(8, ge=1, le=256, title="Batch size")
     crop: int = Field(

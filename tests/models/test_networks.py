@@ -13,7 +13,7 @@ from napari_sa2net.config import NetworkConfig
 from napari_sa2net.errors import CardError, ForeignCheckpointError
 from napari_sa2net.models import ModelCard, load_checkpoint, open_model, read_card, save_model
 from napari_sa2net.models.card import CARD_KEY
-from napari_sa2net.nn import FocalUNet, SA2Net, make_network, network_config
+from napari_sa2net.nn import FocalUNet, SA2Net, make_network, network_config, widened
 
 TWO = ("background", "cell")
 CONFIGS = (
@@ -121,3 +121,27 @@ def test_cards_from_before_there_were_kinds(tmp_path: Path) -> None:
     x = torch.rand(1, 1, 16, 16)
     with torch.no_grad():
         assert torch.equal(model.net(x), net(x))
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_wider_network_gives_the_same_and_its_twins_learn_apart(
+    config: NetworkConfig, times: int
+) -> None:
+    torch.manual_seed(0)
+    net = make_network(config)
+    x = torch.rand(2, 2, 48, 32)
+    net(x)  # the statistics of its norms are no longer those of a new network
+    net.eval()
+    wide = widened(net, 3 * times)
+    assert network_config(wide).base_channels == 3 * times
+    with torch.no_grad():
+        torch.testing.assert_close(wide(x), net(x), rtol=1e-4, atol=1e-4)
+    wide(x)[0].square().sum().backward()
+    first = wide.inc.conv.weight.grad
+    assert not torch.allclose(first[0], first[1], rtol=1e-2)
+
+
+def test_no_narrower_network_is_made() -> None:
+    with pytest.raises(ValueError, match="multiple of 3, got 4"):
+        widened(make_network(CONFIGS[0]), 4)

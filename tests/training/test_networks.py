@@ -9,6 +9,7 @@ import torch
 
 from napari_sa2net.config import TrainConfig, UnifiedFocalConfig
 from napari_sa2net.data.samples import synthetic_nuclei
+from napari_sa2net.errors import SettingsError
 from napari_sa2net.models import load_model
 from napari_sa2net.nn import FocalUNet, SA2Net
 from napari_sa2net.training.train import train_folder
@@ -80,3 +81,20 @@ def test_squeeze_and_excitation_in_sa2net(folder) -> None:
     assert model.card.network.se_gamma == (1,) * 4
     with torch.no_grad():
         assert torch.isfinite(model.net(torch.rand(1, 3, 32, 32))).all()
+
+
+def test_a_base_grows_wider_and_what_it_cannot_be_is_refused(folder) -> None:
+    train_folder(folder, "base", SMALL)
+    wider = {"base": "base", "base_channels": 8, "learning_rate": 1e-9, "steps": 1}
+    train_folder(folder, "wider", SMALL.model_copy(update=wider))
+    assert load_model("wider").card.network.base_channels == 8
+    same = wider | {"base_channels": None}
+    train_folder(folder, "same", SMALL.model_copy(update=same))
+    assert load_model("same").card.network.base_channels == 4
+    for wrong, words in (
+        ({"base_channels": 6}, "has 4 base channels: give a multiple"),
+        ({"network": "focal_unet"}, "is a sa2net: leave out --network focal_unet, or --base"),
+        ({"squeeze_excitation": True}, "has no squeeze and excitation"),
+    ):
+        with pytest.raises(SettingsError, match=words):
+            train_folder(folder, "never", SMALL.model_copy(update=same | wrong))

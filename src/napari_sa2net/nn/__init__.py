@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 
+import torch
+
 from napari_sa2net.config import Four, NetworkConfig
 from napari_sa2net.nn.base import (
     ATTENTION_NAMES,
@@ -73,6 +75,64 @@ def network_config(net: SegmentationNet) -> NetworkConfig:
     )
 
 
+def widened(net: Network, base_channels: int, seed: int = 0) -> Network:
+    """A network with more channels that computes the same, to be trained on.
+
+    Each channel gets twins, and what reads them shares its weights among them, in uneven
+    parts: twins that are read differently learn differently.
+
+    Parameters
+    ----------
+    net : SA2Net or FocalUNet
+    base_channels : int
+        A multiple of the network's.
+    seed : int
+        Of the parts.
+
+    Returns
+    -------
+    Network of the same kind in evaluation mode, on the CPU. Its exponents are fixed.
+
+    Raises
+    ------
+    ValueError
+        If `base_channels` is no multiple.
+
+    Notes
+    -----
+    Source: Net2WiderNet (Chen, Goodfellow, Shlens, ICLR 2016, arXiv 1511.05641).
+
+    Examples
+    --------
+    >>> widened(make_network(NetworkConfig(base_channels=4)), 8).base_channels
+    8
+    """
+    if base_channels % net.base_channels:
+        raise ValueError(
+            f"base_channels must be a multiple of {net.base_channels}, got {base_channels}"
+        )
+    random = torch.Generator().manual_seed(seed)
+    config = network_config(net).model_copy(update={"base_channels": base_channels})
+    wide = make_network(config)
+    state = {key: value.cpu() for key, value in net.state_dict().items()}
+    for key, target in wide.state_dict().items():
+        value = state[key]
+        if isinstance(net, SA2Net) and key.startswith("bottleneck.conv."):
+            # Its last four channels are the gates of the scales, which have no twins.
+            query, gates = value[: net.base_channels], value[net.base_channels :]
+            times = base_channels // net.base_channels
+            value = torch.cat([query.repeat_interleave(times, 0), gates])
+        for dim, (was, now) in enumerate(zip(value.shape, target.shape, strict=True)):
+            value = value.repeat_interleave(now // was, dim)
+            if dim == 1 and now != was:
+                parts = torch.randn((len(value), was, now // was, 1, 1), generator=random)
+                parts = (parts - parts.mean(2, keepdim=True)) / (2 * parts.shape[2])
+                value = value * (parts + was / now).view(len(value), now, 1, 1)
+        state[key] = value
+    wide.load_state_dict({key: state[key] for key in wide.state_dict()})
+    return wide.eval()
+
+
 def without_idle_modules(net: Network) -> Network:
     """A copy of a network that lacks the attention modules whose γ is 0.
 
@@ -129,5 +189,6 @@ __all__ = [
     "pooled_over",
     "pooled_statistics",
     "pools_globally",
+    "widened",
     "without_idle_modules",
 ]

@@ -47,14 +47,14 @@ from napari_sa2net.inference.devices import fast_dtype, memory_kept, resolve_dev
 from napari_sa2net.inference.instances import label_objects
 from napari_sa2net.metrics import ImageScore, pool, score_image
 from napari_sa2net.models.card import ModelCard
-from napari_sa2net.models.file import load_model, save_model
+from napari_sa2net.models.file import Model, load_model, save_model
 from napari_sa2net.models.registry import (
     add_file,
     check_model_name,
     find_model,
     user_models_dir,
 )
-from napari_sa2net.nn import Network, activate, make_network, network_config
+from napari_sa2net.nn import Network, activate, make_network, network_config, widened
 from napari_sa2net.provenance import versions
 from napari_sa2net.training.dataset import (
     CropDataset,
@@ -540,12 +540,13 @@ def start_network(config: TrainConfig) -> tuple[Network, str | None]:
         If it cannot be loaded.
     """
     if config.base is None:
+        kind = config.network or "sa2net"
         extra = config.squeeze_excitation
-        se = config.network == "focal_unet" if extra is None else extra
+        se = kind == "focal_unet" if extra is None else extra
         shape = NetworkConfig(
-            kind=config.network,
+            kind=kind,
             n_classes=len(OUTPUTS if config.distance else CLASSES),
-            base_channels=config.base_channels,
+            base_channels=config.base_channels or 16,
             se=(se, se, se, se),
         )
         net = make_network(shape, config.learnable_gamma)
@@ -562,12 +563,15 @@ def start_network(config: TrainConfig) -> tuple[Network, str | None]:
             f"{model.net.in_channels} input channels; training starts from models with "
             f"{', '.join(CLASSES)} and 3 channels, such as 'nuclei'."
         )
+    _check_same_network(config, model)
     net = model.net
+    if config.base_channels is not None and config.base_channels != net.base_channels:
+        net = widened(net, config.base_channels, config.seed)
     outputs = OUTPUTS if config.distance else model.card.classes
     if config.learnable_gamma or len(outputs) != net.n_classes:
         shape = network_config(net).model_copy(update={"n_classes": len(outputs)})
         wider = make_network(shape, learnable_gamma=config.learnable_gamma)
-        state = model.net.state_dict()
+        state = net.state_dict()
         if len(outputs) != net.n_classes:
             for key in [key for key in state if key.startswith("outc")]:
                 # The distance begins at 0.5 everywhere: its weights are zero.
@@ -577,6 +581,27 @@ def start_network(config: TrainConfig) -> tuple[Network, str | None]:
         wider.load_state_dict(state, strict=False)
         net = wider
     return net.train(), f"{model.name} {model.sha256}"
+
+
+def _check_same_network(config: TrainConfig, base: Model) -> None:
+    """What was said of the network is so of the base, or can be made of it."""
+    has = network_config(base.net)
+    of = f"Model {base.name!r}, which training would start from,"
+    if config.network not in (None, has.kind):
+        raise SettingsError(
+            f"{of} is a {has.kind}: leave out --network {config.network}, or --base."
+        )
+    if config.squeeze_excitation not in (None, any(has.se)):
+        said = "has" if any(has.se) else "has no"
+        raise SettingsError(
+            f"{of} {said} squeeze and excitation, and that stays so: leave that setting out, "
+            "or --base."
+        )
+    if (config.base_channels or has.base_channels) % has.base_channels:
+        raise SettingsError(
+            f"{of} has {has.base_channels} base channels: give a multiple of that, or leave "
+            f"out --base-channels {config.base_channels}."
+        )
 
 
 def _last_checkpoint(config: TrainConfig) -> Path | None:
@@ -593,6 +618,8 @@ def _last_checkpoint(config: TrainConfig) -> Path | None:
 
 #: What may change where a run goes on: how long and on what it trains, not what it learns.
 _MAY_CHANGE = {"resume", "steps", "validate_every", "precision", "device", "devices", "workers"}
+#: Runs of 0.1.0 wrote these where nothing had been said.
+_FORMERLY = {"network": "sa2net", "base_channels": 16}
 
 
 def _check_goes_on(config: TrainConfig, read_as: dict[str, Any]) -> None:
@@ -620,7 +647,8 @@ def _check_goes_on(config: TrainConfig, read_as: dict[str, Any]) -> None:
     changed = [
         f"--{name.replace('_', '-')} was {began[name]} and is {now}"
         for name, now in config.model_dump(mode="json").items()
-        if name in began and name not in _MAY_CHANGE and began[name] != now
+        if name in began and name not in _MAY_CHANGE
+        if began[name] != now and (now is not None or began[name] != _FORMERLY.get(name))
     ]
     if changed:
         raise SettingsError(
