@@ -19,6 +19,7 @@ import tifffile
 from napari_sa2net.data import synthetic_nuclei
 from napari_sa2net.data.results import name_jobs
 from napari_sa2net.inference import planes
+from napari_sa2net.inference.blocks import difference
 from napari_sa2net.inference.shares import Order
 
 
@@ -179,6 +180,13 @@ def test_a_shard_that_cannot_be(segment, large, tmp_path, text):
     assert result.code == 2
     assert "from 1/8 to 8/8" in result.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_setting_that_is_new_is_named_with_its_values():
+    """As it was begun by a version that did not know it, or with nothing said."""
+    before, now = {"settings": {"low": 1}}, {"settings": {"low": 1, "tiles": {"size": 64}}}
+    assert difference(before, now) == "tiles was None and is {'size': 64}"
+    assert difference(now, before) == "tiles was {'size': 64} and is None"
 
 
 def test_shards_that_do_not_fit(segment, large, images, tmp_path):
