@@ -237,8 +237,8 @@ def look_at(labels: NDArray[Any], many: str = "learned as one") -> Look:
             sure, background = (
                 f"label {number}, far above the next number, {plane.values[-2]}, lies in bands "
                 "or in several places as no cell does: it looks like a mark of pixels that do "
-                f"not count. Only cells may have numbers: in Python, labels[labels == {number}] "
-                "= 0",
+                "not count. Only cells may have numbers: in Python, "
+                f"labels[labels == {number}] = 0",
                 number,
             )
         elif number and not (sure or unsure):
@@ -415,7 +415,7 @@ class _Pieces:
         return int(self.values[at]), share, 1 - areas.sum() / plane.size < FEW_ZEROS
 
     def _mark(self, plane: NDArray[Any], areas: NDArray[Any]) -> tuple[int, bool]:
-        """The greatest number of a type, with none before it, and not in the shape of a cell."""
+        """The greatest number of a type with none before it; whether its shape is no cell's."""
         if self.values.size < 2 or self.values[-1] not in _MARKS:
             return 0, False
         if self.values[-1] - self.values[-2] == 1:  # the last of a row
