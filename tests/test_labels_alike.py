@@ -12,12 +12,14 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 
 import napari_sa2net
 from napari_sa2net.app.training_set import read_kept
 from napari_sa2net.config import InputConfig
 from napari_sa2net.data import synthetic_nuclei
 from napari_sa2net.data.corrections import TrainingSet, import_corrections
+from napari_sa2net.data.labels import Look, look_at
 from napari_sa2net.data.training_set import load_training_folder
 from napari_sa2net.errors import SA2NetError
 from napari_sa2net.evaluation import evaluate_folders
@@ -144,6 +146,21 @@ REFUSED = {
         "same height and width",
     ),
 }
+
+
+def around(value: int, kind: str = "u1") -> NDArray[Any]:
+    """Cells, and bands of another number around them, as some data sets draw them."""
+    rim = ndimage.grey_dilation(LABELS, 7) * (LABELS == 0) > 0
+    return np.where(rim, value, LABELS).astype(kind)
+
+
+def within(*box: int) -> NDArray[Any]:
+    """Cells, but 255 in a box."""
+    labels = LABELS.astype(np.uint8)
+    labels[box[0] : box[1], box[2] : box[3]] = 255
+    return labels
+
+
 # Only these look at what is numbered; a person who opens an image sees it.
 LOOKED_AT = {
     "mask": (lambda path: tifffile.imwrite(path, square(8, 1)), "looks like a mask"),
@@ -155,6 +172,32 @@ LOOKED_AT = {
     "background last": (
         lambda path: tifffile.imwrite(path, np.where(LABELS, LABELS, 99).astype("u2")),
         "label 99 covers",
+    ),
+    "bands of 255": (
+        lambda path: tifffile.imwrite(path, around(255)),
+        rf"label 255, far above the next number, {N}, lies in bands .*labels == 255\] = 0",
+    ),
+    "bands of 65535": (
+        lambda path: tifffile.imwrite(path, around(65535, "u2")),
+        "pixels that do not count",
+    ),
+    "bands of 32 bits": (
+        lambda path: tifffile.imwrite(path, around(2**32 - 1, "u4")),
+        "pixels that do not count",
+    ),
+    "a frame of 255": (
+        lambda path: tifffile.imwrite(path, np.pad(LABELS[2:-2, 2:-2], 2, constant_values=255)),
+        "label 255, far above",
+    ),
+    "255 in two corners": (
+        lambda path: tifffile.imwrite(
+            path, np.maximum(within(0, 9, 0, 9), within(70, 80, 86, 96))
+        ),
+        "label 255, far above",
+    ),
+    "a large area of 255": (
+        lambda path: tifffile.imwrite(path, within(0, 40, 0, 96)),
+        "label 255, far above",
     ),
 }
 
@@ -218,6 +261,18 @@ def test_cells_under_one_number_are_told(folder: Path, caplog: Any) -> None:
     assert "counted as one" in note
     napari_sa2net.evaluate(LABELS, shared_numbers())
     assert words in caplog.text
+
+
+def test_a_cell_of_an_odd_number_is_noted_and_one_in_its_row_is_not() -> None:
+    one = within(30, 42, 40, 52)
+    look = look_at(one)
+    assert not look.problem
+    assert not look.blocks
+    assert f"label 255 stands far above the next number, {N}" in look.note
+    one[one == 255] = 200
+    assert look_at(one) == Look()
+    last = np.where(LABELS, LABELS + (255 - N), 0)
+    assert look_at(last) == Look()
 
 
 def test_an_image_without_height_is_named(folder: Path) -> None:

@@ -141,6 +141,16 @@ def test_single_pixels() -> None:
     assert depth["feret_max_px"].tolist() == [1, 1]
 
 
+def test_hull_of_a_body_that_is_its_own_hull() -> None:
+    """Rows along x about a round cross-section: rows at its corners are not in the hull."""
+    z, y = np.indices((9, 9)) - 4
+    stack = np.zeros((11, 11, 14), np.int32)
+    stack[1:10, 1:10, 2:12][np.abs(z) + np.abs(y) <= 4] = 1
+    row = table(stack, axes="Z").iloc[0]
+    assert row.solidity == 1
+    assert row.volume_voxels == 41 * 10
+
+
 @pytest.mark.parametrize("tile", [1024, 30])
 def test_ring_of_background(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantities, "TILE", tile)

@@ -711,12 +711,18 @@ def _apart() -> Any:
     return labels
 
 
+def _framed(labels: Any, value: int) -> Any:
+    """With a mark of what does not count at the edge."""
+    return np.pad(labels[2:-2, 2:-2], 2, constant_values=value)
+
+
 def test_what_is_no_cells_is_not_accepted_or_kept_until_it_is_mended(desks: Any) -> None:
     labels = _apart()
     far = np.where(labels == labels.max(), labels[labels > 0].min(), labels)
     rows, cols = np.nonzero(labels == 3)
     for wrong, words, button in (
         (labels + 1, "Label 1 covers", "Make label 1 the background"),
+        (_framed(labels, 255), "Label 255, far above", "Make label 255 the background"),
         ((labels > 0).astype(np.uint8) * 255, "This looks like a mask", "Number the pieces"),
         (np.where(labels % 2, 1, 2) * (labels > 0), "This looks like a mask", "Number the pi"),
         (far, "several far apart places", "Number the pieces"),

@@ -12,6 +12,7 @@ import numpy as np
 from napari_sa2net.app.cells import CellSource
 from napari_sa2net.app.session import ImageSource
 from napari_sa2net.data.corrections import TrainingSet
+from napari_sa2net.data.fingerprint import image_fingerprint
 
 STACK = np.arange(3 * 96 * 120, dtype=np.float32).reshape(3, 96, 120)
 
@@ -225,6 +226,17 @@ def test_what_another_window_kept_is_not_replaced_in_silence(desks: Any) -> None
     assert "stays in the training set" in first.state.kept_note
     (record,) = active(first).values()
     assert record.id == theirs.id
+
+
+def test_an_image_whose_pixels_changed_is_another(desks: Any) -> None:
+    desk = desks(disks())
+    files = desk.controller._files
+    files.image_changed("an image that nothing was asked of")
+    before = files.fingerprint(desk.image).result(30)
+    desk.image.data[0, 0] += 1
+    assert files.fingerprint(desk.image).result(30) == before  # computed once
+    files.image_changed(desk.image.key)
+    assert files.fingerprint(desk.image).result(30) == image_fingerprint(desk.image.data)
 
 
 def test_what_was_kept_in_another_session_is_known(desks: Any, home: Path) -> None:

@@ -195,7 +195,8 @@ def test_results_in_the_folder_of_the_images_are_not_segmented_in_turn(
         assert [(i["name"], i["state"]) for i in again.json()["images"]] == [("c", "skipped")]
         assert sorted(one.glob("*.tif")) == masks == [one / "c.tif"]
         assert (one / "objects.csv").read_text() == table
-    elsewhere = run("attention", one, "-o", tmp_path / "why", "--model", tiny_model, "--json")
+    flags = ("-o", tmp_path / "why", "--model", tiny_model, "--no-figure", "--json")
+    elsewhere = run("attention", one, *flags)
     assert [i["name"] for i in elsewhere.json()["images"]] == ["c"]
     (one / "c.png").unlink()
     nothing = segment(inputs=(one,), out=one)
@@ -455,9 +456,8 @@ def test_channels_by_name_are_those_by_number(segment, run, tiny_model, tmp_path
     taken = [1] if channels in ("gfp", "1") else [0, 1]
     for command in ("segment", "attention"):
         out = tmp_path / command
-        done = run(
-            command, path, "-o", out, "--model", tiny_model, "--channels", channels, "--json"
-        )
+        flags = ("--model", tiny_model, *["--no-figure"][: command == "attention"])
+        done = run(command, path, "-o", out, *flags, "--channels", channels, "--json")
         assert done.code == 0, done.err
         record = json.loads(next((out / "extra").rglob("two*.json")).read_text())
         assert record["provenance"]["settings"]["image"]["channels"] == taken

@@ -19,6 +19,7 @@ import tifffile
 from napari_sa2net.data import synthetic_nuclei
 from napari_sa2net.data.results import name_jobs
 from napari_sa2net.inference import planes
+from napari_sa2net.inference.blocks import difference
 from napari_sa2net.inference.shares import Order
 
 
@@ -26,7 +27,7 @@ from napari_sa2net.inference.shares import Order
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image of many tiles, with cells over all of their seams."""
     path = tmp_path_factory.mktemp("large") / "large.tif"
-    image, _ = synthetic_nuclei(shape=(420, 560), n=170, diameter=18, seed=7)
+    image, _ = synthetic_nuclei(shape=(340, 460), n=110, diameter=18, seed=7)
     tifffile.imwrite(path, image, resolution=(2e4, 2e4), resolutionunit="CENTIMETER")
     return path
 
@@ -144,7 +145,7 @@ def test_going_on(segment, large, tmp_path, monkeypatch):
         predict(self, number)
 
     monkeypatch.setattr(SharedImage, "_predict", counted)
-    more = (*SMALL, "--diameter", "18", "--block", "256")
+    more = (*SMALL, "--diameter", "18", "--block", "100")
     for part in (1, 2):
         assert segment(*more, "--shard", f"{part}/2", inputs=[large]).code == 0
     every = sorted(made)
@@ -179,6 +180,13 @@ def test_a_shard_that_cannot_be(segment, large, tmp_path, text):
     assert result.code == 2
     assert "from 1/8 to 8/8" in result.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_setting_that_is_new_is_named_with_its_values():
+    """As it was begun by a version that did not know it, or with nothing said."""
+    before, now = {"settings": {"low": 1}}, {"settings": {"low": 1, "tiles": {"size": 64}}}
+    assert difference(before, now) == "tiles was None and is {'size': 64}"
+    assert difference(now, before) == "tiles was {'size': 64} and is None"
 
 
 def test_shards_that_do_not_fit(segment, large, images, tmp_path):
@@ -244,7 +252,7 @@ def test_ome_zarr_written_by_several(segment, large, tiny_model, tmp_path, monke
     )
     first, second = Worker(order, model), Worker(order, model)
     levels = first.begin(job, "ome-zarr")
-    assert [len(level) for level in levels] == [18, 6, 2, 2]
+    assert [len(level) for level in levels] == [14, 4, 2]
     for level in levels:
         for i, share in enumerate(reversed(level)):
             (first, second)[i % 2].fill(job, "ome-zarr", share)

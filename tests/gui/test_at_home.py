@@ -112,7 +112,7 @@ def test_the_end_of_a_long_run_is_told_to_who_looks_elsewhere(
 
 
 def test_segmenting_is_told(open_dock, monkeypatch, qtbot):
-    monkeypatch.setattr(workspace, "BRIEF_MS", 0)
+    monkeypatch.setattr(workspace, "BRIEF_MS", 5)
     dock = open_dock()
     session, viewer = dock.workspace.session, dock.workspace.port.viewer
     told, register = [], viewer.window._register_task_status

@@ -58,6 +58,17 @@ def test_what_is_cut_comes_back_where_it_was(diameter: float) -> None:
     assert abs(xs.mean() - expected[1]) < 0.6
 
 
+@pytest.mark.parametrize("diameter", [6, 8, 18, 27, 36, 54, 72])
+def test_smoothing_moves_nothing(diameter: float) -> None:
+    """Over even and odd numbers of pixels, and over none for small objects."""
+    y, x = np.indices((320, 320))
+    place, sigma = (163.0, 154.0), diameter / 3
+    spot = np.exp(-((y - place[0]) ** 2 + (x - place[1]) ** 2) / (2 * sigma**2))
+    window = ClickWindow((160.0, 158.0), diameter, (320, 320))
+    cut = window.cut(torch.tensor(spot[None], dtype=torch.float32))[0].numpy()
+    np.testing.assert_allclose(ndimage.center_of_mass(cut), window.inside(place), atol=0.02)
+
+
 def test_beyond_the_image_there_is_nothing() -> None:
     window = ClickWindow((0.0, 0.0), 18, (30, 30))
     labels = window.nearest(torch.ones(30, 30, dtype=torch.int32))

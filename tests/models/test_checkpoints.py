@@ -393,6 +393,18 @@ def test_torch_files_of_other_things(tmp_path: Path, content: object, legacy: bo
         load_checkpoint(tmp_path / "o.pt")
 
 
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [({"note": "mine"}, "'note' of type str"), ({7: torch.zeros(1)}, "7 of type Tensor")],
+)
+def test_what_is_no_weight_is_named(
+    tmp_path: Path, more: dict[Any, object], named: str
+) -> None:
+    torch.save({**published_state(make_net()), **more}, tmp_path / "m.pt")
+    with pytest.raises(errors.ForeignCheckpointError, match=named):
+        load_checkpoint(tmp_path / "m.pt")
+
+
 @pytest.mark.parametrize("content", [[1, 2], 5, {"a": 1}, "text", {"state_dict": {}}])
 def test_plain_pickles(tmp_path: Path, content: object) -> None:
     for protocol in (2, 4, 5):

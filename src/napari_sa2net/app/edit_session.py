@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -116,7 +117,7 @@ class EditSession:
     journal : Journal or None
         None before the first step, or where none can be written (``journal_error``).
     tally : Tally
-    changed : dict of index to int
+    changed : Counter of indices
         How often each plane was changed.
     began : datetime
     foreground : Foreground or None
@@ -136,7 +137,7 @@ class EditSession:
         self.journal: Journal | None = None
         self.journal_error: SA2NetError | None = None
         self.tally = Tally()
-        self.changed: dict[Index, int] = {}
+        self.changed: Counter[Index] = Counter()
         self.began = began or now()
         self.foreground: Foreground | None = None
         self._begin_journal = begin_journal
@@ -311,7 +312,7 @@ class EditSession:
 
     def look(self, index: Index) -> Look:
         """Whether a plane is numbered cell by cell as it is now."""
-        times = self.changed.get(index, 0)
+        times = self.changed[index]
         known = self._looks.get(index)
         if known is None or known[0] != times:
             known = self._looks[index] = times, look_at_plane(self.labels[index])
@@ -335,7 +336,7 @@ class EditSession:
         """Distinct cells of all planes as they are now."""
         found: set[int] = set()
         for index in np.ndindex(*self.labels.shape[:-2]):
-            times = self.changed.get(index, 0)
+            times = self.changed[index]
             known = self._present.get(index)
             if known is None or known[0] != times:
                 present = frozenset(self.corrections.plane(index).labels.tolist())
@@ -351,7 +352,7 @@ class EditSession:
     def note(self, step: Step) -> None:
         """A step was done or taken back: take in which planes it changed."""
         for index in planes_of(step):
-            self.changed[index] = self.changed.get(index, 0) + 1
+            self.changed[index] += 1
         for region in step.added:
             if region.kind == "cleared" and region.id not in self._cleared:
                 self._cleared[region.id] = self._vanished(step, region.index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -115,7 +116,7 @@ class KeptPlanes:
         version = self.planes.get(index)
         return (
             version is None
-            or version.changed != session.changed.get(index, 0)
+            or version.changed != session.changed[index]
             or version.group != group
         )
 
@@ -408,7 +409,7 @@ class KeepRequest:
     planes: tuple[KeptPlane, ...]
     withdrawn: tuple[Index, ...]
     what: WhatToKeep
-    changed: dict[Index, int]
+    changed: Counter[Index]
     group: str
     n_edits: int
     number: int
@@ -536,7 +537,7 @@ def keep_request(
         tuple(planes),
         tuple(withdrawn),
         what,
-        dict(session.changed),
+        session.changed.copy(),
         group,
         session.tally.depth,
         session.journal.number if session.journal is not None else 0,

@@ -183,7 +183,7 @@ class CorrectKeeping:
         self._state.keeping = False
         known = self._known(key, request.folder)
         for plane, record in zip(request.planes, records, strict=True):
-            changed = request.changed.get(plane.index, 0)
+            changed = request.changed[plane.index]
             known.add(plane.index, KeptVersion(record.id, changed, request.group))
         for index in request.withdrawn:
             known.withdraw(index)

@@ -55,6 +55,10 @@ LARGE = 10
 FEW_ZEROS = 0.2
 #: A number in so many pieces is of a mask.
 MANY = 50
+#: Greatest numbers of types, which data sets give to pixels that do not count.
+_MARKS = tuple(int(np.iinfo(kind).max) for kind in (np.uint8, np.int16, np.uint16, np.int32))
+#: Perimeter² / (4π · area) of what is no cell but a band: a disk has 1, one of 3:1 has 2.
+_BAND = 6.0
 #: Of a plane with more pixels only every second, third … row and column is looked at.
 LOOKED_AT = 2**26
 #: Largest number of a label.
@@ -74,7 +78,7 @@ class Look:
     note : str
         What may be wrong with them.
     background : int
-        Number that must be 0, where that is the problem.
+        Number that must be 0, where that is the problem: background, or what does not count.
     numbers : tuple of int
         What the problem is about: the background, or the values of a mask.
     apart : tuple of int
@@ -96,7 +100,8 @@ class Look:
 def as_labels(values: Any, shape: tuple[int, int] | None = None) -> NDArray[Any]:
     """Labels as integers that int32 holds.
 
-    Whole numbers are taken in every type. Numbers beyond int32 become 1, 2, … in their order.
+    Whole numbers are taken in every type. Numbers beyond int32 become 1, 2, … in their order,
+    but for the greatest of the type, which becomes the greatest of int32.
 
     Parameters
     ----------
@@ -134,6 +139,8 @@ def as_labels(values: Any, shape: tuple[int, int] | None = None) -> NDArray[Any]
         numbers = np.unique(array)
         numbers = numbers[numbers > 0]
         places = np.searchsorted(numbers, array, side="right")
+        if numbers[-1] == np.iinfo(array.dtype).max:
+            places[array == numbers[-1]] = _LARGEST
         return np.where(array > 0, places, 0).astype(np.int32)
     return array
 
@@ -214,6 +221,20 @@ def look_at(labels: NDArray[Any], many: str = "learned as one") -> Look:
             )
             sure, unsure = (words, "") if few_zeros else ("", words)
             background = number if few_zeros else 0
+        number, is_band = plane.mark
+        if number and is_band and not sure:
+            sure, background = (
+                f"label {number}, far above the next number, {plane.values[-2]}, lies in bands "
+                "or in several places as no cell does: it looks like a mark of pixels that do "
+                "not count. Only cells may have numbers: in Python, "
+                f"labels[labels == {number}] = 0",
+                number,
+            )
+        elif number and not (sure or unsure):
+            unsure = (
+                f"label {number} stands far above the next number, {plane.values[-2]}: if it "
+                "marks pixels that do not count, and no cell, give it the number 0"
+            )
     apart = sorted({number for plane in planes for number in plane.apart})
     shared = _shared_words(planes, many)
     note = shared if apart else unsure or shared
@@ -322,6 +343,8 @@ class _Pieces:
         Pieces of each that are no crumbs.
     background : (int, float, bool)
         Number of a label that looks like background (else 0), its share, and if few are 0.
+    mark : (int, bool)
+        Number that may mark pixels that do not count (else 0), and if it cannot be a cell.
     several : array
         Numbers of more than one piece.
     shared : list of int
@@ -348,7 +371,9 @@ class _Pieces:
         whole = np.flatnonzero(areas >= CRUMB * largest[index])
         self.per_label = np.bincount(index[whole], minlength=self.values.size)
         self.several = self.values[self.per_label > 1]
-        self.background = self._background(plane, np.bincount(index, areas, self.values.size))
+        per_value = np.bincount(index, areas, self.values.size)
+        self.background = self._background(plane, per_value)
+        self.mark = self._mark(plane, per_value)
         self.typical = float(np.sqrt(np.median(areas[whole]))) if areas.size else 0.0
         # So many pieces lie apart anyhow.
         several = np.flatnonzero((self.per_label > 1) & (self.per_label < MANY)).tolist()
@@ -377,6 +402,21 @@ class _Pieces:
         ):
             return 0, 0.0, False
         return int(self.values[at]), share, 1 - areas.sum() / plane.size < FEW_ZEROS
+
+    def _mark(self, plane: NDArray[Any], areas: NDArray[Any]) -> tuple[int, bool]:
+        """The greatest number of a type with none before it; whether its shape is no cell's."""
+        if self.values.size < 2 or self.values[-1] not in _MARKS:
+            return 0, False
+        if self.values[-1] - self.values[-2] == 1:  # the last of a row
+            return 0, False
+        own = np.pad(plane == self.values[-1], 1)
+        within = (
+            own[1:-1, 1:-1] & own[:-2, 1:-1] & own[2:, 1:-1] & own[1:-1, :-2] & own[1:-1, 2:]
+        )
+        perimeter = areas[-1] - within.sum()
+        is_band = perimeter**2 > _BAND * 4 * np.pi * areas[-1]
+        is_large = areas[-1] > LARGE * np.median(areas[:-1])
+        return int(self.values[-1]), bool(is_band or is_large or self.per_label[-1] > 1)
 
     def groups(self, number: int) -> list[NDArray[np.intp]]:
         """Pieces of one number that lie near each other, those of the largest first.

@@ -456,7 +456,6 @@ class ResultFolder:
         record = {"state": "done", "key": self._key, "input": source, **record}
         self._write(job.name, record)
         self.done[job.name] = record
-        self._claimed.pop(job.name, None)
         return record
 
     def discard(self) -> bool:

@@ -122,12 +122,6 @@ class Mosaic:
             self._at.setdefault(block.index, []).append((block, file))
         self._opened = lru_cache(_OPEN)(partial(np.load, mmap_mode="r"))
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        out = np.zeros(self.shape, dtype or self.dtype)
-        for index in np.ndindex(*self.shape[:-3]):
-            out[index] = self[index]
-        return out
-
     def __getitem__(self, key: Any) -> NDArray[np.float32]:
         given = key if isinstance(key, tuple) else (key,)
         n = len(self.shape) - 3

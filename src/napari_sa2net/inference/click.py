@@ -191,7 +191,7 @@ class ClickWindow:
 
     def cut(self, values: Tensor) -> Tensor:
         """(C, H, W) values on the grid, smoothed where it is coarse; mirrored beyond."""
-        every = round(self.step)
+        every = max(1, round(self.step))
         if every > 1:
             values = F.avg_pool2d(values[None], every, 1, every // 2, count_include_pad=False)[
                 0, :, : self.shape[0], : self.shape[1]

@@ -185,9 +185,12 @@ def _fused(net: SA2Net, dtype: torch.dtype) -> FastSA2Net | None:
     try:
         with torch.inference_mode():
             expected = net.eval()(x)
-            difference = (FastSA2Net(net, torch.float32)(x) - expected).abs().max()
+            exact = FastSA2Net(net, torch.float32)
+            difference = (exact(x) - expected).abs().max()
             if not difference <= TOLERANCE * expected.abs().max().clamp(min=1):
                 return None
+            if dtype == torch.float32:
+                return exact
             fast = FastSA2Net(net, dtype)
             fast(x)
         return fast

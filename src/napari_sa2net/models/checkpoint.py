@@ -16,6 +16,7 @@ from typing import IO, Any, Literal
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.serialization import MAGIC_NUMBER
 
 from napari_sa2net.config import InputConfig, NetworkConfig
@@ -376,7 +377,7 @@ def build_network(
             "Get the file again from where it came."
         )
     # Without memory: shapes are compared before anything is allocated.
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         net = make_network(config)
     wanted = net.state_dict()
     for key in wanted:
@@ -389,12 +390,24 @@ def build_network(
     return net.eval(), dropped
 
 
+class _Unfilled(TorchFunctionMode):
+    """Random first values, which are slow to draw, are left out."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def _set_exponents(net: Network, config: NetworkConfig) -> None:
     """Put the focal exponents in: they are in no state dict, so still on the meta device."""
+    modules = dict(net.named_modules())
     for path, values in (("up{}.AG", config.gamma), ("se.{}", config.se_gamma)):
         for k, exponent in zip((4, 3, 2, 1), values, strict=True):
             name = path.format(k)
-            if f"{name}.focal" in dict(net.named_modules()):
+            if f"{name}.focal" in modules:
                 net.get_submodule(name).focal = FocalExponent(exponent)
 
 
