@@ -91,14 +91,14 @@ class Page:
     def settle(self) -> None:
         """Wait for the files."""
         done: list[int] = []
-        self.folder._files.run(lambda: None, lambda _: done.append(1), lambda _: None)
+        self.folder.files.run(lambda: None, lambda _: done.append(1), lambda _: None)
         self.until(lambda: done)
 
     def rows(self) -> dict[str, str]:
         return {image.name: image.words() for image in self.state.images}
 
     def run(self) -> None:
-        assert self.folder.segment_all()
+        assert self.folder.segmenting.segment_all()
         self.until(lambda: not self.state.running)
         self.settle()
 
@@ -215,7 +215,7 @@ def test_a_cancelled_run_goes_on_where_it_was(page, images):
 
     def cancel_in_the_second(progress: Any) -> None:
         if progress is not None and progress.what.startswith("image 2"):
-            page.folder.cancel()
+            page.folder.segmenting.cancel()
 
     page.state.events.progress.connect(cancel_in_the_second)
     page.run()
@@ -422,7 +422,7 @@ def test_an_output_that_cannot_be_made_is_said_once(page, images, tmp_path):
     assert not any(image.what for image in page.state.images)
     # masks must not take the place of the images
     page.folder.set_output(images)
-    assert not page.folder.segment_all()
+    assert not page.folder.segmenting.segment_all()
     assert "would replace the image" in page.state.error.message
 
 
@@ -431,15 +431,15 @@ def test_an_engine_that_ends_costs_one_image(pages, images):
     client = page.link.client
     page.open(images)
     page.link.session.engine = "ready"
-    assert page.folder.segment_all()
+    assert page.folder.segmenting.segment_all()
     first = client.asked()[-1]
     client.on_event(p.Failed(first.job, "EngineError", "It ran out of memory."))
     page.until(lambda: client.asked()[-1] is not first)
     assert page.rows()["a"] == "failed: It ran out of memory."
     second = client.asked()[-1]
     assert second.arguments["file"].name == "b_png"
-    page.folder.cancel()
-    page.folder.cancel()  # pressed again: at once
+    page.folder.segmenting.cancel()
+    page.folder.segmenting.cancel()  # pressed again: at once
     assert client.cancelled == [(second.job, False), (second.job, True)]
     client.on_event(p.WasCancelled(second.job))
     page.until(lambda: client.asked()[-1].name == "finish_files")
@@ -451,7 +451,7 @@ def test_an_engine_that_ends_costs_one_image(pages, images):
     page.until(lambda: not page.state.running)
     # one that stays down ends the run
     page.link.session.engine = "ready"
-    assert page.folder.segment_all()
+    assert page.folder.segmenting.segment_all()
     page.link.session.engine = "down"
     client.on_event(p.Failed(client.asked()[-1].job, "EngineError", "It stopped five times."))
     page.until(lambda: not page.state.running)
@@ -466,21 +466,23 @@ def test_settings_are_those_of_the_page_and_of_the_shown_image(pages, tmp_path):
         folder / "two.tif", np.zeros((2, 40, 40), np.uint8), metadata={"axes": "CYX"}
     )
     page.open(folder)
-    assert page.folder.settings().channels is None
-    assert page.folder.settings_words() == "tiny · size of the cells estimated in each"
+    assert page.folder.segmenting.settings().channels is None
+    assert (
+        page.folder.segmenting.settings_words() == "tiny · size of the cells estimated in each"
+    )
     page.folder.open(0)
     page.until(lambda: page.opened)
     source = ImageSource(
         "k", "two", page.opened[-1].data, "CYX", seen_channel=0, path=str(folder / "two.tif")
     )
     page.segment.set_image(source)
-    assert page.folder.settings().channels is None  # as on the shell
+    assert page.folder.segmenting.settings().channels is None  # as on the shell
     page.segment.set_channels((1,))
     page.segment.set_predict(PredictConfig(diameter=18))
-    assert page.folder.settings().channels == (1,)
-    assert page.folder.settings_words() == "tiny · cells of 18 px · channel 1"
+    assert page.folder.segmenting.settings().channels == (1,)
+    assert page.folder.segmenting.settings_words() == "tiny · cells of 18 px · channel 1"
     page.segment.set_image(ImageSource("other", "other", np.zeros((9, 9)), channels=(3,)))
-    assert page.folder.settings().channels is None
+    assert page.folder.segmenting.settings().channels is None
 
 
 def test_the_order_of_doubt_ends_with_what_a_person_has_seen(pages):

@@ -26,7 +26,7 @@ from napari_sa2net.training.fine_tune import fine_tune
 from napari_sa2net.training.runs import unfinished_runs
 from napari_sa2net.widgets.controls import loading_pyqtgraph
 from napari_sa2net.widgets.dock import LearnDock
-from napari_sa2net.widgets.learn.curves_plot import MOST_BINS, REDRAW_MS, CurvesPlot
+from napari_sa2net.widgets.learn.sections import MOST_BINS, REDRAW_MS, CurvesPlot
 from napari_sa2net.widgets.learn.settings_form import SettingsForm
 from napari_sa2net.widgets.learn.training_set import when_words
 from napari_sa2net.widgets.napari_port.reading import camera_of

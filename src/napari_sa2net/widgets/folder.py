@@ -313,9 +313,9 @@ class FolderSection(QWidget):
 
     def _all(self) -> None:
         if self._state.running:
-            self._controller.cancel()
+            self._controller.segmenting.cancel()
         else:
-            self._controller.segment_all()
+            self._controller.segmenting.segment_all()
 
     # --- what the controller says --------------------------------------------------------
 
@@ -377,7 +377,11 @@ class FolderSection(QWidget):
             part.setEnabled(not state.running)
 
     def _show_settings(self) -> None:
-        words = "" if self._state.running else f"With {self._controller.settings_words()}"
+        words = (
+            ""
+            if self._state.running
+            else f"With {self._controller.segmenting.settings_words()}"
+        )
         show_text(self.with_what, words)
 
     def _show_said(self) -> None:

@@ -514,7 +514,7 @@ class Workspace(QObject):
                 activity.end()
             folder = self._made("folder")
             if folder is not None:
-                folder.cancel()
+                folder.segmenting.cancel()
                 folder.save()
                 folder.close()
                 self._folder_keys.release()

@@ -25,8 +25,12 @@ from napari_sa2net.widgets.controls import (
     tip_of,
     vbox,
 )
-from napari_sa2net.widgets.learn.curves_plot import CurvesPlot
-from napari_sa2net.widgets.learn.sections import OutcomeCard, RunSection, UnfinishedBox
+from napari_sa2net.widgets.learn.sections import (
+    CurvesPlot,
+    OutcomeCard,
+    RunSection,
+    UnfinishedBox,
+)
 from napari_sa2net.widgets.learn.settings_form import SettingsForm
 from napari_sa2net.widgets.learn.training_set import SetSection
 from napari_sa2net.widgets.number_field import take_typed
