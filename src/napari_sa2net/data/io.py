@@ -167,12 +167,22 @@ def plausible_scale(
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """The spacing by axis (µm) as far as it may be true, and what to say of what is not.
 
-    Without the size of a pixel nothing is left: a doubtful unit is doubtful for all axes.
+    Without the size of a pixel nothing is left: a doubtful unit is doubtful for all axes. Where
+    only one side of a pixel is recorded it is taken to be square.
     """
     wrong = [scale[a] for a in "XY" if a in scale and not is_plausible(scale[a], dots)]
     if wrong:
         return {}, (f"no pixel size: the recorded {wrong[0]:.3g} µm is no microscope's",)
-    return {a: size for a, size in scale.items() if is_plausible(size)}, ()
+    found = {a: size for a, size in scale.items() if is_plausible(size)}
+    if len(sides := found.keys() & {"X", "Y"}) == 1:
+        (side,) = sides
+        told, other = ("width", "height") if side == "X" else ("height", "width")
+        note = (
+            f"only the {told} of a pixel is recorded ({found[side]:.3g} µm); its {other} is taken "
+            "to be the same"
+        )
+        return {**found, "X": found[side], "Y": found[side]}, (note,)
+    return found, ()
 
 
 def _unit_name(unit: str | None) -> str:
