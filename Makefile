@@ -1,6 +1,8 @@
 # Each target does its own set-up (scripts/setup.sh); a second run starts at once.
 .PHONY: demo test test-extras test-matrix bench lint docs dist setup
 BIN := .venv/bin
+# Else each of the many processes of the tests compiles all that it loads.
+unexport PYTHONDONTWRITEBYTECODE
 # In the order of their folders: files of few and long tests do not wait for the end.
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 

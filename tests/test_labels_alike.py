@@ -275,6 +275,30 @@ def test_a_cell_of_an_odd_number_is_noted_and_one_in_its_row_is_not() -> None:
     assert look_at(last) == Look()
 
 
+@pytest.mark.parametrize(("number", "turn"), [(3, 2), (6, -1)])
+def test_labels_drawn_on_a_picture_that_was_turned_are_told(
+    folder: Path, number: int, turn: int
+) -> None:
+    """Half round they fit by their shape alone; by a quarter they do not fit at all."""
+    (folder / "images" / "a.tif").unlink()
+    exif = Image.Exif()
+    exif[274] = number
+    picture = Image.fromarray((IMAGE / IMAGE.max() * 255).astype("u1"))
+    picture.save(folder / "images" / "a.png", exif=exif)
+    tifffile.imwrite(folder / "labels" / "a.tif", np.rot90(LABELS, turn).astype("u2"))
+    (item,) = load_training_folder(folder)
+    notes: list[str] = []
+    corrections = TrainingSet.open(folder.parent / "new", create=True)
+    if number == 3:
+        assert "turned by 180° (EXIF)" in load_example(item, InputConfig(), 14.0).note
+        import_corrections(corrections, folder, note=notes.append)
+        assert "see that the labels fit" in " ".join(notes)
+    else:
+        for door in (trained_on, imported):
+            with pytest.raises(SA2NetError, match=r"turned by 90° \(EXIF\)\. If the labels"):
+                door(folder)
+
+
 def test_an_image_without_height_is_named(folder: Path) -> None:
     np.save(folder / "images" / "b.npy", np.zeros((0, 96), np.uint16))
     np.save(folder / "labels" / "b.npy", np.zeros((0, 96), np.uint16))

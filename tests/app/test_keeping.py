@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from time import sleep
+from time import sleep, time
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,10 @@ def accept_all(desk: Any) -> None:
 
 def active(desk: Any) -> dict[tuple[int, ...], Any]:
     return {r.index: r for r in TrainingSet.open(desk.state.folder).commits()}
+
+
+def next_second() -> None:
+    sleep(1.01 - time() % 1)
 
 
 def undo_all(desk: Any) -> None:
@@ -209,7 +213,7 @@ def test_what_another_window_kept_is_not_replaced_in_silence(desks: Any) -> None
     for label in (1, 2, 3, 4):
         first.controller.accept(label)
     first.keep()
-    sleep(1.1)  # commits tell their time to the second: the second desk shows older cells
+    next_second()  # commits tell theirs: the second desk shows older cells
     second.controller.delete(point=(60, 20))
     (theirs,) = second.keep()
     assert "in another window" in second.state.kept_note
@@ -247,7 +251,7 @@ def test_what_was_kept_in_another_session_is_known(desks: Any, home: Path) -> No
     assert desk.controller.accept(1)
     desk.keep()
     desk.controller.close()
-    sleep(1.1)  # times are to the second
+    next_second()
 
     again = desks(labels.copy())
     again.settle()

@@ -255,6 +255,20 @@ def test_same_name_in_two_folders_gives_two_masks(segment, images, tmp_path):
     assert tifffile.imread(out / "other_a.tif").shape == (9, 9)
 
 
+def test_a_name_that_a_spreadsheet_would_compute_stands_as_text(segment, images, tmp_path):
+    own = tmp_path / "own"
+    own.mkdir()
+    names = ["'=2", "+b", "-a", "=1+1", "@c", "d-1"]
+    for name in names:
+        shutil.copy(images / "a.tif", own / f"{name}.tif")
+    assert segment(inputs=(own,)).code == 0
+    with (tmp_path / "out" / "objects.csv").open(newline="") as file:
+        cells = list(dict.fromkeys(row["image"] for row in csv.DictReader(file)))
+    assert sorted(cells) == sorted(["''=2", "'+b", "'-a", "'=1+1", "'@c", "d-1"])
+    back = {cell.removeprefix("'") for cell in cells}
+    assert back == set(names) == {path.stem for path in (tmp_path / "out").glob("*.tif")}
+
+
 def test_output_into_the_input_folder_is_refused(segment, images):
     before = (images / "a.tif").read_bytes()
     result = segment("--overwrite", out=images)

@@ -104,6 +104,38 @@ def test_ome_tiff(tmp_path) -> None:
     assert image.pixel_size_um == pytest.approx(0.4)  # the area of a pixel is 0.16 µm²
 
 
+@pytest.mark.parametrize(("side", "told"), [("X", "width"), ("Y", "height")])
+def test_of_one_side_of_a_pixel_it_is_square(tmp_path, side, told) -> None:
+    path = tmp_path / "a.ome.tif"
+    size = {f"PhysicalSize{side}": 320, f"PhysicalSize{side}Unit": "nm"}
+    tifffile.imwrite(path, np.zeros((8, 9), "u2"), metadata={"axes": "YX", **size})
+    image = read_image(path)
+    assert image.pixel_size_um == image.pixel_sides_um == 0.32
+    assert image.scale_um == {"X": 0.32, "Y": 0.32}
+    assert image.notes[0].startswith(f"only the {told} of a pixel is recorded (0.32 µm)")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
+@pytest.mark.parametrize(("number", "how"), [(1, ""), (3, "turned by 180°"), (6, "by 90°")])
+def test_a_picture_that_viewers_turn_is_read_as_stored(tmp_path, suffix, number, how) -> None:
+    path = tmp_path / f"a{suffix}"
+    stored = np.zeros((16, 24), np.uint8)
+    stored[:8, :8] = 255
+    if suffix == ".tif":
+        tifffile.imwrite(path, stored, extratags=[(274, "H", 1, number, True)])
+    else:
+        picture = Image.fromarray(stored)
+        exif = picture.getexif()
+        exif[274] = number
+        picture.save(path, exif=exif)
+    image = read_image(path)
+    assert image.array.shape == (16, 24)
+    assert image.array[:8, :8].min() > 250 > 5 > image.array[8:, 8:].max()
+    notes = [note for note in image.notes if "as it is stored" in note]
+    assert len(notes) == (number != 1)
+    assert how in " ".join(notes)
+
+
 def test_planar_rgb(tmp_path) -> None:
     array = _ramp(3, 20, 30, dtype=np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", array, photometric="rgb", planarconfig="separate")

@@ -10,7 +10,7 @@ import pytest
 from napari.utils import progress
 from napari.utils.notifications import notification_manager
 from qtpy.QtGui import QDesktopServices
-from qtpy.QtWidgets import QApplication, QPushButton
+from qtpy.QtWidgets import QApplication, QPushButton, QTabWidget
 
 from napari_sa2net.app.session import JobProgress
 from napari_sa2net.data.samples import synthetic_nuclei
@@ -267,8 +267,40 @@ def test_a_right_click_on_a_layer_offers_what_fits_it(open_dock):
     assert offered(viewer) == ["Segment (SA2-Net)"]
     viewer.add_labels(truth)
     assert offered(viewer) == ["Measure cells (SA2-Net)", "Correct (SA2-Net)"]
+
+    # what is open is shown, and no second dock is opened
+    commands = get_app_model().commands
+    docks = len(viewer.window.dock_widgets)
+    tabs = dock.findChild(QTabWidget)
+    dock.parentWidget().hide()
+    for number, page in ((2, "Correct"), (0, "Segment")):
+        commands.execute_command(f"napari-sa2net.on_layer.{number}").result()
+        assert tabs.tabText(tabs.currentIndex()) == page
+        assert dock.parentWidget().isVisibleTo(viewer.window._qt_window)
+    commands.execute_command("napari-sa2net.on_layer.1").result()
+    assert TABLE in viewer.window.dock_widgets
+    assert len(viewer.window.dock_widgets) == docks + 1
     dock.shut()
     assert offered(viewer) == []
+
+
+def test_a_right_click_opens_a_page_that_is_not_open(make_napari_viewer, home, qtbot):
+    from napari._app_model import get_app_model
+
+    viewer = make_napari_viewer()
+    _, correct = viewer.window.add_plugin_dock_widget("napari-sa2net", "Correct")
+    commands = get_app_model().commands
+    for _ in range(2):
+        commands.execute_command("napari-sa2net.on_layer.2").result()
+        assert list(viewer.window.dock_widgets) == ["Correct (napari-sa2net)"]
+    for _ in range(2):
+        commands.execute_command("napari-sa2net.on_layer.0").result()
+        assert set(viewer.window.dock_widgets) == {
+            "Correct (napari-sa2net)",
+            "Segment (napari-sa2net)",
+        }
+    viewer.window.dock_widgets["Segment (napari-sa2net)"].shut()
+    correct.shut()
 
 
 def test_cells_of_any_layer_are_measured_from_the_menu(make_napari_viewer, home, qtbot):

@@ -13,7 +13,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from html import unescape
 from itertools import islice
@@ -167,12 +167,22 @@ def plausible_scale(
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """The spacing by axis (µm) as far as it may be true, and what to say of what is not.
 
-    Without the size of a pixel nothing is left: a doubtful unit is doubtful for all axes.
+    Without the size of a pixel nothing is left: a doubtful unit is doubtful for all axes. Where
+    only one side of a pixel is recorded it is taken to be square.
     """
     wrong = [scale[a] for a in "XY" if a in scale and not is_plausible(scale[a], dots)]
     if wrong:
         return {}, (f"no pixel size: the recorded {wrong[0]:.3g} µm is no microscope's",)
-    return {a: size for a, size in scale.items() if is_plausible(size)}, ()
+    found = {a: size for a, size in scale.items() if is_plausible(size)}
+    if len(sides := found.keys() & {"X", "Y"}) == 1:
+        (side,) = sides
+        told, other = ("width", "height") if side == "X" else ("height", "width")
+        note = (
+            f"only the {told} of a pixel is recorded ({found[side]:.3g} µm); its {other} is "
+            "taken to be the same"
+        )
+        return {**found, "X": found[side], "Y": found[side]}, (note,)
+    return found, ()
 
 
 def _unit_name(unit: str | None) -> str:
@@ -225,7 +235,7 @@ def read_image(path: str | Path) -> ImageFile:
             return _read_folder(path)
         suffix = path.suffix.lower()
         if suffix in TIFF_SUFFIXES:
-            return read_tiff(path)
+            return _as_stored(read_tiff(path), path)
         if suffix in BIOIO_SUFFIXES:
             return read_bioio(path)
         if suffix == ".npy":
@@ -233,7 +243,8 @@ def read_image(path: str | Path) -> ImageFile:
             return _untold(array, path)
         if suffix in PICTURE_SUFFIXES:
             array = _read_picture(path)
-            return ImageFile(array, "YXC"[: array.ndim], None, image_name(path), path=path)
+            image = ImageFile(array, "YXC"[: array.ndim], None, image_name(path), path=path)
+            return _as_stored(image, path)
     raise ImageFileError(f"{path} is of an unknown kind; {_KNOWN} can be read.")
 
 
@@ -464,6 +475,49 @@ def _read_folder(path: Path) -> ImageFile:
         raise ImageFileError(f"{path} is a folder, not an image; name the files in it.")
 
     return read_zarr(path)
+
+
+#: What a viewer does to a picture before it shows it, by EXIF's number.
+_TURNS = {
+    2: "mirrored",
+    3: "turned by 180°",
+    4: "turned upside down and mirrored",
+    5: "mirrored and turned by 90°",
+    6: "turned by 90°",
+    7: "mirrored and turned by 90°",
+    8: "turned by 90°",
+}
+
+
+def turned(path: Path) -> str:
+    """How a viewer of photographs shows a picture otherwise than it is stored; mostly empty."""
+    suffix = path.suffix.lower()
+    number: Any = 1
+    with suppress(Exception), warnings.catch_warnings():  # reading it says what is wrong
+        warnings.simplefilter("ignore")
+        if suffix in PICTURE_SUFFIXES:
+            from PIL import Image
+
+            with Image.open(path) as picture:
+                number = picture.getexif().get(274)
+        elif suffix in TIFF_SUFFIXES:
+            import tifffile
+
+            with tifffile.TiffFile(path) as tif:
+                number = tif.pages.first.tags.valueof(274)
+    return _TURNS.get(number, "")
+
+
+def _as_stored(image: ImageFile, path: Path) -> ImageFile:
+    """A picture with a note where viewers would turn it; napari does not, nor do we."""
+    how = turned(path)
+    if not how:
+        return image
+    note = (
+        f"read as it is stored, as in napari; viewers of photographs show it {how} "
+        "(EXIF), and what was drawn on it there does not fit"
+    )
+    return replace(image, notes=(*image.notes, note))
 
 
 def _read_picture(path: Path) -> NDArray[Any]:

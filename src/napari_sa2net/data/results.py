@@ -39,6 +39,14 @@ from napari_sa2net.provenance import versions
 # Which output name each input gets, so that nothing overwrites anything silently.
 
 
+def as_text(name: str) -> str:
+    """A name as a spreadsheet takes it for text; one apostrophe less gives the name again.
+
+    What begins with =, +, - or @ it would compute: '=1+1' is shown as =1+1, and not as 2.
+    """
+    return f"'{name}" if name.lstrip("'").startswith(("=", "+", "-", "@")) else name
+
+
 @dataclass(frozen=True)
 class Job:
     """One image of a batch: where it is, and the name its results get."""
@@ -500,7 +508,7 @@ class ResultFolder:
         # Rows are copied as text, so that no number changes on the way.
         for name, reader in self._tables():
             for row in reader:
-                writer.writerow({"image": name, **row})
+                writer.writerow({"image": as_text(name), **row})
                 count += 1
         write_atomically(self.folder / "objects.csv", text.getvalue().encode())
         return count

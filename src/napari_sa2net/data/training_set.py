@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from napari_sa2net.config import InputConfig
 from napari_sa2net.data.axes import Channels, channel_choice, channel_numbers
 from napari_sa2net.data.commit import KINDS, CommitRecord, Seen, is_training_set, read_manifest
-from napari_sa2net.data.io import ImageFile, is_zarr, read_image, stem_of
+from napari_sa2net.data.io import ImageFile, is_zarr, read_image, stem_of, turned
 from napari_sa2net.data.labels import is_label_image, is_other_format, label_files
 from napari_sa2net.data.plan import ImagePlan, plan_as_input, plan_image
 from napari_sa2net.errors import (
@@ -298,6 +298,11 @@ def read_truth(
         counts = read_mask(path, shape) if item.reviewed is not None else None
     except SA2NetError as error:
         said = str(error) if str(path) in str(error) else f"{path}: {error}"
+        if how := turned(item.image):
+            said += (
+                f" The image is read as it is stored, and viewers of photographs show it {how} "
+                "(EXIF). If the labels were drawn on what they show, save it so, without EXIF."
+            )
         raise TrainingDataError(said) from error
     if item.commit and counts is not None:
         # Looked at by a person, cell by cell; so what nobody looked at may be anything.
@@ -312,7 +317,13 @@ def read_truth(
     look = look_at(labels, many)
     if look.problem:
         raise TrainingDataError(f"{item.labels}: {look.problem}")
-    note = "; ".join([*read.notes, *([look.note] if look.note else [])])
+    notes = [*read.notes, *([look.note] if look.note else [])]
+    if (how := turned(item.image)) and not turned(item.labels):
+        notes.append(
+            f"viewers of photographs show this image {how} (EXIF), and here it is read as it "
+            "is stored: see that the labels fit"
+        )
+    note = "; ".join(notes)
     return labels, counts, f"{item.name}: {note}" if note else ""
 
 

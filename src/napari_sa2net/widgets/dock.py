@@ -132,6 +132,7 @@ class SA2NetDock(QWidget):
         # a new dock comes to the front once the tabs that it joins are laid out
         self._was_hidden = True
         self.workspace: Workspace | None = Workspace.of(viewer)
+        self.workspace.docks.add(self)
         self._places = [_Place(page, self.workspace) for page in pages]
         for place in self._places:
             place.filled.connect(self._page_made)
@@ -143,8 +144,9 @@ class SA2NetDock(QWidget):
         self._farewell = _Farewell(self._connections, self.workspace)
         self.destroyed.connect(self._farewell)
         content: QWidget = self._places[0]
+        self._tabs: QTabWidget | None = None
         if len(pages) > 1:
-            content = tabs = QTabWidget()
+            content = self._tabs = tabs = QTabWidget()
             tabs.setUsesScrollButtons(False)
             tabs.setElideMode(Qt.TextElideMode.ElideRight)
             bar = tabs.tabBar()
@@ -165,12 +167,24 @@ class SA2NetDock(QWidget):
         """The size that suits it."""
         return QSize(WIDTH, 640)
 
+    def show_page(self, name: str) -> bool:
+        """Bring a page to the front; False where it is not here."""
+        names = [place.name for place in self._places]
+        if name not in names:
+            return False
+        if self._tabs is not None:
+            self._tabs.setCurrentIndex(names.index(name))
+        self._raise()
+        return True
+
     def shut(self) -> None:
         """End the engine (with the last page) and undo every connection; harmless twice."""
         if not self._farewell.said:
             for page in self._made():
                 page.shut()
             self._farewell()
+        if self.workspace is not None:
+            self.workspace.docks.discard(self)
         self.workspace = None
         for place in self._places:
             place.workspace = None
@@ -303,6 +317,7 @@ class _Place(QScrollArea):
         super().__init__()
         self.page: PageWidget | None = None
         self.workspace: Workspace | None = workspace
+        self.name = page.name
         self._page, self._make = page, page.make
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)

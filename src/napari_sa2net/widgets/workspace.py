@@ -7,13 +7,13 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import napari.settings
-from app_model.types import CommandRule, MenuItem
+from app_model.types import Action, MenuRule
 from napari.utils import progress
 from napari.utils.notifications import show_info
 from napari.utils.task_status import Status
@@ -25,6 +25,7 @@ from napari_sa2net.app.measurements import Measurements
 from napari_sa2net.app.segment import SegmentController, recall, remember
 from napari_sa2net.app.session import JobProgress, LabelsUpdate, Planes, Session, Where
 from napari_sa2net.config import PredictConfig
+from napari_sa2net.widgets.controls import guarded
 from napari_sa2net.widgets.napari_port import PLUGIN, NapariPort
 from napari_sa2net.widgets.napari_port.cells import CellLayers
 from napari_sa2net.widgets.napari_port.measured_layers import MeasuredLayers
@@ -89,12 +90,8 @@ class GuiDispatcher(QObject):
 # --------------------------------------------------------------------------------------------
 # What runs, told to napari.
 
-#: What the menu of a right click on a layer offers: command, words, kind of layer.
-ON_LAYERS = (
-    (f"{PLUGIN}.segment", "Segment", "image"),
-    (f"{PLUGIN}.measure", "Measure cells", "labels"),
-    (f"{PLUGIN}.correct", "Correct", "labels"),
-)
+#: What the menu of a right click on a layer offers, and on which kind of layer.
+ON_LAYERS = (("Segment", "image"), ("Measure cells", "labels"), ("Correct", "labels"))
 #: ms; what is over sooner is nothing to tell
 BRIEF_MS = 700
 #: s; the end of what takes longer is told to whoever looks elsewhere
@@ -225,6 +222,8 @@ class Workspace(QObject):
         self.wanted_keys: dict[str, str] = {}
         self._table: CellTable | None = None
         self._going_on = ""
+        #: those that are open, each with `show_page`
+        self.docks: weakref.WeakSet[Any] = weakref.WeakSet()
         self.session = Session()
         self.dispatch = GuiDispatcher()
         self.port = NapariPort(viewer)
@@ -604,6 +603,11 @@ class Workspace(QObject):
         dock.raise_()
         return self._table
 
+    def open_page(self, name: str) -> None:
+        """Show a page where it is open, else in a dock of its own."""
+        if not any(dock.show_page(name) for dock in list(self.docks)):
+            guarded(self.session, lambda: self.port.open_page(name))
+
     def measure_cells(self) -> None:
         """Measure the chosen cells, whatever made them."""
         if self.cells.current is not None:
@@ -656,22 +660,44 @@ def offer_on_layers() -> Callable[[], None]:
         from napari._app_model import get_app_model
 
         app = get_app_model()
-        return app.menus.append_menu_items(
-            [
-                (
-                    "napari/layers/context",
-                    MenuItem(
-                        command=CommandRule(id=command, title=f"{words} (SA2-Net)"),
-                        when=f"active_layer_type == {kind!r}",
-                        group="0_sa2net",
-                    ),
+        made = [
+            app.register_action(
+                Action(
+                    id=f"{PLUGIN}.on_layer.{number}",
+                    title=f"{words} (SA2-Net)",
+                    callback=partial(_do_on_layer, words),
+                    palette=False,
+                    menus=[
+                        MenuRule(
+                            id="napari/layers/context",
+                            when=f"active_layer_type == {kind!r}",
+                            group="0_sa2net",
+                        )
+                    ],
                 )
-                for command, words, kind in ON_LAYERS
-                if command in app.commands
-            ]
-        )
+            )
+            for number, (words, kind) in enumerate(ON_LAYERS)
+        ]
+
+        def take_away() -> None:
+            for one in made:
+                one()
+
+        return take_away
     except (ImportError, AttributeError):  # private to napari
         return lambda: None
+
+
+def _do_on_layer(words: str) -> None:
+    """What was chosen in the menu, in the window that is open in front."""
+    workspace = _workspaces.get(napari.current_viewer())
+    if workspace is None:
+        return
+    if words in ("Segment", "Correct"):
+        workspace.open_page(words)
+    else:
+        workspace.measure_cells()
+        guarded(workspace.session, workspace.show_table)
 
 
 #: Beginning of the names of keys among the preferences.

@@ -9,7 +9,7 @@ import numpy as np
 from napari.utils.notifications import show_warning
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QHideEvent, QKeyEvent, QShowEvent
-from qtpy.QtWidgets import QTabWidget, QWidget
+from qtpy.QtWidgets import QWidget
 
 from napari_sa2net.app.edit_session import Change
 from napari_sa2net.widgets.controls import (
@@ -17,7 +17,6 @@ from napari_sa2net.widgets.controls import (
     Form,
     ProgressLine,
     align_forms,
-    around,
     guarded,
     link_button,
     muted,
@@ -356,18 +355,11 @@ class CorrectPage(PageWidget):
 
     def _find_cells(self) -> None:
         """Segment, on the page where it is seen how far that is."""
-        self._go_to_segment()
+        self._workspace.open_page("Segment")
         if not self.session.running:
             # plane and view are those of this moment
             self._workspace.refresh_image()
             self._workspace.controller.segment()
-
-    def _go_to_segment(self) -> None:
-        tabs = around(self, QTabWidget)
-        if tabs is not None:
-            tabs.setCurrentIndex(0)
-        else:  # this page is open by itself
-            guarded(self.session, lambda: self.port.open_page("Segment"))
 
     def _add_layer(self) -> None:
         self.cells.add_empty()

@@ -244,7 +244,7 @@ class NapariPort:
         self.viewer.open_sample(PLUGIN, name)
 
     def open_page(self, name: str) -> None:
-        """Open a page of ours in a dock of its own, or bring it to the front."""
+        """Open a page of ours in a dock of its own."""
         dock, _ = self.viewer.window.add_plugin_dock_widget(PLUGIN, name)
         dock.show()
         dock.raise_()
