@@ -375,7 +375,7 @@ def network_scale(
 # Room for results: in memory, or on disk when they are large.
 
 #: Arrays above this many bytes go to disk.
-MEMORY_LIMIT = 2**30
+MEMORY_LIMIT = 2**28
 #: Side of a chunk on disk (px).
 CHUNK = 512
 
