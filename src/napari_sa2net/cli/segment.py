@@ -259,7 +259,6 @@ def on_cluster(client: Any, order: Order, progress: BatchProgress) -> Iterator[d
         while not running.has_ready():
             time.sleep(0.05)
             if time.monotonic() - heard > waited:
-                heard = time.monotonic()
                 at = client.processing()
                 hanging = [one for one in doing if any(one.key in keys for keys in at.values())]
                 progress.note("dask", _waiting(waited, len(doing), at))
@@ -267,6 +266,7 @@ def on_cluster(client: Any, order: Order, progress: BatchProgress) -> Iterator[d
                 for task, job, more in [doing[one] for one in hanging] if idle else ():
                     if task is make_task and (job, more) not in made:
                         submit(task, job, *more, workers=idle)
+                heard, waited = time.monotonic(), 2 * waited
         if heard == begun:
             longest = max(longest, time.monotonic() - begun)
         return next(running)
@@ -302,7 +302,7 @@ def on_cluster(client: Any, order: Order, progress: BatchProgress) -> Iterator[d
             yield {**entry, "state": "failed", "error": words_of(error, job)}
             continue
         # of a block there is nothing to be fetched, which a worker that hangs would not give
-        result = None if task is make_task else future.result()
+        result: Any = None if task is make_task else future.result()
         if task is finish_task:
             over.add(job.name)
             for note in result[1]:
@@ -345,8 +345,8 @@ def _waiting(seconds: float, n: int, at: Mapping[str, Sequence[str]]) -> str:
         )
         where = f"at work: {busy}. If one hangs, end it, and others do what it had"
     return (
-        f"nothing was done for {_time(seconds)}, and {n} tasks are left; {where}; or stop with "
-        "Ctrl-C, and give the same command later to go on."
+        f"nothing was done for {_time(seconds)}; parts that are left: {n}; {where}; or stop "
+        "with Ctrl-C, and give the same command later to go on."
     )
 
 
