@@ -7,7 +7,10 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -31,6 +34,9 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tifffile.imwrite(path, image, resolution=(2e4, 2e4), resolutionunit="CENTIMETER")
     return path
 
+
+#: How often workers are killed in one run.
+KILLS = int(os.environ.get("SA2NET_KILLS", 5))
 
 #: Small tiles, so that a small image has many.
 SMALL = ("--tile", "320")
@@ -340,7 +346,7 @@ def test_workers_that_are_killed_cost_their_blocks(
         return [one for one in every if "spawn_main" in " ".join(one.cmdline())]
 
     killed, seen = 0, 0
-    while running.poll() is None and killed < 5:
+    while running.poll() is None and killed < KILLS:
         made = len(list(blocks.glob("block-*.npy")))
         if made > seen and (present := workers()):
             present[killed % len(present)].kill()
@@ -348,7 +354,7 @@ def test_workers_that_are_killed_cost_their_blocks(
         time.sleep(0.05)
     _, err = running.communicate()
     assert running.returncode == 0, err
-    assert killed == 5
+    assert killed == KILLS
     same(tmp_path / "one", tmp_path / "out")
     assert files_of(tmp_path / "out" / ZARR) == files_of(tmp_path / "one" / ZARR)
     assert not blocks.exists()
@@ -390,33 +396,68 @@ def test_files_on_a_cluster(segment, images, tiny_model, tmp_path, own_home):
 SCHEDULER = """
 import sys, distributed
 if __name__ == "__main__":
-    options = {"n_workers": 1, "threads_per_worker": 2, "dashboard_address": None}
+    options = {"n_workers": int(sys.argv[1]), "threads_per_worker": 2}
+    options["dashboard_address"] = None
     with distributed.LocalCluster(**options) as cluster:
         print(cluster.scheduler_address, flush=True)
         sys.stdin.read()
 """
 
 
+@contextmanager
+def scheduler_of(n: int, folder: Path) -> Iterator[tuple[str, int]]:
+    """Address and process of a scheduler with n workers."""
+    path = folder / "scheduler.py"
+    path.write_text(SCHEDULER)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, path, str(n)], **pipes) as scheduler:
+        yield scheduler.stdout.readline().strip(), scheduler.pid
+        scheduler.stdin.close()
+
+
 @pytest.mark.timeout(600)
 def test_a_scheduler_that_runs(segment, images, tmp_path):
     """Its workers have several threads, and one model; a stack goes in blocks."""
     pytest.importorskip("distributed")
-    path = tmp_path / "scheduler.py"
-    path.write_text(SCHEDULER)
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, path], **pipes) as scheduler:
-        address = scheduler.stdout.readline().strip()
+    with scheduler_of(1, tmp_path) as (address, _):
         stack = tmp_path / "stack.tif"
         times = [synthetic_nuclei(shape=(64, 80), n=5, diameter=14, seed=s)[0] for s in (1, 2)]
         tifffile.imwrite(stack, np.stack(times), imagej=True, metadata={"axes": "TYX"})
         more = ("--block", "1000", "--dask", address)
         inputs = [stack, images / "a.tif", images / "bad.tif"]
         result = segment(*more, inputs=inputs)
-        scheduler.stdin.close()
     assert result.code == 1
     assert "bad.tif" in result.err
     segment(inputs=inputs, out="one")
     same(tmp_path / "one", tmp_path / "out", ["a", "stack"])
+
+
+@pytest.mark.timeout(600)
+def test_what_a_worker_that_hangs_has_is_done_by_others(segment, large, tmp_path, monkeypatch):
+    """To the scheduler it is there for minutes, and gives nothing."""
+    pytest.importorskip("distributed")
+    psutil = pytest.importorskip("psutil")
+    command = sys.modules["napari_sa2net.cli.segment"]  # its function has the same name
+    monkeypatch.setattr(command, "_LONG", 2.0)
+    monkeypatch.setattr(command, "_TIMES", 1)
+    blocks = tmp_path / "out" / "extra" / "blocks" / "large"
+    stopped = []
+
+    def stop(scheduler: int) -> None:
+        while not list(blocks.glob("block-*.npy")):
+            time.sleep(0.01)
+        every = psutil.Process(scheduler).children()
+        stopped.append(next(one for one in every if "spawn_main" in " ".join(one.cmdline())))
+        stopped[0].suspend()
+
+    with scheduler_of(2, tmp_path) as (address, scheduler):
+        Thread(target=stop, args=[scheduler], daemon=True).start()
+        result = segment(*SMALL, "--block", "100", "--dask", address, inputs=[large])
+        stopped[0].kill()
+    assert result.code == 0, result.err
+    assert "nothing was done for 2 s" in result.err
+    assert segment(*SMALL, inputs=[large], out="one").code == 0
+    same(tmp_path / "one", tmp_path / "out")
 
 
 def test_what_is_wrong_about_a_cluster(segment, large, monkeypatch):

@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -212,12 +212,16 @@ def connected(address: str) -> Iterator[tuple[Any, int]]:
 #: How often a task is given again that workers have ended under, each time as often as the
 #: scheduler allows (3 times), before it counts as the cause.
 _PATIENCE = 5
+#: Where nothing is done for so long (s), and for so many times as long as ever before, what is
+#: waited for is said, and blocks are given to workers that have nothing to do.
+_LONG, _TIMES = 60.0, 3
 
 
 def on_cluster(client: Any, order: Order, progress: BatchProgress) -> Iterator[dict[str, Any]]:
     """Have a batch done by a cluster; what became of each image, as it is done.
 
-    A worker that ends costs what it was at: others do that again.
+    A worker that ends costs what it was at: others do that again. So they do with blocks of
+    one that hangs, when nothing else is left.
     """
     import distributed
 
@@ -229,28 +233,52 @@ def on_cluster(client: Any, order: Order, progress: BatchProgress) -> Iterator[d
     ended: Counter[tuple[Any, ...]] = Counter()
     left: dict[str, int] = {}
     over: set[str] = set()
+    made: set[tuple[Job, tuple[int, ...]]] = set()
     done = total = 0
+    longest = 0.0
     start = time.monotonic()
     first = open_task if order.block is not None else finish_task
     running = distributed.as_completed(loop=client.loop)
 
-    def submit(task: Any, job: Job, *more: int) -> None:
+    def submit(task: Any, job: Job, *more: int, workers: Sequence[str] | None = None) -> None:
         future = client.submit(
             *(task, told, job, *more),
             key=f"{task.__name__}-{uuid4().hex}",
             retries=2 if task is make_task else 0,
             priority=1 if task is finish_task else 0,
+            workers=workers,
+            allow_other_workers=workers is not None,
         )
         doing[future] = (task, job, more)
         running.add(future)
+
+    def next_done() -> Any:
+        nonlocal longest
+        begun = heard = time.monotonic()
+        waited = max(_LONG, _TIMES * longest)
+        while not running.has_ready():
+            time.sleep(0.05)
+            if time.monotonic() - heard > waited:
+                at = client.processing()
+                hanging = [one for one in doing if any(one.key in keys for keys in at.values())]
+                progress.note("dask", _waiting(waited, len(doing), at))
+                idle = [address for address, keys in at.items() if not keys]
+                for task, job, more in [doing[one] for one in hanging] if idle else ():
+                    if task is make_task and (job, more) not in made:
+                        submit(task, job, *more, workers=idle)
+                heard, waited = time.monotonic(), 2 * waited
+        if heard == begun:
+            longest = max(longest, time.monotonic() - begun)
+        return next(running)
 
     for job in order.jobs:
         submit(first, job)
     opening = len(order.jobs) if first is open_task else 0
     progress.begin("all images")
-    for future in running:
+    while len(over) < len(order.jobs):
+        future = next_done()
         task, job, more = doing.pop(future)
-        if job.name in over:
+        if job.name in over or (job, more) in made:
             continue
         if future.cancelled():
             raise EngineError(
@@ -273,7 +301,8 @@ def on_cluster(client: Any, order: Order, progress: BatchProgress) -> Iterator[d
             entry = {"name": job.name, "input": str(job.path)}
             yield {**entry, "state": "failed", "error": words_of(error, job)}
             continue
-        result = future.result()
+        # of a block there is nothing to be fetched, which a worker that hangs would not give
+        result: Any = None if task is make_task else future.result()
         if task is finish_task:
             over.add(job.name)
             for note in result[1]:
@@ -293,6 +322,7 @@ def on_cluster(client: Any, order: Order, progress: BatchProgress) -> Iterator[d
             for number in result or ():
                 submit(make_task, job, number)
         else:
+            made.add((job, more))
             left[job.name] -= 1
             done += 1
         if not left[job.name]:
@@ -303,6 +333,21 @@ def on_cluster(client: Any, order: Order, progress: BatchProgress) -> Iterator[d
             if task is make_task and done % tenth == 0 and done < total:
                 seconds = (time.monotonic() - start) * (total - done) / done
                 progress.tell(f"{done} of {total} blocks, {_time(seconds)} left")
+
+
+def _waiting(seconds: float, n: int, at: Mapping[str, Sequence[str]]) -> str:
+    """What to say where nothing was done for so long: n tasks, and what is where."""
+    if not at:
+        where = "no worker is left. Start one again"
+    else:
+        busy = (
+            ", ".join(address for address, keys in at.items() if keys) or "none of the workers"
+        )
+        where = f"at work: {busy}. If one hangs, end it, and others do what it had"
+    return (
+        f"nothing was done for {_time(seconds)}; parts that are left: {n}; {where}; or stop "
+        "with Ctrl-C, and give the same command later to go on."
+    )
 
 
 def write_together(

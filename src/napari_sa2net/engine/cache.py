@@ -35,8 +35,8 @@ AS_SET, AS_LEARNED, WHOLE = InstanceConfig(), PredictConfig(), p.Window()
 MAX_BYTES = 3 * 2**29
 """Memory for kept results (1.5 GB); the newest is kept however large it is."""
 MAX_RESULTS = 6
-ON_DISK = tiling.MEMORY_LIMIT
-"""A result of more bytes is kept on disk."""
+ON_DISK = 2**30
+"""A result of more bytes is kept on disk; without a window, which has sliders, sooner."""
 
 
 def confidence(made: Prediction, labels: NDArray[Any], at: tuple[int, ...]) -> ObjectTable:
@@ -198,10 +198,10 @@ class Cache:
 
     def __init__(self, server: Server, memory: int = 0) -> None:
         self.server = server
-        self.kept = KeptResults(memory or MAX_BYTES)
-        if memory:
-            # a larger one goes to disk, as with the usual bounds
-            tiling.MEMORY_LIMIT = memory * ON_DISK // MAX_BYTES
+        memory = memory or MAX_BYTES
+        self.kept = KeptResults(memory)
+        # where the memory is chosen, in the same proportion
+        tiling.MEMORY_LIMIT = memory * ON_DISK // MAX_BYTES
         self.before_predictor: list[Callable[[], None]] = []
         self._models: OrderedDict[tuple[Any, ...], Model] = OrderedDict()
         self._predictors: OrderedDict[tuple[Any, ...], Predictor] = OrderedDict()

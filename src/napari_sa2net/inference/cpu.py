@@ -8,8 +8,8 @@ look least far, run on the part that the result needs. In float32 the result equ
 network's to rounding.
 
 In bfloat16 four places stay exact, because measured errors come from there and they cost
-little: the image and the first layer's weights, scale-aware attention on its coarse grid,
-what ψ takes from the deeper feature, and the main head.
+little: the first layer, scale-aware attention on its coarse grid, what ψ takes from the deeper
+feature, and the main head.
 """
 
 from __future__ import annotations
@@ -108,34 +108,6 @@ def affine_of(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return scale, norm.bias.detach().double() - norm.running_mean.double() * scale
 
 
-class SplitConv:
-    """A bfloat16 convolution of a float32 image that loses nothing by the rounding.
-
-    Image and weights are each the sum of two bfloat16 parts, and three of the four products
-    go in as further input channels (the fourth is below the rounding of the result). The
-    first layer is where rounding hurts most and channels are cheapest.
-
-    Parameters
-    ----------
-    conv : Conv2d
-    norm : BatchNorm2d, optional
-        As of `FusedConv`.
-    """
-
-    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> None:
-        exact = FusedConv(conv, norm, dtype=torch.float32)
-        high = exact.weight.bfloat16()
-        low = (exact.weight - high.float()).bfloat16()
-        self._fused = FusedConv(conv, norm, dtype=torch.bfloat16)
-        self._fused.weight = packed(torch.cat([high, high, low], dim=1))
-
-    def __call__(self, x: Tensor, activation: str = "none") -> Tensor:
-        """activation(conv(x)) in bfloat16 of x in float32."""
-        high = x.bfloat16()
-        low = (x - high).bfloat16()
-        return self._fused(packed(torch.cat([high, low, high], dim=1)), activation)
-
-
 #: Largest difference of float32 logits, relative to the largest, that the rewriting may make.
 TOLERANCE = 1e-3
 
@@ -218,11 +190,7 @@ class FastSA2Net(Staged):
         self.dtype = dtype
         self.gamma = there(net.gamma, net.gates)
         self.scales = net.bottleneck.scales
-        self._inc = (
-            SplitConv(net.inc.conv, net.inc.norm)
-            if dtype == torch.bfloat16
-            else self._conv_norm(net.inc)
-        )
+        self._inc = FusedConv(net.inc.conv, net.inc.norm, dtype=torch.float32)
         self._downs = [
             [self._conv_norm(c) for c in getattr(net, f"down{i}").nConvs] for i in (1, 2, 3, 4)
         ]
@@ -244,7 +212,7 @@ class FastSA2Net(Staged):
 
     def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """The four scales and the deepest feature."""
-        features = [self._inc(x, "relu")]
+        features = [self._inc(packed(x), "relu").to(self.dtype)]
         for first, second in self._downs:
             features.append(second(first(F.max_pool2d(features[-1], 2), "relu"), "relu"))
         scales = [features[0]]

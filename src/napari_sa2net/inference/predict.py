@@ -20,6 +20,7 @@ from napari_sa2net.inference.devices import (
     fast_dtype,
     give_memory_back,
     is_out_of_memory,
+    memory_kept,
     resolve_device,
 )
 from napari_sa2net.inference.stages import AS_TRAINED, Change, Memo, Part, See
@@ -175,8 +176,10 @@ HALO = 128
 #: Side of a tile (network px) where the settings do not say.
 DEFAULT_TILE = {"cpu": 1024, "cuda": 2048, "mps": 1024}
 
-#: From more tiles on, memory is worth the time it takes to hand it back.
+#: From more tiles on, memory is kept from one for the next, and handed back at the end.
 MANY_TILES = 4
+#: And after every so many: they differ in size, so that holes are left which grow.
+TIDIED = 16
 
 #: Axes flipped in turn when averaging over flips.
 FLIPS: tuple[tuple[int, ...], ...] = ((), (-2,), (-1,), (-2, -1))
@@ -401,15 +404,16 @@ class Predictor:
             tiles = [one for one in self.tiles(plane) if is_wanted(one, plane, wanted)]
             if on_tile:
                 on_tile(0, len(tiles))
-            with self.whole_plane(plane, pooled):
+            many = len(tiles) > MANY_TILES
+            with self.whole_plane(plane, pooled), memory_kept() if many else nullcontext():
                 for done, tile in enumerate(tiles):
                     if cancelled and cancelled():
                         raise Cancelled("Cancelled; nothing was changed.")
                     visit(tile)
+                    if (done + 1) % TIDIED == 0:
+                        give_memory_back()
                     if on_tile:
                         on_tile(done + 1, len(tiles))
-            if len(tiles) > MANY_TILES:
-                give_memory_back()
 
         self._with_smaller_tiles(run)
 

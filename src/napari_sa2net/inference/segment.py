@@ -57,7 +57,7 @@ class Prediction:
     plan : ImagePlan
         Of what was predicted.
     probability : array-like float32, stack axes + (classes, Y, X)
-        numpy, or zarr on disk above 1 GB.
+        numpy, or zarr on disk above 256 MB.
     model : Model
     config : PredictConfig
     diameter : float or None
@@ -493,9 +493,9 @@ class Segmentation:
     ----------
     labels : array-like int32
         The image's axes without channels; 0 is background, objects count over the whole
-        stack. numpy, or zarr on disk above 1 GB.
+        stack. numpy, or zarr on disk above 256 MB.
     probability : array-like float32, stack axes + (classes, Y, X)
-        numpy, or zarr on disk above 1 GB.
+        numpy, or zarr on disk above 256 MB.
     objects : DataFrame
         One row per object: label, area_px, area_um2, confidence, ...; of a Z stack also
         planes, volume_voxels, volume_um3 and centroid_z. See

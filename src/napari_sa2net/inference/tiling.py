@@ -375,7 +375,7 @@ def network_scale(
 # Room for results: in memory, or on disk when they are large.
 
 #: Arrays above this many bytes go to disk.
-MEMORY_LIMIT = 2**30
+MEMORY_LIMIT = 2**28
 #: Side of a chunk on disk (px).
 CHUNK = 512
 
@@ -409,6 +409,7 @@ def allocate(
     if n_bytes <= (MEMORY_LIMIT if limit is None else limit):
         return np.zeros(shape, dtype)
     import zarr
+    from zarr.codecs import BloscCodec
 
     from napari_sa2net.data.on_disk import Stored
 
@@ -419,7 +420,13 @@ def allocate(
     try:
         folder = Path(tempfile.mkdtemp(prefix="napari-sa2net-"))
         array = zarr.create_array(
-            str(folder / "array.zarr"), shape=shape, chunks=chunks, dtype=dtype, fill_value=0
+            str(folder / "array.zarr"),
+            shape=shape,
+            chunks=chunks,
+            dtype=dtype,
+            fill_value=0,
+            # smaller than by the default, and written twice as fast
+            compressors=BloscCodec(cname="lz4", clevel=1, shuffle="shuffle"),
         )
     except OSError as error:
         raise OutputError(

@@ -57,7 +57,7 @@ class AttentionMaps(Mapping[str, Any]):
     """Attention maps by name, each float32 (Y, X) at image size, as they are looked at.
 
     Several channels become one: the query by its length, the local gates by their mean.
-    Maps are brought to image size when they are asked for; above 1 GB they are zarr on disk.
+    Maps are brought to image size when they are asked for; above 256 MB they are zarr on disk.
 
     Attributes
     ----------

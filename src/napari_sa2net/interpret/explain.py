@@ -22,7 +22,7 @@ from napari_sa2net.data.plan import Box, ImagePlan
 from napari_sa2net.errors import AxesError, Cancelled, ImageError, SettingsError
 from napari_sa2net.inference.devices import give_memory_back
 from napari_sa2net.inference.instances import foreground_probability, label_objects
-from napari_sa2net.inference.planes import LARGE, label_in_blocks, plane_of
+from napari_sa2net.inference.planes import label_in_blocks, plane_of
 from napari_sa2net.inference.predict import SEGMENTING, Predictor
 from napari_sa2net.inference.segment import (
     Prediction,
@@ -373,6 +373,8 @@ def run_channel(
     return explained.place(name, collector.single[name], channel)
 
 
+#: More pixels than these are not explained at once.
+LARGE = 64_000_000
 #: Planes with more pixels than this have the stages before the last labelled in blocks.
 IN_BLOCKS = 2**23
 
