@@ -12,7 +12,7 @@ import numpy as np
 from napari_sa2net.app.cells import CellSource
 from napari_sa2net.app.session import ImageSource
 from napari_sa2net.data.corrections import TrainingSet
-from napari_sa2net.data.fingerprint import image_fingerprint
+from napari_sa2net.provenance import image_fingerprint
 
 STACK = np.arange(3 * 96 * 120, dtype=np.float32).reshape(3, 96, 120)
 
