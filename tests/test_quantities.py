@@ -220,8 +220,9 @@ def test_groups_by_name() -> None:
     assert set(table(labels, labels)) == set().union(*names.values())
 
 
-def test_memory_does_not_grow_with_the_image() -> None:
-    side, height = 40, 8_000
+def test_memory_does_not_grow_with_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantities, "TILE", 512)
+    side, height = 40, 4_000
     cell = np.zeros((side, side), np.int32)
     cell[5:35, 5:35] = 1
 

@@ -191,20 +191,23 @@ def test_only_the_window_is_loaded() -> None:
     assert values.shape == (3, 64, 32)
 
 
-@pytest.mark.parametrize("chunks", [(1, 1, 1100, 1300), (5, 1, 600, 700), (2, 3, 1200, 3000)])
-def test_large_chunks_are_loaded_once(chunks: tuple[int, ...]) -> None:
-    image = Counting((4, 3, 1200, 3000), chunks)
+@pytest.mark.parametrize("chunks", [(1, 1, 550, 650), (5, 1, 300, 350), (2, 3, 600, 1500)])
+def test_large_chunks_are_loaded_once(
+    chunks: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_sa2net.data.plan.LARGE_CHUNK", 2**18)
+    image = Counting((4, 3, 600, 1500), chunks)
     plan = plan_image(image, axes="ZCYX", channels=(2,), normalize=False)
     direct = Counting(image.shape, (1, 1, 8, 8))
     image.loaded = 0
-    for y in range(0, 1200, 160):
-        for x in range(0, 3000, 750):
+    for y in range(0, 600, 80):
+        for x in range(0, 1500, 375):
             y0, x0 = max(0, y - 20), max(0, x - 20)
-            values = plan.read_raw((3,), y0, min(y + 180, 1200), x0, min(x + 770, 3000))[0]
-            key = (3, 2, slice(y0, y + 180), slice(x0, x + 770))
+            values = plan.read_raw((3,), y0, min(y + 100, 600), x0, min(x + 395, 1500))[0]
+            key = (3, 2, slice(y0, y + 100), slice(x0, x + 395))
             np.testing.assert_array_equal(values, direct[key])
     planes = min(chunks[0], 4) * chunks[1]  # in one chunk
-    assert image.loaded <= planes * 1200 * 3000
+    assert image.loaded <= planes * 600 * 1500
 
 
 def test_chunks_too_large_to_keep_are_not_kept() -> None:

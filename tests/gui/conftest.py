@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -68,6 +68,8 @@ def plugins_found_once() -> Iterator[None]:
 def quick_windows() -> Iterator[None]:
     """What napari works out anew for each window, and to the same end: once is enough."""
     from napari._qt.qt_main_window import _QtMainWindow
+    from napari._vispy import canvas
+    from napari.settings import NapariSettings
     from napari.utils.events import EventEmitter
     from vispy.gloo.program import Program
 
@@ -97,6 +99,10 @@ def quick_windows() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Program, "_parse_variables_from_code", parse_once)
         patch.setattr(EventEmitter, "_check_signature", staticmethod(check_once))
+        # one that is chosen in a test is of that test alone
+        patch.setattr(NapariSettings, "_maybe_save", lambda settings: None)
+        # after a layer has gone napari looks through all there is: what is young is enough
+        patch.setattr(canvas, "gc", SimpleNamespace(collect=partial(gc.collect, 1)))
         # asked about each event of the program: for a menu bar that a person has hidden
         patch.delattr(_QtMainWindow, "eventFilter")
         yield

@@ -42,31 +42,21 @@ def test_napari_offers_every_format_of_labels(make_napari_viewer: Any) -> None:
     assert len(ours) == len(FORMATS)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "a.ome.tif",
-        "a.ome.zarr",
-        "a.zip",
-        "a.geojson",
-        "a_seg.npy",
-        "a.json",
-        "a.csv",
-        "a.sa2net",
-    ],
-)
-def test_save_selected_layers(make_napari_viewer: Any, tmp_path: Path, name: str) -> None:
+def test_save_selected_layers(make_napari_viewer: Any, tmp_path: Path) -> None:
     viewer = make_napari_viewer()
     labels = synthetic_nuclei((60, 80), n=6, diameter=14, seed=0)[1].astype(np.int32)
     layer = viewer.add_labels(labels, name="mine", scale=(0.5, 0.5), units=("um", "um"))
     viewer.layers.selection = {layer}
-    (path,) = viewer.layers.save(str(tmp_path / name), selected=True, plugin="napari-sa2net")
-    if name.endswith(".csv"):
-        assert "area (µm²)" in Path(path).read_text("utf-8-sig")
-        return
-    assert np.array_equal(read_cells(path, labels.shape).labels, labels)
-    if name.startswith("a.ome"):
-        assert read_image(path).pixel_size_um == 0.5
+    plain = ("a.zip", "a.geojson", "a_seg.npy", "a.json", "a.csv", "a.sa2net")
+    for name in ("a.ome.tif", "a.ome.zarr", *plain):
+        to = str(tmp_path / name)
+        (path,) = viewer.layers.save(to, selected=True, plugin="napari-sa2net")
+        if name == "a.csv":
+            assert "area (µm²)" in Path(path).read_text("utf-8-sig")
+            continue
+        assert np.array_equal(read_cells(path, labels.shape).labels, labels), name
+        if name not in plain:
+            assert read_image(path).pixel_size_um == 0.5
 
 
 def test_image_and_labels_are_saved_as_one(make_napari_viewer: Any, tmp_path: Path) -> None:

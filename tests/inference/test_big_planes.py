@@ -90,7 +90,7 @@ def test_cancelled(probability: np.ndarray) -> None:
 def test_segment_takes_this_way(make_model, monkeypatch: pytest.MonkeyPatch) -> None:
     from napari_sa2net.inference.segment import segment
 
-    image, _ = synthetic_nuclei(shape=(200, 230), n=40, seed=3)
+    image, _ = synthetic_nuclei(shape=(120, 140), n=15, seed=3)
     settings = {
         "model": make_model(),
         "precision": "float32",

@@ -181,7 +181,7 @@ def test_the_size_is_that_of_several_planes() -> None:
 
 
 def test_crops_come_from_several_planes() -> None:
-    plan = _stack(*[discs(24, 1200) * (1 - 0.1 * i) for i in range(4)], np.zeros((1200, 1200)))
+    plan = _stack(*[discs(24, 800) * (1 - 0.1 * i) for i in range(4)], np.zeros((800, 800)))
     planes = [ScaledPlane(plan, index) for index in plan.indices()]
     assert [plane.index for plane, _ in crops(planes)] == [(0,), (1,), (2,)]
     # empty planes give none while others have more
