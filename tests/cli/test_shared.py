@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -329,26 +329,33 @@ def start(*arguments, home: Path) -> subprocess.Popen[str]:
     )
 
 
+def workers_of(scheduler: int) -> list[Any]:
+    import psutil
+
+    found = []
+    for one in psutil.Process(scheduler).children():
+        with suppress(psutil.Error):  # it ends in this moment
+            if "spawn_main" in " ".join(one.cmdline()):
+                found.append(one)
+    return found
+
+
 @pytest.mark.timeout(600)
 def test_workers_that_are_killed_cost_their_blocks(
     segment, large, images, tiny_model, tmp_path, own_home
 ):
     pytest.importorskip("distributed")
-    psutil = pytest.importorskip("psutil")
+    pytest.importorskip("psutil")
     assert segment(*SMALL, "--format", "ome-zarr", inputs=[large], out="one").code == 0
     arguments = ("--model", tiny_model, *SMALL, "--block", "100", "--dask", "local:2")
     arguments += ("--format", "ome-zarr")
     running = start("segment", large, "-o", tmp_path / "out", *arguments, home=own_home)
     blocks = tmp_path / "out" / "extra" / "blocks" / "large"
 
-    def workers():
-        every = psutil.Process(running.pid).children()
-        return [one for one in every if "spawn_main" in " ".join(one.cmdline())]
-
     killed, seen = 0, 0
     while running.poll() is None and killed < KILLS:
         made = len(list(blocks.glob("block-*.npy")))
-        if made > seen and (present := workers()):
+        if made > seen and (present := workers_of(running.pid)):
             present[killed % len(present)].kill()
             killed, seen = killed + 1, made
         time.sleep(0.05)
@@ -436,7 +443,7 @@ def test_a_scheduler_that_runs(segment, images, tmp_path):
 def test_what_a_worker_that_hangs_has_is_done_by_others(segment, large, tmp_path, monkeypatch):
     """To the scheduler it is there for minutes, and gives nothing."""
     pytest.importorskip("distributed")
-    psutil = pytest.importorskip("psutil")
+    pytest.importorskip("psutil")
     command = sys.modules["napari_sa2net.cli.segment"]  # its function has the same name
     monkeypatch.setattr(command, "_LONG", 2.0)
     monkeypatch.setattr(command, "_TIMES", 1)
@@ -446,8 +453,7 @@ def test_what_a_worker_that_hangs_has_is_done_by_others(segment, large, tmp_path
     def stop(scheduler: int) -> None:
         while not list(blocks.glob("block-*.npy")):
             time.sleep(0.01)
-        every = psutil.Process(scheduler).children()
-        stopped.append(next(one for one in every if "spawn_main" in " ".join(one.cmdline())))
+        stopped.append(workers_of(scheduler)[0])
         stopped[0].suspend()
 
     with scheduler_of(2, tmp_path) as (address, scheduler):

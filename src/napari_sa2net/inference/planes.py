@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 #: Planes with more pixels than this are labelled in parts: it takes 50 bytes a pixel, about.
 LARGE = 16_000_000
 #: Side of a block's core, and how far it looks beyond (px).
-BLOCK = 3072
+BLOCK = 2048
 OVERLAP = 256
 #: Rows that are renumbered at a time.
 BAND = 1024

@@ -179,7 +179,7 @@ DEFAULT_TILE = {"cpu": 1024, "cuda": 2048, "mps": 1024}
 #: From more tiles on, memory is kept from one for the next, and handed back at the end.
 MANY_TILES = 4
 #: And after every so many: they differ in size, so that holes are left which grow.
-TIDIED = 16
+TIDIED = 8
 
 #: Axes flipped in turn when averaging over flips.
 FLIPS: tuple[tuple[int, ...], ...] = ((), (-2,), (-1,), (-2, -1))
