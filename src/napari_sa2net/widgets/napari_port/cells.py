@@ -341,7 +341,7 @@ class CellLayers:
     # --- inside ------------------------------------------------------------------------
 
     def _follow(self, _: Any = None) -> None:
-        if self._held:
+        if self._held or self._port.adds_unseen:
             return
         layers = self.layers()
         active, image = self._viewer.layers.selection.active, self._port.current
