@@ -475,7 +475,7 @@ def _mark_of(planes: list[_Pieces]) -> tuple[int, int]:
     It is the greatest of a type, and farther above the others than these are from each other:
     cells, too, get that number, and those before it may have been deleted.
     """
-    values = np.unique(np.concatenate([plane.values for plane in planes] or [[]])).astype(int)
+    values = np.unique([number for plane in planes for number in plane.values.tolist()])
     if values.size < 2 or values[-1] not in _MARKS:
         return 0, 0
     *others, gap = np.diff(values, prepend=0)
