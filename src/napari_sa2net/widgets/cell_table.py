@@ -329,9 +329,9 @@ class CellTable(QWidget):
         self.title = QLabel()
         self.said = muted()
         self.said.setWordWrap(False)
-        for label in (self.title, self.said):
-            # else a long name makes napari's window wider than the screen
-            label.setMinimumWidth(60)
+        # else a long name makes napari's window wider than the screen
+        self.title.setMinimumWidth(260)
+        self.said.setMinimumWidth(60)
         self.save = link_button("Save…", "Save the table, or the cells for other programs")
         menu = QMenu(self)
         #: Whether what the plot's filters take away is left out of files; while they do.
