@@ -275,6 +275,20 @@ def test_a_cell_of_an_odd_number_is_noted_and_one_in_its_row_is_not() -> None:
     assert look_at(last) == Look()
 
 
+def test_a_cell_that_has_the_number_of_a_mark_is_a_cell() -> None:
+    """The cell before it was deleted, or others of the stack go on; its shape says nothing."""
+    row = np.zeros((64, 512), np.uint8)
+    for number in (*range(1, 254), 255):
+        y, x = divmod(number, 64)
+        row[8 * y : 8 * y + 4, 8 * x : 8 * x + 4] = number
+    row[60] = row[row == 255].max()
+    assert not look_at(row).problem
+    assert "255 stands" not in look_at(row).note
+    frames = np.stack([np.where(LABELS, LABELS + 250, 0), around(255, "i4")])
+    assert not look_at(frames).problem
+    assert "255 stands" not in look_at(frames).note
+
+
 @pytest.mark.parametrize(("number", "turn"), [(3, 2), (6, -1)])
 def test_labels_drawn_on_a_picture_that_was_turned_are_told(
     folder: Path, number: int, turn: int

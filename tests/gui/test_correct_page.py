@@ -1030,3 +1030,29 @@ def test_outlines_are_looked_for_only_where_something_is_reviewed(
     assert set(np.unique(made)) == {0, 1, 2, 3, 4}
     assert np.array_equal(made, lines(page.controller.session, (), whole))
     assert sum((b - a) * (d - c) for a, b, c, d in looked_at) < 0.5 * made.size
+
+
+def test_cells_of_a_plane_that_is_not_shown_are_not_corrected(
+    open_page: Any, qtbot: Any
+) -> None:
+    page = open_page()
+    viewer = page.port.viewer
+    image = np.stack([picture(disks(*FOUR))] * 4)
+    viewer.add_image(image, name="stack", scale=(2, 1, 1))
+    place = {"scale": (2, 1, 1), "translate": (4, 0, 0)}
+    cells = viewer.add_labels(np.stack([disks(*FOUR)]), name="cells", **place)
+    viewer.dims.set_current_step(0, 0)
+    before = cells.data.copy()
+    for tool in ("delete", "brush"):
+        page.bench.toggle(tool)
+        assert page.bench.tool is None
+    assert not page.controller.delete([1])
+    assert "move the slider to 2" in page.state.said.words
+    assert "move the slider to 2" in page.place.text()
+    assert np.array_equal(cells.data, before)
+    # the walk through them comes to where they are
+    page.next()
+    assert viewer.dims.current_step[0] == 2
+    page.bench.toggle("delete")
+    drag(qtbot, cells, (0, 20, 20))
+    assert labels_of(cells) == [2, 3, 4]

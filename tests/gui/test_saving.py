@@ -124,6 +124,20 @@ def test_the_menu_saves_cells_where_they_lie_in_the_image(
     assert len(roifile.roiread(tmp_path / "slide-imagej_rois.zip")) == table.model.rowCount()
 
 
+def test_what_is_said_makes_no_window_wider(
+    table: Any, qtbot: QtBot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the screen's edge would be the buttons of the page."""
+    width = table.minimumSizeHint().width()
+    save(table, "csv", tmp_path / f"{'long ' * 30}.csv", monkeypatch)
+    qtbot.waitUntil(lambda: "long long" in table.said.text(), timeout=WAIT_MS)
+    assert table.said.toolTip() == table.said.text()
+    table._layer.name = "a long name " * 20
+    qtbot.waitUntil(lambda: "long name" in table.title.text(), timeout=WAIT_MS)
+    assert table.title.toolTip() == table.title.text()
+    assert table.minimumSizeHint().width() <= width
+
+
 def test_what_cannot_be_written_is_said(
     table: Any, qtbot: QtBot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -486,8 +486,14 @@ def test_cells_of_others_are_not_covered(open_dock: OpenDock, qtbot: QtBot) -> N
     image, truth = synthetic_nuclei((160, 200), n=12, diameter=20, seed=0)
     viewer.add_image(image, name="nuclei")
     mine = viewer.add_labels(truth.astype(np.int32), name="mine")
+    viewer.layers.selection.active = viewer.layers["nuclei"]
     look(qtbot, page)
     made = page.port.result_layer(session.why.key)
     assert made is not mine
     assert not made.visible
     assert mine.visible
+    # what is not seen is not corrected, measured and listed in the place of what is
+    assert page._workspace.cells.current is mine
+    assert {name for _, name in page._workspace.cells.choices()} == {"mine", made.name}
+    viewer.layers.selection.active = made
+    assert page._workspace.cells.current is made

@@ -9,9 +9,10 @@ import torch
 
 from napari_sa2net.config import TrainConfig, UnifiedFocalConfig
 from napari_sa2net.data.samples import synthetic_nuclei
-from napari_sa2net.errors import SettingsError
+from napari_sa2net.errors import SettingsError, TrainingDataError
 from napari_sa2net.models import load_model
 from napari_sa2net.nn import FocalUNet, SA2Net
+from napari_sa2net.training.fine_tune import repeat_from_card
 from napari_sa2net.training.train import train_folder
 
 SMALL = TrainConfig(
@@ -98,3 +99,28 @@ def test_a_base_grows_wider_and_what_it_cannot_be_is_refused(folder) -> None:
     ):
         with pytest.raises(SettingsError, match=words):
             train_folder(folder, "never", SMALL.model_copy(update=same | wrong))
+
+
+def test_what_is_wrong_with_the_images_is_not_said_of_the_card(folder, tmp_path) -> None:
+    train_folder(folder, "first", SMALL.model_copy(update={"steps": 1}))
+    with pytest.raises(TrainingDataError):
+        repeat_from_card(load_model("first").card, tmp_path / "nowhere", "again")
+
+
+@pytest.mark.parametrize("channels", [4, 8])
+def test_what_a_card_says_of_the_network_beside_a_base_is_what_was_made(
+    folder, channels: int
+) -> None:
+    """Version 0.1.0 wrote what it had not looked at."""
+    train_folder(folder, "base", SMALL)
+    config = SMALL.model_copy(update={"base": "base", "base_channels": channels, "steps": 1})
+    train_folder(folder, "first", config)
+    card = load_model("first").card
+    if channels == 4:
+        formerly = {"network": "focal_unet", "base_channels": 16, "squeeze_excitation": True}
+        card.training["settings"].update(formerly)
+    repeat_from_card(card, folder, "again")
+    one, two = load_model("first"), load_model("again")
+    assert two.card.network == one.card.network
+    for a, b in zip(one.net.parameters(), two.net.parameters(), strict=True):
+        assert torch.equal(a, b)

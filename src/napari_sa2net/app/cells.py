@@ -102,6 +102,8 @@ class CellSource:
         edited since; None where none were.
     made
         Provenance of the segmentation that made the cells; empty where none did.
+    elsewhere
+        Where the view shows a plane that the cells do not have: how to come to theirs.
     """
 
     key: str
@@ -122,6 +124,12 @@ class CellSource:
     could_lie_on: bool = False
     former: NDArray[Any] | None = None
     made: Mapping[str, Any] = field(default_factory=dict)
+    elsewhere: str = ""
+
+    @property
+    def unseen(self) -> str:
+        """Why no plane of the cells is seen, and what to do; empty where one is."""
+        return self.turned or self.elsewhere
 
     @property
     def shape(self) -> tuple[int, int]:

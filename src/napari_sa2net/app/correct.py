@@ -294,7 +294,7 @@ class CorrectController:
         """
         with self.lock:
             session, source = self.open(), self.state.cells
-            if session is None or source is None or self.is_turned():
+            if session is None or source is None or self.is_unseen():
                 return False
 
             def act() -> Change:
@@ -397,7 +397,7 @@ class CorrectController:
         """Segment a box again with other settings; what is reviewed in it stays."""
         with self.lock:
             source = self.state.cells
-            if self.open() is None or source is None or self.is_turned():
+            if self.open() is None or source is None or self.is_unseen():
                 return
             try:
                 self._engine.segment_box(source, outline, instances, diameter)
@@ -416,7 +416,7 @@ class CorrectController:
         """
         with self.lock:
             session, source = self.open(), self.state.cells
-            if session is None or source is None or self.is_turned():
+            if session is None or source is None or self.is_unseen():
                 return
             corrections, index = session.corrections, source.plane
             box = None if bounds is None else box_of(bounds, source.shape)
@@ -453,7 +453,7 @@ class CorrectController:
 
     def accept_view(self) -> bool:
         """Say that all cells that are seen are right, of the shown plane."""
-        if self.is_turned() or not self._are_cells():
+        if self.is_unseen() or not self._are_cells():
             return False
         source = self.state.cells
         image = source.image if source is not None else None
@@ -607,11 +607,11 @@ class CorrectController:
             self.say(self.state.odd.words, ok=False)
         return not self.state.odd.words
 
-    def is_turned(self) -> bool:
-        """The view shows no plane of the stack, but cuts through all: say how to go on."""
+    def is_unseen(self) -> bool:
+        """The view shows no plane of the cells: say how to go on."""
         source = self.state.cells
-        if source is not None and source.turned:
-            self.say(source.turned, ok=False)
+        if source is not None and source.unseen:
+            self.say(source.unseen, ok=False)
             return True
         return False
 

@@ -297,7 +297,7 @@ class LiveController:
     def _here(self) -> tuple[EditSession, CellSource] | None:
         """Cells that can be learned from as they are shown."""
         session, source = self.correct.session, self.correct.state.cells
-        if session is None or source is None or source.turned:
+        if session is None or source is None or source.unseen:
             return None
         if source.image is None or source.corner is None or self.correct.state.odd.words:
             return None

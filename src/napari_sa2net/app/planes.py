@@ -43,8 +43,8 @@ class Corrector(Protocol):
     def open(self) -> EditSession | None:
         """Begin with the chosen cells, or go on."""
 
-    def is_turned(self) -> bool:
-        """The view shows no plane of the stack; that is said."""
+    def is_unseen(self) -> bool:
+        """The view shows no plane of the cells; that is said."""
 
     def accept(self, label: int) -> bool:
         """Say that a cell is right."""
@@ -240,7 +240,9 @@ class CorrectReview:
     def _queue(self, begin: bool = True) -> StackQueue | None:
         session = self._controller.open() if begin else self._controller.session
         source = self._state.cells
-        if session is None or source is None or (begin and self._controller.is_turned()):
+        if session is None or source is None:
+            return None
+        if begin and source.turned and self._controller.is_unseen():
             return None
         queue = session.queue(source)
         if begin:

@@ -57,6 +57,8 @@ FEW_ZEROS = 0.2
 MANY = 50
 #: Greatest numbers of types, which data sets give to pixels that do not count.
 _MARKS = tuple(int(np.iinfo(kind).max) for kind in (np.uint8, np.int16, np.uint16, np.int32))
+#: They stand so far above the cells' numbers, and so many times as far as these lie apart.
+_FAR, _TIMES = 10, 2
 #: Perimeter² / (4π · area) of what is no cell but a band: a disk has 1, one of 3:1 has 2.
 _BAND = 6.0
 #: Of a plane with more pixels only every second, third … row and column is looked at.
@@ -210,6 +212,7 @@ def look_at(labels: NDArray[Any], many: str = "learned as one") -> Look:
     """
     planes = _told(labels)
     problem = _mask_words(planes)
+    mark, below = _mark_of(planes)
     sure, unsure, background = "", "", 0
     for plane in planes:
         number, share, few_zeros = plane.background
@@ -221,18 +224,19 @@ def look_at(labels: NDArray[Any], many: str = "learned as one") -> Look:
             )
             sure, unsure = (words, "") if few_zeros else ("", words)
             background = number if few_zeros else 0
-        number, is_band = plane.mark
-        if number and is_band and not sure:
+        if not mark or mark not in plane.values:
+            continue
+        if plane.has_no_cell and not sure:
             sure, background = (
-                f"label {number}, far above the next number, {plane.values[-2]}, lies in bands "
+                f"label {mark}, far above the next number, {below}, lies in bands "
                 "or in several places as no cell does: it looks like a mark of pixels that do "
                 "not count. Only cells may have numbers: in Python, "
-                f"labels[labels == {number}] = 0",
-                number,
+                f"labels[labels == {mark}] = 0",
+                mark,
             )
-        elif number and not (sure or unsure):
+        elif not (sure or unsure):
             unsure = (
-                f"label {number} stands far above the next number, {plane.values[-2]}: if it "
+                f"label {mark} stands far above the next number, {below}: if it "
                 "marks pixels that do not count, and no cell, give it the number 0"
             )
     apart = sorted({number for plane in planes for number in plane.apart})
@@ -343,8 +347,8 @@ class _Pieces:
         Pieces of each that are no crumbs.
     background : (int, float, bool)
         Number of a label that looks like background (else 0), its share, and if few are 0.
-    mark : (int, bool)
-        Number that may mark pixels that do not count (else 0), and if it cannot be a cell.
+    has_no_cell : bool
+        If the greatest number of a type is here and its shape is no cell's.
     several : array
         Numbers of more than one piece.
     shared : list of int
@@ -373,7 +377,7 @@ class _Pieces:
         self.several = self.values[self.per_label > 1]
         per_value = np.bincount(index, areas, self.values.size)
         self.background = self._background(plane, per_value)
-        self.mark = self._mark(plane, per_value)
+        self.has_no_cell = self._has_no_cell(plane, per_value)
         self.typical = float(np.sqrt(np.median(areas[whole]))) if areas.size else 0.0
         # So many pieces lie apart anyhow.
         several = np.flatnonzero((self.per_label > 1) & (self.per_label < MANY)).tolist()
@@ -403,20 +407,18 @@ class _Pieces:
             return 0, 0.0, False
         return int(self.values[at]), share, 1 - areas.sum() / plane.size < FEW_ZEROS
 
-    def _mark(self, plane: NDArray[Any], areas: NDArray[Any]) -> tuple[int, bool]:
-        """The greatest number of a type with none before it; whether its shape is no cell's."""
-        if self.values.size < 2 or self.values[-1] not in _MARKS:
-            return 0, False
-        if self.values[-1] - self.values[-2] == 1:  # the last of a row
-            return 0, False
+    def _has_no_cell(self, plane: NDArray[Any], areas: NDArray[Any]) -> bool:
+        """Whether the greatest number, if it may be a mark, has the shape of no cell."""
+        if not self.values.size or self.values[-1] not in _MARKS:
+            return False
         own = np.pad(plane == self.values[-1], 1)
         within = (
             own[1:-1, 1:-1] & own[:-2, 1:-1] & own[2:, 1:-1] & own[1:-1, :-2] & own[1:-1, 2:]
         )
         perimeter = areas[-1] - within.sum()
         is_band = perimeter**2 > _BAND * 4 * np.pi * areas[-1]
-        is_large = areas[-1] > LARGE * np.median(areas[:-1])
-        return int(self.values[-1]), bool(is_band or is_large or self.per_label[-1] > 1)
+        is_large = areas.size > 1 and areas[-1] > LARGE * np.median(areas[:-1])
+        return bool(is_band or is_large or self.per_label[-1] > 1)
 
     def groups(self, number: int) -> list[NDArray[np.intp]]:
         """Pieces of one number that lie near each other, those of the largest first.
@@ -465,6 +467,21 @@ def _gaps(boxes: list[Any]) -> NDArray[Any]:
     spans = np.array([[(s.start, s.stop) for s in box] for box in boxes], float)
     gaps = np.maximum(spans[:, None, :, 0] - spans[None, :, :, 1], 0).max(-1)
     return np.maximum(gaps, gaps.T)
+
+
+def _mark_of(planes: list[_Pieces]) -> tuple[int, int]:
+    """Number that may mark pixels that do not count, and the next below it; else 0, 0.
+
+    It is the greatest of a type, and farther above the others than these are from each other:
+    cells, too, get that number, and those before it may have been deleted.
+    """
+    values = np.unique([number for plane in planes for number in plane.values.tolist()])
+    if values.size < 2 or values[-1] not in _MARKS:
+        return 0, 0
+    *others, gap = np.diff(values, prepend=0)
+    if gap <= max(_FAR, _TIMES * max(others)):
+        return 0, 0
+    return int(values[-1]), int(values[-2])
 
 
 def _mask_words(planes: list[_Pieces]) -> str:

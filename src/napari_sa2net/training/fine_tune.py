@@ -396,28 +396,38 @@ def repeat_from_card(
             f"{card.name!r} was not trained: it is {parent_named(card)[0]} with its attention "
             "changed. Repeat the training of that model, and keep the change again."
         )
+    full = training.get("recipe") != RECIPE
     try:
-        if training.get("recipe") != RECIPE:
+        if full:
             config = TrainConfig.model_validate({**training["settings"], "resume": None})
-            if config.base is not None and base is not None:
-                config = config.model_copy(update={"base": base})
-            run = None if out is None else Path(out)
-            return train_folder(
-                Path(directory), name, config, run, progress, cancelled, command, **read_as
-            )
-        settings = {**training["settings"], "rounds": training["rounds"]}
-        division = {
-            "training": list(training["commits"]),
-            "held_out": list(training["held_out"]),
-            "earlier": list(training["held_out_before"]),
-        }
-        schedule = [(int(at), int(total)) for at, total in training["schedule"]]
-        fine = FineTuneConfig.model_validate(settings)
+        else:
+            settings = {**training["settings"], "rounds": training["rounds"]}
+            division = {
+                "training": list(training["commits"]),
+                "held_out": list(training["held_out"]),
+                "earlier": list(training["held_out_before"]),
+            }
+            schedule = [(int(at), int(total)) for at, total in training["schedule"]]
+            fine = FineTuneConfig.model_validate(settings)
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise CardError(
             f"The card of {card.name!r} does not tell how it was trained "
             f"({type(error).__name__}: {str(error).splitlines()[0]})."
         ) from error
+    if full:
+        if config.base is not None:
+            # cards of 0.1.0 say of these what was not done where there was a base
+            was = {
+                "network": card.network.kind,
+                "base_channels": card.network.base_channels,
+                "squeeze_excitation": None,
+                "base": base or config.base,
+            }
+            config = config.model_copy(update=was)
+        run = None if out is None else Path(out)
+        return train_folder(
+            Path(directory), name, config, run, progress, cancelled, command, **read_as
+        )
     return fine_tune(
         directory,
         find_parent(card, base),

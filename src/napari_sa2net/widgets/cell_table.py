@@ -329,6 +329,9 @@ class CellTable(QWidget):
         self.title = QLabel()
         self.said = muted()
         self.said.setWordWrap(False)
+        # else a long name makes napari's window wider than the screen
+        self.title.setMinimumWidth(260)
+        self.said.setMinimumWidth(60)
         self.save = link_button("Save…", "Save the table, or the cells for other programs")
         menu = QMenu(self)
         #: Whether what the plot's filters take away is left out of files; while they do.
@@ -526,6 +529,7 @@ class CellTable(QWidget):
             self.only.setVisible(bool(out))
         else:
             self.title.setText(NO_CELLS.format(image.name) if image is not None else NO_IMAGE)
+        self.title.setToolTip(self.title.text())
         self.save.setEnabled(layer is not None)
         self.saves["csv"].setEnabled(self.model.n_cells > 0)
 
@@ -599,6 +603,7 @@ class CellTable(QWidget):
 
     def _show_said(self) -> None:
         self.said.setText(self._saving.said)
+        self.said.setToolTip(self._saving.said)
 
     def _restyle(self, _: Any = None) -> None:
         self.setStyleSheet(style_sheet(self._viewer.theme))

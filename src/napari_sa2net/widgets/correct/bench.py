@@ -283,7 +283,10 @@ class ToolBench(QObject):
             return
         tool = tool_named(name)
         self._begin()
-        if not tool.mode and self._controller.is_turned():
+        source = self._controller.state.cells
+        # napari's own tools work from every side, but where the cells are
+        own = not tool.mode or (source is not None and source.elsewhere)
+        if own and self._controller.is_unseen():
             self._show()
             return
         if tool.mode:

@@ -459,7 +459,7 @@ def _place(source: Any) -> str:
     words = f"over {source.image.name}" if source.image is not None else "over no image"
     if source.could_lie_on and source.image is not None:
         words = f"as large as {source.image.name}, but of another scale or place"
-    plane = source.turned or plane_words(
+    plane = source.unseen or plane_words(
         source.plane, source.labels.shape[:-2], source.stack_axes
     )
     return f"{words} · {plane}" if plane else words

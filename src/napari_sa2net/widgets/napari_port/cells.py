@@ -15,7 +15,7 @@ from qtpy.QtCore import QTimer
 from napari_sa2net.app.session import source_plan
 from napari_sa2net.widgets.napari_port.connections import Connections, WatchedLayers
 from napari_sa2net.widgets.napari_port.maps import OUTLINED, cell_colors, contour_for, is_cells
-from napari_sa2net.widgets.napari_port.picking import bring_into_view
+from napari_sa2net.widgets.napari_port.picking import bring_into_view, elsewhere_words
 from napari_sa2net.widgets.napari_port.reading import (
     image_source,
     in_viewer_units,
@@ -163,6 +163,7 @@ class CellLayers:
             image is not None and corner is None and self._fits(image, layer),
             self._port.former_labels(layer),
             _made(ours),
+            elsewhere_words(self._viewer, layer),
         )
 
     @contextmanager
@@ -341,7 +342,7 @@ class CellLayers:
     # --- inside ------------------------------------------------------------------------
 
     def _follow(self, _: Any = None) -> None:
-        if self._held:
+        if self._held or self._port.adds_unseen:
             return
         layers = self.layers()
         active, image = self._viewer.layers.selection.active, self._port.current

@@ -175,6 +175,24 @@ def _elsewhere(
     return [i for i in hidden if not low[i] - 0.5 <= now[i] <= high[i] + 0.5]
 
 
+def elsewhere_words(viewer: Viewer, layer: Labels) -> str:
+    """How to come to the planes of a layer; empty where one of them is shown."""
+    low, high = np.zeros(layer.ndim), np.array(layer.data.shape) - 1.0
+    lead, moves = viewer.dims.ndim - layer.ndim, []
+    middle = in_viewer_units(viewer, layer, np.array(layer.data_to_world((low + high) // 2)))
+    for axis in _elsewhere(viewer, layer, low, high):
+        start, _, step = viewer.dims.range[axis + lead]
+        name = viewer.dims.axis_labels[axis + lead]
+        named = "" if name.lstrip("-").isdigit() else f" {name}"
+        moves.append(f"the slider{named} to {round((middle[axis] - start) / step)}")
+    if not moves:
+        return ""
+    return (
+        "These cells are of another plane than the one that is shown, and you would correct "
+        f"what you do not see: move {' and '.join(moves)}, or choose other cells."
+    )
+
+
 def blink(layer: Labels) -> None:
     """Show the selected object alone for a moment."""
     if layer.show_selected_label:

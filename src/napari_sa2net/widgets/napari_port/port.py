@@ -115,6 +115,8 @@ class NapariPort:
         self._selected_last: Image | None = None
         self._axes: dict[str, str] = {}
         self._channels: dict[str, tuple[int, ...]] = {}
+        #: while cells are added that stay hidden
+        self.adds_unseen = False
         self._results: dict[str, ResultLayer] = {}
         self._measure: MeasureLine | None = None
         self.add_to_edited: Callable[[str, tuple[int, ...], Any], bool] = lambda *_: False
@@ -360,8 +362,14 @@ class NapariPort:
             layer = Labels(labels, name=f"{image.name} cells", **arguments)
             if np.prod(labels.shape[-2:]) <= OUTLINED:
                 layer.contour = contour_for(result.summary.median_area_px)
-            with keep_selection(self.viewer):
-                self.viewer.add_layer(layer)
+            # for a moment napari selects what is added: cells that nobody sees are not to be
+            # corrected in the place of those that are seen
+            self.adds_unseen = not seen
+            try:
+                with keep_selection(self.viewer):
+                    self.viewer.add_layer(layer)
+            finally:
+                self.adds_unseen = False
             shown = ResultLayer(self.viewer, layer, image, lambda: self._edited(state.key))
         self._results[state.key] = shown
         if state.request.looks and not shown.layer.contour:
