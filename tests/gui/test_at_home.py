@@ -10,7 +10,7 @@ import pytest
 from napari.utils import progress
 from napari.utils.notifications import notification_manager
 from qtpy.QtGui import QDesktopServices
-from qtpy.QtWidgets import QApplication, QPushButton, QTabWidget
+from qtpy.QtWidgets import QApplication, QLabel, QPushButton, QTabWidget
 
 from napari_sa2net.app.session import JobProgress
 from napari_sa2net.data.samples import synthetic_nuclei
@@ -18,7 +18,7 @@ from napari_sa2net.widgets import workspace
 from napari_sa2net.widgets.correct.tools import USUAL_KEYS
 from napari_sa2net.widgets.dock import PAGES, measure_cells
 from napari_sa2net.widgets.napari_port.keys import choose_keys, key_now, spelled
-from napari_sa2net.widgets.workspace import TABLE, Activity
+from napari_sa2net.widgets.workspace import TABLE, WHEEL, Activity
 
 
 class Run:
@@ -54,6 +54,8 @@ def test_a_run_is_in_the_activity_dock_and_asks_before_napari_closes(run, qtbot)
     assert not tasks(viewer)  # it may be over in a moment
     qtbot.waitUntil(lambda: bool(tasks(viewer)), timeout=20_000)
     assert tasks(viewer) == ["SA2-Net: finding cells"]
+    labels = viewer.window._qt_window.statusBar().findChildren(QLabel)
+    assert [label.movie().speed() for label in labels if label.movie()] == [WHEEL]
     (bar,) = set(progress._all_instances) - bars
     one.set(True, JobProgress(4, 10, "segmenting"))
     qtbot.waitUntil(lambda: bar.n == 40 and bar.desc == "SA2-Net: segmenting: ")

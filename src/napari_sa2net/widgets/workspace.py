@@ -18,7 +18,7 @@ from napari.utils import progress
 from napari.utils.notifications import show_info
 from napari.utils.task_status import Status
 from qtpy.QtCore import QObject, Qt, QTimer, Signal
-from qtpy.QtWidgets import QApplication, QWidget
+from qtpy.QtWidgets import QApplication, QLabel, QWidget
 
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.measurements import Measurements
@@ -96,6 +96,8 @@ ON_LAYERS = (("Segment", "image"), ("Measure cells", "labels"), ("Correct", "lab
 BRIEF_MS = 700
 #: s; the end of what takes longer is told to whoever looks elsewhere
 LONG = 20.0
+#: %; of its speed, at which napari's wheel turns
+WHEEL = 15
 
 
 class Activity(QObject):
@@ -171,11 +173,22 @@ class Activity(QObject):
             if register is not None:
                 self._task = register("SA2-Net", Status.BUSY, self._what)
             self._bar = progress(total=100, desc=f"SA2-Net: {self._what}")
+            self._calm()
         now, bar = self._progress(), self._bar
         if now is not None and bar is not None:
             bar.update(round(100 * now.fraction) - bar.n)
             if bar is self._bar:
                 bar.set_description(f"SA2-Net: {now.what}")
+
+    def _calm(self) -> None:
+        """Slow napari's turning wheel: each frame draws the window anew, canvas and all.
+
+        Without a graphics card that took more time of the processor than all else of a run.
+        """
+        window = getattr(self._viewer.window, "_qt_window", None)
+        for label in window.statusBar().findChildren(QLabel) if window is not None else ():
+            if label.movie() is not None:
+                label.movie().setSpeed(WHEEL)
 
     def _tell(self, words: str) -> None:
         docks = [
