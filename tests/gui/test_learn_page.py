@@ -242,6 +242,19 @@ def test_a_child_made_worse_is_not_offered_and_the_page_says_why(
     assert page.session.model == "tiny"
 
 
+def test_a_learn_dock_of_its_own_opens_the_correct_page(
+    home: Path, make_napari_viewer: Any, qtbot: Any
+) -> None:
+    viewer = make_napari_viewer()
+    _, dock = viewer.window.add_plugin_dock_widget("napari-sa2net", "Learn")
+    dock.window().show()
+    page: Any = dock.pages[0]
+    wait(qtbot, lambda: shown(page.to_correct))
+    page.to_correct.click()
+    (other,) = set(dock.workspace.docks) - {dock}
+    assert [type(one).__name__ for one in other.pages] == ["CorrectPage"]
+
+
 def test_a_dock_closed_while_learning_leaves_a_run_to_go_on_with(
     home: Path, make_napari_viewer: Any, qtbot: Any
 ) -> None:
@@ -259,7 +272,6 @@ def test_a_dock_closed_while_learning_leaves_a_run_to_go_on_with(
         return dock, page
 
     dock, page = open_alone()
-    assert not shown(page.to_correct)  # there is no such page here
     page.controller.set_config(LONG)
     page.button.click()
     wait(qtbot, lambda: page.state.curves.rounds)

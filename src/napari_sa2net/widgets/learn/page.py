@@ -5,7 +5,7 @@ from __future__ import annotations
 from napari.utils.theme import get_theme
 from qtpy.QtCore import QTimer
 from qtpy.QtGui import QColor, QShowEvent
-from qtpy.QtWidgets import QLineEdit, QTabWidget, QWidget
+from qtpy.QtWidgets import QLineEdit, QWidget
 
 from napari_sa2net.app.training_set import seconds_to_learn
 from napari_sa2net.config import FineTuneConfig
@@ -14,7 +14,6 @@ from napari_sa2net.widgets.controls import (
     Form,
     ValueSlider,
     align_forms,
-    around,
     duration_words,
     muted,
     narrow_combo,
@@ -141,7 +140,7 @@ class LearnPage(PageWidget):
         self.time.valueChanged.connect(self._set_minutes)
         self.advanced.valueChanged.connect(controller.set_config)
         self.button.clicked.connect(self._learn)
-        self.to_correct.clicked.connect(self._go_to_correct)
+        self.to_correct.clicked.connect(lambda: self._workspace.open_page("Correct"))
 
     def shut(self) -> None:
         """Undo every connection; a run that goes on is the controller's."""
@@ -181,12 +180,6 @@ class LearnPage(PageWidget):
         changed = {**config.model_dump(), "minutes": minutes, "steps": None}
         self.controller.set_config(FineTuneConfig(**changed))
 
-    def _go_to_correct(self) -> None:
-        tabs = around(self, QTabWidget)
-        if tabs is not None:
-            names = [tabs.tabText(i) for i in range(tabs.count())]
-            tabs.setCurrentIndex(names.index("Correct"))
-
     def _devices(self) -> list[str]:
         info = self.session.info
         return ["auto", *(info.devices if info is not None else ("cpu",))]
@@ -204,7 +197,7 @@ class LearnPage(PageWidget):
         gone = summary is not None and summary.gone
         self.title.setText("The training set is gone" if gone else "Nothing to learn from yet")
         self.teach.setText(state.problem if gone else TEACH)
-        self.to_correct.setVisible(around(self, QTabWidget) is not None and not gone)
+        self.to_correct.setVisible(not gone)
         self.problem.setText(state.problem)
         self.problem.setVisible(bool(state.problem) and not nothing)
         self._show_button()
