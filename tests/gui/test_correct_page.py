@@ -293,10 +293,11 @@ def test_review_walks_and_the_view_follows(open_page: Any, qtbot: Any) -> None:
     labels = disks(*FOUR, shape=(400, 400))
     labels[200:240, 200:204] = 5  # thin and long: the most doubtful one
     page, viewer, cells = with_cells(open_page, labels)
-    camera_of(viewer).zoom = 1
     qtbot.waitUntil(lambda: page.state.review.scored, timeout=WAIT_MS)
     assert "0 of 5" in page.review.title.text()
     assert not page.review.accept.isEnabled()
+    # only now: napari fits the view once more when its window is laid out
+    camera_of(viewer).zoom = 1
     key(viewer, "N")
     first = page.state.review.label
     assert cells.selected_label == first
