@@ -4,11 +4,12 @@ A simulated person (`benchmarks.person`) does the images of a source one after t
 act has a published price. Ways of doing it:
 
 - hand: every object is drawn by its outline.
-- correct: the bundled model segments, and what is wrong is corrected.
+- correct: the bundled model segments, and what is wrong is corrected; clicks learn of it
+  (`app.clicks`), after so many seconds of the person's own (`LESSON_S`), who goes on meanwhile.
 - rounds: besides, what was corrected is kept, and a model learns from it after some images;
   the next ones are segmented with that model, if it was better.
 - live: as `correct`, and it learns while the person corrects (`app.live`); a wave comes back
-  after so many seconds of the person's own (`WAVE_S`), who goes on meanwhile.
+  after `WAVE_S`.
 
     python -m benchmarks person                                  two images of each source
     python -m benchmarks person --images 10 --seeds 3 --ways hand correct rounds
@@ -31,7 +32,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import platformdirs
@@ -46,9 +47,10 @@ from napari_sa2net.metrics import pool, score_image
 from napari_sa2net.models import load_model
 
 #: Counts up where the person works in another way, so that older rows are not taken.
-VERSION = 3
-#: Seconds from the beginning of a wave of learning until its cells are there.
-WAVE_S = 8.0
+VERSION = 4
+#: Seconds from the beginning of a wave of learning until its cells are there, and until clicks
+#: have learned.
+WAVE_S, LESSON_S = 8.0, 6.0
 #: A model learns after so many images of a folder, and with so many steps.
 LEARN_AFTER, STEPS = (3, 6), 240
 #: Seconds per object of people, for comparison: micro-sam's user study (Archit et al., Nature
@@ -184,9 +186,32 @@ class Correct(Way):
     """Segmented and corrected."""
 
     name = "correct"
+    #: what comes so many seconds after it was asked for
+    takes: ClassVar = {"teach_clicks": LESSON_S}
+
+    def __init__(self, desk: Desk, seed: int, images: int) -> None:
+        super().__init__(desk, seed, images)
+        (self._engine,) = desk.engines
+        self._engine.later = frozenset(self.takes)
+        self._due: dict[int, float] = {}
 
     def begin(self, picture: Picture) -> None:
         self.desk.show_segmented()
+        self._due.clear()
+
+    def edited(self, person: Person) -> None:
+        now = person.ledger.seconds
+        for call in self._engine.waiting:
+            self._due.setdefault(call.job, now + self.takes[call.name])
+        ready = [call for call in self._engine.waiting if self._due[call.job] <= now]
+        if ready:
+            self._engine.answer_now(ready)
+            self.desk.work()
+
+    def end(self, person: Person) -> None:
+        super().end(person)
+        self._engine.answer_now(list(self._engine.waiting))
+        self.desk.work()
 
 
 class Rounds(Correct):
@@ -218,34 +243,21 @@ class Live(Correct):
     name = "live"
     draws = True
 
+    takes: ClassVar = Correct.takes | {"wave": WAVE_S}
+
     def __init__(self, desk: Desk, seed: int, images: int) -> None:
         super().__init__(desk, seed, images)
         self._live = LiveController(desk.correct)
         self._live.config = self._live.config.model_copy(update={"seed": seed})
         self._live.set_on(True)
-        (self._engine,) = desk.engines
-        self._engine.later = frozenset({"wave"})
-        self._begun: float | None = None
-
-    def begin(self, picture: Picture) -> None:
-        super().begin(picture)
-        self._begun = None
 
     def edited(self, person: Person) -> None:
-        if not self._engine.waiting:
-            self._begun = None
-        elif self._begun is None:
-            self._begun = person.ledger.seconds
-        elif person.ledger.seconds >= self._begun + WAVE_S:
-            self._engine.answer_later()
-            self.desk.work()
+        super().edited(person)
         if "went wrong" in self._live.state.words:
             raise RuntimeError(self._live.state.words)
 
     def end(self, person: Person) -> None:
         super().end(person)
-        self._engine.answer_later()
-        self.desk.work()
         if self.done == self.images:
             self._live.close()
 
@@ -318,7 +330,8 @@ class Rows:
 
 def measure_key(model: str) -> str:
     """Rows of another key were measured otherwise."""
-    how = [VERSION, PRICES, SETTINGS, LEARN_AFTER, STEPS, WAVE_S, load_model(model).sha256]
+    times = (WAVE_S, LESSON_S)
+    how = [VERSION, PRICES, SETTINGS, LEARN_AFTER, STEPS, times, load_model(model).sha256]
     return hashlib.sha256(json.dumps(how).encode()).hexdigest()[:12]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,8 @@ CANVAS, LEAST, MOST, HAND = 25.0, 1.0, 2.0, 0.1
 IN_THE_WAY = 0.15
 #: False cells that a lasso takes away at once, at most.
 MOST_AT_ONCE = 30
+#: Tools that are better when clicks have learned of more cells.
+CLICKS = ("click to add", "click to grow", "click to cut")
 #: A person believes in a tool at first as after so many (successes, failures).
 BELIEF = (4.0, 1.0)
 
@@ -103,12 +105,15 @@ class Ledger:
         Times and seconds of each.
     tries
         Successes and tries of what may fail.
+    seen
+        The same, as far as the person goes by it.
     wasted
         Seconds of acts that brought nothing, checks and undoing included.
     """
 
     acts: dict[str, list[float]] = field(default_factory=dict)
-    tries: dict[str, list[int]] = field(default_factory=dict)
+    tries: dict[str, list[float]] = field(default_factory=dict)
+    seen: dict[str, list[float]] = field(default_factory=dict)
     wasted: float = 0.0
 
     @property
@@ -124,13 +129,19 @@ class Ledger:
 
     def tried(self, what: str, worked: bool) -> None:
         """What may fail was tried."""
-        entry = self.tries.setdefault(what, [0, 0])
-        entry[0] += worked
-        entry[1] += 1
+        for known in (self.tries, self.seen):
+            entry = known.setdefault(what, [0, 0])
+            entry[0] += worked
+            entry[1] += 1
+
+    def forget_half(self, what: Sequence[str]) -> None:
+        """What was seen of these so far counts half: they may be better now."""
+        for name in what:
+            self.seen[name] = [n / 2 for n in self.seen.get(name, (0.0, 0.0))]
 
     def hope(self, what: str) -> float:
         """Chance of success that a person expects from what was seen so far."""
-        good, tries = self.tries.get(what, (0, 0))
+        good, tries = self.seen.get(what, (0.0, 0.0))
         return (good + BELIEF[0]) / (tries + sum(BELIEF))
 
 
@@ -144,7 +155,7 @@ class Engine:
     def __init__(self, on_event: Callable[[p.Event], None], handlers: Any = None) -> None:
         self._on_event = on_event
         self._queue: deque[p.Request] = deque()
-        #: functions that are not answered before `answer_later`
+        #: functions that are not answered before `answer_now`
         self.later: frozenset[str] = frozenset()
         self.waiting: list[p.Call] = []
         self._handlers = handlers or Handlers(self)  # type: ignore[arg-type]
@@ -164,10 +175,10 @@ class Engine:
         else:
             self._queue.append(request)
 
-    def answer_later(self) -> None:
+    def answer_now(self, calls: Sequence[p.Call]) -> None:
         """What has waited is answered next."""
-        self._queue.extend(self.waiting)
-        self.waiting.clear()
+        self._queue.extend(calls)
+        self.waiting = [call for call in self.waiting if call not in calls]
 
     def work(self) -> bool:
         """Answer the first request that waits; False where there is none."""
@@ -750,7 +761,11 @@ class Person:
         self.ledger.pay(act, STROKE + CM * self.scale * length(line))
 
     def _after(self) -> None:
+        known = self.desk.correct.state.clicks_learned
         self._edited(self)
+        if self.desk.correct.state.clicks_learned > known:
+            # the page says so
+            self.ledger.forget_half(CLICKS)
         self.seen = self._look()
 
     @property

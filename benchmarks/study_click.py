@@ -14,7 +14,8 @@ import csv
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,8 @@ from torch import Tensor
 
 import napari_sa2net as sa2net
 from napari_sa2net.data import read_image
-from napari_sa2net.inference.click import (
-    REACH,
-    SIDE,
-    ClickNet,
-    ClickWindow,
-    network_input,
-    object_at,
-)
+from napari_sa2net.inference.click import REACH, ClickNet, object_at
+from napari_sa2net.training.click import ClickExample, click_loss
 
 #: Larger images are cut to this side (px), and objects of fewer pixels are left out.
 LARGEST, SMALLEST = 640, 25
@@ -67,14 +62,43 @@ class Case:
     objects: list[tuple[int, float]] = field(default_factory=list)
     """Number and best IoU with what was found, of each object."""
 
+    @cached_property
+    def places(self) -> list[tuple[slice, slice]]:
+        """Box of each object."""
+        return ndimage.find_objects(self.truth)  # type: ignore[no-any-return]
+
     def click(self, number: int, rng: np.random.Generator) -> tuple[int, int]:
         """A place well inside an object."""
-        (where,) = ndimage.find_objects((self.truth == number).astype(np.int8))
+        where = self.places[number - 1]
         inside = np.pad(self.truth[where] == number, 1)
         depth = ndimage.distance_transform_edt(inside)
         ys, xs = np.nonzero(depth >= depth.max() / 2)
         i = rng.integers(len(ys))
         return ys[i] - 1 + where[0].start, xs[i] - 1 + where[1].start
+
+    def around(
+        self, point: tuple[float, float], reach: float
+    ) -> tuple[tuple[slice, slice], tuple[int, int]]:
+        """A square around a point, and its first pixel."""
+        first = [max(0, math.floor(at - reach)) for at in point]
+        last = [
+            min(n, math.ceil(at + reach) + 1)
+            for at, n in zip(point, self.truth.shape, strict=True)
+        ]
+        cut = slice(first[0], last[0]), slice(first[1], last[1])
+        return cut, (first[0], first[1])
+
+    def example(self, number: int) -> ClickExample:
+        """Of an object."""
+        y, x = (float(p.start + p.stop - 1) / 2 for p in self.places[number - 1])
+        cut, _ = self.around((y, x), self.diameter * 1.4 * REACH)
+        return ClickExample(
+            self.image[:, *cut].numpy(),
+            self.seen[:, *cut].numpy(),
+            self.labels[cut].numpy(),
+            self.truth[cut] == number,
+            self.diameter,
+        )
 
 
 def rows(table: Path) -> list[dict[str, str]]:
@@ -115,7 +139,7 @@ def cases(files: Any, model: Any) -> Iterator[Case]:
             torch.tensor(np.moveaxis(scaled, -1, 0).astype(np.float32)),
             truth,
             torch.tensor(found.labels.astype(np.int32)),
-            torch.tensor(np.asarray(found.probability, np.float32)[1:3]),
+            torch.tensor(np.asarray(found.probability, np.float32)[1:4]),
             2 * math.sqrt(float(np.median(of)) / math.pi),
         )
         for number in numbers:
@@ -132,30 +156,23 @@ def example(case: Case, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tenso
     """Input, truth and pixels that count for one click; None where little of it is seen."""
     weights = np.array([4.0 if best < 0.5 else 1.0 for _, best in case.objects])
     number, _ = case.objects[rng.choice(len(weights), p=weights / weights.sum())]
-    window = ClickWindow(
-        case.click(number, rng),
-        case.diameter * float(np.exp(rng.normal(0, 0.3))),
-        case.truth.shape,
-        rng.uniform(0, 2 * math.pi),
-        bool(rng.integers(2)),
-    )
-    values = window.cut(torch.cat([case.image, case.seen]))
-    own = window.nearest(torch.as_tensor(case.truth)) == number
-    if own.sum() < 12:
+    look = case.example(number).look(rng, sizes=0.3)
+    if look is None:
         return None
-    inside, outside = [((SIDE - 1) / 2,) * 2], []
+    inside, outside = [], []
     if rng.random() < 0.3:
-        near = F.max_pool2d(own.float()[None], 13, 1, 6)[0].bool() & ~own
+        near = F.max_pool2d(look.own.float()[None], 13, 1, 6)[0].bool() & ~look.own
         outside = _some(near, rng)
     if rng.random() < 0.15:
-        inside += _some(own, rng)
-    seen = values[3:] * float(rng.random() > 0.2)
-    labels = window.nearest(case.labels) * int(rng.random() > 0.3)
-    y, x = window.grid
-    height, width = case.truth.shape
-    counts = (y >= -0.5) & (y < height - 0.5) & (x >= -0.5) & (x < width - 0.5)
-    image = _varied(values[:3], rng)
-    return network_input(image, seen, labels, inside, outside), own.float(), counts.float()
+        inside = _some(look.own, rng)
+    seen = look.seen * float(rng.random() > 0.2)
+    seen[2] *= float(rng.random() > 0.15)
+    return replace(
+        look,
+        image=_varied(look.image, rng),
+        seen=seen,
+        labels=look.labels * int(rng.random() > 0.3),
+    ).given(inside, outside)
 
 
 def _some(where: Tensor, rng: np.random.Generator) -> list[Any]:
@@ -181,16 +198,6 @@ def _varied(image: Tensor, rng: np.random.Generator) -> Tensor:
         side = int(rng.choice([3, 5]))
         image = F.avg_pool2d(image[None], side, 1, side // 2, count_include_pad=False)[0]
     return image
-
-
-def loss(logits: Tensor, truth: Tensor, counts: Tensor) -> Tensor:
-    """Weighted cross-entropy and Dice, by example."""
-    weight = (1 + 4 * truth) * counts
-    entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-    entropy = (entropy * weight).sum((1, 2)) / weight.sum((1, 2))
-    p = logits.sigmoid() * counts
-    dice = (2 * (p * truth).sum((1, 2)) + 5) / (p.sum((1, 2)) + truth.sum((1, 2)) + 5)
-    return (entropy + 1 - dice).mean()
 
 
 def train(some: list[Case], minutes: float, seed: int) -> ClickNet:
@@ -220,7 +227,7 @@ def train(some: list[Case], minutes: float, seed: int) -> ClickNet:
         x, truth, counts = (torch.stack(part) for part in zip(*batch, strict=True))
         with torch.autocast("cpu", torch.bfloat16):
             logits = net(x.contiguous(memory_format=torch.channels_last))
-        value = loss(logits.float(), truth, counts)
+        value = click_loss(logits.float(), truth, counts)
         optimizer.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -241,17 +248,15 @@ def score(
         rng.shuffle(missed)
         for number in missed[:most]:
             y, x = case.click(number, rng)
-            reach = math.ceil(case.diameter * (REACH + 0.5))
+            cut, (top, left) = case.around((y, x), case.diameter * (REACH + 0.5))
             height, width = case.truth.shape
-            top, left = max(0, y - reach), max(0, x - reach)
-            cut = np.s_[top : min(height, y + reach + 1), left : min(width, x + reach + 1)]
             own = case.truth == number
             mask = object_at(
                 case.image[:, *cut].numpy(),
                 case.labels[cut].numpy(),
                 (y - top, x - left),
                 case.diameter,
-                probability=case.seen[:, *cut].numpy(),
+                seen=case.seen[:, *cut].numpy(),
                 net=net,
             )
             rows, columns = np.ogrid[:height, :width]

@@ -87,15 +87,15 @@ def test_the_network_sees_clicks_and_other_objects() -> None:
     labels[30:34, 30:34] = 5  # under the click
     x = network_input(
         torch.rand(3, SIDE, SIDE),
-        torch.rand(2, SIDE, SIDE),
+        torch.rand(3, SIDE, SIDE),
         labels,
         [(31.5, 31.5)],
         [(10.0, 50.0)],
     )
     assert x.shape == (CHANNELS, SIDE, SIDE)
-    assert torch.equal(x[8], (labels == 3).float())
-    assert np.unravel_index(int(x[10].argmax()), (SIDE, SIDE)) == (10, 50)
-    assert x[9, 31, 31] > 0.9
+    assert torch.equal(x[9], (labels == 3).float())
+    assert np.unravel_index(int(x[11].argmax()), (SIDE, SIDE)) == (10, 50)
+    assert x[10, 31, 31] > 0.9
     assert ClickNet()(x[None]).shape == (1, SIDE, SIDE)
 
 

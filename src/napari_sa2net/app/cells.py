@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -343,47 +343,6 @@ class BoxRequest(SegmentRequest):
     box: Box
 
 
-@dataclass(frozen=True, eq=False)
-class ClickRequest(SegmentRequest):
-    """A click on one plane of the cells, to be answered by the object there.
-
-    Attributes
-    ----------
-    cells, index, box
-        Key of the layer, plane, and the box of its labels that is looked at.
-    labels
-        Of the box, as they are.
-    click, against
-        The click, and clicks on what belongs to other cells: (y, x) in the box.
-    diameter
-        Of a typical cell (px).
-    bounds
-        A box that the object lies in; None where nothing was said.
-    """
-
-    cells: str
-    index: Index
-    box: Box
-    labels: NDArray[np.integer]
-    click: tuple[float, float]
-    against: tuple[tuple[float, float], ...]
-    diameter: float
-    bounds: Box | None
-
-    function: ClassVar[str] = "object_at"
-
-    def arguments(self) -> dict[str, Any]:
-        """Of the engine's call."""
-        asked = super().arguments()
-        for name in ("labels", "click", "against", "diameter"):
-            asked[name] = getattr(self, name)
-        return asked
-
-
-#: half of what is looked at around a click, in typical cells
-AROUND = 2.0
-
-
 @dataclass(eq=False)
 class _Asked:
     """Levels of one result on the way."""
@@ -406,8 +365,6 @@ class CorrectEngine:
         Called with the key of the cells and a `Foreground`.
     box_ready
         Called with a `BoxRequest` and int32 labels of its box.
-    object_ready
-        Called with a `ClickRequest` and the mask of its box.
     """
 
     def __init__(
@@ -415,14 +372,12 @@ class CorrectEngine:
         link: EngineLink,
         foreground_ready: Callable[[str, Foreground], None],
         box_ready: Callable[[BoxRequest, NDArray[np.int32]], None],
-        object_ready: Callable[[ClickRequest, NDArray[np.bool_]], None],
     ) -> None:
         self._link = link
         self._foreground_ready = foreground_ready
         self._box_ready = box_ready
-        self._object_ready = object_ready
         self._asked: dict[str, _Asked] = {}
-        link.answer(("box", "level", "object_at"), self)
+        link.answer(("box", "level"), self)
 
     # --- asking ------------------------------------------------------------------------
 
@@ -463,50 +418,6 @@ class CorrectEngine:
         self._link.cancel_runs()
         self._link.run(request.function, request.arguments(), kind="box", about=request)
 
-    def object_at(
-        self,
-        source: CellSource,
-        click: tuple[float, float],
-        diameter: float,
-        against: Sequence[tuple[float, float]] = (),
-        bounds: Box | None = None,
-    ) -> None:
-        """Ask for the object under a click on the shown plane.
-
-        Parameters
-        ----------
-        click, against, bounds
-            In pixels of the plane; as of `ClickRequest`.
-
-        Raises
-        ------
-        EditError
-            If the click lies outside the cells' plane, or the cells lie on no image.
-        """
-        (y, x), reach = click, AROUND * diameter
-        height, width = source.shape
-        if not (-0.5 <= y < height - 0.5 and -0.5 <= x < width - 0.5):
-            raise EditError("That is outside the image: click on it.")
-        box = (
-            max(0, round(y - reach)),
-            min(height, round(y + reach) + 1),
-            max(0, round(x - reach)),
-            min(width, round(x + reach) + 1),
-        )
-        y0, y1, x0, x1 = box
-        request = ClickRequest(
-            **self.about(source, box, self._link.session.instances, None),
-            cells=source.key,
-            index=source.plane,
-            box=box,
-            labels=np.array(source.labels[source.plane][y0:y1, x0:x1]),
-            click=(y - y0, x - x0),
-            against=tuple((a - y0, b - x0) for a, b in against),
-            diameter=diameter,
-            bounds=bounds,
-        )
-        self._link.ask(request.function, request.arguments(), source.result_key, about=request)
-
     def about(
         self,
         source: CellSource,
@@ -541,9 +452,6 @@ class CorrectEngine:
 
     def job_done(self, call: p.Call, result: Any) -> None:
         """A call of ours is done; the link says so."""
-        if call.kind == "object_at":
-            self._object_ready(call.about, np.asarray(result))
-            return
         if call.kind == "box":
             y0, y1, x0, x1 = call.about.box
             self._link.session.error = None
@@ -564,7 +472,7 @@ class CorrectEngine:
 
     def job_failed(self, call: p.Call, error: ErrorInfo) -> None:
         """A call of ours failed; without levels there are other reasons for doubt."""
-        if call.kind in ("box", "object_at"):
+        if call.kind == "box":
             self._link.fail(error)
         else:
             self._asked.pop(call.key, None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,19 +17,18 @@ from napari_sa2net.app.cells import (
     Box,
     BoxRequest,
     CellSource,
-    ClickRequest,
     CorrectEngine,
     Foreground,
     Index,
     MakeStep,
     Odd,
-    box_of,
     chosen,
     inside,
     mended,
     odd_words,
     unmarked,
 )
+from napari_sa2net.app.clicks import CorrectClicks
 from napari_sa2net.app.edit_session import (
     AREA_WORDS,
     BeginJournal,
@@ -50,13 +48,6 @@ from napari_sa2net.data.journal import Journal
 from napari_sa2net.data.labels import Look
 from napari_sa2net.edits import Corrections, Step
 from napari_sa2net.errors import EditConflictError, EditError, SA2NetError
-
-#: so many cells tell what is typical
-FEW = 3
-#: diameter of a cell in a box that is drawn around it, as a share of the box
-BOXED = 0.85
-#: longest side of such a box, in diameters
-LONGEST = 3.5
 
 # --------------------------------------------------------------------------------------------
 # What the Correct page shows, as evented state.
@@ -112,6 +103,8 @@ class CorrectState:
         Corrections of this image that can be restored.
     said
         What was just done.
+    clicks_learned
+        Cells of the shown plane that clicks have learned from.
     odd
         Why nothing can be accepted or kept.
     """
@@ -136,6 +129,7 @@ class CorrectState:
     group: str = ""
     offers: tuple[Offer, ...] = ()
     said: Said = field(default_factory=Said)
+    clicks_learned: int = 0
     odd: Odd = field(default_factory=Odd)
 
 
@@ -184,15 +178,12 @@ class CorrectController:
         self._seen_since: dict[str, datetime] = {}
         self._offered = ""
         self._files = CorrectFiles(link, self._show_safety)
-        self._engine = CorrectEngine(
-            link, self._foreground_ready, self._box_ready, self._object_ready
-        )
-        #: where a cell was clicked that a click made, by layer, plane and label
-        self._clicked: dict[tuple[str, Index, int], tuple[float, float]] = {}
+        self._engine = CorrectEngine(link, self._foreground_ready, self._box_ready)
         self.through: Callable[[], Any] = lambda: None
         self.review = CorrectReview(self)
         self.carry = CorrectCarry(self)
         self.keeping = CorrectKeeping(self, self._files)
+        self.clicks = CorrectClicks(self)
 
     # --- what is corrected -------------------------------------------------------------
 
@@ -268,6 +259,7 @@ class CorrectController:
             self._sources.pop(key, None)
             self._seen_since.pop(key, None)
             self.keeping.forget(key)
+            self.clicks.forget(key)
             image = self.state.cells.image if self.state.cells is not None else None
             if self.state.cells is not None and self.state.cells.key == key:
                 self.state.cells = None
@@ -415,35 +407,7 @@ class CorrectController:
             Outline of a box around the cell, where one was drawn.
         """
         with self.lock:
-            session, source = self.open(), self.state.cells
-            if session is None or source is None or self.is_unseen():
-                return
-            corrections, index = session.corrections, source.plane
-            box = None if bounds is None else box_of(bounds, source.shape)
-            if box is not None:
-                height, width = box[1] - box[0], box[3] - box[2]
-                # what is looked at is as wide as several cells: a long box has to fit in
-                diameter = max(BOXED * math.sqrt(height * width), max(height, width) / LONGEST)
-            else:
-                diameter = self._typical(corrections, index)
-            under = edits.label_at(corrections, point, index)
-            before = self._clicked.get((source.key, index, under))
-            # since then the number may have gone to another cell
-            known = before is not None and edits.label_at(corrections, before, index) == under
-            against = [before] if under and before is not None and known else []
-            try:
-                self._engine.object_at(source, point, diameter, against, box)
-            except EditError as error:
-                self.say(str(error), ok=False)
-
-    def _typical(self, corrections: Corrections, index: Index) -> float:
-        """Diameter of a typical cell (px): of those that are there, else of the model's."""
-        plane = corrections.plane(index)
-        if len(plane) >= FEW:
-            return plane.typical_diameter
-        session = self.link.session
-        told = session.info.model_diameter if session.info is not None else None
-        return session.predict.diameter or told or edits.UNKNOWN_DIAMETER
+            self.clicks.add(point, bounds)
 
     def accept(self, label: int) -> bool:
         """Say that a cell is right as it is."""
@@ -576,6 +540,7 @@ class CorrectController:
         self._show_safety()
         self.carry.show()
         self.review.show()
+        self.clicks.show()
 
     def _show_safety(self) -> None:
         session = self.session
@@ -647,36 +612,6 @@ class CorrectController:
                     edits.replace_box(session.corrections, request.box, labels, request.index)
                 ),
             )
-
-    def _object_ready(self, request: ClickRequest, mask: NDArray[np.bool_]) -> None:
-        session = self._sessions.get(request.cells)
-        if session is None:
-            return
-        y0, _, x0, _ = request.box
-        point = (request.click[0] + y0, request.click[1] + x0)
-        if request.bounds is not None:
-            top, bottom, left, right = request.bounds
-            within = np.zeros(mask.shape, bool)
-            within[max(0, top - y0) : bottom - y0, max(0, left - x0) : right - x0] = True
-            mask = mask & within
-        elif mask.any():
-            from_click = np.abs(np.argwhere(mask) - request.click)
-            if from_click.max() > LONGEST / 2 * request.diameter:
-                self.say(
-                    "It is not clear where this cell ends: drag a box around it, or draw it "
-                    "with Redraw.",
-                    ok=False,
-                )
-                return
-
-        def act() -> Change:
-            made = edits.add_at(session.corrections, mask, (y0, x0), point, request.index)
-            return session.do(made)
-
-        if self._change(request.cells, act):
-            label = edits.label_at(session.corrections, point, request.index)
-            self._clicked[request.cells, request.index, label] = point
-            self.carry.after(request.cells)
 
     # --- files -------------------------------------------------------------------------
 

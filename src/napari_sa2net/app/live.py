@@ -307,7 +307,7 @@ class LiveController:
         found, shared = self._here(), self.link.session
         if found is None or self._asked is not None:
             return False
-        if shared.running or shared.engine == "down":
+        if shared.running or shared.engine == "down" or self.link.asked("teach_clicks"):
             return False
         session, source = found
         request = self._request(session, source)

@@ -27,8 +27,10 @@ class Corrector(Protocol):
     lock: Any
     state: Any
     look_at: Any
+    changed: Any
     restored: Any
     through: Callable[[], Any]
+    carry: Any
 
     @property
     def session(self) -> EditSession | None:
@@ -51,6 +53,9 @@ class Corrector(Protocol):
 
     def change(self, key: str, act: Callable[[], Change]) -> bool:
         """Carry out a step."""
+
+    def about(self, source: CellSource, box: Box) -> dict[str, Any]:
+        """What a request on a box of the shown plane says of image, model and settings."""
 
     def say(self, words: str, ok: bool = True) -> None:
         """One line for the page."""

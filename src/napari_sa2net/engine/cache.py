@@ -67,10 +67,10 @@ def confidence(made: Prediction, labels: NDArray[Any], at: tuple[int, ...]) -> O
     return {name: table[name].to_numpy() for name in ("label", "confidence")}
 
 
-def inner_and_rim(
+def seen_by_model(
     made: Prediction, index: tuple[int, ...], box: Box
 ) -> NDArray[np.float32] | None:
-    """Probability of interior and boundary in a box of the image, if it was predicted."""
+    """Interior, boundary and distance in a box of the image, if it was predicted."""
     plan, classes = made.plan, made.classes
     first = plan.in_whole((0,) * len(plan.stack_shape))
     at = tuple(i - f for i, f in zip(index, first, strict=True))
@@ -82,10 +82,12 @@ def inner_and_rim(
         return None
     rows, columns = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
     part = np.asarray(made.probability[(*at, slice(None), rows, columns)])
+    out = np.zeros((3, *part.shape[1:]), np.float32)
     if is_taught(classes):
-        return part[1:3]
-    inner = foreground_probability(part, classes)
-    return np.stack([inner, np.zeros_like(inner)])
+        out[: len(classes) - 1] = part[1:]
+    else:
+        out[0] = foreground_probability(part, classes)
+    return out
 
 
 def in_image(table: pd.DataFrame, origin: Mapping[str, int]) -> ObjectTable:

@@ -275,6 +275,25 @@ class WhatIfResult(Changes):
 
 
 @dataclass(frozen=True, eq=False)
+class TaughtCell:
+    """A cell of a person's, for clicks to learn from.
+
+    Attributes
+    ----------
+    label
+        Its number.
+    labels : integer (H, W)
+        Of a box around it.
+    box
+        In the image.
+    """
+
+    label: int
+    labels: NDArray[Any]
+    box: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
 class WaveResult:
     """What a wave proposes.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from napari_sa2net.config import FineTuneConfig, InstanceConfig, LiveConfig, PredictConfig
-from napari_sa2net.data.plan import ImagePlan, plan_image
+from napari_sa2net.data.plan import Box, ImagePlan, plan_image
 from napari_sa2net.data.results import Job
 from napari_sa2net.engine import messages as p
 from napari_sa2net.engine.arrays import open_image
@@ -26,17 +27,17 @@ from napari_sa2net.engine.cache import (
     Cache,
     confidence,
     in_image,
-    inner_and_rim,
+    seen_by_model,
 )
 from napari_sa2net.engine.explaining import ExplainHandlers
 from napari_sa2net.engine.learning import News, learn
 from napari_sa2net.engine.server import Server
 from napari_sa2net.errors import Cancelled, SettingsError
 from napari_sa2net.inference.batch import Batch, BatchSettings
-from napari_sa2net.inference.click import object_at
+from napari_sa2net.inference.click import ClickNet, object_at
 from napari_sa2net.inference.devices import device_name, give_memory_back, resolve_device
 from napari_sa2net.inference.planes import MEASURING, SEPARATING, channels_at, intensities
-from napari_sa2net.inference.segment import plan_for, predict_image
+from napari_sa2net.inference.segment import Prediction, plan_for, predict_image
 from napari_sa2net.measure import object_table, sizes_of
 from napari_sa2net.models.checkpoint import name_of_file
 from napari_sa2net.models.imports import import_model
@@ -68,6 +69,8 @@ class _FileNews:
 
 
 LIVE = LiveConfig()
+MOST_LESSONS = 16
+"""Planes whose cells clicks know, at most (1.2 MB each)."""
 PROBE = 512
 """Side of the tile (px) that a warm-up times."""
 
@@ -81,6 +84,7 @@ class Handlers(Cache):
         self.before_predictor += [self._drop_live, self.explaining.drop_run]
         self._batch: tuple[str, Batch] | None = None
         self._live: tuple[tuple[Any, ...], LivePlane] | None = None
+        self._lessons: OrderedDict[str, ClickNet] = OrderedDict()
         functions: tuple[Callable[..., Any], ...] = (
             self.segment,
             self.explaining.explain,
@@ -93,6 +97,7 @@ class Handlers(Cache):
             self.measure,
             self.measure_image,
             self.object_at,
+            self.teach_clicks,
             self.segment_file,
             self.finish_files,
             self.wave,
@@ -111,6 +116,7 @@ class Handlers(Cache):
         """Drop what is kept under a key."""
         self.kept.forget(key)
         self.explaining.forget(key)
+        self._lessons.pop(key, None)
         if self._live is not None and self._live[0][0] == key:
             self._drop_live()
 
@@ -318,6 +324,7 @@ class Handlers(Cache):
         diameter: float,
         key: str = "",
         against: tuple[tuple[float, float], ...] = (),
+        lesson: str = "",
         window: p.Window = WHOLE,
         **asked: Any,
     ) -> NDArray[np.bool_]:
@@ -331,6 +338,8 @@ class Handlers(Cache):
             (y, x) in that box, as of `inference.click.object_at`.
         diameter
             Of a typical object (px).
+        lesson
+            Key of `teach_clicks`; of one that is not known, the bundled network answers.
         window
             Plane and box in the image.
         **asked
@@ -338,13 +347,66 @@ class Handlers(Cache):
         """
         made = self.kept.find(key)
         whole = (made.plan if made is not None else self._plan(**asked)).whole
-        index, box = tuple(window.index or ()), window.box
-        assert box is not None
-        image = np.broadcast_to(
-            whole.read(index, *box)[:3], (3, box[1] - box[0], box[3] - box[2])
+        assert window.box is not None
+        image, seen = _click_sees(whole, made, tuple(window.index or ()), window.box)
+        return object_at(
+            image, np.asarray(labels), click, diameter, against, seen, self._lessons.get(lesson)
         )
-        seen = None if made is None else inner_and_rim(made, index, box)
-        return object_at(image, np.asarray(labels), click, diameter, against, seen)
+
+    def teach_clicks(
+        self,
+        job: int,
+        key: str,
+        taught: tuple[p.TaughtCell, ...],
+        diameter: float,
+        result: str = "",
+        window: p.Window = WHOLE,
+        **asked: Any,
+    ) -> int:
+        """Let clicks on a plane learn from a person's cells; how many, 0 where it is no help.
+
+        It gives way to whatever else is asked for, and is cancelled then.
+
+        Parameters
+        ----------
+        key
+            Under which what is learned is kept, in place of what was.
+        diameter
+            Of a typical cell (px).
+        result
+            Key of what was predicted there, if anything was.
+        window
+            The plane.
+        **asked
+            See `open`.
+        """
+        # Here, because only who learns needs it.
+        from napari_sa2net.training.click import ClickExample, learned_clicks
+
+        stopped = self.server.cancelled(job)
+
+        def between() -> None:
+            self.server.between()
+            if stopped() or self.server.is_waited_for():
+                raise Cancelled("Cancelled; nothing was changed.")
+
+        made = self.kept.find(result)
+        whole = (made.plan if made is not None else self._plan(**asked)).whole
+        examples = []
+        for cell in taught:
+            image, seen = _click_sees(whole, made, tuple(window.index or ()), cell.box)
+            if seen is None:
+                seen = np.zeros((3, *cell.labels.shape), np.float32)
+            own = np.asarray(cell.labels) == cell.label
+            examples.append(ClickExample(image, seen, np.asarray(cell.labels), own, diameter))
+        net = learned_clicks(examples, between)
+        self._lessons.pop(key, None)
+        if net is None:
+            return 0
+        self._lessons[key] = net
+        while len(self._lessons) > MOST_LESSONS:
+            self._lessons.popitem(last=False)
+        return len(examples)
 
     def wave(
         self,
@@ -482,3 +544,12 @@ class Handlers(Cache):
         raw = None if plan is None else intensities(plan, first, labels.shape)
         table = object_table(labels, image=raw, stack_axes=stack_axes, boxes=True, **sizes)
         return in_image(table, dict(zip(stack_axes + "YX", first, strict=True)))
+
+
+def _click_sees(
+    whole: ImagePlan, made: Prediction | None, index: tuple[int, ...], box: Box
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Image of a box for the click's network, and what a model makes of it if it has."""
+    shape = (3, box[1] - box[0], box[3] - box[2])
+    image = np.broadcast_to(whole.read(index, *box)[:3], shape)
+    return image, None if made is None else seen_by_model(made, index, box)

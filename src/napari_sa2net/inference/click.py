@@ -31,8 +31,8 @@ Point = tuple[float, float]
 
 
 #: What it sees: the window's own contrast (3) and that of the image (3), the model's
-#: probability of interior and boundary, other objects, clicks inside, clicks outside.
-CHANNELS = 11
+#: interior, boundary and distance, other objects, clicks inside, clicks outside.
+CHANNELS = 12
 
 
 class ClickNet(nn.Module):
@@ -95,7 +95,7 @@ def object_at(
     click: Point,
     diameter: float,
     against: Sequence[Point] = (),
-    probability: NDArray[np.floating] | None = None,
+    seen: NDArray[np.floating] | None = None,
     net: ClickNet | None = None,
 ) -> NDArray[np.bool_]:
     """The object under a click.
@@ -114,8 +114,8 @@ def object_at(
         Of a typical object, in pixels.
     against : sequence of (y, x)
         Clicks on what belongs to other objects.
-    probability : (2, H, W), optional
-        What a model says of interior and boundary.
+    seen : (3, H, W), optional
+        What a model says of interior, boundary and distance; 0 where it has no such output.
     net : ClickNet, optional
         Unsaid: the bundled one.
 
@@ -129,10 +129,10 @@ def object_at(
     >>> mask = object_at(image, labels, (40, 52), diameter=22)  # doctest: +SKIP
     """
     window = ClickWindow(click, diameter, labels.shape)
-    seen = None if probability is None else torch.tensor(np.asarray(probability, np.float32))
+    given = None if seen is None else torch.tensor(np.asarray(seen, np.float32))
     x = network_input(
         window.cut(torch.tensor(image)),
-        torch.zeros(2, SIDE, SIDE) if seen is None else window.cut(seen),
+        torch.zeros(3, SIDE, SIDE) if given is None else window.cut(given),
         window.nearest(torch.as_tensor(labels.astype(np.int32))),
         [(_MIDDLE, _MIDDLE)],
         [window.inside(point) for point in against],
@@ -234,7 +234,7 @@ class ClickWindow:
 
 def network_input(
     image: Tensor,
-    probability: Tensor,
+    seen: Tensor,
     labels: Tensor,
     inside: Sequence[Point],
     outside: Sequence[Point],
@@ -247,7 +247,7 @@ def network_input(
         [
             own.clamp(-4, 4),
             image,
-            probability,
+            seen,
             other[None].float(),
             _marked(inside)[None],
             _marked(outside)[None],
