@@ -915,3 +915,74 @@ def test_a_long_box_is_looked_at_whole(desks: Any) -> None:
     assert about.diameter >= 110 / 3.5
     assert about.box[2] <= 5
     assert about.box[3] >= 115
+
+
+def corrected(desk: Any, labels: Any, numbers: Any) -> None:
+    """A person draws these cells anew."""
+    for number in numbers:
+        y, x = (int(c) for c in np.argwhere(labels == number).mean(axis=0))
+        assert desk.controller.redraw(
+            [(y - 7, x - 7), (y - 7, x + 7), (y + 7, x + 7), (y + 7, x - 7)]
+        )
+
+
+def lessons(desk: Any) -> list[Any]:
+    return [r for r in desk.client.requests if getattr(r, "name", "") == "teach_clicks"]
+
+
+def test_clicks_learn_what_a_person_has_corrected(desks: Any) -> None:
+    """Once a person clicks; the next click is answered by what knows these cells."""
+    labels = disks()
+    desk = desks(labels, image=np.zeros((110, 140), np.float32), corner=(10, 15))
+    corrected(desk, labels, (1, 2, 3))
+    assert not lessons(desk)  # nobody has clicked
+    desk.controller.add((4.0, 4.0))
+    click = desk.client.requests[-2]
+    assert click.arguments["lesson"] == ""
+    (lesson,) = lessons(desk)
+    taught = lesson.arguments["taught"]
+    assert {one.label for one in taught} == {1, 2, 3}
+    for one in taught:
+        y0, y1, x0, x1 = (a - b for a, b in zip(one.box, (10, 10, 15, 15), strict=True))
+        np.testing.assert_array_equal(one.labels, labels[y0:y1, x0:x1])
+        assert (one.labels == one.label).sum() == (labels == one.label).sum()
+    assert not desk.link.session.running
+    corrected(desk, labels, (1, 2, 3))
+    assert len(lessons(desk)) == 1  # one at a time, and nothing is new
+    desk.client.on_event(lesson.done(3))
+    assert desk.state.clicks_learned == 3
+    desk.controller.add((4.0, 4.0))
+    click = desk.client.requests[-1]
+    assert click.arguments["lesson"] == lesson.key
+    assert click.arguments["diameter"] == lesson.arguments["diameter"]
+    assert lesson.arguments["diameter"] == pytest.approx(2 * np.sqrt(14**2 / np.pi))
+    # a new process knows nothing
+    desk.link.ready.emit()
+    assert desk.state.clicks_learned == 0
+    desk.controller.add((4.0, 4.0))
+    assert len(lessons(desk)) == 2
+    # one that is no better than the bundled network is not taken
+    desk.client.on_event(lessons(desk)[-1].done(0))
+    desk.controller.add((4.0, 4.0))
+    assert desk.client.requests[-1].arguments["lesson"] == ""
+    assert desk.state.clicks_learned == 0
+
+
+def test_what_clicks_learned_goes_with_the_cells(desks: Any) -> None:
+    labels = disks()
+    desk = desks(labels, image=np.zeros((96, 120), np.float32))
+    desk.controller.add((4.0, 4.0))
+    corrected(desk, labels, (1, 2, 3))
+    (lesson,) = lessons(desk)
+    desk.client.on_event(lesson.done(3))
+    desk.controller.forget_cells("cells")
+    assert p.Forget(lesson.key) in desk.client.requests
+    assert desk.state.clicks_learned == 0
+    # and one that comes too late
+    desk.controller.set_cells(desk.source)
+    desk.controller.add((4.0, 4.0))
+    corrected(desk, labels, (1, 2, 3))
+    late = lessons(desk)[-1]
+    desk.controller.forget_cells("cells")
+    desk.client.on_event(late.done(3))
+    assert desk.client.requests[-1] == p.Forget(late.key)

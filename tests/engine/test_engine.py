@@ -340,3 +340,51 @@ def test_a_click_is_answered_by_the_object_there(engine, tiny_model):
             )
             own = truth[y0:y1, x0:x1] == label
             assert (mask & own).sum() / (mask | own).sum() > 0.5, (label, key)
+
+
+def test_clicks_learn_from_a_persons_cells(engine, tiny_model):
+    """Nuclei alone, in cells that are bright all over; other planes know nothing of it."""
+    plane, whole = synthetic_nuclei((200, 240), 12, 24, seed=5)
+    nuclei = np.zeros_like(whole)
+    image = 0.2 * (whole > 0)
+    for label in np.unique(whole[whole > 0]):
+        y, x = (c[len(c) // 2] for c in np.nonzero(whole == label))
+        disk = np.hypot(*(np.indices(whole.shape) - np.array([y, x])[:, None, None])) <= 5
+        nuclei[disk & (whole == label)] = label
+        image[disk & (whole == label)] = 1
+    stack = np.stack([np.zeros(plane.shape), image]).astype(np.float32)
+    about = {"image": stack, "model": str(tiny_model), "axes": "ZYX", "predict": SMALL}
+    box = (0, 200, 0, 240)
+
+    def overlap(label: int, lesson: str) -> float:
+        y, x = (float(np.median(c)) for c in np.nonzero(nuclei == label))
+        asked = call(
+            "object_at",
+            labels=np.zeros((200, 240), np.int32),
+            click=(y, x),
+            diameter=24.0,
+            lesson=lesson,
+            window=p.Window(index=(1,), box=box),
+            **about,
+        )
+        mask, own = engine.result(asked), nuclei == label
+        return (mask & own).sum() / (mask | own).sum()
+
+    some = [int(n) for n in np.unique(nuclei[nuclei > 0])]
+    taught = tuple(p.TaughtCell(n, nuclei, box) for n in some[:4])
+    learned = engine.result(
+        call(
+            "teach_clicks",
+            "lesson",
+            taught=taught,
+            diameter=24.0,
+            window=p.Window(index=(1,)),
+            **about,
+        )
+    )
+    assert learned == 4
+    before = np.mean([overlap(n, "") for n in some[4:9]])
+    after = np.mean([overlap(n, "lesson") for n in some[4:9]])
+    assert after > before + 0.2, (before, after)
+    engine.client.submit(p.Forget("lesson"))
+    assert np.mean([overlap(n, "lesson") for n in some[4:9]]) == before

@@ -22,6 +22,7 @@ from napari_sa2net.inference.click import (
     click_network,
     network_input,
 )
+from napari_sa2net.inference.devices import bfloat16_is_fast
 
 #: A person's objects teach it in so many steps of so many clicks, with this rate.
 STEPS, BATCH, RATE = 30, 12, 3e-3
@@ -164,6 +165,8 @@ def learned_clicks(
     base = click_network()
     # Its statistics stay: some tens of windows of one image are too few for new ones.
     net = copy.deepcopy(base).eval().requires_grad_(True)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    is_low = bfloat16_is_fast()
     optimizer = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=0.0)
     for step in range(steps):
         between()
@@ -175,7 +178,9 @@ def learned_clicks(
         if not given:
             continue
         x, truth, counts = (torch.stack(part) for part in zip(*given, strict=True))
-        loss = click_loss(net(x), truth, counts)
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_low):
+            logits = net(x.contiguous(memory_format=torch.channels_last))
+        loss = click_loss(logits.float(), truth, counts)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)

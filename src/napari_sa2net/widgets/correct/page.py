@@ -170,6 +170,7 @@ class CorrectPage(PageWidget):
         self._cells_changed()
         follow(self._show_cells, session.image, self.cells.listed, self.cells.changed)
         follow(self._show_history, state.undo, state.redo)
+        follow(self._show_learned, state.clicks_learned)
         follow(self._show_odd, state.odd, state.said)
         follow(self._show_review, state.review)
         follow(self._show_offers, state.offers)
@@ -415,6 +416,9 @@ class CorrectPage(PageWidget):
 
     def _show_history(self) -> None:
         self.strip.set_history(self.state.undo, self.state.redo)
+
+    def _show_learned(self) -> None:
+        self.strip.set_learned(self.state.clicks_learned)
 
     def _show_said(self) -> None:
         said, odd = self.state.said, self.state.odd

@@ -181,6 +181,8 @@ class ToolStrip(QWidget):
         policy.setRetainSizeWhenHidden(True)
         self.said.setSizePolicy(policy)
         vbox(grid, self.hint, history, self.said, on=self)
+        self._tool: Tool | None = None
+        self._learned = 0
         self.set_tool(None)
         self.set_history("", "")
         self.set_said("", True)
@@ -189,7 +191,17 @@ class ToolStrip(QWidget):
         """Show which tool is taken up; says nothing."""
         for name, button in self.buttons.items():
             button.setChecked(tool is not None and name == tool.name)
-        self.hint_text.setText(IDLE if tool is None else _hint(tool))
+        self._tool = tool
+        self._show_hint()
+
+    def set_learned(self, cells: int) -> None:
+        """From so many cells of the plane clicks have learned."""
+        self._learned = cells
+        self._show_hint()
+
+    def _show_hint(self) -> None:
+        tool = self._tool
+        self.hint_text.setText(IDLE if tool is None else _hint(tool, self._learned))
 
     def set_history(self, undo: str, redo: str) -> None:
         """What undo and redo would do; empty where there is nothing."""
@@ -237,8 +249,16 @@ class _Hint(QLabel):
         return self._heights[key]
 
 
-def _hint(tool: Tool) -> str:
-    return f"<b>{tool.words}.</b> {tool.hint} Esc ends."
+def _hint(tool: Tool, learned: int = 0) -> str:
+    words = f"<b>{tool.words}.</b> {tool.hint} "
+    if tool.name == "click":
+        # no longer than what stands there before: the height is made for that
+        words += (
+            f"Clicks know {learned} of your cells by now. "
+            if learned
+            else "Clicks learn from the cells that you correct. "
+        )
+    return words + "Esc ends."
 
 
 def _button(tool: Tool) -> QToolButton:
