@@ -240,6 +240,7 @@ class Desk:
         self.correct.keeping.set_folder(folder)
         self._numbers = 0
         self._cells: list[str] = []
+        self._made: dict[str, Any] = {}
         self.image: ImageSource | None = None
         self.segment.refresh_models(model)
         self.segment.start()
@@ -291,10 +292,11 @@ class Desk:
         self.image = ImageSource(f"image {self._numbers}", name, image, axes, view=view)
         self.segment.set_image(self.image)
 
-    def show_empty(self) -> None:
-        """Cells of which there are none yet."""
+    def show_empty(self, made: bool = False) -> None:
+        """Cells of which there are none; ``made``: any more, of the model's."""
         assert self.image is not None
-        self._show(np.zeros(self.image.shape[:2], np.int32))
+        empty = np.zeros(self.image.shape[:2], np.int32)
+        self._show(empty, **self._made if made else {})
 
     def show_segmented(self) -> None:
         """The cells that the model finds."""
@@ -305,13 +307,13 @@ class Desk:
         self.segment.result_ready.disconnect(hear)
         (result,) = found
         model = result.provenance.get("model", {})
-        self._show(
-            np.array(result.labels, np.int32),
-            result_key=result.key,
-            model=model.get("name", ""),
-            model_sha256=model.get("sha256", ""),
-            made=result.provenance,
-        )
+        self._made = {
+            "result_key": result.key,
+            "model": model.get("name", ""),
+            "model_sha256": model.get("sha256", ""),
+            "made": result.provenance,
+        }
+        self._show(np.array(result.labels, np.int32), **self._made)
 
     def show(self, labels: NDArray[np.int32]) -> None:
         """Cells from elsewhere."""
@@ -504,7 +506,7 @@ class Person:
         false, right = len(self.seen.spurious()), list(self.seen.match)
         if false * CLICK > sum(self._draws(t) for t in right) + M + CLICK:
             self.ledger.pay("begin without the cells", M + CLICK)
-            self.desk.show_empty()
+            self.desk.show_empty(made=True)
             self._after()
 
     def _go_through(self) -> None:
