@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from scipy import ndimage
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import napari_sa2net as sa2net
 from napari_sa2net.data import read_image
@@ -214,6 +215,7 @@ def train(some: list[Case], minutes: float, seed: int) -> ClickNet:
         weights[of] *= share / max(weights[of].sum(), 1e-9)
     weights /= weights.sum()
     net = ClickNet().to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    mean = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.999), use_buffers=True)
     optimizer = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=1e-2)
     start, step = time.process_time(), 0
     while (done := (time.process_time() - start) / (minutes * 60)) < 1:
@@ -232,10 +234,11 @@ def train(some: list[Case], minutes: float, seed: int) -> ClickNet:
         value.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
+        mean.update_parameters(net)
         step += 1
         if step % 500 == 0:
             print(f"{step} steps, {done:.0%}, loss {value.detach():.3f}", flush=True)
-    return net.eval()
+    return mean.module.eval()  # type: ignore[no-any-return]
 
 
 def score(

@@ -986,3 +986,37 @@ def test_what_clicks_learned_goes_with_the_cells(desks: Any) -> None:
     desk.controller.forget_cells("cells")
     desk.client.on_event(late.done(3))
     assert desk.client.requests[-1] == p.Forget(late.key)
+
+
+def test_clicks_forget_an_image_that_has_other_pixels(desks: Any) -> None:
+    labels = disks()
+    desk = desks(labels, image=np.zeros((96, 120), np.float32))
+    desk.controller.add((4.0, 4.0))
+    corrected(desk, labels, (1, 2, 3))
+    (lesson,) = lessons(desk)
+    desk.client.on_event(lesson.done(3))
+    desk.link.outdate(desk.image.key)
+    desk.controller.add((4.0, 4.0))
+    click = next(r for r in desk.client.requests[::-1] if getattr(r, "name", "") == "object_at")
+    assert click.arguments["lesson"] == ""
+    again = lessons(desk)[-1]
+    assert again.key != lesson.key
+    desk.link.outdate(desk.image.key)
+    desk.controller.add((4.0, 4.0))
+    desk.client.on_event(again.done(3))  # of what the image was
+    assert desk.state.clicks_learned == 0
+
+
+def test_clicks_learn_rather_what_was_corrected_than_what_was_accepted(desks: Any) -> None:
+    places = [(y, x) for y in range(15, 290, 30) for x in range(15, 290, 30)]
+    labels = disks(places, (300, 300))
+    desk = desks(labels, image=np.zeros((300, 300), np.float32))
+    corrected(desk, labels, (1, 2, 3, 4))
+    for label in range(5, 60):
+        assert desk.controller.accept(label)
+    desk.controller.add((1.0, 1.0))
+    (lesson,) = lessons(desk)
+    taught = [one.label for one in lesson.arguments["taught"]]
+    assert len(taught) == 24
+    assert taught[:4] == [4, 3, 2, 1]
+    assert taught[4:] == list(range(59, 39, -1))

@@ -120,6 +120,8 @@ class _Lesson:
 
     Attributes
     ----------
+    generation
+        Of the image.
     asked
         Cells that were reviewed when it was last asked for.
     key
@@ -128,6 +130,7 @@ class _Lesson:
         Cells that it knows, and their typical size (px).
     """
 
+    generation: int
     asked: frozenset[int] = frozenset()
     key: str = ""
     n: int = 0
@@ -162,7 +165,7 @@ class CorrectClicks:
         if session is None or source is None or self._controller.is_unseen():
             return
         corrections, index = session.corrections, source.plane
-        lesson = self._lessons.setdefault((source.key, index), _Lesson())
+        lesson = self._lesson(source)
         box = None if bounds is None else box_of(bounds, source.shape)
         if box is not None:
             height, width = box[1] - box[0], box[3] - box[2]
@@ -251,6 +254,19 @@ class CorrectClicks:
 
     # --- what clicks learn -------------------------------------------------------------
 
+    def _lesson(self, source: CellSource) -> _Lesson:
+        """Of the shown plane; it begins anew where the image has other pixels."""
+        at, image = (source.key, source.plane), source.image
+        generation = self._link.generation(image.key) if image is not None else 0
+        lesson = self._lessons.get(at)
+        if lesson is not None and lesson.generation != generation:
+            self._drop(lesson)
+            lesson = None
+        if lesson is None:
+            lesson = self._lessons[at] = _Lesson(generation)
+            self.show()
+        return lesson
+
     def show(self) -> None:
         """The state as the lesson of the shown plane is."""
         source = self._state.cells
@@ -277,15 +293,16 @@ class CorrectClicks:
         if lesson is None or busy or source.unseen or shared.running or shared.engine == "down":
             return
         corrections, index = session.corrections, source.plane
-        reviewed = list(corrections.marked(index))
-        new = len(set(reviewed) - lesson.asked)
+        marked, plane = corrections.marked(index), corrections.plane(index)
+        new = len(marked.keys() - lesson.asked)
         if new < max(EVERY, len(lesson.asked) // 4) or source.image is None:
             return
-        plane = corrections.plane(index)
-        some = [label for label in reviewed[::-1] if label in plane][:MOST]
+        newest = [label for label in reversed(marked) if label in plane]
+        # what was corrected says more than what the model had right
+        some = sorted(newest, key=lambda label: marked[label] != "corrected")[:MOST]
         if len(some) < EVERY:
             return
-        lesson.asked = frozenset(reviewed)
+        lesson.asked = frozenset(marked)
         areas = [plane.area(label) for label in some]
         diameter = 2 * math.sqrt(float(np.median(areas)) / math.pi)
         taught: list[p.TaughtCell] = []
@@ -317,8 +334,8 @@ class CorrectClicks:
 
     def _engine_ready(self) -> None:
         """A new process knows nothing."""
-        for at in self._lessons:
-            self._lessons[at] = _Lesson()
+        for at, lesson in self._lessons.items():
+            self._lessons[at] = _Lesson(lesson.generation)
         self.show()
 
     def _drop(self, lesson: _Lesson) -> None:
@@ -334,8 +351,7 @@ class CorrectClicks:
             return
         request: LessonRequest = call.about
         lesson = self._lessons.get((request.cells, request.index))
-        fresh = self._link.generation(request.source.key) == request.generation
-        if lesson is None or not fresh:
+        if lesson is None or lesson.generation != request.generation:
             self._link.submit(p.Forget(call.key))
             return
         # of the same key: what was no better is not kept
