@@ -18,11 +18,10 @@ from napari_sa2net.cli.attention import attention
 from napari_sa2net.cli.corrections import corrections
 from napari_sa2net.cli.demo import demo
 from napari_sa2net.cli.doctor import doctor
-from napari_sa2net.cli.evaluate import evaluate
 from napari_sa2net.cli.experiments import focal_study, reproduce
 from napari_sa2net.cli.models import models
 from napari_sa2net.cli.segment import segment
-from napari_sa2net.cli.train import train
+from napari_sa2net.cli.train import evaluate, train
 from napari_sa2net.errors import SA2NetError
 
 OK, SOME_FAILED, FAILED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143

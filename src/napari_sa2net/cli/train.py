@@ -1,4 +1,4 @@
-"""``sa2net train``: a model from a folder of images and labels."""
+"""``sa2net train``: a model from a folder of images and labels; ``sa2net evaluate``, its scores."""
 
 from __future__ import annotations
 
@@ -358,3 +358,50 @@ def log_to(progress: StepProgress) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+# --------------------------------------------------------------------------------------------
+# sa2net evaluate
+
+
+def evaluate(
+    predicted: Path,
+    truth: Path,
+    /,
+    *,
+    index: Path | None = None,
+    split: str | None = None,
+    group_by: str | None = None,
+    json: Flag = False,
+) -> None:
+    """Score a folder of masks against a folder of true masks.
+
+    Files are paired by name without ending. Objects are matched one to one; counts are
+    summed over all images before they are divided.
+
+    Parameters
+    ----------
+    predicted
+        Folder of predicted masks.
+    truth
+        Folder of true masks.
+    index
+        Table (CSV) of the images to score, with a column name.
+    split
+        Only images with this value in the table's column split.
+    group_by
+        Score each value of this column of the table on its own as well, such as kind.
+    json
+        Print one JSON document, with the scores of each image.
+    """
+    from napari_sa2net.evaluation import evaluate_folders
+
+    with StepProgress(quiet=json) as progress:
+        report = evaluate_folders(predicted, truth, index, split, group_by, progress.step)
+    if json:
+        console.print_json(report.to_dict())
+    else:
+        header, *rows = report.rows()
+        console.table(header, rows)
+        for note in report.notes:
+            console.warning(note)
