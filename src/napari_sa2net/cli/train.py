@@ -1,4 +1,4 @@
-"""``sa2net train``: a model from a folder of images and labels; ``sa2net evaluate``, its scores."""
+"""``sa2net train``, a model from images and labels; ``sa2net evaluate``, scores of masks."""
 
 from __future__ import annotations
 
