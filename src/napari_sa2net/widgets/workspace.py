@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 import weakref
@@ -509,11 +510,16 @@ class Workspace(QObject):
         return workspace
 
     def _preload(self) -> None:
-        """What the first result needs, and takes a while to import: not when it comes."""
+        """What the first result needs, and takes a while to import: not when it comes.
+
+        Python looks for garbage among all objects once a quarter of them is new, so after these
+        imports, and the window stands still for it: now, not within the run that follows.
+        """
 
         def load() -> None:
             for name in PRELOADED:
                 import_module(name)
+            self.dispatch(gc.collect)
 
         threading.Thread(target=load, daemon=True).start()
 
