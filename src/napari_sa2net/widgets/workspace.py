@@ -624,8 +624,12 @@ class Workspace(QObject):
 
     def open_page(self, name: str) -> None:
         """Show a page where it is open, else in a dock of its own."""
-        if not any(dock.show_page(name) for dock in list(self.docks)):
+        if not self.show_where_open(name):
             guarded(self.session, lambda: self.port.open_page(name))
+
+    def show_where_open(self, name: str, but: Any = None) -> bool:
+        """Show a page where it is open, in another dock than this; False where it is not."""
+        return any(dock.show_page(name) for dock in list(self.docks) if dock is not but)
 
     def measure_cells(self) -> None:
         """Measure the chosen cells, whatever made them."""
