@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import time
 import weakref
@@ -515,9 +516,12 @@ class Workspace(QObject):
         Python looks for garbage among all objects once a quarter of them is new, so after these
         imports, and the window stands still for it: now, not within the run that follows.
         """
+        missing = [name for name in PRELOADED if name not in sys.modules]
+        if not missing:
+            return
 
         def load() -> None:
-            for name in PRELOADED:
+            for name in missing:
                 import_module(name)
             self.dispatch(gc.collect)
 
