@@ -662,8 +662,8 @@ def _check_goes_on(config: TrainConfig, read_as: dict[str, Any]) -> None:
     for name, said in config.model_dump(mode="json").items():
         if name not in began or name in _MAY_CHANGE:
             continue
-        was, now = (unsaid.get(name) if one is None else one for one in (began[name], said))
-        if was != now and (said is not None or began[name] != _FORMERLY.get(name)):
+        had, has = (unsaid.get(name) if one is None else one for one in (began[name], said))
+        if had != has and (said is not None or began[name] != _FORMERLY.get(name)):
             changed.append(f"--{name.replace('_', '-')} was {was} and is {now}")
     if changed:
         raise SettingsError(
