@@ -664,7 +664,7 @@ def _check_goes_on(config: TrainConfig, read_as: dict[str, Any]) -> None:
             continue
         had, has = (unsaid.get(name) if one is None else one for one in (began[name], said))
         if had != has and (said is not None or began[name] != _FORMERLY.get(name)):
-            changed.append(f"--{name.replace('_', '-')} was {was} and is {now}")
+            changed.append(f"--{name.replace('_', '-')} was {had} and is {has}")
     if changed:
         raise SettingsError(
             f"That run began with other settings: {', '.join(changed)}. Give the same to go on "
