@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -95,6 +97,14 @@ class WarmEngine:
 
     def wait(self, timeout: float = float("inf")) -> int:
         end = time.monotonic() + timeout
+        with contextlib.suppress(ProcessLookupError):
+            ended = os.pidfd_open(self.pid)
+            try:
+                seconds = None if timeout == float("inf") else timeout
+                select.select([ended], [], [], seconds)
+            finally:
+                os.close(ended)
+        # another thread may be asking, too
         while (status := self.poll()) is None:
             if time.monotonic() > end:
                 raise subprocess.TimeoutExpired(["engine"], timeout)

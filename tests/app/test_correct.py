@@ -731,7 +731,10 @@ def test_what_is_no_cells_is_not_accepted_or_kept_until_it_is_mended(desks: Any)
         desk = desks(wrong)
         desk.controller.open()
         assert words in desk.state.odd.words
-        assert "Fiji" not in desk.state.odd.words  # the button does it
+        said = desk.state.odd.words
+        assert "Fiji" not in said  # the button does it
+        assert "Python" not in said
+        assert said.endswith(".")
         assert desk.state.odd.mend.startswith(button)
         label = int(wrong[rows[0], cols[0]])
         polygon = [(0, 0), (0, 90), (90, 90), (90, 0)]
@@ -758,6 +761,17 @@ def test_what_is_no_cells_is_not_accepted_or_kept_until_it_is_mended(desks: Any)
         assert words in desk.state.odd.words
 
 
+def test_what_may_be_background_is_said_without_python(desks: Any) -> None:
+    labels = _apart()
+    # far larger than the cells and at all sides, but not all of the rest
+    labels[(labels == 0) & (np.indices(labels.shape).sum(0) % 3 > 0)] = 40
+    desk = desks(labels)
+    desk.controller.open()
+    assert desk.state.odd.words == ""
+    assert desk.state.said.words.startswith("Label 40 covers")
+    assert desk.state.said.words.endswith("the number 0: if it is no cell, delete it.")
+
+
 def test_keep_refuses_what_is_no_cells(desks: Any, tmp_path: Path) -> None:
     labels = _apart()
     desk = desks(labels + 1)
@@ -765,6 +779,8 @@ def test_keep_refuses_what_is_no_cells(desks: Any, tmp_path: Path) -> None:
     assert desk.controller.redraw([(10, 10), (10, 20), (20, 20), (20, 10)])
     desk.controller.keeping.refresh()
     assert desk.state.keep.problem.startswith("Label 1 covers")
+    assert desk.state.keep.problem.endswith('Press "Make label 1 the background", above.')
+    assert "Python" not in desk.state.keep.problem
     assert not desk.state.keep.can
     assert desk.controller.keeping.keep() is None
     assert desk.state.said.words.startswith("Label 1 covers")

@@ -249,6 +249,23 @@ class Bench:
         self.client.on_event(request.done(table))
 
 
+def test_more_columns_are_asked_for_when_the_cells_are_shown(image: np.ndarray) -> None:
+    bench, labels = Bench(), grid()
+    soon: list[Any] = []
+    bench.link.dispatch = soon.append
+    bench.measurements.choose(["shape"])
+    table = columns(labels, image)
+    for key in ("mine", "gone"):
+        bench.measurements.adopt(key, labels, Place(), table)
+    bench.measurements.forget("gone")
+    # the labels are copied for it, in a moment of its own
+    assert (bench.heard, bench.client.requests) == (["mine", "gone"], [])
+    for one in soon:
+        one()
+    (request,) = bench.client.requests
+    assert (request.kind, request.about.key) == ("measure_groups", "mine")
+
+
 def test_cells_of_another_part_are_measured_with_those_that_are_there(
     image: np.ndarray,
 ) -> None:

@@ -27,6 +27,8 @@ OURS = "napari_sa2net"
 VIEWER = "make_napari_viewer"
 #: an engine that is told to end does so within a second, on an idle machine
 PATIENCE_S = 60
+#: what something still works for may hang on garbage
+SEARCH_S = 5.0
 
 if TYPE_CHECKING:
     from napari_sa2net.widgets.dock import SA2NetDock
@@ -125,32 +127,51 @@ def nothing_is_left_of_a_viewer(request: pytest.FixtureRequest) -> Iterator[None
 @contextmanager
 def _nothing_left(of: str) -> Iterator[None]:
     # what tests of other folders share (an engine of theirs, say) is theirs to end
-    before = set(_there())
+    before = {*_there(), *_at_work()}
     yield
-    end = time.monotonic() + PATIENCE_S
+    sought = time.monotonic()
+    end = sought + PATIENCE_S
     while True:
-        # in a function, so that nothing here holds what was found
-        left = _left(before)
-        if not left or time.monotonic() > end:
+        # An engine takes a while to end, and each search for garbage as long as a test.
+        left = [words for key, words in _at_work().items() if key not in before]
+        if not left or time.monotonic() > sought + SEARCH_S:
+            # in a function, so that nothing here holds what was found
+            left += _left(before)
+            sought = time.monotonic()
+        if not left or sought > end:
             break
         time.sleep(0.05)
+        _process_events()
     assert not left, f"left after {of}: {', '.join(left)}"
     # what is there now stays: the next searches need not look at it
     gc.freeze()
 
 
-def _left(before: set[object]) -> list[str]:
+def _process_events() -> None:
     if QApplication.instance() is not None:
         QApplication.processEvents()
         QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete.value)
+
+
+def _left(before: set[object]) -> list[str]:
+    _process_events()
     gc.collect()
     return [words for key, words in _there().items() if key not in before]
 
 
 def _there() -> dict[object, str]:
-    """Everything of ours, by what tells it from others, in words."""
+    """Everything of ours in the window, by what tells it from others, in words."""
     found: dict[object, str] = {id(w): f"window {type(w).__name__}" for w in _windows()}
     found |= {key: f"timer of {owner}" for key, owner in _timers().items()}
+    workspace = sys.modules.get(f"{OURS}.widgets.workspace")
+    if workspace is not None:
+        found |= {id(one): "workspace" for one in workspace._workspaces.values()}
+    return found
+
+
+def _at_work() -> dict[object, str]:
+    """Threads and processes of ours, in the same way."""
+    found: dict[object, str] = {}
     for thread in threading.enumerate():
         if _is_ours(thread):
             found[thread.ident] = f"thread {thread.name}"
@@ -158,9 +179,6 @@ def _there() -> dict[object, str]:
         with suppress(psutil.Error):
             if child.status() != psutil.STATUS_ZOMBIE and OURS in " ".join(child.cmdline()):
                 found[child.pid, child.create_time()] = f"process {' '.join(child.cmdline())}"
-    workspace = sys.modules.get(f"{OURS}.widgets.workspace")
-    if workspace is not None:
-        found |= {id(one): "workspace" for one in workspace._workspaces.values()}
     return found
 
 

@@ -237,5 +237,21 @@ def test_a_page_that_is_chosen_in_the_menu_comes_to_the_front(
     qtbot.waitUntil(lambda: not in_front("segment"))
     choose("segment")
     qtbot.waitUntil(lambda: in_front("segment"))
-    for dock in list(window._wrapped_dock_widgets.values()):
-        window.remove_dock_widget(dock)
+    window.remove_dock_widget("all")
+
+    # what the whole dock has is shown there, and no second dock is opened beside it
+    choose("dock")
+    ((name, whole),) = window.dock_widgets.items()
+    whole.parentWidget().hide()
+    tabs = whole.findChild(QTabWidget)
+    for command in ("see_why", "models", "correct"):
+        choose(command)
+        qtbot.waitUntil(lambda: list(window.dock_widgets) == [name] and whole.isVisible())
+        assert tabs.tabText(tabs.currentIndex()) == command.capitalize().replace("_", " ")
+        assert set(whole.workspace.docks) == {whole}
+    # a script gets the dock that it asks for
+    _, alone = window.add_plugin_dock_widget("napari-sa2net", "Correct")
+    qtbot.wait(50)
+    assert len(window.dock_widgets) == 2
+    assert set(alone.workspace.docks) == {whole, alone}
+    window.remove_dock_widget("all")

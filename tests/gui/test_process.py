@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
+
+from napari_sa2net.widgets import workspace
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,3 +79,27 @@ def test_torch_stays_out_of_the_window(home: Path) -> None:
     assert [name for name in ours if name.startswith("napari_sa2net.edits")] == []
     slow = {"scipy.ndimage", "skimage", "pyqtgraph", "matplotlib", "zarr", "tifffile"}
     assert slow.isdisjoint(said["opening"])
+
+
+def test_garbage_is_sought_after_the_imports_and_not_in_a_run(
+    open_dock, monkeypatch, tmp_path, qtbot
+) -> None:
+    (tmp_path / "late_part.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(workspace, "PRELOADED", ("late_part",))
+    monkeypatch.setattr(workspace, "PRELOAD_MS", 0)
+    sought = []
+
+    def note(phase, info):
+        if phase == "stop" and info["generation"] == 2:
+            here = threading.current_thread() is threading.main_thread()
+            sought.append(("late_part" in sys.modules, here))
+
+    gc.callbacks.append(note)
+    try:
+        open_dock()
+        # Qt's objects may only be taken away in the thread of the window
+        qtbot.waitUntil(lambda: (True, True) in sought)
+    finally:
+        gc.callbacks.remove(note)
+        sys.modules.pop("late_part", None)

@@ -123,6 +123,14 @@ def test_the_menu_saves_cells_where_they_lie_in_the_image(
     assert project["image"]["name"] == "slide"
     assert len(roifile.roiread(tmp_path / "slide-imagej_rois.zip")) == table.model.rowCount()
 
+    # of other cells nothing was saved
+    layer, layers = table._layer, table._viewer.layers
+    layers.selection.active = table._viewer.add_labels(table.truth, name="others")
+    assert table.title.text().startswith("others")
+    assert table.said.text() == table.said.toolTip() == ""
+    layers.selection.active = layer
+    assert table.said.text() == table.said.toolTip() == said
+
 
 def test_what_is_said_makes_no_window_wider(
     table: Any, qtbot: QtBot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -38,6 +38,7 @@ from napari_sa2net.training.runs import write_tensors
 from napari_sa2net.training.train import (
     FOREGROUNDS,
     SegmentationModule,
+    _check_goes_on,
     start_network,
     train_folder,
 )
@@ -240,18 +241,36 @@ def test_a_cancelled_run_goes_on_where_it_was(folder, tmp_path):
     assert not list(run.glob("*.safetensors"))
     steps = []
     config = SMALL.model_copy(update={"resume": run})
-    for change in ({"base_channels": 8}, {"seed": 5}, {"learning_rate": 0.5}):
+    for change in (
+        {"base_channels": 8},
+        {"network": "focal_unet"},
+        {"seed": 5},
+        {"learning_rate": 0.5},
+    ):
         [flag] = change
         other = config.model_copy(update=change)
         with pytest.raises(SettingsError, match=f"--{flag.replace('_', '-')} was .* Give the"):
             train_folder(folder, "else", other)
     assert not (tmp_path / "home" / "runs" / "else").exists()
+    # what was not said is the same where it is said
+    said = {"network": "sa2net", "squeeze_excitation": False}
+    config = config.model_copy(update=said)
     result = train_folder(
         folder, "later", config, out=run, on_progress=lambda *a: steps.append(a)
     )
     trained = [done for done, _, what in steps if what.startswith("training")]
     assert trained == [4], "steps 1 to 3 are in the checkpoint"
     assert result.card.training["steps"] == 4
+
+
+def test_what_a_base_has_may_be_said_where_a_run_goes_on(tiny_model, tmp_path):
+    config = SMALL.model_copy(update={"base": str(tiny_model), "base_channels": None})
+    (tmp_path / "settings.json").write_text(config.model_dump_json())
+    said = {"network": "sa2net", "base_channels": 4, "squeeze_excitation": False}
+    on = config.model_copy(update={"resume": str(tmp_path), **said})
+    _check_goes_on(on, {})
+    with pytest.raises(SettingsError, match="--base-channels was 4 and is 8"):
+        _check_goes_on(on.model_copy(update={"base_channels": 8}), {})
 
 
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(folder, tmp_path):

@@ -18,7 +18,7 @@ from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.session import ErrorInfo, SegmentRequest, as_seen
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.data.axes import axis_noun
-from napari_sa2net.data.labels import NUMBER_THEM, Look, look_at, numbered
+from napari_sa2net.data.labels import IN_PYTHON, NUMBER_THEM, Look, look_at, numbered
 from napari_sa2net.edits import Corrections, Patch, Step
 from napari_sa2net.edits.objects import pixel_step
 from napari_sa2net.engine import messages as p
@@ -199,8 +199,8 @@ def look_at_plane(plane: Any) -> Look:
 
 def odd_words(look: Look) -> str:
     """Why labels of elsewhere may be no cells; empty if they are."""
-    words = look.problem or look.note
-    return words[:1].upper() + words[1:]
+    words, by_hand, _ = (look.problem or look.note).partition(IN_PYTHON)
+    return words[:1].upper() + words[1:] + (by_hand and ": if it is no cell, delete it.")
 
 
 @dataclass(frozen=True)
@@ -224,8 +224,8 @@ class Odd:
         if not look.blocks:
             return cls()
         # the button does what is said to those who have none
-        words = look.blocks.removesuffix(NUMBER_THEM).rstrip()
-        words = words[:1].upper() + words[1:]
+        words, by_hand, _ = look.blocks.removesuffix(NUMBER_THEM).rstrip().partition(IN_PYTHON)
+        words = words[:1].upper() + words[1:] + (by_hand and ".")
         if look.background:
             return cls(words, f"Make label {look.background} the background")
         return cls(words, "Number the pieces")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_sa2net.app.cells import Box, CellSource, Index, KeptPlace, odd_words
+from napari_sa2net.app.cells import Box, CellSource, Index, KeptPlace, Odd
 from napari_sa2net.app.edit_session import (
     EditSession,
     Offer,
@@ -668,12 +668,15 @@ def _moment(time: str) -> datetime:
 def _odd(session: EditSession, source: CellSource, planes: list[Index]) -> str:
     """Why labels of planes that are to be kept are no cells; empty if they are."""
     for index in planes:
-        words = odd_words(look) if (look := session.look(index)).blocks else ""
-        if words:
+        odd = Odd.of(session.look(index))
+        if words := odd.words:
             axes = source.stack_axes or "Z" * len(index)
             sizes = zip(axes, index, source.labels.shape, strict=False)
             place = ", ".join(f"{axis_noun(a, 1)} {i + 1}" for a, i, n in sizes if n > 1)
-            return f"On {place}: {words[:1].lower()}{words[1:]}" if place else words
+            if not place:
+                return f'{words} Press "{odd.mend}", above.'
+            words = f"{words[:1].lower()}{words[1:]}"
+            return f'On {place}: {words} Show it, and press "{odd.mend}".'
     return ""
 
 

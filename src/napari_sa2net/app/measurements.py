@@ -113,7 +113,14 @@ class Measurements:
             layer.cells.adopt(table)
             self._layers[key] = layer
             self.changed.emit(key)
-            self._complete(key, layer)
+
+        def complete() -> None:
+            with self._link.lock:
+                if self._layers.get(key) is layer:
+                    self._complete(key, layer)
+
+        # it copies the labels, which are being shown: the window answers in between
+        self._link.dispatch(complete)
 
     def measure(self, key: str, labels: Any, place: Place) -> None:
         """Measure all cells of a layer, of whatever origin; `changed` tells when it is done."""

@@ -142,8 +142,8 @@ class Saving:
     ----------
     busy : bool
         Something is being written.
-    said : str
-        What was written last, or is being.
+    said, of : str
+        What was written last, or is being, and the key of the layer that it was.
     changed
         These are others.
     """
@@ -155,24 +155,24 @@ class Saving:
         self._background = Background(link, "saving")
         self._waiting = 0
         self._edited = False
-        self.said = ""
+        self.said = self.of = ""
 
     @property
     def busy(self) -> bool:
         """Something is being written."""
         return self._waiting > 0
 
-    def save(self, path: Path, cells: Cells, format: str, what: str = "") -> None:
+    def save(self, path: Path, cells: Cells, format: str, what: str = "", of: str = "") -> None:
         """Write cells in one of `FORMATS`."""
         path = FORMATS[format].named(path)
-        self.write(path, lambda: write_cells(path, cells, format), what)
+        self.write(path, lambda: write_cells(path, cells, format), what, of)
 
-    def write(self, path: Path, work: Callable[[], Any], what: str = "") -> None:
+    def write(self, path: Path, work: Callable[[], Any], what: str = "", of: str = "") -> None:
         """Run what writes a file; what it holds is told with its name, as in "12 cells"."""
 
         def done(_: Any) -> None:
             self._waiting -= 1
-            self.said = f"Saved {path.name}{what and ': '}{what}"
+            self.said, self.of = f"Saved {path.name}{what and ': '}{what}", of
             if self._edited:
                 self.said += "; cells were changed meanwhile: save them again"
             self._edited = self._edited and self.busy
@@ -188,7 +188,7 @@ class Saving:
             return
         self._edited = self._edited and self.busy
         self._waiting += 1
-        self.said = f"Saving {path.name}…"
+        self.said, self.of = f"Saving {path.name}…", of
         self._background.run(work, done, failed)
         self.changed.emit()
 

@@ -44,6 +44,8 @@ NUMBER_THEM = (
     "Number the cells first: with scikit-image, skimage.measure.label(mask > 0); with Fiji, "
     "Analyze Particles, Show: Count Masks."
 )
+#: Begins what is said of a number that must be 0 to those who have no button for it.
+IN_PYTHON = ": in Python, "
 #: Said where a label image is not empty, but has no cell in any image.
 NO_CELL = (
     "holds a cell: every pixel is 0. Check that labels/ holds the numbered cells, one whole "
@@ -219,8 +221,8 @@ def look_at(labels: NDArray[Any], many: str = "learned as one") -> Look:
         if number and not (sure or unsure):
             words = (
                 f"label {number} covers {share:.0%} of the image and touches all its sides, so "
-                f"it looks like background. Background must have the number 0: in Python, "
-                f"labels[labels == {number}] = 0"
+                "it looks like background. Background must have the number 0"
+                f"{IN_PYTHON}labels[labels == {number}] = 0"
             )
             sure, unsure = (words, "") if few_zeros else ("", words)
             background = number if few_zeros else 0
@@ -230,8 +232,8 @@ def look_at(labels: NDArray[Any], many: str = "learned as one") -> Look:
             sure, background = (
                 f"label {mark}, far above the next number, {below}, lies in bands "
                 "or in several places as no cell does: it looks like a mark of pixels that do "
-                "not count. Only cells may have numbers: in Python, "
-                f"labels[labels == {mark}] = 0",
+                "not count. Only cells may have numbers"
+                f"{IN_PYTHON}labels[labels == {mark}] = 0",
                 mark,
             )
         elif not (sure or unsure):

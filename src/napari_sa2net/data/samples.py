@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,7 +76,7 @@ def synthetic_nuclei(
             outline = _Outline(shape, diameter, rng)
             taken = labels[outline.where]
             # Neighbours may touch and overlap a little, as in a real culture.
-            if outline.surely_over(taken):
+            if outline.lies_over(labels) or outline.surely_over(taken):
                 continue
             inside = outline.mask()
             if inside.any() and (taken[inside] > 0).mean() < _OVERLAP:
@@ -102,39 +103,63 @@ class _Outline:
         self, shape: tuple[int, int], diameter: float, rng: np.random.Generator
     ) -> None:
         self._radius = radius = diameter / 2 * np.exp(rng.normal(0, 0.15))
-        stretch, turn = np.exp(rng.normal(0, 0.15)), rng.uniform(0, np.pi)
-        y, x = rng.uniform(0, shape[0]), rng.uniform(0, shape[1])
-        reach = 1.6 * radius * max(stretch, 1 / stretch) + 1
-        rows, columns = (
-            slice(max(0, int(at - reach)), max(0, min(size, int(at + reach) + 1)))
-            for at, size in zip((y, x), shape, strict=True)
-        )
-        self.where = rows, columns
-        dy = np.arange(rows.start, rows.stop)[:, None] + 0.5 - y
-        dx = np.arange(columns.start, columns.stop) + 0.5 - x
-        self._u = (dx * np.cos(turn) + dy * np.sin(turn)) / stretch
-        self._v = (dy * np.cos(turn) - dx * np.sin(turn)) * stretch
+        self._stretch, self._turn = np.exp(rng.normal(0, 0.15)), rng.uniform(0, np.pi)
+        self._at = rng.uniform(0, shape[0]), rng.uniform(0, shape[1])
+        self._long = max(self._stretch, 1 / self._stretch)
+        self.where = self._box(1.6 * radius * self._long + 1, shape)
         self._waves = [
             (wave, rng.normal(0, 0.08 / wave), rng.uniform(0, 2 * np.pi)) for wave in (2, 3, 4)
         ]
+        self._wobble = sum(abs(height) for _, height, _ in self._waves) + 1e-6
+
+    def _box(self, reach: float, shape: tuple[int, ...]) -> tuple[slice, slice]:
+        """Pixels that lie no farther from its middle along an axis, and maybe one more."""
+        rows, columns = (
+            slice(max(0, int(at - reach)), max(0, min(size, int(at + reach) + 1)))
+            for at, size in zip(self._at, shape, strict=True)
+        )
+        return rows, columns
+
+    @cached_property
+    def _uv(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Along and across it, of the pixels in the box; it is a circle there."""
+        (rows, columns), (y, x), turn = self.where, self._at, self._turn
+        dy = np.arange(rows.start, rows.stop)[:, None] + 0.5 - y
+        dx = np.arange(columns.start, columns.stop) + 0.5 - x
+        return (
+            (dx * np.cos(turn) + dy * np.sin(turn)) / self._stretch,
+            (dy * np.cos(turn) - dx * np.sin(turn)) * self._stretch,
+        )
+
+    def lies_over(self, labels: NDArray[np.int32]) -> bool:
+        """Whether `surely_over` is told by a square within it alone, as it mostly is."""
+        side = self._radius * max(0, 1 - self._wobble) / (np.sqrt(2) * self._long)
+        if side < 2:
+            return False
+        # less the pixel more that a box may have, and half of one
+        within = labels[self._box(side - 1.5, labels.shape)]
+        rows, columns = self.where
+        box = (rows.stop - rows.start) * (columns.stop - columns.start)
+        return bool(np.count_nonzero(within) > _OVERLAP * box)
 
     def surely_over(self, taken: NDArray[np.int32]) -> bool:
         """Whether it lies over others, whatever its waves: most places are told by this."""
         if not taken.any():
             return False
-        wobble = sum(abs(height) for _, height, _ in self._waves) + 1e-6
-        squared = self._u**2 + self._v**2
-        core = squared < (self._radius * max(0, 1 - wobble)) ** 2
-        most = np.count_nonzero(squared < (self._radius * (1 + wobble)) ** 2)
+        u, v = self._uv
+        squared = u**2 + v**2
+        core = squared < (self._radius * max(0, 1 - self._wobble)) ** 2
+        most = np.count_nonzero(squared < (self._radius * (1 + self._wobble)) ** 2)
         return bool(np.count_nonzero(taken[core]) > _OVERLAP * most)
 
     def mask(self) -> NDArray[np.bool_]:
         """Its pixels in the box."""
-        angle = np.arctan2(self._v, self._u)
+        u, v = self._uv
+        angle = np.arctan2(v, u)
         edge = np.ones_like(angle)
         for wave, height, phase in self._waves:
             edge += height * np.cos(wave * angle + phase)
-        return np.hypot(self._u, self._v) < self._radius * edge
+        return np.hypot(u, v) < self._radius * edge
 
 
 def _chromatin(

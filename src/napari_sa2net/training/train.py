@@ -540,13 +540,13 @@ def start_network(config: TrainConfig) -> tuple[Network, str | None]:
         If it cannot be loaded.
     """
     if config.base is None:
-        kind = config.network or "sa2net"
+        unsaid = _unsaid(config)
         extra = config.squeeze_excitation
-        se = kind == "focal_unet" if extra is None else extra
+        se = unsaid["squeeze_excitation"] if extra is None else extra
         shape = NetworkConfig(
-            kind=kind,
+            kind=config.network or unsaid["network"],
             n_classes=len(OUTPUTS if config.distance else CLASSES),
-            base_channels=config.base_channels or 16,
+            base_channels=config.base_channels or unsaid["base_channels"],
             se=(se, se, se, se),
         )
         net = make_network(shape, config.learnable_gamma)
@@ -581,6 +581,19 @@ def start_network(config: TrainConfig) -> tuple[Network, str | None]:
         wider.load_state_dict(state, strict=False)
         net = wider
     return net.train(), f"{model.name} {model.sha256}"
+
+
+def _unsaid(config: TrainConfig) -> dict[str, Any]:
+    """What the network is where these settings do not say it."""
+    if config.base is None:
+        se = config.network == "focal_unet"
+        return {"network": "sa2net", "base_channels": 16, "squeeze_excitation": se}
+    has = network_config(load_model(config.base).net)
+    return {
+        "network": has.kind,
+        "base_channels": has.base_channels,
+        "squeeze_excitation": any(has.se),
+    }
 
 
 def _check_same_network(config: TrainConfig, base: Model) -> None:
@@ -644,12 +657,14 @@ def _check_goes_on(config: TrainConfig, read_as: dict[str, Any]) -> None:
                 if was
                 else f"That run began without --{name}: leave it out to go on with it."
             )
-    changed = [
-        f"--{name.replace('_', '-')} was {began[name]} and is {now}"
-        for name, now in config.model_dump(mode="json").items()
-        if name in began and name not in _MAY_CHANGE
-        if began[name] != now and (now is not None or began[name] != _FORMERLY.get(name))
-    ]
+    unsaid = _unsaid(config)
+    changed = []
+    for name, said in config.model_dump(mode="json").items():
+        if name not in began or name in _MAY_CHANGE:
+            continue
+        had, has = (unsaid.get(name) if one is None else one for one in (began[name], said))
+        if had != has and (said is not None or began[name] != _FORMERLY.get(name)):
+            changed.append(f"--{name.replace('_', '-')} was {had} and is {has}")
     if changed:
         raise SettingsError(
             f"That run began with other settings: {', '.join(changed)}. Give the same to go on "

@@ -39,6 +39,7 @@ from napari_sa2net.widgets.controls import guarded, hbox, link_button, muted, vb
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.measured_layers import finest
 from napari_sa2net.widgets.napari_port.picking import CellPicker, show_cell
+from napari_sa2net.widgets.napari_port.reading import layer_key
 from napari_sa2net.widgets.napari_port.results import LABEL, METADATA_KEY
 from napari_sa2net.widgets.napari_port.reviewed_layer import ChosenCell, PaintedCells
 from napari_sa2net.widgets.theme import style_sheet
@@ -491,6 +492,7 @@ class CellTable(QWidget):
                 connect(layer.events.features, self._edited)
                 connect(layer.events.name, self._show)
             self._show()
+            self._show_said()
         else:
             self._show_title()
 
@@ -581,9 +583,12 @@ class CellTable(QWidget):
             only = self.only.isVisible() and self.only.isChecked()
             what = f"{n} cell{'' if n == 1 else 's'}" if n else ""
             what = f"{listed} of {n} cells" if only else what
+            of = layer_key(layer)
             if key == "csv":
                 shown = self.model.shown(with_left_out=not only)
-                self._saving.write(target, lambda: write_atomically(target, csv(shown)), what)
+                self._saving.write(
+                    target, lambda: write_atomically(target, csv(shown)), what, of
+                )
                 return
             cells = cells_in_image(
                 finest(layer),
@@ -593,7 +598,7 @@ class CellTable(QWidget):
                 layer.metadata.get(METADATA_KEY) or {},
                 self.model.left_out if only else None,
             )
-            self._saving.save(target, cells, key, what)
+            self._saving.save(target, cells, key, what, of)
 
         guarded(self._session, save)
 
@@ -602,8 +607,11 @@ class CellTable(QWidget):
             self._saving.edited(finest(self._layer))
 
     def _show_said(self) -> None:
-        self.said.setText(self._saving.said)
-        self.said.setToolTip(self._saving.said)
+        """What became of the cells that are shown; of others it would be said of these."""
+        ours = self._layer is not None and self._saving.of == layer_key(self._layer)
+        said = self._saving.said if ours else ""
+        self.said.setText(said)
+        self.said.setToolTip(said)
 
     def _restyle(self, _: Any = None) -> None:
         self.setStyleSheet(style_sheet(self._viewer.theme))

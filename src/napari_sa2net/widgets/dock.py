@@ -87,6 +87,8 @@ def page_named(name: str) -> Page:
 
 
 WIDTH = 360
+#: of the plugin in napari's menus
+TITLE = "SA2-Net"
 DOCUMENTATION = "https://napari-sa2net.github.io/napari-sa2net"
 HELP_TIP = "What this page can do, in the documentation (opens the browser)"
 
@@ -216,6 +218,9 @@ class SA2NetDock(QWidget):
         dock, window = _dock_of(self), self.window()
         if dock is None or not isinstance(window, QMainWindow) or dock.isFloating():
             return
+        if self._goes_elsewhere(dock):
+            self._viewer.window.remove_dock_widget(dock)
+            return
         for other in window.findChildren(SA2NetDock):
             its = _dock_of(other)
             if (
@@ -227,6 +232,16 @@ class SA2NetDock(QWidget):
                 window.tabifyDockWidget(its, dock)
                 dock.raise_()
                 return
+
+    def _goes_elsewhere(self, dock: QDockWidget) -> bool:
+        """Whether a page that was chosen in napari's menu is shown where it is open already.
+
+        Napari has made this dock for it by then; one that a script asks for has another name.
+        """
+        name, workspace = self._places[0].name, self.workspace
+        if self._tabs or workspace is None or getattr(dock, "name", "") != f"{name} ({TITLE})":
+            return False
+        return workspace.show_where_open(name, self)
 
     def _watch_dock(self) -> None:
         """Follow the dock: napari's menu hides one that is there, also behind a tab."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import threading
 import time
 import weakref
@@ -509,11 +511,19 @@ class Workspace(QObject):
         return workspace
 
     def _preload(self) -> None:
-        """What the first result needs, and takes a while to import: not when it comes."""
+        """What the first result needs, and takes a while to import: not when it comes.
+
+        Python looks for garbage among all objects once a quarter of them is new, so after these
+        imports, and the window stands still for it: now, not within the run that follows.
+        """
+        missing = [name for name in PRELOADED if name not in sys.modules]
+        if not missing:
+            return
 
         def load() -> None:
-            for name in PRELOADED:
+            for name in missing:
                 import_module(name)
+            self.dispatch(gc.collect)
 
         threading.Thread(target=load, daemon=True).start()
 
@@ -618,8 +628,12 @@ class Workspace(QObject):
 
     def open_page(self, name: str) -> None:
         """Show a page where it is open, else in a dock of its own."""
-        if not any(dock.show_page(name) for dock in list(self.docks)):
+        if not self.show_where_open(name):
             guarded(self.session, lambda: self.port.open_page(name))
+
+    def show_where_open(self, name: str, but: Any = None) -> bool:
+        """Show a page where it is open, in another dock than this; False where it is not."""
+        return any(dock.show_page(name) for dock in list(self.docks) if dock is not but)
 
     def measure_cells(self) -> None:
         """Measure the chosen cells, whatever made them."""
