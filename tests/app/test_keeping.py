@@ -129,6 +129,20 @@ def test_what_was_kept_before_the_session_comes_back(desks: Any) -> None:
     assert record.id == one.id
 
 
+def test_what_was_kept_before_is_of_the_image_under_the_cells(desks: Any) -> None:
+    """Whatever image the other pages show."""
+    first = desks(disks())
+    assert first.controller.accept(1)
+    first.keep()
+    other = desks(disks(), image=first.image.data)
+    other.link.session.image = ImageSource("elsewhere", "elsewhere", np.zeros((9, 9)))
+    other.settle()
+    other.state.kept_before = ""
+    other.controller.keeping.set_folder(first.state.folder)
+    other.settle()
+    assert "1 reviewed cell of this image" in other.state.kept_before
+
+
 def test_what_is_corrected_while_keep_writes_is_kept_by_the_next(desks: Any) -> None:
     desk = stack(desks)
     for label in (1, 2, 3):
