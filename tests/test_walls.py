@@ -52,6 +52,7 @@ LIGHT = (
     "napari_sa2net.errors",
     "napari_sa2net.data",
     "napari_sa2net.data.io",
+    "napari_sa2net.data.listing",
     "napari_sa2net.data.plan",
     "napari_sa2net.data.samples",
     "napari_sa2net.edits",

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from napari_sa2net import metrics
 from napari_sa2net.config import Progress
-from napari_sa2net.data.io import stem_of
 from napari_sa2net.data.labels import (
     as_labels,
     fitted,
@@ -24,6 +23,7 @@ from napari_sa2net.data.labels import (
     read_cells,
     tells_shape,
 )
+from napari_sa2net.data.listing import stem_of
 from napari_sa2net.data.training_set import read_index, split_word
 from napari_sa2net.errors import (
     EvaluationError,

@@ -209,6 +209,27 @@ def test_kept_then_restored_in_another_window(desks: Any, home: Path) -> None:
     assert [one.id for one in active] == [again.id]
 
 
+def test_corrections_are_restored_where_the_image_has_no_cells(desks: Any) -> None:
+    first = desks(disks())
+    first.controller.accept(1)
+    session = first.controller.session
+    assert session is not None
+    assert session.journal is not None
+    assert session.journal.wait()
+    first.controller.close()
+    other = desks(disks(), image=first.image.data)
+    other.settle()
+    other.controller.set_cells(None)
+    shown: list[Any] = []
+    other.controller.restored.connect(shown.append)
+    (offer,) = other.state.offers
+    other.controller.keeping.restore(offer)
+    other.settle()
+    (cells,) = shown
+    np.testing.assert_array_equal(cells.labels, disks())
+    assert other.state.offers == ()
+
+
 def test_keeping_adds_to_what_was_kept_before(desks: Any) -> None:
     """A second session on fresh labels does not drop what the first had reviewed."""
     first = desks(disks())

@@ -458,6 +458,29 @@ def test_an_engine_that_ends_costs_one_image(pages, images):
     assert page.state.error.message == "It stopped five times."
 
 
+def test_how_far_a_run_is_counts_all_images_and_never_backwards(pages, images):
+    page = pages()
+    client = page.link.client
+    page.open(images)
+    page.link.session.engine = "ready"
+    assert page.folder.segmenting.segment_all()
+    first = client.asked()[-1]
+    assert page.state.progress.what == "image 1 of 4"
+    for done, total, fraction in ((0, 4, 0), (3, 4, 3 / 16), (0, 0, 3 / 16), (1, 1, 3 / 16)):
+        client.on_event(p.Progress(first.job, done, total, f"step {done} of {total}"))
+        words = f"image 1 of 4: step {done} of {total}"
+        page.until(lambda words=words: page.state.progress.what == words)
+        assert page.state.progress.fraction == pytest.approx(fraction)
+    assert page.rows()["a"] == "segmenting…"
+    client.on_event(p.Failed(first.job, "EngineError", "It ran out of memory."))
+    page.until(lambda: client.asked()[-1] is not first)
+    assert page.state.progress.what == "image 2 of 4"
+    assert page.state.progress.fraction == pytest.approx(1 / 4)
+    page.folder.segmenting.cancel()
+    client.on_event(p.Progress(client.asked()[-1].job, 1, 4, "predicting"))
+    page.until(lambda: page.state.progress.what == "stopping after this piece")
+
+
 def test_settings_are_those_of_the_page_and_of_the_shown_image(pages, tmp_path):
     page = pages()
     folder = tmp_path / "two"

@@ -212,6 +212,23 @@ def test_what_was_kept_is_kept_anew_as_it_was(desks: Any) -> None:
     assert record.seen.channels == (1,)  # of the stack
 
 
+def test_levels_of_the_whole_stack_stay_where_a_plane_is_kept_anew(desks: Any) -> None:
+    """The plane alone, which is all that the set holds, has others."""
+    _, made = expected(STACK, "TCYX", (2, 1), (1,), levels="stack")
+    labels = np.zeros((3, *SIDE), np.int32)
+    labels[1] = LABELS
+    desk = desk_of(desks, STACK, "TCYX", (0,), labels=labels, plane=(1,), made=made)
+    (first,) = desk.keep()
+    kept = read_kept(desk.state.folder, first.id)
+    again = desk_of(
+        desks, kept.image, "CYX", (0,), labels=kept.labels, kept=kept.place, made={}
+    )
+    again.controller.keeping.set_folder(desk.state.folder)
+    again.controller.delete(point=np.argwhere(LABELS == 1)[0])
+    (record,) = again.keep()
+    assert record.levels == first.levels
+
+
 def test_settings_survive_a_crash(desks: Any) -> None:
     _, made = expected(CHANNELS, "CYX", (2, 1))
     desk = desk_of(desks, CHANNELS, "CYX", (0,), made=made)

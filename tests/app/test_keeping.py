@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
 from time import sleep, time
 from typing import Any
@@ -126,6 +127,38 @@ def test_what_was_kept_before_the_session_comes_back(desks: Any) -> None:
     second.keep()
     (record,) = active(second).values()
     assert record.id == one.id
+
+
+def test_what_was_kept_before_is_of_the_image_under_the_cells(desks: Any) -> None:
+    """Whatever image the other pages show."""
+    first = desks(disks())
+    assert first.controller.accept(1)
+    first.keep()
+    other = desks(disks(), image=first.image.data)
+    other.link.session.image = ImageSource("elsewhere", "elsewhere", np.zeros((9, 9)))
+    other.settle()
+    other.state.kept_before = ""
+    other.controller.keeping.set_folder(first.state.folder)
+    other.settle()
+    assert "1 reviewed cell of this image" in other.state.kept_before
+
+
+def test_what_is_corrected_while_keep_writes_is_kept_by_the_next(desks: Any) -> None:
+    desk = stack(desks)
+    for label in (1, 2, 3):
+        assert desk.controller.accept(label)
+    gate = threading.Event()
+    desk.controller._files.run(lambda: gate.wait(30), lambda _: None, lambda _: None)
+    future = desk.controller.keeping.keep()
+    desk.controller.delete(point=(20, 60))
+    gate.set()
+    (first,) = future.result(30)
+    desk.settle()
+    training_set = TrainingSet.open(desk.state.folder)
+    assert 2 in training_set.load(first.id).labels
+    assert desk.state.keep.can
+    (second,) = desk.keep()
+    assert 2 not in training_set.load(second.id).labels
 
 
 def test_group_and_folder_can_be_changed_after_keeping(desks: Any, tmp_path: Path) -> None:

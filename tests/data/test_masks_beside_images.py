@@ -13,7 +13,7 @@ import tifffile
 from napari_sa2net.app.training_set import import_question, read_kept
 from napari_sa2net.data import synthetic_nuclei, write_cells
 from napari_sa2net.data.corrections import import_into
-from napari_sa2net.data.io import list_images
+from napari_sa2net.data.listing import list_images
 from napari_sa2net.data.training_set import load_training_folder, read_truth
 from napari_sa2net.errors import SA2NetError, TrainingDataError
 from napari_sa2net.evaluation import evaluate_folders

@@ -595,49 +595,6 @@ def test_what_is_no_image_file(tmp_path) -> None:
         read_image(tmp_path / "notes.txt")
 
 
-# --- lists -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for name in ("b10.tif", "b2.TIF", "a.png", ".hidden.png", "notes.txt", "sub/c.tif"):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-    zarr.create_array(str(tmp_path / "z.zarr"), data=_ramp(4, 4))
-    return tmp_path
-
-
-def test_list_folder(folder) -> None:
-    found = list_images(folder)
-    assert [path.name for path in found] == ["a.png", "b2.TIF", "b10.tif", "z.zarr"]
-    assert list_images(str(folder)) == found
-
-
-def test_list_mixture_without_doubles(folder) -> None:
-    found = list_images([folder / "b10.tif", f"{folder}/b*", folder / "z.zarr", folder])
-    assert [path.name for path in found] == ["b10.tif", "b2.TIF", "z.zarr", "a.png"]
-
-
-def test_list_patterns(folder) -> None:
-    names = {path.name for path in list_images(str(folder / "**" / "*.tif"))}
-    assert names == {"b10.tif", "c.tif"}
-    (folder / "odd[1].tif").touch()
-    assert list_images(str(folder / "odd[1].tif")) == [folder / "odd[1].tif"]
-
-
-def test_named_files_are_kept_for_reading_to_complain(folder) -> None:
-    assert list_images(folder / "notes.txt") == [folder / "notes.txt"]
-
-
-@pytest.mark.parametrize("given", ["missing.tif", "*.gif", "empty", []])
-def test_list_nothing(folder, given, monkeypatch) -> None:
-    monkeypatch.chdir(folder)
-    (folder / "empty").mkdir()
-    with pytest.raises(ImageFileError):
-        list_images(given)
-
-
 def test_real_images(shared_dir) -> None:
     found = list_images(shared_dir / "data" / "dsb2018" / "test" / "images")
     assert len(found) == 80

@@ -15,7 +15,7 @@ import zarr
 
 from napari_sa2net.cli import run
 from napari_sa2net.data import read_image, synthetic_nuclei
-from napari_sa2net.data.io import list_images
+from napari_sa2net.data.listing import list_images
 from napari_sa2net.errors import ImageFileError
 from napari_sa2net.files import as_path, remote
 

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 
 from napari_sa2net.data import read_image
-from napari_sa2net.data.io import list_images
+from napari_sa2net.data.listing import list_images
 from napari_sa2net.errors import ImageFileError
 
 

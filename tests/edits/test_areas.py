@@ -58,6 +58,16 @@ def test_in_depth_a_cell_has_one_label() -> None:
     np.testing.assert_array_equal(one[[0, 2]], truth[[0, 2]])
 
 
+def test_a_cell_in_depth_keeps_the_name_of_most_of_it() -> None:
+    """Of two cells, one above the other, that are one now."""
+    one = disks([(30, 50)])
+    for names in ((5, 5, 5, 7), (7, 5, 5, 5), (7, 7, 5, 7)):
+        old = np.stack([one * name for name in names])
+        merged = laid_over(old, (0, 10, 10), np.stack([one] * 4)[:, 10:50, 10:90])
+        most = max(names, key=names.count)
+        np.testing.assert_array_equal(merged, np.stack([one * most] * 4))
+
+
 def test_a_step_like_any_other() -> None:
     labels = np.stack([disks([(30, 50), (15, 80)]), disks([(30, 20)])])
     labels[1][labels[1] > 0] = 3

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_sa2net.config import InstanceConfig, PredictConfig
+from napari_sa2net.config import CLASSES, InstanceConfig, PredictConfig
 from napari_sa2net.data import plan_image
 from napari_sa2net.engine import messages as p
-from napari_sa2net.engine.cache import KeptResults
+from napari_sa2net.engine.cache import KeptResults, inner_and_rim
 from napari_sa2net.engine.server import Server
 from napari_sa2net.engine.service import Handlers
 from napari_sa2net.errors import Cancelled, NotKeptError
@@ -273,3 +273,37 @@ def test_a_result_that_takes_a_name_again_replaces_the_former() -> None:
     results.put("a", kept_of(1))
     assert former() is None
     assert len(results) == 1
+
+
+def test_a_result_that_was_made_again_is_the_newest() -> None:
+    results = KeptResults(max_results=2)
+    for name in "aba":
+        results.put(name, kept_of(1))
+    results.put("c", kept_of(1))
+    assert keys(results, "abc") == "ac"
+
+
+def test_probabilities_for_a_click_are_those_of_its_place() -> None:
+    """Of what was predicted only, and of its pixels; other classes than ours give the cell."""
+    plan = plan_image(np.zeros((3, 20, 30), np.uint8), "ZYX").part((2,), (5, 15, 8, 28))
+    probability = np.random.default_rng(0).random((1, 3, 10, 20)).astype(np.float32)
+    probability[0, 1] = 1 - probability[0, 0]
+    taught: Any = SimpleNamespace(card=SimpleNamespace(classes=CLASSES), name="", sha256="")
+    for model, wanted in (
+        (taught, probability[0, 1:, 1:4, 3:9]),
+        (MODEL, np.stack([probability[0, 1, 1:4, 3:9], np.zeros((3, 6))])),
+    ):
+        own = probability[:, : len(model.card.classes)]
+        made = Prediction(plan, own, model, PredictConfig())
+        found = inner_and_rim(made, (2,), (6, 9, 11, 17))
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
+        assert inner_and_rim(made, (2,), (5, 15, 8, 28)) is not None
+        for index, box in (
+            ((1,), (6, 9, 11, 17)),
+            ((3,), (6, 9, 11, 17)),
+            ((2,), (4, 9, 11, 17)),
+            ((2,), (6, 16, 11, 17)),
+            ((2,), (6, 9, 7, 17)),
+            ((2,), (6, 9, 11, 29)),
+        ):
+            assert inner_and_rim(made, index, box) is None, (index, box)

@@ -7,7 +7,13 @@ import pytest
 from scipy import ndimage
 
 from napari_sa2net.errors import SettingsError
-from napari_sa2net.interpret.refinement import band_pixels, boundary_pixels, refinement_table
+from napari_sa2net.interpret import refinement
+from napari_sa2net.interpret.refinement import (
+    band_pixels,
+    boundary_pixels,
+    contested,
+    refinement_table,
+)
 
 
 def disk(shape, centre, radius, label=1) -> np.ndarray:
@@ -117,6 +123,17 @@ def test_contested_is_the_entropy_along_the_boundary():
     assert refinement_table({1: labels}, toss_up)["contested"].to_numpy() == pytest.approx(1)
     lost = np.full(SHAPE, np.nan, np.float32)
     assert refinement_table({1: labels}, lost)["contested"].max() < 1e-6
+
+
+@pytest.mark.parametrize("rows", [1, 5, 16])
+def test_contested_is_the_same_however_many_rows_are_looked_at_at_once(rows, monkeypatch):
+    labels = disk(SHAPE, (30, 12), 12, 1) + disk(SHAPE, (30, 40), 9, 30)
+    labels[28:32, 49:55] = 31
+    foreground = np.random.default_rng(0).random(SHAPE)
+    values = np.array([1, 30, 31])
+    whole = contested(labels, foreground, values)
+    monkeypatch.setattr(refinement, "_ROWS", rows)
+    np.testing.assert_allclose(contested(labels, foreground, values), whole, rtol=1e-12)
 
 
 def test_band_lies_on_both_sides_and_belongs_to_the_nearest():

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .formats import write_cells
-    from .io import ImageFile, list_images, read_image
+    from .io import ImageFile, read_image
     from .labels import read_cells
+    from .listing import list_images
     from .plan import ImagePlan, plan_image
     from .samples import synthetic_nuclei
     from .write import write_labels, write_tiff_float
@@ -17,7 +18,7 @@ _HOME = {
     "ImagePlan": "plan",
     "plan_image": "plan",
     "ImageFile": "io",
-    "list_images": "io",
+    "list_images": "listing",
     "read_cells": "labels",
     "read_image": "io",
     "write_cells": "formats",

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_sa2net.data.axes import STACK_NAMES
-from napari_sa2net.data.io import is_seg, is_zarr, read_image, reading, stem_of
+from napari_sa2net.data.io import is_zarr, read_image, reading
+from napari_sa2net.data.listing import is_seg, stem_of
 from napari_sa2net.data.outlines import (
     Found,
     ReadCells,

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_sa2net.data.axes import STACK_NAMES
-from napari_sa2net.data.io import stem_of
+from napari_sa2net.data.listing import stem_of
 from napari_sa2net.edits.shapes import polygon_box, polygon_mask
 from napari_sa2net.errors import FormatError, LabelsError
 from napari_sa2net.metrics import numbered

@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from napari_sa2net.data.formats import FORMATS
-from napari_sa2net.data.io import image_name, is_zarr, list_images, remote_content
+from napari_sa2net.data.io import image_name, is_zarr, remote_content
+from napari_sa2net.data.listing import list_images
 from napari_sa2net.errors import ImageFileError, OutputError, SettingsError
 from napari_sa2net.files import readable, readable_all, real, remote, write_atomically
 from napari_sa2net.provenance import versions

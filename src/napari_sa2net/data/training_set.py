@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from napari_sa2net.config import InputConfig
 from napari_sa2net.data.axes import Channels, channel_choice, channel_numbers
 from napari_sa2net.data.commit import KINDS, CommitRecord, Seen, is_training_set, read_manifest
-from napari_sa2net.data.io import ImageFile, is_zarr, read_image, stem_of, turned
+from napari_sa2net.data.io import ImageFile, is_zarr, read_image, turned
 from napari_sa2net.data.labels import is_label_image, is_other_format, label_files
+from napari_sa2net.data.listing import stem_of
 from napari_sa2net.data.plan import ImagePlan, plan_as_input, plan_image
 from napari_sa2net.errors import (
     ChannelError,

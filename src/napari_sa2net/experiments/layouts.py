@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.draw import polygon
 
-from napari_sa2net.data.io import natural_key, read_image
+from napari_sa2net.data.io import read_image
+from napari_sa2net.data.listing import natural_key
 from napari_sa2net.errors import SA2NetError, SettingsError, TrainingDataError
 
 SPLITS = ("train", "val", "test")

@@ -142,11 +142,6 @@ def object_at(
     mask = window.back(logits) > 0
     y, x_ = (int(np.clip(round(c), 0, n - 1)) for c, n in zip(click, mask.shape, strict=True))
     mask[y, x_] = True
-    for py, px in against:
-        mask[
-            int(np.clip(round(py), 0, mask.shape[0] - 1)),
-            int(np.clip(round(px), 0, mask.shape[1] - 1)),
-        ] = False
     pieces, _ = ndimage.label(mask)
     filled: NDArray[np.bool_] = ndimage.binary_fill_holes(pieces == pieces[y, x_])
     return filled

@@ -483,7 +483,9 @@ def explain(
     height, width = plan.spatial
     raw = np.moveaxis(plan.read_raw(index, 0, height, 0, width), 0, -1)
     table = object_table(labels, foreground, raw, pixel_size_um, groups=DEFAULT)
+    give_memory_back()
     profiles = all_profiles(labels, maps)
+    give_memory_back()
     return Explanation(
         labels,
         probability,

@@ -201,6 +201,8 @@ LATER = STRIDES[1:]
 STAGE_NAMES = {8: "1/8", 4: "1/4", 2: "1/2", 1: "full"}
 #: Half width (px) of the band along a boundary where `contested` looks.
 BAND = 3
+#: Rows that it looks at at once, which bounds memory.
+_ROWS = 512
 
 Floats = NDArray[np.float64]
 
@@ -361,14 +363,22 @@ def contested(
     labels: NDArray[np.integer[Any]], foreground: NDArray[np.floating[Any]], values: Index
 ) -> Floats:
     """Column `contested` of :func:`refinement_table` for the labels `values`, ascending."""
-    position, owner = band_pixels(labels, BAND)
-    p = np.nan_to_num(foreground.ravel()[position].astype(np.float64)).clip(1e-12, 1 - 1e-12)
-    entropy = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
-    which = np.searchsorted(values, owner)
+    total, count = np.zeros(values.size), np.zeros(values.size)
+    for start in range(0, labels.shape[0], _ROWS):
+        # one row more, which tells whether the last that counts is a boundary
+        first = max(0, start - BAND - 1)
+        rows = slice(first, start + _ROWS + BAND + 1)
+        position, owner = band_pixels(labels[rows], BAND)
+        row = position // labels.shape[1] + first
+        own = (start <= row) & (row < start + _ROWS)
+        p = foreground[rows].ravel()[position[own]].astype(np.float64)
+        p = np.nan_to_num(p).clip(1e-12, 1 - 1e-12)
+        entropy = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+        which = np.searchsorted(values, owner[own])
+        total += np.bincount(which, entropy, minlength=values.size)
+        count += np.bincount(which, minlength=values.size)
     with np.errstate(invalid="ignore"):
-        mean: Floats = np.bincount(which, entropy, minlength=values.size) / np.bincount(
-            which, minlength=values.size
-        )
+        mean: Floats = total / count
     return mean
 
 
