@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_sa2net.config import CLASSES, InstanceConfig, PredictConfig
+from napari_sa2net.config import CLASSES, OUTPUTS, InstanceConfig, PredictConfig
 from napari_sa2net.data import plan_image
 from napari_sa2net.engine import messages as p
-from napari_sa2net.engine.cache import KeptResults, inner_and_rim
+from napari_sa2net.engine.cache import KeptResults, seen_by_model
 from napari_sa2net.engine.server import Server
 from napari_sa2net.engine.service import Handlers
 from napari_sa2net.errors import Cancelled, NotKeptError
@@ -286,18 +286,24 @@ def test_a_result_that_was_made_again_is_the_newest() -> None:
 def test_probabilities_for_a_click_are_those_of_its_place() -> None:
     """Of what was predicted only, and of its pixels; other classes than ours give the cell."""
     plan = plan_image(np.zeros((3, 20, 30), np.uint8), "ZYX").part((2,), (5, 15, 8, 28))
-    probability = np.random.default_rng(0).random((1, 3, 10, 20)).astype(np.float32)
+    probability = np.random.default_rng(0).random((1, 4, 10, 20)).astype(np.float32)
     probability[0, 1] = 1 - probability[0, 0]
-    taught: Any = SimpleNamespace(card=SimpleNamespace(classes=CLASSES), name="", sha256="")
-    for model, wanted in (
-        (taught, probability[0, 1:, 1:4, 3:9]),
-        (MODEL, np.stack([probability[0, 1, 1:4, 3:9], np.zeros((3, 6))])),
-    ):
+    three, four = (
+        SimpleNamespace(card=SimpleNamespace(classes=names), name="", sha256="")
+        for names in (CLASSES, OUTPUTS)
+    )
+    part, nothing = probability[0, :, 1:4, 3:9], np.zeros((3, 6))
+    models: Any = (
+        (four, part[1:]),
+        (three, np.stack([part[1], part[2], nothing])),
+        (MODEL, np.stack([part[1], nothing, nothing])),
+    )
+    for model, wanted in models:
         own = probability[:, : len(model.card.classes)]
         made = Prediction(plan, own, model, PredictConfig())
-        found = inner_and_rim(made, (2,), (6, 9, 11, 17))
+        found = seen_by_model(made, (2,), (6, 9, 11, 17))
         np.testing.assert_allclose(found, wanted, atol=1e-6)
-        assert inner_and_rim(made, (2,), (5, 15, 8, 28)) is not None
+        assert seen_by_model(made, (2,), (5, 15, 8, 28)) is not None
         for index, box in (
             ((1,), (6, 9, 11, 17)),
             ((3,), (6, 9, 11, 17)),
@@ -306,4 +312,4 @@ def test_probabilities_for_a_click_are_those_of_its_place() -> None:
             ((2,), (6, 9, 7, 17)),
             ((2,), (6, 9, 11, 29)),
         ):
-            assert inner_and_rim(made, index, box) is None, (index, box)
+            assert seen_by_model(made, index, box) is None, (index, box)
