@@ -13,8 +13,9 @@ demo:   ## segment real images: in napari where there is a display, else into de
 test:   ## style, walls and all tests; those of both Qt bindings with PySide6, too
 	@scripts/setup.sh --qt --pyside6
 	@$(BIN)/ruff check .
-	@scripts/with-display.sh $(if $(PYTEST_ARGS),$(BIN)/python,scripts/test-all.sh) \
-		$(PYTEST) $(PYTEST_ARGS)
+	$(if $(PYTEST_ARGS),,@QT_API=pyside6 PYTEST_QT_API=pyside6 scripts/with-display.sh \
+		.venv-pyside6/bin/python $(PYTEST) -q -m both_bindings tests/gui)
+	@scripts/with-display.sh $(BIN)/python $(PYTEST) $(PYTEST_ARGS)
 
 test-extras: ## what is optional (dask, remote images, scanners, other engines), with it installed
 	@scripts/setup.sh --qt
