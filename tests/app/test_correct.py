@@ -984,9 +984,8 @@ def test_clicks_learn_what_a_person_has_corrected(desks: Any) -> None:
         np.testing.assert_array_equal(one.labels, labels[y0:y1, x0:x1])
         assert (one.labels == one.label).sum() == (labels == one.label).sum()
     assert not desk.link.session.running
-    corrected(desk, labels, (1, 2, 3))
-    assert len(lessons(desk)) == 1  # one at a time, and nothing is new
     desk.client.on_event(lesson.done(3))
+    assert len(lessons(desk)) == 1  # nothing is new
     assert desk.state.clicks_learned == 3
     desk.controller.add((4.0, 4.0))
     click = desk.client.requests[-1]
@@ -1057,3 +1056,94 @@ def test_clicks_learn_rather_what_was_corrected_than_what_was_accepted(desks: An
     assert len(taught) == 24
     assert taught[:4] == [4, 3, 2, 1]
     assert taught[4:] == list(range(59, 39, -1))
+
+
+def test_what_is_mended_after_clicks_learned_it_is_learned_anew(desks: Any) -> None:
+    labels = disks()
+    desk = desks(labels, image=np.zeros((96, 120), np.float32))
+    desk.controller.add((4.0, 4.0))
+    corrected(desk, labels, (1, 2, 3))
+    for _ in range(3):
+        desk.controller.undo()
+    corrected(desk, labels, (1, 2, 3))
+    first, *more = lessons(desk)
+    assert not more  # one at a time
+    desk.client.on_event(first.done(3))
+    desk.controller.add((4.0, 4.0))
+    assert len(lessons(desk)) == 2
+
+
+def test_clicks_learn_after_what_was_asked_for_meanwhile(desks: Any) -> None:
+    labels = disks()
+    desk = desks(labels, image=np.zeros((96, 120), np.float32))
+    desk.controller.add((4.0, 4.0))
+    corrected(desk, labels, (1, 2, 3))
+    (lesson,) = lessons(desk)
+    desk.client.on_event(p.WasCancelled(lesson.job))
+    assert len(lessons(desk)) == 2
+    desk.link.session.running = True  # a run of Segment: not until the next correction
+    desk.client.on_event(p.WasCancelled(lessons(desk)[-1].job))
+    assert len(lessons(desk)) == 2
+
+
+def test_clicks_learn_nothing_from_a_region_to_ignore(desks: Any) -> None:
+    labels = disks()
+    desk = desks(labels, image=np.zeros((96, 120), np.float32))
+    desk.controller.add((4.0, 4.0))
+    assert desk.controller.mark("ignore", [(0, 0), (0, 119), (45, 119), (45, 0)])
+    inside = [n for n in (1, 2, 3, 4) if np.argwhere(labels == n)[:, 0].mean() < 45]
+    assert inside
+    corrected(desk, labels, (1, 2, 3, 4))
+    for lesson in lessons(desk):
+        assert not {one.label for one in lesson.arguments["taught"]} & set(inside)
+    assert len(lessons(desk)) == (len(inside) == 1)
+
+
+def test_clicks_that_learned_on_another_image_know_nothing_of_this(desks: Any) -> None:
+    labels = disks()
+    desk = desks(labels, image=np.zeros((96, 120), np.float32))
+    desk.controller.add((4.0, 4.0))
+    corrected(desk, labels, (1, 2, 3))
+    (lesson,) = lessons(desk)
+    desk.client.on_event(lesson.done(3))
+    other = ImageSource("other", "other", np.ones((96, 120), np.float32))
+    desk.controller.set_cells(replace(desk.source, image=other))
+    assert desk.state.clicks_learned == 0
+    desk.controller.add((4.0, 4.0))
+    assert p.Forget(lesson.key) in desk.client.requests
+    assert desk.client.requests[-2].arguments["lesson"] == ""
+    assert lessons(desk)[-1].key != lesson.key
+
+
+def test_a_click_on_an_image_that_has_other_pixels_now_makes_nothing(desks: Any) -> None:
+    labels = disks()
+    desk = desks(labels)
+    desk.controller.add((40.0, 40.0))
+    desk.link.outdate(desk.image.key)
+    before = labels.copy()
+    y0, y1, x0, x1 = desk.client.requests[-1].about.box
+    answer(desk, disks(((40, 40),))[y0:y1, x0:x1] == 1)
+    np.testing.assert_array_equal(labels, before)
+
+
+def test_what_clicks_have_learned_is_forgotten_of_the_planes_not_used_for_longest(
+    desks: Any,
+) -> None:
+    """The line says that they know a plane only where they do."""
+    labels = np.stack([disks()] * 18)
+    desk = desks(labels, image=np.zeros((18, 96, 120), np.float32), plane=(0,))
+    for i in range(18):
+        desk.controller.set_cells(replace(desk.source, plane=(i,)))
+        desk.controller.add((4.0, 4.0))
+        corrected(desk, labels[i], (1, 2, 3))
+        desk.client.on_event(lessons(desk)[-1].done(3))
+        assert desk.state.clicks_learned == 3
+    keys = [lesson.key for lesson in lessons(desk)]
+    assert [r.key for r in desk.client.requests if isinstance(r, p.Forget)] == keys[:2]
+    desk.controller.set_cells(replace(desk.source, plane=(0,)))
+    assert desk.state.clicks_learned == 0
+    # what was no help is not kept, nor its image
+    desk.controller.add((4.0, 4.0))
+    last = lessons(desk)[-1]
+    desk.client.on_event(last.done(0))
+    assert desk.client.requests[-1] == p.Forget(last.key)

@@ -19,7 +19,7 @@ from napari_sa2net.data import plan_image
 from napari_sa2net.engine import messages as p
 from napari_sa2net.engine.cache import KeptResults, seen_by_model
 from napari_sa2net.engine.server import Server
-from napari_sa2net.engine.service import Handlers
+from napari_sa2net.engine.service import Handlers, _click_sees
 from napari_sa2net.errors import Cancelled, NotKeptError
 from napari_sa2net.inference import segment as prediction
 from napari_sa2net.inference import tiling
@@ -313,3 +313,14 @@ def test_probabilities_for_a_click_are_those_of_its_place() -> None:
             ((2,), (6, 9, 11, 29)),
         ):
             assert seen_by_model(made, index, box) is None, (index, box)
+
+
+@pytest.mark.parametrize(("channels", "seen"), [(1, (0, 0, 0)), (2, (0, 1, 1)), (4, (0, 1, 2))])
+def test_a_click_sees_three_channels_of_a_model_of_any_number(
+    channels: int, seen: tuple[int, ...]
+) -> None:
+    values = np.random.default_rng(0).random((channels, 20, 30)).astype(np.float32)
+    plan = plan_image(values, "CYX", in_channels=channels)
+    image, predicted = _click_sees(plan, None, (), (2, 12, 3, 23))
+    assert predicted is None
+    np.testing.assert_array_equal(image, plan.read((), 2, 12, 3, 23)[list(seen)])

@@ -134,3 +134,27 @@ def test_at_the_corner_of_an_image() -> None:
     image = as_input(ndimage.gaussian_filter(disk * 1.0, 1))
     mask = object_at(image, np.zeros((40, 40), np.int32), (2, 3), 18)
     assert iou(mask, disk) > 0.5
+
+
+@pytest.mark.parametrize("diameter", [40, 75])
+def test_rows_and_columns_are_smoothed_as_a_square_is(diameter: float) -> None:
+    values = torch.rand(2, 90, 70, generator=torch.Generator().manual_seed(0))
+    window = ClickWindow((30.0, 41.0), diameter, (90, 70))
+    every = round(window.step)
+    square = torch.nn.functional.avg_pool2d(
+        values[None], every, 1, every // 2, count_include_pad=False
+    )[0, :, :90, :70]
+    expected = window._sampled(square, "bilinear", "reflection", (every - 1) % 2 / 2)
+    torch.testing.assert_close(window.cut(values), expected)
+
+
+def test_cells_with_very_large_numbers_are_told_apart() -> None:
+    labels = np.full((40, 40), 2**32 - 2, np.uint32)
+    labels[:, 20:] = 2**24
+    labels[:, 30:] += 1
+    seen = ClickWindow((20.0, 20.0), 12, (40, 40)).nearest(
+        torch.as_tensor(labels.astype(np.int64))
+    )
+    assert set(seen.unique().tolist()) == {0, 2**32 - 2, 2**24, 2**24 + 1}
+    mask = object_at(as_input(labels.astype(np.float64)), labels, (20.0, 25.0), 12)
+    assert mask[20, 25]

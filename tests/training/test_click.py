@@ -93,3 +93,25 @@ def test_a_cell_that_is_hardly_seen_teaches_nothing() -> None:
     net = learned_clicks([one], steps=2)
     assert net is not None
     assert overlap(net) == overlap(click_network())
+
+
+def test_cells_of_many_pixels_are_learned_from_as_coarse_as_the_network_sees_them() -> None:
+    """Else each step of them takes seconds, in which no click is answered."""
+    small = example(0, whole=True)
+    image, own = (np.kron(a, np.ones((5, 5), a.dtype)) for a in (small.image[0], small.own))
+    large = ClickExample(
+        np.stack([image] * 3)[:, 3:],
+        np.zeros((3, *own.shape), np.float32)[:, 3:],
+        own.astype(np.int32)[3:],
+        own[3:],
+        5 * small.diameter,
+    ).reduced()
+    assert large.own.size <= small.own.size
+    assert (
+        large.own.shape == large.labels.shape == large.image.shape[1:] == large.seen.shape[1:]
+    )
+    # for the network it is as large as it was
+    still = [one.look(np.random.default_rng(0), still=True) for one in (small, large)]
+    areas = [int(look.own.sum()) for look in still if look is not None]
+    assert areas[1] == pytest.approx(areas[0], rel=0.1)
+    assert small.reduced() is small

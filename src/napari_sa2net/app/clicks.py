@@ -38,6 +38,8 @@ AROUND_LEARNED = 2.4
 EVERY, MOST = 3, 24
 #: ... while they are no more pixels than this
 MOST_PIXELS = 6_000_000
+#: planes whose cells clicks know, at most (1.2 MB each)
+MOST_LESSONS = 16
 
 Point = tuple[float, float]
 
@@ -120,17 +122,17 @@ class _Lesson:
 
     Attributes
     ----------
-    generation
-        Of the image.
+    image
+        Key and generation of the image.
     asked
-        Cells that were reviewed when it was last asked for.
+        Cells that were reviewed when it was last asked for and have not changed since.
     key
         Of the network that knows them; empty: the bundled one is as good.
     n, diameter
         Cells that it knows, and their typical size (px).
     """
 
-    generation: int
+    image: tuple[str, int]
     asked: frozenset[int] = frozenset()
     key: str = ""
     n: int = 0
@@ -224,7 +226,7 @@ class CorrectClicks:
 
     def _object_ready(self, request: ClickRequest, mask: NDArray[np.bool_]) -> None:
         session = self._controller.session_of(request.cells)
-        if session is None:
+        if session is None or self._link.generation(request.source.key) != request.generation:
             return
         y0, _, x0, _ = request.box
         point = (request.click[0] + y0, request.click[1] + x0)
@@ -255,32 +257,50 @@ class CorrectClicks:
     # --- what clicks learn -------------------------------------------------------------
 
     def _lesson(self, source: CellSource) -> _Lesson:
-        """Of the shown plane; it begins anew where the image has other pixels."""
-        at, image = (source.key, source.plane), source.image
-        generation = self._link.generation(image.key) if image is not None else 0
-        lesson = self._lessons.get(at)
-        if lesson is not None and lesson.generation != generation:
+        """Of the shown plane; it begins anew where the image is another or has other pixels."""
+        at, image = (source.key, source.plane), self._image_of(source)
+        lesson = self._lessons.pop(at, None)
+        if lesson is not None and lesson.image != image:
             self._drop(lesson)
             lesson = None
-        if lesson is None:
-            lesson = self._lessons[at] = _Lesson(generation)
-            self.show()
+        # the last used is the last
+        self._lessons[at] = lesson = lesson or _Lesson(image)
+        self.show()
         return lesson
+
+    def _image_of(self, source: CellSource) -> tuple[str, int]:
+        key = source.image.key if source.image is not None else ""
+        return key, self._link.generation(key)
 
     def show(self) -> None:
         """The state as the lesson of the shown plane is."""
-        source = self._state.cells
-        lesson = self._lessons.get((source.key, source.plane)) if source is not None else None
-        self._state.clicks_learned = lesson.n if lesson is not None else 0
+        source, n = self._state.cells, 0
+        if source is not None:
+            lesson = self._lessons.get((source.key, source.plane))
+            if lesson is not None and lesson.image == self._image_of(source):
+                n = lesson.n
+        self._state.clicks_learned = n
 
     def forget(self, key: str) -> None:
         """The layer is gone or has other labels."""
+        for call in (*self._link.asked("object_at"), *self._link.asked("teach_clicks")):
+            if call.about.cells == key:
+                # not by force, which would cost what the engine keeps
+                self._link.client.cancel(call.job, force=False)
         for cells, index in [at for at in self._lessons if at[0] == key]:
             self._drop(self._lessons.pop((cells, index)))
         for at in [at for at in self._clicked if at[0] == key]:
             del self._clicked[at]
 
-    def _changed(self, key: str, _: Change) -> None:
+    def _changed(self, key: str, change: Change) -> None:
+        for patch in change.step.patches:
+            lesson = self._lessons.get((key, patch.index))
+            if lesson is not None:
+                # what a person has mended or taken back since is not what was learned
+                lesson.asked -= {*np.unique(patch.old).tolist(), *np.unique(patch.new).tolist()}
+        self._consider_shown(key)
+
+    def _consider_shown(self, key: str) -> None:
         source, session = self._state.cells, self._controller.session_of(key)
         if session is not None and source is not None and source.key == key:
             self._consider(session, source)
@@ -288,12 +308,16 @@ class CorrectClicks:
     def _consider(self, session: EditSession, source: CellSource) -> None:
         """Teach where a person clicks and enough is new."""
         lesson = self._lessons.get((source.key, source.plane))
+        if lesson is not None and lesson.image != self._image_of(source):
+            lesson = None  # until the next click
         busy = any(self._link.asked(kind) for kind in ("teach_clicks", "wave"))
         shared = self._link.session
         if lesson is None or busy or source.unseen or shared.running or shared.engine == "down":
             return
         corrections, index = session.corrections, source.plane
         marked, plane = corrections.marked(index), corrections.plane(index)
+        for label in edits.ignored_labels(corrections, index):
+            marked.pop(label, None)
         new = len(marked.keys() - lesson.asked)
         if new < max(EVERY, len(lesson.asked) // 4) or source.image is None:
             return
@@ -302,7 +326,6 @@ class CorrectClicks:
         some = sorted(newest, key=lambda label: marked[label] != "corrected")[:MOST]
         if len(some) < EVERY:
             return
-        lesson.asked = frozenset(marked)
         areas = [plane.area(label) for label in some]
         diameter = 2 * math.sqrt(float(np.median(areas)) / math.pi)
         taught: list[p.TaughtCell] = []
@@ -330,12 +353,13 @@ class CorrectClicks:
             diameter=diameter,
             result=source.result_key,
         )
+        lesson.asked = frozenset(marked)
         self._link.ask(request.function, request.arguments(), request.key, about=request)
 
     def _engine_ready(self) -> None:
         """A new process knows nothing."""
         for at, lesson in self._lessons.items():
-            self._lessons[at] = _Lesson(lesson.generation)
+            self._lessons[at] = _Lesson(lesson.image)
         self.show()
 
     def _drop(self, lesson: _Lesson) -> None:
@@ -351,12 +375,17 @@ class CorrectClicks:
             return
         request: LessonRequest = call.about
         lesson = self._lessons.get((request.cells, request.index))
-        if lesson is None or lesson.generation != request.generation:
+        if lesson is None or lesson.image != (request.source.key, request.generation):
             self._link.submit(p.Forget(call.key))
             return
-        # of the same key: what was no better is not kept
         lesson.key, lesson.n = (call.key, int(result)) if result else ("", 0)
         lesson.diameter = request.diameter
+        if not result:
+            # what was worse is not kept; nor is the image for it
+            self._link.submit(p.Forget(call.key))
+        known = [at for at, one in self._lessons.items() if one.key]
+        for at in known[:-MOST_LESSONS]:
+            self._drop(self._lessons.pop(at))
         self.show()
 
     def job_failed(self, call: p.Call, error: ErrorInfo) -> None:
@@ -364,11 +393,12 @@ class CorrectClicks:
         self._link.fail(error)
 
     def job_cancelled(self, call: p.Call) -> None:
-        """Something else was asked for: teach at the next correction."""
+        """Something else was asked for: teach after it, or at the next correction."""
         if call.kind == "teach_clicks":
             lesson = self._lessons.get((call.about.cells, call.about.index))
             if lesson is not None:
                 lesson.asked = frozenset()
+                self._consider_shown(call.about.cells)
 
 
 def _around(point: Point, reach: float, shape: tuple[int, int]) -> Box:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -69,8 +68,6 @@ class _FileNews:
 
 
 LIVE = LiveConfig()
-MOST_LESSONS = 16
-"""Planes whose cells clicks know, at most (1.2 MB each)."""
 PROBE = 512
 """Side of the tile (px) that a warm-up times."""
 
@@ -84,7 +81,7 @@ class Handlers(Cache):
         self.before_predictor += [self._drop_live, self.explaining.drop_run]
         self._batch: tuple[str, Batch] | None = None
         self._live: tuple[tuple[Any, ...], LivePlane] | None = None
-        self._lessons: OrderedDict[str, ClickNet] = OrderedDict()
+        self._lessons: dict[str, ClickNet] = {}
         functions: tuple[Callable[..., Any], ...] = (
             self.segment,
             self.explaining.explain,
@@ -404,8 +401,6 @@ class Handlers(Cache):
         if net is None:
             return 0
         self._lessons[key] = net
-        while len(self._lessons) > MOST_LESSONS:
-            self._lessons.popitem(last=False)
         return len(examples)
 
     def wave(
@@ -550,6 +545,7 @@ def _click_sees(
     whole: ImagePlan, made: Prediction | None, index: tuple[int, ...], box: Box
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Image of a box for the click's network, and what a model makes of it if it has."""
-    shape = (3, box[1] - box[0], box[3] - box[2])
-    image = np.broadcast_to(whole.read(index, *box)[:3], shape)
+    read = whole.read(index, *box)
+    # of two channels the second counts twice
+    image = read[np.minimum(range(3), len(read) - 1)]
     return image, None if made is None else seen_by_model(made, index, box)

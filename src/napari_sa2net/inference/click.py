@@ -133,7 +133,7 @@ def object_at(
     x = network_input(
         window.cut(torch.tensor(image)),
         torch.zeros(3, SIDE, SIDE) if given is None else window.cut(given),
-        window.nearest(torch.as_tensor(labels.astype(np.int32))),
+        window.nearest(torch.as_tensor(labels.astype(np.int64))),
         [(_MIDDLE, _MIDDLE)],
         [window.inside(point) for point in against],
     )
@@ -188,14 +188,16 @@ class ClickWindow:
         """(C, H, W) values on the grid, smoothed where it is coarse; mirrored beyond."""
         every = max(1, round(self.step))
         if every > 1:
-            values = F.avg_pool2d(values[None], every, 1, every // 2, count_include_pad=False)[
-                0, :, : self.shape[0], : self.shape[1]
-            ]
+            # rows, then columns: the same, and fast for large objects, too
+            for kernel, pad in (((every, 1), (every // 2, 0)), ((1, every), (0, every // 2))):
+                values = F.avg_pool2d(values[None], kernel, 1, pad, count_include_pad=False)[0]
+            values = values[:, : self.shape[0], : self.shape[1]]
         return self._sampled(values, "bilinear", "reflection", (every - 1) % 2 / 2)
 
     def nearest(self, labels: Tensor) -> Tensor:
         """(H, W) labels on the grid; 0 beyond."""
-        return self._sampled(labels[None].float(), "nearest", "zeros")[0].int()
+        # in float32, labels above 2**24 would be the same as their neighbours
+        return self._sampled(labels[None].double(), "nearest", "zeros")[0].long()
 
     def inside(self, point: Point) -> Point:
         """Place on the grid of a point of the arrays; of one that is not turned."""
@@ -223,7 +225,7 @@ class ClickWindow:
             [(x + 0.5 + shift) / width * 2 - 1, (y + 0.5 + shift) / height * 2 - 1], -1
         )
         return F.grid_sample(
-            values[None], grid[None].float(), mode, beyond, align_corners=False
+            values[None], grid[None].to(values.dtype), mode, beyond, align_corners=False
         )[0]
 
 

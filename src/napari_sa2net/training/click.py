@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from napari_sa2net.inference.click import (
     SIDE,
+    TYPICAL,
     ClickNet,
     ClickWindow,
     Point,
@@ -58,6 +59,21 @@ class ClickExample:
     own: NDArray[np.bool_]
     diameter: float
 
+    def reduced(self) -> ClickExample:
+        """About as coarse as the network sees it: what is large is slow to cut."""
+        n = int(self.diameter / TYPICAL)
+        height, width = (size // n * n for size in self.own.shape) if n > 1 else (0, 0)
+        if not height or not width:
+            return self
+        blocks = (3, height // n, n, width // n, n)
+        image, seen = (
+            values[:, :height, :width].reshape(blocks).mean((2, 4))
+            for values in (self.image, self.seen)
+        )
+        middles = slice(n // 2, height, n), slice(n // 2, width, n)
+        labels, own = self.labels[middles], self.own[middles]
+        return ClickExample(image, seen, labels, own, self.diameter / n)
+
     def look(
         self, rng: np.random.Generator, sizes: float = SIZES, still: bool = False
     ) -> ClickLook | None:
@@ -89,7 +105,7 @@ class ClickExample:
         y, x = window.grid
         height, width = self.own.shape
         counts = (y > -0.5) & (y < height - 0.5) & (x > -0.5) & (x < width - 0.5)
-        labels = window.nearest(torch.as_tensor(self.labels.astype(np.int32)))
+        labels = window.nearest(torch.as_tensor(self.labels.astype(np.int64)))
         return ClickLook(values[:3], values[3:], labels, own, counts)
 
 
@@ -100,7 +116,7 @@ class ClickLook:
     Attributes
     ----------
     image, seen : float32 (3, SIDE, SIDE)
-    labels : int32 (SIDE, SIDE)
+    labels : int64 (SIDE, SIDE)
     own : bool (SIDE, SIDE)
         What a click in the middle should give.
     counts : bool (SIDE, SIDE)
@@ -151,13 +167,14 @@ def learned_clicks(
     Returns
     -------
     ClickNet or None
-        None where it was no better than the bundled one on what was held back.
+        None where it was worse than the bundled one on what was held back.
 
     Examples
     --------
     >>> net = learned_clicks(examples)  # doctest: +SKIP
     >>> mask = object_at(image, labels, (40, 52), 22, net=net)  # doctest: +SKIP
     """
+    examples = [one.reduced() for one in examples]
     judges = examples[HOLD - 1 :: HOLD] if len(examples) >= JUDGED else ()
     held = {id(one) for one in judges}
     learned = [one for one in examples if id(one) not in held]
