@@ -993,7 +993,7 @@ def test_clicks_learn_what_a_person_has_corrected(desks: Any) -> None:
     assert click.arguments["diameter"] == lesson.arguments["diameter"]
     assert lesson.arguments["diameter"] == pytest.approx(2 * np.sqrt(14**2 / np.pi))
     # a new process knows nothing
-    desk.link.ready.emit()
+    desk.link.died.emit()
     assert desk.state.clicks_learned == 0
     desk.controller.add((4.0, 4.0))
     assert len(lessons(desk)) == 2

@@ -156,7 +156,7 @@ class CorrectClicks:
         #: of the planes on which a person has clicked
         self._lessons: dict[tuple[str, Index], _Lesson] = {}
         self._link.answer(("object_at", "teach_clicks"), self)
-        self._link.ready.connect(self._engine_ready)
+        self._link.died.connect(self._engine_died)
         controller.changed.connect(self._changed)
 
     # --- a click -----------------------------------------------------------------------
@@ -356,8 +356,8 @@ class CorrectClicks:
         lesson.asked = frozenset(marked)
         self._link.ask(request.function, request.arguments(), request.key, about=request)
 
-    def _engine_ready(self) -> None:
-        """A new process knows nothing."""
+    def _engine_died(self) -> None:
+        """The next process knows nothing, and the line says so at once."""
         for at, lesson in self._lessons.items():
             self._lessons[at] = _Lesson(lesson.image)
         self.show()
