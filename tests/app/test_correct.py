@@ -1004,13 +1004,19 @@ def test_clicks_learn_what_a_person_has_corrected(desks: Any) -> None:
     assert desk.state.clicks_learned == 0
 
 
-def test_what_clicks_learned_goes_with_the_cells(desks: Any) -> None:
+def taught(desks: Any) -> tuple[Any, Any, Any]:
+    """A desk on which clicks have learned from three cells; its labels; what was asked."""
     labels = disks()
     desk = desks(labels, image=np.zeros((96, 120), np.float32))
     desk.controller.add((4.0, 4.0))
     corrected(desk, labels, (1, 2, 3))
     (lesson,) = lessons(desk)
     desk.client.on_event(lesson.done(3))
+    return desk, labels, lesson
+
+
+def test_what_clicks_learned_goes_with_the_cells(desks: Any) -> None:
+    desk, labels, lesson = taught(desks)
     desk.controller.forget_cells("cells")
     assert p.Forget(lesson.key) in desk.client.requests
     assert desk.state.clicks_learned == 0
@@ -1025,12 +1031,7 @@ def test_what_clicks_learned_goes_with_the_cells(desks: Any) -> None:
 
 
 def test_clicks_forget_an_image_that_has_other_pixels(desks: Any) -> None:
-    labels = disks()
-    desk = desks(labels, image=np.zeros((96, 120), np.float32))
-    desk.controller.add((4.0, 4.0))
-    corrected(desk, labels, (1, 2, 3))
-    (lesson,) = lessons(desk)
-    desk.client.on_event(lesson.done(3))
+    desk, _, lesson = taught(desks)
     desk.link.outdate(desk.image.key)
     desk.controller.add((4.0, 4.0))
     click = next(r for r in desk.client.requests[::-1] if getattr(r, "name", "") == "object_at")
@@ -1100,12 +1101,7 @@ def test_clicks_learn_nothing_from_a_region_to_ignore(desks: Any) -> None:
 
 
 def test_clicks_that_learned_on_another_image_know_nothing_of_this(desks: Any) -> None:
-    labels = disks()
-    desk = desks(labels, image=np.zeros((96, 120), np.float32))
-    desk.controller.add((4.0, 4.0))
-    corrected(desk, labels, (1, 2, 3))
-    (lesson,) = lessons(desk)
-    desk.client.on_event(lesson.done(3))
+    desk, _, lesson = taught(desks)
     other = ImageSource("other", "other", np.ones((96, 120), np.float32))
     desk.controller.set_cells(replace(desk.source, image=other))
     assert desk.state.clicks_learned == 0
