@@ -34,7 +34,7 @@ from napari_sa2net.app.folder_files import (
 )
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.segment import SegmentController
-from napari_sa2net.app.session import ImageSource, Session
+from napari_sa2net.app.session import ErrorInfo, ImageSource, JobProgress, Session
 from napari_sa2net.config import PredictConfig
 from napari_sa2net.data import read_image, synthetic_nuclei
 from napari_sa2net.data.results import CORRECTED
@@ -568,3 +568,148 @@ def test_a_thousand_files_keep_few_pictures(pages, tmp_path):
         page.folder.picture(i)
         page.until(lambda: not page.folder._painting)
     assert len(page.folder._pictures) == MOST_THUMBNAILS
+
+
+class Layers:
+    """Open layers with cells or without, each of which a test segments."""
+
+    def __init__(self, page: Page, **cells: Any) -> None:
+        self.page, self.cells, self.gone = page, dict(cells), ""
+        self.asked: list[str] = []
+        self.what: dict[str, Any] = {}
+
+    def look(self) -> list[FolderImage]:
+        return [
+            FolderImage(
+                f"image {key}",
+                Path(key),
+                self.what.get(key, "segmented" if cells is not None else ""),
+                None if cells is None else int(cells.max()),
+                key=key,
+            )
+            for key, cells in self.cells.items()
+        ]
+
+    def chosen(self) -> str:
+        return self.asked[-1] if self.asked else ""
+
+    def choose(self, key: str) -> bool:
+        return key != self.gone
+
+    def plan(self, key: str) -> None: ...
+
+    def labels(self, key: str) -> Any:
+        return self.cells[key]
+
+    def segment(self, key: str) -> bool:
+        self.asked.append(key)
+        self.page.link.session.running = True
+        return True
+
+    def cancel(self) -> None:
+        self.page.link.session.running = False
+
+    def answer(self, cells: Any) -> None:
+        """The one that is under way has these cells now."""
+        self.cells[self.asked[-1]] = cells
+        self.page.link.session.running = False
+
+
+def squares(*sides: int) -> Any:
+    cells = np.zeros((60, 200), np.int32)
+    for label, side in enumerate(sides, 1):
+        cells[5 : 5 + side, 20 * label : 20 * label + side] = label
+    return cells
+
+
+def test_open_layers_are_segmented_in_their_order_but_for_corrected_ones(pages):
+    page = pages()
+    state, segmenting = page.state, page.folder.segmenting
+    layers = page.folder.shelf = Layers(page, a=None, b=squares(9, 9), c=None, d=None)
+    layers.what = {"b": "corrected"}
+    page.folder.open_layers()
+    assert segmenting.segment_all()
+    assert not segmenting.segment_all()  # one run at a time
+    assert (layers.asked, page.rows()["image a"]) == (["a"], "segmenting…")
+    page.link.session.progress = JobProgress(1, 4, "predicting")
+    assert state.progress == JobProgress(250, 3000, "image 1 of 3: predicting")
+    layers.answer(squares(10, 10, 10, 10, 10, 10))
+    layers.gone = "c"
+    page.until(lambda: layers.asked == ["a", "d"])
+    page.link.session.progress = JobProgress(0, 0, "measuring")
+    assert state.progress == JobProgress(2000, 3000, "image 3 of 3: measuring")
+    assert page.rows()["image c"] == "failed: it is gone"
+    layers.answer(squares(10, 10, 10, 10, 10, 1))
+    page.until(lambda: not state.running)
+    assert state.said == "14 cells in the open layers. 1 could not be done; their rows say why."
+    assert state.progress is None
+    # a speck among cells of one size is doubtful
+    page.until(lambda: len(segmenting.wrong) == 2)
+    assert segmenting.wrong["d"] > segmenting.wrong["a"]
+    layers.what = dict.fromkeys("abcd", "kept")
+    page.folder.look_again()
+    assert not segmenting.segment_all()
+    assert "Every layer of the list is corrected" in state.error.message
+    assert not state.running
+
+
+def test_a_run_over_open_layers_is_stopped_and_says_why_one_failed(pages):
+    page = pages()
+    state, segmenting = page.state, page.folder.segmenting
+    layers = page.folder.shelf = Layers(page, a=None, b=None, c=None)
+    page.folder.open_layers()
+    assert segmenting.segment_all()
+    page.link.session.error = ErrorInfo("EngineError", "It ran out of memory.")
+    page.link.session.running = False
+    page.until(lambda: layers.asked == ["a", "b"])
+    assert page.rows()["image a"] == "failed: It ran out of memory."
+    page.link.session.error = None
+    page.link.session.progress = JobProgress(1, 2, "predicting")
+    segmenting.cancel()
+    page.until(lambda: not state.running)
+    assert layers.asked == ["a", "b"]
+    assert state.said == "Stopped; “Segment all” begins with the first again."
+    assert not state.stopping
+    # what failed is tried again
+    assert segmenting.segment_all()
+    assert layers.asked[2:] == ["a"]
+    assert not segmenting.failures
+
+
+@pytest.mark.parametrize(
+    ("n", "summary", "said"),
+    [
+        (4, {"n_failed": 0, "n_objects": 1}, "1 cell in “results”."),
+        (
+            4,
+            {"n_failed": 2, "n_objects": 1200},
+            "1,200 cells in “results”. 2 could not be done; their rows say why.",
+        ),
+        (1, {"n_done": 1}, "Stopped after 1 image; “Segment all” goes on from here."),
+        (2, {"n_done": 2}, "Stopped after 2 images; “Segment all” goes on from here."),
+    ],
+)
+def test_a_run_is_summed_up(pages, images, n, summary, said):
+    page = pages()
+    client = page.link.client
+    page.open(images)
+    page.folder.set_output(images / "results")
+    assert page.folder.segmenting.segment_all()
+    how = "interrupted" if "n_done" in summary else "finished"
+    for i in range(4):
+        call = client.asked()[-1]
+        assert (call.name, call.about) == ("segment_file", i)
+        if i == n:
+            client.on_event(p.WasCancelled(call.job))
+            break
+        client.on_event(call.done({"state": "done", "name": str(i)}))
+        page.until(lambda call=call: client.asked()[-1] is not call)
+    page.until(lambda: client.asked()[-1].name == "finish_files")
+    last = client.asked()[-1].arguments
+    assert [one["name"] for one in last["images"]] == [str(i) for i in range(n)]
+    assert (last["n_images"], last["state"]) == (4, how)
+    assert 0 <= last["seconds"] < PATIENCE
+    base = {"n_failed": 0, "n_done": n, "n_objects": 0, "state": how}
+    client.on_event(client.asked()[-1].done({**base, **summary}))
+    page.until(lambda: not page.state.running)
+    assert page.state.said == said

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import shutil
 import threading
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from time import sleep, time
 from typing import Any
 
 import numpy as np
+import pytest
 
 from napari_sa2net.app.cells import CellSource
+from napari_sa2net.app.keep import (
+    KeepResult,
+    WhatToKeep,
+    before_words,
+    kept_words,
+    meanwhile_words,
+)
 from napari_sa2net.app.session import ImageSource
+from napari_sa2net.data.commit import CommitRecord
 from napari_sa2net.data.corrections import TrainingSet
 from napari_sa2net.provenance import image_fingerprint
 
@@ -305,3 +316,95 @@ def test_what_was_kept_in_another_session_is_known(desks: Any, home: Path) -> No
     other.settle()
     assert not other.state.kept_before
     assert not other.state.group
+
+
+SET = Path("my set")
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        (WhatToKeep(12, 1, 1), "Kept 12 reviewed cells and 1 deleted cell in “my set”."),
+        (WhatToKeep(1, 0, 2), "Kept 1 reviewed cell of 2 planes in “my set”."),
+        (WhatToKeep(0, 2, 3, noun="time point"), "Kept 2 deleted cells of 3 time points in “my set”."),
+        (WhatToKeep(0, 0, 1), "Kept what you marked as all right in “my set”."),
+        (WhatToKeep(n_withdrawn=1), "Took this image back out of “my set”."),
+        (
+            WhatToKeep(3, 0, 1, 2, is_stack=True),
+            "Kept 3 reviewed cells in “my set”. Took 2 planes back out of “my set”.",
+        ),
+        (
+            WhatToKeep(n_withdrawn=1, is_stack=True, noun="time point"),
+            "Took 1 time point back out of “my set”.",
+        ),
+    ],
+)  # fmt: skip
+def test_what_was_kept_is_said(what: WhatToKeep, said: str) -> None:
+    assert kept_words(SET, what) == said
+    assert what.can
+    assert not replace(what, problem="Nothing is reviewed.").can
+
+
+def commits_at(*minutes: int) -> list[CommitRecord]:
+    """Made so long ago, and as many cells reviewed in each."""
+    one = CommitRecord.model_construct(n_reviewed=0)
+    return [
+        one.model_copy(
+            update={
+                "id": f"{i}abcdefgh",
+                "time": (NOW - timedelta(minutes=m)).isoformat(),
+                "n_reviewed": m,
+            }
+        )
+        for i, m in enumerate(minutes)
+    ]
+
+
+NOW = datetime(2026, 3, 4, 12, 0).astimezone()
+
+
+def test_what_was_kept_before_is_summed_up() -> None:
+    records = commits_at(7, 1440 * 2, 1440)
+    assert before_words(SET, records, NOW) == (
+        f"Kept before in “my set”: {7 + 1440 * 3} reviewed cells of this image, the last today "
+        "11:53."
+    )
+    assert "cell of this image, the last today 11:59." in before_words(SET, commits_at(1), NOW)
+    assert "yesterday 12:00" in before_words(SET, commits_at(1440), NOW)
+    assert "02 March 2026 12:00" in before_words(SET, commits_at(1440 * 2), NOW)
+
+
+def test_what_other_windows_kept_is_named_three_at_most() -> None:
+    def said(n_replaced: int, n_left: int = 0) -> str:
+        replaced, left = commits_at(*range(n_replaced)), commits_at(*range(5, 5 + n_left))
+        return meanwhile_words(SET, KeepResult([], tuple(replaced), tuple(left)), NOW)
+
+    assert said(0) == ""
+    assert said(1) == (
+        "Meanwhile version 0abcdefg (today 12:00) was kept in another window. That version is in "
+        "“earlier” of the folder now. To have it back in place of yours, on the shell beside the "
+        'folder: sa2net corrections restore "my set" 0abcdefg'
+    )
+    assert (
+        "versions 0abcdefg (today 12:00), 1abcdefg (today 11:59), 2abcdefg (today 11:58) were "
+        "kept in another window. Those versions are"
+    ) in said(3)
+    assert "2abcdefg (today 11:58), 2 more were kept" in said(5)
+    assert said(0, 1) == (
+        "Meanwhile version 0abcdefg (today 11:55) was kept in another window, and that stays in "
+        "the training set. To take it out, on the shell beside the folder: "
+        'sa2net corrections remove "my set" 0abcdefg'
+    )
+
+
+def test_keep_says_on_which_plane_labels_are_no_cells(desks: Any) -> None:
+    """Of axes that have several planes, counted from 1."""
+    labels = np.tile(disks() + 1, (2, 1, 3, 1, 1))
+    image = ImageSource("movie", "movie", np.zeros(labels.shape, np.float32), "TPZYX")
+    desk = desks(labels, image=image.data)
+    desk.controller.set_cells(replace(desk.source, image=image, plane=(1, 0, 2)))
+    assert desk.controller.redraw([(10, 10), (10, 20), (20, 20), (20, 10)])
+    desk.controller.keeping.refresh()
+    said = desk.state.keep.problem
+    assert said.startswith("On time point 2, plane 3: ")
+    assert said.endswith('Show it, and press "Make label 1 the background".')

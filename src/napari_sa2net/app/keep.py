@@ -24,7 +24,6 @@ from napari_sa2net.app.edit_session import (
 )
 from napari_sa2net.app.link import Background, EngineLink
 from napari_sa2net.app.session import ImageSource
-from napari_sa2net.data.axes import axis_noun
 from napari_sa2net.data.commit import (
     Commit,
     CommitRecord,
@@ -670,9 +669,7 @@ def _odd(session: EditSession, source: CellSource, planes: list[Index]) -> str:
     for index in planes:
         odd = Odd.of(session.look(index))
         if words := odd.words:
-            axes = source.stack_axes or "Z" * len(index)
-            sizes = zip(axes, index, source.labels.shape, strict=False)
-            place = ", ".join(f"{axis_noun(a, 1)} {i + 1}" for a, i, n in sizes if n > 1)
+            place = source.words_of(index)
             if not place:
                 return f'{words} Press "{odd.mend}", above.'
             words = f"{words[:1].lower()}{words[1:]}"
