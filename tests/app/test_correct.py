@@ -19,7 +19,7 @@ from napari_sa2net.app.edit_session import (
     state_step,
 )
 from napari_sa2net.app.session import ImageSource
-from napari_sa2net.config import InstanceConfig
+from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.data.corrections import TrainingSet, with_former
 from napari_sa2net.data.journal import Journal, JournalImage, list_journals
 from napari_sa2net.data.samples import synthetic_nuclei
@@ -1143,3 +1143,129 @@ def test_what_clicks_have_learned_is_forgotten_of_the_planes_not_used_for_longes
     last = lessons(desk)[-1]
     desk.client.on_event(last.done(0))
     assert desk.client.requests[-1] == p.Forget(last.key)
+
+
+def test_a_click_takes_the_size_of_cells_of_the_page_or_of_the_model(desks: Any) -> None:
+    """Of three cells that are there at least."""
+    labels = disks()
+
+    def asked(desk: Any) -> float:
+        desk.controller.add((4.0, 4.0))
+        return float(desk.client.requests[-1].arguments["diameter"])
+
+    assert asked(desks(labels)) == pytest.approx(16, abs=1)
+    labels[labels == 4] = 0
+    assert asked(desks(labels.copy())) == pytest.approx(16, abs=1)
+    labels[labels == 3] = 0
+    desk = desks(labels)
+    assert asked(desk) == 24
+    desk.link.session.info = p.EngineInfo("cpu", "CPU", "2", 1, model_diameter=31.0)
+    assert asked(desk) == 31
+    desk.link.session.predict = PredictConfig(diameter=12)
+    assert asked(desk) == 12
+
+
+@pytest.mark.parametrize(
+    ("point", "is_inside"),
+    [
+        ((-0.5, -0.5), True),
+        ((-0.51, 5.0), False),
+        ((5.0, -0.51), False),
+        ((95.4, 119.4), True),
+        ((95.5, 5.0), False),
+        ((5.0, 119.5), False),
+    ],
+)
+def test_clicks_on_the_edge_of_the_image(desks: Any, point: Any, is_inside: bool) -> None:
+    desk = desks(disks())
+    desk.controller.add(point)
+    asked = [r for r in desk.client.requests if getattr(r, "name", "") == "object_at"]
+    assert len(asked) == is_inside
+    assert ("outside the image" in desk.state.said.words) != is_inside
+
+
+def test_what_is_looked_at_around_a_click_is_four_cells_wide(desks: Any) -> None:
+    desk = desks(disks())
+    desk.link.session.predict = PredictConfig(diameter=10)
+    desk.controller.set_cells(replace(desk.source, labels=np.zeros((96, 120), np.int32)))
+    desk.controller.add((40.0, 50.0))
+    assert desk.client.requests[-1].about.box == (20, 61, 30, 71)
+    desk.controller.add((3.0, 117.0))
+    assert desk.client.requests[-1].about.box == (0, 24, 97, 120)
+
+
+@pytest.mark.parametrize(("reach", "is_made"), [(17, True), (18, False)])
+def test_a_cell_ends_within_a_diameter_and_three_quarters(
+    desks: Any, reach: int, is_made: bool
+) -> None:
+    labels = np.zeros((96, 120), np.int32)
+    desk = desks(labels)
+    desk.link.session.predict = PredictConfig(diameter=10)
+    desk.controller.add((40.0, 50.0))
+    y0, y1, x0, x1 = desk.client.requests[-1].about.box
+    mask = np.zeros((y1 - y0, x1 - x0), bool)
+    mask[40 - y0, 50 - x0 : 50 - x0 + reach + 1] = True
+    mask[39 - y0 : 42 - y0, 50 - x0] = True
+    answer(desk, mask)
+    assert labels.any() == is_made
+
+
+def test_clicks_learn_from_so_much_as_is_soon_learned(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows of no more pixels than that, but three at least."""
+    from napari_sa2net.app import clicks
+
+    labels = disks()
+    side = round(2 * clicks.AROUND_LEARNED * 2 * np.sqrt(14**2 / np.pi))  # of a window
+    monkeypatch.setattr(clicks, "MOST_PIXELS", side)  # less than any
+    desk = desks(labels, image=np.zeros((96, 120), np.float32))
+    corrected(desk, labels, (1, 2, 3, 4))
+    desk.controller.add((4.0, 4.0))
+    assert [one.label for one in lessons(desk)[0].arguments["taught"]] == [4, 3, 2]
+
+
+def test_clicks_learn_anew_when_a_quarter_is_new(desks: Any) -> None:
+    places = [(y, x) for y in range(15, 290, 30) for x in range(15, 290, 30)]
+    labels = disks(places, (300, 300))
+    desk = desks(labels, image=np.zeros((300, 300), np.float32))
+    for label in range(1, 17):
+        assert desk.controller.accept(label)
+    desk.controller.add((1.0, 1.0))
+    desk.client.on_event(lessons(desk)[-1].done(16))
+    for label in range(17, 20):
+        assert desk.controller.accept(label)
+    assert len(lessons(desk)) == 1
+    assert desk.controller.accept(20)
+    assert len(lessons(desk)) == 2
+
+
+def test_cells_that_go_take_their_own_questions_along(desks: Any) -> None:
+    cancelled: list[Any] = []
+    desk = desks(disks())
+    desk.client.cancel = lambda job, force=True: cancelled.append((job, force))
+    desk.controller.add((40.0, 40.0))
+    job = desk.client.requests[-1].job
+    desk.controller.forget_cells("other cells")
+    assert cancelled == []
+    desk.controller.forget_cells("cells")
+    assert cancelled == [(job, False)]
+
+
+def test_a_click_that_fails_is_said(desks: Any) -> None:
+    desk = desks(disks())
+    desk.controller.add((40.0, 40.0))
+    job = desk.client.requests[-1].job
+    desk.client.on_event(p.Failed(job, "ModelError", "It is damaged."))
+    assert desk.link.session.error.message == "It is damaged."
+
+
+def test_a_box_bounds_what_is_made_at_the_edge_of_the_image(desks: Any) -> None:
+    """It begins where the image does, and only in it is anything made."""
+    labels = np.zeros((96, 120), np.int32)
+    desk = desks(labels)
+    desk.controller.add((5.0, 6.0), [(0, 0), (0, 11), (9, 11), (9, 0)])
+    y0, y1, x0, x1 = desk.client.requests[-1].about.box
+    answer(desk, np.ones((y1 - y0, x1 - x0), bool))
+    assert labels[:10, :12].all()
+    assert np.count_nonzero(labels) == 120
