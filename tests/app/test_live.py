@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,11 @@ import pytest
 import napari_sa2net.app.live as live_module
 from napari_sa2net.app.edit_session import restored_session
 from napari_sa2net.app.live import LiveController
+from napari_sa2net.app.session import ImageSource
+from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.edits import proposed
 from napari_sa2net.engine import messages as p
+from napari_sa2net.provenance import provenance
 
 #: twelve cells in rows of four
 CENTRES = [(y, x) for y in (20, 50, 80) for x in (20, 50, 80, 110)]
@@ -306,4 +311,134 @@ def test_cells_of_no_image(desks: Any) -> None:
     live.accept(1, 2, 3, 4, 5)
     assert not live.asked
     assert live.state.words == live_module.NO_IMAGE
+    live.controller.close()
+
+
+def moved(desks: Any, monkeypatch: pytest.MonkeyPatch, **source: Any) -> Live:
+    """Cells over a part of a larger image, in the middle of which they begin."""
+    monkeypatch.setattr(live_module, "REST_S", 3600.0)
+    image = np.zeros((400, 500), np.float32)
+    labels = np.zeros((200, 300), np.int32)
+    labels[60:160, 100:230] = disks()
+    live = Live(desks(labels, image=image, corner=(100, 150), **source))
+    live.controller.set_on(True)
+    return live
+
+
+def test_what_is_held_back_lies_where_it_does_in_the_image(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = moved(desks, monkeypatch)
+    live.accept(1, 2, 3)
+    assert live.correct.delete(point=(60 + 20, 100 + 110))  # the fourth: a place without a cell
+    live.accept(5)
+    (place,) = live.asked[0].arguments["held_back"]
+    assert not place.is_cell
+    assert place.corner == (100 + 60 + 12, 150 + 100 + 102)
+    np.testing.assert_array_equal(place.mask, (disks() == 4)[12:29, 102:119])
+    live.accept(6, 7, 8, 9, 10)
+    live.answer(live.labels)
+    place, cell = sorted(live.asked[1].arguments["held_back"], key=lambda held: held.is_cell)
+    assert (cell.is_cell, cell.corner) == (True, (100 + 60 + 42, 150 + 100 + 102))  # cell 8
+    np.testing.assert_array_equal(cell.mask, place.mask)
+    live.controller.close()
+
+
+def test_areas_of_a_person_are_told_in_their_place(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was marked or cleared stays as it is."""
+    live = moved(desks, monkeypatch)
+    live.accept(1, 2, 3)
+    assert live.correct.delete(point=(80, 210))
+    assert live.correct.mark("ignore", [(0, 5), (0, 15), (9, 15), (9, 5)])
+    live.accept(5)
+    sent = live.asked[0].arguments
+    assert sent["window"].box == (100, 300, 150, 450)
+    expected = np.zeros((200, 300), bool)
+    expected[0:9, 5:15] = True
+    expected[60:160, 100:230] |= disks() == 4
+    np.testing.assert_array_equal(sent["areas"], expected)
+    assert not sent["counts"][0:10, 5:16].any()
+    assert sent["counts"][80, 210]
+    live.controller.close()
+
+
+@pytest.mark.parametrize(
+    ("view", "box"),
+    [
+        (None, (152, 232, 254, 334)),  # around the reviewed cells
+        ((120, 140, 300, 320), (100, 180, 270, 350)),
+        ((390, 400, 0, 10), (220, 300, 150, 230)),
+    ],
+)
+def test_of_a_huge_plane_a_wave_looks_at_what_is_seen(
+    desks: Any, monkeypatch: pytest.MonkeyPatch, view: Any, box: Any
+) -> None:
+    monkeypatch.setattr(live_module, "MOST_PIXELS", 80 * 80)
+    live = moved(desks, monkeypatch)
+    source = live.desk.source
+    live.correct.set_cells(replace(source, image=replace(source.image, view=view)))
+    live.accept(1, 2, 3, 5, 6)
+    assert live.asked[-1].arguments["window"].box == box
+    live.controller.close()
+
+
+def test_held_back_corrections_tell_how_much_better_a_wave_is(live: Live) -> None:
+    """From three of them on."""
+    live.controller.set_on(True)
+    live.accept(*range(1, 12))
+    live.answer(disks(), before=0.5, after=0.7)
+    assert len(live.asked) == 2
+    live.answer(disks(), before=0.5, after=0.7)
+    assert live.state.words == "Wave 2: nothing to change."  # two are too few
+    live.accept(12)
+    live.controller._rested()
+    assert len(live.asked[2].arguments["held_back"]) == 3
+    live.answer(larger(), before=0.5, after=0.7)
+    assert live.state.words == (
+        "Wave 3: 1 cell new. Corrections held back: 50% → 70% right."
+    )
+
+
+@pytest.mark.parametrize(("after", "is_shown"), [(0.46, True), (0.44, False)])
+def test_a_wave_that_is_little_worse_is_shown(
+    live: Live, monkeypatch: pytest.MonkeyPatch, after: float, is_shown: bool
+) -> None:
+    monkeypatch.setattr(live_module, "JUDGES", 1)
+    live.controller.set_on(True)
+    live.accept(1, 2, 3, 4, 5)
+    live.answer(larger(), before=0.5, after=after)
+    assert (live.labels[80, 30] == 9) == is_shown
+    assert live.state.words.endswith(f"Corrections held back: 50% → {after:.0%} right.")
+    assert ("nothing was changed" in live.state.words) != is_shown
+
+
+@pytest.mark.parametrize(("is_told", "model"), [(True, "mine"), (True, "gone"), (False, "gone")])
+def test_a_wave_goes_in_as_the_segmentation_did(
+    desks: Any, monkeypatch: pytest.MonkeyPatch, is_told: bool, model: str
+) -> None:
+    """Whatever the page is set to by now; only where it runs is the page's."""
+    monkeypatch.setattr(live_module, "REST_S", 3600.0)
+    image = ImageSource("two", "two", np.zeros((2, 100, 130), np.float32), "CYX", (0,))
+    settings = {
+        "image": {"axes": "CYX", "channels": [1], "normalize": False},
+        "predict": PredictConfig(diameter=31, device="cuda"),
+        "instances": InstanceConfig(min_size=77),
+    }
+    made = provenance("mine", "ab", settings, diameter=31.0, scale=0.5) if is_told else {}
+    live = Live(desks(disks()))
+    session = live.desk.link.session
+    session.models = (SimpleNamespace(name="mine"), SimpleNamespace(name="nuclei"))
+    session.model = "nuclei"
+    session.predict = PredictConfig(diameter=12, device="cpu")
+    live.correct.set_cells(replace(live.desk.source, image=image, made=made, model=model))
+    live.controller.set_on(True)
+    live.accept(1, 2, 3, 4, 5)
+    sent = live.asked[0].arguments
+    assert sent["model"] == ("mine" if model == "mine" else "nuclei")
+    assert sent["predict"] == PredictConfig(diameter=31 if is_told else 12, device="cpu")
+    assert sent["channels"] == ((1,) if is_told else (0,))
+    assert sent["normalize"] != is_told
+    assert sent["instances"] == (InstanceConfig(min_size=77) if is_told else session.instances)
     live.controller.close()

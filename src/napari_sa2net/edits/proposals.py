@@ -46,11 +46,10 @@ class Changed:
     @property
     def words(self) -> str:
         """Such as: 41 cells changed, 12 new, 5 gone."""
-        n = len(self.changed)
-        parts = [f"{n} cell{'' if n == 1 else 's'} changed"]
-        parts += [f"{len(self.new)} new"] if self.new else []
-        parts += [f"{len(self.gone)} gone"] if self.gone else []
-        return ", ".join(parts)
+        said = ((self.changed, "changed"), (self.new, "new"), (self.gone, "gone"))
+        first, *more = [(len(labels), how) for labels, how in said if labels] or [(0, "changed")]
+        parts = [f"{first[0]} cell{'' if first[0] == 1 else 's'} {first[1]}"]
+        return ", ".join([*parts, *(f"{n} {how}" for n, how in more)])
 
 
 @dataclass(frozen=True, eq=False)
