@@ -396,9 +396,7 @@ def test_held_back_corrections_tell_how_much_better_a_wave_is(live: Live) -> Non
     live.controller._rested()
     assert len(live.asked[2].arguments["held_back"]) == 3
     live.answer(larger(), before=0.5, after=0.7)
-    assert live.state.words == (
-        "Wave 3: 1 cell new. Corrections held back: 50% → 70% right."
-    )
+    assert live.state.words == ("Wave 3: 1 cell new. Corrections held back: 50% → 70% right.")
 
 
 @pytest.mark.parametrize(("after", "is_shown"), [(0.46, True), (0.44, False)])
@@ -414,7 +412,9 @@ def test_a_wave_that_is_little_worse_is_shown(
     assert ("nothing was changed" in live.state.words) != is_shown
 
 
-@pytest.mark.parametrize(("is_told", "model"), [(True, "mine"), (True, "gone"), (False, "gone")])
+@pytest.mark.parametrize(
+    ("is_told", "model"), [(True, "mine"), (True, "gone"), (False, "gone")]
+)
 def test_a_wave_goes_in_as_the_segmentation_did(
     desks: Any, monkeypatch: pytest.MonkeyPatch, is_told: bool, model: str
 ) -> None:

@@ -99,6 +99,83 @@ def test_the_network_sees_clicks_and_other_objects() -> None:
     assert ClickNet()(x[None]).shape == (1, SIDE, SIDE)
 
 
+def test_the_network_sees_both_contrasts_and_the_model() -> None:
+    """Of a dim image with one bright pixel, which is not to outshine all."""
+    image, seen = torch.full((3, SIDE, SIDE), 0.1), torch.rand(3, SIDE, SIDE)
+    image[0] += 0.1 * torch.arange(SIDE) / SIDE
+    image[1, 5, 6] = 50
+    nothing = torch.zeros(SIDE, SIDE, dtype=torch.int64)
+    x = network_input(image, seen, nothing, [(31.5, 31.5), (3.0, 4.0)], [])
+    assert torch.equal(x[3:6], image)
+    assert torch.equal(x[6:9], seen)
+    spread = float(image.std()) + 0.03
+    torch.testing.assert_close(x[0], (image[0] - image[0].mean()) / spread)
+    assert x[1, 5, 6] == 4
+    assert not x[9].any()
+    assert not x[11].any()
+    # spots as wide as a ninth of a typical object
+    assert x[10, 3, 4] == 1
+    torch.testing.assert_close(x[10, 5, 4], torch.tensor(np.exp(-0.5), dtype=torch.float32))
+    torch.testing.assert_close(x[10, 3, 7], torch.tensor(np.exp(-9 / 8), dtype=torch.float32))
+
+
+@pytest.mark.parametrize("angle", [0.0, np.pi / 2, 0.3])
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_window_is_turned_and_mirrored_about_its_click(angle: float, flip: bool) -> None:
+    window = ClickWindow((50.0, 70.0), 2 * TYPICAL, (100, 120), angle, flip)
+    y, x = (place.numpy() for place in window.grid)
+    middle = (SIDE - 1) / 2
+    np.testing.assert_allclose((y.mean(), x.mean()), (50, 70), atol=1e-3)
+    # two pixels from each element to the next
+    down = np.array([y[1, 0] - y[0, 0], x[1, 0] - x[0, 0]])
+    right = np.array([y[0, 1] - y[0, 0], x[0, 1] - x[0, 0]])
+    sign = -1 if flip else 1
+    cos, sin = 2 * np.cos(angle), 2 * np.sin(angle)
+    np.testing.assert_allclose(down, (sign * cos, sign * sin), atol=1e-4)
+    np.testing.assert_allclose(right, (-sin, cos), atol=1e-4)
+    corner = np.array([50.0, 70.0]) - middle * (down + right)
+    np.testing.assert_allclose((y[0, 0], x[0, 0]), corner, atol=1e-3)
+
+
+class Says(torch.nn.Module):
+    """A network that finds what a test says."""
+
+    def __init__(self, found: Any) -> None:
+        super().__init__()
+        self.found, self.given = found, torch.zeros(0)
+
+    def forward(self, x: Any) -> Any:
+        self.given = x[0]
+        return torch.where(self.found, 9.0, -9.0)[None]
+
+
+def test_an_object_is_one_piece_without_holes_and_holds_the_click() -> None:
+    y, x = np.indices((SIDE, SIDE))
+    ring = (np.hypot(y - 31.5, x - 31.5) <= 12) & (np.hypot(y - 31.5, x - 31.5) >= 6)
+    ring |= np.hypot(y - 8, x - 8) <= 4  # another piece
+    net: Any = Says(torch.tensor(ring))
+    image = np.zeros((3, 100, 110), np.float32)
+    labels, against = np.zeros((100, 110), np.int32), [(52.0, 63.0)]
+    mask = object_at(image, labels, (50.0, 60.0), TYPICAL, against, net=net)
+    # the click lies in the hole, so what it is in is one pixel
+    assert np.argwhere(mask).tolist() == [[50, 60]]
+    seen = np.stack([np.full((100, 110), v, np.float32) for v in (0.25, 0.5, 0.75)])
+    mask = object_at(image, labels, (50.0, 70.0), TYPICAL, against, seen, net)
+    assert mask.sum() == 1
+    np.testing.assert_allclose(net.given[6:9].mean((1, 2)), (0.25, 0.5, 0.75), atol=1e-6)
+    assert np.unravel_index(int(net.given[11].argmax()), (SIDE, SIDE)) == (33, 24)
+    net.found = torch.tensor(ring | (np.abs(y - 31.5) < 2) & (x >= 31) & (x < 40))
+    mask = object_at(image, labels, (50.0, 60.0), TYPICAL, net=net)
+    disk = np.hypot(*(np.indices((100, 110)) - np.array([50, 60])[:, None, None])) <= 12
+    assert iou(mask, disk) > 0.9
+    assert ndimage.label(mask)[1] == 1
+    # beyond the edge of the image the click is at the edge
+    mask = object_at(
+        image, labels, (-0.4, 109.4), TYPICAL, net=Says(torch.zeros(SIDE, SIDE) > 0)
+    )
+    assert np.argwhere(mask).tolist() == [[0, 109]]
+
+
 @pytest.mark.parametrize("diameter", [12, 24, 48])
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_click_finds_the_nucleus(diameter: int, dark: bool) -> None:

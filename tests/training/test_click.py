@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
 from napari_sa2net.errors import Cancelled
-from napari_sa2net.inference.click import click_network, object_at
+from napari_sa2net.inference.click import CHANNELS, TYPICAL, click_network, object_at
+from napari_sa2net.inference.click import SIDE as SIDE_OF_WINDOW
 from napari_sa2net.training import click
-from napari_sa2net.training.click import HOLD, JUDGED, ClickExample, learned_clicks
+from napari_sa2net.training.click import (
+    HOLD,
+    JUDGED,
+    ClickExample,
+    click_loss,
+    learned_clicks,
+)
 
 SIDE, RADIUS = 60, 13
 
@@ -115,3 +124,88 @@ def test_cells_of_many_pixels_are_learned_from_as_coarse_as_the_network_sees_the
     areas = [int(look.own.sum()) for look in still if look is not None]
     assert areas[1] == pytest.approx(areas[0], rel=0.1)
     assert small.reduced() is small
+
+
+def test_a_look_shows_what_lies_around_a_cell_where_it_lies() -> None:
+    """From its middle, as large as it is; what is no pixel of the image does not count."""
+    labels = np.zeros((50, 70), np.int32)
+    labels[20:31, 3:14] = 4
+    labels[20:31, 20:40] = 9
+    image = np.stack([labels, labels * 2, labels * 3]).astype(np.float32)
+    one = ClickExample(image, image * 10, labels, labels == 4, TYPICAL)
+    look = one.look(np.random.default_rng(0), still=True)
+    assert look is not None
+    # one element of the window is a pixel; its middle lies between two
+    pixels = np.arange(SIDE_OF_WINDOW) - 31.5
+    ys, xs = 25 + pixels, 8 + pixels
+    np.testing.assert_array_equal(
+        look.counts, ((ys > -0.5) & (ys < 49.5))[:, None] & ((xs > -0.5) & (xs < 69.5))
+    )
+    assert int(look.own.sum()) == 11 * 11
+    assert set(look.labels.unique().tolist()) == {0, 4, 9}
+    assert torch.equal(look.own, look.labels == 4)
+    torch.testing.assert_close(look.image[2], 3 * look.image[0])
+    torch.testing.assert_close(look.seen, 10 * look.image)
+    x, truth, counts = look.given([(1.0, 1.0)], [(60.0, 60.0)])
+    assert x.shape == (CHANNELS, SIDE_OF_WINDOW, SIDE_OF_WINDOW)
+    assert torch.equal(x[9], (look.labels == 9).float())
+    assert x[10, 1, 1] == 1
+    assert x[11, 60, 60] == 1
+    assert torch.equal(truth, look.own.float())
+    assert torch.equal(counts, look.counts.float())
+    # else turned, mirrored, and of another size each time
+    rng = np.random.default_rng(0)
+    areas = [int(other.own.sum()) for _ in range(20) if (other := one.look(rng)) is not None]
+    assert min(areas) < 110
+    assert max(areas) > 132
+    assert np.mean(areas) == pytest.approx(121, rel=0.15)
+    same = [one.look(rng, sizes=0.0) for _ in range(5)]
+    assert all(abs(int(other.own.sum()) - 121) <= 8 for other in same if other is not None)
+
+
+def test_what_is_reduced_is_the_mean_of_its_pixels() -> None:
+    labels = np.arange(7 * 9, dtype=np.int32).reshape(7, 9)
+    image = np.stack([labels, -labels, labels * 0]).astype(np.float32)
+    one = ClickExample(image, image + 1, labels, labels % 2 == 1, 2 * TYPICAL)
+    small = one.reduced()
+    blocks = image[0, :6, :8].reshape(3, 2, 4, 2)
+    np.testing.assert_array_equal(small.image[0], blocks.mean((1, 3)))
+    np.testing.assert_array_equal(small.image[1], -small.image[0])
+    np.testing.assert_array_equal(small.seen, small.image + 1)
+    np.testing.assert_array_equal(small.labels, labels[1:6:2, 1:8:2])
+    np.testing.assert_array_equal(small.own, small.labels % 2 == 1)
+    assert small.diameter == TYPICAL
+    # just below twice as large it stays, and what is smaller than a block does, too
+    almost = replace(one, diameter=2 * TYPICAL - 1)
+    assert almost.reduced() is almost
+    huge = replace(one, diameter=8 * TYPICAL)
+    assert huge.reduced() is huge
+
+
+def test_the_loss_is_cross_entropy_and_dice_of_what_counts() -> None:
+    logits = torch.zeros(2, 4, 4)
+    truth, counts = torch.zeros(2, 4, 4), torch.ones(2, 4, 4)
+    truth[:, :2] = 1
+    counts[1, :, 2:] = 0
+    logits[1, :, 2:] = 99.0  # what does not count may be anything
+    # p = 1/2 everywhere: of 16 and of 8 pixels, half of them the object
+    dice = [(2 * n / 4 + 5) / (n / 2 + 8 + 5) for n in (16, 8)]
+    expected = float(np.mean([np.log(2) + 1 - one for one in dice]))
+    assert float(click_loss(logits, truth, counts)) == pytest.approx(expected)
+    # a pixel of the object weighs five times as much
+    logits = torch.where(truth > 0, 30.0, 0.0)[:1]
+    wrong = 8 * np.log(2) / (5 * 8 + 8)
+    dice = [(2 * 8 + 5) / (8 + 4 + 8 + 5)]
+    loss = float(click_loss(logits, truth[:1], counts[:1]))
+    assert loss == pytest.approx(wrong + 1 - dice[0], abs=1e-5)
+
+
+def test_teaching_is_the_same_each_time_and_no_step_teaches_nothing() -> None:
+    examples = [example(seed) for seed in range(3)]
+    first, again, other = (learned_clicks(examples, steps=2, seed=seed) for seed in (5, 5, 6))
+    weights = [net.h.weight for net in (first, again, other) if net is not None]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    untaught = learned_clicks(examples, steps=0)
+    assert untaught is not None
+    assert torch.equal(untaught.h.weight, click_network().h.weight)

@@ -47,7 +47,9 @@ class Changed:
     def words(self) -> str:
         """Such as: 41 cells changed, 12 new, 5 gone."""
         said = ((self.changed, "changed"), (self.new, "new"), (self.gone, "gone"))
-        first, *more = [(len(labels), how) for labels, how in said if labels] or [(0, "changed")]
+        first, *more = [(len(labels), how) for labels, how in said if labels] or [
+            (0, "changed")
+        ]
         parts = [f"{first[0]} cell{'' if first[0] == 1 else 's'} {first[1]}"]
         return ", ".join([*parts, *(f"{n} {how}" for n, how in more)])
 
