@@ -326,7 +326,10 @@ SET = Path("my set")
     [
         (WhatToKeep(12, 1, 1), "Kept 12 reviewed cells and 1 deleted cell in “my set”."),
         (WhatToKeep(1, 0, 2), "Kept 1 reviewed cell of 2 planes in “my set”."),
-        (WhatToKeep(0, 2, 3, noun="time point"), "Kept 2 deleted cells of 3 time points in “my set”."),
+        (
+            WhatToKeep(0, 2, 3, noun="time point"),
+            "Kept 2 deleted cells of 3 time points in “my set”.",
+        ),
         (WhatToKeep(0, 0, 1), "Kept what you marked as all right in “my set”."),
         (WhatToKeep(n_withdrawn=1), "Took this image back out of “my set”."),
         (
@@ -338,7 +341,7 @@ SET = Path("my set")
             "Took 1 time point back out of “my set”.",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_was_kept_is_said(what: WhatToKeep, said: str) -> None:
     assert kept_words(SET, what) == said
     assert what.can
@@ -381,9 +384,9 @@ def test_what_other_windows_kept_is_named_three_at_most() -> None:
 
     assert said(0) == ""
     assert said(1) == (
-        "Meanwhile version 0abcdefg (today 12:00) was kept in another window. That version is in "
-        "“earlier” of the folder now. To have it back in place of yours, on the shell beside the "
-        'folder: sa2net corrections restore "my set" 0abcdefg'
+        "Meanwhile version 0abcdefg (today 12:00) was kept in another window. That version is "
+        "in “earlier” of the folder now. To have it back in place of yours, on the shell "
+        'beside the folder: sa2net corrections restore "my set" 0abcdefg'
     )
     assert (
         "versions 0abcdefg (today 12:00), 1abcdefg (today 11:59), 2abcdefg (today 11:58) were "
@@ -391,8 +394,8 @@ def test_what_other_windows_kept_is_named_three_at_most() -> None:
     ) in said(3)
     assert "2abcdefg (today 11:58), 2 more were kept" in said(5)
     assert said(0, 1) == (
-        "Meanwhile version 0abcdefg (today 11:55) was kept in another window, and that stays in "
-        "the training set. To take it out, on the shell beside the folder: "
+        "Meanwhile version 0abcdefg (today 11:55) was kept in another window, and that stays "
+        "in the training set. To take it out, on the shell beside the folder: "
         'sa2net corrections remove "my set" 0abcdefg'
     )
 

@@ -1,0 +1,108 @@
+"""Blocks of a plane, and the probabilities out of their files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_sa2net.data.plan import plan_image
+from napari_sa2net.errors import OutputError
+from napari_sa2net.inference.blocks import Block, Mosaic, cut, difference, read_json
+from napari_sa2net.inference.predict import HALO
+from napari_sa2net.inference.tiling import ScaledPlane
+
+TILE = 2 * HALO + 64
+
+
+def plane(height: int, width: int, scale: float = 1.0) -> ScaledPlane:
+    image = np.zeros((height, width), np.uint8)
+    return ScaledPlane(plan_image(image, "YX", in_channels=1, measure=False), (), scale)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5, 2.0])
+@pytest.mark.parametrize("side", [1, 100, 200, 330, 10_000])
+def test_blocks_cover_a_plane_once_with_all_of_its_tiles(scale: float, side: int) -> None:
+    blocks = cut(plane(630, 440, scale), TILE, side)
+    seen = np.zeros((630, 440), int)
+    for block in blocks:
+        y0, y1, x0, x1 = block.box
+        seen[y0:y1, x0:x1] += 1
+    assert (seen == 1).all()
+    tiles = [tile for block in blocks for tile in block.tiles]
+    every = [tile for block in cut(plane(630, 440, scale), TILE, 10**6) for tile in block.tiles]
+    assert len(tiles) == len(set(tiles))
+    assert set(tiles) == set(every)
+    # as many as come nearest to the side, but none without a tile
+    n = len(blocks)
+    expected = {100: 6 * 3, 200: 3 * 2, 330: 2 * 1, 10_000: 1}
+    if scale == 1 and side in expected:
+        assert n == expected[side]
+    rows = [block.box[:2] for block in blocks]
+    assert rows == sorted(rows)
+
+
+@pytest.fixture
+def mosaic(tmp_path: Path) -> Any:
+    """Of two planes in four blocks, one of which is glass; and what they hold."""
+    rng = np.random.default_rng(0)
+    whole = rng.random((2, 3, 6, 9)).astype(np.float32)
+    blocks, files = [], []
+    for i in range(2):
+        for box in ((0, 4, 0, 9), (4, 6, 0, 5), (4, 6, 5, 9)):
+            y0, y1, x0, x1 = box
+            values = whole[i, :, y0:y1, x0:x1]
+            if (i, x0) == (1, 5):
+                whole[i, :, y0:y1, x0:x1] = np.array([1, 0, 0], np.float32)[:, None, None]
+                values = values[:, :0, :0]
+            blocks.append(Block((i,), box, ()))
+            files.append(tmp_path / f"{len(files)}.npy")
+            np.save(files[-1], values)
+    return Mosaic(whole.shape, blocks, files), whole
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        (0,),
+        (1,),
+        (1, slice(None), slice(3, 6), slice(4, 7)),
+        (1, slice(1, 3), slice(5, 6), slice(None)),
+        (0, slice(0, 1), slice(0, 4), slice(8, 9)),
+        (1, slice(2, None), slice(-2, None), slice(None, -1)),
+        (0, slice(None), slice(4, 4), slice(0, 9)),
+        (np.int64(1), slice(None), slice(2, 5)),
+    ],
+)
+def test_a_mosaic_is_read_as_the_whole_array_would_be(mosaic: Any, key: Any) -> None:
+    there, whole = mosaic
+    np.testing.assert_array_equal(there[key], whole[key])
+
+
+def test_a_single_plane_and_a_single_class_are_no_exception(tmp_path: Path) -> None:
+    values = np.arange(20, dtype=np.float32).reshape(1, 4, 5)
+    np.save(tmp_path / "0.npy", values[:, :, :3])
+    np.save(tmp_path / "1.npy", values[:, :0, :0])
+    blocks = [Block((), (0, 4, 0, 3), ()), Block((), (0, 4, 3, 5), ())]
+    there = Mosaic((1, 4, 5), blocks, [tmp_path / "0.npy", tmp_path / "1.npy"])
+    np.testing.assert_array_equal(
+        there[:, 1:3], np.pad(values[:, 1:3, :3], [(0, 0)] * 2 + [(0, 2)])
+    )
+
+
+def test_what_differs_is_named_as_the_flags_are() -> None:
+    before = {"block": 64, "of": {"model": "a", "settings": {"min_size": 3, "split": 1}}}
+    now = {"block": 64, "of": {"model": "b", "settings": {"min_size": 4, "split": 1}}}
+    assert difference(before, now) == "model was a and is b, min-size was 3 and is 4"
+    assert difference(before, {**before, "block": 32, "more": 1}) == (
+        "block was 64 and is 32, more was None and is 1"
+    )
+
+
+def test_agreements_that_cannot_be_read_say_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "decided.json").write_text("{")
+    for name in ("decided.json", "none.json"):
+        with pytest.raises(OutputError, match=rf"{name} cannot be read .* Delete it"):
+            read_json(tmp_path / name)
