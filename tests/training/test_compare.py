@@ -20,6 +20,7 @@ from napari_sa2net.training.compare import (
     judge,
     score_of,
     tally,
+    use_in_line,
     use_of,
     verdict_on,
 )
@@ -244,3 +245,50 @@ def test_what_is_cut_from_a_source_was_had_for_the_same():
     assert used("slide1/0-64") == used("slide1/64-128") == "learned"
     assert used("slide2/0-64") == used("") == "none"
     assert used("slide2/0-64", kin=("id-a",)) == used("", before=("id-a",)) == "learned"
+
+
+def test_without_corrections_each_part_of_the_reference_set_has_its_better_model():
+    rise, fall = change([many(20)], [many(30)]), change([many(30)], [many(20)])
+    same = change([many(30)], [many(30)])
+
+    def said(**parts):
+        verdict = verdict_on("old", "new", None, parts)
+        assert verdict.text.endswith(" (reference set of synthetic cells).")
+        return verdict.better, verdict.text.removesuffix(
+            " (reference set of synthetic cells)."
+        )
+
+    assert said(fluo=rise, bright=rise) == (True, "new is better on fluo and bright")
+    assert said(fluo=rise, bright=same) == (True, "new is better on fluo")
+    assert said(fluo=fall, bright=same) == (False, "old is better on fluo")
+    assert said(fluo=rise, bright=fall) == (False, "new is better on fluo, old on bright")
+    assert said(fluo=same) == (False, "No difference beyond chance")
+    assert said() == (False, "No difference beyond chance")
+    # of corrections the sentence is about them
+    assert verdict_on("old", "new", rise, {"fluo": same}) == judge(rise, {"fluo": same})
+
+
+def test_what_a_model_or_its_parent_had_an_image_for():
+    def card(**training):
+        return ModelCard(
+            name="model",
+            network=NetworkConfig(in_channels=3, n_classes=3),
+            classes=("background", "interior", "boundary"),
+            training={"recipe": RECIPE, **training},
+        )
+
+    item = TrainingItem("a", Path(), Path())
+    learned, held_out = card(commits=["a"]), card(held_out=["a"])
+    both, earlier = card(commits=["a"], held_out=["a"]), card(held_out_before=["a"])
+    none, other = card(commits=["b"]), card(recipe="other", commits=["a"])
+    for cards, use in (
+        ((), "none"),
+        ((none, other), "none"),
+        ((held_out, none), "held out"),
+        ((none, held_out), "earlier"),
+        ((earlier,), "earlier"),
+        ((held_out, learned), "learned"),
+        ((held_out, both), "both"),
+        ((both, learned), "learned"),
+    ):
+        assert use_in_line(cards, item) == use

@@ -74,6 +74,8 @@ def ruined(tmp_path):
 def test_worse_is_said_to_be_worse(tiny_model, ruined, corrections, small_reference):
     child = ruined(tiny_model, commits=["0", "1"], held_out=["2"], held_out_before=["3"])
     result = compare_models(tiny_model, child, corrections)
+    assert (result.first, result.second) == ("tiny", "ruined")
+    assert result.training_set == str(corrections)
     parts = {part.name: part for part in result.parts}
     assert list(parts) == [
         "held-out corrections",
