@@ -16,6 +16,7 @@ from napari_sa2net.metrics import (
     evaluate,
     pool,
     score_image,
+    typical_diameter,
 )
 
 
@@ -283,3 +284,8 @@ def test_stacks_are_scored_whole():
 def test_what_cannot_be_compared_is_refused(labels, truth, says):
     with pytest.raises(EvaluationError, match=says):
         evaluate(labels, truth)
+
+
+def test_the_typical_diameter_is_of_a_disc_with_the_median_area():
+    assert typical_diameter([np.pi, 25 * np.pi, 1e6]) == pytest.approx(10)
+    assert np.isnan(typical_diameter([]))

@@ -474,7 +474,7 @@ def _rims(
     Of two objects the higher label's is the pixel.
     """
     square = (2 * RIM + 1, 2 * RIM + 1)
-    grown = scipy.ndimage.maximum_filter(around, size=square, mode="nearest")[core]
+    grown = scipy.ndimage.maximum_filter(around, size=square)[core]
     rim = (around[core] == 0) & (grown > 0)
     owner, number = numbered(grown[rim])
     outside = np.bincount(number, probability[rim], minlength=owner.size)

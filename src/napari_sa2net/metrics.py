@@ -6,6 +6,7 @@ pooled (:func:`pool`), so that an image with many objects weighs as much as its 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -288,6 +289,12 @@ def objects_numbered(labels: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
     """Labels ≥ 0 as 0..n, with n; 0 stays background, also where there is none."""
     found, number = numbered(np.append(labels, labels.dtype.type(0)))
     return number[:-1].reshape(labels.shape), found.size - 1
+
+
+def typical_diameter(areas: ArrayLike) -> float:
+    """Of a disc (px) with the median of areas (px²); not a number where there is none."""
+    sizes = np.asarray(areas)
+    return 2 * math.sqrt(float(np.median(sizes)) / math.pi) if sizes.size else math.nan
 
 
 @dataclass(frozen=True, eq=False)

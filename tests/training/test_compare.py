@@ -254,9 +254,7 @@ def test_without_corrections_each_part_of_the_reference_set_has_its_better_model
     def said(**parts):
         verdict = verdict_on("old", "new", None, parts)
         assert verdict.text.endswith(" (reference set of synthetic cells).")
-        return verdict.better, verdict.text.removesuffix(
-            " (reference set of synthetic cells)."
-        )
+        return verdict.better, verdict.text.removesuffix(" (reference set of synthetic cells).")
 
     assert said(fluo=rise, bright=rise) == (True, "new is better on fluo and bright")
     assert said(fluo=rise, bright=same) == (True, "new is better on fluo")

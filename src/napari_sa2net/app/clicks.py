@@ -22,6 +22,7 @@ from napari_sa2net.app.session import ErrorInfo, SegmentRequest
 from napari_sa2net.edits import Corrections
 from napari_sa2net.engine import messages as p
 from napari_sa2net.errors import EditError
+from napari_sa2net.metrics import typical_diameter
 
 #: so many cells tell what is typical
 FEW = 3
@@ -326,8 +327,7 @@ class CorrectClicks:
         some = sorted(newest, key=lambda label: marked[label] != "corrected")[:MOST]
         if len(some) < EVERY:
             return
-        areas = [plane.area(label) for label in some]
-        diameter = 2 * math.sqrt(float(np.median(areas)) / math.pi)
+        diameter = typical_diameter([plane.area(label) for label in some])
         taught: list[p.TaughtCell] = []
         left = MOST_PIXELS
         for label in some:

@@ -758,7 +758,7 @@ def write_files(folder: Path, commit: Commit, record: CommitRecord) -> None:
 
 def recover(folder: Path) -> None:
     """Take back what a commit that was never listed has written. Under the lock only."""
-    for pending in sorted(folder.glob(f"{PENDING_PREFIX}*.json")):
+    for pending in folder.glob(f"{PENDING_PREFIX}*.json"):
         with suppress(ValueError, KeyError, TypeError):
             note = json.loads(pending.read_bytes())
             listed = {record.id for record in read_manifest(folder).commits}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence, Set
 from contextlib import suppress
 from functools import partial
@@ -25,6 +24,7 @@ from napari_sa2net.edits.step import (
     cell_boxes,
 )
 from napari_sa2net.errors import EditConflictError, EditError, NothingToEditError
+from napari_sa2net.metrics import typical_diameter
 
 # --------------------------------------------------------------------------------------------
 # Where the objects of each plane are, kept true by the edits instead of by scanning.
@@ -105,7 +105,7 @@ class PlaneIndex:
     @property
     def typical_diameter(self) -> float:
         """Of a disc (px) with the median area; not a number where there is no object."""
-        return 2 * math.sqrt(float(np.median(self.areas)) / math.pi) if len(self) else math.nan
+        return typical_diameter(self.areas)
 
     @property
     def boxes(self) -> Integers:

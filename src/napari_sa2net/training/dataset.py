@@ -32,6 +32,7 @@ from napari_sa2net.data.training_set import (
 )
 from napari_sa2net.errors import SA2NetError, TrainingDataError
 from napari_sa2net.inference.tiling import ScaledPlane
+from napari_sa2net.metrics import typical_diameter
 
 # --------------------------------------------------------------------------------------------
 # From labelled objects to the classes a network learns: background, interior, boundary.
@@ -153,9 +154,7 @@ def median_diameter(labels: NDArray[np.integer]) -> float | None:
     inside = areas.copy()
     inside[edge] = 0
     sizes = inside[inside > 0] if (inside > 0).any() else areas[areas > 0]
-    if not sizes.size:
-        return None
-    return float(2 * np.sqrt(np.median(sizes) / np.pi))
+    return typical_diameter(sizes) if sizes.size else None
 
 
 # --------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from napari_sa2net.errors import Cancelled, SettingsError, TrainingDataError
 from napari_sa2net.inference.predict import Predictor, whole_plane
 from napari_sa2net.inference.segment import Prediction, choose_scale, predict_image
 from napari_sa2net.inference.stages import encoded
+from napari_sa2net.metrics import typical_diameter
 from napari_sa2net.models.file import Model
 from napari_sa2net.nn import STRIDE, Network, pad_to_stride
 from napari_sa2net.training.compare import HeldBack
@@ -514,9 +515,7 @@ class _Lesson:
         counts = counts[box]
         own = labels * counts
         areas = np.bincount(own.ravel())[1:]
-        diameter = (
-            2 * math.sqrt(float(np.median(areas[areas > 0])) / math.pi) if areas.any() else 0
-        )
+        diameter = typical_diameter(areas[areas > 0]) if areas.any() else 0
         certain = certain_pixels(labels, counts, diameter)
         certain = counts if certain is None else certain
         y0, x0 = reviewed.corner[0] + int(rows[0]), reviewed.corner[1] + int(columns[0])
