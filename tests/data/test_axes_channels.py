@@ -7,7 +7,7 @@ import pytest
 
 from napari_sa2net.config import InputConfig
 from napari_sa2net.data import plan_image
-from napari_sa2net.data.axes import resolve_axes
+from napari_sa2net.data.axes import channel_choice, channel_numbers, resolve_axes
 from napari_sa2net.errors import AxesError, ChannelError
 
 
@@ -129,3 +129,42 @@ def test_channels_reach_the_network(planes, channels, order, n, expected) -> Non
 def test_separate_stains_must_fit(planes, channels, n) -> None:
     with pytest.raises(ChannelError, match=f"takes {n} channels"):
         plan_image(planes, "CYX", channels, True, InputConfig(channel_order="any"), n)
+
+
+@pytest.mark.parametrize(
+    ("said", "choice"),
+    [
+        (None, None),
+        (2, (2,)),
+        (np.int64(0), (0,)),
+        ("1", ("1",)),
+        ("0, 2", ("0", "2")),
+        ("0 2", ("0", "2")),
+        ("DAPI,GFP", ("DAPI", "GFP")),
+        (" far red , 1", ("far red", "1")),
+        ((3, "GFP"), (3, "GFP")),
+    ],
+)
+def test_channels_are_said_by_number_or_by_name(said: object, choice: object) -> None:
+    assert channel_choice(said) == choice
+
+
+@pytest.mark.parametrize("said", ["", "   ", ()])
+def test_no_channel_is_named(said: object) -> None:
+    with pytest.raises(ChannelError, match="No channel is named"):
+        channel_choice(said)
+
+
+def test_names_of_channels_are_looked_for_where_no_number_is_meant() -> None:
+    names = ("DAPI", " far red", "488")
+    assert channel_numbers(("far RED ", 0, "2"), 3, names) == (1, 0, 2)
+    assert channel_numbers(("488",), 3, names) == (2,)
+    for one, n, said, words in (
+        ("GFP", 3, names, "no channel is called 'GFP': its channels are DAPI"),
+        ("gfp", 2, ("GFP", "gfp"), "two channels are called 'gfp'"),
+        ("GFP", 2, (), "it names no channel"),
+        ("3", 3, names, "There is no channel 3: the image has channels 0 to 2"),
+        ("-1", 3, (), "There is no channel -1"),
+    ):
+        with pytest.raises(ChannelError, match=words):
+            channel_numbers((one,), n, said)

@@ -50,3 +50,13 @@ def test_a_real_allocation_failure_is_recognised() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_bfloat16_that_a_gpu_only_emulates_is_not_fast(
+    monkeypatch: pytest.MonkeyPatch, has: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda emulated=True: emulated or has)
+    fast = torch.bfloat16 if has else torch.float16
+    assert fast_dtype(torch.device("cuda")) is fast
+    assert fast_dtype(torch.device("mps")) is torch.float32

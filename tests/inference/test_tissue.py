@@ -42,6 +42,13 @@ def test_where_it_is(slide):
     assert found.mask.mean() < 0.5
 
 
+def test_it_is_where_it_was_in_other_numbers(slide):
+    """Of 0 to 1, or of 16 bits."""
+    found = find_tissue(plan_image(slide)).mask
+    for other in (slide.astype(np.float32) / 255, slide.astype(np.uint16) * 257):
+        np.testing.assert_array_equal(find_tissue(plan_image(other)).mask, found)
+
+
 def test_tissue_without_glass_is_kept_whole(slide):
     assert find_tissue(plan_image(slide[PIECES[0]])).mask.all()
 
