@@ -636,6 +636,8 @@ def test_open_layers_are_segmented_in_their_order_but_for_corrected_ones(pages):
     layers.answer(squares(10, 10, 10, 10, 10, 10))
     layers.gone = "c"
     page.until(lambda: layers.asked == ["a", "d"])
+    layers.what["a"] = "corrected"  # meanwhile
+    page.folder.look_again()
     page.link.session.progress = JobProgress(0, 0, "measuring")
     assert state.progress == JobProgress(2000, 3000, "image 3 of 3: measuring")
     assert page.rows()["image c"] == "failed: it is gone"

@@ -294,6 +294,25 @@ def test_the_plane_in_sight(desks: Any, monkeypatch: pytest.MonkeyPatch) -> None
     live.controller.close()
 
 
+def test_a_wave_of_another_plane_is_taken_back_there(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_module, "REST_S", 3600.0)
+    live = Live(desks(np.stack([disks(), disks()]), plane=(1,)))
+    live.controller.set_on(True)
+    live.accept(1, 2, 3, 4, 5)
+    live.answer(larger())
+    live.correct.set_cells(replace(live.desk.source, plane=(0,)))
+    assert live.correct.undo()
+    np.testing.assert_array_equal(live.labels[1], disks())
+    assert live.state.words == "Accept or correct 5 more cells."
+    live.correct.set_cells(live.desk.source)
+    assert live.state.words == "Wave 1 was taken back."
+    assert not live.state.shown
+    assert len(live.asked) == 1  # what was taken back is not asked for again
+    live.controller.close()
+
+
 def test_a_huge_plane_within_bounds(desks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_module, "REST_S", 3600.0)
     monkeypatch.setattr(live_module, "MOST_PIXELS", 80 * 80)

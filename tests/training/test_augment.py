@@ -1,17 +1,21 @@
 """Image and labels stay together under every warp."""
 
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
 
+from napari_sa2net.training import dataset
 from napari_sa2net.training.dataset import (
     STAINS,
     Crop,
     Warp,
+    Wide,
     as_fluorescence,
     as_stained,
+    degrade,
     depths,
     distance_target,
     median_diameter,
@@ -129,6 +133,44 @@ def test_wide_variation_keeps_shape_and_numbers_finite(colour):
         assert varied.max() <= 1.5
         seen.add(bool((varied[0] != varied[-1]).any()))
     assert seen == {False, True}, "stains turn into fluorescence and the reverse"
+
+
+@pytest.fixture
+def only(monkeypatch):
+    """Sets what happens in wide variation, each time."""
+    never = dict.fromkeys((one.name for one in fields(Wide)), 0.0)
+
+    def set_to(*names):
+        monkeypatch.setattr(dataset, "WIDE", Wide(**never | dict.fromkeys(names, 1.0)))
+
+    return set_to
+
+
+@pytest.mark.parametrize("name", ["blurred", "coarse", "shaded", "noisy", "counted", "jpeg"])
+def test_only_wide_variation_degrades(only, name):
+    image, _ = scene()
+
+    def varied(wide):
+        return vary_intensity(image, np.random.default_rng(1), colour=False, wide=wide)
+
+    only()
+    narrow, wide = varied(False), varied(True)
+    only(name)
+    assert torch.equal(varied(False), narrow)
+    assert not torch.equal(varied(True), wide)
+
+
+def test_what_is_blurred_or_coarse_is_the_mean_of_its_pixels(only):
+    """Of a checkerboard nothing is left but grey."""
+    image = (torch.arange(40)[:, None] + torch.arange(40)).remainder(2).float()[None]
+    for name in ("blurred", "coarse"):
+        only(name)
+        for seed in range(8):
+            out = degrade(image, np.random.default_rng(seed))
+            assert out.shape == image.shape
+            assert (out - 0.5).abs().max() < 0.2
+    only()
+    assert torch.equal(degrade(image, np.random.default_rng(0)), image)
 
 
 def test_packed_cells_lie_between_the_others_and_what_is_covered_does_not_count():

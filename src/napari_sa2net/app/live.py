@@ -225,10 +225,11 @@ class LiveController:
         record = session.record_of(change.step, "wave")
         if record is not None:
             # a wave was done, taken back or done again: no correction to learn from
-            plane = self._plane(key, cells.plane)
+            index = tuple(record["plane"])  # maybe not the shown one
+            plane = self._plane(key, index)
             undone = change.step in session.history.undone
             if undone:
-                plane.learned = self._acts(session, cells.plane)
+                plane.learned = self._acts(session, index)
                 plane.words, plane.shown = f"Wave {record['wave']} was taken back.", frozenset()
             elif not self._proposing:
                 plane.words = f"Wave {record['wave']} was done again."

@@ -102,6 +102,7 @@ class SegmentAll:
         self.failures: dict[str, str] = {}
         self.wrong: dict[str, float] = {}
         self._todo: list[str] = []
+        self._n_layers = 0
         self._run: _Run | None = None
         link = self.link
         link.answer(("segment_file", "finish_files"), self)
@@ -179,6 +180,7 @@ class SegmentAll:
         state = self.state
         done = ("corrected", "kept")
         self._todo = [one.key for one in state.images if one.what not in done]
+        self._n_layers = len(self._todo)
         self.failures.clear()
         if not self._todo:
             self._controller.fail_words(
@@ -245,8 +247,8 @@ class SegmentAll:
     def _layer_progress(self, progress: JobProgress | None) -> None:
         if not self.doing or progress is None:
             return
-        n = sum(image.what not in ("corrected", "kept") for image in self.state.images)
-        at = max(0, n - len(self._todo) - 1)
+        n = self._n_layers
+        at = n - len(self._todo) - 1
         words = f"image {at + 1} of {n}: {progress.what}"
         if self.state.stopping:
             words = "stopping after this piece"
