@@ -1269,3 +1269,16 @@ def test_a_box_bounds_what_is_made_at_the_edge_of_the_image(desks: Any) -> None:
     answer(desk, np.ones((y1 - y0, x1 - x0), bool))
     assert labels[:10, :12].all()
     assert np.count_nonzero(labels) == 120
+
+
+@pytest.mark.parametrize("why", ["turned", "elsewhere"])
+def test_cells_of_which_no_plane_is_seen_are_not_corrected(desks: Any, why: str) -> None:
+    desk = desks(disks())
+    unseen: dict[str, Any] = {why: "Turn it back."}
+    desk.controller.set_cells(replace(desk.source, **unseen))
+    assert not desk.controller.accept(1)
+    desk.controller.add((4.0, 4.0))
+    assert desk.state.said.words == "Turn it back."
+    assert not desk.client.requests
+    desk.controller.set_cells(desk.source)
+    assert desk.controller.accept(1)

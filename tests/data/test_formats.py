@@ -277,6 +277,17 @@ def test_ome_zarr_has_labels_beside_the_image(tmp_path, key, version):
     assert small.pixel_size_um == 0.5
 
 
+@pytest.mark.parametrize("key", ["ome-zarr", "ome-zarr-0.4"])
+def test_ome_zarr_says_how_cells_were_made(tmp_path, labels, key):
+    made = {"model": {"name": "nuclei"}, "folder": Path("set")}
+    for name, provenance in (("cells", made), ("drawn", {})):
+        path = tmp_path / f"{name}.ome.zarr"
+        write_cells(path, labels, key, provenance=provenance)
+        attributes = zarr.open_group(str(path), mode="r").attrs
+        told = attributes.get("napari-sa2net")
+        assert told == ({**made, "folder": "set"} if provenance else None)
+
+
 @pytest.mark.parametrize(("key", "version"), [("ome-zarr", "0.5"), ("ome-zarr-0.4", "0.4")])
 def test_ome_zarr_fits_the_published_models(tmp_path, labels, key, version):
     models = pytest.importorskip("ome_zarr_models")

@@ -8,6 +8,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -291,3 +292,16 @@ def test_the_bundled_model_is_fit_for_the_zoo(tmp_path: Path) -> None:
     assert "test: all" in text
     with pytest.raises(errors.ModelExistsError, match="under the name 'nuclei'"):
         import_model(path)
+
+
+def test_the_picture_of_a_package_shows_all_greys_beside_the_cells() -> None:
+    x = np.array([[[-0.5, 0.0, 1.5]]], np.float32)
+    background = np.array([[[1.0, 0.6, 0.0]]], np.float32)
+    said: Any = SimpleNamespace(classes=("background", "interior"))
+    alone: Any = SimpleNamespace(classes=("foreground",))
+    for card, y in (
+        (said, background),
+        (alone, 1 - background),
+    ):
+        assert exporting._cover(x, y, card).tolist() == [[0, 64, 255, 0, 102, 255]]
+    assert exporting._cover(x * 0 + 7, background, said).tolist() == [[0, 0, 0, 0, 102, 255]]

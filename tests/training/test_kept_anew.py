@@ -96,6 +96,13 @@ def test_an_image_that_is_kept_anew_is_still_the_image_it_was(tmp_path, tiny_mod
     split = prepare(corrections.path, child.model, SMALL)
     assert [int(e.item.name[1]) for e in split.held_out] == [held_out]
     assert not split.known
+    # judged again by one that was learned, too
+    names = {int(item.name[1]): item.name for item in new}
+    first, second = (names[seed] for seed in learned)
+    for judges, known in (([names[held_out]], False), ([second, names[held_out]], True)):
+        division = {"training": [first], "held_out": judges, "earlier": []}
+        again = prepare(corrections.path, child.model, SMALL, division=division)
+        assert again.known == known
 
 
 def test_what_belongs_to_a_learned_image_is_not_held_out(tmp_path, tiny_model):

@@ -138,7 +138,7 @@ def fine_tune(
     """
     start = time.monotonic()
     config = _checked_config(config)
-    set_folder = _checked_folder(training_set)
+    folder = _checked_folder(training_set)
     parent = load_model(base)
     child = free_name(parent.name) if name is None else check_model_name(name)
     run = Path(out).expanduser() if out else runs_dir() / child
@@ -149,7 +149,6 @@ def fine_tune(
             f"DIR --resume {shlex.quote(str(run))}), delete that folder, or choose another "
             "name."
         )
-    folder = set_folder.expanduser().absolute()
     channels = channel_choice(channels)
     material = prepare(
         folder, parent, config, commits, progress, cancelled, division, axes, channels
@@ -319,7 +318,7 @@ def _checked_folder(training_set: Any) -> Path:
             f"{type(training_set).__name__} is no training set. Give the path of its folder, "
             "or an open TrainingSet."
         )
-    return Path(folder)
+    return Path(folder).expanduser().absolute()
 
 
 def _check_name(name: str, elsewhere: bool) -> None:
