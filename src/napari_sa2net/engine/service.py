@@ -359,8 +359,8 @@ class Handlers(Cache):
         result: str = "",
         window: p.Window = WHOLE,
         **asked: Any,
-    ) -> int:
-        """Let clicks on a plane learn from a person's cells; how many, 0 where it is no help.
+    ) -> tuple[int, ...]:
+        """Let clicks on a plane learn from a person's cells; their labels, none if no help.
 
         It gives way to whatever else is asked for, and is cancelled then.
 
@@ -399,9 +399,9 @@ class Handlers(Cache):
         net = learned_clicks(examples, between)
         self._lessons.pop(key, None)
         if net is None:
-            return 0
+            return ()
         self._lessons[key] = net
-        return len(examples)
+        return tuple(cell.label for cell in taught)
 
     def wave(
         self,

@@ -55,19 +55,28 @@ class ClickNet(nn.Module):
             _convolutions(a + b, b) for a, b in zip(widths[::-1], widths[-2::-1], strict=False)
         )
         self.h = nn.Conv2d(widths[0], 1, 1)
+        self.s = nn.Sequential(
+            nn.Linear(2 * widths[0] + 2 * widths[-1], 32), nn.ReLU(), nn.Linear(32, 1)
+        )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, H, W) of the object, for (B, `CHANNELS`, H, W)."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, H, W) of the object, for (B, `CHANNELS`, H, W), and of its score (B,)."""
         skips: list[Tensor] = []
         for block in self.d:
             x = block(F.max_pool2d(x, 2) if skips else x)
             skips.append(x)
-        skips.pop()
+        deep = skips.pop()
         for block in self.u:
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
             x = block(torch.cat([x, skips.pop()], 1))
-        out: Tensor = self.h(x)[:, 0]
-        return out
+        logits: Tensor = self.h(x)[:, 0]
+        share = logits.detach().sigmoid()[:, None]
+        own = (x * share).sum((2, 3)) / (share.sum((2, 3)) + 1)
+        around = x.mean((2, 3))
+        at = deep.shape[-1] // 2
+        middle = deep[:, :, at - 1 : at + 1, at - 1 : at + 1].mean((2, 3))
+        score: Tensor = self.s(torch.cat([own, around, middle, deep.mean((2, 3))], 1))[:, 0]
+        return logits, score
 
 
 def _convolutions(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -138,7 +147,7 @@ def object_at(
         [window.inside(point) for point in against],
     )
     with torch.inference_mode():
-        logits = (net or click_network())(x[None])[0]
+        logits = (net or click_network())(x[None])[0][0]
     mask = window.back(logits) > 0
     y, x_ = (int(np.clip(round(c), 0, n - 1)) for c, n in zip(click, mask.shape, strict=True))
     mask[y, x_] = True
