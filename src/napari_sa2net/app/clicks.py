@@ -402,7 +402,9 @@ class CorrectClicks:
     def job_failed(self, call: p.Call, error: ErrorInfo) -> None:
         """What a click asked for could not be had; without a lesson it works as before."""
         if call.kind == "teach_clicks":
-            words = f"Clicks could not learn from your cells, and work as before. {error.message}"
+            words = (
+                f"Clicks could not learn from your cells, and work as before. {error.message}"
+            )
             self._controller.say(words, ok=False)
         else:
             self._link.fail(error)
