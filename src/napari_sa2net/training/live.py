@@ -48,6 +48,9 @@ from napari_sa2net.training.tuning import CLIP, DECODER
 GRID = 64
 #: Steps that are taken even where the time is over.
 FEWEST = 5
+#: What clicks give is taken, as it is the better in the mean, unless what is held back scores by
+#: so much less.
+MUCH = 0.1
 #: From so many cells, and as many pixels beside them, clicks learn.
 FEW = 3
 #: Share of the way in which the learning rate rises.
@@ -232,7 +235,7 @@ class LivePlane:
         if judged:
             before = score(self._base_labels(box, progress, cancelled), judged, corner)
             after = score(new, judged, corner)
-        by_clicks = clicked is not None and not score(clicked, judged, corner) < after
+        by_clicks = clicked is not None and not score(clicked, judged, corner) < after - MUCH
         if clicked is not None and by_clicks:
             new, after = clicked, score(clicked, judged, corner)
         learned = np.unique(np.asarray(labels)[reviewed.counts])
