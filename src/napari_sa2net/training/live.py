@@ -48,8 +48,8 @@ from napari_sa2net.training.tuning import CLIP, DECODER
 GRID = 64
 #: Steps that are taken even where the time is over.
 FEWEST = 5
-#: What clicks give is taken, as it is the better in the mean, unless what is held back scores by
-#: so much less.
+#: What clicks give is taken, as it is better in the mean, unless what is held back scores by so
+#: much less.
 MUCH = 0.1
 #: From so many cells, and as many pixels beside them, clicks learn.
 FEW = 3
@@ -230,14 +230,16 @@ class LivePlane:
         before = after = math.nan
         made = self._predicted(model, box, progress, cancelled)
         new = _flat(made.labels(self.instances, cancelled))
-        known = without(stays, labels, judged, corner)
-        clicked = self._by_clicks(made, new, reviewed, known, config, progress, cancelled)
+        by_clicks = False
         if judged:
             before = score(self._base_labels(box, progress, cancelled), judged, corner)
             after = score(new, judged, corner)
-        by_clicks = clicked is not None and not score(clicked, judged, corner) < after - MUCH
-        if clicked is not None and by_clicks:
-            new, after = clicked, score(clicked, judged, corner)
+            known = without(stays, labels, judged, corner)
+            clicked = self._by_clicks(made, new, reviewed, known, config, progress, cancelled)
+            right = 0.0 if clicked is None else score(clicked, judged, corner)
+            by_clicks = right > 0 and right >= after - MUCH
+            if clicked is not None and by_clicks:
+                new, after = clicked, right
         learned = np.unique(np.asarray(labels)[reviewed.counts])
         n_learned = int((learned > 0).sum())
         own = {
