@@ -32,7 +32,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import napari_sa2net as sa2net
 from napari_sa2net.data import read_image
 from napari_sa2net.inference.click import REACH, ClickNet, object_at
-from napari_sa2net.training.click import ClickExample, click_loss
+from napari_sa2net.training.click import ClickExample, ClickLook, both_losses
 
 #: Larger images are cut to this side (px), and objects of fewer pixels are left out.
 LARGEST, SMALLEST = 640, 25
@@ -47,6 +47,9 @@ SHARES = {
     "ecoli_dapi": 0.02,
 }
 BATCH, RATE = 32, 3e-3
+#: Share of the clicks where nothing is, and of these anywhere; the others are where the model
+#: sees something, or near an object.
+NOTHING, ANYWHERE = 0.25, 0.4
 
 
 @dataclass
@@ -93,13 +96,40 @@ class Case:
         """Of an object."""
         y, x = (float(p.start + p.stop - 1) / 2 for p in self.places[number - 1])
         cut, _ = self.around((y, x), self.diameter * 1.4 * REACH)
+        return self._example(cut, self.truth[cut] == number)
+
+    def _example(self, cut: Any, own: NDArray[np.bool_], empty: bool = False) -> ClickExample:
         return ClickExample(
             self.image[:, *cut].numpy(),
             self.seen[:, *cut].numpy(),
             self.labels[cut].numpy(),
-            self.truth[cut] == number,
+            own,
             self.diameter,
+            empty,
         )
+
+    @cached_property
+    def _empty(self) -> list[NDArray[np.intp]]:
+        """Places without an object: all, those that may be taken for one, those near one."""
+        empty = self.truth == 0
+        taken = (self.seen[0].numpy() > 0.15) | (self.labels.numpy() > 0)
+        reach = max(2, int(0.6 * self.diameter))
+        near = ndimage.binary_dilation(~empty, iterations=reach)
+        some = [np.argwhere(empty & where) for where in (taken, near)]
+        return [np.argwhere(empty), *(places for places in some if len(places) > 20)]
+
+    def nothing(self, rng: np.random.Generator) -> ClickExample | None:
+        """Of a place without an object; None where there is none."""
+        anywhere, *hard = self._empty
+        is_anywhere = rng.random() < ANYWHERE or not hard
+        places = anywhere if is_anywhere else hard[rng.integers(len(hard))]
+        if not len(places):
+            return None
+        y, x = places[rng.integers(len(places))]
+        cut, (top, left) = self.around((y, x), self.diameter * 1.4 * REACH)
+        own = np.zeros(self.truth[cut].shape, bool)
+        own[y - top, x - left] = True
+        return self._example(cut, own, empty=True)
 
 
 def rows(table: Path) -> list[dict[str, str]]:
@@ -155,6 +185,10 @@ def cases(files: Any, model: Any) -> Iterator[Case]:
 
 def example(case: Case, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor] | None:
     """Input, truth and pixels that count for one click; None where little of it is seen."""
+    if rng.random() < NOTHING:
+        empty = case.nothing(rng)
+        look = empty.look(rng, sizes=0.3) if empty is not None else None
+        return None if look is None else _degraded(look, rng).given()
     weights = np.array([6.0 if best < 0.5 else 1.0 for _, best in case.objects])
     number, _ = case.objects[rng.choice(len(weights), p=weights / weights.sum())]
     look = case.example(number).look(rng, sizes=0.3)
@@ -166,14 +200,15 @@ def example(case: Case, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tenso
         outside = _some(near, rng)
     if rng.random() < 0.1:
         inside = _some(look.own, rng)
+    return _degraded(look, rng).given(inside, outside)
+
+
+def _degraded(look: ClickLook, rng: np.random.Generator) -> ClickLook:
+    """In other colours, and now and then without what the model made of it."""
     seen = look.seen * float(rng.random() > 0.2)
     seen[2] *= float(rng.random() > 0.15)
-    return replace(
-        look,
-        image=_varied(look.image, rng),
-        seen=seen,
-        labels=look.labels * int(rng.random() > 0.3),
-    ).given(inside, outside)
+    labels = look.labels * int(rng.random() > 0.3)
+    return replace(look, image=_varied(look.image, rng), seen=seen, labels=labels)
 
 
 def _some(where: Tensor, rng: np.random.Generator) -> list[Any]:
@@ -228,8 +263,9 @@ def train(some: list[Case], minutes: float, seed: int) -> ClickNet:
             batch += [one] if one is not None else []
         x, truth, counts = (torch.stack(part) for part in zip(*batch, strict=True))
         with torch.autocast("cpu", torch.bfloat16):
-            logits = net(x.contiguous(memory_format=torch.channels_last))
-        value = click_loss(logits.float(), truth, counts)
+            answers = net(x.contiguous(memory_format=torch.channels_last))
+        logits, scores = (part.float() for part in answers)
+        value = both_losses(scores, logits, truth, counts)
         optimizer.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)

@@ -984,7 +984,7 @@ def test_clicks_learn_what_a_person_has_corrected(desks: Any) -> None:
         np.testing.assert_array_equal(one.labels, labels[y0:y1, x0:x1])
         assert (one.labels == one.label).sum() == (labels == one.label).sum()
     assert not desk.link.session.running
-    desk.client.on_event(lesson.done(3))
+    desk.client.on_event(lesson.done((1, 2, 3)))
     assert len(lessons(desk)) == 1  # nothing is new
     assert desk.state.clicks_learned == 3
     desk.controller.add((4.0, 4.0))
@@ -998,7 +998,7 @@ def test_clicks_learn_what_a_person_has_corrected(desks: Any) -> None:
     desk.controller.add((4.0, 4.0))
     assert len(lessons(desk)) == 2
     # one that is no better than the bundled network is not taken
-    desk.client.on_event(lessons(desk)[-1].done(0))
+    desk.client.on_event(lessons(desk)[-1].done(()))
     desk.controller.add((4.0, 4.0))
     assert desk.client.requests[-1].arguments["lesson"] == ""
     assert desk.state.clicks_learned == 0
@@ -1011,8 +1011,34 @@ def taught(desks: Any) -> tuple[Any, Any, Any]:
     desk.controller.add((4.0, 4.0))
     corrected(desk, labels, (1, 2, 3))
     (lesson,) = lessons(desk)
-    desk.client.on_event(lesson.done(3))
+    desk.client.on_event(lesson.done((1, 2, 3)))
     return desk, labels, lesson
+
+
+def test_clicks_forget_cells_that_are_taken_back(desks: Any) -> None:
+    desk, _, lesson = taught(desks)
+    desk.controller.undo()
+    assert desk.state.clicks_learned == 2
+    desk.controller.undo()
+    desk.controller.undo()
+    assert desk.state.clicks_learned == 0
+    assert p.Forget(lesson.key) in desk.client.requests
+    desk.controller.add((4.0, 4.0))
+    click = next(r for r in desk.client.requests[::-1] if getattr(r, "name", "") == "object_at")
+    assert click.arguments["lesson"] == ""
+
+
+def test_clicks_that_could_not_learn_are_said_without_a_box(desks: Any) -> None:
+    """They work as before, so that there is nothing to run again."""
+    labels = disks()
+    desk = desks(labels, image=np.zeros((96, 120), np.float32))
+    desk.controller.add((4.0, 4.0))
+    corrected(desk, labels, (1, 2, 3))
+    (lesson,) = lessons(desk)
+    desk.client.on_event(p.Failed(lesson.job, "RuntimeError", "No memory is left."))
+    assert desk.link.session.error is None
+    assert "No memory is left." in desk.state.said.words
+    assert "work as before" in desk.state.said.words
 
 
 def test_what_clicks_learned_goes_with_the_cells(desks: Any) -> None:
@@ -1026,7 +1052,7 @@ def test_what_clicks_learned_goes_with_the_cells(desks: Any) -> None:
     corrected(desk, labels, (1, 2, 3))
     late = lessons(desk)[-1]
     desk.controller.forget_cells("cells")
-    desk.client.on_event(late.done(3))
+    desk.client.on_event(late.done((1, 2, 3)))
     assert desk.client.requests[-1] == p.Forget(late.key)
 
 
@@ -1040,7 +1066,7 @@ def test_clicks_forget_an_image_that_has_other_pixels(desks: Any) -> None:
     assert again.key != lesson.key
     desk.link.outdate(desk.image.key)
     desk.controller.add((4.0, 4.0))
-    desk.client.on_event(again.done(3))  # of what the image was
+    desk.client.on_event(again.done((1, 2, 3)))  # of what the image was
     assert desk.state.clicks_learned == 0
 
 
@@ -1069,7 +1095,7 @@ def test_what_is_mended_after_clicks_learned_it_is_learned_anew(desks: Any) -> N
     corrected(desk, labels, (1, 2, 3))
     first, *more = lessons(desk)
     assert not more  # one at a time
-    desk.client.on_event(first.done(3))
+    desk.client.on_event(first.done((1, 2, 3)))
     desk.controller.add((4.0, 4.0))
     assert len(lessons(desk)) == 2
 
@@ -1132,7 +1158,7 @@ def test_what_clicks_have_learned_is_forgotten_of_the_planes_not_used_for_longes
         desk.controller.set_cells(replace(desk.source, plane=(i,)))
         desk.controller.add((4.0, 4.0))
         corrected(desk, labels[i], (1, 2, 3))
-        desk.client.on_event(lessons(desk)[-1].done(3))
+        desk.client.on_event(lessons(desk)[-1].done((1, 2, 3)))
         assert desk.state.clicks_learned == 3
     keys = [lesson.key for lesson in lessons(desk)]
     assert [r.key for r in desk.client.requests if isinstance(r, p.Forget)] == keys[:2]
@@ -1141,7 +1167,7 @@ def test_what_clicks_have_learned_is_forgotten_of_the_planes_not_used_for_longes
     # what was no help is not kept, nor its image
     desk.controller.add((4.0, 4.0))
     last = lessons(desk)[-1]
-    desk.client.on_event(last.done(0))
+    desk.client.on_event(last.done(()))
     assert desk.client.requests[-1] == p.Forget(last.key)
 
 

@@ -17,12 +17,13 @@ import pytest
 from napari_sa2net.config import CLASSES, OUTPUTS, InstanceConfig, PredictConfig
 from napari_sa2net.data import plan_image
 from napari_sa2net.engine import messages as p
-from napari_sa2net.engine.cache import KeptResults, seen_by_model
+from napari_sa2net.engine.cache import KeptResults
 from napari_sa2net.engine.server import Server
-from napari_sa2net.engine.service import Handlers, _click_sees
+from napari_sa2net.engine.service import Handlers
 from napari_sa2net.errors import Cancelled, NotKeptError
 from napari_sa2net.inference import segment as prediction
 from napari_sa2net.inference import tiling
+from napari_sa2net.inference.click import seen_at, seen_by_model
 from napari_sa2net.inference.segment import Prediction
 
 CARD = SimpleNamespace(classes=("background", "foreground"))
@@ -321,6 +322,6 @@ def test_a_click_sees_three_channels_of_a_model_of_any_number(
 ) -> None:
     values = np.random.default_rng(0).random((channels, 20, 30)).astype(np.float32)
     plan = plan_image(values, "CYX", in_channels=channels)
-    image, predicted = _click_sees(plan, None, (), (2, 12, 3, 23))
+    image, predicted = seen_at(plan, None, (), (2, 12, 3, 23))
     assert predicted is None
     np.testing.assert_array_equal(image, plan.read((), 2, 12, 3, 23)[list(seen)])

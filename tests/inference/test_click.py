@@ -10,6 +10,8 @@ import torch
 from scipy import ndimage
 
 from napari_sa2net.data.samples import synthetic_nuclei
+from napari_sa2net.errors import Cancelled
+from napari_sa2net.inference import click
 from napari_sa2net.inference.click import (
     CHANNELS,
     SIDE,
@@ -18,6 +20,7 @@ from napari_sa2net.inference.click import (
     ClickWindow,
     network_input,
     object_at,
+    objects_everywhere,
 )
 
 
@@ -96,7 +99,9 @@ def test_the_network_sees_clicks_and_other_objects() -> None:
     assert torch.equal(x[9], (labels == 3).float())
     assert np.unravel_index(int(x[11].argmax()), (SIDE, SIDE)) == (10, 50)
     assert x[10, 31, 31] > 0.9
-    assert ClickNet()(x[None]).shape == (1, SIDE, SIDE)
+    logits, scores = ClickNet()(x[None])
+    assert logits.shape == (1, SIDE, SIDE)
+    assert scores.shape == (1,)
 
 
 def test_the_network_sees_both_contrasts_and_the_model() -> None:
@@ -146,7 +151,7 @@ class Says(torch.nn.Module):
 
     def forward(self, x: Any) -> Any:
         self.given = x[0]
-        return torch.where(self.found, 9.0, -9.0)[None]
+        return torch.where(self.found, 9.0, -9.0)[None], torch.zeros(1)
 
 
 def test_an_object_is_one_piece_without_holes_and_holds_the_click() -> None:
@@ -235,3 +240,54 @@ def test_cells_with_very_large_numbers_are_told_apart() -> None:
     assert set(seen.unique().tolist()) == {0, 2**32 - 2, 2**24, 2**24 + 1}
     mask = object_at(as_input(labels.astype(np.float64)), labels, (20.0, 25.0), 12)
     assert mask[20, 25]
+
+
+@pytest.mark.parametrize("diameter", [14, 30])
+def test_clicks_everywhere_find_what_is_left(diameter: int) -> None:
+    """Beside objects that stay, which are as they were; on empty ground hardly anything."""
+    image, truth = synthetic_nuclei((7 * diameter, 8 * diameter), 14, diameter, seed=2)
+    stays = np.where(truth <= 4, truth, 0).astype(np.int32)
+    found = objects_everywhere(as_input(image), stays, diameter, np.zeros_like(stays))
+    assert found.shape == truth.shape
+    assert not found[stays > 0].any()
+    best = []
+    for label in range(5, truth.max() + 1):
+        under = np.bincount(found[truth == label])
+        under[0] = 0
+        best.append(iou(found == under.argmax(), truth == label) if under.any() else 0.0)
+    assert np.mean(np.array(best) >= 0.5) >= 0.7, best
+    false = [n for n in range(1, found.max() + 1) if not truth[found == n].any()]
+    assert len(false) <= 2
+
+
+def test_clicks_on_nothing_are_scored_low() -> None:
+    """On flat ground there is no object, whatever the network would draw."""
+    noise = np.random.default_rng(0).normal(0, 0.02, (100, 110))
+    empty = np.zeros(noise.shape, np.int32)
+    found = objects_everywhere(
+        as_input(0.1 + noise + np.pad([[1.0]], ((0, 99), (0, 109)))), empty, 20, empty
+    )
+    assert found.max() <= 1
+
+
+def test_many_places_are_clicked_farther_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = np.zeros((120, 90), np.int32)
+    all_places = click._places(empty, empty, 12)
+    assert len(all_places) == 20 * 15
+    monkeypatch.setattr(click, "MOST", 50)
+    assert 30 <= len(click._places(empty, empty, 12)) <= 60
+    guessed = empty.copy()
+    guessed[40:51, 20:31] = 7
+    assert click._places(empty, guessed, 12)[0] == (45.0, 25.0)
+    # not where something is
+    assert all(not guessed[int(y), int(x)] for y, x in click._places(guessed, guessed, 12))
+
+
+def test_clicks_everywhere_end_where_they_are_told_to() -> None:
+    empty = np.zeros((60, 60), np.int32)
+
+    def between() -> None:
+        raise Cancelled("no more")
+
+    with pytest.raises(Cancelled):
+        objects_everywhere(np.zeros((3, 60, 60), np.float32), empty, 12, empty, between=between)

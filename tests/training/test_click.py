@@ -19,7 +19,9 @@ from napari_sa2net.training.click import (
     JUDGED,
     ClickExample,
     click_loss,
+    examples_in,
     learned_clicks,
+    score_loss,
 )
 
 SIDE, RADIUS = 60, 13
@@ -90,6 +92,13 @@ def test_it_ends_where_it_is_told_to() -> None:
     with pytest.raises(Cancelled):
         learned_clicks([example(seed) for seed in range(3)], between)
     assert len(steps) == 3
+
+
+def test_a_slow_machine_teaches_for_no_longer() -> None:
+    steps: list[int] = []
+    net = learned_clicks([example(0)], lambda: steps.append(1), seconds=1e-9)
+    assert len(steps) <= 2
+    assert net is not None
 
 
 def test_a_cell_that_is_hardly_seen_teaches_nothing() -> None:
@@ -209,3 +218,63 @@ def test_teaching_is_the_same_each_time_and_no_step_teaches_nothing() -> None:
     untaught = learned_clicks(examples, steps=0)
     assert untaught is not None
     assert torch.equal(untaught.h.weight, click_network().h.weight)
+
+
+def test_examples_of_a_plane_are_its_reviewed_cells_and_places_beside_them() -> None:
+    labels = np.zeros((120, 140), np.uint32)
+    for number, (y, x) in zip((3, 2**32 - 5, 9), ((30, 30), (80, 40), (60, 100)), strict=True):
+        labels[y - 8 : y + 8, x - 8 : x + 8] = number
+    counts = np.zeros(labels.shape, bool)
+    counts[:, :64] = True
+    image = np.random.default_rng(0).random((3, *labels.shape), np.float32)
+    some = examples_in(image, np.zeros_like(image), labels, counts)
+    cells = [one for one in some if not one.is_empty]
+    assert {int(one.labels[one.own][0]) for one in cells} == {3, 2**32 - 5}
+    assert all(one.own.sum() == 256 for one in cells)
+    assert {one.diameter for one in some} == {2 * np.sqrt(256 / np.pi)}
+    empty = [one for one in some if one.is_empty]
+    assert len(empty) == click.MOST
+    assert all(one.own.any() and not one.labels[one.own].any() for one in empty)
+    look = empty[0].look(np.random.default_rng(0))
+    assert look is not None
+    assert not look.own.any()
+    # nothing reviewed, nothing to learn from
+    assert examples_in(image, image, labels, np.zeros_like(counts)) == []
+
+
+def test_places_without_a_cell_teach_what_is_none() -> None:
+    """Clicks on them are scored lower than clicks on cells then, and lower than before."""
+    wanted = [example(seed) for seed in range(6)]
+    empty = []
+    for one in wanted:
+        corner = np.zeros_like(one.own)
+        corner[3:9, 3:9] = True
+        empty.append(replace(one, own=corner & ~one.own, is_empty=True))
+    net = learned_clicks([*wanted, *empty], steps=12)
+    assert net is not None
+
+    def scores(some: Any) -> Any:
+        looks = [one.look(np.random.default_rng(1)) for one in some]
+        return net(torch.stack([look.given()[0] for look in looks if look is not None]))[1]
+
+    assert scores(wanted).min() > scores(empty).max()
+
+
+def test_scores_are_taught_what_was_hit() -> None:
+    """The IoU of what is marked, 0 where nothing is; of pixels that count alone."""
+    truth = torch.zeros(3, SIDE, SIDE)
+    truth[0, 10:20, 10:20] = truth[1, 10:20, 10:20] = 1
+    logits = torch.full((3, SIDE, SIDE), -9.0)
+    logits[0, 10:20, 10:15] = logits[2, 10:20, 10:20] = 9.0
+    counts = torch.ones(3, SIDE, SIDE)
+    wanted = torch.tensor([0.5, 0.0, 0.0])
+    best = score_loss(torch.logit(wanted.clamp(1e-6, 1 - 1e-6)), logits, truth, counts)
+    entropy = float(torch.nn.functional.binary_cross_entropy(wanted, wanted))
+    assert float(best) == pytest.approx(entropy, abs=1e-4)
+    for off in (0.3, 0.7):
+        other = torch.logit(torch.tensor([off, 1e-6, 1e-6]))
+        assert score_loss(other, logits, truth, counts) > best + 0.01
+    counts[0, :, 15:] = 0  # half of it lies outside the image
+    truth[0, :, 15:] = 0
+    full = torch.logit(torch.tensor([1 - 1e-6, 1e-6, 1e-6]))
+    assert float(score_loss(full, logits, truth, counts)) < 1e-3

@@ -17,6 +17,7 @@ from napari_sa2net.inference.predict import Predictor
 from napari_sa2net.inference.segment import plan_for, predict_image
 from napari_sa2net.metrics import pool, score_image
 from napari_sa2net.models import load_model
+from napari_sa2net.training import live
 from napari_sa2net.training.compare import HeldBack
 from napari_sa2net.training.live import FEWEST, LivePlane, Reviewed, score, without
 
@@ -111,6 +112,65 @@ def test_a_wave_leaves_what_is_reviewed_and_says_how_it_learned(
         labels, counts, stays, judged=judged, config=LiveConfig(steps=8, seconds=1e6)
     )
     np.testing.assert_array_equal(again.patch.new, wave.patch.new)
+
+
+def test_clicks_find_what_the_model_does_not(tiny_model: Path) -> None:
+    """Eight steps of a tiny decoder are for nothing; clicks know a nucleus, and learn a few."""
+    image, truth = synthetic_nuclei((140, 200), 28, 20, 6)
+    model = load_model(tiny_model)
+    dark = 255 - image
+    plane = LivePlane(Predictor(model, PREDICT), plan_for(model, dark, predict=PREDICT), ())
+    counts = np.zeros(truth.shape, bool)
+    counts[:, :90] = True
+    labels = np.where(counts, truth, 0).astype(np.int32)
+    held = (truth == np.unique(labels)[-1]) & counts
+    wave = plane.wave(
+        labels,
+        counts,
+        labels > 0,
+        judged=[HeldBack((0, 0), held)],
+        config=LiveConfig(steps=8, seconds=1e6),
+    )
+    assert wave.provenance["live"]["by_clicks"] is True
+    found = labels.astype(np.int64)
+    found[wave.patch.pixels()] = np.repeat(wave.patch.new, wave.patch.lengths)
+    found = np.unique(found, return_inverse=True)[1].reshape(found.shape)
+    right = np.s_[:, 100:]
+    assert ap50(found[right], truth[right]) > 0.5
+    alone = predicted(plane, wave.model, PREDICT)
+    assert ap50(alone[right], truth[right]) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("clicks", "decoder", "taken"),
+    [(0.8, 0.85, True), (0.8, 0.95, False), (1.0, 0.2, True), (0.0, 0.0, False)],
+)
+def test_clicks_give_way_where_they_are_much_worse(
+    plane: LivePlane,
+    unusual: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    clicks: float,
+    decoder: float,
+    taken: bool,
+) -> None:
+    """On what is held back; where nothing is, nobody could tell, and they are not asked."""
+    _, truth = unusual
+    counts = left_half(truth)
+    labels = np.where(counts, truth, 0).astype(np.int32)
+    found = np.ones_like(labels)
+    asked: list[Any] = []
+    monkeypatch.setattr(live, "learned_clicks", lambda *_: None)
+    monkeypatch.setattr(live, "objects_everywhere", lambda *a: asked.append(a) or found)
+    monkeypatch.setattr(live, "score", lambda made, *_: clicks if made is found else decoder)
+    config = LiveConfig(steps=1, seconds=1e6)
+    place = HeldBack((200, 200), np.ones((9, 9), bool), is_cell=False)
+    made = plane.wave(labels, counts, labels > 0, judged=[place], config=config)
+    assert made.provenance["live"]["by_clicks"] is taken
+    assert made.after == (clicks if taken else decoder)
+    assert len(asked) == 1
+    made = plane.wave(labels, counts, labels > 0, config=config)
+    assert made.provenance["live"]["by_clicks"] is False
+    assert len(asked) == 1
 
 
 def test_what_is_held_back_has_no_say(plane: LivePlane, unusual: Any) -> None:

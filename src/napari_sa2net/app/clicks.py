@@ -129,14 +129,16 @@ class _Lesson:
         Cells that were reviewed when it was last asked for and have not changed since.
     key
         Of the network that knows them; empty: the bundled one is as good.
-    n, diameter
-        Cells that it knows, and their typical size (px).
+    known
+        Cells that it has learned from.
+    diameter
+        Their typical size (px).
     """
 
     image: tuple[str, int]
     asked: frozenset[int] = frozenset()
     key: str = ""
-    n: int = 0
+    known: frozenset[int] = frozenset()
     diameter: float = 0.0
 
 
@@ -279,7 +281,7 @@ class CorrectClicks:
         if source is not None:
             lesson = self._lessons.get((source.key, source.plane))
             if lesson is not None and lesson.image == self._image_of(source):
-                n = lesson.n
+                n = len(lesson.known)
         self._state.clicks_learned = n
 
     def forget(self, key: str) -> None:
@@ -294,11 +296,20 @@ class CorrectClicks:
             del self._clicked[at]
 
     def _changed(self, key: str, change: Change) -> None:
+        session = self._controller.session_of(key)
         for patch in change.step.patches:
-            lesson = self._lessons.get((key, patch.index))
-            if lesson is not None:
-                # what a person has mended or taken back since is not what was learned
-                lesson.asked -= {*np.unique(patch.old).tolist(), *np.unique(patch.new).tolist()}
+            at = key, patch.index
+            lesson = self._lessons.get(at)
+            if lesson is None or session is None:
+                continue
+            # what a person has mended or taken back since is not what was learned
+            lesson.asked -= {*np.unique(patch.old).tolist(), *np.unique(patch.new).tolist()}
+            lesson.known &= session.corrections.marked(patch.index).keys()
+            if lesson.key and not lesson.known:
+                # all was taken back
+                self._drop(lesson)
+                self._lessons[at] = _Lesson(lesson.image)
+        self.show()
         self._consider_shown(key)
 
     def _consider_shown(self, key: str) -> None:
@@ -378,8 +389,8 @@ class CorrectClicks:
         if lesson is None or lesson.image != (request.source.key, request.generation):
             self._link.submit(p.Forget(call.key))
             return
-        lesson.key, lesson.n = (call.key, int(result)) if result else ("", 0)
-        lesson.diameter = request.diameter
+        lesson.key = call.key if result else ""
+        lesson.known, lesson.diameter = frozenset(result), request.diameter
         if not result:
             # what was worse is not kept; nor is the image for it
             self._link.submit(p.Forget(call.key))
@@ -390,7 +401,13 @@ class CorrectClicks:
 
     def job_failed(self, call: p.Call, error: ErrorInfo) -> None:
         """What a click asked for could not be had; without a lesson it works as before."""
-        self._link.fail(error)
+        if call.kind == "teach_clicks":
+            words = (
+                f"Clicks could not learn from your cells, and work as before. {error.message}"
+            )
+            self._controller.say(words, ok=False)
+        else:
+            self._link.fail(error)
 
     def job_cancelled(self, call: p.Call) -> None:
         """Something else was asked for: teach after it, or at the next correction."""

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from napari_sa2net.config import InputConfig, InstanceConfig, PredictConfig, Progress, is_taught
-from napari_sa2net.data.plan import Box, ImagePlan
+from napari_sa2net.config import InputConfig, InstanceConfig, PredictConfig, Progress
+from napari_sa2net.data.plan import ImagePlan
 from napari_sa2net.engine import messages as p
 from napari_sa2net.engine.arrays import open_image, whole
 from napari_sa2net.engine.messages import ObjectTable, Summary
@@ -65,29 +65,6 @@ def confidence(made: Prediction, labels: NDArray[Any], at: tuple[int, ...]) -> O
         stack_axes=made.plan.stack_axes,
     )
     return {name: table[name].to_numpy() for name in ("label", "confidence")}
-
-
-def seen_by_model(
-    made: Prediction, index: tuple[int, ...], box: Box
-) -> NDArray[np.float32] | None:
-    """Interior, boundary and distance in a box of the image, if it was predicted."""
-    plan, classes = made.plan, made.classes
-    first = plan.in_whole((0,) * len(plan.stack_shape))
-    at = tuple(i - f for i, f in zip(index, first, strict=True))
-    top, bottom, left, right = plan.box
-    y0, y1, x0, x1 = box
-    if not all(0 <= i < n for i, n in zip(at, plan.stack_shape, strict=True)) or not (
-        top <= y0 and y1 <= bottom and left <= x0 and x1 <= right
-    ):
-        return None
-    rows, columns = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
-    part = np.asarray(made.probability[(*at, slice(None), rows, columns)])
-    out = np.zeros((3, *part.shape[1:]), np.float32)
-    if is_taught(classes):
-        out[: len(classes) - 1] = part[1:]
-    else:
-        out[0] = foreground_probability(part, classes)
-    return out
 
 
 def in_image(table: pd.DataFrame, origin: Mapping[str, int]) -> ObjectTable:

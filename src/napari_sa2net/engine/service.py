@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from napari_sa2net.config import FineTuneConfig, InstanceConfig, LiveConfig, PredictConfig
-from napari_sa2net.data.plan import Box, ImagePlan, plan_image
+from napari_sa2net.data.plan import ImagePlan, plan_image
 from napari_sa2net.data.results import Job
 from napari_sa2net.engine import messages as p
 from napari_sa2net.engine.arrays import open_image
@@ -26,17 +26,16 @@ from napari_sa2net.engine.cache import (
     Cache,
     confidence,
     in_image,
-    seen_by_model,
 )
 from napari_sa2net.engine.explaining import ExplainHandlers
 from napari_sa2net.engine.learning import News, learn
 from napari_sa2net.engine.server import Server
 from napari_sa2net.errors import Cancelled, SettingsError
 from napari_sa2net.inference.batch import Batch, BatchSettings
-from napari_sa2net.inference.click import ClickNet, object_at
+from napari_sa2net.inference.click import ClickNet, object_at, seen_at
 from napari_sa2net.inference.devices import device_name, give_memory_back, resolve_device
 from napari_sa2net.inference.planes import MEASURING, SEPARATING, channels_at, intensities
-from napari_sa2net.inference.segment import Prediction, plan_for, predict_image
+from napari_sa2net.inference.segment import plan_for, predict_image
 from napari_sa2net.measure import object_table, sizes_of
 from napari_sa2net.models.checkpoint import name_of_file
 from napari_sa2net.models.imports import import_model
@@ -345,7 +344,7 @@ class Handlers(Cache):
         made = self.kept.find(key)
         whole = (made.plan if made is not None else self._plan(**asked)).whole
         assert window.box is not None
-        image, seen = _click_sees(whole, made, tuple(window.index or ()), window.box)
+        image, seen = seen_at(whole, made, tuple(window.index or ()), window.box)
         return object_at(
             image, np.asarray(labels), click, diameter, against, seen, self._lessons.get(lesson)
         )
@@ -359,8 +358,8 @@ class Handlers(Cache):
         result: str = "",
         window: p.Window = WHOLE,
         **asked: Any,
-    ) -> int:
-        """Let clicks on a plane learn from a person's cells; how many, 0 where it is no help.
+    ) -> tuple[int, ...]:
+        """Let clicks on a plane learn from a person's cells; their labels, none if no help.
 
         It gives way to whatever else is asked for, and is cancelled then.
 
@@ -391,7 +390,7 @@ class Handlers(Cache):
         whole = (made.plan if made is not None else self._plan(**asked)).whole
         examples = []
         for cell in taught:
-            image, seen = _click_sees(whole, made, tuple(window.index or ()), cell.box)
+            image, seen = seen_at(whole, made, tuple(window.index or ()), cell.box)
             if seen is None:
                 seen = np.zeros((3, *cell.labels.shape), np.float32)
             own = np.asarray(cell.labels) == cell.label
@@ -399,9 +398,9 @@ class Handlers(Cache):
         net = learned_clicks(examples, between)
         self._lessons.pop(key, None)
         if net is None:
-            return 0
+            return ()
         self._lessons[key] = net
-        return len(examples)
+        return tuple(cell.label for cell in taught)
 
     def wave(
         self,
@@ -539,13 +538,3 @@ class Handlers(Cache):
         raw = None if plan is None else intensities(plan, first, labels.shape)
         table = object_table(labels, image=raw, stack_axes=stack_axes, boxes=True, **sizes)
         return in_image(table, dict(zip(stack_axes + "YX", first, strict=True)))
-
-
-def _click_sees(
-    whole: ImagePlan, made: Prediction | None, index: tuple[int, ...], box: Box
-) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Image of a box for the click's network, and what a model makes of it if it has."""
-    read = whole.read(index, *box)
-    # of two channels the second counts twice
-    image = read[np.minimum(range(3), len(read) - 1)]
-    return image, None if made is None else seen_by_model(made, index, box)
