@@ -28,6 +28,9 @@ from napari_sa2net.files import as_path, remote
 # --------------------------------------------------------------------------------------------
 # What every reader gives: an array, its axes, and sizes in µm where they are known.
 
+#: Of a pixel (µm): its side, or along Y and X, or along Z, Y and X.
+Sizes = float | tuple[float, float] | tuple[float, float, float] | None
+
 _MICROMETRES = {
     "m": 1e6,
     "dm": 1e5,
@@ -100,6 +103,14 @@ class ImageFile:
         """Height and width of a pixel in µm where they differ, else as `pixel_size_um`."""
         y, x = self.scale_um.get("Y"), self.scale_um.get("X")
         return (y, x) if self.pixel_size_um and y and x and y != x else self.pixel_size_um
+
+    @property
+    def voxel_sides_um(self) -> Sizes:
+        """As `pixel_sides_um`, and the step between planes before them where it is known."""
+        sides, step = self.pixel_sides_um, self.scale_um.get("Z")
+        if sides is None or not step:
+            return sides
+        return (step, *(sides if isinstance(sides, tuple) else (sides, sides)))
 
 
 def image_name(path: Path) -> str:
