@@ -782,6 +782,25 @@ def test_what_is_no_cells_is_not_accepted_or_kept_until_it_is_mended(desks: Any)
         assert words in desk.state.odd.words
 
 
+def test_cells_of_a_mask_with_black_and_white_swapped_are_numbered(desks: Any) -> None:
+    labels = _apart()
+    wrong = (labels == 0).astype(np.uint8) * 255
+    before = wrong.copy()
+    desk = desks(wrong)
+    desk.controller.open()
+    said = desk.state.odd.words
+    assert said.startswith("This looks like a mask in which the cells are 0")
+    assert "Python" not in said
+    assert desk.state.odd.mend == "Number the pieces"
+    assert desk.controller.accept_view() is False
+    assert desk.controller.mend()
+    assert desk.state.odd.words == ""
+    np.testing.assert_array_equal(wrong > 0, labels > 0)
+    assert len(np.unique(wrong)) == len(np.unique(labels))
+    assert desk.controller.undo()
+    np.testing.assert_array_equal(wrong, before)
+
+
 def test_what_may_be_background_is_said_without_python(desks: Any) -> None:
     labels = _apart()
     # far larger than the cells and at all sides, but not all of the rest
