@@ -205,6 +205,7 @@ def image_source(
         axes=axes,
         channels=channels,
         pixel_size_um=pixel_size_um(layer),
+        pixel_sides_um=pixel_sides_um(layer),
         plane=shown_plane(viewer, layer, axes),
         view=visible_box(viewer, layer),
         seen_channel=shown_channel(viewer, layer, axes),
