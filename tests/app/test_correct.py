@@ -829,6 +829,20 @@ def test_keep_refuses_what_is_no_cells(desks: Any, tmp_path: Path) -> None:
     assert desk.state.keep.can
 
 
+def test_keep_says_which_plane_is_no_cells_where_another_is_shown(desks: Any) -> None:
+    labels = _apart()
+    stack = np.stack([labels, labels + 1, labels])
+    desk = desks(stack, plane=(1,))
+    assert desk.controller.redraw([(10, 10), (10, 20), (20, 20), (20, 10)])
+    desk.controller.set_cells(replace(desk.source, plane=(0,)))
+    desk.controller.keeping.refresh()
+    assert desk.state.odd.words == ""
+    said = desk.state.keep.problem
+    assert said.startswith("On plane 2 of 3: label 1 covers"), said
+    assert said.endswith('Show that plane, and press "Make label 1 the background".')
+    assert not desk.state.keep.can
+
+
 def test_specks_of_cells_do_not_stand_in_the_way(desks: Any) -> None:
     labels = _apart()
     labels[labels == 4] = 0
