@@ -517,9 +517,15 @@ def image_line(source: ImageSource) -> str:
         return str(error)
 
 
-def nothing_found_words(request: SegmentRequest) -> str:
-    """What to try next where a run has found no cells, in the words of the page."""
+def nothing_found_words(request: SegmentRequest, blank: bool = False) -> str:
+    """What to try next where a run has found no cells, in the words of the page.
+
+    ``blank``: the image has one value throughout.
+    """
     plan = source_plan(request.source)
+    if blank:
+        other = "channel or image" if plan.n_channels > 1 else "image"
+        return f"What went in has one value throughout: choose another {other}."
     tries = ["another channel"] if plan.n_channels > 1 else []
     tries += ["“measure…” across one cell, for the Object size", "a lower Foreground"]
     if plan.n_planes > 1 and request.predict.levels != "plane":
