@@ -650,7 +650,9 @@ def test_channels_are_called_as_the_file_does(tmp_path) -> None:
         shape = {"C": 2, "Y": 20, "X": 24, "S": 3}
         path = tmp_path / "a.ome.tif"
         pixels = np.zeros([shape[a] for a in axes], np.uint8)
-        tifffile.imwrite(path, pixels, metadata={"axes": axes, "Channel": {"Name": names}}, **more)
+        tifffile.imwrite(
+            path, pixels, metadata={"axes": axes, "Channel": {"Name": names}}, **more
+        )
         choice = channel_choice(text)
         assert choice is not None
         return named_channels(read_image(path), None, choice)

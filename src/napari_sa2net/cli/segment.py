@@ -218,8 +218,8 @@ _LONG, _TIMES = 60.0, 3
 #: So long (s) a scheduler is given to answer.
 _PATIENT = 60.0
 _NO_SCHEDULER = (
-    "The dask scheduler has ended or cannot be reached; what is done is kept. See to it that it "
-    "runs, and give the same command to go on."
+    "The dask scheduler has ended or cannot be reached; what is done is kept. See to it that "
+    "it runs, and give the same command to go on."
 )
 
 

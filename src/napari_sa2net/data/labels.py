@@ -280,8 +280,9 @@ def look_at_reviewed(labels: NDArray[Any], reviewed: NDArray[np.bool_]) -> Look:
 def numbered(plane: NDArray[Any], look: Look, free: Iterator[int]) -> NDArray[np.int64]:
     """Give the pieces of a plane's labels numbers of their own, as far as `look` says so.
 
-    Of a mask every piece gets one, of an inverted one every piece of 0. Of cells that lie far from each other under one number the
-    largest keeps it; what lies beside a cell, and crumbs, stay with it.
+    Of a mask every piece gets one, of an inverted one every piece of 0. Of cells that lie far
+    from each other under one number the largest keeps it; what lies beside a cell, and crumbs,
+    stay with it.
 
     Parameters
     ----------
