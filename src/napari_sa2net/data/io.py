@@ -777,7 +777,7 @@ def _read_largest(path: Path, node: Any) -> ImageFile:
 
 
 def _read_multiscale(path: Path, node: Any, attributes: Mapping[str, Any]) -> ImageFile:
-    multiscale = next(iter(attributes["multiscales"]), {})
+    multiscale: Mapping[str, Any] = next(iter(attributes["multiscales"]), {})
     dataset = next(iter(multiscale.get("datasets", ())), None)
     if dataset is None:
         raise ImageFileError(f"{path} holds no image: its metadata name no array.")
