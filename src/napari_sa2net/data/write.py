@@ -175,7 +175,7 @@ def _write(
     axes = _check_axes(axes, shape)
     n_bytes = math.prod(shape) * dtype.itemsize
     empty = n_bytes == 0
-    steps = () if pixel_size_um is None else np.atleast_1d(pixel_size_um).astype(float)
+    steps = np.atleast_1d([] if pixel_size_um is None else pixel_size_um).astype(float)
     size = np.broadcast_to(steps[-2:], 2) if len(steps) else None
     # tifffile lays planes that are one pixel wide side by side, so it needs all at once
     narrow = len(shape) > 2 and shape[-1] == 1
