@@ -71,6 +71,10 @@ def test_masks_with_black_and_white_swapped():
     assert np.array_equal(again > 0, inner > 0)
     assert np.unique(again).size == n + 1
     assert not look_at(again).problem
+    dense = np.ones((60, 60), np.uint8)
+    for y, x in ((5, 5), (5, 35), (35, 5), (35, 35)):
+        dense[y : y + 20, x : x + 20] = 0
+    assert "all around 4 places" in look_at(dense).problem
     # One cell that fills the picture, with or without a hole, is a cell.
     yy, xx = np.indices((64, 64)) - 31.5
     round_cell = (np.hypot(yy, xx) < 32).astype(int)

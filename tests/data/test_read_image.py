@@ -617,7 +617,12 @@ def test_a_copy_of_an_image_on_disk_opens_it_anew(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("unit", "more", "step"), [("nm", {"zunit": "micron"}, 0.5), ("nm", {}, 0.0005)]
+    ("unit", "more", "step"),
+    [
+        ("nm", {"zunit": "micron"}, 0.5),
+        ("nm", {}, 0.0005),
+        ("nm", {"zunit": "micron", "spacing": -0.5}, 0.5),
+    ],
 )
 def test_imagej_may_give_depth_another_unit(tmp_path, unit, more, step) -> None:
     tifffile.imwrite(
