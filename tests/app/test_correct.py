@@ -782,6 +782,25 @@ def test_what_is_no_cells_is_not_accepted_or_kept_until_it_is_mended(desks: Any)
         assert words in desk.state.odd.words
 
 
+def test_cells_of_a_mask_with_black_and_white_swapped_are_numbered(desks: Any) -> None:
+    labels = _apart()
+    wrong = (labels == 0).astype(np.uint8) * 255
+    before = wrong.copy()
+    desk = desks(wrong)
+    desk.controller.open()
+    said = desk.state.odd.words
+    assert said.startswith("This looks like a mask in which the cells are 0")
+    assert "Python" not in said
+    assert desk.state.odd.mend == "Number the pieces"
+    assert desk.controller.accept_view() is False
+    assert desk.controller.mend()
+    assert desk.state.odd.words == ""
+    np.testing.assert_array_equal(wrong > 0, labels > 0)
+    assert len(np.unique(wrong)) == len(np.unique(labels))
+    assert desk.controller.undo()
+    np.testing.assert_array_equal(wrong, before)
+
+
 def test_what_may_be_background_is_said_without_python(desks: Any) -> None:
     labels = _apart()
     # far larger than the cells and at all sides, but not all of the rest
@@ -808,6 +827,20 @@ def test_keep_refuses_what_is_no_cells(desks: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "set").exists()
     assert desk.controller.mend()
     assert desk.state.keep.can
+
+
+def test_keep_says_which_plane_is_no_cells_where_another_is_shown(desks: Any) -> None:
+    labels = _apart()
+    stack = np.stack([labels, labels + 1, labels])
+    desk = desks(stack, plane=(1,))
+    assert desk.controller.redraw([(10, 10), (10, 20), (20, 20), (20, 10)])
+    desk.controller.set_cells(replace(desk.source, plane=(0,)))
+    desk.controller.keeping.refresh()
+    assert desk.state.odd.words == ""
+    said = desk.state.keep.problem
+    assert said.startswith("On plane 2 of 3: label 1 covers"), said
+    assert said.endswith('Show that plane, and press "Make label 1 the background".')
+    assert not desk.state.keep.can
 
 
 def test_specks_of_cells_do_not_stand_in_the_way(desks: Any) -> None:

@@ -119,6 +119,37 @@ def test_a_step_in_depth_stays_where_a_pixel_size_is_said(segment, tmp_path):
     assert later.scale_um == {"Z": 2.0, "Y": 0.3251, "X": 0.3251}
 
 
+def test_masks_lie_on_voxels_that_are_no_cubes(segment, tmp_path):
+    plane, _ = synthetic_nuclei(shape=(64, 48), n=4, seed=0)
+    sides = {"PhysicalSizeZ": 2.0, "PhysicalSizeY": 0.6, "PhysicalSizeX": 0.3}
+    tifffile.imwrite(
+        tmp_path / "a.ome.tif", np.stack([plane] * 2), metadata={"axes": "ZYX", **sides}
+    )
+    assert segment("--diameter", "18", inputs=(tmp_path / "a.ome.tif",)).code == 0
+    mask = read_image(tmp_path / "out" / "a.tif")
+    assert mask.scale_um == pytest.approx({"Z": 2.0, "Y": 0.6, "X": 0.3}, rel=1e-5)
+
+
+@pytest.mark.parametrize("axes", ["XY", "YXZ", "XZY"])
+def test_axes_in_any_order_give_the_same_cells(segment, tmp_path, axes):
+    plane, _ = synthetic_nuclei(shape=(64, 48), n=4, seed=0)
+    usual = "ZYX" if "Z" in axes else "YX"
+    image = np.stack([plane] * 2) if "Z" in axes else plane
+    turned = image.transpose([usual.index(a) for a in axes])
+    for name, array in (("usual", image), ("turned", turned)):
+        np.save(tmp_path / f"{name}.npy", array)
+    asked = ("--diameter", "18", "--axes")
+    for name, letters in (("usual", usual), ("turned", axes)):
+        told = segment(*asked, letters, inputs=(tmp_path / f"{name}.npy",), out=tmp_path / name)
+        assert told.code == 0, told.err
+    found = [
+        json.loads((tmp_path / name / "extra" / "images" / f"{name}.json").read_text())
+        for name in ("usual", "turned")
+    ]
+    assert found[0]["objects"] == found[1]["objects"] > 0
+    assert found[0]["wrong"] == found[1]["wrong"]
+
+
 def test_json_is_the_only_thing_on_stdout(segment):
     result = segment("--json")
     assert result.json()["n_done"] == 3

@@ -21,6 +21,7 @@ import tifffile
 
 from napari_sa2net.data import synthetic_nuclei
 from napari_sa2net.data.results import name_jobs
+from napari_sa2net.errors import EngineError
 from napari_sa2net.inference import planes
 from napari_sa2net.inference.blocks import difference
 from napari_sa2net.inference.shares import Order
@@ -464,6 +465,21 @@ def test_what_a_worker_that_hangs_has_is_done_by_others(segment, large, tmp_path
     assert "nothing was done for 2 s" in result.err
     assert segment(*SMALL, inputs=[large], out="one").code == 0
     same(tmp_path / "one", tmp_path / "out")
+
+
+def test_a_scheduler_that_cannot_be_reached_is_told():
+    command = sys.modules["napari_sa2net.cli.segment"]
+
+    class Client:
+        scheduler = SimpleNamespace(processing="asked")
+
+        def sync(self, asked, workers, callback_timeout):
+            assert asked == "asked"
+            assert 10 < callback_timeout < 600  # it does not wait without an end
+            raise TimeoutError(f"timed out after {callback_timeout} s")
+
+    with pytest.raises(EngineError, match=r"cannot be reached; what is done is kept\. See to"):
+        command._at_work(Client())
 
 
 def test_what_is_wrong_about_a_cluster(segment, large, monkeypatch):

@@ -1,9 +1,11 @@
 """Masks are told from numbered cells."""
 
+from itertools import count
+
 import numpy as np
 
 from napari_sa2net.data import synthetic_nuclei
-from napari_sa2net.data.labels import look_at, notes_on
+from napari_sa2net.data.labels import look_at, notes_on, numbered
 
 
 def test_masks_of_one_value_and_of_classes():
@@ -55,6 +57,30 @@ def test_background_with_a_number():
     # Cells without a gap, and one cell alone, are cells.
     tiled = 1 + np.arange(16).reshape(4, 4).repeat(32, 0).repeat(32, 1)
     assert look_at(tiled) == look_at(labels * 0 + 3) == look_at(labels * 0)
+
+
+def test_masks_with_black_and_white_swapped():
+    _, labels = synthetic_nuclei((128, 128), 12, 16, 1)
+    inner = labels.copy()
+    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        inner[np.isin(inner, edge)] = 0
+    n = np.unique(inner).size - 1
+    look = look_at((inner == 0) * np.uint8(255))
+    assert f"the cells are 0: label 255 is all around {n} places" in look.problem
+    again = numbered((inner == 0) * np.uint8(255), look, count(1))
+    assert np.array_equal(again > 0, inner > 0)
+    assert np.unique(again).size == n + 1
+    assert not look_at(again).problem
+    dense = np.ones((60, 60), np.uint8)
+    for y, x in ((5, 5), (5, 35), (35, 5), (35, 35)):
+        dense[y : y + 20, x : x + 20] = 0
+    assert "all around 4 places" in look_at(dense).problem
+    # One cell that fills the picture, with or without a hole, is a cell.
+    yy, xx = np.indices((64, 64)) - 31.5
+    round_cell = (np.hypot(yy, xx) < 32).astype(int)
+    assert not look_at(round_cell).problem
+    round_cell[30:34, 30:34] = 0
+    assert not look_at(round_cell).problem
 
 
 def test_cells_under_one_number():

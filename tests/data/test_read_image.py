@@ -17,8 +17,10 @@ from PIL import Image
 
 from napari_sa2net.data import io as tiff
 from napari_sa2net.data import list_images, plan_image, read_image
+from napari_sa2net.data.axes import channel_choice
 from napari_sa2net.data.io import micrometres
-from napari_sa2net.errors import AxesError, ImageFileError
+from napari_sa2net.data.training_set import named_channels
+from napari_sa2net.errors import AxesError, ChannelError, ImageFileError
 
 
 def _ramp(*shape: int, dtype: type = np.uint16) -> np.ndarray:
@@ -612,3 +614,73 @@ def test_a_copy_of_an_image_on_disk_opens_it_anew(tmp_path, monkeypatch):
     for again in (copy.deepcopy(file), pickle.loads(pickle.dumps(file))):
         assert again.axes == file.axes
         np.testing.assert_array_equal(again.array[10:20, 5:9], values[10:20, 5:9])
+
+
+@pytest.mark.parametrize(
+    ("unit", "more", "step"),
+    [
+        ("nm", {"zunit": "micron"}, 0.5),
+        ("nm", {}, 0.0005),
+        ("nm", {"zunit": "micron", "spacing": -0.5}, 0.5),
+    ],
+)
+def test_imagej_may_give_depth_another_unit(tmp_path, unit, more, step) -> None:
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        np.zeros((3, 8, 9), np.uint16),
+        imagej=True,
+        resolution=(0.005, 0.005),
+        metadata={"axes": "ZYX", "unit": unit, "spacing": 0.5, **more},
+    )
+    assert read_image(tmp_path / "a.tif").scale_um == pytest.approx(
+        {"Y": 0.2, "X": 0.2, "Z": step}
+    )
+
+
+@pytest.mark.parametrize(
+    ("photometric", "words"), [("separated", "CMYK"), ("cielab", "L*a*b*"), ("rgb", "")]
+)
+def test_colours_that_are_not_red_green_and_blue_are_noted(
+    tmp_path, photometric, words
+) -> None:
+    n = 4 if photometric == "separated" else 3
+    pixels = np.zeros((20, 24, n), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric=photometric)
+    notes = read_image(tmp_path / "a.tif").notes
+    assert [words in note for note in notes] == ([True] if words else [])
+
+
+def test_channels_are_called_as_the_file_does(tmp_path) -> None:
+    def chosen(names: list[str], text: str, axes: str = "CYX", **more: str) -> tuple[int, ...]:
+        shape = {"C": 2, "Y": 20, "X": 24, "S": 3}
+        path = tmp_path / "a.ome.tif"
+        pixels = np.zeros([shape[a] for a in axes], np.uint8)
+        tifffile.imwrite(
+            path, pixels, metadata={"axes": axes, "Channel": {"Name": names}}, **more
+        )
+        choice = channel_choice(text)
+        assert choice is not None
+        return named_channels(read_image(path), None, choice)
+
+    assert chosen(["GFP", "DAPI, 405"], "dapi,405, GFP") == (1, 0)
+    assert chosen(["DAPI", ""], "DAPI, 1") == (0, 1)
+    # two pictures of three colours each: the names are of the pictures
+    assert chosen(["HE", "IHC"], "green", "CYXS", photometric="rgb") == (1,)
+    with pytest.raises(ChannelError, match="called 'IHC': its channels are red, green, blue"):
+        chosen(["HE", "IHC"], "IHC", "CYXS", photometric="rgb")
+    # one name of all three colours is not that of red
+    with pytest.raises(ChannelError, match="its channels are red, green, blue"):
+        chosen(["HE"], "HE", "YXS", photometric="rgb")
+
+
+def test_ome_zarr_that_lacks_its_full_resolution_says_so(tmp_path) -> None:
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=2)
+    group.create_array("1", data=np.zeros((8, 9), np.uint8))
+    axes = [{"name": name, "type": "space"} for name in "yx"]
+    one = {"version": "0.4", "axes": axes, "datasets": [{"path": "0"}, {"path": "1"}]}
+    group.attrs["multiscales"] = [one]
+    with pytest.raises(ImageFileError, match="lacks its full resolution, the array 0"):
+        read_image(tmp_path / "a.zarr")
+    group.attrs["multiscales"] = [{**one, "datasets": []}]
+    with pytest.raises(ImageFileError, match="its metadata name no array"):
+        read_image(tmp_path / "a.zarr")

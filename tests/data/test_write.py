@@ -50,6 +50,14 @@ def test_empty_labels_come_back(tmp_path, shape) -> None:
     assert image.array.shape == shape
 
 
+def test_the_step_between_planes_comes_back(tmp_path) -> None:
+    write_labels(tmp_path / "a.tif", _labels((3, 9, 8)), (2.0, 0.5, 0.25))
+    assert read_image(tmp_path / "a.tif").scale_um == pytest.approx(
+        {"Z": 2.0, "Y": 0.5, "X": 0.25}, rel=1e-5
+    )
+    assert read_image(tmp_path / "a.tif").voxel_sides_um == pytest.approx((2.0, 0.5, 0.25))
+
+
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.int8, np.uint64, ">i4"])
 def test_label_types(tmp_path, dtype) -> None:
     labels = _labels((9, 8), 1, dtype)

@@ -45,6 +45,15 @@ def test_without_a_pixel_size_lengths_are_pixels(tmp_path):
     assert read_image(folder / "aua_8").pixel_size_um is None
 
 
+def test_pixels_that_are_not_square(tmp_path):
+    path = write_map(tmp_path / "m.ome.tif", a_map(), (0.5, 0.25))
+    assert read_image(path).pixel_sides_um == (4.0, 2.0)
+    with tifffile.TiffFile(path) as file:
+        assert 'PositionY="6.75"' in file.ome_metadata
+    folder = write_maps_zarr(tmp_path / "m.ome.zarr", {"aua_8": a_map()}, (0.5, 0.25))
+    assert read_image(folder / "aua_8").pixel_sides_um == (4.0, 2.0)
+
+
 def test_ome_zarr_is_read_by_others(tmp_path):
     maps = {"aua_8": a_map(), "scale_gate_1": a_map("scale_gate_1", 4.0, (10, 14))}
     folder = write_maps_zarr(tmp_path / "maps.ome.zarr", maps, 0.5, {"model": "x"})

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -221,3 +222,20 @@ def test_what_two_killed_processes_left_is_swept_at_the_next_start(tiny_model, n
     # Those of the living stay.
     process.sweep()
     assert all(Path(folder).is_dir() for folder in own)
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_closing_in_the_middle_of_a_read_is_no_fault(closed, caplog):
+    """Python's pipes raise a TypeError then; else that is an answer that cannot be read."""
+    client = EngineClient(lambda event: None)
+    if closed:
+        client.close()
+    killed = []
+
+    class Pipe:
+        def receive(self):
+            raise TypeError("'NoneType' object cannot be interpreted as an integer")
+
+    client._read(SimpleNamespace(pipe=Pipe(), kill=lambda: killed.append(True)))
+    assert killed == ([] if closed else [True])
+    assert ("cannot be read" in caplog.text) != closed

@@ -105,6 +105,33 @@ def test_measurements_follow_the_cells(open_dock: OpenDock, qtbot: QtBot) -> Non
     qtbot.waitUntil(lambda: cells.features["confidence"].notna().all(), timeout=WAIT_MS)
 
 
+def test_what_a_script_writes_into_cells_is_not_replaced(
+    open_dock: OpenDock, qtbot: QtBot
+) -> None:
+    dock = open_dock()
+    workspace: Any = dock.workspace
+    viewer, page, session = workspace.port.viewer, dock.pages[0], workspace.session
+    viewer.add_image(synthetic_nuclei((96, 128), n=8, diameter=16, seed=0)[0], name="nuclei")
+    page.button.click()
+    qtbot.waitUntil(lambda: not session.running, timeout=WAIT_MS)
+    cells = viewer.layers["nuclei cells"]
+    # drawing it anew is no edit
+    cells.contour = 2
+    cells.refresh()
+    qtbot.wait(50)
+    assert not workspace.port.is_edited(cells)
+    label = int(cells.data.max())
+    cells.data[cells.data == label] = 0
+    cells.refresh()
+    qtbot.waitUntil(lambda: workspace.port.is_edited(cells))
+    assert session.sliders == "edited"
+    kept = cells.data.copy()
+    page.button.click()
+    qtbot.waitUntil(lambda: not session.running, timeout=WAIT_MS)
+    np.testing.assert_array_equal(cells.data, kept)
+    assert len([layer for layer in viewer.layers if isinstance(layer, Labels)]) == 2
+
+
 def test_any_labels_over_an_image_are_measured(open_dock: OpenDock, qtbot: QtBot) -> None:
     dock = open_dock()
     workspace: Any = dock.workspace

@@ -20,6 +20,7 @@ from napari_sa2net.models.registry import list_models
 from napari_sa2net.widgets.controls import (
     ErrorBox,
     Form,
+    LineLabel,
     ProgressLine,
     ValueSlider,
     duration_words,
@@ -597,3 +598,21 @@ def test_a_size_too_small_is_shown_as_it_is_used(qtbot: QtBot) -> None:
     type_into(row.spin, "0")
     assert sizes == [1.0, None]
     assert row.spin.text() == "auto"
+
+
+def test_a_line_that_is_too_long_ends_in_an_ellipsis(qtbot):
+    def line(text, width):
+        label = LineLabel()
+        qtbot.addWidget(label)
+        label.setText(text)
+        label.resize(width, 20)
+        return label
+
+    words = "nuclei cells: 143 cells · median 96 µm² · 3 touch the border"
+    narrow, wide = line(words, 150), line(words, 1500)
+    assert wide.shown() == narrow.text() == words
+    assert narrow.shown().endswith("…")
+    assert words.startswith(narrow.shown()[:-1])
+    # that is what is drawn, too
+    assert narrow.grab().toImage() == line(narrow.shown(), 150).grab().toImage()
+    assert narrow.grab().toImage() != line("", 150).grab().toImage()

@@ -11,11 +11,17 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
 from napari_sa2net.app.segment import ResultState
-from napari_sa2net.app.session import ImageSource, SegmentRequest
+from napari_sa2net.app.session import (
+    ImageSource,
+    SegmentRequest,
+    Session,
+    image_line,
+    segment_request,
+)
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.engine.messages import SegmentResult, Summary, Window
 from napari_sa2net.widgets.napari_port import METADATA_KEY, NapariPort
-from napari_sa2net.widgets.napari_port.reading import camera_of
+from napari_sa2net.widgets.napari_port.reading import camera_of, voxel_sides_um
 
 SHEARED = np.array([[1, 0.1, 0, 3], [0, 1.2, 0, 4], [0, 0.3, 0.9, 5], [0, 0, 0, 1.0]])
 
@@ -99,6 +105,20 @@ def test_pixel_size(
 def test_pixel_size_through_affine(viewer: ViewerModel, port: NapariPort) -> None:
     viewer.add_image(np.zeros((10, 12)), affine=np.diag([0.5, 2, 1]), units=("um", "um"))
     assert source_of(port).pixel_size_um == pytest.approx(1.0)
+
+
+def test_sides_of_a_pixel_go_to_the_table(viewer: ViewerModel, port: NapariPort) -> None:
+    viewer.add_image(np.zeros((10, 12)), scale=(0.6, 0.3), units=("um", "um"))
+    source = source_of(port)
+    assert image_line(source).endswith("0.6 × 0.3 µm/px")
+    asked = segment_request(Session(image=source, model="tiny"), 0, "k").arguments()
+    assert asked["pixel_size_um"] == pytest.approx((0.6, 0.3))
+    layer = viewer.layers[0]
+    assert voxel_sides_um(layer, "YX") == pytest.approx((0.6, 0.3))
+    viewer.layers.clear()
+    layer = viewer.add_image(np.zeros((2, 10, 12)), scale=(2, 0.5, 0.5), units=("um",) * 3)
+    assert voxel_sides_um(layer, "ZYX") == pytest.approx((2, 0.5, 0.5))
+    assert voxel_sides_um(layer, "TYX") == pytest.approx(0.5)
 
 
 def test_rgb_stack_and_lazy_images(viewer: ViewerModel, port: NapariPort) -> None:

@@ -360,6 +360,13 @@ def test_no_cells_found_says_what_to_try(open_dock: OpenDock, qtbot: QtBot) -> N
     (cells,) = results(viewer)
     assert len(np.unique(cells.data[0])) > 3
     assert "Try" not in page.result.note.text()
+    # no setting helps where there is nothing to see
+    viewer.layers.clear()
+    viewer.add_image(np.full((60, 60), 7.0), name="blank")
+    run(qtbot, page)
+    assert session.summary == "No cells found"
+    blank = "What went in has one value throughout: choose another image."
+    assert page.result.note.text() == blank
 
 
 def test_levels_as_displayed(open_dock: OpenDock, qtbot: QtBot) -> None:

@@ -253,7 +253,9 @@ def mended(corrections: Corrections, look: Look) -> Step:
         free = _free_numbers(corrections, look.numbers)
 
         def new(plane: NDArray[Any]) -> NDArray[Any]:
-            own = look if look.numbers else look_at(plane)
+            own = look if look.numbers and not look.inverted else look_at(plane)
+            if look.inverted and not own.inverted:
+                return plane
             return numbered(plane, own, free) if own.numbers or own.apart else plane
 
     patches = []

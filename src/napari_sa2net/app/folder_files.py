@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from napari_sa2net.app.training_set import cells, picture_of
 from napari_sa2net.data.commit import is_training_set, read_manifest
-from napari_sa2net.data.io import ImageFile, read_image
+from napari_sa2net.data.io import ImageFile, Sizes, read_image
 from napari_sa2net.data.journal import list_journals
 from napari_sa2net.data.plan import plan_image
 from napari_sa2net.data.results import (
@@ -157,7 +157,7 @@ class Corrected:
     number: int
     labels: NDArray[Any]
     axes: str
-    pixel_size_um: float | None = None
+    pixel_size_um: Sizes = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -669,11 +669,14 @@ def _odd(session: EditSession, source: CellSource, planes: list[Index]) -> str:
     for index in planes:
         odd = Odd.of(session.look(index))
         if words := odd.words:
-            place = source.words_of(index)
+            axes = source.stack_axes or "Z" * len(index)
+            sizes = zip(axes, index, source.labels.shape, strict=False)
+            named = (f"{axis_noun(a, 1)} {i + 1} of {n}" for a, i, n in sizes if n > 1)
+            place = ", ".join(named)
             if not place:
                 return f'{words} Press "{odd.mend}", above.'
             words = f"{words[:1].lower()}{words[1:]}"
-            return f'On {place}: {words} Show it, and press "{odd.mend}".'
+            return f'On {place}: {words} Show that {source.axis_noun}, and press "{odd.mend}".'
     return ""
 
 

@@ -164,7 +164,7 @@ class Measurements:
 
     def follow(
         self, key: str, labels: Any, place: Place, parts: Sequence[Part] | None = None
-    ) -> None:
+    ) -> bool:
         """Bring a table up to date with the labels as they are now.
 
         Parameters
@@ -174,31 +174,36 @@ class Measurements:
         parts
             Where it may have changed (axes of ``labels`` without those that the image does
             not have); unsaid, anywhere.
+
+        Returns
+        -------
+        Whether cells of it are known to be other ones than before.
         """
         with self._link.lock:
             layer = self._layers.get(key)
             if layer is None:
-                return
+                return False
             cells = layer.cells
             other = labels.shape != cells.labels.shape or place.extra != cells.place.extra
             if other or place.stack_axes != cells.place.stack_axes:
                 self.measure(key, labels, place)
-                return
+                return False
             cells.labels = labels
             if not layer.measured:
-                return  # compared when the table comes
+                return False  # compared when the table comes
             layer.summary = None
             moved = cells.move(place)
             try:
                 changed = cells.follow(parts)
             except TooMuch:
                 self._ask_all(key, layer)
-                return
+                return True
             if changed or moved:
                 self.changed.emit(key)
             if changed:
                 self._ask_confidence(key, layer, changed)
             self._complete(key, layer)
+            return bool(changed)
 
     def extend(self, key: str, labels: Any, place: Place, kept: KeptWindow) -> None:
         """Cells of another part of the image were added to those of a layer."""

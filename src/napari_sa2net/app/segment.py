@@ -80,6 +80,8 @@ class ResultState:
     looks_into
         Key of the image's former result where a person has edited it, and this was only to
         look into it: its layer stays with the cells that it has, and is this result's.
+    blank
+        The image has one value throughout, so there was nothing to run.
     """
 
     key: str
@@ -94,6 +96,7 @@ class ResultState:
     replaces: str | None = None
     adds_to: str | None = None
     looks_into: str | None = None
+    blank: bool = False
 
     @property
     def sliders(self) -> Sliders:
@@ -210,7 +213,7 @@ class Results:
             )
         session.sliders_note = SLIDER_WORDS[session.sliders]
         if result is not None and result.sliders == "live" and not result.summary.n_objects:
-            session.sliders_note = nothing_found_words(result.request)
+            session.sliders_note = nothing_found_words(result.request, result.blank)
         elif result is not None and result.sliders == "live" and result.adds_to:
             session.sliders_note = ADDED_WORDS
 
@@ -640,6 +643,7 @@ class SegmentController:
             replaces=replaces,
             adds_to=adds_to,
             looks_into=looks_into,
+            blank=not (result.n_tiles or request.predict.tissue),
         )
         self._results.put(state)
         self.session.error = None

@@ -72,6 +72,8 @@ class ImageSource:
         Values shown as black and white, where these shall be the levels; otherwise None.
     pixel_size_um
         Micrometres per pixel; None where units are unknown.
+    pixel_sides_um
+        Along Y and X where they differ.
     z_step_um
         Micrometres from plane to plane of a Z stack; None where unknown.
     plane
@@ -101,6 +103,7 @@ class ImageSource:
     z_step_um: float | None = None
     path: str = ""
     axes_guessed: bool = False
+    pixel_sides_um: float | tuple[float, float] | None = None
 
     @cached_property
     def identity(self) -> str:
@@ -365,7 +368,7 @@ class SegmentRequest:
             "normalize": self.normalize,
             "predict": predict,
             "instances": self.instances,
-            "pixel_size_um": source.pixel_size_um,
+            "pixel_size_um": source.pixel_sides_um or source.pixel_size_um,
             "z_step_um": source.z_step_um,
             "window": self.window,
         }
@@ -509,14 +512,20 @@ def source_plan(source: ImageSource) -> ImagePlan:
 def image_line(source: ImageSource) -> str:
     """``512 × 640 · 1 channel · 0.32 µm/px``, or what is wrong with the image."""
     try:
-        return source_plan(source).describe(source.pixel_size_um)
+        return source_plan(source).describe(source.pixel_sides_um or source.pixel_size_um)
     except SA2NetError as error:
         return str(error)
 
 
-def nothing_found_words(request: SegmentRequest) -> str:
-    """What to try next where a run has found no cells, in the words of the page."""
+def nothing_found_words(request: SegmentRequest, blank: bool = False) -> str:
+    """What to try next where a run has found no cells, in the words of the page.
+
+    ``blank``: the image has one value throughout.
+    """
     plan = source_plan(request.source)
+    if blank:
+        other = "channel or image" if plan.n_channels > 1 else "image"
+        return f"What went in has one value throughout: choose another {other}."
     tries = ["another channel"] if plan.n_channels > 1 else []
     tries += ["“measure…” across one cell, for the Object size", "a lower Foreground"]
     if plan.n_planes > 1 and request.predict.levels != "plane":

@@ -137,7 +137,7 @@ def explain_file(
         channels=channels_of(image, settings),
         normalize=settings.normalize,
         index=settings.plane,
-        pixel_size_um=image.pixel_size_um,
+        pixel_size_um=image.pixel_sides_um,
         progress=progress.step,
         **settings.predict.model_dump(),
         **settings.instances.model_dump(),
@@ -175,7 +175,7 @@ def _write_files(
     from napari_sa2net.data import write_labels
     from napari_sa2net.data.write import write_map, write_maps_zarr
 
-    size, record = image.pixel_size_um, result.provenance
+    size, record = image.pixel_sides_um, result.provenance
     if settings.zarr:
         write_maps_zarr(folder / "maps.ome.zarr", result.maps, size, record)
     else:
@@ -186,7 +186,7 @@ def _write_files(
             path = folder / f"stage_{stride}.tif"
             write_labels(path, labels, pixel_size_um=size, metadata=record, axes="YX")
     if settings.figure and 0 not in result.labels.shape:
-        _write_figure(folder, name, result, size, settings)
+        _write_figure(folder, name, result, image.pixel_size_um, settings)
     write_atomically(folder / "objects.csv", table_csv.encode())
     profiles = result.profiles.long().to_csv(index=False, float_format="%.4f")
     write_atomically(folder / "profiles.csv", profiles.encode())

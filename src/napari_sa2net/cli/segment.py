@@ -215,6 +215,30 @@ _PATIENCE = 5
 #: Where nothing is done for so long (s), and for so many times as long as ever before, what is
 #: waited for is said, and blocks are given to workers that have nothing to do.
 _LONG, _TIMES = 60.0, 3
+#: So long (s) a scheduler is given to answer.
+_PATIENT = 60.0
+_NO_SCHEDULER = (
+    "The dask scheduler has ended or cannot be reached; what is done is kept. See to it that "
+    "it runs, and give the same command to go on."
+)
+
+
+def _at_work(client: Any) -> Mapping[str, Sequence[str]]:
+    """Which tasks each worker has.
+
+    Raises
+    ------
+    EngineError
+        The scheduler does not answer, for which client.processing() would wait without an end.
+    """
+    asked = client.scheduler.processing
+    try:
+        at: Mapping[str, Sequence[str]] = client.sync(
+            asked, workers=None, callback_timeout=_PATIENT
+        )
+    except (OSError, RuntimeError) as error:  # RuntimeError of a client that has closed
+        raise EngineError(_NO_SCHEDULER) from error
+    return at
 
 
 def on_cluster(client: Any, order: Order, progress: BatchProgress) -> Iterator[dict[str, Any]]:
@@ -259,7 +283,7 @@ def on_cluster(client: Any, order: Order, progress: BatchProgress) -> Iterator[d
         while not running.has_ready():
             time.sleep(0.05)
             if time.monotonic() - heard > waited:
-                at = client.processing()
+                at = _at_work(client)
                 hanging = [one for one in doing if any(one.key in keys for keys in at.values())]
                 progress.note("dask", _waiting(waited, len(doing), at))
                 idle = [address for address, keys in at.items() if not keys]
@@ -281,10 +305,7 @@ def on_cluster(client: Any, order: Order, progress: BatchProgress) -> Iterator[d
         if job.name in over or (job, more) in made:
             continue
         if future.cancelled():
-            raise EngineError(
-                "The dask scheduler has ended; what is done is kept. Start it again, and give "
-                "the same command to go on."
-            )
+            raise EngineError(_NO_SCHEDULER)
         if (error := future.exception()) is not None:
             killed = isinstance(error, distributed.KilledWorker)
             ended[task, job, more] += 1

@@ -212,10 +212,14 @@ def channel_numbers(
     ------
     ChannelError
     """
-    known = [name.strip().casefold() for name in names]
+    known = [_plain(name) for name in names]
+    left = list(choice)
     chosen = []
-    for one in choice:
-        text = str(one).strip().casefold()
+    while left:
+        # a name may have commas: of several parts in a row rather the longest
+        joined = [_plain(", ".join(map(str, left[:n]))) for n in range(len(left), 1, -1)]
+        n = next((len(left) - i for i, text in enumerate(joined) if text in known), 1)
+        one, text, left = left[0], _plain(", ".join(map(str, left[:n]))), left[n:]
         if text.isdecimal() and int(text) < n_channels:
             chosen.append(int(text))
         elif known.count(text) == 1:
@@ -229,6 +233,11 @@ def channel_numbers(
                 f"In this image {twice} called {one!r}: {have}. Give its number."
             )
     return tuple(chosen)
+
+
+def _plain(name: str) -> str:
+    """A name as it is compared: case and spaces around commas do not count."""
+    return ",".join(part.strip() for part in name.casefold().split(","))
 
 
 def channel_mapping(n_chosen: int, in_channels: int, order: str) -> NDArray[np.float32]:

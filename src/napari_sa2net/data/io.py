@@ -28,6 +28,9 @@ from napari_sa2net.files import as_path, remote
 # --------------------------------------------------------------------------------------------
 # What every reader gives: an array, its axes, and sizes in µm where they are known.
 
+#: Of a pixel (µm): its side, or along Y and X, or along Z, Y and X.
+Sizes = float | tuple[float, float] | tuple[float, float, float] | None
+
 _MICROMETRES = {
     "m": 1e6,
     "dm": 1e5,
@@ -100,6 +103,14 @@ class ImageFile:
         """Height and width of a pixel in µm where they differ, else as `pixel_size_um`."""
         y, x = self.scale_um.get("Y"), self.scale_um.get("X")
         return (y, x) if self.pixel_size_um and y and x and y != x else self.pixel_size_um
+
+    @property
+    def voxel_sides_um(self) -> Sizes:
+        """As `pixel_sides_um`, and the step between planes before them where it is known."""
+        sides, step = self.pixel_sides_um, self.scale_um.get("Z")
+        if sides is None or not step:
+            return sides
+        return (step, *(sides if isinstance(sides, tuple) else (sides, sides)))
 
 
 def image_name(path: Path) -> str:
@@ -394,10 +405,20 @@ def _read_picture(path: Path) -> NDArray[Any]:
 # tifffile's line before it.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
-_WHITE_IS_0 = (
-    "0 is white in this file: here bright and dark are swapped against other programs; "
-    "if cells are missed, invert the image and save it"
+_NO_RGB = (
+    "its colours are stored as {}, and read as if they were red, green and blue: save it as RGB"
 )
+#: What to say of how a file stores black, white and colours.
+_COLOURS = {
+    "MINISWHITE": (
+        "0 is white in this file: here bright and dark are swapped against other programs; "
+        "if cells are missed, invert the image and save it",
+    ),
+    "SEPARATED": (_NO_RGB.format("CMYK, for printing"),),
+    "CIELAB": (_NO_RGB.format("L*a*b*"),),
+    "ICCLAB": (_NO_RGB.format("L*a*b*"),),
+    "ITULAB": (_NO_RGB.format("L*a*b*"),),
+}
 
 #: Above this size in bytes an image stays on disk and is read window by window.
 LAZY_BYTES = 256 * 2**20
@@ -428,8 +449,7 @@ def read_tiff(path: Path) -> ImageFile:
         axes = _clean_axes(series.axes, series.kind, tuple(array.shape))
         scale, names, notes = _metadata(tif, number)
         notes = (*notes, *_others(tif.series, number), *_not_there(tif, series, path))
-        if series.keyframe.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
-            notes = (*notes, _WHITE_IS_0)
+        notes = (*notes, *_COLOURS.get(series.keyframe.photometric.name, ()))
     except BaseException:
         tif.close()
         raise
@@ -627,7 +647,8 @@ def _ome(xml: str, series: Any, number: int) -> Metadata:
             notes = unknown_unit(unit)
     scale, doubts = plausible_scale(sizes, dots)
     names = [e.get("Name") for e in pixels if e.tag.endswith("}Channel")]
-    return scale, [name for name in names if name] if all(names) else [], (*notes, *doubts)
+    named = [name or str(i) for i, name in enumerate(names)] if any(names) else []
+    return scale, named, (*notes, *doubts)
 
 
 def _of_series(every: list[Any], series: Any, number: int) -> list[Any]:
@@ -645,12 +666,14 @@ def _imagej(metadata: dict[str, Any], series: Any) -> tuple[dict[str, float], tu
     factor = micrometres(unit)
     if not factor:
         return {}, unknown_unit(unit)
-    y_factor = micrometres(str(metadata.get("yunit", ""))) or factor
+    y_factor, z_factor = (
+        micrometres(str(metadata.get(f"{axis}unit", ""))) or factor for axis in "yz"
+    )
     per_pixel = _per_pixel(series)
     scale = {axis: per_pixel[axis] * {"Y": y_factor, "X": factor}[axis] for axis in per_pixel}
     spacing = _number(metadata.get("spacing"))
     if spacing and scale:
-        scale["Z"] = abs(spacing) * factor
+        scale["Z"] = abs(spacing) * z_factor
     return plausible_scale(scale, counts_dots(unit))
 
 
@@ -754,8 +777,15 @@ def _read_largest(path: Path, node: Any) -> ImageFile:
 
 
 def _read_multiscale(path: Path, node: Any, attributes: Mapping[str, Any]) -> ImageFile:
-    multiscale = attributes["multiscales"][0]
-    dataset = multiscale["datasets"][0]
+    multiscale: Mapping[str, Any] = next(iter(attributes["multiscales"]), {})
+    dataset = next(iter(multiscale.get("datasets", ())), None)
+    if dataset is None:
+        raise ImageFileError(f"{path} holds no image: its metadata name no array.")
+    if dataset["path"] not in node:
+        raise ImageFileError(
+            f"{path} lacks its full resolution, the array {dataset['path']}: copy or download "
+            "all of it once more."
+        )
     array = node[dataset["path"]]
     axes, units = _axes(multiscale.get("axes"), array.ndim)
     sizes: dict[str, float] = {}
@@ -769,7 +799,7 @@ def _read_multiscale(path: Path, node: Any, attributes: Mapping[str, Any]) -> Im
             notes = unknown_unit(units[i])
     scale, doubts = plausible_scale(sizes, any(counts_dots(unit) for unit in units))
     channels = attributes.get("omero", {}).get("channels", [])
-    names = tuple(str(channel.get("label", i)) for i, channel in enumerate(channels))
+    names = tuple(str(channel.get("label") or i) for i, channel in enumerate(channels))
     return ImageFile(
         array, axes, pixel_size(scale), image_name(path), names, path, scale, (*notes, *doubts)
     )

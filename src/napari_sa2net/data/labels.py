@@ -88,6 +88,8 @@ class Look:
         What the problem is about: the background, or the values of a mask.
     apart : tuple of int
         Numbers of cells that lie far from each other.
+    inverted : bool
+        It is a mask in which the cells are 0.
     """
 
     problem: str = ""
@@ -95,6 +97,7 @@ class Look:
     background: int = 0
     numbers: tuple[int, ...] = ()
     apart: tuple[int, ...] = ()
+    inverted: bool = False
 
     @property
     def blocks(self) -> str:
@@ -214,6 +217,13 @@ def look_at(labels: NDArray[Any], many: str = "learned as one") -> Look:
         What becomes of several cells under one number.
     """
     planes = _told(labels)
+    if inverted := next((plane for plane in planes if plane.holes >= PIECES), None):
+        value = int(inverted.values[0])
+        words = (
+            f"this looks like a mask in which the cells are 0: label {value} is all around "
+            f"{inverted.holes} places{IN_PYTHON}labels = skimage.measure.label(labels == 0)"
+        )
+        return Look(words, numbers=(value,), inverted=True)
     problem = _mask_words(planes)
     mark, below = _mark_of(planes)
     sure, unsure, background = "", "", 0
@@ -270,8 +280,9 @@ def look_at_reviewed(labels: NDArray[Any], reviewed: NDArray[np.bool_]) -> Look:
 def numbered(plane: NDArray[Any], look: Look, free: Iterator[int]) -> NDArray[np.int64]:
     """Give the pieces of a plane's labels numbers of their own, as far as `look` says so.
 
-    Of a mask every piece gets one. Of cells that lie far from each other under one number the
-    largest keeps it; what lies beside a cell, and crumbs, stay with it.
+    Of a mask every piece gets one, of an inverted one every piece of 0. Of cells that lie far
+    from each other under one number the largest keeps it; what lies beside a cell, and crumbs,
+    stay with it.
 
     Parameters
     ----------
@@ -284,6 +295,10 @@ def numbered(plane: NDArray[Any], look: Look, free: Iterator[int]) -> NDArray[np
     -------
     int64 (H, W)
     """
+    if look.inverted:
+        zero = _pieces_of_zero(plane)
+        numbers = [0, *(next(free) for _ in range(int(zero.max())))]
+        return np.array(numbers, np.int64)[zero]
     known = _Pieces(plane)
     given = known.owner.copy()
     if look.numbers:
@@ -350,6 +365,8 @@ class _Pieces:
         Pieces of each that are no crumbs.
     background : (int, float, bool)
         Number of a label that looks like background (else 0), its share, and if few are 0.
+    holes : int
+        Places of 0 within the only number, where that touches all sides.
     has_no_cell : bool
         If the greatest number of a type is here and its shape is no cell's.
     several : array
@@ -380,6 +397,7 @@ class _Pieces:
         self.several = self.values[self.per_label > 1]
         per_value = np.bincount(index, areas, self.values.size)
         self.background = self._background(plane, per_value)
+        self.holes = self._holes(plane)
         self.has_no_cell = self._has_no_cell(plane, per_value)
         self.typical = float(np.sqrt(np.median(areas[whole]))) if areas.size else 0.0
         # So many pieces lie apart anyhow.
@@ -409,6 +427,15 @@ class _Pieces:
         ):
             return 0, 0.0, False
         return int(self.values[at]), share, 1 - areas.sum() / plane.size < FEW_ZEROS
+
+    def _holes(self, plane: NDArray[Any]) -> int:
+        edges = (plane[:1], plane[-1:], plane[:, :1], plane[:, -1:])
+        if self.values.size != 1 or not all(edge.any() for edge in edges):
+            return 0
+        zero = _pieces_of_zero(plane)
+        at_edges = np.concatenate([zero[0], zero[-1], zero[:, 0], zero[:, -1]])
+        share = np.count_nonzero(plane) / plane.size
+        return int(zero.max()) - np.setdiff1d(at_edges, 0).size if share > 0.5 else 0
 
     def _has_no_cell(self, plane: NDArray[Any], areas: NDArray[Any]) -> bool:
         """Whether the greatest number, if it may be a mark, has the shape of no cell."""
@@ -456,6 +483,13 @@ class _Pieces:
             for at, own in of_label.items()
             if _is_apart([boxes[i] for i in own], self.typical)
         ]
+
+
+def _pieces_of_zero(plane: NDArray[Any]) -> NDArray[Any]:
+    from skimage.measure import label  # slow to load
+
+    zero: NDArray[Any] = label(plane == 0, connectivity=1)
+    return zero
 
 
 def _is_apart(boxes: list[Any], typical: float) -> bool:

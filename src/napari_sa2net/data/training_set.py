@@ -699,12 +699,19 @@ def named_channels(
     ChannelError
     """
     plan = plan_image(file.array, axes or file.axes, in_channels=1, measure=False)
-    names = file.channel_names
-    colours = ("red", "green", "blue", "alpha")[: plan.n_channels] if plan.is_rgb else ()
     try:
-        return channel_numbers(choice, plan.n_channels, names or colours)
+        return channel_numbers(choice, plan.n_channels, names_of(file, plan))
     except ChannelError as error:
         raise plan.no_such_channel(error) from error
+
+
+def names_of(file: ImageFile, plan: ImagePlan) -> tuple[str, ...]:
+    """What the channels are called of a file that goes in so; as far as it is known."""
+    colours = ("red", "green", "blue", "alpha")[: plan.n_channels] if plan.is_rgb else ()
+    # the file may name other things: pictures of which each has its colours
+    named = file.axes.find("C") == plan.channel_axis
+    told = file.channel_names if named else ()
+    return colours if plan.is_rgb and len(told) != plan.n_channels else told
 
 
 def unchosen(file: ImageFile, item: TrainingItem) -> str:
@@ -714,7 +721,8 @@ def unchosen(file: ImageFile, item: TrainingItem) -> str:
     plan = plan_image(file.array, item.axes or file.axes, in_channels=1, measure=False)
     if plan.is_rgb or plan.n_channels < 2:
         return ""
-    named = f" ({file.channel_names[0]})" if file.channel_names else ""
+    names = names_of(file, plan)
+    named = f" ({names[0]})" if names else ""
     return (
         f"{item.name} has {plan.n_channels} channels, and none is chosen: channel 0{named} is "
         "learned from, here and in images like it. Choose with --channels, or when you import "

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_sa2net.data.axes import STACK_NAMES
+from napari_sa2net.data.io import Sizes
 from napari_sa2net.errors import AxesError, ImageError, OutputError
 from napari_sa2net.files import TEMPORARY_PREFIX, cannot_write, write_atomically
 
@@ -29,7 +30,7 @@ _KEY = "napari-sa2net"
 def write_labels(
     path: str | Path,
     labels: Any,
-    pixel_size_um: float | tuple[float, float] | None = None,
+    pixel_size_um: Sizes = None,
     metadata: Mapping[str, Any] | None = None,
     axes: str | None = None,
 ) -> None:
@@ -42,8 +43,8 @@ def write_labels(
     labels : array
         Whole numbers ≥ 0 of any shape from 2-D up, lazy ones are read plane by plane.
         uint16 in the file where they fit, otherwise int32.
-    pixel_size_um : float or (float, float), optional
-        Pixel size in µm, or along Y and X.
+    pixel_size_um : float, (float, float) or (float, float, float), optional
+        Pixel size in µm, or along Y and X, or along Z, Y and X.
     metadata : mapping, optional
         Provenance, kept as JSON in the file.
     axes : str, optional
@@ -80,7 +81,7 @@ def label_type(labels: Any) -> np.dtype[Any]:
 def write_tiff_float(
     path: str | Path,
     array: Any,
-    pixel_size_um: float | tuple[float, float] | None = None,
+    pixel_size_um: Sizes = None,
     metadata: Mapping[str, Any] | None = None,
     axes: str | None = None,
 ) -> None:
@@ -165,7 +166,7 @@ def _write(
     path: Path,
     array: Any,
     dtype: np.dtype[Any],
-    pixel_size_um: float | tuple[float, float] | None,
+    pixel_size_um: Sizes,
     metadata: Mapping[str, Any] | None,
     axes: str | None,
     level: int,
@@ -174,7 +175,8 @@ def _write(
     axes = _check_axes(axes, shape)
     n_bytes = math.prod(shape) * dtype.itemsize
     empty = n_bytes == 0
-    size = None if pixel_size_um is None else np.broadcast_to(pixel_size_um, 2).astype(float)
+    steps = np.atleast_1d([] if pixel_size_um is None else pixel_size_um).astype(float)
+    size = np.broadcast_to(steps[-2:], 2) if len(steps) else None
     # tifffile lays planes that are one pixel wide side by side, so it needs all at once
     narrow = len(shape) > 2 and shape[-1] == 1
     options: dict[str, Any] = {"photometric": "minisblack", "metadata": {"axes": axes}}
@@ -195,6 +197,8 @@ def _write(
         if size is not None:
             options["metadata"]["unit"] = "um"
             options |= {"resolution": (1 / size[1], 1 / size[0])}
+            if len(steps) == 3 and "Z" in axes:
+                options["metadata"]["spacing"] = steps[0]
         if note:
             options["metadata"]["Info"] = note
     else:
@@ -397,7 +401,7 @@ class Map(Protocol):
 def write_map(
     path: str | Path,
     one: Map,
-    pixel_size_um: float | None = None,
+    pixel_size_um: float | tuple[float, float] | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write one map as a float32 OME-TIFF.
@@ -410,8 +414,8 @@ def write_map(
     path : path
         File to make or replace; its folder is made if need be.
     one : Map
-    pixel_size_um : float, optional
-        Of the image.
+    pixel_size_um : float or (float, float), optional
+        Of the image, or along Y and X.
     metadata : mapping, optional
         Provenance, kept as JSON in the file's annotation.
 
@@ -420,20 +424,21 @@ def write_map(
     OutputError
         If it cannot be written; nothing is left behind then.
     """
-    unit, size = ("µm", pixel_size_um) if pixel_size_um else ("pixel", 1.0)
+    unit = "µm" if pixel_size_um else "pixel"
+    sides = np.broadcast_to(pixel_size_um or 1.0, 2).tolist()
     values = np.ascontiguousarray(one.values, np.float32)
     description: dict[str, Any] = {
         "axes": "YX",
         "Name": one.name,
         "Plane": {
-            "PositionY": [one.translate[0] * size],
-            "PositionX": [one.translate[1] * size],
+            "PositionY": [one.translate[0] * sides[0]],
+            "PositionX": [one.translate[1] * sides[1]],
             "PositionYUnit": [unit],
             "PositionXUnit": [unit],
         },
     }
-    for axis, step in zip("YX", one.scale, strict=True):
-        description[f"PhysicalSize{axis}"] = step * size
+    for axis, step, side in zip("YX", one.scale, sides, strict=True):
+        description[f"PhysicalSize{axis}"] = step * side
         description[f"PhysicalSize{axis}Unit"] = unit
     if metadata:
         description["MapAnnotation"] = {"napari-sa2net": json.dumps(metadata, default=str)}
@@ -450,7 +455,7 @@ def write_map(
 def write_maps_zarr(
     folder: str | Path,
     maps: Mapping[str, Map],
-    pixel_size_um: float | None = None,
+    pixel_size_um: float | tuple[float, float] | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write all maps as one OME-Zarr (0.5): a collection with an image for each.
@@ -460,8 +465,8 @@ def write_maps_zarr(
     folder : path
         Made, or replaced as a whole.
     maps : mapping of name to Map
-    pixel_size_um : float, optional
-        Of the image; without it lengths have no unit and are px of the image.
+    pixel_size_um : float or (float, float), optional
+        Of the image, or along Y and X; without it lengths have no unit and are px of the image.
     metadata : mapping, optional
         Provenance, kept among the attributes.
 
@@ -514,7 +519,9 @@ def write_folder(folder: str | Path, write: Callable[[Path], None]) -> Path:
     return target
 
 
-def _write_image(group: Any, one: Map, pixel_size_um: float | None) -> None:
+def _write_image(
+    group: Any, one: Map, pixel_size_um: float | tuple[float, float] | None
+) -> None:
     values = np.asarray(one.values, np.float32)
     array = group.create_array(
         "0",
@@ -524,7 +531,7 @@ def _write_image(group: Any, one: Map, pixel_size_um: float | None) -> None:
         dimension_names=("y", "x"),
     )
     array[...] = values
-    size = pixel_size_um or 1.0
+    sides = np.broadcast_to(pixel_size_um or 1.0, 2)
     unit = {"unit": "micrometer"} if pixel_size_um else {}
     group.attrs["ome"] = {
         "version": "0.5",
@@ -536,10 +543,10 @@ def _write_image(group: Any, one: Map, pixel_size_um: float | None) -> None:
                     {
                         "path": "0",
                         "coordinateTransformations": [
-                            {"type": "scale", "scale": [step * size for step in one.scale]},
+                            {"type": "scale", "scale": (sides * one.scale).tolist()},
                             {
                                 "type": "translation",
-                                "translation": [at * size for at in one.translate],
+                                "translation": (sides * one.translate).tolist(),
                             },
                         ],
                     }

@@ -210,7 +210,7 @@ class Cache:
         normalize: bool = True,
         predict: PredictConfig = AS_LEARNED,
         instances: InstanceConfig = AS_SET,
-        pixel_size_um: float | None = None,
+        pixel_size_um: float | tuple[float, float] | None = None,
         z_step_um: float | None = None,
     ) -> tuple[Predictor, ImagePlan, InstanceConfig, dict[str, Any]]:
         """What a call is about: predictor, plan of the part, settings of objects, units.

@@ -221,6 +221,8 @@ class EngineClient:
             except (EOFError, OSError):
                 return
             except Exception:
+                if self._closed:  # and the pipe with it, in the middle of a read
+                    return
                 # What cannot be unpickled leaves the pipe in an unknown state.
                 _log.exception("the engine sent what cannot be read")
                 link.kill()

@@ -259,7 +259,7 @@ def segment_file(
     write_labels(
         folder.mask_path(job.name),
         result.labels,
-        pixel_size_um=image.pixel_size_um,
+        pixel_size_um=image.voxel_sides_um,
         metadata=result.provenance,
         axes=result.plan.label_axes,
     )
@@ -387,6 +387,7 @@ def expected_wrong(result: Segmentation, model: Model) -> float:
     from napari_sa2net.data.levels import spread_indices
     from napari_sa2net.edits.review import expected_wrong
     from napari_sa2net.inference.instances import foreground_probability
+    from napari_sa2net.inference.planes import plane_of
 
     plan = result.plan
     if plan.is_empty:
@@ -398,7 +399,7 @@ def expected_wrong(result: Segmentation, model: Model) -> float:
     )
     found, pixels = 0.0, 0
     for index in planes:
-        labels = np.asarray(result.labels[(*index, *middle)])
+        labels = np.asarray(plane_of(plan, result.labels, index)[middle])
         seen = np.asarray(result.probability[(*index, slice(None), *middle)])
         foreground = foreground_probability(seen, model.card.classes)
         found += expected_wrong(labels, foreground, result.diameter)

@@ -22,7 +22,6 @@ from qtpy.QtGui import QAction, QColor, QGuiApplication, QKeySequence
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QFileDialog,
-    QLabel,
     QMenu,
     QSplitter,
     QTableView,
@@ -35,7 +34,7 @@ from napari_sa2net.data.formats import FORMATS, csv
 from napari_sa2net.errors import OutputError
 from napari_sa2net.files import write_atomically
 from napari_sa2net.quantities import GROUPS, RING_GAP, RING_WIDTH
-from napari_sa2net.widgets.controls import guarded, hbox, link_button, muted, vbox
+from napari_sa2net.widgets.controls import LineLabel, guarded, hbox, link_button, vbox
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.measured_layers import finest
 from napari_sa2net.widgets.napari_port.picking import CellPicker, show_cell
@@ -327,9 +326,8 @@ class CellTable(QWidget):
         self._of_layer = Connections()
         self.connections = Connections()
         self._choosing = False
-        self.title = QLabel()
-        self.said = muted()
-        self.said.setWordWrap(False)
+        self.title = LineLabel()
+        self.said = LineLabel("muted")
         # else a long name makes napari's window wider than the screen
         self.title.setMinimumWidth(260)
         self.said.setMinimumWidth(60)

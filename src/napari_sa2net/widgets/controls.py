@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer, Signal
-from qtpy.QtGui import QColor, QGuiApplication, QKeyEvent
+from qtpy.QtGui import QColor, QGuiApplication, QKeyEvent, QPainter, QPaintEvent
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QBoxLayout,
@@ -109,6 +109,29 @@ def text_label(text: str = "", *, role: str = "", tip: str = "", wrap: bool = Tr
 def muted(text: str = "") -> QLabel:
     """A grey label that wraps."""
     return text_label(text, role="muted")
+
+
+class LineLabel(QLabel):
+    """One line, which ends in "…" where there is no room for all of it."""
+
+    def __init__(self, role: str = "") -> None:
+        super().__init__()
+        self.setProperty("role", role)
+
+    def shown(self) -> str:
+        """As much of the text as there is room for."""
+        right, width = Qt.TextElideMode.ElideRight, self.contentsRect().width()
+        return self.fontMetrics().elidedText(self.text(), right, width)
+
+    def paintEvent(self, event: QPaintEvent | None) -> None:
+        """Draw the text as the style sheet says."""
+        painter, style = QPainter(self), self.style()
+        assert style is not None
+        place, role = self.contentsRect(), self.foregroundRole()
+        align = int(self.alignment() | Qt.TextFlag.TextSingleLine)
+        style.drawItemText(
+            *(painter, place, align, self.palette(), self.isEnabled(), self.shown(), role)
+        )
 
 
 def show_text(label: QLabel, text: str) -> None:

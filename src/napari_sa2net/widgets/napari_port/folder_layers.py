@@ -22,7 +22,7 @@ from napari_sa2net.errors import SA2NetError
 from napari_sa2net.metrics import distinct
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.maps import cell_colors
-from napari_sa2net.widgets.napari_port.reading import PATH_KEY, layer_key
+from napari_sa2net.widgets.napari_port.reading import PATH_KEY, layer_key, voxel_sides_um
 from napari_sa2net.widgets.napari_port.results import METADATA_KEY, keep_selection
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class FolderLayers:
                 continue
             made = layer.metadata.get(METADATA_KEY, {})
             made = {name: made[name] for name in made if name != "journal"}
-            return Corrected(opened.number, labels, axes, source.pixel_size_um, made)
+            return Corrected(opened.number, labels, axes, voxel_sides_um(image, axes), made)
         return None
 
     def is_shown(self, key: str) -> bool:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from napari_sa2net.app.session import ImageSource
 from napari_sa2net.data.axes import STACK_NAMES
-from napari_sa2net.data.io import counts_dots, is_plausible
+from napari_sa2net.data.io import Sizes, counts_dots, is_plausible
 
 if TYPE_CHECKING:
     from napari.layers import Image, Layer
@@ -91,6 +91,14 @@ def z_step_um(layer: Layer, axes: str) -> float | None:
             except Exception:  # pint: pixels and the like are no lengths
                 return None
     return float(np.sqrt(total)) if np.isfinite(total) and total > 0 else None
+
+
+def voxel_sides_um(layer: Layer, axes: str) -> Sizes:
+    """As `pixel_sides_um`, and the step between planes before them where it is known."""
+    sides, step = pixel_sides_um(layer), z_step_um(layer, axes)
+    if sides is None or step is None:
+        return sides
+    return (step, *(sides if isinstance(sides, tuple) else (sides, sides)))
 
 
 def in_layer_units(viewer: Viewer, layer: Layer, world: NDArray[Any]) -> NDArray[Any]:
@@ -197,6 +205,7 @@ def image_source(
         axes=axes,
         channels=channels,
         pixel_size_um=pixel_size_um(layer),
+        pixel_sides_um=pixel_sides_um(layer),
         plane=shown_plane(viewer, layer, axes),
         view=visible_box(viewer, layer),
         seen_channel=shown_channel(viewer, layer, axes),
