@@ -289,6 +289,28 @@ def test_what_was_kept_before_is_seen_without_scrolling(open_page: Any, qtbot: A
     assert "added to what was kept before" in page.keep.kept.text()
 
 
+def test_review_takes_away_what_is_no_cell_with_one_key(open_page: Any, qtbot: Any) -> None:
+    labels = disks(*FOUR)
+    page, viewer, cells = with_cells(open_page, labels)
+    qtbot.waitUntil(lambda: page.state.review.scored, timeout=WAIT_MS)
+    assert not page.review.no_cell.isEnabled()
+    key(viewer, "Shift-D")  # starts the walk, as A does
+    first = page.state.review.label
+    assert first > 0
+    np.testing.assert_array_equal(cells.data, labels)
+    before = cells.data.copy()
+    key(viewer, "Shift-D")
+    second = page.state.review.label
+    assert second not in (0, first)
+    np.testing.assert_array_equal(cells.data, np.where(before == first, 0, before))
+    page.review.no_cell.click()
+    assert set(np.unique(cells.data)) == {0, *range(1, 5)} - {first, second}
+    assert page.state.review.done == 0
+    page.controller.undo()
+    page.controller.undo()
+    np.testing.assert_array_equal(cells.data, before)
+
+
 def test_review_walks_and_the_view_follows(open_page: Any, qtbot: Any) -> None:
     labels = disks(*FOUR, shape=(400, 400))
     labels[200:240, 200:204] = 5  # thin and long: the most doubtful one

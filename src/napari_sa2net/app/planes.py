@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_sa2net.app.cells import Box, CellSource, Index
-from napari_sa2net.edits import StackQueue, carried
+from napari_sa2net.app.cells import Box, CellSource, Index, MakeStep
+from napari_sa2net.edits import StackQueue, carried, delete
 from napari_sa2net.edits.carry import CARRIED
 from napari_sa2net.edits.step import planes_of
 from napari_sa2net.errors import EditError, SA2NetError
@@ -50,6 +50,9 @@ class Corrector(Protocol):
 
     def accept(self, label: int) -> bool:
         """Say that a cell is right."""
+
+    def do(self, make: MakeStep) -> bool:
+        """One correction on the shown plane."""
 
     def change(self, key: str, act: Callable[[], Change]) -> bool:
         """Carry out a step."""
@@ -189,6 +192,16 @@ class CorrectReview:
                 return
             unseen = label and not self._state.review.status
             if unseen and not self._controller.accept(label):
+                return  # what is wrong is said
+            self.next()
+
+    def remove_and_next(self) -> None:
+        """The cell under review is none: take it away and go on."""
+        with self._controller.lock:
+            label = self._state.review.label
+            if self._queue() is None:
+                return
+            if label and not self._controller.do(lambda c, i: delete(c, [label], i)):
                 return  # what is wrong is said
             self.next()
 

@@ -190,6 +190,7 @@ class CorrectPage(PageWidget):
         self.mend.clicked.connect(self._mend)
         self.review.back.clicked.connect(self.previous)
         self.review.accept.clicked.connect(self.accept)
+        self.review.no_cell.clicked.connect(self.no_cell)
         self.review.forward.clicked.connect(self.next)
         self.review.fix.clicked.connect(self.fix)
         self.review.all.clicked.connect(self.accept_view)
@@ -207,6 +208,7 @@ class CorrectPage(PageWidget):
             "next": self.next,
             "previous": self.previous,
             "accept": self.accept,
+            "no_cell": self.no_cell,
             "accept_view": self.accept_view,
             "keep": self.controller.keeping.keep,
             "carry": self.controller.carry.carry,
@@ -283,6 +285,11 @@ class CorrectPage(PageWidget):
         """The cell under review is right; to the next."""
         self.bench.end_fix()
         self.controller.review.accept_and_next()
+
+    def no_cell(self) -> None:
+        """The cell under review is none: take it away; to the next."""
+        self.bench.end_fix()
+        self.controller.review.remove_and_next()
 
     def accept_view(self) -> None:
         """Accept all cells that are seen now."""

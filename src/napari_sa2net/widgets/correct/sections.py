@@ -218,7 +218,7 @@ class CarrySection(QWidget):
 
 
 class ReviewSection(QWidget):
-    """Progress, the cell under review, and four buttons to go on."""
+    """Progress, the cell under review, and buttons to go on."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -235,6 +235,9 @@ class ReviewSection(QWidget):
         self.accept = push_button(
             "✓ Accept", f"This cell is right as it is: accept it and go on ({spelled('A')})"
         )
+        self.no_cell = push_button(
+            "✗ No cell", f"This is no cell: take it away and go on ({spelled('Shift-D')})"
+        )
         self.fix = push_button(
             "Fix",
             "This cell is wrong: take up the brush with it. The tools above work as well",
@@ -244,7 +247,9 @@ class ReviewSection(QWidget):
         )
         self.forward.setAccessibleName("Next cell")
         row = hbox(
-            *((self.back, 1), (self.accept, 3), (self.fix, 3), (self.forward, 1)), spacing=4
+            *((self.back, 1), (self.accept, 3), (self.no_cell, 3), (self.fix, 2)),
+            (self.forward, 1),
+            spacing=4,
         )
         self.all = link_button(
             "Accept all in view",
@@ -289,6 +294,7 @@ class ReviewSection(QWidget):
         here = review.label > 0
         self.back.setEnabled(here)
         self.fix.setEnabled(here)
+        self.no_cell.setEnabled(here)
         self.accept.setEnabled(here)
         self.accept.setText("✓ Accepted" if review.status == "accepted" else "✓ Accept")
         self.forward.setText("▶" if here else "Start ▶")

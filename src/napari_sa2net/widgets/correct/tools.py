@@ -110,6 +110,7 @@ OTHER_KEYS: dict[str, tuple[str, str]] = {
     "next": ("N", "next doubtful cell"),
     "previous": ("Shift-N", "the one before"),
     "accept": ("A", "accept, and next"),
+    "no_cell": ("Shift-D", "wrong: take it away, and next"),
     "accept_view": ("Shift-A", "accept all cells in view"),
     "carry": ("J", "carry the last correction to neighbouring planes"),
     "keep": ("K", "keep these corrections"),
