@@ -163,11 +163,14 @@ class CellSource:
             axes = own if len(own) == n else "Z".rjust(n)
         return axes.index("Z") if "Z" in axes else None
 
-    def words_of(self, index: Index) -> str:
-        """``plane 5`` or ``time point 2, plane 5``, counted from 1; empty for no stack."""
+    def words_of(self, index: Index, sizes: bool = False) -> str:
+        """``plane 5`` or ``time point 2, plane 5``, counted from 1; empty for no stack.
+
+        ``sizes``: ``plane 5 of 9``.
+        """
         axes = self.stack_axes.rjust(len(index))
         return ", ".join(
-            f"{axis_noun(axis.strip(), 1)} {i + 1}"
+            f"{axis_noun(axis.strip(), 1)} {i + 1}" + (f" of {n}" if sizes else "")
             for axis, i, n in zip(axes, index, self.labels.shape, strict=False)
             if n > 1
         )

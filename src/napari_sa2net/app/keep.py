@@ -669,10 +669,7 @@ def _odd(session: EditSession, source: CellSource, planes: list[Index]) -> str:
     for index in planes:
         odd = Odd.of(session.look(index))
         if words := odd.words:
-            axes = source.stack_axes or "Z" * len(index)
-            sizes = zip(axes, index, source.labels.shape, strict=False)
-            named = (f"{axis_noun(a, 1)} {i + 1} of {n}" for a, i, n in sizes if n > 1)
-            place = ", ".join(named)
+            place = source.words_of(index, sizes=True)
             if not place:
                 return f'{words} Press "{odd.mend}", above.'
             words = f"{words[:1].lower()}{words[1:]}"
