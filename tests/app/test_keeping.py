@@ -410,4 +410,4 @@ def test_keep_says_on_which_plane_labels_are_no_cells(desks: Any) -> None:
     desk.controller.keeping.refresh()
     said = desk.state.keep.problem
     assert said.startswith("On time point 2 of 2, plane 3 of 3: ")
-    assert said.endswith('Show it, and press "Make label 1 the background".')
+    assert said.endswith('Show that plane, and press "Make label 1 the background".')
