@@ -289,6 +289,28 @@ def test_what_was_kept_before_is_seen_without_scrolling(open_page: Any, qtbot: A
     assert "added to what was kept before" in page.keep.kept.text()
 
 
+def test_outlines_of_many_cells_come_in_the_layer_that_is_there(
+    open_page: Any, qtbot: Any
+) -> None:
+    """Such as of a wave: to make a layer takes napari half a second."""
+    places = [(y, x) for y in range(15, 290, 30) for x in range(15, 290, 30)]
+    labels = disks(*places, shape=(300, 300))
+    page, viewer, _ = with_cells(open_page, labels)
+    assert page.controller.accept(1)
+    qtbot.waitUntil(lambda: "reviewed" in viewer.layers)
+    layer = viewer.layers["reviewed"]
+    many = frozenset(range(2, 82))
+    page.live.state.shown = many
+    qtbot.waitUntil(lambda: (layer.data == 5).any(), timeout=WAIT_MS)
+    assert viewer.layers["reviewed"] is layer
+    assert set(np.unique(labels[layer.data == 5])) == many
+    assert set(np.unique(labels[layer.data == 1])) == {1}
+    page.live.state.shown = frozenset()
+    qtbot.waitUntil(lambda: not (layer.data == 5).any(), timeout=WAIT_MS)
+    assert set(np.unique(labels[layer.data == 1])) == {1}
+    assert viewer.layers["reviewed"] is layer
+
+
 def test_review_takes_away_what_is_no_cell_with_one_key(open_page: Any, qtbot: Any) -> None:
     labels = disks(*FOUR)
     page, viewer, cells = with_cells(open_page, labels)

@@ -52,8 +52,9 @@ FEWEST = 5
 #: What clicks give is taken, as it is better in the mean, unless what is held back scores by so
 #: much less.
 MUCH = 0.1
-#: From so many cells, and as many pixels beside them, clicks learn.
-FEW = 3
+#: From so many cells, and as many pixels beside them, clicks learn: fewer teach them too little
+#: for what is found by them to be better.
+FEW = 8
 #: Share of the way in which the learning rate rises.
 WARM = 0.1
 #: Memory for what is kept of windows (bytes).

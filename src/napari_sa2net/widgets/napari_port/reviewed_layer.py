@@ -40,7 +40,7 @@ _COLORS: Any = {
     PROPOSED: "#ff6ad5",
     None: "transparent",
 }
-#: of more cells the layer is made anew instead of being changed in so many places
+#: of more cells all is drawn anew instead of so many places
 MANY = 40
 #: Side of the blocks in which a plane is drawn (px).
 _BLOCK = 1024
@@ -106,10 +106,16 @@ class ReviewedLayer:
     ) -> None:
         """Outline other cells as proposed; `show` follows, which makes a layer."""
         changed, self.proposed = self.proposed ^ proposed, proposed
-        if changed and self.wanted and self._shows(cells, session, index):
+        layer = self.layer
+        if changed and layer is not None and self.wanted and self._shows(cells, session, index):
             plane = session.corrections.plane(index)
             if len(changed) > MANY:
-                self.hide()  # drawn once as a whole
+                # drawn as a whole, in the same layer: to make one takes napari half a second
+                self._done = reviewed_labels(session.corrections, index)
+                lines = np.zeros(session.corrections.shape, np.uint8)
+                self._draw(lines, session, index)
+                layer.data[(0,) * (layer.ndim - 2)] = lines
+                layer.refresh()
             else:
                 boxes = [plane.box(label) for label in changed if label in plane]
                 self.update(cells, session, index, boxes)
