@@ -801,6 +801,23 @@ def test_cells_of_a_mask_with_black_and_white_swapped_are_numbered(desks: Any) -
     np.testing.assert_array_equal(wrong, before)
 
 
+def test_a_stack_with_black_and_white_swapped_is_numbered_where_few_cells_are(
+    desks: Any,
+) -> None:
+    labels = _apart()
+    one, cell = np.zeros_like(labels), np.zeros_like(labels)
+    one[10:20, 10:20] = 1
+    cell[5:-5, 5:-5] = 255  # no background: it does not go all around
+    wrong = np.stack([(plane == 0) * np.uint8(255) for plane in (labels, one, one * 0)])
+    wrong = np.concatenate([wrong, cell[None].astype(np.uint8)])
+    desk = desks(wrong, plane=(0,))
+    desk.controller.open()
+    assert desk.controller.mend()
+    np.testing.assert_array_equal(wrong[:3] > 0, np.stack([labels, one, one * 0]) > 0)
+    np.testing.assert_array_equal(wrong[3], cell)
+    assert wrong[1].max() not in wrong[0]
+
+
 def test_what_may_be_background_is_said_without_python(desks: Any) -> None:
     labels = _apart()
     # far larger than the cells and at all sides, but not all of the rest
