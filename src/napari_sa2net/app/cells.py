@@ -260,8 +260,8 @@ def mended(corrections: Corrections, look: Look) -> Step:
                 # also where cells are too few to tell
                 edges = (plane[0], plane[-1], plane[:, 0], plane[:, -1])
                 is_around = 2 * np.count_nonzero(plane) > plane.size
-                is_around = is_around and all(edge.any() for edge in edges)
-                alike = is_around and np.isin(plane, (0, *look.numbers)).all()
+                touches = all(edge.any() for edge in edges)
+                alike = is_around and touches and np.isin(plane, (0, *look.numbers)).all()
                 return numbered(plane, look, free) if alike else plane
             own = look if look.numbers else look_at(plane)
             return numbered(plane, own, free) if own.numbers or own.apart else plane
