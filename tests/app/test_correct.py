@@ -801,6 +801,23 @@ def test_cells_of_a_mask_with_black_and_white_swapped_are_numbered(desks: Any) -
     np.testing.assert_array_equal(wrong, before)
 
 
+def test_a_stack_with_black_and_white_swapped_is_numbered_where_few_cells_are(
+    desks: Any,
+) -> None:
+    labels = _apart()
+    one, cell = np.zeros_like(labels), np.zeros_like(labels)
+    one[10:20, 10:20] = 1
+    cell[5:-5, 5:-5] = 255  # no background: it does not go all around
+    wrong = np.stack([(plane == 0) * np.uint8(255) for plane in (labels, one, one * 0)])
+    wrong = np.concatenate([wrong, cell[None].astype(np.uint8)])
+    desk = desks(wrong, plane=(0,))
+    desk.controller.open()
+    assert desk.controller.mend()
+    np.testing.assert_array_equal(wrong[:3] > 0, np.stack([labels, one, one * 0]) > 0)
+    np.testing.assert_array_equal(wrong[3], cell)
+    assert wrong[1].max() not in wrong[0]
+
+
 def test_what_may_be_background_is_said_without_python(desks: Any) -> None:
     labels = _apart()
     # far larger than the cells and at all sides, but not all of the rest
@@ -1061,6 +1078,20 @@ def test_clicks_forget_cells_that_are_taken_back(desks: Any) -> None:
     assert click.arguments["lesson"] == ""
 
 
+def test_cells_that_are_taken_back_while_clicks_learn_are_not_known(desks: Any) -> None:
+    labels = disks()
+    for n, known in ((1, 2), (3, 0)):
+        desk = desks(labels, image=np.zeros((96, 120), np.float32))
+        desk.controller.add((4.0, 4.0))
+        corrected(desk, labels, (1, 2, 3))
+        lesson = lessons(desk)[-1]
+        for _ in range(n):
+            desk.controller.undo()
+        desk.client.on_event(lesson.done((1, 2, 3)))
+        assert desk.state.clicks_learned == known
+        assert (p.Forget(lesson.key) in desk.client.requests) is (known == 0)
+
+
 def test_clicks_that_could_not_learn_are_said_without_a_box(desks: Any) -> None:
     """They work as before, so that there is nothing to run again."""
     labels = disks()
@@ -1291,7 +1322,7 @@ def test_clicks_learn_anew_when_a_quarter_is_new(desks: Any) -> None:
     for label in range(1, 17):
         assert desk.controller.accept(label)
     desk.controller.add((1.0, 1.0))
-    desk.client.on_event(lessons(desk)[-1].done(16))
+    desk.client.on_event(lessons(desk)[-1].done(tuple(range(1, 17))))
     for label in range(17, 20):
         assert desk.controller.accept(label)
     assert len(lessons(desk)) == 1

@@ -75,6 +75,14 @@ def test_masks_with_black_and_white_swapped():
     for y, x in ((5, 5), (5, 35), (35, 5), (35, 35)):
         dense[y : y + 20, x : x + 20] = 0
     assert "all around 4 places" in look_at(dense).problem
+    # Large cells with gaps within and between them are no cells of 0.
+    crowded = np.ones((60, 60), np.uint8)
+    crowded[29:31] = crowded[:, 29:31] = 0
+    for y, x in ((10, 10), (10, 45), (45, 10), (45, 45)):
+        crowded[y : y + 3, x : x + 3] = 0
+    look = look_at(crowded)
+    assert not look.inverted
+    assert "the one value 1 stands in 4 separate places" in look.problem
     # One cell that fills the picture, with or without a hole, is a cell.
     yy, xx = np.indices((64, 64)) - 31.5
     round_cell = (np.hypot(yy, xx) < 32).astype(int)

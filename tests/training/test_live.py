@@ -114,6 +114,24 @@ def test_a_wave_leaves_what_is_reviewed_and_says_how_it_learned(
     np.testing.assert_array_equal(again.patch.new, wave.patch.new)
 
 
+def test_empty_places_alone_do_not_speak_for_clicks(
+    plane: LivePlane, unusual: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clicks that find nothing are right about every place without cells."""
+    _, truth = unusual
+    counts = left_half(truth)
+    labels = np.where(counts, truth, 0).astype(np.int32)
+    y, x = np.argwhere(counts & ~binary_dilation(truth > 0, iterations=2))[0]
+    place = HeldBack((int(y), int(x)), np.ones((1, 1), bool), False)
+    cell = labels == labels[labels > 0][0]
+    (top, left), own = np.argwhere(cell).min(0), cell[cell.any(1)][:, cell.any(0)]
+    monkeypatch.setattr(live, "objects_everywhere", lambda image, kept, *_: np.zeros_like(kept))
+    config = LiveConfig(steps=5, seconds=1e6)
+    for judged in ([place], [place, HeldBack((int(top), int(left)), own)]):
+        wave = plane.wave(labels, counts, labels > 0, judged=judged, config=config)
+        assert wave.provenance["live"]["by_clicks"] is False
+
+
 def test_clicks_find_what_the_model_does_not(tiny_model: Path) -> None:
     """Eight steps of a tiny decoder are for nothing; clicks know a nucleus, and learn a few."""
     image, truth = synthetic_nuclei((140, 200), 28, 20, 6)
@@ -163,8 +181,8 @@ def test_clicks_give_way_where_they_are_much_worse(
     monkeypatch.setattr(live, "objects_everywhere", lambda *a: asked.append(a) or found)
     monkeypatch.setattr(live, "score", lambda made, *_: clicks if made is found else decoder)
     config = LiveConfig(steps=1, seconds=1e6)
-    place = HeldBack((200, 200), np.ones((9, 9), bool), is_cell=False)
-    made = plane.wave(labels, counts, labels > 0, judged=[place], config=config)
+    cell = HeldBack((200, 200), np.ones((9, 9), bool))
+    made = plane.wave(labels, counts, labels > 0, judged=[cell], config=config)
     assert made.provenance["live"]["by_clicks"] is taken
     assert made.after == (clicks if taken else decoder)
     assert len(asked) == 1

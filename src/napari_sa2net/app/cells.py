@@ -256,9 +256,14 @@ def mended(corrections: Corrections, look: Look) -> Step:
         free = _free_numbers(corrections, look.numbers)
 
         def new(plane: NDArray[Any]) -> NDArray[Any]:
-            own = look if look.numbers and not look.inverted else look_at(plane)
-            if look.inverted and not own.inverted:
-                return plane
+            if look.inverted:
+                # also where cells are too few to tell
+                edges = (plane[0], plane[-1], plane[:, 0], plane[:, -1])
+                is_around = 2 * np.count_nonzero(plane) > plane.size
+                touches = all(edge.any() for edge in edges)
+                alike = is_around and touches and np.isin(plane, (0, *look.numbers)).all()
+                return numbered(plane, look, free) if alike else plane
+            own = look if look.numbers else look_at(plane)
             return numbered(plane, own, free) if own.numbers or own.apart else plane
 
     patches = []

@@ -389,9 +389,12 @@ class CorrectClicks:
         if lesson is None or lesson.image != (request.source.key, request.generation):
             self._link.submit(p.Forget(call.key))
             return
-        lesson.key = call.key if result else ""
-        lesson.known, lesson.diameter = frozenset(result), request.diameter
-        if not result:
+        session = self._controller.session_of(request.cells)
+        marked = session.corrections.marked(request.index) if session is not None else {}
+        # some may have been taken back while it learned
+        lesson.known, lesson.diameter = frozenset(marked.keys() & {*result}), request.diameter
+        lesson.key = call.key if lesson.known else ""
+        if not lesson.known:
             # what was worse is not kept; nor is the image for it
             self._link.submit(p.Forget(call.key))
         known = [at for at, one in self._lessons.items() if one.key]

@@ -56,6 +56,8 @@ NO_CELL = (
 LARGE = 10
 #: Less than this share of pixels is 0 where background has another number (lines may be 0).
 FEW_ZEROS = 0.2
+#: What lies around cells is in one piece: it has this share of such pixels or more.
+ALL_AROUND = 0.9
 #: A number in so many pieces is of a mask.
 MANY = 50
 #: Greatest numbers of types, which data sets give to pixels that do not count.
@@ -397,7 +399,7 @@ class _Pieces:
         self.several = self.values[self.per_label > 1]
         per_value = np.bincount(index, areas, self.values.size)
         self.background = self._background(plane, per_value)
-        self.holes = self._holes(plane)
+        self.holes = self._holes(plane, areas)
         self.has_no_cell = self._has_no_cell(plane, per_value)
         self.typical = float(np.sqrt(np.median(areas[whole]))) if areas.size else 0.0
         # So many pieces lie apart anyhow.
@@ -428,10 +430,12 @@ class _Pieces:
             return 0, 0.0, False
         return int(self.values[at]), share, 1 - areas.sum() / plane.size < FEW_ZEROS
 
-    def _holes(self, plane: NDArray[Any]) -> int:
+    def _holes(self, plane: NDArray[Any], areas: NDArray[Any]) -> int:
         edges = (plane[:1], plane[-1:], plane[:, :1], plane[:, -1:])
         if self.values.size != 1 or not all(edge.any() for edge in edges):
             return 0
+        if areas.max() < ALL_AROUND * areas.sum():
+            return 0  # large cells, and gaps between them
         zero = _pieces_of_zero(plane)
         at_edges = np.concatenate([zero[0], zero[-1], zero[:, 0], zero[:, -1]])
         share = np.count_nonzero(plane) / plane.size

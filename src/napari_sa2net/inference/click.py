@@ -224,7 +224,8 @@ def objects_everywhere(
     if seen is None:
         seen = np.zeros((3, *labels.shape), np.float32)
     values = whole.smooth(torch.tensor(np.concatenate([image, seen], dtype=np.float32)))
-    others = torch.as_tensor(labels.astype(np.int64))
+    # as `nearest` needs them: else the whole plane would be converted at every click
+    others = torch.as_tensor(labels.astype(np.float64))
     for first in range(0, len(points), TOGETHER):
         between()
         windows = [

@@ -237,11 +237,18 @@ class LivePlane:
             before = score(self._base_labels(box, progress, cancelled), judged, corner)
             after = score(new, judged, corner)
             known = without(stays, labels, judged, corner)
-            clicked = self._by_clicks(made, new, reviewed, known, config, progress, cancelled)
-            right = 0.0 if clicked is None else score(clicked, judged, corner)
-            by_clicks = right > 0 and right >= after - MUCH
-            if clicked is not None and by_clicks:
-                new, after = clicked, right
+            # places alone would speak for clicks that find nothing
+            cells = [one for one in judged if one.is_cell]
+            clicked = None
+            if cells:
+                clicked = self._by_clicks(
+                    made, new, reviewed, known, config, progress, cancelled
+                )
+            if clicked is not None:
+                right = score(clicked, judged, corner)
+                by_clicks = score(clicked, cells, corner) > 0 and right >= after - MUCH
+                if by_clicks:
+                    new, after = clicked, right
         learned = np.unique(np.asarray(labels)[reviewed.counts])
         n_learned = int((learned > 0).sum())
         own = {
