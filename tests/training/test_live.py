@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,29 @@ def test_clicks_give_way_where_they_are_much_worse(
     made = plane.wave(labels, counts, labels > 0, config=config)
     assert made.provenance["live"]["by_clicks"] is False
     assert len(asked) == 1
+
+
+def test_clicks_that_take_too_long_are_left_out(
+    plane: LivePlane, unusual: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The decoder's cells come all the same, and a wave that is cancelled ends."""
+    _, truth = unusual
+    counts = left_half(truth)
+    labels = np.where(counts, truth, 0).astype(np.int32)
+    held = HeldBack((0, 0), (truth == np.unique(labels)[-1]) & counts)
+    config = LiveConfig(steps=1, seconds=0.05)
+    monkeypatch.setattr(live, "learned_clicks", lambda *_: None)
+
+    def slow(*given: Any) -> Any:
+        for _ in range(100):
+            time.sleep(0.02)
+            given[-1]()
+        raise AssertionError("went on for too long")
+
+    monkeypatch.setattr(live, "objects_everywhere", slow)
+    made = plane.wave(labels, counts, labels > 0, judged=[held], config=config)
+    assert made.provenance["live"]["by_clicks"] is False
+    assert made.n_judged == 1
 
 
 def test_what_is_held_back_has_no_say(plane: LivePlane, unusual: Any) -> None:

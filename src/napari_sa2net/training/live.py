@@ -307,7 +307,10 @@ class LivePlane:
         progress: Progress | None,
         cancelled: CancelCallback | None,
     ) -> NDArray[np.integer] | None:
-        """What clicks everywhere give that know the reviewed cells; None where too few are."""
+        """What clicks everywhere give that know the reviewed cells.
+
+        None where these are too few, and where there is too much to click on for the time.
+        """
         (y, x), (height, width) = reviewed.corner, stays.shape
         image, seen = seen_at(self.plan, made, self.index, (y, y + height, x, x + width))
         assert seen is not None
@@ -322,9 +325,20 @@ class LivePlane:
             if cancelled and cancelled():
                 raise Cancelled("Cancelled; nothing was changed.")
 
+        def in_time() -> None:
+            between()
+            if time.monotonic() - began > config.seconds:
+                raise TimeoutError
+
         net = learned_clicks(examples, between, config.steps, config.seconds, config.seed)
         kept = np.where(stays, reviewed.labels, 0)
-        return objects_everywhere(image, kept, examples[0].diameter, found, seen, net, between)
+        began = time.monotonic()
+        try:
+            return objects_everywhere(
+                image, kept, examples[0].diameter, found, seen, net, in_time
+            )
+        except TimeoutError:
+            return None
 
     def _base_labels(
         self, box: Box, progress: Progress | None, cancelled: CancelCallback | None
