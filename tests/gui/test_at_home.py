@@ -67,6 +67,21 @@ def test_a_run_is_in_the_activity_dock_and_asks_before_napari_closes(run, qtbot)
     qtbot.waitUntil(lambda: set(progress._all_instances) == bars)
 
 
+def test_the_canvas_is_not_drawn_while_napari_makes_its_bar(run, qtbot, monkeypatch):
+    one, viewer = run
+    canvas, seen = viewer.window._qt_viewer.canvas.native, []
+
+    def made(*given, **named):
+        seen.append(canvas.updatesEnabled())
+        return progress(*given, **named)
+
+    monkeypatch.setattr(workspace, "progress", made)
+    one.set(True, JobProgress(1, 10, "segmenting"))
+    qtbot.waitUntil(lambda: bool(seen), timeout=20_000)
+    assert seen == [False]
+    assert canvas.updatesEnabled()
+
+
 def test_a_run_may_end_while_napari_draws_its_bar(run, qtbot):
     one, viewer = run
     bars = set(progress._all_instances)

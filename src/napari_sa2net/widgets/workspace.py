@@ -30,6 +30,7 @@ from napari_sa2net.config import PredictConfig
 from napari_sa2net.widgets.controls import guarded
 from napari_sa2net.widgets.napari_port import PLUGIN, NapariPort
 from napari_sa2net.widgets.napari_port.cells import CellLayers
+from napari_sa2net.widgets.napari_port.drawing import undrawn
 from napari_sa2net.widgets.napari_port.measured_layers import MeasuredLayers
 from napari_sa2net.widgets.napari_port.reading import layer_key
 
@@ -174,8 +175,11 @@ class Activity(QObject):
             register = getattr(self._viewer.window, "_register_task_status", None)
             if register is not None:
                 self._task = register("SA2-Net", Status.BUSY, self._what)
-            self._bar = progress(total=100, desc=f"SA2-Net: {self._what}")
+            # napari lets the window be drawn in the middle of it, canvas and all
+            with undrawn(self._viewer):
+                self._bar = progress(total=100, desc=f"SA2-Net: {self._what}")
             self._calm()
+            return  # the bar moves at the next tick: to set it draws the window, too
         now, bar = self._progress(), self._bar
         if now is not None and bar is not None:
             bar.update(round(100 * now.fraction) - bar.n)

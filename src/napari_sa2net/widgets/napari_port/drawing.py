@@ -6,7 +6,8 @@ where such a layer is deleted in the middle, napari goes on with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -341,6 +342,20 @@ class FinishedPictures:
             self._software = any(words in name for words in SOFTWARE)
         if self._software:
             gl.glFinish()
+
+
+@contextmanager
+def undrawn(viewer: Viewer) -> Iterator[None]:
+    """The canvas is drawn after, not meanwhile: without a graphics card that takes long."""
+    canvas = getattr(getattr(viewer.window, "_qt_viewer", None), "canvas", None)
+    if canvas is None:
+        yield
+        return
+    canvas.native.setUpdatesEnabled(False)
+    try:
+        yield
+    finally:
+        canvas.native.setUpdatesEnabled(True)
 
 
 # --------------------------------------------------------------------------------------------
