@@ -13,16 +13,14 @@ from numpy.typing import NDArray
 
 from napari_sa2net import metrics
 from napari_sa2net.config import Progress
-from napari_sa2net.data.labels import (
-    as_labels,
-    fitted,
+from napari_sa2net.data.label_files import (
     is_other_format,
     label_files,
-    look_at,
     outlined_shape,
     read_cells,
     tells_shape,
 )
+from napari_sa2net.data.labels import as_labels, fitted, look_at
 from napari_sa2net.data.listing import stem_of
 from napari_sa2net.data.training_set import read_index, split_word
 from napari_sa2net.errors import (

@@ -24,7 +24,7 @@ from shapely.geometry import Point, shape
 from napari_sa2net.cli.options import FormatName
 from napari_sa2net.data import read_cells, read_image, write_cells
 from napari_sa2net.data.formats import FORMATS, cells_of_layer, format_of, save_with_image
-from napari_sa2net.data.labels import label_files, outlined_shape
+from napari_sa2net.data.label_files import label_files, outlined_shape
 from napari_sa2net.data.outlines import Cells, column_head, pieces, polygons
 from napari_sa2net.errors import (
     FormatError,

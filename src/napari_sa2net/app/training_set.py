@@ -714,7 +714,7 @@ def read_kept(folder: Path, key: str) -> KeptImage:
 
 def _read_item(folder: Path, key: str) -> KeptImage:
     from napari_sa2net.data.io import read_image
-    from napari_sa2net.data.labels import read_labels
+    from napari_sa2net.data.label_files import read_labels
 
     item = next((one for one in load_training_folder(folder) if one.name == key), None)
     if item is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .formats import write_cells
     from .io import ImageFile, read_image
-    from .labels import read_cells
+    from .label_files import read_cells
     from .listing import list_images
     from .plan import ImagePlan, plan_image
     from .samples import synthetic_nuclei
@@ -19,7 +19,7 @@ _HOME = {
     "plan_image": "plan",
     "ImageFile": "io",
     "list_images": "listing",
-    "read_cells": "labels",
+    "read_cells": "label_files",
     "read_image": "io",
     "write_cells": "formats",
     "write_labels": "write",

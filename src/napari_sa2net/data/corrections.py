@@ -49,17 +49,8 @@ from napari_sa2net.data.commit import (
     write_files,
     write_manifest,
 )
-from napari_sa2net.data.labels import (
-    LEFT_OUT,
-    NO_CELL,
-    OUTLINES,
-    PICTURES,
-    as_labels,
-    is_other_format,
-    label_files,
-    look_at_reviewed,
-    notes_on,
-)
+from napari_sa2net.data.label_files import OUTLINES, PICTURES, is_other_format, label_files
+from napari_sa2net.data.labels import LEFT_OUT, NO_CELL, as_labels, look_at_reviewed, notes_on
 from napari_sa2net.data.training_set import TrainingItem, load_training_folder, read_truth
 from napari_sa2net.errors import (
     CommitNotFoundError,

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_sa2net.data.io import is_zarr, micrometres, plausible_scale
-from napari_sa2net.data.labels import is_label_image
+from napari_sa2net.data.label_files import is_label_image
 from napari_sa2net.data.outlines import (
     Cells,
     Reordered,

@@ -20,7 +20,7 @@ from napari_sa2net.config import InputConfig
 from napari_sa2net.data.axes import Channels, channel_choice, channel_numbers
 from napari_sa2net.data.commit import KINDS, CommitRecord, Seen, is_training_set, read_manifest
 from napari_sa2net.data.io import ImageFile, is_zarr, read_image, turned
-from napari_sa2net.data.labels import is_label_image, is_other_format, label_files
+from napari_sa2net.data.label_files import is_label_image, is_other_format, label_files
 from napari_sa2net.data.listing import stem_of
 from napari_sa2net.data.plan import ImagePlan, plan_as_input, plan_image
 from napari_sa2net.errors import (
@@ -287,7 +287,8 @@ def read_truth(
     TrainingDataError
         If a file cannot be read, does not fit the image, or does not hold numbered cells.
     """
-    from napari_sa2net.data.labels import look_at, look_at_reviewed, read_cells, read_mask
+    from napari_sa2net.data.label_files import read_cells, read_mask
+    from napari_sa2net.data.labels import look_at, look_at_reviewed
 
     check_pixels(item, shape)
     path = item.labels
