@@ -31,6 +31,7 @@ from napari_sa2net.errors import (
     TrainingDataError,
 )
 from napari_sa2net.metrics import SCORES, ImageScore, pool, score_image
+from napari_sa2net.words import listed
 
 logger = logging.getLogger(__name__)
 
@@ -319,12 +320,9 @@ def _label_files(folder: str | Path, what: str) -> dict[str, Path]:
 
 def _all_there(missing: list[str], folder: str | Path, what: str) -> None:
     if missing:
-        names = ", ".join(missing[:_NAMED])
-        rest = len(missing) - _NAMED
-        more = f" and {rest} more" if rest > 0 else ""
         raise EvaluationError(
-            f"{len(missing)} {what} missing in {folder}: {names}{more}. Files are paired by "
-            "name without ending."
+            f"{len(missing)} {what} missing in {folder}: {listed(missing, _NAMED)}. Files are "
+            "paired by name without ending."
         )
 
 

@@ -13,10 +13,9 @@ from napari_sa2net.app.see_why import (
     map_help,
     map_symbol,
     map_title,
-    signed,
     what_if_words,
 )
-from napari_sa2net.app.session import STAGE, WhatIfSettings, plain
+from napari_sa2net.app.session import STAGE, WhatIfSettings
 from napari_sa2net.engine.messages import AttentionMap, StageStep, WhatIfResult
 
 NAMES = [
@@ -120,19 +119,6 @@ def test_what_a_person_drew_is_no_work_of_the_network():
     steps = (StageStep(2, 0, 0, nan, nan), StageStep(1, 1, 84, 1.5, 3.0, "appeared"))
     words = history_words(steps, by_hand=True)
     assert words == [("1/2", "nothing here"), ("full", "drawn or changed by hand")]
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(6710.4, "6,710"), (96.04, "96"), (0.012345, "0.0123"), (0, "0"), (1.5, "1.5"),
-     (999.6, "1,000"), (123456.0, "123,000")],
-)  # fmt: skip
-def test_numbers_have_no_exponent(value, text):
-    assert plain(value) == text
-
-
-def test_signs():
-    assert [signed(n) for n in (-1200, 0, 3)] == ["−1,200", "0", "+3"]
 
 
 def test_as_trained():

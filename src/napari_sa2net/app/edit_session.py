@@ -31,6 +31,7 @@ from napari_sa2net.edits import (
 from napari_sa2net.edits.shapes import Box
 from napari_sa2net.edits.step import STATUS, Index, planes_of
 from napari_sa2net.errors import JournalError, SA2NetError, StepFormatError
+from napari_sa2net.words import counted
 
 AREA_WORDS = "segmenting of an area"
 Move = Literal["do", "undo", "redo", "state"]
@@ -565,7 +566,7 @@ def _offer(info: JournalInfo, now: datetime) -> Offer:
     when = moment_words(info.changed, now)
     layer = str(info.image.more.get("layer") or "")
     where = f"“{layer}” over {info.image.name}" if layer else info.image.name
-    words = f"{n} step{'' if n == 1 else 's'} of work on {where}, {when}"
+    words = f"{counted(n, 'step')} of work on {where}, {when}"
     return Offer(info.id, info.image.name, n, words, info.problem)
 
 

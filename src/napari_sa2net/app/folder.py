@@ -32,6 +32,7 @@ from napari_sa2net.app.session import ErrorInfo, JobProgress, error_info
 from napari_sa2net.app.training_set import picture_of
 from napari_sa2net.data.write import write_labels
 from napari_sa2net.errors import OutputError
+from napari_sa2net.words import counted
 
 if TYPE_CHECKING:
     from napari_sa2net.data.plan import ImagePlan
@@ -101,7 +102,7 @@ def summary_words(state: FolderState) -> str:
             count["segmented"] += 1
         if image.what in ("corrected", "kept", "failed"):
             count[image.what] += 1
-    parts = [f"{n:,} image{'' if n == 1 else 's'}"]
+    parts = [counted(n, "image")]
     parts += [f"{number:,} {words}" for words, number in count.items() if number]
     return " · ".join(parts)
 

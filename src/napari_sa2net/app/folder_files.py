@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_sa2net.app.training_set import cells, picture_of
+from napari_sa2net.app.training_set import picture_of
 from napari_sa2net.data.commit import is_training_set, read_manifest
 from napari_sa2net.data.io import ImageFile, Sizes, read_image
 from napari_sa2net.data.journal import list_journals
@@ -30,6 +30,7 @@ from napari_sa2net.engine import messages as p
 from napari_sa2net.errors import ImageFileError, SA2NetError
 from napari_sa2net.files import readable, real, user_data_dir, write_atomically
 from napari_sa2net.metrics import distinct
+from napari_sa2net.words import counted
 
 #: Where results go unless a person says otherwise, inside the folder of the images.
 RESULTS = "sa2net-cells"
@@ -96,7 +97,7 @@ class FolderImage:
             return "segmenting…"
         if self.n_cells is None:
             return self.what or "not segmented"
-        parts = [cells(self.n_cells)]
+        parts = [counted(self.n_cells, "cell")]
         if self.what in ("corrected", "kept"):
             parts.append(self.what)
         elif doubt and self.wrong is not None:

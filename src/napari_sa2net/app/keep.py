@@ -40,6 +40,7 @@ from napari_sa2net.edits import reviewed_labels
 from napari_sa2net.errors import CorrectionsError
 from napari_sa2net.files import user_data_dir
 from napari_sa2net.provenance import image_fingerprint
+from napari_sa2net.words import counted
 
 # --------------------------------------------------------------------------------------------
 # What the corrections of a layer have kept so far in a training set.
@@ -358,14 +359,14 @@ class WhatToKeep:
     def cells(self) -> str:
         """``12 reviewed cells and 1 deleted cell``."""
         said = (("reviewed", self.n_cells), ("deleted", self.n_deleted))
-        parts = [f"{n} {kind} cell{'' if n == 1 else 's'}" for kind, n in said if n]
+        parts = [counted(n, f"{kind} cell") for kind, n in said if n]
         return " and ".join(parts) or "what you marked as all right"
 
     @property
     def withdrawn(self) -> str:
         """``2 planes``, or ``this image`` where it is all that there is."""
         n = self.n_withdrawn
-        return f"{n} {self.noun}{'' if n == 1 else 's'}" if self.is_stack else "this image"
+        return counted(n, self.noun) if self.is_stack else "this image"
 
 
 @dataclass(frozen=True, eq=False)
@@ -704,7 +705,7 @@ def kept_words(folder: Path, what: WhatToKeep) -> str:
     """Say ``Kept 12 reviewed cells of 2 planes in “my set”.``."""
     kept = taken = ""
     if what.n_planes:
-        planes = f" of {what.n_planes} {what.noun}s" if what.n_planes > 1 else ""
+        planes = f" of {counted(what.n_planes, what.noun)}" if what.n_planes > 1 else ""
         kept = f"Kept {what.cells}{planes} in “{folder.name}”."
     if what.n_withdrawn:
         taken = f"Took {what.withdrawn} back out of “{folder.name}”."
@@ -716,7 +717,7 @@ def before_words(folder: Path, records: Sequence[CommitRecord], now: datetime) -
     n = sum(record.n_reviewed for record in records)
     last = max(datetime.fromisoformat(record.time) for record in records)
     return (
-        f"Kept before in “{folder.name}”: {n} reviewed cell{'' if n == 1 else 's'} of this "
+        f"Kept before in “{folder.name}”: {counted(n, 'reviewed cell')} of this "
         f"image, the last {moment_words(last, now)}."
     )
 

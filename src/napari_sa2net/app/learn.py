@@ -18,7 +18,6 @@ from psygnal import Signal
 
 from napari_sa2net.app.correct import CorrectController
 from napari_sa2net.app.link import JOB, Background, EngineLink, MakeClient, TimeLeft, Trainer
-from napari_sa2net.app.see_why import signed
 from napari_sa2net.app.segment import SegmentController
 from napari_sa2net.app.session import (
     DIFFERENCE,
@@ -67,6 +66,7 @@ from napari_sa2net.training.runs import (
     read_asked,
     unfinished_runs,
 )
+from napari_sa2net.words import plural, signed
 
 # --------------------------------------------------------------------------------------------
 # What the Learn page learns from: the training set, its problems, a name for the child.
@@ -426,7 +426,7 @@ def difference_words(changes: Changes, more: int) -> str:
     """``+4 cells, 2 of them split, +318 px, −40 px``."""
     parts = []
     if more:
-        parts.append(f"{signed(more)} cell{'' if abs(more) == 1 else 's'}")
+        parts.append(f"{signed(more)} {plural(abs(more), 'cell')}")
     for n, word in (
         (changes.appeared, "found anew"),
         (changes.vanished, "dropped"),

@@ -25,6 +25,7 @@ from napari_sa2net.edits.shapes import common
 from napari_sa2net.engine import messages as p
 from napari_sa2net.errors import EditError
 from napari_sa2net.training.compare import HeldBack
+from napari_sa2net.words import counted
 
 #: A wave begins after so many new corrections, and needs as many.
 EVERY = 5
@@ -521,10 +522,10 @@ class LiveController:
         acts = self._acts(session, source.plane) if session is not None else frozenset()
         if self._asked is not None:
             n = len(self._asked[1].acts) - len(self._asked[1].held_back)
-            return f"Learning from {n} corrections… Go on meanwhile."
+            return f"Learning from {counted(n, 'correction')}… Go on meanwhile."
         missing = EVERY - len(acts)
         if missing > 0:
-            return f"Accept or correct {missing} more cell{'' if missing == 1 else 's'}."
+            return f"Accept or correct {counted(missing, 'more cell')}."
         return ""
 
 

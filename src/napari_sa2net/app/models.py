@@ -35,6 +35,7 @@ from napari_sa2net.models.registry import (
     user_models_dir,
 )
 from napari_sa2net.training.compare import Comparison, Part
+from napari_sa2net.words import counted, listed
 
 # --------------------------------------------------------------------------------------------
 # What the Models page shows, as evented state.
@@ -592,7 +593,7 @@ def hint_words(entry: ModelEntry, parent: str = "") -> str:
 def part_words(part: Part) -> tuple[str, str]:
     """What was scored, and ``AP 0.61 → 0.78, +0.17 (+0.11 … +0.23)``, then Dice alike."""
     change = part.change
-    images = f"{part.n_images} image{'' if part.n_images == 1 else 's'}"
+    images = counted(part.n_images, "image")
     about = f"{part.name}: {images}, {change.after.n} cells"
     before, after = change.before, change.after
     said = []
@@ -626,7 +627,7 @@ def _trained_on(card: ModelCard) -> str:
     if training.get("recipe") == "fine-tune":
         learned, held = (set(training.get(key) or ()) for key in ("commits", "held_out"))
         n = len(learned)
-        images = f"{n} corrected image{'' if n == 1 else 's'}"
+        images = counted(n, "corrected image")
         # of a single image a strip is held back
         of_whom = "a part of it" if held & learned else f"{len(held)}"
         return f"{images} of “{data}”; {of_whom} held back to judge it"
@@ -636,7 +637,7 @@ def _trained_on(card: ModelCard) -> str:
     n_images = training.get("images")
     if not isinstance(n_images, int):
         return text
-    return f"{text} ({n_images} image{'' if n_images == 1 else 's'})"
+    return f"{text} ({counted(n_images, 'image')})"
 
 
 def _commits(training: dict[str, Any]) -> str:
@@ -645,8 +646,7 @@ def _commits(training: dict[str, Any]) -> str:
     if training.get("recipe") != "fine-tune" or not names:
         return ""
     shown = [str(ids.get(name, name))[:8] if name in ids else str(name) for name in names]
-    more = f" and {len(shown) - _NAMED} more" if len(shown) > _NAMED else ""
-    return ", ".join(shown[:_NAMED]) + more
+    return listed(shown, _NAMED)
 
 
 def _images(card: ModelCard) -> str:

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_sa2net.app.cells import Box, CellSource, Index, MakeStep
+from napari_sa2net.data.axes import axis_noun
 from napari_sa2net.edits import StackQueue, carried, delete
 from napari_sa2net.edits.carry import CARRIED
 from napari_sa2net.edits.step import planes_of
 from napari_sa2net.errors import EditError, SA2NetError
+from napari_sa2net.words import counted
 
 if TYPE_CHECKING:
     from napari_sa2net.app.edit_session import Change, EditSession
@@ -124,9 +126,8 @@ class Review:
     def all_done(self) -> str:
         """Said when nothing is left."""
         n = self.planes[1]
-        return (
-            f"Every cell of {f'all {n} {self.noun}s' if n > 1 else 'this image'} is reviewed."
-        )
+        where = f"all {counted(n, self.noun)}" if n > 1 else "this image"
+        return f"Every cell of {where} is reviewed."
 
 
 class CorrectReview:
@@ -451,6 +452,4 @@ def _plane_words(source: CellSource, axis: int, planes: Sequence[Index]) -> str:
             runs.append([number])
     named = [str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs]
     names = " and ".join([", ".join(named[:-1]), named[-1]] if len(named) > 1 else named)
-    axes = source.stack_axes
-    noun = "time point" if axes and axes[axis] == "T" else "plane"
-    return f"{noun}{'' if len(numbers) == 1 else 's'} {names}"
+    return f"{axis_noun(source.stack_axes[axis : axis + 1], len(numbers))} {names}"

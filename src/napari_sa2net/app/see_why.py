@@ -42,6 +42,7 @@ from napari_sa2net.models.registry import (
     save_variant,
     variant_name,
 )
+from napari_sa2net.words import counted, plural, signed
 
 if TYPE_CHECKING:
     from napari_sa2net.config import NetworkKind
@@ -582,7 +583,7 @@ def what_if_words(result: WhatIfResult, part: str) -> str:
     parts = []
     more = result.n_after - result.n_before
     if more:
-        parts.append(f"{signed(more)} cell{'' if abs(more) == 1 else 's'}")
+        parts.append(f"{signed(more)} {plural(abs(more), 'cell')}")
     if result.gained_px:
         parts.append(f"+{result.gained_px:,} px")
     if result.lost_px:
@@ -596,10 +597,5 @@ def what_if_words(result: WhatIfResult, part: str) -> str:
         if n:
             parts.append(f"{n} {word}")
     n = result.n_before
-    there = f"{n:,} cell{'' if n == 1 else 's'} {part}"
+    there = f"{counted(n, 'cell')} {part}"
     return f"{', '.join(parts)} · of {there}" if parts else f"No pixel changes · {there}"
-
-
-def signed(n: int) -> str:
-    """With a sign, and a true minus."""
-    return f"+{n:,}" if n > 0 else f"−{-n:,}" if n < 0 else "0"

@@ -21,12 +21,12 @@ from napari_sa2net.app.folder_files import (
 )
 from napari_sa2net.app.link import Background, EngineLink, TimeLeft
 from napari_sa2net.app.session import ErrorInfo, JobProgress
-from napari_sa2net.app.training_set import cells
 from napari_sa2net.data.results import Job, refuse_inputs_as_outputs
 from napari_sa2net.edits.review import expected_wrong
 from napari_sa2net.engine import messages as p
 from napari_sa2net.errors import EngineError, SA2NetError
 from napari_sa2net.inference.batch import BatchSettings
+from napari_sa2net.words import counted, plural
 
 #: Parts of an image, for the progress of all.
 PARTS = 1000
@@ -136,7 +136,7 @@ class SegmentAll:
         parts = [self.link.session.model, sized]
         if settings.channels is not None:
             names = ", ".join(str(one) for one in settings.channels)
-            parts.append(f"channel{'' if len(settings.channels) == 1 else 's'} {names}")
+            parts.append(f"{plural(len(settings.channels), 'channel')} {names}")
         return " · ".join(parts)
 
     def segment_all(self) -> bool:
@@ -207,7 +207,7 @@ class SegmentAll:
         failed, stopped = len(self.failures), self.state.stopping
         self._stopped(None)
         n = sum(image.n_cells or 0 for image in self.state.images)
-        words = f"{cells(n)} in the open layers."
+        words = f"{counted(n, 'cell')} in the open layers."
         if stopped:
             words = "Stopped; “Segment all” begins with the first again."
         elif failed:
@@ -382,13 +382,10 @@ class SegmentAll:
         run = self._run
         assert run is not None
         failed = summary["n_failed"]
-        words = f"{cells(summary['n_objects'])} in “{run.output.name}”."
+        words = f"{counted(summary['n_objects'], 'cell')} in “{run.output.name}”."
         if summary["state"] != "finished":
             done = summary["n_done"]
-            words = (
-                f"Stopped after {done:,} image{'' if done == 1 else 's'}; "
-                "“Segment all” goes on from here."
-            )
+            words = f"Stopped after {counted(done, 'image')}; “Segment all” goes on from here."
         elif failed:
             words += f" {failed:,} could not be done; their rows say why."
         self._stopped(None)

@@ -27,6 +27,7 @@ from napari_sa2net.errors import ImageError, SA2NetError
 from napari_sa2net.inference.tiling import LARGE_SCALE, pixels_of_search
 from napari_sa2net.provenance import quick_fingerprint
 from napari_sa2net.quantities import DEFAULT
+from napari_sa2net.words import counted, plain, plural
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -289,7 +290,7 @@ def summary_line(
     n = summary.n_objects
     if n == 0:
         return "No cells found"
-    parts = [f"{n} cell{'' if n == 1 else 's'}"]
+    parts = [counted(n, "cell")]
     area = summary.median_area_px
     if math.isfinite(area):
         if summary.in_depth and pixel_size_um and z_step_um:
@@ -301,27 +302,16 @@ def summary_line(
         else:
             parts.append(f"median {area:,.0f} px²")
     if summary.n_border:
-        verb = "touches" if summary.n_border == 1 else "touch"
-        parts.append(f"{summary.n_border} {verb} the border")
+        verb = plural(summary.n_border, "touches", "touch")
+        parts.append(f"{summary.n_border:,} {verb} the border")
     return " · ".join(parts)
-
-
-def plain(value: float) -> str:
-    """Three figures, never an exponent: ``0.0123``, ``96``, ``6,710``."""
-    if not math.isfinite(value) or value == 0:
-        return f"{value:.0f}"
-    digits = 2 - math.floor(math.log10(abs(value)))
-    rounded = round(value, digits)
-    text = f"{rounded:,.{min(max(digits, 0), 12)}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def device_line(info: EngineInfo) -> str:
     """``CPU, 2 threads (no GPU found)`` or the accelerator's name."""
     if info.device == "cpu":
-        plural = "" if info.threads == 1 else "s"
         note = "" if len(info.devices) > 1 else "; no GPU found, it works all the same"
-        return f"CPU, {info.threads} thread{plural}{note}"
+        return f"CPU, {counted(info.threads, 'thread')}{note}"
     return f"{info.device_name} ({info.device})"
 
 

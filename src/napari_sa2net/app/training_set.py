@@ -34,6 +34,7 @@ from napari_sa2net.training.compare import (
     Verdict,
 )
 from napari_sa2net.training.runs import UnfinishedRun
+from napari_sa2net.words import counted, plural
 
 # --------------------------------------------------------------------------------------------
 # What the Learn page shows, as evented state.
@@ -265,8 +266,8 @@ def plan_words(plan: Planned) -> str:
     """``Learns from 57 cells, judged on 14 that are held back. nuclei now: AP 0.61``."""
     held = plan.n_held_out
     return (
-        f"Learns from {cells(plan.n_learned)}, and is judged on {held:,} that "
-        f"{'is' if held == 1 else 'are'} held back."
+        f"Learns from {counted(plan.n_learned, 'cell')}, and is judged on {held:,} that "
+        f"{plural(held, 'is', 'are')} held back."
     )
 
 
@@ -294,11 +295,6 @@ def seconds_to_learn(
     step = PASSES * config.batch_size * config.crop**2 / 1e6
     least = 2 * scored + FIRST_STEPS[config.learn] * step
     return max(given, least * seconds_per_megapixel)
-
-
-def cells(n: int) -> str:
-    """``1 cell``, ``57 cells``."""
-    return f"{n:,} cell{'' if n == 1 else 's'}"
 
 
 # --------------------------------------------------------------------------------------------
@@ -351,9 +347,9 @@ def _of_commits(folder: Path, share: float) -> SetSummary:
         )
     elif len(records) == 1 and most < FEWEST:
         problem = (
-            f"One image with {n_cells} reviewed cell{'' if n_cells == 1 else 's'} is too "
-            f"little: review {FEWEST} or more, or keep a second image, so that some can be "
-            "held back to judge by."
+            f"One image with {counted(n_cells, 'reviewed cell')} is too little: review "
+            f"{FEWEST} or more, or keep a second image, so that some can be held back to judge "
+            "by."
         )
     return SetSummary(
         folder,
@@ -620,7 +616,7 @@ class LearnSet:
 
         def taken(records: list[CommitRecord]) -> None:
             n = len(records)
-            text = f"Imported {n} image{'' if n == 1 else 's'} from {source.name}."
+            text = f"Imported {counted(n, 'image')} from {source.name}."
             text = text if n else f"All of {source.name} is here already."
             self._say(folder, " ".join([text, *notes]))
 

@@ -9,6 +9,7 @@ from cyclopts import App
 
 from napari_sa2net.cli import console
 from napari_sa2net.cli.options import CommitId, CommitIds, Flag, Json, SetFolder
+from napari_sa2net.words import counted
 
 if TYPE_CHECKING:
     from napari_sa2net.data.commit import CommitRecord
@@ -53,7 +54,7 @@ def list_command(directory: SetFolder, /, *, all: Flag = False, json: Json = Fal
     n_cells = sum(record.n_reviewed for record in records if record.state == "active")
     n_active = sum(record.state == "active" for record in records)
     console.stderr().print(
-        f"{n_active} to train on, with {n_cells} reviewed objects", style="dim"
+        f"{n_active} to train on, with {counted(n_cells, 'reviewed object')}", style="dim"
     )
 
 
@@ -112,7 +113,7 @@ def export_command(
     training_set = _open(directory)
     target = training_set.export(destination, overwrite)
     n = len(training_set.commits())
-    console.say(f"exported {_commits(n)}: {target}")
+    console.say(f"exported {counted(n, 'commit')}: {target}")
 
 
 @corrections.command(name="import")
@@ -148,7 +149,7 @@ def import_command(
     training_set, records = import_into(
         directory, source, group, console.warning, axes, channels
     )
-    done = f"imported {_commits(len(records))}"
+    done = f"imported {counted(len(records), 'commit')}"
     if not records:
         done += " (all are here already)"
     console.say(f"{done}: {training_set.path}")
@@ -198,7 +199,3 @@ def _text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_text, value))
     return "" if value is None else str(value)
-
-
-def _commits(n: int) -> str:
-    return "1 commit" if n == 1 else f"{n} commits"

@@ -18,6 +18,7 @@ from napari_sa2net import __version__
 from napari_sa2net.cli import console
 from napari_sa2net.cli.options import Device, Json
 from napari_sa2net.errors import SA2NetError
+from napari_sa2net.words import counted
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 
@@ -136,11 +137,10 @@ def _processor() -> Check:
 
     from napari_sa2net.inference.devices import bfloat16_is_fast
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores, threads = counted(n or 1, "core"), counted(torch.get_num_threads(), "thread")
     precision = "bfloat16 is used" if bfloat16_is_fast() else "float32 is used"
-    found = (
-        f"{platform.machine()}, {cores} cores, {torch.get_num_threads()} threads, {precision}"
-    )
+    found = f"{platform.machine()}, {cores}, {threads}, {precision}"
     return Check(OK, found)
 
 

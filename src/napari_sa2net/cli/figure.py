@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from napari_sa2net.files import write_atomically
 from napari_sa2net.interpret.maps import ADDED, REMOVED, palette
 from napari_sa2net.interpret.refinement import stage_change
+from napari_sa2net.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -223,7 +224,7 @@ def save_picture(
     edges = np.zeros((*labels.shape, 4), np.float32)
     edges[outline(labels)] = (1.0, 0.8, 0.0, 1.0) if gray else (0.0, 0.9, 0.3, 1.0)
     panels[1].imshow(edges, interpolation="nearest")
-    panels[1].set_title(f"{len(np.unique(labels[labels > 0]))} cells outlined")
+    panels[1].set_title(f"{counted(len(np.unique(labels[labels > 0])), 'cell')} outlined")
     for panel, (name, values) in zip(panels[2:], maps.items(), strict=True):
         # A few pixels at the image border must not take the whole range of colours.
         low, high = np.percentile(values, (0.5, 99.5))
@@ -263,8 +264,7 @@ def draw(shown: Shown) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    cells = len(shown.objects)
-    title = f"{shown.name}: {cells} {'object' if cells == 1 else 'objects'}"
+    title = f"{shown.name}: {counted(len(shown.objects), 'object')}"
     if shown.window is not None:
         shown = part_of(shown, shown.window)
         title += ", of which a part is shown"

@@ -51,6 +51,7 @@ from napari_sa2net.inference import batch
 from napari_sa2net.inference.batch import Batch, BatchSettings, By, News, Work
 from napari_sa2net.measure import sizes_of
 from napari_sa2net.quantities import checked_groups
+from napari_sa2net.words import counted, listed
 
 if TYPE_CHECKING:
     from napari_sa2net.data import ImageFile, ImagePlan
@@ -596,11 +597,10 @@ def _ended(entry: dict[str, Any], told: dict[str, str]) -> tuple[str, str]:
         first = told.setdefault(entry["error"], entry["name"])
         return (entry["error"] if first == entry["name"] else f"as {first}"), "red"
     if "blocks" in entry and entry["state"] == "shared":
-        n = entry["blocks"]
-        return f"{n} {'block' if n == 1 else 'blocks'} in {entry['seconds']:.1f} s", ""
+        return f"{counted(entry['blocks'], 'block')} in {entry['seconds']:.1f} s", ""
     if "objects" not in entry:
         return "done before", "dim"
-    words = _count(entry["objects"])
+    words = counted(entry["objects"], "object")
     if entry["state"] == "skipped":
         return f"{words} (done before)", "dim"
     return f"{words} in {entry['seconds']:.1f} s", ""
@@ -678,7 +678,8 @@ def _report(summary: dict[str, Any]) -> None:
     done, n = summary["n_done"], summary["n_images"]
     line = f"{done} of {n} images in {summary['seconds']:.1f} s with {summary['model']['name']}"
     if done:
-        line += f"; {_count(summary['n_objects'])} in {summary['output']}/objects.csv"
+        objects = counted(summary["n_objects"], "object")
+        line += f"; {objects} in {summary['output']}/objects.csv"
     console.stderr().print(line)
     if summary["state"] == "interrupted":
         console.warning("Stopped. Give the same command again to go on from here.")
@@ -688,15 +689,6 @@ def _report(summary: dict[str, Any]) -> None:
             failed.setdefault(image["error"], []).append(image["input"])
     for error, paths in failed.items():
         if len(paths) > 1:
-            console.error(f"{len(paths)} images, {_listed(paths)}: {error}")
+            console.error(f"{len(paths)} images, {listed(paths)}: {error}")
         else:
             console.error(error if paths[0] in error else f"{paths[0]}: {error}")
-
-
-def _listed(paths: Sequence[str], most: int = 3) -> str:
-    more = len(paths) - most
-    return ", ".join(paths[:most]) + (f" and {more} more" if more > 0 else "")
-
-
-def _count(objects: int) -> str:
-    return "1 object" if objects == 1 else f"{objects} objects"

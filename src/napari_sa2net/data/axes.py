@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_sa2net.errors import AxesError, ChannelError
+from napari_sa2net.words import counted, plural
 
 #: Names given to unnamed stack axes, the one next to the plane first.
 STACK_NAMES = "ZTPMVHARLEIQBDFGJKNOUW"
@@ -18,7 +19,7 @@ STACK_NAMES = "ZTPMVHARLEIQBDFGJKNOUW"
 def axis_noun(stack_axes: str, n: int) -> str:
     """What one element along stack axes is called: "time points" of T, else "planes"."""
     noun = "time point" if stack_axes == "T" else "plane"
-    return noun if n == 1 else noun + "s"
+    return plural(n, noun)
 
 
 @dataclass(frozen=True)
@@ -261,8 +262,8 @@ def channel_mapping(n_chosen: int, in_channels: int, order: str) -> NDArray[np.f
     if in_channels == 1 or colour or (n_chosen == 1 and in_channels == 3):
         return np.full((in_channels, n_chosen), 1 / max(n_chosen, 1), np.float32)
     raise ChannelError(
-        f"This model takes {in_channels} channels, and {n_chosen} "
-        f"{'is' if n_chosen == 1 else 'are'} chosen; choose {in_channels}."
+        f"This model takes {counted(in_channels, 'channel')}, and {n_chosen} "
+        f"{plural(n_chosen, 'is', 'are')} chosen; choose {in_channels}."
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_sa2net.errors import LabelsError
+from napari_sa2net.words import counted, listed, plural
 
 #: Separate pieces of the usual label from which an image is taken for a mask.
 PIECES = 3
@@ -307,18 +308,13 @@ def notes_on(doubts: Iterable[str], empty: Iterable[str]) -> list[str]:
     said, names = [doubt for doubt in doubts if doubt], list(empty)
     notes = said[:_NAMED]
     if len(said) > _NAMED:
-        notes.append(f"Labels of {len(said) - _NAMED} more images look like these.")
+        notes.append(f"Labels of {counted(len(said) - _NAMED, 'more image')} look like these.")
     if names:
         notes.append(
-            f"{_listed(names)}: no cell is labelled, so all of it is learned as background. "
+            f"{listed(names)}: no cell is labelled, so all of it is learned as background. "
             "Leave that out if it is wrong."
         )
     return notes
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _planes(labels: NDArray[Any]) -> Iterator[NDArray[Any]]:
@@ -535,7 +531,7 @@ def _shared_words(planes: list[_Pieces], many: str) -> str:
     where = "far apart" if any(plane.apart for plane in planes) else "separate"
     some = ", ".join(numbers[:_NAMED])
     return (
-        f"{len(numbers)} of {n} numbers stand{'s' if len(numbers) == 1 else ''} in several "
+        f"{len(numbers)} of {n} numbers {plural(len(numbers), 'stands', 'stand')} in several "
         f"{where} places, such as {some}: several cells under one number are {many}. "
         "Give each cell a number of its own."
     )

@@ -21,6 +21,7 @@ from napari_sa2net.data.listing import stem_of
 from napari_sa2net.edits.shapes import polygon_box, polygon_mask
 from napari_sa2net.errors import FormatError, LabelsError
 from napari_sa2net.metrics import numbered
+from napari_sa2net.words import counted, plural
 
 # --------------------------------------------------------------------------------------------
 # What is written: labels with all that is known of them, read cell by cell.
@@ -364,17 +365,18 @@ def painted(
             shared, hidden = shared + put[0], hidden + (put[1] == 0)
     if outside:
         raise LabelsError(
-            f"{outside} of {len(found)} cells lie outside an image of "
-            f"{' × '.join(map(str, shape))}: are they of another image, or of a part of it?"
+            f"{outside} of {counted(len(found), 'cell')} {plural(outside, 'lies', 'lie')} "
+            f"outside an image of {' × '.join(map(str, shape))}: are they of another image, or "
+            "of a part of it?"
         )
     told = list(notes)
     if shared:
         told.append(
-            f"cells overlap in {shared} pixel{'s' if shared > 1 else ''}; these belong to the "
-            "cell that comes later in the file"
+            f"cells overlap in {counted(shared, 'pixel')}; what overlaps belongs to the cell "
+            "that comes later in the file"
         )
     if hidden:
-        told.append(f"{hidden} outlines hold no pixel, and are left out")
+        told.append(f"{counted(hidden, 'outline')} without a pixel left out")
     return ReadCells(labels, tuple(told))
 
 
@@ -618,9 +620,13 @@ def read_geojson(path: Path) -> tuple[list[Found], list[str]]:
         found.append(Found(_label_of(one.get("properties") or {}), index, shapes))
     notes = []
     if parents:
-        notes.append(f"{parents} of {regions} annotations are regions around cells, not read")
+        notes.append(
+            f"{parents} of {counted(regions, 'annotation')} not read: regions around cells"
+        )
     if others:
-        notes.append(f"{others} objects are points or lines, and no cells")
+        notes.append(
+            f"{counted(others, 'point or line', 'points or lines')} not read: no cells"
+        )
     return found, notes
 
 
@@ -751,7 +757,7 @@ def read_coco(path: Path, shape: tuple[int, ...], name: str) -> tuple[list[Found
         parts, pixels = cell
         index = of_image[one["image_id"]]
         found.append(Found(int(one.get("label") or 0), index, parts, pixels))
-    notes = [f"{crowds} crowds are no single cells, not read"] if crowds else []
+    notes = [f"{counted(crowds, 'crowd')} not read: no single cells"] if crowds else []
     if boxes:
         raise LabelsError(
             f"{boxes} of its cells are boxes without an outline. Export the segmentation too."

@@ -39,6 +39,7 @@ from napari_sa2net.data.levels import (
     with_contrast,
 )
 from napari_sa2net.errors import ChannelError, ImageError, SettingsError
+from napari_sa2net.words import plural
 
 Box = tuple[int, int, int, int]
 
@@ -541,7 +542,7 @@ class ImagePlan(BlockReader):
             return "RGB"
         if self.is_rgb and max(self.channels, default=3) < len(COLOURS):
             return f"{', '.join(COLOURS[c] for c in self.channels)} of RGB"
-        noun = "channel" if len(self.channels) == 1 else "channels"
+        noun = plural(len(self.channels), "channel")
         return f"{noun} {', '.join(map(str, self.channels)) or 'none'} of {self.n_channels}"
 
     def settings(self, measured: bool = True, **more: Any) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from napari_sa2net.errors import (
     SA2NetError,
     TrainingDataError,
 )
+from napari_sa2net.words import listed
 
 # --------------------------------------------------------------------------------------------
 # Tables of images (index.csv), as people and spreadsheets write them.
@@ -391,8 +392,8 @@ def _chosen(items: list[TrainingItem], only: Collection[str]) -> list[TrainingIt
     missing = [name for name in only if name not in found]
     if missing:
         raise TrainingDataError(
-            f"The training set no longer has {', '.join(missing[:3])}"
-            f"{' …' if len(missing) > 3 else ''}. Bring the files back, or start a new run."
+            f"The training set no longer has {listed(missing)}. Bring the files back, or start "
+            "a new run."
         )
     return chosen
 

@@ -16,6 +16,7 @@ from napari_sa2net.edits.shapes import Box, as_box, union
 from napari_sa2net.edits.step import UNSEEN, Index, Patch, Step
 from napari_sa2net.errors import EditError, NothingToEditError
 from napari_sa2net.metrics import distinct, objects_numbered, overlaps
+from napari_sa2net.words import counted
 
 #: An object with more than this share of its area in the box belongs to the box.
 _MOSTLY = 0.5
@@ -62,7 +63,7 @@ def replace_box(
     new = np.asarray(new_labels)
     part = _part(corrections, box, new, index, keep_reviewed)
     n = distinct(new[new > 0])[0].size
-    words = f"segmenting a box again ({n} cell{'' if n == 1 else 's'})"
+    words = f"segmenting a box again ({counted(n, 'cell')})"
     return pixel_step(corrections, "resegment", words, [part.patch], by_person=False)
 
 
@@ -113,7 +114,7 @@ def replace_area(
     if len(parts) > 1:
         _one_name(corrections, parts)
     n = distinct(new[new > 0])[0].size
-    words = f"segmenting of an area ({n} cell{'' if n == 1 else 's'})"
+    words = f"segmenting of an area ({counted(n, 'cell')})"
     patches = [part.patch for part in parts]
     return pixel_step(corrections, "resegment", words, patches, by_person=False)
 

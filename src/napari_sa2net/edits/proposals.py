@@ -21,6 +21,7 @@ from napari_sa2net.edits.shapes import Box
 from napari_sa2net.edits.step import Index, Patch, Step
 from napari_sa2net.errors import NothingToEditError
 from napari_sa2net.metrics import distinct, overlap_table
+from napari_sa2net.words import counted
 
 #: A new object that covers an old one so well (IoU) is no change that a person would see.
 SAME = 0.85
@@ -50,7 +51,7 @@ class Changed:
         first, *more = [(len(labels), how) for labels, how in said if labels] or [
             (0, "changed")
         ]
-        parts = [f"{first[0]} cell{'' if first[0] == 1 else 's'} {first[1]}"]
+        parts = [f"{counted(first[0], 'cell')} {first[1]}"]
         return ", ".join([*parts, *(f"{n} {how}" for n, how in more)])
 
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from napari_sa2net.errors import DeviceError
+from napari_sa2net.words import counted
 
 #: bfloat16 is used on a CPU where it is at least this much faster than float32.
 MIN_GAIN = 1.3
@@ -70,8 +71,7 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     if device.type == "mps":
         return "Apple GPU"
-    n = torch.get_num_threads()
-    return f"CPU, {n} thread{'s' if n > 1 else ''}"
+    return f"CPU, {counted(torch.get_num_threads(), 'thread')}"
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

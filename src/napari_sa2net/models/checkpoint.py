@@ -33,6 +33,7 @@ from napari_sa2net.errors import (
 from napari_sa2net.models.card import ModelCard
 from napari_sa2net.models.registry import MAX_NAME, SUFFIX, is_model_name
 from napari_sa2net.nn import FocalExponent, Network, make_network, network_config
+from napari_sa2net.words import listed
 
 #: "folds": dict of the MoNuSeg/GlaS script; "bare": state dict of the ISIC/SegPC script.
 Script = Literal["folds", "bare"]
@@ -256,7 +257,7 @@ def _needless(names: set[str]) -> list[str]:
 def _unsafe(where: str, names: list[str]) -> UnsafeCheckpointError:
     return UnsafeCheckpointError(
         f"{where} is a pickle that would run code when opened (it asks for "
-        f"{', '.join(names[:3])}), so it was not opened. {SAVE_AGAIN}"
+        f"{listed(names)}), so it was not opened. {SAVE_AGAIN}"
     )
 
 
@@ -429,10 +430,10 @@ def _sizes(given: Mapping[str, Tensor], where: str, ours: bool) -> tuple[int, in
     """Input channels, classes and base channels, off the first and last convolution."""
     missing = [key for key in ("inc.conv.weight", "outc4.weight") if key not in given]
     if missing and ours:
-        raise _changed(where, f"{_names(missing)} missing")
+        raise _changed(where, f"{listed(missing)} missing")
     if missing:
         raise ForeignCheckpointError(
-            f"{where} is not a SA2-Net: {_names(missing)} missing. {ANOTHER}"
+            f"{where} is not a SA2-Net: {listed(missing)} missing. {ANOTHER}"
         )
     first, last = given["inc.conv.weight"].shape, given["outc4.weight"].shape
     if len(first) != 4 or len(last) != 4 or min(*first, *last) < 1:
@@ -459,17 +460,12 @@ def _check_keys(
         return
     problems = []
     if missing:
-        problems.append(f"{_names(missing)} missing")
+        problems.append(f"{listed(missing)} missing")
     if surplus:
-        problems.append(f"{_names(surplus)} surplus")
+        problems.append(f"{listed(surplus)} surplus")
     if ours:
         raise _changed(where, "; ".join(problems))
     raise ForeignCheckpointError(f"{where} is not a SA2-Net: {'; '.join(problems)}. {ANOTHER}")
-
-
-def _names(keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-    return ", ".join(keys[:3]) + more
 
 
 def _checked(key: str, value: Tensor, wanted: Tensor, where: str) -> Tensor:

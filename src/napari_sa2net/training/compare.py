@@ -17,6 +17,7 @@ from napari_sa2net.errors import EvaluationError
 from napari_sa2net.metrics import ImageScore, MatchCounts, overlaps, pool, score_image
 from napari_sa2net.models.card import VARIANT, ModelCard
 from napari_sa2net.training.runs import RECIPE
+from napari_sa2net.words import counted
 
 if TYPE_CHECKING:
     from napari_sa2net.data.training_set import TrainingItem
@@ -428,7 +429,7 @@ def _advice(held_out: Change, forgotten: Sequence[str]) -> str:
     if held_out.after.n < FEW:
         n = held_out.after.n
         return (
-            f"With {n} cell{'' if n == 1 else 's'} held back, little can be told from chance. "
+            f"With {counted(n, 'cell')} held back, little can be told from chance. "
             f"{more}, and learn again."
         )
     return f"{more}, and learn again; a longer time can help, too."

@@ -54,6 +54,7 @@ from napari_sa2net.training.material import (
 )
 from napari_sa2net.training.runs import RECIPE
 from napari_sa2net.training.tuning import Scorer, Tallies, working_dtype
+from napari_sa2net.words import counted, plural
 
 # --------------------------------------------------------------------------------------------
 # Parent and child scored once more as they were when the child was judged.
@@ -260,7 +261,7 @@ def compare_models(
         notes = [*_left_out(judged.n_learned, {kin[1].name}), *judged.notes]
         return _told(models, folder, judged.tallies, notes)
     if kin and changed:
-        said = "1 image is" if changed == 1 else f"{changed} images are"
+        said = counted(changed, "image is", "images are")
         notes = [
             f"{said} new in this set, or other than when {kin[1].name} was judged: these "
             "numbers are not those of its verdict."
@@ -435,8 +436,8 @@ def _left_out(n: int, who: Collection[str]) -> list[str]:
     if not n:
         return []
     return [
-        f"{n} image{'' if n == 1 else 's'} that {' or '.join(sorted(who))} learned from "
-        f"{'is' if n == 1 else 'are'} left out."
+        f"{counted(n, 'image')} that {' or '.join(sorted(who))} learned from "
+        f"{plural(n, 'is', 'are')} left out."
     ]
 
 

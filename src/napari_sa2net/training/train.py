@@ -69,6 +69,7 @@ from napari_sa2net.training.processes import Place, shared, told
 from napari_sa2net.training.processes import check as check_devices
 from napari_sa2net.training.runs import folder_input, write_tensors
 from napari_sa2net.training.schedule import Schedule, decay_at
+from napari_sa2net.words import plural
 
 # --------------------------------------------------------------------------------------------
 # The Lightning module: loss on four heads, optimiser, validation by objects.
@@ -372,7 +373,7 @@ def train_with(
     if len(validation) < config.devices:
         raise SettingsError(
             f"--devices {config.devices}: each needs an image to validate with, and there "
-            f"{'is' if len(validation) == 1 else 'are'} {len(validation)}. Give fewer devices, "
+            f"{plural(len(validation), 'is', 'are')} {len(validation)}. Give fewer devices, "
             "or a larger --validation-fraction or more rows of split val."
         )
     for note in label_notes([*examples, *validation], Path(directory)):

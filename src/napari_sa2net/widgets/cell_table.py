@@ -42,6 +42,7 @@ from napari_sa2net.widgets.napari_port.reading import layer_key
 from napari_sa2net.widgets.napari_port.results import LABEL, METADATA_KEY
 from napari_sa2net.widgets.napari_port.reviewed_layer import ChosenCell, PaintedCells
 from napari_sa2net.widgets.theme import style_sheet
+from napari_sa2net.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -525,7 +526,9 @@ class CellTable(QWidget):
             n, listed = self.model.n_cells, self.model.rowCount()
             out = f" · {n - listed} filtered out" if listed < n else ""
             self.title.setText(f"{layer.name}: {line}{out}")
-            self.only.setText(f"Only the {listed} of {n} cells that no filter takes out")
+            self.only.setText(
+                f"Only the {listed} of {counted(n, 'cell')} that no filter takes out"
+            )
             self.only.setVisible(bool(out))
         else:
             self.title.setText(NO_CELLS.format(image.name) if image is not None else NO_IMAGE)
@@ -579,8 +582,8 @@ class CellTable(QWidget):
                 raise OutputError(f"{target} is there: choose it itself, to replace it.")
             n, listed = self.model.n_cells, self.model.rowCount()
             only = self.only.isVisible() and self.only.isChecked()
-            what = f"{n} cell{'' if n == 1 else 's'}" if n else ""
-            what = f"{listed} of {n} cells" if only else what
+            what = counted(n, "cell") if n else ""
+            what = f"{listed} of {counted(n, 'cell')}" if only else what
             of = layer_key(layer)
             if key == "csv":
                 shown = self.model.shown(with_left_out=not only)

@@ -39,6 +39,7 @@ from napari_sa2net.widgets.napari_port.reviewed_layer import (
     painted_colors,
 )
 from napari_sa2net.widgets.number_field import NumberField
+from napari_sa2net.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -324,7 +325,7 @@ class NumbersView(QWidget):
         labels = self._labels[self.filtered()].tolist()
         if labels and self._remove(labels):
             self.filters = []
-            self._said = f"{_cells(len(labels))} deleted."
+            self._said = f"{counted(len(labels), 'cell')} deleted."
             self._repaint()
 
     def _take_back(self) -> None:
@@ -408,7 +409,7 @@ class NumbersView(QWidget):
             self._leave_out(self._labels[filtered])
         words = _DRAG[not flat] if n else "No cells to plot."
         if chosen:
-            words = f"{int(self.inside().sum())} of {_cells(n)}"
+            words = f"{int(self.inside().sum())} of {counted(n, 'cell')}"
         self.line.setText(words)
         self.line.setWordWrap(not chosen)
         self._ends.setVisible(chosen and flat)
@@ -418,7 +419,7 @@ class NumbersView(QWidget):
         line = self._said
         if self.filters:
             told = "; ".join(one.words(self._heads) for one in self.filters)
-            line = f"{out} of {_cells(n)} filtered out: {told}"
+            line = f"{out} of {counted(n, 'cell')} filtered out: {told}"
         show_text(self.filter_line, line)
         self.delete.setText(f"Delete {'it' if out == 1 else f'these {out}'}")
         self.delete.setVisible(bool(self.filters) and out > 0)
@@ -586,10 +587,6 @@ def limits(values: NDArray[np.float64]) -> tuple[float, float]:
 
 def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return values[np.isfinite(values)]
-
-
-def _cells(n: int) -> str:
-    return f"{n} cell{'' if n == 1 else 's'}"
 
 
 def _gradient() -> QPixmap:

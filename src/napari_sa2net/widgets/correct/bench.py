@@ -40,6 +40,7 @@ from napari_sa2net.widgets.napari_port.drawing import Drawing
 from napari_sa2net.widgets.napari_port.keys import Keys, spelled
 from napari_sa2net.widgets.napari_port.picking import CellPicker
 from napari_sa2net.widgets.number_field import NumberField, take_typed
+from napari_sa2net.words import counted, plural
 
 # --------------------------------------------------------------------------------------------
 # Smaller parts of the Correct page: restoring, settings of a box, keys.
@@ -81,13 +82,12 @@ class OfferBox(LeftoverBox):
         text = ""
         if offers:
             newest, more = offers[0], len(offers) - 1
-            were = "was" if newest.n_edits == 1 else "were"
-            text = f"{newest.words}, {were} never kept."
+            text = f"{newest.words}, {plural(newest.n_edits, 'was', 'were')} never kept."
             if newest.problem:
                 text = f"{text} {newest.problem}"
             if more:
-                lots = "piece of work is" if more == 1 else "pieces of work are"
-                text += f" {more} older {lots} offered after this one."
+                lots = counted(more, "older piece of work is", "older pieces of work are")
+                text += f" {lots} offered after this one."
             self.restore.setEnabled(not newest.problem)
         self.set_words(text)
 

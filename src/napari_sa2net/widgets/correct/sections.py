@@ -24,6 +24,7 @@ from napari_sa2net.widgets.controls import (
 )
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.keys import spelled
+from napari_sa2net.words import counted, plural
 
 GROUP_TIP = (
     "Slide, patient or dish, if you know it: images of one group are never used both to learn "
@@ -72,7 +73,7 @@ class KeepSection(QWidget):
     def _show_unsaved(self) -> None:
         """How many corrections are not kept, and whether a crash would lose any."""
         n, problem = self._state.unsaved, self._state.journal_problem
-        words = f"{n} correction{'' if n == 1 else 's'} not kept yet"
+        words = f"{counted(n, 'correction')} not kept yet"
         self.title.setText(words if n else "Keep what you corrected")
         if problem:
             text = f"Not safe from a crash: {problem}"
@@ -116,14 +117,14 @@ def _would(what: WhatToKeep) -> str:
     if what.folder_gone:
         sentences.append("The folder is gone: it is made anew.")
     if what.n_planes:
-        planes = f" on {what.n_planes} {what.noun}s" if what.n_planes > 1 else ""
+        planes = f" on {counted(what.n_planes, what.noun)}" if what.n_planes > 1 else ""
         sentences.append(
             f"Keeps the image with {what.cells}{planes} and the background around them. What "
             "nobody looked at is kept, but never learned from."
         )
     if what.n_withdrawn:
         where = f"On {what.withdrawn} nothing" if what.is_stack else "Nothing of this image"
-        them = "it" if what.n_withdrawn == 1 else "them"
+        them = plural(what.n_withdrawn, "it", "them")
         sentences.append(
             f"{where} is reviewed any more: takes back what you had kept of {them}."
         )
@@ -206,7 +207,7 @@ class CarrySection(QWidget):
     def _show(self) -> None:
         carried = self._state.carried
         self.setVisible(carried.is_stack)
-        self.switch.setText(f"Also on neighbouring {carried.noun}s")
+        self.switch.setText(f"Also on neighbouring {plural(2, carried.noun)}")
         self.switch.setChecked(self._state.carry)
         self.now.setEnabled(carried.can)
         self.words.setText(f"Carried to {carried.words}." if carried.words else "")
@@ -280,8 +281,8 @@ class ReviewSection(QWidget):
         known, n = review.planes
         if review.total:
             # of all planes once they were looked through
-            more = f" on {known} of {n} {review.noun}s so far" if known < n else ""
-            where = f" on {n} {review.noun}s" if n > 1 and not more else more
+            more = f" on {known} of {counted(n, review.noun)} so far" if known < n else ""
+            where = f" on {counted(n, review.noun)}" if n > 1 and not more else more
             self.title.setText(
                 f"Reviewed {review.done} of {review.total} cells{where}, most doubtful first"
             )

@@ -37,6 +37,7 @@ from napari_sa2net.widgets.page import PageWidget, error_box
 from napari_sa2net.widgets.rows import ModelRow
 from napari_sa2net.widgets.theme import text_color
 from napari_sa2net.widgets.workspace import Workspace
+from napari_sa2net.words import counted
 
 TEACH = (
     "A model learns from the cells that you corrected or accepted, and is then judged on some "
@@ -214,9 +215,9 @@ class LearnPage(PageWidget):
     def _show_button(self) -> None:
         state, config = self.state, self.state.config
         n = state.summary.n_images if state.summary is not None else 0
-        what = f"{n} correction{'' if n == 1 else 's'}"
+        what = counted(n, "correction")
         if config.steps is not None:
-            how = f"in {config.steps:,} step{'' if config.steps == 1 else 's'}"
+            how = f"in {counted(config.steps, 'step')}"
         else:
             info = self.session.info
             pace = info.seconds_per_megapixel if info is not None else None

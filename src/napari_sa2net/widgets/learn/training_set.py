@@ -27,7 +27,6 @@ from napari_sa2net.app.training_set import (
     LearnState,
     SetItem,
     SetSummary,
-    cells,
 )
 from napari_sa2net.widgets.controls import (
     FolderRow,
@@ -43,6 +42,7 @@ from napari_sa2net.widgets.controls import (
 )
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.rows import ChannelButton
+from napari_sa2net.words import counted
 
 # --------------------------------------------------------------------------------------------
 # What has to be said of images before they are taken into the training set.
@@ -318,11 +318,11 @@ def pixmap(values: Any) -> QPixmap:
 def total_words(summary: SetSummary) -> str:
     """``3 images · 57 reviewed cells · 2 groups``."""
     n, groups = summary.n_images, summary.n_groups
-    parts = [f"{n} image{'' if n == 1 else 's'}"]
+    parts = [counted(n, "image")]
     if summary.n_cells is not None:
-        parts.append(cells(summary.n_cells).replace("cell", "reviewed cell"))
+        parts.append(counted(summary.n_cells, "reviewed cell"))
     if groups:
-        parts.append(f"{groups} group{'' if groups == 1 else 's'}")
+        parts.append(counted(groups, "group"))
     return " · ".join(parts)
 
 
@@ -344,7 +344,7 @@ def when_words(time: str, now: datetime | None = None) -> str:
 def _line(one: SetItem) -> str:
     parts = [one.name]
     if one.n_cells is not None:
-        parts.append(cells(one.n_cells))
+        parts.append(counted(one.n_cells, "cell"))
     when = when_words(one.time)
     if when:
         parts.append(when)
