@@ -104,7 +104,8 @@ def test_pixel_size(
 
 def test_pixel_size_through_affine(viewer: ViewerModel, port: NapariPort) -> None:
     viewer.add_image(np.zeros((10, 12)), affine=np.diag([0.5, 2, 1]), units=("um", "um"))
-    assert source_of(port).pixel_size_um == pytest.approx(1.0)
+    assert source_of(port).pixel_size_um == pytest.approx((0.5, 2))
+    assert source_of(port).pixel_side_um == pytest.approx(1.0)
 
 
 def test_sides_of_a_pixel_go_to_the_table(viewer: ViewerModel, port: NapariPort) -> None:

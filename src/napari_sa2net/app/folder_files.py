@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from napari_sa2net.app.training_set import picture_of
 from napari_sa2net.data.commit import is_training_set, read_manifest
-from napari_sa2net.data.io import ImageFile, Sizes, read_image
+from napari_sa2net.data.io import Sizes, read_image
 from napari_sa2net.data.journal import list_journals
 from napari_sa2net.data.plan import plan_image
 from napari_sa2net.data.results import (
@@ -280,7 +280,7 @@ def read_opened(number: int, image: FolderImage, output: Path) -> OpenedImage:
         image.path,
         data,
         axes,
-        _spacing(file),
+        file.spacing_um,
         None if rgb else _limits(data),
     )
     journal = _journalled(in_use=False).get(readable(str(real(image.path))))
@@ -296,12 +296,6 @@ def read_opened(number: int, image: FolderImage, output: Path) -> OpenedImage:
         return opened
     labels = _labels(output / f"{image.name}.tif", shape)
     return replace(opened, labels=labels, provenance=made, table=_table(output, image.name))
-
-
-def _spacing(file: ImageFile) -> dict[str, float]:
-    """µm along each axis that is known; both of a plane, or none."""
-    size = file.pixel_size_um
-    return {} if size is None else {"Y": size, "X": size, **file.scale_um}
 
 
 def _limits(data: Any) -> tuple[float, float]:

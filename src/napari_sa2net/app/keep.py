@@ -619,7 +619,7 @@ def keep(request: KeepRequest) -> KeepResult:
                 box=box,
                 axes=axes,
                 made=made,
-                pixel_size_um=image.pixel_size_um,
+                pixel_size_um=image.pixel_side_um,
                 parent=source.model,
                 parent_sha256=source.model_sha256,
                 n_edits=request.n_edits,

@@ -209,7 +209,7 @@ class Results:
             session.result_key = result.key
             source = result.request.source
             session.summary = summary_line(
-                result.summary, source.pixel_size_um, source.z_step_um
+                result.summary, source.pixel_side_um, source.z_step_um
             )
         session.sliders_note = SLIDER_WORDS[session.sliders]
         if result is not None and result.sliders == "live" and not result.summary.n_objects:

@@ -72,9 +72,7 @@ class ImageSource:
     contrast
         Values shown as black and white, where these shall be the levels; otherwise None.
     pixel_size_um
-        Micrometres per pixel; None where units are unknown.
-    pixel_sides_um
-        Along Y and X where they differ.
+        Micrometres per pixel, those along Y and X where they differ; None where unknown.
     z_step_um
         Micrometres from plane to plane of a Z stack; None where unknown.
     plane
@@ -95,7 +93,7 @@ class ImageSource:
     data: Any
     axes: str | None = None
     channels: tuple[int, ...] | None = None
-    pixel_size_um: float | None = None
+    pixel_size_um: float | tuple[float, float] | None = None
     plane: tuple[int, ...] | None = None
     view: tuple[int, int, int, int] | None = None
     area: tuple[int, int, int, int] | None = None
@@ -104,7 +102,12 @@ class ImageSource:
     z_step_um: float | None = None
     path: str = ""
     axes_guessed: bool = False
-    pixel_sides_um: float | tuple[float, float] | None = None
+
+    @property
+    def pixel_side_um(self) -> float | None:
+        """Side of a square of one pixel's area; None where unknown."""
+        size = self.pixel_size_um
+        return math.sqrt(math.prod(size)) if isinstance(size, tuple) else size
 
     @cached_property
     def identity(self) -> str:
@@ -284,7 +287,7 @@ class Session:
 
 
 def summary_line(
-    summary: Summary, pixel_size_um: float | None, z_step_um: float | None = None
+    summary: Summary, pixel_side_um: float | None, z_step_um: float | None = None
 ) -> str:
     """``143 cells · median 96 µm² · 3 touch the border``; of cells in depth the volume."""
     n = summary.n_objects
@@ -293,12 +296,12 @@ def summary_line(
     parts = [counted(n, "cell")]
     area = summary.median_area_px
     if math.isfinite(area):
-        if summary.in_depth and pixel_size_um and z_step_um:
-            parts.append(f"median {plain(area * pixel_size_um**2 * z_step_um)} µm³")
+        if summary.in_depth and pixel_side_um and z_step_um:
+            parts.append(f"median {plain(area * pixel_side_um**2 * z_step_um)} µm³")
         elif summary.in_depth:
             parts.append(f"median {area:,.0f} voxels")
-        elif pixel_size_um:
-            parts.append(f"median {plain(area * pixel_size_um**2)} µm²")
+        elif pixel_side_um:
+            parts.append(f"median {plain(area * pixel_side_um**2)} µm²")
         else:
             parts.append(f"median {area:,.0f} px²")
     if summary.n_border:
@@ -358,7 +361,7 @@ class SegmentRequest:
             "normalize": self.normalize,
             "predict": predict,
             "instances": self.instances,
-            "pixel_size_um": source.pixel_sides_um or source.pixel_size_um,
+            "pixel_size_um": source.pixel_size_um,
             "z_step_um": source.z_step_um,
             "window": self.window,
         }
@@ -502,7 +505,7 @@ def source_plan(source: ImageSource) -> ImagePlan:
 def image_line(source: ImageSource) -> str:
     """``512 × 640 · 1 channel · 0.32 µm/px``, or what is wrong with the image."""
     try:
-        return source_plan(source).describe(source.pixel_sides_um or source.pixel_size_um)
+        return source_plan(source).describe(source.pixel_size_um)
     except SA2NetError as error:
         return str(error)
 

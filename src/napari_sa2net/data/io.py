@@ -105,6 +105,12 @@ class ImageFile:
         return (y, x) if self.pixel_size_um and y and x and y != x else self.pixel_size_um
 
     @property
+    def spacing_um(self) -> dict[str, float]:
+        """µm along each axis that is known; both of a plane, or none."""
+        size = self.pixel_size_um
+        return {} if size is None else {"Y": size, "X": size, **self.scale_um}
+
+    @property
     def voxel_sides_um(self) -> Sizes:
         """As `pixel_sides_um`, and the step between planes before them where it is known."""
         sides, step = self.pixel_sides_um, self.scale_um.get("Z")

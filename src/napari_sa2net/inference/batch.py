@@ -268,7 +268,7 @@ def segment_file(
         cells = Cells(
             result.labels,
             result.plan.label_axes,
-            _spacing(image),
+            image.spacing_um,
             {str(name): result.objects[name].to_numpy() for name in result.objects.columns},
             job.name,
             image.array,
@@ -359,7 +359,7 @@ def cells_of(
     return Cells(
         labels.array,
         labels.axes,
-        _spacing(image),
+        image.spacing_um,
         {str(name): table[name].to_numpy() for name in table.columns},
         job.name,
         image.array,
@@ -367,12 +367,6 @@ def cells_of(
         job.path,
         made,
     )
-
-
-def _spacing(image: ImageFile) -> dict[str, float]:
-    """µm along each axis that is known; both of a plane, or none."""
-    size = image.pixel_size_um
-    return {} if size is None else {"Y": size, "X": size, **image.scale_um}
 
 
 #: Of a stack so many planes are looked at, and of a plane a middle of this side (px).

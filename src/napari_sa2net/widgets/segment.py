@@ -596,8 +596,8 @@ class SegmentPage(PageWidget):
         self.found.setVisible(source is not None)
         if source is None:
             return
-        self.size_row.set_pixel_size(source.pixel_size_um)
-        self.result.set_pixel_size(source.pixel_size_um)
+        self.size_row.set_pixel_size(source.pixel_side_um)
+        self.result.set_pixel_size(source.pixel_side_um)
         said = source.axes, source.axes_guessed
         shown = (source.key, said, source.channels, source.shape)
         if shown != self._axes_shown:

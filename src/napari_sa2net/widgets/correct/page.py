@@ -418,7 +418,7 @@ class CorrectPage(PageWidget):
         self.place.setVisible(source is not None)
         self.lay_on.setVisible(source is not None and source.could_lie_on)
         image = source.image if source is not None else None
-        size = image.pixel_size_um if image is not None else None
+        size = image.pixel_side_um if image is not None else None
         self.box.diameter_box.set_lengths(size)
 
     def _show_history(self) -> None:

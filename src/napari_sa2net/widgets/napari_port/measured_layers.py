@@ -16,7 +16,7 @@ from napari_sa2net.data.axes import STACK_NAMES
 from napari_sa2net.engine.messages import SegmentResult
 from napari_sa2net.widgets.napari_port.connections import Connections, WatchedLayers
 from napari_sa2net.widgets.napari_port.maps import is_cells
-from napari_sa2net.widgets.napari_port.reading import layer_key, pixel_sides_um, z_step_um
+from napari_sa2net.widgets.napari_port.reading import layer_key, pixel_size_um, z_step_um
 from napari_sa2net.widgets.napari_port.results import (
     LEFT_TABLES,
     LeftTable,
@@ -96,13 +96,13 @@ class MeasuredLayers:
                 corner,
                 extra,
                 source.stack_axes[-(len(corner) - 2) :] if len(corner) > 2 else "",
-                pixel_sides_um(image),
+                source.pixel_size_um,
                 source.z_step_um,
             )
         axes = STACK_NAMES[: layer.ndim - 2][::-1]
         return Place(
             stack_axes=axes,
-            pixel_size_um=pixel_sides_um(layer),
+            pixel_size_um=pixel_size_um(layer),
             z_step_um=z_step_um(layer, axes + "YX"),
         )
 

@@ -40,8 +40,8 @@ def layer_axes(layer: Image) -> str:
     return guess_axes(layer.ndim, bool(layer.rgb), labels)
 
 
-def pixel_size_um(layer: Layer) -> float | None:
-    """Side of a square of one pixel's area in micrometres; None where units are unknown.
+def pixel_size_um(layer: Layer) -> float | tuple[float, float] | None:
+    """Side of a pixel in micrometres, height and width where they differ; None where unknown.
 
     None too where it is a screen's or a mistake, as of files that we read ourselves.
 
@@ -53,22 +53,14 @@ def pixel_size_um(layer: Layer) -> float | None:
         return None
     points = np.array([layer.data_to_world(p) for p in unit_points(layer.ndim)])
     vectors = linear_part(points)
+    height, width = np.linalg.norm(vectors[:, -2:], axis=0).tolist()
     vectors[-2:] *= np.array(factors)[:, None]
     # a plane tilted out of YX by a 3-D rotation: lengths along Z need the same unit
     area = parallelogram_area(vectors[-2:, -2], vectors[-2:, -1])
     size = float(np.sqrt(area)) if np.isfinite(area) and area > 0 else 0.0
     dots = any(counts_dots(str(unit)) for unit in layer.units[-2:])
-    return size if is_plausible(size, dots) else None
-
-
-def pixel_sides_um(layer: Layer) -> float | tuple[float, float] | None:
-    """Height and width of a pixel in micrometres where they differ, else `pixel_size_um`."""
-    size = pixel_size_um(layer)
-    if size is None:
+    if not is_plausible(size, dots):
         return None
-    points = np.array([layer.data_to_world(p) for p in unit_points(layer.ndim)])
-    vectors = linear_part(points)
-    height, width = np.linalg.norm(vectors[:, -2:], axis=0).tolist()
     # a factor of the unit is the same for both
     ratio = height / width if width else 1.0
     if not np.isfinite(ratio) or np.isclose(ratio, 1, rtol=1e-6):
@@ -94,8 +86,8 @@ def z_step_um(layer: Layer, axes: str) -> float | None:
 
 
 def voxel_sides_um(layer: Layer, axes: str) -> Sizes:
-    """As `pixel_sides_um`, and the step between planes before them where it is known."""
-    sides, step = pixel_sides_um(layer), z_step_um(layer, axes)
+    """As `pixel_size_um`, and the step between planes before them where it is known."""
+    sides, step = pixel_size_um(layer), z_step_um(layer, axes)
     if sides is None or step is None:
         return sides
     return (step, *(sides if isinstance(sides, tuple) else (sides, sides)))
@@ -205,7 +197,6 @@ def image_source(
         axes=axes,
         channels=channels,
         pixel_size_um=pixel_size_um(layer),
-        pixel_sides_um=pixel_sides_um(layer),
         plane=shown_plane(viewer, layer, axes),
         view=visible_box(viewer, layer),
         seen_channel=shown_channel(viewer, layer, axes),
