@@ -279,7 +279,7 @@ class CorrectController:
 
     # --- corrections -------------------------------------------------------------------
 
-    def do(self, make: MakeStep, key: str | None = None) -> bool:
+    def do(self, make: MakeStep) -> bool:
         """Make a step on the shown plane and carry it out; False where it could not be.
 
         ``state.said`` tells what was done, or why not.

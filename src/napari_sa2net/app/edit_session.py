@@ -540,7 +540,7 @@ def journal_place(source: CellSource) -> dict[str, Any]:
     }
 
 
-def find_offers(fingerprint: str, name: str, now: datetime | None = None) -> tuple[Offer, ...]:
+def find_offers(fingerprint: str, name: str) -> tuple[Offer, ...]:
     """Journals of an image that no window is writing, the latest first.
 
     The name decides where the image could not be read for its fingerprint.
@@ -551,7 +551,7 @@ def find_offers(fingerprint: str, name: str, now: datetime | None = None) -> tup
         If the folder of the journals cannot be used.
     """
     return tuple(
-        _offer(info, now or datetime.now(UTC))
+        _offer(info, datetime.now(UTC))
         for info in list_journals()
         if (
             info.image.fingerprint == fingerprint

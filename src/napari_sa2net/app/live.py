@@ -418,7 +418,7 @@ class LiveController:
             words += f"no better, so nothing was changed.{scores}"
         else:
             self._waves[request.cells] = request.wave
-            changed = self._propose(session, request, result)
+            changed = self._propose(request, result)
             words += f"{changed.words}.{scores}" if changed else f"nothing to change.{scores}"
         if plane.poor >= PATIENCE:
             plane.resting = True
@@ -461,9 +461,7 @@ class LiveController:
         self._asked = None
         return True
 
-    def _propose(
-        self, session: EditSession, request: WaveRequest, result: p.WaveResult
-    ) -> Changed | None:
+    def _propose(self, request: WaveRequest, result: p.WaveResult) -> Changed | None:
         """Lay a wave over the cells; what it changes."""
         dy, dx = (
             a - b

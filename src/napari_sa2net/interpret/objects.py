@@ -129,7 +129,7 @@ def all_profiles(
     counts = np.zeros(n * _WIDTH, np.int64)
     sums = {stride: np.zeros(n * _WIDTH) for stride in present}
     xs = np.arange(labels.shape[1]) + origin[1]
-    for start, position, slot in _bands(_numbered(labels, values), n) if present else ():
+    for start, position, slot in _bands(_numbered(labels, values)) if present else ():
         counts += np.bincount(slot, minlength=counts.size)
         ys = np.arange(start, min(start + _PROFILE_ROWS, labels.shape[0])) + origin[0]
         for stride in present:
@@ -156,7 +156,7 @@ def _numbered(labels: NDArray[np.integer[Any]], values: Index) -> NDArray[np.int
     return np.where(labels > 0, np.searchsorted(values, labels) + 1, 0).astype(np.int32)
 
 
-def _bands(labels: NDArray[np.int32], n: int) -> Iterator[tuple[int, Index, Index]]:
+def _bands(labels: NDArray[np.int32]) -> Iterator[tuple[int, Index, Index]]:
     """Pixels along boundaries, by bands of rows.
 
     Yields

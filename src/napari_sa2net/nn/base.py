@@ -203,16 +203,16 @@ def activate(logits: Tensor, classes: int | None = None) -> Tensor:
     return p if n == logits.shape[1] else torch.cat([p, logits[:, n:].sigmoid()], dim=1)
 
 
-def pad_to_stride(x: Tensor, stride: int = STRIDE) -> Tensor:
-    """Pad (B, C, H, W) at bottom and right to multiples of stride by reflection.
+def pad_to_stride(x: Tensor) -> Tensor:
+    """Pad (B, C, H, W) at bottom and right to multiples of `STRIDE` by reflection.
 
     The reflection repeats where the image is smaller than the pad (as numpy's does); an
     axis of one pixel repeats its value.
     """
     for axis in (-2, -1):
         n = x.shape[axis]
-        if n % stride:
-            index = reflect_index(n, n + (-n) % stride, x.device)
+        if n % STRIDE:
+            index = reflect_index(n, n + (-n) % STRIDE, x.device)
             x = x.index_select(axis, index)
     return x
 

@@ -174,7 +174,6 @@ def examples_in(
     seen: NDArray[np.float32],
     labels: NDArray[np.integer],
     counts: NDArray[np.bool_],
-    seed: int = 0,
 ) -> list[ClickExample]:
     """Of the reviewed cells of a plane, and of places beside them where none is.
 
@@ -184,10 +183,8 @@ def examples_in(
     labels : int (H, W)
     counts : bool (H, W)
         Reviewed pixels.
-    seed : int
-        Which are taken where there are more than `MOST`.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     # numbers of labels may be large
     numbers, flat = np.unique(np.where(labels > 0, labels, 0), return_inverse=True)
     flat = flat.reshape(labels.shape) + (numbers[0] > 0)

@@ -355,7 +355,6 @@ class SegmentPage(PageWidget):
         self.controller = workspace.controller
         self.port = workspace.port
         self._workspace = workspace
-        self._dispatch = workspace.dispatch
         self._axes_shown: tuple[Any, ...] = ()
         self._measuring = False
         self._build()

@@ -510,7 +510,7 @@ def run_fold(
         raise TrainingError(f"Fold {number} ended before its first validation.")
     net.load_state_dict(keeper.weights)
     module.cpu()
-    card = _card(recipe, settings, number, keeper, data, len(training))
+    card = _card(recipe, settings, number, keeper, len(training))
     model = save_model(folder / MODEL, net, card)
     outcome: dict[str, Any] = {
         "fold": number,
@@ -629,7 +629,6 @@ def _card(
     settings: FoldSettings,
     number: int,
     keeper: Keeper,
-    data: Prepared,
     n_training: int,
 ) -> ModelCard:
     return ModelCard(

@@ -208,9 +208,9 @@ class MapTiles(QWidget):
                 tile.update()
 
 
-def shrunk(values: NDArray[np.floating], most: int = THUMBNAIL) -> NDArray[np.floating]:
-    """Means of blocks, so that no side is longer than ``most``."""
-    step = max(1, -(-max(values.shape) // most))
+def shrunk(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Means of blocks, so that no side is longer than `THUMBNAIL`."""
+    step = max(1, -(-max(values.shape) // THUMBNAIL))
     if step == 1 or 0 in values.shape:
         return values
     # a side that is shorter than a block is one block
