@@ -15,7 +15,7 @@ from uuid import uuid4
 import filelock
 import platformdirs
 
-from napari_sa2net.errors import OutputError
+from napari_sa2net.errors import OutputError, SettingsError
 
 #: Environment variable with the folder that holds all of the user's files of this program.
 HOME_VARIABLE = "SA2NET_HOME"
@@ -208,6 +208,26 @@ def taken(path: Path) -> OutputError:
         f"{path} exists already. Give another path, or allow to overwrite: --overwrite in the "
         "shell, overwrite=True in Python."
     )
+
+
+def is_there(path: Path, besides: str) -> bool:
+    """Whether a folder of results has the file that tells what they are.
+
+    Raises
+    ------
+    OutputError
+        The folder is a file.
+    SettingsError
+        It holds other files (but for one of the name ``besides``), and not this one.
+    """
+    folder = path.parent
+    if path.is_file() or not folder.exists():
+        return path.is_file()
+    if not folder.is_dir():
+        raise OutputError(f"{folder} is a file. Give a folder for the results.")
+    if any(one.name != besides for one in folder.iterdir()):
+        raise SettingsError(f"{folder} holds other files. Choose an empty or a new folder.")
+    return False
 
 
 def _umask() -> int:

@@ -14,10 +14,10 @@ from napari_sa2net.cli.figure import (
     Shown,
     draw,
     outline_segments,
-    render,
     round_length,
 )
 from napari_sa2net.data import synthetic_nuclei
+from napari_sa2net.data.write import render
 from napari_sa2net.interpret.maps import place
 from napari_sa2net.interpret.refinement import refinement_table
 from napari_sa2net.nn import ATTENTION_NAMES

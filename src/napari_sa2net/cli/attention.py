@@ -203,7 +203,8 @@ def _write_figure(
     pixel_size_um: float | None,
     settings: AttentionSettings,
 ) -> None:
-    from napari_sa2net.cli.figure import Shown, draw, render
+    from napari_sa2net.cli.figure import Shown, draw
+    from napari_sa2net.data.write import render
 
     shown = Shown(
         name,

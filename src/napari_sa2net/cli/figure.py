@@ -248,7 +248,6 @@ PER_OBJECT = "cividis"
 
 #: Inches: a figure as wide as a journal's page, its panels, and the room between them.
 WIDTH, PANEL, BESIDE, ABOVE, LABEL, HEAD = 7.25, 1.1, 0.28, 0.2, 0.16, 0.5
-DPI = 300
 #: Of narrower images (px) a scale bar would be shorter than a pixel.
 FEW = 4
 #: Height of panels by their width, at least and at most; images beyond are stretched.
@@ -328,18 +327,6 @@ def draw(shown: Shown) -> Figure:
             columnspacing=1,
         )
     return figure
-
-
-def render(figure: Figure, kind: str) -> bytes:
-    """A figure as "png" or "svg"; the same figure gives the same bytes."""
-    from matplotlib import rc_context
-
-    content = BytesIO()
-    # Text stays text, so that a journal's font can be put in; no time, no random names.
-    metadata = {"Date": None} if kind == "svg" else {}
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "sa2net"}):
-        figure.savefig(content, format=kind, dpi=DPI, metadata=metadata)
-    return content.getvalue()
 
 
 # --- rows and panels ---------------------------------------------------------------------

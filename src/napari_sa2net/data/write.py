@@ -1,4 +1,4 @@
-"""Results out: labels and float maps as TIFF, plane by plane, all of it or nothing."""
+"""Results out: labels and float maps as TIFF, plane by plane, all of it or nothing; figures."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,11 @@ from napari_sa2net.data.io import Sizes
 from napari_sa2net.errors import AxesError, ImageError, OutputError
 from napari_sa2net.files import TEMPORARY_PREFIX, cannot_write, write_atomically
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Dots per inch of figures.
+DPI = 300
 #: Planes with more pixels are written in tiles, so that none is ever whole in memory.
 MAX_PLANE_PIXELS = 64_000_000
 _TILE = 1024
@@ -554,3 +560,15 @@ def _write_image(
             }
         ],
     }
+
+
+def render(figure: Figure, kind: str) -> bytes:
+    """A figure as "png" or "svg"; the same figure gives the same bytes."""
+    from matplotlib import rc_context
+
+    content = BytesIO()
+    # Text stays text, so that a journal's font can be put in; no time, no random names.
+    metadata = {"Date": None} if kind == "svg" else {}
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "sa2net"}):
+        figure.savefig(content, format=kind, dpi=DPI, metadata=metadata)
+    return content.getvalue()

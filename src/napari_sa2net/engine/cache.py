@@ -22,7 +22,7 @@ from napari_sa2net.engine.server import Server
 from napari_sa2net.errors import NotKeptError
 from napari_sa2net.inference import tiling
 from napari_sa2net.inference.instances import foreground_probability
-from napari_sa2net.inference.planes import Windows
+from napari_sa2net.inference.planes import Windows, moved
 from napari_sa2net.inference.predict import Predictor
 from napari_sa2net.inference.segment import Prediction, plan_for
 from napari_sa2net.measure import object_table
@@ -51,11 +51,7 @@ def confidence(made: Prediction, labels: NDArray[Any], at: tuple[int, ...]) -> O
     """
 
     def foreground(index: tuple[int, ...], rows: slice, columns: slice) -> NDArray[Any]:
-        where = tuple(a + b for a, b in zip(index, at[:-2], strict=True))
-        y, x = (
-            slice(part.start + first, part.stop + first)
-            for part, first in zip((rows, columns), at[-2:], strict=True)
-        )
+        where, y, x = moved(at, index, rows, columns)
         part = np.asarray(made.probability[(*where, slice(None), y, x)])
         return foreground_probability(part, made.classes)
 

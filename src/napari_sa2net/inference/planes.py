@@ -409,12 +409,8 @@ def intensities(plan: ImagePlan, first: tuple[int, ...], shape: tuple[int, ...])
     """
 
     def window(index: tuple[int, ...], rows: slice, columns: slice) -> NDArray[Any]:
-        at = tuple(a + b for a, b in zip(index, first[:-2], strict=True))
-        (y0, y1), (x0, x1) = (
-            (begin + part.start, begin + part.stop)
-            for begin, part in zip(first[-2:], (rows, columns), strict=True)
-        )
-        return np.moveaxis(plan.read_raw(at, y0, y1, x0, x1), 0, -1)
+        at, y, x = moved(first, index, rows, columns)
+        return np.moveaxis(plan.read_raw(at, y.start, y.stop, x.start, x.stop), 0, -1)
 
     return Windows((*shape, len(plan.channels)), plan.dtype, window)
 
@@ -423,14 +419,21 @@ def channels_at(plan: ImagePlan, first: tuple[int, ...]) -> Read:
     """Reads all channels of windows whose places count from a pixel of an image."""
 
     def read(index: tuple[int, ...], rows: slice, columns: slice) -> NDArray[Any]:
-        at = tuple(a + b for a, b in zip(index, first[:-2], strict=True))
-        y, x = (
-            slice(part.start + a, part.stop + a)
-            for part, a in zip((rows, columns), first[-2:], strict=True)
-        )
-        return plan.read_channels(at, y, x)
+        return plan.read_channels(*moved(first, index, rows, columns))
 
     return read
+
+
+def moved(
+    first: tuple[int, ...], index: tuple[int, ...], rows: slice, columns: slice
+) -> tuple[tuple[int, ...], slice, slice]:
+    """A window of a part of an image, in the image; ``first``: first pixel of the part."""
+    *at, y, x = first
+    return (
+        tuple(a + b for a, b in zip(index, at, strict=True)),
+        slice(y + rows.start, y + rows.stop),
+        slice(x + columns.start, x + columns.stop),
+    )
 
 
 class Windows:

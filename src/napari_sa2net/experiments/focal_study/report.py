@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from io import BytesIO, StringIO
+from io import StringIO
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
+from napari_sa2net.data.write import render
 from napari_sa2net.experiments.focal_study.plan import (
     METRICS,
     PAIRS,
@@ -40,7 +41,7 @@ MARKS = {"all": "s", "learnable": "^", "chosen": "o"}
 KEPT, REMOVED = "#0072B2", "#D55E00"
 #: Differences are not magnified beyond so many points on either side.
 LEAST_POINTS = 0.5
-WIDTH, HEIGHT, DPI = 7.25, 3.0, 300
+WIDTH, HEIGHT = 7.25, 3.0
 
 
 def draw(state: dict[str, Any]) -> Figure:
@@ -64,18 +65,6 @@ def draw(state: dict[str, Any]) -> Figure:
             frameon=False, fontsize=7, handletextpad=0.3,
         )  # fmt: skip
     return figure
-
-
-def encode(figure: Figure, kind: str) -> bytes:
-    """The figure as "png" or "svg"; the same figure gives the same bytes."""
-    from matplotlib import rc_context
-
-    content = BytesIO()
-    # Text stays text, so that a journal's font can be put in; no time, no random names.
-    metadata = {"Date": None} if kind == "svg" else {}
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "sa2net"}):
-        figure.savefig(content, format=kind, dpi=DPI, metadata=metadata)
-    return content.getvalue()
 
 
 def _draw_gamma(axes: Axes, result: dict[str, Any], threshold: float) -> None:
@@ -154,7 +143,7 @@ def write_report(out: Path, state: dict[str, Any]) -> None:
     """Write results.csv, gamma.csv, figure.png, figure.svg and study.md."""
     drawn = draw(state)
     for kind in ("png", "svg"):
-        write_atomically(out / f"figure.{kind}", encode(drawn, kind))
+        write_atomically(out / f"figure.{kind}", render(drawn, kind))
     write_atomically(out / "results.csv", _csv(_result_rows(state)))
     write_atomically(out / "gamma.csv", _csv(_gamma_rows(state)))
     write_atomically(out / "study.md", markdown(state).encode())

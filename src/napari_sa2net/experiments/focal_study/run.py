@@ -22,7 +22,6 @@ from napari_sa2net.config import Progress, TrainConfig
 from napari_sa2net.errors import (
     Cancelled,
     OutOfMemoryError,
-    OutputError,
     SettingsError,
     TrainingError,
 )
@@ -48,7 +47,7 @@ from napari_sa2net.experiments.focal_study.scoring import (
     score_images,
     time_variants,
 )
-from napari_sa2net.files import write_atomically
+from napari_sa2net.files import is_there, write_atomically
 from napari_sa2net.inference.devices import device_name, is_out_of_memory, resolve_device
 from napari_sa2net.metrics import THRESHOLDS
 from napari_sa2net.models.file import load_checkpoint, save_model
@@ -140,11 +139,7 @@ def read(out: Path, settings: StudySettings) -> dict[str, Any] | None:
         If it is no folder.
     """
     path = out / STUDY
-    if not path.is_file():
-        if out.exists() and not out.is_dir():
-            raise OutputError(f"{out} is a file. Give a folder for the results.")
-        if out.is_dir() and any(path.name != LOCK for path in out.iterdir()):
-            raise SettingsError(f"{out} holds other files. Choose an empty or a new folder.")
+    if not is_there(path, LOCK):
         return None
     try:
         state = json.loads(path.read_text(encoding="utf-8"))

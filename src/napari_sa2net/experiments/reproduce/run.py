@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from napari_sa2net.config import Progress
 from napari_sa2net.errors import (
-    OutputError,
     SA2NetError,
     SettingsError,
     TrainingDataError,
@@ -36,7 +35,7 @@ from napari_sa2net.experiments.reproduce.fold import (
 from napari_sa2net.experiments.reproduce.prepare import Prepared, prepare
 from napari_sa2net.experiments.reproduce.recipes import FOLDS, Recipe, RecipeName, recipe_of
 from napari_sa2net.experiments.reproduce.report import decided, score, write_report
-from napari_sa2net.files import write_atomically
+from napari_sa2net.files import is_there, write_atomically
 from napari_sa2net.inference.devices import resolve_device
 
 # --------------------------------------------------------------------------------------------
@@ -336,11 +335,7 @@ def _devices(names: str) -> list[str]:
 def _read(out: Path, settings: dict[str, Any], recipe: Recipe) -> dict[str, Any] | None:
     """Settings of the run that is in a folder, which must be these; None: there is no run."""
     path = out / SETTINGS
-    if not path.is_file():
-        if out.exists() and not out.is_dir():
-            raise OutputError(f"{out} is a file. Give a folder for the results.")
-        if out.is_dir() and any(path.name != CACHE for path in out.iterdir()):
-            raise SettingsError(f"{out} holds other files. Choose an empty or a new folder.")
+    if not is_there(path, CACHE):
         return None
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
