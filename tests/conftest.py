@@ -167,11 +167,21 @@ def warm_engine_maker() -> Iterator[WarmEngines | None]:
         engines.close()
 
 
+def _warm(maker: WarmEngines | None) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        if maker is not None:
+            ours = SimpleNamespace(**{**vars(subprocess), "Popen": maker.start})
+            patch.setattr("napari_sa2net.engine.process.subprocess", ours)
+        yield
+
+
 @pytest.fixture(scope="module")
 def warm_engines(warm_engine_maker: WarmEngines | None) -> Iterator[None]:
     """Engines start at once, where the system can do that; else as they always do."""
-    with pytest.MonkeyPatch.context() as patch:
-        if warm_engine_maker is not None:
-            ours = SimpleNamespace(**{**vars(subprocess), "Popen": warm_engine_maker.start})
-            patch.setattr("napari_sa2net.engine.process.subprocess", ours)
-        yield
+    yield from _warm(warm_engine_maker)
+
+
+@pytest.fixture
+def started_warm(warm_engine_maker: WarmEngines | None) -> Iterator[None]:
+    """The same for one test of a module in which others ask how an engine starts."""
+    yield from _warm(warm_engine_maker)

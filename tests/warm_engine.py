@@ -25,13 +25,16 @@ def main() -> None:
     import skimage.measure
     import skimage.segmentation  # noqa: F401
 
-    import napari_sa2net.engine.service
     import napari_sa2net.training.fine_tune  # noqa: F401
+    from napari_sa2net.engine import service
     from napari_sa2net.models import read_card
     from napari_sa2net.training.material import reference_examples
 
     # kept per process, and the same in all of them: who learns need not draw it anew
     reference_examples(read_card(Path(__file__).with_name("tiny.safetensors")))
+
+    # each engine times its network: as long as half of all that a test with a window does
+    service.PROBE = 64
 
     gc.freeze()
     tests = os.getppid()

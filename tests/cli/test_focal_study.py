@@ -12,8 +12,10 @@ import tifffile
 
 from napari_sa2net.cli.console import StepProgress
 from napari_sa2net.data import synthetic_nuclei
+from napari_sa2net.experiments.focal_study import scoring
 
 QUICK = ("--base", 1, "--steps", 1, "--crop", 32, "--batch-size", 2, "--device", "cpu")
+LOSS = ("--loss", "unified_focal", "--unified-focal.no-asymmetric", "--unified-focal.gamma")
 
 
 @pytest.fixture
@@ -27,9 +29,11 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def test_interrupted_and_gone_on(run, data, tmp_path, monkeypatch) -> None:
+def test_interrupted_and_gone_on_with_its_loss(run, data, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(scoring, "ROUNDS", 2)
     out = tmp_path / "out"
-    command = ("focal-study", data, "-o", out, *QUICK)
+    said = ("focal-study", data, "-o", out, *QUICK, *LOSS)
+    command = (*said, 0.3)
     show = StepProgress.step
 
     def press(self: StepProgress, done: int, total: int, what: str) -> None:
@@ -54,19 +58,12 @@ def test_interrupted_and_gone_on(run, data, tmp_path, monkeypatch) -> None:
     assert "learnable, seed" not in result.err, "those were finished"
     study = run(*command, "--json").json()
     assert set(study["result"]["variants"]) == {"none", "all", "learnable", "chosen"}
-    assert "sa2net" in (out / "study.md").read_text(encoding="utf-8")
-
-
-def test_parameters_of_the_loss(run, data, tmp_path) -> None:
-    out = tmp_path / "out"
-    command = ("focal-study", data, "-o", out, *QUICK, "--loss", "unified_focal")
-    result = run(*command, "--unified-focal.gamma", 0.3, "--unified-focal.no-asymmetric")
-    assert result.code == 0
-    said = json.loads((out / "study.json").read_text())["settings"]["unified_focal"]
-    assert (said["gamma"], said["asymmetric"], said["delta"]) == (0.3, False, 0.6)
+    loss = study["settings"]["unified_focal"]
+    assert (loss["gamma"], loss["asymmetric"], loss["delta"]) == (0.3, False, 0.6)
     page = (out / "study.md").read_text(encoding="utf-8")
+    assert "sa2net" in page
     assert "loss unified_focal (weight 0.5, delta 0.6, gamma 0.3" in page
-    other = run(*command, "--unified-focal.gamma", 0.4)
+    other = run(*said, 0.4)
     assert other.code == 2
     assert "unified focal gamma 0.3, and this one has 0.4" in other.err
 

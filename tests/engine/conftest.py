@@ -83,7 +83,7 @@ def engine(warm_engines: None) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def new_engine() -> Iterator[Engine]:
+def new_engine(started_warm: None) -> Iterator[Engine]:
     """An engine that has not been started."""
     one = Engine()
     yield one

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from scipy import stats
 from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.errors import Cancelled, SettingsError, TrainingDataError
 from napari_sa2net.experiments.focal_study import run as fit_module
+from napari_sa2net.experiments.focal_study import scoring
 from napari_sa2net.experiments.focal_study.plan import (
     METRICS,
     PRESETS,
@@ -58,6 +60,14 @@ INDEX = "split,name,kind\ntrain,n0,a\ntrain,n1,a\nval,n2,b\ntest,n3,a\ntest,n4,b
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     return make_folder(tmp_path_factory.mktemp("data"), INDEX)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly_timed() -> Iterator[None]:
+    """How long the networks take is measured as seldom as can be."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "ROUNDS", 2)
+        yield
 
 
 @pytest.fixture(scope="module")

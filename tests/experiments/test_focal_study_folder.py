@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from filelock import FileLock
 from napari_sa2net.config import UnifiedFocalConfig
 from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.errors import Cancelled, SettingsError, TrainingError
+from napari_sa2net.experiments.focal_study import run, scoring
 from napari_sa2net.experiments.focal_study.plan import StudySettings, settings_of
 from napari_sa2net.experiments.focal_study.run import focal_study
 
@@ -36,6 +37,15 @@ def make_folder(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     return make_folder(tmp_path_factory.mktemp("data") / "data")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly_timed_and_not_drawn() -> Iterator[None]:
+    """Nothing here is of times and of the page."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "ROUNDS", 2)
+        patch.setattr(run, "write_report", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -155,9 +165,9 @@ def test_a_training_whose_model_is_gone_is_done_again(folder, finished, out, tim
         assert (out / name / "model.safetensors").is_file()
     before = json.loads((finished / "study.json").read_text(encoding="utf-8"))
     after = json.loads((out / "study.json").read_text(encoding="utf-8"))
-    for key, run in before["runs"].items():
-        assert after["runs"][key]["scores"] == run["scores"]
-        assert after["runs"][key]["gamma"] == run["gamma"]
+    for key, one in before["runs"].items():
+        assert after["runs"][key]["scores"] == one["scores"]
+        assert after["runs"][key]["gamma"] == one["gamma"]
     assert study["result"]["kept"] == before["result"]["kept"]
 
 
