@@ -48,7 +48,7 @@ def few_reference_images():
     """One of each kind in place of three: that they are scored is tested elsewhere."""
     from napari_sa2net.training import compare_models, material
 
-    some = [one for one in reference_images() if "medium" in one.name]
+    some = [one for one in reference_images() if "medium-sparse" in one.name]
     with pytest.MonkeyPatch.context() as patch:
         for module in (compare_models, material):
             patch.setattr(module, "reference_images", lambda: iter(some))

@@ -341,6 +341,16 @@ def test_no_journal_no_stop(desks: Any, home: Path) -> None:
     assert [step.header["move"] for step in restored.steps] == ["state"]
 
 
+def test_which_journals_are_written_here(desks: Any) -> None:
+    """Those that have begun, and that of the chosen cells: it is not offered to restore."""
+    desk = desks(disks(), journal="ab" * 16)
+    assert desk.controller.journals() == {"ab" * 16}
+    desk.controller.set_cells(replace(desk.source, journal=""))
+    assert desk.controller.journals() == set()
+    desk.controller.set_cells(None)
+    assert desk.controller.journals() == set()
+
+
 def test_levels_of_the_foreground_and_the_edge(desks: Any) -> None:
     labels = disks()
     desk = desks(labels, result_key="run 1")

@@ -90,6 +90,7 @@ def test_one_plane_of_a_stack(attention, tmp_path):
     assert refused.code == 2
     assert "Z 0…1" in refused.err
     assert "--plane 1" in refused.err
+    assert "T 0…1" in attention("--axes", "TYX", inputs=(stack,)).err
     assert attention("--plane", "7", inputs=(stack,)).code == 2
     assert attention("--plane", "1", inputs=(stack,)).code == 0
     record = json.loads((tmp_path / "out" / "extra" / "attention" / "stack.json").read_text())

@@ -214,11 +214,14 @@ def test_ome_tiff_has_sizes_and_smaller_copies(tmp_path):
         assert tif.is_ome
         levels = tif.series[0].levels
         assert [level.shape for level in levels] == [(2500, 4200), (1250, 2100), (625, 1050)]
-        assert levels[0].keyframe.is_tiled
+        # parts as large as they are best read, and of what is small one
+        assert [level.keyframe.tilewidth for level in levels] == [1024] * 3
         assert np.array_equal(levels[0].asarray(), labels)
         assert np.array_equal(levels[1].asarray(), labels[::2, ::2])
     image = read_image(path)
     assert image.scale_um == {"Y": 0.5, "X": 0.25}
+    with tifffile.TiffFile(written(tmp_path, labels[:40, :700], "ome-tiff")) as tif:
+        assert tif.pages[0].tilewidth == 704
 
 
 class Lazy:

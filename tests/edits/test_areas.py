@@ -82,6 +82,8 @@ def test_a_step_like_any_other() -> None:
     assert (labels[0][before[0] == 2] == 2).all()  # reviewed: it stays
     assert labels[1, 30, 85] > 0
     assert (labels[1][before[1] == 3] == 3).all()
+    # of what nobody has judged nothing is marked anew, in the journal either
+    assert step.marks == ()
     history.undo()
     np.testing.assert_array_equal(labels, before)
     with pytest.raises(NothingToEditError):

@@ -41,6 +41,15 @@ def done(labels: np.ndarray, step_of) -> Corrections:
     return corrections
 
 
+def test_what_is_told_of_all_objects_belongs_to_who_asked(blob):
+    plane = Corrections(blob).plane()
+    for name, told in (("labels", [3, 7]), ("areas", [100, 800])):
+        getattr(plane, name)[:] = 0
+        assert sorted(getattr(plane, name).tolist()) == told
+    plane.boxes[:] = 0
+    assert plane.boxes.max() == 50
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -205,6 +205,17 @@ def test_a_drawn_cell_goes_on_as_far_as_the_image_shows_it(bright: float) -> Non
     assert not any(corrections.marked(index) for index in planes)
 
 
+def test_a_large_cell_may_lie_further_on_the_next_plane_than_a_small_one() -> None:
+    """Up to a share of its size."""
+    truth = np.stack([disks((1, 32, x, 20)) for x in (40, 45, 50)])
+    noise = np.random.default_rng(1).normal(0, 0.02, truth.shape)
+    image = (0.2 + (truth > 0) + noise).astype(np.float32)
+    labels = np.zeros_like(truth)
+    corrections = Corrections(labels)
+    carry(corrections, edits.redraw_mask(corrections, truth[0] == 1, (0, 0), (0,)), image)
+    assert all(iou(labels[i] > 0, truth[i] > 0) > 0.95 for i in (1, 2))
+
+
 def test_deleted_where_it_goes_on_but_not_what_is_reviewed() -> None:
     labels = np.stack([disks((1, 20, 20, 9), (2, 20, 60, 9))] * 7)
     labels[5] = disks((2, 20, 60, 9))  # it ends before the sixth

@@ -115,3 +115,21 @@ def test_nothing_to_look_at():
     without = all_profiles(blobs(False), {})
     assert without.columns()["psi_1_inside"].isna().all()
     assert list(without.long()) == ["label", "stride", "distance_px", "psi"]
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_what_is_as_far_from_another_object_is_of_neither(turns):
+    """Also where the one is straight above and the other as far below as is looked."""
+    labels = np.zeros(SHAPE, np.int32)
+    labels[30:40, 50:53], labels[40 + 2 * REACH - 1 : 70, 50:53] = 1, 2
+    labels = np.ascontiguousarray(np.rot90(labels, turns))
+    given = {
+        name: SimpleNamespace(
+            values=np.rot90(one.values, turns), scale=one.scale, translate=one.translate
+        )
+        for name, one in maps().items()
+    }
+    found = all_profiles(labels, given, ORIGIN)
+    for at, label in enumerate(found.labels):
+        alone = profile_alone(labels, int(label), given["aua_1"])
+        np.testing.assert_allclose(found.means(1)[at], alone, atol=1e-5)
