@@ -47,7 +47,7 @@ from napari_sa2net.metrics import pool, score_image
 from napari_sa2net.models import load_model
 
 #: Counts up where the person works in another way, so that older rows are not taken.
-VERSION = 5
+VERSION = 6
 #: Seconds from the beginning of a wave of learning until its cells are there, and until clicks
 #: have learned.
 WAVE_S, LESSON_S = 15.0, 6.0
