@@ -248,7 +248,9 @@ class Live(Correct):
     def __init__(self, desk: Desk, seed: int, images: int) -> None:
         super().__init__(desk, seed, images)
         self._live = LiveController(desk.correct)
-        self._live.config = self._live.config.model_copy(update={"seed": seed})
+        # a busy machine must not change what is learned
+        settings = {"seed": seed, "seconds": 1e6}
+        self._live.config = self._live.config.model_copy(update=settings)
         self._live.set_on(True)
 
     def edited(self, person: Person) -> None:
