@@ -47,7 +47,7 @@ from napari_sa2net.metrics import pool, score_image
 from napari_sa2net.models import load_model
 
 #: Counts up where the person works in another way, so that older rows are not taken.
-VERSION = 5
+VERSION = 6
 #: Seconds from the beginning of a wave of learning until its cells are there, and until clicks
 #: have learned.
 WAVE_S, LESSON_S = 15.0, 6.0
@@ -248,7 +248,9 @@ class Live(Correct):
     def __init__(self, desk: Desk, seed: int, images: int) -> None:
         super().__init__(desk, seed, images)
         self._live = LiveController(desk.correct)
-        self._live.config = self._live.config.model_copy(update={"seed": seed})
+        # a busy machine must not change what is learned
+        settings = {"seed": seed, "seconds": 1e6}
+        self._live.config = self._live.config.model_copy(update=settings)
         self._live.set_on(True)
 
     def edited(self, person: Person) -> None:

@@ -59,11 +59,18 @@ LOOK = EYE + DECIDE
 CHECK = SEE + DECIDE
 CLICK = P + 2 * B
 STROKE = P + 2 * B + D
+#: At the cell under review, to which the view goes.
+ARRIVE = EYE + SEE + DECIDE
+#: A and Shift+D
+ACCEPT, NONE = K, 2 * K
 #: Space bar and a drag
 PAN = K + 2 * P + 2 * B
 UNDO = 2 * K
 PRICES: dict[str, tuple[float, str]] = {
     "look at the next object, right or wrong": (LOOK, "eye + decide"),
+    "look at the cell under review": (ARRIVE, "eye + see + decide"),
+    "accept it, or leave it, and go on": (ACCEPT, "K"),
+    "no cell, and go on": (NONE, "2 K"),
     "check what came of a click, line or merge": (CHECK, "see + decide"),
     "prepare, where the kind of fault is another than before": (M, "M"),
     "take up another tool": (K, "K"),
@@ -85,12 +92,18 @@ CANVAS, LEAST, MOST, HAND = 25.0, 1.0, 2.0, 0.1
 IN_THE_WAY = 0.15
 #: False cells that a lasso takes away at once, at most.
 MOST_AT_ONCE = 30
+#: The review is taken up where so many cells, and this share of those that nobody has reviewed,
+#: are false; and left where of the last ten fewer were wrong.
+REVIEWED_FROM, REVIEWED_WHILE = (3, 0.25), 3
 #: Tools that are better when clicks have learned of more cells.
 CLICKS = ("click to add", "click to grow", "click to cut")
 #: A person believes in a tool at first as after so many (successes, failures).
 BELIEF = (4.0, 1.0)
 
-SETTINGS = (GOAL, RIGHT, PASSES, CANVAS, LEAST, MOST, HAND, IN_THE_WAY, MOST_AT_ONCE, BELIEF)
+SETTINGS = (
+    *(GOAL, RIGHT, PASSES, CANVAS, LEAST, MOST, HAND, IN_THE_WAY, MOST_AT_ONCE, BELIEF),
+    *(REVIEWED_FROM, REVIEWED_WHILE),
+)
 
 Point = tuple[float, float]
 
@@ -446,7 +459,8 @@ class Person:
     """Puts the cells of an image right, as cheaply as the tools allow.
 
     Object after object is looked at, the nearest next; what is wrong is repaired with the
-    cheapest tool that promises to help, and with the next one where it did not. From `GOAL`
+    cheapest tool that promises to help, and with the next one where it did not. Where many
+    cells are false, the review leads from one doubtful cell to the next, by keys. From `GOAL`
     on nothing more is repaired, but all the rest is looked at, as nobody sees that figure.
 
     Parameters
@@ -504,7 +518,8 @@ class Person:
     def _begin_anew(self) -> None:
         """Without the cells, where taking false ones away takes longer than they are worth."""
         false, right = len(self.seen.spurious()), list(self.seen.match)
-        if false * CLICK > sum(self._draws(t) for t in right) + M + CLICK:
+        keys = M + false * (ARRIVE + NONE) + len(right) * (ARRIVE + ACCEPT)
+        if min(false * CLICK, keys) > sum(self._draws(t) for t in right) + M + CLICK:
             self.ledger.pay("begin without the cells", M + CLICK)
             self.desk.show_empty(made=True)
             self._after()
@@ -513,6 +528,8 @@ class Person:
         known: set[tuple[str, int]] = set()
         view, at = self._view((0.0, 0.0)), (0.0, 0.0)
         while True:
+            if not self._by_hand and self.seen.f1 < GOAL and self._many_false():
+                known |= self._review()
             targets = [t for t in self._targets() if t[:2] not in known]
             if not targets:
                 return
@@ -530,6 +547,44 @@ class Person:
                 self._mend(number)
             elif number not in self.seen.match:
                 self._repair(number)
+
+    def _many_false(self) -> bool:
+        """More cells that nobody has reviewed are false than a person clicks away."""
+        unseen = self.seen.area.keys() - edits.reviewed_labels(self._corrections)
+        false = len(unseen.intersection(self.seen.spurious()))
+        return false >= max(REVIEWED_FROM[0], REVIEWED_FROM[1] * len(unseen))
+
+    def _review(self) -> set[tuple[str, int]]:
+        """From one doubtful cell to the next, by keys; the objects that were seen to."""
+        review, state = self.desk.correct.review, self.desk.correct.state
+        known: set[tuple[str, int]] = set()
+        visited: set[int] = set()
+        wrong: deque[bool] = deque([True] * 10, 10)
+        self._prepare("review")
+        self.ledger.pay("review", K)
+        review.next()
+        while (label := state.review.label) and label not in visited:
+            if self.seen.f1 >= GOAL or sum(wrong) < REVIEWED_WHILE:
+                break
+            visited.add(label)
+            self.ledger.pay("look at the cell under review", ARRIVE)
+            wrong.append(label not in self.seen.of)
+            if not wrong[-1]:
+                known.add(("object", self.seen.of[label]))
+                self.ledger.pay("accept", ACCEPT)
+                review.accept_and_next()
+            elif label in self.seen.spurious():
+                self.ledger.pay("no cell", NONE)
+                review.remove_and_next()
+            else:
+                under = self.seen.under[label]
+                t = max(under.keys() - self.seen.match.keys(), key=lambda t: under[t])
+                self._repair(t)
+                known.add(("object", t))
+                self.ledger.pay("accept", ACCEPT)
+                review.next()
+            self._after()
+        return known
 
     def _targets(self) -> list[tuple[str, int, Point]]:
         own = [("object", t, centre) for t, centre in self._centres.items()]

@@ -178,6 +178,28 @@ def test_it_rests_when_it_does_not_help(live: Live, monkeypatch: pytest.MonkeyPa
     assert len(live.asked) == 3
 
 
+def test_it_tries_again_with_twice_as_many_corrections(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_module, "JUDGES", 1)
+    monkeypatch.setattr(live_module, "EVERY", 2)
+    monkeypatch.setattr(live_module, "HOLD", 2)
+    live.controller.set_on(True)
+    live.accept(1, 2)
+    live.answer(disks(), before=0.7, after=0.7)
+    live.accept(3, 4)
+    live.answer(disks(), before=0.7, after=0.7)
+    assert live.state.words.endswith("It tries again after 8 corrections.")
+    live.accept(5, 6, 7)
+    assert live.state.resting
+    assert len(live.asked) == 2
+    live.accept(8)
+    assert not live.state.resting
+    assert len(live.asked) == 3
+    live.answer(disks(), before=0.7, after=0.7)  # one that is no better is enough now
+    assert live.state.words.endswith("It tries again after 16 corrections.")
+
+
 def test_better_in_between_begins_the_count_anew(
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -200,6 +200,23 @@ def test_a_lasso_takes_false_cells_away_together(person: Any, desk: Any) -> None
     assert evaluate(desk.labels, truth)["f1"] == 1
 
 
+def test_many_false_cells_are_taken_away_in_the_review(person: Any, desk: Any) -> None:
+    places = [(y, x) for y in range(10, 90, 20) for x in range(10, 90, 20)]
+    every = discs(places, 6)
+    false = (2, 7, 12, 13, 16)
+    truth = np.where(np.isin(every, false), 0, every)
+    truth = np.unique(truth, return_inverse=True)[1].reshape(truth.shape).astype(np.int32)
+    someone = corrected(person, desk, truth, every)
+    acts = someone.ledger.acts
+    assert evaluate(desk.labels, truth)["f1"] >= person.GOAL
+    assert "delete" not in acts
+    # false and right ones, as the review leads to them; none of these is looked at again
+    reviewed = acts["no cell"][0] + acts["accept"][0]
+    assert acts["look at the cell under review"][0] == reviewed
+    assert acts["look"][0] == len(np.unique(every)) - 1 - reviewed
+    assert acts["no cell"][1] == pytest.approx(person.NONE * acts["no cell"][0])
+
+
 def test_the_row_tells_of_the_last_labels(bench: Any, person: Any, desk: Any) -> None:
     truth = discs()
     last: list[Any] = []

@@ -37,7 +37,8 @@ HOLD = 4
 JUDGES = 3
 #: A wave by which their mean score (0 … 1) falls by more is not shown.
 WORSE = 0.05
-#: After so many waves in a row that were no better, learning rests.
+#: After so many waves in a row that were no better, learning rests, until there are twice as
+#: many corrections to learn from.
 PATIENCE = 2
 #: Pixels of the part of a plane that a wave looks at, at most: more would be felt when a wave
 #: is laid over the cells.
@@ -142,12 +143,15 @@ class _Plane:
         Acts when the last wave began.
     poor
         Waves in a row that were no better on what is held back.
+    wake
+        With so many corrections it is tried again.
     """
 
     held: dict[Act, bool] = field(default_factory=dict)
     learned: frozenset[Act] = frozenset()
     poor: int = 0
     resting: bool = False
+    wake: float = math.inf
     words: str = ""
     shown: frozenset[int] = frozenset()
 
@@ -200,6 +204,7 @@ class LiveController:
             self._failed = 0
             for plane in self._planes.values():
                 plane.resting, plane.poor, plane.words = False, 0, ""
+                plane.wake = math.inf
             if on:
                 self._consider(rested=True)
             self._show()
@@ -260,6 +265,8 @@ class LiveController:
         plane = self._plane(source.key, source.plane)
         acts = self._acts(session, source.plane)
         new = len(acts - plane.learned)
+        if plane.resting and len(acts) >= plane.wake:
+            plane.resting = False
         if plane.resting or len(acts) < EVERY or not new:
             return
         if (new >= EVERY or rested) and self._begin():
@@ -421,10 +428,12 @@ class LiveController:
             changed = self._propose(request, result)
             words += f"{changed.words}.{scores}" if changed else f"nothing to change.{scores}"
         if plane.poor >= PATIENCE:
-            plane.resting = True
+            # one more that is no better, and it rests again
+            plane.resting, plane.poor, plane.wake = True, PATIENCE - 1, 2 * len(request.acts)
             words = (
                 "Learning rests: on the corrections held back it was no better "
-                f"{PATIENCE} times in a row ({result.before:.0%} → {result.after:.0%} right)."
+                f"({result.before:.0%} → {result.after:.0%} right). "
+                f"It tries again after {plane.wake} corrections."
             )
         plane.words = words
         self._show()
