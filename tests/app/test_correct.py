@@ -424,6 +424,10 @@ def test_box_is_segmented_with_its_settings_and_put_in_place(desks: Any) -> None
     assert desk.state.undo.startswith("Undo segmenting a box again")
     desk.controller.undo()
     np.testing.assert_array_equal(labels3[0], disks())
+    desk.controller.segment_box([(4.2, 5), (4.2, 80), (40, 80), (40, 5)], config, 12.0)
+    desk.link.outdate(desk.image.key)  # in mid-run the image got other pixels
+    desk.client.on_event(desk.client.requests[-1].done(result))
+    np.testing.assert_array_equal(labels3[0], disks())
 
 
 def test_review_order_and_view(desks: Any) -> None:
@@ -916,6 +920,11 @@ def test_a_click_asks_for_the_object_there_and_makes_it_a_cell(desks: Any) -> No
     assert desk.state.undo.startswith("Undo drawing of cell")
     desk.controller.undo()
     assert not planes[0, 60, 77]
+    desk.controller.add((60.0, 77.0))
+    desk.link.outdate(desk.image.key)
+    answer(desk, truth[y0:y1, x0:x1] == 4)
+    assert not planes[0, 60, 77]
+    assert desk.state.said.words == "The image changed meanwhile: click again."
 
 
 def test_a_second_click_in_a_cell_cuts_it_against_the_first(desks: Any) -> None:

@@ -464,6 +464,8 @@ class CorrectEngine:
         """A call of ours is done; the link says so."""
         if call.kind == "box":
             y0, y1, x0, x1 = call.about.box
+            if self._link.generation(call.about.source.key) != call.about.generation:
+                return  # that was said when the image changed
             self._link.session.error = None
             self._box_ready(call.about, np.asarray(result.labels).reshape(y1 - y0, x1 - x0))
             return
