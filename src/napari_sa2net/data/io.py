@@ -609,6 +609,11 @@ def _metadata(tif: Any, number: int) -> Metadata:
         scale, notes = _imagej(tif.imagej_metadata, series)
         return scale, [], notes
     scale, notes = _resolution_tags(series)
+    if tif.is_shaped and scale:
+        told = next(iter((tif.shaped_metadata or ())[number : number + 1]), {})
+        step, factor = _number(told.get("spacing")), micrometres(str(told.get("unit", "")))
+        if step and factor:
+            scale, notes = plausible_scale({**scale, "Z": abs(step) * factor})
     if tif.is_lsm and tif.lsm_metadata:
         sizes = {axis: tif.lsm_metadata.get(f"VoxelSize{axis}", 0) * 1e6 for axis in "ZYX"}
         scale, notes = plausible_scale(_told(sizes))
