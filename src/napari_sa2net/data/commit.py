@@ -514,6 +514,7 @@ def checked_commit(commit: Commit) -> Commit:
         raise CorrectionsError(
             f"An image of {image.dtype} cannot be kept; convert it to real numbers."
         )
+    check_values(image)
     spatial = tuple(image.shape[axes.index(axis)] for axis in "YX")
     reviewed = (
         np.ones(spatial, bool) if commit.reviewed is None else np.asarray(commit.reviewed) != 0
@@ -556,6 +557,15 @@ def checked_commit(commit: Commit) -> Commit:
         notes=readable(commit.notes),
         channels=None,
     )
+
+
+def check_values(image: NDArray[Any], whose: str = "") -> None:
+    """CorrectionsError where an image has no number that could be learned from."""
+    if image.size and not np.isfinite(image).any():
+        raise CorrectionsError(
+            f"{whose}The image has no number in it: every pixel is NaN or infinite, so nothing can be "
+            "learned from it. Check how it was made or loaded, or leave it out."
+        )
 
 
 def pick_channels(
