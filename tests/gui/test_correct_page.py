@@ -495,7 +495,7 @@ def test_planes_of_a_stack(open_page: Any, qtbot: Any) -> None:
     stack = np.stack([disks(*FOUR), disks(*FOUR[:2]), disks(FOUR[3])])
     page, viewer, cells = with_cells(open_page, stack, scale=(3, 1, 1))
     viewer.dims.set_current_step(0, 1)
-    assert "plane 2 of 3" in page.place.text()
+    assert "plane 1 of 0–2" in page.place.text()
     qtbot.waitUntil(lambda: page.state.review.total == 2, timeout=WAIT_MS)
     key(viewer, "D")
     drag(qtbot, cells, (1, 20, 20))
@@ -537,7 +537,7 @@ def test_a_stack_seen_from_another_side_is_not_corrected(open_page: Any, qtbot: 
         viewer.dims.roll()
     # x and y may change places
     assert viewer.dims.order == (0, 2, 1)
-    assert "plane 2 of 3" in page.place.text()
+    assert "plane 1 of 0–2" in page.place.text()
     key(viewer, "D")
     drag(qtbot, cells, (1, 20, 20))
     assert [len(np.unique(plane)) for plane in cells.data] == [5, 4, 5]
@@ -1006,8 +1006,8 @@ def test_a_stack_is_walked_through_and_a_correction_is_carried(
     assert "0 of 5 cells on 6 planes" in page.review.title.text()
     key(viewer, "N")
     assert viewer.dims.current_step[0] == 4
-    assert page.review.cell.text().startswith("Cell 9, plane 5: ")
-    assert "plane 5 of 6" in page.place.text()
+    assert page.review.cell.text().startswith("Cell 9, plane 4: ")
+    assert "plane 4 of 0–5" in page.place.text()
     key(viewer, "A")
     assert "1 of 5 cells" in page.review.title.text()
     assert page.state.review.label in (1, 2, 3, 4)
@@ -1023,7 +1023,7 @@ def test_a_stack_is_walked_through_and_a_correction_is_carried(
     assert page.carry.now.isEnabled()
     key(viewer, "J")
     assert not (cells.data == 1).any()
-    assert page.carry.words.text() == "Carried to planes 1–2 and 4–6."
+    assert page.carry.words.text() == "Carried to planes 0–1 and 3–5."
     assert page.carry.below.isVisible()
     assert cells.metadata["napari-sa2net"]["carried"][0]["from"] == [2]
     page.carry.look.click()

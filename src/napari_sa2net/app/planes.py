@@ -441,8 +441,8 @@ def _axis(source: CellSource) -> int | None:
 
 
 def _plane_words(source: CellSource, axis: int, planes: Sequence[Index]) -> str:
-    """``planes 4–6 and 8``, counted from 1."""
-    numbers = sorted(index[axis] + 1 for index in planes)
+    """``planes 4–6 and 8``."""
+    numbers = sorted(index[axis] for index in planes)
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
