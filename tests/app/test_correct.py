@@ -454,6 +454,15 @@ def test_review_order_and_view(desks: Any) -> None:
     desk.controller.delete(point=(60, 20))
     assert desk.state.review.label == 0
     assert desk.state.review.total == 4
+    review.next()
+    other = desk.state.review.label
+    assert desk.controller.undo()  # not of the walk: the view stays
+    assert desk.state.review.label == other
+    seen.clear()
+    assert desk.controller.undo()
+    assert seen == [3]
+    assert desk.state.review.label == 3
+    assert desk.state.review.status == ""
 
 
 class Stack:
