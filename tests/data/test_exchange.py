@@ -50,9 +50,7 @@ def plain(tmp_path):
     return folder
 
 
-def test_an_image_without_a_number_is_not_taken_in(
-    training_set, other, plain
-) -> None:
+def test_an_image_without_a_number_is_not_taken_in(training_set, other, plain) -> None:
     empty = np.full((40, 56), np.nan, np.float32)
     empty[3, 4] = np.inf
     tifffile.imwrite(plain / "images" / "Zelle 1.tif", empty)

@@ -169,7 +169,9 @@ class CellSource:
         ``sizes``: ``plane 5 of 0–9``.
         """
         axes = self.stack_axes.rjust(len(index), "Z")
-        long = [(*at, n) for *at, n in zip(axes, index, self.labels.shape, strict=False) if n > 1]
+        long = [
+            (*at, n) for *at, n in zip(axes, index, self.labels.shape, strict=False) if n > 1
+        ]
         names, places, stack = zip(*long, strict=True) if long else ((), (), ())
         return index_words("".join(names), places, stack if sizes else ())
 
