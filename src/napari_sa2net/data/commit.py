@@ -563,8 +563,8 @@ def check_values(image: NDArray[Any], whose: str = "") -> None:
     """CorrectionsError where an image has no number that could be learned from."""
     if image.size and not np.isfinite(image).any():
         raise CorrectionsError(
-            f"{whose}The image has no number in it: every pixel is NaN or infinite, so nothing can be "
-            "learned from it. Check how it was made or loaded, or leave it out."
+            f"{whose}The image has no number in it: every pixel is NaN or infinite, so nothing "
+            "can be learned from it. Check how it was made or loaded, or leave it out."
         )
 
 

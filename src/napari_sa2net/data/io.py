@@ -610,7 +610,8 @@ def _metadata(tif: Any, number: int) -> Metadata:
         return scale, [], notes
     scale, notes = _resolution_tags(series)
     if tif.is_shaped and scale:
-        told = next(iter((tif.shaped_metadata or ())[number : number + 1]), {})
+        every: Sequence[Mapping[str, Any]] = tif.shaped_metadata or ()
+        told = every[number] if number < len(every) else {}
         step, factor = _number(told.get("spacing")), micrometres(str(told.get("unit", "")))
         if step and factor:
             scale, notes = plausible_scale({**scale, "Z": abs(step) * factor})
