@@ -591,10 +591,31 @@ def _item(directory: Path, name: str, folders: _Folders) -> TrainingItem:
             raise TrainingDataError(
                 f"{folder} has no file for {name!r} "
                 f"({', '.join(SUFFIXES)}). Every image needs labels of the same name."
-                f"{_meant(name, there)}"
+                f"{_meant(name, there) or _of_no_image(beside, folders)}"
             )
     assert image is not None and labels is not None
     return TrainingItem(name, image, labels, reviewed)
+
+
+def _of_no_image(images: Path, folders: _Folders) -> str:
+    """What is said of cells that lie beside images and have the name of none."""
+    known = folders[images]
+    names = [
+        path.name
+        for stem, paths in folders.labels(images, beside_images=True).items()
+        for path in paths
+        if stem not in known
+    ]
+    if not names:
+        return ""
+    return (
+        f" {names[0]} has the name of no image: call it as its image, such as "
+        f"{next(iter(known), 'image')}{_ending(names[0])}."
+    )
+
+
+def _ending(name: str) -> str:
+    return "_RoiSet.zip" if name.lower().endswith(".zip") else name[name.rindex(".") :]
 
 
 def _meant(name: str, there: Iterable[str]) -> str:
