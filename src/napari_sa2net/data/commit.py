@@ -32,6 +32,7 @@ from napari_sa2net.errors import (
 )
 from napari_sa2net.files import (
     TEMPORARY_PREFIX,
+    file_name,
     locked,
     readable,
     sync_folder,
@@ -356,7 +357,7 @@ def new_id(taken: Iterable[str]) -> str:
 
 def file_stem(source: str, index: tuple[int, ...], identity: str) -> str:
     """Name of a commit's files: the source's as far as any system takes it, plane and id."""
-    name = unicodedata.normalize("NFC", readable(source))
+    name = unicodedata.normalize("NFC", file_name(source))
     name = _FORBIDDEN.sub("_", name).strip(" .")
     while len(name.encode()) > _MAX_STEM_BYTES:
         name = name[:-1]

@@ -420,6 +420,23 @@ _COLOURS = {
     "ITULAB": (_NO_RGB.format("L*a*b*"),),
 }
 
+#: Colours of a table that get brighter with their number are a way to show brightness.
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def _palette_note(page: Any) -> tuple[str, ...]:
+    """What to say where numbers stand for colours of a table, which are no brightness."""
+    if page.photometric.name != "PALETTE" or page.colormap is None:
+        return ()
+    rise = np.diff(np.asarray(page.colormap, float).T @ _LUMA)
+    if min(rise[rise > 0].sum(), -rise[rise < 0].sum()) <= 0.1 * np.abs(rise).sum():
+        return ()
+    return (
+        "its colours come from a table, and the numbers behind them are read: where those are "
+        "no brightness, save it as RGB",
+    )
+
+
 #: Above this size in bytes an image stays on disk and is read window by window.
 LAZY_BYTES = 256 * 2**20
 
@@ -450,6 +467,7 @@ def read_tiff(path: Path) -> ImageFile:
         scale, names, notes = _metadata(tif, number)
         notes = (*notes, *_others(tif.series, number), *_not_there(tif, series, path))
         notes = (*notes, *_COLOURS.get(series.keyframe.photometric.name, ()))
+        notes += _palette_note(series.keyframe)
     except BaseException:
         tif.close()
         raise
