@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import logging
 import os
 import random
 import re
@@ -29,6 +30,8 @@ from napari_sa2net.errors import (
     SA2NetError,
     TrainingDataError,
 )
+
+logger = logging.getLogger(__name__)
 
 # --------------------------------------------------------------------------------------------
 # Tables of images (index.csv), as people and spreadsheets write them.
@@ -554,6 +557,14 @@ def _indexed(directory: Path, index: Path, splits: Collection[str]) -> list[Trai
         raise TrainingDataError(
             f"{directory} holds no training images: the splits in {index.name} are {known}, "
             f"and none is {' or '.join(splits)}."
+        )
+    odd = [row for row in table if split_word(row["split"]) not in {*wanted, *_SPLITS.values()}]
+    if odd:
+        n, words = len(odd), ", ".join(sorted({row["split"] for row in odd})[:3])
+        logger.warning(
+            f"{n} image{' is' if n == 1 else 's are'} left out: {index.name} gives "
+            f"{'it' if n == 1 else 'them'} the split {words}, which is none of "
+            f"{', '.join(splits)} and test."
         )
     if not all(row["name"] for row in rows):
         raise TrainingDataError(
