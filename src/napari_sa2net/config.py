@@ -430,7 +430,8 @@ class LiveConfig(Settings):
         20.0,
         gt=0,
         title="Time (seconds)",
-        description="On a slow machine learning ends by then, with fewer steps",
+        description="On a slow machine learning ends by then, with fewer steps; with it what "
+        "clicks learn and find",
     )
     batch: int = Field(1, ge=1, le=16, title="Batch size")
     window: int = Field(

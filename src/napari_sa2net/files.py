@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -72,6 +73,19 @@ def readable(text: str) -> str:
     What Python makes of such a name can be neither printed nor stored.
     """
     return _UNDECODED.sub(_decoded, text)
+
+
+def file_name(text: str) -> str:
+    """`readable`, in the letters that names of files can have here.
+
+    They are all, but where the system's language is set to an encoding of few.
+    """
+    text, encoding = readable(text), sys.getfilesystemencoding()
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        text = text.encode(encoding, "replace").decode(encoding).replace("?", "_")
+    return text
 
 
 def readable_all(value: Any) -> Any:

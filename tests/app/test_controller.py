@@ -226,6 +226,7 @@ def test_a_stale_result_is_dropped(page):
     page.until(lambda: not page.session.running)
     assert not page.of("result_ready")
     assert page.session.sliders == "none"
+    assert "pixels of “stale” were replaced during the run" in page.session.error.message
     # Also when it was done already, and only its event is still on the way.
     page.controller.set_image(replace(page.session.image, data=IMAGE))
     page.controller.segment()
@@ -239,6 +240,9 @@ def test_a_stale_result_is_dropped(page):
         call()
     assert not page.of("result_ready")
     assert not page.session.running
+    assert page.session.error.kind == "ImageChanged"
+    page.controller.image_changed("stale")
+    assert len(page.of("failed")) == 2  # nothing more: nothing ran
 
 
 def test_another_image_may_be_chosen_meanwhile(page):

@@ -434,6 +434,10 @@ def test_box_is_segmented_with_its_settings_and_put_in_place(desks: Any) -> None
     assert desk.state.undo.startswith("Undo segmenting a box again")
     desk.controller.undo()
     np.testing.assert_array_equal(labels3[0], disks())
+    desk.controller.segment_box([(4.2, 5), (4.2, 80), (40, 80), (40, 5)], config, 12.0)
+    desk.link.outdate(desk.image.key)  # in mid-run the image got other pixels
+    desk.client.on_event(desk.client.requests[-1].done(result))
+    np.testing.assert_array_equal(labels3[0], disks())
 
 
 def test_review_order_and_view(desks: Any) -> None:
@@ -460,6 +464,15 @@ def test_review_order_and_view(desks: Any) -> None:
     desk.controller.delete(point=(60, 20))
     assert desk.state.review.label == 0
     assert desk.state.review.total == 4
+    review.next()
+    other = desk.state.review.label
+    assert desk.controller.undo()  # not of the walk: the view stays
+    assert desk.state.review.label == other
+    seen.clear()
+    assert desk.controller.undo()
+    assert seen == [3]
+    assert desk.state.review.label == 3
+    assert desk.state.review.status == ""
 
 
 class Stack:
@@ -496,7 +509,7 @@ def test_the_walk_goes_through_all_planes(desks: Any) -> None:
     review.next()
     assert stack.seen == [(9, 1)]
     assert state.cells.plane == (1,)
-    assert (state.review.label, state.review.where) == (9, "plane 2")
+    assert (state.review.label, state.review.where) == (9, "plane 1")
     assert (state.review.done, state.review.total) == (0, 3)
     assert state.review.scored
     for _ in range(2):
@@ -538,8 +551,8 @@ def test_a_correction_is_carried_kept_and_noted(desks: Any) -> None:
     assert controller.split([(20, 8), (20, 32)])
     assert state.carried.can
     assert controller.carry.carry()
-    assert state.undo == "Undo split of cell 1, also on planes 1–2 and 4–5"
-    assert state.carried.words == "planes 1–2 and 4–5"
+    assert state.undo == "Undo split of cell 1, also on planes 0–1 and 3–4"
+    assert state.carried.words == "planes 0–1 and 3–4"
     assert not state.carried.can
     assert all(np.unique(plane).size == 4 for plane in labels[:5])
     assert noted[-1][0]["from"] == [2]
@@ -554,7 +567,7 @@ def test_a_correction_is_carried_kept_and_noted(desks: Any) -> None:
     assert state.keep.n_planes == 5
     records = {record.index[0]: record for record in stack.desk.keep()}
     assert sorted(records) == [0, 1, 2, 3, 4]
-    assert all("carried from plane 3" in records[i].notes for i in (0, 1, 3, 4))
+    assert all("carried from plane 2" in records[i].notes for i in (0, 1, 3, 4))
     assert records[2].notes == ""
     assert "split of cell 1" in records[0].notes
     # what is on disk does it all again
@@ -584,7 +597,7 @@ def test_every_correction_is_carried_while_that_is_wanted(desks: Any) -> None:
     stack.show(2)
     corners = [(48 + 11 * np.sin(a), 60 + 11 * np.cos(a)) for a in np.linspace(0, 6.28, 30)]
     assert controller.redraw(corners)
-    assert state.carried.words == "planes 1–2 and 4–5"
+    assert state.carried.words == "planes 0–1 and 3–4"
     assert np.unique(labels).tolist() == [0, 1]  # one number in depth
     for plane, own in zip(labels, truth, strict=True):
         assert np.count_nonzero((plane > 0) & own) > 0.8 * np.count_nonzero((plane > 0) | own)
@@ -604,7 +617,7 @@ def test_every_correction_is_carried_while_that_is_wanted(desks: Any) -> None:
     moving.controller.carry.set_on(True)
     moving.show(2)
     assert moving.controller.redraw(corners)
-    assert moving.state.carried.words == "time points 1–2 and 4–5"
+    assert moving.state.carried.words == "time points 0–1 and 3–4"
     assert len(np.unique(moving.desk.source.labels)) == 6
 
 
@@ -801,7 +814,7 @@ def test_cells_of_a_mask_with_black_and_white_swapped_are_numbered(desks: Any) -
     said = desk.state.odd.words
     assert said.startswith("This looks like a mask in which the cells are 0")
     assert "Python" not in said
-    assert desk.state.odd.mend == "Number the pieces"
+    assert desk.state.odd.mend == "Make cells of what is 0"
     assert desk.controller.accept_view() is False
     assert desk.controller.mend()
     assert desk.state.odd.words == ""
@@ -809,6 +822,28 @@ def test_cells_of_a_mask_with_black_and_white_swapped_are_numbered(desks: Any) -
     assert len(np.unique(wrong)) == len(np.unique(labels))
     assert desk.controller.undo()
     np.testing.assert_array_equal(wrong, before)
+
+
+def test_a_mask_of_cells_that_touch_is_not_said_to_be_black_and_white_swapped(
+    desks: Any,
+) -> None:
+    yy, xx = np.indices((96, 120))
+    layer = np.zeros((96, 120), np.uint8)
+    for row in range(-1, 6):
+        for column in range(-1, 6):
+            layer[np.hypot(yy - 21 * row, xx - 24 * column - 12 * (row % 2)) < 13] = 1
+    desk = desks(layer)
+    desk.controller.open()
+    said = desk.state.odd.words
+    assert said.startswith("This looks like a mask of cells that touch each other")
+    assert said.endswith("where it was made, unless the gaps are the cells.")
+    # a person may still say what it is, and take that back
+    assert desk.state.odd.mend == "Make cells of what is 0"
+    before = layer.copy()
+    assert desk.controller.mend()
+    np.testing.assert_array_equal(layer > 0, before == 0)
+    assert desk.controller.undo()
+    np.testing.assert_array_equal(layer, before)
 
 
 def test_a_stack_with_black_and_white_swapped_is_numbered_where_few_cells_are(
@@ -865,7 +900,7 @@ def test_keep_says_which_plane_is_no_cells_where_another_is_shown(desks: Any) ->
     desk.controller.keeping.refresh()
     assert desk.state.odd.words == ""
     said = desk.state.keep.problem
-    assert said.startswith("On plane 2 of 3: label 1 covers"), said
+    assert said.startswith("On plane 1 of 0–2: label 1 covers"), said
     assert said.endswith('Show that plane, and press "Make label 1 the background".')
     assert not desk.state.keep.can
 
@@ -926,6 +961,11 @@ def test_a_click_asks_for_the_object_there_and_makes_it_a_cell(desks: Any) -> No
     assert desk.state.undo.startswith("Undo drawing of cell")
     desk.controller.undo()
     assert not planes[0, 60, 77]
+    desk.controller.add((60.0, 77.0))
+    desk.link.outdate(desk.image.key)
+    answer(desk, truth[y0:y1, x0:x1] == 4)
+    assert not planes[0, 60, 77]
+    assert desk.state.said.words == "The image changed meanwhile: click again."
 
 
 def test_a_second_click_in_a_cell_cuts_it_against_the_first(desks: Any) -> None:

@@ -409,5 +409,5 @@ def test_keep_says_on_which_plane_labels_are_no_cells(desks: Any) -> None:
     assert desk.controller.redraw([(10, 10), (10, 20), (20, 20), (20, 10)])
     desk.controller.keeping.refresh()
     said = desk.state.keep.problem
-    assert said.startswith("On time point 2 of 2, plane 3 of 3: ")
+    assert said.startswith("On time point 1 of 0–1, plane 2 of 0–2: ")
     assert said.endswith('Show that plane, and press "Make label 1 the background".')

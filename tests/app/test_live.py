@@ -279,6 +279,10 @@ def test_a_result_of_other_pixels_is_dropped(live: Live) -> None:
     live.desk.link.outdate("image")
     live.answer(larger())
     np.testing.assert_array_equal(live.labels, before)
+    assert live.state.words == "Wave 1: dropped, as the image changed meanwhile."
+    live.accept(6)
+    live.controller._rested()
+    assert len(live.asked) == 2  # all that was said is learned from the image as it is
 
 
 def test_what_is_noted_of_a_wave_follows_undo_and_lies_in_the_journal(live: Live) -> None:

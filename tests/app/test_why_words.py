@@ -31,7 +31,7 @@ def test_names_of_layers_are_short_and_apart():
     names += [layer_name(STAGE, "nuclei_03", stride=4), layer_name("change", "nuclei_03")]
     assert len(set(names)) == len(names)
     assert layer_name("aua_4", "nuclei_03") == "why: detail 1/4 (nuclei_03)"
-    assert layer_name("local_gate_1", "a", channel=4) == "why: nearby 1, channel 5 (a)"
+    assert layer_name("local_gate_1", "a", channel=4) == "why: nearby 1, channel 4 (a)"
     assert all(name.startswith("why: ") and name.endswith("(nuclei_03)") for name in names)
 
 

@@ -50,6 +50,24 @@ def plain(tmp_path):
     return folder
 
 
+def test_an_image_without_a_number_is_not_taken_in(training_set, other, plain) -> None:
+    empty = np.full((40, 56), np.nan, np.float32)
+    empty[3, 4] = np.inf
+    tifffile.imwrite(plain / "images" / "Zelle 1.tif", empty)
+    with pytest.raises(CorrectionsError, match="Zelle 1: The image has no number in it"):
+        other.import_folder(plain)
+    # nor from a set into which an earlier version took it
+    taken = training_set.commits()[0]
+    tifffile.imwrite(training_set.path / "images" / f"{taken.name}.tif", empty)
+    with pytest.raises(CorrectionsError, match=f"{taken.name}: The image has no number in it"):
+        other.import_folder(training_set.path)
+    assert other.commits() == []
+    # dead pixels are no reason
+    empty[:20] = 1
+    tifffile.imwrite(plain / "images" / "Zelle 1.tif", empty)
+    assert len(other.import_folder(plain)) == 2
+
+
 @pytest.mark.parametrize("name", ["Kopie ü", "Kopie ü.zip"])
 def test_an_export_is_a_set_that_comes_in_again(training_set, other, tmp_path, name):
     records = training_set.commits()

@@ -395,6 +395,10 @@ def test_rois_of_others(tmp_path):
     assert any("1 ROIs are lines" in note for note in read.notes)
     with pytest.raises(LabelsError, match="outside"):
         read_cells(path, (15, 15))
+    # what macOS puts into zip files beside what it zips
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("__MACOSX/._a.roi", b"\0\5\x16\7Mac OS X")
+    assert np.array_equal(read_cells(path, (40, 40)).labels, read.labels)
 
 
 def test_rois_end_where_imagej_ends(tmp_path):
@@ -533,6 +537,39 @@ def test_coco_of_several_images_and_compressed_runs(tmp_path):
         read_cells(path, (4, 6), "a")
 
 
+def test_coco_images_of_one_name_in_several_folders_are_told_apart(tmp_path):
+    images = [
+        {"id": i, "file_name": f"{folder}/a.png", "width": 5, "height": 4}
+        for i, folder in enumerate(["train", "val"])
+    ]
+    cells = [{"image_id": i, "segmentation": [[i, i, i + 2, i, i + 2, i + 2]]} for i in (0, 1)]
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps({"images": images, "annotations": cells}))
+    with pytest.raises(LabelsError, match=r"2 images with the name a: train/a.png, val/a.png"):
+        read_cells(path, (4, 5), "a")
+
+
+def test_ids_as_text_and_labels_in_words_are_read(tmp_path):
+    image = {"id": "7", "file_name": "a.png", "width": 5, "height": 4}
+    box = [[0, 0, 2, 0, 2, 2, 0, 2]]
+    cells = [
+        {"image_id": 7, "label": "nucleus", "segmentation": box},
+        {"image_id": 7.0, "label": 5, "segmentation": [[3, 0, 4, 0, 4, 2, 3, 2]]},
+    ]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"images": [image], "annotations": cells}))
+    labels = read_cells(path, (4, 5), "a").labels
+    assert labels[:2].tolist() == [[1, 1, 0, 5, 0]] * 2
+    ring = [[0, 0], [2, 0], [2, 2], [0, 2], [0, 0]]
+    feature = {
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {"name": "cell NaN", "measurements": {"label": "NaN"}},
+    }
+    path = tmp_path / "a.geojson"
+    path.write_text(json.dumps({"features": [feature]}))
+    assert read_cells(path, (4, 5)).labels[0].tolist() == [1, 1, 0, 0, 0]
+
+
 # --- Cellpose --------------------------------------------------------------------------------
 
 
@@ -586,6 +623,8 @@ def test_old_seg_files_begin_with_minus_one(tmp_path, labels):
     small = np.minimum(labels, 50)
     path = tmp_path / "a_seg.npy"
     np.save(path, np.array({"masks": small - 1}, dtype=object), allow_pickle=True)
+    assert np.array_equal(read_cells(path).labels, small)
+    np.save(path, np.array({"masks": small.astype(float)}, dtype=object), allow_pickle=True)
     assert np.array_equal(read_cells(path).labels, small)
 
 

@@ -108,6 +108,20 @@ def test_one_coco_file_of_all_images(tmp_path: Path) -> None:
         assert np.array_equal(read_truth(item, SHAPE)[0], images()[item.name][1])
 
 
+def test_outlines_that_are_named_as_no_image(tmp_path: Path) -> None:
+    make(tmp_path, "imagej", "flat")
+    first, *others = sorted(images())
+    for name in others:
+        for path in tmp_path.glob(f"{name}*"):
+            path.unlink()
+    (tmp_path / f"{first}{KINDS['imagej']}").rename(tmp_path / "RoiSet.zip")  # Fiji's own name
+    words = f"RoiSet.zip has the name of no image: call it as its image, such as {first}_RoiSet"
+    with pytest.raises(TrainingDataError, match=words):
+        load_training_folder(tmp_path)
+    (tmp_path / "RoiSet.zip").rename(tmp_path / f"{first}_RoiSet.zip")
+    assert len(load_training_folder(tmp_path)) == 1
+
+
 def test_two_files_with_outlines_are_scored(tmp_path: Path) -> None:
     for folder, key in (("a", "imagej"), ("b", "geojson")):
         for name, (_, truth) in images().items():

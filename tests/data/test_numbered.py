@@ -83,6 +83,18 @@ def test_masks_with_black_and_white_swapped():
     look = look_at(crowded)
     assert not look.inverted
     assert "the one value 1 stands in 4 separate places" in look.problem
+    # A layer of cells that touch, in one piece: the gaps between them are drawn in.
+    yy, xx = np.indices((120, 120))
+    layer = np.zeros((120, 120), int)
+    for row in range(-1, 7):
+        for column in range(-1, 6):
+            y, x = 21 * row, 24 * column + 12 * (row % 2)
+            layer |= np.hypot(yy - y, xx - x) < 13
+    look = look_at(layer * 255)
+    assert "a mask of cells that touch each other, not like numbered cells" in look.problem
+    assert "label 255 is one piece with" in look.problem
+    assert "unless the gaps are the cells: in Python" in look.problem
+    assert look.inverted  # so one click makes cells of them
     # One cell that fills the picture, with or without a hole, is a cell.
     yy, xx = np.indices((64, 64)) - 31.5
     round_cell = (np.hypot(yy, xx) < 32).astype(int)

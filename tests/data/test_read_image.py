@@ -208,6 +208,28 @@ def test_white_that_is_0_is_noted(tmp_path) -> None:
     assert "0 is white" in image.notes[0]
 
 
+def test_colours_of_a_table_that_are_no_brightness_are_noted(tmp_path) -> None:
+    array = _ramp(20, 30, dtype=np.uint8)
+    ramp = np.arange(256, dtype=np.uint16) * 257
+    nothing = np.zeros_like(ramp)
+    drawn = np.random.default_rng(0).integers(0, 65535, (3, 256)).astype(np.uint16)
+    tables = {
+        "grey": [ramp] * 3,
+        "green": [nothing, ramp, nothing],
+        "inverted": [ramp[::-1]] * 3,
+        "drawn": drawn,
+    }
+    for name, table in tables.items():
+        path = tmp_path / f"{name}.tif"
+        colours = np.array(table, np.uint16)
+        tifffile.imwrite(path, array, photometric="palette", colormap=colours)
+        image = read_image(path)
+        np.testing.assert_array_equal(image.array, array)
+        assert ["come from a table" in note for note in image.notes] == [True] * (
+            name == "drawn"
+        )
+
+
 def _part_of_three(
     path: Path, number: int, names: str = "ch{}.ome.tif", positions: bool = False
 ) -> None:

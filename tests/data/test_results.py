@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from napari_sa2net.data.formats import FORMATS
@@ -236,6 +239,33 @@ def test_formats_that_an_image_has_or_lacks(begin):
     folder.drop(folder.export_path("a", "imagej"))
     folder.drop(folder.export_path("a", "imagej").parent)
     assert folder.missing("a") == ["geojson", "imagej"]
+
+
+def test_names_that_the_systems_language_cannot_write(tmp_path):
+    """Where it is set to plain C, a name of other letters reads as bytes, and none is lost."""
+    for name in ("Zelle ü.npy", "Zelle ö.npy", "b.npy"):
+        np.save(tmp_path / name, np.zeros((2, 2), np.uint8))
+    text = (
+        "import sys; from napari_sa2net.data.commit import file_stem; "
+        "from napari_sa2net.data.results import name_jobs, refuse_inputs_as_outputs; "
+        "from pathlib import Path; jobs = name_jobs(sorted(Path(sys.argv[1]).glob(chr(42)))); "
+        "refuse_inputs_as_outputs(jobs, Path(sys.argv[1]) / 'out'); "
+        "print(*(job.name for job in jobs), file_stem('Zelle \\xfc', (), 'abc'), sep='|')"
+    )
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ran = subprocess.run(
+        [sys.executable, "-c", text, str(tmp_path)],
+        env={**os.environ, **plain},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    *names, stem = ran.stdout.strip().split("|")
+    assert len(set(names)) == 3
+    assert names[-1] == "b"
+    assert all(name.isascii() and name.startswith("Zelle _") for name in names[:-1])
+    assert stem == "Zelle __abc"
 
 
 def test_a_folder_is_known_by_all_of_its_files(tmp_path):

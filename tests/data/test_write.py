@@ -50,8 +50,11 @@ def test_empty_labels_come_back(tmp_path, shape) -> None:
     assert image.array.shape == shape
 
 
-def test_the_step_between_planes_comes_back(tmp_path) -> None:
-    write_labels(tmp_path / "a.tif", _labels((3, 9, 8)), (2.0, 0.5, 0.25))
+@pytest.mark.parametrize("largest", [300, 70000])
+@pytest.mark.parametrize("shape", [(3, 9, 8), (2, 3, 9, 8), (1, 3, 9, 8), (3, 9, 1)])
+def test_the_step_between_planes_comes_back(tmp_path, largest, shape) -> None:
+    # also of many cells, and in shapes that ImageJ does not know
+    write_labels(tmp_path / "a.tif", _labels(shape, largest), (2.0, 0.5, 0.25))
     assert read_image(tmp_path / "a.tif").scale_um == pytest.approx(
         {"Z": 2.0, "Y": 0.5, "X": 0.25}, rel=1e-5
     )
@@ -80,9 +83,43 @@ def test_metadata_is_in_the_file(tmp_path) -> None:
     write_labels(tmp_path / "a.tif", _labels((9, 8)), 0.3, record)
     with tifffile.TiffFile(tmp_path / "a.tif") as tif:
         assert json.loads(tif.imagej_metadata["Info"]) == record
-    write_labels(tmp_path / "b.tif", _labels((9, 8), 70000), 0.3, record)
+    write_labels(tmp_path / "b.tif", _labels((1, 9, 8), 70000), 0.3, record)
     with tifffile.TiffFile(tmp_path / "b.tif") as tif:
         assert tif.shaped_metadata[0]["napari-sa2net"] == record
+
+
+@pytest.mark.parametrize(("shape", "axes"), [((9, 8), "YX"), ((2, 3, 9, 8), "TZYX")])
+def test_more_cells_than_uint16_holds_are_in_the_layout_of_imagej(
+    tmp_path, shape, axes
+) -> None:
+    record = {"model": "nuclei"}
+    for name, largest in {"a.tif": 300, "b.tif": 70000}.items():
+        write_labels(tmp_path / name, _labels(shape, largest), (2.0, 0.5, 0.25), record, axes)
+    with (
+        tifffile.TiffFile(tmp_path / "a.tif") as few,
+        tifffile.TiffFile(tmp_path / "b.tif") as many,
+    ):
+        assert many.series[0].dtype == np.int32
+        assert many.series[0].axes == few.series[0].axes == axes
+        few_told, many_told = few.imagej_metadata, many.imagej_metadata
+        assert json.loads(many_told["Info"]) == record
+        assert many_told == few_told
+        for tag in ("XResolution", "YResolution", "ResolutionUnit"):
+            assert many.pages[0].tags[tag].value == few.pages[0].tags[tag].value
+
+
+def test_a_step_that_others_write_beside_the_shape_is_read(tmp_path) -> None:
+    step = {"spacing": 500, "unit": "nm", "axes": "ZYX"}
+    more = {
+        "resolution": (1e4 / 0.25,) * 2,
+        "resolutionunit": "CENTIMETER",
+        "photometric": "minisblack",
+    }
+    tifffile.imwrite(tmp_path / "a.tif", _labels((3, 9, 8)), metadata=step, **more)
+    scale = read_image(tmp_path / "a.tif").scale_um
+    assert scale == pytest.approx({"Z": 0.5, "Y": 0.25, "X": 0.25}, rel=1e-5)
+    tifffile.imwrite(tmp_path / "a.tif", _labels((3, 9, 8)), metadata={"spacing": 2}, **more)
+    assert "Z" not in read_image(tmp_path / "a.tif").scale_um  # of no known unit
 
 
 def test_float(tmp_path) -> None:

@@ -132,6 +132,51 @@ def test_what_a_script_writes_into_cells_is_not_replaced(
     assert len([layer for layer in viewer.layers if isinstance(layer, Labels)]) == 2
 
 
+@pytest.mark.parametrize("refreshed", [True, False])
+def test_what_a_script_writes_while_a_slider_moves_is_kept(
+    open_dock: OpenDock, qtbot: QtBot, refreshed: bool
+) -> None:
+    dock = open_dock()
+    workspace: Any = dock.workspace
+    viewer, page, session = workspace.port.viewer, dock.pages[0], workspace.session
+    image = synthetic_nuclei((96, 128), n=8, diameter=16, seed=0)[0]
+    viewer.add_image(image, name="nuclei")
+    page.button.click()
+    qtbot.waitUntil(lambda: not session.running, timeout=WAIT_MS)
+    cells, spin = viewer.layers["nuclei cells"], page.result.foreground.spin
+
+    def write(label: int) -> None:
+        cells.data[2:12, 2:12] = label
+        if refreshed:
+            cells.refresh()
+
+    # the answer of the first move is shown, and its table is still to come
+    before = cells.data
+    spin.setValue(0.6)
+    qtbot.waitUntil(lambda: cells.data is not before, timeout=WAIT_MS)
+    write(71)
+    spin.setValue(0.3)
+    qtbot.waitUntil(lambda: workspace.port.is_edited(cells), timeout=WAIT_MS)
+    assert session.sliders == "edited"
+    qtbot.waitUntil(
+        lambda: is_true(cells, image, page.result.summary.text().replace("\u00a0", " ")),
+        timeout=WAIT_MS,
+    )
+    assert (cells.data[2:12, 2:12] == 71).all()
+    # in the same moment as a run that would take its place
+    kept = cells.data.copy()
+    page.button.click()
+    qtbot.waitUntil(lambda: not session.running, timeout=WAIT_MS)
+    np.testing.assert_array_equal(cells.data, kept)
+    newest = viewer.layers[-1]
+    assert newest is not cells
+    page.button.click()
+    newest.data[2:12, 2:12] = 72
+    qtbot.waitUntil(lambda: not session.running, timeout=WAIT_MS)
+    assert (newest.data[2:12, 2:12] == 72).all()
+    assert len([layer for layer in viewer.layers if isinstance(layer, Labels)]) == 3
+
+
 def test_any_labels_over_an_image_are_measured(open_dock: OpenDock, qtbot: QtBot) -> None:
     dock = open_dock()
     workspace: Any = dock.workspace

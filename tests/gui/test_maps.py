@@ -448,6 +448,24 @@ def test_overlays_go_with_their_image_and_cells_stay(
     assert {key for key, _ in gone} == {source.key}
 
 
+def test_overlays_of_former_pixels_go(
+    viewer: ViewerModel, port: NapariPort, qtbot: Any
+) -> None:
+    image = viewer.add_image(np.zeros((40, 56)), name="a")
+    source = source_of(port)
+    other = viewer.add_image(np.zeros((40, 56)), name="b")
+    port.show_overlay(Overlay(source, "aua_8", a_map(), ()))
+    port.show_overlay(Overlay(source_of(port), "aua_8", a_map(), ()))
+    cells = viewer.add_labels(np.zeros((40, 56), int), name="a cells")
+    theirs = viewer.layers["why: detail 1/8 (b)"]
+    image.data = np.ones((40, 56))
+    qtbot.waitUntil(lambda: len(viewer.layers) == 4)
+    assert set(viewer.layers) == {image, other, cells, theirs}
+    # and come again
+    port.show_overlay(Overlay(source, "aua_8", a_map(), ()))
+    assert "why: detail 1/8 (a)" in viewer.layers
+
+
 def test_several_maps_share_the_light(viewer: ViewerModel, port: NapariPort) -> None:
     viewer.add_image(np.zeros((40, 56)), name="a")
     source = source_of(port)

@@ -145,7 +145,7 @@ def test_look_try_inspect_close(open_dock: OpenDock, qtbot: QtBot) -> None:
     page.tiles.tiles["local_gate_2"].click()
     page.detail.channel.setValue(3)
     qtbot.waitUntil(lambda: session.why.maps["local_gate_2"].channel == 2, timeout=WAIT_MS)
-    assert why_names(viewer) == ["why: nearby 2, channel 3 (nuclei)"]
+    assert why_names(viewer) == ["why: nearby 2, channel 2 (nuclei)"]
     page.detail.channel.setValue(0)
     qtbot.waitUntil(lambda: session.why.maps["local_gate_2"].channel is None, timeout=WAIT_MS)
     page.tiles.tiles["local_gate_2"].click()
@@ -283,7 +283,7 @@ def test_view_of_a_stack_in_colour(open_dock: OpenDock, qtbot: QtBot) -> None:
     assert session.where == "view"
     camera_of(viewer).zoom = max(viewer.canvas.size) / 80
     camera_of(viewer).center = (0, 64, 90)
-    assert page.plane.text() == "plane 3 of 3"
+    assert page.plane.text() == "plane 2 of 0–2"
     look(qtbot, page)
     result = session.why.result
     assert result.index == (2,)
@@ -303,7 +303,7 @@ def test_view_of_a_stack_in_colour(open_dock: OpenDock, qtbot: QtBot) -> None:
     assert ((before > -1e-6) & (before < shown.scale)).all()
     # another time point is shown: the page says which one it tells of
     viewer.dims.set_current_step(0, 0)
-    qtbot.waitUntil(lambda: "in plane 3 of 3" in page.plane.text(), timeout=5000)
+    qtbot.waitUntil(lambda: "in plane 2 of 0–2" in page.plane.text(), timeout=5000)
 
 
 def test_whatever_happens_in_mid_run(open_dock: OpenDock, qtbot: QtBot) -> None:

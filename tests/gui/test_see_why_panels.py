@@ -119,7 +119,7 @@ def test_detail_says_what_is_shown(qtbot: QtBot) -> None:
     detail.set_map(a_map("local_gate_1", n_channels=64, low=0.5), 4)
     assert not detail.channel_row.isHidden()
     assert detail.channel.maximum() == 64
-    assert detail.channel_words.text() == "5 of 64"
+    assert detail.channel_words.text() == "4 of 0–63"
     assert heard == []
     detail.channel.setValue(9)
     detail.channel.setValue(0)

@@ -248,12 +248,15 @@ def test_whatever_happens_in_mid_run(open_dock: OpenDock, qtbot: QtBot) -> None:
     assert results(viewer) == []
     assert session.error is None
 
-    # its pixels are replaced: nothing comes
+    # its pixels are replaced: nothing comes, which is said
     third = viewer.add_image(image, name="third")
     under_way()
     third.data = np.zeros_like(image)
     qtbot.waitUntil(lambda: not session.running, timeout=WAIT_MS)
     assert results(viewer) == []
+    assert page.error.message.text().startswith("The pixels of “third” were replaced")
+    assert "Run it again." in page.error.message.text()
+    assert not page.error.isHidden()
 
     # the viewer is closed: the engine ends
     third.data = image

@@ -171,8 +171,8 @@ def test_progress_is_of_time_points_where_they_are(model) -> None:
             axes=axes,
             progress=lambda done, total, what, said=said: said.append(what),
         )
-        for i in (1, 2, 3):
-            assert f"segmenting {noun} {i} of 3" in said
+        for i in (0, 1, 2):
+            assert f"segmenting, {i} of 3 {noun}s done" in said
 
 
 def test_progress_and_provenance(model) -> None:
@@ -187,8 +187,8 @@ def test_progress_and_provenance(model) -> None:
     )
     said = [what for what, _ in itertools.groupby(step[2] for step in steps)]
     assert said == [
-        "segmenting plane 1 of 2",
-        "segmenting plane 2 of 2",
+        "segmenting, 0 of 2 planes done",
+        "segmenting, 1 of 2 planes done",
         "separating the cells",
         "measuring the cells",
     ]

@@ -286,8 +286,15 @@ def test_many_places_are_clicked_farther_apart(monkeypatch: pytest.MonkeyPatch) 
 def test_clicks_everywhere_end_where_they_are_told_to() -> None:
     empty = np.zeros((60, 60), np.int32)
 
-    def between() -> None:
-        raise Cancelled("no more")
+    image = np.zeros((3, 60, 60), np.float32)
+    places: list[tuple[int, int]] = []
+
+    def on_places(done: int, n: int) -> None:
+        places.append((done, n))
+        if len(places) == 2:
+            raise Cancelled("no more")
 
     with pytest.raises(Cancelled):
-        objects_everywhere(np.zeros((3, 60, 60), np.float32), empty, 12, empty, between=between)
+        objects_everywhere(image, empty, 12, empty, on_places=on_places)
+    n = len(click._places(empty, empty, 12))
+    assert places == [(0, n), (click.TOGETHER, n)]

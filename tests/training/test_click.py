@@ -84,19 +84,19 @@ def test_what_is_no_better_on_cells_held_back_is_not_taken() -> None:
 def test_it_ends_where_it_is_told_to() -> None:
     steps = []
 
-    def between() -> None:
+    def on_step(*_: int) -> None:
         steps.append(1)
         if len(steps) == 3:
             raise Cancelled("no more")
 
     with pytest.raises(Cancelled):
-        learned_clicks([example(seed) for seed in range(3)], between)
+        learned_clicks([example(seed) for seed in range(3)], on_step)
     assert len(steps) == 3
 
 
 def test_a_slow_machine_teaches_for_no_longer() -> None:
     steps: list[int] = []
-    net = learned_clicks([example(0)], lambda: steps.append(1), seconds=1e-9)
+    net = learned_clicks([example(0)], lambda *_: steps.append(1), seconds=1e-9)
     assert len(steps) <= 2
     assert net is not None
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -200,19 +200,60 @@ def test_clicks_that_take_too_long_are_left_out(
     counts = left_half(truth)
     labels = np.where(counts, truth, 0).astype(np.int32)
     held = HeldBack((0, 0), (truth == np.unique(labels)[-1]) & counts)
-    config = LiveConfig(steps=1, seconds=0.05)
-    monkeypatch.setattr(live, "learned_clicks", lambda *_: None)
+    config = LiveConfig(steps=6, seconds=20)
+    now, steps, lessons = [0.0], [], []
+
+    def step(share: float) -> float:
+        steps.append(share)
+        now[0] += 1.5
+        return 1.0
+
+    def lesson(examples: Any, on_step: Any, steps: int, seconds: float, seed: int) -> None:
+        lessons.append(seconds)
+        now[0] += seconds
+        on_step(5, steps)
 
     def slow(*given: Any) -> Any:
-        for _ in range(100):
-            time.sleep(0.02)
-            given[-1]()
+        for i in range(100):
+            now[0] += 1
+            given[-1](i, 100)
         raise AssertionError("went on for too long")
 
+    said: list[Any] = []
+    monkeypatch.setattr(live, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(live, "_share", step)
+    monkeypatch.setattr(live, "learned_clicks", lesson)
     monkeypatch.setattr(live, "objects_everywhere", slow)
-    made = plane.wave(labels, counts, labels > 0, judged=[held], config=config)
+
+    def wave() -> Any:
+        now[0] = 0
+        return plane.wave(
+            *(labels, counts, labels > 0),
+            judged=[held],
+            config=config,
+            progress=lambda *what: said.append(what),
+        )
+
+    made = wave()
     assert made.provenance["live"]["by_clicks"] is False
     assert made.n_judged == 1
+    # one limit for all: of 20 s the decoder took 9, and each of the others has half the rest
+    assert lessons == [5.5]
+    assert 20 < made.seconds <= 21
+    assert (5, 6, "learning what your cells look like") in said
+    assert [what for what in said if "cells like yours" in what[2]] == [
+        (i, 100, "looking for cells like yours") for i in range(5)
+    ]
+    # the decoder ends after its half, where clicks are to follow
+    config = LiveConfig(steps=50, seconds=20)
+    steps.clear()
+    assert wave().provenance["live"]["by_clicks"] is False
+    assert len(steps) == 7
+    # and where it took all of the time, they do not begin
+    config = LiveConfig(steps=50, seconds=5)
+    lessons.clear()
+    wave()
+    assert lessons == []
 
 
 def test_what_is_held_back_has_no_say(plane: LivePlane, unusual: Any) -> None:

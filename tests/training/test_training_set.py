@@ -99,6 +99,17 @@ def test_splits_that_are_unknown_are_named(tmp_path):
         load_training_folder(folder)
 
 
+def test_images_of_a_split_of_no_known_name_are_said(tmp_path, caplog):
+    folder = folder_of(tmp_path, ["a", "b"], "split,name\nTraining,a\nValidierung,b\n")
+    assert [item.name for item in load_training_folder(folder)] == ["a"]
+    (note,) = caplog.messages
+    assert note.startswith("1 image is left out: index.csv gives it the split Validierung")
+    caplog.clear()
+    (folder / "index.csv").write_text("split,name\ntrain,a\ntest,b\n")
+    assert len(load_training_folder(folder)) == 1
+    assert not caplog.messages  # that is what such a split is for
+
+
 def test_an_index_that_is_no_table(tmp_path):
     folder = folder_of(tmp_path, ["a"], "split,name\n")
     (folder / "index.csv").write_bytes(b"split,name\ntrain,a\r" + b"x" * 140_000)

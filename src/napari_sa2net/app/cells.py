@@ -17,7 +17,7 @@ from napari_sa2net import edits
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.session import ErrorInfo, SegmentRequest, as_seen
 from napari_sa2net.config import InstanceConfig
-from napari_sa2net.data.axes import axis_noun
+from napari_sa2net.data.axes import axis_noun, index_words
 from napari_sa2net.data.labels import IN_PYTHON, NUMBER_THEM, Look, look_at, numbered
 from napari_sa2net.edits import Corrections, Patch, Step
 from napari_sa2net.edits.objects import pixel_step
@@ -164,16 +164,16 @@ class CellSource:
         return axes.index("Z") if "Z" in axes else None
 
     def words_of(self, index: Index, sizes: bool = False) -> str:
-        """``plane 5`` or ``time point 2, plane 5``, counted from 1; empty for no stack.
+        """``plane 5`` or ``time point 2, plane 5``; empty for no stack.
 
-        ``sizes``: ``plane 5 of 9``.
+        ``sizes``: ``plane 5 of 0–9``.
         """
-        axes = self.stack_axes.rjust(len(index))
-        return ", ".join(
-            f"{axis_noun(axis.strip(), 1)} {i + 1}" + (f" of {n}" if sizes else "")
-            for axis, i, n in zip(axes, index, self.labels.shape, strict=False)
-            if n > 1
-        )
+        axes = self.stack_axes.rjust(len(index), "Z")
+        long = [
+            (*at, n) for *at, n in zip(axes, index, self.labels.shape, strict=False) if n > 1
+        ]
+        names, places, stack = zip(*long, strict=True) if long else ((), (), ())
+        return index_words("".join(names), places, stack if sizes else ())
 
     def image_index(self, index: Index) -> Index:
         """Stack index in the image of a plane of the labels."""
@@ -231,7 +231,7 @@ class Odd:
         words = words[:1].upper() + words[1:] + (by_hand and ".")
         if look.background:
             return cls(words, f"Make label {look.background} the background")
-        return cls(words, "Number the pieces")
+        return cls(words, "Make cells of what is 0" if look.inverted else "Number the pieces")
 
 
 def mended(corrections: Corrections, look: Look) -> Step:
@@ -252,7 +252,7 @@ def mended(corrections: Corrections, look: Look) -> Step:
             return np.where(plane == look.background, 0, plane)
 
     else:
-        words = "numbering of the pieces"
+        words = "making cells of what is 0" if look.inverted else "numbering of the pieces"
         free = _free_numbers(corrections, look.numbers)
 
         def new(plane: NDArray[Any]) -> NDArray[Any]:
@@ -464,6 +464,8 @@ class CorrectEngine:
         """A call of ours is done; the link says so."""
         if call.kind == "box":
             y0, y1, x0, x1 = call.about.box
+            if self._link.generation(call.about.source.key) != call.about.generation:
+                return  # that was said when the image changed
             self._link.session.error = None
             self._box_ready(call.about, np.asarray(result.labels).reshape(y1 - y0, x1 - x0))
             return

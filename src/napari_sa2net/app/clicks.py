@@ -229,7 +229,10 @@ class CorrectClicks:
 
     def _object_ready(self, request: ClickRequest, mask: NDArray[np.bool_]) -> None:
         session = self._controller.session_of(request.cells)
-        if session is None or self._link.generation(request.source.key) != request.generation:
+        if session is None:
+            return
+        if self._link.generation(request.source.key) != request.generation:
+            self._controller.say("The image changed meanwhile: click again.", ok=False)
             return
         y0, _, x0, _ = request.box
         point = (request.click[0] + y0, request.click[1] + x0)

@@ -452,7 +452,10 @@ class CorrectController:
             if session is None or source is None:
                 return False
             self._take_area(session, source)
-            return self._change(source.key, session.undo, taken_back=True)
+            done = self._change(source.key, session.undo, taken_back=True)
+            if done:
+                self.review.back_to(session.history.undone[-1])
+            return done
 
     def redo(self) -> bool:
         """Do again what was taken back last."""

@@ -222,13 +222,21 @@ class EngineLink:
         """Number of an image's content; a result of an older one is stale."""
         return self._generations.get(image_key, 0)
 
-    def outdate(self, image_key: str) -> None:
-        """The image has other pixels, or is gone: what is still to come of it is stale."""
+    def outdate(self, image_key: str) -> list[p.Call]:
+        """The image has other pixels, or is gone: what is still to come of it is stale.
+
+        Returns
+        -------
+        list of Call
+            Of those that the progress line tells of, whose results will be dropped.
+        """
         self._generations[image_key] = self.generation(image_key) + 1
-        for call in self._runs():
-            if call.about is not None and call.about.source.key == image_key:
-                # not by force, which would cost what the engine keeps of other images
-                self.client.cancel(call.job, force=False)
+        about = [call for call in self._runs() if call.about is not None]
+        stale = [call for call in about if call.about.source.key == image_key]
+        for call in stale:
+            # not by force, which would cost what the engine keeps of other images
+            self.client.cancel(call.job, force=False)
+        return stale
 
     def fail(self, error: ErrorInfo) -> None:
         """Show an error on every page."""

@@ -411,9 +411,16 @@ class LiveController:
         self._failed = 0
         session = self.correct.session_of(request.cells)
         stale = self.link.generation(request.source.key) != request.generation
-        if session is None or stale:
+        if session is None:
             return
         plane = self._plane(request.cells, request.index)
+        if stale:
+            plane.words = f"Wave {request.wave}: dropped, as the image changed meanwhile."
+            plane.learned = frozenset()
+            self._show()
+            if self.state.on:
+                self._rest()
+            return
         judged = result.n_judged >= JUDGES
         if judged:
             plane.poor = plane.poor + 1 if result.after <= result.before else 0

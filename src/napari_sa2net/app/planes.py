@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from napari_sa2net.words import counted
 if TYPE_CHECKING:
     from napari_sa2net.app.edit_session import Change, EditSession
     from napari_sa2net.app.link import EngineLink
+    from napari_sa2net.edits.step import Step
 
 
 class Corrector(Protocol):
@@ -143,6 +145,8 @@ class CorrectReview:
         self._controller = controller
         self._state = controller.state
         self._node: tuple[str, Index, int] = ("", (), 0)
+        #: what was said of cells on the walk, and of which
+        self._said: WeakKeyDictionary[Step, tuple[str, Index, int]] = WeakKeyDictionary()
 
     def score_some(self, seconds: float = 0.02) -> bool:
         """Work on the order of review for so long; True when it is known."""
@@ -192,7 +196,7 @@ class CorrectReview:
             if self._queue() is None:
                 return
             unseen = label and not self._state.review.status
-            if unseen and not self._controller.accept(label):
+            if unseen and not self._say(lambda: self._controller.accept(label)):
                 return  # what is wrong is said
             self.next()
 
@@ -202,9 +206,19 @@ class CorrectReview:
             label = self._state.review.label
             if self._queue() is None:
                 return
-            if label and not self._controller.do(lambda c, i: delete(c, [label], i)):
+            if label and not self._say(
+                lambda: self._controller.do(lambda c, i: delete(c, [label], i))
+            ):
                 return  # what is wrong is said
             self.next()
+
+    def back_to(self, step: Step) -> None:
+        """A step was taken back: to its cell, if that was what was said of it on the walk."""
+        source, node = self._state.cells, self._said.get(step)
+        if source is not None and node is not None and node[0] == source.key:
+            self._node = node
+            self._controller.look_at.emit(node[2], node[1])
+            self.show()
 
     def choose(self, label: int) -> None:
         """Look at a cell of the shown plane, such as one that was clicked."""
@@ -246,6 +260,16 @@ class CorrectReview:
             queue.planes,
             source.axis_noun,
         )
+
+    def _say(self, act: Callable[[], bool]) -> bool:
+        """Say something of the cell under review, and note of which."""
+        node = self._node
+        if not act():
+            return False
+        session = self._controller.session
+        if session is not None and session.history.done:
+            self._said[session.history.done[-1]] = node
+        return True
 
     def _doubt(self, queue: StackQueue) -> Any:
         source, label = self._state.cells, self._state.review.label
@@ -442,8 +466,8 @@ def _axis(source: CellSource) -> int | None:
 
 
 def _plane_words(source: CellSource, axis: int, planes: Sequence[Index]) -> str:
-    """``planes 4–6 and 8``, counted from 1."""
-    numbers = sorted(index[axis] + 1 for index in planes)
+    """``planes 4–6 and 8``."""
+    numbers = sorted(index[axis] for index in planes)
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:

@@ -468,7 +468,7 @@ _GRAINS = {1: "full size", 2: "half size", 3: "a quarter", 4: "an eighth"}
 
 
 def map_title(name: str, channel: int | None = None) -> str:
-    """``detail 1/4``, ``scale 2``, ``overall``, ``nearby 3, channel 5``: short, for lists."""
+    """``detail 1/4``, ``scale 2``, ``overall``, ``nearby 3, channel 4``: short, for lists."""
     kind, _, number = name.rpartition("_")
     if kind == "aua":
         title = f"detail {STAGE_WORDS[int(number)]}"
@@ -476,7 +476,7 @@ def map_title(name: str, channel: int | None = None) -> str:
         title = "overall"
     else:
         title = f"{'scale' if kind == 'scale_gate' else 'nearby'} {number}"
-    return title if channel is None else f"{title}, channel {channel + 1}"
+    return title if channel is None else f"{title}, channel {channel}"
 
 
 def map_symbol(name: str, network: NetworkKind = "sa2net") -> str:

@@ -56,6 +56,13 @@ ADDED_WORDS = (
     "they are. To change all at once, segment the whole image."
 )
 
+#: Why a run brings nothing.
+CHANGED_WORDS = (
+    "The pixels of “{}” were replaced during the run, so its result was dropped: it is of the "
+    "image before. Run it again. If a camera or a script keeps changing the image, stop that "
+    "first, or duplicate the layer and take the copy."
+)
+
 
 @dataclass
 class ResultState:
@@ -503,7 +510,9 @@ class SegmentController:
     def image_changed(self, key: str) -> None:
         """The pixels of an image changed: a result that is still to come is dropped."""
         with self._lock:
-            self.link.outdate(key)
+            for call in self.link.outdate(key):
+                words = CHANGED_WORDS.format(call.about.source.name)
+                self.link.fail(ErrorInfo("ImageChanged", words))
             result = self._results.of_image(key)
             if result is not None:
                 result.kept = False

@@ -22,6 +22,26 @@ def axis_noun(stack_axes: str, n: int) -> str:
     return plural(n, noun)
 
 
+def index_words(axes: str, index: Sequence[int], stack: Sequence[int] = ()) -> str:
+    """``time point 2, plane 12``: a place in a stack, counted from 0 as by napari's slider.
+
+    Parameters
+    ----------
+    axes : str
+        Letters of the stack's axes; unsaid they are planes.
+    index, stack : sequence of int
+        The place, and how long the axes are: then ``time point 2 of 0–4, plane 12 of 0–59``,
+        and axes of length 1 are left out.
+    """
+    axes = axes if len(axes) == len(index) else axes.strip().rjust(len(index), "Z")
+    sizes = stack if len(stack) == len(index) else (0,) * len(index)
+    return ", ".join(
+        f"{axis_noun(axis, 1)} {i}" + (f" of 0–{n - 1}" if n else "")
+        for axis, i, n in zip(axes, index, sizes, strict=True)
+        if n != 1
+    )
+
+
 @dataclass(frozen=True)
 class Axes:
     """The meaning of an array's axes.

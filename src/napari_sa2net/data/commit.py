@@ -32,6 +32,7 @@ from napari_sa2net.errors import (
 )
 from napari_sa2net.files import (
     TEMPORARY_PREFIX,
+    file_name,
     locked,
     readable,
     sync_folder,
@@ -356,7 +357,7 @@ def new_id(taken: Iterable[str]) -> str:
 
 def file_stem(source: str, index: tuple[int, ...], identity: str) -> str:
     """Name of a commit's files: the source's as far as any system takes it, plane and id."""
-    name = unicodedata.normalize("NFC", readable(source))
+    name = unicodedata.normalize("NFC", file_name(source))
     name = _FORBIDDEN.sub("_", name).strip(" .")
     while len(name.encode()) > _MAX_STEM_BYTES:
         name = name[:-1]
@@ -514,6 +515,7 @@ def checked_commit(commit: Commit) -> Commit:
         raise CorrectionsError(
             f"An image of {image.dtype} cannot be kept; convert it to real numbers."
         )
+    check_values(image)
     spatial = tuple(image.shape[axes.index(axis)] for axis in "YX")
     reviewed = (
         np.ones(spatial, bool) if commit.reviewed is None else np.asarray(commit.reviewed) != 0
@@ -556,6 +558,15 @@ def checked_commit(commit: Commit) -> Commit:
         notes=readable(commit.notes),
         channels=None,
     )
+
+
+def check_values(image: NDArray[Any], whose: str = "") -> None:
+    """CorrectionsError where an image has no number that could be learned from."""
+    if image.size and not np.isfinite(image).any():
+        raise CorrectionsError(
+            f"{whose}The image has no number in it: every pixel is NaN or infinite, so nothing "
+            "can be learned from it. Check how it was made or loaded, or leave it out."
+        )
 
 
 def pick_channels(

@@ -33,6 +33,7 @@ from napari_sa2net.data.commit import (
     Manifest,
     State,
     as_plane,
+    check_values,
     checked_commit,
     create_set,
     file_stem,
@@ -692,7 +693,7 @@ def _same_channels(kept: CommittedData, commit: Commit) -> bool:
 def _import_set(opened: Callable[[], TrainingSet], other: TrainingSet) -> list[CommitRecord]:
     records = other.commits()
     for record in records:  # readable, before the first is taken in
-        other.load(record.id)
+        check_values(other.load(record.id).image, f"{record.name}: ")
     training_set = opened()
     here = {r.id for r in training_set.commits("active", "superseded", "removed")}
     new = [record for record in records if record.id not in here]

@@ -426,6 +426,23 @@ _COLOURS = {
     "ITULAB": (_NO_RGB.format("L*a*b*"),),
 }
 
+#: Colours of a table that get brighter with their number are a way to show brightness.
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def _palette_note(page: Any) -> tuple[str, ...]:
+    """What to say where numbers stand for colours of a table, which are no brightness."""
+    if page.photometric.name != "PALETTE" or page.colormap is None:
+        return ()
+    rise = np.diff(np.asarray(page.colormap, float).T @ _LUMA)
+    if min(rise[rise > 0].sum(), -rise[rise < 0].sum()) <= 0.1 * np.abs(rise).sum():
+        return ()
+    return (
+        "its colours come from a table, and the numbers behind them are read: where those are "
+        "no brightness, save it as RGB",
+    )
+
+
 #: Above this size in bytes an image stays on disk and is read window by window.
 LAZY_BYTES = 256 * 2**20
 
@@ -456,6 +473,7 @@ def read_tiff(path: Path) -> ImageFile:
         scale, names, notes = _metadata(tif, number)
         notes = (*notes, *_others(tif.series, number), *_not_there(tif, series, path))
         notes = (*notes, *_COLOURS.get(series.keyframe.photometric.name, ()))
+        notes += _palette_note(series.keyframe)
     except BaseException:
         tif.close()
         raise
@@ -615,6 +633,12 @@ def _metadata(tif: Any, number: int) -> Metadata:
         scale, notes = _imagej(tif.imagej_metadata, series)
         return scale, [], notes
     scale, notes = _resolution_tags(series)
+    if tif.is_shaped and scale:
+        every: Sequence[Mapping[str, Any]] = tif.shaped_metadata or ()
+        told = every[number] if number < len(every) else {}
+        step, factor = _number(told.get("spacing")), micrometres(str(told.get("unit", "")))
+        if step and factor:
+            scale, notes = plausible_scale({**scale, "Z": abs(step) * factor})
     if tif.is_lsm and tif.lsm_metadata:
         sizes = {axis: tif.lsm_metadata.get(f"VoxelSize{axis}", 0) * 1e6 for axis in "ZYX"}
         scale, notes = plausible_scale(_told(sizes))

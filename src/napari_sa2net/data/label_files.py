@@ -322,7 +322,7 @@ def _seg_masks(path: Path) -> NDArray[Any]:
     if isinstance(content, np.ndarray) and content.size == 1:
         content = content.item()
     masks = content.get("masks") if isinstance(content, dict) else None
-    if not isinstance(masks, np.ndarray) or masks.dtype.kind not in "bui" or masks.ndim < 2:
+    if not isinstance(masks, np.ndarray) or masks.dtype.kind not in "buif" or masks.ndim < 2:
         raise LabelsError(f"{path} has no masks, as Cellpose's _seg.npy has them.")
     # Old versions counted background as -1.
     return masks + 1 if masks.size and masks.min() == -1 else masks

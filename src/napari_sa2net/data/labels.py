@@ -39,6 +39,11 @@ LARGE = 10
 FEW_ZEROS = 0.2
 #: What lies around cells is in one piece: it has this share of such pixels or more.
 ALL_AROUND = 0.9
+#: Cells fill so much of the space that a band around them would enclose; gaps between round
+#: cells are drawn in, and fill less.
+CONVEX = 0.9
+#: Smaller ones (px) have no shape; of many, the first are looked at.
+_SMALLEST_CELL, _MOST_HOLES = 20, 100
 #: A number in so many pieces is of a mask.
 MANY = 50
 #: Greatest numbers of types, which data sets give to pixels that do not count.
@@ -72,7 +77,7 @@ class Look:
     apart : tuple of int
         Numbers of cells that lie far from each other.
     inverted : bool
-        It is a mask in which the cells are 0.
+        It is a mask in which the cells are 0, or may be.
     """
 
     problem: str = ""
@@ -200,12 +205,20 @@ def look_at(labels: NDArray[Any], many: str = "learned as one") -> Look:
         What becomes of several cells under one number.
     """
     planes = _told(labels)
-    if inverted := next((plane for plane in planes if plane.holes >= PIECES), None):
-        value = int(inverted.values[0])
-        words = (
-            f"this looks like a mask in which the cells are 0: label {value} is all around "
-            f"{inverted.holes} places{IN_PYTHON}labels = skimage.measure.label(labels == 0)"
-        )
+    around = [plane for plane in planes if plane.holes >= PIECES]
+    if around:
+        # where one plane is plain, the others are taken to be like it
+        plane = max(around, key=lambda one: one.are_cells)
+        value, n = int(plane.values[0]), plane.holes
+        words = f"this looks like a mask in which the cells are 0: label {value} is all around "
+        words += f"{n} places"
+        if not plane.are_cells:
+            words = (
+                f"this looks like a mask of cells that touch each other, not like numbered "
+                f"cells: label {value} is one piece with {n} gaps. Number the cells where it "
+                "was made, unless the gaps are the cells"
+            )
+        words += f"{IN_PYTHON}labels = skimage.measure.label(labels == 0)"
         return Look(words, numbers=(value,), inverted=True)
     problem = _mask_words(planes)
     mark, below = _mark_of(planes)
@@ -345,6 +358,8 @@ class _Pieces:
         Number of a label that looks like background (else 0), its share, and if few are 0.
     holes : int
         Places of 0 within the only number, where that touches all sides.
+    are_cells : bool
+        Those have the shape of cells.
     has_no_cell : bool
         If the greatest number of a type is here and its shape is no cell's.
     several : array
@@ -375,7 +390,7 @@ class _Pieces:
         self.several = self.values[self.per_label > 1]
         per_value = np.bincount(index, areas, self.values.size)
         self.background = self._background(plane, per_value)
-        self.holes = self._holes(plane, areas)
+        self.holes, self.are_cells = self._holes(plane, areas)
         self.has_no_cell = self._has_no_cell(plane, per_value)
         self.typical = float(np.sqrt(np.median(areas[whole]))) if areas.size else 0.0
         # So many pieces lie apart anyhow.
@@ -406,16 +421,27 @@ class _Pieces:
             return 0, 0.0, False
         return int(self.values[at]), share, 1 - areas.sum() / plane.size < FEW_ZEROS
 
-    def _holes(self, plane: NDArray[Any], areas: NDArray[Any]) -> int:
+    def _holes(self, plane: NDArray[Any], areas: NDArray[Any]) -> tuple[int, bool]:
+        """How many there are; whether they have the shape of cells, and not of gaps."""
+        from skimage.measure import regionprops
+
         edges = (plane[:1], plane[-1:], plane[:, :1], plane[:, -1:])
         if self.values.size != 1 or not all(edge.any() for edge in edges):
-            return 0
-        if areas.max() < ALL_AROUND * areas.sum():
-            return 0  # large cells, and gaps between them
+            return 0, False
+        if areas.max() < ALL_AROUND * areas.sum() or 2 * np.count_nonzero(plane) <= plane.size:
+            return 0, False  # large cells, and gaps between them
         zero = _pieces_of_zero(plane)
         at_edges = np.concatenate([zero[0], zero[-1], zero[:, 0], zero[:, -1]])
-        share = np.count_nonzero(plane) / plane.size
-        return int(zero.max()) - np.setdiff1d(at_edges, 0).size if share > 0.5 else 0
+        sizes = np.bincount(zero.ravel())
+        sizes[[0, *np.unique(at_edges)]] = 0
+        n = int(np.count_nonzero(sizes))
+        if n < PIECES:
+            return n, False
+        some = np.flatnonzero(sizes >= CRUMB * sizes.max())[:_MOST_HOLES]
+        if np.median(sizes[some]) < _SMALLEST_CELL:
+            return n, False
+        known = regionprops(np.where(np.isin(zero, some), zero, 0))
+        return n, bool(np.median([hole.solidity for hole in known]) >= CONVEX)
 
     def _has_no_cell(self, plane: NDArray[Any], areas: NDArray[Any]) -> bool:
         """Whether the greatest number, if it may be a mark, has the shape of no cell."""

@@ -501,7 +501,9 @@ def read_rois(path: Path, axes: str) -> tuple[list[Found], list[str]]:
         rois.append((path.name, ImagejRoi.frombytes(path.read_bytes())))
     else:
         with zipfile.ZipFile(path) as archive:
-            names = [n for n in archive.namelist() if n.lower().endswith(".roi")]
+            # macOS puts files of its own beside those that it zips
+            every = (n for n in archive.namelist() if not n.rsplit("/", 1)[-1].startswith("._"))
+            names = [n for n in every if n.lower().endswith(".roi")]
             rois += [(n, ImagejRoi.frombytes(archive.read(n))) for n in names]
             if not rois and archive.namelist():
                 raise LabelsError(f"{path} holds no ImageJ ROI (.roi).")
@@ -651,7 +653,14 @@ def _label_of(properties: Mapping[str, Any]) -> int:
         measured = {one.get("name"): one.get("value") for one in measured}
     label = measured.get("label", properties.get("label"))
     ours = str(properties.get("name", "")) == f"cell {label}"
-    return int(label or 0) if ours else 0
+    return _number(label) if ours else 0
+
+
+def _number(label: Any) -> int:
+    """A cell's number in JSON; 0 where it has none, such as where it is a word."""
+    if isinstance(label, float) and label.is_integer():
+        return int(label)
+    return label if isinstance(label, int) else 0
 
 
 # --------------------------------------------------------------------------------------------
@@ -742,10 +751,11 @@ def read_coco(path: Path, shape: tuple[int, ...], name: str) -> tuple[list[Found
                 f"{size[0]} × {size[1]}."
             )
         plane = image.get("plane") or {}
-        of_image[image["id"]] = {str(a).upper(): int(i) for a, i in plane.items()}
+        of_image[_id(image["id"])] = {str(a).upper(): int(i) for a, i in plane.items()}
     found, crowds, boxes = [], 0, 0
     for one in content.get("annotations", ()):
-        if one.get("image_id") not in of_image:
+        number = _id(one.get("image_id"))
+        if number not in of_image:
             continue
         if one.get("iscrowd"):
             crowds += 1
@@ -755,14 +765,18 @@ def read_coco(path: Path, shape: tuple[int, ...], name: str) -> tuple[list[Found
             boxes += 1
             continue
         parts, pixels = cell
-        index = of_image[one["image_id"]]
-        found.append(Found(int(one.get("label") or 0), index, parts, pixels))
+        found.append(Found(_number(one.get("label")), of_image[number], parts, pixels))
     notes = [f"{counted(crowds, 'crowd')} not read: no single cells"] if crowds else []
     if boxes:
         raise LabelsError(
             f"{boxes} of its cells are boxes without an outline. Export the segmentation too."
         )
     return found, notes
+
+
+def _id(given: Any) -> str:
+    """An image's id, which some write as text in one place and as a number in the other."""
+    return str(_number(given) if isinstance(given, float) else given)
 
 
 def coco_shape(path: Path, name: str) -> tuple[int, ...]:
@@ -793,13 +807,18 @@ def _images_of(content: Any, name: str) -> list[Mapping[str, Any]]:
         raise LabelsError("This is no COCO file: it has no images and annotations.")
     named: dict[str, list[Mapping[str, Any]]] = {}
     for image in content["images"]:
-        file = str(image.get("file_name", "")).replace("\\", "/").rsplit("/", 1)[-1]
+        file = str(image.get("file_name", "")).replace("\\", "/")
         named.setdefault(file, []).append(image)
     if len(named) == 1:
         return next(iter(named.values()))
-    for file, images in named.items():
-        if name and stem_of(file) == stem_of(name):
-            return images
+    own = [file for file in named if name and stem_of(file.rsplit("/", 1)[-1]) == stem_of(name)]
+    if len(own) == 1:
+        return named[own[0]]
+    if own:
+        raise LabelsError(
+            f"This COCO file is of {len(own)} images with the name {name}: {', '.join(own)}. "
+            "Give each folder a COCO file of its own, or the images names that differ."
+        )
     raise LabelsError(
         f"This COCO file is of {len(named)} images, and none is {name or 'named'!s}; file_name "
         "must be that of the image."

@@ -33,7 +33,14 @@ from napari_sa2net.data.formats import FORMATS
 from napari_sa2net.data.io import image_name, is_zarr, remote_content
 from napari_sa2net.data.listing import list_images
 from napari_sa2net.errors import ImageFileError, OutputError, SettingsError
-from napari_sa2net.files import readable, readable_all, real, remote, write_atomically
+from napari_sa2net.files import (
+    file_name,
+    readable,
+    readable_all,
+    real,
+    remote,
+    write_atomically,
+)
 from napari_sa2net.provenance import versions
 
 # --------------------------------------------------------------------------------------------
@@ -109,7 +116,7 @@ class _Parts:
     def name(self, folders: int = 0, ending: bool = False) -> str:
         """With so many folders."""
         above = self.above[max(0, len(self.above) - folders) :]
-        return readable("_".join([*above, self.own, *([self.ending] if ending else [])]))
+        return file_name("_".join([*above, self.own, *([self.ending] if ending else [])]))
 
 
 def _zarr_above(path: Path) -> Path | None:

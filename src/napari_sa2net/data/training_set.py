@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import logging
 import os
 import random
 import re
@@ -30,6 +31,8 @@ from napari_sa2net.errors import (
     TrainingDataError,
 )
 from napari_sa2net.words import listed
+
+logger = logging.getLogger(__name__)
 
 # --------------------------------------------------------------------------------------------
 # Tables of images (index.csv), as people and spreadsheets write them.
@@ -557,6 +560,14 @@ def _indexed(directory: Path, index: Path, splits: Collection[str]) -> list[Trai
             f"{directory} holds no training images: the splits in {index.name} are {known}, "
             f"and none is {' or '.join(splits)}."
         )
+    odd = [row for row in table if split_word(row["split"]) not in {*wanted, *_SPLITS.values()}]
+    if odd:
+        n, words = len(odd), ", ".join(sorted({row["split"] for row in odd})[:3])
+        logger.warning(
+            f"{n} image{' is' if n == 1 else 's are'} left out: {index.name} gives "
+            f"{'it' if n == 1 else 'them'} the split {words}, which is none of "
+            f"{', '.join(splits)} and test."
+        )
     if not all(row["name"] for row in rows):
         raise TrainingDataError(
             f"{index} has a row without a name of an image. Write it there, or delete the row."
@@ -593,10 +604,31 @@ def _item(directory: Path, name: str, folders: _Folders) -> TrainingItem:
             raise TrainingDataError(
                 f"{folder} has no file for {name!r} "
                 f"({', '.join(SUFFIXES)}). Every image needs labels of the same name."
-                f"{_meant(name, there)}"
+                f"{_meant(name, there) or _of_no_image(beside, folders)}"
             )
     assert image is not None and labels is not None
     return TrainingItem(name, image, labels, reviewed)
+
+
+def _of_no_image(images: Path, folders: _Folders) -> str:
+    """What is said of cells that lie beside images and have the name of none."""
+    known = folders[images]
+    names = [
+        path.name
+        for stem, paths in folders.labels(images, beside_images=True).items()
+        for path in paths
+        if stem not in known
+    ]
+    if not names:
+        return ""
+    return (
+        f" {names[0]} has the name of no image: call it as its image, such as "
+        f"{next(iter(known), 'image')}{_ending(names[0])}."
+    )
+
+
+def _ending(name: str) -> str:
+    return "_RoiSet.zip" if name.lower().endswith(".zip") else name[name.rindex(".") :]
 
 
 def _meant(name: str, there: Iterable[str]) -> str:

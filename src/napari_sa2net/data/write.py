@@ -188,23 +188,22 @@ def _write(
     options: dict[str, Any] = {"photometric": "minisblack", "metadata": {"axes": axes}}
     if not empty:
         options |= {"compression": "zlib", "compressionargs": {"level": level}}
-    # ImageJ's layout carries the pixel size to Fiji, but drops axes of length 1 and knows
-    # few types; tifffile's own keeps every shape, and centimetres are read by all.
+    # ImageJ's layout carries the pixel size to Fiji, but drops axes of length 1; tifffile's
+    # own keeps every shape, and centimetres are read by all.
     imagej = (
-        dtype != np.int32
-        and not empty
+        not empty
         and n_bytes < _CLASSIC_BYTES
         and not narrow
         and 1 not in shape[:-2]
         and axes in ("YX", "ZYX", "TYX", "TZYX", "CYX", "ZCYX", "TCYX", "TZCYX")
     )
     note = json.dumps(dict(metadata), default=str) if metadata else None
+    if len(steps) == 3 and "Z" in axes and np.isfinite(steps[0]):
+        options["metadata"] |= {"unit": "um", "spacing": float(steps[0])}
     if imagej:
         if size is not None:
             options["metadata"]["unit"] = "um"
             options |= {"resolution": (1 / size[1], 1 / size[0])}
-            if len(steps) == 3 and "Z" in axes:
-                options["metadata"]["spacing"] = steps[0]
         if note:
             options["metadata"]["Info"] = note
     else:
@@ -213,6 +212,8 @@ def _write(
             options["resolutionunit"] = "CENTIMETER"
         if note:
             options["metadata"][_KEY] = json.loads(note)
+    if imagej and dtype == np.int32:
+        options |= _imagej_tags(shape, options.pop("metadata"))
     data: Any = None
     if empty:
         data = np.zeros(shape, dtype)
@@ -225,8 +226,23 @@ def _write(
         data = _planes(array, shape, dtype)
 
     bigtiff = n_bytes >= _CLASSIC_BYTES
-    writer = {"imagej": imagej, "shaped": not imagej, "bigtiff": bigtiff}
+    by_tifffile = imagej and dtype != np.int32
+    writer = {"imagej": by_tifffile, "shaped": not imagej, "bigtiff": bigtiff}
     _save(path, data, writer, {"shape": shape, "dtype": dtype, **options})
+
+
+def _imagej_tags(shape: tuple[int, ...], metadata: dict[str, Any]) -> dict[str, Any]:
+    """What ImageJ reads of its layout; tifffile does not write it with int32, Fiji reads it."""
+    import tifffile
+
+    told = {name: value for name, value in metadata.items() if name != "Info"}
+    note = {"Info": metadata["Info"]} if "Info" in metadata else {}
+    return {
+        "metadata": None,
+        "resolutionunit": "NONE",
+        "description": tifffile.imagej_description(shape, **told),
+        "extratags": tifffile.imagej_metadata_tag(note, "<") if note else (),
+    }
 
 
 def _check_axes(axes: str | None, shape: tuple[int, ...]) -> str:

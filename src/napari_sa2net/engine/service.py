@@ -510,7 +510,7 @@ class Handlers(Cache):
 
         stopped = self.server.cancelled(job)
 
-        def between() -> None:
+        def on_step(*_: int) -> None:
             self.server.between()
             if stopped() or self.server.is_waited_for():
                 raise Cancelled("Cancelled; nothing was changed.")
@@ -524,7 +524,7 @@ class Handlers(Cache):
                 seen = np.zeros((3, *cell.labels.shape), np.float32)
             own = np.asarray(cell.labels) == cell.label
             examples.append(ClickExample(image, seen, np.asarray(cell.labels), own, diameter))
-        net = learned_clicks(examples, between)
+        net = learned_clicks(examples, on_step)
         self._lessons.pop(key, None)
         if net is None:
             return ()

@@ -189,7 +189,7 @@ def objects_everywhere(
     guesses: NDArray[np.integer],
     seen: NDArray[np.floating] | None = None,
     net: ClickNet | None = None,
-    between: Callable[[], None] = lambda: None,
+    on_places: Callable[[int, int], None] = lambda *_: None,
 ) -> NDArray[np.int32]:
     """The objects of a plane, by clicks wherever nothing is.
 
@@ -201,8 +201,9 @@ def objects_everywhere(
         Objects that are there and stay.
     guesses : (H, W) integer
         What a model found: it is clicked on, too.
-    between : callable
-        Called now and then; what it raises ends this.
+    on_places : callable
+        Called now and then with the number of places that were clicked on, and of all; what
+        it raises ends this.
 
     Returns
     -------
@@ -227,7 +228,7 @@ def objects_everywhere(
     # as `nearest` needs them: else the whole plane would be converted at every click
     others = torch.as_tensor(labels.astype(np.float64))
     for first in range(0, len(points), TOGETHER):
-        between()
+        on_places(first, len(points))
         windows = [
             ClickWindow(point, diameter, labels.shape)
             for point in points[first : first + TOGETHER]

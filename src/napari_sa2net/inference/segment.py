@@ -274,9 +274,9 @@ def predict_image(
                 n_tiles += i > 0
                 if progress:
                     what = SEGMENTING
-                    if plan.n_planes > 1:
-                        noun = axis_noun(plan.stack_axes, 1)
-                        what += f" {noun} {done + 1} of {plan.n_planes}"
+                    if (of := plan.n_planes) > 1:
+                        # how many, and not which: planes are counted from 0
+                        what += f", {done} of {of} {axis_noun(plan.stack_axes, of)} done"
                     progress(done * n + i, plan.n_planes * n, what)
 
             tissue = None

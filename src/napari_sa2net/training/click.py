@@ -249,7 +249,7 @@ def both_losses(scores: Tensor, logits: Tensor, truth: Tensor, counts: Tensor) -
 
 def learned_clicks(
     examples: Sequence[ClickExample],
-    between: Callable[[], None] = lambda: None,
+    on_step: Callable[[int, int], None] = lambda *_: None,
     steps: int = STEPS,
     seconds: float = math.inf,
     seed: int = 0,
@@ -261,8 +261,9 @@ def learned_clicks(
     examples : sequence of ClickExample
         Objects that a person is content with. With places where there is none, it learns to
         tell them apart, too: then it can be asked everywhere.
-    between : callable
-        Called before every step; what it raises ends the teaching.
+    on_step : callable
+        Called before every step with its number and how many there are; what it raises ends
+        the teaching.
     steps : int
     seconds : float
         On a slow machine it ends by then, after fewer steps.
@@ -295,7 +296,7 @@ def learned_clicks(
     optimizer = torch.optim.AdamW(net.parameters(), lr=peak, weight_decay=0.0)
     began = time.monotonic()
     for step in range(steps):
-        between()
+        on_step(step, steps)
         done = max(step / steps, (time.monotonic() - began) / seconds)
         if done >= 1:
             break

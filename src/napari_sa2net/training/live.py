@@ -55,6 +55,9 @@ MUCH = 0.1
 #: From so many cells, and as many pixels beside them, clicks learn: fewer teach them too little
 #: for what is found by them to be better.
 FEW = 8
+#: Of the time of a wave the decoder has this share where clicks are to follow; the lesson of
+#: clicks has half of what is left then, and asking them the rest.
+DECODER_TIME = 0.5
 #: Share of the way in which the learning rate rises.
 WARM = 0.1
 #: Memory for what is kept of windows (bytes).
@@ -221,12 +224,18 @@ class LivePlane:
             If nothing is left to learn from.
         Cancelled
         """
-        start = time.perf_counter()
+        start = time.monotonic()
         config = config or LiveConfig()
         reviewed = Reviewed(labels, without(counts, labels, judged, corner), corner)
         say = progress or (lambda *_: None)
+        # places alone would speak for clicks that find nothing
+        cells = [one for one in judged if one.is_cell]
         model = self.learn(
-            reviewed, config, lambda i, n: say(i, n, "learning from cells"), cancelled
+            reviewed,
+            config,
+            lambda i, n: say(i, n, "learning from cells"),
+            cancelled,
+            config.seconds * (DECODER_TIME if cells else 1),
         )
         box = (corner[0], corner[0] + labels.shape[0], corner[1], corner[1] + labels.shape[1])
         before = after = math.nan
@@ -237,12 +246,11 @@ class LivePlane:
             before = score(self._base_labels(box, progress, cancelled), judged, corner)
             after = score(new, judged, corner)
             known = without(stays, labels, judged, corner)
-            # places alone would speak for clicks that find nothing
-            cells = [one for one in judged if one.is_cell]
             clicked = None
             if cells:
+                ends = start + config.seconds
                 clicked = self._by_clicks(
-                    made, new, reviewed, known, config, progress, cancelled
+                    made, new, reviewed, known, config, ends, say, cancelled
                 )
             if clicked is not None:
                 right = score(clicked, judged, corner)
@@ -268,7 +276,7 @@ class LivePlane:
             len(judged),
             before,
             after,
-            time.perf_counter() - start,
+            time.monotonic() - start,
             {**record, "live": own},
         )
 
@@ -304,12 +312,13 @@ class LivePlane:
         reviewed: Reviewed,
         stays: NDArray[np.bool_],
         config: LiveConfig,
-        progress: Progress | None,
+        ends: float,
+        say: Progress,
         cancelled: CancelCallback | None,
     ) -> NDArray[np.integer] | None:
         """What clicks everywhere give that know the reviewed cells.
 
-        None where these are too few, and where there is too much to click on for the time.
+        None where these are too few, and where it cannot be done before ``ends`` (s).
         """
         (y, x), (height, width) = reviewed.corner, stays.shape
         image, seen = seen_at(self.plan, made, self.index, (y, y + height, x, x + width))
@@ -318,24 +327,28 @@ class LivePlane:
         n_empty = sum(one.is_empty for one in examples)
         if min(n_empty, len(examples) - n_empty) < FEW:
             return None
-        if progress:
-            progress(0, 1, "looking for cells like yours")
 
-        def between() -> None:
+        def check() -> None:
             if cancelled and cancelled():
                 raise Cancelled("Cancelled; nothing was changed.")
-
-        def in_time() -> None:
-            between()
-            if time.monotonic() - began > config.seconds:
+            if time.monotonic() > ends:
                 raise TimeoutError
 
-        net = learned_clicks(examples, between, config.steps, config.seconds, config.seed)
-        kept = np.where(stays, reviewed.labels, 0)
-        began = time.monotonic()
+        def on_step(i: int, n: int) -> None:
+            check()
+            say(i, n, "learning what your cells look like")
+
+        def on_places(done: int, n: int) -> None:
+            check()
+            say(done, n, "looking for cells like yours")
+
         try:
+            check()
+            seconds = (ends - time.monotonic()) / 2
+            net = learned_clicks(examples, on_step, config.steps, seconds, config.seed)
+            kept = np.where(stays, reviewed.labels, 0)
             return objects_everywhere(
-                image, kept, examples[0].diameter, found, seen, net, in_time
+                image, kept, examples[0].diameter, found, seen, net, on_places
             )
         except TimeoutError:
             return None
@@ -356,8 +369,11 @@ class LivePlane:
         config: LiveConfig | None = None,
         on_step: Callable[[int, int], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
+        seconds: float | None = None,
     ) -> Model:
         """A copy of the base model that has learned from what is reviewed.
+
+        ``seconds``: it ends by then, with fewer steps; unsaid, after those of ``config``.
 
         Raises
         ------
@@ -367,6 +383,7 @@ class LivePlane:
             Between two steps.
         """
         config = config or LiveConfig()
+        seconds = config.seconds if seconds is None else seconds
         lesson = _Lesson.of(reviewed, self.plane, config.window)
         net: Network = copy.deepcopy(self.base.net).to(self.device).eval()
         learning = []
@@ -387,7 +404,7 @@ class LivePlane:
                 raise Cancelled("Cancelled; nothing was changed.")
             if on_step:
                 on_step(step, config.steps)
-            late = (time.monotonic() - began) / config.seconds
+            late = (time.monotonic() - began) / seconds
             if late >= 1 and step >= FEWEST:
                 break
             rate = config.learning_rate * _share(max(step / config.steps, min(late, 1.0)))

@@ -9,7 +9,6 @@ from qtpy.QtCore import QObject, QPoint, QSize, Qt
 from qtpy.QtWidgets import QFileDialog, QMenu, QPushButton, QScrollArea, QWidget
 
 from napari_sa2net.app.session import RunTime
-from napari_sa2net.data.axes import axis_noun
 from napari_sa2net.widgets.controls import (
     ErrorBox,
     ProgressLine,
@@ -35,20 +34,6 @@ SAMPLES = [
     ("nuclei_stack", "Stack of nuclei, 60 planes"),
     ("timelapse", "Time-lapse of cells, 30 frames"),
 ]
-
-
-def plane_words(index: tuple[int, ...], stack: tuple[int, ...], axes: str = "") -> str:
-    """``time point 3 of 5, plane 13 of 60``, counted from 1; single ones are left out.
-
-    ``axes``: letters of the stack's axes; unsaid they are planes.
-    """
-    axes = axes if len(axes) == len(index) else "Z" * len(index)
-    sizes = stack if len(stack) == len(index) else (0,) * len(index)
-    return ", ".join(
-        f"{axis_noun(axis, 1)} {i + 1}" + (f" of {n}" if n else "")
-        for axis, i, n in zip(axes, index, sizes, strict=True)
-        if n != 1
-    )
 
 
 class PageWidget(QWidget):

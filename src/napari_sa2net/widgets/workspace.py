@@ -667,9 +667,10 @@ class Workspace(QObject):
     def _labels_updated(self, update: LabelsUpdate) -> None:
         """A slider moved; the table follows when it rests."""
         layer = self.port.result_layer(update.key)
-        if layer is not None and self.port.former_labels(layer) is None:
+        if layer is None or not self.port.update_labels(update.key, update.labels):
+            return
+        if self.port.former_labels(layer) is None:
             self.measurements.set_summary(layer_key(layer), update.summary)
-        self.port.update_labels(update.key, update.labels)
 
     def _image_changed(self) -> None:
         self.refresh_image()

@@ -37,7 +37,7 @@ from napari_sa2net.widgets.correct.sections import (
 from napari_sa2net.widgets.correct.tools import OTHER_KEYS, TOOLS, USUAL_KEYS
 from napari_sa2net.widgets.napari_port.keys import Keys, choose_keys
 from napari_sa2net.widgets.napari_port.reviewed_layer import ReviewedLayer
-from napari_sa2net.widgets.page import NoImage, PageWidget, error_box, plane_words
+from napari_sa2net.widgets.page import NoImage, PageWidget, error_box
 from napari_sa2net.widgets.theme import text_color
 from napari_sa2net.widgets.workspace import Workspace
 
@@ -464,13 +464,11 @@ class CorrectPage(PageWidget):
 
 
 def _place(source: Any) -> str:
-    """``over nuclei_03 · plane 3 of 59``."""
+    """``over nuclei_03 · plane 3 of 0–59``."""
     if source is None:
         return ""
     words = f"over {source.image.name}" if source.image is not None else "over no image"
     if source.could_lie_on and source.image is not None:
         words = f"as large as {source.image.name}, but of another scale or place"
-    plane = source.unseen or plane_words(
-        source.plane, source.labels.shape[:-2], source.stack_axes
-    )
+    plane = source.unseen or source.words_of(source.plane, sizes=True)
     return f"{words} · {plane}" if plane else words

@@ -279,7 +279,7 @@ class MapLayers:
                 self._balance()
 
     def forget_image(self, image_key: str) -> None:
-        """The image is gone, and what was drawn of it means nothing without it."""
+        """The image is gone, or has other pixels: what was drawn of it means nothing now."""
         for key, layer in list(self._layers.items()):
             if key[0] == image_key:
                 self._drop(key, layer)
@@ -299,7 +299,7 @@ class MapLayers:
         self._alone.pop(key, None)
 
     def _sweep(self, image_key: str) -> None:
-        """Delete what still lies where an image was."""
+        """Delete what still lies where an image was, or its former pixels."""
         layers = self._viewer.layers
         for layer in list(layers):
             ours = layer.metadata.get(METADATA_KEY, {})

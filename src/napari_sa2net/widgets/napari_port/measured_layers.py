@@ -50,8 +50,6 @@ class MeasuredLayers:
         self._dirty: dict[Labels, list[Part] | None] = {}
         self._seen: dict[Labels, Any] = {}
         self._behind: set[Labels] = set()
-        #: Into which a script may have written.
-        self._scripts: set[Labels] = set()
         self._tabling = False
         self._connections = Connections()
         connect = self._connections.connect
@@ -120,17 +118,14 @@ class MeasuredLayers:
     def flush(self) -> None:
         """Take in what has changed since the last time."""
         dirty, self._dirty = self._dirty, {}
-        scripts, self._scripts = self._scripts, set()
         for layer, parts in dirty.items():
             if layer in self._watched:
                 place = self.place(layer)
-                if parts is not None:
+                if parts is None:
+                    self._port.look(layer)
+                else:
                     parts = [_without(part, place.extra) for part in parts]
-                key = layer_key(layer)
-                other = self._measurements.follow(key, finest(layer), place, parts)
-                if other and layer in scripts:
-                    # napari says nothing of it, and the next result must not take its place
-                    self._port.mark_edited(layer)
+                self._measurements.follow(layer_key(layer), finest(layer), place, parts)
 
     def leave(self) -> None:
         """Note on the layers that they are measured, for the next dock."""
@@ -173,7 +168,6 @@ class MeasuredLayers:
         self._dirty.pop(layer, None)
         self._seen.pop(layer, None)
         self._behind.discard(layer)
-        self._scripts.discard(layer)
         self._measurements.forget(layer_key(layer))
 
     def _replaced(self, layer: Labels) -> None:
@@ -190,8 +184,6 @@ class MeasuredLayers:
         self._seen[layer] = seen
         own = self._port.is_writing(layer) or not isinstance(layer.data, np.ndarray)
         if not own and before in (seen, None):
-            if layer not in self._behind:
-                self._scripts.add(layer)
             self._note(layer, None)
 
     def _moved(self, _: Any = None) -> None:

@@ -313,6 +313,12 @@ class NapariPort:
             if shown.layer is layer:
                 shown.touch()
 
+    def look(self, layer: Labels) -> None:
+        """Mark a result that a script has written into, of which napari says nothing."""
+        for shown in self._results.values():
+            if shown.layer is layer:
+                shown.look()
+
     def is_edited(self, layer: Labels) -> bool:
         """Whether a layer is a result that a person has corrected."""
         return any(shown.layer is layer and shown.edited for shown in self._results.values())
@@ -339,7 +345,7 @@ class NapariPort:
             self.added.emit(former.layer, state.key, result)
             return
         old = self._results.pop(state.replaces, None) if state.replaces else None
-        if old is not None and old.alive and not old.edited and old.layer.ndim == labels.ndim:
+        if old is not None and old.alive and not old.look() and old.layer.ndim == labels.ndim:
             shown = old
             shown.adopt(lambda: self._edited(state.key))
             if shown.area is not None and state.request.window != Window():
@@ -380,21 +386,23 @@ class NapariPort:
         if result.objects is not None:
             self._show_table(state.key, shown, result.objects)
 
-    def update_labels(self, key: str, labels: NDArray[Any]) -> None:
-        """Show labels that a slider made anew."""
+    def update_labels(self, key: str, labels: NDArray[Any]) -> bool:
+        """Show labels that a slider made anew; False where somebody has edited those there."""
         shown = self._results.get(key)
-        if shown is not None and shown.alive and not shown.edited:
-            if shown.area is not None:
-                labels = shown.area.with_cells(labels)
-            shown.replace(labels.reshape(shown.layer.data.shape))
-            if shown.area is not None:
-                self.added.emit(shown.layer, key, shown.result)
+        if shown is None or not shown.alive or shown.look():
+            return False
+        if shown.area is not None:
+            labels = shown.area.with_cells(labels)
+        shown.replace(labels.reshape(shown.layer.data.shape))
+        if shown.area is not None:
+            self.added.emit(shown.layer, key, shown.result)
+        return True
 
     def update_table(self, key: str, table: dict[str, NDArray[Any]]) -> None:
         """Show the table that belongs to the labels."""
         shown = self._results.get(key)
         # that of a part is of cells with other numbers
-        if shown is not None and shown.alive and shown.area is None:
+        if shown is not None and shown.alive and shown.area is None and not shown.look():
             self._show_table(key, shown, table)
 
     def result_layer(self, key: str) -> Labels | None:
@@ -568,6 +576,7 @@ class NapariPort:
         self.image_changed.emit()
 
     def _pixels(self, layer: Image) -> None:
+        self.maps.forget_image(layer_key(layer))
         self.pixels_changed.emit(layer_key(layer))
         if layer is self._current:
             self.image_changed.emit()
@@ -598,7 +607,7 @@ class NapariPort:
         low, high = np.minimum(corner, offset), np.maximum(*ends)
         if math.prod((high - low).tolist()) > MOST_TOGETHER:
             return False
-        if old.edited:
+        if old.look():
             if (low < corner).any() or (high > ends[0]).any():
                 return False
             start = (offset - corner).tolist()

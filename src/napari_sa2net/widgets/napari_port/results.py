@@ -190,6 +190,7 @@ class ResultLayer:
         self.area: Area | None = None
         self._on_edit = on_edit
         self.writing = False
+        self._written = labels_digest(layer)
         self._events = (layer.events.paint, layer.events.labels_update, layer.events.data)
         for event in self._events:
             event.connect(self._changed)
@@ -206,6 +207,15 @@ class ResultLayer:
         with self._quietly():
             self.layer.data = labels
             set_transforms(self.layer, arguments or {})
+        self._written = labels_digest(self.layer)
+
+    def look(self) -> bool:
+        """Whether a person, or a script of which napari says nothing, changed the labels."""
+        if not self.edited and self._written != labels_digest(self.layer):
+            self.touch()
+            # some write and leave what is seen as it was
+            self.layer.refresh()
+        return self.edited
 
     def set_metadata(self, provenance: dict[str, Any]) -> None:
         """Record model, settings and versions in ``layer.metadata``."""

@@ -359,7 +359,7 @@ class MapDetail(QWidget):
             self.channel.setValue(0 if channel is None else channel + 1)
         self._show_words()
         # the widest text it will ever hold, so that the slider keeps its length
-        widest = f"{shown.n_channels} of {shown.n_channels}"
+        widest = f"{shown.n_channels} of 0–{shown.n_channels}"
         metrics = self.channel_words.fontMetrics()
         words = (widest, "mean of all")
         self.channel_words.setMinimumWidth(max(map(metrics.horizontalAdvance, words)) + 4)
@@ -373,8 +373,8 @@ class MapDetail(QWidget):
         )
 
     def _show_words(self) -> None:
-        at = self.channel.value()
-        self.channel_words.setText(f"{at} of {self.channel.maximum()}" if at else "mean of all")
+        at, n = self.channel.value(), self.channel.maximum()
+        self.channel_words.setText(f"{at - 1} of 0–{n - 1}" if at else "mean of all")
 
     def _moved(self, at: int) -> None:
         self._show_words()

@@ -18,6 +18,7 @@ from napari_sa2net.app.session import (
     time_to_explain,
 )
 from napari_sa2net.config import NetworkConfig
+from napari_sa2net.data.axes import index_words
 from napari_sa2net.errors import SA2NetError
 from napari_sa2net.widgets.controls import (
     PAGE_MARGINS,
@@ -35,7 +36,6 @@ from napari_sa2net.widgets.page import (
     NoImage,
     PageWidget,
     RunControls,
-    plane_words,
 )
 from napari_sa2net.widgets.rows import RegionRow
 from napari_sa2net.widgets.see_why.maps import MapDetail, MapTiles
@@ -257,10 +257,10 @@ class SeeWhyPage(PageWidget):
                 stack = source_plan(source).stack_shape
             except SA2NetError:
                 stack = ()
-            text = plane_words(source.plane, stack, source.stack_axes)
+            text = index_words(source.stack_axes, source.plane, stack)
             if why is not None and why.result.index != source.plane:
                 index = why.result.index
-                shown = plane_words(index, stack, source.stack_axes)
+                shown = index_words(source.stack_axes, index, stack)
                 text += f"; shown is why in {shown}"
         show_text(self.plane, text)
 
