@@ -822,7 +822,7 @@ def _read_multiscale(path: Path, node: Any, attributes: Mapping[str, Any]) -> Im
         elif name in "YX":
             notes = unknown_unit(units[i])
     scale, doubts = plausible_scale(sizes, any(counts_dots(unit) for unit in units))
-    channels = attributes.get("omero", {}).get("channels", [])
+    channels = (attributes.get("omero") or {}).get("channels") or []
     names = tuple(str(channel.get("label") or i) for i, channel in enumerate(channels))
     return ImageFile(
         array, axes, pixel_size(scale), image_name(path), names, path, scale, (*notes, *doubts)
