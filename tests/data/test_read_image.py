@@ -208,6 +208,22 @@ def test_a_record_without_channels_is_none_of_them(tmp_path) -> None:
         assert (image.axes, image.channel_names) == ("CYX", ())
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><title>Sign in</title>", "it is a web page"),
+        (b"II", "may be damaged or incomplete"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.tif", "a.png", "a.npy"])
+def test_what_lies_in_the_place_of_an_image_is_said(tmp_path, content, words, name) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ImageFileError, match=words):
+        read_image(tmp_path / name)
+
+
 def test_white_that_is_0_is_noted(tmp_path) -> None:
     array = _ramp(20, 30, dtype=np.uint8)
     for photometric, notes in (("minisblack", 0), ("miniswhite", 1)):
