@@ -274,7 +274,9 @@ def _instead(path: Path) -> str:
     if first.startswith(b"version https://git-lfs"):
         return "it is what Git LFS leaves in its place: fetch the file itself by git lfs pull."
     if first.startswith((b"<!doctype html", b"<html")):
-        return "it is a web page, perhaps one that asks to sign in: download the file once more."
+        return (
+            "it is a web page, perhaps one that asks to sign in: download the file once more."
+        )
     return "" if first else "it is empty: copy or download it once more."
 
 

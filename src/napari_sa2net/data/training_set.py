@@ -619,7 +619,8 @@ def _masks_of(images: dict[str, list[Path]]) -> str:
         if found is not None and found[1] in images:
             mask, image = paths[0].name, images[found[1]][0]
             name = f"{image.stem}{paths[0].suffix}"
-            return f" {mask} looks like the labels of {image.name}: move it to labels/{name}."
+            where = f"move it to labels/{name}"
+            return f" {mask} looks like the labels of {image.name}: {where}."
     return ""
 
 
