@@ -613,7 +613,7 @@ _MASKS = re.compile(r"(.+?)[._-](?:cp[._-])?(?:masks?|labels?)", re.IGNORECASE)
 
 
 def _masks_of(images: dict[str, list[Path]]) -> str:
-    """What is said of masks that lie beside their images, such as a_cp_masks.tif beside a.tif."""
+    """What is said of masks that lie beside their images, as a_cp_masks.tif beside a.tif."""
     for stem, paths in images.items():
         found = _MASKS.fullmatch(stem)
         if found is not None and found[1] in images:
