@@ -723,7 +723,7 @@ def test_what_is_odd_about_labels_of_elsewhere_is_said(desks: Any) -> None:
     # What a model made, or a person kept, is not doubted.
     assert said((labels + 1) // 2, model="tiny").words == ""
     for wrong, words in (
-        (labels - 1, "these are -1 …"),
+        (labels - 1, "negative; these go down to -1"),
         (np.where(labels, labels.astype("u8") + np.uint64(2**63), np.uint64(0)), "Number them"),
     ):
         desk = desks(wrong)
@@ -872,6 +872,22 @@ def test_what_may_be_background_is_said_without_python(desks: Any) -> None:
     assert desk.state.odd.words == ""
     assert desk.state.said.words.startswith("Label 40 covers")
     assert desk.state.said.words.endswith("the number 0: if it is no cell, delete it.")
+
+
+def test_keep_says_nothing_of_cells_that_were_chosen_before(desks: Any) -> None:
+    desk = desks(_apart())
+    assert desk.controller.accept(1)
+    desk.controller.keeping.refresh()
+    assert desk.state.keep.can
+    other = replace(desk.source, key="others", labels=_apart() - 1)
+    desk.controller.set_cells(other)
+    assert not desk.state.keep.can
+    assert desk.state.keep.problem.startswith("Nothing is reviewed yet")
+    assert desk.controller.open() is None
+    assert desk.state.said.words.startswith("Labels must not be negative; these go down to -1.")
+    desk.controller.set_cells(desk.source)
+    desk.controller.keeping.refresh()
+    assert desk.state.keep.can
 
 
 def test_keep_refuses_what_is_no_cells(desks: Any, tmp_path: Path) -> None:

@@ -285,6 +285,22 @@ def test_cells_of_another_part_are_measured_with_those_that_are_there(
     assert bench.measurements.line("mine").startswith(f"{n + 1} cells")
 
 
+def test_cells_of_an_image_that_is_read_as_one_of_other_axes(image: np.ndarray) -> None:
+    """Two planes turn out to be channels: nothing is known of confidence in their window."""
+    bench, labels = Bench(), grid()[None]
+    stack = ImageSource("i", "i", np.stack([image] * 2), "ZYX")
+    kept = KeptWindow("result", (0, 0, 0), labels.shape)
+    planes = columns(labels, stack_axes="Z")
+    bench.measurements.adopt("mine", labels, Place(stack, (0, 0, 0), (), "Z"), planes, kept)
+    channels = Place(ImageSource("i", "i", stack.data, "CYX"), (0, 0), (0,))
+    bench.measurements.follow("mine", labels, channels)
+    (request,) = bench.client.requests
+    assert request.kind == "measure_image"
+    bench.answer(request, image)
+    assert bench.measurements.line("mine").startswith(f"{labels.max()} cells")
+    assert bench.client.requests == [request]
+
+
 def test_layers_of_any_origin_are_measured(image: np.ndarray) -> None:
     bench, labels = Bench(), grid()
     place = Place(ImageSource("i", "i", image, "YX"), (0, 0))

@@ -198,6 +198,32 @@ def test_further_series_are_noted(tmp_path) -> None:
     assert "1 further" in image.notes[0]
 
 
+def test_a_record_without_channels_is_none_of_them(tmp_path) -> None:
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=2)
+    group.create_array("0", data=_ramp(2, 20, 30))
+    for omero in (None, {"channels": None}, {}):
+        group.attrs["multiscales"] = [{"axes": ["c", "y", "x"], "datasets": [{"path": "0"}]}]
+        group.attrs["omero"] = omero
+        image = read_image(tmp_path / "a.zarr")
+        assert (image.axes, image.channel_names) == ("CYX", ())
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><title>Sign in</title>", "it is a web page"),
+        (b"II", "may be damaged or incomplete"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.tif", "a.png", "a.npy"])
+def test_what_lies_in_the_place_of_an_image_is_said(tmp_path, content, words, name) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ImageFileError, match=words):
+        read_image(tmp_path / name)
+
+
 def test_white_that_is_0_is_noted(tmp_path) -> None:
     array = _ramp(20, 30, dtype=np.uint8)
     for photometric, notes in (("minisblack", 0), ("miniswhite", 1)):

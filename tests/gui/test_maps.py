@@ -10,7 +10,16 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
-from napari_sa2net.app.session import CELL, CHANGE, STAGE, WHAT_IF, ImageSource, Overlay, Patch
+from napari_sa2net.app.session import (
+    CELL,
+    CHANGE,
+    PREVIEW,
+    STAGE,
+    WHAT_IF,
+    ImageSource,
+    Overlay,
+    Patch,
+)
 from napari_sa2net.engine.messages import AttentionMap
 from napari_sa2net.widgets.napari_port import METADATA_KEY, NapariPort
 from napari_sa2net.widgets.napari_port.maps import (
@@ -458,9 +467,15 @@ def test_overlays_of_former_pixels_go(
     port.show_overlay(Overlay(source_of(port), "aua_8", a_map(), ()))
     cells = viewer.add_labels(np.zeros((40, 56), int), name="a cells")
     theirs = viewer.layers["why: detail 1/8 (b)"]
+    lines = Patch(np.zeros((40, 56), np.uint8), (0, 40, 0, 56))
+    port.show_overlay(Overlay(source, PREVIEW, lines, ()))
+    gone: list[str] = []
+    port.maps.gone.connect(lambda _, slot: gone.append(slot))
     image.data = np.ones((40, 56))
     qtbot.waitUntil(lambda: len(viewer.layers) == 4)
     assert set(viewer.layers) == {image, other, cells, theirs}
+    # the preview of what is learned stays on: its next round is of the pixels now
+    assert gone == ["aua_8"]
     # and come again
     port.show_overlay(Overlay(source, "aua_8", a_map(), ()))
     assert "why: detail 1/8 (a)" in viewer.layers

@@ -110,6 +110,15 @@ def test_images_of_a_split_of_no_known_name_are_said(tmp_path, caplog):
     assert not caplog.messages  # that is what such a split is for
 
 
+@pytest.mark.parametrize("ending", ["_cp_masks", "_mask", ".labels", "-Label"])
+def test_masks_beside_their_images_are_said(tmp_path, ending):
+    for name in ("a", "b", f"a{ending}", f"b{ending}"):
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.zeros((8, 8), np.uint8))
+    words = f"a{ending}.tif looks like the labels of a.tif: move it to labels/a.tif"
+    with pytest.raises(TrainingDataError, match=words):
+        load_training_folder(tmp_path)
+
+
 def test_an_index_that_is_no_table(tmp_path):
     folder = folder_of(tmp_path, ["a"], "split,name\n")
     (folder / "index.csv").write_bytes(b"split,name\ntrain,a\r" + b"x" * 140_000)

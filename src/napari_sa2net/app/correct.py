@@ -216,6 +216,9 @@ class CorrectController:
                 self._sources[source.key] = source
                 self._seen_since.setdefault(source.key, source.since or now())
             self.show()
+            if (former and former.key) != (source and source.key) and self.session is None:
+                # what is said is of the former cells
+                self.keeping.refresh()
 
     def session_of(self, key: str) -> EditSession | None:
         """Corrections of the cells with that key, if they have begun."""

@@ -321,6 +321,10 @@ def default_folder() -> Path:
     return user_data_dir() / "corrections"
 
 
+#: Why nothing can be kept.
+NOTHING = "Nothing is reviewed yet: correct or accept a cell first."
+
+
 @dataclass(frozen=True)
 class WhatToKeep:
     """What "Keep" would do, for the page.
@@ -464,7 +468,7 @@ def what_to_keep(
     planes, withdrawn = (KeptPlanes() if gone else known).due(session, group)
     problem = _problem(source) or _odd(session, source, planes)
     if not problem and not planes and not withdrawn:
-        problem = "Nothing is reviewed yet: correct or accept a cell first."
+        problem = NOTHING
         if session.reviewed_planes():
             problem = "Everything that is reviewed is kept."
         elif any(r.kind == "cleared" for r in session.corrections.regions.values()):

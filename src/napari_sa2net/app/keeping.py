@@ -10,12 +10,14 @@ from typing import Any
 from napari_sa2net.app.cells import CellSource
 from napari_sa2net.app.edit_session import EditSession, Offer, RestoredCells, restored_session
 from napari_sa2net.app.keep import (
+    NOTHING,
     CommitsGoneError,
     CorrectFiles,
     KeepRequest,
     KeepResult,
     KeptPlanes,
     KeptVersion,
+    WhatToKeep,
     before_words,
     gone_words,
     keep,
@@ -108,6 +110,8 @@ class CorrectKeeping:
                 group = state.group.strip()
                 state.keep = what_to_keep(session, source, state.folder, group, known)
                 self._controller.show_odd()
+            else:
+                state.keep = WhatToKeep(problem=NOTHING)
 
     def keep(self) -> Future[list[CommitRecord]] | None:
         """Commit what is reviewed into the training set, in the background.

@@ -325,8 +325,8 @@ class Measurements:
 
     def _ask_confidence(self, key: str, layer: _Layer, changed: Mapping[int, Box]) -> None:
         cells, kept, corner = layer.cells, layer.kept, layer.cells.place.corner
-        if kept is None or corner is None:
-            return
+        if kept is None or corner is None or len(kept.corner) != len(corner):
+            return  # made when the image was read as one of other axes
         # the window in the labels' own pixels
         low = np.asarray(kept.corner) - np.asarray(corner)
         high = low + np.asarray(kept.shape)

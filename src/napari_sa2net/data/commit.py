@@ -503,9 +503,10 @@ def checked_commit(commit: Commit) -> Commit:
     image, labels = np.asarray(commit.image), np.asarray(commit.labels)
     axes = commit.axes or _axes(image)
     if axes not in ("YX", "YXC", "CYX") or image.ndim != len(axes):
+        told = f"with axes {axes!r}" if commit.axes else "whose axes are not told"
         raise CorrectionsError(
-            f"An image of shape {image.shape} with axes {axes!r} cannot be kept: choose one "
-            "plane, with axes YX, YXC or CYX."
+            f"An image of shape {image.shape} {told} cannot be kept: choose one plane, and "
+            'give its axes: "YX", "YXC" or "CYX".'
         )
     if axes == "YXC" and image.shape[2] not in (3, 4):
         image, axes = np.moveaxis(image, 2, 0), "CYX"

@@ -266,9 +266,24 @@ def reading(path: Path) -> Iterator[None]:
         if not os.path.exists(path):
             raise ImageFileError(f"There is no file {path}; check the path.") from error
         reason = str(error) or type(error).__name__
-        raise ImageFileError(
-            f"{path} cannot be read; it may be damaged or incomplete ({reason})."
-        ) from error
+        words = _instead(path) or f"it may be damaged or incomplete ({reason})."
+        raise ImageFileError(f"{path} cannot be read; {words}") from error
+
+
+def _instead(path: Path) -> str:
+    """What a file is in the place of what its name says; empty where that is not known."""
+    try:
+        with path.open("rb") as file:
+            first = file.read(512).lstrip().lower()
+    except OSError:  # a folder, or gone by now
+        return ""
+    if first.startswith(b"version https://git-lfs"):
+        return "it is what Git LFS leaves in its place: fetch the file itself by git lfs pull."
+    if first.startswith((b"<!doctype html", b"<html")):
+        return (
+            "it is a web page, perhaps one that asks to sign in: download the file once more."
+        )
+    return "" if first else "it is empty: copy or download it once more."
 
 
 def is_zarr(path: Path) -> bool:
@@ -828,7 +843,7 @@ def _read_multiscale(path: Path, node: Any, attributes: Mapping[str, Any]) -> Im
         elif name in "YX":
             notes = unknown_unit(units[i])
     scale, doubts = plausible_scale(sizes, any(counts_dots(unit) for unit in units))
-    channels = attributes.get("omero", {}).get("channels", [])
+    channels = (attributes.get("omero") or {}).get("channels") or []
     names = tuple(str(channel.get("label") or i) for i, channel in enumerate(channels))
     return ImageFile(
         array, axes, pixel_size(scale), image_name(path), names, path, scale, (*notes, *doubts)

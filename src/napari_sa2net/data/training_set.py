@@ -528,7 +528,7 @@ def _listed(directory: Path) -> list[TrainingItem]:
         raise TrainingDataError(
             f"{directory} has no images/ folder. Put images into images/ and their label "
             "images, with the same names, into labels/. Cells as ImageJ ROIs, GeoJSON, COCO, "
-            "_seg.npy or OME-Zarr may also lie beside the images."
+            f"_seg.npy or OME-Zarr may also lie beside the images.{_masks_of(folders[images])}"
         )
     twice = sorted(name for name, paths in folders[images].items() if len(paths) > 1)
     if twice:
@@ -608,6 +608,22 @@ def _item(directory: Path, name: str, folders: _Folders) -> TrainingItem:
             )
     assert image is not None and labels is not None
     return TrainingItem(name, image, labels, reviewed)
+
+
+#: What programs add to the name of an image for that of its masks.
+_MASKS = re.compile(r"(.+?)[._-](?:cp[._-])?(?:masks?|labels?)", re.IGNORECASE)
+
+
+def _masks_of(images: dict[str, list[Path]]) -> str:
+    """What is said of masks that lie beside their images, as a_cp_masks.tif beside a.tif."""
+    for stem, paths in images.items():
+        found = _MASKS.fullmatch(stem)
+        if found is not None and found[1] in images:
+            mask, image = paths[0].name, images[found[1]][0]
+            name = f"{image.stem}{paths[0].suffix}"
+            where = f"move it to labels/{name}"
+            return f" {mask} looks like the labels of {image.name}: {where}."
+    return ""
 
 
 def _of_no_image(images: Path, folders: _Folders) -> str:

@@ -345,11 +345,17 @@ class LabelIndex:
             for index in np.ndindex(*labels.shape[:-2]):
                 plane = np.asarray(labels[index])
                 max_label = max(max_label, int(plane.max(initial=0)))
-                if max_label > _FAR_LABEL or plane.min(initial=0) < 0:
+                least = int(plane.min(initial=0))
+                if least < 0:
                     raise EditError(
-                        "Labels must lie in 0 … 9223372036854775807; these are "
-                        f"{plane.min()} … {plane.max()}. Number them anew, such as with "
-                        "relabel_sequential of skimage.segmentation."
+                        f"Labels must not be negative; these go down to {least}. Give "
+                        "background the number 0 and every cell a number of its own above it."
+                    )
+                if max_label > _FAR_LABEL:
+                    raise EditError(
+                        f"Labels must not exceed {_FAR_LABEL}; these go up to {max_label}. "
+                        "Number them anew, such as with relabel_sequential of "
+                        "skimage.segmentation."
                     )
         self.max_label = int(max_label)
 

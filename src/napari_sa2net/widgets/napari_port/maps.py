@@ -278,12 +278,14 @@ class MapLayers:
                 self.gone.emit(*key)
                 self._balance()
 
-    def forget_image(self, image_key: str) -> None:
+    def forget_image(self, image_key: str, replaced: bool = False) -> None:
         """The image is gone, or has other pixels: what was drawn of it means nothing now."""
         for key, layer in list(self._layers.items()):
             if key[0] == image_key:
                 self._drop(key, layer)
-                self.gone.emit(*key)
+                # a preview of the other pixels comes after the next round
+                if not (replaced and key[1] == PREVIEW):
+                    self.gone.emit(*key)
         # Soon, as napari may be about to delete some of them itself.
         QTimer.singleShot(0, lambda: self._sweep(image_key))
 

@@ -576,7 +576,7 @@ class NapariPort:
         self.image_changed.emit()
 
     def _pixels(self, layer: Image) -> None:
-        self.maps.forget_image(layer_key(layer))
+        self.maps.forget_image(layer_key(layer), replaced=True)
         self.pixels_changed.emit(layer_key(layer))
         if layer is self._current:
             self.image_changed.emit()
