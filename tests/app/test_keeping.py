@@ -369,8 +369,8 @@ NOW = datetime(2026, 3, 4, 12, 0).astimezone()
 def test_what_was_kept_before_is_summed_up() -> None:
     records = commits_at(7, 1440 * 2, 1440)
     assert before_words(SET, records, NOW) == (
-        f"Kept before in “my set”: {7 + 1440 * 3} reviewed cells of this image, the last today "
-        "11:53."
+        f"Kept before in “my set”: {7 + 1440 * 3:,} reviewed cells of this image, the last "
+        "today 11:53."
     )
     assert "cell of this image, the last today 11:59." in before_words(SET, commits_at(1), NOW)
     assert "yesterday 12:00" in before_words(SET, commits_at(1440), NOW)

@@ -58,6 +58,13 @@ def test_every_button_by_hand(
 ) -> None:
     page: Any = dock.pages[1]
     settle(qtbot, page)
+    # one alone has none to be compared with
+    every, compare = page.state.entries, page.compare.button
+    page.state.entries = tuple(one for one in every if one.name == page.state.chosen)
+    assert not compare.isEnabled()
+    assert "no other model" in compare.toolTip()
+    page.state.entries = every
+    assert "no other model" not in compare.toolTip()
     assert page.list.names() == ["nuclei", "tiny"]
     assert offered(dock) == ["nuclei", "tiny"]
 

@@ -98,7 +98,7 @@ def test_pixel_size(
     size: float | None,
 ) -> None:
     viewer.add_image(np.zeros((10, 12)), scale=scale, units=units)
-    found = source_of(port).pixel_size_um
+    found = source_of(port).pixel_side_um
     assert found == (pytest.approx(size) if size else None)
 
 

@@ -119,9 +119,9 @@ def test_nothing_to_look_at():
 
 @pytest.mark.parametrize("turns", range(4))
 def test_what_is_as_far_from_another_object_is_of_neither(turns):
-    """Also where the one is straight above and the other as far below as is looked."""
+    """On whichever side, and as far as is looked: here below the gap between two."""
     labels = np.zeros(SHAPE, np.int32)
-    labels[30:40, 50:53], labels[40 + 2 * REACH - 1 : 70, 50:53] = 1, 2
+    labels[30:40, 40:50], labels[30:40, 51:60] = 1, 2
     labels = np.ascontiguousarray(np.rot90(labels, turns))
     given = {
         name: SimpleNamespace(
