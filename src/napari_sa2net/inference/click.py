@@ -26,7 +26,6 @@ from napari_sa2net.config import is_taught
 from napari_sa2net.data.plan import Box, ImagePlan
 from napari_sa2net.inference.devices import bfloat16_is_fast
 from napari_sa2net.inference.instances import foreground_probability
-from napari_sa2net.inference.segment import Prediction
 
 SIDE, TYPICAL = 64, 18
 """Side of the window, and diameter of a typical object in it (px of the network)."""
@@ -190,6 +189,7 @@ def objects_everywhere(
     seen: NDArray[np.floating] | None = None,
     net: ClickNet | None = None,
     on_places: Callable[[int, int], None] = lambda *_: None,
+    most: float = MOST,
 ) -> NDArray[np.int32]:
     """The objects of a plane, by clicks wherever nothing is.
 
@@ -204,6 +204,8 @@ def objects_everywhere(
     on_places : callable
         Called now and then with the number of places that were clicked on, and of all; what
         it raises ends this.
+    most : float
+        Where there would be more places they lie farther apart.
 
     Returns
     -------
@@ -220,7 +222,7 @@ def objects_everywhere(
     >>> new = objects_everywhere(image, labels, 22, guesses, seen, net)  # doctest: +SKIP
     """
     marked = []
-    points = _places(labels, guesses, diameter)
+    points = _places(labels, guesses, diameter, most)
     whole = ClickWindow((0.0, 0.0), diameter, labels.shape)
     if seen is None:
         seen = np.zeros((3, *labels.shape), np.float32)
@@ -257,7 +259,10 @@ def objects_everywhere(
 
 
 def _places(
-    labels: NDArray[np.integer], guesses: NDArray[np.integer], diameter: float
+    labels: NDArray[np.integer],
+    guesses: NDArray[np.integer],
+    diameter: float,
+    most: float,
 ) -> list[Point]:
     """Middles of what is guessed, and of a lattice, where nothing is."""
     free = np.where(labels > 0, 0, guesses)
@@ -267,7 +272,7 @@ def _places(
             depth = ndimage.distance_transform_edt(np.pad(free[box] == number, 1))[1:-1, 1:-1]
             y, x = np.unravel_index(int(depth.argmax()), depth.shape)
             points.append((float(box[0].start + y), float(box[1].start + x)))
-    step = max(3.0, SPACING * diameter, math.sqrt(labels.size / MOST))
+    step = max(3.0, SPACING * diameter, math.sqrt(labels.size / most))
     ys, xs = (np.arange(step / 2, n, step).tolist() for n in labels.shape)
     return points + [(y, x) for y in ys for x in xs if not labels[int(y), int(x)]]
 
@@ -427,53 +432,31 @@ def network_input(
     )
 
 
-def seen_at(
-    plan: ImagePlan, made: Prediction | None, index: tuple[int, ...], box: Box
-) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """What the network is given of a box of an image.
+def image_in(plan: ImagePlan, index: tuple[int, ...], box: Box) -> NDArray[np.float32]:
+    """What the network is given of an image in a box (y0, y1, x0, x1): float32 (3, h, w)."""
+    read = plan.read(index, *box)
+    # of two channels the second counts twice
+    return read[np.minimum(range(3), len(read) - 1)]
+
+
+def as_seen(probability: NDArray[np.floating], classes: Sequence[str]) -> NDArray[np.float32]:
+    """What the network is given of what a model says: interior, boundary and distance.
 
     Parameters
     ----------
-    plan : ImagePlan
-        Of the whole image.
-    made : Prediction, optional
-        What a model made of it, or of a part.
-    index : tuple of int
-        Plane of the stack.
-    box : (y0, y1, x0, x1)
+    probability : float (C, H, W)
+    classes : sequence of str
+        Of the model; what it does not have is 0.
 
     Returns
     -------
-    image : float32 (3, y1 - y0, x1 - x0)
-    seen : float32, of the same shape, or None
-        Interior, boundary and distance; None where the model has not looked at all of the box.
+    float32 (3, H, W)
     """
-    read = plan.read(index, *box)
-    # of two channels the second counts twice
-    image = read[np.minimum(range(3), len(read) - 1)]
-    return image, None if made is None else seen_by_model(made, index, box)
-
-
-def seen_by_model(
-    made: Prediction, index: tuple[int, ...], box: Box
-) -> NDArray[np.float32] | None:
-    """Interior, boundary and distance in a box of the image, if it was predicted."""
-    plan, classes = made.plan, made.classes
-    first = plan.in_whole((0,) * len(plan.stack_shape))
-    at = tuple(i - f for i, f in zip(index, first, strict=True))
-    top, bottom, left, right = plan.box
-    y0, y1, x0, x1 = box
-    if not all(0 <= i < n for i, n in zip(at, plan.stack_shape, strict=True)) or not (
-        top <= y0 and y1 <= bottom and left <= x0 and x1 <= right
-    ):
-        return None
-    rows, columns = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
-    part = np.asarray(made.probability[(*at, slice(None), rows, columns)])
-    out = np.zeros((3, *part.shape[1:]), np.float32)
+    out = np.zeros((3, *probability.shape[1:]), np.float32)
     if is_taught(classes):
-        out[: len(classes) - 1] = part[1:]
+        out[: len(classes) - 1] = probability[1:]
     else:
-        out[0] = foreground_probability(part, classes)
+        out[0] = foreground_probability(probability, classes)
     return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import product
@@ -13,7 +14,13 @@ from numpy.typing import NDArray
 from napari_sa2net.config import InstanceConfig, Progress
 from napari_sa2net.data import ImagePlan
 from napari_sa2net.errors import Cancelled
-from napari_sa2net.inference.instances import PlaneLinker, foreground_probability, label_objects
+from napari_sa2net.inference.click import as_seen, image_in, objects_everywhere
+from napari_sa2net.inference.instances import (
+    PlaneLinker,
+    cleaned,
+    foreground_probability,
+    label_objects,
+)
 from napari_sa2net.inference.tiling import allocate
 from napari_sa2net.measure import (
     empty_table,
@@ -22,7 +29,7 @@ from napari_sa2net.measure import (
     sizes_of,
     with_groups,
 )
-from napari_sa2net.metrics import overlap_table
+from napari_sa2net.metrics import overlap_table, typical_diameter
 from napari_sa2net.quantities import Quantities, Read, checked_groups
 
 if TYPE_CHECKING:
@@ -66,16 +73,37 @@ def _seen(start: int, length: int) -> slice:
 
 
 def label_part(
-    probability: NDArray[Any],
-    shape: tuple[int, int],
+    plan: ImagePlan,
+    probability: Any,
     classes: Sequence[str],
     config: InstanceConfig,
+    index: tuple[int, ...],
+    rows: slice,
+    columns: slice,
+    on_places: Callable[[int, int], None] = lambda *_: None,
 ) -> NDArray[np.int32]:
-    """Label one of `parts_of` a plane of this shape; numbers are those of the part alone."""
-    if shape[0] * shape[1] > LARGE:
+    """Label one of `parts_of` a plane; numbers are those of the part alone.
+
+    ``on_places``: as of `objects_everywhere`, for a second look.
+    """
+    if plan.spatial[0] * plan.spatial[1] > LARGE:
         # Dropped at the end: a block's edge is not the image's.
         config = config.model_copy(update={"remove_border": False})
-    return label_objects(probability, classes, config)
+    own = np.asarray(probability[(*index, slice(None), rows, columns)])
+    labels = label_objects(own, classes, config)
+    areas = np.bincount(labels.ravel())[1:]
+    if not (config.second_look and areas.any()):
+        return labels
+    found = objects_everywhere(
+        image_in(plan, index, (rows.start, rows.stop, columns.start, columns.stop)),
+        np.zeros_like(labels),
+        typical_diameter(areas[areas > 0]),
+        labels,
+        as_seen(own, classes),
+        on_places=on_places,
+        most=math.inf,
+    )
+    return cleaned(found, config)
 
 
 def label_in_blocks(
@@ -218,6 +246,7 @@ def _bands(height: int) -> Iterator[tuple[int, int]]:
 
 #: What goes on, as a person reads it.
 SEPARATING = "separating the cells"
+LOOKING = "looking again"
 MEASURING = "measuring the cells"
 
 
@@ -241,7 +270,7 @@ def label_stack(
     config : InstanceConfig
         With link_planes, objects are linked along the stack's axis Z, if it has one.
     progress, cancelled : callable, optional
-        progress only for stacks, after every plane.
+        progress for stacks, after every plane, and within the second look at a single one.
     labelled : callable (plane, rows, columns) -> int32 (h, w), optional
         Gives what `label_part` made before of each of `parts_of` a plane.
 
@@ -259,6 +288,16 @@ def label_stack(
     out = allocate(plan.label_shape, np.int32)
     if plan.is_empty:
         return out
+
+    def on_places(clicked: int, n: int) -> None:
+        if cancelled and cancelled():
+            raise Cancelled("Cancelled; nothing was changed.")
+        if progress and plan.n_planes == 1:
+            progress(clicked, n, LOOKING)
+
+    made = labelled or partial(
+        label_part, plan, probability, classes, config, on_places=on_places
+    )
     link_axis = _link_axis(plan.stack_axes) if config.link_planes else None
     offset = done = 0
     for run in _runs(plan.stack_shape, link_axis):
@@ -269,11 +308,11 @@ def label_stack(
             target = plane_of(plan, out, index)
             if linker is not None:
                 plane = np.zeros(plan.spatial, np.int32)
-                _label_plane(probability, index, classes, config, plane, 0, cancelled, labelled)
+                _label_plane(probability, index, classes, config, plane, 0, cancelled, made)
                 target[:, :] = offset_labels(linker.add(plane), offset)
             else:
                 offset = _label_plane(
-                    probability, index, classes, config, target, offset, cancelled, labelled
+                    probability, index, classes, config, target, offset, cancelled, made
                 )
             done += 1
             if progress and plan.n_planes > 1:
@@ -291,16 +330,13 @@ def _label_plane(
     out: Any,
     first: int,
     cancelled: Callable[[], bool] | None,
-    labelled: Labelled | None,
+    labelled: Labelled,
 ) -> int:
     """Write the labels of one plane, numbered from first + 1; the last number."""
     shape = tuple(probability.shape[-2:])
-    made = labelled and partial(labelled, index)
+    made = partial(labelled, index)
     if shape[0] * shape[1] <= LARGE:
-        if made is None:
-            labels = label_objects(np.asarray(probability[index]), classes, config)
-        else:
-            labels = made(slice(0, shape[0]), slice(0, shape[1]))
+        labels = made(slice(0, shape[0]), slice(0, shape[1]))
         out[:, :] = offset_labels(labels, first)
         return first + int(labels.max(initial=0))
 
