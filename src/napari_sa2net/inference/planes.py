@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import product
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from napari_sa2net.config import InstanceConfig, Progress
 from napari_sa2net.data import ImagePlan
 from napari_sa2net.errors import Cancelled
-from napari_sa2net.inference.click import as_seen, image_in, objects_everywhere
+from napari_sa2net.inference.click import as_seen, image_in, second_look
 from napari_sa2net.inference.instances import (
     PlaneLinker,
     cleaned,
@@ -29,7 +28,7 @@ from napari_sa2net.measure import (
     sizes_of,
     with_groups,
 )
-from napari_sa2net.metrics import overlap_table, typical_diameter
+from napari_sa2net.metrics import overlap_table
 from napari_sa2net.quantities import Quantities, Read, checked_groups
 
 if TYPE_CHECKING:
@@ -84,26 +83,18 @@ def label_part(
 ) -> NDArray[np.int32]:
     """Label one of `parts_of` a plane; numbers are those of the part alone.
 
-    ``on_places``: as of `objects_everywhere`, for a second look.
+    ``on_places``: as of `second_look`.
     """
     if plan.spatial[0] * plan.spatial[1] > LARGE:
         # Dropped at the end: a block's edge is not the image's.
         config = config.model_copy(update={"remove_border": False})
     own = np.asarray(probability[(*index, slice(None), rows, columns)])
     labels = label_objects(own, classes, config)
-    areas = np.bincount(labels.ravel())[1:]
-    if not (config.second_look and areas.any()):
+    if not config.second_look:
         return labels
-    found = objects_everywhere(
-        image_in(plan, index, (rows.start, rows.stop, columns.start, columns.stop)),
-        np.zeros_like(labels),
-        typical_diameter(areas[areas > 0]),
-        labels,
-        as_seen(own, classes),
-        on_places=on_places,
-        most=math.inf,
-    )
-    return cleaned(found, config)
+    box = rows.start, rows.stop, columns.start, columns.stop
+    image = image_in(plan, index, box)
+    return cleaned(second_look(image, labels, as_seen(own, classes), on_places), config)
 
 
 def label_in_blocks(
