@@ -9,7 +9,7 @@ act has a published price. Ways of doing it:
 - rounds: besides, what was corrected is kept, and a model learns from it after some images;
   the next ones are segmented with that model, if it was better.
 - live: as `correct`, and it learns while the person corrects (`app.live`); a wave comes back
-  after `WAVE_S`.
+  after `WAVE_S`, and is taken back where it made things worse.
 
     python -m benchmarks person                                  two images of each source
     python -m benchmarks person --images 10 --seeds 3 --ways hand correct rounds
@@ -36,7 +36,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 import platformdirs
-from benchmarks.person import CLICK, GOAL, OPERATORS, PRICES, SETTINGS, Desk, K, Person
+from benchmarks.person import (
+    CLICK,
+    GOAL,
+    OPERATORS,
+    PRICES,
+    SETTINGS,
+    UNDO,
+    Desk,
+    K,
+    M,
+    Person,
+)
 from benchmarks.tables import show
 from benchmarks.training_data import DATA
 
@@ -47,7 +58,7 @@ from napari_sa2net.metrics import pool, score_image
 from napari_sa2net.models import load_model
 
 #: Counts up where the person works in another way, so that older rows are not taken.
-VERSION = 6
+VERSION = 7
 #: Seconds from the beginning of a wave of learning until its cells are there, and until clicks
 #: have learned.
 WAVE_S, LESSON_S = 15.0, 6.0
@@ -254,7 +265,13 @@ class Live(Correct):
         self._live.set_on(True)
 
     def edited(self, person: Person) -> None:
+        runs = any(call.name == "wave" for call in self._engine.waiting)
+        before = person.look_again().f1 if runs else 0.0
         super().edited(person)
+        # who sees at a glance that a wave made it worse takes it back
+        if runs and self._live.state.undo and person.look_again().f1 < before:
+            person.ledger.pay("take a wave back", M + UNDO)
+            self._live.undo()
         if "went wrong" in self._live.state.words:
             raise RuntimeError(self._live.state.words)
 

@@ -499,7 +499,7 @@ class Person:
         )
         self._view_side = CANVAS / self.scale
         self._tool, self._kind = "", ""
-        self.seen = self._look()
+        self.seen = self.look_again()
 
     @property
     def views(self) -> int:
@@ -598,7 +598,8 @@ class Person:
         row, column = (int(max(c, 0) // self._view_side) for c in point)
         return row, column if row % 2 == 0 else -column
 
-    def _look(self) -> Seen:
+    def look_again(self) -> Seen:
+        """At the cells as they are now."""
         return Seen(self.truth, self.desk.labels)
 
     # --- repairing -----------------------------------------------------------------------
@@ -676,12 +677,12 @@ class Person:
         act()
         self.ledger.pay("check", CHECK)
         changed = self._depth != depth
-        self.seen = self._look()
+        self.seen = self.look_again()
         worked = t in self.seen.match and self.seen.f1 > before.f1
         if changed and not worked and not (drawn and self._replaces(t)):
             self.ledger.pay("undo", UNDO)
             assert self.desk.correct.undo()
-            self.seen = self._look()
+            self.seen = self.look_again()
         self.ledger.tried(what, worked)
         if worked:
             self._after()
@@ -823,7 +824,7 @@ class Person:
         if self.desk.correct.state.clicks_learned > known:
             # the page says so
             self.ledger.forget_half(CLICKS)
-        self.seen = self._look()
+        self.seen = self.look_again()
 
     @property
     def _corrections(self) -> edits.Corrections:

@@ -200,6 +200,33 @@ def test_it_tries_again_with_twice_as_many_corrections(
     assert live.state.words.endswith("It tries again after 16 corrections.")
 
 
+def test_it_rests_when_waves_are_taken_back(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_module, "EVERY", 2)
+    live.controller.set_on(True)
+    live.accept(1, 2)
+    live.answer(larger())
+    assert live.controller.undo()
+    live.accept(3, 4)
+    live.answer(larger())  # this one stands
+    live.accept(5, 6)
+    live.answer(disks())
+    assert live.controller.undo()
+    assert not live.state.resting
+    assert live.correct.redo()
+    assert live.controller.undo()
+    assert not live.state.resting
+    live.accept(7, 8)
+    live.answer(disks())
+    assert live.controller.undo()
+    assert live.state.resting
+    assert live.state.words.startswith("Wave 4 was taken back. Learning rests, as the one ")
+    assert live.state.words.endswith("It tries again after 16 corrections.")
+    live.accept(9, 10)
+    assert len(live.asked) == 4
+
+
 def test_better_in_between_begins_the_count_anew(
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:

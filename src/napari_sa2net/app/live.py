@@ -143,6 +143,8 @@ class _Plane:
         Acts when the last wave began.
     poor
         Waves in a row that were no better on what is held back.
+    taken_back, stands
+        Waves in a row that a person took back; the last one was not.
     wake
         With so many corrections it is tried again.
     """
@@ -151,9 +153,17 @@ class _Plane:
     learned: frozenset[Act] = frozenset()
     poor: int = 0
     resting: bool = False
+    taken_back: int = 0
+    stands: bool = False
     wake: float = math.inf
     words: str = ""
     shown: frozenset[int] = frozenset()
+
+    def rest(self, corrections: int) -> str:
+        """Until there are twice as many corrections, one more failure is enough then; words."""
+        self.resting, self.wake = True, 2 * corrections
+        self.poor = self.taken_back = PATIENCE - 1
+        return f"It tries again after {self.wake} corrections."
 
 
 class LiveController:
@@ -203,8 +213,8 @@ class LiveController:
             self._stop()
             self._failed = 0
             for plane in self._planes.values():
-                plane.resting, plane.poor, plane.words = False, 0, ""
-                plane.wake = math.inf
+                plane.resting, plane.words, plane.wake = False, "", math.inf
+                plane.poor = plane.taken_back = 0
             if on:
                 self._consider(rested=True)
             self._show()
@@ -237,7 +247,12 @@ class LiveController:
             if undone:
                 plane.learned = self._acts(session, index)
                 plane.words, plane.shown = f"Wave {record['wave']} was taken back.", frozenset()
+                plane.stands, plane.taken_back = False, plane.taken_back + 1
+                if plane.taken_back >= PATIENCE:
+                    again = plane.rest(len(plane.learned))
+                    plane.words += f" Learning rests, as the one before was, too. {again}"
             elif not self._proposing:
+                plane.stands, plane.taken_back = True, max(0, plane.taken_back - 1)
                 plane.words = f"Wave {record['wave']} was done again."
             if not self._proposing:
                 self._show()
@@ -432,15 +447,15 @@ class LiveController:
             words += f"no better, so nothing was changed.{scores}"
         else:
             self._waves[request.cells] = request.wave
+            if plane.stands:
+                plane.taken_back = 0
             changed = self._propose(request, result)
             words += f"{changed.words}.{scores}" if changed else f"nothing to change.{scores}"
         if plane.poor >= PATIENCE:
-            # one more that is no better, and it rests again
-            plane.resting, plane.poor, plane.wake = True, PATIENCE - 1, 2 * len(request.acts)
             words = (
                 "Learning rests: on the corrections held back it was no better "
                 f"({result.before:.0%} → {result.after:.0%} right). "
-                f"It tries again after {plane.wake} corrections."
+                f"{plane.rest(len(request.acts))}"
             )
         plane.words = words
         self._show()
@@ -456,7 +471,7 @@ class LiveController:
         plane.learned = frozenset()
         self._failed += 1
         if error.kind != "EngineError" or self._failed >= PATIENCE:
-            plane.resting = True
+            plane.resting, plane.wake = True, math.inf
             plane.words = f"Learning rests: {error.message}"
         self._show()
 
@@ -502,6 +517,7 @@ class LiveController:
                 return None
         finally:
             self._proposing = False
+        self._plane(request.cells, request.index).stands = True
         self._plane(request.cells, request.index).shown = frozenset(
             (*made[0].changed, *made[0].new)
         )
