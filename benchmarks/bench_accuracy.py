@@ -6,7 +6,6 @@ estimated from each image. Nothing may be chosen by these figures. Without the f
 data there is nothing to measure.
 
     SA2NET_BENCH_MODEL=nuclei python -m benchmarks accuracy
-    SA2NET_BENCH_SECOND_LOOK=1 python -m benchmarks accuracy   (no more than these)
 
 AP = TP / (TP + FP + FN), objects summed over the images of a kind before dividing. A true
 object that no prediction matches at IoU 0.5 is *merged* where a prediction covers half of it
@@ -37,8 +36,6 @@ from napari_sa2net.training.dataset import as_jpeg, median_diameter, to_tensor
 
 MODEL = os.environ.get("SA2NET_BENCH_MODEL", "nuclei")
 DATA = Path(os.environ.get("SA2NET_DATA") or Path(__file__).parents[2] / "shared") / "data"
-#: Only test images and probes, with a second look.
-SECOND_LOOK = bool(os.environ.get("SA2NET_BENCH_SECOND_LOOK"))
 #: Every n-th image only, for a quick look.
 EVERY = int(os.environ.get("SA2NET_BENCH_EVERY", 1))
 
@@ -137,7 +134,7 @@ def look(
             columns = (np.arange(image.shape[1]) * truth.shape[1]) // image.shape[1]
             truth = truth[np.ix_(rows, columns)]
         size = median_diameter(truth) if at_true_size else None
-        result = sa2net.segment(image, model=model, diameter=size, second_look=SECOND_LOOK)
+        result = sa2net.segment(image, model=model, diameter=size)
         labels = np.asarray(result.labels)
         out.append(
             Found(picture, score_image(labels, truth), faults(labels, truth), result.diameter)
@@ -263,9 +260,8 @@ def main() -> None:
     shipped = look(model, pictures)
     show(by_kind(shipped))
 
-    if not SECOND_LOOK:
-        print("\nAt the true object size, and how far the estimate is off")
-        show(sizes(shipped, look(model, pictures, at_true_size=True)))
+    print("\nAt the true object size, and how far the estimate is off")
+    show(sizes(shipped, look(model, pictures, at_true_size=True)))
 
     if (DATA / "probes" / "index.csv").is_file():
         print("\nProbes, as shipped")
@@ -277,11 +273,8 @@ def main() -> None:
             float(str(r["AP@0.5"])) for r in by_source if str(r["kind"]).endswith(", nuclei")
         ]
         print(f"mean AP@0.5 over sources of nuclei: {np.mean(nuclei):.3f}")
-        if not SECOND_LOOK:
-            print("\nProbes at the true object size, and how far the estimate is off")
-            show(sizes(far, look(model, pictures_far, at_true_size=True)))
-    if SECOND_LOOK:
-        return
+        print("\nProbes at the true object size, and how far the estimate is off")
+        show(sizes(far, look(model, pictures_far, at_true_size=True)))
 
     print("\nThe test images changed: F1 at IoU 0.5, and its fall")
     before = pool([f.score for f in shipped])["f1"]

@@ -149,12 +149,6 @@ class InstanceConfig(Settings):
         title="Drop border cells",
         description="Remove cells that touch the image border",
     )
-    second_look: bool = Field(
-        False,
-        title="Second look",
-        description="Look for all cells again, as if you clicked everywhere: slower; mostly "
-        "better on images unlike those that the model learned from",
-    )
     link_planes: bool = Field(
         True,
         title="Link across Z",

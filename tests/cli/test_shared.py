@@ -71,7 +71,6 @@ def same(one: Path, other: Path, names=("large",)) -> None:
         (100, False, ()),
         (256, True, ()),
         (100, True, ("--remove-border",)),
-        (100, True, ("--second-look",)),
         (5000, True, ()),
         (256, False, ("--diameter", "14")),  # on another grid than the image's
         (256, True, ("--diameter", "30")),

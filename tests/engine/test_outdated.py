@@ -23,7 +23,7 @@ from napari_sa2net.engine.service import Handlers
 from napari_sa2net.errors import Cancelled, NotKeptError
 from napari_sa2net.inference import segment as prediction
 from napari_sa2net.inference import tiling
-from napari_sa2net.inference.click import image_in
+from napari_sa2net.inference.click import seen_at, seen_by_model
 from napari_sa2net.inference.segment import Prediction
 
 CARD = SimpleNamespace(classes=("background", "foreground"))
@@ -302,9 +302,9 @@ def test_probabilities_for_a_click_are_those_of_its_place() -> None:
     for model, wanted in models:
         own = probability[:, : len(model.card.classes)]
         made = Prediction(plan, own, model, PredictConfig())
-        found = made.seen_by_clicks((2,), (6, 9, 11, 17))
+        found = seen_by_model(made, (2,), (6, 9, 11, 17))
         np.testing.assert_allclose(found, wanted, atol=1e-6)
-        assert made.seen_by_clicks((2,), (5, 15, 8, 28)) is not None
+        assert seen_by_model(made, (2,), (5, 15, 8, 28)) is not None
         for index, box in (
             ((1,), (6, 9, 11, 17)),
             ((3,), (6, 9, 11, 17)),
@@ -313,7 +313,7 @@ def test_probabilities_for_a_click_are_those_of_its_place() -> None:
             ((2,), (6, 9, 7, 17)),
             ((2,), (6, 9, 11, 29)),
         ):
-            assert made.seen_by_clicks(index, box) is None, (index, box)
+            assert seen_by_model(made, index, box) is None, (index, box)
 
 
 @pytest.mark.parametrize(("channels", "seen"), [(1, (0, 0, 0)), (2, (0, 1, 1)), (4, (0, 1, 2))])
@@ -322,5 +322,6 @@ def test_a_click_sees_three_channels_of_a_model_of_any_number(
 ) -> None:
     values = np.random.default_rng(0).random((channels, 20, 30)).astype(np.float32)
     plan = plan_image(values, "CYX", in_channels=channels)
-    image = image_in(plan, (), (2, 12, 3, 23))
+    image, predicted = seen_at(plan, None, (), (2, 12, 3, 23))
+    assert predicted is None
     np.testing.assert_array_equal(image, plan.read((), 2, 12, 3, 23)[list(seen)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -10,11 +9,9 @@ import pytest
 import torch
 from scipy import ndimage
 
-from napari_sa2net.config import InstanceConfig
-from napari_sa2net.data import plan_image
 from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.errors import Cancelled
-from napari_sa2net.inference import click, planes
+from napari_sa2net.inference import click
 from napari_sa2net.inference.click import (
     CHANNELS,
     SIDE,
@@ -25,8 +22,6 @@ from napari_sa2net.inference.click import (
     object_at,
     objects_everywhere,
 )
-from napari_sa2net.inference.planes import label_stack
-from napari_sa2net.metrics import evaluate
 
 
 def as_input(image: Any) -> Any:
@@ -275,65 +270,17 @@ def test_clicks_on_nothing_are_scored_low() -> None:
     assert found.max() <= 1
 
 
-def test_many_places_are_clicked_farther_apart() -> None:
+def test_many_places_are_clicked_farther_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     empty = np.zeros((120, 90), np.int32)
-    assert len(click._places(empty, empty, 12, math.inf)) == 20 * 15
-    assert 30 <= len(click._places(empty, empty, 12, 50)) <= 60
+    all_places = click._places(empty, empty, 12)
+    assert len(all_places) == 20 * 15
+    monkeypatch.setattr(click, "MOST", 50)
+    assert 30 <= len(click._places(empty, empty, 12)) <= 60
     guessed = empty.copy()
     guessed[40:51, 20:31] = 7
-    assert click._places(empty, guessed, 12, 50)[0] == (45.0, 25.0)
+    assert click._places(empty, guessed, 12)[0] == (45.0, 25.0)
     # not where something is
-    places = click._places(guessed, guessed, 12, math.inf)
-    assert all(not guessed[int(y), int(x)] for y, x in places)
-
-
-@pytest.mark.parametrize("is_huge", [False, True])
-def test_a_second_look_parts_what_the_model_joined(
-    is_huge: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also of a plane that is labelled in blocks, each for itself; none that is too small."""
-    if is_huge:
-        monkeypatch.setattr(planes, "LARGE", 1000)
-        monkeypatch.setattr(planes, "BLOCK", 96)
-        monkeypatch.setattr(planes, "OVERLAP", 32)
-    image, truth = synthetic_nuclei((150, 170), 30, 20, seed=2)
-    plan = plan_image(image, "YX")
-    joined = ndimage.gaussian_filter((truth > 0).astype(np.float32), 3)
-    probability = np.stack([1 - joined, joined])
-    classes = ("background", "foreground")
-    scores = {}
-    for second_look in (False, True):
-        config = InstanceConfig(foreground=0.3, second_look=second_look)
-        labels = label_stack(plan, probability, classes, config)
-        scores[second_look] = evaluate(labels, truth)["f1"]
-        assert set(np.unique(labels)) == set(range(labels.max() + 1))
-    assert scores[True] > scores[False] + (0 if is_huge else 0.1), scores
-    none = label_stack(plan, probability, classes, config.model_copy(update={"min_size": 9000}))
-    assert not none.any()
-
-
-def test_a_second_look_keeps_what_is_right() -> None:
-    image, truth = synthetic_nuclei((150, 170), 12, 20, seed=2)
-    labels = truth.astype(np.int32)
-    np.testing.assert_array_equal(click.second_look(as_input(image), labels), labels)
-    nothing = np.zeros_like(labels)
-    np.testing.assert_array_equal(click.second_look(as_input(image), nothing), nothing)
-
-
-def test_a_second_look_ends_where_it_is_told_to() -> None:
-    image, truth = synthetic_nuclei((150, 170), 30, 20, seed=2)
-    told: list[tuple[int, int, str]] = []
-    with pytest.raises(Cancelled):
-        label_stack(
-            plan_image(image, "YX"),
-            np.stack([truth == 0, truth > 0]).astype(np.float32),
-            ("background", "foreground"),
-            InstanceConfig(second_look=True),
-            progress=lambda *done: told.append(done),
-            cancelled=lambda: len(told) == 2,
-        )
-    assert [done[0] for done in told] == [0, click.TOGETHER]
-    assert {done[2] for done in told} == {"looking again"}
+    assert all(not guessed[int(y), int(x)] for y, x in click._places(guessed, guessed, 12))
 
 
 def test_clicks_everywhere_end_where_they_are_told_to() -> None:
@@ -349,5 +296,5 @@ def test_clicks_everywhere_end_where_they_are_told_to() -> None:
 
     with pytest.raises(Cancelled):
         objects_everywhere(image, empty, 12, empty, on_places=on_places)
-    n = len(click._places(empty, empty, 12, math.inf))
+    n = len(click._places(empty, empty, 12))
     assert places == [(0, n), (click.TOGETHER, n)]

@@ -233,7 +233,7 @@ class Results:
 
 
 #: Settings of the objects that have nothing to do with the model.
-KEPT_BY_CHOICE = ("remove_border", "fill_holes", "second_look", "link_planes")
+KEPT_BY_CHOICE = ("remove_border", "fill_holes", "link_planes")
 
 
 def _read_as(request: SegmentRequest) -> tuple[Any, ...]:

@@ -31,7 +31,7 @@ from napari_sa2net.engine.explaining import ExplainHandlers
 from napari_sa2net.engine.server import Server
 from napari_sa2net.errors import Cancelled, Paused, SettingsError
 from napari_sa2net.inference.batch import Batch, BatchSettings
-from napari_sa2net.inference.click import ClickNet, image_in, object_at
+from napari_sa2net.inference.click import ClickNet, object_at, seen_at
 from napari_sa2net.inference.devices import device_name, give_memory_back, resolve_device
 from napari_sa2net.inference.planes import MEASURING, SEPARATING, channels_at, intensities
 from napari_sa2net.inference.segment import plan_for, predict_image
@@ -473,9 +473,7 @@ class Handlers(Cache):
         made = self.kept.find(key)
         whole = (made.plan if made is not None else self._plan(**asked)).whole
         assert window.box is not None
-        index = tuple(window.index or ())
-        image = image_in(whole, index, window.box)
-        seen = made.seen_by_clicks(index, window.box) if made is not None else None
+        image, seen = seen_at(whole, made, tuple(window.index or ()), window.box)
         return object_at(
             image, np.asarray(labels), click, diameter, against, seen, self._lessons.get(lesson)
         )
@@ -520,10 +518,8 @@ class Handlers(Cache):
         made = self.kept.find(result)
         whole = (made.plan if made is not None else self._plan(**asked)).whole
         examples = []
-        index = tuple(window.index or ())
         for cell in taught:
-            image = image_in(whole, index, cell.box)
-            seen = made.seen_by_clicks(index, cell.box) if made is not None else None
+            image, seen = seen_at(whole, made, tuple(window.index or ()), cell.box)
             if seen is None:
                 seen = np.zeros((3, *cell.labels.shape), np.float32)
             own = np.asarray(cell.labels) == cell.label

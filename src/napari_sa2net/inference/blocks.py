@@ -400,13 +400,10 @@ class SharedImage:
     def _label(self, part: int) -> None:
         index, rows, columns = self.parts[part]
         labels = label_part(
-            self.plan,
-            self.probability(),
+            self.probability()[(*index, slice(None), rows, columns)],
+            self.plan.spatial,
             self._model.card.classes,
             self._settings.instances,
-            index,
-            rows,
-            columns,
         )
         write_atomically(self._part_file(part), lambda file: np.save(file, labels))
 

@@ -26,7 +26,7 @@ from napari_sa2net.config import is_taught
 from napari_sa2net.data.plan import Box, ImagePlan
 from napari_sa2net.inference.devices import bfloat16_is_fast
 from napari_sa2net.inference.instances import foreground_probability
-from napari_sa2net.metrics import typical_diameter
+from napari_sa2net.inference.segment import Prediction
 
 SIDE, TYPICAL = 64, 18
 """Side of the window, and diameter of a typical object in it (px of the network)."""
@@ -44,12 +44,7 @@ MOST = 6000
 SURE, SMALLEST, LEFT = 0.6, 12, 0.7
 _WEIGHTS = Path(__file__).parent.parent / "weights" / "click" / "click.safetensors"
 
-#: A second look replaces the model's objects where it is surer by so much.
-SURER = 0.1
-
 Point = tuple[float, float]
-#: Number of places that were clicked on, and of all.
-OnPlaces = Callable[[int, int], None]
 
 
 #: What it sees: the window's own contrast (3) and that of the image (3), the model's
@@ -194,7 +189,7 @@ def objects_everywhere(
     guesses: NDArray[np.integer],
     seen: NDArray[np.floating] | None = None,
     net: ClickNet | None = None,
-    on_places: OnPlaces = lambda *_: None,
+    on_places: Callable[[int, int], None] = lambda *_: None,
 ) -> NDArray[np.int32]:
     """The objects of a plane, by clicks wherever nothing is.
 
@@ -224,100 +219,19 @@ def objects_everywhere(
     --------
     >>> new = objects_everywhere(image, labels, 22, guesses, seen, net)  # doctest: +SKIP
     """
-    places = _places(labels, guesses, diameter, MOST)
-    marks = _marks(image, labels, diameter, places, seen, net, on_places)
-    return _placed(marks, labels)[0]
-
-
-def second_look(
-    image: NDArray[np.float32],
-    labels: NDArray[np.int32],
-    seen: NDArray[np.floating] | None = None,
-    on_places: OnPlaces = lambda *_: None,
-) -> NDArray[np.int32]:
-    """A model's objects, or those by clicks everywhere where these are surer.
-
-    Parameters
-    ----------
-    image, seen, on_places
-        As of `objects_everywhere`.
-    labels : (H, W) int32
-        What the model found.
-
-    Returns
-    -------
-    (H, W) int32
-        The same labels, or others, numbered from 1.
-
-    Notes
-    -----
-    How sure an object of the model is, is the score of a click in its middle, or 0 where that
-    click gives another object. `SURER` was chosen on images that the network did not learn
-    from, as they are and as other stains and microscopes show them.
-
-    Examples
-    --------
-    >>> better = second_look(image, labels, seen)  # doctest: +SKIP
-    """
-    areas = np.bincount(labels.ravel())[1:]
-    if not areas.any():
-        return labels  # how large the objects are is not known
-    diameter, nothing = typical_diameter(areas[areas > 0]), np.zeros_like(labels)
-    places = _places(nothing, labels, diameter)
-    marks = _marks(image, nothing, diameter, places, seen, None, on_places)
-    trust = 0.0
-    for mark in marks:
-        if mark.place < np.count_nonzero(areas):
-            part, mask = mark.window.back_there(mark.piece)
-            y, x = mark.window.click
-            own = labels[part] == labels[int(y), int(x)]
-            if 2 * (mask & own).sum() >= (mask | own).sum():
-                trust += mark.score
-    found, scores = _placed(marks, nothing)
-    surer = scores and np.mean(scores) > trust / np.count_nonzero(areas) + SURER
-    return found if surer else labels
-
-
-@dataclass(frozen=True, eq=False)
-class _Mark:
-    """What a click on one of the places gave.
-
-    Attributes
-    ----------
-    place
-        Which one.
-    piece : bool (SIDE, SIDE)
-        On the grid of the window.
-    """
-
-    place: int
-    score: float
-    window: ClickWindow
-    piece: NDArray[np.bool_]
-
-
-def _marks(
-    image: NDArray[np.float32],
-    labels: NDArray[np.integer],
-    diameter: float,
-    places: Sequence[Point],
-    seen: NDArray[np.floating] | None,
-    net: ClickNet | None,
-    on_places: OnPlaces,
-) -> list[_Mark]:
-    """Clicks on places; without those that give nothing, or what goes beyond the window."""
-    marks = []
+    marked = []
+    points = _places(labels, guesses, diameter)
     whole = ClickWindow((0.0, 0.0), diameter, labels.shape)
     if seen is None:
         seen = np.zeros((3, *labels.shape), np.float32)
     values = whole.smooth(torch.tensor(np.concatenate([image, seen], dtype=np.float32)))
     # as `nearest` needs them: else the whole plane would be converted at every click
     others = torch.as_tensor(labels.astype(np.float64))
-    for first in range(0, len(places), TOGETHER):
-        on_places(first, len(places))
+    for first in range(0, len(points), TOGETHER):
+        on_places(first, len(points))
         windows = [
             ClickWindow(point, diameter, labels.shape)
-            for point in places[first : first + TOGETHER]
+            for point in points[first : first + TOGETHER]
         ]
         inputs = []
         for window in windows:
@@ -325,38 +239,25 @@ def _marks(
             there = window.nearest(others)
             inputs.append(network_input(own[:3], own[3:], there, [_CLICK], []))
         logits, scores = _answers(net or click_network(), torch.stack(inputs))
-        answers = zip(windows, logits.numpy() > 0, scores.tolist(), strict=True)
-        for place, (window, own, score) in enumerate(answers, first):
+        for window, own, score in zip(windows, logits.numpy() > 0, scores, strict=True):
             piece = _piece(own)
-            if piece is not None:
-                marks.append(_Mark(place, score, window, piece))
-    return marks
-
-
-def _placed(
-    marks: Sequence[_Mark], labels: NDArray[np.integer]
-) -> tuple[NDArray[np.int32], list[float]]:
-    """Objects beside those of labels, and their scores: the surest first."""
+            if piece is not None and float(score) >= SURE:
+                marked.append((float(score), window, piece))
     found = np.zeros(labels.shape, np.int32)
     taken = labels > 0
-    scores: list[float] = []
-    for mark in sorted(marks, key=lambda one: -one.score):
-        if mark.score < SURE:
-            break
-        part, mask = mark.window.back_there(mark.piece)
+    n = 0
+    for _, window, piece in sorted(marked, key=lambda one: -one[0]):
+        part, mask = window.back_there(piece)
         free = mask & ~taken[part]
         if free.sum() >= max(SMALLEST, LEFT * mask.sum()):
-            scores.append(mark.score)
-            found[part][free] = len(scores)
+            n += 1
+            found[part][free] = n
             taken[part] |= free
-    return found, scores
+    return found
 
 
 def _places(
-    labels: NDArray[np.integer],
-    guesses: NDArray[np.integer],
-    diameter: float,
-    most: float = math.inf,
+    labels: NDArray[np.integer], guesses: NDArray[np.integer], diameter: float
 ) -> list[Point]:
     """Middles of what is guessed, and of a lattice, where nothing is."""
     free = np.where(labels > 0, 0, guesses)
@@ -366,7 +267,7 @@ def _places(
             depth = ndimage.distance_transform_edt(np.pad(free[box] == number, 1))[1:-1, 1:-1]
             y, x = np.unravel_index(int(depth.argmax()), depth.shape)
             points.append((float(box[0].start + y), float(box[1].start + x)))
-    step = max(3.0, SPACING * diameter, math.sqrt(labels.size / most))
+    step = max(3.0, SPACING * diameter, math.sqrt(labels.size / MOST))
     ys, xs = (np.arange(step / 2, n, step).tolist() for n in labels.shape)
     return points + [(y, x) for y in ys for x in xs if not labels[int(y), int(x)]]
 
@@ -526,31 +427,53 @@ def network_input(
     )
 
 
-def image_in(plan: ImagePlan, index: tuple[int, ...], box: Box) -> NDArray[np.float32]:
-    """What the network is given of an image in a box (y0, y1, x0, x1): float32 (3, h, w)."""
-    read = plan.read(index, *box)
-    # of two channels the second counts twice
-    return read[np.minimum(range(3), len(read) - 1)]
-
-
-def as_seen(probability: NDArray[np.floating], classes: Sequence[str]) -> NDArray[np.float32]:
-    """What the network is given of what a model says: interior, boundary and distance.
+def seen_at(
+    plan: ImagePlan, made: Prediction | None, index: tuple[int, ...], box: Box
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """What the network is given of a box of an image.
 
     Parameters
     ----------
-    probability : float (C, H, W)
-    classes : sequence of str
-        Of the model; what it does not have is 0.
+    plan : ImagePlan
+        Of the whole image.
+    made : Prediction, optional
+        What a model made of it, or of a part.
+    index : tuple of int
+        Plane of the stack.
+    box : (y0, y1, x0, x1)
 
     Returns
     -------
-    float32 (3, H, W)
+    image : float32 (3, y1 - y0, x1 - x0)
+    seen : float32, of the same shape, or None
+        Interior, boundary and distance; None where the model has not looked at all of the box.
     """
-    out = np.zeros((3, *probability.shape[1:]), np.float32)
+    read = plan.read(index, *box)
+    # of two channels the second counts twice
+    image = read[np.minimum(range(3), len(read) - 1)]
+    return image, None if made is None else seen_by_model(made, index, box)
+
+
+def seen_by_model(
+    made: Prediction, index: tuple[int, ...], box: Box
+) -> NDArray[np.float32] | None:
+    """Interior, boundary and distance in a box of the image, if it was predicted."""
+    plan, classes = made.plan, made.classes
+    first = plan.in_whole((0,) * len(plan.stack_shape))
+    at = tuple(i - f for i, f in zip(index, first, strict=True))
+    top, bottom, left, right = plan.box
+    y0, y1, x0, x1 = box
+    if not all(0 <= i < n for i, n in zip(at, plan.stack_shape, strict=True)) or not (
+        top <= y0 and y1 <= bottom and left <= x0 and x1 <= right
+    ):
+        return None
+    rows, columns = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
+    part = np.asarray(made.probability[(*at, slice(None), rows, columns)])
+    out = np.zeros((3, *part.shape[1:]), np.float32)
     if is_taught(classes):
-        out[: len(classes) - 1] = probability[1:]
+        out[: len(classes) - 1] = part[1:]
     else:
-        out[0] = foreground_probability(probability, classes)
+        out[0] = foreground_probability(part, classes)
     return out
 
 

@@ -312,7 +312,7 @@ def label_objects(
         labels = ndimage.label(mask, structure=_EIGHT, output=np.int32)[0]
     else:
         labels = _split(mask, probability, foreground, list(classes), config.split)
-    return cleaned(labels, config)
+    return _clean(labels, config)
 
 
 def foreground_probability(
@@ -407,7 +407,7 @@ def _landscape(
 # --- after the watershed ---------------------------------------------------------------
 
 
-def cleaned(labels: Labels, config: InstanceConfig) -> Labels:
+def _clean(labels: Labels, config: InstanceConfig) -> Labels:
     """Fill holes, drop small and border objects, number in raster order."""
     if labels.size == 0:
         return labels

@@ -13,13 +13,7 @@ from numpy.typing import NDArray
 from napari_sa2net.config import InstanceConfig, Progress
 from napari_sa2net.data import ImagePlan
 from napari_sa2net.errors import Cancelled
-from napari_sa2net.inference.click import as_seen, image_in, second_look
-from napari_sa2net.inference.instances import (
-    PlaneLinker,
-    cleaned,
-    foreground_probability,
-    label_objects,
-)
+from napari_sa2net.inference.instances import PlaneLinker, foreground_probability, label_objects
 from napari_sa2net.inference.tiling import allocate
 from napari_sa2net.measure import (
     empty_table,
@@ -72,29 +66,16 @@ def _seen(start: int, length: int) -> slice:
 
 
 def label_part(
-    plan: ImagePlan,
-    probability: Any,
+    probability: NDArray[Any],
+    shape: tuple[int, int],
     classes: Sequence[str],
     config: InstanceConfig,
-    index: tuple[int, ...],
-    rows: slice,
-    columns: slice,
-    on_places: Callable[[int, int], None] = lambda *_: None,
 ) -> NDArray[np.int32]:
-    """Label one of `parts_of` a plane; numbers are those of the part alone.
-
-    ``on_places``: as of `second_look`.
-    """
-    if plan.spatial[0] * plan.spatial[1] > LARGE:
+    """Label one of `parts_of` a plane of this shape; numbers are those of the part alone."""
+    if shape[0] * shape[1] > LARGE:
         # Dropped at the end: a block's edge is not the image's.
         config = config.model_copy(update={"remove_border": False})
-    own = np.asarray(probability[(*index, slice(None), rows, columns)])
-    labels = label_objects(own, classes, config)
-    if not config.second_look:
-        return labels
-    box = rows.start, rows.stop, columns.start, columns.stop
-    image = image_in(plan, index, box)
-    return cleaned(second_look(image, labels, as_seen(own, classes), on_places), config)
+    return label_objects(probability, classes, config)
 
 
 def label_in_blocks(
@@ -237,7 +218,6 @@ def _bands(height: int) -> Iterator[tuple[int, int]]:
 
 #: What goes on, as a person reads it.
 SEPARATING = "separating the cells"
-LOOKING = "looking again"
 MEASURING = "measuring the cells"
 
 
@@ -261,7 +241,7 @@ def label_stack(
     config : InstanceConfig
         With link_planes, objects are linked along the stack's axis Z, if it has one.
     progress, cancelled : callable, optional
-        progress for stacks, after every plane, and within the second look at a single one.
+        progress only for stacks, after every plane.
     labelled : callable (plane, rows, columns) -> int32 (h, w), optional
         Gives what `label_part` made before of each of `parts_of` a plane.
 
@@ -279,16 +259,6 @@ def label_stack(
     out = allocate(plan.label_shape, np.int32)
     if plan.is_empty:
         return out
-
-    def on_places(clicked: int, n: int) -> None:
-        if cancelled and cancelled():
-            raise Cancelled("Cancelled; nothing was changed.")
-        if progress and plan.n_planes == 1:
-            progress(clicked, n, LOOKING)
-
-    made = labelled or partial(
-        label_part, plan, probability, classes, config, on_places=on_places
-    )
     link_axis = _link_axis(plan.stack_axes) if config.link_planes else None
     offset = done = 0
     for run in _runs(plan.stack_shape, link_axis):
@@ -299,11 +269,11 @@ def label_stack(
             target = plane_of(plan, out, index)
             if linker is not None:
                 plane = np.zeros(plan.spatial, np.int32)
-                _label_plane(probability, index, classes, config, plane, 0, cancelled, made)
+                _label_plane(probability, index, classes, config, plane, 0, cancelled, labelled)
                 target[:, :] = offset_labels(linker.add(plane), offset)
             else:
                 offset = _label_plane(
-                    probability, index, classes, config, target, offset, cancelled, made
+                    probability, index, classes, config, target, offset, cancelled, labelled
                 )
             done += 1
             if progress and plan.n_planes > 1:
@@ -321,13 +291,16 @@ def _label_plane(
     out: Any,
     first: int,
     cancelled: Callable[[], bool] | None,
-    labelled: Labelled,
+    labelled: Labelled | None,
 ) -> int:
     """Write the labels of one plane, numbered from first + 1; the last number."""
     shape = tuple(probability.shape[-2:])
-    made = partial(labelled, index)
+    made = labelled and partial(labelled, index)
     if shape[0] * shape[1] <= LARGE:
-        labels = made(slice(0, shape[0]), slice(0, shape[1]))
+        if made is None:
+            labels = label_objects(np.asarray(probability[index]), classes, config)
+        else:
+            labels = made(slice(0, shape[0]), slice(0, shape[1]))
         out[:, :] = offset_labels(labels, first)
         return first + int(labels.max(initial=0))
 

@@ -22,9 +22,8 @@ from napari_sa2net.config import (
 )
 from napari_sa2net.data.axes import axis_noun
 from napari_sa2net.data.levels import spread_indices
-from napari_sa2net.data.plan import Box, ImagePlan, plan_as_input
+from napari_sa2net.data.plan import ImagePlan, plan_as_input
 from napari_sa2net.errors import Cancelled, SettingsError
-from napari_sa2net.inference.click import as_seen
 from napari_sa2net.inference.diameter import estimate_diameter
 from napari_sa2net.inference.planes import MEASURING, SEPARATING, label_stack, measure_objects
 from napari_sa2net.inference.predict import FINDING_SIZE, SEGMENTING, Predictor
@@ -104,27 +103,6 @@ class Prediction:
         labels = self.last[1] if self.last is not None else None
         arrays = (self.plan.image, self.probability, labels)
         return sum(one.nbytes for one in arrays if isinstance(one, np.ndarray))
-
-    def seen_by_clicks(self, index: tuple[int, ...], box: Box) -> NDArray[np.float32] | None:
-        """What the network of clicks is given of it in a box of the whole image.
-
-        Returns
-        -------
-        float32 (3, h, w) or None
-            As of `inference.click.as_seen`; None where not all of the box was predicted.
-        """
-        plan = self.plan
-        first = plan.in_whole((0,) * len(plan.stack_shape))
-        at = tuple(i - f for i, f in zip(index, first, strict=True))
-        top, bottom, left, right = plan.box
-        y0, y1, x0, x1 = box
-        if not all(0 <= i < n for i, n in zip(at, plan.stack_shape, strict=True)) or not (
-            top <= y0 and y1 <= bottom and left <= x0 and x1 <= right
-        ):
-            return None
-        rows, columns = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
-        part = np.asarray(self.probability[(*at, slice(None), rows, columns)])
-        return as_seen(part, self.classes)
 
     def labels(
         self,

@@ -30,7 +30,7 @@ from napari_sa2net.config import (
 from napari_sa2net.data.plan import Box, ImagePlan
 from napari_sa2net.edits import Patch, proposed
 from napari_sa2net.errors import Cancelled, SettingsError, TrainingDataError
-from napari_sa2net.inference.click import image_in, objects_everywhere
+from napari_sa2net.inference.click import objects_everywhere, seen_at
 from napari_sa2net.inference.predict import Predictor, whole_plane
 from napari_sa2net.inference.segment import Prediction, choose_scale, predict_image
 from napari_sa2net.inference.stages import encoded
@@ -321,8 +321,7 @@ class LivePlane:
         None where these are too few, and where it cannot be done before ``ends`` (s).
         """
         (y, x), (height, width) = reviewed.corner, stays.shape
-        box = (y, y + height, x, x + width)
-        image, seen = image_in(self.plan, self.index, box), made.seen_by_clicks(self.index, box)
+        image, seen = seen_at(self.plan, made, self.index, (y, y + height, x, x + width))
         assert seen is not None
         examples = examples_in(image, seen, reviewed.labels, reviewed.counts)
         n_empty = sum(one.is_empty for one in examples)

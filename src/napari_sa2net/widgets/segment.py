@@ -102,7 +102,6 @@ class AdvancedSection(QWidget):
         self.form.add("Brightness", self.levels, LEVELS_TIP)
         self.drop_border = self._box("drop border cells", InstanceConfig, "remove_border")
         self.fill_holes = self._box("fill holes", InstanceConfig, "fill_holes")
-        self.second_look = self._box("second look (slower)", InstanceConfig, "second_look")
         self.set_info(None)
         vbox(self.fold, self.form, on=self)
         self.levels.activated.connect(self._levels_chosen)
@@ -111,7 +110,7 @@ class AdvancedSection(QWidget):
             combo.activated.connect(lambda _: self.predictChanged.emit())
         self.augment.clicked.connect(lambda _: self.predictChanged.emit())
         self.normalize_box.clicked.connect(lambda _: self.normalizeChanged.emit())
-        for box in (self.drop_border, self.fill_holes, self.second_look):
+        for box in (self.drop_border, self.fill_holes):
             box.clicked.connect(lambda _: self.instancesChanged.emit())
         self.set_levels(False, False)
         self.set_values(PredictConfig(), InstanceConfig(), True)
@@ -158,7 +157,6 @@ class AdvancedSection(QWidget):
             base,
             remove_border=self.drop_border.isChecked(),
             fill_holes=self.fill_holes.isChecked(),
-            second_look=self.second_look.isChecked(),
         )
 
     def normalize(self) -> bool:
@@ -184,7 +182,6 @@ class AdvancedSection(QWidget):
         self.augment.setChecked(predict.augment)
         self.drop_border.setChecked(instances.remove_border)
         self.fill_holes.setChecked(instances.fill_holes)
-        self.second_look.setChecked(instances.second_look)
         self.normalize_box.setChecked(normalize)
 
     def _offers(self, levels: str) -> bool:
