@@ -122,6 +122,19 @@ def test_outlines_that_are_named_as_no_image(tmp_path: Path) -> None:
     assert len(load_training_folder(tmp_path)) == 1
 
 
+def test_cellpose_file_that_is_named_as_no_image(tmp_path: Path) -> None:
+    make(tmp_path, "cellpose", "flat")
+    first, *others = sorted(images())
+    for name in others:
+        for path in tmp_path.glob(f"{name}*"):
+            path.unlink()
+    (tmp_path / f"{first}_seg.npy").rename(tmp_path / "other_seg.npy")
+    with pytest.raises(TrainingDataError, match=f"such as {first}_seg.npy"):
+        load_training_folder(tmp_path)
+    (tmp_path / "other_seg.npy").rename(tmp_path / f"{first}_seg.npy")
+    assert len(load_training_folder(tmp_path)) == 1
+
+
 def test_two_files_with_outlines_are_scored(tmp_path: Path) -> None:
     for folder, key in (("a", "imagej"), ("b", "geojson")):
         for name, (_, truth) in images().items():

@@ -644,7 +644,10 @@ def _of_no_image(images: Path, folders: _Folders) -> str:
 
 
 def _ending(name: str) -> str:
-    return "_RoiSet.zip" if name.lower().endswith(".zip") else name[name.rindex(".") :]
+    for ending, known in ((".zip", "_RoiSet.zip"), (".npy", "_seg.npy")):
+        if name.lower().endswith(ending):
+            return known
+    return name[name.rindex(".") :]
 
 
 def _meant(name: str, there: Iterable[str]) -> str:
