@@ -221,10 +221,48 @@ def test_it_rests_when_waves_are_taken_back(
     live.answer(disks())
     assert live.controller.undo()
     assert live.state.resting
-    assert live.state.words.startswith("Wave 4 was taken back. Learning rests, as the one ")
-    assert live.state.words.endswith("It tries again after 16 corrections.")
+    rests = "Learning rests. It tries again after 16 corrections."
+    assert live.state.words == f"Wave 4 was taken back. {rests}"
     live.accept(9, 10)
     assert len(live.asked) == 4
+
+
+def test_waves_that_are_done_again_end_the_rest(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_module, "EVERY", 2)
+    live.controller.set_on(True)
+    for labels in ((1, 2), (3, 4)):
+        live.accept(*labels)
+        live.answer(larger() if labels == (1, 2) else disks())
+    for _ in range(4):  # a person looks at what was there: two waves, two corrections
+        assert live.correct.undo()
+    assert live.state.resting
+    assert live.correct.redo()
+    assert live.state.words == "Wave 1 was done again."
+    assert not live.state.resting
+    assert live.correct.redo()
+    assert live.correct.redo()
+    assert len(live.asked) == 3
+
+
+def test_rest_is_said_beside_a_wave_that_is_taken_back(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_module, "EVERY", 4)
+    monkeypatch.setattr(live_module, "JUDGES", 1)
+    live.controller.set_on(True)
+    for labels, new in (((1, 2, 3, 4), larger()), ((5, 6, 7, 8), disks())):
+        live.accept(*labels)
+        live.answer(new, before=0.5, after=0.5)  # shown, as it is not worse
+    assert live.state.resting
+    assert live.correct.undo()
+    assert live.state.resting
+    rests = "Learning rests. It tries again after 16 corrections."
+    assert live.state.words == f"Wave 2 was taken back. {rests}"
+    assert live.correct.redo()
+    assert live.state.resting
+    assert live.state.words == f"Wave 2 was done again. {rests}"
 
 
 def test_better_in_between_begins_the_count_anew(

@@ -159,11 +159,20 @@ class _Plane:
     words: str = ""
     shown: frozenset[int] = frozenset()
 
-    def rest(self, corrections: int) -> str:
-        """Until there are twice as many corrections, one more failure is enough then; words."""
+    def rest(self, corrections: int) -> None:
+        """Until there are twice as many corrections."""
         self.resting, self.wake = True, 2 * corrections
+
+    def try_again(self) -> None:
+        """One more failure is enough then."""
+        self.resting, self.wake = False, math.inf
         self.poor = self.taken_back = PATIENCE - 1
-        return f"It tries again after {self.wake} corrections."
+
+    @property
+    def again(self) -> str:
+        """When a plane that rests is tried again; empty where that is not known."""
+        known = self.resting and self.wake < math.inf
+        return f"It tries again after {self.wake} corrections." if known else ""
 
 
 class LiveController:
@@ -249,11 +258,15 @@ class LiveController:
                 plane.words, plane.shown = f"Wave {record['wave']} was taken back.", frozenset()
                 plane.stands, plane.taken_back = False, plane.taken_back + 1
                 if plane.taken_back >= PATIENCE:
-                    again = plane.rest(len(plane.learned))
-                    plane.words += f" Learning rests, as the one before was, too. {again}"
+                    plane.rest(len(plane.learned))
             elif not self._proposing:
+                if plane.taken_back == PATIENCE > plane.poor and plane.again:
+                    # that was why it rests
+                    plane.resting, plane.wake = False, math.inf
                 plane.stands, plane.taken_back = True, max(0, plane.taken_back - 1)
                 plane.words = f"Wave {record['wave']} was done again."
+            if not self._proposing and plane.again:
+                plane.words += f" Learning rests. {plane.again}"
             if not self._proposing:
                 self._show()
             return
@@ -281,7 +294,7 @@ class LiveController:
         acts = self._acts(session, source.plane)
         new = len(acts - plane.learned)
         if plane.resting and len(acts) >= plane.wake:
-            plane.resting = False
+            plane.try_again()
         if plane.resting or len(acts) < EVERY or not new:
             return
         if (new >= EVERY or rested) and self._begin():
@@ -452,10 +465,10 @@ class LiveController:
             changed = self._propose(request, result)
             words += f"{changed.words}.{scores}" if changed else f"nothing to change.{scores}"
         if plane.poor >= PATIENCE:
+            plane.rest(len(request.acts))
             words = (
                 "Learning rests: on the corrections held back it was no better "
-                f"({result.before:.0%} → {result.after:.0%} right). "
-                f"{plane.rest(len(request.acts))}"
+                f"({result.before:.0%} → {result.after:.0%} right). {plane.again}"
             )
         plane.words = words
         self._show()
