@@ -105,6 +105,10 @@ def test_images_of_a_split_of_no_known_name_are_said(tmp_path, caplog):
     (note,) = caplog.messages
     assert note.startswith("1 image is left out: index.csv gives it the split Validierung")
     caplog.clear()
+    load_training_folder(folder, ("train", "test"))
+    (note,) = caplog.messages
+    assert note.endswith("which is none of train, test.")
+    caplog.clear()
     (folder / "index.csv").write_text("split,name\ntrain,a\ntest,b\n")
     assert len(load_training_folder(folder)) == 1
     assert not caplog.messages  # that is what such a split is for

@@ -566,7 +566,7 @@ def _indexed(directory: Path, index: Path, splits: Collection[str]) -> list[Trai
         logger.warning(
             f"{n} image{' is' if n == 1 else 's are'} left out: {index.name} gives "
             f"{'it' if n == 1 else 'them'} the split {words}, which is none of "
-            f"{', '.join(splits)} and test."
+            f"{', '.join(dict.fromkeys((*splits, 'test')))}."
         )
     if not all(row["name"] for row in rows):
         raise TrainingDataError(
