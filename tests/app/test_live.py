@@ -141,6 +141,23 @@ def test_what_is_edited_while_a_wave_runs_wins(live: Live) -> None:
     assert live.labels[80, 30] == 9  # larger
 
 
+def test_a_wave_does_not_end_what_can_be_done_again(live: Live) -> None:
+    live.controller.set_on(True)
+    live.accept(1, 2, 3, 4, 5, 6)
+    assert live.correct.undo()
+    before = live.labels.copy()
+    live.answer(larger())
+    assert live.state.words == "Wave 1: dropped, as you took a step back meanwhile."
+    np.testing.assert_array_equal(live.labels, before)
+    live.controller._rested()  # after a while: still to be decided
+    assert not live.state.running
+    assert live.correct.redo()
+    assert live.state.running
+    live.answer(larger())
+    assert live.state.words.startswith("Wave 1: ")
+    assert (live.labels != before).any()
+
+
 def test_the_next_wave_begins_with_what_is_new(live: Live) -> None:
     live.controller.set_on(True)
     live.accept(1, 2, 3, 4, 5)

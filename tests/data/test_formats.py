@@ -554,7 +554,7 @@ def test_ids_as_text_and_labels_in_words_are_read(tmp_path):
     box = [[0, 0, 2, 0, 2, 2, 0, 2]]
     cells = [
         {"image_id": 7, "label": "nucleus", "segmentation": box},
-        {"image_id": 7.0, "label": 5, "segmentation": [[3, 0, 4, 0, 4, 2, 3, 2]]},
+        {"image_id": 7.0, "label": "5", "segmentation": [[3, 0, 4, 0, 4, 2, 3, 2]]},
     ]
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"images": [image], "annotations": cells}))

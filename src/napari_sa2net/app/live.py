@@ -310,7 +310,9 @@ class LiveController:
 
     def _rested(self) -> None:
         with self.link.lock:
-            if not self.closed and self.state.on:
+            session = self.correct.session
+            back = session is not None and session.history.undone
+            if not self.closed and self.state.on and not back:
                 self._consider(rested=True)
 
     def _drop_timer(self) -> None:
@@ -442,8 +444,10 @@ class LiveController:
         if session is None:
             return
         plane = self._plane(request.cells, request.index)
-        if stale:
-            plane.words = f"Wave {request.wave}: dropped, as the image changed meanwhile."
+        if stale or session.history.undone:
+            # a step of its own would end what can be done again
+            why = "the image changed" if stale else "you took a step back"
+            plane.words = f"Wave {request.wave}: dropped, as {why} meanwhile."
             plane.learned = frozenset()
             self._show()
             if self.state.on:

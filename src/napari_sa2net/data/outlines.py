@@ -658,7 +658,9 @@ def _label_of(properties: Mapping[str, Any]) -> int:
 
 def _number(label: Any) -> int:
     """A cell's number in JSON; 0 where it has none, such as where it is a word."""
-    if isinstance(label, float) and label.is_integer():
+    if (isinstance(label, float) and label.is_integer()) or (
+        isinstance(label, str) and label.isdecimal()
+    ):
         return int(label)
     return label if isinstance(label, int) else 0
 
