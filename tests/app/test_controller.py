@@ -245,6 +245,27 @@ def test_a_stale_result_is_dropped(page):
     assert len(page.of("failed")) == 2  # nothing more: nothing ran
 
 
+def test_a_result_of_other_axes_is_dropped(page):
+    source = page.open("read anew", np.stack([IMAGE] * 3), axes="ZYX")
+    page.controller.segment()
+    # which plane is shown is no reason to drop what was asked for
+    page.controller.set_image(replace(source, plane=(1,)))
+    assert page.session.error is None
+    page.controller.set_image(replace(source, axes="CYX"))
+    page.until(lambda: not page.session.running)
+    assert not page.of("result_ready")
+    assert page.session.error.kind == "ImageChanged"
+    assert "axes of “read anew” were changed during the run" in page.session.error.message
+    # new pixels with other axes: said once, and of the pixels
+    page.controller.segment()
+    page.controller.image_changed("read anew")
+    page.controller.set_image(replace(source, data=IMAGE, axes="YX"))
+    page.until(lambda: not page.session.running)
+    assert len(page.of("failed")) == 2
+    assert "pixels of “read anew” were replaced" in page.session.error.message
+    assert page.segment()[1].labels.shape == IMAGE.shape
+
+
 def test_another_image_may_be_chosen_meanwhile(page):
     one = page.open("one")
     page.controller.segment()

@@ -228,11 +228,16 @@ class EngineLink:
         Returns
         -------
         list of Call
-            Of those that the progress line tells of, whose results will be dropped.
+            Of those that the progress line tells of, whose results will be dropped now.
         """
-        self._generations[image_key] = self.generation(image_key) + 1
+        former = self.generation(image_key)
+        self._generations[image_key] = former + 1
         about = [call for call in self._runs() if call.about is not None]
-        stale = [call for call in about if call.about.source.key == image_key]
+        stale = [
+            call
+            for call in about
+            if (call.about.source.key, call.about.generation) == (image_key, former)
+        ]
         for call in stale:
             # not by force, which would cost what the engine keeps of other images
             self.client.cancel(call.job, force=False)

@@ -62,6 +62,10 @@ CHANGED_WORDS = (
     "image before. Run it again. If a camera or a script keeps changing the image, stop that "
     "first, or duplicate the layer and take the copy."
 )
+AXES_CHANGED_WORDS = (
+    "The axes of “{}” were changed during the run, so its result was dropped: it is of the "
+    "image as it was read before. Run it again."
+)
 
 
 @dataclass
@@ -283,6 +287,8 @@ class SegmentController:
         self._lock = link.lock
         self._instances_chosen = False
         self._identities: dict[str, str] = {}
+        #: axes of each image as they were last told, by its key
+        self._axes: dict[str, str | None] = {}
         #: size of the cells (px) that was said of an image, by its identity, the newest last
         self.sizes: dict[str, float] = {}
         self._results = Results(link, lambda: link.dispatch(self._sliders_rest))
@@ -335,6 +341,9 @@ class SegmentController:
             if source is not None:
                 source = as_seen(source, self.session)
                 source.take_plan(before)
+                if self._axes.setdefault(source.key, source.axes) != source.axes:
+                    self._drop_runs(source.key, AXES_CHANGED_WORDS)
+                    self._axes[source.key] = source.axes
             if other:
                 self._take_size(before, source)
             self.session.image = source
@@ -510,19 +519,23 @@ class SegmentController:
     def image_changed(self, key: str) -> None:
         """The pixels of an image changed: a result that is still to come is dropped."""
         with self._lock:
-            for call in self.link.outdate(key):
-                words = CHANGED_WORDS.format(call.about.source.name)
-                self.link.fail(ErrorInfo("ImageChanged", words))
+            self._drop_runs(key, CHANGED_WORDS)
             result = self._results.of_image(key)
             if result is not None:
                 result.kept = False
                 self.link.submit(p.Forget(result.key))
             self._show_result()
 
+    def _drop_runs(self, key: str, words: str) -> None:
+        """A result of an image that is still to come is stale, and it is said why."""
+        for call in self.link.outdate(key):
+            self.link.fail(ErrorInfo("ImageChanged", words.format(call.about.source.name)))
+
     def forget_image(self, key: str) -> None:
         """The layer of an image is gone."""
         with self._lock:
             self.link.outdate(key)
+            self._axes.pop(key, None)
             result = self._results.of_image(key)
             if result is not None:
                 self._results.remove(result)
