@@ -207,13 +207,13 @@ def test_channels_in_disguise_are_pointed_out(qtbot: QtBot) -> None:
     form = Form()
     qtbot.addWidget(form)
     details = ImageDetails(form)
-    assert details.notice.isHidden()
-    assert details.split.isHidden()
+    assert details.misread.notice.isHidden()
+    assert details.misread.split.isHidden()
     wanted: list[int] = []
-    details.splitWanted.connect(wanted.append)
-    details.set_notice("Read as 9 planes", 2)
-    assert not details.notice.isHidden()
-    details.split.click()
+    details.misread.splitWanted.connect(wanted.append)
+    details.misread.set_notice("Read as 9 planes", 2)
+    assert not details.misread.notice.isHidden()
+    details.misread.split.click()
     assert wanted == [2]
 
 

@@ -306,6 +306,19 @@ def test_view_of_a_stack_in_colour(open_dock: OpenDock, qtbot: QtBot) -> None:
     qtbot.waitUntil(lambda: "in plane 2 of 0–2" in page.plane.text(), timeout=5000)
 
 
+def test_channels_read_as_planes_are_pointed_out(open_dock: OpenDock, qtbot: QtBot) -> None:
+    dock = open_dock()
+    viewer, page, _ = parts(dock, qtbot)
+    assert page.misread.isHidden()
+    viewer.add_image(np.dstack([nuclei()] * 5), name="five", rgb=False)
+    assert page.misread.isVisible()
+    words = page.misread.notice.text().replace("\u00a0", " ")
+    assert words.startswith("Read as 160 planes of 200 × 5 pixels; if the last axis holds")
+    page.misread.split.click()
+    assert len(viewer.layers) == 5
+    assert page.misread.isHidden()
+
+
 def test_whatever_happens_in_mid_run(open_dock: OpenDock, qtbot: QtBot) -> None:
     dock = open_dock()
     viewer, page, session = parts(dock, qtbot)

@@ -399,18 +399,18 @@ def test_two_planes_may_be_channels_unless_somebody_told(
     viewer, page, _ = parts(dock)
     image, _ = nuclei()
     layer = viewer.add_image(np.stack([image] * 2), name="two")
-    words = page.details.notice.text().replace("\u00a0", " ")
+    words = page.details.misread.notice.text().replace("\u00a0", " ")
     assert "Read as 2 planes of 160 × 200 pixels; if the first axis holds channels" in words
     assert "press “split into channels”" in words
     page.port.set_axes("ZYX")  # a person has said so
-    qtbot.waitUntil(page.details.notice.isHidden)
+    qtbot.waitUntil(page.details.misread.notice.isHidden)
     layer.name = "stack"
     viewer.add_image(np.stack([image] * 2), axis_labels=("z", "y", "x"), name="told")
-    assert page.details.notice.isHidden()
+    assert page.details.misread.notice.isHidden()
     viewer.add_image(np.stack([image] * 2), scale=(2, 1, 1), units="um", name="spaced")
-    assert page.details.notice.isHidden()
+    assert page.details.misread.notice.isHidden()
     viewer.add_image(np.stack([image] * 2), name="again")
-    page.details.split.click()
+    page.details.misread.split.click()
     assert [one.name for one in viewer.layers if one.name.startswith("again")] == [
         "again channel 0",
         "again channel 1",
@@ -423,12 +423,12 @@ def test_channels_last_are_split_on_demand(open_dock: OpenDock, qtbot: QtBot) ->
     viewer, page, _ = parts(dock)
     image, _ = nuclei()
     viewer.add_image(np.dstack([image] * 5), name="five", rgb=False)
-    assert not page.details.notice.isHidden()
-    words = page.details.notice.text().replace("\u00a0", " ")
+    assert not page.details.misread.notice.isHidden()
+    words = page.details.misread.notice.text().replace("\u00a0", " ")
     assert "Read as 160 planes of 200 × 5 pixels" in words
     assert "press “split into channels”" in words
-    page.details.split.click()
+    page.details.misread.split.click()
     assert len(viewer.layers) == 5
     assert page.details.line.text().replace("\u00a0", " ") == "160 × 200 · 1 channel"
-    assert page.details.notice.isHidden()
-    assert page.details.split.isHidden()
+    assert page.details.misread.notice.isHidden()
+    assert page.details.misread.split.isHidden()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from html import escape
 from typing import Literal
 
@@ -11,9 +12,10 @@ from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QButtonGroup, QFrame, QMenu, QRadioButton, QToolButton, QWidget
 from superqt.utils import signals_blocked
 
-from napari_sa2net.app.session import Planes, Where
+from napari_sa2net.app.session import ImageSource, Planes, Where, source_plan
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.data.axes import axis_noun
+from napari_sa2net.errors import SA2NetError
 from napari_sa2net.models.registry import ModelEntry
 from napari_sa2net.widgets.controls import (
     Form,
@@ -25,6 +27,7 @@ from napari_sa2net.widgets.controls import (
     narrow_combo,
     offer,
     repolish,
+    show_text,
     text_label,
     tip_of,
     vbox,
@@ -444,6 +447,47 @@ class ChannelButton(QToolButton):
         self.setText(", ".join(self._names[i] for i in chosen if i < len(self._names)) + "  ")
 
 
+class Misread(QWidget):
+    """Says that the axes of an image may be misread; its channels can be made layers.
+
+    Signals
+    -------
+    splitWanted : int
+        That axis holds channels.
+    """
+
+    splitWanted = Signal(int)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notice = muted()
+        self.notice.setProperty("role", "warning")
+        self.split = link_button(
+            SPLIT, "Make a layer of every channel in the place of this one"
+        )
+        self._axis = 0
+        vbox(self.notice, self.split, on=self, spacing=4)
+        self.split.clicked.connect(lambda: self.splitWanted.emit(self._axis))
+        self.set_notice("", None)
+
+    def set_image(self, source: ImageSource | None) -> None:
+        """Show what is odd about an image, if anything is."""
+        words, axis = "", None
+        if source is not None:
+            with suppress(SA2NetError):  # the preview line says what is wrong
+                plan, guessed = source_plan(source), source.axes_guessed
+                words = plan.notice(f"press “{SPLIT}”", guessed)
+                axis = plan.likely_channels(guessed)
+        self.set_notice(words, axis)
+
+    def set_notice(self, text: str, axis: int | None) -> None:
+        """Show what may be a misunderstanding, and offer to split along an axis."""
+        self._axis = axis or 0
+        show_text(self.notice, keep_together(text))
+        self.split.setVisible(axis is not None)
+        self.setVisible(bool(text))
+
+
 class ImageDetails(QObject):
     """The preview line; for stacks what their axes are; for several channels which go in.
 
@@ -456,13 +500,10 @@ class ImageDetails(QObject):
     -------
     axesChosen : str
     channelsChosen : tuple of int
-    splitWanted : int
-        An axis holds channels: make layers of them.
     """
 
     axesChosen = Signal(str)
     channelsChosen = Signal(tuple)
-    splitWanted = Signal(int)
 
     def __init__(self, form: Form) -> None:
         super().__init__(form)
@@ -471,17 +512,9 @@ class ImageDetails(QObject):
         self.line.setToolTip("Height × width in pixels, channels, and the size of a pixel")
         self.axes = narrow_combo(8)
         self.channels = ChannelButton()
-        self.notice = muted()
-        self.notice.setProperty("role", "warning")
-        self.split = link_button(
-            SPLIT, "Make a layer of every channel in the place of this one"
-        )
-        self._split_axis = 0
+        self.misread = Misread()
         form.add_wide(self.line)
-        form.add_wide(self.notice)
-        form.add_wide(self.split)
-        self.split.clicked.connect(lambda: self.splitWanted.emit(self._split_axis))
-        self.set_notice("", None)
+        form.add_wide(self.misread)
         form.add("Stack of", self.axes, AXES_TIP)
         self.axes.currentIndexChanged.connect(self._show_tip)
         form.add(
@@ -499,13 +532,6 @@ class ImageDetails(QObject):
     def set_line(self, text: str) -> None:
         """Show the preview line."""
         self.line.setText(keep_together(text))
-
-    def set_notice(self, text: str, axis: int | None) -> None:
-        """Show what may be a misunderstanding, and offer to split along an axis."""
-        self._split_axis = axis or 0
-        self.notice.setText(keep_together(text))
-        self.notice.setVisible(bool(text))
-        self.split.setVisible(axis is not None)
 
     def set_axes(self, choices: list[tuple[str, str]], axes: str) -> None:
         """Offer spellings of the axes (spelling, words); hidden where there are none."""

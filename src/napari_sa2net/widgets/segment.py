@@ -38,8 +38,8 @@ from napari_sa2net.widgets.controls import (
 )
 from napari_sa2net.widgets.napari_port.reading import axes_choices
 from napari_sa2net.widgets.page import ImageChoice, NoImage, PageWidget, RunControls
-from napari_sa2net.widgets.rows import SPLIT, ImageDetails, ModelRow, RegionRow, SizeRow
 from napari_sa2net.widgets.rows import TIP as SIZE_TIP
+from napari_sa2net.widgets.rows import ImageDetails, ModelRow, RegionRow, SizeRow
 from napari_sa2net.widgets.theme import text_color
 
 if TYPE_CHECKING:
@@ -434,7 +434,7 @@ class SegmentPage(PageWidget):
         connect(self.controller.result_ready, self._result_ready)
         self.details.axesChosen.connect(self.port.set_axes)
         self.details.channelsChosen.connect(self.port.set_channels)
-        self.details.splitWanted.connect(
+        self.details.misread.splitWanted.connect(
             lambda axis: guarded(self.session, lambda: self.port.split(axis))
         )
         self.model_row.valueChanged.connect(self.controller.choose_model)
@@ -613,16 +613,12 @@ class SegmentPage(PageWidget):
         chosen: tuple[int, ...] = ()
         stack: tuple[str, tuple[int, ...]] = ("", ())
         grey = False
-        notice, likely = "", None
         with suppress(SA2NetError):  # the preview line says what is wrong
             plan = source_plan(source)
             stack, grey = (plan.stack_axes, plan.stack_shape), not plan.is_rgb
             names, chosen = _channel_names(plan), plan.channels
-            guessed = source.axes_guessed
-            notice = plan.notice(f"press “{SPLIT}”", guessed)
-            likely = plan.likely_channels(guessed)
         self.details.set_channels(names, chosen)
-        self.details.set_notice(notice, likely)
+        self.details.misread.set_image(source)
         self.region_row.set_stack(*stack)
         self.advanced.set_levels(bool(stack[0]), grey)
         self._show_settings()

@@ -670,7 +670,15 @@ class NapariPort:
         self._layer_connections.disconnect()
         self._current = layer
         if layer is not None:
-            for name in ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels"):
+            for name in (
+                "scale",
+                "translate",
+                "rotate",
+                "shear",
+                "affine",
+                "units",
+                "axis_labels",
+            ):
                 self._layer_connections.connect(getattr(layer.events, name), self._placed)
         self.image_changed.emit()
 

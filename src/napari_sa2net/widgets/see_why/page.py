@@ -24,6 +24,7 @@ from napari_sa2net.widgets.controls import (
     PAGE_MARGINS,
     Form,
     align_forms,
+    guarded,
     muted,
     separator,
     show_text,
@@ -37,7 +38,7 @@ from napari_sa2net.widgets.page import (
     PageWidget,
     RunControls,
 )
-from napari_sa2net.widgets.rows import RegionRow
+from napari_sa2net.widgets.rows import Misread, RegionRow
 from napari_sa2net.widgets.see_why.maps import MapDetail, MapTiles
 from napari_sa2net.widgets.see_why.sections import CellSection, StageSection, WhatIfSection
 from napari_sa2net.widgets.theme import text_color
@@ -101,6 +102,8 @@ class SeeWhyPage(PageWidget):
 
         form = Form()
         form.add("Image", self.image_row, "The image layer to look into")
+        self.misread = Misread()
+        form.add_wide(self.misread)
         form.add("Where", self.region_row, "How much of the image is looked into", top=True)
         self.plane = muted()
         form.add_wide(self.plane)
@@ -139,6 +142,9 @@ class SeeWhyPage(PageWidget):
         follow(self._show_kept, events.models, events.model, events.why)
         connect(self.port.view_changed, self._view_moved)
         self.region_row.valueChanged.connect(self._region_changed)
+        self.misread.splitWanted.connect(
+            lambda axis: guarded(self.session, lambda: self.port.split(axis))
+        )
         self.tiles.toggled.connect(self.controller.show_layer)
         self.detail.channelChanged.connect(self.controller.set_channel)
         self.stages.stageChanged.connect(self.controller.set_stage)
@@ -241,6 +247,7 @@ class SeeWhyPage(PageWidget):
         source = self.session.image
         self.empty.setVisible(source is None)
         self.work.setVisible(source is not None)
+        self.misread.set_image(source)
         self._show_region()
         self._show_plane()
         self._run.show_progress()
