@@ -469,6 +469,41 @@ def test_geojson_of_others(tmp_path):
     assert outlined_shape(path) == (5, 14)
 
 
+def test_geojson_in_um_is_told_from_pixels(tmp_path, labels):
+    def written_in(side, measure=None):
+        path = written(tmp_path, labels, "geojson", overwrite=True)
+        content = json.loads(path.read_text("utf-8"))
+        for feature in content["features"]:
+            geometry, properties = feature["geometry"], feature["properties"]
+            many = geometry["coordinates"]
+            many = [many] if geometry["type"] == "Polygon" else many
+            geometry.update(
+                type="MultiPolygon",
+                coordinates=[[(side * np.array(r)).tolist() for r in one] for one in many],
+            )
+            area = float((labels == properties["measurements"]["label"]).sum())
+            properties["measurements"] = {measure: area * 0.25} if measure else {}
+        path.write_text(json.dumps(content))
+        return path
+
+    half = {"shape": labels.shape, "pixel_size_um": 0.5}
+    plain = read_cells(written_in(1), **half)
+    assert np.array_equal(plain.labels > 0, labels > 0)
+    assert not plain.notes
+    # what the file has measured tells for sure
+    for name in ("Area µm^2", "Cell: Area μm^2", "area (µm²)"):
+        with pytest.raises(LabelsError, match="in µm, and a pixel of the image is 0.5 µm"):
+            read_cells(written_in(0.5, name), **half)
+        assert not read_cells(written_in(1, name), **half).notes
+        # where a pixel is 1 µm it is all the same
+        assert read_cells(written_in(1, name), labels.shape, pixel_size_um=1.0).notes == ()
+    with pytest.raises(LabelsError, match="divide their coordinates by 2"):
+        read_cells(written_in(2), labels.shape, pixel_size_um=2.0)
+    note = read_cells(written_in(0.5), **half).notes[0]
+    assert "taken as pixels. If they are in µm, divide their coordinates by 0.5" in note
+    assert not any("µm" in one for one in read_cells(written_in(0.5), labels.shape).notes)
+
+
 # --- COCO ------------------------------------------------------------------------------------
 
 

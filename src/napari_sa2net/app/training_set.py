@@ -710,7 +710,7 @@ def read_kept(folder: Path, key: str) -> KeptImage:
 
 def _read_item(folder: Path, key: str) -> KeptImage:
     from napari_sa2net.data.io import read_image
-    from napari_sa2net.data.label_files import read_labels
+    from napari_sa2net.data.label_files import read_cells
 
     item = next((one for one in load_training_folder(folder) if one.name == key), None)
     if item is None:
@@ -719,7 +719,8 @@ def _read_item(folder: Path, key: str) -> KeptImage:
     image = np.asarray(file.array)
     shape = image.shape[file.axes.index("Y")], image.shape[file.axes.index("X")]
     check_pixels(item, shape)
-    labels = read_labels(item.labels, shape).astype(np.int32)
+    read = read_cells(item.labels, shape, item.name, pixel_size_um=file.pixel_size_um)
+    labels = read.labels.astype(np.int32)
     rgb = file.axes == "YXC" and image.shape[2] in (3, 4)
     limits = None if rgb else _limits(image, item.levels)
     return KeptImage(

@@ -715,7 +715,7 @@ def _read_item(item: TrainingItem, group: str, origin: Path) -> tuple[Commit, st
         raise CorrectionsError(f"{item.name}: {error}") from error
     if plan.n_planes > 1:
         raise CorrectionsError(f"{item.image} {plan.stack_words('import them')}")
-    labels, reviewed, note = read_truth(item, plan.spatial, LEFT_OUT)
+    labels, reviewed, note = read_truth(item, plan.spatial, LEFT_OUT, file.pixel_size_um)
     first = (0,) * len(plan.stack_shape)
     height, width = plan.spatial
     values = plan.read_raw(first, 0, height, 0, width)

@@ -19,6 +19,7 @@ from napari_sa2net.data.listing import is_seg, stem_of
 from napari_sa2net.data.outlines import (
     Found,
     ReadCells,
+    check_pixels_meant,
     coco_images,
     coco_shape,
     painted,
@@ -174,6 +175,7 @@ def read_cells(
     shape: tuple[int, ...] | None = None,
     name: str = "",
     axes: str = "",
+    pixel_size_um: float | None = None,
 ) -> ReadCells:
     r"""Read cells of a file in any format that we write, with what is to be said of them.
 
@@ -189,6 +191,8 @@ def read_cells(
         Of the image, where a file is of several.
     axes : str
         One letter per axis of `shape`; unsaid: a stack of YX.
+    pixel_size_um : float, optional
+        Of the image: outlines of GeoJSON that are in µm are told by it.
 
     Returns
     -------
@@ -203,16 +207,18 @@ def read_cells(
     """
     path = Path(path)
     try:
-        return _read(path, shape, name, axes)
+        return _read(path, shape, name, axes, pixel_size_um)
     except LabelsError as error:
         if path.name in str(error):
             raise
         raise LabelsError(f"{path}: {error}") from error
 
 
-def _read(path: Path, shape: tuple[int, ...] | None, name: str, axes: str) -> ReadCells:
+def _read(
+    path: Path, shape: tuple[int, ...] | None, name: str, axes: str, pixel_size_um: float | None
+) -> ReadCells:
     with reading(path):
-        read = _read_other(path, shape, name, axes)
+        read = _read_other(path, shape, name, axes, pixel_size_um)
     if read is None:
         read = ReadCells(_numbers(path, "labels", _plane_of(shape)))
     labels = as_labels(read.labels)
@@ -232,7 +238,7 @@ def _plane_of(shape: tuple[int, ...] | None) -> tuple[int, int] | None:
 
 
 def _read_other(
-    path: Path, shape: tuple[int, ...] | None, name: str, axes: str
+    path: Path, shape: tuple[int, ...] | None, name: str, axes: str, pixel_size_um: float | None
 ) -> ReadCells | None:
     """Cells of a file that is no picture of numbers; None of one that is."""
     ending = path.suffix.lower()
@@ -260,6 +266,9 @@ def _read_other(
         )
     axes = axes or STACK_NAMES[: len(shape) - 2][::-1] + "YX"
     found, notes = _outlines(path, shape, name, axes)
+    if path.suffix.lower() not in (".zip", ".roi") and not coco_images(path):
+        doubt = check_pixels_meant(found, shape, pixel_size_um)
+        notes += [doubt] if doubt else []
     return painted(found, shape, axes, notes)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import uuid
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -313,12 +314,15 @@ class Found:
         Lists of rings (x, y), each filled by the even-odd rule and put together.
     pixels
         Rows and columns instead.
+    area_um2
+        As the file has measured it; None where it has not.
     """
 
     number: int
     index: Mapping[str, int]
     parts: Sequence[Sequence[NDArray[Any]]] = ()
     pixels: tuple[NDArray[Any], NDArray[Any]] | None = None
+    area_um2: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -619,7 +623,8 @@ def read_geojson(path: Path) -> tuple[list[Found], list[str]]:
             continue
         plane = geometry.get("plane") or {}
         index = {"Z": int(plane.get("z", 0) or 0), "T": int(plane.get("t", 0) or 0)}
-        found.append(Found(_label_of(one.get("properties") or {}), index, shapes))
+        measured = _measured(one.get("properties") or {})
+        found.append(Found(_label_of(one, measured), index, shapes, None, _area_um2(measured)))
     notes = []
     if parents:
         notes.append(
@@ -647,13 +652,86 @@ def _shapes(geometry: Mapping[str, Any]) -> list[list[NDArray[np.float64]]]:
     ]
 
 
-def _label_of(properties: Mapping[str, Any]) -> int:
+def _measured(properties: Mapping[str, Any]) -> Mapping[str, Any]:
     measured = properties.get("measurements") or {}
     if isinstance(measured, list):  # as QuPath wrote them before 0.4
         measured = {one.get("name"): one.get("value") for one in measured}
+    return measured if isinstance(measured, dict) else {}
+
+
+def _label_of(feature: Mapping[str, Any], measured: Mapping[str, Any]) -> int:
+    properties = feature.get("properties") or {}
     label = measured.get("label", properties.get("label"))
     ours = str(properties.get("name", "")) == f"cell {label}"
     return _number(label) if ours else 0
+
+
+#: What an outline's own area is called: by us, and by QuPath, which has that of nuclei too.
+_AREA_UM2 = re.compile(r"(cell: )?area \(?[µμu]m\^?[2²]\)?", re.IGNORECASE)
+
+
+def _area_um2(measured: Mapping[str, Any]) -> float | None:
+    for name, value in measured.items():
+        if _AREA_UM2.fullmatch(str(name)) and isinstance(value, (int, float)) and value > 0:
+            return float(value)
+    return None
+
+
+#: Numbers in µm and in pixels are told apart where a pixel's side differs so much from 1 µm.
+_APART = 0.1
+#: So many outlines are compared with their measured area.
+_COMPARED = 500
+#: Outlines that reach so far towards the ends of an image in µm may be of all of it.
+_ALL_OF_IT = 0.9
+
+
+def check_pixels_meant(
+    found: Sequence[Found], shape: tuple[int, ...], pixel_size_um: float | None
+) -> str:
+    """What is to be said where outlines of GeoJSON, which has no units, may be in µm.
+
+    Raises
+    ------
+    LabelsError
+        They are: they measure so, or fit the image in no other way.
+    """
+    size = pixel_size_um or 1.0
+    rings = [ring for one in found for part in one.parts for ring in part if len(ring)]
+    if abs(size - 1) < _APART or not rings:
+        return ""
+    measured = [
+        sum(_area(part) for part in one.parts) / one.area_um2
+        for one in found[:_COMPARED]
+        if one.area_um2
+    ]
+    ratio = float(np.median(measured)) if measured else math.nan
+    ends = np.max([ring.max(0) for ring in rings], axis=0)[::-1]
+    pixels = np.array(shape[-2:], float)
+    um, slack = pixels * size, 1 + max(1.0, size)
+    in_um = bool((ends <= um + slack).all())
+    why = ""
+    if abs(ratio - 1) < _APART / 2:
+        why = "their areas are those that the file gives in µm²"
+    elif in_um and (ends > pixels + slack).any():
+        why = "they reach beyond its pixels, and not beyond its size in µm"
+    if why:
+        raise LabelsError(
+            f"These outlines seem to be in µm, and a pixel of the image is {size:.4g} µm: {why}. "
+            f"Export them in pixels, or divide their coordinates by {size:.4g}."
+        )
+    if size < 1 and math.isnan(ratio) and in_um and (ends >= _ALL_OF_IT * um).all():
+        return (
+            f"the outlines end where the image would in µm ({size:.4g} µm per pixel); they were "
+            f"taken as pixels. If they are in µm, divide their coordinates by {size:.4g}"
+        )
+    return ""
+
+
+def _area(rings: Sequence[NDArray[Any]]) -> float:
+    """Of a shell without its holes, whichever way they turn."""
+    sides = [(ring[:, 0], ring[:, 1]) for ring in rings]
+    areas = [abs(float(x @ np.roll(y, -1) - np.roll(x, -1) @ y)) / 2 for x, y in sides]
+    return areas[0] - sum(areas[1:])
 
 
 def _number(label: Any) -> int:

@@ -274,7 +274,10 @@ def load_training_folder(
 
 
 def read_truth(
-    item: TrainingItem, shape: tuple[int, int], many: str = "learned as one"
+    item: TrainingItem,
+    shape: tuple[int, int],
+    many: str = "learned as one",
+    pixel_size_um: float | None = None,
 ) -> tuple[NDArray[Any], NDArray[np.bool_] | None, str]:
     """Labels of an item, the pixels that count (None: all), and what may be wrong.
 
@@ -285,6 +288,8 @@ def read_truth(
         Of its image.
     many : str
         As of `look_at`. Of a commit such cells do not count.
+    pixel_size_um : float, optional
+        Of the image, as its file tells.
 
     Raises
     ------
@@ -297,7 +302,7 @@ def read_truth(
     check_pixels(item, shape)
     path = item.labels
     try:
-        read = read_cells(path, shape, item.name)
+        read = read_cells(path, shape, item.name, pixel_size_um=pixel_size_um)
         labels = read.labels
         if item.reviewed is not None:
             path = item.reviewed
