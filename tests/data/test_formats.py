@@ -492,7 +492,7 @@ def test_geojson_in_um_is_told_from_pixels(tmp_path, labels):
     assert not plain.notes
     # what the file has measured tells for sure
     for name in ("Area µm^2", "Cell: Area μm^2", "area (µm²)"):
-        with pytest.raises(LabelsError, match="in µm, and a pixel of the image is 0.5 µm"):
+        with pytest.raises(LabelsError, match=r"in µm, and a pixel of the image is 0\.5 µm"):
             read_cells(written_in(0.5, name), **half)
         assert not read_cells(written_in(1, name), **half).notes
         # where a pixel is 1 µm it is all the same

@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 import tifffile
 
+from napari_sa2net.app.training_set import read_kept
 from napari_sa2net.config import FineTuneConfig, InputConfig, TrainConfig
 from napari_sa2net.data import plan_image, synthetic_nuclei
 from napari_sa2net.data.commit import MANIFEST, Commit
 from napari_sa2net.data.corrections import TrainingSet, import_into
+from napari_sa2net.data.formats import write_cells
 from napari_sa2net.data.training_set import load_training_folder
 from napari_sa2net.errors import (
     ChannelError,
     CorrectionsError,
+    LabelsError,
     SettingsError,
     TrainingDataError,
 )
@@ -197,6 +200,31 @@ def test_a_file_without_axes_is_spelled_out(tmp_path):
     np.testing.assert_allclose(learned(item), seen(CELLS), atol=1e-6)
     with pytest.raises(TrainingDataError, match="names 4 axes"):
         learned(load_training_folder(tmp_path, axes="TCYX")[0])
+
+
+def test_outlines_in_um_are_never_learned_as_pixels(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    um = {"resolution": (2e4, 2e4), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(tmp_path / "images" / "a.tif", CELLS, **um)
+    path = write_cells(tmp_path / "labels" / "a.geojson", LABELS, "geojson")
+    content = json.loads(path.read_text("utf-8"))
+    (item,) = load_training_folder(tmp_path)
+    assert not load_example(item, InputConfig(), 24).note
+    for feature in content["features"]:
+        label = feature["properties"]["measurements"]["label"]
+        area = float((label == LABELS).sum()) / 4
+        feature["properties"]["measurements"]["Area µm^2"] = area
+        rings = feature["geometry"]["coordinates"]
+        feature["geometry"]["coordinates"] = [(np.array(r) / 2).tolist() for r in rings]
+    path.write_text(json.dumps(content), "utf-8")
+    for read in (
+        lambda: load_example(item, InputConfig(), 24),
+        lambda: import_into(tmp_path / "set", tmp_path),
+        lambda: read_kept(tmp_path, "a"),
+    ):
+        with pytest.raises((TrainingDataError, LabelsError), match="seem to be in µm"):
+            read()
 
 
 def test_a_stack_of_one_plane_is_a_plane(tmp_path):

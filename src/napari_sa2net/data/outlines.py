@@ -716,13 +716,13 @@ def check_pixels_meant(
         why = "they reach beyond its pixels, and not beyond its size in µm"
     if why:
         raise LabelsError(
-            f"These outlines seem to be in µm, and a pixel of the image is {size:.4g} µm: {why}. "
-            f"Export them in pixels, or divide their coordinates by {size:.4g}."
+            f"These outlines seem to be in µm, and a pixel of the image is {size:.4g} µm: "
+            f"{why}. Export them in pixels, or divide their coordinates by {size:.4g}."
         )
     if size < 1 and math.isnan(ratio) and in_um and (ends >= _ALL_OF_IT * um).all():
         return (
-            f"the outlines end where the image would in µm ({size:.4g} µm per pixel); they were "
-            f"taken as pixels. If they are in µm, divide their coordinates by {size:.4g}"
+            f"the outlines end where the image would in µm ({size:.4g} µm per pixel); they "
+            f"were taken as pixels. If they are in µm, divide their coordinates by {size:.4g}"
         )
     return ""
 

@@ -554,7 +554,9 @@ def load_example(
         raise TrainingDataError(f"{item.name}: {error}") from error
     if plan.n_planes > 1:
         raise TrainingDataError(f"{item.image} {plan.stack_words('train on them')}")
-    labels, counts, note = read_truth(item, plan.spatial, pixel_size_um=file.pixel_size_um)
+    labels, counts, note = read_truth(
+        item, plan.spatial, pixel_size_um=image_file.pixel_size_um
+    )
     # Renumbered, so that huge label values stay exact in float32 and histograms small.
     numbers = np.unique(labels)
     numbers = numbers[numbers > 0]
