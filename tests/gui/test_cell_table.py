@@ -16,7 +16,7 @@ from qtpy.QtWidgets import QFileDialog
 
 from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.measure import object_table
-from napari_sa2net.widgets.cell_table import CellModel, shown_columns
+from napari_sa2net.widgets.cell_table import CellModel, shown_columns, two_lines
 from napari_sa2net.widgets.napari_port.reading import camera_of
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ def test_table_and_canvas_agree(
     view, model = table.view, table.model
     qtbot.waitUntil(lambda: view.viewport().height() > 150)
     assert view.viewport().height() / view.verticalHeader().defaultSectionSize() >= 8
-    heads = [model.headerData(i, Qt.Orientation.Horizontal) for i in range(model.columnCount())]
+    heads = [*model.heads]
     assert heads.count("label") == 1
     assert not {"index", "Index", "confidence"} & set(heads)
     assert {"area (px²)", "area (µm²)", "plane (from 0)", "y (px)"} <= set(heads)
@@ -329,6 +329,13 @@ def test_what_a_table_shows() -> None:
     assert not any("plane" in head for head in time)
 
 
+def test_heads_are_low_and_narrow() -> None:
+    assert two_lines("label") == "label"
+    assert two_lines("mean intensity") == "mean\nintensity"
+    assert two_lines("largest diameter (Feret)") == "largest\ndiameter (Feret)"
+    assert two_lines("share of outline in contact") == "share of outline\nin contact"
+
+
 def test_order_of_rows() -> None:
     model = CellModel()
     model.set_features(
@@ -364,8 +371,7 @@ def test_the_arrow_is_on_the_column_by_which_rows_are_sorted(
     view, model, head = table.view, table.model, table.view.horizontalHeader()
 
     def heads() -> list[str]:
-        columns = range(model.columnCount())
-        return [model.headerData(i, Qt.Orientation.Horizontal) for i in columns]
+        return [*model.heads]
 
     viewer.layers.selection.active = viewer.layers["flat cells"]
     view.sortByColumn(heads().index("area (px²)"), Qt.SortOrder.DescendingOrder)

@@ -144,13 +144,22 @@ def shown_columns(features: pd.DataFrame) -> dict[str, str]:
     return {name: head + FROM_0 * (name in COUNTED) for name, head in heads.items()}
 
 
+def two_lines(words: str) -> str:
+    """A head on two lines of about the same length, so that its column is narrow."""
+    gaps = [i for i, letter in enumerate(words) if letter == " "]
+    if not gaps:
+        return words
+    at = min(gaps, key=lambda i: max(i, len(words) - i - 1))
+    return f"{words[:at]}\n{words[at + 1 :]}"
+
+
 class CellModel(QAbstractTableModel):
     """Rows of a layer's features, in any order."""
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
         self.names: list[str] = []
-        self._heads: list[str] = []
+        self.heads: list[str] = []
         self._columns: list[Any] = []
         self._labels = np.empty(0, np.int64)
         self._order = np.empty(0, np.int64)
@@ -161,7 +170,7 @@ class CellModel(QAbstractTableModel):
         """Show other rows, in the order that was asked for last."""
         self.beginResetModel()
         heads = shown_columns(features) if LABEL in features.columns else {}
-        self.names, self._heads = list(heads), list(heads.values())
+        self.names, self.heads = list(heads), list(heads.values())
         self._columns = [features[name].to_numpy() for name in heads]
         self._labels = features[LABEL].to_numpy() if heads else np.empty(0, np.int64)
         self._order = self._ordered()
@@ -209,7 +218,7 @@ class CellModel(QAbstractTableModel):
         """All rows in the order they are shown in, by the heads, with all digits."""
         order = self._sorted() if with_left_out else self._order
         columns = [column[order] for column in self._columns]
-        return dict(zip(self._heads, columns, strict=True))
+        return dict(zip(self.heads, columns, strict=True))
 
     def csv(self) -> bytes:
         """`shown` as a file."""
@@ -230,7 +239,7 @@ class CellModel(QAbstractTableModel):
         if orientation != Qt.Orientation.Horizontal or not 0 <= section < len(self.names):
             return None
         if role == Qt.ItemDataRole.DisplayRole:
-            return self._heads[section]
+            return two_lines(self.heads[section])
         if role == Qt.ItemDataRole.ToolTipRole:
             return TIPS.get(self.names[section])
         return None
@@ -507,8 +516,8 @@ class CellTable(QWidget):
         finally:
             self._choosing = False
         if self.model.names != before:
-            self.view.resizeColumnsToContents()
             self.view.mark_sorted(*self.model.sorted_by)
+            self.view.fit_columns()
         if layer is not None:
             self.choose(int(layer.selected_label))
             # it may have another outline, or be gone
@@ -641,7 +650,23 @@ class _View(QTableView):
         # of thousands of rows a hundred tell how wide the columns are
         head.setResizeContentsPrecision(100)
         self.setSortingEnabled(True)
+        head.sortIndicatorChanged.connect(self._make_room)
         self.fit()
+
+    def fit_columns(self) -> None:
+        """Columns as wide as what is in them; room for the arrow is kept where it is."""
+        head = self.horizontalHeader()
+        assert head is not None
+        head.setSortIndicatorShown(False)
+        self.resizeColumnsToContents()
+        head.setSortIndicatorShown(True)
+        self._make_room(head.sortIndicatorSection())
+
+    def _make_room(self, column: int, _: Any = None) -> None:
+        head = self.horizontalHeader()
+        if column >= 0 and head is not None:
+            wide = max(self.columnWidth(column), head.sectionSizeHint(column))
+            self.setColumnWidth(column, wide)
 
     def mark_sorted(self, column: int, order: Qt.SortOrder) -> None:
         """Put the arrow on a column, on none for -1; the rows stay as they are."""
@@ -670,11 +695,10 @@ class _View(QTableView):
     def _copy(self) -> None:
         model, selection = self.model(), self.selectionModel()
         clipboard = QGuiApplication.clipboard()
-        if model is None or selection is None or clipboard is None:
+        if not isinstance(model, CellModel) or selection is None or clipboard is None:
             return
         columns = range(model.columnCount())
-        horizontal = Qt.Orientation.Horizontal
-        lines = ["\t".join(str(model.headerData(c, horizontal)) for c in columns)]
+        lines = ["\t".join(model.heads)]
         for row in sorted(index.row() for index in selection.selectedRows()):
             lines.append("\t".join(str(model.index(row, c).data()) for c in columns))
         clipboard.setText("\n".join(lines))

@@ -155,7 +155,7 @@ class NumbersView(QWidget):
         self.painted = PaintedCells(viewer)
         self._said = ""
         # --- what is plotted
-        self.across, self.up = narrow_combo(10), narrow_combo(10)
+        self.across, self.up = narrow_combo(8), narrow_combo(8)
         self.across.setToolTip("What is plotted along the axis below")
         self.up.setToolTip("How many cells there are, or another column: each cell is a point")
         self.lasso = check_box("Lasso", "Draw around points by hand instead of a box")
@@ -165,16 +165,16 @@ class NumbersView(QWidget):
             "have their own colours again",
         )
         self._bar, self._low, self._high = QLabel(), muted(), muted()
-        self._bar.setFixedSize(90, 9)
+        self._bar.setFixedSize(60, 9)
         self._bar.setScaledContents(True)
         self._bar.setPixmap(_gradient())
         self._scale = QWidget()
-        hbox(None, self._low, self._bar, self._high, None, on=self._scale, spacing=4)
+        hbox(self._low, self._bar, self._high, on=self._scale, spacing=4)
         for label in (self._low, self._high):
             label.setWordWrap(False)
-        head = hbox(
-            (self.across, 2), text_label("by", wrap=False), (self.up, 2), self.lasso, self.color
-        )
+        # two short rows, so that the table beside them has room on a small screen
+        head = hbox((self.across, 2), text_label("by", wrap=False), (self.up, 2))
+        ways = hbox(self.lasso, self.color, None, self._scale)
         # --- what is chosen
         self.low, self.high = NumberField(), NumberField()
         for field, words in ((self.low, "Least"), (self.high, "Most")):
@@ -184,7 +184,7 @@ class NumbersView(QWidget):
             field.trim()
             field.setKeyboardTracking(False)
             field.setButtonSymbols(NumberField.ButtonSymbols.NoButtons)
-            field.setMinimumWidth(60)
+            field.setFixedWidth(72)
             field.valueChanged.connect(self._typed)
         self._ends = QWidget()
         hbox(self.low, text_label("to", wrap=False), self.high, on=self._ends, spacing=4)
@@ -192,16 +192,21 @@ class NumbersView(QWidget):
         self.keep = link_button("Only these", "Filter out all cells but these")
         self.drop = link_button("Not these", "Filter out these cells")
         self.clear = link_button("Clear", "Choose no cells")
-        foot = hbox((self.line, 1), self._ends, self.keep, self.drop, self.clear)
+        foot = hbox((self.line, 1), self._ends)
+        self._acts = QWidget()
+        hbox(None, self.keep, self.drop, self.clear, on=self._acts)
         # --- what is filtered out
         self.filter_line = text_label(role="warning")
         self.delete = link_button("", "Delete them from the layer; this can be taken back")
         self.back = link_button("Show them again", "Take the last filter away")
         self.undo = link_button("Undo", "Take the deletion back, as on the Correct page")
         self._filter_row = QWidget()
-        hbox((self.filter_line, 1), self.delete, self.back, self.undo, on=self._filter_row)
+        acts = hbox(None, self.delete, self.back, self.undo)
+        vbox(self.filter_line, acts, on=self._filter_row, spacing=0)
         self._place = QVBoxLayout()
-        vbox(head, (self._place, 1), self._scale, foot, self._filter_row, on=self, spacing=2)
+        vbox(
+            head, ways, (self._place, 1), foot, self._acts, self._filter_row, on=self, spacing=2
+        )
         self.across.currentIndexChanged.connect(self._axes_chosen)
         self.up.currentIndexChanged.connect(self._axes_chosen)
         self.color.toggled.connect(self._repaint)
@@ -413,8 +418,7 @@ class NumbersView(QWidget):
         self.line.setText(words)
         self.line.setWordWrap(not chosen)
         self._ends.setVisible(chosen and flat)
-        for button in (self.keep, self.drop, self.clear):
-            button.setVisible(chosen)
+        self._acts.setVisible(chosen)
         self._scale.setVisible(self.color.isChecked())
         line = self._said
         if self.filters:
@@ -546,7 +550,7 @@ class NumbersView(QWidget):
                 clear()
 
         self._plot = plot = pg.PlotWidget(viewBox=Box())
-        plot.setMinimumHeight(90)
+        plot.setMinimumHeight(70)
         plot.setMenuEnabled(False)
         plot.hideButtons()
         for side in ("bottom", "left"):
