@@ -586,6 +586,23 @@ def test_a_correction_is_carried_kept_and_noted(desks: Any) -> None:
     again.close()
 
 
+def test_what_was_said_on_the_walk_and_carried_goes_back_to_its_cell(desks: Any) -> None:
+    stack = Stack(desks, np.stack([disks(CENTRES[:2])] * 3))
+    controller, state = stack.controller, stack.state
+    stack.show(1)
+    controller.review.choose(2)
+    controller.review.remove_and_next()
+    assert (state.cells.plane, state.review.label) != ((1,), 2)
+    assert controller.carry.carry()
+    assert 2 not in stack.desk.source.labels
+    for _ in range(2):
+        stack.show(0)
+        assert controller.undo()
+        assert stack.seen[-1] == (2, 1)
+        assert (state.cells.plane, state.review.label) == ((1,), 2)
+        assert controller.redo()
+
+
 def test_every_correction_is_carried_while_that_is_wanted(desks: Any) -> None:
     y, x = np.indices((96, 120))
     truth = np.stack([np.hypot(y - 48, x - 60) <= r for r in (9, 10, 11, 11, 10)])

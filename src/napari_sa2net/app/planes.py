@@ -35,6 +35,7 @@ class Corrector(Protocol):
     restored: Any
     through: Callable[[], Any]
     carry: Any
+    review: Any
 
     @property
     def session(self) -> EditSession | None:
@@ -219,6 +220,11 @@ class CorrectReview:
             self._node = node
             self._controller.look_at.emit(node[2], node[1])
             self.show()
+
+    def replaced(self, former: Step, step: Step) -> None:
+        """A step took the place of another: what was said on the walk is of the same cell."""
+        if former in self._said:
+            self._said[step] = self._said.pop(former)
 
     def choose(self, label: int) -> None:
         """Look at a cell of the shown plane, such as one that was clicked."""
@@ -427,13 +433,16 @@ class CorrectCarry:
         )
         others = sorted(planes_of(made) - {own})
         words = _plane_words(source, axis, others)
-        step = replace(made, words=f"{made.words}, also on {words}")
+        former, step = step, replace(made, words=f"{made.words}, also on {words}")
         record = {
             "carried": made.words,
             "from": list(own),
             "planes": [list(index) for index in others],
         }
-        return self._controller.change(source.key, lambda: session.extend(step, record))
+        if not self._controller.change(source.key, lambda: session.extend(step, record)):
+            return False
+        self._controller.review.replaced(former, step)
+        return True
 
 
 class _Pixels:
