@@ -20,7 +20,7 @@ from napari_sa2net.metrics import pool, score_image
 from napari_sa2net.models import load_model
 from napari_sa2net.training import live
 from napari_sa2net.training.compare import HeldBack
-from napari_sa2net.training.live import FEWEST, LivePlane, Reviewed, score, without
+from napari_sa2net.training.live import FEW, FEWEST, LivePlane, Reviewed, score, without
 
 SIDE, LEFT = 256, 128
 PREDICT = PredictConfig(device="cpu", precision="float32", rescale=False)
@@ -254,6 +254,29 @@ def test_clicks_that_take_too_long_are_left_out(
     lessons.clear()
     wave()
     assert lessons == []
+
+
+def test_the_decoder_has_all_of_the_time_where_no_clicks_can_follow(
+    plane: LivePlane, unusual: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, truth = unusual
+    seconds: list[float] = []
+
+    def learn(*arguments: Any) -> Any:
+        seconds.append(arguments[-1])
+        raise Cancelled
+
+    monkeypatch.setattr(plane, "learn", learn)
+    first, *cells = np.unique(truth)[1:].tolist()
+    held = HeldBack((0, 0), np.ones((2, 2), bool))
+    place = HeldBack((0, 0), np.ones((2, 2), bool), is_cell=False)
+    for n, judged in ((FEW, [held]), (FEW - 1, [held]), (FEW, [place])):
+        labels = np.where(np.isin(truth, [first, *cells[: n - 1]]), truth, 0)
+        labels[:2, :2] = 0
+        with pytest.raises(Cancelled):
+            plane.wave(labels, np.ones(truth.shape, bool), labels > 0, judged=judged)
+    whole = LiveConfig().seconds
+    assert seconds == [whole / 2, whole, whole]
 
 
 def test_what_is_held_back_has_no_say(plane: LivePlane, unusual: Any) -> None:

@@ -230,12 +230,15 @@ class LivePlane:
         say = progress or (lambda *_: None)
         # places alone would speak for clicks that find nothing
         cells = [one for one in judged if one.is_cell]
+        learned = np.unique(np.asarray(labels)[reviewed.counts])
+        n_learned = int((learned > 0).sum())
+        clicks_follow = bool(cells) and n_learned >= FEW
         model = self.learn(
             reviewed,
             config,
             lambda i, n: say(i, n, "learning from cells"),
             cancelled,
-            config.seconds * (DECODER_TIME if cells else 1),
+            config.seconds * (DECODER_TIME if clicks_follow else 1),
         )
         box = (corner[0], corner[0] + labels.shape[0], corner[1], corner[1] + labels.shape[1])
         before = after = math.nan
@@ -247,7 +250,7 @@ class LivePlane:
             after = score(new, judged, corner)
             known = without(stays, labels, judged, corner)
             clicked = None
-            if cells:
+            if clicks_follow:
                 ends = start + config.seconds
                 clicked = self._by_clicks(
                     made, new, reviewed, known, config, ends, say, cancelled
@@ -257,8 +260,6 @@ class LivePlane:
                 by_clicks = score(clicked, cells, corner) > 0 and right >= after - MUCH
                 if by_clicks:
                     new, after = clicked, right
-        learned = np.unique(np.asarray(labels)[reviewed.counts])
-        n_learned = int((learned > 0).sum())
         own = {
             "base": {"name": self.base.name, "sha256": self.base.sha256},
             "settings": config.model_dump(mode="json"),
