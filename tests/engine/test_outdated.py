@@ -17,6 +17,7 @@ import pytest
 from napari_sa2net.config import CLASSES, OUTPUTS, InstanceConfig, PredictConfig
 from napari_sa2net.data import plan_image
 from napari_sa2net.engine import messages as p
+from napari_sa2net.engine import service
 from napari_sa2net.engine.cache import KeptResults
 from napari_sa2net.engine.server import Server
 from napari_sa2net.engine.service import Handlers
@@ -188,6 +189,50 @@ def test_an_outdated_derivation_stops_between_planes(monkeypatch: pytest.MonkeyP
     made = kept.labels(InstanceConfig(min_size=1), lambda: False)
     assert [len(np.unique(plane)) for plane in made] == [2] * 6
     assert planes[3:] == [1, 2, 3, 4, 5, 6]
+
+
+def test_clicks_are_answered_while_learning_is_being_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded, begun, answered = threading.Event(), [], []
+
+    class Asked(Quiet):
+        """Between two looks somebody clicks; after three of them what is needed is there."""
+
+        def between(self) -> None:
+            answered.append(len(answered))
+            if len(answered) == 5:
+                loaded.set()
+
+        def is_waited_for(self) -> bool:
+            return len(answered) == 2
+
+    def load() -> None:
+        begun.append(1)
+        assert loaded.wait(60)
+
+    monkeypatch.setattr(service, "load_learning", load)
+    handlers = Handlers(Asked(10**6))  # type: ignore[arg-type]
+    box = (0, 24, 0, 24)
+    plane = np.zeros((24, 24), np.int32)
+    plane[4:16, 4:16] = 1
+    handlers.kept.put("a", kept_stack())
+    taught = (p.TaughtCell(1, plane, box),)
+
+    def teach() -> Any:
+        window = p.Window(index=(0,))
+        return handlers.teach_clicks(1, "b", taught, 12.0, "a", window, model="none")
+
+    monkeypatch.setattr("napari_sa2net.training.click.learned_clicks", lambda *_: None)
+    # somebody waits for something else: it is done first, and the loading goes on beside it
+    with pytest.raises(Cancelled):
+        teach()
+    assert answered == [0, 1]
+    assert teach() == ()
+    assert len(answered) >= 5
+    assert begun == [1]
+    assert teach() == ()
+    assert begun == [1]
 
 
 class Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -200,6 +201,13 @@ class _RunNews:
         self._sent = time.monotonic()
 
 
+def load_learning() -> None:
+    """What learning needs beside the network: torch's optimizers take a second to be loaded."""
+    import napari_sa2net.training.live  # noqa: F401
+
+    torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
+
+
 class Handlers(Cache):
     """Answers requests one at a time, on the server's main thread."""
 
@@ -210,6 +218,7 @@ class Handlers(Cache):
         self._batch: tuple[str, Batch] | None = None
         self._live: tuple[tuple[Any, ...], LivePlane] | None = None
         self._lessons: dict[str, ClickNet] = {}
+        self._learning: threading.Thread | None = None
         functions: tuple[Callable[..., Any], ...] = (
             self.segment,
             self.explaining.explain,
@@ -505,15 +514,16 @@ class Handlers(Cache):
         **asked
             See `open`.
         """
-        # Here, because only who learns needs it.
-        from napari_sa2net.training.click import ClickExample, learned_clicks
-
         stopped = self.server.cancelled(job)
 
         def on_step(*_: int) -> None:
             self.server.between()
             if stopped() or self.server.is_waited_for():
                 raise Cancelled("Cancelled; nothing was changed.")
+
+        self._ready_to_learn(on_step)
+        # Here, because only who learns needs it.
+        from napari_sa2net.training.click import ClickExample, learned_clicks
 
         made = self.kept.find(result)
         whole = (made.plan if made is not None else self._plan(**asked)).whole
@@ -567,15 +577,21 @@ class Handlers(Cache):
         **asked
             See `open`.
         """
-        # Here, because only who learns needs it.
-        from napari_sa2net.training.live import LivePlane
-
         index, box = tuple(window.index or ()), window.box
         assert box is not None
         stopped = self.server.cancelled(job)
 
         def cancelled() -> bool:
             return stopped() or self.server.is_waited_for()
+
+        def give_way() -> None:
+            self.server.between()
+            if cancelled():
+                raise Cancelled("Cancelled; nothing was changed.")
+
+        self._ready_to_learn(give_way)
+        # Here, because only who learns needs it.
+        from napari_sa2net.training.live import LivePlane
 
         progress = self.reporter(job)
         predictor, part, instances, units = self.open(progress, window, **asked)
@@ -607,6 +623,15 @@ class Handlers(Cache):
             made.seconds,
             made.provenance,
         )
+
+    def _ready_to_learn(self, give_way: Callable[[], None]) -> None:
+        """Load what learning needs, once; meanwhile ``give_way`` lets others be answered."""
+        if self._learning is None:
+            self._learning = threading.Thread(target=load_learning, daemon=True)
+            self._learning.start()
+        while self._learning.is_alive():
+            give_way()
+            self._learning.join(0.01)
 
     def _plan(
         self,
