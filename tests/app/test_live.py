@@ -206,7 +206,7 @@ def test_it_tries_again_with_twice_as_many_corrections(
     live.answer(disks(), before=0.7, after=0.7)
     live.accept(3, 4)
     live.answer(disks(), before=0.7, after=0.7)
-    assert live.state.words.endswith("It tries again after 8 corrections.")
+    assert live.state.words.endswith("It tries again when there are 8 corrections.")
     live.accept(5, 6, 7)
     assert live.state.resting
     assert len(live.asked) == 2
@@ -214,7 +214,7 @@ def test_it_tries_again_with_twice_as_many_corrections(
     assert not live.state.resting
     assert len(live.asked) == 3
     live.answer(disks(), before=0.7, after=0.7)  # one that is no better is enough now
-    assert live.state.words.endswith("It tries again after 16 corrections.")
+    assert live.state.words.endswith("It tries again when there are 16 corrections.")
 
 
 def test_it_rests_when_waves_are_taken_back(
@@ -238,7 +238,7 @@ def test_it_rests_when_waves_are_taken_back(
     live.answer(disks())
     assert live.controller.undo()
     assert live.state.resting
-    rests = "Learning rests. It tries again after 16 corrections."
+    rests = "Learning rests. It tries again when there are 16 corrections."
     assert live.state.words == f"Wave 4 was taken back. {rests}"
     live.accept(9, 10)
     assert len(live.asked) == 4
@@ -275,7 +275,7 @@ def test_rest_is_said_beside_a_wave_that_is_taken_back(
     assert live.state.resting
     assert live.correct.undo()
     assert live.state.resting
-    rests = "Learning rests. It tries again after 16 corrections."
+    rests = "Learning rests. It tries again when there are 16 corrections."
     assert live.state.words == f"Wave 2 was taken back. {rests}"
     assert live.correct.redo()
     assert live.state.resting

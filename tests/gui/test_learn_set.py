@@ -218,9 +218,18 @@ def test_given_away_and_taken_in(
         for kind, values in (("images", image), ("labels", labels)):
             (plain / kind).mkdir(parents=True, exist_ok=True)
             tifffile.imwrite(plain / kind / f"{i}.tif", values)
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(plain))
+    # what is refused can be mended here
+    for wrong, words in (
+        (labels + 1, "Background must have the number 0. Or open this image and its labels"),
+        (np.minimum(labels, 1), "Count Masks. Or open this image and its labels"),
+    ):
+        tifffile.imwrite(plain / "labels" / "1.tif", wrong)
+        actions.take_in.menu().actions()[0].trigger()
+        wait(qtbot, lambda words=words: words in str(page.state.error))
+        assert page.set.list.count() == 0
     # the second has pairs of cells under one number
     tifffile.imwrite(plain / "labels" / "1.tif", (labels + 1) // 2)
-    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(plain))
     actions.take_in.menu().actions()[0].trigger()
     wait(qtbot, lambda: page.set.list.count() == 2)
     said = actions.said.text()

@@ -172,7 +172,7 @@ class _Plane:
     def again(self) -> str:
         """When a plane that rests is tried again; empty where that is not known."""
         known = self.resting and self.wake < math.inf
-        return f"It tries again after {self.wake} corrections." if known else ""
+        return f"It tries again when there are {self.wake} corrections." if known else ""
 
 
 class LiveController:

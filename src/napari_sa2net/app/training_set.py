@@ -21,6 +21,7 @@ from napari_sa2net.app.session import ErrorInfo, JobProgress, error_info
 from napari_sa2net.config import FineTuneConfig
 from napari_sa2net.data.commit import CommitRecord, is_training_set
 from napari_sa2net.data.corrections import TrainingSet, import_into
+from napari_sa2net.data.labels import IN_PYTHON, NUMBER_THEM
 from napari_sa2net.data.levels import apply_levels
 from napari_sa2net.data.plan import ImagePlan, plan_image
 from napari_sa2net.data.training_set import TrainingItem, check_pixels, load_training_folder
@@ -665,7 +666,7 @@ class LearnSet:
 
         def failed(error: Exception) -> None:
             self._state.set_busy = ""
-            self._failed(error_info(error))
+            self._failed(in_window(error_info(error)))
             self._changed()
 
         if self._background.closed:
@@ -673,6 +674,22 @@ class LearnSet:
         self._state.set_busy = words
         self._state.set_said = self._state.set_question = self._state.error = None
         self._background.run(work, ended, failed)
+
+
+def in_window(error: ErrorInfo) -> ErrorInfo:
+    """What is wrong with labels can be mended in the window, too, and not in Python alone."""
+    words, by_hand, code = error.message.partition(IN_PYTHON)
+    if not by_hand and NUMBER_THEM not in words:
+        return error
+    in_python = f" In Python: {code}" if by_hand else ""
+    return replace(error, message=f"{words.removesuffix('.')}. {ONE_CLICK}{in_python}")
+
+
+#: How labels are mended that were refused.
+ONE_CLICK = (
+    "Or open this image and its labels here: one click on the Correct page mends them, and "
+    "there you can accept and keep them."
+)
 
 
 def read_kept(folder: Path, key: str) -> KeptImage:
