@@ -185,6 +185,7 @@ def test_what_was_kept_is_kept_anew_as_it_was(desks: Any) -> None:
     labels = np.zeros((3, *SIDE), np.int32)
     labels[1] = LABELS
     desk = desk_of(desks, STACK, "TCYX", (0,), labels=labels, plane=(1,), made=made)
+    desk.controller.keeping.set_group("dish 1")
     (first,) = desk.keep()
     kept = read_kept(desk.state.folder, first.id)
     assert (kept.axes, kept.channels) == ("CYX", (0, 1))
@@ -200,6 +201,7 @@ def test_what_was_kept_is_kept_anew_as_it_was(desks: Any) -> None:
     (record,) = TrainingSet.open(folder).commits()
     assert record.place == first.place
     assert record.seen == first.seen
+    assert record.group == "dish 1"  # never on both sides
     # Segmented anew from one of its channels: that is what was seen.
     once, made = expected(kept.image, "CYX", (1,))
     newest = desk_of(
