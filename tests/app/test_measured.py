@@ -9,7 +9,7 @@ import pytest
 from tests.app.conftest import Client
 
 from napari_sa2net.app.link import EngineLink
-from napari_sa2net.app.measured import MeasuredCells, Place, TooMuch
+from napari_sa2net.app.measured import BLOCK, MeasuredCells, Place, TooMuch
 from napari_sa2net.app.measurements import KeptWindow, Measurements
 from napari_sa2net.app.session import ImageSource, Session
 from napari_sa2net.engine import messages as p
@@ -91,6 +91,32 @@ def test_random_edits_stay_true(image: np.ndarray) -> None:
     check(cells, image)
 
 
+def test_places_count_from_the_first_pixel_of_the_image() -> None:
+    """Also those of cells that are measured anew, where a layer holds a part of a stack."""
+    image = np.random.default_rng(3).random((3, 5, 90, 90)).astype(np.float32)
+    labels = np.zeros((1, 3, 60, 60), np.int32)
+    labels[0, 1] = grid(3)
+    corner = (1, 2, 7, 9)
+
+    def table() -> dict[str, np.ndarray]:
+        made = columns(labels, image[1:2, 2:, 7:67, 9:69], stack_axes="TZ")
+        for axis, first in zip("tzyx", corner, strict=True):
+            for name in {axis, f"centroid_{axis}"} & set(made):
+                made[name] = made[name] + first
+        return made
+
+    source = ImageSource("image", "image", image, "TZYX")
+    cells = MeasuredCells(labels, Place(source, corner, stack_axes="TZ"))
+    cells.adopt(table())
+    labels[0, 2, 5:15, 5:15] = 50
+    labels[0, 1, 45:, 45:] = 9
+    assert set(cells.follow()) == {9, 50}
+    for name, column in table().items():
+        if not name.startswith("box_"):
+            np.testing.assert_allclose(cells.columns[name], column, err_msg=name)
+    assert cells.columns["z"].tolist() == [3] * 9 + [4]
+
+
 @pytest.mark.parametrize("axes", ["Z", "TZ"])
 def test_cells_in_depth(axes: str) -> None:
     shape = {"Z": (3, 60, 60), "TZ": (2, 3, 60, 60)}[axes]
@@ -131,6 +157,19 @@ def test_groups_follow_every_edit(axes: str) -> None:
         labels[part] = rng.integers(0, 45)
         cells.follow([part] if rng.random() < 0.5 else None)
         check(cells, image, **more)
+
+
+def test_what_is_told_of_a_cell_beyond_the_edge_of_a_block_follows() -> None:
+    labels = np.zeros((40, 2 * BLOCK), np.int32)
+    labels[10:20, BLOCK - 20 : BLOCK - 10], labels[10:20, BLOCK : BLOCK + 10] = 1, 2
+    image = np.random.default_rng(4).random(labels.shape).astype(np.float32)
+    more: dict[str, Any] = {"groups": GROUPS}
+    cells = measured(labels, image, **more)
+    assert cells.columns["neighbours"].tolist() == [0, 0]
+    labels[10:20, BLOCK - 10 : BLOCK] = 1
+    assert set(cells.follow()) == {1}
+    assert cells.columns["neighbours"].tolist() == [1, 1]
+    check(cells, image, **more)
 
 
 def test_groups_of_a_cell_in_far_parts() -> None:

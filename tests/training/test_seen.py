@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +13,14 @@ import tifffile
 from napari_sa2net.app.training_set import read_kept
 from napari_sa2net.config import FineTuneConfig, InputConfig, TrainConfig
 from napari_sa2net.data import plan_image, synthetic_nuclei
-from napari_sa2net.data.commit import MANIFEST, Commit
+from napari_sa2net.data.commit import MANIFEST, Commit, Seen
 from napari_sa2net.data.corrections import TrainingSet, import_into
 from napari_sa2net.data.formats import write_cells
-from napari_sa2net.data.training_set import load_training_folder
+from napari_sa2net.data.training_set import (
+    TrainingItem,
+    load_training_folder,
+    object_size,
+)
 from napari_sa2net.errors import (
     ChannelError,
     CorrectionsError,
@@ -146,6 +151,18 @@ def test_models_see_images_as_they_would_segment_them(tmp_path):
     np.testing.assert_allclose(learned(item, n=1), one, atol=1e-6)
     with pytest.raises(TrainingDataError, match="takes 3 channels, and 2 are chosen"):
         learned(item, InputConfig(channel_order="any"))
+
+
+@pytest.mark.parametrize(
+    ("found", "left", "size"),
+    [(20, 24, 20), (9, 24, 24), (60, 24, 24), (20, None, 20), (None, 24, 24), (None, None, 30)],
+)
+def test_an_estimated_size_that_was_far_off_is_not_learned_with(tmp_path, found, left, size):
+    item = TrainingItem("a", tmp_path, tmp_path, seen=Seen(diameter=found))
+    assert object_size(item, left, 30) == size
+    # one that a person has typed is
+    typed = replace(item, seen=Seen(diameter=found, predict={"diameter": 9}))
+    assert object_size(typed, left, 30) == 9
 
 
 def test_raw_values_are_not_flattened_by_augmentation():
