@@ -6,10 +6,14 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
+from tests.app.conftest import Client
 
+from napari_sa2net.app.link import EngineLink
+from napari_sa2net.app.measurements import Measurements
 from napari_sa2net.app.segment import ResultState
 from napari_sa2net.app.session import (
     ImageSource,
@@ -21,7 +25,10 @@ from napari_sa2net.app.session import (
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.engine.messages import SegmentResult, Summary, Window
 from napari_sa2net.widgets.napari_port import METADATA_KEY, NapariPort
+from napari_sa2net.widgets.napari_port.cells import CellLayers
+from napari_sa2net.widgets.napari_port.measured_layers import MeasuredLayers
 from napari_sa2net.widgets.napari_port.reading import camera_of, voxel_sides_um
+from napari_sa2net.widgets.napari_port.results import set_features
 
 SHEARED = np.array([[1, 0.1, 0, 3], [0, 1.2, 0, 4], [0, 0.3, 0.9, 5], [0, 0, 0, 1.0]])
 
@@ -640,3 +647,25 @@ def test_measuring_is_cleaned_up(
     expected = image if how in ("select", "delete image") else other
     if how != "delete image":
         assert viewer.layers.selection.active is expected
+
+
+def test_napari_tells_of_a_cell_its_own_row(viewer: ViewerModel, port: NapariPort) -> None:
+    """Under the mouse: by its label, whoever gives the table, and not by its position."""
+    cells = CellLayers(port)
+    link = EngineLink(Session(), make_client=Client)
+    measured = MeasuredLayers(port, cells, Measurements(link))
+    layer = viewer.add_labels(2 * some_labels((8, 8)) + 2 * (np.eye(8, dtype=np.int32) > 0))
+
+    def told() -> str:
+        return str(layer.get_status((1, 2))["coordinates"])
+
+    layer.features = pd.DataFrame({"label": [4, 2, 7], "size": [11.5, 12.5, 13.5]})
+    assert layer.data[1, 2] == 2
+    assert "size: 12.5" in told()
+    # a script puts others in their place
+    layer.features = pd.DataFrame({"label": [2, 4], "size": [14.5, 15.5]})
+    assert "size: 14.5" in told()
+    set_features(layer, {"label": np.array([1, 2, 4]), "area_px": np.array([21.5, 22.5, 23.5])})
+    assert "area_px: 22.5" in told()
+    measured.close()
+    cells.close()
