@@ -41,6 +41,26 @@ def test_one_scale_for_the_whole_stack() -> None:
     assert bright == pytest.approx(1)
 
 
+def test_planes_of_time_points_have_levels_of_their_own() -> None:
+    plane = np.random.default_rng(0).random((16, 16))
+    factors = np.array([[1, 1.5, 2], [2.5, 0.8, 1.2]])
+    stack = factors[..., None, None] * plane + 1000 * factors[..., None, None]
+    plan = plan_image(stack, "TZYX", levels="plane")
+    seen = [plan.read(index, 0, 16, 0, 16)[0] for index in plan.indices()]
+    for one in seen[1:]:
+        np.testing.assert_allclose(one, seen[0], atol=1e-4)
+
+
+def test_a_plane_that_is_blank_in_one_channel_counts_in_the_other() -> None:
+    ramp = np.linspace(0, 100, 32 * 32).reshape(32, 32)
+    stack = np.stack([[ramp, ramp], [0 * ramp, 10 * ramp]])
+    plan = plan_image(stack, "ZCYX", channels=(0, 1))
+    assert plan.levels[1, 1] > 500
+    # one of one value in all channels says nothing of the others
+    stack[1, 1] = 5000
+    assert plan_image(stack, "ZCYX", channels=(0, 1)).levels[1, 1] < 101
+
+
 def test_an_almost_empty_colour_is_not_blown_up() -> None:
     rng = np.random.default_rng(0)
     image = np.zeros((64, 64, 3), np.uint8)

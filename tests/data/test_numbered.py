@@ -39,6 +39,16 @@ def test_numbered_cells_are_left_alone():
     assert look_at(across).problem == ""
 
 
+def test_a_cell_far_from_two_pieces_of_its_number_is_found():
+    labels = np.zeros((80, 80), np.int32)
+    for n, x in enumerate((0, 20, 40, 60), start=1):
+        labels[40:50, x : x + 10] = n
+    labels[60:70, 0:10] = labels[60:70, 12:22] = 9
+    assert look_at(labels).apart == ()  # something lies across it
+    labels[0:10, 60:70] = 9
+    assert look_at(labels).apart == (9,)
+
+
 def test_background_with_a_number():
     _, labels = synthetic_nuclei((128, 128), 30, 20, 1)
     assert look_at(labels).problem == ""

@@ -505,6 +505,16 @@ def test_ome_zarr_without_units_has_no_size(tmp_path) -> None:
     assert read_image(tmp_path / "a.zarr").pixel_size_um is None
 
 
+def test_ome_zarr_in_a_unit_of_screens_has_no_size(tmp_path) -> None:
+    """Though other axes have none: 0.8 cm is no pixel of a microscope, 0.8 mm may be."""
+    for unit, size in (("centimeter", None), ("millimeter", 400)):
+        axes = [{**axis, **({"unit": unit} if "unit" in axis else {})} for axis in AXES]
+        path = tmp_path / f"{unit}.zarr"
+        _ome_zarr(path, _ramp(3, 2, 40, 50), "0.4", axes=axes)
+        found = read_image(path).pixel_size_um
+        assert found == (size and pytest.approx(size))
+
+
 def test_bioformats2raw_layout(tmp_path) -> None:
     zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=2)
     _ome_zarr(tmp_path / "a.zarr" / "0", _ramp(1, 2, 40, 50), "0.4")

@@ -320,6 +320,10 @@ def test_what_a_table_shows() -> None:
         "first plane (from 0)",
     } <= heads
     assert not {"area (px²)", "area (µm²)"} & heads
+    # of both, what goes on over planes goes on in depth
+    both = pd.DataFrame({"label": [1], "t": [0], "z": [1], "planes": [2]})
+    assert shown_columns(both)["planes"] == "planes"
+    assert shown_columns(both.drop(columns="z"))["planes"] == "time points"
     labels[1] = 0
     flat = set(shown_columns(object_table(labels, stack_axes="Z", pixel_size_um=1)).values())
     assert {"plane (from 0)", "area (µm²)"} <= flat

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import dask.array as da
@@ -669,3 +670,37 @@ def test_napari_tells_of_a_cell_its_own_row(viewer: ViewerModel, port: NapariPor
     assert "area_px: 22.5" in told()
     measured.close()
     cells.close()
+
+
+def test_a_part_above_and_left_of_the_first_one_is_added_in_its_place(
+    viewer: ViewerModel, port: NapariPort
+) -> None:
+    viewer.add_image(np.zeros((2, 40, 50)), axis_labels=("z", "y", "x"), translate=(1, 7, 9))
+    source = source_of(port)
+    first, second = some_labels((1, 10, 12)), some_labels((1, 8, 9))
+    port.show(*outcome(source, first, (1, 20, 30), "a"))
+    port.show(*_added_to("a", *outcome(source, second, (0, 3, 25), "b")))
+    (cells,) = (layer for layer in viewer.layers if isinstance(layer, Labels))
+    want = np.zeros((2, 40, 50), int)
+    want[1, 20:30, 30:42], want[0, 3:11, 25:34] = first[0] > 0, second[0] > 0
+
+    def shown() -> np.ndarray:
+        whole = np.zeros_like(want)
+        z, y, x = (int(v) for v in np.array(cells.translate) - (1, 7, 9))
+        part = whole[z : z + cells.data.shape[0], y:, x:]
+        part[:, : cells.data.shape[1], : cells.data.shape[2]] = cells.data > 0
+        return whole
+
+    np.testing.assert_array_equal(shown(), want)
+    # the same part once more: what lies around it stays where it is
+    state, result = outcome(source, 0 * second, (0, 3, 25), "c", replaces="b")
+    window = Window(index=(0,), box=(3, 11, 25, 34))
+    port.show(replace(state, request=replace(state.request, window=window)), result)
+    want[0] = 0
+    np.testing.assert_array_equal(shown(), want)
+
+
+def _added_to(
+    former: str, state: ResultState, result: SegmentResult
+) -> tuple[ResultState, SegmentResult]:
+    return replace(state, adds_to=former), result
