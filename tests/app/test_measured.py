@@ -270,6 +270,44 @@ def test_sizes_that_become_known(image: np.ndarray) -> None:
     np.testing.assert_allclose(cells.columns["area_um2"], cells.columns["area_px"] / 4)
 
 
+def test_volumes_that_become_known() -> None:
+    labels = np.zeros((3, 60, 60), np.int32)
+    labels[:2] = grid(3)
+    cells = measured(labels, np.zeros(labels.shape), stack_axes="Z")
+    assert np.isnan(cells.columns["volume_um3"]).all()
+    assert cells.move(Place(stack_axes="Z", pixel_size_um=0.5, z_step_um=3))
+    voxels = cells.columns["volume_voxels"]
+    np.testing.assert_allclose(cells.columns["volume_um3"], voxels * 0.25 * 3)
+    assert cells.move(Place(stack_axes="Z", pixel_size_um=0.5))
+    assert np.isnan(cells.columns["volume_um3"]).all()
+
+
+def test_only_of_cells_that_are_as_they_were_the_confidence_stays(image: np.ndarray) -> None:
+    labels = grid()
+    cells = measured(labels, image)
+    before = {**cells.columns, "confidence": np.linspace(0.1, 0.9, 36)}
+    labels[labels == 3] = 0
+    labels[labels == 5] = 3  # as large, and elsewhere
+    cells.adopt({**columns(labels, image), "confidence": np.full(35, np.nan)})
+    cells.recall(before)
+    found = dict(zip(cells.columns["label"].tolist(), cells.columns["confidence"], strict=True))
+    known = dict(zip(before["label"].tolist(), before["confidence"].tolist(), strict=True))
+    assert np.isnan(found.pop(3))
+    assert found == {label: known[label] for label in found}
+
+
+def test_groups_of_cells_that_changed_meanwhile_are_not_taken(image: np.ndarray) -> None:
+    labels = grid()
+    cells = measured(labels, image)
+    stamps = cells.stamps(cells.columns["label"].tolist())
+    more = {"label": cells.columns["label"], "solidity": np.ones(36)}
+    labels[5:8, 5:8] = 0
+    cells.follow()
+    assert not cells.add(stamps, more)
+    assert cells.add(cells.stamps(cells.columns["label"].tolist()), more)
+    assert (cells.columns["solidity"] == 1).all()
+
+
 # --- with the engine -----------------------------------------------------------------------
 
 
@@ -303,6 +341,14 @@ def test_more_columns_are_asked_for_when_the_cells_are_shown(image: np.ndarray) 
         one()
     (request,) = bench.client.requests
     assert (request.kind, request.about.key) == ("measure_groups", "mine")
+
+
+def test_cells_are_measured_in_the_channels_that_go_in(image: np.ndarray) -> None:
+    bench = Bench()
+    two = ImageSource("i", "i", np.stack([image, image]), "CYX", channels=(1,))
+    bench.measurements.measure("mine", grid(), Place(two, (0, 0)))
+    (request,) = bench.client.requests
+    assert (request.arguments["axes"], request.arguments["channels"]) == ("CYX", (1,))
 
 
 def test_cells_of_another_part_are_measured_with_those_that_are_there(

@@ -51,6 +51,25 @@ def test_planes_of_time_points_have_levels_of_their_own() -> None:
         np.testing.assert_allclose(one, seen[0], atol=1e-4)
 
 
+def test_a_part_of_a_stack_is_as_bright_as_in_the_whole() -> None:
+    plane = np.random.default_rng(1).random((16, 16))
+    plan = plan_image(np.stack([n * plane + 9 * n for n in (2.0, 1.0, 3.0)]), "TYX")
+    for t in range(3):
+        part = plan.part((t,), (4, 12, 0, 16))
+        want = plan.read((t,), 4, 12, 0, 16)
+        np.testing.assert_array_equal(part.read((0,), 0, 8, 0, 16), want)
+
+
+def test_blank_frames_do_not_blow_up_the_noise_of_others() -> None:
+    rng = np.random.default_rng(2)
+    stack = np.zeros((9, 16, 16))
+    stack[[1, 4, 7]] = 1000 * rng.random((3, 16, 16))
+    stack[5] = 3 * rng.random((16, 16))
+    plan = plan_image(stack, "TYX")
+    assert plan.read((4,), 0, 16, 0, 16).max() > 0.9
+    assert plan.read((5,), 0, 16, 0, 16).max() < 0.05
+
+
 def test_a_plane_that_is_blank_in_one_channel_counts_in_the_other() -> None:
     ramp = np.linspace(0, 100, 32 * 32).reshape(32, 32)
     stack = np.stack([[ramp, ramp], [0 * ramp, 10 * ramp]])
