@@ -586,6 +586,22 @@ def test_a_correction_is_carried_kept_and_noted(desks: Any) -> None:
     again.close()
 
 
+def test_a_journal_of_labels_of_another_type_is_not_gone_on_with(desks: Any) -> None:
+    """In its numbers the labels of before would be others; they are offered instead."""
+    before = desks(300 * disks())
+    assert before.controller.accept(600)
+    identity = before.controller.session.journal.id
+    before.controller.close()
+    narrow = disks().astype(np.uint8)
+    shown = narrow.copy()
+    again = desks(narrow, image=before.image.data, journal=identity)
+    assert again.controller.accept(1)
+    session = again.controller.session
+    assert session.journal.id != identity
+    assert list(session.corrections.marked(())) == [1]
+    np.testing.assert_array_equal(narrow, shown)
+
+
 def test_what_was_said_on_the_walk_and_carried_goes_back_to_its_cell(desks: Any) -> None:
     stack = Stack(desks, np.stack([disks(CENTRES[:2])] * 3))
     controller, state = stack.controller, stack.state

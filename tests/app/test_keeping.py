@@ -111,6 +111,7 @@ def test_what_is_undone_is_taken_back(desks: Any) -> None:
     assert (desk.state.keep.n_planes, desk.state.keep.n_withdrawn) == (0, 1)
     assert desk.keep() == []
     assert "Took 1 plane back" in desk.state.kept
+    assert desk.state.kept_note == ""  # nobody else has kept it
     assert set(active(desk)) == {(0,), (1,)}
     assert desk.state.unsaved == 0
     assert not desk.state.keep.can

@@ -28,7 +28,11 @@ from napari_sa2net.engine.messages import SegmentResult, Summary, Window
 from napari_sa2net.widgets.napari_port import METADATA_KEY, NapariPort
 from napari_sa2net.widgets.napari_port.cells import CellLayers
 from napari_sa2net.widgets.napari_port.measured_layers import MeasuredLayers
-from napari_sa2net.widgets.napari_port.reading import camera_of, voxel_sides_um
+from napari_sa2net.widgets.napari_port.reading import (
+    camera_of,
+    voxel_sides_um,
+    z_step_um,
+)
 from napari_sa2net.widgets.napari_port.results import set_features
 
 SHEARED = np.array([[1, 0.1, 0, 3], [0, 1.2, 0, 4], [0, 0.3, 0.9, 5], [0, 0, 0, 1.0]])
@@ -128,6 +132,11 @@ def test_sides_of_a_pixel_go_to_the_table(viewer: ViewerModel, port: NapariPort)
     layer = viewer.add_image(np.zeros((2, 10, 12)), scale=(2, 0.5, 0.5), units=("um",) * 3)
     assert voxel_sides_um(layer, "ZYX") == pytest.approx((2, 0.5, 0.5))
     assert voxel_sides_um(layer, "TYX") == pytest.approx(0.5)
+    # planes that are shifted against each other: from one to the next, not along an axis
+    viewer.layers.clear()
+    shifted = np.array([[2, 0.7, 0, 0], [0, 0.5, 0, 0], [1.5, 0, 0.5, 0], [0, 0, 0, 1]])
+    layer = viewer.add_image(np.zeros((2, 10, 12)), affine=shifted, units=("um",) * 3)
+    assert z_step_um(layer, "ZYX") == pytest.approx(2.5)
 
 
 def test_rgb_stack_and_lazy_images(viewer: ViewerModel, port: NapariPort) -> None:
@@ -198,6 +207,20 @@ def test_the_channel_of_a_stack_is_told(viewer: ViewerModel, port: NapariPort) -
     viewer.dims.set_current_step(1, 1)
     source = source_of(port)
     assert (source.axes, source.plane, source.seen_channel) == ("TCYX", (3,), 1)
+
+
+def test_plane_and_channel_beside_a_layer_in_another_unit(
+    viewer: ViewerModel, port: NapariPort
+) -> None:
+    """Napari's sliders count in one unit for all."""
+    um, axes = ("um",) * 4, ("z", "c", "y", "x")
+    image = np.zeros((4, 3, 20, 20))
+    viewer.add_image(image, units=um, scale=(2, 1, 0.5, 0.5), axis_labels=axes)
+    viewer.add_labels(np.zeros((20, 20), int), units=("nm", "nm"), scale=(500, 500))
+    viewer.dims.set_current_step(0, 2)
+    viewer.dims.set_current_step(1, 1)
+    source = source_of(port)
+    assert (source.plane, source.seen_channel) == ((2,), 1)
 
 
 def test_colours_are_no_channel_to_choose_from(viewer: ViewerModel, port: NapariPort) -> None:

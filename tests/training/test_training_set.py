@@ -123,6 +123,12 @@ def test_masks_beside_their_images_are_said(tmp_path, ending):
         load_training_folder(tmp_path)
 
 
+def test_an_index_with_a_head_full_of_commas(tmp_path):
+    index = "split;name;kind, as seen by me, twice, at least\nval;a;x, y\ntrain;b;z\n"
+    items = load_training_folder(folder_of(tmp_path, ["a", "b"], index))
+    assert [(item.name, item.split) for item in items] == [("a", "val"), ("b", "train")]
+
+
 def test_an_index_that_is_no_table(tmp_path):
     folder = folder_of(tmp_path, ["a"], "split,name\n")
     (folder / "index.csv").write_bytes(b"split,name\ntrain,a\r" + b"x" * 140_000)
