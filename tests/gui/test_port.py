@@ -13,6 +13,7 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from tests.app.conftest import Client
 
+from napari_sa2net.app.edit_session import RestoredCells
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.measurements import Measurements
 from napari_sa2net.app.segment import ResultState
@@ -727,3 +728,41 @@ def _added_to(
     former: str, state: ResultState, result: SegmentResult
 ) -> tuple[ResultState, SegmentResult]:
     return replace(state, adds_to=former), result
+
+
+@pytest.mark.parametrize("axes", ["YX", "CYX"])
+def test_restored_labels_with_an_axis_that_the_image_lacks_lie_on_it(
+    viewer: ViewerModel, port: NapariPort, axes: str
+) -> None:
+    """They are shown in the shape in which they were corrected."""
+    cells = CellLayers(port)
+    n = len(axes)
+    image = np.zeros((3, 30, 40)[-n:])
+    turned = np.eye(n + 1)
+    turned[-3:-1, -3:-1] = [[0.8, -0.6], [0.6, 0.8]]
+    own = {"scale": (1, 0.5, 0.25)[-n:], "translate": (0, 3, 4)[-n:], "affine": turned}
+    viewer.add_image(image, axis_labels=tuple(axes.lower()), units=("um",) * n, **own)
+    labels = some_labels((1, 20, 20))
+    more = np.eye(4)
+    more[-n - 1 :, -n - 1 :] = turned
+    first = viewer.add_labels(
+        *(labels,),
+        scale=(1, 0.5, 0.25),
+        translate=(0, 3 + 2.5, 4 + 1.25),
+        affine=more,
+        units=("um",) * 3,
+    )
+    source = cells.source()
+    assert source is not None
+    assert source.image is not None
+    assert (source.corner, source.extra) == ((5, 5), (0,))
+    want = np.asarray(first.data_to_world((0, 7, 9)))
+    viewer.layers.remove(first)
+    cells.show_restored(RestoredCells("j", "mine", labels, source.image, source.corner, {}))
+    shown = viewer.layers[-1]
+    assert shown.data is labels
+    np.testing.assert_allclose(shown.data_to_world((0, 7, 9))[-2:], want[-2:])
+    again = cells.source()
+    assert again is not None
+    assert (again.corner, again.extra) == ((5, 5), (0,))
+    cells.close()

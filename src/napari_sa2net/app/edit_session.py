@@ -511,7 +511,7 @@ class RestoredCells:
 
     Attributes
     ----------
-    corner, extra
+    corner
         As of `CellSource`.
     model
         Name and sha256 of the model that made the cells.
@@ -524,7 +524,6 @@ class RestoredCells:
     labels: NDArray[Any]
     image: ImageSource
     corner: tuple[int, ...]
-    extra: tuple[int, ...]
     model: dict[str, str]
     made: dict[str, Any] = field(default_factory=dict)
 
@@ -597,7 +596,6 @@ def restored_session(identity: str, image: ImageSource) -> tuple[EditSession, Re
         raise
     more = journal.image.more
     corner = more.get("corner") or [0] * labels.ndim
-    extra = tuple(more.get("extra") or ())
     name = more.get("layer") or journal.image.name
     cells = RestoredCells(
         identity,
@@ -605,7 +603,6 @@ def restored_session(identity: str, image: ImageSource) -> tuple[EditSession, Re
         labels,
         image,
         tuple(corner),
-        extra,
         more.get("model") or {},
         more.get("made") or {},
     )

@@ -35,6 +35,7 @@ from napari_sa2net.widgets.napari_port.results import (
     place_grid,
     place_labels,
     set_transforms,
+    with_axes_before,
 )
 
 if TYPE_CHECKING:
@@ -202,6 +203,8 @@ class CellLayers:
         if image is None:
             return
         arguments = place_grid(image, cells.image, cells.corner)
+        # they may have axes that the image lacks
+        arguments = with_axes_before(arguments, cells.labels.ndim)
         names = [layer.name for layer in self._viewer.layers]
         name = cells.name if cells.name not in names else f"{cells.name} (restored)"
         layer = Labels(

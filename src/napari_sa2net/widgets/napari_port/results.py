@@ -119,6 +119,25 @@ def place_grid(
     return arguments
 
 
+def with_axes_before(arguments: dict[str, Any], ndim: int) -> dict[str, Any]:
+    """The arguments of `place_grid` for labels with further axes before the others."""
+    n = ndim - len(arguments["scale"])
+    if not n:
+        return arguments
+    parts = ("scale", "rotate", "shear")
+    linear, affine = np.eye(ndim), np.eye(ndim + 1)
+    linear[n:, n:] = Affine(**{name: arguments[name] for name in parts}).linear_matrix
+    affine[n:, n:] = arguments["affine"]
+    whole = Affine(linear_matrix=linear, ndim=ndim)
+    return {
+        **{name: getattr(whole, name) for name in parts},
+        "translate": [*np.zeros(n), *arguments["translate"]],
+        "affine": affine,
+        "units": ("pixel",) * n + arguments["units"],
+        "axis_labels": tuple(f"-{ndim - i}" for i in range(n)) + arguments["axis_labels"],
+    }
+
+
 def set_transforms(layer: Layer, arguments: dict[str, Any]) -> None:
     """Move a layer where the arguments differ from what it has."""
     for name, value in arguments.items():
