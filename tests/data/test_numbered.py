@@ -5,7 +5,7 @@ from itertools import count
 import numpy as np
 
 from napari_sa2net.data import synthetic_nuclei
-from napari_sa2net.data.labels import look_at, notes_on, numbered
+from napari_sa2net.data.labels import Look, look_at, look_at_reviewed, notes_on, numbered
 
 
 def test_masks_of_one_value_and_of_classes():
@@ -47,6 +47,31 @@ def test_a_cell_far_from_two_pieces_of_its_number_is_found():
     assert look_at(labels).apart == ()  # something lies across it
     labels[0:10, 60:70] = 9
     assert look_at(labels).apart == (9,)
+
+
+def test_the_last_of_numbers_with_gaps_is_a_cell():
+    """Cells before it were deleted; one far above the others may be a mark."""
+    labels = np.zeros((80, 80), np.uint8)
+    numbers = (1, 100, 180, 255)
+    for n, x in zip(numbers, (0, 20, 40, 60), strict=True):
+        labels[40:50, x : x + 10] = n
+    assert look_at(labels) == Look()
+    few = np.where(labels == 255, 255, np.searchsorted(numbers, labels) * (labels > 0))
+    assert "label 255 stands far above the next number, 2" in look_at(few).note
+
+
+def test_what_nobody_has_reviewed_may_be_anything():
+    labels = np.zeros((80, 80), np.int32)
+    for n, x in enumerate((0, 20, 40, 60), start=1):
+        labels[40:50, x : x + 10] = n
+    labels[0:10, 0:10] = labels[0:10, 60:70] = 9
+    reviewed = np.zeros(labels.shape, bool)
+    reviewed[30:] = True
+    assert look_at_reviewed(labels, reviewed) == Look()
+    reviewed[0, 0] = True
+    look = look_at_reviewed(labels, reviewed)
+    assert look.apart == (9,)
+    assert "left out" in look.note
 
 
 def test_background_with_a_number():
