@@ -25,7 +25,7 @@ from napari_sa2net.app.session import (
     Session,
     WhatIfSettings,
 )
-from napari_sa2net.config import InstanceConfig, NetworkConfig
+from napari_sa2net.config import InstanceConfig, NetworkConfig, PredictConfig
 from napari_sa2net.engine import messages as p
 from napari_sa2net.models.registry import (
     add_file,
@@ -197,6 +197,30 @@ def test_view_and_the_plane_that_is_shown(desk, source, window):
     desk.open(**source)
     desk.segment.set_region(where="view", planes="all")
     assert desk.ask().arguments["window"] == window
+
+
+def test_the_size_that_was_found_is_of_what_went_in_then(desk):
+    def size():
+        return desk.ask().arguments["predict"].diameter
+
+    desk.open(data=np.zeros((2, 40, 48)), axes="CYX", channels=(0,))
+    assert size() is None
+    desk.segment.segment()
+    request = desk.newest("segment")
+    found = p.SegmentResult(
+        *(request.key, np.ones((40, 48), np.int32), (0, 0), p.Summary(1, 80.0, 0)), diameter=17
+    )
+    desk.client.done(request, found)
+    assert size() == 17
+    desk.segment.set_channels((1,))
+    assert size() is None
+    desk.segment.set_channels((0,))
+    assert size() == 17
+    desk.segment.set_normalize(False)
+    assert size() is None
+    desk.segment.set_normalize(True)
+    desk.segment.set_predict(PredictConfig(diameter=9))
+    assert size() == 9
 
 
 def test_what_cannot_be_explained_is_said(desk):

@@ -692,6 +692,13 @@ def test_napari_tells_of_a_cell_its_own_row(viewer: ViewerModel, port: NapariPor
     assert "size: 14.5" in told()
     set_features(layer, {"label": np.array([1, 2, 4]), "area_px": np.array([21.5, 22.5, 23.5])})
     assert "area_px: 22.5" in told()
+    # of what it says of its own, the newest counts
+    layer.features = layer.features.assign(dose=[1, 2, 3])
+    set_features(layer, {"label": np.array([2, 4]), "area_px": np.array([22.5, 23.5])})
+    assert layer.features["dose"].tolist() == [2, 3]
+    layer.features = layer.features.assign(dose=[7, 8])
+    set_features(layer, {"label": np.array([1, 2, 4]), "area_px": np.array([1, 22.5, 23.5])})
+    assert layer.features["dose"].tolist() == [1, 7, 8]
     measured.close()
     cells.close()
 
