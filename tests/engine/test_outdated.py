@@ -133,6 +133,26 @@ def test_others_go_on(bench: Bench) -> None:
     assert not bench.server.cancelled(1)()
 
 
+def test_what_is_quick_is_answered_one_after_the_other(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within a long run, and none within another one, which would wait for it."""
+    told: list[str] = []
+
+    def run(request: Any) -> str:
+        told.append(f"begins {request.job}")
+        bench.server.between()
+        told.append(f"ends {request.job}")
+        return "done"
+
+    monkeypatch.setattr(bench.work, "run", run)
+    for call in (p.Call(2, "derive", {}, "a"), p.Call(3, "warm_up"), p.Call(4, "measure")):
+        bench.server._take(call)
+    bench.server._answer(p.Call(1, "segment"))
+    assert told == ["begins 1", "begins 2", "ends 2", "begins 4", "ends 4", "ends 1"]
+    assert bench.waiting() == [3]
+
+
 def test_a_result_without_room_is_a_failure_that_says_so(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
