@@ -277,6 +277,22 @@ def test_what_another_window_kept_is_not_replaced_in_silence(desks: Any) -> None
     assert record.id == theirs.id
 
 
+def test_an_older_version_that_was_put_back_was_not_kept_meanwhile(desks: Any) -> None:
+    image = disks().astype(np.float32)
+    first, second = desks(disks(), image=image), desks(disks(), image=image)
+    second.controller.accept(2)
+    (theirs,) = second.keep()
+    next_second()
+    first.controller.accept(1)
+    first.keep()
+    assert f"Meanwhile version {theirs.id[:8]}" in first.state.kept_note
+    TrainingSet.open(first.state.folder).restore(theirs.name)
+    first.controller.accept(3)
+    (record,) = first.keep()
+    assert record.n_reviewed == 3  # what it had reviewed stays
+    assert first.state.kept_note == ""
+
+
 def test_an_image_whose_pixels_changed_is_another(desks: Any) -> None:
     desk = desks(disks())
     files = desk.controller._files
