@@ -308,6 +308,16 @@ def test_groups_of_cells_that_changed_meanwhile_are_not_taken(image: np.ndarray)
     assert (cells.columns["solidity"] == 1).all()
 
 
+def test_a_cell_over_time_points_has_no_volume() -> None:
+    labels = np.zeros((3, 60, 60), np.int32)
+    labels[:2] = grid(3)
+    table = columns(labels, stack_axes="T")
+    cells = MeasuredCells(labels, Place(stack_axes="T"))
+    cells.adopt(table)
+    assert (table["planes"] == 2).all()
+    assert not cells.summary().in_depth
+
+
 # --- with the engine -----------------------------------------------------------------------
 
 

@@ -123,6 +123,15 @@ def test_masks_beside_their_images_are_said(tmp_path, ending):
         load_training_folder(tmp_path)
 
 
+def test_rows_without_a_split_may_share_a_group(tmp_path):
+    index = "split,name,kind,group\ntrain,a,x,g\n,b,x,g\nval,c,x,h\n"
+    training, validation = split_items(
+        load_training_folder(folder_of(tmp_path, ["a", "b", "c"], index))
+    )
+    assert [item.name for item in training] == ["a", "b"]
+    assert [item.name for item in validation] == ["c"]
+
+
 def test_an_index_with_a_head_full_of_commas(tmp_path):
     index = "split;name;kind, as seen by me, twice, at least\nval;a;x, y\ntrain;b;z\n"
     items = load_training_folder(folder_of(tmp_path, ["a", "b"], index))
