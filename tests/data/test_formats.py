@@ -25,7 +25,14 @@ from napari_sa2net.cli.options import FormatName
 from napari_sa2net.data import read_cells, read_image, write_cells
 from napari_sa2net.data.formats import FORMATS, cells_of_layer, format_of, save_with_image
 from napari_sa2net.data.label_files import label_files, outlined_shape
-from napari_sa2net.data.outlines import Cells, column_head, pieces, polygons
+from napari_sa2net.data.outlines import (
+    Cells,
+    Found,
+    check_pixels_meant,
+    column_head,
+    pieces,
+    polygons,
+)
 from napari_sa2net.errors import (
     FormatError,
     ImageFileError,
@@ -497,6 +504,11 @@ def test_geojson_in_um_is_told_from_pixels(tmp_path, labels):
         assert not read_cells(written_in(1, name), **half).notes
         # where a pixel is 1 µm it is all the same
         assert read_cells(written_in(1, name), labels.shape, pixel_size_um=1.0).notes == ()
+    # of a ring the hole is not measured
+    outer = np.array([[0, 0], [10, 0], [10, 10], [0, 10]], float)
+    ring = Found(1, {}, [[outer, 1 + 0.8 * outer]], area_um2=36.0)
+    with pytest.raises(LabelsError, match="their areas are those"):
+        check_pixels_meant([ring], (40, 60), 0.5)
     with pytest.raises(LabelsError, match="divide their coordinates by 2"):
         read_cells(written_in(2), labels.shape, pixel_size_um=2.0)
     note = read_cells(written_in(0.5), **half).notes[0]

@@ -3,9 +3,18 @@
 from itertools import count
 
 import numpy as np
+import pytest
 
 from napari_sa2net.data import synthetic_nuclei
-from napari_sa2net.data.labels import Look, look_at, look_at_reviewed, notes_on, numbered
+from napari_sa2net.data.labels import (
+    Look,
+    as_labels,
+    look_at,
+    look_at_reviewed,
+    notes_on,
+    numbered,
+)
+from napari_sa2net.errors import LabelsError
 
 
 def test_masks_of_one_value_and_of_classes():
@@ -47,6 +56,13 @@ def test_a_cell_far_from_two_pieces_of_its_number_is_found():
     assert look_at(labels).apart == ()  # something lies across it
     labels[0:10, 60:70] = 9
     assert look_at(labels).apart == (9,)
+
+
+def test_floats_are_taken_as_far_as_they_are_exact():
+    largest = np.array([[0, 2**24]], np.float32)
+    assert as_labels(largest).max() == 2**24
+    with pytest.raises(LabelsError, match="not exact in float32"):
+        as_labels(largest + np.float32(2) * (largest > 0))
 
 
 def test_the_last_of_numbers_with_gaps_is_a_cell():
