@@ -379,13 +379,14 @@ class TuningRun:
 
         limit = self.config.minutes * 60 if self._limited else None
         show = None if self._preview is None else self._show
-        while self.module.done < self.schedule.total:
+        while True:
             rounds = Rounds(
                 self.record, self.scorer, self.config.patience, limit, self.save, tell, show
             )
             try:
                 self._ask()
-                self._fit(rounds)
+                if self.module.done < self.schedule.total:
+                    self._fit(rounds)
                 self._take_back(tell)
                 return
             except Paused:
