@@ -59,7 +59,7 @@ from napari_sa2net.training.tuning import (
 #: So much of the way back to the parent's weights is tried where what was forgotten speaks
 #: against a child: what both can do survives in between (Wortsman et al., "Robust fine-tuning
 #: of zero-shot models", CVPR 2022).
-TAKEN_BACK = (0.25, 0.5)
+TAKEN_BACK = (0.25, 0.5, 0.75)
 
 # --------------------------------------------------------------------------------------------
 # The best round of a fine-tuning becomes a child: judged, saved, and put where it belongs.
