@@ -410,7 +410,7 @@ class TuningRun:
         if judge(held_out, parts).better or not judge(held_out).better:
             return
         net = self._network()
-        first = {name: value.cpu() for name, value in net.state_dict().items()}
+        first = {name: value.cpu().clone() for name, value in net.state_dict().items()}
         for share in TAKEN_BACK:
             mixed = {
                 name: torch.lerp(value, first[name].to(value.dtype), share)
