@@ -20,7 +20,7 @@ from napari_sa2net.training import material as reference
 from napari_sa2net.training import run as tuning_run
 from napari_sa2net.training import tuning as rounds
 from napari_sa2net.training import tuning as tuning_module
-from napari_sa2net.training.compare import LossPoint, Notice, Planned, RoundPoint
+from napari_sa2net.training.compare import LossPoint, Notice, Planned, RoundPoint, Verdict
 from napari_sa2net.training.compare_models import compare_models
 from napari_sa2net.training.fine_tune import fine_tune, resume_fine_tuning
 from napari_sa2net.training.material import HELD_OUT
@@ -187,6 +187,45 @@ def test_a_child_of_shuffled_labels_is_kept_aside_and_the_verdict_says_why(
     assert load_model("worse").card.training["better"] is False
     # By the person's own choice it may still be used.
     assert not promote_model("worse").aside
+
+
+def test_a_child_that_only_forgot_goes_back_part_of_the_way(
+    corrections, tiny_model, monkeypatch
+):
+    config = SMALL.model_copy(update={"steps": 2, "rounds": 1})
+    whole = fine_tune(corrections, tiny_model, config, name="whole")
+    assert whole.card.training["taken_back"] == 0
+    asked = []
+
+    def forgetful(held_out, reference=None):
+        """Better on what was held back, but it has forgotten, until half of it is undone."""
+        asked.append(reference)
+        n = sum(one is not None for one in asked)
+        return Verdict(reference is None or n >= 3, "Better")
+
+    monkeypatch.setattr(tuning_run, "judge", forgetful)
+    events = []
+    part = fine_tune(corrections, tiny_model, config, name="part", on_event=events.append)
+    assert part.verdict.better
+    assert part.promoted
+    assert part.card.training["taken_back"] == 0.5
+    (said,) = (one.text for one in events if isinstance(one, Notice) and "way" in one.text)
+    assert "50%" in said
+
+    def flat(weights):
+        return torch.cat(
+            [w.double().ravel() for w in weights.values() if w.is_floating_point()]
+        )
+
+    first, last, half = map(
+        flat, (load_model(tiny_model).net.state_dict(), weights(whole), weights(part))
+    )
+    way = first - last
+    assert way.norm() > 0
+    assert float((half - last) @ way / (way @ way)) == pytest.approx(0.5, abs=0.02)
+    # the scores are of those weights
+    again = compare_models(tiny_model, part.path, corrections).parts[0].change
+    assert again.after == part.after
 
 
 def test_pause_and_resume_is_as_if_nothing_had_happened(corrections, tiny_model, tmp_path):

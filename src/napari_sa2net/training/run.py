@@ -21,7 +21,7 @@ from napari_sa2net.data.samples import REFERENCE_SHA256
 from napari_sa2net.errors import Cancelled, OutOfMemoryError, Paused
 from napari_sa2net.inference.devices import device_name, is_out_of_memory, resolve_device
 from napari_sa2net.models.card import ModelCard, utc_now
-from napari_sa2net.models.file import Model, load_model, save_model
+from napari_sa2net.models.file import Model, as_stored, load_model, save_model
 from napari_sa2net.models.registry import add_file
 from napari_sa2net.nn import Network, make_network, network_config
 from napari_sa2net.provenance import versions
@@ -55,6 +55,11 @@ from napari_sa2net.training.tuning import (
     reference_of,
     working_dtype,
 )
+
+#: So much of the way back to the parent's weights is tried where what was forgotten speaks
+#: against a child: what both can do survives in between (Wortsman et al., "Robust fine-tuning
+#: of zero-shot models", CVPR 2022).
+TAKEN_BACK = (0.25, 0.5, 0.75)
 
 # --------------------------------------------------------------------------------------------
 # The best round of a fine-tuning becomes a child: judged, saved, and put where it belongs.
@@ -109,6 +114,12 @@ def child_net(parent: Model, config: FineTuneConfig) -> Network:
     return focal
 
 
+def changes(parent: Tallies, child: Tallies) -> tuple[Change, dict[str, Change]]:
+    """From parent to child on what was held back, and on each part of the reference set."""
+    all_of_it = {name: change(before, child[name]) for name, before in parent.items()}
+    return all_of_it.pop(HELD_OUT), all_of_it
+
+
 def finish(run: Path, asked: Asked, parent: Model, state: dict[str, Any]) -> FineTuned:
     """Judge the best round of a state, save it, and put it where it belongs.
 
@@ -120,19 +131,14 @@ def finish(run: Path, asked: Asked, parent: Model, state: dict[str, Any]) -> Fin
             "Learning was stopped before its first round was over, so there is nothing to "
             f"keep. Nothing was changed. Run: {run}"
         )
-    held_out = change(record.parent[HELD_OUT], record.best[HELD_OUT])
-    parts = {
-        name: change(before, record.best[name])
-        for name, before in record.parent.items()
-        if name != HELD_OUT
-    }
+    held_out, parts = changes(record.parent, record.best)
     reference = change(reference_of(record.parent), reference_of(record.best))
     verdict = judge(held_out, parts)
     verdict = replace(verdict, text=" ".join([verdict.text, *asked.caveats]))
     promoted = verdict.better if asked.promote is None else asked.promote
     net = child_net(parent, asked.config)
     net.load_state_dict(record.weights)
-    card = _card(asked, parent, record.step, state, {HELD_OUT: held_out, **parts}, verdict)
+    card = _card(asked, parent, record, state, {HELD_OUT: held_out, **parts}, verdict)
     path = save_model(run / f"{asked.name}.safetensors", net.cpu().eval(), card, "float16")
     if asked.registered:
         path = add_file(path, asked.name, aside=not promoted).path
@@ -153,7 +159,7 @@ def finish(run: Path, asked: Asked, parent: Model, state: dict[str, Any]) -> Fin
 def _card(
     asked: Asked,
     parent: Model,
-    best_step: int,
+    record: Record,
     state: dict[str, Any],
     changes: dict[str, Change],
     verdict: Verdict,
@@ -173,7 +179,8 @@ def _card(
         "schedule": [list(piece) for piece in state["schedule"]["pieces"]],
         "rounds": state["schedule"]["rounds"],
         "steps": state["module"]["done"],
-        "best_step": best_step,
+        "best_step": record.step,
+        "taken_back": record.taken_back,
         "batch": {"crops_at_once": state["micro"], "crop": state["crop"]},
         "device": device_name(resolve_device(asked.config.device)),
         "versions": versions(),
@@ -372,13 +379,15 @@ class TuningRun:
 
         limit = self.config.minutes * 60 if self._limited else None
         show = None if self._preview is None else self._show
-        while self.module.done < self.schedule.total:
+        while True:
             rounds = Rounds(
                 self.record, self.scorer, self.config.patience, limit, self.save, tell, show
             )
             try:
                 self._ask()
-                self._fit(rounds)
+                if self.module.done < self.schedule.total:
+                    self._fit(rounds)
+                self._take_back(tell)
                 return
             except Paused:
                 self.save()
@@ -391,6 +400,36 @@ class TuningRun:
                     raise
             # Outside the except clause: the traceback would keep the tensors alive.
             self._shrink(tell)
+
+    def _take_back(self, tell: Callable[[Event], None]) -> None:
+        """Some of the weights, where what was forgotten alone speaks against the best round."""
+        record = self.record
+        if record.best is None or record.weights is None:
+            return
+        held_out, parts = changes(record.parent, record.best)
+        if judge(held_out, parts).better or not judge(held_out).better:
+            return
+        net = self._network()
+        first = {name: value.cpu().clone() for name, value in net.state_dict().items()}
+        for share in TAKEN_BACK:
+            mixed = {
+                name: torch.lerp(value, first[name].to(value.dtype), share)
+                if value.is_floating_point()
+                else value
+                for name, value in record.weights.items()
+            }
+            net.load_state_dict(as_stored(mixed))
+            tallies = self.scorer.score(net)
+            if judge(*changes(record.parent, tallies)).better:
+                record.best, record.weights, record.taken_back = tallies, mixed, share
+                self.save()
+                tell(
+                    Notice(
+                        "It had forgotten some of what the model could do: its weights went "
+                        f"back by {share:.0%} of the way, and now it keeps both."
+                    )
+                )
+                return
 
     def _fit(self, rounds: Rounds) -> None:
         module = self.module

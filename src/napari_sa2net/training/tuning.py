@@ -415,6 +415,8 @@ class Record:
         Of the best round.
     seconds : float
         Time that the run has taken, without breaks.
+    taken_back : float
+        By this share of the way the weights went back to the parent's.
     """
 
     parent: Tallies
@@ -425,6 +427,7 @@ class Record:
     rounds: list[RoundPoint] = field(default_factory=list)
     losses: list[LossPoint] = field(default_factory=list)
     seconds: float = 0.0
+    taken_back: float = 0.0
 
     def plain(self) -> dict[str, Any]:
         """As tensors, lists and numbers, to be stored."""
@@ -437,6 +440,7 @@ class Record:
             "rounds": [asdict(point) for point in self.rounds],
             "losses": [asdict(point) for point in self.losses],
             "seconds": self.seconds,
+            "taken_back": self.taken_back,
         }
 
     @classmethod
@@ -451,6 +455,7 @@ class Record:
             [round_point(point) for point in plain["rounds"]],
             [LossPoint(**point) for point in plain["losses"]],
             plain["seconds"],
+            plain.get("taken_back", 0.0),  # older runs lack it
         )
 
 
