@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from napari_sa2net.data.commit import Commit
 from napari_sa2net.data.corrections import TrainingSet
+from napari_sa2net.data.labels import look_at_reviewed, numbered
 from napari_sa2net.edits import (
     Corrections,
     History,
@@ -79,10 +81,16 @@ def correct(
         history.do(
             mark_region(corrections, "reviewed", box=(0, truth.shape[0], 0, truth.shape[1]))
         )
+    reviewed = reviewed_mask(corrections)
+    labels = corrections.labels
+    look = look_at_reviewed(labels, reviewed)
+    if look.apart:
+        # as the page offers it: pieces far from each other are cells of their own
+        labels = numbered(labels, look, count(int(labels.max()) + 1)).astype(np.int32)
     return Commit(
         picture.image,
-        corrections.labels,
-        reviewed_mask(corrections),
+        labels,
+        reviewed,
         source=picture.name,
         fingerprint=picture.name,
     )
