@@ -265,6 +265,8 @@ class Desk:
         self._numbers = 0
         self._cells: list[str] = []
         self._made: dict[str, Any] = {}
+        #: the cells are the model's
+        self.segmented = False
         self.image: ImageSource | None = None
         self.segment.refresh_models(model)
         self.segment.start()
@@ -338,6 +340,7 @@ class Desk:
             "made": result.provenance,
         }
         self._show(np.array(result.labels, np.int32), **self._made)
+        self.segmented = True
 
     def set_size(self, diameter: float | None) -> None:
         """Object size (px; None: as estimated), and Segment."""
@@ -368,6 +371,7 @@ class Desk:
         self.correct.set_cells(source)
         self.correct.open()
         self.work()
+        self.segmented = False
 
     def put_away(self) -> None:
         """Image and cells are closed."""
@@ -548,7 +552,8 @@ class Person:
     def _set_up(self) -> None:
         """Size of the cells and *Foreground*, where much is wrong at first sight."""
         wrong = len(self.seen.area_truth) - len(self.seen.match)
-        if self.seen.f1 >= SET_UP_BELOW or wrong < SET_UP_FROM:
+        few = self.seen.f1 >= SET_UP_BELOW or wrong < SET_UP_FROM
+        if few or not self.desk.segmented:
             return
         self._prepare("settings")
         true, found = (
@@ -558,6 +563,8 @@ class Person:
         if not true / OTHER_SIZE < found < true * OTHER_SIZE:
             self.ledger.pay("measure a cell", CLICK + STROKE + CM * self.scale * true)
             self._is_better(self.desk.set_size, true, None, "segment", CLICK)
+            if self.seen.f1 >= SET_UP_BELOW:
+                return
         # outlines too far out, or too many cells: up; else down
         now = self.desk.foreground
         pairs = [(t, n) for t, on in self.seen.on.items() for n, both in on.items() if 2 * both > min(self.seen.area_truth[t], self.seen.area[n])]
