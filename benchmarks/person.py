@@ -77,6 +77,12 @@ PRICES: dict[str, tuple[float, str]] = {
     "click": (CLICK, "P + 2 B"),
     "click with Alt": (K + CLICK, "K + P + 2 B"),
     "outline, lasso, line (and 0.16 s for each cm)": (STROKE, "P + 2 B + D"),
+    "measure a cell (and 0.16 s for each cm), Segment": (
+        2 * CLICK + STROKE,
+        "2 (P + 2 B) + P + 2 B + D",
+    ),
+    "move a slider, there or back": (STROKE, "P + 2 B + D"),
+    "judge the result at a glance": (M, "M"),
     "undo": (UNDO, "2 K"),
     "move the view": (PAN, "K + 2 P + 2 B"),
 }
@@ -95,6 +101,11 @@ MOST_AT_ONCE = 30
 #: The review is taken up where so many cells, and this share of those that nobody has reviewed,
 #: are false; and left where of the last ten fewer were wrong.
 REVIEWED_FROM, REVIEWED_WHILE = (3, 0.25), 3
+#: Size and *Foreground* are set first where less than this F1 is right and so many objects are
+#: wrong; the size only if the cells that were found are larger or smaller by this factor.
+SET_UP_BELOW, SET_UP_FROM, OTHER_SIZE = 0.75, 10, 1.2
+#: Where the slider is let go, one after the other.
+FOREGROUNDS = (0.2, 0.3, 0.45, 0.6, 0.75, 0.85)
 #: Tools that are better when clicks have learned of more cells.
 CLICKS = ("click to add", "click to grow", "click to cut")
 #: A person believes in a tool at first as after so many (successes, failures).
@@ -102,7 +113,7 @@ BELIEF = (4.0, 1.0)
 
 SETTINGS = (
     *(GOAL, RIGHT, PASSES, CANVAS, LEAST, MOST, HAND, IN_THE_WAY, MOST_AT_ONCE, BELIEF),
-    *(REVIEWED_FROM, REVIEWED_WHILE),
+    *(REVIEWED_FROM, REVIEWED_WHILE, SET_UP_BELOW, SET_UP_FROM, OTHER_SIZE, FOREGROUNDS),
 )
 
 Point = tuple[float, float]
@@ -254,6 +265,8 @@ class Desk:
         self._numbers = 0
         self._cells: list[str] = []
         self._made: dict[str, Any] = {}
+        #: the cells are the model's
+        self.segmented = False
         self.image: ImageSource | None = None
         self.segment.refresh_models(model)
         self.segment.start()
@@ -327,6 +340,24 @@ class Desk:
             "made": result.provenance,
         }
         self._show(np.array(result.labels, np.int32), **self._made)
+        self.segmented = True
+
+    def set_size(self, diameter: float | None) -> None:
+        """Object size (px; None: as estimated), and Segment."""
+        predict = self.link.session.predict
+        self.segment.set_predict(predict.model_copy(update={"diameter": diameter}))
+        self.show_segmented()
+
+    @property
+    def foreground(self) -> float:
+        """Where the slider stands."""
+        return self.link.session.instances.foreground
+
+    def set_foreground(self, value: float) -> None:
+        """Move the slider; the cells follow."""
+        instances = self.link.session.instances
+        self.segment.set_instances(instances.model_copy(update={"foreground": value}))
+        self.show_segmented()
 
     def show(self, labels: NDArray[np.int32]) -> None:
         """Cells from elsewhere."""
@@ -340,6 +371,7 @@ class Desk:
         self.correct.set_cells(source)
         self.correct.open()
         self.work()
+        self.segmented = False
 
     def put_away(self) -> None:
         """Image and cells are closed."""
@@ -510,10 +542,57 @@ class Person:
 
     def correct(self) -> None:
         """Go through the image until it is done."""
+        if not self._by_hand:
+            self._set_up()
         self._begin_anew()
         while self.passes < PASSES and (not self.passes or self.seen.f1 < GOAL):
             self._go_through()
             self.passes += 1
+
+    def _set_up(self) -> None:
+        """Size of the cells and *Foreground*, where much is wrong at first sight."""
+        wrong = len(self.seen.area_truth) - len(self.seen.match)
+        few = self.seen.f1 >= SET_UP_BELOW or wrong < SET_UP_FROM
+        if few or not self.desk.segmented:
+            return
+        self._prepare("settings")
+        true, found = (
+            2 * math.sqrt(float(np.median(list(areas.values()) or [0])) / math.pi)
+            for areas in (self.seen.area_truth, self.seen.area)
+        )
+        if not true / OTHER_SIZE < found < true * OTHER_SIZE:
+            self.ledger.pay("measure a cell", CLICK + STROKE + CM * self.scale * true)
+            self._is_better(self.desk.set_size, true, None, "segment", CLICK)
+            if self.seen.f1 >= SET_UP_BELOW:
+                return
+        # outlines too far out, or too many cells: up; else down
+        now = self.desk.foreground
+        pairs = [(t, n) for t, on in self.seen.on.items() for n, both in on.items() if 2 * both > min(self.seen.area_truth[t], self.seen.area[n])]
+        larger = sum(self.seen.area[n] > self.seen.area_truth[t] for t, n in pairs)
+        up = 2 * larger > len(pairs)
+        values = [v for v in FOREGROUNDS if (v > now if up else v < now)]
+        for value in values if up else reversed(values):
+            before = self.desk.foreground
+            if not self._is_better(
+                self.desk.set_foreground, value, before, "move a slider", STROKE
+            ):
+                return
+
+    def _is_better(
+        self, act: Callable[[Any], None], value: Any, before: Any, name: str, price: float
+    ) -> bool:
+        """Set it, judge at a glance, and set it back if it is no better."""
+        former = self.seen.f1
+        self.ledger.pay(name, price)
+        act(value)
+        self.ledger.pay("judge at a glance", M)
+        self.seen = self.look_again()
+        if self.seen.f1 > former:
+            return True
+        self.ledger.pay(name, price)
+        act(before)
+        self.seen = self.look_again()
+        return False
 
     def _begin_anew(self) -> None:
         """Without the cells, where taking false ones away takes longer than they are worth."""

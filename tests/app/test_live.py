@@ -344,6 +344,33 @@ def test_a_wave_that_gave_way_is_tried_again(live: Live) -> None:
     assert len(live.asked) == 2
 
 
+def test_waves_and_what_clicks_learn_take_turns(live: Live) -> None:
+    """Who goes on clicking would else keep every wave waiting."""
+    requests = live.desk.client.requests
+
+    def learning() -> list[Any]:
+        names = ("teach_clicks", "wave")
+        return [r for r in requests if isinstance(r, p.Call) and r.name in names]
+
+    live.controller.set_on(True)
+    live.correct.add((4.0, 4.0))
+    live.accept(1, 2, 3)
+    (lesson,) = learning()
+    assert lesson.name == "teach_clicks"
+    live.accept(4, 5, 6)  # a wave is due
+    assert len(learning()) == 1
+    live.desk.client.on_event(lesson.done((1, 2, 3)))
+    live.accept(7)
+    assert [one.name for one in learning()] == ["teach_clicks", "wave"]
+    live.answer(live.labels)
+    live.accept(8, 9, 10, 11, 12)
+    assert [one.name for one in learning()] == ["teach_clicks", "wave", "teach_clicks"]
+    # one that fails has had its turn, too
+    live.desk.client.on_event(p.Failed(learning()[-1].job, "RuntimeError", "No memory."))
+    assert live.correct.mark("ignore", [(90, 0), (90, 5), (95, 5), (95, 0)])
+    assert learning()[-1].name == "wave"
+
+
 def test_waves_wait_while_an_image_is_segmented(live: Live) -> None:
     live.desk.link.session.running = True
     live.controller.set_on(True)

@@ -97,6 +97,26 @@ def test_a_missed_cell_costs_a_click(person: Any, desk: Any) -> None:
     assert someone.seen.f1 == 1
 
 
+def test_size_and_foreground_are_set_where_much_is_wrong(person: Any, tmp_path: Path) -> None:
+    truth = discs([(y, x) for y in range(10, 96, 19) for x in range(10, 96, 19)], 6)
+    desk = person.Desk(tmp_path)
+    desk.open("picture", image_of(truth))
+    desk.set_size(80.0)
+    someone = person.Person(desk, truth)
+    assert someone.seen.f1 < person.SET_UP_BELOW
+    someone._set_up()
+    assert someone.seen.f1 > person.GOAL
+    assert desk.link.session.predict.diameter == pytest.approx(12, abs=1)
+    acts = ("prepare", "measure a cell", "segment", "judge at a glance")
+    assert tuple(someone.ledger.acts) == acts
+    # cells from elsewhere are corrected as they are
+    desk.show(np.zeros_like(truth))
+    other = person.Person(desk, truth)
+    other._set_up()
+    assert not other.ledger.acts
+    desk.close()
+
+
 def drop_in(truth: Any) -> Any:
     labels = truth.copy()
     labels[40:50, 5:15] = 77

@@ -7,7 +7,7 @@ answers (`training.click`), in the background and for this plane alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -158,6 +158,9 @@ class CorrectClicks:
         self._clicked: dict[tuple[str, Index, int], Point] = {}
         #: of the planes on which a person has clicked
         self._lessons: dict[tuple[str, Index], _Lesson] = {}
+        #: whether something else is to learn first, and lessons that have ended
+        self.gives_way: Callable[[], bool] = lambda: False
+        self.ended = 0
         self._link.answer(("object_at", "teach_clicks"), self)
         self._link.died.connect(self._engine_died)
         controller.changed.connect(self._changed)
@@ -336,6 +339,8 @@ class CorrectClicks:
         new = len(marked.keys() - lesson.asked)
         if new < max(EVERY, len(lesson.asked) // 4) or source.image is None:
             return
+        if self.gives_way():
+            return
         newest = [label for label in reversed(marked) if label in plane]
         # what was corrected says more than what the model had right
         some = sorted(newest, key=lambda label: marked[label] != "corrected")[:MOST]
@@ -387,6 +392,7 @@ class CorrectClicks:
         if call.kind == "object_at":
             self._object_ready(call.about, np.asarray(result))
             return
+        self.ended += 1
         request: LessonRequest = call.about
         lesson = self._lessons.get((request.cells, request.index))
         if lesson is None or lesson.image != (request.source.key, request.generation):
@@ -408,6 +414,7 @@ class CorrectClicks:
     def job_failed(self, call: p.Call, error: ErrorInfo) -> None:
         """What a click asked for could not be had; without a lesson it works as before."""
         if call.kind == "teach_clicks":
+            self.ended += 1
             words = (
                 f"Clicks could not learn from your cells, and work as before. {error.message}"
             )

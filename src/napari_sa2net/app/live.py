@@ -205,6 +205,9 @@ class LiveController:
         self._failed = 0
         self._proposing = False
         self.closed = False
+        #: lessons of clicks that had ended when the last wave began
+        self._lessons = -1
+        correct.clicks.gives_way = self._is_due
         self.link.answer(("wave",), self)
         correct.changed.connect(self._changed)
         correct.state.events.cells.connect(self._cells_chosen)
@@ -301,6 +304,16 @@ class LiveController:
             return
         self._rest()
 
+    def _is_due(self) -> bool:
+        """A wave waits to begin, and is not to wait for clicks to learn: both take turns."""
+        found = self._here()
+        if self.closed or not self.state.on or found is None or self._asked is not None:
+            return False
+        session, source = found
+        plane = self._plane(source.key, source.plane)
+        new = len(self._acts(session, source.plane) - plane.learned)
+        return not plane.resting and new >= EVERY and self._lessons < self.correct.clicks.ended
+
     def _rest(self) -> None:
         """Look again when nothing was corrected for a while."""
         self._drop_timer()
@@ -361,6 +374,7 @@ class LiveController:
             request.function, request.arguments(), request.key, about=request
         )
         self._asked = (number, request)
+        self._lessons = self.correct.clicks.ended
         self._show()
         return True
 
