@@ -567,8 +567,14 @@ class Person:
                 return
         # outlines too far out, or too many cells: up; else down
         now = self.desk.foreground
-        pairs = [(t, n) for t, on in self.seen.on.items() for n, both in on.items() if 2 * both > min(self.seen.area_truth[t], self.seen.area[n])]
-        larger = sum(self.seen.area[n] > self.seen.area_truth[t] for t, n in pairs)
+        sizes = self.seen.area_truth, self.seen.area
+        pairs = [
+            (t, n)
+            for t, on in self.seen.on.items()
+            for n, both in on.items()
+            if 2 * both > min(sizes[0][t], sizes[1][n])
+        ]
+        larger = sum(sizes[1][n] > sizes[0][t] for t, n in pairs)
         up = 2 * larger > len(pairs)
         values = [v for v in FOREGROUNDS if (v > now if up else v < now)]
         for value in values if up else reversed(values):
