@@ -562,7 +562,7 @@ class Person:
         )
         if not true / OTHER_SIZE < found < true * OTHER_SIZE:
             self.ledger.pay("measure a cell", CLICK + STROKE + CM * self.scale * true)
-            self._is_better(self.desk.set_size, true, None, "segment", CLICK)
+            self._is_better(self.desk.set_size, true, None, "segment", CLICK, 2 * CLICK)
             if self.seen.f1 >= SET_UP_BELOW:
                 return
         # outlines too far out, or too many cells: up; else down
@@ -580,12 +580,18 @@ class Person:
         for value in values if up else reversed(values):
             before = self.desk.foreground
             if not self._is_better(
-                self.desk.set_foreground, value, before, "move a slider", STROKE
+                self.desk.set_foreground, value, before, "move a slider", STROKE, STROKE
             ):
                 return
 
     def _is_better(
-        self, act: Callable[[Any], None], value: Any, before: Any, name: str, price: float
+        self,
+        act: Callable[[Any], None],
+        value: Any,
+        before: Any,
+        name: str,
+        price: float,
+        back: float,
     ) -> bool:
         """Set it, judge at a glance, and set it back if it is no better."""
         former = self.seen.f1
@@ -595,7 +601,7 @@ class Person:
         self.seen = self.look_again()
         if self.seen.f1 > former:
             return True
-        self.ledger.pay(name, price)
+        self.ledger.pay(name, back)
         act(before)
         self.seen = self.look_again()
         return False

@@ -511,6 +511,13 @@ def test_geojson_in_um_is_told_from_pixels(tmp_path, labels):
         check_pixels_meant([ring], (40, 60), 0.5)
     with pytest.raises(LabelsError, match="divide their coordinates by 2"):
         read_cells(written_in(2), labels.shape, pixel_size_um=2.0)
+    # a cell that hangs over the edge does not make it µm, nor do areas that say otherwise
+    hanging = Found(1, {}, [[outer + (54.0, 0.0)]])
+    assert check_pixels_meant([hanging], (40, 60), 2.0) == ""
+    far = [[outer + (70.0, 0.0)]]
+    assert check_pixels_meant([Found(1, {}, far, area_um2=400.0)], (40, 60), 2.0) == ""
+    with pytest.raises(LabelsError, match="beyond its pixels"):
+        check_pixels_meant([Found(1, {}, far)], (40, 60), 2.0)
     note = read_cells(written_in(0.5), **half).notes[0]
     assert "taken as pixels. If they are in µm, divide their coordinates by 0.5" in note
     assert not any("µm" in one for one in read_cells(written_in(0.5), labels.shape).notes)

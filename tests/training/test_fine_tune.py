@@ -12,7 +12,13 @@ import torch
 import napari_sa2net as sa2net
 from napari_sa2net.config import FineTuneConfig
 from napari_sa2net.data.samples import reference_images, synthetic_nuclei
-from napari_sa2net.errors import Cancelled, ModelExistsError, SettingsError, TrainingError
+from napari_sa2net.errors import (
+    Cancelled,
+    ModelExistsError,
+    Paused,
+    SettingsError,
+    TrainingError,
+)
 from napari_sa2net.models import find_model, list_models, load_model, promote_model
 from napari_sa2net.training import compare_models as compare_models_module
 from napari_sa2net.training import fine_tune as fine_tune_module
@@ -24,7 +30,7 @@ from napari_sa2net.training.compare import LossPoint, Notice, Planned, RoundPoin
 from napari_sa2net.training.compare_models import compare_models
 from napari_sa2net.training.fine_tune import fine_tune, resume_fine_tuning
 from napari_sa2net.training.material import HELD_OUT
-from napari_sa2net.training.runs import read_state
+from napari_sa2net.training.runs import read_state, runs_dir
 from napari_sa2net.training.schedule import Schedule
 
 SMALL = FineTuneConfig(
@@ -223,6 +229,21 @@ def test_a_child_that_only_forgot_goes_back_part_of_the_way(
     way = first - last
     assert way.norm() > 0
     assert float((half - last) @ way / (way @ way)) == pytest.approx(0.5, abs=0.02)
+    # paused in between, it goes on there and takes no further step
+    asked.clear()
+    pausing = [True]
+
+    def paused():
+        return pausing[0] and any(one is not None for one in asked)
+
+    with pytest.raises(Paused):
+        fine_tune(corrections, tiny_model, config, name="later", paused=paused)
+    pausing[0] = False
+    asked.clear()
+    later = resume_fine_tuning(runs_dir() / "later")
+    assert later.card.training["taken_back"] == 0.5
+    assert later.card.training["steps"] == 2
+    torch.testing.assert_close(flat(weights(later)), half)
     # the scores are of those weights
     again = compare_models(tiny_model, part.path, corrections).parts[0].change
     assert again.after == part.after

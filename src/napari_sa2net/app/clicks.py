@@ -425,6 +425,7 @@ class CorrectClicks:
     def job_cancelled(self, call: p.Call) -> None:
         """Something else was asked for: teach after it, or at the next correction."""
         if call.kind == "teach_clicks":
+            self.ended += 1
             lesson = self._lessons.get((call.about.cells, call.about.index))
             if lesson is not None:
                 lesson.asked = frozenset()

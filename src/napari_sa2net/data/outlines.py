@@ -712,7 +712,7 @@ def check_pixels_meant(
     why = ""
     if abs(ratio - 1) < _APART / 2:
         why = "their areas are those that the file gives in µm²"
-    elif in_um and (ends > pixels + slack).any():
+    elif in_um and math.isnan(ratio) and (ends > (1 + _APART) * pixels + slack).any():
         why = "they reach beyond its pixels, and not beyond its size in µm"
     if why:
         raise LabelsError(

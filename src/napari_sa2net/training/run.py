@@ -379,29 +379,43 @@ class TuningRun:
 
         limit = self.config.minutes * 60 if self._limited else None
         show = None if self._preview is None else self._show
-        while True:
+        while self._goes_on():
             rounds = Rounds(
                 self.record, self.scorer, self.config.patience, limit, self.save, tell, show
             )
             try:
                 self._ask()
-                if self.module.done < self.schedule.total:
-                    self._fit(rounds)
-                self._take_back(tell)
-                return
+                self._fit(rounds)
+                break
             except Paused:
-                self.save()
-                raise Paused(
-                    f"Learning is paused at step {self.module.done} of {self.schedule.total}. "
-                    f"Go on with the run {self.run}"
-                ) from None
+                raise self._paused_here() from None
             except (MemoryError, RuntimeError) as error:
                 if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
                     raise
             # Outside the except clause: the traceback would keep the tensors alive.
             self._shrink(tell)
+        try:
+            self._take_back(progress)
+        except Paused:
+            raise self._paused_here() from None
+        except (MemoryError, RuntimeError) as error:
+            # the best round is there
+            if not is_out_of_memory(error):
+                raise
 
-    def _take_back(self, tell: Callable[[Event], None]) -> None:
+    def _goes_on(self) -> bool:
+        """Steps are left, and it is worth to take them."""
+        tried = self.record.since_best < self.config.patience
+        return self.module.done < self.schedule.total and tried
+
+    def _paused_here(self) -> Paused:
+        self.save()
+        return Paused(
+            f"Learning is paused at step {self.module.done} of {self.schedule.total}. "
+            f"Go on with the run {self.run}"
+        )
+
+    def _take_back(self, progress: Progress | None = None) -> None:
         """Some of the weights, where what was forgotten alone speaks against the best round."""
         record = self.record
         if record.best is None or record.weights is None:
@@ -409,6 +423,7 @@ class TuningRun:
         held_out, parts = changes(record.parent, record.best)
         if judge(held_out, parts).better or not judge(held_out).better:
             return
+        say = progress or (lambda *_: None)
         net = self._network()
         first = {name: value.cpu().clone() for name, value in net.state_dict().items()}
         for share in TAKEN_BACK:
@@ -419,11 +434,13 @@ class TuningRun:
                 for name, value in record.weights.items()
             }
             net.load_state_dict(as_stored(mixed))
-            tallies = self.scorer.score(net)
+            tallies = self.scorer.score(
+                net, lambda done, total: say(done, total, "looking for what forgets less")
+            )
             if judge(*changes(record.parent, tallies)).better:
                 record.best, record.weights, record.taken_back = tallies, mixed, share
                 self.save()
-                tell(
+                self._tell(
                     Notice(
                         "It had forgotten some of what the model could do: its weights went "
                         f"back by {share:.0%} of the way, and now it keeps both."

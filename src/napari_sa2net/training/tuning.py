@@ -575,7 +575,7 @@ class Rounds(Callback):
         )
         record.since_best = 0 if best else record.since_best + 1
         if best:
-            record.best, record.step = tallies, module.done
+            record.best, record.step, record.taken_back = tallies, module.done, 0.0
             mean = module.average.state
             record.weights = {k: v.detach().cpu().clone() for k, v in mean.items()}
         point = RoundPoint(len(record.rounds) + 1, module.done, held_out, reference, best)
