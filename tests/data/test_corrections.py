@@ -591,6 +591,22 @@ def _nine() -> np.ndarray:
     return labels
 
 
+def test_cells_that_are_left_out_are_not_counted_as_reviewed(tmp_path):
+    labels = np.where(_nine() == 9, 1, _nine())
+    for part, array in (("images", labels.astype(np.float32)), ("labels", labels)):
+        (tmp_path / "from" / part).mkdir(parents=True)
+        tifffile.imwrite(tmp_path / "from" / part / "a.tif", array)
+    said = []
+    kept, records = import_into(tmp_path / "set", tmp_path / "from", note=said.append)
+    assert any("left out" in words for words in said)
+    assert (records[0].n_objects, records[0].n_reviewed) == (8, 7)
+    # the same again is known
+    assert import_into(tmp_path / "set", tmp_path / "from", note=said.append)[1] == []
+    reviewed = kept.load(records[0].id).reviewed
+    assert not reviewed[labels == 1].any()
+    assert reviewed[labels != 1].all()
+
+
 NOT_CELLS = {
     "Label 1 covers": lambda labels: labels + 1,
     "this looks like a mask": lambda labels: (labels > 0).astype(np.uint8),

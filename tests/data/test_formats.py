@@ -512,9 +512,9 @@ def test_geojson_in_um_is_told_from_pixels(tmp_path, labels):
     with pytest.raises(LabelsError, match="divide their coordinates by 2"):
         read_cells(written_in(2), labels.shape, pixel_size_um=2.0)
     # a cell that hangs over the edge does not make it µm, nor do areas that say otherwise
-    hanging = Found(1, {}, [[outer + (54.0, 0.0)]])
+    hanging = Found(1, {}, [[np.add(outer, (54.0, 0.0))]])
     assert check_pixels_meant([hanging], (40, 60), 2.0) == ""
-    far = [[outer + (70.0, 0.0)]]
+    far = [[np.add(outer, (70.0, 0.0))]]
     assert check_pixels_meant([Found(1, {}, far, area_um2=400.0)], (40, 60), 2.0) == ""
     with pytest.raises(LabelsError, match="beyond its pixels"):
         check_pixels_meant([Found(1, {}, far)], (40, 60), 2.0)

@@ -287,7 +287,7 @@ def read_truth(
     shape : (H, W)
         Of its image.
     many : str
-        As of `look_at`. Of a commit such cells do not count.
+        As of `look_at`. Of a commit such cells do not count, nor where they are `LEFT_OUT`.
     pixel_size_um : float, optional
         Of the image, as its file tells.
 
@@ -297,7 +297,7 @@ def read_truth(
         If a file cannot be read, does not fit the image, or does not hold numbered cells.
     """
     from napari_sa2net.data.label_files import read_cells, read_mask
-    from napari_sa2net.data.labels import look_at, look_at_reviewed
+    from napari_sa2net.data.labels import LEFT_OUT, look_at, look_at_reviewed
 
     check_pixels(item, shape)
     path = item.labels
@@ -334,6 +334,8 @@ def read_truth(
             f"viewers of photographs show this image {how} (EXIF), and here it is read as it "
             "is stored: see that the labels fit"
         )
+    if look.apart and many == LEFT_OUT:
+        counts = ~np.isin(labels, look.apart) & (True if counts is None else counts)
     note = "; ".join(notes)
     return labels, counts, f"{item.name}: {note}" if note else ""
 
