@@ -15,11 +15,12 @@ from napari_sa2net.app.correct import CorrectController
 from napari_sa2net.app.learn import NOTHING_KEPT, LearnController
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.segment import SegmentController
-from napari_sa2net.app.session import DIFFERENCE, PREVIEW, ImageSource, Session
+from napari_sa2net.app.session import DIFFERENCE, PREVIEW, ErrorInfo, ImageSource, Session
 from napari_sa2net.app.training_set import seconds_to_learn
 from napari_sa2net.config import FineTuneConfig, PredictConfig
 from napari_sa2net.data.commit import Commit
 from napari_sa2net.data.corrections import TrainingSet
+from napari_sa2net.data.labels import IN_PYTHON
 from napari_sa2net.data.plan import plan_image
 from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.models.registry import add_file, find_model, list_models
@@ -127,6 +128,16 @@ def test_what_is_missing_is_said_before_anything_is_pressed(desk, home):
     desk.correct.keeping.set_folder(home / "elsewhere")
     desk.until(lambda: state.summary is not None and state.summary.folder == home / "elsewhere")
     assert "Correct page" in state.problem
+
+
+def test_labels_that_are_refused_in_a_run_can_be_mended_in_the_window(desk):
+    message = f"a.tif: label 1 covers 90% of the image{IN_PYTHON}labels[labels == 1] = 0"
+    desk.learn._fail(ErrorInfo("TrainingDataError", message))
+    said = desk.state.error.message
+    assert "one click on the Correct page" in said
+    assert said.endswith("In Python: labels[labels == 1] = 0")
+    desk.learn._fail(ErrorInfo("OutputError", "The disk is full."))
+    assert desk.state.error.message == "The disk is full."
 
 
 def test_previews_look_at_the_channels_that_were_kept(desk):

@@ -43,6 +43,7 @@ from napari_sa2net.app.training_set import (
     Phase,
     SetSummary,
     gone,
+    in_window,
     plan_words,
     read_summary,
     thumbnails,
@@ -195,7 +196,7 @@ class LearnMaterial:
         self.state.problem = problem
 
     def _fail(self, error: ErrorInfo) -> None:
-        self.state.error = error
+        self.state.error = in_window(error)
 
     def _found_runs(self, runs: Any) -> None:
         self.state.unfinished = tuple(one for one in runs if str(one.run) != self.state.run)

@@ -666,7 +666,7 @@ class LearnSet:
 
         def failed(error: Exception) -> None:
             self._state.set_busy = ""
-            self._failed(in_window(error_info(error)))
+            self._failed(error_info(error))
             self._changed()
 
         if self._background.closed:
