@@ -295,6 +295,13 @@ def test_compares_with_the_parent_first(page, tiny_model, tmp_path):
     single = page.state.entry().card.model_copy(update={"training": alone})
     words = dict(main_rows(replace(page.state.entry(), card=single)))["Trained on"]
     assert words == "1 corrected image of “set”; a part of it held back to judge it"
+    assert "Expects" not in rows
+    for sizes, said in (((13.04, 18), "13 to 18"), ((40.01, 40.02), "40")):
+        sized = replace(
+            page.state.entry(), card=card.model_copy(update={"image_diameters": sizes})
+        )
+        for told in (main_rows(sized), short_rows(sized)):
+            assert dict(told)["Expects"].startswith(f"objects {said} px across, as in")
     assert rows["Scores"] == "held-out: AP 0.50 → 0.70"
     assert rows["Commits"] == "01234567, ba987654"
     assert rows["Selectivity"] == "1 (ordinary attention)"

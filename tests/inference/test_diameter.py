@@ -17,18 +17,20 @@ TRAINED = 24.0
 
 
 class Card:
-    diameter: float | None = TRAINED
     classes = ("foreground",)
     instance = InstanceConfig(min_size=5)
+
+    def __init__(
+        self, diameter: float | None = TRAINED, learned: tuple[float, float] | None = None
+    ) -> None:
+        self.diameter, self.image_diameters = diameter, learned
 
 
 class Threshold:
     """In place of a network: bright is foreground, but only near the trained size."""
 
-    card = Card()
-
-    def __init__(self) -> None:
-        self.scales: list[float] = []
+    def __init__(self, learned: tuple[float, float] | None = None) -> None:
+        self.card = Card(learned=learned)
 
     def probabilities(self, x: np.ndarray) -> np.ndarray:
         return (x[:1] > 0.5).astype(np.float32)
@@ -83,6 +85,64 @@ def test_much_enlarged_specks_are_not_believed(
     assert found == pytest.approx(expected, rel=0.15)
 
 
+@pytest.mark.parametrize(
+    ("learned", "diameter", "expected"),
+    [
+        (
+            (60, 60),
+            70,
+            60,
+        ),  # what is near the sizes that it learned from is the nearest of them
+        ((30, 50), 70, 50),
+        ((80, 90), 70, 80),
+        ((60, 80), 70, 70),  # one of them, as found
+        ((9, 11), 24, 24),  # another magnification
+        ((50, 70), 24, 24),
+    ],
+)
+def test_sizes_near_those_learned_from_are_taken_for_them(
+    learned: tuple[float, float], diameter: float, expected: float
+) -> None:
+    plan = plan_image(discs(diameter), normalize=False, in_channels=1)
+    found = estimate_diameter(Threshold(learned), plan)
+    assert found == pytest.approx(expected, rel=0.1)
+
+
+class Knowing(Threshold):
+    """Finds whole objects where they are as large as it was trained at, elsewhere specks."""
+
+    def probabilities(self, x: np.ndarray) -> np.ndarray:
+        found = super().probabilities(x)
+        numbers, n = ndimage.label(found[0])
+        diameter = np.sqrt(4 / np.pi * found.sum() / max(n, 1))
+        if 0.7 < diameter / TRAINED < 1.4:
+            return found
+        specks = np.zeros_like(found)
+        for y, x in ndimage.center_of_mass(found[0], numbers, range(1, n + 1)):
+            specks[0, int(y) - 3 : int(y) + 4, int(x) - 3 : int(x) + 4] = 1
+        return specks
+
+
+def test_the_search_begins_at_what_was_learned_from() -> None:
+    plan = plan_image(discs(70), normalize=False, in_channels=1)
+    unknowing = estimate_diameter(Knowing(), plan)
+    assert unknowing is not None
+    assert unknowing < 35
+    for learned in ((60, 80), (66, 90), (60, 60)):
+        found = estimate_diameter(Knowing(learned), plan)
+        assert found == pytest.approx(min(70, learned[1]), rel=0.05)
+    # of all sizes: it begins where nothing has to be resized, as if it knew none
+    assert estimate_diameter(Knowing((5, 200)), plan) == unknowing
+
+
+def test_small_cells_that_were_learned_from_are_believed() -> None:
+    plan = plan_image(discs(6, 300), normalize=False, in_channels=1)
+    assert estimate_diameter(Doubting(0.6, 0.61), plan) == pytest.approx(12, rel=0.15)
+    known = Doubting(0.6, 0.61)
+    known.card = Card(learned=(6, 7))
+    assert estimate_diameter(known, plan) == pytest.approx(6, rel=0.15)
+
+
 def squares(cells: int, specks: int, side: int) -> np.ndarray:
     """So many cells of 20×20 px, and more and smaller ones."""
     image = np.zeros((400, 400), np.float32)
@@ -126,12 +186,12 @@ def test_an_image_full_of_specks_is_not_enlarged_for_them() -> None:
 def test_nothing_to_find() -> None:
     flat = plan_image(np.zeros((300, 300), np.float32), normalize=False, in_channels=1)
     assert estimate_diameter(Threshold(), flat) is None
+    assert estimate_diameter(Threshold((40, 60)), flat) == 40
 
 
 def test_models_of_unknown_size_are_not_asked() -> None:
     predictor = Threshold()
-    predictor.card = Card()
-    predictor.card.diameter = None
+    predictor.card = Card(None)
     plan = plan_image(discs(24), normalize=False, in_channels=1)
     assert estimate_diameter(predictor, plan) is None
 

@@ -121,6 +121,18 @@ def test_channels_last_network_is_saved(tmp_path: Path, net: SA2Net) -> None:
     assert all(torch.equal(state[key], value) for key, value in net.state_dict().items())
 
 
+def test_sizes_learned_from_travel_in_the_card(tmp_path: Path, net: SA2Net) -> None:
+    """Earlier versions read cards without them, and say of others that they are too old."""
+    sized = make_card(image_diameters=(13.5, 40))
+    assert json.loads(sized.to_json())["schema_version"] == 3
+    read = read_card(save_model(tmp_path / "a", net, sized))
+    assert read.image_diameters == (13.5, 40)
+    plain = json.loads(make_card().to_json())
+    assert plain["schema_version"] == 1
+    assert "image_diameters" not in plain
+    assert ModelCard.from_json(json.dumps(plain)).image_diameters is None
+
+
 def test_card_of_another_network_is_not_saved(tmp_path: Path, net: SA2Net) -> None:
     card = make_card(network=NetworkConfig(in_channels=3, n_classes=3, base_channels=2))
     with pytest.raises(errors.CardError, match="Make the card for it"):
@@ -155,6 +167,8 @@ def test_broken_network_is_not_saved(tmp_path: Path, net: SA2Net) -> None:
         {"classes": ("a", "", "b")},
         {"diameter": 0},
         {"diameter": float("nan")},
+        {"image_diameters": (20, 19)},
+        {"image_diameters": (0, 19)},
         {"name": ""},
         {"surprise": 1},
     ],
@@ -177,7 +191,7 @@ def test_unusable_cards(tmp_path: Path, net: SA2Net, read: Any) -> None:
         None: "without a model card",
         "{": "not valid JSON",
         "[]": "no schema version",
-        json.dumps({**good, "schema_version": 3}): "Update it",
+        json.dumps({**good, "schema_version": 4}): "Update it",
         json.dumps({**good, "schema_version": 99, "new_field": 1}): "Update it",
         json.dumps({**good, "schema_version": "1"}): "no schema version",
         json.dumps({**good, "schema_version": True}): "no schema version",

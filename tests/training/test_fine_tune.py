@@ -162,6 +162,24 @@ def test_from_corrections_to_a_child_with_its_story(corrections, tiny_model):
     assert card.training["settings"] == config.model_dump(mode="json")
     assert card.training["best_step"] == best.step
     assert card.training["versions"]["torch"]
+    # sizes of the reviewed cells of the two images that it learned from
+    sizes = []
+    for name in ("1", "2"):
+        labels, reviewed = (
+            tifffile.imread(corrections / part / f"{name}.tif")
+            for part in ("labels", "reviewed")
+        )
+        edge = np.unique([*labels[0], *labels[-1], *labels[:, 0], *labels[:, -1]])
+        sizes.append(
+            np.median(
+                [
+                    np.sqrt(4 / np.pi * (labels == n).sum())
+                    for n in np.setdiff1d(labels, edge)
+                    if (reviewed[labels == n] > 0).mean() >= 0.5
+                ]
+            )
+        )
+    assert card.image_diameters == pytest.approx(sorted(sizes), rel=0.01)
     assert card.scores["held-out corrections"]["ap50"] == tuned.after.ap50
     assert card.scores["held-out corrections, parent"]["ap50"] == tuned.before.ap50
     json.loads(card.to_json())

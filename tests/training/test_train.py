@@ -184,6 +184,8 @@ def test_training_ends_in_a_registered_model(folder, tmp_path):
     assert model.card.training["steps"] == 4
     assert model.card.training["settings"] == SMALL.model_dump(mode="json")
     assert model.card.diameter == 12
+    least, most = model.card.image_diameters
+    assert 9 < least <= most < 15
     assert model.card.instance.foreground in FOREGROUNDS
     assert set(model.card.scores["validation"]) >= {"ap50", "mean_ap", "dice", "loss"}
     assert result.path.is_file()

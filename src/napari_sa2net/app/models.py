@@ -511,6 +511,7 @@ def short_rows(entry: ModelEntry) -> list[tuple[str, str]]:
         rows.append(("Trained on", data))
     if card.diameter:
         rows.append(("Object size", f"about {card.diameter:g} px across; images are resized"))
+    rows += _expected_sizes(card)
     rows.append(("Images", _images(card)))
     if entry.limits:
         rows.append(("Not for", entry.limits))
@@ -523,6 +524,15 @@ def short_rows(entry: ModelEntry) -> list[tuple[str, str]]:
         rows.append(("Variant of" if varied else "Learned from", of))
     rows.append(("File", file_words(entry)))
     return rows
+
+
+def _expected_sizes(card: ModelCard) -> list[tuple[str, str]]:
+    """How large objects in images are expected to be, as far as the card tells."""
+    if card.image_diameters is None:
+        return []
+    least, most = (f"{size:.3g}" for size in card.image_diameters)
+    sizes = least if least == most else f"{least} to {most}"
+    return [("Expects", f"objects {sizes} px across, as in the images that it learned from")]
 
 
 def main_rows(entry: ModelEntry) -> list[tuple[str, str]]:
@@ -542,6 +552,7 @@ def main_rows(entry: ModelEntry) -> list[tuple[str, str]]:
         rows.append(("Scores", "\n".join(scores)))
     size = f"about {card.diameter:g} px across" if card.diameter else "images are not resized"
     rows.append(("Object size", size))
+    rows += _expected_sizes(card)
     rows.append(("Images", _images(card)))
     if entry.limits:
         rows.append(("Not for", entry.limits))

@@ -38,6 +38,8 @@ WORTH = 0.03
 OTHER_SCALES = (2.0, 0.5)
 #: Fewer objects than this say nothing of the typical one.
 MIN_OBJECTS = 3
+#: A size that is no further than by this factor from those learned from is one of them.
+NEAR = 2.0
 #: Objects below this share of the area that half of the foreground reaches are specks.
 SPECK = 0.15
 
@@ -79,6 +81,10 @@ def estimate_diameter(
     images unlike those trained on it may end at specks; an estimate that enlarges much is
     therefore compared with a moderate one by how certain the network is.
 
+    A model that knows the sizes in the images that it learned from begins there, and what is
+    found near them is taken for one of them: parts of cells are found more often than another
+    magnification is met.
+
     Parameters
     ----------
     predictor : Predictor
@@ -95,8 +101,9 @@ def estimate_diameter(
     Returns
     -------
     float or None
-        Median equivalent diameter in image pixels; None if the model does not say at which
-        diameter it was trained, or no objects are found.
+        Median equivalent diameter in image pixels. Where no objects are found, a size that
+        the model learned from; None if it knows of none, or does not say at which diameter it
+        was trained.
 
     Raises
     ------
@@ -119,26 +126,44 @@ def estimate_diameter(
 
         return _measure(predictor, plan, planes, scale, config, cancelled, seen)
 
-    scale = 1.0
+    learned = predictor.card.image_diameters
+    if learned is None:
+        return _search(look, trained, 1.0)
+    least, most = learned
+    known = min(max(trained, least), most)
+    found = _search(look, trained, _scale(trained / known)) or known
+    near = min(max(found, least), most)
+    return near if max(near / found, found / near) <= NEAR else found
+
+
+def _search(
+    look: Callable[[float], Found | None], trained: float, scale: float
+) -> float | None:
+    """Look at one scale after the other, from this one on, until what is found agrees."""
+    first = scale
     passes: list[Found] = []
     for _ in range(MAX_PASSES):
         found = look(scale)
         if found is None:
             break
         wanted = trained / found.diameter
-        if agree(wanted, scale):
-            return _believed([*passes, found], found.diameter, found, trained, look)
         passes.append(found)
-        scale = min(max(wanted, MIN_SCALE), LARGEST_SCALE)
+        if agree(wanted, scale):
+            return _believed(passes, found.diameter, found, trained, look, first)
+        scale = _scale(wanted)
     if passes:
         # No agreement: the scale at which most was found, rather than wherever it drifted.
         most = max(passes, key=lambda one: (one.share, one.diameter))
-        return _believed(passes, trained / most.scale, most, trained, look)
-    for scale in OTHER_SCALES:
-        found = look(scale)
+        return _believed(passes, trained / most.scale, most, trained, look, first)
+    for factor in OTHER_SCALES:
+        found = look(_scale(factor * first))
         if found is not None:
             return found.diameter
     return None
+
+
+def _scale(scale: float) -> float:
+    return min(max(scale, MIN_SCALE), LARGEST_SCALE)
 
 
 def _believed(
@@ -147,9 +172,10 @@ def _believed(
     at: Found,
     trained: float,
     look: Callable[[float], Found | None],
+    first: float,
 ) -> float:
     """The estimate, unless it enlarges much and a moderate scale is about as certain."""
-    if at.scale <= LARGE_SCALE or at.confidence >= CERTAIN:
+    if at.scale <= max(LARGE_SCALE, first) or at.confidence >= CERTAIN:
         return diameter
     moderate = [one for one in passes if one.scale <= LARGE_SCALE]
     between = look(OTHER_SCALES[0])

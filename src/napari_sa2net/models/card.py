@@ -11,7 +11,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, PositiveFloat, ValidationError, field_validator, model_validator
 
 from napari_sa2net.config import (
     GAMMA_MOST,
@@ -29,9 +29,10 @@ from napari_sa2net.errors import (
 )
 from napari_sa2net.files import readable_all
 
-#: Version of the card's fields, and that of a network with scales switched off, which earlier
-#: versions cannot run; files with a higher one are refused.
-SCHEMA_VERSION, SWITCHED_VERSION = 1, 2
+#: Version of the card's fields, that of a network with scales switched off, which earlier
+#: versions cannot run, and that of a card that tells sizes of objects learned from, which they
+#: cannot read; files with a higher one are refused.
+SCHEMA_VERSION, SWITCHED_VERSION, SIZED_VERSION = 1, 2, 3
 #: Key of the card in the safetensors metadata.
 CARD_KEY = "card"
 #: safetensors itself allows no larger header.
@@ -58,6 +59,12 @@ class ModelCard(Settings):
         title="Object size (px)",
         description="Object diameter that the network was trained at",
     )
+    image_diameters: tuple[PositiveFloat, PositiveFloat] | None = Field(
+        None,
+        title="Objects learned from (px)",
+        description="Least and greatest typical object diameter of the images that it learned "
+        "from, as they were; the search for an image's own begins there",
+    )
     instance: InstanceConfig = Field(
         default_factory=InstanceConfig, description="Defaults, tuned on validation images"
     )
@@ -81,6 +88,13 @@ class ModelCard(Settings):
         linked = InstanceConfig.model_fields["link_planes"].default
         return value.model_copy(update={"link_planes": linked})
 
+    @field_validator("image_diameters")
+    @classmethod
+    def _least_first(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and value[0] > value[1]:
+            raise ValueError("the least size is above the greatest")
+        return value
+
     @model_validator(mode="after")
     def _classes_fit(self) -> ModelCard:
         if len(self.classes) != self.network.n_classes:
@@ -100,10 +114,13 @@ class ModelCard(Settings):
             If `training` holds something that JSON cannot.
         """
         version = SCHEMA_VERSION if all(self.network.scales) else SWITCHED_VERSION
+        unsaid = {"image_diameters"} if self.image_diameters is None else set()
+        if not unsaid:
+            version = SIZED_VERSION
         try:
             content = {**self.model_dump(), "schema_version": version}
             card = type(self).model_validate(readable_all(content))
-            return card.model_dump_json()
+            return card.model_dump_json(exclude=unsaid)
         except ValueError as error:
             raise CardError(
                 f"The model card cannot be written as JSON ({error}). Keep numbers, text, "
@@ -133,10 +150,10 @@ class ModelCard(Settings):
                 f"The model card in {where} has no schema version. "
                 "Save the model again with napari-sa2net."
             )
-        if version > SWITCHED_VERSION:
+        if version > SIZED_VERSION:
             raise CardError(
                 f"The model card in {where} has schema version {version}; this version of "
-                f"napari-sa2net knows up to {SWITCHED_VERSION}. Update it: "
+                f"napari-sa2net knows up to {SIZED_VERSION}. Update it: "
                 "pip install -U napari-sa2net"
             )
         try:

@@ -577,6 +577,12 @@ def load_example(
     )
 
 
+def image_diameters(examples: Iterable[Example]) -> tuple[float, float] | None:
+    """Least and greatest object size (px of the image) of those that have objects."""
+    sizes = [e.diameter for e in examples if len(e.centres)]
+    return (round(min(sizes), 2), round(max(sizes), 2)) if sizes else None
+
+
 def evenly(items: Iterable[T], most: int | None, key: Callable[[T], Any]) -> list[T]:
     """At most so many of the items (None: all), evenly over their order by a key."""
     ordered = sorted(items, key=key)

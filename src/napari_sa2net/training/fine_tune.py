@@ -37,6 +37,7 @@ from napari_sa2net.models.registry import (
     parent_named,
 )
 from napari_sa2net.training.compare import Event
+from napari_sa2net.training.dataset import image_diameters
 from napari_sa2net.training.material import prepare
 from napari_sa2net.training.run import FineTuned, Stopped, TuningRun, finish
 from napari_sa2net.training.runs import (
@@ -163,6 +164,7 @@ def fine_tune(
         division={use: tuple(names) for use, names in material.division().items()},
         commit_ids=material.commit_ids(),
         places=material.places(),
+        image_diameters=image_diameters(material.training),
         caveats=material.caveats(),
         axes=axes,
         channels=channels,

@@ -194,6 +194,7 @@ def _card(
             "description": f"{parent.name}, taught by corrections "
             f"({Path(asked.training_set).name})",
             "diameter": parent.card.diameter or DIAMETER,
+            "image_diameters": asked.image_diameters,
             "training": training,
             "scores": {
                 **{name: _scores(part.after, part) for name, part in changes.items()},

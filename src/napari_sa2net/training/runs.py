@@ -33,8 +33,9 @@ SCHEMA_VERSION = 1
 class Asked(Settings):
     """How a run was begun.
 
-    ``commit_ids`` and ``places`` tell the images by name, and ``caveats`` end the verdict: so
-    that the best can be kept without a look at the images.
+    ``commit_ids`` and ``places`` tell the images by name, ``image_diameters`` goes into the
+    child's card, and ``caveats`` end the verdict: so that the best can be kept without a look
+    at the images.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -47,6 +48,7 @@ class Asked(Settings):
     division: dict[str, tuple[str, ...]]
     commit_ids: dict[str, str] = Field(default_factory=dict)
     places: dict[str, str] = Field(default_factory=dict)
+    image_diameters: tuple[float, float] | None = None
     caveats: tuple[str, ...] = ()
     schedule: tuple[tuple[int, int], ...] = ()
     promote: bool | None = None

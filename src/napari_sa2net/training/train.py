@@ -61,6 +61,7 @@ from napari_sa2net.training.dataset import (
     Example,
     ValidationDataset,
     evenly,
+    image_diameters,
     label_notes,
     load_example,
 )
@@ -474,6 +475,7 @@ def train_with(
         classes=module.outputs,
         input=input_config,
         diameter=config.diameter,
+        image_diameters=image_diameters(examples),
         instance=InstanceConfig(foreground=foreground),
         training={
             "data": data,
