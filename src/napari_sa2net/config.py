@@ -486,7 +486,7 @@ class FineTuneConfig(LossConfig):
         ge=1,
         le=1000,
         title="Patience",
-        description="Learning ends after so many rounds without a better score",
+        description="Learning ends after so many rounds in a row that are worse",
     )
     held_out: float = Field(
         0.2,

@@ -26,7 +26,7 @@ from napari_sa2net.training.compare import (
 )
 from napari_sa2net.training.material import HELD_OUT
 from napari_sa2net.training.runs import RECIPE
-from napari_sa2net.training.tuning import merit
+from napari_sa2net.training.tuning import is_as_good, merit
 
 
 def squares(*corners, shape=(60, 60), side=10):
@@ -166,6 +166,33 @@ def test_where_it_is_not_better_the_advice_fits_the_reason():
     flood = judge(change([tally(truth, truth)] * 2, [tally(child, truth)] * 2))
     assert "takes for cells what is none" in flood.advice
     assert "learn again" in flood.advice
+
+
+def test_the_last_round_counts_that_nothing_tells_from_the_highest():
+    _, truth = synthetic_nuclei((300, 300), 60, 16, seed=2)
+    n = len(np.unique(truth)) - 1
+    assert n == 60
+
+    def found(first, last, known=1.0):
+        """Tallies of a round that finds these of the held-back cells."""
+        ends = {HELD_OUT: (first, last), "fluorescence": (1, round(known * n))}
+        return {
+            name: [tally(np.where((truth >= a) & (truth <= b), truth, 0), truth)]
+            for name, (a, b) in ends.items()
+        }
+
+    parent, top = found(1, 20), found(1, 40)
+    assert is_as_good(top, top, parent)
+    # finds 39 of 60, loses three and gains two: chance
+    assert is_as_good(found(4, 42), top, parent)
+    # loses ten and gains none
+    assert not is_as_good(found(1, 30), top, parent)
+    # loses 20 and gains ten
+    assert not is_as_good(found(21, 50), top, parent)
+    # what was forgotten counts as it is: no more than the verdict forgives, or than the top
+    assert is_as_good(found(1, 40, known=0.99), top, parent)
+    assert not is_as_good(found(1, 45, known=0.9), top, parent)
+    assert is_as_good(found(1, 45, known=0.9), found(1, 40, known=0.9), parent)
 
 
 def test_a_small_loss_on_the_reference_set_is_no_change():

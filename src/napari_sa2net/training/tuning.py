@@ -29,12 +29,14 @@ from napari_sa2net.models.card import ModelCard
 from napari_sa2net.models.file import as_stored
 from napari_sa2net.nn import Network, activate
 from napari_sa2net.training.compare import (
+    TOLERANCE,
     Event,
     LossPoint,
     Notice,
     RoundPoint,
     Score,
     Tally,
+    change,
     score_of,
     tally,
 )
@@ -307,6 +309,8 @@ LATE = 1.15
 #: Steps that are taken even where the time is over before the first: exponents are learned by
 #: few steps, but not by one.
 FEWEST = {"everything": 1, "attention": 12}
+#: Half of a 95 % interval is so many standard errors.
+DEVIATIONS = 1.96
 #: After so many rollbacks learning ends with the best so far.
 MAX_ROLLBACKS = 3
 
@@ -381,15 +385,32 @@ class Scorer:
 
 
 def merit(tallies: Tallies, parent: Tallies) -> float:
-    """What the best round is chosen by: held-out score less what was lost.
+    """What a round is worth: its held-out score less what was lost."""
+    return score_of(tallies[HELD_OUT]).both - _all_lost(tallies, parent)
 
-    Lost are what was forgotten most of the reference set, and area that was covered rightly:
-    a round that finds every cell in a flood of false foreground is none to keep.
+
+def is_as_good(tallies: Tallies, top: Tallies, parent: Tallies) -> bool:
+    """Whether nothing tells a later round from the one of most merit.
+
+    What is held back is little, and of rounds in a row the luckiest has the highest score;
+    images that nobody has seen gain from learning on. So the last round counts that is within
+    one standard error of the top, as in the rule of Breiman et al., "Classification and
+    Regression Trees", 1984, and has lost no more.
+    """
+    error = change(top[HELD_OUT], tallies[HELD_OUT]).margin / DEVIATIONS
+    near = score_of(tallies[HELD_OUT]).both >= score_of(top[HELD_OUT]).both - error
+    return near and _all_lost(tallies, parent) <= max(_all_lost(top, parent), TOLERANCE)
+
+
+def _all_lost(tallies: Tallies, parent: Tallies) -> float:
+    """What was forgotten most of the reference set, and area that was covered rightly.
+
+    A round that finds every cell in a flood of false foreground is none to keep.
     """
     lost = {name: _lost(parent[name], some) for name, some in tallies.items()}
     held_out = lost.pop(HELD_OUT)[1]
     forgotten = [part for both in lost.values() for part in both]
-    return score_of(tallies[HELD_OUT]).both - max(0.0, held_out) - max(0.0, *forgotten, 0.0)
+    return max(0.0, held_out) + max(0.0, *forgotten, 0.0)
 
 
 def _lost(before: Sequence[Tally], after: Sequence[Tally]) -> tuple[float, float]:
@@ -409,6 +430,10 @@ class Record:
 
     Attributes
     ----------
+    best : dict or None
+        Of the round that is kept: the last that is as good as the top.
+    top : dict or None
+        Of the round of most merit.
     weights : dict or None
         Of the best round.
     step : int
@@ -421,6 +446,7 @@ class Record:
 
     parent: Tallies
     best: Tallies | None = None
+    top: Tallies | None = None
     weights: dict[str, Tensor] | None = None
     step: int = 0
     since_best: int = 0
@@ -434,6 +460,7 @@ class Record:
         return {
             "parent": _plain(self.parent),
             "best": None if self.best is None else _plain(self.best),
+            "top": None if self.top is None else _plain(self.top),
             "weights": self.weights,
             "step": self.step,
             "since_best": self.since_best,
@@ -449,6 +476,7 @@ class Record:
         return cls(
             _tallies(plain["parent"]),
             None if plain["best"] is None else _tallies(plain["best"]),
+            None if (top := plain.get("top", plain["best"])) is None else _tallies(top),
             plain["weights"],
             plain["step"],
             plain["since_best"],
@@ -570,9 +598,10 @@ class Rounds(Callback):
         record = self.record
         tallies = self.scorer.score(net)
         held_out, reference = score_of(tallies[HELD_OUT]), score_of(reference_of(tallies))
-        best = record.best is None or (
-            merit(tallies, record.parent) > merit(record.best, record.parent)
-        )
+        parent = record.parent
+        if record.top is None or merit(tallies, parent) > merit(record.top, parent):
+            record.top = tallies
+        best = is_as_good(tallies, record.top, parent)
         record.since_best = 0 if best else record.since_best + 1
         if best:
             record.best, record.step, record.taken_back = tallies, module.done, 0.0
@@ -588,8 +617,8 @@ class Rounds(Callback):
         if record.since_best >= self.patience and module.done < module.schedule.total:
             self.tell(
                 Notice(
-                    f"No better for {record.since_best} rounds: learning ends early with the "
-                    f"best so far, that of step {record.step}."
+                    f"Worse for {record.since_best} rounds: learning ends early with the best "
+                    f"so far, that of step {record.step}."
                 )
             )
         self._replan(module, start)
