@@ -18,7 +18,7 @@ order and at random, three seeds each, and AP@0.5 on the images of the source th
 offered is printed.
 
     python -m benchmarks order
-    python -m benchmarks.bench_order --learn SOURCE [--minutes 3]
+    python -m benchmarks.bench_order --learn SOURCE [--steps 240]
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def row_of(name: str, images: list[Looked]) -> tuple[dict[str, object], float]:
     return row, float(ours - by_chance)
 
 
-def learned(source: str, minutes: float) -> list[dict[str, object]]:
+def learned(source: str, steps: int) -> list[dict[str, object]]:
     """AP@0.5 on images that are left out, after learning from 5 images of a source."""
     model = sa2net.load_model("nuclei")
     every = [picture for picture in pictures() if picture.source == source]
@@ -193,14 +193,14 @@ def learned(source: str, minutes: float) -> list[dict[str, object]]:
             ("doubt", [one.picture for one in looked[:FIRST]]),
             ("random", offered[:FIRST]),
         ):
-            after = ap50(taught(chosen, minutes, seed), left_out)
+            after = ap50(taught(chosen, steps, seed), left_out)
             row: dict[str, object] = {"seed": seed, "order": words, "left out": len(left_out)}
             rows.append({**row, "before": f"{before:.3f}", "after": f"{after:.3f}"})
             print(rows[-1], flush=True)
     return rows
 
 
-def taught(chosen: list[Picture], minutes: float, seed: int) -> Model:
+def taught(chosen: list[Picture], steps: int, seed: int) -> Model:
     """The bundled model after learning from wholly labelled images."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -211,7 +211,7 @@ def taught(chosen: list[Picture], minutes: float, seed: int) -> Model:
             write_image(folder / "images" / f"{picture.image.stem}.tif", image, axes)
             labels = truth.astype(np.uint16)
             tifffile.imwrite(folder / "labels" / f"{picture.image.stem}.tif", labels)
-        config = FineTuneConfig(minutes=minutes, seed=seed)
+        config = FineTuneConfig(steps=steps, seed=seed)
         made = fine_tune(folder, "nuclei", config, out=folder / "run", promote=False)
         return sa2net.load_model(made.path)
 
@@ -230,14 +230,14 @@ def main() -> int:
     """Measure on the images that are there; 1 where the order gains nothing."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--learn", metavar="SOURCE", default="")
-    parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--steps", type=int, default=240)
     said = parser.parse_args()
     found = pictures()
     if not found:
         print(f"no images at {data()} (set SA2NET_DATA)")
         return 0
     if said.learn:
-        show(learned(said.learn, said.minutes))
+        show(learned(said.learn, said.steps))
         return 0
     model = sa2net.load_model("nuclei")
     images: list[Looked] = []
