@@ -26,7 +26,7 @@ from napari_sa2net.training.compare import (
 )
 from napari_sa2net.training.material import HELD_OUT
 from napari_sa2net.training.runs import RECIPE
-from napari_sa2net.training.tuning import is_as_good, merit
+from napari_sa2net.training.tuning import Record, is_as_good, merit
 
 
 def squares(*corners, shape=(60, 60), side=10):
@@ -193,6 +193,20 @@ def test_the_last_round_counts_that_nothing_tells_from_the_highest():
     assert is_as_good(found(1, 40, known=0.99), top, parent)
     assert not is_as_good(found(1, 45, known=0.9), top, parent)
     assert is_as_good(found(1, 45, known=0.9), found(1, 40, known=0.9), parent)
+
+
+def test_a_run_of_an_older_version_goes_on_from_its_best_round():
+    parent, best = {HELD_OUT: [many(20)]}, {HELD_OUT: [many(30)]}
+    record = Record(parent, best, top=best, weights={})
+    older = record.plain()
+    del older["top"], older["taken_back"]
+    read = Record.of(older)
+    assert read.top is not None
+    assert score_of(read.top[HELD_OUT]) == score_of(best[HELD_OUT])
+    assert read.plain() == record.plain()
+    begun = Record(parent).plain()
+    del begun["top"]
+    assert Record.of(begun).top is None
 
 
 def test_a_small_loss_on_the_reference_set_is_no_change():
