@@ -15,6 +15,7 @@ from napari_sa2net.app.edit_session import (
     EditSession,
     Tally,
     find_offers,
+    labels_before,
     restored_session,
     state_step,
 )
@@ -150,8 +151,7 @@ def test_first_stroke_is_in_the_journal_from_before_it(desks: Any) -> None:
     assert session.journal is not None
     assert session.journal.wait()
     assert session.is_safe
-    restored = session.journal.read()
-    np.testing.assert_array_equal(restored.arrays["labels"], began)
+    np.testing.assert_array_equal(labels_before(session.journal.read()), began)
     assert not desk.controller.stroke("of another layer", [(tuple(where), old, 9)])
 
 
@@ -339,6 +339,35 @@ def test_no_journal_no_stop(desks: Any, home: Path) -> None:
     journal.close()
     np.testing.assert_array_equal(restored.arrays["labels"], labels)
     assert [step.header["move"] for step in restored.steps] == ["state"]
+
+
+@pytest.mark.parametrize("moves", ["z", "xz", "xzz", "xzzyy", "xzzz", "zzyy", "xzzxzz", "zxzzx"])
+def test_steps_from_before_there_was_a_journal_are_taken_back_and_done_again(
+    moves: str, desks: Any, home: Path
+) -> None:
+    """x deletes another cell, z takes back, y does again."""
+    home.mkdir()
+    (home / "journals").write_text("in the way")
+    labels = disks()
+    desk = desks(labels)
+    assert desk.controller.delete(point=CENTRES[0])
+    assert desk.controller.accept(4)
+    assert desk.state.journal_problem
+    (home / "journals").unlink()
+    centres = iter(CENTRES[1:3])
+    for move in moves:
+        if move == "x":
+            assert desk.controller.delete(point=next(centres))
+        else:
+            assert {"y": desk.controller.redo, "z": desk.controller.undo}[move]()
+    session = desk.controller.session
+    assert session is not None
+    assert session.journal is not None
+    session.journal.close()
+    again, cells = restored_session(session.journal.id, desk.image)
+    np.testing.assert_array_equal(cells.labels, labels)
+    assert again.corrections.marked() == session.corrections.marked()
+    assert again.close() is None
 
 
 def test_which_journals_are_written_here(desks: Any) -> None:
