@@ -30,7 +30,7 @@ from napari_sa2net.edits import (
 )
 from napari_sa2net.edits.shapes import Box
 from napari_sa2net.edits.step import STATUS, Index, planes_of
-from napari_sa2net.errors import JournalError, SA2NetError, StepFormatError
+from napari_sa2net.errors import EditConflictError, JournalError, SA2NetError, StepFormatError
 from napari_sa2net.words import counted
 
 AREA_WORDS = "segmenting of an area"
@@ -233,29 +233,28 @@ class EditSession:
         self.redo_no_more(self.history.undone, lambda: self.history.record(step))
         return self._done("do", step, by_napari=True)
 
-    def record_area(self, former: NDArray[Any]) -> None:
+    def record_area(self, changes: tuple[Patch, ...]) -> None:
         """Take in cells of a part of the image that were added to these: the first step.
 
         Parameters
         ----------
-        former
-            The labels before.
+        changes
+            What that changed.
         """
         from napari_sa2net.edits.objects import pixel_step
 
-        patches = []
-        for index in np.ndindex(*self.labels.shape[:-2]):
-            patch = Patch.between(index, (0, 0), former[index], self.labels[index])
-            if patch:
-                # the index is to know the labels before
-                self.corrections.index.forget(index)
-                self.corrections.index.scan_before(patch, self.corrections.read)
-                patches.append(patch)
-        if patches:
-            words = AREA_WORDS
-            self.record(
-                pixel_step(self.corrections, "resegment", words, patches, by_person=False)
-            )
+        try:
+            for patch in changes:
+                self.corrections.check_painted(patch)
+        except EditConflictError:
+            return  # a script wrote over them, so they cannot be taken back
+        for patch in changes:
+            # the index is to know the labels before
+            look = partial(self.corrections.look, patch.index)
+            self.corrections.plane(patch.index).update(patch.inverse(), look)
+        self.record(
+            pixel_step(self.corrections, "resegment", AREA_WORDS, changes, by_person=False)
+        )
 
     def undo(self) -> Change:
         """Take the newest step back."""

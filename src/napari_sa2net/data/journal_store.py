@@ -283,7 +283,7 @@ def entries_of(about: Row, snapshot: Snapshot) -> Iterator[Entry]:
     place = 0
     for name, array in snapshot.arrays.items():
         for index, (start, stop) in _slabs(tuple(described[name]["shape"]), array.dtype):
-            slab = np.array(array[(*index, slice(start, stop))], order="C")
+            slab: Any = np.array(array[(*index, slice(start, stop))], order="C")
             packed = bytes(imagecodecs.zstd_encode(slab.reshape(-1).view(np.uint8), level=1))
             where = {"array": name, "index": list(index), "rows": [start, stop]}
             yield "chunk", Row(place, to_json(where), packed)
