@@ -24,7 +24,7 @@ from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.data.corrections import TrainingSet, with_former
 from napari_sa2net.data.journal import Journal, JournalImage, list_journals
 from napari_sa2net.data.samples import synthetic_nuclei
-from napari_sa2net.edits import Corrections, accept, delete, mark_region
+from napari_sa2net.edits import Corrections, accept, delete, laid_over, mark_region
 from napari_sa2net.engine import messages as p
 from napari_sa2net.provenance import image_fingerprint
 
@@ -339,6 +339,37 @@ def test_no_journal_no_stop(desks: Any, home: Path) -> None:
     journal.close()
     np.testing.assert_array_equal(restored.arrays["labels"], labels)
     assert [step.header["move"] for step in restored.steps] == ["state"]
+
+
+@pytest.mark.parametrize("open_before", [True, False])
+def test_an_added_part_is_the_first_step_unless_a_script_wrote_over_it(
+    open_before: bool, desks: Any
+) -> None:
+    first = disks(CENTRES[:2])
+    whole, added = laid_over(first, (40, 0), disks()[40:])
+    now = whole.copy()
+    desk = desks(whole, added=added)
+    assert desk.state.undo == "Undo segmenting of an area"
+    if open_before:
+        desk.controller.open()
+    assert desk.controller.delete(point=CENTRES[0])
+    assert desk.controller.undo()
+    np.testing.assert_array_equal(whole, now)
+    session = desk.controller.session
+    assert sorted(session.corrections.plane().labels) == [1, 2, 3, 4]
+    assert desk.controller.undo()
+    np.testing.assert_array_equal(whole, first)
+    assert sorted(session.corrections.plane().labels) == [1, 2]
+    assert session.journal.wait()
+    np.testing.assert_array_equal(labels_before(session.journal.read()), first)
+
+    whole = now.copy()
+    whole[60, 20] = 9
+    desk = desks(whole, added=added)
+    assert desk.controller.delete(point=CENTRES[0])
+    assert desk.controller.undo()
+    assert not desk.controller.undo()
+    assert "no correction to undo" in desk.state.said.words
 
 
 @pytest.mark.parametrize("moves", ["z", "xz", "xzz", "xzzyy", "zzyy", "xzzxzz", "zxzzx"])
