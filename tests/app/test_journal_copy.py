@@ -19,6 +19,7 @@ from napari_sa2net.app.edit_session import labels_before, restored_session
 from napari_sa2net.data import journal, journal_store
 from napari_sa2net.data.journal import list_journals
 from napari_sa2net.errors import OutputError
+from napari_sa2net.provenance import image_fingerprint
 
 ROWS = 10
 
@@ -119,6 +120,28 @@ def test_corrections_wait_for_no_copy_and_all_are_restored(desks: Any, slow: Slo
         again.undo()
     np.testing.assert_array_equal(cells.labels, began)
     again.journal.discard()
+
+
+def test_corrections_do_not_wait_for_an_image_that_is_read_slowly(desks: Any) -> None:
+    read = threading.Event()
+
+    class Far:
+        shape, dtype, ndim = (80, 60), np.dtype(np.uint8), 2
+
+        def __getitem__(self, index: Any) -> Any:
+            assert read.wait(30)
+            return np.zeros(self.shape, self.dtype)[index]
+
+    desk = desks(grid(), image=Far())
+    assert desk.controller.delete(point=cell(0, 0))
+    one = desk.controller.session.journal
+    assert one.durable == -1
+    read.set()
+    assert one.wait()
+    desk.controller.close()
+    (info,) = list_journals()
+    assert info.image.name == desk.image.name
+    assert info.image.fingerprint == image_fingerprint(np.zeros((80, 60), np.uint8))
 
 
 def test_a_stroke_that_is_under_way_while_all_is_copied(desks: Any, slow: SlowCopy) -> None:

@@ -326,6 +326,7 @@ class Journal:
         self._closed = False
         self._stopping = False
         self._n_written = 0  # rows of snapshots
+        self._find_out: Callable[[], JournalImage] | None = None
         self._thread: threading.Thread | None = None
         self._db: sqlite3.Connection | None = None  # the thread's
         self._file: os.stat_result | None = None  # None while there is no database
@@ -335,7 +336,7 @@ class Journal:
     @classmethod
     def create(
         cls,
-        image: JournalImage,
+        image: JournalImage | Callable[[], JournalImage],
         arrays: Mapping[str, Any],
         state: Mapping[str, Any] | None = None,
         folder: Path | None = None,
@@ -345,8 +346,8 @@ class Journal:
 
         Parameters
         ----------
-        image : JournalImage
-            To know it again.
+        image : JournalImage, or callable() -> JournalImage
+            To know it again; what takes a while to find out is asked for in the background.
         arrays : mapping of str to array
             Labels before the first step, and what else is needed (reviewed pixels).
         state : mapping of plain values, optional
@@ -364,7 +365,9 @@ class Journal:
         """
         folder = folder or journals_dir()
         identity, lock = _new_journal(folder)
-        journal = cls(folder, identity, image, lock)
+        known = image if isinstance(image, JournalImage) else JournalImage("?")
+        journal = cls(folder, identity, known, lock)
+        journal._find_out = None if isinstance(image, JournalImage) else image
         journal.compact(arrays, state, copy)
         return journal
 
@@ -667,6 +670,8 @@ class Journal:
             raise self._deleted()
 
     def _write_snapshot(self, snapshot: store.Snapshot) -> None:
+        if self._find_out is not None:
+            self.image, self._find_out = self._find_out(), None
         entries = self._watched(store.entries_of(_about_row(self.image), snapshot))
         if self._is_in_place():
             store.fill(self._connection(), entries)
