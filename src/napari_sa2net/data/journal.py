@@ -552,7 +552,7 @@ class Journal:
 
     def _write_out(self, timeout: float) -> None:
         """Wait for the last steps, and for arrays before them as long as these progress."""
-        before = -1
+        before = self._n_written
         while not self.wait(timeout=timeout):
             if self._n_written == before:
                 raise OutputError(
