@@ -21,9 +21,9 @@ from napari_sa2net.config import PredictConfig
 from napari_sa2net.data import plan_image, synthetic_nuclei
 from napari_sa2net.inference.instances import label_objects
 from napari_sa2net.inference.predict import Predictor
+from napari_sa2net.interpret.attention import WhatIfRun
 from napari_sa2net.interpret.explain import explain, explain_plane
 from napari_sa2net.interpret.refinement import compare_objects
-from napari_sa2net.interpret.whatif import WhatIfRun
 from napari_sa2net.models import Model, load_model
 
 SIZE, VIEW, LARGE = 1024, 512, 4096

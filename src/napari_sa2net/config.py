@@ -18,6 +18,8 @@ from pydantic import (
 
 #: What long work calls as it goes on: done, total, and what it does, for a person to read.
 Progress = Callable[[int, int, str], None]
+#: What a training does in its steps; what comes before and after them has other words.
+LEARNING = "learning"
 #: What it asks many times: True stops it.
 CancelCallback = Callable[[], bool]
 

@@ -266,6 +266,35 @@ def test_a_result_of_other_axes_is_dropped(page):
     assert page.segment()[1].labels.shape == IMAGE.shape
 
 
+def test_sliders_let_go_of_a_result_while_the_axes_are_others(page):
+    source = page.open("read later", np.stack([IMAGE] * 3), axes="CYX")
+    page.segment()
+    assert page.session.sliders == "live"
+    page.controller.set_image(replace(source, view=(0, 32, 0, 32)))
+    assert page.session.sliders == "live"
+    read = replace(source, axes="ZYX", view=(0, 32, 0, 32), plane=(0,))
+    page.controller.set_image(read)
+    assert page.session.sliders == "reread"
+    assert "axes of the image were changed" in page.session.sliders_note
+    page.controller.set_instances(InstanceConfig(foreground=0.9))
+    page.rest()
+    assert not page.of("labels_updated")
+    # as it was, and the sliders go on
+    page.controller.set_image(source)
+    assert page.session.sliders == "live"
+    assert page.session.sliders_note == ""
+    # a part of the image as it is read now is not added to cells of another reading
+    page.controller.set_image(read)
+    page.controller.set_region("view", "current")
+    part, _ = page.segment()
+    assert part.adds_to is None
+    assert part.replaces is None
+    assert page.session.sliders == "live"
+    page.controller.set_region("whole", "all")
+    page.controller.set_instances(InstanceConfig())
+    page.rest()
+
+
 def test_another_image_may_be_chosen_meanwhile(page):
     one = page.open("one")
     page.controller.segment()

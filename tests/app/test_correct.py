@@ -15,6 +15,7 @@ from napari_sa2net.app.edit_session import (
     EditSession,
     Tally,
     find_offers,
+    labels_before,
     restored_session,
     state_step,
 )
@@ -23,7 +24,7 @@ from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.data.corrections import TrainingSet, with_former
 from napari_sa2net.data.journal import Journal, JournalImage, list_journals
 from napari_sa2net.data.samples import synthetic_nuclei
-from napari_sa2net.edits import Corrections, accept, delete, mark_region
+from napari_sa2net.edits import Corrections, accept, delete, laid_over, mark_region
 from napari_sa2net.engine import messages as p
 from napari_sa2net.provenance import image_fingerprint
 
@@ -150,8 +151,7 @@ def test_first_stroke_is_in_the_journal_from_before_it(desks: Any) -> None:
     assert session.journal is not None
     assert session.journal.wait()
     assert session.is_safe
-    restored = session.journal.read()
-    np.testing.assert_array_equal(restored.arrays["labels"], began)
+    np.testing.assert_array_equal(labels_before(session.journal.read()), began)
     assert not desk.controller.stroke("of another layer", [(tuple(where), old, 9)])
 
 
@@ -339,6 +339,66 @@ def test_no_journal_no_stop(desks: Any, home: Path) -> None:
     journal.close()
     np.testing.assert_array_equal(restored.arrays["labels"], labels)
     assert [step.header["move"] for step in restored.steps] == ["state"]
+
+
+@pytest.mark.parametrize("open_before", [True, False])
+def test_an_added_part_is_the_first_step_unless_a_script_wrote_over_it(
+    open_before: bool, desks: Any
+) -> None:
+    first = disks(CENTRES[:2])
+    whole, added = laid_over(first, (40, 0), disks()[40:])
+    now = whole.copy()
+    desk = desks(whole, added=added)
+    assert desk.state.undo == "Undo segmenting of an area"
+    if open_before:
+        desk.controller.open()
+    assert desk.controller.delete(point=CENTRES[0])
+    assert desk.controller.undo()
+    np.testing.assert_array_equal(whole, now)
+    session = desk.controller.session
+    assert sorted(session.corrections.plane().labels) == [1, 2, 3, 4]
+    assert desk.controller.undo()
+    np.testing.assert_array_equal(whole, first)
+    assert sorted(session.corrections.plane().labels) == [1, 2]
+    assert session.journal.wait()
+    np.testing.assert_array_equal(labels_before(session.journal.read()), first)
+
+    whole = now.copy()
+    whole[60, 20] = 9
+    desk = desks(whole, added=added)
+    assert desk.controller.delete(point=CENTRES[0])
+    assert desk.controller.undo()
+    assert not desk.controller.undo()
+    assert "no correction to undo" in desk.state.said.words
+
+
+@pytest.mark.parametrize("moves", ["z", "xz", "xzz", "xzzyy", "zzyy", "xzzxzz", "zxzzx"])
+def test_steps_from_before_there_was_a_journal_are_taken_back_and_done_again(
+    moves: str, desks: Any, home: Path
+) -> None:
+    """x deletes another cell, z takes back, y does again."""
+    home.mkdir()
+    (home / "journals").write_text("in the way")
+    labels = disks()
+    desk = desks(labels)
+    assert desk.controller.delete(point=CENTRES[0])
+    assert desk.controller.accept(4)
+    assert desk.state.journal_problem
+    (home / "journals").unlink()
+    centres = iter(CENTRES[1:3])
+    for move in moves:
+        if move == "x":
+            assert desk.controller.delete(point=next(centres))
+        else:
+            assert {"y": desk.controller.redo, "z": desk.controller.undo}[move]()
+    session = desk.controller.session
+    assert session is not None
+    assert session.journal is not None
+    session.journal.close()
+    again, cells = restored_session(session.journal.id, desk.image)
+    np.testing.assert_array_equal(cells.labels, labels)
+    assert again.corrections.marked() == session.corrections.marked()
+    assert again.close() is None
 
 
 def test_which_journals_are_written_here(desks: Any) -> None:

@@ -10,19 +10,29 @@ import time
 
 import numpy as np
 import pytest
+import tifffile
 
 from napari_sa2net.app.correct import CorrectController
 from napari_sa2net.app.learn import NOTHING_KEPT, LearnController
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.segment import SegmentController
-from napari_sa2net.app.session import DIFFERENCE, PREVIEW, ErrorInfo, ImageSource, Session
+from napari_sa2net.app.session import (
+    DIFFERENCE,
+    PREVIEW,
+    ErrorInfo,
+    ImageSource,
+    JobProgress,
+    Session,
+)
 from napari_sa2net.app.training_set import seconds_to_learn
 from napari_sa2net.config import FineTuneConfig, PredictConfig
+from napari_sa2net.data import write_cells
 from napari_sa2net.data.commit import Commit
 from napari_sa2net.data.corrections import TrainingSet
 from napari_sa2net.data.labels import IN_PYTHON
 from napari_sa2net.data.plan import plan_image
 from napari_sa2net.data.samples import synthetic_nuclei
+from napari_sa2net.engine import messages as p
 from napari_sa2net.models.registry import add_file, find_model, list_models
 from napari_sa2net.training.runs import unfinished_runs
 
@@ -226,6 +236,56 @@ def test_from_corrections_to_a_child_while_segmenting_goes_on(desk):
     assert "tiny-tuned" not in [e.name for e in desk.session.models]
     assert "tiny-tuned" not in [e.name for e in list_models()]
     assert state.suggested == "tiny-tuned-2"
+
+
+def test_scoring_after_the_last_step_has_words_and_a_time_of_its_own(desk) -> None:
+    """Where the model goes back part of the way to its parent."""
+    state, learn = desk.state, desk.learn
+    learn._trainer = trainer = object()
+
+    def heard(done: int, total: int, what: str) -> None:
+        learn._heard(trainer, p.Progress(1, done, total, what))
+
+    try:
+        state.phase, state.seconds_left = "learning", 90.0
+        state.progress = steps = JobProgress(20, 50, "learning")  # it ended early
+        heard(21, 50, "learning, loss 0.300")
+        assert (state.progress, state.seconds_left) == (steps, 90.0)
+        heard(0, 30, "looking for what forgets less")
+        assert str(state.progress) == "looking for what forgets less · 0%"
+        assert state.seconds_left is None
+        time.sleep(0.02)
+        heard(15, 30, "looking for what forgets less")
+        assert str(state.progress) == "looking for what forgets less · 50%"
+        assert 0 < state.seconds_left < 5
+    finally:
+        learn._trainer, state.phase = None, "idle"
+
+
+def test_an_image_opened_from_the_set_says_what_is_doubtful_of_its_cells(desk, home) -> None:
+    folder = home / "set"
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True)
+    image, labels = synthetic_nuclei((80, 80), n=6, diameter=14, seed=1)
+    labels[40:] = labels[:, 40:] = 0
+    labels[30:40, 30:40] = labels.max() + 1
+    tifffile.imwrite(
+        folder / "images" / "a.tif",
+        image,
+        imagej=True,
+        resolution=(2.0, 2.0),
+        metadata={"unit": "um"},
+    )
+    write_cells(folder / "labels" / "a.geojson", labels, "geojson")
+    desk.correct.keeping.set_folder(folder)
+    opened = []
+    desk.learn.set.opened.connect(opened.append)
+    desk.learn.set.show(["a"])
+    desk.until(lambda: desk.state.set_said is not None)
+    assert [kept.name for kept in opened] == ["a"]
+    said = desk.state.set_said.text
+    assert said.startswith("a: the outlines end where the image would in µm (0.5 µm per pixel)")
+    assert said.endswith("divide their coordinates by 0.5.")
 
 
 def test_the_time_on_the_button_includes_what_comes_before() -> None:

@@ -31,16 +31,22 @@ def test_two_halves_are_a_whole(first_ends: int) -> None:
     truth = disks([(15, 15), (30, 50), (45, 80), (12, 58)])
     left = truth.copy()
     left[:, first_ends:] = 0
-    merged = laid_over(left, (0, 50), truth[:, 50:])
+    merged, changes = laid_over(left, (0, 50), truth[:, 50:])
     assert same_cells(merged, truth)
+    again = merged.copy()
+    for patch in changes:
+        rows, cols = patch.pixels()
+        again[rows, cols] = np.repeat(patch.old, patch.lengths)
+    np.testing.assert_array_equal(again, left)
     np.testing.assert_array_equal(merged[truth == 1], 1)
     assert left[:, first_ends:].max() == 0  # a copy
 
 
 def test_what_is_there_now_replaces_what_was() -> None:
     old = disks([(30, 20), (30, 70)])
-    merged = laid_over(old, (0, 50), np.zeros((60, 50), np.int32))
+    merged, _ = laid_over(old, (0, 50), np.zeros((60, 50), np.int32))
     np.testing.assert_array_equal(merged, np.where(old == 1, 1, 0))
+    assert laid_over(merged, (0, 50), np.zeros((60, 50), np.int32))[1] == ()
 
 
 def test_in_depth_a_cell_has_one_label() -> None:
@@ -50,10 +56,10 @@ def test_in_depth_a_cell_has_one_label() -> None:
     left[:, :, 50:] = 0
     # the planes were linked with other numbers in the new part
     part = np.where(truth > 0, 40 - truth, 0)[:, :, 50:]
-    merged = laid_over(left, (0, 0, 50), part)
+    merged, _ = laid_over(left, (0, 0, 50), part)
     assert same_cells(merged, truth)
     # a single plane of the stack: the others stay
-    one = laid_over(truth, (1, 0, 0), np.zeros((1, 60, 100), int))
+    one, _ = laid_over(truth, (1, 0, 0), np.zeros((1, 60, 100), int))
     assert one[1].max() == 0
     np.testing.assert_array_equal(one[[0, 2]], truth[[0, 2]])
 
@@ -63,7 +69,7 @@ def test_a_cell_in_depth_keeps_the_name_of_most_of_it() -> None:
     one = disks([(30, 50)])
     for names in ((5, 5, 5, 7), (7, 5, 5, 5), (7, 7, 5, 7)):
         old = np.stack([one * name for name in names])
-        merged = laid_over(old, (0, 10, 10), np.stack([one] * 4)[:, 10:50, 10:90])
+        merged, _ = laid_over(old, (0, 10, 10), np.stack([one] * 4)[:, 10:50, 10:90])
         most = max(names, key=names.count)
         np.testing.assert_array_equal(merged, np.stack([one * most] * 4))
 

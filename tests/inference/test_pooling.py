@@ -11,9 +11,8 @@ from napari_sa2net.data import plan_image, synthetic_nuclei
 from napari_sa2net.inference import predict as pooling
 from napari_sa2net.inference.predict import Predictor, activate, coarse_plane, whole_plane
 from napari_sa2net.inference.tiling import ScaledPlane
-from napari_sa2net.interpret.attention import attention_maps
+from napari_sa2net.interpret.attention import WhatIfRun, attention_maps
 from napari_sa2net.interpret.explain import explain_plane
-from napari_sa2net.interpret.whatif import WhatIfRun
 from napari_sa2net.models import Model, ModelCard
 from napari_sa2net.nn import capture_attention, make_network, pad_to_stride
 

@@ -10,8 +10,8 @@ from napari_sa2net.data import plan_image, synthetic_nuclei
 from napari_sa2net.errors import Cancelled, SettingsError
 from napari_sa2net.inference import predict as pooling
 from napari_sa2net.inference.predict import Predictor
+from napari_sa2net.interpret.attention import WhatIfRun
 from napari_sa2net.interpret.explain import explain_plane
-from napari_sa2net.interpret.whatif import WhatIfRun
 from napari_sa2net.models import Model, load_model
 from napari_sa2net.models.card import ModelCard
 from napari_sa2net.nn import network_config, pooled_statistics

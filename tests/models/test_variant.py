@@ -21,8 +21,8 @@ from napari_sa2net.errors import (
     SettingsError,
 )
 from napari_sa2net.inference.predict import Predictor
+from napari_sa2net.interpret.attention import WhatIfRun
 from napari_sa2net.interpret.explain import explain_plane
-from napari_sa2net.interpret.whatif import WhatIfRun
 from napari_sa2net.models import (
     ModelCard,
     find_model,

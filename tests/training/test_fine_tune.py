@@ -228,8 +228,20 @@ def test_a_child_that_only_forgot_goes_back_part_of_the_way(
         return Verdict(reference is None or n >= 3, "Better")
 
     monkeypatch.setattr(tuning_run, "judge", forgetful)
-    events = []
-    part = fine_tune(corrections, tiny_model, config, name="part", on_event=events.append)
+    events, counted = [], []
+    part = fine_tune(
+        corrections,
+        tiny_model,
+        config,
+        name="part",
+        on_event=events.append,
+        progress=lambda done, total, what: "forgets" in what and counted.append((done, total)),
+    )
+    # how far it is of all that it may have to try; two of three shares were enough
+    assert counted == sorted(counted)
+    (total,) = {total for _, total in counted}
+    assert total % 3 == 0
+    assert total / 3 < counted[-1][0] <= 2 * total / 3
     assert part.verdict.better
     assert part.promoted
     assert part.card.training["taken_back"] == 0.5

@@ -97,9 +97,9 @@ class CellSource:
     could_lie_on
         Where ``corner`` is None: they have the image's shape, so `CellLayers.lay_on_image`
         makes the pixels of the two lie on each other.
-    former
-        Labels before the cells of another part of the image were added, which nobody has
-        edited since; None where none were.
+    added
+        What the cells of another part of the image changed when they were added, if nobody
+        has edited the labels since.
     made
         Provenance of the segmentation that made the cells; empty where none did.
     elsewhere
@@ -122,7 +122,7 @@ class CellSource:
     kept: KeptPlace | None = None
     since: datetime | None = None
     could_lie_on: bool = False
-    former: NDArray[Any] | None = None
+    added: tuple[Patch, ...] = ()
     made: Mapping[str, Any] = field(default_factory=dict)
     elsewhere: str = ""
 

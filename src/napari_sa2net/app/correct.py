@@ -336,8 +336,8 @@ class CorrectController:
 
     def _take_area(self, session: EditSession, source: CellSource) -> None:
         """What was added to the cells before their first correction can be taken back, too."""
-        if source.former is not None and not session.history.done and not session.journal:
-            session.record_area(source.former)
+        if source.added and not session.history.done and not session.journal:
+            session.record_area(source.added)
 
     def split(self, line: Any) -> bool:
         """Split the cells that a drawn line crosses."""
@@ -539,7 +539,7 @@ class CorrectController:
         session, state = self.session, self.state
         history = session.history if session is not None else None
         state.undo = history.undo_words if history is not None else ""
-        if not state.undo and state.cells is not None and state.cells.former is not None:
+        if not state.undo and state.cells is not None and state.cells.added:
             state.undo = f"Undo {AREA_WORDS}"
         state.redo = history.redo_words if history is not None else ""
         state.unsaved = session.tally.unsaved if session is not None else 0

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from napari_sa2net.app.cells import CellSource, Foreground, look_at_plane
 from napari_sa2net.app.session import ImageSource
-from napari_sa2net.data.journal import Journal, JournalInfo, list_journals
+from napari_sa2net.data.journal import Journal, JournalInfo, Restored, list_journals
 from napari_sa2net.data.labels import Look
 from napari_sa2net.edits import (
     Corrections,
@@ -30,7 +30,7 @@ from napari_sa2net.edits import (
 )
 from napari_sa2net.edits.shapes import Box
 from napari_sa2net.edits.step import STATUS, Index, planes_of
-from napari_sa2net.errors import JournalError, SA2NetError, StepFormatError
+from napari_sa2net.errors import EditConflictError, JournalError, SA2NetError, StepFormatError
 from napari_sa2net.words import counted
 
 AREA_WORDS = "segmenting of an area"
@@ -108,8 +108,8 @@ class EditSession:
     labels : integer array (\*stack, H, W)
         Corrected in place.
     begin_journal : callable
-        Makes a journal from the arrays before the first step, which it may hold as they are;
-        see `Journal.create`.
+        Makes a journal from the arrays, as the first step leaves them. It need not copy them
+        at once (see `Journal.create`): `labels_before` takes back what it finds of the steps.
     began
         When the cells were shown first; unsaid, now.
 
@@ -142,6 +142,7 @@ class EditSession:
         self.began = began or now()
         self.foreground: Foreground | None = None
         self._begin_journal = begin_journal
+        self._unjournalled = 0  # oldest steps, which were done before there was a journal
         self._queue: StackQueue | None = None
         self._shown: list[Index] = []
         self._cleared: dict[int, int] = {}
@@ -159,10 +160,9 @@ class EditSession:
         record
             Of plain values: how a model made it, or from where it was carried.
         """
-        before = self._before()
         self.redo_no_more(self.history.undone, lambda: self.history.do(step))
         self.take_record(step, record)
-        return self._done("do", step, before)
+        return self._done("do", step)
 
     def extend(self, step: Step, record: Mapping[str, Any]) -> Change:
         """Put a step in the place of the newest, which it holds beside more."""
@@ -230,44 +230,39 @@ class EditSession:
 
     def record(self, step: Step) -> Change:
         """Take in a step whose pixels are in the array already."""
-        before = self._before()
         self.redo_no_more(self.history.undone, lambda: self.history.record(step))
-        if before is not None:
-            for patch in step.patches:
-                _write(before, patch.inverse())
-        return self._done("do", step, before, by_napari=True)
+        return self._done("do", step, by_napari=True)
 
-    def record_area(self, former: NDArray[Any]) -> None:
+    def record_area(self, changes: tuple[Patch, ...]) -> None:
         """Take in cells of a part of the image that were added to these: the first step.
 
         Parameters
         ----------
-        former
-            The labels before.
+        changes
+            What that changed.
         """
         from napari_sa2net.edits.objects import pixel_step
 
-        patches = []
-        for index in np.ndindex(*self.labels.shape[:-2]):
-            patch = Patch.between(index, (0, 0), former[index], self.labels[index])
-            if patch:
-                # the index is to know the labels before
-                self.corrections.index.forget(index)
-                self.corrections.index.scan_before(patch, self.corrections.read)
-                patches.append(patch)
-        if patches:
-            words = AREA_WORDS
-            self.record(
-                pixel_step(self.corrections, "resegment", words, patches, by_person=False)
-            )
+        try:
+            for patch in changes:
+                self.corrections.check_painted(patch)
+        except EditConflictError:
+            return  # a script wrote over them, so they cannot be taken back
+        for patch in changes:
+            # the index is to know the labels before
+            look = partial(self.corrections.look, patch.index)
+            self.corrections.plane(patch.index).update(patch.inverse(), look)
+        self.record(
+            pixel_step(self.corrections, "resegment", AREA_WORDS, changes, by_person=False)
+        )
 
     def undo(self) -> Change:
         """Take the newest step back."""
-        return self._done("undo", self.history.undo(), None)
+        return self._done("undo", self.history.undo())
 
     def redo(self) -> Change:
         """Do again what was taken back last."""
-        return self._done("redo", self.history.redo(), None)
+        return self._done("redo", self.history.redo())
 
     @property
     def is_safe(self) -> bool:
@@ -379,36 +374,31 @@ class EditSession:
         labels = np.unique(np.concatenate(old)).tolist() if old else []
         return max(1, sum(label not in plane for label in labels if label))
 
-    def _before(self) -> NDArray[Any] | None:
-        """The labels before the first step."""
-        return None if self.journal is not None else np.array(self.labels)
-
-    def _done(
-        self, how: Move, step: Step, before: NDArray[Any] | None, by_napari: bool = False
-    ) -> Change:
+    def _done(self, how: Move, step: Step, by_napari: bool = False) -> Change:
         self.tally.move(how)
-        self._journal(how, step, before)
+        self._journal(how, step)
         if self._queue is not None:
             self._queue.update(step)
         reviewed = self.mask.update(step)
         self.note(step)
         return Change(step, step.boxes, reviewed, by_napari)
 
-    def _journal(self, how: Move, step: Step, before: NDArray[Any] | None) -> None:
-        payload = step.to_bytes() if how == "do" else b""
+    def _journal(self, how: Move, step: Step) -> None:
         try:
             if self.journal is None:
-                fresh = before is not None and self.tally.depth == 1 and how == "do"
-                labels = before if fresh else np.array(self.labels)
-                self.journal = self._begin_journal({"labels": labels})
-                if not fresh:
+                self.journal = self._begin_journal({"labels": self.labels})
+                if self.tally.depth != 1 or how != "do":
                     # what was done before there was a journal is in these labels
-                    state = state_step(self.corrections)
-                    self.journal.append(state.to_bytes(), {"move": "state"})
-                    self.journal_error = None
-                    return
+                    self._unjournalled = self.tally.depth + len(self.history.undone)
+                    step, how = state_step(self.corrections), "state"
+            elif how == "do":
+                self._unjournalled = min(self._unjournalled, self.tally.depth - 1)
+            elif self.tally.depth < self._unjournalled + (how == "redo"):
+                # a step that the journal has no other word of
+                step, how = (step.inverse() if how == "undo" else step), "state"
             record = self.record_of(step) if how == "do" else None
             header = {"move": how} if record is None else {"move": how, "wave": dict(record)}
+            payload = step.to_bytes() if how in ("do", "state") else b""
             self.journal.append(payload, header)
             self.journal_error = None
         except SA2NetError as error:
@@ -427,6 +417,25 @@ def state_step(corrections: Corrections) -> Step:
             marks.append(Marks(index, labels, np.zeros_like(labels), after))
     regions = tuple(corrections.regions.values())
     return Step("accept", "what was reviewed before", marks=tuple(marks), added=regions)
+
+
+def labels_before(restored: Restored) -> NDArray[Any]:
+    """Labels of a journal before its first step.
+
+    They were copied while a person went on, so any of the steps may be in them. A pixel that
+    none of them changes is as it was; of the others, the first step that does knows it.
+
+    Raises
+    ------
+    StepFormatError
+        If a step is damaged.
+    """
+    labels = restored.arrays["labels"]
+    for entry in reversed(restored.steps):
+        if entry.payload:  # undo and redo change the pixels of steps before them
+            for patch in Step.from_bytes(entry.payload).patches:
+                _write(labels, patch.inverse())
+    return labels
 
 
 def replay(session: EditSession, journal: Journal, steps: list[Any], committed: int) -> None:
@@ -588,7 +597,7 @@ def restored_session(identity: str, image: ImageSource) -> tuple[EditSession, Re
     journal = Journal.reopen(identity)
     try:
         restored = journal.read()
-        labels = restored.arrays["labels"]
+        labels = labels_before(restored)
         session = EditSession(labels, _no_journal)
         replay(session, journal, restored.steps, restored.committed)
     except BaseException:
@@ -621,7 +630,7 @@ def resumed_session(source: CellSource, begin: BeginJournal) -> EditSession | No
         return None
     try:
         restored = journal.read()
-        before = restored.arrays["labels"]
+        before = labels_before(restored)
         if before.shape != shown.shape or before.dtype != shown.dtype:
             journal.close()
             return None

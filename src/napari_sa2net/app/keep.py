@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ class KeptPlanes:
 # --------------------------------------------------------------------------------------------
 # What the Correct page reads and writes: journals, commits, what can be restored.
 
-#: seconds that the first step waits for the image's fingerprint
+#: seconds that a journal waits for the image's fingerprint
 FINGERPRINT_S = 5.0
 
 
@@ -195,13 +195,21 @@ class CorrectFiles(Background):
         OutputError
             If none can be written.
         """
-        image, name, digest = source.image, source.name, ""
-        if image is not None:
-            name, digest = image.name, _digest(self.fingerprint(image), FINGERPRINT_S)
+        image = source.image
         about = JournalImage(
-            name, source.path, digest, tuple(source.labels.shape), journal_place(source)
+            image.name if image is not None else source.name,
+            source.path,
+            shape=tuple(source.labels.shape),
+            more=journal_place(source),
         )
-        journal = Journal.create(about, arrays, copy=False)
+        future = self.fingerprint(image) if image is not None else None
+
+        def known() -> JournalImage:
+            if future is None:
+                return about
+            return replace(about, fingerprint=_digest(future, FINGERPRINT_S))
+
+        journal = Journal.create(known, arrays, copy=False)
         self.listen(journal)
         return journal
 

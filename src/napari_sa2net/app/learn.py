@@ -49,7 +49,7 @@ from napari_sa2net.app.training_set import (
     thumbnails,
     with_thumbnails,
 )
-from napari_sa2net.config import FineTuneConfig, is_taught
+from napari_sa2net.config import LEARNING, FineTuneConfig, is_taught
 from napari_sa2net.engine import messages as p
 from napari_sa2net.engine.client import EngineClient
 from napari_sa2net.errors import ImageError, ModelExistsError, SA2NetError
@@ -658,11 +658,17 @@ class LearnRun(LearnOutcome):
                     if self.state.phase == "starting":
                         self.state.progress = JobProgress(0, 0, "reading the corrections")
                 case p.Progress(_, done, total, what):
-                    if self.state.phase == "starting" and not self.state.curves.steps:
+                    # its steps are told with their losses, see `_news`
+                    begins = self.state.phase == "starting" and not self.state.curves.steps
+                    after = self.state.phase == "learning" and not what.startswith(LEARNING)
+                    if begins or after:
                         before = self.state.progress
                         if before is None or before.what != what:
                             self._left = TimeLeft()
-                        self.state.progress = self._left.of(JobProgress(done, total, what))
+                        progress = self._left.of(JobProgress(done, total, what))
+                        if after:
+                            self.state.seconds_left = progress.seconds_left(time.monotonic())
+                        self.state.progress = progress
                 case p.TrainProgress():
                     self._news(event)
                 case p.Call(result=result):
@@ -698,7 +704,7 @@ class LearnRun(LearnOutcome):
             curves = replace(curves, steps=curves.losses[-1].steps)
         if news.losses and not repeated and state.phase in ("starting", "learning"):
             last = news.losses[-1]
-            state.progress = JobProgress(last.step, last.steps, "learning")
+            state.progress = JobProgress(last.step, last.steps, LEARNING)
             self._estimate(last.step, last.steps)
             if state.phase == "starting":
                 state.phase = "learning"

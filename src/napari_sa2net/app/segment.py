@@ -114,6 +114,10 @@ class ResultState:
         """Whether the sliders act on it."""
         return "edited" if self.edited else "live" if self.kept else "lost"
 
+    def is_of(self, source: ImageSource) -> bool:
+        """Whether it is of the image as it is read now."""
+        return source.reads_as(self.request.source)
+
     def size_unsure(self, table: p.ObjectTable | None) -> bool:
         """Many cells are doubtful, and their size was only estimated: it may be wrong."""
         from napari_sa2net.measure import many_doubtful  # scipy takes a while to load
@@ -217,15 +221,18 @@ class Results:
             same = result.request.model == session.model
             session.found_diameter = result.diameter if same else None
             session.sliders = result.sliders
+            if source is not None and not result.edited and not result.is_of(source):
+                session.sliders = "reread"
             session.result_key = result.key
             source = result.request.source
             session.summary = summary_line(
                 result.summary, source.pixel_side_um, source.z_step_um
             )
         session.sliders_note = SLIDER_WORDS[session.sliders]
-        if result is not None and result.sliders == "live" and not result.summary.n_objects:
-            session.sliders_note = nothing_found_words(result.request, result.blank)
-        elif result is not None and result.sliders == "live" and result.adds_to:
+        live = result if session.sliders == "live" else None
+        if live is not None and not live.summary.n_objects:
+            session.sliders_note = nothing_found_words(live.request, live.blank)
+        elif live is not None and live.adds_to:
             session.sliders_note = ADDED_WORDS
 
     def _start_timer(self) -> None:
@@ -287,8 +294,8 @@ class SegmentController:
         self._lock = link.lock
         self._instances_chosen = False
         self._identities: dict[str, str] = {}
-        #: axes of each image as they were last told, by its key
-        self._axes: dict[str, str | None] = {}
+        #: each image as it was last told, by its key
+        self._told: dict[str, ImageSource] = {}
         #: size of the cells (px) that was said of an image, by its identity, the newest last
         self.sizes: dict[str, float] = {}
         self._results = Results(link, lambda: link.dispatch(self._sliders_rest))
@@ -341,9 +348,9 @@ class SegmentController:
             if source is not None:
                 source = as_seen(source, self.session)
                 source.take_plan(before)
-                if self._axes.setdefault(source.key, source.axes) != source.axes:
+                if not source.reads_as(self._told.get(source.key, source)):
                     self._drop_runs(source.key, AXES_CHANGED_WORDS)
-                    self._axes[source.key] = source.axes
+                self._told[source.key] = source
             if other:
                 self._take_size(before, source)
             self.session.image = source
@@ -453,7 +460,7 @@ class SegmentController:
             self.session.instances = config
             source = self.session.image
             result = self._results.of_image(source.key if source is not None else None)
-            if result is not None:
+            if source is not None and result is not None and result.is_of(source):
                 self._results.want(result, config)
 
     def segment(self) -> int | None:
@@ -535,7 +542,7 @@ class SegmentController:
         """The layer of an image is gone."""
         with self._lock:
             self.link.outdate(key)
-            self._axes.pop(key, None)
+            self._told.pop(key, None)
             result = self._results.of_image(key)
             if result is not None:
                 self._results.remove(result)
@@ -641,12 +648,13 @@ class SegmentController:
             return False
         former = self._results.of_image(image_key)
         replaces = adds_to = looks_into = None
-        if former is not None and request.adds_to(former.request):
+        same = former is not None and former.is_of(request.source)
+        if former is not None and same and request.adds_to(former.request):
             adds_to = former.key
         elif former is not None and request.may_replace(former.request):
             if not former.edited:
                 replaces = former.key
-            elif request.looks and request.window == former.request.window:
+            elif same and request.looks and request.window == former.request.window:
                 # it lays no cells over those that a person has corrected
                 looks_into = former.key
         if former is not None and (replaces or adds_to or looks_into):

@@ -39,13 +39,15 @@ if TYPE_CHECKING:
 EngineState = Literal["stopped", "starting", "ready", "busy", "down"]
 Where = Literal["whole", "view", "area"]
 Planes = Literal["current", "all"]
-Sliders = Literal["none", "live", "edited", "lost"]
+Sliders = Literal["none", "live", "edited", "lost", "reread"]
 
 SLIDER_WORDS: dict[str, str] = {
     "none": "Segment first; then these adjust the result live.",
     "live": "",
     "edited": "You edited these cells, so the sliders no longer change them. "
     "Segment again for a new layer.",
+    "reread": "The axes of the image were changed, so these cells are of the image as it was "
+    "read before. Segment it again.",
     "lost": "The probabilities of this result are no longer kept. Segment again to adjust it: "
     "“Bring it back” does so with the settings that it was made with.",
 }
@@ -102,6 +104,10 @@ class ImageSource:
     z_step_um: float | None = None
     path: str = ""
     axes_guessed: bool = False
+
+    def reads_as(self, other: ImageSource) -> bool:
+        """Whether cells of this image are cells of the other: the axes are the same."""
+        return self.axes == other.axes
 
     @property
     def pixel_side_um(self) -> float | None:

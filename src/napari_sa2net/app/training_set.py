@@ -516,6 +516,8 @@ class KeptImage:
         Those of a CYX image that go in.
     model
         Name and sha256 of the model that made the cells, as far as is known.
+    notes
+        What may be wrong with the cells, or was not read of them.
     """
 
     folder: Path
@@ -529,6 +531,7 @@ class KeptImage:
     place: KeptPlace | None = None
     channels: tuple[int, ...] = ()
     model: dict[str, str] | None = None
+    notes: tuple[str, ...] = ()
 
 
 class LearnSet:
@@ -570,8 +573,14 @@ class LearnSet:
     def show(self, keys: Sequence[str]) -> None:
         """Open images and their cells as layers."""
         folder = self._state.folder
+
+        def opened(kept: KeptImage) -> None:
+            self.opened.emit(kept)
+            if kept.notes:
+                self._say(folder, f"{kept.name}: {'; '.join(kept.notes)}.")
+
         for key in keys:
-            self._do("Opening…", partial(read_kept, folder, key), self.opened.emit)
+            self._do("Opening…", partial(read_kept, folder, key), opened)
 
     def remove(self, keys: Sequence[str]) -> None:
         """Take images out of the set; `put_back` undoes that."""
@@ -741,7 +750,15 @@ def _read_item(folder: Path, key: str) -> KeptImage:
     rgb = file.axes == "YXC" and image.shape[2] in (3, 4)
     limits = None if rgb else _limits(image, item.levels)
     return KeptImage(
-        folder, key, item.name, image, file.axes, labels, limits, file.pixel_size_um
+        folder,
+        key,
+        item.name,
+        image,
+        file.axes,
+        labels,
+        limits,
+        file.pixel_size_um,
+        notes=read.notes,
     )
 
 

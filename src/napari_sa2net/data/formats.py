@@ -14,13 +14,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_sa2net.data.coco import write_coco
 from napari_sa2net.data.io import is_zarr, micrometres, plausible_scale
 from napari_sa2net.data.label_files import is_label_image
 from napari_sa2net.data.outlines import (
     Cells,
     Reordered,
     column_head,
-    write_coco,
     write_geojson,
     write_rois,
 )

@@ -17,7 +17,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -34,7 +34,7 @@ from napari_sa2net.files import locked, sync_folder, take_lock, user_data_dir
 
 #: Held while journals appear and go, and while their locks are tried.
 LOCK = ".lock"
-#: Seconds that closing waits for the last steps.
+#: Seconds that closing waits for the last steps, or for the next block of arrays.
 CLOSE_TIMEOUT = 30.0
 
 # --------------------------------------------------------------------------------------------
@@ -271,7 +271,8 @@ class Restored:
     Attributes
     ----------
     arrays : dict of str to array
-        As they were given to `Journal.create` or `Journal.compact`.
+        As they were given to `Journal.create` or `Journal.compact`; of those that were copied
+        while they were edited, any of the steps may be in them, whole or in part.
     state : dict
         Given with them.
     steps : list of Step
@@ -324,6 +325,8 @@ class Journal:
         self._changed = threading.Condition()
         self._closed = False
         self._stopping = False
+        self._n_written = 0  # rows of snapshots
+        self._find_out: Callable[[], JournalImage] | None = None
         self._thread: threading.Thread | None = None
         self._db: sqlite3.Connection | None = None  # the thread's
         self._file: os.stat_result | None = None  # None while there is no database
@@ -333,7 +336,7 @@ class Journal:
     @classmethod
     def create(
         cls,
-        image: JournalImage,
+        image: JournalImage | Callable[[], JournalImage],
         arrays: Mapping[str, Any],
         state: Mapping[str, Any] | None = None,
         folder: Path | None = None,
@@ -343,8 +346,8 @@ class Journal:
 
         Parameters
         ----------
-        image : JournalImage
-            To know it again.
+        image : JournalImage, or callable() -> JournalImage
+            To know it again; what takes a while to find out is asked for in the background.
         arrays : mapping of str to array
             Labels before the first step, and what else is needed (reviewed pixels).
         state : mapping of plain values, optional
@@ -352,8 +355,8 @@ class Journal:
         folder : Path, optional
             Unsaid: `journals_dir`.
         copy : bool
-            Copy arrays in memory now. False for those that will not change before `durable`
-            is 0.
+            Copy arrays in memory now. False: they are read, block by block, while they may
+            change already, for which whoever restores them must know what each step found.
 
         Raises
         ------
@@ -362,7 +365,9 @@ class Journal:
         """
         folder = folder or journals_dir()
         identity, lock = _new_journal(folder)
-        journal = cls(folder, identity, image, lock)
+        known = image if isinstance(image, JournalImage) else JournalImage("?")
+        journal = cls(folder, identity, known, lock)
+        journal._find_out = None if isinstance(image, JournalImage) else image
         journal.compact(arrays, state, copy)
         return journal
 
@@ -535,16 +540,25 @@ class Journal:
             return
         self._closed = True
         try:
-            self.retry()
-            if not self.wait():
-                raise OutputError(
-                    f"The last edits could not be written to {self.path} in time."
-                )
+            # arrays of which nothing is on disk yet are not written only to be deleted
+            if self.durable >= 0 or self.n_uncommitted > 0:
+                self.retry()
+                self._write_out(CLOSE_TIMEOUT)
         finally:
             self._stop()
             if self.n_uncommitted == 0:
                 _delete_claimed(self.path, self._lock)
             self._lock.release()
+
+    def _write_out(self, timeout: float) -> None:
+        """Wait for the last steps, and for arrays before them as long as these progress."""
+        before = self._n_written
+        while not self.wait(timeout=timeout):
+            if self._n_written == before:
+                raise OutputError(
+                    f"The last edits could not be written to {self.path} in time."
+                )
+            before = self._n_written
 
     def discard(self) -> None:
         """Delete the journal and its steps, for good."""
@@ -656,7 +670,9 @@ class Journal:
             raise self._deleted()
 
     def _write_snapshot(self, snapshot: store.Snapshot) -> None:
-        entries = store.entries_of(_about_row(self.image), snapshot)
+        if self._find_out is not None:
+            self.image, self._find_out = self._find_out(), None
+        entries = self._watched(store.entries_of(_about_row(self.image), snapshot))
         if self._is_in_place():
             store.fill(self._connection(), entries)
         else:
@@ -666,6 +682,13 @@ class Journal:
             store.new_database(self.path, entries)
             sync_folder(self.path.parent)
             self._file = self._database.stat()
+
+    def _watched(self, entries: Iterable[store.Entry]) -> Iterator[store.Entry]:
+        for entry in entries:
+            if self._stopping:  # nobody waits for it any more
+                raise JournalError("This journal was closed while it was begun.")
+            yield entry
+            self._n_written += 1
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:
@@ -710,4 +733,4 @@ _writing: weakref.WeakSet[Journal] = weakref.WeakSet()
 def _write_the_rest() -> None:
     for journal in list(_writing):
         with suppress(SA2NetError):
-            journal.wait(timeout=5)
+            journal._write_out(5)

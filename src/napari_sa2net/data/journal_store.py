@@ -263,7 +263,10 @@ def _load_table(db: sqlite3.Connection, table: str, held: Held) -> None:
 
 
 def entries_of(about: Row, snapshot: Snapshot) -> Iterator[Entry]:
-    """Rows of a snapshot, whose arrays are read block by block."""
+    """Rows of a snapshot, whose arrays are read block by block.
+
+    They may be written into meanwhile; what is packed is a copy, as that must not change.
+    """
     import imagecodecs
 
     described = {
@@ -280,8 +283,8 @@ def entries_of(about: Row, snapshot: Snapshot) -> Iterator[Entry]:
     place = 0
     for name, array in snapshot.arrays.items():
         for index, (start, stop) in _slabs(tuple(described[name]["shape"]), array.dtype):
-            slab = np.ascontiguousarray(array[(*index, slice(start, stop))])
-            packed = bytes(imagecodecs.zstd_encode(slab.tobytes(), level=1))
+            slab: Any = np.array(array[(*index, slice(start, stop))], order="C")
+            packed = bytes(imagecodecs.zstd_encode(slab.reshape(-1).view(np.uint8), level=1))
             where = {"array": name, "index": list(index), "rows": [start, stop]}
             yield "chunk", Row(place, to_json(where), packed)
             place += 1

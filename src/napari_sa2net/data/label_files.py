@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_sa2net.data.axes import STACK_NAMES
+from napari_sa2net.data.coco import coco_images, coco_shape, read_coco
 from napari_sa2net.data.io import is_zarr, read_image, reading
 from napari_sa2net.data.labels import as_labels, fitted, grey
 from napari_sa2net.data.listing import is_seg, stem_of
@@ -20,10 +21,7 @@ from napari_sa2net.data.outlines import (
     Found,
     ReadCells,
     check_pixels_meant,
-    coco_images,
-    coco_shape,
     painted,
-    read_coco,
     read_geojson,
     read_json,
     read_rois,

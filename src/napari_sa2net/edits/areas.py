@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,13 +120,18 @@ def replace_area(
 
 def laid_over(
     labels: NDArray[Any], start: Sequence[int], new_labels: ArrayLike
-) -> NDArray[Any]:
-    """A copy of labels with newly segmented objects in an area; see :func:`replace_area`."""
+) -> tuple[NDArray[Any], tuple[Patch, ...]]:
+    """A copy of labels with newly segmented objects in an area, and what differs in it.
+
+    See :func:`replace_area`.
+    """
     corrections = Corrections(np.array(labels))
-    with suppress(NothingToEditError):
-        corrections.apply(replace_area(corrections, start, new_labels, keep_reviewed=False))
-    result: NDArray[Any] = corrections.labels
-    return result
+    try:
+        step = replace_area(corrections, start, new_labels, keep_reviewed=False)
+    except NothingToEditError:
+        return corrections.labels, ()
+    corrections.apply(step)
+    return corrections.labels, step.patches
 
 
 @dataclass(eq=False)

@@ -366,10 +366,6 @@ class LabelIndex:
             self.max_label = max(self.max_label, int(known.labels.max(initial=0)))
         return self._planes[index]
 
-    def forget(self, index: Index) -> None:
-        """A plane was changed by something else: scan it anew when it is asked for."""
-        self._planes.pop(index, None)
-
     def could_hold(self, patch: Patch) -> bool:
         """Whether objects have the pixels that a patch takes from them."""
         plane = self._planes.get(patch.index)

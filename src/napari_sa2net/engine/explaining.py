@@ -18,10 +18,10 @@ from napari_sa2net.inference.devices import give_memory_back
 from napari_sa2net.inference.instances import label_objects
 from napari_sa2net.inference.planes import MEASURING, SEPARATING
 from napari_sa2net.inference.predict import SEGMENTING, Predictor
+from napari_sa2net.interpret.attention import WhatIfRun
 from napari_sa2net.interpret.explain import Explained, look_inside, run_channel
 from napari_sa2net.interpret.objects import inspect_object
 from napari_sa2net.interpret.refinement import compare_objects, stage_change
-from napari_sa2net.interpret.whatif import WhatIfRun
 from napari_sa2net.nn import network_config
 
 

@@ -225,7 +225,7 @@ def save_variant(
 
     Its weights are the model's, byte for byte; the change stands in its card, which names the
     model and has no scores, since nobody has measured them. It computes what
-    `napari_sa2net.interpret.whatif.WhatIfRun` does with the same change, bit for bit.
+    `napari_sa2net.interpret.attention.WhatIfRun` does with the same change, bit for bit.
     `remove_model` takes it away again.
 
     Parameters

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from napari_sa2net.config import FineTuneConfig, Progress
+from napari_sa2net.config import LEARNING, FineTuneConfig, Progress
 from napari_sa2net.data.samples import REFERENCE_SHA256
 from napari_sa2net.errors import Cancelled, OutOfMemoryError, Paused
 from napari_sa2net.inference.devices import device_name, is_out_of_memory, resolve_device
@@ -375,7 +375,7 @@ class TuningRun:
 
         def tell(event: Event) -> None:
             if progress and isinstance(event, LossPoint):
-                progress(event.step, event.steps, f"learning, loss {event.loss:.3f}")
+                progress(event.step, event.steps, f"{LEARNING}, loss {event.loss:.3f}")
             self._tell(event)
 
         limit = self.config.minutes * 60 if self._limited else None
@@ -427,7 +427,13 @@ class TuningRun:
         say = progress or (lambda *_: None)
         net = self._network()
         first = {name: value.cpu().clone() for name, value in net.state_dict().items()}
-        for share in TAKEN_BACK:
+        for tried, share in enumerate(TAKEN_BACK):
+
+            def tell(done: int, total: int, before: int = tried) -> None:
+                # all shares are counted: it takes so long at most
+                whole = len(TAKEN_BACK) * total
+                say(before * total + done, whole, "looking for what forgets less")
+
             mixed = {
                 name: torch.lerp(value, first[name].to(value.dtype), share)
                 if value.is_floating_point()
@@ -435,9 +441,7 @@ class TuningRun:
                 for name, value in record.weights.items()
             }
             net.load_state_dict(as_stored(mixed))
-            tallies = self.scorer.score(
-                net, lambda done, total: say(done, total, "looking for what forgets less")
-            )
+            tallies = self.scorer.score(net, tell)
             if judge(*changes(record.parent, tallies)).better:
                 record.best, record.weights, record.taken_back = tallies, mixed, share
                 self.save()

@@ -669,7 +669,7 @@ class Workspace(QObject):
         layer = self.port.result_layer(update.key)
         if layer is None or not self.port.update_labels(update.key, update.labels):
             return
-        if self.port.former_labels(layer) is None:
+        if self.port.added_part(layer) is None:
             self.measurements.set_summary(layer_key(layer), update.summary)
 
     def _image_changed(self) -> None:

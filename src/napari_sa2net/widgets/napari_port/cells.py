@@ -162,7 +162,7 @@ class CellLayers:
             self._places.get(image) if image is not None else None,
             self._port.seen_since(layer),
             image is not None and corner is None and self._fits(image, layer),
-            self._port.former_labels(layer),
+            self._port.added_part(layer) or (),
             _made(ours),
             elsewhere_words(self._viewer, layer),
         )

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_sa2net.app.segment import ResultState
+    from napari_sa2net.edits import Patch
 
 PLUGIN = "napari-sa2net"
 #: Pixels of a layer that holds several parts of an image; larger ones get a layer each.
@@ -586,11 +587,16 @@ class NapariPort:
 
     # --- inside ------------------------------------------------------------------------
 
-    def former_labels(self, layer: Labels) -> NDArray[np.int32] | None:
-        """Labels of a result before the last part was added; None where none was."""
+    def added_part(self, layer: Labels) -> tuple[Patch, ...] | None:
+        """What the last part changed in the labels of a result; None where none was added."""
         for shown in self._results.values():
             if shown.layer is layer and shown.area is not None and not shown.edited:
-                return shown.area.former.reshape(layer.data.shape)
+                # the layer may have axes of length 1 beside those of the labels
+                stacks = (shown.area.former.shape[:-2], layer.data.shape[:-2])
+                planes = dict(zip(*(np.ndindex(*stack) for stack in stacks), strict=True))
+                return tuple(
+                    replace(patch, index=planes[patch.index]) for patch in shown.area.changes
+                )
         return None
 
     def _add(self, image: Image, state: ResultState, result: SegmentResult) -> bool:

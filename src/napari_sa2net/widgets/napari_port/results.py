@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_sa2net.app.segment import ResultState
+    from napari_sa2net.edits import Patch
     from napari_sa2net.engine.messages import SegmentResult
 
 
@@ -158,7 +159,7 @@ def _channel_axis(layer: Image, source: ImageSource) -> int:
     return (source.axes or layer_axes(layer))[: layer.ndim].find("C")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Area:
     """A part of an image whose cells were added to those of other parts.
 
@@ -170,17 +171,21 @@ class Area:
         First element of the part in them.
     offset
         Their first element in the image (stack axes, y, x).
+    changes
+        What the cells of the part changed in them, as they were laid over them last.
     """
 
     former: NDArray[np.int32]
     start: tuple[int, ...]
     offset: tuple[int, ...]
+    changes: tuple[Patch, ...] = ()
 
     def with_cells(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
         """The former cells with those of the part."""
         from napari_sa2net.edits import laid_over  # takes a while to load
 
-        return laid_over(self.former, self.start, labels)
+        merged, self.changes = laid_over(self.former, self.start, labels)
+        return merged
 
 
 class ResultLayer:
