@@ -65,6 +65,101 @@ def test_floats_are_taken_as_far_as_they_are_exact():
         as_labels(largest + np.float32(2) * (largest > 0))
 
 
+@pytest.mark.parametrize(
+    ("shape", "of_image", "fits"),
+    [
+        ((4, 5), (4, 5), True),
+        ((1, 4, 5), (4, 5), True),
+        ((4, 5, 1), (4, 5), True),
+        ((1, 1, 4, 5, 1), (4, 5), True),
+        ((1, 5, 1), (1, 5), True),
+        ((1, 5, 1), (5, 1), True),
+        ((3, 4, 5), (4, 5), True),
+        ((4, 5, 4), (4, 5), True),
+        ((2, 4, 5), (4, 5), False),
+        ((4, 5, 5), (4, 5), False),
+        ((5, 4), (4, 5), False),
+        ((4, 5), (1, 4), False),
+    ],
+)
+def test_labels_in_the_shape_of_their_image(shape, of_image, fits):
+    """Axes of length 1 and colours that are one grey are dropped, nothing else."""
+    plane = np.arange(np.prod(of_image), dtype=np.uint8).reshape(of_image)
+    values = plane
+    for axis in (0, -1):
+        grey = np.stack([plane] * shape[axis], axis)
+        values = grey if grey.shape == shape else values
+    if not fits:
+        with pytest.raises(LabelsError, match="do not fit an image of"):
+            as_labels(np.zeros(shape, np.uint8), of_image)
+        return
+    values = values if values.shape == shape else plane.reshape(shape)
+    np.testing.assert_array_equal(as_labels(values, of_image), plane)
+
+
+@pytest.mark.parametrize("channel", range(4))
+@pytest.mark.parametrize("axis", [0, -1])
+def test_colours_are_no_labels_but_what_is_opaque_may_differ(channel, axis):
+    picture = np.stack([np.arange(20).reshape(4, 5)] * 4, axis)
+    np.moveaxis(picture, axis, 0)[channel, 2, 3] = 99
+    if channel == 3:
+        assert as_labels(picture, (4, 5)).max() == 19
+    else:
+        with pytest.raises(LabelsError, match="colour picture"):
+            as_labels(picture, (4, 5))
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        (np.array([[0, 2**31 - 1, 5]], np.int64), [[0, 2**31 - 1, 5]]),
+        (np.array([[0, 2**31, 5]], np.int64), [[0, 2, 1]]),
+        (np.array([[2**40, 7, 7, 2**50]], np.int64), [[2, 1, 1, 3]]),
+        (np.array([[0, 2**32 - 1, 9]], np.uint32), [[0, 2**31 - 1, 1]]),
+        (np.array([[0, 2**64 - 1, 2**63]], np.uint64), [[0, 2**31 - 1, 1]]),
+        (np.array([[True, False]]), [[1, 0]]),
+        (np.array([[3.0, 0.0]]), [[3, 0]]),
+    ],
+)
+def test_numbers_beyond_32_bits_keep_their_order_and_the_greatest(values, labels):
+    assert as_labels(values).tolist() == labels
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([[0, -1]], "go down to -1"),
+        ([[0.5, 1]], "these hold 0.5"),
+        ([[np.nan, 1]], "these hold nan"),
+        ([[np.inf, 1]], "these hold inf"),
+        ([[1j, 1]], "not complex128"),
+        ([["a", "b"]], "not <U1"),
+    ],
+)
+def test_what_is_no_number_of_a_cell_is_refused(values, words):
+    with pytest.raises(LabelsError, match=words):
+        as_labels(np.array(values))
+    assert as_labels(np.zeros((0, 3))).shape == (0, 3)
+
+
+def test_pieces_of_numbers_get_numbers_of_their_own():
+    labels = np.zeros((60, 100), np.int64)
+    labels[0:12, 0:12] = labels[0:10, 14:24] = 4  # something lies across it
+    labels[40:50, 80:90] = labels[52:58, 80:90] = 4  # another, far from it
+    labels[40:50, 0:10] = 9
+    labels[30, 50] = 4  # a crumb stays
+    new = numbered(labels, Look(apart=(4,)), count(20))
+    assert new[0, 0] == new[0, 14] == new[30, 50] == 4
+    assert new[40, 80] == new[52, 80] == 20
+    assert new[40, 0] == 9
+    every = numbered(labels, Look("a mask", numbers=(4,)), count(20))
+    assert every[40, 0] == 9
+    places = [(0, 0), (0, 14), (30, 50), (40, 80), (52, 80)]
+    assert sorted(int(every[at]) for at in places) == [20, 21, 22, 23, 24]
+    assert np.array_equal(every > 0, labels > 0)
+    assert np.array_equal(numbered(labels, Look(), count(20)), labels)
+
+
 def test_the_last_of_numbers_with_gaps_is_a_cell():
     """Cells before it were deleted; one far above the others may be a mark."""
     labels = np.zeros((80, 80), np.uint8)
@@ -181,6 +276,25 @@ def test_cells_under_one_number():
         moved[time, 60:80, 100 - 30 * time : 120 - 30 * time] = 2
     assert look_at(moved) == look_at(labels)
     assert look_at(np.stack([labels > 0] * 3)).problem
+
+
+@pytest.mark.parametrize("torn", range(7))
+def test_numbers_of_two_pieces_are_told_where_most_numbers_have_them(torn):
+    """A few cells may lie in two pieces that are near; most of them do not."""
+    labels = np.zeros((40, 180), int)
+    for i in range(6):
+        labels[5:15, 30 * i : 30 * i + 10] = i + 1
+        if i < torn:
+            labels[20:30, 30 * i : 30 * i + 10] = i + 1
+    look = look_at(labels)
+    assert look.apart == ()
+    assert look.problem == ""
+    if torn <= 3:
+        assert look.note == ""
+    else:
+        names = ", ".join(str(n + 1) for n in range(min(torn, 3)))
+        said = f"{torn} of 6 numbers stand in several separate places, such as {names}"
+        assert look.note.startswith(said)
 
 
 def test_notes_are_few():
