@@ -11,7 +11,7 @@ from napari_sa2net.data import ImagePlan, plan_image
 from napari_sa2net.data.levels import spread_indices
 from napari_sa2net.errors import Cancelled
 from napari_sa2net.inference.diameter import CROP, _measure, crops, estimate_diameter
-from napari_sa2net.inference.tiling import N_PLANES, ScaledPlane
+from napari_sa2net.inference.tiling import N_PLANES, ScaledPlane, pixels_of_search
 
 TRAINED = 24.0
 
@@ -200,3 +200,25 @@ def test_planes_are_spread(counts: tuple[int, ...]) -> None:
             assert max(at) < n
             if n >= 30:
                 assert max(at) - min(at) > n / 2
+
+
+@pytest.mark.parametrize(
+    ("spatial", "scale", "planes", "million"),
+    [
+        ((1000, 500), 1.0, 1, 0.5),
+        ((1000, 500), 1.2, 1, 0.5),  # as good as scale 1: nothing is run once more
+        ((1000, 500), 1 / 1.2, 1, 0.5),
+        ((1000, 500), 0.5, 1, 0.5 + 0.125),
+        ((200, 500), 2.0, 1, 0.1 + 0.4),
+        ((200, 500), 2.5, 1, 0.1 + 0.625),
+        ((100, 500), 3.0, 1, 0.05 + 2 * 0.45),  # and a look at whether they look like cells
+        ((200, 500), 2.0, 2, 0.2 + 3 * 512**2 / 1e6),
+        ((200, 500), 1.0, 9, 0.3),
+        ((4000, 4000), 1.0, 1, 3 * 512**2 / 1e6),
+        ((4000, 4000), 0.5, 1, 6 * 512**2 / 1e6),
+        ((4000, 4000), 4.0, 50, 9 * 512**2 / 1e6),
+    ],
+)
+def test_what_a_search_costs(spatial, scale, planes, million) -> None:
+    """Three crops at most, at scale 1 and where it ends."""
+    assert pixels_of_search(spatial, scale, planes) / 1e6 == pytest.approx(million)
