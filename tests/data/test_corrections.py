@@ -252,9 +252,7 @@ def test_removed_commits_rest_in_the_trash(training_set):
 
 
 @pytest.mark.parametrize("moves", [1, 2, 3])
-def test_files_that_another_window_moves_are_looked_for_again(
-    training_set, monkeypatch, moves
-):
+def test_files_that_another_window_moves_are_looked_for_again(training_set, monkeypatch, moves):
     """Twice: what goes on moving ends in an error, not in waiting."""
     record = training_set.commit(a_commit())
     other, real, read = TrainingSet.open(training_set.path), read_image, []
