@@ -8,12 +8,13 @@ import re
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 import napari_sa2net
-from napari_sa2net.app.link import TimeLeft
+from napari_sa2net.app.link import Newest, TimeLeft
 from napari_sa2net.app.session import (
     ImageSource,
     JobProgress,
@@ -217,3 +218,54 @@ def test_levels_as_displayed_go_to_the_engine(normalize):
     settings = PredictConfig(), InstanceConfig(), normalize, Window()
     sent = SegmentRequest(source, 0, "k", "m", *settings).arguments()
     assert sent["predict"].contrast == ((3, 9) if normalize else None)
+
+
+class Questions:
+    """An engine that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked_now: list[tuple[str, str, Any, dict[str, Any]]] = []
+
+    def asked(self, name: str, key: str) -> bool:
+        return any(one[:2] == (name, key) for one in self.asked_now)
+
+    def ask(self, name: str, arguments: dict[str, Any], key: str, about: Any) -> None:
+        self.asked_now.append((name, key, about, arguments))
+
+    def answer(self, newest: Newest, name: str, key: str) -> Any:
+        """End the call in flight; what is asked then."""
+        (one,) = [one for one in self.asked_now if one[:2] == (name, key)]
+        self.asked_now.remove(one)
+        newest.ended(SimpleNamespace(name=name, key=key))
+        return [one[2:] for one in self.asked_now if one[:2] == (name, key)]
+
+
+def test_of_questions_that_wait_the_newest_of_each_subject_is_asked() -> None:
+    link = Questions()
+    newest = Newest(link)
+    for n, about in enumerate(("a", "a", "b", "a", "b")):
+        newest.ask("why", "image", about, {"n": n})
+    newest.ask("why", "other image", "a", {"n": 5})
+    newest.ask("how", "image", "a", {"n": 6})
+    assert [one[3]["n"] for one in link.asked_now] == [0, 5, 6]
+    assert link.answer(newest, "why", "image") == [("a", {"n": 3})]
+    assert link.answer(newest, "why", "image") == [("b", {"n": 4})]
+    assert link.answer(newest, "why", "image") == []
+    assert link.answer(newest, "why", "other image") == []
+    newest.ask("why", "image", "c", {"n": 7})
+    assert link.asked_now[-1] == ("why", "image", "c", {"n": 7})
+
+
+@pytest.mark.parametrize(
+    ("kind", "left"), [(None, ["other/why"]), ("why", ["image/how", "other/why"]), ("x", None)]
+)
+def test_what_is_forgotten_is_not_asked_any_more(kind, left) -> None:
+    every = ["image/how", "image/why", "other/why"]
+    link = Questions()
+    newest = Newest(link)
+    for one in every * 2:
+        key, name = one.split("/")
+        newest.ask(name, key, "a", {})
+    newest.forget("image", kind)
+    still = [one for one in every if link.answer(newest, one.split("/")[1], one.split("/")[0])]
+    assert still == (every if left is None else left)

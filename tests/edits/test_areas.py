@@ -99,9 +99,7 @@ def test_a_step_like_any_other() -> None:
 
 @pytest.mark.parametrize("turns", range(4))
 @pytest.mark.parametrize("inside", [1, 4, 5, 6, 7])
-def test_what_the_edge_of_a_box_cuts_goes_where_most_of_it_lies(
-    turns: int, inside: int
-) -> None:
+def test_what_the_edge_of_a_box_cuts_goes_with_most_of_it(turns: int, inside: int) -> None:
     """On all sides: a bar of 10 pixels, so many of them in the box, where nothing is found."""
     labels = np.zeros((25, 25), np.int32)
     labels[12, 16 - inside : 26 - inside] = 3
