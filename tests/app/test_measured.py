@@ -549,3 +549,17 @@ def test_boxes_are_read_together_only_where_that_is_not_much_more() -> None:
     assert measuring.volume(box) == 6 * 10**6
     wide[2] = a_box((0, 1000), (5001, 6001))
     assert [labels for _, labels in measuring.windows(wide)] == [[1], [2]]
+
+
+@pytest.mark.parametrize("ndim", [2, 3, 4])
+def test_boxes_of_scattered_pixels(ndim: int) -> None:
+    rng = np.random.default_rng(ndim)
+    where = rng.integers(0, 50, (ndim, 300))
+    values = rng.choice([3, 7, 2**31 - 1, 12], 300)
+    found = dict(measuring.extents(values, where))
+    assert list(found) == [3, 7, 12, 2**31 - 1]
+    for label, (low, high) in found.items():
+        own = where[:, values == label]
+        assert low.tolist() == own.min(1).tolist()
+        assert high.tolist() == (own.max(1) + 1).tolist()
+    assert list(measuring.extents(values[:0], where[:, :0])) == []
