@@ -563,3 +563,19 @@ def test_boxes_of_scattered_pixels(ndim: int) -> None:
         assert low.tolist() == own.min(1).tolist()
         assert high.tolist() == (own.max(1) + 1).tolist()
     assert list(measuring.extents(values[:0], where[:, :0])) == []
+
+
+def test_boxes_of_labels_however_large_their_numbers() -> None:
+    labels = np.zeros((3, 30, 40), np.int32)
+    labels[1, 2:5, 7:9] = 4
+    labels[2, 29, 39] = labels[0, 20, 3] = 9
+    for large in (False, True):
+        if large:
+            labels[labels == 9] = 2**31 - 1
+        found = measuring.boxes_of(labels)
+        last = 2**31 - 1 if large else 9
+        assert {label: [end.tolist() for end in box] for label, box in found.items()} == {
+            4: [[1, 2, 7], [2, 5, 9]],
+            last: [[0, 20, 3], [3, 30, 40]],
+        }
+    assert measuring.boxes_of(labels * 0) == {}

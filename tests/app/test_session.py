@@ -6,6 +6,7 @@ import ast
 import math
 import re
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 
 import napari_sa2net
+from napari_sa2net.app.cells import box_of
+from napari_sa2net.app.edit_session import moment_words
 from napari_sa2net.app.link import Newest, TimeLeft
 from napari_sa2net.app.session import (
     ImageSource,
@@ -29,7 +32,7 @@ from napari_sa2net.app.session import (
 )
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.engine.messages import EngineInfo, Summary, Window
-from napari_sa2net.errors import ImageError
+from napari_sa2net.errors import EditError, ImageError
 
 
 @pytest.mark.parametrize(
@@ -269,3 +272,36 @@ def test_what_is_forgotten_is_not_asked_any_more(kind, left) -> None:
     newest.forget("image", kind)
     still = [one for one in every if link.answer(newest, one.split("/")[1], one.split("/")[0])]
     assert still == (every if left is None else left)
+
+
+@pytest.mark.parametrize(
+    ("outline", "box"),
+    [
+        ([(2, 3), (2, 20), (15, 20), (15, 3)], (2, 16, 3, 21)),
+        ([(2.4, 3.4), (15.4, 20.4)], (2, 16, 3, 21)),
+        ([(2.5, 3.5), (15.5, 20.5)], (3, 17, 4, 22)),
+        ([(-9, -4), (15, 20)], (0, 16, 0, 21)),
+        ([(2, 3), (99, 99)], (2, 30, 3, 40)),
+        ([(2, 3), (9, 10)], (2, 10, 3, 11)),
+        ([(2, 3), (8, 20)], None),
+        ([(2, 3), (20, 9)], None),
+        ([(25, 3), (99, 20)], None),
+    ],
+)
+def test_pixels_of_a_drawn_rectangle(outline, box) -> None:
+    if box is None:
+        with pytest.raises(EditError, match="too small"):
+            box_of(outline, (30, 40))
+    else:
+        assert box_of(outline, (30, 40)) == box
+
+
+def test_moments_are_said_as_people_say_them() -> None:
+    now = datetime(2026, 3, 1, 0, 30).astimezone()
+    assert moment_words(datetime(2026, 3, 1, 0, 5).astimezone(), now) == "today 00:05"
+    assert moment_words(datetime(2026, 3, 1, 9, 5).astimezone(), now) == "today 09:05"
+    assert moment_words(datetime(2026, 2, 28, 23, 59).astimezone(), now) == "yesterday 23:59"
+    when = datetime(2026, 2, 27, 23, 59).astimezone()
+    assert moment_words(when, now) == f"{when:%d %B %Y} 23:59"
+    elsewhere = datetime(2026, 3, 1, 0, 5).astimezone().astimezone(UTC)
+    assert moment_words(elsewhere, now) == "today 00:05"
