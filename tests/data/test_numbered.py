@@ -303,3 +303,95 @@ def test_notes_are_few():
     assert notes[3] == "Labels of 6 more images look like these."
     assert notes[4].startswith("empty 0, empty 1, empty 2 and 2 more: no cell is labelled")
     assert len(notes) == 5
+
+
+def pieces(value: int, n: int, size: int = 4, others: int = 0) -> np.ndarray:
+    """Squares of one number in a row, and cells of other numbers in the row below."""
+    labels = np.zeros((30, 8 * max(n, others)), np.int64)
+    for i in range(n):
+        labels[4 : 4 + size, 8 * i : 8 * i + size] = value
+    for i in range(others):
+        labels[20:24, 8 * i : 8 * i + 4] = value + 1 + i
+    return labels
+
+
+@pytest.mark.parametrize(
+    ("value", "n", "others", "is_mask"),
+    [
+        (1, 1, 0, False),
+        (1, 2, 0, False),
+        (1, 3, 0, True),
+        (255, 1, 0, False),
+        (255, 2, 0, True),  # what programs write into masks
+        (254, 2, 0, False),
+        (255, 2, 1, False),
+        (1, 3, 1, False),  # half of two numbers: as many whole as in pieces
+        (1, 6, 1, True),
+        (1, 6, 2, False),
+    ],
+)
+def test_from_three_places_of_a_number_on_it_looks_like_a_mask(value, n, others, is_mask):
+    assert bool(look_at(pieces(value, n, others=others)).problem) == is_mask
+
+
+@pytest.mark.parametrize(("crumb", "is_mask"), [((1, 9), False), ((1, 10), True)])
+def test_pieces_of_less_than_a_tenth_of_the_largest_are_crumbs(crumb, is_mask):
+    labels = np.zeros((40, 60), np.int64)
+    labels[0:10, 0:10] = 3
+    labels[20 : 20 + crumb[0], 0 : crumb[1]] = labels[30 : 30 + crumb[0], 0 : crumb[1]] = 3
+    assert bool(look_at(labels).problem) == is_mask
+
+
+@pytest.mark.parametrize(
+    ("numbers", "dtype", "marks"),
+    [
+        ((1, 2, 3, 244, 255), np.uint8, False),
+        ((1, 2, 3, 255), np.uint8, True),
+        ((*range(1, 245), 255), np.uint8, True),  # 11 above the next
+        ((*range(1, 246), 255), np.uint8, False),
+        ((1, 85, 255), np.uint8, True),  # 170 above it, the others 84 apart
+        ((1, 86, 255), np.uint8, False),
+        ((1, 2, 254), np.uint8, False),
+        ((1, 2, 2**15 - 1), np.int16, True),
+        ((1, 2, 2**16 - 1), np.uint16, True),
+        ((1, 2, 2**31 - 1), np.int32, True),
+        ((255,), np.uint8, False),
+    ],
+)
+def test_the_greatest_of_a_type_far_above_the_others_may_be_a_mark(numbers, dtype, marks):
+    labels = np.zeros((4, 4 * len(numbers)), dtype)
+    for i, number in enumerate(numbers):
+        labels[1:3, 4 * i : 4 * i + 2] = number
+    look = look_at(labels)
+    assert ("far above the next number" in look.note) == marks
+    assert look.problem == ""
+
+
+@pytest.mark.parametrize(
+    ("around", "gaps", "large", "said"),
+    [
+        # a frame of so many px around cells of 4 x 4; share of 0; where it is said
+        (12, 0.0, True, "problem"),
+        (12, 0.15, True, "problem"),
+        (12, 0.25, True, "note"),
+        (1, 0.0, False, ""),
+    ],
+)
+def test_a_number_that_touches_all_sides_and_is_large_looks_like_background(
+    around, gaps, large, said
+):
+    side = 60
+    labels = np.full((side, side), 9, np.int64)
+    inner = labels[around:-around, around:-around]
+    inner[:] = 0
+    n = inner.shape[0] // 4
+    for y in range(n):
+        for x in range(n):
+            inner[4 * y : 4 * y + 4, 4 * x : 4 * x + 4] = 10 + y * n + x
+    if not large:  # cells as large as it is
+        inner[:] = np.where(np.indices(inner.shape)[0] < side // 2, 10, 11)
+    inner[: round(gaps * side**2 / inner.shape[1])] = 0
+    look = look_at(labels)
+    assert ("label 9 covers" in look.problem) == (said == "problem")
+    assert ("label 9 covers" in look.note) == (said == "note")
+    assert look.background == (9 if said == "problem" else 0)
