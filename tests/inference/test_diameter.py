@@ -110,6 +110,9 @@ def test_specks_do_not_count_by_their_number(side: int, typical: int) -> None:
     )
     assert found is not None
     assert found.diameter == pytest.approx(np.sqrt(4 / np.pi) * typical, rel=0.02)
+    # of all that was looked at, and without a doubt
+    assert found.share == pytest.approx((10 * 20**2 + 30 * side**2) / 400**2)
+    assert found.confidence == pytest.approx(1)
 
 
 def test_an_image_full_of_specks_is_not_enlarged_for_them() -> None:
