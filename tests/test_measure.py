@@ -12,7 +12,7 @@ from skimage.measure import label, regionprops
 
 from napari_sa2net import quantities
 from napari_sa2net.errors import SettingsError
-from napari_sa2net.measure import empty_table, object_table, offset_labels
+from napari_sa2net.measure import empty_table, many_doubtful, object_table, offset_labels
 
 
 def blobs(seed=0, shape=(60, 80)):
@@ -286,3 +286,20 @@ def test_hundreds_of_objects_are_measured_at_once():
     # as if each were looked for in the whole image, it would be hundreds of times as long
     many, few = (min(seconds(labels) for _ in range(3)) for labels in (labels, one))
     assert many < 60 * few
+
+
+@pytest.mark.parametrize(
+    ("confidence", "doubtful"),
+    [
+        ([], False),
+        ([np.nan], False),
+        ([0.59], True),
+        ([0.6], False),
+        ([0.1, 0.7, 0.8], False),
+        ([0.1, 0.2, 0.9], True),
+        ([0.5, 0.69], True),
+        ([0.5, np.nan, 0.71, np.nan, np.nan], False),
+    ],
+)
+def test_cells_are_doubtful_where_the_median_is(confidence, doubtful):
+    assert many_doubtful(np.array(confidence)) is doubtful

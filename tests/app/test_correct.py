@@ -17,6 +17,7 @@ from napari_sa2net.app.edit_session import (
     find_offers,
     labels_before,
     restored_session,
+    resumed_session,
     state_step,
 )
 from napari_sa2net.app.session import ImageSource
@@ -1531,3 +1532,92 @@ def test_cells_of_which_no_plane_is_seen_are_not_corrected(desks: Any, why: str)
     assert not desk.client.requests
     desk.controller.set_cells(desk.source)
     assert desk.controller.accept(1)
+
+
+def a_journal(arrays: Any) -> Journal:
+    return Journal.create(JournalImage("cells", shape=arrays["labels"].shape), arrays)
+
+
+def test_a_layer_goes_on_in_its_journal(home: Path) -> None:
+    """What was painted while no page was open is one more step, and is undone first."""
+    stack = np.stack([disks()] * 2)
+    began = stack.copy()
+    session = EditSession(stack, a_journal)
+    session.do(delete(session.corrections, [1], (0,)))
+    without = stack.copy()
+    assert session.journal is not None
+    identity = session.journal.id
+    assert session.close() is None
+    stack[1, 0:3, 0:4] = 77
+    shown = stack.copy()
+    source = CellSource("cells", "my cells", stack, plane=(0,), journal=identity)
+    again = resumed_session(source, a_journal)
+    assert again is not None
+    np.testing.assert_array_equal(stack, shown)
+    again.undo()
+    np.testing.assert_array_equal(stack, without)
+    again.undo()
+    np.testing.assert_array_equal(stack, began)
+    again.redo()
+    again.redo()
+    np.testing.assert_array_equal(stack, shown)
+    assert again.close() is None
+    # nothing was painted: no step more
+    source = replace(source, labels=shown)
+    third = resumed_session(source, a_journal)
+    assert third is not None
+    assert len(third.history.done) == 2
+    assert third.close() is None
+
+
+@pytest.mark.parametrize("other", ["shape", "type", "journal"])
+def test_a_journal_of_other_labels_is_not_gone_on_with(home: Path, other: str) -> None:
+    labels = disks()
+    session = EditSession(labels, a_journal)
+    session.do(delete(session.corrections, [1], ()))
+    assert session.journal is not None
+    identity = session.journal.id
+    assert session.close() is None
+    changed = {"shape": labels[:-1], "type": labels.astype(np.int64), "journal": labels}[other]
+    changed = changed.copy()
+    before = changed.copy()
+    journal = "0" * len(identity) if other == "journal" else identity
+    source = CellSource("cells", "my cells", changed, journal=journal)
+    assert resumed_session(source, a_journal) is None
+    np.testing.assert_array_equal(changed, before)
+    # it was let go, so who it is of can go on with it
+    own = resumed_session(replace(source, labels=labels, journal=identity), a_journal)
+    assert own is not None
+    assert own.close() is None
+
+
+def test_cells_are_counted_over_planes_once() -> None:
+    stack = np.stack([disks(), disks(), disks() * 0])
+    session = EditSession(stack, a_journal)
+    n = len(np.unique(stack)) - 1
+    assert session.n_cells == n
+    session.corrections.apply(delete(session.corrections, [1], (0,)))
+    assert session.n_cells == n
+    assert EditSession(stack, a_journal).n_cells == n  # it is on another plane, too
+    assert EditSession(stack[:1], a_journal).n_cells == n - 1
+
+
+def test_cells_of_another_part_are_the_first_step(home: Path) -> None:
+    former = np.stack([disks(), disks() * 0])
+    now = former.copy()
+    now[0, 0:4, 0:5], now[1, 2:6, 2:9] = 88, 89
+    session = EditSession(now, a_journal)
+    added = now.copy()
+    session.record_area(former)
+    np.testing.assert_array_equal(now, added)
+    assert session.corrections.plane((1,)).area(89) == 28
+    assert not session.corrections.marked((0,))
+    session.undo()
+    np.testing.assert_array_equal(now, former)
+    assert 89 not in session.corrections.plane((1,))
+    session.redo()
+    np.testing.assert_array_equal(now, added)
+    assert session.close() is None
+    same = EditSession(now, lambda arrays: pytest.fail("no step, no journal"))
+    same.record_area(now.copy())
+    assert not same.history.done

@@ -481,6 +481,39 @@ def test_how_far_a_run_is_counts_all_images_and_never_backwards(pages, images):
     page.until(lambda: page.state.progress.what == "stopping after this piece")
 
 
+def test_what_is_heard_of_another_run_changes_nothing(pages, images):
+    """Of one that is over, before, in and after the next."""
+    page = pages()
+    client, segmenting = page.link.client, page.folder.segmenting
+    page.open(images)
+
+    def hear_of_another(call: p.Call) -> None:
+        before = (page.rows(), page.state.progress, page.state.running, len(client.asked()))
+        segmenting._heard(call, p.Progress(call.job, 1, 2, "an earlier run"))
+        segmenting.job_done(call, {"state": "done", "n_objects": 3})
+        segmenting.job_failed(call, ErrorInfo("EngineError", "earlier"))
+        segmenting.job_cancelled(call)
+        page.settle()
+        after = (page.rows(), page.state.progress, page.state.running, len(client.asked()))
+        assert after == before
+
+    page.link.session.engine = "ready"
+    assert segmenting.segment_all()
+    first = client.asked()[-1]
+    another = replace(first, key="another run", about=0)
+    hear_of_another(another)
+    assert page.state.running
+    segmenting.cancel()
+    client.on_event(p.WasCancelled(first.job))
+    page.until(lambda: client.asked()[-1].name == "finish_files")
+    last = client.asked()[-1]
+    hear_of_another(replace(last, key="another run"))
+    client.on_event(last.done({"n_failed": 0, "n_done": 0, "n_objects": 0, "state": "cut"}))
+    page.until(lambda: not page.state.running)
+    assert page.rows()["a"] == "not segmented"
+    hear_of_another(another)
+
+
 def test_settings_are_those_of_the_page_and_of_the_shown_image(pages, tmp_path):
     page = pages()
     folder = tmp_path / "two"

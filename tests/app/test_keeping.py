@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from napari_sa2net.app.cells import CellSource
 from napari_sa2net.app.keep import (
@@ -21,6 +23,8 @@ from napari_sa2net.app.keep import (
     kept_words,
     meanwhile_words,
 )
+from napari_sa2net.app.measured import Place
+from napari_sa2net.app.saving import Placed, cells_in_image
 from napari_sa2net.app.session import ImageSource
 from napari_sa2net.data.commit import CommitRecord
 from napari_sa2net.data.corrections import TrainingSet
@@ -428,3 +432,65 @@ def test_keep_says_on_which_plane_labels_are_no_cells(desks: Any) -> None:
     said = desk.state.keep.problem
     assert said.startswith("On time point 1 of 0–1, plane 2 of 0–2: ")
     assert said.endswith('Show that plane, and press "Make label 1 the background".')
+
+
+KEYS = st.one_of(
+    st.integers(-9, 8),
+    st.builds(slice, st.none() | st.integers(-12, 12), st.none() | st.integers(-12, 12)),
+    st.builds(
+        slice, st.none() | st.integers(0, 9), st.none() | st.integers(0, 12), st.integers(1, 4)
+    ),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    keys=st.lists(KEYS, min_size=0, max_size=3),
+    corner=st.tuples(st.integers(0, 4), st.integers(0, 3), st.integers(0, 5)),
+    left_out=st.sampled_from([None, [3], [3, 7]]),
+)
+def test_labels_of_a_part_in_the_frame_of_the_image_are_read_by_slices(
+    keys: list[Any], corner: tuple[int, ...], left_out: list[int] | None
+) -> None:
+    shape = (9, 9, 9)
+    part = np.random.default_rng(0).integers(0, 9, (5, 1, 6, 4))
+    whole = np.zeros(shape, part.dtype)
+    (z, y, x) = corner
+    whole[z : z + 5, y : y + 6, x : x + 4] = part[:, 0]
+    if left_out:
+        whole[np.isin(whole, left_out)] = 0
+    without = None if left_out is None else np.array(left_out)
+    placed = Placed(part, corner, shape, (1,), without)
+    key = tuple(keys) if len(keys) != 1 else keys[0]
+    np.testing.assert_array_equal(placed[key], whole[key])
+    np.testing.assert_array_equal(np.asarray(placed), whole)
+    assert np.asarray(placed, np.float32).dtype == np.float32
+
+
+def test_cells_are_saved_in_the_frame_of_their_image() -> None:
+    image = np.arange(2 * 30 * 40).reshape(2, 30, 40)
+    labels = np.zeros((2, 10, 12), np.int32)
+    labels[0, 2:5, 2:5], labels[1, 6:8, 6:9] = 1, 2
+    table = {"label": np.array([1, 2]), "area_px": np.array([9, 6])}
+    source = ImageSource("image", "nuclei", image, axes="ZYX", path="/data/nuclei.tif")
+    place = Place(source, (0, 15, 20), stack_axes="Z", pixel_size_um=(0.5, 0.25), z_step_um=2.0)
+    cells = cells_in_image(labels, place, table, "my cells", {"a": 1}, np.array([1]))
+    assert (cells.name, cells.image_path, cells.axes) == (
+        "nuclei",
+        Path("/data/nuclei.tif"),
+        "ZYX",
+    )
+    assert cells.scale_um == {"Z": 2.0, "Y": 0.5, "X": 0.25}
+    assert {name: column.tolist() for name, column in cells.table.items()} == {
+        "label": [2],
+        "area_px": [6],
+    }
+    whole = np.asarray(cells.labels)
+    assert np.unique(whole).tolist() == [0, 2]
+    assert (whole[1, 21:23, 26:29] == 2).all()
+    labels[1] = 0  # small labels are copied
+    assert (np.asarray(cells.labels)[1, 21:23, 26:29] == 2).all()
+    # without an image they are in their own frame
+    alone = cells_in_image(whole, Place(None, None, stack_axes="Z"), {}, "my cells", {})
+    assert (alone.name, alone.image_path, alone.scale_um) == ("my cells", None, {})
+    np.testing.assert_array_equal(np.asarray(alone.labels), whole)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tests.app.conftest import Client
 
+from napari_sa2net.app import measured as measuring
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.measured import BLOCK, MeasuredCells, Place, TooMuch
 from napari_sa2net.app.measurements import KeptWindow, Measurements
@@ -468,3 +469,113 @@ def test_confidence_comes_from_the_network(image: np.ndarray) -> None:
     bench.measurements.follow("cells", labels, place)
     bench.client.on_event(late.done(answer))
     assert np.isnan(cells.columns["confidence"][0])
+
+
+def a_box(*ends: tuple[int, int]) -> Any:
+    return np.array([a for a, _ in ends]), np.array([b for _, b in ends])
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        a_box((0, 1), (0, 1)),
+        a_box((BLOCK - 1, BLOCK), (0, BLOCK)),
+        a_box((BLOCK - 1, BLOCK + 1), (5, 2 * BLOCK + 1)),
+        a_box((1, 3), (BLOCK, 2 * BLOCK), (BLOCK - 1, BLOCK + 1)),
+        a_box((0, 2), (3, 4), (0, 1), (0, BLOCK + 1)),
+    ],
+)
+def test_blocks_of_a_box_are_those_of_its_pixels(box) -> None:
+    pixels = np.stack([axis.ravel() for axis in np.meshgrid(*map(range, *box), indexing="ij")])
+    expected = {(*at[:-2], at[-2] // BLOCK, at[-1] // BLOCK) for at in pixels.T.tolist()}
+    assert measuring._blocks_in(box) == measuring._blocks_at(pixels) == expected
+    assert measuring._blocks_at(pixels[:, :0]) == set()
+    some = pixels[:, ::7]
+    assert measuring._blocks_at(some) == {
+        (*at[:-2], at[-2] // BLOCK, at[-1] // BLOCK) for at in some.T.tolist()
+    }
+
+
+def test_boxes_that_meet_and_reach() -> None:
+    one, other = a_box((0, 1), (4, 9), (20, 30)), a_box((2, 3), (6, 7), (1, 25))
+    both = measuring.union(one, other)
+    assert [end.tolist() for end in both] == [[0, 4, 1], [3, 9, 30]]
+    assert (measuring.volume(one), measuring.volume(both)) == (50, 3 * 5 * 29)
+    around = measuring.grown(one, (9, 40, 33), 5)
+    assert [end.tolist() for end in around] == [[0, 0, 15], [1, 14, 33]]
+    part = (slice(0, 1), slice(4, None), slice(-3, None))
+    assert [end.tolist() for end in measuring.corners(part, (9, 40, 33))] == [
+        [0, 4, 30],
+        [1, 40, 33],
+    ]
+    assert measuring.slices(one) == (slice(0, 1), slice(4, 9), slice(20, 30))
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (2, 3, 7, 5), (10, 1), (3, 40), (0, 4), (1, 3, 9)])
+def test_an_array_is_compared_in_parts_that_are_not_large(shape, monkeypatch) -> None:
+    monkeypatch.setattr(measuring, "CHUNK", 20)
+    seen = np.zeros(shape, int)
+    for part in measuring.chunks(shape):
+        seen[part] += 1
+        assert 0 < seen[part].size <= max(20, shape[-1])
+        assert all(n == 1 for n in seen[part].shape[:-2])
+    assert (seen == 1).all()
+
+
+def test_boxes_are_read_together_only_where_that_is_not_much_more() -> None:
+    def small(y: int, x: int) -> Any:
+        return a_box((y, y + 10), (x, x + 10))
+
+    assert list(measuring.windows({})) == []
+    near = {1: small(0, 0), 2: small(240, 240)}
+    ((box, labels),) = measuring.windows(near)
+    assert ([end.tolist() for end in box], labels) == ([[0, 0], [250, 250]], [1, 2])
+    far = {n: small(0, 100_000 * n) for n in (4, 1, 3, 2, 5)}
+    found = list(measuring.windows(far))
+    assert [labels for _, labels in found] == [[1], [2], [3], [4], [5]]
+    assert all(measuring.volume(box) == 100 for box, _ in found)
+    # halves along the longest side: of two groups each is read at once
+    groups = {n: small(50_000 * (n % 2), 20 * n) for n in range(1, 8)}
+    parts = sorted((sorted(labels) for _, labels in measuring.windows(groups)), key=len)
+    assert sorted(n for labels in parts for n in labels) == list(range(1, 8))
+    for box, labels in measuring.windows(groups):
+        assert measuring.volume(box) <= max(2**16, 2**14 * len(labels))
+        for n in labels:
+            assert (box[0] <= groups[n][0]).all()
+            assert (groups[n][1] <= box[1]).all()
+    # large ones are worth three times their pixels
+    wide = {1: a_box((0, 1000), (0, 1000)), 2: a_box((0, 1000), (5000, 6000))}
+    ((box, _),) = measuring.windows(wide)
+    assert measuring.volume(box) == 6 * 10**6
+    wide[2] = a_box((0, 1000), (5001, 6001))
+    assert [labels for _, labels in measuring.windows(wide)] == [[1], [2]]
+
+
+@pytest.mark.parametrize("ndim", [2, 3, 4])
+def test_boxes_of_scattered_pixels(ndim: int) -> None:
+    rng = np.random.default_rng(ndim)
+    where = rng.integers(0, 50, (ndim, 300))
+    values = rng.choice([3, 7, 2**31 - 1, 12], 300)
+    found = dict(measuring.extents(values, where))
+    assert list(found) == [3, 7, 12, 2**31 - 1]
+    for label, (low, high) in found.items():
+        own = where[:, values == label]
+        assert low.tolist() == own.min(1).tolist()
+        assert high.tolist() == (own.max(1) + 1).tolist()
+    assert list(measuring.extents(values[:0], where[:, :0])) == []
+
+
+def test_boxes_of_labels_however_large_their_numbers() -> None:
+    labels = np.zeros((3, 30, 40), np.int32)
+    labels[1, 2:5, 7:9] = 4
+    labels[2, 29, 39] = labels[0, 20, 3] = 9
+    for large in (False, True):
+        if large:
+            labels[labels == 9] = 2**31 - 1
+        found = measuring.boxes_of(labels)
+        last = 2**31 - 1 if large else 9
+        assert {label: [end.tolist() for end in box] for label, box in found.items()} == {
+            4: [[1, 2, 7], [2, 5, 9]],
+            last: [[0, 20, 3], [3, 30, 40]],
+        }
+    assert measuring.boxes_of(labels * 0) == {}

@@ -16,12 +16,14 @@ from napari_sa2net.app.models import (
     detail_rows,
     lineage,
     main_rows,
+    part_words,
     short_rows,
 )
 from napari_sa2net.app.segment import SegmentController
 from napari_sa2net.app.session import Session
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.models.registry import file_sha256, find_model
+from napari_sa2net.training.compare import Change, Interval, Part, Score
 
 # The engine of this module runs with one thread and this home.
 pytestmark = pytest.mark.timeout(900)
@@ -306,3 +308,34 @@ def test_compares_with_the_parent_first(page, tiny_model, tmp_path):
     assert rows["Commits"] == "01234567, ba987654"
     assert rows["Selectivity"] == "1 (ordinary attention)"
     assert rows["To repeat it"] == "sa2net train FOLDER --from-card 'my child'"
+
+
+def test_a_family_from_its_oldest_on() -> None:
+    families = {
+        "c": Family("b", True, ("d", "e")),
+        "b": Family("a", False, ("c",)),
+        "alone": Family("", False, ()),
+        "x": Family("y", True, ("y",)),
+        "y": Family("x", True, ("x",)),
+    }
+    assert lineage(families, "c") == (["a", "b"], ("d", "e"))
+    assert lineage(families, "b") == (["a"], ("c",))
+    assert lineage(families, "alone") == ([], ())
+    assert lineage(families, "nobody") == ([], ())
+    # who is said to descend from themselves
+    assert lineage(families, "x") == (["y"], ("y",))
+
+
+def test_scores_of_a_part_in_words() -> None:
+    change = Change(
+        before=Score(0.611, 0.4, 0.8, 50),
+        after=Score(0.784, 0.5, 0.75, 50),
+        difference=0.173,
+        low=-0.05,
+        high=0.31,
+        dice=Interval(-0.05, -0.1, 0.01),
+    )
+    assert part_words(Part("fluorescence", 2, change)) == (
+        "fluorescence: 2 images, 50 cells",
+        "AP 0.61 → 0.78, +0.17 (−0.05 … +0.31); Dice 0.80 → 0.75, −0.05 (−0.10 … +0.01)",
+    )

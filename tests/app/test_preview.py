@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_sa2net.app.session import ImageSource, RunTime, Session, time_to_run
+from napari_sa2net.app.session import (
+    MORE_TO_EXPLAIN,
+    ImageSource,
+    RunTime,
+    Session,
+    time_to_explain,
+    time_to_run,
+)
 from napari_sa2net.config import PredictConfig
 from napari_sa2net.engine.messages import EngineInfo
 
@@ -47,3 +54,50 @@ def test_much_enlarged_cells_cost_what_they_cost() -> None:
 def test_nothing_is_said_before_the_probe() -> None:
     assert time_to_run(Session()) is None
     assert RunTime(1, 2) * 3 == RunTime(3, 6)
+
+
+@pytest.mark.parametrize(
+    ("more", "one_plane", "pixels"),
+    [
+        ({}, False, 6 * 200 * 300),
+        ({}, True, 200 * 300),
+        ({"planes": "current"}, False, 200 * 300),
+        ({"where": "view"}, False, 6 * 100 * 50),
+        ({"where": "view", "planes": "current"}, False, 100 * 50),
+    ],
+)
+def test_only_the_part_that_is_segmented_takes_time(more, one_plane, pixels) -> None:
+    image = np.zeros((6, 200, 300), np.uint8)
+    info = EngineInfo("cpu", "CPU", "2", 1, seconds_per_megapixel=2.0, model_diameter=TRAINED)
+    source = ImageSource("a", "a", image, axes="ZYX", view=(10, 110, 250, 300))
+    as_it_is = Session(info=info, image=source, predict=PredictConfig(rescale=False), **more)
+    time = time_to_run(as_it_is, one_plane=one_plane)
+    assert time is not None
+    assert time.low == time.high == pytest.approx(2 * pixels / 1e6)
+    # a size that is known already; no search
+    as_it_is.predict = PredictConfig()
+    time = time_to_run(as_it_is, one_plane=one_plane, diameter=TRAINED / 3)
+    assert time is not None
+    assert time.low == time.high == pytest.approx(9 * 2 * pixels / 1e6)
+
+
+def test_explaining_takes_longer_than_segmenting_a_plane() -> None:
+    image = np.zeros((5, 1000, 1000), np.uint8)
+    info = EngineInfo("cpu", "CPU", "2", 1, seconds_per_megapixel=1.0, model_diameter=TRAINED)
+    one = Session(info=info, image=ImageSource("a", "a", image, axes="ZYX"))
+
+    def seconds_to_explain() -> tuple[float, float]:
+        time = time_to_explain(one)
+        assert time is not None
+        return time.low / MORE_TO_EXPLAIN, time.high / MORE_TO_EXPLAIN
+
+    low, high = seconds_to_explain()
+    assert low < high
+    # of what the last run found nothing is looked for again
+    one.found_diameter = TRAINED / 2
+    assert seconds_to_explain() == pytest.approx((4, 4))
+    one.predict = PredictConfig(diameter=TRAINED / 3)
+    assert seconds_to_explain() == pytest.approx((9, 9))
+    one.predict = PredictConfig(rescale=False)
+    assert seconds_to_explain() == pytest.approx((1, 1))
+    assert time_to_explain(Session()) is None

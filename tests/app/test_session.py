@@ -6,14 +6,18 @@ import ast
 import math
 import re
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 import napari_sa2net
-from napari_sa2net.app.link import TimeLeft
+from napari_sa2net.app.cells import box_of
+from napari_sa2net.app.edit_session import moment_words
+from napari_sa2net.app.link import Newest, TimeLeft
 from napari_sa2net.app.session import (
     ImageSource,
     JobProgress,
@@ -28,7 +32,7 @@ from napari_sa2net.app.session import (
 )
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.engine.messages import EngineInfo, Summary, Window
-from napari_sa2net.errors import ImageError
+from napari_sa2net.errors import EditError, ImageError
 
 
 @pytest.mark.parametrize(
@@ -217,3 +221,87 @@ def test_levels_as_displayed_go_to_the_engine(normalize):
     settings = PredictConfig(), InstanceConfig(), normalize, Window()
     sent = SegmentRequest(source, 0, "k", "m", *settings).arguments()
     assert sent["predict"].contrast == ((3, 9) if normalize else None)
+
+
+class Questions:
+    """An engine that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked_now: list[tuple[str, str, Any, dict[str, Any]]] = []
+
+    def asked(self, name: str, key: str) -> bool:
+        return any(one[:2] == (name, key) for one in self.asked_now)
+
+    def ask(self, name: str, arguments: dict[str, Any], key: str, about: Any) -> None:
+        self.asked_now.append((name, key, about, arguments))
+
+    def answer(self, newest: Newest, name: str, key: str) -> Any:
+        """End the call in flight; what is asked then."""
+        (one,) = [one for one in self.asked_now if one[:2] == (name, key)]
+        self.asked_now.remove(one)
+        newest.ended(SimpleNamespace(name=name, key=key))
+        return [one[2:] for one in self.asked_now if one[:2] == (name, key)]
+
+
+def test_of_questions_that_wait_the_newest_of_each_subject_is_asked() -> None:
+    link = Questions()
+    newest = Newest(link)
+    for n, about in enumerate(("a", "a", "b", "a", "b")):
+        newest.ask("why", "image", about, {"n": n})
+    newest.ask("why", "other image", "a", {"n": 5})
+    newest.ask("how", "image", "a", {"n": 6})
+    assert [one[3]["n"] for one in link.asked_now] == [0, 5, 6]
+    assert link.answer(newest, "why", "image") == [("a", {"n": 3})]
+    assert link.answer(newest, "why", "image") == [("b", {"n": 4})]
+    assert link.answer(newest, "why", "image") == []
+    assert link.answer(newest, "why", "other image") == []
+    newest.ask("why", "image", "c", {"n": 7})
+    assert link.asked_now[-1] == ("why", "image", "c", {"n": 7})
+
+
+@pytest.mark.parametrize(
+    ("kind", "left"), [(None, ["other/why"]), ("why", ["image/how", "other/why"]), ("x", None)]
+)
+def test_what_is_forgotten_is_not_asked_any_more(kind, left) -> None:
+    every = ["image/how", "image/why", "other/why"]
+    link = Questions()
+    newest = Newest(link)
+    for one in every * 2:
+        key, name = one.split("/")
+        newest.ask(name, key, "a", {})
+    newest.forget("image", kind)
+    still = [one for one in every if link.answer(newest, one.split("/")[1], one.split("/")[0])]
+    assert still == (every if left is None else left)
+
+
+@pytest.mark.parametrize(
+    ("outline", "box"),
+    [
+        ([(2, 3), (2, 20), (15, 20), (15, 3)], (2, 16, 3, 21)),
+        ([(2.4, 3.4), (15.4, 20.4)], (2, 16, 3, 21)),
+        ([(2.5, 3.5), (15.5, 20.5)], (3, 17, 4, 22)),
+        ([(-9, -4), (15, 20)], (0, 16, 0, 21)),
+        ([(2, 3), (99, 99)], (2, 30, 3, 40)),
+        ([(2, 3), (9, 10)], (2, 10, 3, 11)),
+        ([(2, 3), (8, 20)], None),
+        ([(2, 3), (20, 9)], None),
+        ([(25, 3), (99, 20)], None),
+    ],
+)
+def test_pixels_of_a_drawn_rectangle(outline, box) -> None:
+    if box is None:
+        with pytest.raises(EditError, match="too small"):
+            box_of(outline, (30, 40))
+    else:
+        assert box_of(outline, (30, 40)) == box
+
+
+def test_moments_are_said_as_people_say_them() -> None:
+    now = datetime(2026, 3, 1, 0, 30).astimezone()
+    assert moment_words(datetime(2026, 3, 1, 0, 5).astimezone(), now) == "today 00:05"
+    assert moment_words(datetime(2026, 3, 1, 9, 5).astimezone(), now) == "today 09:05"
+    assert moment_words(datetime(2026, 2, 28, 23, 59).astimezone(), now) == "yesterday 23:59"
+    when = datetime(2026, 2, 27, 23, 59).astimezone()
+    assert moment_words(when, now) == f"{when:%d %B %Y} 23:59"
+    elsewhere = datetime(2026, 3, 1, 0, 5).astimezone().astimezone(UTC)
+    assert moment_words(elsewhere, now) == "today 00:05"

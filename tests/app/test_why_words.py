@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from napari_sa2net.app.learn import difference_words
 from napari_sa2net.app.see_why import (
     history_words,
     layer_name,
@@ -17,6 +18,7 @@ from napari_sa2net.app.see_why import (
 )
 from napari_sa2net.app.session import STAGE, WhatIfSettings
 from napari_sa2net.engine.messages import AttentionMap, StageStep, WhatIfResult
+from napari_sa2net.interpret.maps import Changes
 
 NAMES = [
     *(f"scale_gate_{i}" for i in (1, 2, 3, 4)),
@@ -133,3 +135,17 @@ def test_maps_of_another_network_mean_something_else_under_the_same_name():
     assert map_help(shown) != map_help(shown, "focal_unet")
     assert "attention gate α at stage 1/4, aua_4." in map_symbol("aua_4", "focal_unet")
     assert "not the probability" in map_help(shown, "focal_unet")
+
+
+@pytest.mark.parametrize(
+    ("counts", "more", "words"),
+    [
+        ((0, 0, 0, 0, 0, 0), 0, "No pixel differs"),
+        ((4, 0, 2, 0, 318, 40), 4, "+4 cells, 4 found anew, 2 split, +318 px, −40 px"),
+        ((0, 1, 0, 3, 0, 1200), -1, "−1 cell, 1 dropped, 3 merged, −1,200 px"),
+        ((0, 0, 0, 0, 5, 0), 0, "+5 px"),
+        ((1, 1, 0, 0, 5, 5), 0, "1 found anew, 1 dropped, +5 px, −5 px"),
+    ],
+)
+def test_what_differs_in_words(counts, more, words) -> None:
+    assert difference_words(Changes(*counts, np.zeros((1, 1), np.int8)), more) == words

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import tifffile
 
+from napari_sa2net.config import NetworkConfig
 from napari_sa2net.data import read_image, synthetic_nuclei
 from napari_sa2net.data.results import ATTENTION, Job, ResultFolder
-from napari_sa2net.nn import ATTENTION_NAMES
+from napari_sa2net.models.card import ModelCard
+from napari_sa2net.models.file import save_model
+from napari_sa2net.nn import ATTENTION_NAMES, make_network
 
 
 @pytest.fixture
@@ -110,6 +113,22 @@ def test_a_flat_image_has_no_maps_and_says_so(attention, tmp_path):
     assert not tifffile.imread(folder / "labels.tif").any()
     assert (folder / "figure.svg").is_file()
     assert rows(folder / "objects.csv") == []
+
+
+def test_a_model_without_attention_has_cells_and_no_maps_and_says_so(run, images, tmp_path):
+    config = NetworkConfig(
+        kind="focal_unet", base_channels=4, scales=(False,) * 4, gates=(False,) * 4
+    )
+    classes = ("background", "interior", "boundary")
+    card = ModelCard(name="plain", network=config, classes=classes, diameter=14)
+    path = save_model(tmp_path / "plain.safetensors", make_network(config), card)
+    out = tmp_path / "out"
+    result = run("attention", images / "a.tif", "-o", out, "--model", path, "--no-figure")
+    assert result.code == 0
+    assert "this model has no attention: there are no maps" in result.err
+    assert "one value throughout" not in result.err
+    assert (out / "a" / "labels.tif").is_file()
+    assert not list((out / "a").glob("maps/*"))
 
 
 @pytest.mark.parametrize(

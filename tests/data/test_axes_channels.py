@@ -7,7 +7,15 @@ import pytest
 
 from napari_sa2net.config import InputConfig
 from napari_sa2net.data import plan_image
-from napari_sa2net.data.axes import channel_choice, channel_numbers, resolve_axes
+from napari_sa2net.data.axes import (
+    channel_choice,
+    channel_mapping,
+    channel_numbers,
+    choose_channels,
+    index_words,
+    mix_channels,
+    resolve_axes,
+)
 from napari_sa2net.errors import AxesError, ChannelError
 
 
@@ -168,3 +176,89 @@ def test_names_of_channels_are_looked_for_where_no_number_is_meant() -> None:
     ):
         with pytest.raises(ChannelError, match=words):
             channel_numbers((one,), n, said)
+
+
+@pytest.mark.parametrize(
+    ("axes", "index", "stack", "words"),
+    [
+        ("", (), (), ""),
+        ("Z", (3,), (), "plane 3"),
+        ("T", (0,), (), "time point 0"),
+        ("TZ", (2, 12), (), "time point 2, plane 12"),
+        ("TZ", (2, 12), (5, 60), "time point 2 of 0–4, plane 12 of 0–59"),
+        ("TZ", (0, 12), (1, 60), "plane 12 of 0–59"),
+        ("TZ", (2, 0), (5, 1), "time point 2 of 0–4"),
+        ("", (3, 4), (), "plane 3, plane 4"),
+        ("T", (3, 4), (), "plane 3, time point 4"),
+        ("TZ", (2, 12), (5,), "time point 2, plane 12"),
+    ],
+)
+def test_places_in_a_stack_in_words(axes, index, stack, words):
+    assert index_words(axes, index, stack) == words
+
+
+@pytest.mark.parametrize(
+    ("channels", "n", "rgb", "chosen"),
+    [
+        (None, 3, True, (0, 1, 2)),
+        (None, 4, False, (0,)),
+        (None, 0, False, ()),
+        (0, 1, False, (0,)),
+        (2, 3, False, (2,)),
+        ([2, 0, 2], 3, False, (2, 0, 2)),
+        (np.array([1]), 2, False, (1,)),
+        (3, 3, False, "the image has channels 0 to 2"),
+        (-1, 3, False, "the image has channels 0 to 2"),
+        (1, 1, False, "the image has channel 0 only"),
+        (0, 0, False, "the image has no channel"),
+        (True, 3, False, "There is no channel True"),
+        (1.0, 3, False, "whole numbers from 0"),
+        (["DAPI"], 3, False, "not by 'DAPI'"),
+        ([], 3, False, "No channel is chosen"),
+    ],
+)
+def test_channels_are_chosen_by_number(channels, n, rgb, chosen):
+    if isinstance(chosen, tuple):
+        assert choose_channels(channels, n, rgb) == chosen
+    else:
+        with pytest.raises(ChannelError, match=chosen):
+            choose_channels(channels, n, rgb)
+
+
+@pytest.mark.parametrize(
+    ("n", "into", "order", "weights"),
+    [
+        (3, 3, "RGB", np.eye(3)),
+        (3, 3, "BGR", np.eye(3)[::-1]),
+        (2, 2, "any", np.eye(2)),
+        (1, 3, "RGB", np.ones((3, 1))),
+        (1, 3, "any", np.ones((3, 1))),
+        (2, 3, "RGB", np.full((3, 2), 0.5)),
+        (4, 3, "BGR", np.full((3, 4), 0.25)),
+        (4, 1, "any", np.full((1, 4), 0.25)),
+        (0, 1, "any", np.ones((1, 0))),
+        (2, 3, "any", "takes 3 channels, and 2 are chosen; choose 3"),
+        (1, 2, "any", "takes 2 channels, and 1 is chosen; choose 2"),
+        (3, 2, "any", "takes 2 channels, and 3 are chosen; choose 2"),
+    ],
+)
+def test_channels_are_mixed_into_those_of_the_network(n, into, order, weights):
+    if isinstance(weights, str):
+        with pytest.raises(ChannelError, match=weights):
+            channel_mapping(n, into, order)
+        return
+    mapping = channel_mapping(n, into, order)
+    np.testing.assert_allclose(mapping, weights)
+    values = np.random.default_rng(0).random((n, 4, 5)).astype(np.float32)
+    mixed = mix_channels(values, mapping)
+    np.testing.assert_allclose(mixed, np.einsum("nk,khw->nhw", weights, values), rtol=1e-6)
+    assert mixed.dtype == np.float32
+    assert mixed.flags.c_contiguous
+
+
+def test_any_weights_mix_channels():
+    mapping = np.array([[0.5, 0, 2], [0, 1, 0], [0.5, 0, 2], [0, 0, 0.5]], np.float32)
+    values = np.random.default_rng(0).random((3, 4, 5)).astype(np.float32)
+    np.testing.assert_allclose(
+        mix_channels(values, mapping), np.einsum("nk,khw->nhw", mapping, values), rtol=1e-6
+    )

@@ -18,8 +18,15 @@ import tifffile
 
 from napari_sa2net import provenance
 from napari_sa2net.data import read_image, synthetic_nuclei
-from napari_sa2net.data.commit import MANIFEST, Commit, checked_commit, file_stem
-from napari_sa2net.data.corrections import TrainingSet, import_into
+from napari_sa2net.data.commit import (
+    MANIFEST,
+    Commit,
+    Seen,
+    checked_commit,
+    file_stem,
+    pick_channels,
+)
+from napari_sa2net.data.corrections import TrainingSet, import_into, with_former
 from napari_sa2net.data.training_set import load_training_folder, read_truth, split_items
 from napari_sa2net.errors import (
     CommitNotFoundError,
@@ -244,12 +251,146 @@ def test_removed_commits_rest_in_the_trash(training_set):
     assert not training_set.is_complete(training_set.find(record.id))
 
 
+@pytest.mark.parametrize("moves", [1, 2, 3])
+def test_files_that_another_window_moves_are_looked_for_again(training_set, monkeypatch, moves):
+    """Twice: what goes on moving ends in an error, not in waiting."""
+    record = training_set.commit(a_commit())
+    other, real, read = TrainingSet.open(training_set.path), read_image, []
+
+    def moved_first(path):
+        read.append(path.parent.parent.name)
+        if len(read) <= moves:
+            (other.restore if path.parent.parent.name == "trash" else other.remove)(record.id)
+        return real(path)
+
+    monkeypatch.setattr("napari_sa2net.data.io.read_image", moved_first)
+    if moves == 3:
+        with pytest.raises(SA2NetError, match="There is no file"):
+            training_set.load(record.id)
+        assert len(read) == 3
+    else:
+        data = training_set.load(record.id)
+        assert data.labels.max() == 4
+        assert data.image.shape == (40, 56)
+        assert len(read) == moves + 3
+
+
 def test_ids_may_be_shortened_as_long_as_they_are_clear(training_set):
     records = [training_set.commit(a_commit(seed)) for seed in range(2)]
     assert training_set.find(records[0].name).id == records[0].id
     for nothing in ("", "zzz"):
         with pytest.raises(CommitNotFoundError):
             training_set.find(nothing)
+
+
+@pytest.mark.parametrize(
+    ("channels", "image", "axes", "picked"),
+    [
+        ((0,), np.arange(6).reshape(2, 3), "YX", ((2, 3), "YX")),
+        ((1,), np.arange(12).reshape(2, 2, 3), "CYX", ((2, 3), "YX")),
+        ((1, 0), np.arange(12).reshape(2, 2, 3), "CYX", ((2, 2, 3), "CYX")),
+        ((2, 0, 1), np.arange(24).reshape(4, 2, 3), "CYX", ((3, 2, 3), "CYX")),
+        ((2, 1, 0), np.arange(18).reshape(2, 3, 3), "YXC", ((2, 3, 3), "YXC")),
+        ((2, 0), np.arange(18).reshape(2, 3, 3), "YXC", ((2, 2, 3), "CYX")),
+        ((2,), np.arange(18).reshape(2, 3, 3), "YXC", ((2, 3), "YX")),
+    ],
+)
+def test_channels_of_a_plane_are_picked_in_their_order(channels, image, axes, picked):
+    values, named = pick_channels(image, axes, channels)
+    assert (values.shape, named) == picked
+    at, to = axes.find("C"), named.find("C")
+    for n, channel in enumerate(channels):
+        expected = image if at < 0 else image.take(channel, axis=at)
+        np.testing.assert_array_equal(values if to < 0 else values.take(n, axis=to), expected)
+
+
+@pytest.mark.parametrize(("channels", "axes"), [((1,), "YX"), ((3,), "YXC"), ((2,), "CYX")])
+def test_a_channel_that_there_is_not_is_refused(channels, axes):
+    image = np.zeros({"YX": (2, 3), "YXC": (2, 3, 3), "CYX": (2, 2, 3)}[axes])
+    with pytest.raises(CorrectionsError, match="channel"):
+        pick_channels(image, axes, channels)
+
+
+@pytest.mark.parametrize(
+    ("image", "channels", "n_channels"),
+    [
+        ({"axes": "YX", "shape": [5, 6], "channels": [0]}, (0,), 1),
+        ({"axes": "CYX", "shape": [4, 5, 6], "channels": [2, 0]}, (2, 0), 4),
+        ({"axes": "ZCYX", "shape": [7, 2, 5, 6], "channels": [1]}, (1,), 2),
+        ({"axes": "CYX", "shape": [5, 6], "channels": [0]}, (0,), 0),
+        ({"axes": "CYX", "shape": [4, 5, 6]}, (), 0),
+        ({"channels": [1]}, (1,), 1),
+        ({}, (), 0),
+    ],
+)
+def test_channels_of_the_whole_image_are_counted_where_all_is_known(
+    image, channels, n_channels
+):
+    seen = Seen(image=image)
+    assert (seen.channels, seen.n_channels) == (channels, n_channels)
+
+
+def test_levels_of_a_plane_are_found_along_the_axes_they_change_along():
+    one = Seen(image={"levels": [[1, 9]]})
+    assert one.levels_of(()) == one.levels_of((3, 4)) == [[1, 9]]
+    assert Seen().levels_of((1,)) == ()
+    assert Seen(image={"levels": 3}).levels_of((1,)) == ()
+    by = {"0-1": [[1, 9]], "2-1": [[2, 8]], "2-5": [[3, 7]]}
+    both = Seen(image={"axes": "TZCYX", "levels_along": "TZ", "levels": by})
+    assert both.levels_of((2, 1)) == [[2, 8]]
+    assert both.levels_of((2, 5)) == [[3, 7]]
+    assert both.levels_of((1, 2)) == ()
+    last = Seen(
+        image={"axes": "TZYX", "levels_along": "Z", "levels": {"1": [[4, 6]], "3": [[2, 5]]}}
+    )
+    assert last.levels_of((3, 1)) == [[4, 6]]
+    assert last.levels_of((1, 3)) == [[2, 5]]
+    assert last.levels_of((1, 2)) == ()
+
+
+def test_what_another_version_wrote_of_settings_is_passed_over():
+    seen = Seen(input={"channel_order": "any", "of_later": 3}, predict={"overlap": "wide"})
+    assert seen.expects.channel_order == "any"
+    assert seen.predicted == Seen().predicted
+    assert seen.normalize
+    assert not Seen(image={"normalize": False}).normalize
+
+
+def test_what_was_reviewed_before_stays_where_nothing_is_reviewed_now(training_set):
+    """Cells of before that were reviewed anew in part go; numbers are told apart."""
+    former = np.array([[1, 1, 2, 2, 0, 3, 0, 5]] * 2)
+    record = training_set.commit(
+        Commit(
+            former,
+            former,
+            np.array([[1, 1, 1, 1, 1, 1, 0, 0]] * 2, bool),
+            source="a",
+        )
+    )
+    now = np.array([[0, 0, 7, 0, 0, 7, 7, 0]] * 2)
+    reviewed = np.array([[0, 0, 1, 0, 0, 0, 0, 0]] * 2, bool)
+    labels, mask = with_former(now, reviewed, training_set.load(record.id))
+    # of before: cell 1, background and cell 3; of 2 a part is reviewed anew, 5 never was
+    assert mask[0].tolist() == [True, True, True, False, True, True, False, False]
+    assert (labels[0] > 0).tolist() == [True, True, True, False, False, True, True, False]
+    assert labels[0, 0] == labels[0, 1]
+    assert len({*labels[0, [0, 2, 5]].tolist()}) == 3
+
+
+def test_a_new_commit_goes_on_from_those_that_are_known(training_set):
+    first = training_set.commit(a_commit())
+    assert training_set.latest("Präparat 0", ()) == first
+    assert training_set.latest("Präparat 0", (1,)) is None
+    assert training_set.latest("Präparat 0", (), (0, 40, 0, 56)) is None
+    assert training_set.latest("another", ()) is None
+    assert training_set.former(a_commit(), []) == first
+    assert training_set.former(a_commit(), [first.id]) is None
+    assert training_set.former(a_commit(index=(2,)), []) is None
+    marked = training_set.commit(a_commit(fingerprint="f"))
+    assert training_set.former(a_commit(fingerprint="f"), [first.id]) == marked
+    assert training_set.former(a_commit(1, fingerprint="f"), []) == marked
+    training_set.remove(first.id)
+    assert training_set.latest("Präparat 0", ()) is None
 
 
 # --- what trains ---------------------------------------------------------------------------
@@ -512,14 +653,18 @@ def test_a_folder_deleted_in_mid_work_stays_deleted(training_set, monkeypatch):
 
 
 @pytest.mark.parametrize("when", [1, 2, 5])
-def test_a_folder_deleted_while_it_is_written(training_set, monkeypatch, when):
+@pytest.mark.parametrize("between", [False, True])
+def test_a_folder_deleted_while_it_is_written(training_set, monkeypatch, when, between):
+    """Before a file takes its place, or between two files."""
     real, calls = os.replace, []
 
     def replace(source, target):
         calls.append(target)
-        if len(calls) == when:
+        if len(calls) == when and not between:
             shutil.rmtree(training_set.path)
         real(source, target)
+        if len(calls) == when and between:
+            shutil.rmtree(training_set.path)
 
     monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(CorrectionsError, match="is not there"):

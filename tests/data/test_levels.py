@@ -8,6 +8,7 @@ import pytest
 
 from napari_sa2net.config import InputConfig, PredictConfig
 from napari_sa2net.data import plan_image
+from napari_sa2net.data.levels import sample_windows, spread_indices
 from napari_sa2net.errors import ImageError, SettingsError
 
 DIVIDE = InputConfig(normalization="divide")
@@ -337,3 +338,74 @@ def test_chosen_levels_and_raw_values_exclude_each_other() -> None:
         plan_image(_cells(), normalize=False, contrast=(0, 1))
     with pytest.raises(ValueError, match="below"):
         PredictConfig(contrast=(2, 1))
+
+
+@pytest.mark.parametrize(
+    ("size", "chunk", "effort"),
+    [
+        ((1, 3000, 2000), None, 1),
+        ((40, 1500, 900), None, 1),
+        ((3, 5000, 4000), (512, 700), 1),
+        ((2, 9000, 9000), (4000, 9000), 1),
+        ((2, 9000, 9000), (9000, 9000), 2),
+        ((900, 80, 5000), (16, 5000), 3),
+    ],
+)
+def test_a_large_image_is_looked_at_in_windows_within_its_chunks(size, chunk, effort):
+    windows, whole = sample_windows(*size, chunk, effort=effort)
+    n, height, width = size
+    assert not whole
+    assert len(set(windows)) == len(windows)
+    step = chunk or (1024, 1024)
+    for one in windows:
+        assert 0 <= one.plane < n
+        assert 0 <= one.y0 < one.y1 <= height
+        assert 0 <= one.x0 < one.x1 <= width
+        assert one.y1 - one.y0 <= 1024
+        assert one.x1 - one.x0 <= 1024
+        assert one.y0 // step[0] == (one.y1 - 1) // step[0]
+        assert one.x0 // step[1] == (one.x1 - 1) // step[1]
+    loaded = min(height, step[0]) * min(width, step[1])
+    n_chunks = n * -(-height // step[0]) * -(-width // step[1])
+    most = max(8, min(256, 64_000_000 // loaded)) * effort
+    assert len(windows) <= most
+    assert len(windows) >= min(most, n_chunks) / 2
+    # of an image in memory everything may be looked at, and is not called whole
+    every, whole = sample_windows(*size, chunk, in_memory=True)
+    assert [one.plane for one in every] == list(range(n))
+    assert {(one.y0, one.y1, one.x0, one.x1) for one in every} == {(0, height, 0, width)}
+    assert not whole
+
+
+@pytest.mark.parametrize(
+    ("size", "effort", "is_whole", "planes"),
+    [
+        ((1, 2000, 2000), 1, True, 1),
+        ((1, 2000, 2001), 1, False, None),
+        ((1, 2000, 2001), 2, True, 1),
+        ((4096, 10, 10), 1, True, 4096),
+        ((4097, 10, 10), 1, False, 2049),
+    ],
+)
+def test_a_small_image_is_looked_at_whole(size, effort, is_whole, planes):
+    windows, whole = sample_windows(*size, effort=effort)
+    assert whole == is_whole
+    if planes is not None:
+        assert len(windows) == planes
+        assert {(one.y1 - one.y0, one.x1 - one.x0) for one in windows} == {size[1:]}
+
+
+@pytest.mark.parametrize("counts", [(), (1,), (7,), (5, 1), (3, 4), (50,), (40, 9), (2, 3, 9)])
+@pytest.mark.parametrize("n", [1, 3, 12])
+def test_places_are_spread_over_a_stack(counts, n):
+    places = spread_indices(counts, n)
+    total = int(np.prod(counts))
+    assert len(places) == len(set(places)) == min(n, total)
+    assert all(0 <= i < count for one in places for i, count in zip(one, counts, strict=True))
+    if total > n:
+        assert places[0] == tuple(count // 2 for count in counts)
+    if n == 12 and total > 12:  # in each half of every long axis
+        for axis, count in enumerate(counts):
+            if count > 2:
+                halves = {one[axis] >= count / 2 for one in places}
+                assert halves == {False, True}

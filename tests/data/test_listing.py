@@ -9,7 +9,7 @@ import pytest
 import zarr
 
 from napari_sa2net.data import list_images
-from napari_sa2net.data.listing import stem_of
+from napari_sa2net.data.listing import natural_key, stem_of
 from napari_sa2net.errors import ImageFileError
 
 
@@ -98,3 +98,9 @@ def test_names_of_one_image() -> None:
     assert stem_of("e\u0301.tif") == stem_of("\u00e9.czi") == "\u00e9"  # as systems spell é
     assert stem_of(".tif") == ".tif"
     assert stem_of("cell.1") == "cell.1"
+
+
+def test_numbers_in_names_count_as_numbers():
+    names = ["b2", "a10", "A3", "a2b10", "a2b9", "10", "9", "a", "a02"]
+    ordered = [path.name for path in sorted(map(Path, names), key=natural_key)]
+    assert ordered == ["9", "10", "a", "a02", "a2b9", "a2b10", "A3", "a10", "b2"]

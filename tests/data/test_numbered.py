@@ -65,6 +65,101 @@ def test_floats_are_taken_as_far_as_they_are_exact():
         as_labels(largest + np.float32(2) * (largest > 0))
 
 
+@pytest.mark.parametrize(
+    ("shape", "of_image", "fits"),
+    [
+        ((4, 5), (4, 5), True),
+        ((1, 4, 5), (4, 5), True),
+        ((4, 5, 1), (4, 5), True),
+        ((1, 1, 4, 5, 1), (4, 5), True),
+        ((1, 5, 1), (1, 5), True),
+        ((1, 5, 1), (5, 1), True),
+        ((3, 4, 5), (4, 5), True),
+        ((4, 5, 4), (4, 5), True),
+        ((2, 4, 5), (4, 5), False),
+        ((4, 5, 5), (4, 5), False),
+        ((5, 4), (4, 5), False),
+        ((4, 5), (1, 4), False),
+    ],
+)
+def test_labels_in_the_shape_of_their_image(shape, of_image, fits):
+    """Axes of length 1 and colours that are one grey are dropped, nothing else."""
+    plane = np.arange(np.prod(of_image), dtype=np.uint8).reshape(of_image)
+    values = plane
+    for axis in (0, -1):
+        grey = np.stack([plane] * shape[axis], axis)
+        values = grey if grey.shape == shape else values
+    if not fits:
+        with pytest.raises(LabelsError, match="do not fit an image of"):
+            as_labels(np.zeros(shape, np.uint8), of_image)
+        return
+    values = values if values.shape == shape else plane.reshape(shape)
+    np.testing.assert_array_equal(as_labels(values, of_image), plane)
+
+
+@pytest.mark.parametrize("channel", range(4))
+@pytest.mark.parametrize("axis", [0, -1])
+def test_colours_are_no_labels_but_what_is_opaque_may_differ(channel, axis):
+    picture = np.stack([np.arange(20).reshape(4, 5)] * 4, axis)
+    np.moveaxis(picture, axis, 0)[channel, 2, 3] = 99
+    if channel == 3:
+        assert as_labels(picture, (4, 5)).max() == 19
+    else:
+        with pytest.raises(LabelsError, match="colour picture"):
+            as_labels(picture, (4, 5))
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        (np.array([[0, 2**31 - 1, 5]], np.int64), [[0, 2**31 - 1, 5]]),
+        (np.array([[0, 2**31, 5]], np.int64), [[0, 2, 1]]),
+        (np.array([[2**40, 7, 7, 2**50]], np.int64), [[2, 1, 1, 3]]),
+        (np.array([[0, 2**32 - 1, 9]], np.uint32), [[0, 2**31 - 1, 1]]),
+        (np.array([[0, 2**64 - 1, 2**63]], np.uint64), [[0, 2**31 - 1, 1]]),
+        (np.array([[True, False]]), [[1, 0]]),
+        (np.array([[3.0, 0.0]]), [[3, 0]]),
+    ],
+)
+def test_numbers_beyond_32_bits_keep_their_order_and_the_greatest(values, labels):
+    assert as_labels(values).tolist() == labels
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([[0, -1]], "go down to -1"),
+        ([[0.5, 1]], "these hold 0.5"),
+        ([[np.nan, 1]], "these hold nan"),
+        ([[np.inf, 1]], "these hold inf"),
+        ([[1j, 1]], "not complex128"),
+        ([["a", "b"]], "not <U1"),
+    ],
+)
+def test_what_is_no_number_of_a_cell_is_refused(values, words):
+    with pytest.raises(LabelsError, match=words):
+        as_labels(np.array(values))
+    assert as_labels(np.zeros((0, 3))).shape == (0, 3)
+
+
+def test_pieces_of_numbers_get_numbers_of_their_own():
+    labels = np.zeros((60, 100), np.int64)
+    labels[0:12, 0:12] = labels[0:10, 14:24] = 4  # something lies across it
+    labels[40:50, 80:90] = labels[52:58, 80:90] = 4  # another, far from it
+    labels[40:50, 0:10] = 9
+    labels[30, 50] = 4  # a crumb stays
+    new = numbered(labels, Look(apart=(4,)), count(20))
+    assert new[0, 0] == new[0, 14] == new[30, 50] == 4
+    assert new[40, 80] == new[52, 80] == 20
+    assert new[40, 0] == 9
+    every = numbered(labels, Look("a mask", numbers=(4,)), count(20))
+    assert every[40, 0] == 9
+    places = [(0, 0), (0, 14), (30, 50), (40, 80), (52, 80)]
+    assert sorted(int(every[at]) for at in places) == [20, 21, 22, 23, 24]
+    assert np.array_equal(every > 0, labels > 0)
+    assert np.array_equal(numbered(labels, Look(), count(20)), labels)
+
+
 def test_the_last_of_numbers_with_gaps_is_a_cell():
     """Cells before it were deleted; one far above the others may be a mark."""
     labels = np.zeros((80, 80), np.uint8)
@@ -183,9 +278,120 @@ def test_cells_under_one_number():
     assert look_at(np.stack([labels > 0] * 3)).problem
 
 
+@pytest.mark.parametrize("torn", range(7))
+def test_numbers_of_two_pieces_are_told_where_most_numbers_have_them(torn):
+    """A few cells may lie in two pieces that are near; most of them do not."""
+    labels = np.zeros((40, 180), int)
+    for i in range(6):
+        labels[5:15, 30 * i : 30 * i + 10] = i + 1
+        if i < torn:
+            labels[20:30, 30 * i : 30 * i + 10] = i + 1
+    look = look_at(labels)
+    assert look.apart == ()
+    assert look.problem == ""
+    if torn <= 3:
+        assert look.note == ""
+    else:
+        names = ", ".join(str(n + 1) for n in range(min(torn, 3)))
+        said = f"{torn} of 6 numbers stand in several separate places, such as {names}"
+        assert look.note.startswith(said)
+
+
 def test_notes_are_few():
     assert notes_on(["", ""], []) == []
     notes = notes_on([f"image {i}" for i in range(9)], [f"empty {i}" for i in range(5)])
     assert notes[3] == "Labels of 6 more images look like these."
     assert notes[4].startswith("empty 0, empty 1, empty 2 and 2 more: no cell is labelled")
     assert len(notes) == 5
+
+
+def pieces(value: int, n: int, size: int = 4, others: int = 0) -> np.ndarray:
+    """Squares of one number in a row, and cells of other numbers in the row below."""
+    labels = np.zeros((30, 8 * max(n, others)), np.int64)
+    for i in range(n):
+        labels[4 : 4 + size, 8 * i : 8 * i + size] = value
+    for i in range(others):
+        labels[20:24, 8 * i : 8 * i + 4] = value + 1 + i
+    return labels
+
+
+@pytest.mark.parametrize(
+    ("value", "n", "others", "is_mask"),
+    [
+        (1, 1, 0, False),
+        (1, 2, 0, False),
+        (1, 3, 0, True),
+        (255, 1, 0, False),
+        (255, 2, 0, True),  # what programs write into masks
+        (254, 2, 0, False),
+        (255, 2, 1, False),
+        (1, 3, 1, False),  # half of two numbers: as many whole as in pieces
+        (1, 6, 1, True),
+        (1, 6, 2, False),
+    ],
+)
+def test_from_three_places_of_a_number_on_it_looks_like_a_mask(value, n, others, is_mask):
+    assert bool(look_at(pieces(value, n, others=others)).problem) == is_mask
+
+
+@pytest.mark.parametrize(("crumb", "is_mask"), [((1, 9), False), ((1, 10), True)])
+def test_pieces_of_less_than_a_tenth_of_the_largest_are_crumbs(crumb, is_mask):
+    labels = np.zeros((40, 60), np.int64)
+    labels[0:10, 0:10] = 3
+    labels[20 : 20 + crumb[0], 0 : crumb[1]] = labels[30 : 30 + crumb[0], 0 : crumb[1]] = 3
+    assert bool(look_at(labels).problem) == is_mask
+
+
+@pytest.mark.parametrize(
+    ("numbers", "dtype", "marks"),
+    [
+        ((1, 2, 3, 244, 255), np.uint8, False),
+        ((1, 2, 3, 255), np.uint8, True),
+        ((*range(1, 245), 255), np.uint8, True),  # 11 above the next
+        ((*range(1, 246), 255), np.uint8, False),
+        ((1, 85, 255), np.uint8, True),  # 170 above it, the others 84 apart
+        ((1, 86, 255), np.uint8, False),
+        ((1, 2, 254), np.uint8, False),
+        ((1, 2, 2**15 - 1), np.int16, True),
+        ((1, 2, 2**16 - 1), np.uint16, True),
+        ((1, 2, 2**31 - 1), np.int32, True),
+        ((255,), np.uint8, False),
+    ],
+)
+def test_the_greatest_of_a_type_far_above_the_others_may_be_a_mark(numbers, dtype, marks):
+    labels = np.zeros((4, 4 * len(numbers)), dtype)
+    for i, number in enumerate(numbers):
+        labels[1:3, 4 * i : 4 * i + 2] = number
+    look = look_at(labels)
+    assert ("far above the next number" in look.note) == marks
+    assert look.problem == ""
+
+
+@pytest.mark.parametrize(
+    ("around", "gaps", "large", "said"),
+    [
+        # a frame of so many px around cells of 4 x 4; share of 0; where it is said
+        (12, 0.0, True, "problem"),
+        (12, 0.15, True, "problem"),
+        (12, 0.25, True, "note"),
+        (1, 0.0, False, ""),
+    ],
+)
+def test_a_number_that_touches_all_sides_and_is_large_looks_like_background(
+    around, gaps, large, said
+):
+    side = 60
+    labels = np.full((side, side), 9, np.int64)
+    inner = labels[around:-around, around:-around]
+    inner[:] = 0
+    n = inner.shape[0] // 4
+    for y in range(n):
+        for x in range(n):
+            inner[4 * y : 4 * y + 4, 4 * x : 4 * x + 4] = 10 + y * n + x
+    if not large:  # cells as large as it is
+        inner[:] = np.where(np.indices(inner.shape)[0] < side // 2, 10, 11)
+    inner[: round(gaps * side**2 / inner.shape[1])] = 0
+    look = look_at(labels)
+    assert ("label 9 covers" in look.problem) == (said == "problem")
+    assert ("label 9 covers" in look.note) == (said == "note")
+    assert look.background == (9 if said == "problem" else 0)

@@ -304,3 +304,48 @@ def test_no_channel_at_all() -> None:
     assert plan.is_empty
     assert plan.label_shape == (5, 6)
     assert plan.read((), 0, 5, 0, 6).tolist() == np.zeros((3, 5, 6)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [
+        # (planes, height, width): no wider than 4 px, and longer
+        ((20, 30, 4), 2),
+        ((20, 4, 30), 1),
+        ((19, 30, 5), None),
+        ((19, 5, 30), None),
+        ((20, 4, 5), 1),
+        ((20, 4, 4), None),
+        ((20, 1, 1), None),
+        # up to 32 px, where sides and stack are four times as long
+        ((128, 128, 32), 2),
+        ((128, 32, 128), 1),
+        ((127, 128, 32), None),
+        ((128, 127, 32), None),
+        ((132, 132, 33), None),
+        ((40, 40, 10), 2),
+        ((39, 40, 10), None),
+        # of several stack axes the last counts
+        ((2, 40, 40, 10), 3),
+        ((40, 2, 40, 10), None),
+        # so few planes that they may be channels, where the axes were guessed
+        ((2, 100, 100), "guessed"),
+        ((4, 100, 100), "guessed"),
+        ((5, 100, 100), None),
+        ((1, 100, 100), None),
+        ((2, 2, 100, 100), None),
+        ((100, 100), None),
+        ((0, 30, 4), None),
+    ],
+)
+def test_the_axis_that_may_hold_channels(shape, axis) -> None:
+    axes = "TZYX"[-len(shape) :]
+    plan = plan_image(np.zeros(shape, np.uint8), axes, measure=False)
+    assert plan.likely_channels() == (None if axis == "guessed" else axis)
+    assert plan.likely_channels(guessed=True) == (0 if axis == "guessed" else axis)
+
+
+def test_axes_with_channels_or_in_another_order_are_meant() -> None:
+    for shape, axes in (((20, 30, 4), "ZXY"), ((3, 20, 30, 4), "CZYX"), ((30, 4), "YX")):
+        plan = plan_image(np.zeros(shape, np.uint8), axes, measure=False)
+        assert plan.likely_channels(guessed=True) is None

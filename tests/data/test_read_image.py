@@ -742,3 +742,47 @@ def test_ome_zarr_that_lacks_its_full_resolution_says_so(tmp_path) -> None:
     group.attrs["multiscales"] = [{**one, "datasets": []}]
     with pytest.raises(ImageFileError, match="its metadata name no array"):
         read_image(tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize(
+    ("scale", "kept", "note"),
+    [
+        ({}, {}, ""),
+        ({"Y": 0.5, "X": 0.25}, {"Y": 0.5, "X": 0.25}, ""),
+        ({"Z": 2.0, "Y": 0.5, "X": 0.5}, {"Z": 2.0, "Y": 0.5, "X": 0.5}, ""),
+        ({"Z": 0.0, "Y": 0.5, "X": 0.5}, {"Y": 0.5, "X": 0.5}, ""),
+        ({"X": 0.5}, {"Y": 0.5, "X": 0.5}, "only the width of a pixel is recorded (0.5 µm)"),
+        ({"Y": 0.2}, {"Y": 0.2, "X": 0.2}, "only the height of a pixel is recorded (0.2 µm)"),
+        ({"Y": 0.5, "X": 25400 / 72}, {}, "the recorded 353 µm is no microscope's"),
+        ({"Y": 25400 / 96 * 1.001, "X": 0.5}, {}, "the recorded 265 µm is no microscope's"),
+        ({"Y": 1e-6, "X": 0.5}, {}, "the recorded 1e-06 µm is no microscope's"),
+        ({"Y": 0.5, "X": 1.1e4}, {}, "the recorded 1.1e+04 µm is no microscope's"),
+    ],
+)
+def test_sizes_of_pixels_as_far_as_they_may_be_true(scale, kept, note):
+    found, notes = tiff.plausible_scale(scale)
+    assert found == kept
+    assert len(notes) == bool(note)
+    assert note in " ".join(notes)
+
+
+@pytest.mark.parametrize(
+    ("size", "may_be", "of_dots"),
+    [
+        (1e-5, True, True),
+        (0.9e-5, False, False),
+        (1e4, True, False),
+        (1.01e4, False, False),
+        (50, True, True),
+        (50.1, True, False),
+        (25400 / 300, False, False),
+        (25400 / 300 * 1.0019, False, False),
+        (25400 / 300 * 1.0021, True, False),
+        (25400 / 150, False, False),
+        (25400 / 600, True, True),
+    ],
+)
+def test_what_a_microscope_may_have_recorded(size, may_be, of_dots):
+    """Sizes of the dots of printers and screens are none of pixels."""
+    assert tiff.is_plausible(size) == may_be
+    assert tiff.is_plausible(size, dots=True) == of_dots

@@ -12,6 +12,7 @@ import tifffile
 import zarr
 
 from napari_sa2net.data import read_image, write, write_labels, write_tiff_float
+from napari_sa2net.data.write import label_type, pyramid_steps
 from napari_sa2net.errors import AxesError, ImageError, OutputError
 
 SHAPES = [(20, 30), (1, 1), (1, 20, 30), (5, 20, 30), (2, 1, 9, 8), (2, 3, 4, 9, 8), (5, 9, 3)]
@@ -221,3 +222,34 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
         with pytest.raises(OutputError):
             write_labels(path, _labels((4, 4)))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.parametrize(
+    ("values", "written"),
+    [
+        (np.array([[True, False]]), np.uint16),
+        (np.array([[0, 255]], np.uint8), np.uint16),
+        (np.array([[0, 2**16 - 1]], np.uint16), np.uint16),
+        (np.array([[0, 2**16 - 1]], np.int64), np.uint16),
+        (np.array([[0, 2**16]], np.int64), np.int32),
+        (np.array([[0, 2**31 - 1]], np.uint32), np.int32),
+        (np.zeros((0, 4), np.int32), np.uint16),
+        (np.array([[0, 2**31]], np.uint32), "0 … 2147483648"),
+        (np.array([[-1, 5]], np.int8), "-1 … 5"),
+        (np.array([[1.0]]), "whole numbers, not float64"),
+    ],
+)
+def test_labels_are_written_as_small_as_they_fit(values, written):
+    if isinstance(written, str):
+        with pytest.raises(OutputError, match=written):
+            label_type(values)
+    else:
+        assert label_type(values) == written
+
+
+def test_copies_of_planes_are_halved_until_they_are_small():
+    assert pyramid_steps((5, 2048, 2048)) == [1]
+    assert pyramid_steps((9000, 10, 10)) == [1]
+    assert pyramid_steps((2049, 10)) == [1, 2]
+    assert pyramid_steps((10, 4096)) == [1, 2]
+    assert pyramid_steps((3, 4097, 9000)) == [1, 2, 4, 8]

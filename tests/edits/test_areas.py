@@ -5,8 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_sa2net.edits import Corrections, History, accept, laid_over, replace_area
-from napari_sa2net.errors import NothingToEditError
+from napari_sa2net.edits import (
+    Corrections,
+    History,
+    accept,
+    laid_over,
+    replace_area,
+    replace_box,
+)
+from napari_sa2net.errors import EditError, NothingToEditError
 
 
 def disks(
@@ -94,3 +101,109 @@ def test_a_step_like_any_other() -> None:
     np.testing.assert_array_equal(labels, before)
     with pytest.raises(NothingToEditError):
         replace_area(Corrections(before), (0, 0, 0), before)
+
+
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("inside", [1, 4, 5, 6, 7])
+def test_what_the_edge_of_a_box_cuts_goes_with_most_of_it(turns: int, inside: int) -> None:
+    """On all sides: a bar of 10 pixels, so many of them in the box, where nothing is found."""
+    labels = np.zeros((25, 25), np.int32)
+    labels[12, 16 - inside : 26 - inside] = 3
+    labels = np.rot90(labels, turns).copy()
+    corrections = Corrections(labels)
+    corrections.apply(replace_box(corrections, (9, 16, 9, 16), np.zeros((7, 7), int)))
+    assert labels[9:16, 9:16].max() == 0
+    assert np.count_nonzero(labels == 3) == (0 if inside > 5 else 10 - inside)
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_what_goes_on_across_the_edge_of_a_box_stays_one(turns: int) -> None:
+    """With the new object that touches it most; its other neighbour gets a name of its own."""
+    labels = np.zeros((20, 20), np.int32)
+    labels[3:10, 9:16] = 4
+    new = np.zeros((20, 10), np.int32)
+    new[2:5, 5:10], new[6:9, 5:10] = 8, 9  # contacts of 2 and 3 pixels
+    new[15:18, 2:5] = 7
+    labels, part = np.rot90(labels, turns).copy(), np.rot90(new, turns)
+    box = [(0, 20, 0, 10), (10, 20, 0, 20), (0, 20, 10, 20), (0, 10, 0, 20)][turns]
+    corrections = Corrections(labels)
+    corrections.apply(replace_box(corrections, box, part))
+    left = np.rot90(labels, -turns)
+    assert (left[6:9, 5:16] == 4).all()
+    assert (left[2:5, 5:10] == 5).all() or (left[2:5, 5:10] == 6).all()
+    assert {int(left[2, 5]), int(left[15, 2])} == {5, 6}
+    assert np.count_nonzero(left) == 42 + 15 + 15 + 9
+
+
+@pytest.mark.parametrize(
+    ("rows", "same"),
+    [(0, True), (1, True), (3, True), (4, False), (5, False)],  # of 10: 9/11, 7/13, 6/14
+)
+def test_a_new_object_on_most_of_an_old_one_keeps_its_name(rows: int, same: bool) -> None:
+    labels = np.zeros((30, 30), np.int32)
+    labels[5:15, 5:15] = 6
+    new = np.zeros((30, 30), np.int32)
+    new[5 + rows : 15 + rows, 5:15] = 1
+    corrections = Corrections(labels)
+    if rows == 0:
+        with pytest.raises(NothingToEditError):
+            replace_box(corrections, (0, 30, 0, 30), new)
+        return
+    corrections.apply(replace_box(corrections, (0, 30, 0, 30), new))
+    assert np.unique(labels).tolist() == [0, 6 if same else 7]
+    np.testing.assert_array_equal(labels > 0, new > 0)
+
+
+@pytest.mark.parametrize(("covered", "stays"), [(0, 100), (40, 60), (49, 51), (50, 0), (90, 0)])
+def test_new_objects_give_way_to_reviewed_ones(covered: int, stays: int) -> None:
+    """What is left of one is kept, unless most of it was a second copy."""
+    labels = np.zeros((20, 40), np.int32)
+    labels[5, 0:1] = 2
+    mask = np.zeros((20, 40), bool)
+    mask[5:15, 5:15] = True
+    at = np.argwhere(mask)[:covered]
+    labels[tuple(at.T)] = 2
+    corrections = Corrections(labels)
+    corrections.apply(accept(corrections, [2]))
+    new = np.where(mask, 1, 0)
+    new[0, 30:34] = 2  # small, but not cut
+    corrections.apply(replace_box(corrections, (0, 20, 0, 40), new))
+    assert np.count_nonzero(labels == 2) == covered + 1
+    assert np.count_nonzero(labels[5:15] > 2) == stays
+    assert np.count_nonzero(labels[0, 30:34] > 2) == 4
+    # whoever says so has them replaced
+    again = labels.copy()
+    other = Corrections(again)
+    other.apply(accept(other, [2]))
+    other.apply(replace_box(other, (0, 20, 0, 40), np.where(mask, 1, 0), keep_reviewed=False))
+    np.testing.assert_array_equal(again > 0, mask)
+
+
+@pytest.mark.parametrize(("left", "kept"), [(4, False), (5, True)])
+def test_crumbs_beside_reviewed_objects_are_dropped(left: int, kept: bool) -> None:
+    labels = np.zeros((10, 20), np.int32)
+    labels[2, 2:4] = 1
+    corrections = Corrections(labels)
+    corrections.apply(accept(corrections, [1]))
+    new = np.zeros((10, 20), np.int32)
+    new[2, 2 : 4 + left] = 1
+    new[7:9, 2:9] = 2
+    corrections.apply(replace_box(corrections, (0, 10, 0, 20), new))
+    assert np.count_nonzero(labels[2] > 1) == (left if kept else 0)
+    assert np.count_nonzero(labels[2] == 1) == 2
+
+
+@pytest.mark.parametrize(
+    ("box", "new", "words"),
+    [
+        ((0, 4, 0, 5), np.zeros((4, 4), int), "give the labels of just that box"),
+        ((0, 4, 0, 50), np.zeros((4, 50), int), "give the labels of just that box"),
+        ((0, 4, 0, 5), np.zeros((4, 5)), "whole numbers"),
+        ((0, 4, 0, 5), np.full((4, 5), -1), "whole numbers"),
+    ],
+)
+def test_labels_that_do_not_fit_their_box_are_refused(box, new, words) -> None:
+    labels = np.ones((10, 20), np.int32)
+    with pytest.raises(EditError, match=words):
+        replace_box(Corrections(labels), box, new)
+    assert labels.all()

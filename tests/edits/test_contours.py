@@ -350,3 +350,58 @@ def test_of_an_object_beyond_the_box_no_crumb_is_taken():
     assert corrections.labels[20, 5] == 1  # it goes on to the right
     assert corrections.labels[20, 19] == 1
     assert corrections.labels[20, 12] == 2
+
+
+def a_bar(label: int = 4) -> np.ndarray:
+    """20 columns of 10 pixels."""
+    labels = np.zeros((40, 60), np.int32)
+    labels[10:20, 10:30] = label
+    return labels
+
+
+@pytest.mark.parametrize(
+    ("columns", "cut_off"),
+    [
+        (1, 1),
+        (10, 10),
+        (17, 17),
+        (18, None),
+        (20, None),
+        (23, None),
+        (24, "grows"),
+        (30, "grows"),
+    ],
+)
+def test_what_a_click_on_a_cell_means(columns: int, cut_off: int | str | None) -> None:
+    """A part of it; all of it, where less than 15 % is left; more, where 15 % are missing."""
+    labels = a_bar()
+    mask = np.zeros((10, 40), bool)
+    mask[:, :columns] = True
+    corrections = Corrections(labels)
+    if cut_off is None:
+        with pytest.raises(EditError, match="is one cell there"):
+            add_at(corrections, mask, (10, 10), (15, 10))
+        np.testing.assert_array_equal(labels, a_bar())
+        return
+    corrections.apply(add_at(corrections, mask, (10, 10), (15, 10)))
+    if cut_off == "grows":
+        assert np.unique(labels).tolist() == [0, 4]
+        assert np.count_nonzero(labels == 4) == 10 * columns
+    else:
+        assert np.count_nonzero(labels == 5) == 10 * columns
+        assert np.count_nonzero(labels == 4) == 200 - 10 * columns
+
+
+@pytest.mark.parametrize(("columns", "left"), [(1, 19), (10, 10), (11, 0), (20, 0)])
+@pytest.mark.parametrize("reviewed", [False, True])
+def test_a_cell_that_nobody_reviewed_goes_where_most_of_it_is_drawn_over(
+    columns: int, left: int, reviewed: bool
+) -> None:
+    labels = a_bar()
+    corrections = Corrections(labels)
+    if reviewed:
+        corrections.apply(accept(corrections, [4]))
+    mask = np.ones((10, columns + 5), bool)  # from 5 columns before it on
+    corrections.apply(redraw_mask(corrections, mask, (10, 5), overwrite="unreviewed"))
+    assert np.count_nonzero(labels == 4) == 10 * (20 if reviewed else left)
+    assert np.count_nonzero(labels == 5) == 10 * (5 if reviewed else columns + 5)

@@ -357,3 +357,41 @@ def test_of_a_cell_in_far_parts_only_these_are_looked_at(monkeypatch):
     assert (correct(edits.redraw, square, label=1) == 1).sum() == 400
     history.undo()
     assert not (correct(edits.delete, [1]) == 1).any()
+
+
+@pytest.mark.parametrize("beyond", [3, 4, 5, 6])
+def test_a_cut_off_part_has_five_pixels_at_least(beyond: int) -> None:
+    """An arm one pixel wide is cut where it begins; so many pixels of it lie beyond."""
+    labels = np.zeros((30, 40), np.int32)
+    labels[5:15, 5:15] = 3
+    labels[10, 15 : 16 + beyond] = 3
+    before = labels.copy()
+    corrections = Corrections(labels)
+    line = [(8, 15), (12, 15)]
+    if beyond < 5:
+        with pytest.raises(EditError):
+            split(corrections, line)
+        np.testing.assert_array_equal(labels, before)
+        return
+    corrections.apply(split(corrections, line))
+    assert np.unique(labels).tolist() == [0, 3, 4]
+    np.testing.assert_array_equal(labels > 0, before > 0)
+    assert np.count_nonzero(labels == 4) in (beyond, beyond + 1)
+    assert (labels[5:15, 5:15] == 3).all()
+
+
+def test_cells_of_a_large_plane_are_deleted_once_wherever_they_lie() -> None:
+    """A plane is looked through in bands of rows, 2097 of this one."""
+    labels = np.zeros((2110, 2000), np.uint8)
+    for label, row in ((1, 0), (2, 2090), (3, 2096), (1, 2105)):
+        labels[row : row + 3, 10:14] = label
+    labels[2050:2109, 100:103] = 4
+    before = labels.copy()
+    corrections = Corrections(labels)
+    step = delete_everywhere(corrections, [0, 1, 3, 4, 9])
+    assert sum(patch.lengths.sum() for patch in step.patches) == 3 * 12 + 59 * 3
+    assert step.words == "deletion of cells 1, 3 and 4"
+    corrections.apply(step)
+    assert np.unique(labels).tolist() == [0, 2]
+    corrections.revert(step)
+    np.testing.assert_array_equal(labels, before)

@@ -16,6 +16,7 @@ from napari_sa2net.edits import (
     proposed,
     redraw_mask,
 )
+from napari_sa2net.edits.proposals import SAME, Changed
 from napari_sa2net.errors import NothingToEditError
 
 
@@ -119,3 +120,83 @@ def test_the_plane_of_a_stack() -> None:
     History(corrections).do(step)
     np.testing.assert_array_equal(corrections.labels[0], labels[0])
     assert corrections.labels[1].max() == 4
+
+
+@pytest.mark.parametrize("wider", [1, 3, 4])
+def test_what_is_nearly_as_it_was_is_left_as_it_is(wider: int) -> None:
+    """A cell 20 px wide: of 21, 23 and 24 it is 0.952, 0.870 and 0.833."""
+    old, new = plane(l1=(5, 15, 5, 25)), plane(l9=(5, 15, 5, 25 + wider))
+    patch = proposed(old, new, NOTHING)
+    assert len(patch.rows) == (0 if 20 / (20 + wider) >= SAME else 10)
+
+
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("beyond", [False, True])
+def test_only_where_the_plane_goes_on_the_edge_of_a_box_cuts(turns: int, beyond: bool) -> None:
+    """A new object at one edge: cut there by a box, whole at the border of the image."""
+    new = np.rot90(plane(l1=(0, 8, 20, 30)), turns)  # above, to the left, below, to the right
+    above, left = ((beyond, 0), (0, beyond), (0, 0), (0, 0))[turns]
+    below, right = ((0, 0), (0, 0), (beyond, 0), (0, beyond))[turns]
+    shape = (60 + above + below, 60 + left + right)
+    patch = proposed(np.zeros_like(new), new, NOTHING, (above, left), shape)
+    assert len(patch.rows) == (0 if beyond else len(proposed(new * 0, new, NOTHING).rows))
+    assert len(proposed(new * 0, new, NOTHING).rows) > 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "meanwhile", "wins"),
+    [
+        ("reviewed", True, True),
+        ("ignore", True, True),
+        ("reviewed", False, False),
+        ("ignore", False, False),
+    ],
+)
+def test_only_regions_that_were_marked_meanwhile_are_left(kind, meanwhile, wins) -> None:
+    corrections = Corrections(plane(**OLD))
+    history = History(corrections)
+    patch = proposed(corrections.labels, plane(**NEW), NOTHING)
+    before = Snapshot.of(corrections, ())
+    history.do(mark_region(corrections, kind, box=(35, 36, 35, 36)))  # where 4 would be
+    _, changed = laid(corrections, patch, before if meanwhile else None)
+    assert (len(changed.new) == 0) == wins
+    assert changed.gone == (3,)
+
+
+def test_what_is_tied_to_an_edited_cell_over_others_is_left_too() -> None:
+    """A chain: each new cell takes half of two old ones, and the last is accepted."""
+    old = plane(**{f"l{i + 1}": (5, 15, 10 * i, 10 * i + 10) for i in range(4)})
+    new = plane(**{f"l{i + 5}": (5, 15, 10 * i + 5, 10 * i + 15) for i in range(3)})
+    new[40:50, 40:50] = 9  # and one elsewhere
+    corrections = Corrections(old.copy())
+    patch = proposed(old, new, NOTHING)
+    since = Snapshot.of(corrections, ())
+    assert set(patch.old.tolist()) == {0, 1, 2, 3, 4}
+    History(corrections).do(accept(corrections, [4]))
+    laid(corrections, patch, since)
+    np.testing.assert_array_equal(corrections.labels[:30], old[:30])
+    assert (corrections.labels[40:50, 40:50] == 5).all()
+
+
+def test_of_pieces_that_lie_apart_the_largest_is_taken() -> None:
+    old = plane(l1=(20, 24, 0, 60), l2=(0, 60, 30, 33))
+    patch = proposed(old, plane(l5=(10, 30, 20, 50)), old > 0)
+    rows, cols = patch.pixels()
+    result = np.zeros_like(old)
+    result[rows, cols] = 1
+    # pieces of 10 × 10, 10 × 17, 6 × 10 and 6 × 17 px
+    np.testing.assert_array_equal(result, plane(l1=(10, 20, 33, 50)))
+
+
+def test_changes_are_said_in_words() -> None:
+    assert Changed((1,), (), ()).words == "1 cell changed"
+    assert Changed((), (2, 3), ()).words == "2 cells new"
+    assert Changed((), (), (4,)).words == "1 cell gone"
+    assert Changed((1, 2), (), (4,)).words == "2 cells changed, 1 gone"
+    assert Changed((), (), ()).words == "0 cells changed"
+    assert [bool(Changed(*one)) for one in (((), (), ()), ((1,), (), ()), ((), (1,), ()))] == [
+        False,
+        True,
+        True,
+    ]
+    assert Changed((), (), (1,))

@@ -325,3 +325,107 @@ def test_the_carried_step_is_written_down_and_done_again() -> None:
     np.testing.assert_array_equal(began, labels)
     for i in range(4):
         assert again.marked((i,)) == corrections.marked((i,))
+
+
+def bar(label: int, x0: int, x1: int) -> np.ndarray:
+    plane = np.zeros((30, 60), np.int32)
+    plane[10:20, x0:x1] = label
+    return plane
+
+
+@pytest.mark.parametrize(
+    ("other", "moved", "goes_on"),
+    [
+        (8, 0, True),
+        (8, 6, True),  # 14 of 26 pixels wide
+        (8, 7, False),  # 13 of 27
+        (8, 30, False),
+        (7, 7, True),
+        (7, 10, True),  # under its number half of it is enough
+        (7, 11, False),
+    ],
+)
+def test_a_cell_goes_on_where_another_lies_on_half_of_both(other, moved, goes_on) -> None:
+    labels = np.stack([bar(7, 10, 30), bar(other, 10 + moved, 30 + moved)])
+    corrections = Corrections(labels)
+    step = edits.delete(corrections, [7], (0,))
+    if goes_on:
+        carry(corrections, step, None)
+        assert not labels.any()
+        return
+    corrections.apply(step)
+    with pytest.raises(EditError, match="goes on in no plane"):
+        edits.carried(corrections, step, 0)
+    assert labels[1].any()
+
+
+def test_of_several_cells_the_one_that_lies_on_most_is_the_same() -> None:
+    labels = np.stack([bar(7, 10, 30), bar(5, 4, 11) + bar(9, 11, 29) + bar(6, 29, 33)])
+    corrections = Corrections(labels)
+    carry(corrections, edits.delete(corrections, [7], (0,)), None)
+    assert np.unique(labels[1]).tolist() == [0, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("ends", "cut"),
+    [
+        ((10, 30), True),
+        ((16, 30), True),  # 4 of 10 columns of the left part
+        ((17, 30), False),
+        ((10, 25), True),
+        ((10, 23), False),
+    ],
+)
+def test_a_cut_goes_on_where_enough_of_both_parts_is_in_the_cell(ends, cut) -> None:
+    labels = np.stack([bar(7, 10, 30), bar(7, *ends)])
+    corrections = Corrections(labels)
+    step = edits.split(corrections, [(5, 20), (25, 20)], (0,))
+    if not cut:
+        corrections.apply(step)
+        with pytest.raises(EditError, match="goes on in no plane"):
+            edits.carried(corrections, step, 0)
+        return
+    carry(corrections, step, None)
+    assert np.unique(labels[1]).tolist() == np.unique(labels[0]).tolist() == [0, 7, 8]
+    np.testing.assert_array_equal(labels[1] > 0, bar(7, *ends) > 0)
+    same = (labels[0] > 0) & (labels[1] > 0)
+    assert (labels[0][same] == labels[1][same]).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("bright", "goes_on"), [(1.0, True), (0.6, True), (0.4, False), (-1.0, False)]
+)
+def test_a_drawn_cell_goes_on_where_it_is_half_as_bright(bright, goes_on) -> None:
+    plane = disks((1, 32, 48, 14))
+    noise = np.random.default_rng(1).normal(0, 0.02, (2, *plane.shape))
+    image = (5 + noise + np.stack([plane, bright * plane])).astype(np.float32)
+    labels = np.zeros((2, *plane.shape), np.int32)
+    corrections = Corrections(labels)
+    step = edits.redraw_mask(corrections, plane == 1, (0, 0), (0,))
+    if goes_on:
+        carry(corrections, step, image)
+        assert iou(labels[1] > 0, plane > 0) > 0.85
+        return
+    corrections.apply(step)
+    with pytest.raises(EditError, match="goes on in no plane"):
+        edits.carried(corrections, step, 0, look_at(image))
+
+
+@pytest.mark.parametrize(("radius", "stays"), [(14, True), (13, True), (12, False), (8, False)])
+def test_a_cell_that_is_like_the_outline_already_stays(radius, stays) -> None:
+    """On the next plane the image shows a disk of radius 14: 13 is 0.86 of it, 12 0.73."""
+    plane = disks((1, 32, 48, 14))
+    noise = np.random.default_rng(1).normal(0, 0.02, (2, *plane.shape))
+    image = (1 + noise + plane).astype(np.float32)
+    labels = np.stack([disks((5, 32, 48, 8)), disks((5, 32, 48, radius))])
+    corrections = Corrections(labels)
+    step = edits.redraw_mask(corrections, plane == 1, (0, 0), (0,), 5)
+    if not stays:
+        carry(corrections, step, image)
+        assert iou(labels[1] == 5, plane == 1) > 0.95
+        return
+    before = labels[1].copy()
+    corrections.apply(step)
+    with pytest.raises(EditError, match="goes on in no plane"):
+        edits.carried(corrections, step, 0, look_at(image))
+    np.testing.assert_array_equal(labels[1], before)

@@ -195,6 +195,8 @@ def test_progress_and_provenance(model) -> None:
     tiles = [step[:2] for step in steps if step[2].startswith("segmenting")]
     half, n = result.n_tiles // 2, result.n_tiles
     assert tiles == [(i, n) for i in (*range(half + 1), *range(half, n + 1))]
+    last = [step[:2] for step in steps if not step[2].startswith("segmenting")]
+    assert last == [(0, 0), (1, 2), (2, 2), (0, 0)]
     assert result.n_tiles > 2
     assert result.provenance["pixel_size_um"] == 0.5
     assert result.provenance["settings"]["predict"]["tile"] == 336

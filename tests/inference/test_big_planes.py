@@ -67,6 +67,39 @@ def test_objects_larger_than_blocks_stay_whole() -> None:
     np.testing.assert_array_equal(out, np.where(ring, 1, np.where(bar, 2, 0)))
 
 
+@pytest.mark.parametrize("remove_border", [False, True])
+def test_blocks_that_were_labelled_before_are_joined_to_the_same(
+    probability: np.ndarray, remove_border: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As processes label them, each a part, in any order."""
+    shape = probability.shape[1:]
+    config = InstanceConfig(remove_border=remove_border)
+    monkeypatch.setattr(big_planes, "LARGE", shape[0] * shape[1])
+    assert list(big_planes.parts_of(shape)) == [(slice(0, 410), slice(0, 530))]
+    whole = big_planes.label_part(probability, shape, CLASSES, config)
+    np.testing.assert_array_equal(whole, label_objects(probability, CLASSES, config))
+
+    monkeypatch.setattr(big_planes, "LARGE", shape[0] * shape[1] - 1)
+    made = {
+        (y.start, y.stop, x.start, x.stop): big_planes.label_part(
+            probability[:, y, x], shape, CLASSES, config
+        )
+        for y, x in reversed(list(big_planes.parts_of(shape)))
+    }
+    rows, columns = (
+        [(0, 210), (90, 360), (240, 410)],
+        [(0, 210), (90, 360), (240, 510), (390, 530)],
+    )
+    assert sorted(made) == [(*y, *x) for y in rows for x in columns]
+    out = np.zeros(shape, np.int32)
+
+    def labelled(y: slice, x: slice) -> np.ndarray:
+        return made[y.start, y.stop, x.start, x.stop]
+
+    in_blocks(probability, out, config, labelled=labelled)
+    np.testing.assert_array_equal(out, label_objects(probability, CLASSES, config))
+
+
 def test_on_disk(probability: np.ndarray, tmp_path) -> None:
     shape = probability.shape[1:]
     out = zarr.create_array(tmp_path / "labels", shape=shape, chunks=(64, 64), dtype="i4")

@@ -10,8 +10,9 @@ from napari_sa2net.config import InstanceConfig
 from napari_sa2net.data import ImagePlan, plan_image
 from napari_sa2net.data.levels import spread_indices
 from napari_sa2net.errors import Cancelled
-from napari_sa2net.inference.diameter import CROP, _measure, crops, estimate_diameter
-from napari_sa2net.inference.tiling import N_PLANES, ScaledPlane
+from napari_sa2net.inference import diameter
+from napari_sa2net.inference.diameter import CROP, Found, _measure, crops, estimate_diameter
+from napari_sa2net.inference.tiling import N_PLANES, ScaledPlane, Window, pixels_of_search
 
 TRAINED = 24.0
 
@@ -169,6 +170,9 @@ def test_specks_do_not_count_by_their_number(side: int, typical: int) -> None:
     )
     assert found is not None
     assert found.diameter == pytest.approx(np.sqrt(4 / np.pi) * typical, rel=0.02)
+    # of all that was looked at, and without a doubt
+    assert found.share == pytest.approx((10 * 20**2 + 30 * side**2) / 400**2)
+    assert found.confidence == pytest.approx(1)
 
 
 def test_an_image_full_of_specks_is_not_enlarged_for_them() -> None:
@@ -260,3 +264,141 @@ def test_planes_are_spread(counts: tuple[int, ...]) -> None:
             assert max(at) < n
             if n >= 30:
                 assert max(at) - min(at) > n / 2
+
+
+@pytest.mark.parametrize(
+    ("spatial", "scale", "planes", "million"),
+    [
+        ((1000, 500), 1.0, 1, 0.5),
+        ((1000, 500), 1.2, 1, 0.5),  # as good as scale 1: nothing is run once more
+        ((1000, 500), 1 / 1.2, 1, 0.5),
+        ((1000, 500), 0.5, 1, 0.5 + 0.125),
+        ((200, 500), 2.0, 1, 0.1 + 0.4),
+        ((200, 500), 2.5, 1, 0.1 + 0.625),
+        ((100, 500), 3.0, 1, 0.05 + 2 * 0.45),  # and a look at whether they look like cells
+        ((200, 500), 2.0, 2, 0.2 + 3 * 512**2 / 1e6),
+        ((200, 500), 1.0, 9, 0.3),
+        ((4000, 4000), 1.0, 1, 3 * 512**2 / 1e6),
+        ((4000, 4000), 0.5, 1, 6 * 512**2 / 1e6),
+        ((4000, 4000), 4.0, 50, 9 * 512**2 / 1e6),
+    ],
+)
+def test_what_a_search_costs(spatial, scale, planes, million) -> None:
+    """Three crops at most, at scale 1 and where it ends."""
+    assert pixels_of_search(spatial, scale, planes) / 1e6 == pytest.approx(million)
+
+
+def found(scale: float, diameter: float, share: float = 0.2, confidence: float = 0.9) -> Found:
+    return Found(scale, share, diameter, confidence)
+
+
+@pytest.mark.parametrize(
+    ("at", "looks", "expected"),
+    [
+        # agreement at once, and after one pass
+        ({1.0: found(1, 24)}, [1.0], 24),
+        ({1.0: found(1, 20)}, [1.0], 20),  # as good as the same
+        ({1.0: found(1, 12), 2.0: found(2, 11)}, [1.0, 2.0], 11),
+        # scales have bounds
+        ({1.0: found(1, 2), 5.0: found(5, 4.8)}, [1.0, 5.0], 4.8),
+        ({1.0: found(1, 400), 1 / 8: found(1 / 8, 192)}, [1.0, 1 / 8], 192),
+        # no agreement: where most was found
+        (
+            {1.0: found(1, 12), 2.0: found(2, 36, 0.3), 2 / 3: found(2 / 3, 12)},
+            [1.0, 2.0, 2 / 3],
+            12,
+        ),
+        ({1.0: found(1, 12, 0.4), 2.0: None}, [1.0, 2.0], 24),
+        # nothing at the first scale: others are tried
+        ({1.0: None, 2.0: found(2, 9)}, [1.0, 2.0], 9),
+        ({1.0: None, 2.0: None, 0.5: found(0.5, 60)}, [1.0, 2.0, 0.5], 60),
+        ({1.0: None, 2.0: None, 0.5: None}, [1.0, 2.0, 0.5], None),
+        # enlarged more than 2.5 times and not sure: compared with twice
+        ({1.0: found(1, 8), 3.0: found(3, 8, confidence=0.75)}, [1.0, 3.0], 8),
+        (
+            {
+                1.0: found(1, 8, confidence=0.5),
+                3.0: found(3, 8, confidence=0.74),
+                2.0: found(2, 9, confidence=0.70),
+            },
+            [1.0, 3.0, 2.0],
+            8,
+        ),
+        (
+            {
+                1.0: found(1, 8, confidence=0.5),
+                3.0: found(3, 8, confidence=0.74),
+                2.0: found(2, 9, confidence=0.72),
+            },
+            [1.0, 3.0, 2.0],
+            12,
+        ),
+        (
+            {
+                1.0: found(1, 8, confidence=0.73),
+                3.0: found(3, 8, confidence=0.74),
+                2.0: found(2, 9, confidence=0.72),
+            },
+            [1.0, 3.0, 2.0],
+            24,
+        ),
+        ({1.0: found(1, 9.6), 2.5: found(2.5, 9.6, confidence=0.1)}, [1.0, 2.5], 9.6),
+    ],
+)
+def test_the_way_to_the_scale(at, looks, expected, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[float] = []
+    said: list[tuple[int, int]] = []
+
+    def measure(predictor, plan, planes, scale, config, cancelled, seen):
+        looked.append(pytest.approx(scale))
+        for done in range(3):  # of two crops
+            seen(done, 2)
+        return next(one for known, one in at.items() if known == pytest.approx(scale))
+
+    monkeypatch.setattr(diameter, "_measure", measure)
+    plan = plan_image(np.zeros((9, 9)), measure=False)
+    estimate = estimate_diameter(
+        Threshold(), plan, on_crop=lambda done, n: said.append((done, n))
+    )
+    assert estimate == (expected if expected is None else pytest.approx(expected))
+    assert looked == looks
+    # three crops of each of three passes, however many there are
+    steps = [(3 * min(i, 2) + done, 9) for i in range(len(looks)) for done in (0, 2, 3)]
+    assert said == steps
+
+
+def test_an_image_without_pixels_has_no_size() -> None:
+    for shape in ((0, 9), (9, 0)):
+        assert estimate_diameter(Threshold(), plan_image(np.zeros(shape))) is None
+
+
+@pytest.mark.parametrize("edge", range(4))
+def test_objects_that_a_crop_cuts_are_not_measured(edge: int) -> None:
+    """But those that the image's own border cuts are."""
+    labels = np.zeros((20, 20), np.int32)
+    labels[8:12, 8:12] = 1
+    place = [np.s_[0:3, 5:7], np.s_[17:20, 5:7], np.s_[5:7, 0:3], np.s_[5:7, 17:20]][edge]
+    labels[place] = 2
+    shape = (200, 200)
+    for inside in (False, True):
+        y0, x0 = (90, 90)
+        if not inside:
+            y0, x0 = [(0, 90), (180, 90), (90, 0), (90, 180)][edge]
+        window = Window(y0, y0 + 20, x0, x0 + 20)
+        areas = diameter._areas(labels, window, shape)
+        assert areas.tolist() == ([16] if inside else [16, 6])
+
+
+@pytest.mark.parametrize(
+    ("length", "starts"),
+    [
+        (100, [0]),
+        (CROP, [0]),
+        (CROP + 1, [0, 1]),
+        (2 * CROP, [0, CROP]),
+        (2 * CROP + 2, [0, CROP // 2 + 1, CROP + 2]),
+        (9 * CROP, [0, 4 * CROP, 8 * CROP]),
+    ],
+)
+def test_crops_begin_at_both_ends_and_between(length: int, starts: list[int]) -> None:
+    assert diameter._starts(length) == starts

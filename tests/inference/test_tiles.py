@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_sa2net.errors import SettingsError
-from napari_sa2net.inference.tiling import plan_tiles, split_axis
+from napari_sa2net.inference.tiling import network_scale, plan_tiles, split_axis
 
 
 @given(length=st.integers(1, 5000), halo=st.integers(0, 8), core=st.integers(1, 40))
@@ -53,3 +53,33 @@ def test_tiles_of_a_plane_cover_it_once() -> None:
 def test_impossible_tiles(tile: int, halo: int) -> None:
     with pytest.raises(SettingsError, match="tile"):
         plan_tiles(500, 500, tile, halo)
+
+
+@pytest.mark.parametrize(
+    ("diameter", "trained", "spatial", "scale"),
+    [
+        (None, 24, (500, 500), 1),
+        (24, None, (500, 500), 1),
+        (24, 24, (500, 500), 1),
+        (12, 24, (500, 500), 2),
+        (48, 24, (500, 500), 0.5),
+        # so close to 1 that it is not worth it, on both sides
+        (24 / 1.049, 24, (500, 500), 1),
+        (24 / 0.951, 24, (500, 500), 1),
+        (24 / 1.051, 24, (500, 500), 1.051),
+        (24 / 0.949, 24, (500, 500), 0.949),
+        # bounds
+        (24 * 8, 24, (5000, 5000), 1 / 8),
+        (24 * 9, 24, (5000, 5000), 1 / 8),
+        (24 / 8, 24, (500, 500), 8),
+        (24 / 9, 24, (500, 500), 8),
+        # the shorter side has a pixel of the deepest stage at least
+        (24 * 4, 24, (500, 32), 0.5),
+        (24 * 4, 24, (64, 500), 0.25),
+        (24 * 4, 24, (8, 500), 1),
+        (24 / 2, 24, (8, 500), 2),
+        (24, 24, (0, 5), 1),
+    ],
+)
+def test_the_scale_that_brings_cells_to_size(diameter, trained, spatial, scale) -> None:
+    assert network_scale(diameter, trained, spatial) == pytest.approx(scale)

@@ -10,7 +10,7 @@ from napari_sa2net.cli import run
 from napari_sa2net.data import synthetic_nuclei
 from napari_sa2net.data.plan import plan_image
 from napari_sa2net.errors import SettingsError
-from napari_sa2net.inference.segment import find_tissue, segment
+from napari_sa2net.inference.segment import Tissue, find_tissue, segment
 from napari_sa2net.interpret.attention import attention
 
 #: Two pieces of tissue on a slide.
@@ -90,3 +90,58 @@ def test_where_it_cannot_be(tiny_model, slide):
         segment(slide[..., 0], tiny_model, diameter=18.0, tissue=True)
     with pytest.raises(SettingsError, match="leave out tissue"):
         attention(slide, tiny_model, tissue=True)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "tissue"),
+    [
+        # rows, colour; on glass of 200
+        ([((0, 400), (168, 168, 168))], [(0, 400)]),
+        ([((0, 400), (172, 172, 172))], []),
+        # glass is what is brightest, but for little
+        ([((0, 984), (150, 150, 150))], [(0, 984)]),
+        ([((0, 8), (255, 255, 255))], []),
+        ([((0, 16), (255, 255, 255))], [(24, 1000)]),
+        # little colour, beside much
+        (
+            [((0, 200), (100, 200, 200)), ((600, 1000), (200, 200, 178))],
+            [(0, 200), (600, 1000)],
+        ),
+        ([((0, 200), (100, 200, 200)), ((600, 1000), (200, 200, 182))], [(0, 200)]),
+        # the same without anything else of colour
+        ([((600, 1000), (200, 200, 182))], [(600, 1000)]),
+    ],
+)
+def test_tissue_is_darker_than_glass_or_has_colour(pieces, tissue):
+    image = np.full((1000, 80, 3), 200, np.uint8)
+    for (start, stop), colour in pieces:
+        image[start:stop] = colour
+    found = find_tissue(plan_image(image))
+    expected = np.zeros(1000, bool)
+    for start, stop in tissue:  # and what lies around it
+        expected[max(0, start - 64) : stop + 64] = True
+    for y in range(4, 1000, 8):
+        assert found.touches(y, y + 1, 0, 80) == expected[y], y
+
+
+@pytest.mark.parametrize(
+    ("part", "touches"),
+    [
+        ((20, 30, 30, 40), True),
+        ((29, 30, 39, 40), True),
+        ((20, 21, 30, 31), True),
+        ((0, 20, 0, 80), False),
+        ((30, 80, 0, 80), False),
+        ((0, 80, 0, 30), False),
+        ((0, 80, 40, 80), False),
+        ((0, 21, 0, 31), True),
+    ],
+)
+def test_parts_that_touch_tissue(part, touches):
+    mask = np.zeros((8, 8), bool)
+    mask[2, 3] = True
+    tissue = Tissue(mask, 10)
+    assert tissue.touches(*part) == touches
+    y0, y1, x0, x1 = part
+    moved = tissue.seen_from({"Y": -5, "X": -7})
+    assert moved.touches(y0 + 5, y1 + 5, x0 + 7, x1 + 7) == touches

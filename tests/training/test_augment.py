@@ -14,6 +14,7 @@ from napari_sa2net.training.dataset import (
     Warp,
     Wide,
     as_fluorescence,
+    as_jpeg,
     as_stained,
     degrade,
     depths,
@@ -204,3 +205,15 @@ def test_stained_nuclei_become_bright_and_grey_ones_stained():
     made = as_stained(cells.expand(3, -1, -1), np.random.default_rng(0))
     assert made.mean(0)[labels > 0].mean() < made.mean(0)[labels == 0].mean() - 0.1
     assert (made[0] != made[2]).any()
+
+
+def test_jpeg_loses_more_the_lower_its_quality():
+    image = torch.from_numpy(np.random.default_rng(0).random((3, 32, 32)).astype(np.float32))
+    lost = [float((as_jpeg(image, q) - image).abs().mean()) for q in (95, 60, 20)]
+    assert 0 < lost[0] < lost[1] < lost[2]
+    grey = as_jpeg(image[:1], 95)
+    assert grey.shape == (1, 32, 32)
+    assert (grey - image[:1]).abs().mean() < 0.02
+    smooth = torch.linspace(-0.5, 1.5, 32).expand(3, 32, 32)
+    back = as_jpeg(smooth, 95)
+    torch.testing.assert_close(back, smooth.clamp(0, 1), atol=0.06, rtol=0)

@@ -1,5 +1,6 @@
 """Two models compared: only where a person looked, with an interval, in words."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,12 @@ from napari_sa2net.errors import EvaluationError
 from napari_sa2net.metrics import evaluate
 from napari_sa2net.models.card import ModelCard
 from napari_sa2net.training.compare import (
+    ALMOST_ALL,
+    FEW,
     SURE,
+    TOLERANCE,
     Change,
+    Interval,
     Score,
     Tally,
     change,
@@ -331,3 +336,89 @@ def test_what_a_model_or_its_parent_had_an_image_for():
         ((both, learned), "learned"),
     ):
         assert use_in_line(cards, item) == use
+
+
+def a_change(gain, chance, dice=(0.0, 0.5), n=100, before=0.5):
+    return Change(
+        before=Score(before, 0.4, 0.8, n),
+        after=Score(before + gain, 0.4, 0.8 + dice[0], n),
+        difference=gain,
+        low=gain - 0.02,
+        high=gain + 0.04,
+        chance=chance,
+        dice=Interval(dice[0], dice[0] - 0.01, dice[0] + 0.01, dice[1]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("gain", "chance", "dice", "better", "words"),
+    [
+        (0.1, SURE, (0, 0.5), True, "Better on corrections you held back: AP 0.50 → 0.60"),
+        (0.1, SURE - 0.01, (0, 0.5), False, "Better on corrections you held back, but within"),
+        (-0.1, 1 - SURE, (0, 0.5), False, "Worse on corrections you held back: AP"),
+        (-0.1, 1.01 - SURE, (0, 0.5), False, "Worse on corrections you held back, but within"),
+        (0.004, 0.6, (0, 0.5), False, "No better on corrections you held back: AP"),
+        (-0.004, 0.4, (0, 0.5), False, "No better on corrections you held back: AP"),
+        (0.006, 0.6, (0, 0.5), False, "Better on corrections you held back, but within"),
+        (0.004, 0.6, (0.1, 1), True, "Better on corrections you held back: AP"),
+        (0.1, 0.6, (0.1, SURE), True, "which chance may explain, and the area is covered"),
+        (0.1, 0.6, (0.1, SURE - 0.01), False, "but within what chance explains"),
+        (0.0, 0.5, (0.1, 1), False, "No better on corrections you held back: AP"),
+        (-0.1, 0.3, (0.1, 1), False, "but within what chance explains"),
+        (0.1, 1, (-0.1, 1 - SURE), False, "; but the area is covered worse: Dice 0.80 → 0.70"),
+        (0.1, 1, (-0.1, 1.01 - SURE), True, "Better on corrections you held back: AP"),
+        (-0.1, 0, (-0.1, 0), False, "; and the area is covered worse: Dice 0.80 → 0.70"),
+    ],
+)
+def test_better_is_more_than_chance_explains(gain, chance, dice, better, words):
+    verdict = judge(a_change(gain, chance, dice))
+    assert verdict.better == better
+    assert words in verdict.text
+    assert "(n = 100, ± 0.03)" in verdict.text
+    assert verdict.text.endswith(".")
+    assert (verdict.advice == "") == better
+    # nothing was forgotten, and nothing gained
+    same = judge(a_change(gain, chance, dice), {"fluorescence": a_change(0, 0.5)})
+    assert same.better == better
+    assert same.text == verdict.text[:-1] + "; unchanged on the reference set."
+
+
+@pytest.mark.parametrize(
+    ("part", "worse", "words"),
+    [
+        ((-TOLERANCE, 0), False, "unchanged on the reference set."),
+        (
+            (-TOLERANCE - 0.001, 0),
+            True,
+            "; but worse on the reference set: stained AP 0.50 → 0",
+        ),
+        ((-0.1, 1.01 - SURE), False, "unchanged on the reference set."),
+        ((0, 0.5, (-0.1, 0)), True, "worse on the reference set: stained Dice 0.80 → 0.70."),
+        ((-0.1, 0, (-0.1, 0)), True, "stained AP 0.50 → 0.40 and Dice 0.80 → 0.70."),
+        ((TOLERANCE + 0.01, 1), False, "; better on the reference set: stained AP 0.50 → 0.5"),
+        ((TOLERANCE - 0.001, 1), False, "unchanged on the reference set."),
+    ],
+)
+def test_what_was_forgotten_speaks_against_a_child(part, worse, words):
+    lows = a_change(*part)
+    if part[0] > 0:
+        lows = replace(lows, low=0.001)
+        assert "unchanged" in judge(a_change(0.1, 1), {"stained": replace(lows, low=0)}).text
+    verdict = judge(a_change(0.1, 1), {"stained": lows})
+    assert verdict.better == (not worse)
+    assert words in verdict.text
+    assert ("forgot some of stained" in verdict.advice) == worse
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (a_change(0.01, 0.6, n=FEW - 1), f"With {FEW - 1} cells held back"),
+        (a_change(0.01, 0.6, n=FEW), "a longer time can help"),
+        (a_change(-0.01, 0.4, before=ALMOST_ALL, n=3), "little to learn"),
+        (a_change(-0.01, 0.4, before=ALMOST_ALL - 0.01, n=FEW), "a longer time can help"),
+        (a_change(-0.01, 0.4, (-0.1, 0), before=1, n=3), "takes for cells what is none"),
+    ],
+)
+def test_advice_is_of_what_stands_in_the_way(made, words):
+    assert words in judge(made).advice

@@ -1,6 +1,7 @@
 """What is held back: groups, images, or a part of the one image."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,14 @@ from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.data.training_set import TrainingItem
 from napari_sa2net.errors import TrainingDataError
 from napari_sa2net.training.dataset import Example
-from napari_sa2net.training.held_out import focus, make_view, split_examples
+from napari_sa2net.training.held_out import (
+    _take,
+    _window,
+    focus,
+    is_one_group,
+    make_view,
+    split_examples,
+)
 
 
 def example(name, group="", n=12, seed=0, counts=None, split="", shape=(120, 150)):
@@ -120,3 +128,121 @@ def test_all_held_back_is_said():
     ):
         split_examples(some, 0.25, 0)
     split_examples([*some, example("other", seed=9)], 0.25, 0)
+
+
+@pytest.mark.parametrize(
+    ("places", "extent", "n", "side", "start"),
+    [
+        ([], (0, 90), 100, 100, 0),
+        ([], (0, 90), 80, 100, 0),
+        ([50], (40, 60), 200, 40, 30),  # all that counts is in the middle
+        ([50], (45, 60), 200, 40, 32),
+        ([5], (0, 10), 200, 40, 0),
+        ([195], (190, 199), 200, 40, 160),
+        ([100], (80, 120), 200, 40, 80),
+        # more counts than is seen: most places, in the middle
+        ([10, 100, 110, 190], (0, 199), 200, 40, 85),
+        ([10, 20, 100], (0, 199), 200, 40, 0),
+        ([60, 70, 80, 150], (0, 199), 200, 40, 50),
+        ([190, 195, 20], (0, 199), 200, 40, 160),
+        ([], (0, 199), 200, 40, 79),
+    ],
+)
+def test_a_window_shows_most(places, extent, n, side, start):
+    assert _window(np.array(places, float), np.array(extent, float), n, side) == start
+
+
+@pytest.mark.parametrize(("across", "down"), [(1, 20), (20, 1)])
+@pytest.mark.parametrize(
+    ("fraction", "held"), [(0.01, 1), (0.25, 2), (0.3, 2), (0.35, 3), (0.5, 4), (0.99, None)]
+)
+def test_a_strip_at_the_end_of_one_image_is_held_back(across, down, fraction, held):
+    """Of eight cells in a line, 20 px apart and 9 px wide."""
+    labels = np.zeros((180, 180), np.int32)
+    for i in range(8):
+        y, x = 10 + i * down if down > 1 else 90, 10 + i * across if across > 1 else 90
+        labels[y : y + 9, x : x + 9] = i + 1
+    item = TrainingItem("a", Path(), Path())
+    one = focus(
+        Example(item, np.zeros((3, 180, 180), np.float32), labels, None, 9, np.zeros((0, 2))), 9
+    )
+    if held is None:
+        with pytest.raises(TrainingDataError, match="left to learn from"):
+            split_examples([one], fraction, 0)
+        return
+    split = split_examples([one], fraction, 0)
+    (learned,), (aside,) = split.training, split.held_out
+    axis = 0 if down > 1 else 1
+    # the border lies in the middle between two cells
+    border = round(10 + 20 * (8 - held) - 20 + 14)
+    rows = np.indices(labels.shape)[axis]
+    np.testing.assert_array_equal(aside.counts, rows >= border)
+    np.testing.assert_array_equal(learned.counts, rows < border - round(one.diameter))
+    assert len(aside.centres) == held
+    assert aside.centres[:, axis].min() >= border
+    assert len(learned.centres) == 8 - held - 1  # the gap cuts the last one
+
+
+def test_units_are_taken_until_they_hold_enough():
+    units = {
+        name: [SimpleNamespace(centres=range(n))]
+        for name, n in zip("abcde", (3, 0, 5, 2, 9), strict=True)
+    }
+    for wanted, keep_one, taken in (
+        (0, False, "a"),
+        (3, False, "a"),
+        (3.1, False, "ac"),
+        (8, False, "ac"),
+        (8.5, False, "acd"),
+        (99, False, "acde"),
+        (99, True, "acd"),
+    ):
+        assert _take("abcde", units, wanted, keep_one) == list(taken)
+    assert _take("b", units, 5, False) == []
+    assert _take("a", units, 5, True) == []
+
+
+@pytest.mark.parametrize(
+    ("groups", "cells", "is_one"),
+    [
+        ("aa", (3, 3), True),
+        ("ab", (3, 3), False),
+        ("a", (3,), False),
+        (("", ""), (3, 3), False),
+        (("a", ""), (3, 3), False),
+        ("aab", (3, 3, 0), True),
+        ("aa", (3, 0), False),
+    ],
+)
+def test_images_of_one_group_are_torn(groups, cells, is_one):
+    some = [
+        SimpleNamespace(item=SimpleNamespace(group=group), centres=range(n))
+        for group, n in zip(groups, cells, strict=True)
+    ]
+    assert is_one_group(some) == is_one
+
+
+def test_what_lies_far_off_reviewed_places_is_left_out():
+    """128 px of the network around them are kept."""
+    labels = np.zeros((400, 500), np.int32)
+    labels[190:200, 240:250] = 3
+    labels[5:15, 5:15] = 8
+    counts = np.zeros(labels.shape, bool)
+    counts[185:205, 235:255] = True
+    rows, columns = np.indices(labels.shape)
+    image = np.stack([rows, columns, labels]).astype(np.float32)
+    item = TrainingItem("x", Path(), Path())
+    diameter = 2 * 10 / np.sqrt(np.pi)
+    for network in (diameter, 2 * diameter):
+        one = focus(Example(item, image, labels, counts, 30.0, np.zeros((0, 2))), network)
+        margin = round(128 * diameter / network) + 1
+        assert one.diameter == pytest.approx(diameter)
+        top, left = (int(one.image[i, 0, 0]) for i in (0, 1))
+        bottom, right = (int(one.image[i, -1, -1]) for i in (0, 1))
+        assert abs(top - (185 - margin)) <= 1
+        assert abs(left - (235 - margin)) <= 1
+        assert abs(bottom - (204 + margin)) <= 1
+        assert abs(right - (254 + margin)) <= 1
+        np.testing.assert_array_equal(one.labels, one.image[2])
+        assert one.counts.sum() == 400
+        np.testing.assert_allclose(one.centres, [[194.5 - top, 244.5 - left]])

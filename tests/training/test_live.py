@@ -351,3 +351,26 @@ def test_what_is_kept_of_windows_is_bounded(
     monkeypatch.setattr("napari_sa2net.training.live.KEPT_BYTES", 2**20)
     plane.learn(Reviewed(truth, left_half(truth)), LiveConfig(steps=6))
     assert plane.kept_bytes <= 2**20
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (10, 20)])
+@pytest.mark.parametrize("at", [(0, 0), (20, 25), (41, 44)])
+def test_what_is_held_back_is_left_out_with_what_lies_around_it(corner, at) -> None:
+    """But for other cells there, which count on."""
+    counts = np.ones((50, 50), bool)
+    counts[:, 49] = False
+    labels = np.zeros((50, 50), np.int32)
+    mask = np.ones((6, 5), bool)
+    mask[0, 0] = False
+    (y, x) = at
+    labels[y : y + 6, x : x + 5][mask] = 3
+    labels[25, 0:50:2] = 7
+    labels[y : y + 6, x : x + 5][mask] = 3
+    held = HeldBack((y + corner[0], x + corner[1]), mask)
+    left = without(counts, labels, [held], corner)
+    own = np.argwhere(labels == 3)
+    rows, columns = np.indices(labels.shape)
+    far = np.min([np.hypot(rows - a, columns - b) for a, b in own], axis=0) > 8
+    np.testing.assert_array_equal(left, counts & (far | (labels == 7)))
+    assert counts[:, :49].all()  # a copy
+    assert without(counts, labels, [], corner).sum() == counts.sum()

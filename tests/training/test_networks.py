@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tifffile
@@ -9,10 +11,13 @@ import torch
 
 from napari_sa2net.config import TrainConfig, UnifiedFocalConfig
 from napari_sa2net.data.samples import synthetic_nuclei
+from napari_sa2net.data.training_set import TrainingItem
 from napari_sa2net.errors import SettingsError, TrainingDataError
 from napari_sa2net.models import load_model
 from napari_sa2net.nn import FocalUNet, SA2Net
+from napari_sa2net.training.dataset import Example
 from napari_sa2net.training.fine_tune import repeat_from_card
+from napari_sa2net.training.replay import as_fluorescence
 from napari_sa2net.training.train import train_folder
 
 SMALL = TrainConfig(
@@ -124,3 +129,22 @@ def test_what_a_card_says_of_the_network_beside_a_base_is_what_was_made(
     assert two.card.network == one.card.network
     for a, b in zip(one.net.parameters(), two.net.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_only_tissue_is_shown_as_fluorescence() -> None:
+    """Dark cells on light ground become bright ones, and what is bright already stays so."""
+    rows = np.indices((4, 5))[0]
+    item = TrainingItem("replay-0", Path(), Path(), kind="he")
+    stained = (rows == 1).astype(float)
+    light = np.stack([0.9 - 0.1 * stained, 0.8 - 0.4 * stained, 0.85 - 0.2 * stained])
+    counts = np.ones((4, 5), bool)
+
+    def example(image: np.ndarray) -> Example:
+        return Example(item, image.astype(np.float32), rows * 0, counts, 9.0, np.zeros((0, 2)))
+
+    (one,) = as_fluorescence([example(light), example(np.stack([light[0]] * 3))])
+    assert one.item.kind == "fluo"
+    np.testing.assert_allclose(one.image, np.stack([1 - light.mean(0)] * 3), rtol=1e-6)
+    (dark,) = as_fluorescence([example(1 - light)])
+    np.testing.assert_allclose(dark.image, np.stack([1 - light.mean(0)] * 3), rtol=1e-6)
+    assert item.kind == "he"

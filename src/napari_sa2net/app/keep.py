@@ -270,7 +270,7 @@ def how_seen(
         return _planned(image, seen.channels, seen), seen
     if kept is not None:
         channels = kept.channels or (whole.channels if whole.is_rgb else tuple(range(n)))
-        return plan_image(image.data, image.axes, channels, in_channels=len(channels)), None
+        return plan_image(image.data, image.axes, channels), None
     seen = Seen.of(page) or Seen()
     plan = _planned(image, image.channels or seen.channels or None, seen)
     return plan, seen.model_copy(update=plan.settings(measured=False))

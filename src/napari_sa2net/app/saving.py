@@ -50,7 +50,8 @@ class Placed:
         drop: list[int] = []
         for axis, (part, first, n) in enumerate(zip(parts, self._corner, inner, strict=True)):
             if not isinstance(part, slice):
-                part = slice(part, part + 1)
+                place = range(self.shape[axis])[part]
+                part = slice(place, place + 1)
                 drop.append(axis)
             at = np.arange(*part.indices(self.shape[axis]))
             met = np.flatnonzero((at >= first) & (at < first + n))

@@ -93,7 +93,7 @@ class JournalInfo:
     changed: datetime
     n_edits: int
     n_bytes: int
-    in_use: bool = False
+    in_use: bool
     problem: str = ""
 
 

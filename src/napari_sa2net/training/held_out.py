@@ -249,7 +249,7 @@ def _in_blocks(examples: Sequence[Example], fraction: float, known: bool) -> Spl
     counts = np.ones(shape, bool) if example.counts is None else example.counts
     axis = int(np.ptp(example.centres, axis=0).argmax())
     at = np.sort(example.centres[:, axis])
-    k = n - max(1, round(fraction * n))
+    k = max(1, n - max(1, round(fraction * n)))
     border = round((at[k - 1] + at[k]) / 2)
     gap = round(example.diameter)
     place = np.arange(shape[axis]).reshape((-1, 1) if axis == 0 else (1, -1))
