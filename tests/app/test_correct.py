@@ -25,7 +25,7 @@ from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.data.corrections import TrainingSet, with_former
 from napari_sa2net.data.journal import Journal, JournalImage, list_journals
 from napari_sa2net.data.samples import synthetic_nuclei
-from napari_sa2net.edits import Corrections, accept, delete, laid_over, mark_region
+from napari_sa2net.edits import Corrections, Patch, accept, delete, laid_over, mark_region
 from napari_sa2net.engine import messages as p
 from napari_sa2net.provenance import image_fingerprint
 
@@ -1608,7 +1608,7 @@ def test_cells_of_another_part_are_the_first_step(home: Path) -> None:
     now[0, 0:4, 0:5], now[1, 2:6, 2:9] = 88, 89
     session = EditSession(now, a_journal)
     added = now.copy()
-    session.record_area(former)
+    session.record_area(tuple(Patch.between((z,), (0, 0), former[z], now[z]) for z in (0, 1)))
     np.testing.assert_array_equal(now, added)
     assert session.corrections.plane((1,)).area(89) == 28
     assert not session.corrections.marked((0,))
@@ -1618,6 +1618,3 @@ def test_cells_of_another_part_are_the_first_step(home: Path) -> None:
     session.redo()
     np.testing.assert_array_equal(now, added)
     assert session.close() is None
-    same = EditSession(now, lambda arrays: pytest.fail("no step, no journal"))
-    same.record_area(now.copy())
-    assert not same.history.done

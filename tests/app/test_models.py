@@ -300,7 +300,8 @@ def test_compares_with_the_parent_first(page, tiny_model, tmp_path):
     assert "Expects" not in rows
     for sizes, said in (((13.04, 18), "13 to 18"), ((40.01, 40.02), "40")):
         sized = replace(
-            page.state.entry(), card=card.model_copy(update={"image_diameters": sizes})
+            page.state.entry(),
+            card=card.model_copy(update={"diameter": 24, "image_diameters": sizes}),
         )
         for told in (main_rows(sized), short_rows(sized)):
             assert dict(told)["Expects"].startswith(f"objects {said} px across, as in")

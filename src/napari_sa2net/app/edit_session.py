@@ -432,9 +432,15 @@ def labels_before(restored: Restored) -> NDArray[Any]:
     """
     labels = restored.arrays["labels"]
     for entry in reversed(restored.steps):
-        if entry.payload:  # undo and redo change the pixels of steps before them
+        # undo and redo change the pixels of steps before them
+        if entry.header.get("move", "do") in ("do", "state"):
             for patch in Step.from_bytes(entry.payload).patches:
-                _write(labels, patch.inverse())
+                try:
+                    _write(labels, patch.inverse())
+                except IndexError:
+                    raise StepFormatError(
+                        "A step of a journal lies outside of its labels."
+                    ) from None
     return labels
 
 
@@ -464,6 +470,8 @@ def replay(session: EditSession, journal: Journal, steps: list[Any], committed: 
                 f"A journal has an unknown entry {move!r}: update to read it."
             )
         session.tally.move(move)
+        if move == "state" and entry.number > committed:
+            session.tally.kept += 1  # it can no more be undone, but was never kept
         if entry.number <= committed:
             session.tally.keep(session.tally.depth)
         session.note(step)

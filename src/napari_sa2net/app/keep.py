@@ -142,7 +142,7 @@ class CorrectFiles(Background):
     def __init__(self, link: EngineLink, moved: Callable[[], None]) -> None:
         super().__init__(link, "corrections")
         self._moved = moved
-        # apart, as the first step waits for it and must not wait for a commit
+        # apart, as a journal waits for it and must not wait for a commit
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="fingerprint")
         self._teller = ThreadPoolExecutor(1, thread_name_prefix="journal-news")
         self._fingerprints: dict[str, Future[str]] = {}

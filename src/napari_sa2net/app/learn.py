@@ -659,7 +659,8 @@ class LearnRun(LearnOutcome):
                         self.state.progress = JobProgress(0, 0, "reading the corrections")
                 case p.Progress(_, done, total, what):
                     # its steps are told with their losses, see `_news`
-                    begins = self.state.phase == "starting" and not self.state.curves.steps
+                    # a run that goes on may have taken all its steps
+                    begins = self.state.phase == "starting" and not what.startswith(LEARNING)
                     after = self.state.phase == "learning" and not what.startswith(LEARNING)
                     if begins or after:
                         before = self.state.progress

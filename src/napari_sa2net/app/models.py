@@ -528,7 +528,7 @@ def short_rows(entry: ModelEntry) -> list[tuple[str, str]]:
 
 def _expected_sizes(card: ModelCard) -> list[tuple[str, str]]:
     """How large objects in images are expected to be, as far as the card tells."""
-    if card.image_diameters is None:
+    if card.expected_diameter is None or card.image_diameters is None:
         return []
     least, most = (f"{size:.3g}" for size in card.image_diameters)
     sizes = least if least == most else f"{least} to {most}"

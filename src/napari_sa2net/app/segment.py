@@ -294,8 +294,8 @@ class SegmentController:
         self._lock = link.lock
         self._instances_chosen = False
         self._identities: dict[str, str] = {}
-        #: each image as it was last told, by its key
-        self._told: dict[str, ImageSource] = {}
+        #: axes of each image as they were last told, by its key
+        self._axes: dict[str, str | None] = {}
         #: size of the cells (px) that was said of an image, by its identity, the newest last
         self.sizes: dict[str, float] = {}
         self._results = Results(link, lambda: link.dispatch(self._sliders_rest))
@@ -348,9 +348,9 @@ class SegmentController:
             if source is not None:
                 source = as_seen(source, self.session)
                 source.take_plan(before)
-                if not source.reads_as(self._told.get(source.key, source)):
+                if source.axes != self._axes.get(source.key, source.axes):
                     self._drop_runs(source.key, AXES_CHANGED_WORDS)
-                self._told[source.key] = source
+                self._axes[source.key] = source.axes
             if other:
                 self._take_size(before, source)
             self.session.image = source
@@ -542,7 +542,7 @@ class SegmentController:
         """The layer of an image is gone."""
         with self._lock:
             self.link.outdate(key)
-            self._told.pop(key, None)
+            self._axes.pop(key, None)
             result = self._results.of_image(key)
             if result is not None:
                 self._results.remove(result)

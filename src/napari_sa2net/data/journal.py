@@ -603,8 +603,9 @@ class Journal:
                 self._changed.wait_for(
                     lambda: self._stopping or (bool(self._queue) and self.error is None)
                 )
-                if self._stopping:
-                    break
+                written = self._file is not None and self.error is None
+                if self._stopping and not (written and self._queue):
+                    break  # else the steps after a snapshot that was just finished
                 if self._file is None:  # a snapshot stands for all that came before it
                     while not isinstance(self._queue[0], store.Snapshot) and any(
                         isinstance(item, store.Snapshot) for item in self._queue
@@ -670,9 +671,7 @@ class Journal:
             raise self._deleted()
 
     def _write_snapshot(self, snapshot: store.Snapshot) -> None:
-        if self._find_out is not None:
-            self.image, self._find_out = self._find_out(), None
-        entries = self._watched(store.entries_of(_about_row(self.image), snapshot))
+        entries = self._watched(store.entries_of(self._about, snapshot))
         if self._is_in_place():
             store.fill(self._connection(), entries)
         else:
@@ -682,6 +681,11 @@ class Journal:
             store.new_database(self.path, entries)
             sync_folder(self.path.parent)
             self._file = self._database.stat()
+
+    def _about(self) -> store.Row:
+        if self._find_out is not None:
+            self.image, self._find_out = self._find_out(), None
+        return _about_row(self.image)
 
     def _watched(self, entries: Iterable[store.Entry]) -> Iterator[store.Entry]:
         for entry in entries:

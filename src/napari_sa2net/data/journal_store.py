@@ -9,7 +9,7 @@ import sqlite3
 import struct
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -262,10 +262,11 @@ def _load_table(db: sqlite3.Connection, table: str, held: Held) -> None:
         held.snapshot.clear()
 
 
-def entries_of(about: Row, snapshot: Snapshot) -> Iterator[Entry]:
+def entries_of(about: Callable[[], Row], snapshot: Snapshot) -> Iterator[Entry]:
     """Rows of a snapshot, whose arrays are read block by block.
 
     They may be written into meanwhile; what is packed is a copy, as that must not change.
+    ``about`` is asked last: to find it out may take a while.
     """
     import imagecodecs
 
@@ -278,7 +279,6 @@ def entries_of(about: Row, snapshot: Snapshot) -> Iterator[Entry]:
         "state": snapshot.state,
         "committed": snapshot.committed,
     }
-    yield "about", about
     yield "snapshot", Row(snapshot.number, to_json(header), b"", time.time())
     place = 0
     for name, array in snapshot.arrays.items():
@@ -288,6 +288,7 @@ def entries_of(about: Row, snapshot: Snapshot) -> Iterator[Entry]:
             where = {"array": name, "index": list(index), "rows": [start, stop]}
             yield "chunk", Row(place, to_json(where), packed)
             place += 1
+    yield "about", about()
 
 
 def _slabs(

@@ -82,8 +82,8 @@ def estimate_diameter(
     therefore compared with a moderate one by how certain the network is.
 
     A model that knows the sizes in the images that it learned from begins there, and what is
-    found near them is taken for one of them: parts of cells are found more often than another
-    magnification is met.
+    found near them is taken for one of them: a part of a cell is found more easily than all
+    of it, and how certain the network is does not tell them apart.
 
     Parameters
     ----------
@@ -101,9 +101,8 @@ def estimate_diameter(
     Returns
     -------
     float or None
-        Median equivalent diameter in image pixels. Where no objects are found, a size that
-        the model learned from; None if it knows of none, or does not say at which diameter it
-        was trained.
+        Median equivalent diameter in image pixels; None if the model does not say at which
+        diameter it was trained, or no objects are found.
 
     Raises
     ------
@@ -130,8 +129,9 @@ def estimate_diameter(
     if learned is None:
         return _search(look, trained, 1.0)
     least, most = learned
-    known = min(max(trained, least), most)
-    found = _search(look, trained, _scale(trained / known)) or known
+    found = _search(look, trained, _scale(trained / min(max(trained, least), most)))
+    if found is None:
+        return None
     near = min(max(found, least), most)
     return near if max(near / found, found / near) <= NEAR else found
 

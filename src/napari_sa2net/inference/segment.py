@@ -218,7 +218,8 @@ def choose_scale(
             cancelled=cancelled,
             on_crop=progress and (lambda i, n: progress(i, n, FINDING_SIZE)),
         )
-    return diameter, network_scale(diameter, trained, plan.spatial)
+    expected = diameter or predictor.card.expected_diameter
+    return diameter, network_scale(expected, trained, plan.spatial)
 
 
 def predict_image(

@@ -483,7 +483,10 @@ def pixels_of_pass(spatial: tuple[int, int], scale: float, n_planes: int = 1) ->
 
 
 def pixels_of_search(spatial: tuple[int, int], scale: float, n_planes: int = 1) -> float:
-    """Network pixels of a search that ends at a scale: at scale 1, there, and once more."""
+    """Network pixels of a search that ends at a scale: at scale 1, there, and once more.
+
+    One that begins at a size that was learned from is shorter.
+    """
     first = pixels_of_pass(spatial, 1.0, n_planes)
     if agree(scale, 1.0):
         return first

@@ -88,6 +88,17 @@ class ModelCard(Settings):
         linked = InstanceConfig.model_fields["link_planes"].default
         return value.model_copy(update={"link_planes": linked})
 
+    @property
+    def expected_diameter(self) -> float | None:
+        """Size (px) in an image of which nothing is known; None for that of the network.
+
+        Of the sizes in images that it learned from, the one for which least is resized.
+        """
+        if self.diameter is None or self.image_diameters is None:
+            return None
+        least, most = self.image_diameters
+        return min(max(self.diameter, least), most)
+
     @field_validator("image_diameters")
     @classmethod
     def _least_first(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:

@@ -25,6 +25,7 @@ from napari_sa2net.data import read_image
 from napari_sa2net.data.labels import NO_CELL, notes_on
 from napari_sa2net.data.training_set import (
     TrainingItem,
+    is_unscaled,
     object_size,
     plan_file,
     read_truth,
@@ -578,8 +579,8 @@ def load_example(
 
 
 def image_diameters(examples: Iterable[Example]) -> tuple[float, float] | None:
-    """Least and greatest object size (px of the image) of those that have objects."""
-    sizes = [e.diameter for e in examples if len(e.centres)]
+    """Least and greatest object size (px) of those that have objects and were resized."""
+    sizes = [e.diameter for e in examples if len(e.centres) and not is_unscaled(e.item)]
     return (round(min(sizes), 2), round(max(sizes), 2)) if sizes else None
 
 

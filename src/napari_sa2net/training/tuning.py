@@ -36,7 +36,9 @@ from napari_sa2net.training.compare import (
     RoundPoint,
     Score,
     Tally,
+    ap_change,
     change,
+    judge,
     score_of,
     tally,
 )
@@ -393,13 +395,21 @@ def is_as_good(tallies: Tallies, top: Tallies, parent: Tallies) -> bool:
     """Whether nothing tells a later round from the one of most merit.
 
     What is held back is little, and of rounds in a row the luckiest has the highest score;
-    images that nobody has seen gain from learning on. So the last round counts that is within
-    one standard error of the top, as in the rule of Breiman et al., "Classification and
-    Regression Trees", 1984, and has lost no more.
+    images that nobody has seen gain from learning on. So the last round counts whose AP is
+    within one standard error of the top's, as in the rule of Breiman et al., "Classification
+    and Regression Trees", 1984, that is better than the parent where the top is, and that has
+    lost no more than the top, or little.
     """
-    error = change(top[HELD_OUT], tallies[HELD_OUT]).margin / DEVIATIONS
-    near = score_of(tallies[HELD_OUT]).both >= score_of(top[HELD_OUT]).both - error
-    return near and _all_lost(tallies, parent) <= max(_all_lost(top, parent), TOLERANCE)
+    if tallies is top:
+        return True
+    fall = ap_change(tallies[HELD_OUT], top[HELD_OUT])
+    if fall.difference > fall.margin / DEVIATIONS:
+        return False
+    if _all_lost(tallies, parent) > max(_all_lost(top, parent), TOLERANCE):
+        return False
+    before = parent[HELD_OUT]
+    better = judge(change(before, tallies[HELD_OUT])).better
+    return better or not judge(change(before, top[HELD_OUT])).better
 
 
 def _all_lost(tallies: Tallies, parent: Tallies) -> float:
