@@ -27,6 +27,7 @@ from napari_sa2net.data.journal import Journal, JournalImage, list_journals
 from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.edits import Corrections, Patch, accept, delete, laid_over, mark_region
 from napari_sa2net.engine import messages as p
+from napari_sa2net.errors import JournalError
 from napari_sa2net.provenance import image_fingerprint
 
 CENTRES = ((20, 20), (20, 60), (60, 20), (60, 77))
@@ -399,7 +400,15 @@ def test_steps_from_before_there_was_a_journal_are_taken_back_and_done_again(
     again, cells = restored_session(session.journal.id, desk.image)
     np.testing.assert_array_equal(cells.labels, labels)
     assert again.corrections.marked() == session.corrections.marked()
+    # nobody has kept them: closed again, they are offered again
+    assert again.tally.unsaved
     assert again.close() is None
+    once_more, cells = restored_session(session.journal.id, desk.image)
+    np.testing.assert_array_equal(cells.labels, labels)
+    once_more.tally.keep(once_more.tally.depth)
+    assert once_more.close() is None
+    with pytest.raises(JournalError):
+        restored_session(session.journal.id, desk.image)
 
 
 def test_which_journals_are_written_here(desks: Any) -> None:

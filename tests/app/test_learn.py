@@ -258,6 +258,10 @@ def test_scoring_after_the_last_step_has_words_and_a_time_of_its_own(desk) -> No
         heard(15, 30, "looking for what forgets less")
         assert str(state.progress) == "looking for what forgets less · 50%"
         assert 0 < state.seconds_left < 5
+        # a run that goes on there, after a pause, has no step to tell of
+        state.phase, state.progress = "starting", None
+        heard(3, 30, "looking for what forgets less")
+        assert str(state.progress) == "looking for what forgets less · 10%"
     finally:
         learn._trainer, state.phase = None, "idle"
 

@@ -6,6 +6,7 @@ import copy
 import itertools
 import pickle
 import warnings
+from dataclasses import replace
 
 import dask.array as da
 import numpy as np
@@ -24,10 +25,12 @@ from napari_sa2net.errors import (
     ModelNotFoundError,
     SettingsError,
 )
-from napari_sa2net.inference.segment import segment, split_settings
+from napari_sa2net.inference.predict import Predictor
+from napari_sa2net.inference.segment import choose_scale, segment, split_settings
 from napari_sa2net.interpret.attention import attention
 from napari_sa2net.interpret.explain import explain
 from napari_sa2net.measure import object_table
+from napari_sa2net.models import load_model
 from napari_sa2net.quantities import GROUPS
 
 
@@ -315,3 +318,15 @@ def test_results_can_be_copied_and_pickled(model, nuclei, how, tmp_path) -> None
         plan = plan_image(image)
         window = plan.read((), 5, 9, 100, 110)
         np.testing.assert_array_equal(how(plan).read((), 5, 9, 100, 110), window)
+
+
+def test_where_nothing_is_found_it_looks_at_a_size_that_it_learned_from(tiny_model):
+    image = np.zeros((96, 96), np.float32)
+    image[5, 5] = 1
+    model = load_model(tiny_model)
+    trained = model.card.diameter or 20.0
+    for learned, scale in ((None, 1.0), ((2 * trained, 3 * trained), 0.5), ((1, 900), 1.0)):
+        card = model.card.model_copy(update={"diameter": trained, "image_diameters": learned})
+        predictor = Predictor(replace(model, card=card))
+        # no size is told that nobody has found
+        assert choose_scale(predictor, plan_image(image)) == (None, scale)

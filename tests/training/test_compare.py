@@ -194,6 +194,13 @@ def test_the_last_round_counts_that_nothing_tells_from_the_highest():
     assert not is_as_good(found(1, 30), top, parent)
     # loses 20 and gains ten
     assert not is_as_good(found(21, 50), top, parent)
+    # loses nine and gains six: chance, but no more better than a parent that found 30
+    last = found(1, 27)
+    others = (truth >= 40) & (truth <= 45)
+    last[HELD_OUT] = [tally(np.where((truth <= 27) | others, truth, 0), truth)]
+    assert is_as_good(last, found(1, 36), parent)
+    assert judge(change(found(1, 30)[HELD_OUT], found(1, 36)[HELD_OUT])).better
+    assert not is_as_good(last, found(1, 36), found(1, 30))
     # what was forgotten counts as it is: no more than the verdict forgives, or than the top
     assert is_as_good(found(1, 40, known=0.99), top, parent)
     assert not is_as_good(found(1, 45, known=0.9), top, parent)
