@@ -85,6 +85,11 @@ def test_models_come_and_go(run, tiny_model, tmp_path, own_home):
     assert "selectivity     1/8: 1.5 · 1/4: 1 · 1/2: 1 · full: 0.25" in card_lines(
         card, file, False
     )
+    sized = card.model_copy(update={"diameter": 24, "image_diameters": (13.04, 18)})
+    expects = (
+        "expects         objects 13 to 18 px across, as in the images that it learned from"
+    )
+    assert expects in card_lines(sized, file, False)
     detailed = run("models", "show", "nuclei", "--details").out
     assert "base_channels: 16" in detailed
     assert not {"{", "["} & set(detailed)

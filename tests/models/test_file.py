@@ -127,6 +127,9 @@ def test_sizes_learned_from_travel_in_the_card(tmp_path: Path, net: SA2Net) -> N
     assert json.loads(sized.to_json())["schema_version"] == 3
     read = read_card(save_model(tmp_path / "a", net, sized))
     assert read.image_diameters == (13.5, 40)
+    assert read.expected_diameter is None  # it rescales nothing
+    for trained, expected in ((10, 13.5), (20, 20), (50, 40)):
+        assert sized.model_copy(update={"diameter": trained}).expected_diameter == expected
     plain = json.loads(make_card().to_json())
     assert plain["schema_version"] == 1
     assert "image_diameters" not in plain

@@ -511,7 +511,8 @@ def short_rows(entry: ModelEntry) -> list[tuple[str, str]]:
         rows.append(("Trained on", data))
     if card.diameter:
         rows.append(("Object size", f"about {card.diameter:g} px across; images are resized"))
-    rows += _expected_sizes(card)
+    if card.expected_words:
+        rows.append(("Expects", card.expected_words))
     rows.append(("Images", _images(card)))
     if entry.limits:
         rows.append(("Not for", entry.limits))
@@ -524,15 +525,6 @@ def short_rows(entry: ModelEntry) -> list[tuple[str, str]]:
         rows.append(("Variant of" if varied else "Learned from", of))
     rows.append(("File", file_words(entry)))
     return rows
-
-
-def _expected_sizes(card: ModelCard) -> list[tuple[str, str]]:
-    """How large objects in images are expected to be, as far as the card tells."""
-    if card.expected_diameter is None or card.image_diameters is None:
-        return []
-    least, most = (f"{size:.3g}" for size in card.image_diameters)
-    sizes = least if least == most else f"{least} to {most}"
-    return [("Expects", f"objects {sizes} px across, as in the images that it learned from")]
 
 
 def main_rows(entry: ModelEntry) -> list[tuple[str, str]]:
@@ -552,7 +544,8 @@ def main_rows(entry: ModelEntry) -> list[tuple[str, str]]:
         rows.append(("Scores", "\n".join(scores)))
     size = f"about {card.diameter:g} px across" if card.diameter else "images are not resized"
     rows.append(("Object size", size))
-    rows += _expected_sizes(card)
+    if card.expected_words:
+        rows.append(("Expects", card.expected_words))
     rows.append(("Images", _images(card)))
     if entry.limits:
         rows.append(("Not for", entry.limits))

@@ -48,6 +48,7 @@ def card_lines(card: ModelCard, file: Mapping[str, Any], details: bool) -> list[
         ("description", card.description),
         ("trained on", str(card.training.get("data", ""))),
         ("object size", f"{card.diameter:g} px" if card.diameter else "any; not resized"),
+        ("expects", card.expected_words),
         ("image channels", f"{card.network.in_channels} ({card.input.channel_order})"),
         ("not for", limits_of(card)),
         ("classes", ", ".join(card.classes)),

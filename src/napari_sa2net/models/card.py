@@ -99,6 +99,15 @@ class ModelCard(Settings):
         least, most = self.image_diameters
         return min(max(self.diameter, least), most)
 
+    @property
+    def expected_words(self) -> str:
+        """How large objects in images are expected to be; empty where the card does not tell."""
+        if self.expected_diameter is None or self.image_diameters is None:
+            return ""
+        least, most = (f"{size:.3g}" for size in self.image_diameters)
+        sizes = least if least == most else f"{least} to {most}"
+        return f"objects {sizes} px across, as in the images that it learned from"
+
     @field_validator("image_diameters")
     @classmethod
     def _least_first(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
