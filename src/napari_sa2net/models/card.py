@@ -101,7 +101,7 @@ class ModelCard(Settings):
 
     @property
     def expected_words(self) -> str:
-        """How large objects in images are expected to be; empty where the card does not tell."""
+        """How large objects in images are expected to be; empty where it is not told."""
         if self.expected_diameter is None or self.image_diameters is None:
             return ""
         least, most = (f"{size:.3g}" for size in self.image_diameters)
