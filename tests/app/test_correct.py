@@ -18,14 +18,13 @@ from napari_sa2net.app.edit_session import (
     labels_before,
     restored_session,
     resumed_session,
-    state_step,
 )
 from napari_sa2net.app.session import ImageSource
 from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.data.corrections import TrainingSet, with_former
 from napari_sa2net.data.journal import Journal, JournalImage, list_journals
 from napari_sa2net.data.samples import synthetic_nuclei
-from napari_sa2net.edits import Corrections, Patch, accept, delete, laid_over, mark_region
+from napari_sa2net.edits import Patch, delete, laid_over
 from napari_sa2net.engine import messages as p
 from napari_sa2net.errors import JournalError
 from napari_sa2net.provenance import image_fingerprint
@@ -751,18 +750,6 @@ def test_tally() -> None:
     tally.move("undo")
     tally.move("redo")
     assert tally.unsaved == 2
-
-
-def test_state_step_holds_all_that_was_said() -> None:
-    corrections = Corrections(np.stack([disks(), disks()]))
-    corrections.apply(accept(corrections, [1, 2], (0,)))
-    corrections.apply(delete(corrections, [3], (1,)))
-    corrections.apply(mark_region(corrections, "ignore", (1,), box=(0, 9, 0, 9)))
-    copy = Corrections(corrections.labels.copy())
-    copy.apply(state_step(corrections))
-    for index in ((0,), (1,)):
-        assert copy.marked(index) == corrections.marked(index)
-        assert copy.regions_of(index) == corrections.regions_of(index)
 
 
 def test_offers_of_this_image_only(home: Path) -> None:

@@ -19,7 +19,6 @@ from napari_sa2net.data.labels import Look
 from napari_sa2net.edits import (
     Corrections,
     History,
-    Marks,
     Patch,
     ReviewedMask,
     ReviewQueue,
@@ -29,7 +28,7 @@ from napari_sa2net.edits import (
     stroke,
 )
 from napari_sa2net.edits.shapes import Box
-from napari_sa2net.edits.step import STATUS, Index, planes_of
+from napari_sa2net.edits.step import Index, planes_of
 from napari_sa2net.errors import EditConflictError, JournalError, SA2NetError, StepFormatError
 from napari_sa2net.words import counted
 
@@ -390,7 +389,7 @@ class EditSession:
                 if self.tally.depth != 1 or how != "do":
                     # what was done before there was a journal is in these labels
                     self._unjournalled = self.tally.depth + len(self.history.undone)
-                    step, how = state_step(self.corrections), "state"
+                    step, how = self.corrections.said(), "state"
             elif how == "do":
                 self._unjournalled = min(self._unjournalled, self.tally.depth - 1)
             elif self.tally.depth < self._unjournalled + (how == "redo"):
@@ -403,20 +402,6 @@ class EditSession:
             self.journal_error = None
         except SA2NetError as error:
             self.journal_error = error
-
-
-def state_step(corrections: Corrections) -> Step:
-    """What was said of objects and areas, as one step that changes no pixel."""
-    marks = []
-    codes = {words: code for code, words in enumerate(STATUS)}
-    for index in np.ndindex(*corrections.labels.shape[:-2]):
-        said = corrections.marked(index)
-        if said:
-            labels = np.array(list(said), np.int64)
-            after = np.array([codes[words] for words in said.values()], np.int64)
-            marks.append(Marks(index, labels, np.zeros_like(labels), after))
-    regions = tuple(corrections.regions.values())
-    return Step("accept", "what was reviewed before", marks=tuple(marks), added=regions)
 
 
 def labels_before(restored: Restored) -> NDArray[Any]:
