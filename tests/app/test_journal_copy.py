@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_sa2net.app.edit_session import labels_before, restored_session
+from napari_sa2net.app import correct
+from napari_sa2net.app.edit_session import find_offers, labels_before, restored_session
 from napari_sa2net.data import journal, journal_store
 from napari_sa2net.data.journal import list_journals
 from napari_sa2net.errors import OutputError
@@ -200,6 +201,50 @@ def test_closed_in_the_midst_it_waits_as_long_as_blocks_are_copied(
     assert other.controller.delete(point=cell(7, 0))
     other.controller.forget_cells("cells")  # its layer is deleted, and no block is copied
     assert "in time" in str(other.link.session.error)
+
+
+def test_a_window_closes_while_the_copy_goes_on(
+    desks: Any, slow: SlowCopy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(correct, "CLOSE_S", 0.05)
+    labels = grid()
+    desk = desks(labels)
+    assert desk.controller.delete(point=cell(7, 0))
+    one = desk.controller.session.journal
+    desk.controller.close()
+    assert one.durable == -1  # not one block is copied
+    slow.leave.release(8)
+    for thread in threading.enumerate():
+        if thread.name == correct.CLOSING:
+            thread.join(30)
+    (offer,) = find_offers(one.image.fingerprint, desk.image.name)
+    assert offer.is_whole
+    again, cells = restored_session(offer.id, desk.image)
+    np.testing.assert_array_equal(cells.labels, labels)
+    again.journal.discard()
+
+
+def test_what_a_closing_window_cannot_write_is_told(
+    desks: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = journal_store.put
+
+    def full(db: Any, table: str, row: Any) -> None:
+        if table == "step" and row.number > 1:
+            raise OSError(28, "No space left on device")
+        real(db, table, row)
+
+    monkeypatch.setattr(journal_store, "put", full)
+    desk = desks(grid())
+    assert desk.controller.delete(point=cell(7, 0))
+    one = desk.controller.session.journal
+    assert one.wait()
+    assert desk.controller.delete(point=cell(6, 0))
+    desk.controller.close()
+    assert f"The last corrections of {desk.image.name!r} were not written" in caplog.text
+    assert "No space" in caplog.text
+    (offer,) = find_offers(one.image.fingerprint, desk.image.name)
+    assert (offer.n_edits, offer.is_whole) == (1, False)
 
 
 def test_closed_with_nothing_to_restore_the_copy_is_given_up(

@@ -230,6 +230,18 @@ def test_steps_after_a_commit_are_still_offered(journal):
     discard_journal(journal.id)
 
 
+def test_a_journal_tells_whether_its_last_steps_may_be_missing(journal, tmp_path):
+    journal.append(b"x")
+    journal.wait()
+    files = as_killed(journal, tmp_path / "killed")
+    journal.close()
+    assert list_journals()[0].is_whole
+    put_back(journal, files)
+    assert not list_journals()[0].is_whole
+    Journal.reopen(journal.id).close()
+    assert list_journals()[0].is_whole
+
+
 def test_rubbish_is_cleared_away(own_home, journal):
     journal.append(b"x")
     journal.close()
@@ -467,6 +479,24 @@ def test_a_file_that_may_not_grow_keeps_the_steps(own_home):
     assert list_journals()[0].n_edits == 2
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of files")
+def test_last_steps_that_find_no_room_when_python_ends_are_told(own_home):
+    code = (
+        "import os, resource, numpy as np\n"
+        "from napari_sa2net.data.journal import Journal, JournalImage\n"
+        "j = Journal.create(JournalImage('x'), {'labels': np.zeros((9, 9), int)})\n"
+        "j.append(b'first'); j.wait()\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\n"
+        "j.append(os.urandom(100_000))\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+    )
+    assert "The last corrections of 'x' were not written down" in run.stderr
+    (info,) = list_journals()
+    assert (info.n_edits, info.is_whole) == (1, False)
+
+
 def test_a_snapshot_that_fails_leaves_the_log_in_use(journal, labels):
     class Gone:
         shape, dtype, ndim = (20, 50, 60), labels.dtype, 3
@@ -546,7 +576,7 @@ def test_leaving_python_without_closing_loses_nothing():
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     (info,) = list_journals()
-    assert info.n_edits == 50
+    assert (info.n_edits, info.is_whole) == (50, True)
     discard_journal(info.id)
 
 

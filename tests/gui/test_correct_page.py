@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -901,6 +902,8 @@ def test_what_can_be_restored_in_words(qtbot: Any) -> None:
     assert box.words.text().endswith("today 17:03, was never kept.")
     box.set_offers((two, one, one))
     assert "17:01, were never kept. 2 older pieces of work are offered" in box.words.text()
+    box.set_offers((replace(one, is_whole=False),))
+    assert "look whether your last steps are there" in box.words.text()
 
 
 def test_the_brush_is_as_small_as_the_cells_and_buttons_stay(

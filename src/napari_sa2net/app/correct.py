@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from threading import Thread
 from typing import Any, ClassVar
 
 import numpy as np
@@ -44,10 +46,16 @@ from napari_sa2net.app.keeping import CorrectKeeping
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.planes import Carried, CorrectCarry, CorrectReview, Review
 from napari_sa2net.config import InstanceConfig
-from napari_sa2net.data.journal import Journal
+from napari_sa2net.data.journal import Journal, lost_words
 from napari_sa2net.data.labels import Look
 from napari_sa2net.edits import Corrections, Step
 from napari_sa2net.errors import EditConflictError, EditError, SA2NetError
+
+logger = logging.getLogger(__name__)
+
+#: s; a window that closes waits so long for what is being written
+CLOSE_S = 3.0
+CLOSING = "closing corrections"  # name of the thread that does it
 
 # --------------------------------------------------------------------------------------------
 # What the Correct page shows, as evented state.
@@ -267,18 +275,17 @@ class CorrectController:
             if self.state.cells is not None and self.state.cells.key == key:
                 self.state.cells = None
             if session is not None:
-                self.keeping.report(session.close())
+                for error in _let_go([session]):
+                    self.keeping.report(error)
                 self.keeping.look_for_offers(image or self.link.session.image)
             self.show()
 
     def close(self) -> None:
         """Let all journals go, their steps on disk."""
         with self.lock:
-            for session in self._sessions.values():
-                session.close()
+            left = [*self._sessions.values(), *self.keeping.leave()]
             self._sessions.clear()
-            self.keeping.close()
-        self._files.close()
+        _let_go(left, self._files.close)
 
     # --- corrections -------------------------------------------------------------------
 
@@ -632,3 +639,27 @@ class CorrectController:
             return journal
 
         return begin
+
+
+def _let_go(
+    sessions: Iterable[EditSession], then: Callable[[], Any] = lambda: None
+) -> list[SA2NetError]:
+    """Close sessions; what went wrong in the first seconds.
+
+    What takes longer goes on behind the window, and is waited for when Python ends. All that
+    goes wrong is logged: there may be no page any more to say it on.
+    """
+    errors: list[SA2NetError] = []
+
+    def close() -> None:
+        for session in sessions:
+            error = session.close()
+            if error is not None and session.journal is not None:
+                logger.error("%s", lost_words(session.journal, error))
+                errors.append(error)
+        then()
+
+    closing = Thread(target=close, name=CLOSING, daemon=True)
+    closing.start()
+    closing.join(CLOSE_S)
+    return errors[:]

@@ -498,6 +498,8 @@ class Offer:
         Undoing counts as well.
     problem
         Why they cannot be restored; empty if they can.
+    is_whole
+        As of `JournalInfo`.
     """
 
     id: str
@@ -505,6 +507,7 @@ class Offer:
     n_edits: int
     words: str
     problem: str = ""
+    is_whole: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -568,7 +571,7 @@ def _offer(info: JournalInfo, now: datetime) -> Offer:
     layer = str(info.image.more.get("layer") or "")
     where = f"“{layer}” over {info.image.name}" if layer else info.image.name
     words = f"{counted(n, 'step')} of work on {where}, {when}"
-    return Offer(info.id, info.image.name, n, words, info.problem)
+    return Offer(info.id, info.image.name, n, words, info.problem, info.is_whole)
 
 
 def moment_words(moment: datetime, now: datetime) -> str:

@@ -281,11 +281,11 @@ class CorrectKeeping:
         if error is not None:
             self._controller.link.fail(ErrorInfo(type(error).__name__, str(error)))
 
-    def close(self) -> None:
-        """Let restored journals go that no layer has taken."""
-        for session in self._waiting.values():
-            session.close()
+    def leave(self) -> list[EditSession]:
+        """Let restored corrections go that no layer has taken; these, to be closed."""
+        left = list(self._waiting.values())
         self._waiting.clear()
+        return left
 
     def _restored(self, made: tuple[EditSession, RestoredCells]) -> None:
         session, cells = made

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -32,14 +33,14 @@ from napari_sa2net.data import journal_store as store
 from napari_sa2net.errors import JournalError, JournalInUseError, OutputError, SA2NetError
 from napari_sa2net.files import locked, sync_folder, take_lock, user_data_dir
 
+logger = logging.getLogger(__name__)
+
 #: Held while journals appear and go, and while their locks are tried.
 LOCK = ".lock"
 #: Seconds that closing waits for the last steps, or for the next block of arrays.
 CLOSE_TIMEOUT = 30.0
-
-# --------------------------------------------------------------------------------------------
-# The database. All tables have the same columns, and each row says itself whether it is whole.
-
+#: Name of an image that nobody has told yet.
+UNKNOWN = "?"
 
 # --------------------------------------------------------------------------------------------
 # Which journals there are, whose they are, and which can be restored.
@@ -86,6 +87,9 @@ class JournalInfo:
         A window is writing it.
     problem : str
         Why it cannot be restored; empty if it can.
+    is_whole : bool
+        It was closed with all of its steps. False: the last ones may not have been written,
+        as after a crash, or on a full disk. True where it does not say.
     """
 
     id: str
@@ -95,6 +99,7 @@ class JournalInfo:
     n_bytes: int
     in_use: bool
     problem: str = ""
+    is_whole: bool = True
 
 
 def journals_dir() -> Path:
@@ -175,7 +180,8 @@ def _describe(path: Path, in_use: bool) -> JournalInfo | None:
         problem = "" if n_edits else problem
         changed = (held.step or held.snapshot)[-1].time
     when = datetime.fromtimestamp(changed, UTC)
-    return JournalInfo(path.name, _image_of(held), when, n_edits, size, in_use, problem)
+    image, whole = _image_of(held), bool(_about_of(held).get("whole", True))
+    return JournalInfo(path.name, image, when, n_edits, size, in_use, problem, whole)
 
 
 def _new_journal(folder: Path) -> tuple[str, BaseFileLock]:
@@ -208,7 +214,7 @@ def _claim(folder: Path, identity: str) -> BaseFileLock:
         lock = take_lock(_lock_path(path))
     if lock is None:
         held = store.load(path, "ro")
-        pid = json.loads(held.about[0].header).get("pid") if held and held.about else "?"
+        pid = _about_of(held).get("pid") if held else "?"
         raise JournalInUseError(
             f"Another window (process {pid}) is writing these edits. Go on there, or close it "
             "first."
@@ -365,7 +371,7 @@ class Journal:
         """
         folder = folder or journals_dir()
         identity, lock = _new_journal(folder)
-        known = image if isinstance(image, JournalImage) else JournalImage("?")
+        known = image if isinstance(image, JournalImage) else JournalImage(UNKNOWN)
         journal = cls(folder, identity, known, lock)
         journal._find_out = None if isinstance(image, JournalImage) else image
         journal.compact(arrays, state, copy)
@@ -389,7 +395,7 @@ class Journal:
         folder = folder or journals_dir()
         lock = _claim(folder, identity)
         try:
-            journal = cls(folder, identity, JournalImage("?"), lock)
+            journal = cls(folder, identity, JournalImage(UNKNOWN), lock)
             journal._take_over()
         except BaseException:
             lock.release()
@@ -542,7 +548,6 @@ class Journal:
         try:
             # arrays of which nothing is on disk yet are not written only to be deleted
             if self.durable >= 0 or self.n_uncommitted > 0:
-                self.retry()
                 self._write_out(CLOSE_TIMEOUT)
         finally:
             self._stop()
@@ -551,7 +556,11 @@ class Journal:
             self._lock.release()
 
     def _write_out(self, timeout: float) -> None:
-        """Wait for the last steps, and for arrays before them as long as these progress."""
+        """Wait for the last steps, and for arrays before them as long as these progress.
+
+        After them it is noted that these are all.
+        """
+        self._hand_over(("about", store.Row(store.SCHEMA_VERSION, b"")))
         before = self._n_written
         while not self.wait(timeout=timeout):
             if self._n_written == before:
@@ -663,7 +672,9 @@ class Journal:
         db = self._connection()
         with store.transaction(db):
             for table, row in entries:
-                store.put(db, table, row)
+                # one that ends it is made now: what the image is may have been found out late
+                last = table == "about"
+                store.put(db, table, _about_row(self.image, whole=True) if last else row)
         if not self._database.with_name(f"{store.DATABASE}-wal").exists():
             # Without one, nothing is done; if it was cleared away, what is only there is saved.
             db.execute("PRAGMA wal_checkpoint(FULL)")
@@ -720,14 +731,28 @@ class Journal:
         )
 
 
+def _about_of(held: store.Held) -> dict[str, Any]:
+    return dict(json.loads(held.about[0].header)) if held.about else {}
+
+
 def _image_of(held: store.Held) -> JournalImage:
-    one = json.loads(held.about[0].header).get("image", {}) if held.about else {}
-    return JournalImage(**{"name": "?", **one, "shape": tuple(one.get("shape", ()))})
+    one = _about_of(held).get("image", {})
+    return JournalImage(**{"name": UNKNOWN, **one, "shape": tuple(one.get("shape", ()))})
 
 
-def _about_row(image: JournalImage) -> store.Row:
-    about = {"image": asdict(image), "pid": os.getpid()}
+def _about_row(image: JournalImage, whole: bool = False) -> store.Row:
+    about = {"image": asdict(image), "pid": os.getpid(), "whole": whole}
     return store.Row(store.SCHEMA_VERSION, store.to_json(about), b"", time.time())
+
+
+def lost_words(journal: Journal, error: SA2NetError) -> str:
+    """What to say where a journal was closed and its last steps could not be written."""
+    name = journal.image.name
+    there = "Those before them are offered when the image is opened again."
+    return (
+        f"The last corrections{'' if name == UNKNOWN else f' of {name!r}'} were not written "
+        f"down: {error} {there if journal.durable >= 0 else 'None of them can be restored.'}"
+    )
 
 
 _writing: weakref.WeakSet[Journal] = weakref.WeakSet()
@@ -736,5 +761,7 @@ _writing: weakref.WeakSet[Journal] = weakref.WeakSet()
 @atexit.register
 def _write_the_rest() -> None:
     for journal in list(_writing):
-        with suppress(SA2NetError):
+        try:
             journal._write_out(5)
+        except SA2NetError as error:
+            logger.error("%s", lost_words(journal, error))

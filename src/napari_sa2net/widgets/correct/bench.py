@@ -85,6 +85,11 @@ class OfferBox(LeftoverBox):
             text = f"{newest.words}, {plural(newest.n_edits, 'was', 'were')} never kept."
             if newest.problem:
                 text = f"{text} {newest.problem}"
+            elif not newest.is_whole:
+                text += (
+                    " The program ended before it could say that these are all: when you have "
+                    "restored them, look whether your last steps are there."
+                )
             if more:
                 lots = counted(more, "older piece of work is", "older pieces of work are")
                 text += f" {lots} offered after this one."
