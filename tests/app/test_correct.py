@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,14 @@ from napari_sa2net.app.edit_session import (
     resumed_session,
 )
 from napari_sa2net.app.session import ImageSource
-from napari_sa2net.config import InstanceConfig, PredictConfig
+from napari_sa2net.config import InstanceConfig, NetworkConfig, PredictConfig
 from napari_sa2net.data.corrections import TrainingSet, with_former
 from napari_sa2net.data.journal import Journal, JournalImage, list_journals
 from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.edits import Patch, delete, laid_over
 from napari_sa2net.engine import messages as p
 from napari_sa2net.errors import JournalError
+from napari_sa2net.models.card import ModelCard
 from napari_sa2net.provenance import image_fingerprint
 
 CENTRES = ((20, 20), (20, 60), (60, 20), (60, 77))
@@ -1407,6 +1409,15 @@ def test_a_click_takes_the_size_of_cells_of_the_page_or_of_the_model(desks: Any)
     assert asked(desk) == 24
     desk.link.session.info = p.EngineInfo("cpu", "CPU", "2", 1, model_diameter=31.0)
     assert asked(desk) == 31
+    card = ModelCard(
+        name="nuclei",
+        network=NetworkConfig(n_classes=1),
+        classes=("cell",),
+        diameter=31,
+        image_diameters=(60, 90),
+    )
+    desk.link.session.models = (SimpleNamespace(name="nuclei", card=card),)
+    assert asked(desk) == 60
     desk.link.session.predict = PredictConfig(diameter=12)
     assert asked(desk) == 12
 

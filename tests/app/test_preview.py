@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -13,8 +15,9 @@ from napari_sa2net.app.session import (
     time_to_explain,
     time_to_run,
 )
-from napari_sa2net.config import PredictConfig
+from napari_sa2net.config import NetworkConfig, PredictConfig
 from napari_sa2net.engine.messages import EngineInfo
+from napari_sa2net.models.card import ModelCard
 
 TRAINED = 30.0
 
@@ -43,6 +46,34 @@ def test_a_range_until_the_size_is_known() -> None:
     assert low == high == pytest.approx(4 + 2 * 3 * 512**2 / 1e6)
     as_it_is = session(image, predict=PredictConfig(rescale=False))
     assert seconds(as_it_is) == (1, 1)
+
+
+def test_sizes_that_a_model_has_learned_from_are_likely() -> None:
+    image = np.zeros((1000, 1000), np.uint8)
+
+    def taught(least: float, most: float) -> Session:
+        card = ModelCard(
+            name="mine",
+            network=NetworkConfig(n_classes=1),
+            classes=("cell",),
+            diameter=TRAINED,
+            image_diameters=(least, most),
+        )
+        return session(image, model="mine", models=(SimpleNamespace(name="mine", card=card),))
+
+    # One pass of the search, at that size.
+    one = taught(2 * TRAINED, 2 * TRAINED)
+    assert seconds(one) == (pytest.approx(0.25 + 0.25),) * 2
+    # It begins at the nearest, where least is resized; the largest cells take the least time.
+    low, high = seconds(taught(TRAINED / 2, 2 * TRAINED))
+    crops = 3 * 512**2 / 1e6
+    assert low == pytest.approx(0.25 + crops + 0.25)
+    assert high == pytest.approx(4 + 2 * crops)
+    # What the last run found counts more, and a size that is said most.
+    one.found_diameter = TRAINED / 2
+    assert seconds(one) == (pytest.approx(4 + 0.25 + crops),) * 2
+    one.predict = PredictConfig(diameter=TRAINED)
+    assert seconds(one) == (1, 1)
 
 
 def test_much_enlarged_cells_cost_what_they_cost() -> None:

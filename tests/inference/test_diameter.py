@@ -291,6 +291,14 @@ def test_what_a_search_costs(spatial, scale, planes, million) -> None:
     assert pixels_of_search(spatial, scale, planes) / 1e6 == pytest.approx(million)
 
 
+def test_what_a_search_costs_that_begins_elsewhere() -> None:
+    """At a size that was learned from; cells much enlarged there are looked at no more."""
+    assert pixels_of_search((200, 500), 3.0, first=3.0) == pytest.approx(3 * 512**2)
+    at, begin = 0.9e5, 1.6e5
+    assert pixels_of_search((100, 100), 3.0, first=4.0) == pytest.approx(begin + at)
+    assert pixels_of_search((100, 100), 3.0, first=1.0) == pytest.approx(1e4 + 2 * at)
+
+
 def found(scale: float, diameter: float, share: float = 0.2, confidence: float = 0.9) -> Found:
     return Found(scale, share, diameter, confidence)
 

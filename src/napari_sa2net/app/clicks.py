@@ -228,7 +228,8 @@ class CorrectClicks:
             return plane.typical_diameter
         session = self._link.session
         told = session.info.model_diameter if session.info is not None else None
-        return session.predict.diameter or told or edits.UNKNOWN_DIAMETER
+        learned = session.card.expected_diameter if session.card is not None else None
+        return session.predict.diameter or learned or told or edits.UNKNOWN_DIAMETER
 
     def _object_ready(self, request: ClickRequest, mask: NDArray[np.bool_]) -> None:
         session = self._controller.session_of(request.cells)

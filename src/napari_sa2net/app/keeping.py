@@ -214,8 +214,7 @@ class CorrectKeeping:
             channels = as_seen(image, session).channels
             if image.contrast is not None and session.normalize:
                 predict = predict.model_copy(update={"contrast": image.contrast})
-        card = next((e.card for e in session.models if e.name == session.model), None)
-        expects = card.input if card is not None else InputConfig()
+        expects = session.card.input if session.card is not None else InputConfig()
         settings = {
             "image": {"normalize": session.normalize, "channels": channels or ()},
             "input": expects.model_dump(mode="json"),

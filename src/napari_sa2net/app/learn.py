@@ -186,7 +186,7 @@ class LearnMaterial:
     def _judge_problem(self) -> None:
         summary = self.state.summary
         problem = summary.problem if summary is not None else ""
-        card = next((e.card for e in self.session.models if e.name == self.session.model), None)
+        card = self.session.card
         if not problem and card is not None and not is_taught(card.classes):
             problem = (
                 f"{self.session.model} does not tell cells apart (its classes are "

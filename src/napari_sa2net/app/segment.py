@@ -392,7 +392,7 @@ class SegmentController:
         """
         with self._lock:
             self.session.model = name
-            card = next((e.card for e in self.session.models if e.name == name), None)
+            card = self.session.card
             if card is not None and not self._instances_chosen:
                 # The model's own defaults, until a person moves a slider.
                 self.session.instances = card.instance
@@ -412,8 +412,7 @@ class SegmentController:
     @property
     def tuned(self) -> InstanceConfig:
         """The thresholds that were tuned for the chosen model, and the rest as it is."""
-        now, name = self.session.instances, self.session.model
-        card = next((e.card for e in self.session.models if e.name == name), None)
+        now, card = self.session.instances, self.session.card
         if card is None:
             return now
         kept = {field: getattr(now, field) for field in KEPT_BY_CHOICE}

@@ -291,6 +291,11 @@ class Session:
     measure: tuple[str, ...] = DEFAULT
     error: ErrorInfo | None = None
 
+    @property
+    def card(self) -> ModelCard | None:
+        """Of the chosen model; None where it is none of `models`."""
+        return next((entry.card for entry in self.models if entry.name == self.model), None)
+
 
 def summary_line(
     summary: Summary, pixel_side_um: float | None, z_step_um: float | None = None
@@ -418,7 +423,7 @@ def as_seen(source: ImageSource, session: Session) -> ImageSource:
     """
     if source.channels is not None or source.seen_channel is None:
         return source
-    card = next((one.card for one in session.models if one.name == session.model), None)
+    card = session.card
     taken = card.network.in_channels if card is not None else 3
     axes = source.axes or ""
     n = source.shape[axes.index("C")] if "C" in axes else 1
@@ -556,7 +561,8 @@ def time_to_run(
     """How long segmenting would take, from the engine's probe; None before it.
 
     With automatic size that is the search for the size, and the run at what it finds: what
-    it found the last time, or else anything likely. A `diameter` (px) is known already.
+    it found the last time, or a size that the model has learned from, or else anything likely.
+    A `diameter` (px) is known already.
     """
     info, source = session.info, session.image
     if info is None or info.seconds_per_megapixel is None or source is None:
@@ -570,11 +576,15 @@ def time_to_run(
     n_planes = 1 if one_plane or session.planes == "current" else plan.n_planes
     pixels = (y1 - y0) * (x1 - x0) * n_planes
 
+    trained, card = info.model_diameter, session.card
+    learned = card.image_diameters if card is not None else None
+    expected = card.expected_diameter if card is not None else None
+    first = trained / expected if trained and expected else 1.0
+
     def at(scale: float, searched: bool) -> float:
-        search = pixels_of_search(plan.spatial, scale, plan.n_planes) if searched else 0.0
+        search = pixels_of_search(plan.spatial, scale, plan.n_planes, first) if searched else 0
         return (pixels * scale**2 + search) / 1e6 * (info.seconds_per_megapixel or 0.0)
 
-    trained = info.model_diameter
     if not trained or not session.predict.rescale:
         seconds = at(1.0, False)
     elif known := diameter or session.predict.diameter:
@@ -582,7 +592,8 @@ def time_to_run(
     elif session.found_diameter:
         seconds = at(trained / session.found_diameter, True)
     else:
-        return RunTime(*(at(scale, True) for scale in LIKELY_SCALES))
+        likely = [trained / size for size in reversed(learned)] if learned else LIKELY_SCALES
+        return RunTime(*(at(scale, True) for scale in likely))
     return RunTime(seconds, seconds)
 
 

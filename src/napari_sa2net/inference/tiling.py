@@ -482,12 +482,12 @@ def pixels_of_pass(spatial: tuple[int, int], scale: float, n_planes: int = 1) ->
     return min(N_CROPS * CROP**2, planes * spatial[0] * spatial[1] * scale**2)
 
 
-def pixels_of_search(spatial: tuple[int, int], scale: float, n_planes: int = 1) -> float:
-    """Network pixels of a search that ends at a scale: at scale 1, there, and once more.
-
-    One that begins at a size that was learned from is shorter.
-    """
-    first = pixels_of_pass(spatial, 1.0, n_planes)
-    if agree(scale, 1.0):
-        return first
-    return first + pixels_of_pass(spatial, scale, n_planes) * (1 if scale <= LARGE_SCALE else 2)
+def pixels_of_search(
+    spatial: tuple[int, int], scale: float, n_planes: int = 1, first: float = 1.0
+) -> float:
+    """Network pixels of a search that ends at a scale: at the first, there, and once more."""
+    begin = pixels_of_pass(spatial, first, n_planes)
+    if agree(scale, first):
+        return begin
+    more = 1 if scale <= max(LARGE_SCALE, first) else 2
+    return begin + more * pixels_of_pass(spatial, scale, n_planes)
