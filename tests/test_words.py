@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,37 @@ def test_no_plural_is_written_by_hand():
     assert not found
     (by_hand,) = ast.parse("f\"{n} cell{'' if n == 1 else 's'}\"").body
     assert any(map(_is_plural, ast.walk(by_hand)))
+
+
+#: What is counted, and never written behind a number but by `counted`.
+THINGS = ["cell", "image", "plane", "step", "round", "correction", "weight"]
+
+
+def _is_count(node: ast.AST) -> bool:
+    """Whether it is an f-string with a number, or what could be one, and then a plural."""
+    if not isinstance(node, ast.JoinedStr):
+        return False
+    return any(
+        isinstance(value, ast.FormattedValue)
+        and not (isinstance(value.value, ast.Attribute) and value.value.attr == "name")
+        and isinstance(after, ast.Constant)
+        and re.match(rf" ({'|'.join(THINGS)})s\b", str(after.value)) is not None
+        for value, after in pairwise(node.values)
+    )
+
+
+def test_nothing_is_counted_by_hand():
+    """Else there are "1 cells" one day."""
+    found = [
+        f"{path.name}:{node.lineno}"
+        for room in ("app", "widgets", "cli", "inference", "models")
+        for path in (SOURCE / room).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if _is_count(node)
+    ]
+    assert not found
+    (by_hand,) = ast.parse('f"of {n} cells, maybe"').body
+    assert any(map(_is_count, ast.walk(by_hand)))
 
 
 def test_long_lists_are_cut():

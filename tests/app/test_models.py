@@ -166,7 +166,7 @@ def test_both_published_formats_are_taken_in(page, shared_dir):
     page.rest()
     assert page.state.error is None
     assert {"official_segpc_style", "official_monuseg_style"} <= set(page.names())
-    assert "weights that the network never uses were left out" in page.state.said.text
+    assert "weights that the published network never uses" in page.state.said.text
     entry = page.state.entry("official_monuseg_style")
     assert "Left out" in dict(detail_rows(entry))
     assert page.state.families[entry.name].parent == "official_monuseg_style.pth.tar"

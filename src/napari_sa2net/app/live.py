@@ -171,8 +171,9 @@ class _Plane:
     @property
     def again(self) -> str:
         """When a plane that rests is tried again; empty where that is not known."""
-        known = self.resting and self.wake < math.inf
-        return f"It tries again when there are {self.wake} corrections." if known else ""
+        if not self.resting or self.wake == math.inf:
+            return ""
+        return f"It tries again when there are {counted(int(self.wake), 'correction')}."
 
 
 class LiveController:

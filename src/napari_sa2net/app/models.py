@@ -316,9 +316,8 @@ class ModelsController:
         text = f"Imported {entry.name}."
         if entry.name != wanted:
             text = f"Imported as {entry.name}, since there is a model {wanted} already."
-        dropped = len(entry.card.dropped_keys)
-        if dropped:
-            text += f" {dropped} weights that the network never uses were left out."
+        if entry.card.dropped_words:
+            text += f" Left out: {entry.card.dropped_words}."
         self._imported()
         self.refresh()
         self.choose(entry.name)
@@ -575,9 +574,8 @@ def detail_rows(entry: ModelEntry) -> list[tuple[str, str]]:
     if training.get("recipe") == "fine-tune":
         command = f"sa2net train FOLDER --from-card {shlex.quote(entry.name)}"
         rows.append(("To repeat it", command))
-    if card.dropped_keys:
-        n = len(card.dropped_keys)
-        rows.append(("Left out", f"{n} weights that the published network never uses"))
+    if card.dropped_words:
+        rows.append(("Left out", card.dropped_words))
     return rows
 
 
@@ -598,7 +596,7 @@ def part_words(part: Part) -> tuple[str, str]:
     """What was scored, and ``AP 0.61 → 0.78, +0.17 (+0.11 … +0.23)``, then Dice alike."""
     change = part.change
     images = counted(part.n_images, "image")
-    about = f"{part.name}: {images}, {change.after.n} cells"
+    about = f"{part.name}: {images}, {counted(change.after.n, 'cell')}"
     before, after = change.before, change.after
     said = []
     for name, was, now, one in (
@@ -693,7 +691,7 @@ def _score_lines(card: ModelCard, titles: Mapping[str, str]) -> list[str]:
 def _made_with(training: dict[str, Any]) -> str:
     parts = []
     if training.get("steps"):
-        parts.append(f"{training['steps']} steps")
+        parts.append(counted(training["steps"], "step"))
     settings = training.get("settings") or {}
     seed = training.get("seed", settings.get("seed"))
     if seed is not None:

@@ -587,7 +587,8 @@ class LearnSet:
         folder = self._state.folder
 
         def removed(records: list[CommitRecord]) -> None:
-            what = records[0].source.name if len(records) == 1 else f"{len(records)} images"
+            n = len(records)
+            what = records[0].source.name if n == 1 else counted(n, "image")
             text = f"Removed {what} from the training set; nothing is deleted."
             self._say(folder, text, tuple(record.id for record in records))
 

@@ -61,7 +61,7 @@ def card_lines(card: ModelCard, file: Mapping[str, Any], details: bool) -> list[
         ("scores", "\n".join(_score_lines(card)) or ("not measured" if varied else "")),
         ("variant of" if varied else "learned from", card.parent or ""),
         ("licence", card.licence),
-        ("left out", _left_out(card)),
+        ("left out", card.dropped_words),
         ("file", f"{file['path']}\n{size}"),
     ]
     if details:
@@ -94,11 +94,6 @@ def _spread(scores: Mapping[str, float], key: str) -> str:
     """Half the interval of how a score changed from the parent's, where it is known."""
     margin = scores.get(f"{key}_margin")
     return "" if margin is None else f" ± {margin:.3f}"
-
-
-def _left_out(card: ModelCard) -> str:
-    n = len(card.dropped_keys)
-    return f"{n} weights that the published network never uses" if n else ""
 
 
 def _flat(value: Any, path: str = "") -> Iterator[str]:
@@ -188,11 +183,8 @@ def import_command(file: Path, /, *, name: str | None = None, overwrite: Flag = 
     from napari_sa2net.models import import_model
 
     entry = import_model(file, name, overwrite)
-    dropped = len(entry.card.dropped_keys)
-    if dropped:
-        console.warning(
-            f"{dropped} weights that the published network never uses were left out."
-        )
+    if entry.card.dropped_words:
+        console.warning(f"Left out: {entry.card.dropped_words}.")
     console.say(f"imported {entry.name}: {entry.path}")
 
 

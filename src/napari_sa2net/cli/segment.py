@@ -464,7 +464,8 @@ def run_shard(order: Order, model: Model, text: str, json: bool) -> int:
         summary = {"shard": str(shard), "seconds": seconds, "n_images": n, "n_failed": failed}
         console.print_json({**summary, "images": images})
     else:
-        console.stderr().print(f"shard {shard}: {n - failed} of {n} images in {seconds:.1f} s")
+        done = f"{n - failed} of {counted(n, 'image')}"
+        console.stderr().print(f"shard {shard}: {done} in {seconds:.1f} s")
     return 0 if not failed else 1 if failed < n else 2
 
 
@@ -676,7 +677,8 @@ def chosen_channels(text: str | None) -> tuple[str | int, ...] | None:
 
 def _report(summary: dict[str, Any]) -> None:
     done, n = summary["n_done"], summary["n_images"]
-    line = f"{done} of {n} images in {summary['seconds']:.1f} s with {summary['model']['name']}"
+    time, model = f"{summary['seconds']:.1f} s", summary["model"]["name"]
+    line = f"{done} of {counted(n, 'image')} in {time} with {model}"
     if done:
         objects = counted(summary["n_objects"], "object")
         line += f"; {objects} in {summary['output']}/objects.csv"
@@ -689,6 +691,6 @@ def _report(summary: dict[str, Any]) -> None:
             failed.setdefault(image["error"], []).append(image["input"])
     for error, paths in failed.items():
         if len(paths) > 1:
-            console.error(f"{len(paths)} images, {listed(paths)}: {error}")
+            console.error(f"{counted(len(paths), 'image')}, {listed(paths)}: {error}")
         else:
             console.error(error if paths[0] in error else f"{paths[0]}: {error}")

@@ -28,6 +28,7 @@ from napari_sa2net.errors import (
     SettingsError,
 )
 from napari_sa2net.files import readable_all
+from napari_sa2net.words import counted
 
 #: Version of the card's fields, that of a network with scales switched off, which earlier
 #: versions cannot run, and that of a card that tells sizes of objects learned from, which they
@@ -107,6 +108,12 @@ class ModelCard(Settings):
         least, most = (f"{size:.3g}" for size in self.image_diameters)
         sizes = least if least == most else f"{least} to {most}"
         return f"objects {sizes} px across, as in the images that it learned from"
+
+    @property
+    def dropped_words(self) -> str:
+        """What was left out of a published checkpoint; empty where nothing was."""
+        n = len(self.dropped_keys)
+        return f"{counted(n, 'weight')} that the published network never uses" if n else ""
 
     @field_validator("image_diameters")
     @classmethod

@@ -48,6 +48,7 @@ from napari_sa2net.training.material import HELD_OUT
 from napari_sa2net.training.replay import answers_kept
 from napari_sa2net.training.schedule import MovingAverage, Schedule, gamma_peak
 from napari_sa2net.training.train import SegmentationModule
+from napari_sa2net.words import counted
 
 #: Parameters with these beginnings are the decoder's.
 DECODER = ("up", "outc")
@@ -627,8 +628,8 @@ class Rounds(Callback):
         if record.since_best >= self.patience and module.done < module.schedule.total:
             self.tell(
                 Notice(
-                    f"Worse for {record.since_best} rounds: learning ends early with the best "
-                    f"so far, that of step {record.step}."
+                    f"Worse for {counted(record.since_best, 'round')}: learning ends early "
+                    f"with the best so far, that of step {record.step}."
                 )
             )
         self._replan(module, start)

@@ -33,6 +33,7 @@ from napari_sa2net.widgets.controls import (
 )
 from napari_sa2net.widgets.learn.training_set import pixmap
 from napari_sa2net.widgets.theme import warning_color
+from napari_sa2net.words import counted
 
 if TYPE_CHECKING:
     from napari_sa2net.widgets.napari_port.connections import Connections
@@ -390,4 +391,4 @@ class FolderSection(QWidget):
 
 
 def _all_words(n: int) -> str:
-    return "Segment this image" if n == 1 else f"Segment all {n:,} images"
+    return "Segment this image" if n == 1 else f"Segment all {counted(n, 'image')}"

@@ -283,9 +283,8 @@ class ReviewSection(QWidget):
             # of all planes once they were looked through
             more = f" on {known} of {counted(n, review.noun)} so far" if known < n else ""
             where = f" on {counted(n, review.noun)}" if n > 1 and not more else more
-            self.title.setText(
-                f"Reviewed {review.done} of {review.total} cells{where}, most doubtful first"
-            )
+            cells = f"{review.done:,} of {counted(review.total, 'cell')}"
+            self.title.setText(f"Reviewed {cells}{where}, most doubtful first")
         else:
             self.title.setText("Review the cells, most doubtful first")
         self.title.setToolTip(f"In the order of: {review.by}" if review.by else "")

@@ -34,6 +34,7 @@ from napari_sa2net.widgets.controls import (
 )
 from napari_sa2net.widgets.learn.training_set import when_words
 from napari_sa2net.widgets.napari_port.connections import Connections
+from napari_sa2net.words import counted
 
 # --------------------------------------------------------------------------------------------
 # Curves of a run: the loss, and how good the child is beside its parent.
@@ -332,10 +333,10 @@ class OutcomeCard(QFrame):
             self._put(0, column, words, role="muted")
         row = 1
         for title, change in (
-            (f"Held-back corrections, {outcome.held_out.after.n} cells", outcome.held_out),
-            (f"Reference set, {outcome.reference.after.n} cells", outcome.reference),
+            ("Held-back corrections", outcome.held_out),
+            ("Reference set", outcome.reference),
         ):
-            label = muted(title)
+            label = muted(f"{title}, {counted(change.after.n, 'cell')}")
             self._grid.addWidget(label, row, 0, 1, 4)
             row = self._rows(row + 1, change)
 
