@@ -251,17 +251,17 @@ def test_scoring_after_the_last_step_has_words_and_a_time_of_its_own(desk) -> No
         state.progress = steps = JobProgress(20, 50, "learning")  # it ended early
         heard(21, 50, "learning, loss 0.300")
         assert (state.progress, state.seconds_left) == (steps, 90.0)
-        heard(0, 30, "looking for what forgets less")
-        assert str(state.progress) == "looking for what forgets less · 0%"
+        heard(0, 30, "going back towards nuclei, to forget less")
+        assert str(state.progress) == "going back towards nuclei, to forget less · 0%"
         assert state.seconds_left is None
         time.sleep(0.02)
-        heard(15, 30, "looking for what forgets less")
-        assert str(state.progress) == "looking for what forgets less · 50%"
+        heard(15, 30, "going back towards nuclei, to forget less")
+        assert str(state.progress) == "going back towards nuclei, to forget less · 50%"
         assert 0 < state.seconds_left < 5
         # a run that goes on there, after a pause, has no step to tell of
         state.phase, state.progress = "starting", None
-        heard(3, 30, "looking for what forgets less")
-        assert str(state.progress) == "looking for what forgets less · 10%"
+        heard(3, 30, "going back towards nuclei, to forget less")
+        assert str(state.progress) == "going back towards nuclei, to forget less · 10%"
     finally:
         learn._trainer, state.phase = None, "idle"
 

@@ -519,7 +519,10 @@ def test_geojson_in_um_is_told_from_pixels(tmp_path, labels):
     with pytest.raises(LabelsError, match="beyond its pixels"):
         check_pixels_meant([Found(1, {}, far)], (40, 60), 2.0)
     note = read_cells(written_in(0.5), **half).notes[0]
-    assert "taken as pixels. If they are in µm, divide their coordinates by 0.5" in note
+    assert (
+        "If they do not lie on the cells, they are in µm: divide their coordinates by 0.5"
+        in note
+    )
     assert not any("µm" in one for one in read_cells(written_in(0.5), labels.shape).notes)
 
 

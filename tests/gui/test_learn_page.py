@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,12 @@ def test_a_run_from_the_button_to_the_verdict(open_dock: Any, home: Path, qtbot:
     page.run.pause.click()
     wait(qtbot, lambda: state.phase == "paused")
     assert page.run.progress.label.text().startswith("Paused at step ")
+    curves, said = state.curves, page.run.progress.label
+    # no step is left, as where it goes back towards its parent, so it does not look like one
+    state.curves = replace(curves, losses=(LossPoint(8, 8, 0.5, 1.0),))
+    page.run._show_progress()
+    assert said.text() == "Paused after the last step; what is left is to judge it."
+    state.curves = curves
     assert shown(page.run.discard)
     assert page.run.pause.text() == "Go on"
     page.run.pause.click()

@@ -14,6 +14,7 @@ from qtpy.QtWidgets import QFileDialog, QTabWidget
 
 from napari_sa2net.data.commit import Commit, is_training_set
 from napari_sa2net.data.corrections import TrainingSet
+from napari_sa2net.data.formats import write_cells
 from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.widgets.napari_port.reading import camera_of
 
@@ -175,6 +176,41 @@ def test_all_channels_of_a_kept_image_are_kept_anew(
     assert kept.place == record.place
     assert (kept.axes, kept.group, kept.split) == ("CYX", "dish 1", "val")
     np.testing.assert_array_equal(training_set.load(kept.id).image, image)
+
+
+def test_doubt_about_the_outlines_is_said_where_they_are_corrected(
+    open_dock: Any, home: Path, qtbot: Any
+) -> None:
+    """They may be in µm, so that all cells lie in a corner of the image."""
+    folder = home / "corrections"
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True)
+    image, labels = synthetic_nuclei((80, 80), n=6, diameter=14, seed=1)
+    labels[40:] = labels[:, 40:] = 0
+    labels[30:40, 30:40] = labels.max() + 1
+    tifffile.imwrite(
+        folder / "images" / "a.tif",
+        image,
+        imagej=True,
+        resolution=(2.0, 2.0),
+        metadata={"unit": "um"},
+    )
+    write_cells(folder / "labels" / "a.geojson", labels, "geojson")
+    dock = open_dock()
+    viewer = dock._viewer
+    page = learn_page(dock, qtbot, 1)
+    choose(page, 0)
+    page.set.buttons.open.click()
+    wait(qtbot, lambda: any(isinstance(layer, Labels) for layer in viewer.layers))
+    correct = open_page(dock, "Correct", qtbot)
+    wait(qtbot, lambda: correct.state.cells is not None)
+    assert correct.notes.isVisible()
+    assert correct.notes.text().startswith("The outlines end where the image would in µm")
+    assert correct.notes.text().endswith("divide their coordinates by 0.5.")
+    viewer.add_labels(labels, name="others")
+    viewer.layers.selection.active = viewer.layers["others"]
+    wait(qtbot, lambda: correct.state.cells.name == "others")
+    assert not correct.notes.isVisible()
 
 
 def test_removed_and_undone(open_dock: Any, home: Path, qtbot: Any) -> None:

@@ -235,7 +235,7 @@ def test_a_child_that_only_forgot_goes_back_part_of_the_way(
         config,
         name="part",
         on_event=events.append,
-        progress=lambda done, total, what: "forgets" in what and counted.append((done, total)),
+        progress=lambda done, total, what: "forget" in what and counted.append((done, total)),
     )
     # how far it is of all that it may have to try; two of three shares were enough
     assert counted == sorted(counted)

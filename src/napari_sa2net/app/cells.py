@@ -104,6 +104,8 @@ class CellSource:
         Provenance of the segmentation that made the cells; empty where none did.
     elsewhere
         Where the view shows a plane that the cells do not have: how to come to theirs.
+    notes
+        What may be wrong with the cells as they were read.
     """
 
     key: str
@@ -125,6 +127,7 @@ class CellSource:
     added: tuple[Patch, ...] = ()
     made: Mapping[str, Any] = field(default_factory=dict)
     elsewhere: str = ""
+    notes: str = ""
 
     @property
     def unseen(self) -> str:

@@ -531,7 +531,7 @@ class KeptImage:
     place: KeptPlace | None = None
     channels: tuple[int, ...] = ()
     model: dict[str, str] | None = None
-    notes: tuple[str, ...] = ()
+    notes: str = ""
 
 
 class LearnSet:
@@ -577,7 +577,7 @@ class LearnSet:
         def opened(kept: KeptImage) -> None:
             self.opened.emit(kept)
             if kept.notes:
-                self._say(folder, f"{kept.name}: {'; '.join(kept.notes)}.")
+                self._say(folder, f"{kept.name}: {kept.notes}")
 
         for key in keys:
             self._do("Opening…", partial(read_kept, folder, key), opened)
@@ -759,7 +759,7 @@ def _read_item(folder: Path, key: str) -> KeptImage:
         labels,
         limits,
         file.pixel_size_um,
-        notes=read.notes,
+        notes=f"{'; '.join(read.notes)}." if read.notes else "",
     )
 
 

@@ -730,7 +730,8 @@ def check_pixels_meant(
     if size < 1 and math.isnan(ratio) and in_um and (ends >= _ALL_OF_IT * um).all():
         return (
             f"the outlines end where the image would in µm ({size:.4g} µm per pixel); they "
-            f"were taken as pixels. If they are in µm, divide their coordinates by {size:.4g}"
+            "were taken as pixels. If they do not lie on the cells, they are in µm: divide "
+            f"their coordinates by {size:.4g}"
         )
     return ""
 

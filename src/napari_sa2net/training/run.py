@@ -425,6 +425,7 @@ class TuningRun:
         if judge(held_out, parts).better or not judge(held_out).better:
             return
         say = progress or (lambda *_: None)
+        new, old = self.asked.name, self.parent.card.name
         net = self._network()
         first = {name: value.cpu().clone() for name, value in net.state_dict().items()}
         for tried, share in enumerate(TAKEN_BACK):
@@ -432,7 +433,7 @@ class TuningRun:
             def tell(done: int, total: int, before: int = tried) -> None:
                 # all shares are counted: it takes so long at most
                 whole = len(TAKEN_BACK) * total
-                say(before * total + done, whole, "looking for what forgets less")
+                say(before * total + done, whole, f"going back towards {old}, to forget less")
 
             mixed = {
                 name: torch.lerp(value, first[name].to(value.dtype), share)
@@ -447,8 +448,9 @@ class TuningRun:
                 self.save()
                 self._tell(
                     Notice(
-                        "It had forgotten some of what the model could do: its weights went "
-                        f"back by {share:.0%} of the way, and now it keeps both."
+                        f"{new} had forgotten some of what {old} could do. So it went back "
+                        f"{share:.0%} of the way to {old}: what it learned from you is still "
+                        "better, and nothing else is worse."
                     )
                 )
                 return

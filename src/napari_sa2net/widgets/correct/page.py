@@ -91,6 +91,8 @@ class CorrectPage(PageWidget):
         form = Form()
         form.add("Cells", self.cells_row, "The layer of cells that is corrected")
         form.add_wide(self.place)
+        self.notes = text_label(role="warning")
+        form.add_wide(self.notes)
         # here, not beside the button below: who comes back is to see it at once
         self.kept_before = muted()
         form.add_wide(self.kept_before)
@@ -416,6 +418,8 @@ class CorrectPage(PageWidget):
         self.cells_row.setEnabled(bool(choices))
         self.place.setText(_place(source))
         self.place.setVisible(source is not None)
+        notes = source.notes if source is not None else ""
+        show_text(self.notes, notes[:1].upper() + notes[1:])
         self.lay_on.setVisible(source is not None and source.could_lie_on)
         image = source.image if source is not None else None
         size = image.pixel_side_um if image is not None else None

@@ -458,10 +458,12 @@ class RunSection(QWidget):
         state = self._state
         progress, left = state.progress, state.seconds_left
         if state.phase == "paused":
-            losses = state.curves.losses
             where = "Paused before the first step."
-            if losses:
-                where = f"Paused at step {losses[-1].step} of {losses[-1].steps}."
+            if state.curves.losses:
+                last = state.curves.losses[-1]
+                where = f"Paused at step {last.step} of {last.steps}."
+                if last.step == last.steps:
+                    where = "Paused after the last step; what is left is to judge it."
             self.progress.set_progress(None, where)
             return
         if progress is not None and progress.total and state.phase == "learning":

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from napari_sa2net.widgets.napari_port.port import NapariPort
 
 JOURNAL_KEY = "journal"
+NOTES_KEY = "notes"
 WAVES_KEY, CARRIED_KEY = "waves", "carried"
 
 
@@ -165,6 +166,7 @@ class CellLayers:
             self._port.added_part(layer) or (),
             _made(ours),
             elsewhere_words(self._viewer, layer),
+            ours.get(NOTES_KEY, ""),
         )
 
     @contextmanager

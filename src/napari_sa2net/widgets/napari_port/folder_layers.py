@@ -20,6 +20,7 @@ from napari_sa2net.config import InstanceConfig, PredictConfig
 from napari_sa2net.engine.messages import SegmentResult, Summary, Window
 from napari_sa2net.errors import SA2NetError
 from napari_sa2net.metrics import distinct
+from napari_sa2net.widgets.napari_port.cells import NOTES_KEY
 from napari_sa2net.widgets.napari_port.connections import Connections
 from napari_sa2net.widgets.napari_port.maps import cell_colors
 from napari_sa2net.widgets.napari_port.reading import PATH_KEY, layer_key, voxel_sides_um
@@ -417,7 +418,13 @@ class KeptLayers:
         labels = Labels(
             kept.labels,
             name=f"{image.name} cells",
-            metadata={METADATA_KEY: {KEPT_KEY: name, "model": kept.model or {}}},
+            metadata={
+                METADATA_KEY: {
+                    KEPT_KEY: name,
+                    "model": kept.model or {},
+                    NOTES_KEY: kept.notes,
+                }
+            },
             **_plane(kept),
             **cell_colors(image),
         )
