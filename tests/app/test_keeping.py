@@ -413,7 +413,7 @@ def test_what_other_windows_kept_is_named_three_at_most() -> None:
         "versions 0abcdefg (today 12:00), 1abcdefg (today 11:59), 2abcdefg (today 11:58) were "
         "kept in another window. Those versions are"
     ) in said(3)
-    assert "2abcdefg (today 11:58), 2 more were kept" in said(5)
+    assert "2abcdefg (today 11:58) and 2 more were kept" in said(5)
     assert said(0, 1) == (
         "Meanwhile version 0abcdefg (today 11:55) was kept in another window, and that stays "
         "in the training set. To take it out, on the shell beside the folder: "

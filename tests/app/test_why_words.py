@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 
-from napari_sa2net.app.learn import difference_words
 from napari_sa2net.app.see_why import (
     history_words,
     layer_name,
@@ -16,7 +15,7 @@ from napari_sa2net.app.see_why import (
     map_title,
     what_if_words,
 )
-from napari_sa2net.app.session import STAGE, WhatIfSettings
+from napari_sa2net.app.session import STAGE, WhatIfSettings, difference_words
 from napari_sa2net.engine.messages import AttentionMap, StageStep, WhatIfResult
 from napari_sa2net.interpret.maps import Changes
 
@@ -140,11 +139,11 @@ def test_maps_of_another_network_mean_something_else_under_the_same_name():
 @pytest.mark.parametrize(
     ("counts", "more", "words"),
     [
-        ((0, 0, 0, 0, 0, 0), 0, "No pixel differs"),
-        ((4, 0, 2, 0, 318, 40), 4, "+4 cells, 4 found anew, 2 split, +318 px, −40 px"),
-        ((0, 1, 0, 3, 0, 1200), -1, "−1 cell, 1 dropped, 3 merged, −1,200 px"),
+        ((0, 0, 0, 0, 0, 0), 0, ""),
+        ((4, 0, 2, 0, 318, 40), 4, "+4 cells, +318 px, −40 px, 2 split, 4 appeared"),
+        ((0, 1, 0, 3, 0, 1200), -1, "−1 cell, −1,200 px, 3 merged, 1 vanished"),
         ((0, 0, 0, 0, 5, 0), 0, "+5 px"),
-        ((1, 1, 0, 0, 5, 5), 0, "1 found anew, 1 dropped, +5 px, −5 px"),
+        ((1, 1, 0, 0, 5, 5), 0, "+5 px, −5 px, 1 appeared, 1 vanished"),
     ],
 )
 def test_what_differs_in_words(counts, more, words) -> None:

@@ -40,7 +40,7 @@ from napari_sa2net.edits import reviewed_labels
 from napari_sa2net.errors import CorrectionsError
 from napari_sa2net.files import user_data_dir
 from napari_sa2net.provenance import image_fingerprint
-from napari_sa2net.words import counted
+from napari_sa2net.words import counted, listed
 
 # --------------------------------------------------------------------------------------------
 # What the corrections of a layer have kept so far in a training set.
@@ -644,7 +644,7 @@ def keep(request: KeepRequest) -> KeepResult:
     for plane, commit in zip(request.planes, commits, strict=True):
         former = training_set.former(commit, mine)
         last = times.get(plane.index, request.began)
-        if former is not None and _moment(former.time) >= last:
+        if former is not None and datetime.fromisoformat(former.time) >= last:
             replaced.append(former)
     left = []
     for withdrawn in request.withdrawn:
@@ -669,12 +669,10 @@ def _check_known(request: KeepRequest) -> dict[Index, datetime]:
     records = {record.id: record for record in read_manifest(request.folder).commits}
     if ids - records.keys():
         raise CommitsGoneError(ids - records.keys(), folder=False)
-    return {index: _moment(records[one.commit].time) for index, one in versions.items()}
-
-
-def _moment(time: str) -> datetime:
-    """A commit's time, to the second."""
-    return datetime.fromisoformat(time)
+    return {
+        index: datetime.fromisoformat(records[one.commit].time)
+        for index, one in versions.items()
+    }
 
 
 def _odd(session: EditSession, source: CellSource, planes: list[Index]) -> str:
@@ -708,9 +706,6 @@ def _problem(source: CellSource) -> str:
 
 # --------------------------------------------------------------------------------------------
 # What the page says after a Keep.
-
-#: commits that are named
-_NAMED = 3
 
 
 def kept_words(folder: Path, what: WhatToKeep) -> str:
@@ -782,11 +777,7 @@ def _named(records: tuple[CommitRecord, ...], now: datetime) -> str:
     """``version 3f2a91bc (today 17:03) was``, or several of them."""
     named = [
         f"{record.id[:8]} ({moment_words(datetime.fromisoformat(record.time), now)})"
-        for record in records[:_NAMED]
+        for record in records
     ]
-    more = len(records) - len(named)
-    if more:
-        named.append(f"{more} more")
-    if len(records) == 1:
-        return f"version {named[0]} was"
-    return f"versions {', '.join(named)} were"
+    what, was = ("version", "was") if len(records) == 1 else ("versions", "were")
+    return f"{what} {listed(named)} {was}"

@@ -30,6 +30,7 @@ from napari_sa2net.app.session import (
     Patch,
     SegmentRequest,
     as_seen,
+    difference_words,
     error_info,
     source_plan,
 )
@@ -67,7 +68,6 @@ from napari_sa2net.training.runs import (
     read_asked,
     unfinished_runs,
 )
-from napari_sa2net.words import plural, signed
 
 # --------------------------------------------------------------------------------------------
 # What the Learn page learns from: the training set, its problems, a name for the child.
@@ -353,7 +353,7 @@ class LearnLayers:
             return
         self._put(DIFFERENCE, pair.request, changes.change, _box(result))
         n = [int((np.unique(pair.found[k]) > 0).sum()) for k in ("parent", "child")]
-        words = difference_words(changes, n[1] - n[0])
+        words = difference_words(changes, n[1] - n[0]) or "No pixel differs"
         self._compared(Difference(pair.request.source.key, words))
 
     def _put(self, slot: str, request: SegmentRequest, values: Any, box: Box) -> None:
@@ -421,26 +421,6 @@ def outlines(labels: NDArray[np.int32]) -> NDArray[np.uint8]:
             rolled = np.roll(edge, step, axis)
             wide |= rolled
     return (wide & (labels > 0)).astype(np.uint8)
-
-
-def difference_words(changes: Changes, more: int) -> str:
-    """``+4 cells, 2 of them split, +318 px, −40 px``."""
-    parts = []
-    if more:
-        parts.append(f"{signed(more)} {plural(abs(more), 'cell')}")
-    for n, word in (
-        (changes.appeared, "found anew"),
-        (changes.vanished, "dropped"),
-        (changes.split, "split"),
-        (changes.merged, "merged"),
-    ):
-        if n:
-            parts.append(f"{n} {word}")
-    if changes.gained_px:
-        parts.append(f"+{changes.gained_px:,} px")
-    if changes.lost_px:
-        parts.append(f"−{changes.lost_px:,} px")
-    return ", ".join(parts) or "No pixel differs"
 
 
 def _plane(labels: Any) -> NDArray[np.int32]:

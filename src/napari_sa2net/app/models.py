@@ -504,79 +504,64 @@ def short_rows(entry: ModelEntry) -> list[tuple[str, str]]:
     """Titles and values of what most people ask of a model."""
     card = entry.card
     varied = card.training.get("recipe") == VARIANT
-    rows = []
-    data = _trained_on(card)
-    if data:
-        rows.append(("Trained on", data))
-    if card.diameter:
-        rows.append(("Object size", f"about {card.diameter:g} px across; images are resized"))
-    if card.expected_words:
-        rows.append(("Expects", card.expected_words))
-    rows.append(("Images", _images(card)))
-    if entry.limits:
-        rows.append(("Not for", entry.limits))
-    rows += _scores(card) or ([("Scores", "not measured")] if varied else [])
-    if card.licence:
-        rows.append(("Licence", card.licence))
-    if card.parent:
-        of = parent_named(card)[0]
-        of = f"an earlier {of}" if of == entry.name else of
-        rows.append(("Variant of" if varied else "Learned from", of))
-    rows.append(("File", file_words(entry)))
-    return rows
+    size = f"about {card.diameter:g} px across; images are resized" if card.diameter else ""
+    parent = parent_named(card)[0] if card.parent else ""
+    return _told(
+        ("Trained on", _trained_on(card)),
+        ("Object size", size),
+        ("Expects", card.expected_words),
+        ("Images", _images(card)),
+        ("Not for", entry.limits),
+        *(_scores(card) or [("Scores", "not measured" if varied else "")]),
+        ("Licence", card.licence),
+        (
+            "Variant of" if varied else "Learned from",
+            f"an earlier {parent}" if parent == entry.name else parent,
+        ),
+        ("File", file_words(entry)),
+    )
 
 
 def main_rows(entry: ModelEntry) -> list[tuple[str, str]]:
     """Titles and values of what tells whether a model is the one to use."""
-    card = entry.card
-    rows = []
-    data = _trained_on(card)
-    if data:
-        rows.append(("Trained on", data))
-    if card.training.get("verdict"):
-        rows.append(("Verdict", str(card.training["verdict"])))
-    scores = _score_lines(card, {"ap50": "AP", "dice": "Dice"})
-    if card.training.get("recipe") == VARIANT:
-        rows.append(("Changed", str(card.training.get("changed", ""))))
-        scores = scores or ["not measured"]
-    if scores:
-        rows.append(("Scores", "\n".join(scores)))
+    card, training = entry.card, entry.card.training
+    varied = training.get("recipe") == VARIANT
+    scores = "\n".join(_score_lines(card, {"ap50": "AP", "dice": "Dice"}))
     size = f"about {card.diameter:g} px across" if card.diameter else "images are not resized"
-    rows.append(("Object size", size))
-    if card.expected_words:
-        rows.append(("Expects", card.expected_words))
-    rows.append(("Images", _images(card)))
-    if entry.limits:
-        rows.append(("Not for", entry.limits))
-    rows.append(("Licence", card.licence or "not said"))
-    return rows
+    return _told(
+        ("Trained on", _trained_on(card)),
+        ("Verdict", str(training.get("verdict") or "")),
+        ("Changed", str(training.get("changed", "")) if varied else ""),
+        ("Scores", scores or ("not measured" if varied else "")),
+        ("Object size", size),
+        ("Expects", card.expected_words),
+        ("Images", _images(card)),
+        ("Not for", entry.limits),
+        ("Licence", card.licence or "not said"),
+    )
 
 
 def detail_rows(entry: ModelEntry) -> list[tuple[str, str]]:
     """Titles and values of the rest of a card."""
     card = entry.card
     network, training = card.network, card.training
-    rows = [
+    command = f"sa2net train FOLDER --from-card {shlex.quote(entry.name)}"
+    return _told(
         ("Network", f"{_NETWORKS[network.kind]}, {network.base_channels} base channels"),
         ("Channels", f"{network.in_channels}, {_CHANNELS[card.input.channel_order]}"),
         ("Classes", ", ".join(card.classes)),
         *gamma_rows(network),
-    ]
-    scores = _score_lines(card, SCORES)
-    if scores:
-        rows.append(("All scores", "\n".join(scores)))
-    commits = _commits(training)
-    if commits:
-        rows.append(("Commits", commits))
-    made = _made_with(training)
-    if made:
-        rows.append(("Made with", made))
-    if training.get("recipe") == "fine-tune":
-        command = f"sa2net train FOLDER --from-card {shlex.quote(entry.name)}"
-        rows.append(("To repeat it", command))
-    if card.dropped_words:
-        rows.append(("Left out", card.dropped_words))
-    return rows
+        ("All scores", "\n".join(_score_lines(card, SCORES))),
+        ("Commits", _commits(training)),
+        ("Made with", _made_with(training)),
+        ("To repeat it", command if training.get("recipe") == "fine-tune" else ""),
+        ("Left out", card.dropped_words),
+    )
+
+
+def _told(*rows: tuple[str, str]) -> list[tuple[str, str]]:
+    """Without those of which nothing is known."""
+    return [(title, value) for title, value in rows if value]
 
 
 def file_words(entry: ModelEntry) -> str:

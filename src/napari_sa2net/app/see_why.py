@@ -27,6 +27,7 @@ from napari_sa2net.app.session import (
     Patch,
     WhatIfSettings,
     WhyState,
+    difference_words,
     explain_request,
     time_to_explain,
 )
@@ -42,7 +43,7 @@ from napari_sa2net.models.registry import (
     save_variant,
     variant_name,
 )
-from napari_sa2net.words import counted, plural, signed
+from napari_sa2net.words import counted
 
 if TYPE_CHECKING:
     from napari_sa2net.config import NetworkKind
@@ -580,22 +581,6 @@ def history_words(
 
 def what_if_words(result: WhatIfResult, part: str) -> str:
     """``−2 cells, +318 px, 1 split · of 66 cells in the view``; ``part``: where that is."""
-    parts = []
-    more = result.n_after - result.n_before
-    if more:
-        parts.append(f"{signed(more)} {plural(abs(more), 'cell')}")
-    if result.gained_px:
-        parts.append(f"+{result.gained_px:,} px")
-    if result.lost_px:
-        parts.append(f"−{result.lost_px:,} px")
-    for n, word in (
-        (result.split, "split"),
-        (result.merged, "merged"),
-        (result.appeared, "appeared"),
-        (result.vanished, "vanished"),
-    ):
-        if n:
-            parts.append(f"{n} {word}")
-    n = result.n_before
-    there = f"{counted(n, 'cell')} {part}"
-    return f"{', '.join(parts)} · of {there}" if parts else f"No pixel changes · {there}"
+    words = difference_words(result, result.n_after - result.n_before)
+    there = f"{counted(result.n_before, 'cell')} {part}"
+    return f"{words} · of {there}" if words else f"No pixel changes · {there}"

@@ -143,7 +143,8 @@ class Results:
         self._at_rest = at_rest
         self._by_image: dict[str, ResultState] = {}
         self._timer: threading.Timer | None = None
-        self._resting = True
+        #: no slider has moved lately
+        self.resting = True
 
     def of_image(self, image_key: str | None) -> ResultState | None:
         """Newest result of an image."""
@@ -190,20 +191,15 @@ class Results:
 
     def tables(self) -> None:
         """Sliders rest: ask for the tables that are behind."""
-        self._resting = True
+        self.resting = True
         for result in self._by_image.values():
             self.derive(result, table=True)
 
     def go_on(self, result: ResultState) -> None:
         """A derivation has ended: ask for what is still wanted of its result."""
         self.derive(result)
-        if self._resting:
+        if self.resting:
             self.derive(result, table=True)
-
-    @property
-    def resting(self) -> bool:
-        """No slider has moved lately."""
-        return self._resting
 
     def close(self) -> None:
         """Wait no longer."""
@@ -237,7 +233,7 @@ class Results:
 
     def _start_timer(self) -> None:
         self.close()
-        self._resting = False
+        self.resting = False
         self._timer = threading.Timer(REST_S, self._at_rest)
         self._timer.daemon = True
         self._timer.start()
@@ -292,7 +288,8 @@ class SegmentController:
         self.session = link.session
         self.failed = link.failed
         self._lock = link.lock
-        self._instances_chosen = False
+        #: a person has moved a slider; else the model's own settings are shown
+        self.instances_chosen = False
         self._identities: dict[str, str] = {}
         #: axes of each image as they were last told, by its key
         self._axes: dict[str, str | None] = {}
@@ -303,20 +300,11 @@ class SegmentController:
         link.ready.connect(self._warm_up)
         link.died.connect(self._engine_died)
 
-    @property
-    def instances_chosen(self) -> bool:
-        """A person has moved a slider; else the model's own settings are shown."""
-        return self._instances_chosen
-
     # --- what a person does ----------------------------------------------------------
 
     def start(self) -> None:
         """Start the engine in the background and load the chosen model there."""
         self.link.client.start()
-
-    def restart_engine(self) -> None:
-        """Start the engine again after it stayed down."""
-        self.link.restart()
 
     def refresh_models(self, wanted: str = "") -> None:
         """Read the list of models again; keep the choice if it is still there.
@@ -393,7 +381,7 @@ class SegmentController:
         with self._lock:
             self.session.model = name
             card = self.session.card
-            if card is not None and not self._instances_chosen:
+            if card is not None and not self.instances_chosen:
                 # The model's own defaults, until a person moves a slider.
                 self.session.instances = card.instance
             if self.session.info is not None:
@@ -406,7 +394,7 @@ class SegmentController:
         """
         with self._lock:
             self.set_model(name)
-            if self._instances_chosen:
+            if self.instances_chosen:
                 self.reset_instances()
 
     @property
@@ -455,7 +443,7 @@ class SegmentController:
         setting waits, those between are skipped. The table follows when they rest.
         """
         with self._lock:
-            self._instances_chosen = True
+            self.instances_chosen = True
             self.session.instances = config
             source = self.session.image
             result = self._results.of_image(source.key if source is not None else None)

@@ -27,12 +27,13 @@ from napari_sa2net.errors import ImageError, SA2NetError
 from napari_sa2net.inference.tiling import LARGE_SCALE, pixels_of_search
 from napari_sa2net.provenance import quick_fingerprint
 from napari_sa2net.quantities import DEFAULT
-from napari_sa2net.words import counted, plain, plural
+from napari_sa2net.words import counted, plain, plural, signed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_sa2net.data.plan import ImagePlan
+    from napari_sa2net.interpret.maps import Changes
     from napari_sa2net.models.card import ModelCard
 
 
@@ -535,6 +536,23 @@ def nothing_found_words(request: SegmentRequest, blank: bool = False) -> str:
     if plan.n_planes > 1 and request.predict.levels != "plane":
         tries.append("Brightness of each plane, under Advanced")
     return f"Nothing found? Try {'; '.join(tries)}; or another Model."
+
+
+def difference_words(changes: Changes, more: int) -> str:
+    """``+4 cells, +318 px, −40 px, 2 split``; empty where no pixel differs."""
+    parts = []
+    if more:
+        parts.append(f"{signed(more)} {plural(abs(more), 'cell')}")
+    if changes.gained_px:
+        parts.append(f"+{changes.gained_px:,} px")
+    if changes.lost_px:
+        parts.append(f"−{changes.lost_px:,} px")
+    parts += [
+        f"{n:,} {what}"
+        for what in ("split", "merged", "appeared", "vanished")
+        if (n := getattr(changes, what))
+    ]
+    return ", ".join(parts)
 
 
 #: An explanation costs so much more than a segmentation, about.

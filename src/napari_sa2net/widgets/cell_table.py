@@ -322,9 +322,8 @@ class CellTable(QWidget):
         viewer: Viewer,
         saving: Saving,
         numbers: NumbersView,
-        parent: QWidget | None = None,
     ) -> None:
-        super().__init__(parent)
+        super().__init__()
         self.setObjectName("sa2net")
         self.numbers = numbers
         self._saving = saving

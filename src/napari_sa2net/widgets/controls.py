@@ -72,19 +72,16 @@ def vbox(
     return layout
 
 
-def hbox(
-    *parts: Part,
-    on: QWidget | None = None,
-    spacing: int = 6,
-    margins: Margins = (0, 0, 0, 0),
-) -> QHBoxLayout:
+def hbox(*parts: Part, on: QWidget | None = None, spacing: int = 6) -> QHBoxLayout:
     """Parts side by side, on a widget or for another layout."""
     layout = QHBoxLayout() if on is None else QHBoxLayout(on)
-    _fill(layout, parts, spacing, margins)
+    _fill(layout, parts, spacing)
     return layout
 
 
-def _fill(layout: QBoxLayout, parts: tuple[Part, ...], spacing: int, margins: Margins) -> None:
+def _fill(
+    layout: QBoxLayout, parts: tuple[Part, ...], spacing: int, margins: Margins = (0, 0, 0, 0)
+) -> None:
     layout.setContentsMargins(*margins)
     layout.setSpacing(spacing)
     for part in parts:
@@ -234,10 +231,8 @@ class NameRow(QWidget):
 
     accepted = Signal(str)
 
-    def __init__(
-        self, accept: str, tip: str, cancel_tip: str, parent: QWidget | None = None
-    ) -> None:
-        super().__init__(parent)
+    def __init__(self, accept: str, tip: str, cancel_tip: str) -> None:
+        super().__init__()
         self.field = QLineEdit()
         self.field.setMaxLength(MAX_NAME)
         self.field.setAccessibleName("New name")
@@ -283,8 +278,8 @@ class FolderRow(QWidget):
 
     chosen = Signal(object)
 
-    def __init__(self, tip: str, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, tip: str) -> None:
+        super().__init__()
         self._folder = Path()
         self.name = text_label(role="muted", wrap=False)
         # However long its name, the dock stays as narrow as it is; the tooltip has all of it.
@@ -404,8 +399,8 @@ class Form(QWidget):
     Forms of one page align with each other through `align_forms`.
     """
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)
         grid.setHorizontalSpacing(6)
@@ -550,10 +545,9 @@ class ValueSlider(QWidget):
         high: float,
         decimals: int = 2,
         power: float = 1.0,
-        parent: QWidget | None = None,
         slid_decimals: int | None = None,
     ) -> None:
-        super().__init__(parent)
+        super().__init__()
         self._power = power
         self._slid_decimals = decimals if slid_decimals is None else slid_decimals
         self._low, self._high = low, high
@@ -684,8 +678,8 @@ class ErrorBox(QFrame):
 class ProgressLine(QWidget):
     """A thin bar and a grey line; the bar is there only while something runs."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.bar.setAccessibleName("Progress")

@@ -194,8 +194,8 @@ class Question(QFrame):
 
     answered = Signal()
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self.setProperty("role", "hint")
         self.words = text_label()
         self.yes = push_button()
@@ -239,8 +239,8 @@ class CardSection(QWidget):
 
     chosen = Signal(str)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self._link_color = ""
         self._shown: tuple[ModelEntry, dict[str, Family]] | None = None
         self.title = text_label(role="title")
@@ -447,8 +447,8 @@ class ModelList(QTreeWidget):
     useWanted = Signal(str)
     dropped = Signal(object)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self.setColumnCount(2)
         self.setHeaderHidden(True)
         self.setRootIsDecorated(False)

@@ -132,8 +132,8 @@ class NumberField(_Typed, QDoubleSpinBox):
 
     problemChanged = Signal(str)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        QDoubleSpinBox.__init__(self, parent)
+    def __init__(self) -> None:
+        QDoubleSpinBox.__init__(self)
         self._trims = False
         self._prepare()
 
@@ -172,8 +172,8 @@ class WholeNumberField(_Typed, QSpinBox):
 
     problemChanged = Signal(str)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        QSpinBox.__init__(self, parent)
+    def __init__(self) -> None:
+        QSpinBox.__init__(self)
         self._prepare()
 
     def valueFromText(self, text: str | None) -> int:

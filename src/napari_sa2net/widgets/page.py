@@ -90,7 +90,7 @@ def error_box(page: PageWidget, workspace: Workspace, controller: Any = None) ->
     own = [controller.state.events.error] if controller is not None else []
     page.connections.follow(show, session.events.error, session.events.engine, *own)
     box.dismissed.connect(dismiss)
-    box.restartWanted.connect(segment.restart_engine)
+    box.restartWanted.connect(segment.link.restart)
     return box
 
 

@@ -59,8 +59,8 @@ class RegionRow(QWidget):
     valueChanged = Signal()
     linkChanged = Signal()
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self.whole = QRadioButton("whole")
         self.whole.setToolTip("Segment the whole image, from edge to edge")
         self.view = QRadioButton("view")
@@ -148,8 +148,8 @@ class SizeRow(QWidget):
     valueChanged = Signal(object)
     measureToggled = Signal(bool)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self._pixel_size: float | None = None
         self._estimate: float | None = None
         self._unsure = False
@@ -286,8 +286,8 @@ class ModelRow(QWidget):
 
     valueChanged = Signal(str)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self._entries: dict[str, ModelEntry] = {}
         self.combo = narrow_combo(6)
         self.combo.setToolTip("The trained network that finds the cells")
@@ -361,8 +361,8 @@ class ImageRow(QWidget):
     chosen = Signal(str)
     pinToggled = Signal(bool)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self._color = QColor("gray")
         self.combo = narrow_combo(8)
         self.combo.setToolTip("The image layer to segment. Picking one here pins it.")
@@ -408,8 +408,8 @@ class ChannelButton(QToolButton):
 
     valueChanged = Signal(tuple)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
         self._menu = QMenu(self)
         self.setMenu(self._menu)

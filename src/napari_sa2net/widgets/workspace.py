@@ -64,8 +64,8 @@ class GuiDispatcher(QObject):
 
     _called = Signal(object, object)
 
-    def __init__(self, parent: QObject | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self._lock = threading.Lock()
         self._open = True
         self._called.connect(self._run, Qt.ConnectionType.QueuedConnection)

@@ -57,8 +57,8 @@ class CellsRow(QComboBox):
 
     chosen = Signal(str)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         make_narrow(self, 8)
         self.activated.connect(lambda index: self.chosen.emit(self.itemData(index)))
 
@@ -100,8 +100,8 @@ class OfferBox(LeftoverBox):
 class BoxSettings(QWidget):
     """How a box is segmented again; starts with the settings of the Segment page."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         fields = InstanceConfig.model_fields
         self.foreground = ValueSlider(0.02, 0.98)
         self.split = ValueSlider(0, 1)
@@ -146,8 +146,8 @@ class BoxSettings(QWidget):
 class CheatSheet(QWidget):
     """All keys, folded away until asked for."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self.sheet = QLabel(_sheet())
         self.sheet.setTextFormat(Qt.TextFormat.RichText)
         # else a long key makes the whole page wider than the dock, which cuts it off

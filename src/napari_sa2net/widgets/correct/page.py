@@ -91,8 +91,6 @@ class CorrectPage(PageWidget):
         form = Form()
         form.add("Cells", self.cells_row, "The layer of cells that is corrected")
         form.add_wide(self.place)
-        self.notes = text_label(role="warning")
-        form.add_wide(self.notes)
         # here, not beside the button below: who comes back is to see it at once
         self.kept_before = muted()
         form.add_wide(self.kept_before)
@@ -126,7 +124,7 @@ class CorrectPage(PageWidget):
             on=self.no_cells,
             spacing=8,
         )
-        self.odd = text_label(role="warning")
+        self.notes, self.odd = text_label(role="warning"), text_label(role="warning")
         self.mend = push_button(
             "", "Until then nothing can be accepted or kept. Undo takes it back", role=""
         )
@@ -142,16 +140,9 @@ class CorrectPage(PageWidget):
         self.work, self.body = QWidget(), QWidget()
         vbox(form, self.offers, self.no_cells, on=self.work, spacing=8)
         vbox(
-            *(self.odd, self.mend, self.strip, self.carry, separator(), self.review),
-            *(
-                self.learning,
-                self.box,
-                self.progress,
-                separator(),
-                self.keep,
-                separator(),
-                self.sheet,
-            ),
+            *(self.notes, self.odd, self.mend, self.strip, self.carry, separator()),
+            *(self.review, self.learning, self.box, self.progress, separator(), self.keep),
+            *(separator(), self.sheet),
             on=self.body,
             spacing=8,
         )
@@ -171,14 +162,15 @@ class CorrectPage(PageWidget):
         connect(state.cells, self._cells_changed)
         self._cells_changed()
         follow(self._show_cells, session.image, self.cells.listed, self.cells.changed)
-        follow(self._show_history, state.undo, state.redo)
-        follow(self._show_learned, state.clicks_learned)
+        now, strip = self.state, self.strip
+        follow(lambda: strip.set_history(now.undo, now.redo), state.undo, state.redo)
+        follow(lambda: strip.set_learned(now.clicks_learned), state.clicks_learned)
         follow(self._show_odd, state.odd, state.said)
         follow(self._show_review, state.review)
-        follow(self._show_offers, state.offers)
-        follow(self._show_before, state.kept_before)
+        follow(lambda: self.offers.set_offers(now.offers), state.offers)
+        follow(lambda: show_text(self.kept_before, now.kept_before), state.kept_before)
         follow(self._show_progress, session.running, session.progress)
-        follow(self._show_box, session.instances)
+        follow(lambda: self.box.set_values(self.session.instances), session.instances)
         connect(self.controller.changed, self._drawn_anew)
         connect(self.controller.look_at, self._look_at)
         self.cells_row.chosen.connect(self.cells.choose)
@@ -187,7 +179,7 @@ class CorrectPage(PageWidget):
         self.offers.sure.clicked.connect(lambda: keeping.discard(self.state.offers[0]))
         self.to_segment.clicked.connect(self._find_cells)
         self.copy.clicked.connect(self._copy)
-        self.new_layer.clicked.connect(self._add_layer)
+        self.new_layer.clicked.connect(lambda: self.cells.add_empty())
         self.lay_on.clicked.connect(self._lay_on)
         self.mend.clicked.connect(self._mend)
         self.review.back.clicked.connect(self.previous)
@@ -371,9 +363,6 @@ class CorrectPage(PageWidget):
             self._workspace.refresh_image()
             self._workspace.controller.segment()
 
-    def _add_layer(self) -> None:
-        self.cells.add_empty()
-
     def _lay_on(self) -> None:
         source = self.state.cells
         if source is not None:
@@ -425,12 +414,6 @@ class CorrectPage(PageWidget):
         size = image.pixel_side_um if image is not None else None
         self.box.diameter_box.set_lengths(size)
 
-    def _show_history(self) -> None:
-        self.strip.set_history(self.state.undo, self.state.redo)
-
-    def _show_learned(self) -> None:
-        self.strip.set_learned(self.state.clicks_learned)
-
     def _show_said(self) -> None:
         said, odd = self.state.said, self.state.odd
         words = "" if said.words == odd.words else said.words  # it is above
@@ -452,19 +435,10 @@ class CorrectPage(PageWidget):
         if review.label != self.reviewed.current:
             self._outline.start()
 
-    def _show_offers(self) -> None:
-        self.offers.set_offers(self.state.offers)
-
     def _show_progress(self) -> None:
         running = self.session.running
         self.progress.set_progress(self.session.progress if running else None, "")
         self.progress.setVisible(running)
-
-    def _show_before(self) -> None:
-        show_text(self.kept_before, self.state.kept_before)
-
-    def _show_box(self) -> None:
-        self.box.set_values(self.session.instances)
 
 
 def _place(source: Any) -> str:

@@ -221,8 +221,8 @@ class CarrySection(QWidget):
 class ReviewSection(QWidget):
     """Progress, the cell under review, and buttons to go on."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self.title = text_label(role="summary")
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)

@@ -152,8 +152,8 @@ class ToolStrip(QWidget):
 
     toolChosen = Signal(str)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self.buttons = {tool.name: _button(tool) for tool in TOOLS}
         grid = QGridLayout()
         grid.setContentsMargins(0, 0, 0, 0)

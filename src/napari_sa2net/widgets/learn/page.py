@@ -133,7 +133,8 @@ class LearnPage(PageWidget):
         follow(self._show_name, events.suggested, events.child)
         follow(self._show_model, session.models, session.model)
         follow(self._show_curves, events.curves, events.phase)
-        follow(self._show_notices, events.notices, events.phase)
+        notices = self.notices
+        follow(lambda: show_text(notices, "\n".join(self.state.notices)), events.notices)
         follow(self._show_devices, session.info)
         self.model_row.valueChanged.connect(self._workspace.controller.set_model)
         self.name.editingFinished.connect(lambda: controller.set_child(self.name.text()))
@@ -254,9 +255,6 @@ class LearnPage(PageWidget):
         self.curves.setVisible(there)
         if there:
             self.curves.set_curves(curves)
-
-    def _show_notices(self) -> None:
-        show_text(self.notices, "\n".join(self.state.notices))
 
 
 def _time_words(minutes: float) -> str:

@@ -50,8 +50,8 @@ AP_COLOR, DICE_COLOR, LOSS_COLOR = "#3aa0ff", "#ff8c1a", "#9a9a9a"
 class CurvesPlot(QWidget):
     """Two plots over one axis of steps; pyqtgraph loads in the background."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self._text, self._background = QColor("gray"), QColor("black")
         self._wanted: Curves | None = None
         self._plots: list[Any] = []

@@ -48,9 +48,8 @@ class SettingsForm(QWidget):
         without: tuple[str, ...] = (),
         choices: dict[str, Callable[[], list[str]]] | None = None,
         empty: str = "automatic",
-        parent: QWidget | None = None,
     ) -> None:
-        super().__init__(parent)
+        super().__init__()
         self._kind = kind
         self._value = kind()
         self._choices = choices or {}
@@ -71,7 +70,7 @@ class SettingsForm(QWidget):
         self.reset = link_button("Back to what is recommended", "All of these as they were")
         vbox(self.form, self.reset, on=self.body)
         vbox(self.fold, self.body, on=self)
-        self.reset.clicked.connect(self._reset)
+        self.reset.clicked.connect(lambda: self._take(self._recommended()))
         self._without = without
         self.set_value(self._value)
 
@@ -95,9 +94,6 @@ class SettingsForm(QWidget):
             combo.clear()
             combo.addItems(dict.fromkeys([*choices(), chosen]))
             combo.setCurrentText(chosen)
-
-    def _reset(self) -> None:
-        self._take(self._recommended())
 
     def _recommended(self) -> Settings:
         """The settings with what the page shows itself as it is."""

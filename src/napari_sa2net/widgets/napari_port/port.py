@@ -273,10 +273,7 @@ class NapariPort:
         if self._current is not None:
             drawing = begin_area(self.viewer, self._current)
             if drawing is not None:
-                self._connections.connect(drawing.events.data, self._area_drawn)
-
-    def _area_drawn(self, _: Any = None) -> None:
-        self.image_changed.emit()
+                self._connections.connect(drawing.events.data, self._placed)
 
     def image_layer(self, key: str) -> Image | None:
         """The image layer with this key."""

@@ -57,8 +57,8 @@ STAGE_ROW: dict[NetworkKind, tuple[str, str]] = {
 class MapTile(QAbstractButton):
     """One map as a small picture with its name; checked while its layer is shown."""
 
-    def __init__(self, name: str, caption: str, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, name: str, caption: str) -> None:
+        super().__init__()
         self.name = name
         self.described = False
         self._image: QImage | None = None
@@ -145,8 +145,8 @@ class MapTiles(QWidget):
 
     toggled = Signal(str, bool)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self.tiles: dict[str, MapTile] = {}
         self._maps: dict[str, AttentionMap] = {}
         self._look: tuple[bool, NetworkKind] = (False, "sa2net")
@@ -266,8 +266,8 @@ def color_strip(name: str, bright: bool = False) -> QImage:
 class ColorBar(QWidget):
     """Colours from the low to the high end of a map, with numbers under them."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self._name, self._low, self._high, self._bright = "", 0.0, 1.0, False
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setAccessibleName("Colour bar")
@@ -312,8 +312,8 @@ class MapDetail(QWidget):
 
     channelChanged = Signal(str, object)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self._name = ""
         self.title = text_label(role="summary", wrap=False)
         self.bar = ColorBar()

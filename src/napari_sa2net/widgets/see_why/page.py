@@ -154,7 +154,8 @@ class SeeWhyPage(PageWidget):
         self.stages.jumpWanted.connect(self._jump)
         self.what_if.valueChanged.connect(self._try)
         self.what_if.reset.clicked.connect(self.controller.reset_what_if)
-        self.what_if.keep.clicked.connect(self._ask_name)
+        ask = self.what_if.name_row.ask
+        self.what_if.keep.clicked.connect(lambda: ask(self.controller.proposed_name()))
         self.what_if.name_row.accepted.connect(self.controller.keep_what_if)
         self.what_if.undo.clicked.connect(self.controller.undo_keep)
 
@@ -224,9 +225,6 @@ class SeeWhyPage(PageWidget):
 
     def _try(self) -> None:
         self.controller.set_what_if(self.what_if.value())
-
-    def _ask_name(self) -> None:
-        self.what_if.name_row.ask(self.controller.proposed_name())
 
     # --- what the viewer and the session say ---------------------------------------------
 

@@ -53,8 +53,8 @@ PLAY_MS = 700
 class StageTicks(QWidget):
     """Names of the stages under the slider, each with its colour."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self.stage = 1
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
 
@@ -97,8 +97,8 @@ class StageSection(QWidget):
     stageChanged = Signal(int)
     jumpWanted = Signal(str)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self._there: tuple[int, ...] = STRIDES
         self.play = QToolButton()
         self.play.setText("▶")
@@ -234,8 +234,8 @@ class WhatIfSection(QWidget):
 
     valueChanged = Signal()
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self.form = Form()
         self.gates: list[QCheckBox] = []
         self.scales = QWidget()
@@ -402,8 +402,8 @@ HEIGHT = 132
 class ProfilePlot(QWidget):
     """One curve for each stage, in the stage's colour; pyqtgraph loads with the first."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self._text, self._background = QColor("gray"), QColor("black")
         self._plot: Any = None
         self.setFixedHeight(HEIGHT)
@@ -464,8 +464,8 @@ class ProfilePlot(QWidget):
 class Thumbnail(QWidget):
     """The cell with its outline."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self._image: QImage | None = None
         self.setFixedSize(104, 104)
         self.setToolTip("The cell with its outline, as it is now")
@@ -486,8 +486,8 @@ class Thumbnail(QWidget):
 class GateBars(QWidget):
     """Mean gate of each scale in the cell; a line marks the mean of the image."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self._gates: tuple[float, ...] = ()
         self._image: tuple[float, ...] = ()
         self._text = QColor("gray")
@@ -552,8 +552,8 @@ class CellSection(QWidget):
         The key that inspects the selected cell.
     """
 
-    def __init__(self, key: str, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, key: str) -> None:
+        super().__init__()
         self._shown: CellInspection | None = None
         self._ask = f"Click a cell in the image, or press {key} for the selected one."
         self.hint = muted(self._ask)
