@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,14 +75,8 @@ class ClickRequest(SegmentRequest):
     bounds: Box | None
     lesson: str
 
-    function: ClassVar[str] = "object_at"
-
-    def arguments(self) -> dict[str, Any]:
-        """Of the engine's call."""
-        asked = super().arguments()
-        for name in ("labels", "click", "against", "diameter", "lesson"):
-            asked[name] = getattr(self, name)
-        return asked
+    function = "object_at"
+    asks = ("labels", "click", "against", "diameter", "lesson")
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,14 +101,8 @@ class LessonRequest(SegmentRequest):
     diameter: float
     result: str
 
-    function: ClassVar[str] = "teach_clicks"
-
-    def arguments(self) -> dict[str, Any]:
-        """Of the engine's call."""
-        asked = super().arguments()
-        for name in ("taught", "diameter", "result"):
-            asked[name] = getattr(self, name)
-        return asked
+    function = "teach_clicks"
+    asks = ("taught", "diameter", "result")
 
 
 @dataclass

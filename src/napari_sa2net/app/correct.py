@@ -304,7 +304,7 @@ class CorrectController:
                 self._take_area(session, source)
                 return session.do(step)
 
-            return self._change(source.key, act) and self.carry.after(source.key)
+            return self.change(source.key, act) and self.carry.after(source.key)
 
     def add_area(self, key: str, start: tuple[int, ...], labels: Any) -> bool:
         """Add the cells of a part of the image to cells that a person has edited.
@@ -315,7 +315,7 @@ class CorrectController:
             own = self._begun(key)
             if own is None:
                 return False
-            return self._change(
+            return self.change(
                 key, lambda: own.do(edits.replace_area(own.corrections, start, labels))
             )
 
@@ -337,7 +337,7 @@ class CorrectController:
             session = self._sessions.get(key)
             if session is None:
                 return False
-            return self._change(
+            return self.change(
                 key, lambda: session.do(make(session.corrections), record), quiet=True
             )
 
@@ -452,7 +452,7 @@ class CorrectController:
             session = self._begun(key)
             if session is None:
                 return False
-            done = self._change(key, lambda: session.stroke(atoms), quiet=True)
+            done = self.change(key, lambda: session.stroke(atoms), quiet=True)
             return done and self.carry.after(key)
 
     def undo(self) -> bool:
@@ -462,7 +462,7 @@ class CorrectController:
             if session is None or source is None:
                 return False
             self._take_area(session, source)
-            done = self._change(source.key, session.undo, taken_back=True)
+            done = self.change(source.key, session.undo, taken_back=True)
             if done:
                 self.review.back_to(session.history.undone[-1])
             return done
@@ -473,7 +473,7 @@ class CorrectController:
             session, source = self.open(), self.state.cells
             if session is None or source is None:
                 return False
-            return self._change(source.key, session.redo)
+            return self.change(source.key, session.redo)
 
     # --- inside ------------------------------------------------------------------------
 
@@ -503,17 +503,14 @@ class CorrectController:
             self.say(str(error), ok=False)
             return None
 
-    def change(self, key: str, act: Callable[[], Change]) -> bool:
-        """Carry out a step on the cells with that key; False where it could not be."""
-        return self._change(key, act)
-
-    def _change(
+    def change(
         self,
         key: str,
         act: Callable[[], Change],
         quiet: bool = False,
         taken_back: bool = False,
     ) -> bool:
+        """Carry out a step on the cells with that key; False where it could not be."""
         try:
             change = act()
         except EditConflictError as error:
@@ -619,7 +616,7 @@ class CorrectController:
     def _box_ready(self, request: BoxRequest, labels: NDArray[np.int32]) -> None:
         session = self._sessions.get(request.cells)
         if session is not None:
-            self._change(
+            self.change(
                 request.cells,
                 lambda: session.do(
                     edits.replace_box(session.corrections, request.box, labels, request.index)

@@ -121,14 +121,8 @@ class WaveRequest(SegmentRequest):
     config: LiveConfig
     acts: frozenset[Act]
 
-    function: ClassVar[str] = "wave"
-
-    def arguments(self) -> dict[str, Any]:
-        """Of the engine's call."""
-        asked = super().arguments()
-        for name in ("labels", "counts", "areas", "reviewed", "held_back", "config"):
-            asked[name] = getattr(self, name)
-        return asked
+    function = "wave"
+    asks = ("labels", "counts", "areas", "reviewed", "held_back", "config")
 
 
 @dataclass

@@ -357,8 +357,11 @@ class SegmentRequest:
     normalize: bool
     window: Window
 
-    #: Name of the engine's function.
+    #: Name of the engine's function, and fields that it takes besides.
     function: ClassVar[str] = "segment"
+    asks: ClassVar[tuple[str, ...]] = ()
+    #: It is to see why; the cells that come with it are not what was asked for.
+    looks: ClassVar[bool] = False
 
     def arguments(self) -> dict[str, Any]:
         """Of the engine's call; its image is still the array itself."""
@@ -376,12 +379,8 @@ class SegmentRequest:
             "pixel_size_um": source.pixel_size_um,
             "z_step_um": source.z_step_um,
             "window": self.window,
+            **{name: getattr(self, name) for name in self.asks},
         }
-
-    @property
-    def looks(self) -> bool:
-        """It is to see why; the cells that come with it are not what was asked for."""
-        return False
 
     def may_replace(self, former: SegmentRequest) -> bool:
         """Whether the labels may take the place of a former result of the image."""
@@ -401,11 +400,7 @@ class ExplainRequest(SegmentRequest):
     """A segmentation of one plane that also shows why."""
 
     function = "explain"
-
-    @property
-    def looks(self) -> bool:
-        """It is to see why; the cells that come with it are not what was asked for."""
-        return True
+    looks = True
 
     def adds_to(self, former: SegmentRequest) -> bool:
         """Never: its layer is looked into, and has the labels that the engine knows."""
