@@ -365,7 +365,7 @@ class FolderController:
                 return read_opened(number, image, output) if state.opening == number else None
 
             def failed(error: Exception) -> None:
-                self.set_image(number, what="failed", why=_reason(error, image.path))
+                self.set_image(number, what="failed", why=reason_words(str(error), image.path))
                 self.failed(error)
                 if by:
                     self._step(number, by)
@@ -579,7 +579,3 @@ class FolderController:
         """End what runs with the present piece; nothing is told any more."""
         self._painter.close()
         self.files.close(wait=True, cancel=False)
-
-
-def _reason(error: Exception, path: Path) -> str:
-    return reason_words(str(error), path)

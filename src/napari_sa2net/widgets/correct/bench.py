@@ -87,8 +87,8 @@ class OfferBox(LeftoverBox):
                 text = f"{text} {newest.problem}"
             elif not newest.is_whole:
                 text += (
-                    " The program ended before it could say that these are all: when you have "
-                    "restored them, look whether your last steps are there."
+                    " The program ended before everything was surely written down: once "
+                    "restored, look whether your last steps are there."
                 )
             if more:
                 lots = counted(more, "older piece of work is", "older pieces of work are")
