@@ -49,6 +49,16 @@ class Live:
         for label in labels:
             assert self.correct.accept(label), self.correct.state.said
 
+    @property
+    def looks_again(self) -> bool:
+        """Whether it looks again when nothing is corrected for a while."""
+        timer = self.controller._timer
+        return timer is not None and not timer.finished.is_set()
+
+    def after_a_while(self) -> None:
+        assert self.looks_again
+        self.controller._rested()
+
     def answer(self, new: Any, before: float = 0.5, after: float = 0.7) -> None:
         """The engine is done: these are the cells that it sees."""
         call = self.asked[-1]
@@ -149,7 +159,7 @@ def test_a_wave_does_not_end_what_can_be_done_again(live: Live) -> None:
     live.answer(larger())
     assert live.state.words == "Wave 1: dropped, as you took a step back meanwhile."
     np.testing.assert_array_equal(live.labels, before)
-    live.controller._rested()  # after a while: still to be decided
+    live.after_a_while()  # after a while: still to be decided
     assert not live.state.running
     assert live.correct.redo()
     assert live.state.running
@@ -317,7 +327,7 @@ def test_an_engine_that_dies_loses_nothing(live: Live) -> None:
     assert not live.state.running
     assert not live.state.resting
     live.desk.client.on_event(p.Ready(p.EngineInfo("cpu", "CPU", "2", 1)))
-    live.controller._rested()  # after a while
+    live.after_a_while()  # after a while
     assert len(live.asked) == 2
     second = live.asked[1].arguments
     assert second["reviewed"] == first.arguments["reviewed"]
@@ -340,7 +350,7 @@ def test_a_wave_that_gave_way_is_tried_again(live: Live) -> None:
     live.accept(1, 2, 3, 4, 5)
     live.desk.client.on_event(p.WasCancelled(live.asked[0].job))
     assert not live.state.running
-    live.controller._rested()
+    live.after_a_while()
     assert len(live.asked) == 2
 
 
@@ -377,7 +387,7 @@ def test_waves_wait_while_an_image_is_segmented(live: Live) -> None:
     live.accept(1, 2, 3, 4, 5)
     assert not live.asked
     live.desk.link.session.running = False
-    live.controller._rested()
+    live.after_a_while()
     assert len(live.asked) == 1
 
 
@@ -390,7 +400,7 @@ def test_a_result_of_other_pixels_is_dropped(live: Live) -> None:
     np.testing.assert_array_equal(live.labels, before)
     assert live.state.words == "Wave 1: dropped, as the image changed meanwhile."
     live.accept(6)
-    live.controller._rested()
+    live.after_a_while()
     assert len(live.asked) == 2  # all that was said is learned from the image as it is
 
 
@@ -547,7 +557,7 @@ def test_held_back_corrections_tell_how_much_better_a_wave_is(live: Live) -> Non
     live.answer(disks(), before=0.5, after=0.7)
     assert live.state.words == "Wave 2: nothing to change."  # two are too few
     live.accept(12)
-    live.controller._rested()
+    live.after_a_while()
     assert len(live.asked[2].arguments["held_back"]) == 3
     live.answer(larger(), before=0.5, after=0.7)
     assert live.state.words == ("Wave 3: 1 cell new. Corrections held back: 50% → 70% right.")

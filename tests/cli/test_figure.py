@@ -81,7 +81,8 @@ def test_a_window_cuts_everything_alike():
     axes = panel(figure, "detail 1/8")
     assert axes.get_xlim() == (-0.5, 31.5)
     assert tuple(axes.images[0].get_extent()) == (-16.5, 47.5, 39.5, -8.5)
-    assert panel(figure, "image and result").images[0].get_array().shape[:2] == (32, 32)
+    for title in ("image and result", "mask at 1/8", "mask = result"):
+        assert panel(figure, title).images[0].get_array().shape[:2] == (32, 32)
 
 
 def test_rows_that_a_model_has_nothing_for_are_left_out():
