@@ -957,12 +957,15 @@ def test_a_stack_with_black_and_white_swapped_is_numbered_where_few_cells_are(
     one[10:20, 10:20] = 1
     cell[5:-5, 5:-5] = 255  # no background: it does not go all around
     wrong = np.stack([(plane == 0) * np.uint8(255) for plane in (labels, one, one * 0)])
-    wrong = np.concatenate([wrong, cell[None].astype(np.uint8)])
+    ended = wrong[1].copy()
+    ended[:, -1] = 0  # nor here, on three sides of four
+    wrong = np.concatenate([wrong, cell[None].astype(np.uint8), ended[None]])
     desk = desks(wrong, plane=(0,))
     desk.controller.open()
     assert desk.controller.mend()
     np.testing.assert_array_equal(wrong[:3] > 0, np.stack([labels, one, one * 0]) > 0)
     np.testing.assert_array_equal(wrong[3], cell)
+    np.testing.assert_array_equal(wrong[4], ended)
     assert wrong[1].max() not in wrong[0]
 
 
