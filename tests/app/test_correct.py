@@ -603,6 +603,25 @@ def test_the_walk_goes_through_all_planes(desks: Any) -> None:
     assert state.review.label == 0
 
 
+def test_what_is_known_of_the_order_is_told_while_it_is_worked_out(desks: Any) -> None:
+    planes = np.stack([disks(CENTRES[:2])] * 4)
+    stack = Stack(desks, planes)
+    review, state = stack.controller.review, stack.state
+    stack.controller.open()
+    told: list[Any] = []
+    state.events.review.connect(lambda new: told.append((new.planes, new.scored)))
+    calls = 0
+    while not review.score_some(0.0):
+        calls += 1
+    assert sorted(told) == told  # each time more
+    assert {known for known, _ in told} >= {(2, 4), (3, 4), (4, 4)}
+    assert told[-1] == ((4, 4), True)
+    assert len(told) < calls  # nothing is told where nothing is new
+    n = len(told)
+    assert review.score_some(0.0)
+    assert len(told) == n
+
+
 def test_a_correction_is_carried_kept_and_noted(desks: Any) -> None:
     labels = np.stack([disks(CENTRES[:2])] * 6)
     labels[5] = disks(CENTRES[1:2])
