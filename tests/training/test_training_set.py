@@ -162,6 +162,17 @@ def test_files_of_one_image_pair_by_stem(tmp_path):
         load_training_folder(tmp_path)
 
 
+def test_of_two_endings_in_an_index_a_tiff_goes_before_a_picture_of_it(tmp_path):
+    folder = folder_of(tmp_path, ["a", "b"], "split,name\ntrain,a\nval,b\n")
+    put(folder, "a", "reviewed")
+    for kind in ("images", "reviewed"):
+        (folder / kind / "a.PNG").write_bytes(b"a preview")
+        (folder / kind / "a.jpg").write_bytes(b"a preview")
+    item = load_training_folder(folder)[0]
+    assert item.image == folder / "images" / "a.tif"
+    assert item.reviewed == folder / "reviewed" / "a.tif"
+
+
 def test_an_index_may_lie_above_the_splits(tmp_path):
     folder_of(tmp_path / "train", ["a", "b"])
     folder_of(tmp_path / "test", ["c"])

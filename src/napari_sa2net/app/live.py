@@ -341,7 +341,6 @@ class LiveController:
         if self._engine_key:
             self.link.submit(p.Forget(self._engine_key))
             self._engine_key = ""
-        self.state.running = False
 
     # --- a wave begins -----------------------------------------------------------------
 
