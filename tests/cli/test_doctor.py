@@ -47,7 +47,9 @@ def test_cores_and_precision(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     for fast, word in ((True, "bfloat16 is used"), (False, "float32 is used")):
-        monkeypatch.setattr("napari_sa2net.inference.devices.bfloat16_is_fast", lambda f=fast: f)
+        monkeypatch.setattr(
+            "napari_sa2net.inference.devices.bfloat16_is_fast", lambda f=fast: f
+        )
         check = doctor._processor()
         assert check.status == OK
         assert check.found.endswith(f", 1 core, 2 threads, {word}")
