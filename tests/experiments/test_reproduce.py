@@ -24,6 +24,7 @@ from napari_sa2net.errors import (
     TrainingError,
 )
 from napari_sa2net.experiments.layouts import DATASETS, open_layout
+from napari_sa2net.experiments.reproduce import report
 from napari_sa2net.experiments.reproduce import run as run_module
 from napari_sa2net.experiments.reproduce.fold import (
     EpochSampler,
@@ -212,6 +213,20 @@ def test_score_is_dice_and_iou_per_image_or_volume() -> None:
 
 
 # --- whole runs ----------------------------------------------------------------------------
+
+
+def test_probabilities_and_classes_of_one_head_or_several() -> None:
+    logits = torch.tensor([-2.0, -0.01, 0.0, 0.01])[None, None, None]
+    one = report.probabilities(logits.half())
+    assert one.dtype == torch.float32
+    np.testing.assert_allclose(one[0, 0, 0], [0.119, 0.4975, 0.5, 0.5025], atol=1e-3)
+    assert decided(one.numpy()).tolist() == [[[0, 0, 0, 1]]]
+    two = report.probabilities(torch.cat([0 * logits, logits], 1))
+    np.testing.assert_allclose(two.sum(1), 1, atol=1e-6)
+    np.testing.assert_allclose(two[:, 1], one[:, 0], atol=1e-3)
+    three = report.probabilities(torch.cat([0 * logits, logits, logits + 1], 1))
+    np.testing.assert_allclose(three.sum(1), 1, atol=1e-6)
+    assert decided(three.numpy()).tolist() == [[[0, 2, 2, 2]]]
 
 
 def test_glas_folds_vote_and_report(tmp_path: Path) -> None:
