@@ -9,6 +9,7 @@ import multiprocessing
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,7 +35,7 @@ from napari_sa2net.experiments.reproduce.fold import (
 )
 from napari_sa2net.experiments.reproduce.fold import test_probabilities as probabilities_of
 from napari_sa2net.experiments.reproduce.prepare import augment, bilinear, prepare
-from napari_sa2net.experiments.reproduce.recipes import RECIPES, SIZE, recipe_of
+from napari_sa2net.experiments.reproduce.recipes import POOLED, RECIPES, SIZE, recipe_of
 from napari_sa2net.experiments.reproduce.report import decided, score
 from napari_sa2net.experiments.reproduce.run import fold_splits, reproduce
 from napari_sa2net.models import open_model
@@ -61,6 +62,17 @@ def test_every_layout_has_a_recipe() -> None:
     assert all(recipe.dataset == name for name, recipe in RECIPES.items())
     with pytest.raises(SettingsError, match="Known are"):
         recipe_of("imagenet")
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
+def test_published_figures_can_be_of_one_overlap(recipe: Any) -> None:
+    """IoU is never above Dice, nor (as a mean over images) far from what Dice says of it."""
+    for figure in recipe.figures:
+        assert 0 < figure.iou < figure.dice < 100
+        iou = figure.dice / (2 - figure.dice / 100)
+        # of pooled figures IoU is the mean over both classes
+        assert iou - 1.5 < figure.iou < iou + (15 if figure.of == POOLED else 2.5)
+        assert all(sd is None or 0 < sd < 2 for sd in (figure.dice_sd, figure.iou_sd))
 
 
 # --- recipe --------------------------------------------------------------------------------
