@@ -476,7 +476,7 @@ def test_fewer_crops_at_once_then_smaller_ones(crops, side, then):
         tuning_run.TuningRun._shrink(run, told.append)
         assert (run.module.micro, run.crop) == wanted
     assert len(told) == len(then)
-    with pytest.raises(OutOfMemoryError, match="one crop of 64 px .* Close other programs"):
+    with pytest.raises(OutOfMemoryError, match=r"one crop of 64 px .* Close other programs"):
         tuning_run.TuningRun._shrink(run, told.append)
 
 
