@@ -317,6 +317,31 @@ def test_a_folder_that_cannot_be_written_loses_nothing(desks: Any, tmp_path: Pat
     assert record.n_reviewed == 1
 
 
+def test_when_a_layer_goes_its_journal_is_offered_on_the_image_that_is_looked_at(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = desks(disks())
+    looked: list[Any] = []
+    monkeypatch.setattr(desk.controller.keeping, "look_for_offers", looked.append)
+    desk.controller.accept(1)
+    desk.controller.set_cells(None)
+    looked.clear()
+    other = ImageSource("other", "other", np.zeros((96, 120), np.float32))
+    desk.link.session.image = other
+    desk.controller.forget_cells("never there")
+    assert looked == []
+    desk.controller.forget_cells("cells")  # not those that are corrected
+    assert looked == [other]
+    assert desk.controller.session_of("cells") is None
+    looked.clear()
+    desk.controller.set_cells(desk.source)
+    desk.controller.accept(1)
+    looked.clear()
+    desk.controller.forget_cells("cells")
+    assert looked == [desk.image]
+    assert desk.state.cells is None
+
+
 def test_no_journal_no_stop(desks: Any, home: Path) -> None:
     """Where no journal can be written, correcting goes on and the page says so."""
     home.mkdir()
@@ -474,6 +499,17 @@ def test_levels_are_not_asked_for_where_there_is_no_result(desks: Any) -> None:
     lost.client.on_event(p.Failed(request.job, "NotKeptError", "gone"))
     assert lost.link.session.error is None
     assert lost.controller.session.foreground is None
+    lost.controller.open()  # a new engine may have them
+    again = lost.client.requests[-1]
+    assert (again.name, again.job) != (request.name, request.job)
+    # of labels of another size nothing is taken, and it is asked for anew
+    small = p.SegmentResult("run 2", disks()[:50], (0, 0), p.Summary(1, 1.0, 0))
+    lost.client.on_event(again.done(small))
+    assert lost.controller.session.foreground is None
+    n = len(lost.client.requests)
+    lost.controller.open()
+    lost.controller.open()
+    assert len(lost.client.requests) == n + 1
 
 
 def test_box_is_segmented_with_its_settings_and_put_in_place(desks: Any) -> None:

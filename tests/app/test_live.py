@@ -381,6 +381,34 @@ def test_waves_and_what_clicks_learn_take_turns(live: Live) -> None:
     assert learning()[-1].name == "wave"
 
 
+def test_clicks_wait_for_a_wave_that_is_due_alone(live: Live) -> None:
+    gives_way, clicks = live.correct.clicks.gives_way, live.correct.clicks
+    clicks.ended += 1
+    live.accept(1, 2, 3, 4, 5)
+    assert not gives_way()  # it is off
+    live.controller.set_on(True)
+    assert live.state.running
+    assert not gives_way()
+    live.answer(live.labels.copy())
+    clicks.ended += 1
+    assert not gives_way()  # nothing is new
+    live.desk.link.session.running = True  # so that it has to wait
+    live.accept(6, 7, 8, 9)
+    assert not gives_way()
+    live.accept(10)
+    assert gives_way()
+    plane = live.controller._plane("cells", ())
+    plane.resting = True
+    assert not gives_way()
+    plane.resting = False
+    clicks.ended -= 1  # none of clicks since the last wave: that is their turn
+    assert not gives_way()
+    clicks.ended += 1
+    assert gives_way()
+    live.controller.close()
+    assert not gives_way()
+
+
 def test_waves_wait_while_an_image_is_segmented(live: Live) -> None:
     live.desk.link.session.running = True
     live.controller.set_on(True)
