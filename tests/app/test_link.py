@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from napari_sa2net.app import link as link_module
+from napari_sa2net.app.correct import CorrectController
+from napari_sa2net.app.folder import FolderController
+from napari_sa2net.app.learn import LearnController
 from napari_sa2net.app.link import JOB, RUNS, Background, EngineLink, Trainer
+from napari_sa2net.app.models import ModelsController
+from napari_sa2net.app.saving import Saving
+from napari_sa2net.app.see_why import ExplainController
+from napari_sa2net.app.segment import SegmentController
 from napari_sa2net.app.session import ErrorInfo, JobProgress, RunTime, Session
 from napari_sa2net.engine import messages as p
 from napari_sa2net.errors import SettingsError
@@ -312,6 +320,33 @@ def test_nothing_is_told_when_the_link_is_closed(line: Line, background: Backgro
     background.run(lambda: 1, told.append, told.append).result(30)
     background.close(wait=True)
     assert not told
+
+
+def test_pages_that_close_leave_no_thread_at_work(
+    line: Line, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SA2NET_HOME", str(tmp_path))
+    made: list[Background] = []
+    begin = Background.__init__
+
+    def noted(self: Background, *given: Any) -> None:
+        made.append(self)
+        begin(self, *given)
+
+    monkeypatch.setattr(Background, "__init__", noted)
+    segment, correct = SegmentController(line.link), CorrectController(line.link)
+    pages: list[Any] = [segment, correct, ExplainController(segment), ModelsController(segment)]
+    pages.append(LearnController(segment, correct))
+    pages.append(FolderController(line.link, lambda: tmp_path))
+    pages.append(Saving(line.link))
+    assert len(made) >= 7
+    for page in reversed(pages):
+        page.close()
+    assert all(one.closed and one._worker._shutdown for one in made)
+    assert correct.keeping is not None
+    files: Any = correct._files
+    assert files._reader._shutdown
+    assert files._teller._shutdown
 
 
 # --- an engine that learns -------------------------------------------------------------------
