@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from napari_sa2net.config import FineTuneConfig
+from napari_sa2net.errors import TrainingError
 from napari_sa2net.nn import SA2Net, make_network, network_config
+from napari_sa2net.training import tuning
+from napari_sa2net.training.compare import LossPoint, Notice, RoundPoint, tally
+from napari_sa2net.training.material import HELD_OUT
 from napari_sa2net.training.schedule import Schedule
-from napari_sa2net.training.tuning import CLIP, DECODER, SLOWER, TuningModule
+from napari_sa2net.training.tuning import (
+    CLIP,
+    DECODER,
+    SLOWER,
+    Record,
+    Rounds,
+    TuningModule,
+)
 
 
 def module_of(total: int = 10, **settings: Any) -> TuningModule:
@@ -173,3 +186,160 @@ def stepped_on(module: TuningModule) -> None:
     for parameter in module.net.parameters():
         parameter.grad = torch.full_like(parameter, 0.1)
     module._adam[0].step()
+
+
+# --- after every round -----------------------------------------------------------------------
+
+
+def tallies_of(found: int) -> Any:
+    """Of four cells so many are found; those of the reference set all are."""
+    truth = np.zeros((40, 40), np.int32)
+    for label, (y, x) in enumerate(((2, 2), (2, 22), (22, 2), (22, 22)), 1):
+        truth[y : y + 10, x : x + 10] = label
+    own = tally(np.where(truth <= found, truth, 0), truth)
+    return {HELD_OUT: [own], "fluo": [tally(truth, truth)]}
+
+
+class Run:
+    """A run without data, by a clock that goes on with its steps and scores."""
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        total: int = 10,
+        rounds: int = 2,
+        patience: int = 9,
+        limit: float | None = None,
+        found: Any = (3,),
+        scoring: float = 0.0,
+    ) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(tuning.time, "monotonic", lambda: self.now)
+        self.module = module_of()
+        self.module.configure_optimizers()
+        self.module.remember()
+        self.module.schedule = Schedule(total, rounds)
+        self.record = Record(tallies_of(2))
+        self.told: list[Any] = []
+        self.saved: list[int] = []
+        self.shown: list[int] = []
+        scores = iter(found)
+
+        def score(_: Any) -> Any:
+            self.now += scoring
+            self.last = next(scores, getattr(self, "last", 2))
+            return tallies_of(self.last)
+
+        self.trainer = SimpleNamespace(should_stop=False)
+        self.rounds = Rounds(
+            self.record,
+            SimpleNamespace(score=score),  # type: ignore[arg-type]
+            patience,
+            limit,
+            lambda: self.saved.append(self.module.done),
+            self.told.append,
+            lambda net, number: self.shown.append(number * (1 - net.training)),
+        )
+        self.rounds.on_fit_start(self.trainer, self.module)  # type: ignore[arg-type]
+        self.rounds.on_train_start(self.trainer, self.module)  # type: ignore[arg-type]
+
+    def step(self, n: int = 1, loss: float = 1.0, seconds: float = 1.0) -> None:
+        for _ in range(n):
+            assert not self.trainer.should_stop
+            self.now += seconds
+            self.module.done += 1
+            self.module.last_loss = loss
+            self.rounds.on_train_batch_end(self.trainer, self.module, None)  # type: ignore[arg-type]
+
+    def of(self, kind: type) -> list[Any]:
+        return [event for event in self.told if isinstance(event, kind)]
+
+
+def test_each_round_is_scored_saved_shown_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(monkeypatch, total=10, rounds=2, found=(3, 4))
+    run.step(10)
+    assert run.trainer.should_stop
+    assert [(point.round, point.step, point.best) for point in run.of(RoundPoint)] == [
+        (1, 5, True),
+        (2, 10, True),
+    ]
+    assert run.saved == [5, 10]
+    assert run.shown == [1, 2]
+    assert run.record.step == 10
+    points = run.of(LossPoint)
+    assert [point.step for point in points] == list(range(1, 11))
+    assert [point.rate for point in points] == [run.module.schedule.rate(i) for i in range(10)]
+    assert run.record.seconds == 10
+
+
+def test_rounds_that_are_worse_end_it_with_the_best_so_far(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = Run(monkeypatch, total=50, rounds=10, patience=2, found=(4, 0, 0, 0))
+    run.step(10)
+    assert not run.trainer.should_stop
+    assert not run.of(Notice)
+    run.step(5)
+    assert run.trainer.should_stop
+    assert [point.best for point in run.of(RoundPoint)] == [True, False, False]
+    (notice,) = run.of(Notice)
+    assert notice.text.startswith("Worse for 2 rounds")
+    assert notice.text.endswith("that of step 5.")
+    # at the end of a run nothing ends early
+    run = Run(monkeypatch, total=15, rounds=3, patience=2, found=(4, 0, 0))
+    run.step(15)
+    assert not run.of(Notice)
+
+
+def test_losses_that_are_no_numbers_end_it_after_three_ways_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nan = float("nan")
+    run = Run(monkeypatch, total=40, rounds=8)
+    run.step(3, nan)
+    assert all("on with a lower rate" in notice.text for notice in run.of(Notice))
+    with pytest.raises(TrainingError, match="no number 4 times"):
+        run.step(1, nan)  # there is nothing to keep
+    run = Run(monkeypatch, total=40, rounds=8)
+    run.step(5)
+    run.step(3, nan)
+    run.step(1, nan)
+    assert run.trainer.should_stop
+    first, *_, last = run.of(Notice)
+    assert "at step 6: back to the last good weights, on with a lower rate" in first.text
+    assert "at step 9: back to the last good weights, learning ends with the best" in last.text
+    assert len(run.of(Notice)) == 4
+    assert len(run.of(LossPoint)) == 5
+
+
+@pytest.mark.parametrize(("seconds", "late"), [(1.149, False), (1.151, True)])
+def test_a_run_ends_little_after_its_time(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, late: bool
+) -> None:
+    run = Run(monkeypatch, total=100, rounds=2, limit=10.0)
+    run.step(10, seconds=seconds)
+    assert run.trainer.should_stop == late
+    assert len(run.of(RoundPoint)) == late
+    assert (run.module.schedule.total == 11) == late
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds", "scoring", "total"),
+    [
+        (40.0, 1.0, 0.0, 40),  # it is slower than planned
+        (40.0, 1.0, 2.0, 20),  # and there are nine more rounds to score
+        (400.0, 1.0, 0.0, 400),
+        (96.0, 1.0, 0.0, 100),  # about as planned
+        (None, 1.0, 0.0, 100),
+    ],
+)
+def test_the_rest_is_planned_anew_by_what_a_step_takes(
+    monkeypatch: pytest.MonkeyPatch,
+    limit: float | None,
+    seconds: float,
+    scoring: float,
+    total: int,
+) -> None:
+    run = Run(monkeypatch, total=100, rounds=10, limit=limit, scoring=scoring)
+    run.step(10, seconds=seconds)
+    assert run.module.schedule.total == total
