@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from napari_sa2net.app import planes as planes_module
 from napari_sa2net.app.cells import BoxRequest, CellSource, Foreground
 from napari_sa2net.app.edit_session import (
     EditSession,
@@ -656,6 +657,30 @@ def test_what_is_known_of_the_order_is_told_while_it_is_worked_out(desks: Any) -
     n = len(told)
     assert review.score_some(0.0)
     assert len(told) == n
+
+
+def test_the_walk_looks_through_more_planes_where_those_known_are_done(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a moment; then it says that it goes on."""
+    planes = np.zeros((20, 96, 120), np.int32)
+    planes[0], planes[3] = disks(CENTRES[:1]), disks(CENTRES[2:3]) * 5
+    stack = Stack(desks, planes)
+    review, state = stack.controller.review, stack.state
+    session = stack.controller.open()
+    assert session is not None
+    queue = session.queue(state.cells)
+    look = type(queue).score_some
+    monkeypatch.setattr(type(queue), "score_some", lambda self, _=0: look(self, 0.0))
+    stack.controller.accept(1)
+    review.next()
+    assert (state.review.label, state.cells.plane) == (5, (3,))
+    review.accept_and_next()
+    assert state.said.words == planes_module.NOT_YET
+    while not review.score_some():
+        pass
+    review.next()
+    assert "all 20 planes" in state.said.words
 
 
 def test_a_correction_is_carried_kept_and_noted(desks: Any) -> None:

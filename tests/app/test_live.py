@@ -381,6 +381,40 @@ def test_waves_and_what_clicks_learn_take_turns(live: Live) -> None:
     assert learning()[-1].name == "wave"
 
 
+def test_the_engine_keeps_what_it_learned_until_that_is_of_no_use(live: Live) -> None:
+    def forgotten() -> list[str]:
+        return [r.key for r in live.desk.client.requests if isinstance(r, p.Forget)]
+
+    live.controller.set_on(True)
+    live.accept(1, 2, 3, 4, 5)
+    first = live.asked[0].key
+    live.answer(larger())
+    live.accept(6, 7, 8, 9, 10)
+    assert live.asked[1].key == first  # it goes on from there
+    assert forgotten() == []
+    live.answer(larger())
+    live.desk.link.outdate("image")
+    live.accept(11)
+    live.after_a_while()
+    second = live.asked[2].key
+    assert second != first
+    assert forgotten() == [first]
+    live.controller.set_on(False)
+    assert forgotten() == [first, second]
+    live.controller.set_on(True)
+    live.controller.set_on(False)
+    live.controller.close()
+    assert forgotten() == [first, second]  # once
+
+
+def test_clicks_let_the_first_wave_go_before_them(live: Live) -> None:
+    live.desk.link.session.running = True
+    live.controller.set_on(True)
+    live.accept(1, 2, 3, 4, 5)
+    assert not live.asked
+    assert live.correct.clicks.gives_way()
+
+
 def test_clicks_wait_for_a_wave_that_is_due_alone(live: Live) -> None:
     gives_way, clicks = live.correct.clicks.gives_way, live.correct.clicks
     clicks.ended += 1
