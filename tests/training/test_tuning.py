@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from napari_sa2net.config import FineTuneConfig
+from napari_sa2net.config import CLASSES, FineTuneConfig, InstanceConfig
 from napari_sa2net.errors import TrainingError
 from napari_sa2net.nn import SA2Net, make_network, network_config
 from napari_sa2net.training import tuning
@@ -22,6 +22,7 @@ from napari_sa2net.training.tuning import (
     SLOWER,
     Record,
     Rounds,
+    Scorer,
     TuningModule,
 )
 
@@ -343,3 +344,46 @@ def test_the_rest_is_planned_anew_by_what_a_step_takes(
     run = Run(monkeypatch, total=100, rounds=10, limit=limit, scoring=scoring)
     run.step(10, seconds=seconds)
     assert run.module.schedule.total == total
+
+
+def test_a_score_tells_how_far_it_is_and_can_be_stopped_before_each_view() -> None:
+    net = SA2Net(1, 3, 4).eval()
+    views = [
+        SimpleNamespace(
+            image=np.zeros((1, 64, 64), np.float32),
+            labels=np.ones((64, 64), np.int32) * i,
+            counts=None,
+        )
+        for i in range(3)
+    ]
+    asked: list[int] = []
+    card: Any = SimpleNamespace(classes=CLASSES, instance=InstanceConfig())
+    by_set: Any = {"a": views[:2], "b": views[2:]}
+    cpu = torch.device("cpu")
+    scorer = Scorer(by_set, card, cpu, torch.float32, lambda: asked.append(1))
+    told: list[tuple[int, int]] = []
+    found = scorer.score(net, lambda done, total: told.append((done, total)))
+    assert told == [(0, 3), (1, 3), (2, 3)]
+    assert len(asked) == 3
+    assert {name: [one.n for one in some] for name, some in found.items()} == {
+        "a": [0, 1],
+        "b": [1],
+    }
+    assert scorer.probability(net, by_set["a"][0]).shape == (3, 64, 64)
+    scorer.score(net)  # nobody need listen
+
+
+@pytest.mark.parametrize(
+    ("gpu", "precision", "wanted"),
+    [
+        (torch.bfloat16, "auto", torch.bfloat16),
+        (torch.bfloat16, "float32", torch.float32),
+        (torch.float16, "auto", torch.float32),  # its gradients would have to be scaled
+        (torch.float32, "auto", torch.float32),
+    ],
+)
+def test_learning_is_as_precise_as_it_has_to_be(
+    monkeypatch: pytest.MonkeyPatch, gpu: Any, precision: str, wanted: Any
+) -> None:
+    monkeypatch.setattr(tuning, "fast_dtype", lambda _: gpu)
+    assert tuning.working_dtype(torch.device("cpu"), precision) is wanted
