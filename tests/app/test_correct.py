@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -341,6 +343,18 @@ def test_when_a_layer_goes_its_journal_is_offered_on_the_image_that_is_looked_at
     desk.controller.forget_cells("cells")
     assert looked == [desk.image]
     assert desk.state.cells is None
+
+
+def test_a_layer_that_is_gone_lets_go_of_its_labels(desks: Any) -> None:
+    desk = desks(disks())
+    desk.controller.accept(1)
+    desk.settle()
+    held = weakref.ref(desk.source.labels)
+    desk.controller.set_cells(None)
+    desk.controller.forget_cells("cells")
+    desk.source = None
+    gc.collect()
+    assert held() is None
 
 
 def test_no_journal_no_stop(desks: Any, home: Path) -> None:
