@@ -84,6 +84,14 @@ def test_a_terminal_has_bars_and_is_not_told_twice(terminal: io.StringIO) -> Non
     assert "3 of 4 blocks" not in terminal.getvalue()
 
 
+def test_bars_are_gone_when_the_work_is_done(terminal: io.StringIO) -> None:
+    with StepProgress() as steps:
+        steps.step(1, 4, "segmenting")
+        steps._progress.refresh()
+    erase_line = "\x1b[2K"
+    assert terminal.getvalue().rstrip().endswith(erase_line)
+
+
 @pytest.mark.parametrize("where", ["terminal", "pipe"])
 def test_quiet_is_quiet(where: str, request: pytest.FixtureRequest) -> None:
     screen = request.getfixturevalue(where)
