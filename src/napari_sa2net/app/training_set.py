@@ -264,7 +264,7 @@ class LearnState:
 
 
 def plan_words(plan: Planned) -> str:
-    """``Learns from 57 cells, judged on 14 that are held back. nuclei now: AP 0.61``."""
+    """``Learns from 57 cells, and is judged on 14 that are held back``."""
     held = plan.n_held_out
     return (
         f"Learns from {counted(plan.n_learned, 'cell')}, and is judged on {held:,} that "
