@@ -8,16 +8,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 
-from napari_sa2net.config import InstanceConfig
+from napari_sa2net.config import InstanceConfig, PredictConfig
+from napari_sa2net.data import read_image, synthetic_nuclei
 from napari_sa2net.data.plan import plan_image
-from napari_sa2net.data.results import Job
+from napari_sa2net.data.results import Job, ResultFolder
 from napari_sa2net.errors import OutputError, SettingsError
 from napari_sa2net.inference.batch import BatchSettings
-from napari_sa2net.inference.blocks import Block, Mosaic, cut, difference, read_json
+from napari_sa2net.inference.blocks import (
+    Block,
+    Mosaic,
+    SharedImage,
+    cut,
+    difference,
+    read_json,
+)
 from napari_sa2net.inference.predict import HALO
 from napari_sa2net.inference.shares import Order, Shard, ShardNotes
 from napari_sa2net.inference.tiling import ScaledPlane
+from napari_sa2net.models import open_model
 
 TILE = 2 * HALO + 64
 
@@ -180,3 +190,58 @@ def test_what_has_not_finished_is_named(tmp_path: Path) -> None:
         shards.check_finished()
     shards.clear()
     assert shards.cleared
+
+
+def test_what_was_begun_otherwise_is_refused_or_done_anew(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    path = tmp_path / "a.tif"
+    image, _ = synthetic_nuclei((96, 96), n=6, diameter=14, seed=1)
+    tifffile.imwrite(path, image)
+    file, model = read_image(path), open_model(tiny_model)
+    folder = ResultFolder(tmp_path / "out", "key")
+
+    def shared(size: int, block: int | None = 64, anew: bool = False) -> SharedImage:
+        predict = PredictConfig(device="cpu", diameter=14)
+        settings = BatchSettings(predict=predict, instances=InstanceConfig(min_size=size))
+        return SharedImage(Job("a", path), folder, file, model, settings, block, anew)
+
+    first = shared(15)
+    assert first.blocks
+    first.make(0)
+    assert first.done(0)
+    assert shared(15).done(0)  # who shares it sees what is made
+    assert shared(15, anew=True).done(0)  # nothing of it is otherwise
+    with pytest.raises(SettingsError, match=r"min-size was 15 and is 16.* or delete"):
+        shared(16)
+    with pytest.raises(SettingsError, match="block was 64 and is 96"):
+        shared(15, 96)
+    again = shared(16, anew=True)
+    assert not again.done(0)
+    with pytest.raises(SettingsError, match="min-size was 16 and is 15"):
+        shared(15)
+
+
+def test_a_half_written_block_is_made_again(tmp_path: Path, tiny_model: Path) -> None:
+    path = tmp_path / "a.tif"
+    image, _ = synthetic_nuclei((96, 96), n=6, diameter=14, seed=1)
+    tifffile.imwrite(path, image)
+    settings = BatchSettings(predict=PredictConfig(device="cpu", diameter=14))
+    one = SharedImage(
+        Job("a", path),
+        ResultFolder(tmp_path / "out", "key"),
+        read_image(path),
+        open_model(tiny_model),
+        settings,
+        64,
+    )
+    assert not one.done(0)
+    one.make(0)
+    whole = one.file(0).read_bytes()
+    one.file(0).write_bytes(whole[: len(whole) // 2])
+    assert not one.done(0)
+    one.make(0)
+    assert one.file(0).read_bytes() == whole
+    before = one.file(0).stat().st_mtime_ns
+    one.make(0)  # it is there
+    assert one.file(0).stat().st_mtime_ns == before
