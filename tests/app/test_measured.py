@@ -575,16 +575,20 @@ def test_confidence_comes_from_the_network(image: np.ndarray) -> None:
     assert np.isnan(cells.columns["confidence"][0])
     assert (cells.columns["confidence"][1:] == 0.5).all()
     answer = {"label": np.array([1]), "confidence": np.array([0.25])}
+    heard = len(bench.heard)
     bench.client.on_event(request.done(answer))
     assert cells.columns["confidence"][0] == 0.25
+    assert len(bench.heard) == heard + 1
     # changed again before the answer came: it is of another cell
     labels[9, 9] = 0
     bench.measurements.follow("cells", labels, place)
     late = bench.client.requests[-1]
     labels[10, 9] = 0
     bench.measurements.follow("cells", labels, place)
+    heard = len(bench.heard)
     bench.client.on_event(late.done(answer))
     assert np.isnan(cells.columns["confidence"][0])
+    assert len(bench.heard) == heard
 
 
 def a_box(*ends: tuple[int, int]) -> Any:

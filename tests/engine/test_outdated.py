@@ -475,3 +475,20 @@ def test_a_click_sees_three_channels_of_a_model_of_any_number(
     image, predicted = seen_at(plan, None, (), (2, 12, 3, 23))
     assert predicted is None
     np.testing.assert_array_equal(image, plan.read((), 2, 12, 3, 23)[list(seen)])
+
+
+def test_an_image_of_a_folder_tells_how_far_it_is_and_ends_where_it_is_cancelled() -> None:
+    told: list[Any] = []
+    stop: list[int] = []
+    handlers: Any = SimpleNamespace(
+        reporter=lambda job: lambda *news: told.append((job, *news)),
+        cancelled=lambda job: lambda: job in stop,
+    )
+    news = service._FileNews(handlers, 7)
+    news.step(1, 4, "segmenting")
+    news.note("a", "said on the shell alone")
+    assert told == [(7, 1, 4, "segmenting")]
+    stop.append(7)
+    with pytest.raises(Cancelled, match="what was done before is kept"):
+        news.step(2, 4, "segmenting")
+    assert len(told) == 1

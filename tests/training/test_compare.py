@@ -21,6 +21,7 @@ from napari_sa2net.training.compare import (
     Interval,
     Score,
     Tally,
+    _nearness,
     change,
     judge,
     score_of,
@@ -298,6 +299,27 @@ def test_what_is_cut_from_a_source_was_had_for_the_same():
     assert used("slide1/0-64") == used("slide1/64-128") == "learned"
     assert used("slide2/0-64") == used("") == "none"
     assert used("slide2/0-64", kin=("id-a",)) == used("", before=("id-a",)) == "learned"
+
+
+@pytest.mark.parametrize(
+    ("item", "near"),
+    [
+        ({"commit": "id-a"}, 0),
+        ({"commit": "id-b", "before": ("id-a",)}, 1),
+        ({"commit": "id-b", "place": "slide1/0-64"}, 1),
+        ({"commit": "id-b", "kin": ("id-a",)}, 2),
+        ({"commit": "id-b", "place": "slide1/64-128"}, 2),
+        ({"commit": "id-b", "place": "slide2/0-64"}, None),
+        ({"commit": "id-b"}, None),
+        ({"name": "a"}, 0),  # of a folder, by its name
+        ({"kin": ("a",)}, 2),
+        ({}, None),
+    ],
+)
+def test_how_near_an_image_is_to_one_that_was_learned(item, near):
+    training = {"commit_ids": {"a": "id-a"}, "places": {"a": "slide1/0-64"}}
+    given = {"name": "b", "image": Path(), "labels": Path(), **item}
+    assert _nearness(training, "a", TrainingItem(**given)) == near
 
 
 def test_without_corrections_each_part_of_the_reference_set_has_its_better_model():

@@ -120,7 +120,9 @@ def test_a_batch_in_parts_is_the_same_step(micro: int) -> None:
     made = []
     for size in (4, micro):
         module = module_of()
+        sums = sum(float(p.detach().sum()) for p in module.net.parameters())
         stepped(module, [1e-6, 2e-6, 3e-6, 4e-6], size)
+        assert module.last_loss == pytest.approx(2.5e-6 * sums, rel=1e-3)
         made.append((module.last_loss, [p.grad for p in module.net.parameters()]))
         assert module.done == 1
         assert module.average.n == 1
