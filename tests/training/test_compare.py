@@ -23,6 +23,7 @@ from napari_sa2net.training.compare import (
     Tally,
     _nearness,
     change,
+    drawn_dice,
     judge,
     score_of,
     tally,
@@ -276,6 +277,24 @@ def test_areas_add_up_to_dice_and_are_drawn_with_the_cells():
     assert change([old], [old]).dice.margin == 0
     empty = np.zeros_like(truth)
     assert tally(found, empty).areas.tolist() == [[0, 0, int((found > 0).sum())]]
+
+
+def test_dice_of_objects_drawn_anew_is_the_mean_over_the_images_they_are_of():
+    rng = np.random.default_rng(0)
+    shares = [rng.integers(0, 9, (n, 3)).astype(float) for n in (4, 1, 6)]
+    shares[1][:] = 0  # of nothing: right
+    of = np.repeat(np.arange(3), (4, 1, 6))
+    every = np.concatenate(shares)
+    picks = np.concatenate([rng.integers(0, 11, (40, 11)), [[0] * 11, [4] * 11]])
+    wanted = []
+    for drawn in picks:
+        dices = []
+        for image in np.unique(of[drawn]):
+            hit, missed, false = every[[i for i in drawn if of[i] == image]].sum(0)
+            whole = 2 * hit + missed + false
+            dices.append(2 * hit / whole if whole else 1.0)
+        wanted.append(np.mean(dices))
+    np.testing.assert_allclose(drawn_dice(shares, picks), wanted)
 
 
 def test_what_is_cut_from_a_source_was_had_for_the_same():
