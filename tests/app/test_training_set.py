@@ -142,6 +142,8 @@ def test_small_pictures_are_of_the_middle_plane_from_black_to_white() -> None:
     assert small.shape == (25, 40)
     assert np.unique(small[:, :20]).tolist() == [0]
     assert np.unique(small[:, 20:]).tolist() == [255]
+    stack[2, 0, 0] = 60_000  # brighter than white is white
+    assert picture_of(plan_image(stack, "ZYX", in_channels=1))[0, 0] == 255
     colours = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
     np.testing.assert_array_equal(picture_of(plan_image(colours, "YXC")), colours)
     two = np.stack([np.eye(30), np.zeros((30, 30))]).astype(np.float32)
