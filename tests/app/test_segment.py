@@ -311,3 +311,91 @@ def test_edited_cells_are_measured_and_other_errors_are_said(desk: Desk) -> None
     assert desk.session.error.message == "No memory."
     desk.page.dismiss_error()
     assert desk.session.error is None
+
+
+def measured(desk: Desk, seconds: float = 2.0) -> None:
+    """The engine has timed its network."""
+    info = p.EngineInfo(
+        "cpu", "CPU", "2", 1, seconds_per_megapixel=seconds, model_diameter=30.0
+    )
+    desk.session.info = info
+
+
+def test_what_changes_how_long_a_run_takes_is_estimated_anew(desk: Desk) -> None:
+    measured(desk)
+    image = ImageSource("a", "a", np.zeros((2, 1000, 1000), np.uint8), "ZYX", plane=(0,))
+    desk.page.set_image(replace(image, view=(0, 500, 0, 1000)))
+    desk.page.set_region("whole", "all")
+    desk.page.set_predict(PredictConfig(diameter=15))  # enlarged to twice the side
+    whole = desk.session.estimate
+    assert whole is not None
+    assert whole.low == whole.high == 2 * 2 * 2**2
+    for where, planes, share in (
+        ("whole", "current", 1 / 2),
+        ("view", "all", 1 / 2),
+        ("view", "current", 1 / 4),
+        (None, None, 1 / 4),
+    ):
+        desk.page.set_region(where, planes)
+        assert desk.session.estimate is not None
+        assert desk.session.estimate.high == pytest.approx(whole.high * share)
+    desk.page.set_region("whole", "all")
+    desk.page.set_predict(PredictConfig(diameter=15, rescale=False))
+    assert desk.session.estimate is not None
+    assert desk.session.estimate.high == 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("more", "timed"),
+    [
+        ({"diameter": 30.0}, False),
+        ({"tile": 256}, False),
+        ({"augment": True}, True),
+        ({"precision": "float32"}, True),
+        ({"device": "cpu"}, True),
+    ],
+)
+def test_what_changes_the_time_of_a_tile_is_timed_anew(
+    desk: Desk, more: Any, timed: bool
+) -> None:
+    desk.page.set_predict(PredictConfig(**more))
+    assert not desk.asked("warm_up")  # nothing is known yet
+    desk.page.set_predict(PredictConfig())
+    measured(desk)
+    desk.page.set_predict(PredictConfig(**more))
+    assert bool(desk.asked("warm_up")) == timed
+    assert desk.session.predict == PredictConfig(**more)
+
+
+def test_thresholds_are_the_models_until_a_person_chooses(desk: Desk) -> None:
+    desk.page.refresh_models()
+    card = next(entry.card for entry in desk.session.models if entry.name == "nuclei")
+    desk.page.set_model("nuclei")
+    assert desk.session.instances == card.instance
+    own = InstanceConfig(foreground=0.9, remove_border=True, fill_holes=False)
+    desk.page.set_instances(own)
+    desk.page.set_model("nuclei")
+    assert desk.session.instances == own
+    # chosen for its thresholds: what becomes of holes and border stays
+    desk.page.choose_model("nuclei")
+    now = desk.session.instances
+    assert now == desk.page.tuned
+    assert (now.foreground, now.split) == (card.instance.foreground, card.instance.split)
+    assert (now.remove_border, now.fill_holes) == (True, False)
+    desk.session.model = "a file.safetensors"
+    assert desk.page.tuned == now
+
+
+def test_what_cannot_be_segmented_is_said(desk: Desk) -> None:
+    desk.page.set_image(None)
+    assert desk.page.segment() is None
+    assert desk.session.error is not None
+    assert not desk.client.requests
+    desk.page.set_image(desk.source)
+    number = desk.page.segment()
+    assert number is not None
+    again = desk.page.segment()
+    assert desk.client.cancelled == [number]  # the one before gives way
+    assert again != number
+    desk.page.set_normalize(False)
+    assert not desk.session.normalize
