@@ -14,6 +14,7 @@ from napari_sa2net.app.learn import NOTHING_KEPT, LearnController
 from napari_sa2net.app.link import JOB, EngineLink
 from napari_sa2net.app.segment import SegmentController
 from napari_sa2net.app.session import DIFFERENCE, PREVIEW, JobProgress, Session
+from napari_sa2net.app.training_set import SetSummary
 from napari_sa2net.engine import messages as p
 from napari_sa2net.models.registry import add_file
 from napari_sa2net.training.compare import LossPoint, Planned, RoundPoint, Score
@@ -81,6 +82,8 @@ class Desk:
 def desk(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     monkeypatch.setenv("SA2NET_HOME", str(tmp_path))
     add_file(tiny_model, "tiny")
+    # there is something to learn from, whenever it is read
+    monkeypatch.setattr(learn_module, "read_summary", lambda folder, _: SetSummary(folder))
     made = Desk()
     yield made
     made.close()
