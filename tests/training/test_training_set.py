@@ -11,6 +11,7 @@ from napari_sa2net.config import InputConfig
 from napari_sa2net.data import plan_image
 from napari_sa2net.data.training_set import (
     TrainingItem,
+    _with_kin,
     load_training_folder,
     split_items,
     take_levels,
@@ -273,3 +274,10 @@ def test_a_crop_is_as_bright_as_its_image_was(kind):
     before = plan.levels.tolist()
     take_levels(plan, TrainingItem("crop", Path(), Path(), levels=((10, 200),) * 3))
     assert plan.levels.tolist() == (before if kind == "divide" else [[10, 200]] * 3)
+
+
+def test_images_of_one_group_are_kin_and_none_is_its_own():
+    groups = {"a": "g", "b": "g", "c": "h", "d": "", "e": "", "f": "g"}
+    items = [TrainingItem(name, Path(), Path(), group=g) for name, g in groups.items()]
+    kin = [item.kin for item in _with_kin(items)]
+    assert kin == [("b", "f"), ("a", "f"), (), (), (), ("a", "b")]
