@@ -88,6 +88,7 @@ def test_a_wave_leaves_what_is_reviewed_and_says_how_it_learned(
     (y0, x0), (y1, x1) = box.min(0), box.max(0) + 1
     judged = (HeldBack((int(y0), int(x0)), truth[y0:y1, x0:x1] == held),)
     said: list[str] = []
+    asked = plane.predictor.config
     wave = plane.wave(
         labels,
         counts,
@@ -96,6 +97,7 @@ def test_a_wave_leaves_what_is_reviewed_and_says_how_it_learned(
         config=LiveConfig(steps=8, seconds=1e6),
         progress=lambda *what: said.append(what[2]),
     )
+    assert plane.predictor.config is asked  # others run with it, too
     rows, cols = wave.patch.pixels()
     assert rows.size
     assert not stays[rows, cols].any()
