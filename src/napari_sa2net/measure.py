@@ -364,7 +364,6 @@ def _of_tiles(parts: list[dict[str, Any]], aspect: float) -> dict[str, Any]:
     areas = column("area_px")
     for name in ("area_px", "sum_y", "sum_x", "inside", "intensity", "finite"):
         sums[name] = total(column(name))
-    sums["area_px"] = sums["area_px"].astype(np.int64)
     sums["union"] = np.nan
     sums["touches_border"] = total(column("touches_border")) > 0
     # squares about the centre of the whole, by those about the centres of the parts

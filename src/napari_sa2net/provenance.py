@@ -123,9 +123,9 @@ def quick_fingerprint(image: Any) -> str:
     Pixels of lazy arrays are not looked at.
     """
     digest = hashlib.blake2b(f"{tuple(image.shape)} {image.dtype}".encode(), digest_size=16)
-    if isinstance(image, np.ndarray):
+    if isinstance(image, np.ndarray) and image.size:
         flat = np.unravel_index(np.linspace(0, image.size - 1, _FEW).astype(int), image.shape)
-        digest.update(np.ascontiguousarray(image[flat] if image.size else image).tobytes())
+        digest.update(np.ascontiguousarray(image[flat]).tobytes())
     return digest.hexdigest()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from napari_sa2net.app import planes as planes_module
 from napari_sa2net.app.cells import BoxRequest, CellSource, Foreground
 from napari_sa2net.app.edit_session import (
     EditSession,
@@ -318,6 +321,43 @@ def test_a_folder_that_cannot_be_written_loses_nothing(desks: Any, tmp_path: Pat
     assert record.n_reviewed == 1
 
 
+def test_when_a_layer_goes_its_journal_is_offered_on_the_image_that_is_looked_at(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = desks(disks())
+    looked: list[Any] = []
+    monkeypatch.setattr(desk.controller.keeping, "look_for_offers", looked.append)
+    desk.controller.accept(1)
+    desk.controller.set_cells(None)
+    looked.clear()
+    other = ImageSource("other", "other", np.zeros((96, 120), np.float32))
+    desk.link.session.image = other
+    desk.controller.forget_cells("never there")
+    assert looked == []
+    desk.controller.forget_cells("cells")  # not those that are corrected
+    assert looked == [other]
+    assert desk.controller.session_of("cells") is None
+    looked.clear()
+    desk.controller.set_cells(desk.source)
+    desk.controller.accept(1)
+    looked.clear()
+    desk.controller.forget_cells("cells")
+    assert looked == [desk.image]
+    assert desk.state.cells is None
+
+
+def test_a_layer_that_is_gone_lets_go_of_its_labels(desks: Any) -> None:
+    desk = desks(disks())
+    desk.controller.accept(1)
+    desk.settle()
+    held = weakref.ref(desk.source.labels)
+    desk.controller.set_cells(None)
+    desk.controller.forget_cells("cells")
+    desk.source = None
+    gc.collect()
+    assert held() is None
+
+
 def test_no_journal_no_stop(desks: Any, home: Path) -> None:
     """Where no journal can be written, correcting goes on and the page says so."""
     home.mkdir()
@@ -475,6 +515,17 @@ def test_levels_are_not_asked_for_where_there_is_no_result(desks: Any) -> None:
     lost.client.on_event(p.Failed(request.job, "NotKeptError", "gone"))
     assert lost.link.session.error is None
     assert lost.controller.session.foreground is None
+    lost.controller.open()  # a new engine may have them
+    again = lost.client.requests[-1]
+    assert (again.name, again.job) != (request.name, request.job)
+    # of labels of another size nothing is taken, and it is asked for anew
+    small = p.SegmentResult("run 2", disks()[:50], (0, 0), p.Summary(1, 1.0, 0))
+    lost.client.on_event(again.done(small))
+    assert lost.controller.session.foreground is None
+    n = len(lost.client.requests)
+    lost.controller.open()
+    lost.controller.open()
+    assert len(lost.client.requests) == n + 1
 
 
 def test_box_is_segmented_with_its_settings_and_put_in_place(desks: Any) -> None:
@@ -602,6 +653,49 @@ def test_the_walk_goes_through_all_planes(desks: Any) -> None:
     assert state.review.label == 1
     stack.show(2)
     assert state.review.label == 0
+
+
+def test_what_is_known_of_the_order_is_told_while_it_is_worked_out(desks: Any) -> None:
+    planes = np.stack([disks(CENTRES[:2])] * 4)
+    stack = Stack(desks, planes)
+    review, state = stack.controller.review, stack.state
+    stack.controller.open()
+    told: list[Any] = []
+    state.events.review.connect(lambda new: told.append((new.planes, new.scored)))
+    calls = 0
+    while not review.score_some(0.0):
+        calls += 1
+    assert sorted(told) == told  # each time more
+    assert {known for known, _ in told} >= {(2, 4), (3, 4), (4, 4)}
+    assert told[-1] == ((4, 4), True)
+    assert len(told) < calls  # nothing is told where nothing is new
+    n = len(told)
+    assert review.score_some(0.0)
+    assert len(told) == n
+
+
+def test_the_walk_looks_through_more_planes_where_those_known_are_done(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a moment; then it says that it goes on."""
+    planes = np.zeros((20, 96, 120), np.int32)
+    planes[0], planes[3] = disks(CENTRES[:1]), disks(CENTRES[2:3]) * 5
+    stack = Stack(desks, planes)
+    review, state = stack.controller.review, stack.state
+    session = stack.controller.open()
+    assert session is not None
+    queue = session.queue(state.cells)
+    look = type(queue).score_some
+    monkeypatch.setattr(type(queue), "score_some", lambda self, _=0: look(self, 0.0))
+    stack.controller.accept(1)
+    review.next()
+    assert (state.review.label, state.cells.plane) == (5, (3,))
+    review.accept_and_next()
+    assert state.said.words == planes_module.NOT_YET
+    while not review.score_some():
+        pass
+    review.next()
+    assert "all 20 planes" in state.said.words
 
 
 def test_a_correction_is_carried_kept_and_noted(desks: Any) -> None:
@@ -946,12 +1040,15 @@ def test_a_stack_with_black_and_white_swapped_is_numbered_where_few_cells_are(
     one[10:20, 10:20] = 1
     cell[5:-5, 5:-5] = 255  # no background: it does not go all around
     wrong = np.stack([(plane == 0) * np.uint8(255) for plane in (labels, one, one * 0)])
-    wrong = np.concatenate([wrong, cell[None].astype(np.uint8)])
+    ended = wrong[1].copy()
+    ended[:, -1] = 0  # nor here, on three sides of four
+    wrong = np.concatenate([wrong, cell[None].astype(np.uint8), ended[None]])
     desk = desks(wrong, plane=(0,))
     desk.controller.open()
     assert desk.controller.mend()
     np.testing.assert_array_equal(wrong[:3] > 0, np.stack([labels, one, one * 0]) > 0)
     np.testing.assert_array_equal(wrong[3], cell)
+    np.testing.assert_array_equal(wrong[4], ended)
     assert wrong[1].max() not in wrong[0]
 
 

@@ -453,6 +453,14 @@ def test_the_cell_that_is_looked_at_is_outlined(desk):
     )
     assert desk.why.moved
     assert outlined()[2:] == [None]
+    # and that is said once, however far the slider goes
+    n = len(desk.overlays)
+    desk.segment.set_instances(InstanceConfig(foreground=0.8))
+    derive = desk.newest("derive")
+    desk.client.done(
+        derive, p.SegmentResult(derive.key, labels, (0, 0), p.Summary(0, math.nan, 0))
+    )
+    assert len(desk.overlays) == n
     # a person deletes it, looks at the next cell, and then looks inside anew
     desk.explain.inspect(3)
     desk.client.done(desk.newest("inspect"), inspection(3))

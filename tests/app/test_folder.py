@@ -748,3 +748,118 @@ def test_a_run_is_summed_up(pages, images, n, summary, said):
     client.on_event(client.asked()[-1].done({**base, **summary}))
     page.until(lambda: not page.state.running)
     assert page.state.said == said
+
+
+def test_nothing_of_the_list_changes_while_it_is_segmented(pages, images, tmp_path):
+    page = pages()
+    page.folder.shelf = Layers(page, a=None)
+    page.open(images)
+    before = page.state.images
+    page.state.running = True
+    for act in (page.folder.open_layers, lambda: page.folder.open_folder(tmp_path)):
+        page.folder.dismiss_error()
+        act()
+        assert "cancel that first" in page.state.error.message
+    page.folder.set_output(tmp_path / "elsewhere")
+    page.state.running = False
+    page.settle()
+    assert page.state.images == before
+    assert page.state.output != tmp_path / "elsewhere"
+    page.folder.dismiss_error()
+    assert page.state.error is None
+
+
+def test_without_open_images_there_is_no_list_of_them(pages):
+    page = pages()
+    closed = []
+    page.folder.closed.connect(lambda: closed.append(1))
+    page.folder.layers_changed()  # there is no list
+    page.folder.open_layers()
+    assert "No image is open" in page.state.error.message
+    layers = page.folder.shelf = Layers(page)
+    page.folder.open_layers()
+    assert "No image is open" in page.state.error.message
+    layers.cells = {"a": None}
+    page.folder.open_layers()
+    assert page.state.layers
+    assert page.state.error is None
+    assert not closed
+    layers.cells = {}
+    page.folder.layers_changed()  # the last one went
+    assert closed == [1]
+    assert not page.state.layers
+    assert page.state.images == ()
+
+
+def test_layers_that_come_and_go_leave_the_others_in_their_order(pages):
+    page = pages()
+    state = page.state
+    layers = page.folder.shelf = Layers(page, a=squares(9), b=None, c=squares(5, 5))
+    page.folder.open_layers()
+    assert state.order == (0, 1, 2)
+    assert state.current == -1
+    state.order = (2, 0, 1)  # as somebody has ordered them
+    layers.cells = {"n": None, "b": None, "c": squares(5, 5)}
+    layers.asked.append("b")  # it is the chosen one now
+    page.folder.layers_changed()
+    names = [state.images[i].key for i in state.order]
+    assert names == ["c", "b", "n"]
+    assert state.images[state.current].key == "b"
+    page.folder.segmenting.failures = {"n": "no memory", "c": "no memory"}
+    page.folder.segmenting.wrong = {"c": 2.0}
+    page.folder.segmenting.doing = "b"
+    page.folder.look_again()
+    found = {image.key: image for image in state.images}
+    assert (found["n"].what, found["n"].why) == ("failed", "no memory")
+    assert (found["c"].what, found["c"].wrong) == ("segmented", 2.0)  # it has cells
+    assert found["b"].what == "running"
+
+
+def test_what_a_person_does_is_told_of_the_shown_image_alone(pages, images):
+    page = pages()
+    page.open(images)
+    told = []
+    page.state.events.images.connect(lambda new: told.append(new))
+    page.folder.touched()
+    assert not told  # none is shown
+    page.folder.open(0)
+    page.until(lambda: page.opened)
+    page.settle()
+    told.clear()
+    page.folder.touched("corrected", 7)
+    assert (page.state.images[0].what, page.state.images[0].n_cells) == ("corrected", 7)
+    page.folder.touched("corrected", 7)
+    assert len(told) == 1
+    page.folder.touched("kept")
+    assert (page.state.images[0].what, page.state.images[0].n_cells) == ("kept", 7)
+    assert all(image.what != "kept" for image in page.state.images[1:])
+    page.folder.forget_shown()
+    page.folder.touched("corrected")
+    assert page.state.images[0].what == "kept"
+
+
+def test_from_one_to_the_next_that_is_most_worth_it(pages, images):
+    page = pages()
+    page.open(images)
+    n = len(page.state.images)
+    page.folder.most_worth()
+    assert "press “Segment all” first" in page.state.error.message
+    assert page.state.opening == -1
+    for number, (what, wrong) in enumerate((("segmented", 1.0), ("segmented", 3.0))):
+        page.folder.set_image(number, what=what, wrong=wrong)
+    page.folder.set_image(n, what="kept")  # there is none
+    assert page.folder.go_on() == f"On to “{page.state.images[1].title}”…"
+    page.until(lambda: page.state.current == 1)
+    page.settle()
+    for number in range(n):
+        page.folder.set_image(number, what="corrected")
+    assert page.folder.go_on() == "So is every other image of the list."
+    page.folder.set_image(1, what="segmented")
+    assert page.folder.go_on() == "So is every other image of the list."  # but the shown one
+    # out of the list, or the shown one: nothing is opened
+    opened = len(page.opened)
+    for number in (-1, n, 1):
+        page.folder.open(number)
+        assert page.state.opening == -1
+    page.settle()
+    assert len(page.opened) == opened

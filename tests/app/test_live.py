@@ -49,6 +49,16 @@ class Live:
         for label in labels:
             assert self.correct.accept(label), self.correct.state.said
 
+    @property
+    def looks_again(self) -> bool:
+        """Whether it looks again when nothing is corrected for a while."""
+        timer = self.controller._timer
+        return timer is not None and not timer.finished.is_set()
+
+    def after_a_while(self) -> None:
+        assert self.looks_again
+        self.controller._rested()
+
     def answer(self, new: Any, before: float = 0.5, after: float = 0.7) -> None:
         """The engine is done: these are the cells that it sees."""
         call = self.asked[-1]
@@ -149,7 +159,7 @@ def test_a_wave_does_not_end_what_can_be_done_again(live: Live) -> None:
     live.answer(larger())
     assert live.state.words == "Wave 1: dropped, as you took a step back meanwhile."
     np.testing.assert_array_equal(live.labels, before)
-    live.controller._rested()  # after a while: still to be decided
+    live.after_a_while()  # after a while: still to be decided
     assert not live.state.running
     assert live.correct.redo()
     assert live.state.running
@@ -317,7 +327,7 @@ def test_an_engine_that_dies_loses_nothing(live: Live) -> None:
     assert not live.state.running
     assert not live.state.resting
     live.desk.client.on_event(p.Ready(p.EngineInfo("cpu", "CPU", "2", 1)))
-    live.controller._rested()  # after a while
+    live.after_a_while()  # after a while
     assert len(live.asked) == 2
     second = live.asked[1].arguments
     assert second["reviewed"] == first.arguments["reviewed"]
@@ -340,7 +350,7 @@ def test_a_wave_that_gave_way_is_tried_again(live: Live) -> None:
     live.accept(1, 2, 3, 4, 5)
     live.desk.client.on_event(p.WasCancelled(live.asked[0].job))
     assert not live.state.running
-    live.controller._rested()
+    live.after_a_while()
     assert len(live.asked) == 2
 
 
@@ -371,13 +381,75 @@ def test_waves_and_what_clicks_learn_take_turns(live: Live) -> None:
     assert learning()[-1].name == "wave"
 
 
+def test_the_engine_keeps_what_it_learned_until_that_is_of_no_use(live: Live) -> None:
+    def forgotten() -> list[str]:
+        return [r.key for r in live.desk.client.requests if isinstance(r, p.Forget)]
+
+    live.controller.set_on(True)
+    live.accept(1, 2, 3, 4, 5)
+    first = live.asked[0].key
+    live.answer(larger())
+    live.accept(6, 7, 8, 9, 10)
+    assert live.asked[1].key == first  # it goes on from there
+    assert forgotten() == []
+    live.answer(larger())
+    live.desk.link.outdate("image")
+    live.accept(11)
+    live.after_a_while()
+    second = live.asked[2].key
+    assert second != first
+    assert forgotten() == [first]
+    live.controller.set_on(False)
+    assert forgotten() == [first, second]
+    live.controller.set_on(True)
+    live.controller.set_on(False)
+    live.controller.close()
+    assert forgotten() == [first, second]  # once
+
+
+def test_clicks_let_the_first_wave_go_before_them(live: Live) -> None:
+    live.desk.link.session.running = True
+    live.controller.set_on(True)
+    live.accept(1, 2, 3, 4, 5)
+    assert not live.asked
+    assert live.correct.clicks.gives_way()
+
+
+def test_clicks_wait_for_a_wave_that_is_due_alone(live: Live) -> None:
+    gives_way, clicks = live.correct.clicks.gives_way, live.correct.clicks
+    clicks.ended += 1
+    live.accept(1, 2, 3, 4, 5)
+    assert not gives_way()  # it is off
+    live.controller.set_on(True)
+    assert live.state.running
+    assert not gives_way()
+    live.answer(live.labels.copy())
+    clicks.ended += 1
+    assert not gives_way()  # nothing is new
+    live.desk.link.session.running = True  # so that it has to wait
+    live.accept(6, 7, 8, 9)
+    assert not gives_way()
+    live.accept(10)
+    assert gives_way()
+    plane = live.controller._plane("cells", ())
+    plane.resting = True
+    assert not gives_way()
+    plane.resting = False
+    clicks.ended -= 1  # none of clicks since the last wave: that is their turn
+    assert not gives_way()
+    clicks.ended += 1
+    assert gives_way()
+    live.controller.close()
+    assert not gives_way()
+
+
 def test_waves_wait_while_an_image_is_segmented(live: Live) -> None:
     live.desk.link.session.running = True
     live.controller.set_on(True)
     live.accept(1, 2, 3, 4, 5)
     assert not live.asked
     live.desk.link.session.running = False
-    live.controller._rested()
+    live.after_a_while()
     assert len(live.asked) == 1
 
 
@@ -390,7 +462,7 @@ def test_a_result_of_other_pixels_is_dropped(live: Live) -> None:
     np.testing.assert_array_equal(live.labels, before)
     assert live.state.words == "Wave 1: dropped, as the image changed meanwhile."
     live.accept(6)
-    live.controller._rested()
+    live.after_a_while()
     assert len(live.asked) == 2  # all that was said is learned from the image as it is
 
 
@@ -547,7 +619,7 @@ def test_held_back_corrections_tell_how_much_better_a_wave_is(live: Live) -> Non
     live.answer(disks(), before=0.5, after=0.7)
     assert live.state.words == "Wave 2: nothing to change."  # two are too few
     live.accept(12)
-    live.controller._rested()
+    live.after_a_while()
     assert len(live.asked[2].arguments["held_back"]) == 3
     live.answer(larger(), before=0.5, after=0.7)
     assert live.state.words == ("Wave 3: 1 cell new. Corrections held back: 50% → 70% right.")

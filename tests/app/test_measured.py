@@ -354,6 +354,122 @@ def test_more_columns_are_asked_for_when_the_cells_are_shown(image: np.ndarray) 
     assert (request.kind, request.about.key) == ("measure_groups", "mine")
 
 
+def test_groups_come_and_go_as_they_are_chosen(image: np.ndarray) -> None:
+    bench, labels = Bench(), grid()
+    place = Place(ImageSource("i", "i", image, "YX"), (0, 0))
+    bench.measurements.adopt("mine", labels, place, columns(labels, image))
+    assert not bench.client.requests
+    bench.measurements.choose(["shape"])
+    (request,) = bench.client.requests
+    # the image goes along for intensities alone
+    assert "image" not in request.arguments
+    assert request.arguments["groups"] == ("shape",)
+    bench.measurements.choose(["shape", "intensity"])  # one question at a time
+    assert len(bench.client.requests) == 1
+    cells = bench.measurements.cells("mine")
+    assert cells is not None
+    label = cells.columns["label"]
+    bench.client.on_event(request.done({"label": label, "solidity": np.ones(36)}))
+    assert (cells.columns["solidity"] == 1).all()
+    request = bench.client.requests[-1]
+    assert request.arguments["groups"] == ("intensity",)
+    assert request.arguments["image"] is image
+    # not wanted any more when it comes
+    bench.measurements.choose(["shape"])
+    heard = len(bench.heard)
+    bench.client.on_event(request.done({"label": label, "max_intensity": np.ones(36)}))
+    assert "max_intensity" not in cells.columns
+    bench.measurements.choose([])
+    assert "solidity" not in cells.columns
+    assert len(bench.heard) > heard
+    heard = len(bench.heard)
+    bench.measurements.choose([])  # as before: nothing to tell
+    assert len(bench.heard) == heard
+    assert len(bench.client.requests) == 2
+
+
+@pytest.mark.parametrize("end", ["failed", "cancelled"])
+def test_groups_that_were_not_measured_are_asked_for_again(image: np.ndarray, end: str) -> None:
+    bench, labels = Bench(), grid()
+    bench.measurements.adopt("mine", labels, Place(), columns(labels, image))
+    bench.measurements.choose(["shape", "intensity"])
+    (request,) = bench.client.requests
+    assert request.arguments["groups"] == ("shape",)  # there is no image to measure
+    if end == "failed":
+        bench.client.on_event(p.Failed(request.job, "MemoryError", "No memory."))
+        assert bench.link.session.error is not None
+    else:
+        bench.client.on_event(p.WasCancelled(request.job))
+        assert bench.link.session.error is None
+    assert bench.measurements.is_followed("mine")  # its table is as true as before
+    bench.measurements.choose(["shape"])
+    assert len(bench.client.requests) == 2
+
+
+def test_no_cells_are_measured_without_the_engine() -> None:
+    bench = Bench()
+    bench.measurements.choose(["shape"])
+    none = np.zeros((20, 20), np.int32)
+    bench.measurements.measure("mine", none, Place())
+    assert not bench.client.requests
+    assert bench.heard == ["mine"]
+    cells = bench.measurements.cells("mine")
+    assert cells is not None
+    assert cells.columns["solidity"].size == 0
+
+
+def test_measuring_that_was_cancelled_leaves_no_layer_that_waits(image: np.ndarray) -> None:
+    bench = Bench()
+    bench.measurements.measure("mine", grid(), Place())
+    (request,) = bench.client.requests
+    assert bench.heard == ["mine"]
+    bench.client.on_event(p.WasCancelled(request.job))
+    assert not bench.measurements.is_followed("mine")
+    assert bench.heard == ["mine", "mine"]
+    assert bench.measurements.line("mine") == ""
+
+
+def test_where_more_changed_than_can_be_followed_all_is_measured(
+    image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, labels = Bench(), grid()
+    place = Place(ImageSource("i", "i", image, "YX"), (0, 0))
+    bench.measurements.adopt("mine", labels, place, columns(labels, image))
+    cells = bench.measurements.cells("mine")
+    assert cells is not None
+
+    def too_much(parts: Any = None) -> Any:
+        raise TooMuch
+
+    monkeypatch.setattr(cells, "follow", too_much)
+    labels[:] = np.flip(labels)
+    assert bench.measurements.follow("mine", labels, place)
+    (request,) = bench.client.requests
+    assert request.kind == "measure_image"
+    assert "Measuring" in bench.measurements.line("mine")
+    # and again, as it goes on while the table is on its way
+    bench.answer(request, image)
+    assert len(bench.client.requests) == 2
+    monkeypatch.undo()
+    bench.answer(bench.client.requests[-1], image)
+    assert bench.measurements.line("mine").startswith("36 cells")
+    check(cells, image)
+
+
+def test_labels_that_are_not_measured_yet_are_not_followed(image: np.ndarray) -> None:
+    bench = Bench()
+    assert not bench.measurements.follow("mine", grid(), Place())
+    assert not bench.measurements.is_followed("mine")
+    bench.measurements.set_summary("mine", p.Summary(3, 1.0, 0))
+    assert not bench.heard
+    bench.measurements.adopt("mine", grid(), Place(), columns(grid(), image))
+    bench.measurements.set_summary("mine", p.Summary(3, 1.0, 0))
+    assert bench.measurements.line("mine").startswith("3 cells")
+    assert bench.heard == ["mine", "mine"]
+    bench.measurements.follow("mine", grid(), Place())
+    assert bench.measurements.line("mine").startswith("36 cells")
+
+
 def test_cells_are_measured_in_the_channels_that_go_in(image: np.ndarray) -> None:
     bench = Bench()
     two = ImageSource("i", "i", np.stack([image, image]), "CYX", channels=(1,))
@@ -459,16 +575,20 @@ def test_confidence_comes_from_the_network(image: np.ndarray) -> None:
     assert np.isnan(cells.columns["confidence"][0])
     assert (cells.columns["confidence"][1:] == 0.5).all()
     answer = {"label": np.array([1]), "confidence": np.array([0.25])}
+    heard = len(bench.heard)
     bench.client.on_event(request.done(answer))
     assert cells.columns["confidence"][0] == 0.25
+    assert len(bench.heard) == heard + 1
     # changed again before the answer came: it is of another cell
     labels[9, 9] = 0
     bench.measurements.follow("cells", labels, place)
     late = bench.client.requests[-1]
     labels[10, 9] = 0
     bench.measurements.follow("cells", labels, place)
+    heard = len(bench.heard)
     bench.client.on_event(late.done(answer))
     assert np.isnan(cells.columns["confidence"][0])
+    assert len(bench.heard) == heard
 
 
 def a_box(*ends: tuple[int, int]) -> Any:

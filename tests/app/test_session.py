@@ -39,6 +39,7 @@ from napari_sa2net.errors import EditError, ImageError
     ("summary", "size", "words"),
     [
         (Summary(143, 937.5, 3), 0.32, "143 cells · median 96 µm² · 3 touch the border"),
+        (Summary(2, 1000.0, 0, True), 0.5, "2 cells · median 1,000 voxels"),
         (Summary(1, 40.0, 1), None, "1 cell · median 40 px² · 1 touches the border"),
         (Summary(2, 40.4, 0), None, "2 cells · median 40 px²"),
         (Summary(0, math.nan, 0), 0.5, "No cells found"),
@@ -49,6 +50,12 @@ from napari_sa2net.errors import EditError, ImageError
 )
 def test_summary(summary, size, words):
     assert summary_line(summary, size) == words
+
+
+def test_volumes_are_said_where_all_sides_are_known():
+    cells = Summary(2, 1000.0, 0, in_depth=True)
+    assert summary_line(cells, 0.5, 2.0) == "2 cells · median 500 µm³"
+    assert summary_line(cells, None, 2.0) == "2 cells · median 1,000 voxels"
 
 
 def test_device_line():

@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tifffile
 
+from napari_sa2net.cli.attention import _inside, picture, plane_numbers, window_numbers
 from napari_sa2net.config import NetworkConfig
-from napari_sa2net.data import read_image, synthetic_nuclei
+from napari_sa2net.data import plan_image, read_image, synthetic_nuclei
 from napari_sa2net.data.results import ATTENTION, Job, ResultFolder
+from napari_sa2net.errors import SettingsError
 from napari_sa2net.models.card import ModelCard
 from napari_sa2net.models.file import save_model
 from napari_sa2net.nn import ATTENTION_NAMES, make_network
@@ -56,6 +59,7 @@ def test_folder_with_a_bad_file(attention, images, tmp_path):
     assert {row["label"] for row in profiles} == {row["label"] for row in table}
     assert {row["stride"] for row in profiles} == {"8", "4", "2", "1"}
     assert all(0 <= float(row["psi"]) <= 1 for row in profiles)
+    assert all(len(row["psi"]) == len("0.1234") for row in profiles)
     assert {row["image"] for row in rows(out / "objects.csv")} <= {"a", "colour"}
     record = json.loads((out / "extra" / "attention" / "a.json").read_text())
     assert record["provenance"]["settings"]["predict"]["diameter"] == 14
@@ -146,6 +150,43 @@ def test_a_window_outside_the_image(attention):
     result = attention("--window", "500,600,0,10")
     assert result.code == 2
     assert "--window" in result.err
+
+
+def test_planes_and_windows_as_they_are_typed():
+    assert plane_numbers(None) == plane_numbers("") == ()
+    assert plane_numbers("12") == (12,)
+    assert plane_numbers("0, 12") == plane_numbers("0 12") == (0, 12)
+    assert window_numbers(None) is None
+    # first and last, both seen: a single pixel is a part, too
+    assert window_numbers("0,255,100,355") == (0, 256, 100, 356)
+    assert window_numbers("0 0 0 0") == (0, 1, 0, 1)
+    for wrong in ("-1,5,0,5", "0,5,-1,5", "1,0,0,5", "0,5,1,0", "0,5,0,5,6"):
+        with pytest.raises(SettingsError, match="--window"):
+            window_numbers(wrong)
+
+
+def test_a_window_is_cut_at_the_ends_of_the_image():
+    assert _inside(None, (20, 30)) is None
+    assert _inside((0, 99, 5, 99), (20, 30)) == (0, 20, 5, 30)
+    assert _inside((19, 20, 29, 30), (20, 30)) == (19, 20, 29, 30)
+    for y0, x0 in ((20, 0), (0, 30)):
+        with pytest.raises(SettingsError, match=f"row {y0}, column {x0}.*20 × 30 pixels"):
+            _inside((y0, 99, x0, 99), (20, 30))
+
+
+def test_the_picture_under_a_figure_is_what_people_look_at():
+    rng = np.random.default_rng(0)
+    for axes, shape, wanted in (
+        ("YX", (8, 9), lambda a: a),
+        ("ZYX", (2, 8, 9), lambda a: a[1]),
+        ("YXC", (8, 9, 3), lambda a: a),  # in colour
+        ("CYX", (2, 8, 9), lambda a: a.astype(np.float32).mean(0)),
+    ):
+        array = rng.integers(0, 255, shape, np.uint8)
+        channels = (0, 1) if axes == "CYX" else None
+        result = SimpleNamespace(plan=plan_image(array, axes, channels=channels))
+        index = (1,) if "Z" in axes else ()
+        np.testing.assert_allclose(picture(result, index), wanted(array), rtol=1e-6)
 
 
 def test_outputs_of_others_are_not_touched(attention, run, tiny_model, images, tmp_path):

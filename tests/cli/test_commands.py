@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -193,6 +195,48 @@ def test_threads_wait_patiently_unless_told_otherwise(monkeypatch, capsys):
         with pytest.raises(SystemExit):
             cli.main(["--version"])
         assert os.environ["OMP_WAIT_POLICY"] == found
+
+
+@pytest.mark.parametrize(
+    ("flags", "display", "napari", "wanted"),
+    [
+        ((), True, True, "window"),
+        ((), False, True, "files"),
+        (("--window",), False, True, "window"),
+        (("--no-window",), True, True, "files"),
+        (("--window",), True, False, "files"),
+    ],
+)
+def test_demo_opens_a_window_where_there_can_be_one(
+    run, monkeypatch, flags, display, napari, wanted
+):
+    demo = importlib.import_module("napari_sa2net.cli.demo")
+    done = []
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setenv("DISPLAY", ":0" if display else "")
+    dock = types.ModuleType("dock")
+    dock.open_demo = lambda model, device: done.append(("window", model, device))
+    monkeypatch.setitem(sys.modules, "napari_sa2net.widgets.dock", dock)
+    monkeypatch.setattr(
+        demo, "write_demo", lambda *given: done.append(("files", *given[1:])) or 3
+    )
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: find(name) if name != "napari" or napari else None,
+    )
+    result = run("demo", *flags, "--model", "m", "--device", "cpu")
+    assert done == [(wanted, "m", "cpu")]
+    assert result.code == (0 if wanted == "window" else 3)
+    assert ("napari is not installed" in result.err) == (not napari)
+    monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
+    assert demo.has_display()
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.delenv("WAYLAND_DISPLAY")
+    monkeypatch.setenv("DISPLAY", "")
+    assert demo.has_display()
 
 
 def test_demo_without_a_window(run, tiny_model, tmp_path):

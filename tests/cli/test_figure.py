@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from napari_sa2net.cli.figure import (
@@ -13,8 +14,10 @@ from napari_sa2net.cli.figure import (
     NAMES,
     Shown,
     draw,
+    outline,
     outline_segments,
     round_length,
+    save_picture,
 )
 from napari_sa2net.data import synthetic_nuclei
 from napari_sa2net.data.write import render
@@ -81,7 +84,8 @@ def test_a_window_cuts_everything_alike():
     axes = panel(figure, "detail 1/8")
     assert axes.get_xlim() == (-0.5, 31.5)
     assert tuple(axes.images[0].get_extent()) == (-16.5, 47.5, 39.5, -8.5)
-    assert panel(figure, "image and result").images[0].get_array().shape[:2] == (32, 32)
+    for title in ("image and result", "mask at 1/8", "mask = result"):
+        assert panel(figure, title).images[0].get_array().shape[:2] == (32, 32)
 
 
 def test_rows_that_a_model_has_nothing_for_are_left_out():
@@ -222,3 +226,38 @@ def test_an_object_is_coloured_by_its_own_value():
     values = panel(figure, "boundary moved (px)").images[1].get_array()
     assert (values[2, 2], values[7, 7]) == (1, 2)
     assert np.ma.getmaskarray(np.ma.masked_invalid(values))[0, 0]
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_a_picture_of_a_result_has_image_outlines_and_maps(tmp_path, monkeypatch, colour):
+    made = []
+    begin = Figure.__init__
+
+    def noted(self, *given, **more):
+        made.append(self)
+        begin(self, *given, **more)
+
+    monkeypatch.setattr(Figure, "__init__", noted)
+    image, labels = synthetic_nuclei(shape=(40, 50), n=5, diameter=10, seed=1)
+    image[0, 0] = 60_000 if image.dtype == np.uint16 else 255  # one hot pixel
+    shown_image = np.stack([image.astype(np.uint8)] * 3, -1) if colour else image
+    values = np.linspace(0, 1, image.size).reshape(image.shape).astype(np.float32)
+    path = save_picture(tmp_path / "a.png", shown_image, labels, {"edges": values}, "Nuclei")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    (figure,) = made
+    n = len(np.unique(labels)) - 1
+    assert figure.get_suptitle() == "Nuclei"
+    panels = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
+    assert list(panels) == ["image", f"{n} cells outlined", "edges"]
+    assert not any(axes.axison for axes in panels.values())
+    first, second, third = panels.values()
+    for axes in (first, second):
+        np.testing.assert_array_equal(axes.images[0].get_array(), shown_image)
+        if not colour:  # the hot pixel takes no range
+            low, high = axes.images[0].get_clim()
+            assert image.min() <= low < high < image[0, 0]
+    edges = second.images[1].get_array()
+    np.testing.assert_array_equal(edges[..., 3] > 0, outline(labels))
+    assert len(first.images) == len(third.images) == 1
+    low, high = third.images[0].get_clim()
+    assert (low, high) == pytest.approx((0.005, 0.995), abs=1e-3)

@@ -720,6 +720,22 @@ def test_heads_are_those_of_the_window():
         assert column_head(name) == said
 
 
+def test_cells_without_a_table_are_measured_where_a_format_says_so(tmp_path, labels):
+    rows = {"geojson": "features", "coco": "annotations"}
+    for key, name in rows.items():
+        content = json.loads(written(tmp_path, labels, key, pixel_size_um=0.5).read_text())
+        cells = [one.get("properties", one)["measurements"] for one in content[name]]
+        assert len(cells) == 5
+        areas = {one.get("area (px²)", one.get("area_px")) for one in cells}
+        assert areas == {np.count_nonzero(labels == one) for one in np.unique(labels)[1:]}
+    csv = written(tmp_path, labels, "csv").read_text("utf-8-sig")
+    project = written(tmp_path, labels, "project") / "cells.csv"
+    assert len(csv.splitlines()) == 6
+    assert project.read_text("utf-8-sig") == csv
+    # the others keep what they are given, and measure nothing by themselves
+    assert {one.key for one in FORMATS.values() if one.measures} == {*rows, "csv", "project"}
+
+
 def test_a_project_has_all_of_it(tmp_path, labels):
     tifffile.imwrite(tmp_path / "image.tif", labels.astype(np.uint16))
     made = {"model": {"name": "nuclei"}, "settings": {"instances": {"min_size": 15}}}

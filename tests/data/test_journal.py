@@ -184,6 +184,32 @@ def test_what_can_be_restored_is_listed(journal, labels):
         discard_journal(info.id)
 
 
+def test_what_is_no_journal_is_not_opened_or_deleted(own_home, journal):
+    with pytest.raises(JournalError, match="no journal 'never'"):
+        Journal.reopen("never")
+    elsewhere = as_killed(journal, own_home.parent / "elsewhere")
+    journal.close()
+    for name, content in (
+        ("empty", None),
+        ("gone", json.dumps({"schema_version": journal_store.SCHEMA_VERSION})),
+    ):
+        (own_home / name).mkdir()
+        if content is not None:  # the database that it tells of is not there
+            (own_home / name / journal_store.ABOUT).write_text(content)
+        for _ in range(2):  # nor does the first try hold anything
+            with pytest.raises(JournalError, match=f"no journal '{name}'"):
+                Journal.reopen(name)
+        assert (own_home / name).is_dir()
+    for act in (Journal.reopen, discard_journal):
+        with pytest.raises(JournalError, match="no journal"):
+            act("../elsewhere")
+    assert elsewhere.is_dir()
+    shutil.rmtree(own_home)
+    with pytest.raises(JournalError, match="no journal"):
+        Journal.reopen(journal.id)
+    assert not own_home.exists()
+
+
 def test_another_process_does_not_take_over_a_living_journal(journal):
     journal.append(b"x")
     journal.wait()

@@ -9,7 +9,7 @@ import pytest
 import zarr
 
 from napari_sa2net.data import list_images
-from napari_sa2net.data.listing import natural_key, stem_of
+from napari_sa2net.data.listing import is_seg, natural_key, stem_of
 from napari_sa2net.errors import ImageFileError
 
 
@@ -104,3 +104,15 @@ def test_numbers_in_names_count_as_numbers():
     names = ["b2", "a10", "A3", "a2b10", "a2b9", "10", "9", "a", "a02"]
     ordered = [path.name for path in sorted(map(Path, names), key=natural_key)]
     assert ordered == ["9", "10", "a", "a02", "a2b9", "a2b10", "A3", "a10", "b2"]
+
+
+def test_masks_of_cellpose_are_told_from_images_by_what_they_hold(tmp_path):
+    np.save(tmp_path / "a_seg.npy", {"masks": 1}, allow_pickle=True)
+    np.save(tmp_path / "b_SEG.NPY", np.zeros((3, 3)))
+    np.save(tmp_path / "c.npy", {"masks": 1}, allow_pickle=True)
+    (tmp_path / "d_seg.npy").mkdir()
+    found = {name: is_seg(tmp_path / name) for name in ("a_seg.npy", "c.npy", "d_seg.npy")}
+    assert found == {"a_seg.npy": True, "c.npy": False, "d_seg.npy": False}
+    (seg,) = tmp_path.glob("b_*")
+    assert not is_seg(seg)
+    assert not is_seg(tmp_path / "gone_seg.npy")

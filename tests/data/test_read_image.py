@@ -786,3 +786,15 @@ def test_what_a_microscope_may_have_recorded(size, may_be, of_dots):
     """Sizes of the dots of printers and screens are none of pixels."""
     assert tiff.is_plausible(size) == may_be
     assert tiff.is_plausible(size, dots=True) == of_dots
+
+
+def test_of_a_group_without_a_word_its_only_array_is_the_image(tmp_path):
+    root = zarr.open_group(str(tmp_path / "a.zarr"), mode="w")
+    root.create_group("notes")
+    with pytest.raises(ImageFileError, match=r"holds no OME-Zarr image but no array; name"):
+        read_image(tmp_path / "a.zarr")
+    root.create_array("x", data=np.zeros((6, 7), np.uint8))
+    assert read_image(tmp_path / "a.zarr").array.shape == (6, 7)
+    root.create_array("b", data=np.zeros((8, 9), np.uint8))
+    with pytest.raises(ImageFileError, match=r"but 2 arrays: b, x; name the array"):
+        read_image(tmp_path / "a.zarr")

@@ -43,6 +43,25 @@ def test_labels_come_back(tmp_path, shape, largest, size) -> None:
         assert [image.scale_um[a] for a in "YX"] == pytest.approx(sides, rel=1e-5)
 
 
+@pytest.mark.parametrize("more", [0, 1])
+def test_files_that_outgrow_a_classic_tiff_are_big_ones(tmp_path, monkeypatch, more) -> None:
+    """With four bytes for a place in the file, as ImageJ's layout has, it ends at 4 GiB."""
+    labels = _labels((60, 100), 300)
+    n_bytes = labels.size * 2
+    monkeypatch.setattr(write, "_CLASSIC_BYTES", n_bytes + 1 - more)
+    write_labels(tmp_path / "a.tif", labels, 0.5)
+    write.write_image(tmp_path / "b.tif", labels.astype(np.uint16), "YX")
+    # half size and quarter size beside it are a third more
+    monkeypatch.setattr(write, "_CLASSIC_BYTES", n_bytes * 4 // 3 + 1 - more)
+    write.write_ome_labels(tmp_path / "c.tif", labels, "YX", {}, {}, "c")
+    for name in "abc":
+        with tifffile.TiffFile(tmp_path / f"{name}.tif") as tif:
+            assert tif.is_bigtiff == bool(more)
+            assert tif.is_imagej == (name == "a" and not more)
+            np.testing.assert_array_equal(tif.asarray(), labels)
+        assert read_image(tmp_path / f"{name}.tif").axes == "YX"
+
+
 @pytest.mark.parametrize("shape", [(0, 20), (20, 0), (3, 0, 20), (0, 4, 5)])
 def test_empty_labels_come_back(tmp_path, shape) -> None:
     write_labels(tmp_path / "a.tif", np.zeros(shape, np.int32), 0.3)

@@ -333,6 +333,11 @@ def test_steps_that_do_not_fit_change_nothing():
     large = Corrections(np.full((HEIGHT, WIDTH), 300, np.int32))
     with pytest.raises(EditConflictError, match="uint8"):
         narrow.apply(edits.delete(large, [300]))
+    large.labels[:2] = 3
+    mixed = Corrections(large.labels)  # also where one number alone is too large
+    for step in (edits.delete(mixed, [3, 300]), edits.delete(mixed, [3, 300]).inverse()):
+        with pytest.raises(EditConflictError, match="uint8"):
+            narrow.apply(step)
 
     accepted = edits.accept(corrections, some(corrections, (1,), 1), (1,))
     corrections.apply(accepted)

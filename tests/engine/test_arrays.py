@@ -143,6 +143,16 @@ def test_a_lazy_array_that_cannot_be_read_is_our_error(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_is_gone_is_passed_over(tmp_path):
+    gone, disk = tmp_path / "gone", tmp_path / "disk"
+    disk.mkdir()
+    array = np.arange(6.0)
+    assert save(array, [str(gone), str(disk)]).parent == disk
+    with pytest.raises(EngineError, match=r"no room for 0 MB in .*gone"):
+        save(array, [str(gone)])
+    assert not gone.exists()
+
+
 @pytest.mark.parametrize("full", ["asked", "written"])
 def test_the_next_folder_serves_where_the_first_is_too_small(tmp_path, monkeypatch, full):
     memory, disk = tmp_path / "memory", tmp_path / "disk"

@@ -19,9 +19,9 @@ from napari_sa2net.data import plan_image
 from napari_sa2net.engine import messages as p
 from napari_sa2net.engine import service
 from napari_sa2net.engine.cache import KeptResults
-from napari_sa2net.engine.server import Server
+from napari_sa2net.engine.server import Server, failure
 from napari_sa2net.engine.service import Handlers
-from napari_sa2net.errors import Cancelled, NotKeptError
+from napari_sa2net.errors import Cancelled, ImageError, NotKeptError
 from napari_sa2net.inference import segment as prediction
 from napari_sa2net.inference import tiling
 from napari_sa2net.inference.click import seen_at, seen_by_model
@@ -164,6 +164,91 @@ def test_a_result_without_room_is_a_failure_that_says_so(
     assert (failed.job, failed.kind) == (1, "EngineError")
     assert "no room" in failed.message
     assert "TMPDIR" in failed.message
+
+
+def test_what_waits_is_cancelled_at_once_and_what_is_unknown_not_at_all(bench: Bench) -> None:
+    for job in (1, 2, 3):
+        bench.server._take(p.Call(job, "segment"))
+    bench.server._take(p.Cancel(2))
+    bench.server._take(p.Cancel(7))
+    assert bench.waiting() == [1, 3]
+    assert bench.events() == [p.WasCancelled(2)]
+    assert not bench.server.cancelled(7)()
+
+
+def test_a_job_knows_what_is_asked_of_it_and_whether_others_wait(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+
+    def run(request: Any) -> str:
+        told.append((bench.server.signal(1), bench.server.signal(2)))
+        return "done"
+
+    monkeypatch.setattr(bench.work, "run", run)
+    assert not bench.server.is_waited_for()
+    bench.server._take(p.Pause(1))
+    bench.server._take(p.StopAndKeep(2))
+    bench.server._take(p.Call(3, "derive"))  # is answered between two steps
+    assert not bench.server.is_waited_for()
+    bench.server._take(p.Call(4, "segment"))
+    assert bench.server.is_waited_for()
+    bench.server._answer(p.Call(1, "fine_tune"))
+    assert told == [(p.Pause, p.StopAndKeep)]
+    assert bench.server.signal(1) is None  # it has ended
+    assert bench.server.signal(2) is p.StopAndKeep
+
+
+@pytest.mark.parametrize("answer", ["pixels", "error", "cancel"])
+def test_pixels_that_the_client_holds_are_asked_for_and_waited_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    key = (slice(0, 2), 3)
+    monkeypatch.setattr(
+        bench.work, "run", lambda _: bench.server.read_region("image", key).tolist()
+    )
+    thread = threading.Thread(target=bench.server._answer, args=(p.Call(1, "segment"),))
+    thread.start()
+    bench.threads.append(thread)
+    asked = bench.theirs.recv()
+    assert (asked.source, asked.key) == ("image", key)
+    bench.server._take(p.RegionData(asked.token + 1, None, "of another one"))
+    if answer == "cancel":
+        bench.server._take(p.Cancel(1))
+    elif answer == "error":
+        bench.server._take(p.RegionData(asked.token, None, "The file is gone."))
+    else:
+        bench.server._take(p.RegionData(asked.token, np.arange(2), ""))
+    (event,) = bench.events()
+    if answer == "cancel":
+        assert event == p.WasCancelled(1)
+    elif answer == "error":
+        assert (event.kind, event.message) == ("ImageError", "The file is gone.")
+    else:
+        assert event.result == [0, 1]
+    assert not bench.server._regions
+    # what comes too late is dropped
+    bench.server._take(p.RegionData(asked.token, np.arange(2), ""))
+    assert not bench.server._regions
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (ImageError("The image is flat."), "ImageError", "The image is flat."),
+        (MemoryError(), "OutOfMemoryError", "choose smaller pieces"),
+        (RuntimeError("CUDA Out of Memory. Tried"), "OutOfMemoryError", "the device 'cpu'"),
+        (KeyError("a"), "KeyError", "went wrong (KeyError: 'a'). Run again"),
+        (ValueError(), "ValueError", "went wrong (ValueError). Run again"),
+        (ValueError("  \n one\ntwo"), "ValueError", "(ValueError: one). Run again"),
+        (ValueError("x" * 900), "ValueError", f"(ValueError: {'x' * 200}). Run again"),
+    ],
+)
+def test_a_failure_says_what_can_be_done(error: Exception, kind: str, words: str) -> None:
+    failed = failure(5, error)
+    assert (failed.job, failed.kind) == (5, kind)
+    assert words in failed.message
+    assert type(error).__name__ in failed.details
 
 
 class Quiet:
@@ -390,3 +475,20 @@ def test_a_click_sees_three_channels_of_a_model_of_any_number(
     image, predicted = seen_at(plan, None, (), (2, 12, 3, 23))
     assert predicted is None
     np.testing.assert_array_equal(image, plan.read((), 2, 12, 3, 23)[list(seen)])
+
+
+def test_an_image_of_a_folder_tells_how_far_it_is_and_ends_where_it_is_cancelled() -> None:
+    told: list[Any] = []
+    stop: list[int] = []
+    handlers: Any = SimpleNamespace(
+        reporter=lambda job: lambda *news: told.append((job, *news)),
+        cancelled=lambda job: lambda: job in stop,
+    )
+    news = service._FileNews(handlers, 7)
+    news.step(1, 4, "segmenting")
+    news.note("a", "said on the shell alone")
+    assert told == [(7, 1, 4, "segmenting")]
+    stop.append(7)
+    with pytest.raises(Cancelled, match="what was done before is kept"):
+        news.step(2, 4, "segmenting")
+    assert len(told) == 1

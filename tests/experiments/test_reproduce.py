@@ -9,6 +9,7 @@ import multiprocessing
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from napari_sa2net.errors import (
     TrainingError,
 )
 from napari_sa2net.experiments.layouts import DATASETS, open_layout
+from napari_sa2net.experiments.reproduce import report
 from napari_sa2net.experiments.reproduce import run as run_module
 from napari_sa2net.experiments.reproduce.fold import (
     EpochSampler,
@@ -33,7 +35,7 @@ from napari_sa2net.experiments.reproduce.fold import (
 )
 from napari_sa2net.experiments.reproduce.fold import test_probabilities as probabilities_of
 from napari_sa2net.experiments.reproduce.prepare import augment, bilinear, prepare
-from napari_sa2net.experiments.reproduce.recipes import RECIPES, SIZE, recipe_of
+from napari_sa2net.experiments.reproduce.recipes import POOLED, RECIPES, SIZE, recipe_of
 from napari_sa2net.experiments.reproduce.report import decided, score
 from napari_sa2net.experiments.reproduce.run import fold_splits, reproduce
 from napari_sa2net.models import open_model
@@ -60,6 +62,17 @@ def test_every_layout_has_a_recipe() -> None:
     assert all(recipe.dataset == name for name, recipe in RECIPES.items())
     with pytest.raises(SettingsError, match="Known are"):
         recipe_of("imagenet")
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
+def test_published_figures_can_be_of_one_overlap(recipe: Any) -> None:
+    """IoU is never above Dice, nor (as a mean over images) far from what Dice says of it."""
+    for figure in recipe.figures:
+        assert 0 < figure.iou < figure.dice < 100
+        iou = figure.dice / (2 - figure.dice / 100)
+        # of pooled figures IoU is the mean over both classes
+        assert iou - 1.5 < figure.iou < iou + (15 if figure.of == POOLED else 2.5)
+        assert all(sd is None or 0 < sd < 2 for sd in (figure.dice_sd, figure.iou_sd))
 
 
 # --- recipe --------------------------------------------------------------------------------
@@ -212,6 +225,20 @@ def test_score_is_dice_and_iou_per_image_or_volume() -> None:
 
 
 # --- whole runs ----------------------------------------------------------------------------
+
+
+def test_probabilities_and_classes_of_one_head_or_several() -> None:
+    logits = torch.tensor([-2.0, -0.01, 0.0, 0.01])[None, None, None]
+    one = report.probabilities(logits.half())
+    assert one.dtype == torch.float32
+    np.testing.assert_allclose(one[0, 0, 0], [0.119, 0.4975, 0.5, 0.5025], atol=1e-3)
+    assert decided(one.numpy()).tolist() == [[[0, 0, 0, 1]]]
+    two = report.probabilities(torch.cat([0 * logits, logits], 1))
+    np.testing.assert_allclose(two.sum(1), 1, atol=1e-6)
+    np.testing.assert_allclose(two[:, 1], one[:, 0], atol=1e-3)
+    three = report.probabilities(torch.cat([0 * logits, logits, logits + 1], 1))
+    np.testing.assert_allclose(three.sum(1), 1, atol=1e-6)
+    assert decided(three.numpy()).tolist() == [[[0, 2, 2, 2]]]
 
 
 def test_glas_folds_vote_and_report(tmp_path: Path) -> None:

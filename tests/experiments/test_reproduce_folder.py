@@ -6,14 +6,22 @@ import importlib.util
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from napari_sa2net.errors import Cancelled, OutputError, SettingsError, TrainingError
-from napari_sa2net.experiments.reproduce.recipes import OURS, RECIPES
+from napari_sa2net.experiments.layouts import DATASETS
+from napari_sa2net.experiments.reproduce.recipes import (
+    FOLDS,
+    OURS,
+    RECIPES,
+    recipe_of,
+)
 from napari_sa2net.experiments.reproduce.report import notes, summarise, table_rows
 from napari_sa2net.experiments.reproduce.run import reproduce
 from napari_sa2net.models import open_model
@@ -227,3 +235,45 @@ def test_title_and_card_say_whose_recipe_it_is(tmp_path: Path) -> None:
     assert page.splitlines()[0] == f"# ISIC 2018, task 1, {whose}"
     card = open_model(tmp_path / "out" / "fold_1" / "model.safetensors").card
     assert card.description == f"Trained on ISIC 2018, task 1 {whose}"
+
+
+def noted(recipe: Any, n_folds: int = FOLDS, has_test: bool = True, **settings: Any) -> str:
+    given = {
+        "base_channels": 64,
+        "epochs": recipe.epochs,
+        "batch_size": recipe.batch_size,
+        **settings,
+    }
+    return " ".join(notes(recipe, given, n_folds, has_test, ["The data says this."]))
+
+
+@pytest.mark.parametrize("dataset", list(DATASETS))
+def test_what_has_to_be_known_of_a_run_is_said_and_nothing_else(dataset: str) -> None:
+    recipe = recipe_of(dataset)
+    said = noted(recipe)
+    assert said.startswith("The data says this.")
+    for words, other in (
+        (
+            "published network has 64 base channels, this one 16",
+            noted(recipe, base_channels=16),
+        ),
+        (f"at most {recipe.epochs} epochs", noted(recipe, epochs=recipe.epochs - 1)),
+        ("this run", noted(recipe, batch_size=recipe.batch_size + 1)),
+        *(
+            (words, noted(recipe_of(dataset, "ours")))
+            for words in ("by our recipe", "Ours are all settings")
+            if dataset in OURS
+        ),
+        ("no test images", noted(recipe, has_test=False)),
+    ):
+        assert words not in said
+        assert words in other
+    assert ("only 2 ran" in noted(recipe, n_folds=2)) == recipe.cross_validated
+    assert "folds only" not in said
+    other = replace(recipe, keeps="best" if recipe.keeps == "last" else "last")
+    kept = f"kept the {other.keeps} epoch, where the recipe keeps the {recipe.keeps}"
+    assert kept in noted(other)
+    assert "This run kept" not in said
+    assert ("Pixels of the nucleus" in said) == (recipe.nucleus_channel is not None)
+    assert "Images had" not in said
+    assert "Images had" in noted(replace(recipe, zoom=2))

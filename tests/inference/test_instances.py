@@ -475,3 +475,15 @@ def test_linker_counts_over_empty_planes():
 def test_an_empty_stack_links_to_an_empty_stack():
     assert link_planes(np.zeros((0, 4, 4), int), 0.3).shape == (0, 4, 4)
     assert link_planes(np.zeros((2, 0, 4), int), 0.3).shape == (2, 0, 4)
+
+
+@pytest.mark.parametrize("shape", [(9, 12), (1, 1), (0, 5)])
+@pytest.mark.parametrize("border", [True, False])
+def test_where_nothing_is_seen_there_is_no_object(shape, border) -> None:
+    p = np.zeros((3, *shape), np.float32)
+    p[0] = 1
+    config = InstanceConfig(remove_border=border)
+    labels = label_objects(p, THREE, config)
+    assert labels.shape == shape
+    assert not labels.any()
+    assert not label_objects(p, THREE, config.model_copy(update={"min_size": 0})).any()

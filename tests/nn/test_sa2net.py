@@ -1,10 +1,20 @@
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from napari_sa2net.nn import ATTENTION_NAMES, SA2Net, capture_attention, pad_to_stride
+from napari_sa2net.nn import (
+    ATTENTION_NAMES,
+    FocalUNet,
+    SA2Net,
+    capture_attention,
+    network_config,
+    pad_to_stride,
+)
 from napari_sa2net.nn.blocks import Depthwise, channels_first
 
 
@@ -270,3 +280,16 @@ def test_gradients_of_depthwise_kernels_are_those_of_torch(
         strict=True,
     ):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "se"), [(SA2Net, (False,) * 4), (FocalUNet, (True,) * 4)])
+def test_unsaid_a_network_is_the_published_one(kind: Any, se: Any) -> None:
+    """Every module of it, all exponents 1, and for the channels and classes of the paper."""
+    net = kind(base_channels=4)
+    said = network_config(net)
+    assert (said.in_channels, said.n_classes, said.base_channels) == (3, 1, 4)
+    assert said.gamma == said.se_gamma == (1.0,) * 4
+    assert said.gates == said.scales == (True,) * 4
+    assert said.se == se
+    assert not [name for name, _ in net.named_parameters() if name.endswith("focal.gamma")]
+    assert inspect.signature(kind).parameters["base_channels"].default == 64

@@ -1,7 +1,7 @@
 """Image and labels stay together under every warp."""
 
 import math
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ import torch
 from napari_sa2net.training import dataset
 from napari_sa2net.training.dataset import (
     STAINS,
+    WIDE,
     Crop,
     Warp,
     Wide,
@@ -217,3 +218,18 @@ def test_jpeg_loses_more_the_lower_its_quality():
     smooth = torch.linspace(-0.5, 1.5, 32).expand(3, 32, 32)
     back = as_jpeg(smooth, 95)
     torch.testing.assert_close(back, smooth.clamp(0, 1), atol=0.06, rtol=0)
+
+
+def test_wide_variation_is_as_likely_as_when_the_bundled_models_were_trained():
+    assert asdict(WIDE) == {
+        "turned": 0.15,
+        "inverted": 0.08,
+        "channels": 0.1,
+        "blurred": 0.15,
+        "coarse": 0.15,
+        "shaded": 0.25,
+        "noisy": 0.3,
+        "counted": 0.15,
+        "jpeg": 0.15,
+        "packed": 0.25,
+    }

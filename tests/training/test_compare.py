@@ -21,7 +21,9 @@ from napari_sa2net.training.compare import (
     Interval,
     Score,
     Tally,
+    _nearness,
     change,
+    drawn_dice,
     judge,
     score_of,
     tally,
@@ -277,6 +279,24 @@ def test_areas_add_up_to_dice_and_are_drawn_with_the_cells():
     assert tally(found, empty).areas.tolist() == [[0, 0, int((found > 0).sum())]]
 
 
+def test_dice_of_objects_drawn_anew_is_the_mean_over_the_images_they_are_of():
+    rng = np.random.default_rng(0)
+    shares = [rng.integers(0, 9, (n, 3)).astype(float) for n in (4, 1, 6)]
+    shares[1][:] = 0  # of nothing: right
+    of = np.repeat(np.arange(3), (4, 1, 6))
+    every = np.concatenate(shares)
+    picks = np.concatenate([rng.integers(0, 11, (40, 11)), [[0] * 11, [4] * 11]])
+    wanted = []
+    for drawn in picks:
+        dices = []
+        for image in np.unique(of[drawn]):
+            hit, missed, false = every[[i for i in drawn if of[i] == image]].sum(0)
+            whole = 2 * hit + missed + false
+            dices.append(2 * hit / whole if whole else 1.0)
+        wanted.append(np.mean(dices))
+    np.testing.assert_allclose(drawn_dice(shares, picks), wanted)
+
+
 def test_what_is_cut_from_a_source_was_had_for_the_same():
     training = {
         "recipe": RECIPE,
@@ -298,6 +318,27 @@ def test_what_is_cut_from_a_source_was_had_for_the_same():
     assert used("slide1/0-64") == used("slide1/64-128") == "learned"
     assert used("slide2/0-64") == used("") == "none"
     assert used("slide2/0-64", kin=("id-a",)) == used("", before=("id-a",)) == "learned"
+
+
+@pytest.mark.parametrize(
+    ("item", "near"),
+    [
+        ({"commit": "id-a"}, 0),
+        ({"commit": "id-b", "before": ("id-a",)}, 1),
+        ({"commit": "id-b", "place": "slide1/0-64"}, 1),
+        ({"commit": "id-b", "kin": ("id-a",)}, 2),
+        ({"commit": "id-b", "place": "slide1/64-128"}, 2),
+        ({"commit": "id-b", "place": "slide2/0-64"}, None),
+        ({"commit": "id-b"}, None),
+        ({"name": "a"}, 0),  # of a folder, by its name
+        ({"kin": ("a",)}, 2),
+        ({}, None),
+    ],
+)
+def test_how_near_an_image_is_to_one_that_was_learned(item, near):
+    training = {"commit_ids": {"a": "id-a"}, "places": {"a": "slide1/0-64"}}
+    given = {"name": "b", "image": Path(), "labels": Path(), **item}
+    assert _nearness(training, "a", TrainingItem(**given)) == near
 
 
 def test_without_corrections_each_part_of_the_reference_set_has_its_better_model():

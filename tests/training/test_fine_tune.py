@@ -15,6 +15,7 @@ from napari_sa2net.data.samples import reference_images, synthetic_nuclei
 from napari_sa2net.errors import (
     Cancelled,
     ModelExistsError,
+    OutOfMemoryError,
     Paused,
     SettingsError,
     TrainingError,
@@ -434,6 +435,49 @@ def test_out_of_memory_is_tried_again_with_less(corrections, tiny_model, monkeyp
     assert sizes[:3] == [(2, 3, 128, 128), (1, 3, 128, 128), (1, 3, 64, 64)]
     assert tuned.card.training["batch"] == {"crops_at_once": 1, "crop": 64}
     assert tuned.card.training["steps"] == 4
+
+
+def test_out_of_memory_in_mid_run_forgets_nothing_of_the_steps_before(
+    corrections, tiny_model, monkeypatch
+):
+    """Not even what the optimiser has seen of the gradients."""
+    original = tuning_module.TuningModule.loss_of
+    modules = []
+
+    def greedy(self, batch):
+        if self.done == 2 and len(batch["target"]) > 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        modules.append(self)
+        return original(self, batch)
+
+    monkeypatch.setattr(tuning_module.TuningModule, "loss_of", greedy)
+    config = SMALL.model_copy(update={"batch_size": 2})
+    tuned = fine_tune(corrections, tiny_model, config, name="lean")
+    assert tuned.card.training["batch"]["crops_at_once"] == 1
+    (module,) = set(modules)
+    taken = {int(of["step"]) for of in module._adam[0].state.values()}
+    assert max(taken) == module.done == 4
+
+
+@pytest.mark.parametrize(
+    ("crops", "side", "then"),
+    [
+        (8, 256, [(4, 256), (2, 256), (1, 256), (1, 128), (1, 64)]),
+        (3, 208, [(1, 208), (1, 96), (1, 64)]),
+        (1, 80, [(1, 64)]),
+        (1, 64, []),
+    ],
+)
+def test_fewer_crops_at_once_then_smaller_ones(crops, side, then):
+    network = SimpleNamespace(micro=crops, zero_grad=lambda set_to_none: None)
+    run = SimpleNamespace(device=torch.device("cpu"), module=network, crop=side)
+    told = []
+    for wanted in then:
+        tuning_run.TuningRun._shrink(run, told.append)
+        assert (run.module.micro, run.crop) == wanted
+    assert len(told) == len(then)
+    with pytest.raises(OutOfMemoryError, match=r"one crop of 64 px .* Close other programs"):
+        tuning_run.TuningRun._shrink(run, told.append)
 
 
 @pytest.mark.parametrize("slower", [1, 4])

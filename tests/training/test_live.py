@@ -88,6 +88,7 @@ def test_a_wave_leaves_what_is_reviewed_and_says_how_it_learned(
     (y0, x0), (y1, x1) = box.min(0), box.max(0) + 1
     judged = (HeldBack((int(y0), int(x0)), truth[y0:y1, x0:x1] == held),)
     said: list[str] = []
+    asked = plane.predictor.config
     wave = plane.wave(
         labels,
         counts,
@@ -96,6 +97,7 @@ def test_a_wave_leaves_what_is_reviewed_and_says_how_it_learned(
         config=LiveConfig(steps=8, seconds=1e6),
         progress=lambda *what: said.append(what[2]),
     )
+    assert plane.predictor.config is asked  # others run with it, too
     rows, cols = wave.patch.pixels()
     assert rows.size
     assert not stays[rows, cols].any()
@@ -374,3 +376,97 @@ def test_what_is_held_back_is_left_out_with_what_lies_around_it(corner, at) -> N
     np.testing.assert_array_equal(left, counts & (far | (labels == 7)))
     assert counts[:, :49].all()  # a copy
     assert without(counts, labels, [], corner).sum() == counts.sum()
+
+
+# --- what is reviewed, window by window ------------------------------------------------------
+
+
+def on_grid(shape: tuple[int, int], scale: float = 1.0) -> Any:
+    """A plane on the network's grid, as far as a lesson looks at it."""
+    sides = [SimpleNamespace(scale=scale, n_out=round(n * scale)) for n in shape]
+    return SimpleNamespace(
+        rows=sides[0], columns=sides[1], shape=tuple(side.n_out for side in sides)
+    )
+
+
+def lesson(scale: float = 1.0, corner: tuple[int, int] = (110, 120), cells: bool = True) -> Any:
+    labels = np.zeros((60, 70), np.int32)
+    if cells:
+        labels[5:15, 5:15], labels[30:40, 45:55] = 7, 2**31 - 1
+    counts = np.zeros((60, 70), bool)
+    counts[3:42, 4:60] = True
+    counts[20:25] = False
+    reviewed = Reviewed(labels, counts, corner)
+    made = live._Lesson.of(reviewed, on_grid((400, 420), scale), 128)
+    whole = np.zeros((400, 420), np.int32), np.zeros((400, 420), bool)
+    for into, part in zip(whole, (labels, counts), strict=True):
+        into[corner[0] : corner[0] + 60, corner[1] : corner[1] + 70] = part
+    return made, whole
+
+
+@pytest.mark.parametrize("at", [(0, 0), (0, 64), (64, 128), (128, 128), (64, 64), (272, 292)])
+def test_a_window_shows_the_targets_that_are_there(at: tuple[int, int]) -> None:
+    made, (labels, counts) = lesson()
+    y, x = at
+    window = (slice(y, y + 128), slice(x, x + 128))
+    target, count, certain, distance = made.cut(y, x, 0)
+    assert target.shape == count.shape == certain.shape == distance.shape == (128, 128)
+    np.testing.assert_array_equal(count, counts[window])
+    seen = counts[window]
+    np.testing.assert_array_equal((target.numpy() > 0)[seen], (labels[window] > 0)[seen])
+    assert not (certain.numpy() & ~seen).any()
+    assert not distance.numpy()[labels[window] == 0].any()
+    for turn in range(8):
+        turned = np.rot90(counts[window], turn % 4)
+        turned = turned[:, ::-1] if turn >= 4 else turned
+        np.testing.assert_array_equal(made.cut(y, x, turn)[1], turned)
+
+
+def test_windows_lie_around_the_cells_or_where_it_is_empty() -> None:
+    made, (labels, counts) = lesson()
+    centres = sorted(map(tuple, made.centres.tolist()))
+    assert centres == [(119.5, 129.5), (144.5, 169.5)]
+    rng = np.random.default_rng(0)
+    drawn = [made.draw(rng) for _ in range(60)]
+    assert len(set(drawn)) > 2
+    for y, x in (*drawn, *made.places()):
+        assert counts[y : y + 128, x : x + 128].any()
+        assert 0 <= y <= 400 - 128
+        assert 0 <= x <= 420 - 128
+    both = {
+        label for y, x in made.places() for label in np.unique(labels[y : y + 128, x : x + 128])
+    }
+    assert len(both) == 3
+    empty, (_, counts) = lesson(cells=False)
+    assert 32 <= len(empty.centres) <= 130
+    for y, x in empty.centres.astype(int).tolist():
+        assert counts[y, x]
+    assert len(empty.places()) <= 6
+    np.testing.assert_array_equal(empty.cut(0, 0, 0)[0], np.zeros((128, 128)))
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_a_lesson_is_on_the_networks_grid(scale: float) -> None:
+    made, _ = lesson(scale)
+    centres = sorted(map(tuple, made.centres.tolist()))
+    wanted = [((119.5 + 0.5) * scale - 0.5, (129.5 + 0.5) * scale - 0.5)]
+    wanted += [((144.5 + 0.5) * scale - 0.5, (169.5 + 0.5) * scale - 0.5)]
+    np.testing.assert_allclose(centres, wanted, atol=0.51)
+    assert made.corner == (int(113 * scale), int(124 * scale))
+    areas = np.bincount((made.labels * made.counts).ravel())
+    assert sorted(areas[areas > 0])[:2] == pytest.approx([100 * scale**2] * 2, rel=0.11)
+
+
+def test_nothing_reviewed_is_no_lesson() -> None:
+    none = np.zeros((20, 20), bool)
+    with pytest.raises(TrainingDataError, match="Nothing is reviewed yet"):
+        live._Lesson.of(Reviewed(none.astype(np.int32), none, (0, 0)), on_grid((20, 20)), 64)
+
+
+def test_the_rate_rises_over_a_tenth_and_falls_to_nothing() -> None:
+    shares = [live._share(i / 100) for i in range(101)]
+    assert shares[0] == pytest.approx(0.2)
+    assert max(shares) == shares[10] == 1
+    assert shares[-1] == pytest.approx(0)
+    assert shares == [*sorted(shares[:10]), *sorted(shares[10:], reverse=True)]
+    assert live._share(0.55) == pytest.approx(0.5)

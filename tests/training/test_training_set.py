@@ -11,6 +11,7 @@ from napari_sa2net.config import InputConfig
 from napari_sa2net.data import plan_image
 from napari_sa2net.data.training_set import (
     TrainingItem,
+    _with_kin,
     load_training_folder,
     split_items,
     take_levels,
@@ -162,6 +163,17 @@ def test_files_of_one_image_pair_by_stem(tmp_path):
         load_training_folder(tmp_path)
 
 
+def test_of_two_endings_in_an_index_a_tiff_goes_before_a_picture_of_it(tmp_path):
+    folder = folder_of(tmp_path, ["a", "b"], "split,name\ntrain,a\nval,b\n")
+    put(folder, "a", "reviewed")
+    for kind in ("images", "reviewed"):
+        (folder / kind / "a.PNG").write_bytes(b"a preview")
+        (folder / kind / "a.jpg").write_bytes(b"a preview")
+    item = load_training_folder(folder)[0]
+    assert item.image == folder / "images" / "a.tif"
+    assert item.reviewed == folder / "reviewed" / "a.tif"
+
+
 def test_an_index_may_lie_above_the_splits(tmp_path):
     folder_of(tmp_path / "train", ["a", "b"])
     folder_of(tmp_path / "test", ["c"])
@@ -262,3 +274,10 @@ def test_a_crop_is_as_bright_as_its_image_was(kind):
     before = plan.levels.tolist()
     take_levels(plan, TrainingItem("crop", Path(), Path(), levels=((10, 200),) * 3))
     assert plan.levels.tolist() == (before if kind == "divide" else [[10, 200]] * 3)
+
+
+def test_images_of_one_group_are_kin_and_none_is_its_own():
+    groups = {"a": "g", "b": "g", "c": "h", "d": "", "e": "", "f": "g"}
+    items = [TrainingItem(name, Path(), Path(), group=g) for name, g in groups.items()]
+    kin = [item.kin for item in _with_kin(items)]
+    assert kin == [("b", "f"), ("a", "f"), (), (), (), ("a", "b")]

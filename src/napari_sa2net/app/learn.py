@@ -408,18 +408,17 @@ def outlines(labels: NDArray[np.int32]) -> NDArray[np.uint8]:
 
     napari can draw contours of labels itself, but works them out on the window's thread.
     """
+    ahead, behind = slice(1, None), slice(None, -1)
+    pairs = [(np.s_[ahead, :], np.s_[behind, :]), (np.s_[:, ahead], np.s_[:, behind])]
     edge = np.zeros(labels.shape, bool)
-    for axis in (0, 1):
-        ahead = (slice(1, None), slice(None))[:: 1 - 2 * axis]
-        behind = (slice(None, -1), slice(None))[:: 1 - 2 * axis]
-        differs = labels[ahead] != labels[behind]
-        edge[ahead] |= differs
-        edge[behind] |= differs
+    for one, other in pairs:
+        differs = labels[one] != labels[other]
+        edge[one] |= differs
+        edge[other] |= differs
     wide = edge.copy()
-    for axis in (0, 1):
-        for step in (1, -1):
-            rolled = np.roll(edge, step, axis)
-            wide |= rolled
+    for one, other in pairs:
+        wide[one] |= edge[other]
+        wide[other] |= edge[one]
     return (wide & (labels > 0)).astype(np.uint8)
 
 

@@ -23,7 +23,6 @@ from napari_sa2net.data.commit import Seen
 from napari_sa2net.edits import Changed, Corrections, Snapshot, Step
 from napari_sa2net.edits.shapes import common
 from napari_sa2net.engine import messages as p
-from napari_sa2net.errors import EditError
 from napari_sa2net.training.compare import HeldBack
 from napari_sa2net.words import counted
 
@@ -337,7 +336,6 @@ class LiveController:
         if self._engine_key:
             self.link.submit(p.Forget(self._engine_key))
             self._engine_key = ""
-        self.state.running = False
 
     # --- a wave begins -----------------------------------------------------------------
 
@@ -358,8 +356,6 @@ class LiveController:
             return False
         session, source = found
         request = self._request(session, source)
-        if request is None:
-            return False
         if self._engine_key not in ("", request.key):
             self.link.submit(p.Forget(self._engine_key))
         self._engine_key = request.key
@@ -373,11 +369,9 @@ class LiveController:
         self._show()
         return True
 
-    def _request(self, session: EditSession, source: CellSource) -> WaveRequest | None:
+    def _request(self, session: EditSession, source: CellSource) -> WaveRequest:
         index, corrections = source.plane, session.corrections
         acts = self._acts(session, index)
-        if len(acts) < EVERY:
-            return None
         plane = self._plane(source.key, index)
         reviewed = edits.reviewed_labels(corrections, index)
         box = _box(source, corrections, reviewed)
@@ -390,10 +384,7 @@ class LiveController:
                 if inner is not None:
                     a, b, c, d = inner
                     areas[a - y0 : b - y0, c - x0 : d - x0] |= region.mask(inner)
-        try:
-            asked = _as_segmented(self.correct.about(source, box), source, self.link.session)
-        except EditError:
-            return None
+        asked = _as_segmented(self.correct.about(source, box), source, self.link.session)
         image = asked["source"]
         index_words = "-".join(str(i) for i in index)
         asked["key"] = f"live {image.key} {asked['generation']} {asked['model']} {index_words}"

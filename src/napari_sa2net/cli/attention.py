@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 Window = tuple[int, int, int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AttentionSettings(BatchSettings):
     """What every image of a batch is explained with.
 
@@ -53,10 +53,10 @@ class AttentionSettings(BatchSettings):
         Part of the image that the figure shows.
     """
 
-    plane: tuple[int, ...] = ()
-    zarr: bool = False
-    figure: bool = True
-    window: Window | None = None
+    plane: tuple[int, ...]
+    zarr: bool
+    figure: bool
+    window: Window | None
 
     def describe(self) -> dict[str, Any]:
         """As JSON; without the device, on which the result does not depend."""

@@ -81,7 +81,7 @@ class Doubt:
     label: int
     score: float
     reasons: tuple[str, ...]
-    cut: bool = False
+    cut: bool
 
 
 @dataclass(frozen=True, eq=False)

@@ -107,7 +107,7 @@ def read_asked(run: Path) -> Asked:
         ) from None
     except (ValueError, ValidationError) as error:
         raise SettingsError(
-            f"{run / ASKED} is damaged or of another version ({error}). Start a new run."
+            f"{run / ASKED} is damaged or of another version. Start a new run."
         ) from error
 
 

@@ -59,7 +59,7 @@ class Prepared:
     splits: NDArray[np.str_]
     units: NDArray[np.str_]
     digest: str
-    ranged: bool = False
+    ranged: bool
 
     def where(self, *splits: str) -> NDArray[np.intp]:
         """Indices of the images of some splits."""
