@@ -11,6 +11,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +102,11 @@ MOST_AT_ONCE = 30
 #: The review is taken up where so many cells, and this share of those that nobody has reviewed,
 #: are false; and left where of the last ten fewer were wrong.
 REVIEWED_FROM, REVIEWED_WHILE = (3, 0.25), 3
-#: Size and *Foreground* are set first where less than this F1 is right and so many objects are
+#: Size and sliders are set first where less than this F1 is right and so many objects are
 #: wrong; the size only if the cells that were found are larger or smaller by this factor.
 SET_UP_BELOW, SET_UP_FROM, OTHER_SIZE = 0.75, 10, 1.2
-#: Where the slider is let go, one after the other.
+#: Where the sliders are let go, one after the other.
+CONFIDENCES = (0.0, 0.5, 0.7, 0.8, 0.85, 0.95)
 FOREGROUNDS = (0.2, 0.3, 0.45, 0.6, 0.75, 0.85)
 #: Tools that are better when clicks have learned of more cells.
 CLICKS = ("click to add", "click to grow", "click to cut")
@@ -113,7 +115,8 @@ BELIEF = (4.0, 1.0)
 
 SETTINGS = (
     *(GOAL, RIGHT, PASSES, CANVAS, LEAST, MOST, HAND, IN_THE_WAY, MOST_AT_ONCE, BELIEF),
-    *(REVIEWED_FROM, REVIEWED_WHILE, SET_UP_BELOW, SET_UP_FROM, OTHER_SIZE, FOREGROUNDS),
+    *(REVIEWED_FROM, REVIEWED_WHILE, SET_UP_BELOW, SET_UP_FROM, OTHER_SIZE),
+    *(CONFIDENCES, FOREGROUNDS),
 )
 
 Point = tuple[float, float]
@@ -348,15 +351,14 @@ class Desk:
         self.segment.set_predict(predict.model_copy(update={"diameter": diameter}))
         self.show_segmented()
 
-    @property
-    def foreground(self) -> float:
-        """Where the slider stands."""
-        return self.link.session.instances.foreground
+    def slider(self, setting: str) -> float:
+        """Where a slider stands: `foreground` or `min_confidence`."""
+        return float(getattr(self.link.session.instances, setting))
 
-    def set_foreground(self, value: float) -> None:
-        """Move the slider; the cells follow."""
+    def set_slider(self, setting: str, value: float) -> None:
+        """Move a slider; the cells follow."""
         instances = self.link.session.instances
-        self.segment.set_instances(instances.model_copy(update={"foreground": value}))
+        self.segment.set_instances(instances.model_copy(update={setting: value}))
         self.show_segmented()
 
     def show(self, labels: NDArray[np.int32]) -> None:
@@ -550,7 +552,7 @@ class Person:
             self.passes += 1
 
     def _set_up(self) -> None:
-        """Size of the cells and *Foreground*, where much is wrong at first sight."""
+        """Size of the cells and the sliders, where much is wrong at first sight."""
         wrong = len(self.seen.area_truth) - len(self.seen.match)
         few = self.seen.f1 >= SET_UP_BELOW or wrong < SET_UP_FROM
         if few or not self.desk.segmented:
@@ -565,8 +567,10 @@ class Person:
             self._is_better(self.desk.set_size, true, None, "segment", CLICK, 2 * CLICK)
             if self.seen.f1 >= SET_UP_BELOW:
                 return
-        # outlines too far out, or too many cells: up; else down
-        now = self.desk.foreground
+        # more false cells than those that were not found: up; else down
+        missing = len(self.seen.area_truth) - len(self.seen.match)
+        self._slide("min_confidence", CONFIDENCES, len(self.seen.spurious()) > missing)
+        # outlines too far out: up; else down
         sizes = self.seen.area_truth, self.seen.area
         pairs = [
             (t, n)
@@ -575,13 +579,16 @@ class Person:
             if 2 * both > min(sizes[0][t], sizes[1][n])
         ]
         larger = sum(sizes[1][n] > sizes[0][t] for t, n in pairs)
-        up = 2 * larger > len(pairs)
-        values = [v for v in FOREGROUNDS if (v > now if up else v < now)]
+        self._slide("foreground", FOREGROUNDS, 2 * larger > len(pairs))
+
+    def _slide(self, setting: str, values: Sequence[float], up: bool) -> None:
+        """Move a slider on and on, as long as more cells come right."""
+        now = self.desk.slider(setting)
+        values = [v for v in values if (v > now if up else v < now)]
         for value in values if up else reversed(values):
-            before = self.desk.foreground
-            if not self._is_better(
-                self.desk.set_foreground, value, before, "move a slider", STROKE, STROKE
-            ):
+            act = partial(self.desk.set_slider, setting)
+            before = self.desk.slider(setting)
+            if not self._is_better(act, value, before, "move a slider", STROKE, STROKE):
                 return
 
     def _is_better(

@@ -95,23 +95,39 @@ def confidence(inside, outside):
     return object_table(*square(inside, outside))["confidence"][0]
 
 
-def test_confidence_is_the_expected_overlap():
+def test_confidence_is_the_probability_where_it_is_surest():
     assert confidence(1, 0) == 1
     assert confidence(0.6, 0) == pytest.approx(0.6)
-    # 16 px inside, and a rim of 8 * 8 - 16 px outside
-    assert confidence(0.8, 0.1) == pytest.approx(0.8 * 16 / (16 + 0.1 * 48))
+    labels, probability = square(0.5, 0)
+    probability[5:7, 5:7] = 0.9  # 4 of 16 px
+    weights = np.array([0.9] * 4 + [0.5] * 12)
+    found = object_table(labels, probability)["confidence"][0]
+    assert found == pytest.approx((weights**9).sum() / (weights**8).sum())
+    assert found > 0.88
 
 
-def test_confidence_falls_with_faintness_and_blur():
+def test_a_wider_outline_hardly_changes_the_confidence():
+    labels, probability = square(0.95, 0.3)
+    wide = np.zeros_like(labels)
+    wide[3:9, 3:9] = 1
+    narrow, other = (object_table(one, probability)["confidence"][0] for one in (labels, wide))
+    assert narrow == pytest.approx(0.95)
+    assert other == pytest.approx(narrow, abs=0.001)
+
+
+def test_what_lies_outside_says_nothing_of_the_confidence():
     assert confidence(0.9, 0) > confidence(0.7, 0)
-    assert confidence(0.9, 0) > confidence(0.9, 0.2) > confidence(0.9, 0.4)
-
-
-def test_a_neighbour_does_not_lower_the_confidence():
+    assert confidence(0.9, 0) == confidence(0.9, 0.4)
     labels, probability = square(1, 0)
     labels[4:8, 8:11] = 2
-    probability[4:8, 8:11] = 1
-    assert object_table(labels, probability)["confidence"].tolist() == [1, 1]
+    probability[4:8, 8:11] = 0.5
+    assert object_table(labels, probability)["confidence"].tolist() == [1, 0.5]
+
+
+def test_an_object_where_there_is_no_foreground_at_all():
+    assert confidence(0, 1) == 0
+    assert confidence(1e-30, 1) == pytest.approx(1e-30)
+    assert confidence(1e-300, 1) == 0
 
 
 def test_confidence_stays_between_0_and_1():
@@ -293,12 +309,12 @@ def test_hundreds_of_objects_are_measured_at_once():
     [
         ([], False),
         ([np.nan], False),
-        ([0.59], True),
-        ([0.6], False),
-        ([0.1, 0.7, 0.8], False),
-        ([0.1, 0.2, 0.9], True),
-        ([0.5, 0.69], True),
-        ([0.5, np.nan, 0.71, np.nan, np.nan], False),
+        ([0.93], True),
+        ([0.94], False),
+        ([0.1, 0.95, 0.97], False),
+        ([0.1, 0.2, 0.97], True),
+        ([0.9, 0.97], True),
+        ([0.91, np.nan, 0.98, np.nan, np.nan], False),
     ],
 )
 def test_cells_are_doubtful_where_the_median_is(confidence, doubtful):

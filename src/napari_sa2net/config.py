@@ -145,6 +145,14 @@ class InstanceConfig(Settings):
         title="Smallest (px²)",
         description="Objects with a smaller area are dropped",
     )
+    min_confidence: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        title="Confidence",
+        description="Cells of less confidence are dropped: those that the network is nowhere "
+        "as sure of as this; lower where faint cells are missing, 0 keeps all",
+    )
     fill_holes: bool = Field(True, title="Fill holes", description="Close holes inside cells")
     remove_border: bool = Field(
         False,
@@ -250,6 +258,7 @@ class SegmentSettings(PredictSettings, total=False):
     foreground: float
     split: float
     min_size: int
+    min_confidence: float
     fill_holes: bool
     remove_border: bool
     link_planes: bool

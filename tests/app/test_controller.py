@@ -108,7 +108,7 @@ def test_what_a_run_finds_of_the_size_is_known_from_then_on(page):
     assert page.session.found_diameter is None  # this model has no size
     table = result.objects
     sized = replace(state, diameter=20.0)
-    for confidence, unsure in ((0.9, False), (0.5, True)):
+    for confidence, unsure in ((0.97, False), (0.5, True)):
         objects = {**table, "confidence": np.full_like(table["confidence"], confidence)}
         assert sized.size_unsure(objects) is unsure
         assert not state.size_unsure(objects)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,17 @@ def test_all_of_it_comes_back() -> None:
     assert after.instances_chosen
     assert not session.normalize
     assert (session.where, session.planes) == ("view", "current")
+
+
+def test_sliders_from_before_there_was_a_least_confidence_do_not_turn_it_off() -> None:
+    remember(chosen(), PREFERENCES)
+    written = json.loads(settings_file().read_text(encoding="utf-8"))
+    del written["instances"]["min_confidence"]
+    settings_file().write_text(json.dumps(written), encoding="utf-8")
+    after = controller()
+    recall(after, PREFERENCES)
+    assert after.session.model == "mine"
+    assert not after.instances_chosen
 
 
 def test_sliders_that_nobody_moved_stay_the_models_own() -> None:

@@ -49,7 +49,7 @@ def test_the_sample_of_stained_tissue_is_one_that_it_can_do(nuclei):
     found = {int(result.labels[at]) for at in SEEN} - {0}
     assert len(found) >= 0.85 * len(SEEN)
     assert 60 < len(result.objects) < 160
-    assert result.objects.confidence.mean() > 0.6
+    assert result.objects.confidence.mean() > 0.95
 
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])

@@ -111,7 +111,7 @@ def test_value_slider_speaks_only_of_people(qtbot: QtBot) -> None:
 def test_smallest_is_canonically_in_pixels(qtbot: QtBot) -> None:
     section = ResultSection()
     qtbot.addWidget(section)
-    config = InstanceConfig(foreground=0.4, split=0.7, min_size=33)
+    config = InstanceConfig(foreground=0.4, split=0.7, min_size=33, min_confidence=0.85)
     section.setValue(config)
     assert section.value(InstanceConfig()) == config
     section.set_pixel_size(0.25)

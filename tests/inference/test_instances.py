@@ -18,6 +18,7 @@ from napari_sa2net.inference.instances import (
     label_objects,
     relabel_raster,
 )
+from napari_sa2net.measure import object_table
 from napari_sa2net.metrics import evaluate
 from napari_sa2net.training.dataset import depths, distance_target
 
@@ -475,6 +476,45 @@ def test_linker_counts_over_empty_planes():
 def test_an_empty_stack_links_to_an_empty_stack():
     assert link_planes(np.zeros((0, 4, 4), int), 0.3).shape == (0, 4, 4)
     assert link_planes(np.zeros((2, 0, 4), int), 0.3).shape == (2, 0, 4)
+
+
+# --- doubtful objects ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("least", "kept"), [(0, 3), (0.79, 3), (0.81, 2), (0.89, 2), (0.91, 1), (1, 0)]
+)
+def test_objects_of_less_confidence_are_dropped(least, kept):
+    cells = discs((40, 120), (20, 20, 12), (20, 60, 12), (20, 100, 12))
+    foreground = np.array([0.02, 0.8, 0.9, 0.97])[cells]
+    config = InstanceConfig(min_confidence=least)
+    labels = label_objects(foreground[None], ONE, config)
+    expected = np.where(
+        np.isin(cells, [1, 2, 3][3 - kept :]) & (cells > 0), cells - (3 - kept), 0
+    )
+    np.testing.assert_array_equal(labels, expected)
+
+
+def test_what_is_kept_has_the_confidence_that_the_table_tells():
+    cells = many()
+    rng = np.random.default_rng(3)
+    sure = np.concatenate([[0.02], rng.uniform(0.6, 1, cells.max())])[cells]
+    foreground = (sure * rng.uniform(0.9, 1, cells.shape))[None]
+    everything = label_objects(foreground, ONE, InstanceConfig())
+    confidence = object_table(everything, foreground[0])["confidence"]
+    least = float(confidence.median())
+    kept = label_objects(foreground, ONE, InstanceConfig(min_confidence=least))
+    assert object_table(kept, foreground[0])["confidence"].min() >= least
+    assert kept.max() == (confidence >= least).sum() < everything.max()
+
+
+def test_a_lower_foreground_drops_no_object_that_was_sure():
+    cells = discs((60, 60), (30, 30, 15))
+    core = discs((60, 60), (30, 30, 8))
+    foreground = np.where(core > 0, 0.95, np.where(cells > 0, 0.4, 0.02))[None]
+    for value in (0.8, 0.3):
+        config = InstanceConfig(foreground=value, min_confidence=0.9)
+        assert label_objects(foreground, ONE, config).max() == 1
 
 
 @pytest.mark.parametrize("shape", [(9, 12), (1, 1), (0, 5)])

@@ -136,6 +136,19 @@ def test_sizes_learned_from_travel_in_the_card(tmp_path: Path, net: SA2Net) -> N
     assert ModelCard.from_json(json.dumps(plain)).image_diameters is None
 
 
+def test_a_least_confidence_travels_in_the_card(tmp_path: Path, net: SA2Net) -> None:
+    """As sizes: earlier versions read cards without one."""
+    doubting = make_card(instance=InstanceConfig(min_confidence=0.9), image_diameters=(13, 40))
+    assert json.loads(doubting.to_json())["schema_version"] == 4
+    read = read_card(save_model(tmp_path / "a", net, doubting))
+    assert read.instance.min_confidence == 0.9
+    assert read.image_diameters == (13, 40)
+    plain = json.loads(make_card().to_json())
+    assert plain["schema_version"] == 1
+    assert "min_confidence" not in plain["instance"]
+    assert ModelCard.from_json(json.dumps(plain)).instance.min_confidence == 0
+
+
 def test_card_of_another_network_is_not_saved(tmp_path: Path, net: SA2Net) -> None:
     card = make_card(network=NetworkConfig(in_channels=3, n_classes=3, base_channels=2))
     with pytest.raises(errors.CardError, match="Make the card for it") as refused:
@@ -196,7 +209,7 @@ def test_unusable_cards(tmp_path: Path, net: SA2Net, read: Any) -> None:
         None: "without a model card",
         "{": "not valid JSON",
         "[]": "no schema version",
-        json.dumps({**good, "schema_version": 4}): "Update it",
+        json.dumps({**good, "schema_version": 5}): "Update it",
         json.dumps({**good, "schema_version": 99, "new_field": 1}): "Update it",
         json.dumps({**good, "schema_version": "1"}): "no schema version",
         json.dumps({**good, "schema_version": True}): "no schema version",

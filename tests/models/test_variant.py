@@ -234,8 +234,8 @@ def test_cards_without_switches_are_as_earlier_versions_read_them(add):
     back = save_variant("switched", "back", gates=(True,) * 4)
     assert written(back.path)["schema_version"] == 1
     assert "scales" not in NetworkConfig().model_dump()
-    with pytest.raises(CardError, match="knows up to 3"):
-        card_of_header({"__metadata__": {"card": json.dumps({"schema_version": 4})}}, "it")
+    with pytest.raises(CardError, match="knows up to 4"):
+        card_of_header({"__metadata__": {"card": json.dumps({"schema_version": 5})}}, "it")
 
 
 def test_it_keeps_its_change_under_another_name_and_in_a_saved_network(add, tmp_path):

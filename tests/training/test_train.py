@@ -195,13 +195,17 @@ def test_training_ends_in_a_registered_model(folder, tmp_path):
 
 
 def test_the_threshold_is_tuned_on_the_validation_images(monkeypatch):
-    """Half-sure pixels around every cell are not the cell's: the model says so itself."""
+    """Half-sure pixels around every cell are not the cell's: the model says so itself.
+
+    Nor is what it is half sure of in the middle a cell.
+    """
     labels = torch.zeros(1, 64, 64, dtype=torch.int64)
     sure = torch.full((1, 64, 64), 0.02)
     for number, (y, x) in enumerate(((4, 4), (4, 36), (36, 20)), start=1):
         sure[:, y - 3 : y + 19, x - 3 : x + 19] = 0.63  # a rim of 3 px
         sure[:, y : y + 16, x : x + 16] = 0.97
         labels[:, y : y + 16, x : x + 16] = number
+    sure[:, 50:60, 2:12] = 0.87
 
     class Net(torch.nn.Module):
         n_classes = 3
@@ -217,6 +221,7 @@ def test_the_threshold_is_tuned_on_the_validation_images(monkeypatch):
     module.validation_step({**batch, "mask": labels >= 0}, 0)
     module.on_validation_epoch_end()
     assert said["val_foreground"] == 0.65
+    assert said["val_min_confidence"] == 0.9
     assert said["val_mean_ap"] == 1
 
 

@@ -414,7 +414,7 @@ class CorrectEngine:
         instances: InstanceConfig,
         diameter: float | None,
     ) -> None:
-        """Segment a box of the shown plane again with these settings.
+        """Segment a box of the shown plane again with these settings; doubtful cells count.
 
         Raises
         ------
@@ -422,6 +422,8 @@ class CorrectEngine:
             If the box holds too little of the image, or the cells lie on none.
         """
         box = box_of(outline, source.shape)
+        # who drags a box looks at what comes: one too many is a click, one missing is work
+        instances = instances.model_copy(update={"min_confidence": 0.0})
         request = BoxRequest(
             **self.about(source, box, instances, diameter),
             cells=source.key,

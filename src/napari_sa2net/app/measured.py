@@ -16,7 +16,7 @@ from napari_sa2net.app.session import ImageSource, source_plan
 from napari_sa2net.data.plan import ImagePlan
 from napari_sa2net.engine.messages import ObjectTable, Summary
 from napari_sa2net.errors import SA2NetError
-from napari_sa2net.measure import RIM, box_columns, pixel_table, sizes_of
+from napari_sa2net.measure import box_columns, pixel_table, sizes_of
 from napari_sa2net.metrics import numbered
 from napari_sa2net.quantities import MARGIN, Piece, Quantities, groups_in, measure_groups
 
@@ -32,9 +32,6 @@ CHUNK = 2**22
 #: of two parts far from each other the box is as good as the plane.
 WIDE = 2**17
 BLOCK = 128
-#: As far (px) reaches what a changed pixel means for the rim of a neighbour, and for the
-#: question whose rim it is.
-REACH = 2 * RIM
 
 Part = tuple[slice, ...]
 Box = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -479,21 +476,11 @@ class MeasuredCells:
                 columns[name] = np.where(unknown, column[at], columns[name])
         self.columns = columns
 
-    def neighbours(self, changed: Mapping[int, Box]) -> list[int]:
-        """Cells whose confidence may be another after a change: changed ones and those near."""
-        found = {label for label in changed if label in self.boxes}
-        for label, box in changed.items():
-            blocks = self._touched.get(label)
-            for part in [box] if blocks is None else self._boxes_of(blocks):
-                around = grown(part, self.shape)
-                found.update(np.unique(self.read(slices(around))).tolist())
-        return sorted(found - {0})
-
     def crops(self, labels: Iterable[int]) -> Iterator[tuple[Box, list[int]]]:
-        """Windows that hold all that the confidence of some cells looks at."""
-        near = {label: grown(self.boxes[label], self.shape) for label in labels}
+        """Windows that hold some cells."""
+        boxes = {label: self.boxes[label] for label in labels}
         # of one that is scattered over more than is read at once nothing is said
-        yield from windows({at: box for at, box in near.items() if volume(box) <= MOST_READ})
+        yield from windows({at: box for at, box in boxes.items() if volume(box) <= MOST_READ})
 
     def stamps(self, labels: Iterable[int]) -> dict[int, int]:
         """When these cells changed last; `set_confidence` asks for it."""
@@ -618,7 +605,7 @@ def volume(box: Box) -> int:
     return int(np.prod(box[1] - box[0]))
 
 
-def grown(box: Box, shape: tuple[int, ...], by: int = REACH) -> Box:
+def grown(box: Box, shape: tuple[int, ...], by: int) -> Box:
     """A box with what is near it in the plane."""
     reach = np.zeros(len(shape), np.int64)
     reach[-2:] = by

@@ -330,12 +330,12 @@ class Measurements:
         # the window in the labels' own pixels
         low = np.asarray(kept.corner) - np.asarray(corner)
         high = low + np.asarray(kept.shape)
-        near = [
+        inside = [
             label
-            for label in cells.neighbours(changed)
+            for label in sorted(changed.keys() & cells.boxes.keys())
             if (cells.boxes[label][0] >= low).all() and (cells.boxes[label][1] <= high).all()
         ]
-        for window, own in cells.crops(near):
+        for window, own in cells.crops(inside):
             crop = np.maximum(window[0], low), np.minimum(window[1], high)
             at = tuple((crop[0] - low).tolist())
             asked = _Asked(key, layer, stamps=cells.stamps(own))

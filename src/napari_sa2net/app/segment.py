@@ -776,7 +776,9 @@ def recall(controller: SegmentController, preferences: dict[str, str]) -> None:
                 model = value if name == "model" else model
                 predict = {**predict, name: value} if name == "device" else predict
         config = PredictConfig(**predict)
-        instances = InstanceConfig(**then["instances"]) if "instances" in then else None
+        # what was chosen before there was a least confidence would turn it off
+        chosen = "min_confidence" in then.get("instances", {})
+        instances = InstanceConfig(**then["instances"]) if chosen else None
         where, planes, normalize = then["where"], then["planes"], bool(then["normalize"])
         measure = checked_groups(then.get("measure")) if then.get("measure") != [] else ()
         if where not in get_args(Where) or planes not in ("current", "all"):

@@ -527,7 +527,8 @@ def nothing_found_words(request: SegmentRequest, blank: bool = False) -> str:
         other = "channel or image" if plan.n_channels > 1 else "image"
         return f"What went in has one value throughout: choose another {other}."
     tries = ["another channel"] if plan.n_channels > 1 else []
-    tries += ["“measure…” across one cell, for the Object size", "a lower Foreground"]
+    sure = "Confidence or " if request.instances.min_confidence > 0 else ""
+    tries += ["“measure…” across one cell, for the Object size", f"a lower {sure}Foreground"]
     if plan.n_planes > 1 and request.predict.levels != "plane":
         tries.append("Brightness of each plane, under Advanced")
     return f"Nothing found? Try {'; '.join(tries)}; or another Model."

@@ -145,7 +145,7 @@ def explain_file(
     for note in plan_notes(result.plan, image, settings):
         progress.note(job.name, note)
     if result.n_tiles and not len(result.objects):
-        progress.note(job.name, nothing_found(result.plan))
+        progress.note(job.name, nothing_found(result))
     if not result.n_tiles:
         progress.note(
             job.name, "the image has one value throughout: no network was run, no maps"

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from napari_sa2net.data import ImageFile, ImagePlan
     from napari_sa2net.inference.segment import Segmentation
     from napari_sa2net.inference.shares import Order
+    from napari_sa2net.interpret.explain import Explanation
     from napari_sa2net.models import Model
 
 
@@ -622,7 +623,7 @@ def segment_file(
         for note in plan_notes(result.plan, image, settings):
             progress.note(job.name, note)
         if not (result.plan.is_empty or len(result.objects)):
-            progress.note(job.name, nothing_found(result.plan))
+            progress.note(job.name, nothing_found(result))
         estimated = settings.predict.diameter is None and result.diameter is not None
         if estimated and many_doubtful(result.objects["confidence"]):
             progress.note(
@@ -649,12 +650,15 @@ def plan_notes(plan: ImagePlan, image: ImageFile, settings: BatchSettings) -> li
     return notes
 
 
-def nothing_found(plan: ImagePlan) -> str:
+def nothing_found(result: Segmentation | Explanation) -> str:
     """What to try next where an image has no cells."""
+    plan = result.plan
     if plan.constant:
         return "no cells found: the image has one value throughout"
     tries = ["--channels, if others show the cells"] if plan.n_channels > 1 else []
-    tries += ["--diameter with the size of a cell in pixels", "a lower --foreground"]
+    settings = result.provenance["settings"]["instances"]
+    sure = "--min-confidence or " if settings["min_confidence"] > 0 else ""
+    tries += ["--diameter with the size of a cell in pixels", f"a lower {sure}--foreground"]
     if plan.n_planes > 1 and plan.levels_along != plan.stack_axes:
         tries.append("--levels plane, if the planes differ in brightness")
     return f"no cells found; try {'; '.join(tries)}; or another --model"

@@ -401,7 +401,7 @@ class SharedImage:
         index, rows, columns = self.parts[part]
         labels = label_part(
             self.probability()[(*index, slice(None), rows, columns)],
-            self.plan.spatial,
+            self.plan,
             self._model.card.classes,
             self._settings.instances,
         )

@@ -24,8 +24,9 @@ from napari_sa2net.inference.tiling import (
     Window,
     agree,
 )
-from napari_sa2net.measure import RIM
 
+#: Width (px) of the rim outside cells that the overlap with the truth looks at.
+RIM = 2
 #: Positions per axis among which the crops with most contrast are chosen.
 POSITIONS = 3
 #: Passes at most.
@@ -56,7 +57,8 @@ class Found(NamedTuple):
     diameter : float
         Of the typical cell, in image pixels.
     confidence : float
-        Expected overlap of all cells with the truth, as in the object table.
+        Expected overlap of all cells with the truth when each pixel is cell with its
+        probability: sum inside, over the area plus the probability in the rim.
     """
 
     scale: float
@@ -112,6 +114,8 @@ def estimate_diameter(
     if not trained or 0 in plan.spatial:
         return None
     config = instances or predictor.card.instance
+    # cells of the wrong size are doubtful, and tell their size all the same
+    config = config.model_copy(update={"min_confidence": 0.0})
 
     begun = 0
 

@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from napari_sa2net.config import CLASSES, DISTANCE, OUTPUTS, InstanceConfig
 from napari_sa2net.errors import SettingsError
+from napari_sa2net.measure import confidence_of, confidence_sums
 from napari_sa2net.metrics import overlap_table
 
 # --------------------------------------------------------------------------------------------
@@ -267,7 +268,7 @@ DISTANCE_WEIGHT = 0.2
 #: ... and where the network has no boundary class.
 DISTANCE_WEIGHT_BINARY = 0.6
 #: The depth where the network gives the distance to the edge itself.
-DEPTH_WITH_DISTANCE = 0.18
+DEPTH_WITH_DISTANCE = 0.25
 #: Smoothing (px) of the distance that the network gives.
 DISTANCE_SIGMA = 0.5
 #: Pixels added to the distance before the logarithm, against steps on a coarse grid.
@@ -291,7 +292,7 @@ def label_objects(
         `config.OUTPUTS`, or without the distance, ("background", "foreground") or
         ("foreground",).
     config : InstanceConfig
-        Threshold, split, smallest area (px² of this grid), holes, border.
+        Threshold, split, smallest area (px² of this grid), least confidence, holes, border.
 
     Returns
     -------
@@ -312,7 +313,7 @@ def label_objects(
         labels = ndimage.label(mask, structure=_EIGHT, output=np.int32)[0]
     else:
         labels = _split(mask, probability, foreground, list(classes), config.split)
-    return _clean(labels, config)
+    return _clean(labels, foreground, config)
 
 
 def foreground_probability(
@@ -407,8 +408,10 @@ def _landscape(
 # --- after the watershed ---------------------------------------------------------------
 
 
-def _clean(labels: Labels, config: InstanceConfig) -> Labels:
-    """Fill holes, drop small and border objects, number in raster order."""
+def _clean(
+    labels: Labels, foreground: NDArray[np.floating[Any]], config: InstanceConfig
+) -> Labels:
+    """Fill holes, drop small, border and doubtful objects, number in raster order."""
     if labels.size == 0:
         return labels
     if config.fill_holes:
@@ -420,12 +423,26 @@ def _clean(labels: Labels, config: InstanceConfig) -> Labels:
     if config.remove_border:
         for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
             keep[edge] = False
+    if config.min_confidence > 0:
+        keep &= confidences(labels, foreground) >= config.min_confidence
     dropped = ~keep[values]
     if dropped.any():
         line[pixels[dropped]] = 0
-        if config.fill_holes:  # a dropped speck may have stood in a hole
+        if config.fill_holes:  # what was dropped may have stood in a hole
             labels = fill_holes(labels)
     return relabel_raster(labels)
+
+
+def confidences(
+    labels: NDArray[np.integer[Any]], foreground: NDArray[np.floating[Any]]
+) -> NDArray[np.float64]:
+    """Confidence of objects 0 … n of labels (H, W), as in the object table; 1 of background."""
+    pixels = np.flatnonzero(labels)
+    values = labels.ravel()[pixels]
+    n = int(values.max(initial=0)) + 1
+    found = confidence_of(*confidence_sums(values, foreground.ravel()[pixels], n))
+    found[0] = 1
+    return found
 
 
 def fill_holes(labels: Labels) -> Labels:

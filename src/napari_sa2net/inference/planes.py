@@ -16,13 +16,15 @@ from napari_sa2net.errors import Cancelled
 from napari_sa2net.inference.instances import PlaneLinker, foreground_probability, label_objects
 from napari_sa2net.inference.tiling import allocate
 from napari_sa2net.measure import (
+    confidence_of,
+    confidence_sums,
     empty_table,
     object_table,
     offset_labels,
     sizes_of,
     with_groups,
 )
-from napari_sa2net.metrics import overlap_table
+from napari_sa2net.metrics import numbered, overlap_table
 from napari_sa2net.quantities import Quantities, Read, checked_groups
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ OVERLAP = 256
 BAND = 1024
 #: Intersection over union in the overlap from which two blocks mean the same object.
 SAME = 0.5
+
+#: Objects are dropped when they are whole: a block's edge is not the image's.
+AT_THE_END = {"remove_border": False, "min_confidence": 0.0}
 
 ReadBlock = Callable[[slice, slice], NDArray[Any]]
 #: Labels of rows and columns, numbered from 1, that were made before; the first is the plane.
@@ -67,14 +72,15 @@ def _seen(start: int, length: int) -> slice:
 
 def label_part(
     probability: NDArray[Any],
-    shape: tuple[int, int],
+    plan: ImagePlan,
     classes: Sequence[str],
     config: InstanceConfig,
 ) -> NDArray[np.int32]:
-    """Label one of `parts_of` a plane of this shape; numbers are those of the part alone."""
-    if shape[0] * shape[1] > LARGE:
-        # Dropped at the end: a block's edge is not the image's.
-        config = config.model_copy(update={"remove_border": False})
+    """Label one of `parts_of` a plane of this plan; numbers are those of the part alone."""
+    if plan.spatial[0] * plan.spatial[1] > LARGE:
+        config = config.model_copy(update=AT_THE_END)
+    elif _link_axis(plan, config) is not None:
+        config = config.model_copy(update={"min_confidence": 0.0})
     return label_objects(probability, classes, config)
 
 
@@ -117,9 +123,9 @@ def label_in_blocks(
     Cancelled
     """
     height, width = shape
-    # Dropped at the end: a block's edge is not the image's.
-    inner = config.model_copy(update={"remove_border": False})
+    inner = config.model_copy(update=AT_THE_END)
     same = _Groups()
+    doubt = _Doubt(config.min_confidence)
     below: dict[int, NDArray[np.int32]] = {}
     for y0 in range(0, height, BLOCK):
         y1 = min(y0 + BLOCK, height)
@@ -131,22 +137,72 @@ def label_in_blocks(
             x1 = min(x0 + BLOCK, width)
             left, end = max(0, x0 - OVERLAP), min(width, x1 + OVERLAP)
             seen = slice(top, bottom), slice(left, end)
+            core = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
             if labelled is None:
-                labels = label_objects(probability(*seen), classes, inner)
+                values = probability(*seen)
+                labels = label_objects(values, classes, inner)
+                doubt.add(labels[core], values[:, *core], classes, same.count)
             else:
                 labels = labelled(*seen)
+                if doubt.least > 0:
+                    values = probability(slice(y0, y1), slice(x0, x1))
+                    doubt.add(labels[core], values, classes, same.count)
             labels[labels > 0] += same.count
             same.grow(int(labels.max(initial=0)))
             if right is not None:
                 same.match(right, labels[:, : x0 - left + OVERLAP])
             if x0 in below:
                 same.match(below[x0], labels[: y0 - top + OVERLAP])
-            out[y0:y1, x0:x1] = labels[y0 - top : y1 - top, x0 - left : x1 - left]
+            out[y0:y1, x0:x1] = labels[core]
             # What the next blocks see too: OVERLAP on both sides of the seam.
             right = labels[:, x1 - OVERLAP - left :].copy()
             below[x0] = labels[y1 - OVERLAP - top :].copy()
-    dropped = _on_border(out, shape) if config.remove_border else np.empty(0, np.int32)
-    return _renumber(out, shape, same.roots(), dropped, first, cancelled)
+    roots = same.roots()
+    dropped = doubt.below(roots)
+    if config.remove_border:
+        dropped = np.union1d(dropped, _on_border(out, shape))
+    return _renumber(out, shape, roots, dropped, first, cancelled)
+
+
+class _Doubt:
+    """Objects of less than a least confidence, found part by part.
+
+    Parameters
+    ----------
+    least : float
+        0: none is looked for.
+    """
+
+    def __init__(self, least: float) -> None:
+        self.least = least
+        self._sums = np.zeros((2, 1))
+
+    def add(
+        self,
+        labels: NDArray[np.int32],
+        probability: NDArray[Any],
+        classes: Sequence[str],
+        offset: int = 0,
+    ) -> None:
+        """Look at labels (h, w), which count from ``offset`` + 1, by (C, h, w)."""
+        if self.least == 0 or not labels.any():
+            return
+        values, number = numbered(labels[labels > 0])
+        foreground = foreground_probability(probability, classes)[labels > 0]
+        at = values + offset
+        missing = int(at[-1]) + 1 - self._sums.shape[1]
+        if missing > 0:
+            self._sums = np.pad(self._sums, ((0, 0), (0, max(missing, self._sums.shape[1]))))
+        self._sums[:, at] += confidence_sums(number, foreground, values.size)
+
+    def below(self, roots: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Labels that are to be dropped; ``roots``: the object of each label, 0 … n."""
+        n = len(roots)
+        sums = np.pad(self._sums[:, :n], ((0, 0), (0, max(0, n - self._sums.shape[1]))))
+        whole = [np.bincount(roots, one, minlength=n) for one in sums]
+        dropped = confidence_of(*whole)[roots] < self.least
+        dropped[0] = False
+        return np.flatnonzero(dropped).astype(np.int32)
 
 
 class _Groups:
@@ -259,27 +315,50 @@ def label_stack(
     out = allocate(plan.label_shape, np.int32)
     if plan.is_empty:
         return out
-    link_axis = _link_axis(plan.stack_axes) if config.link_planes else None
+    link_axis = _link_axis(plan, config)
+    # An object of several planes is doubtful as a whole, when it is whole.
+    of_plane = (
+        config if link_axis is None else config.model_copy(update={"min_confidence": 0.0})
+    )
     offset = done = 0
     for run in _runs(plan.stack_shape, link_axis):
         linker = PlaneLinker(config.link_overlap) if link_axis is not None else None
+        doubt = _Doubt(config.min_confidence)
+        linked = []
         for index in run:
             if cancelled and cancelled():
                 raise Cancelled("Cancelled; nothing was changed.")
             target = plane_of(plan, out, index)
             if linker is not None:
                 plane = np.zeros(plan.spatial, np.int32)
-                _label_plane(probability, index, classes, config, plane, 0, cancelled, labelled)
-                target[:, :] = offset_labels(linker.add(plane), offset)
+                _label_plane(
+                    probability, index, classes, of_plane, plane, 0, cancelled, labelled
+                )
+                plane = linker.add(plane)
+                target[:, :] = offset_labels(plane, offset)
+                for y0, y1 in _bands(plan.spatial[0]) if doubt.least > 0 else ():
+                    values = np.asarray(probability[(*index, slice(None), slice(y0, y1))])
+                    doubt.add(plane[y0:y1], values, classes)
+                linked.append(index)
             else:
                 offset = _label_plane(
-                    probability, index, classes, config, target, offset, cancelled, labelled
+                    probability, index, classes, of_plane, target, offset, cancelled, labelled
                 )
             done += 1
             if progress and plan.n_planes > 1:
                 progress(done, plan.n_planes, SEPARATING)
         if linker is not None:
-            offset += linker.count
+            labels = np.arange(linker.count + 1, dtype=np.int32)
+            kept = np.isin(labels, doubt.below(labels), invert=True)
+            number = np.where(kept, np.cumsum(kept) - 1 + offset, 0).astype(np.int32)
+            number[0] = 0
+            for index in linked if not kept.all() else ():
+                if cancelled and cancelled():
+                    raise Cancelled("Cancelled; nothing was changed.")
+                target = plane_of(plan, out, index)
+                plane = np.asarray(target[:, :])
+                target[:, :] = number[np.where(plane > 0, plane - offset, 0)]
+            offset += int(np.count_nonzero(kept[1:]))
     return out
 
 
@@ -449,13 +528,14 @@ class Windows:
         return self._window(tuple(index), *parts)
 
 
-def _link_axis(stack_axes: str) -> int | None:
-    """Position of the axis that objects are linked along; None if there is none.
+def _link_axis(plan: ImagePlan, config: InstanceConfig) -> int | None:
+    """Position of the axis that objects are linked along; None if they are not.
 
     Cells go on from plane to plane in depth only: over time they move, and positions are
     different cells.
     """
-    return stack_axes.index("Z") if "Z" in stack_axes else None
+    linked = config.link_planes and "Z" in plan.stack_axes
+    return plan.stack_axes.index("Z") if linked else None
 
 
 def _runs(shape: tuple[int, ...], link_axis: int | None) -> Iterator[Iterator[tuple[int, ...]]]:

@@ -564,6 +564,8 @@ def stage_labels(
     Cancelled
         Between two heads.
     """
+    # how sure a network must be was tuned for its last head; those before it are less so
+    config = config.model_copy(update={"min_confidence": 0.0})
     stages: dict[int, NDArray[np.int32]] = {}
     for stride in STRIDES[:-1]:
         if cancelled and cancelled():

@@ -31,9 +31,9 @@ from napari_sa2net.files import readable_all
 from napari_sa2net.words import counted
 
 #: Version of the card's fields, that of a network with scales switched off, which earlier
-#: versions cannot run, and that of a card that tells sizes of objects learned from, which they
-#: cannot read; files with a higher one are refused.
-SCHEMA_VERSION, SWITCHED_VERSION, SIZED_VERSION = 1, 2, 3
+#: versions cannot run, and those of cards with sizes of objects learned from, and with a least
+#: confidence, which they cannot read; files with a higher one are refused.
+SCHEMA_VERSION, SWITCHED_VERSION, SIZED_VERSION, CONFIDENCE_VERSION = 1, 2, 3, 4
 #: Key of the card in the safetensors metadata.
 CARD_KEY = "card"
 #: safetensors itself allows no larger header.
@@ -141,9 +141,15 @@ class ModelCard(Settings):
             If `training` holds something that JSON cannot.
         """
         version = SCHEMA_VERSION if all(self.network.scales) else SWITCHED_VERSION
-        unsaid = {"image_diameters"} if self.image_diameters is None else set()
-        if not unsaid:
+        unsaid: dict[str, Any] = {}
+        if self.image_diameters is None:
+            unsaid["image_diameters"] = True
+        else:
             version = SIZED_VERSION
+        if self.instance.min_confidence == 0:
+            unsaid["instance"] = {"min_confidence"}
+        else:
+            version = CONFIDENCE_VERSION
         try:
             content = {**self.model_dump(), "schema_version": version}
             card = type(self).model_validate(readable_all(content))
@@ -177,10 +183,10 @@ class ModelCard(Settings):
                 f"The model card in {where} has no schema version. "
                 "Save the model again with napari-sa2net."
             )
-        if version > SIZED_VERSION:
+        if version > CONFIDENCE_VERSION:
             raise CardError(
                 f"The model card in {where} has schema version {version}; this version of "
-                f"napari-sa2net knows up to {SIZED_VERSION}. Update it: "
+                f"napari-sa2net knows up to {CONFIDENCE_VERSION}. Update it: "
                 "pip install -U napari-sa2net"
             )
         try:

@@ -700,4 +700,9 @@ def _reading(card: ModelCard) -> str:
             "`distance` is how deep in its object a pixel lies, 0 at the edge and 1 in the "
             "middle: touching cells are cut where it dips between two middles. "
         )
+    if card.instance.min_confidence > 0:
+        said += (
+            f"Objects of which it is nowhere as sure as {card.instance.min_confidence:g} are "
+            "left out. "
+        )
     return said + "Telling touching cells apart is no part of the package."

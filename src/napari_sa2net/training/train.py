@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger
@@ -44,7 +46,11 @@ from napari_sa2net.errors import (
 )
 from napari_sa2net.files import cannot_write, readable, write_atomically
 from napari_sa2net.inference.devices import fast_dtype, memory_kept, resolve_device
-from napari_sa2net.inference.instances import label_objects
+from napari_sa2net.inference.instances import (
+    confidences,
+    foreground_probability,
+    label_objects,
+)
 from napari_sa2net.metrics import ImageScore, pool, score_image
 from napari_sa2net.models.card import ModelCard
 from napari_sa2net.models.file import Model, load_model, save_model
@@ -147,6 +153,8 @@ def fit(
 
 #: Tried on the validation images; a boundary that counts double in the loss makes cells wide.
 FOREGROUNDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
+CONFIDENCES = (0.0, 0.85, 0.9)
+TRIED = tuple(product(FOREGROUNDS, CONFIDENCES))
 
 
 class SegmentationModule(pl.LightningModule):
@@ -168,7 +176,7 @@ class SegmentationModule(pl.LightningModule):
         self.loss = make_loss(config)
         self.learns_distance = net.n_classes == len(OUTPUTS)
         self.outputs = OUTPUTS if self.learns_distance else CLASSES
-        #: Of each validation image, its loss and its scores at all `FOREGROUNDS`.
+        #: Of each validation image, its loss and its scores with all `TRIED`.
         self._validated: list[tuple[float, list[ImageScore]]] = []
 
     def training_step(self, batch: dict[str, Tensor], _index: int) -> Tensor:
@@ -204,21 +212,25 @@ class SegmentationModule(pl.LightningModule):
         for value in FOREGROUNDS:
             config = InstanceConfig(foreground=value)
             labels = label_objects(probability, self.outputs, config)
-            scores.append(score_image(labels * counts, truth))
+            sure = confidences(labels, foreground_probability(probability, self.outputs))
+            for least in CONFIDENCES:
+                kept = np.where(sure[labels] >= least, labels, 0)
+                scores.append(score_image(kept * counts, truth))
         self._validated.append((loss, scores))
 
     def on_validation_epoch_end(self) -> None:
         """Called by Lightning."""
         losses, scores = zip(*self.place.gather(self._validated), strict=True)
-        pooled = dict(zip(FOREGROUNDS, map(pool, zip(*scores, strict=True)), strict=True))
-        # Chosen by both: found at all, and found exactly.
-        both = {value: (s["ap50"] + s["mean_ap"]) / 2 for value, s in pooled.items()}
-        foreground = max(both, key=lambda value: (both[value], -value))
+        pooled = [pool(some) for some in zip(*scores, strict=True)]
+        # Chosen by both: found at all, and found exactly. Of equals the first.
+        both = [(one["ap50"] + one["mean_ap"]) / 2 for one in pooled]
+        best = both.index(max(both))
         self.log("val_loss", sum(losses) / len(losses), prog_bar=True)
         for name in ("ap50", "mean_ap", "dice"):
-            self.log(f"val_{name}", pooled[foreground][name], prog_bar=True)
-        self.log("val_score", both[foreground])
-        self.log("val_foreground", foreground)
+            self.log(f"val_{name}", pooled[best][name], prog_bar=True)
+        self.log("val_score", both[best])
+        for name, value in zip(("foreground", "min_confidence"), TRIED[best], strict=True):
+            self.log(f"val_{name}", value)
 
     def configure_optimizers(self) -> Any:
         """Called by Lightning."""
@@ -465,8 +477,11 @@ def train_with(
     if not best.best_model_path:
         raise TrainingError("Training ended before its first validation. Train for more steps.")
     scores = _restore(module, Path(best.best_model_path))
-    # a checkpoint of an older version chose none
-    foreground = round(scores.pop("foreground", InstanceConfig().foreground), 2)
+    # a checkpoint of an older version chose neither
+    chosen = {
+        field: round(scores.pop(field, getattr(InstanceConfig(), field)), 2)
+        for field in ("foreground", "min_confidence")
+    }
     data = readable(Path(directory).name)
     card = ModelCard(
         name=name,
@@ -476,7 +491,7 @@ def train_with(
         input=input_config,
         diameter=config.diameter,
         image_diameters=image_diameters(examples),
-        instance=InstanceConfig(foreground=foreground),
+        instance=InstanceConfig(**chosen),
         training={
             "data": data,
             **read_as,

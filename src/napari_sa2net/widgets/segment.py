@@ -210,7 +210,7 @@ def _with(base: Any, **changes: Any) -> Any:
 
 
 class ResultSection(QWidget):
-    """Foreground, Split, Smallest; summary; link to the table.
+    """Foreground, Split, Smallest, Confidence; summary; link to the table.
 
     Signals
     -------
@@ -241,8 +241,16 @@ class ResultSection(QWidget):
             fields["split"].title or "Split", self.split, tip_of(InstanceConfig, "split")
         )
         self.form.add("Smallest", self.smallest, tip_of(InstanceConfig, "min_size"))
+        # nearly all cells lie near 1: most of the slider belongs to them
+        self.confidence = ValueSlider(0, 1, power=0.3)
+        self.form.add(
+            fields["min_confidence"].title or "Confidence",
+            self.confidence,
+            tip_of(InstanceConfig, "min_confidence"),
+        )
         self.reset = link_button(
-            "Reset", "Foreground, Split and Smallest as they were tuned for this model"
+            "Reset",
+            "Foreground, Split, Smallest and Confidence as they were tuned for this model",
         )
         self.note = muted()
         self.back = link_button(
@@ -264,6 +272,7 @@ class ResultSection(QWidget):
         self.foreground.valueChanged.connect(lambda _: self.valueChanged.emit())
         self.split.valueChanged.connect(lambda _: self.valueChanged.emit())
         self.smallest.valueChanged.connect(self._smallest_moved)
+        self.confidence.valueChanged.connect(lambda _: self.valueChanged.emit())
         self.set_pixel_size(None)
         self.setValue(InstanceConfig())
         self.set_state("none", "", "")
@@ -274,6 +283,7 @@ class ResultSection(QWidget):
             "foreground": self.foreground.value(),
             "split": self.split.value(),
             "min_size": self._min_px,
+            "min_confidence": self.confidence.value(),
         }
         return InstanceConfig(**{**base.model_dump(), **changes})
 
@@ -282,6 +292,7 @@ class ResultSection(QWidget):
         self.foreground.setValue(config.foreground)
         self.split.setValue(config.split)
         self._min_px = config.min_size
+        self.confidence.setValue(config.min_confidence)
         self._show_smallest()
 
     def set_pixel_size(self, pixel_size_um: float | None) -> None:
@@ -296,7 +307,7 @@ class ResultSection(QWidget):
 
     def fit(self) -> None:
         """Follow a change of font."""
-        for slider in (self.foreground, self.split, self.smallest):
+        for slider in (self.foreground, self.split, self.smallest, self.confidence):
             slider.fit("0000.0 µm²")
 
     def set_tuned(self, tuned: bool) -> None:
