@@ -354,10 +354,8 @@ def confidence_sums(
     weight *= weight
     weight *= weight  # the eighth power
     number = number.ravel()
-    return (
-        np.bincount(number, weight, minlength=n),
-        np.bincount(number, weight * p, minlength=n),
-    )
+    weights, weighted = (np.bincount(number, w, minlength=n) for w in (weight, weight * p))
+    return weights.astype(np.float64), weighted.astype(np.float64)
 
 
 def confidence_of(weight: NDArray[Any], weighted: NDArray[Any]) -> NDArray[np.float64]:
