@@ -254,8 +254,11 @@ def test_closed_with_nothing_to_restore_the_copy_is_given_up(
     assert desk.controller.delete(point=cell(7, 0))
     slow.copy(3)
     assert desk.controller.undo()
-    slow.leave.release(1)
+    # the block that is being copied ends only when the copy has been given up
+    released = threading.Timer(0.5, slow.leave.release)
+    released.start()
     desk.controller.close()
+    released.join()
     assert slow.n < 8
     assert [path.name for path in (home / "journals").iterdir()] == [".lock"]
 

@@ -102,7 +102,7 @@ def test_gain_and_loss_are_shown_when_both_have_answered(desk: Desk) -> None:
     ((what, difference),) = desk.told
     assert what == "compared"
     assert difference.image_key == "a"
-    assert difference.words == "+1 cell, 1 found anew, +16 px"
+    assert difference.words == "+1 cell, +16 px, 1 appeared"
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -239,11 +239,11 @@ def test_outlines_are_two_pixels_wide_and_end_at_the_image() -> None:
 @pytest.mark.parametrize(
     ("changes", "more", "words"),
     [
-        ({}, 0, "No pixel differs"),
+        ({}, 0, ""),
         ({}, 1, "+1 cell"),
-        ({"vanished": 2, "lost_px": 1200}, -2, "−2 cells, 2 dropped, −1,200 px"),
+        ({"vanished": 2, "lost_px": 1200}, -2, "−2 cells, −1,200 px, 2 vanished"),
         ({"split": 1, "merged": 3, "appeared": 1, "gained_px": 7}, 2,
-         "+2 cells, 1 found anew, 1 split, 3 merged, +7 px"),
+         "+2 cells, +7 px, 1 split, 3 merged, 1 appeared"),
     ],
 )  # fmt: skip
 def test_differences_in_words(changes: dict[str, int], more: int, words: str) -> None:

@@ -111,7 +111,7 @@ def test_a_card_that_says_all() -> None:
     assert detail["Network"] == "SA2-Net, 16 base channels"
     assert detail["Classes"] == "background, interior, boundary"
     assert detail["All scores"] == "test: AP@0.5 0.61 → 0.78 ± 0.02 · Dice 0.90"
-    assert detail["Made with"] == "4000 steps · seed 3 · napari-sa2net 0.2 · torch 2.9"
+    assert detail["Made with"] == "4,000 steps · seed 3 · napari-sa2net 0.2 · torch 2.9"
     assert detail["Left out"] == "2 weights that the published network never uses"
     assert "To repeat it" not in detail
 
@@ -215,7 +215,7 @@ def test_of_files_that_are_taken_in_each_end_has_its_line(page: Any) -> None:
     assert page.state.said.text == (
         "Cancelled; a.pt was not imported.\n"
         "Imported as tiny, since there is a model d already. "
-        "2 weights that the network never uses were left out."
+        "Left out: 2 weights that the published network never uses."
     )
     # the next ones begin anew
     page.models.import_files([Path("e.pt")])
