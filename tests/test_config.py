@@ -78,6 +78,9 @@ TrainConfig:
   ema_decay = 0.999; >=0 <1
   kind_weights = {}
   augmentation = 'wide'
+  wide_share = 1.0; >=0 <=1
+  touching_weight = 0.0; >=0 <=100
+  hard_share = 0.0; >=0 <=1
   validate_every = 250; >=1
   validation_fraction = 0.1; >0 <1
   max_validation_images = 48; >=1

@@ -396,6 +396,30 @@ class TrainConfig(LossConfig):
         description="plain: rotation, scale, brightness, stain; wide: also other stains, blur, "
         "low resolution, noise, shading, JPEG, inversion, and cells packed densely",
     )
+    wide_share: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        title="Share of wide augmentation",
+        description="Of the crops; the others are augmented plainly",
+        json_schema_extra={"only_with": {"augmentation": "wide"}},
+    )
+    touching_weight: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        title="Touching weight",
+        description="So much more a pixel counts that is near two objects at once; it keeps "
+        "touching objects apart",
+    )
+    hard_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        title="Share of hard places",
+        description="Of the crops that look at an object, those that look at one which the "
+        "model that training starts from misses, merges or makes up",
+    )
     validate_every: int = Field(250, ge=1, title="Validate every", description="steps")
     validation_fraction: float = Field(
         0.1, gt=0, lt=1, title="Validation", description="Held out where no split is given"

@@ -17,15 +17,18 @@ from napari_sa2net.training.dataset import (
     CropDataset,
     Example,
     ValidationDataset,
+    between_objects,
     class_targets,
     evenly,
     label_notes,
     median_diameter,
+    middle_part,
     nearest,
     random_warp,
     sampling_weights,
     scaled_part,
     vary_intensity,
+    wrong_places,
 )
 
 
@@ -265,6 +268,105 @@ def test_most_crops_look_at_an_object():
         near += away <= max(0.7 * half, 20 + half - 40)
         assert all(half <= at <= 1000 - half for at in warp.centre)
     assert near / 400 == pytest.approx(0.7, abs=0.07)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0.0), (0.3, 0.21), (1.0, 0.7)])
+def test_some_of_them_look_at_one_that_is_hard(share, expected):
+    rng = np.random.default_rng(1)
+    places, hard = np.array([[100.0, 900.0]]), np.array([[500.0, 300.0]])
+    warps = [random_warp(rng, (1000, 1000), 64, 1.0, places, hard, share) for _ in range(400)]
+    near = [
+        np.abs(np.array(warp.centre) - hard[0]).max() <= 0.5 * 32 / warp.scale for warp in warps
+    ]
+    assert np.mean(near) == pytest.approx(expected, abs=0.05)
+
+
+def test_where_nothing_is_hard_any_object_will_do():
+    draws = [
+        [
+            random_warp(np.random.default_rng(i), (500, 500), 64, 1.0, places, hard, share)
+            for i in range(20)
+        ]
+        for places in [np.array([[50.0, 400.0]])]
+        for hard, share in ((None, 0.0), (np.zeros((0, 2)), 1.0))
+    ]
+    assert draws[0] == draws[1]
+
+
+def test_between_objects_is_within_four_pixels_of_two():
+    labels = np.zeros((20, 40), np.int32)
+    labels[5:15, 4:10] = 1
+    labels[5:15, 13:20] = 2  # three pixels of background between
+    labels[5:15, 30:36] = 3  # ten
+    near = between_objects(labels)
+    columns = np.flatnonzero(near[10])
+    # 4 px from the second object on this side, from the first on the other
+    assert columns.tolist() == list(range(9, 14))
+    assert np.flatnonzero(near[:, 11]).tolist() == list(range(1, 19))
+    assert not between_objects((labels == 2).astype(np.int32)).any()
+    assert not between_objects(np.zeros((5, 5), np.int32)).any()
+
+
+def test_pixels_between_objects_weigh_more(tmp_path, monkeypatch):
+    labels = np.repeat([[1] * 32 + [2] * 32], 64, axis=0).astype(np.int32)
+    one = example(tmp_path, (64, 64), labels=labels)
+    as_it_is = dataset.Warp(1.0, 0.0, False, (31.5, 31.5))
+    monkeypatch.setattr(dataset, "random_warp", lambda *args: as_it_is)
+    for more, expected in ((0.0, {1.0}), (2.5, {1.0, 3.5})):
+        config = TrainConfig(crop=64, diameter=30, touching_weight=more)
+        weight = CropDataset([one], config, 1)[0]["weight"]
+        assert set(weight.unique().tolist()) == expected
+        if more:
+            assert (weight[:, 28:36] == 3.5).all()
+            assert (weight[:, :28] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "share", "expected"),
+    [("wide", 1.0, 1.0), ("wide", 0.4, 0.4), ("wide", 0.0, 0.0), ("plain", 1.0, 0.0)],
+)
+def test_a_share_of_the_crops_is_augmented_widely(
+    tmp_path, monkeypatch, chosen, share, expected
+):
+    seen = []
+    monkeypatch.setattr(
+        dataset, "vary_intensity", lambda *args: seen.append(args[3]) or args[0]
+    )
+    config = TrainConfig(crop=32, diameter=30, augmentation=chosen, wide_share=share)
+    crops = CropDataset([example(tmp_path, kind="a")], config, 200)
+    for i in range(200):
+        crops[i]
+    assert np.mean(seen) == pytest.approx(expected, abs=0.1 if share == 0.4 else 0)
+
+
+def test_places_that_a_network_gets_wrong():
+    truth = np.zeros((40, 40), np.int32)
+    truth[0:5, 0:5] = 1  # found
+    truth[10:15, 0:5] = 2  # missed
+    truth[20:25, 0:5], truth[20:25, 6:11] = 3, 4  # merged
+    labels = np.zeros_like(truth)
+    labels[0:5, 0:6] = 7
+    labels[20:25, 0:11] = 2
+    labels[30:35, 30:35] = 3  # none
+    wrong = [[12, 2], [22, 2], [22, 8], [22, 5], [32, 32]]
+    np.testing.assert_allclose(wrong_places(labels, truth), wrong)
+    counts = np.ones(truth.shape, bool)
+    counts[28:] = False
+    np.testing.assert_allclose(wrong_places(labels, truth, counts), wrong[:-1])
+    assert wrong_places(truth, truth).shape == (0, 2)
+    assert wrong_places(np.zeros((5, 5), int), np.zeros((5, 5), int), counts[:5, :5]).shape == (
+        0,
+        2,
+    )
+
+
+def test_the_middle_of_an_example_tells_where_it_starts(tmp_path):
+    one = example(tmp_path, (40, 30))
+    part, start = middle_part(one, 1.0, 20)
+    assert start == (10, 5)
+    np.testing.assert_array_equal(part.image, one.image[:, 10:30, 5:25])
+    part, start = middle_part(one, 0.5, 100)
+    assert (start, part.labels.shape) == ((0, 0), (20, 15))
 
 
 class Chances(SimpleNamespace):

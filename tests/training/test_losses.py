@@ -104,6 +104,61 @@ def test_a_distance_where_nothing_counts_has_no_say():
     assert (logits.grad == 0).all()
 
 
+def test_pixels_count_by_their_weight():
+    """A pixel of weight 3 is as three of weight 1; Dice, which is of areas, takes no notice."""
+    logits, target = batch()
+    weights = torch.randint(1, 4, (2, 8, 10)).float()
+    loss = DiceCrossEntropy((1.0, 1.0, 2.0))
+    each = F.cross_entropy(logits, target, reduction="none")
+    share = torch.tensor([1.0, 1.0, 2.0])[target]
+    plain = (each * share).sum() / share.sum()
+    weighed = (each * share * weights).sum() / (share * weights).sum()
+    torch.testing.assert_close(
+        loss(logits, target, None, weights) - loss(logits, target), weighed - plain
+    )
+    mask = torch.rand(2, 8, 10) > 0.4
+    torch.testing.assert_close(
+        loss(logits, target, mask, weights), loss(logits, target, mask, weights * mask)
+    )
+
+    seen, distance = torch.randn(2, 8, 10), torch.rand(2, 8, 10) * (target > 0)
+    error = F.smooth_l1_loss(seen.sigmoid(), distance, beta=0.1, reduction="none")
+    parts = [weights * inside for inside in (distance > 0, distance == 0)]
+    objects, ground = ((error * w).sum() / w.sum() for w in parts)
+    torch.testing.assert_close(
+        distance_loss(seen, distance, None, weights), objects + 0.5 * ground
+    )
+
+
+@pytest.mark.parametrize("settings", [{}, {"loss": "unified_focal"}])
+def test_weights_reach_classes_and_distance_of_each_head(settings):
+    logits, target = batch()
+    head = torch.cat([logits, torch.randn(2, 1, 8, 10)], dim=1)
+    distance, weights = torch.rand(2, 8, 10), torch.rand(2, 8, 10) + 0.5
+    loss = make_loss(TrainConfig(**settings))
+    both = deep_supervision_loss(
+        loss, [head, head], (1.0, 0.5), target, None, distance, pixel_weights=weights
+    )
+    expected = loss(logits, target, None, weights) + DISTANCE_SHARE * distance_loss(
+        head[:, 3], distance, None, weights
+    )
+    torch.testing.assert_close(both, expected)
+    assert not torch.isclose(
+        both, deep_supervision_loss(loss, [head], [1.0], target, None, distance)
+    )
+
+
+def test_weights_are_on_top_of_a_penalty():
+    logits, target = batch()
+    weights = torch.rand(2, 8, 10) + 0.5
+    loss = make_loss(TrainConfig(loss="unified_focal", unified_focal={"distance_gamma": 2.0}))
+    penalty = loss.penalty(target, None)
+    torch.testing.assert_close(
+        deep_supervision_loss(loss, [logits], [1.0], target, pixel_weights=weights),
+        loss(logits, target, None, penalty * weights),
+    )
+
+
 def test_answers_are_kept_where_the_teacher_is_sure():
     """Two pixels: of one the teacher is sure, the other is left out; by hand."""
     teacher = torch.tensor([[[[4.0, 0.5]], [[0.0, 0.0]], [[0.0, 0.0]]]])

@@ -347,6 +347,52 @@ def test_training_can_start_from_a_model(folder, tmp_path):
     torch.testing.assert_close(a, b, atol=1e-3, rtol=0)
 
 
+def test_training_can_look_at_what_its_base_gets_wrong(folder, tmp_path):
+    train_folder(folder, "parent", SMALL.model_copy(update={"steps": 1}))
+    config = SMALL.model_copy(update={"steps": 4, "base": "parent", "hard_share": 1.0})
+    run, said = tmp_path / "run", []
+
+    def cancel_while(words):
+        def progress(*args):
+            said.append(args)
+
+        with pytest.raises(Cancelled):
+            train_folder(
+                folder,
+                "child",
+                config,
+                run,
+                on_progress=progress,
+                cancelled=lambda: words in said[-1][2],
+            )
+
+    cancel_while("reading")
+    assert not (run / "hard.npz").exists()
+    cancel_while("training")
+    training, _ = split_items(
+        load_training_folder(folder), config.validation_fraction, config.seed
+    )
+    looked = [one for one in said if "gets wrong" in one[2]]
+    assert looked[-1][:2] == (len(training), len(training))
+    with np.load(run / "hard.npz") as kept:
+        places = [kept[str(i)] for i in range(len(training))]
+    # one step teaches nothing: all cells are missed, and each place is one's middle
+    for item, found in zip(training, places, strict=True):
+        example = load_example(item, InputConfig(), config.diameter)
+        away = np.linalg.norm(found[:, None] - example.centres[None], axis=2)
+        assert (away.min(axis=0) < 1.5).all()
+
+    # a run that goes on looks at the same places, and at the same images
+    last = len(said)
+    on = config.model_copy(update={"resume": run})
+    train_folder(folder, "child", on, run, on_progress=lambda *a: said.append(a))
+    assert not any("gets wrong" in one[2] for one in said[last:])
+    np.savez(run / "hard.npz", **{"0": places[0]})
+    more = on.model_copy(update={"steps": 5})
+    with pytest.raises(SettingsError, match="began with 1 images"):
+        train_folder(folder, "other", more, run)
+
+
 def test_the_saved_statistics_are_those_of_the_saved_weights(folder, tmp_path):
     """At a high rate, averages of BatchNorm's statistics are not."""
     config = SMALL.model_copy(
@@ -393,6 +439,8 @@ def test_names_and_settings_are_checked_before_the_work(folder, tmp_path):
         train_folder(folder, "taken", config)
     with pytest.raises(SettingsError, match=r"last\.ckpt"):
         train_folder(folder, "x", config.model_copy(update={"resume": tmp_path}))
+    with pytest.raises(SettingsError, match="--base"):
+        train_folder(folder, "x", config.model_copy(update={"hard_share": 0.5}))
     with pytest.raises(TrainingDataError, match="kind weights"):
         train_folder(folder, "y", config.model_copy(update={"kind_weights": {"": 0.0}}))
 

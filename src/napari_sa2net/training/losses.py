@@ -312,7 +312,13 @@ class DiceCrossEntropy(nn.Module):
         self.register_buffer("weights", torch.tensor(class_weights, dtype=torch.float32))
         self.weights: Tensor
 
-    def forward(self, logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        mask: Tensor | None = None,
+        pixel_weights: Tensor | None = None,
+    ) -> Tensor:
         """Loss of a batch.
 
         Parameters
@@ -322,6 +328,8 @@ class DiceCrossEntropy(nn.Module):
         mask : (B, H, W) bool, optional
             Pixels that count; the others have no say, whatever their logits and target.
             None at all gives 0 with a gradient of 0.
+        pixel_weights : (B, H, W), optional
+            Of the cross-entropy.
 
         Raises
         ------
@@ -334,8 +342,9 @@ class DiceCrossEntropy(nn.Module):
         log_p = F.log_softmax(logits, dim=1)
         p = log_p.exp()
         pixel = F.nll_loss(log_p, target, weight=self.weights, reduction="none")
-        norm = (self.weights[target] * counts).sum().clamp(min=1e-6)
-        cross_entropy = (pixel * counts).sum() / norm
+        weighed = counts if pixel_weights is None else counts * pixel_weights
+        norm = (self.weights[target] * weighed).sum().clamp(min=1e-6)
+        cross_entropy = (pixel * weighed).sum() / norm
 
         truth = F.one_hot(target, logits.shape[1]).movedim(-1, 1).float()
         inside = counts[:, None]
@@ -354,7 +363,12 @@ def make_loss(config: LossConfig) -> nn.Module:
     return DiceCrossEntropy((1.0, 1.0, config.boundary_weight))
 
 
-def distance_loss(logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+def distance_loss(
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None = None,
+    pixel_weights: Tensor | None = None,
+) -> Tensor:
     """Smooth L1 of the distance to the edge; objects and background weigh 2 to 1.
 
     Parameters
@@ -365,8 +379,11 @@ def distance_loss(logits: Tensor, target: Tensor, mask: Tensor | None = None) ->
         As of `dataset.distance_target`.
     mask : (B, H, W) bool, optional
         Pixels that count; none at all gives 0 with a gradient of 0.
+    pixel_weights : (B, H, W), optional
     """
     counts = torch.ones_like(target) if mask is None else mask.to(target.dtype)
+    if pixel_weights is not None:
+        counts = counts * pixel_weights
     inside = counts * (target > 0)
     outside = counts - inside
     weight = inside / inside.sum().clamp(min=1) + 0.5 * outside / outside.sum().clamp(min=1)
@@ -383,26 +400,32 @@ def deep_supervision_loss(
     target: Tensor,
     mask: Tensor | None = None,
     distance: Tensor | None = None,
+    pixel_weights: Tensor | None = None,
 ) -> Tensor:
     """Weighted mean of a loss over the four heads, main first.
 
     With `distance`, the last channel of each head learns that beside the classes.
+    `pixel_weights` (B, H, W) say how much a pixel counts in either.
     """
     if distance is not None:
         parts = [
-            w * distance_loss(h[:, -1], distance, mask)
+            w * distance_loss(h[:, -1], distance, mask, pixel_weights)
             for h, w in zip(heads, weights, strict=True)
             if w > 0
         ]
         seen = torch.stack(parts).sum() / sum(weights)
         heads = [h[:, :-1] for h in heads]
-        return DISTANCE_SHARE * seen + deep_supervision_loss(loss, heads, weights, target, mask)
-    shared: dict[str, Tensor | None] = {}
+        classes = deep_supervision_loss(
+            loss, heads, weights, target, mask, pixel_weights=pixel_weights
+        )
+        return DISTANCE_SHARE * seen + classes
     if isinstance(loss, UnifiedFocalLoss):
         # Distances depend on the target alone: computed once for all heads.
-        shared["pixel_weights"] = loss.penalty(target, mask)
+        penalty = loss.penalty(target, mask)
+        if penalty is not None:
+            pixel_weights = penalty if pixel_weights is None else penalty * pixel_weights
     parts = [
-        w * loss(h, target, mask, **shared)
+        w * loss(h, target, mask, pixel_weights)
         for h, w in zip(heads, weights, strict=True)
         if w > 0
     ]

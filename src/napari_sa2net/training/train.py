@@ -9,7 +9,7 @@ import shlex
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import product
 from pathlib import Path
@@ -34,6 +34,7 @@ from napari_sa2net.config import (
     Progress,
     TrainConfig,
     is_taught,
+    n_classes,
 )
 from napari_sa2net.data.axes import Channels, channel_choice
 from napari_sa2net.data.training_set import load_training_folder, split_items
@@ -70,6 +71,8 @@ from napari_sa2net.training.dataset import (
     image_diameters,
     label_notes,
     load_example,
+    middle_part,
+    wrong_places,
 )
 from napari_sa2net.training.losses import deep_supervision_loss, make_loss
 from napari_sa2net.training.processes import Place, shared, told
@@ -194,6 +197,7 @@ class SegmentationModule(pl.LightningModule):
             batch["target"],
             batch["mask"],
             batch["distance"] if self.learns_distance else None,
+            batch["weight"],
         )
 
     def on_validation_epoch_start(self) -> None:
@@ -262,6 +266,10 @@ def _channels_last(images: Tensor) -> Tensor:
 logger = logging.getLogger(__name__)
 
 SETTINGS = "settings.json"
+#: Places that the model gets wrong that training starts from, by image.
+HARD = "hard.npz"
+#: Side of the middle part of a large image in which they are looked for (network px).
+HARD_SIDE = 2048
 _TITLES = {"sa2net": "SA2-Net", "focal_unet": "Focal U-Net"}
 #: A run is on disk at least so often.
 SAVE_AFTER = timedelta(minutes=5)
@@ -375,6 +383,11 @@ def train_with(
     input_config = InputConfig()
     device = resolve_device(config.device)
     check_devices(config.devices, device, config.batch_size)
+    if config.hard_share and config.base is None:
+        raise SettingsError(
+            "--hard-share is about what a model gets wrong: give that model as --base, or "
+            "leave --hard-share out."
+        )
     examples = _load(items, input_config, config, on_progress, "reading images")
     validation = _load(
         evenly(validation_items, config.max_validation_images, lambda i: (i.kind, i.name)),
@@ -400,6 +413,9 @@ def train_with(
             run.mkdir(parents=True, exist_ok=True)
         kept = {**settings, **read_as}
         write_atomically(run / SETTINGS, json.dumps(kept, indent=1).encode())
+
+    if config.hard_share:
+        examples = _with_hard(examples, config, device, run, on_progress, cancelled)
 
     best = ModelCheckpoint(
         dirpath=run,
@@ -545,6 +561,55 @@ def _load(
             "background and one number per object."
         )
     return examples
+
+
+def _with_hard(
+    examples: list[Example],
+    config: TrainConfig,
+    device: torch.device,
+    run: Path,
+    on_progress: Progress | None,
+    cancelled: Callable[[], bool] | None,
+) -> list[Example]:
+    """Examples with the places that the model gets wrong that training starts from.
+
+    They are kept beside the run, so that one that goes on looks at the same.
+
+    Raises
+    ------
+    SettingsError
+        If a run goes on with other images.
+    Cancelled
+    """
+    path = run / HARD
+    assert config.base is not None
+    if not path.is_file() or config.resume is None:
+        base = load_model(config.base)
+        net = base.net.eval().to(device)
+        found = {}
+        for i, example in enumerate(examples):
+            if cancelled and cancelled():
+                raise Cancelled("Training was cancelled before its first step.")
+            scale = config.diameter / example.diameter
+            part, start = middle_part(example, scale, HARD_SIDE)
+            image = torch.from_numpy(part.image)[None].to(device)
+            with torch.no_grad(), torch.autocast(device.type, fast_dtype(device)):
+                logits = net(_channels_last(image))
+            classes = base.card.classes
+            values = activate(logits.float(), n_classes(classes))[0].cpu().numpy()
+            labels = label_objects(values, classes, base.card.instance)
+            wrong = wrong_places(labels, part.labels, part.counts)
+            found[str(i)] = (wrong + np.asarray(start) + 0.5) / scale - 0.5
+            if on_progress:
+                on_progress(i + 1, len(examples), "looking for what the model gets wrong")
+        write_atomically(path, lambda file: np.savez(file, **found))
+    with np.load(path) as kept:
+        if len(kept.files) != len(examples):
+            raise SettingsError(
+                f"That run began with {len(kept.files)} images to learn from, and there are "
+                f"{len(examples)} now. Give the same images, or begin anew without --resume."
+            )
+        return [replace(one, hard=kept[str(i)]) for i, one in enumerate(examples)]
 
 
 def start_network(config: TrainConfig) -> tuple[Network, str | None]:
