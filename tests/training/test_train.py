@@ -37,6 +37,8 @@ from napari_sa2net.training.processes import Place
 from napari_sa2net.training.runs import write_tensors
 from napari_sa2net.training.train import (
     FOREGROUNDS,
+    TRIED,
+    TUNED,
     SegmentationModule,
     _check_goes_on,
     start_network,
@@ -127,7 +129,7 @@ def test_two_processes_share_batches_and_scores(folder, tmp_path):
     assert len(losses) == 2
     found = result.scores
     np.testing.assert_allclose(found["loss"], np.mean(losses), rtol=1e-4)
-    at = FOREGROUNDS.index(result.card.instance.foreground)
+    at = TRIED.index(tuple(getattr(result.card.instance, field) for field in TUNED))
     alone = pool([one[at] for one in scores])
     np.testing.assert_allclose(found["dice"], alone["dice"], atol=1e-3)
 
@@ -223,6 +225,38 @@ def test_the_threshold_is_tuned_on_the_validation_images(monkeypatch):
     assert said["val_foreground"] == 0.65
     assert said["val_min_confidence"] == 0.9
     assert said["val_mean_ap"] == 1
+
+
+@pytest.mark.parametrize(
+    ("dip", "cells", "split"),
+    [(0.21, 2, 0.58), (0.21, 1, 0.5), (0.29, 2, 0.5), (0.29, 1, 0.43), (0.4, 2, 0.5)],
+)
+def test_how_deep_a_dip_cuts_is_tuned_on_the_validation_images(monkeypatch, dip, cells, split):
+    """Two summits of the distance, with a pass between them that is this deep."""
+    labels = torch.zeros(1, 64, 64, dtype=torch.int64)
+    labels[:, 20:44, 8:32] = 1
+    labels[:, 20:44, 32:56] = cells
+    outside = torch.where(labels > 0, 0.02, 0.98)
+    at = (torch.arange(64.0) - 31.5).abs()
+    height = 0.95 - dip * (1 - at / 12).clamp(min=0) - 0.05 * (at - 12).clamp(min=0)
+    distance = height.clamp(0.02, 0.98).expand(1, 64, 64)
+
+    class Net(torch.nn.Module):
+        n_classes = 4
+
+        def forward(self, image):
+            sure = torch.stack([outside, 0.99 * (1 - outside), 0.01 * (1 - outside)], 1)
+            return torch.cat([sure.log(), distance.logit()[:, None]], 1)
+
+    module = SegmentationModule(Net(), SMALL)
+    said = {}
+    monkeypatch.setattr(module, "log", lambda name, value, **_: said.update({name: value}))
+    module.on_validation_epoch_start()
+    batch = {"image": torch.zeros(1, 3, 64, 64), "labels": labels, "target": labels * 0}
+    module.validation_step({**batch, "mask": labels >= 0}, 0)
+    module.on_validation_epoch_end()
+    assert said["val_split"] == split
+    assert said["val_ap50"] == 1
 
 
 def test_the_same_seed_gives_the_same_weights(folder, tmp_path):
