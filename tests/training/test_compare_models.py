@@ -107,7 +107,14 @@ def test_where_all_was_learned_the_note_says_so(
     tiny_model, ruined, corrections, small_reference
 ):
     child = ruined(tiny_model, commits=["0", "1", "2", "3"])
-    result = compare_models(tiny_model, child, corrections)
+    steps: list[Any] = []
+    result = compare_models(
+        tiny_model, child, corrections, progress=lambda *step: steps.append(step)
+    )
+    # two models on four corrected images and two of the reference set
+    scored = [step[:2] for step in steps if step[2].startswith("scoring images")]
+    assert scored == [(i, 12) for i in range(13)]
+    assert [step[0] for step in steps if step[2] == "reading corrections"] == [0, 1, 2, 3]
     assert result.parts[0].n_images == 4
     assert "ruined learned from these corrections, which flatters" in result.notes[0]
 
