@@ -427,3 +427,10 @@ def test_a_deleted_object_of_more_than_four_cells_says_nothing_of_its_place(
     labels[5 : 5 + rows, 5:25] = 9  # the others are of 100 px
     corrections = done(labels, lambda corrections: delete(corrections, [9]))
     assert edits.reviewed_mask(corrections)[10, 10] == says_something
+
+
+@pytest.mark.parametrize("line", [[(17, 25), (0, 25)], [(10, 25), (20, 25)]])
+def test_a_line_that_begins_within_a_cell_is_lengthened_at_its_beginning_too(blob, line):
+    done(blob, lambda c: split(c, line))
+    assert (blob == 8).sum() + (blob == 7).sum() == 800
+    assert min((blob == 8).sum(), (blob == 7).sum()) > 350
