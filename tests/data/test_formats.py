@@ -896,6 +896,12 @@ def test_axes_in_another_order(tmp_path, labels):
         path = written(tmp_path, stack, key, axes="YXZ", overwrite=True)
         read = read_cells(path, (3, *labels.shape), axes="ZYX")
         assert np.array_equal(read.labels, np.moveaxis(stack, -1, 0))
+    turned = Cells(labels, "XY")
+    assert turned.axes == "YX"
+    assert np.array_equal(turned.labels[:, :], labels.T)
+    for wrong in ("YXZ", "AB"):
+        with pytest.raises(FormatError, match=r"do not fit labels of shape"):
+            Cells(labels, wrong)
 
 
 @pytest.mark.parametrize("key", FORMATS)
