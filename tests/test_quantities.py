@@ -16,8 +16,6 @@ from napari_sa2net.errors import SettingsError
 from napari_sa2net.measure import object_table
 from napari_sa2net.quantities import (
     GROUPS,
-    RING_GAP,
-    RING_WIDTH,
     Quantities,
     checked_groups,
     measure_groups,
@@ -160,7 +158,7 @@ def test_ring_of_background(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     got = table(labels, image)
     for row in got.itertuples():
         away = ndimage.distance_transform_edt(labels != row.label)
-        ring = (away > RING_GAP) & (away <= RING_GAP + RING_WIDTH) & (labels == 0)
+        ring = (away > 2) & (away <= 2 + 5) & (labels == 0)
         want = np.nanmean(image[ring]) if ring.any() else np.nan
         np.testing.assert_allclose(row.background_ch0, want)
     full = np.ones((20, 20), np.int32)

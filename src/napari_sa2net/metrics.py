@@ -171,20 +171,13 @@ def score_image(labels: ArrayLike, truth: ArrayLike) -> ImageScore:
     union = size_p[p_of] + size_t[t_of] - shared
     iou = shared / union
 
-    matches = []
-    matched_iou = 0.0
-    for threshold in THRESHOLDS:
-        chosen = _one_to_one(p_of, t_of, iou >= threshold, n_p, n_t)
-        if threshold == 0.5:
-            matched_iou = float(iou[chosen].sum())
-        tp = chosen.size
-        matches.append(MatchCounts(tp, n_p - tp, n_t - tp))
-
+    matched = [_one_to_one(p_of, t_of, iou >= least, n_p, n_t) for least in THRESHOLDS]
+    matches = [MatchCounts(one.size, n_p - one.size, n_t - one.size) for one in matched]
     common = int(shared.sum())
     either = int(size_p.sum() + size_t.sum()) - common
     return ImageScore(
         tuple(matches),
-        matched_iou,
+        float(iou[matched[THRESHOLDS.index(0.5)]].sum()),
         *_aji_sums(p_of, t_of, shared, union, size_p, size_t),
         dice=_ratio(2 * common, either + common),
         iou=_ratio(common, either),

@@ -10,12 +10,21 @@ import numpy as np
 import pytest
 
 from napari_sa2net import edits
-from napari_sa2net.app.cells import CellSource, box_of, chosen, inside, unmarked
+from napari_sa2net.app import cells as cells_module
+from napari_sa2net.app.cells import (
+    CellSource,
+    box_of,
+    chosen,
+    inside,
+    look_at_plane,
+    unmarked,
+)
 from napari_sa2net.app.keep import CorrectFiles
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.session import ImageSource, Session
 from napari_sa2net.data.commit import Commit
 from napari_sa2net.data.corrections import TrainingSet
+from napari_sa2net.data.labels import Look
 from napari_sa2net.edits import Corrections
 from napari_sa2net.errors import EditError
 
@@ -96,6 +105,58 @@ def test_which_cells_a_click_or_an_outline_means() -> None:
     history.do(edits.mark_region(corrections, "reviewed", polygon=region))
     history.do(unmarked((30, 30))(corrections, ()))
     assert not corrections.regions_of(())
+
+
+@pytest.mark.parametrize(
+    ("shape", "odd", "looks"),
+    [
+        ((10, 40), True, [(10, 40)]),
+        ((20, 80), False, [(10, 40)]),
+        ((20, 80), True, [(10, 40), (20, 80)]),  # what is seen so may be so only there
+        ((30, 120), False, [(10, 40)]),
+    ],
+)
+def test_of_a_large_plane_a_part_is_looked_at_unless_it_is_odd(
+    monkeypatch: pytest.MonkeyPatch, shape: Any, odd: bool, looks: Any
+) -> None:
+    seen: list[Any] = []
+
+    def look(plane: Any, _: str) -> Look:
+        seen.append(plane.shape)
+        return Look("odd" if odd else "")
+
+    monkeypatch.setattr(cells_module, "LOOKED_AT", 400)
+    monkeypatch.setattr(cells_module, "look_at", look)
+    assert look_at_plane(np.zeros(shape, np.uint8)).problem == ("odd" if odd else "")
+    assert seen == looks
+
+
+def test_numbers_are_free_as_far_as_the_type_goes() -> None:
+    labels = np.zeros((20, 20), np.uint8)
+    labels.ravel()[:254] = np.arange(1, 255)
+    free = cells_module._free_numbers(Corrections(labels), ())
+    assert next(free) == 255
+    with pytest.raises(EditError, match="type uint8 cannot number so many"):
+        next(free)
+    # those that are given up are given anew
+    free = cells_module._free_numbers(Corrections(labels), (3, 7))
+    assert [next(free) for _ in range(3)] == [3, 7, 255]
+
+
+def test_levels_are_asked_for_where_they_do_not_keep_the_engine_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Any] = []
+    link: Any = EngineLink(Session(), make_client=lambda _: None)  # type: ignore[arg-type,return-value]
+    monkeypatch.setattr(link, "ask", lambda *given: asked.append(given))
+    engine = cells_module.CorrectEngine(link, lambda *_: None, lambda *_: None)
+    monkeypatch.setattr(cells_module, "MOST_PIXELS", 72)
+    assert not engine.ask_foreground(source("YX", (8, 9), (8, 9)))  # of no result
+    assert not engine.ask_foreground(source("YX", (8, 10), (8, 10), result_key="r"))
+    assert not asked
+    for _ in range(2):
+        assert engine.ask_foreground(source("YX", (8, 9), (8, 9), result_key="r"))
+    assert len(asked) == 1
 
 
 # --- files of the Correct page ---------------------------------------------------------------

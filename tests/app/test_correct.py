@@ -1573,7 +1573,7 @@ def test_clicks_learn_from_so_much_as_is_soon_learned(
     from napari_sa2net.app import clicks
 
     labels = disks()
-    side = round(2 * clicks.AROUND_LEARNED * 2 * np.sqrt(14**2 / np.pi))  # of a window
+    side = round(2 * 2.4 * 2 * np.sqrt(14**2 / np.pi))  # of a window
     monkeypatch.setattr(clicks, "MOST_PIXELS", side)  # less than any
     desk = desks(labels, image=np.zeros((96, 120), np.float32))
     corrected(desk, labels, (1, 2, 3, 4))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from napari_sa2net.app.link import EngineLink
-from napari_sa2net.app.see_why import MAX_STATES, ExplainController
+from napari_sa2net.app.see_why import ExplainController
 from napari_sa2net.app.segment import SegmentController
 from napari_sa2net.app.session import (
     CELL,
@@ -335,7 +335,7 @@ def test_every_image_has_its_own(desk):
     desk.segment.set_image(one)
     assert desk.why.key == request.key
     # and of many images the oldest are let go
-    for i in range(MAX_STATES):
+    for i in range(4):
         desk.open(f"more {i}")
         desk.look()
     desk.segment.set_image(one)

@@ -18,8 +18,6 @@ import pytest
 import tifffile
 
 from napari_sa2net.app.folder import (
-    MOST_THUMBNAILS,
-    MOST_WAITING,
     FolderController,
     by_worth,
     summary_words,
@@ -591,16 +589,16 @@ def test_a_thousand_files_keep_few_pictures(pages, tmp_path):
     page.folder.pictured.connect(told.append)
     for i in range(1000):
         assert page.folder.picture(i) is None
-        assert len(page.folder._waiting) <= MOST_WAITING
+        assert len(page.folder._waiting) <= 40
     page.until(lambda: not page.folder._painting)
     # those that were asked for last, which are seen now, and first the newest
-    assert len(told) == MOST_WAITING + 1
+    assert len(told) == 41
     assert told[1] == 999
     assert page.folder.picture(999).shape == (8, 8)
     for i in range(600):
         page.folder.picture(i)
         page.until(lambda: not page.folder._painting)
-    assert len(page.folder._pictures) == MOST_THUMBNAILS
+    assert len(page.folder._pictures) == 400
 
 
 class Layers:

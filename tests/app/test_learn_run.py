@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,11 +15,18 @@ from napari_sa2net.app.correct import CorrectController
 from napari_sa2net.app.learn import NOTHING_KEPT, LearnController
 from napari_sa2net.app.link import JOB, EngineLink
 from napari_sa2net.app.segment import SegmentController
-from napari_sa2net.app.session import DIFFERENCE, PREVIEW, JobProgress, Session
+from napari_sa2net.app.session import DIFFERENCE, PREVIEW, ErrorInfo, JobProgress, Session
 from napari_sa2net.app.training_set import SetSummary
 from napari_sa2net.engine import messages as p
 from napari_sa2net.models.registry import add_file
-from napari_sa2net.training.compare import LossPoint, Planned, RoundPoint, Score
+from napari_sa2net.training.compare import (
+    Change,
+    LossPoint,
+    Planned,
+    RoundPoint,
+    Score,
+    Verdict,
+)
 
 
 class Client:
@@ -201,6 +210,121 @@ def test_stopping_keeps_what_there_is(desk: Desk) -> None:
     assert desk.state.progress == JobProgress(0, 0, "keeping the best so far")
     desk.news(losses=(loss(1),))
     assert desk.state.phase == "stopping"
+
+
+def test_a_run_that_goes_on_tells_its_curves_anew_and_then_goes_on(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    learn, state = desk.learn, desk.state
+    asked = SimpleNamespace(base_name="tiny", name="mine")
+    monkeypatch.setattr(learn_module, "read_asked", lambda _: asked)
+    assert learn.learn()
+    desk.news(plan=replace(PLAN, seconds=90.0), losses=(loss(1),))
+    assert state.seconds_left == 90
+    desk.news(losses=(loss(2),), rounds=(scored(1, 2),))
+    learn.pause()
+    paused = p.FineTuneResult(str(tmp_path / "run"), paused=True)
+    desk.hear(p.Call(JOB, "fine_tune", result=paused))
+    assert state.seconds_left is None
+    assert learn.resume()
+    assert not learn.resume()  # once
+    (request,) = desk.clients[-1].requests
+    assert request.name == "resume_fine_tuning"
+    assert request.arguments == {"run": str(tmp_path / "run"), "preview": True}
+    assert (state.phase, state.parent, state.name) == ("starting", "tiny", "mine")
+    assert [point.step for point in state.curves.losses] == [1, 2]  # shown meanwhile
+    desk.news(losses=(loss(1), loss(2)), rounds=(scored(1, 2),))
+    assert [point.step for point in state.curves.losses] == [1, 2]
+    assert len(state.curves.rounds) == 1
+    assert state.phase == "starting"  # no step of this sitting yet
+    desk.news(losses=(loss(3),))
+    assert state.phase == "learning"
+    assert [point.step for point in state.curves.losses] == [1, 2, 3]
+    # the best of it lies on disk: it is kept, whether its engine is ready or not
+    learn.stop()
+    assert desk.clients[-1].requests[1:] == [p.StopAndKeep(JOB)]
+
+
+def test_a_paused_run_is_stopped_or_deleted(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = SimpleNamespace(base_name="tiny", name="mine")
+    monkeypatch.setattr(learn_module, "read_asked", lambda _: asked)
+    gone: list[Any] = []
+    monkeypatch.setattr(learn_module, "discard_run", gone.append)
+    paused = p.FineTuneResult(str(tmp_path / "run"), paused=True)
+    assert desk.learn.learn()
+    desk.learn.discard()  # not while it runs
+    desk.hear(p.Call(JOB, "fine_tune", result=paused))
+    desk.learn.stop()
+    assert desk.clients[-1].requests[1:] == [p.StopAndKeep(JOB)]
+    assert desk.state.phase == "stopping"
+    desk.hear(p.Call(JOB, "fine_tune", result=paused))
+    desk.learn.discard()
+    assert desk.state.phase == "idle"
+    desk.learn._background.close(wait=True, cancel=False)
+    assert gone == [tmp_path / "run"]
+
+
+@pytest.mark.parametrize("promoted", [True, False])
+def test_what_became_of_a_run(desk: Desk, promoted: bool) -> None:
+    change = Change(before=SCORE, after=SCORE)
+    verdict = Verdict(promoted, "It is so.")
+    assert desk.learn.learn()
+    desk.news(losses=(loss(1),))
+    desk.session.model = "other"  # chosen meanwhile
+    assert desk.state.parent == "tiny"
+    result = p.FineTuneResult(
+        "/runs/1", False, "mine", "/models/mine", promoted, verdict, change, change, 12.0
+    )
+    desk.learn._fail(ErrorInfo("X", "of before"))
+    desk.hear(p.Call(JOB, "fine_tune", result=result))
+    state = desk.state
+    outcome = state.outcome
+    assert outcome is not None
+    assert (outcome.parent, outcome.child, outcome.path) == ("tiny", "mine", "/models/mine")
+    assert (outcome.aside, outcome.verdict, outcome.seconds) == (not promoted, verdict, 12.0)
+    assert (state.phase, state.run, state.error) == ("idle", "", None)
+    assert state.curves.losses  # are looked at
+    assert not state.in_use
+    desk.session.model = "mine"
+    assert state.in_use
+    assert state.parent == "mine"
+    desk.learn.back_to_parent()
+    assert desk.session.model == "tiny"
+    desk.learn.dismiss_outcome()
+    assert state.outcome is None
+    assert not state.curves.losses
+    assert not state.in_use
+
+
+def test_a_model_that_tells_no_cells_apart_cannot_learn(desk: Desk) -> None:
+    learn, state = desk.learn, desk.state
+    card = SimpleNamespace(classes=("background", "cell"))
+    desk.session.models = (SimpleNamespace(name="tiny", card=card),)
+    learn._read(learn._reading, SetSummary(state.folder))
+    assert "tiny does not tell cells apart (its classes are background, cell)" in state.problem
+    learn._read(learn._reading, SetSummary(state.folder, problem="Nothing is kept."))
+    assert state.problem == "Nothing is kept."
+    # what was read before the last look is of no interest
+    learn._read(learn._reading - 1, SetSummary(state.folder))
+    assert state.problem == "Nothing is kept."
+    assert not learn.learn()
+    assert state.error is not None
+    assert state.error.message == "Nothing is kept."
+
+
+def test_the_set_is_read_anew_where_another_share_is_held_out(desk: Desk) -> None:
+    learn, state = desk.learn, desk.state
+    before = learn._reading
+    learn.set_config(state.config.model_copy(update={"minutes": 2.0}))
+    learn._kept("")
+    learn._folder_chosen(state.folder)
+    assert learn._reading == before
+    learn.set_config(state.config.model_copy(update={"held_out": 0.4}))
+    assert learn._reading == before + 1
+    learn._kept("Kept one image.")
+    assert learn._reading == before + 2
 
 
 def test_names_that_are_taken_or_cannot_be_are_refused_before_anything_starts(

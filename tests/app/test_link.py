@@ -186,9 +186,11 @@ def test_a_run_is_known_to_end_when_it_was_expected_to(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(link_module.time, "monotonic", lambda: 100.0)
-    for engine, ends in (("ready", 104.0), ("starting", None)):
+    for engine, ends in (("ready", 104.0), ("starting", None), ("stopped", None)):
         line.session.engine = engine
         job = line.link.run("segment", {}, expected=RunTime(2.0, 4.0))
+        words = "starting" if engine == "ready" else "getting ready"
+        assert line.session.progress == JobProgress(0, 0, words)
         line.hear(p.Progress(job, 0, 8, "segmenting"))
         assert line.session.progress is not None
         assert line.session.progress.ends == ends
@@ -388,6 +390,7 @@ def test_a_run_that_is_left_writes_down_where_it_stands(when: str) -> None:
         one.client.on_event(p.Failed(JOB, "X", "no"))
     n = len(heard)
     one.leave()
+    assert (one in link_module._leaving) == (when == "during")
     if when == "during":
         assert one.client.requests[-1] == p.Pause(JOB)
         assert not one.client.ended.is_set()
@@ -405,3 +408,19 @@ def test_a_run_that_does_not_answer_is_ended_all_the_same(
     one.client.on_event(p.Ready(INFO))
     one.leave()
     assert one.client.ended.wait(30)
+
+
+def test_the_interpreter_waits_for_all_that_write_but_not_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, waited = [0.0], []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        now[0] += min(seconds, 7.0)
+
+    writes = SimpleNamespace(_answered=SimpleNamespace(wait=wait))
+    monkeypatch.setattr(link_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(link_module, "_leaving", [writes] * 3)
+    link_module._wait_for_all()
+    assert waited == [10.0, 3.0, 0.0]

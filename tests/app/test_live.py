@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 import napari_sa2net.app.live as live_module
+from napari_sa2net import edits
+from napari_sa2net.app.cells import CellSource
 from napari_sa2net.app.edit_session import restored_session
 from napari_sa2net.app.live import LiveController
 from napari_sa2net.app.session import ImageSource
 from napari_sa2net.config import InstanceConfig, PredictConfig
-from napari_sa2net.edits import proposed
+from napari_sa2net.edits import Corrections, proposed
 from napari_sa2net.engine import messages as p
 from napari_sa2net.provenance import provenance
 
@@ -668,3 +670,183 @@ def test_a_wave_goes_in_as_the_segmentation_did(
     assert sent["normalize"] != is_told
     assert sent["instances"] == (InstanceConfig(min_size=77) if is_told else session.instances)
     live.controller.close()
+
+
+def test_switched_on_twice_it_goes_on_and_the_last_wave_has_a_number(live: Live) -> None:
+    live.controller.set_on(True)
+    live.accept(1, 2, 3, 4, 5)
+    live.controller.set_on(True)
+    assert live.state.running
+    assert live.state.wave == 0
+    live.answer(larger())
+    assert live.state.wave == 1
+    # a page that is opened later counts on
+    later = LiveController(live.correct)
+    assert later.state.on
+    live.controller.closed = True
+    live.accept(6, 7, 8, 9, 10)
+    assert live.asked[-1].about.wave == 2
+    later.close()
+
+
+def test_only_a_wave_is_taken_back(live: Live) -> None:
+    live.controller.set_on(True)
+    live.accept(1, 2, 3)
+    assert not live.controller.undo()
+    assert live.correct.state.undo == "Undo acceptance of cell 3"
+    live.accept(4, 5)
+    live.answer(larger())
+    live.accept(6)
+    assert live.state.undo == ""
+    assert not live.controller.undo()
+    assert live.correct.state.undo == "Undo acceptance of cell 6"
+
+
+def test_off_and_on_begins_the_count_of_waves_that_were_no_help_anew(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_module, "JUDGES", 1)
+    live.controller.set_on(True)
+    live.accept(1, 2, 3, 4, 5)
+    live.answer(disks(), before=0.7, after=0.7)
+    live.controller.set_on(False)
+    assert live.state.words == ""
+    live.controller.set_on(True)
+    live.accept(6, 7, 8, 9, 10)
+    live.answer(disks(), before=0.7, after=0.7)
+    assert not live.state.resting
+    assert live.state.words == (
+        "Wave 2: nothing to change. Corrections held back: 70% → 70% right."
+    )
+
+
+@pytest.mark.parametrize("between", ["done", "off and on", "nothing"])
+def test_an_engine_that_dies_now_and_then_is_no_reason_to_rest(
+    live: Live, between: str
+) -> None:
+    live.controller.set_on(True)
+    live.accept(1, 2, 3, 4, 5)
+    for i in range(2):
+        live.desk.client.on_event(p.Failed(live.asked[-1].job, "EngineError", "It stopped."))
+        live.controller._engine_ready()
+        if i:
+            break
+        live.after_a_while()
+        if between == "done":
+            live.answer(disks())
+            live.accept(6, 7, 8, 9, 10)
+        elif between == "off and on":
+            live.controller.set_on(False)
+            live.controller.set_on(True)
+    assert live.state.resting == (between == "nothing")
+
+
+@pytest.mark.parametrize("busy", ["down", "clicks"])
+def test_waves_wait_for_an_engine_that_can_learn(live: Live, busy: str) -> None:
+    if busy == "down":
+        live.desk.link.session.engine = "down"
+    else:
+        lesson = live.desk.link.ask("teach_clicks", {})
+    live.controller.set_on(True)
+    live.accept(1, 2, 3, 4, 5)
+    assert not live.asked
+    assert live.looks_again
+    if busy == "down":
+        live.desk.link.session.engine = "ready"
+    else:
+        del live.desk.link.calls[lesson]
+    live.after_a_while()
+    assert len(live.asked) == 1
+
+
+def test_it_looks_again_after_a_while_only_where_it_is_on(live: Live) -> None:
+    live.controller._engine_ready()
+    live.correct.set_cells(replace(live.desk.source))
+    assert not live.looks_again
+    live.controller.set_on(True)
+    live.accept(1, 2, 3, 4, 5)
+    live.correct.set_cells(replace(live.desk.source))
+    assert not live.looks_again  # a wave is under way
+    live.answer(disks())
+    live.correct.set_cells(replace(live.desk.source))
+    assert live.looks_again
+    live.controller.set_on(False)
+    assert not live.looks_again
+
+
+def test_every_plane_and_every_model_has_learning_of_its_own(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_module, "REST_S", 3600.0)
+    live = Live(desks(np.stack([disks(), disks()]), plane=(1,)))
+    live.controller.set_on(True)
+    keys = []
+    for plane, model in (((1,), "nuclei"), ((0,), "nuclei"), ((1,), "other")):
+        live.desk.link.session.model = model
+        live.correct.set_cells(replace(live.desk.source, plane=plane))
+        first = 6 if model == "other" else 1
+        live.accept(*range(first, first + 5))
+        keys.append(live.asked[-1].key)
+        assert live.asked[-1].arguments["window"].index == plane
+        live.answer(disks())
+    assert len(set(keys)) == 3
+    live.controller.close()
+
+
+def test_a_wave_lands_on_the_cells_wherever_they_lie_on_the_image(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = moved(desks, monkeypatch)
+    live.accept(1, 2, 3, 5, 6)
+    new = np.zeros_like(live.labels)
+    new[60:160, 100:230] = larger()
+    live.answer(new)
+    changed = new.copy()
+    changed[60:160, 100:230][np.isin(larger(), (1, 2, 3, 5, 6))] = 0
+    kept = np.isin(live.labels, (1, 2, 3, 5, 6))
+    np.testing.assert_array_equal((live.labels > 0) & ~kept, (changed > 0) & ~kept)
+    live.controller.close()
+
+
+@pytest.mark.parametrize(
+    ("shape", "box"),
+    [
+        ((80, 80), (0, 80, 0, 80)),
+        ((64, 100), (0, 64, 0, 100)),
+        ((64, 101), (0, 64, 0, 100)),
+        ((40, 1000), (0, 40, 420, 580)),  # long and narrow: as much of its length
+        ((1000, 40), (420, 580, 0, 40)),
+        ((200, 300), (60, 140, 110, 190)),
+    ],
+)
+def test_of_a_plane_as_much_is_looked_at_as_may_be(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], box: Any
+) -> None:
+    monkeypatch.setattr(live_module, "MOST_PIXELS", 80 * 80)
+    source = CellSource("c", "cells", np.zeros(shape, np.int32), corner=(0, 0))
+    assert live_module._box(source, Corrections(source.labels), set()) == box
+
+
+def test_held_back_is_what_lies_in_the_box_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_module, "MOST_PIXELS", 4 * 100)
+    labels = np.zeros((60, 60), np.int32)
+    labels[10:20, 10:20] = 1  # ends with the box, and is as large as may be
+    labels[9:19, 25:30] = 2  # begins before it
+    labels[30:41, 10:20] = 3  # too large
+    labels[45:50, 10:15] = 4
+    corrections = Corrections(labels)
+    history = edits.History(corrections)
+    history.do(edits.delete(corrections, [4]))
+    (region,) = corrections.regions
+    labels[45:47, 10:15] = 9  # drawn there later
+    acts = [("cell", n) for n in (1, 2, 3, 7)] + [("place", region)]
+
+    def held(box: Any) -> list[Any]:
+        found = live_module._held_back(corrections, (), acts, box, (110, 210))
+        return [(one.corner, int(one.mask.sum()), one.is_cell) for one in found]
+
+    cell, place = ((110, 210), 100, True), ((145, 210), 15, False)
+    assert held((10, 50, 10, 50)) == [cell, place]
+    assert held((10, 49, 10, 50)) == [cell]
+    assert held((10, 50, 10, 20)) == [cell, place]
+    assert held((10, 50, 10, 19)) == [place]

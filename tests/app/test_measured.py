@@ -589,6 +589,61 @@ def test_confidence_comes_from_the_network(image: np.ndarray) -> None:
     assert len(bench.heard) == heard
 
 
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [(None, "100 px²"), (0.5, "25 µm²"), ((0.5, 0.25), "12.5 µm²"), ((2.0, 4.0), "800 µm²")],
+)
+def test_the_line_tells_areas_in_the_unit_that_is_known(size: Any, words: str) -> None:
+    bench, labels = Bench(), grid()
+    assert bench.measurements.line("mine") == ""
+    bench.measurements.adopt("mine", labels, Place(pixel_size_um=size), columns(labels))
+    assert bench.measurements.line("mine") == f"36 cells · median {words}"
+
+
+def test_confidence_is_asked_for_of_cells_that_lie_in_the_window_whole(
+    image: np.ndarray,
+) -> None:
+    bench, labels = Bench(), grid()
+    place = Place(ImageSource("i", "i", np.zeros((200, 200)), "YX"), (10, 20))
+    table = {**columns(labels, image), "confidence": np.full(36, 0.5)}
+    kept = KeptWindow("result", (15, 25), (10, 11))  # around the first, and nothing more
+    bench.measurements.adopt("mine", labels, place, table, kept)
+    labels[5, 5] = labels[5, 25] = 0
+    bench.measurements.follow("mine", labels, place)
+    (request,) = bench.client.requests
+    assert request.arguments["at"] == (0, 0)
+    assert request.arguments["labels"].shape == (10, 10)
+    for corner, shape in (((16, 25), (10, 11)), ((15, 25), (9, 11)), ((15, 25), (10, 9))):
+        kept = KeptWindow("result", corner, shape)
+        bench.measurements.adopt("mine", labels, place, columns(labels, image), kept)
+        labels[6, 6] = 1 - labels[6, 6]
+        bench.measurements.follow("mine", labels, place)
+    assert len(bench.client.requests) == 1
+
+
+def test_what_is_known_of_cells_stays_where_all_are_measured_anew(image: np.ndarray) -> None:
+    bench, labels = Bench(), grid()
+    place = Place(ImageSource("i", "i", image, "YX"), (0, 0))
+    kept = KeptWindow("result", (0, 0), labels.shape)
+    table = {**columns(labels, image), "confidence": np.full(36, 0.5)}
+    bench.measurements.adopt("mine", labels, place, table, kept)
+    for _ in range(2):  # asked for again before the first answer came
+        bench.measurements.measure("mine", labels, place)
+    bench.answer(bench.client.requests[-1], image)
+    cells = bench.measurements.cells("mine")
+    assert cells is not None
+    assert cells.n_measured == 36
+    assert (cells.columns["confidence"] == 0.5).all()
+    assert bench.client.requests[-1].key == "result"  # the window is known still
+
+
+def test_an_image_that_the_cells_do_not_lie_on_is_not_measured(image: np.ndarray) -> None:
+    bench = Bench()
+    bench.measurements.measure("mine", grid(), Place(ImageSource("i", "i", image, "YX")))
+    (request,) = bench.client.requests
+    assert "image" not in request.arguments
+
+
 def a_box(*ends: tuple[int, int]) -> Any:
     return np.array([a for a, _ in ends]), np.array([b for _, b in ends])
 

@@ -85,6 +85,10 @@ def test_much_enlarged_cells_cost_what_they_cost() -> None:
 def test_nothing_is_said_before_the_probe() -> None:
     assert time_to_run(Session()) is None
     assert RunTime(1, 2) * 3 == RunTime(3, 6)
+    # nor of what is no image; another page says so
+    assert time_to_run(session(np.zeros((4, 4), complex))) == RunTime(0.0, 0.0)
+    info = EngineInfo("cpu", "CPU", "2", 1)
+    assert time_to_run(Session(info=info, image=ImageSource("a", "a", np.ones((4, 4))))) is None
 
 
 @pytest.mark.parametrize(
@@ -122,6 +126,7 @@ def test_explaining_takes_longer_than_segmenting_a_plane() -> None:
         assert time is not None
         return time.low / MORE_TO_EXPLAIN, time.high / MORE_TO_EXPLAIN
 
+    assert 1 < MORE_TO_EXPLAIN < 2
     low, high = seconds_to_explain()
     assert low < high
     # of what the last run found nothing is looked for again

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_sa2net.app import saving as saving_module
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.saving import Placed, Saving
 from napari_sa2net.app.session import Session
@@ -92,8 +91,8 @@ def desk() -> Any:
     one.saving.close()
 
 
-LARGE = SimpleNamespace(size=saving_module.COPIED // 4 + 1, dtype=np.dtype(np.int32))
-SMALL = SimpleNamespace(size=saving_module.COPIED // 4, dtype=np.dtype(np.int32))
+LARGE = SimpleNamespace(size=2**24 + 1, dtype=np.dtype(np.int32))
+SMALL = SimpleNamespace(size=2**24, dtype=np.dtype(np.int32))
 
 
 def test_what_is_written_is_told_with_what_it_holds(desk: Desk) -> None:

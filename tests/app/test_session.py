@@ -6,6 +6,7 @@ import ast
 import math
 import re
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +27,9 @@ from napari_sa2net.app.session import (
     Session,
     as_seen,
     device_line,
+    explain_request,
     image_line,
+    nothing_found_words,
     segment_request,
     summary_line,
 )
@@ -46,6 +49,7 @@ from napari_sa2net.errors import EditError, ImageError
         (Summary(9, 26842.0, 0), 0.5, "9 cells · median 6,710 µm²"),
         (Summary(9, 12.0, 0), 0.01, "9 cells · median 0.0012 µm²"),
         (Summary(9, 12345.6, 0), None, "9 cells · median 12,346 px²"),
+        (Summary(1234, math.nan, 1000), 0.5, "1,234 cells · 1,000 touch the border"),
     ],
 )
 def test_summary(summary, size, words):
@@ -71,6 +75,10 @@ def test_progress():
     assert JobProgress(11, 22, "segmenting").fraction == 0.5
     assert str(JobProgress(0, 0, "starting")) == "starting"
     assert JobProgress(0, 0, "starting").fraction == 0
+    assert JobProgress(25, 22, "segmenting").fraction == 1
+    assert str(JobProgress(1, 2, "segmenting")) == "segmenting · 50%"
+    assert JobProgress(1, 2, "segmenting", ends=5).seconds_left(3.5) == 1.5
+    assert JobProgress(1, 2, "segmenting", ends=5).seconds_left(5) is None
 
 
 def test_preview_reads_no_pixel():
@@ -93,6 +101,72 @@ def test_a_source_shows_its_finest_level():
     assert ImageSource("m", "m", levels).shape == (40, 60)
     assert ImageSource("m", "m", levels).dtype == np.uint8
 
+    class MultiScaleData(list):  # as napari hands it out
+        shape = (0,)
+
+    assert ImageSource("m", "m", MultiScaleData(levels)).shape == (40, 60)
+
+
+@pytest.mark.parametrize(
+    ("axes", "stack"), [(None, ""), ("YX", ""), ("TCZYX", "TZ"), ("YXS", ""), ("PYXC", "P")]
+)
+def test_axes_that_are_walked_along(axes, stack):
+    assert ImageSource("a", "a", np.zeros((2, 2)), axes).stack_axes == stack
+
+
+@pytest.mark.parametrize(("size", "side"), [(None, None), (0.5, 0.5), ((0.2, 0.8), 0.4)])
+def test_pixels_of_two_sides_have_the_area_of_a_square(size, side):
+    source = ImageSource("a", "a", np.zeros((2, 2)), pixel_size_um=size)
+    assert source.pixel_side_um == (side if side is None else pytest.approx(side))
+
+
+def test_an_image_is_known_again_by_its_file_else_by_its_pixels():
+    pixels = np.arange(12.0).reshape(3, 4)
+    named = ImageSource("a", "a", pixels, path="/data/a.tif").identity
+    assert named == ImageSource("b", "b", pixels + 1, path="/data/a.tif").identity
+    assert named != ImageSource("a", "a", pixels, path="/data/b.tif").identity
+    assert named != ImageSource("a", "a", pixels[:2], path="/data/a.tif").identity
+    own = ImageSource("a", "a", pixels).identity
+    assert own == ImageSource("b", "b", pixels.copy()).identity
+    assert own == ImageSource("m", "m", [pixels, pixels[::2]]).identity
+    assert own != ImageSource("a", "a", pixels + 1).identity
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ({"view": (0, 4, 0, 4), "plane": (1,)}, True),
+        ({"axes": "CYX"}, False),
+        ({"channels": (0,)}, False),
+        ({"data": np.zeros((2, 8, 9))}, False),
+    ],
+)
+def test_a_plan_is_kept_while_it_is_of_the_same_image(other, same):
+    former = ImageSource("a", "a", np.zeros((2, 8, 9)), "ZYX")
+    now = replace(former, **other)
+    now.take_plan(former)
+    assert "plan" not in now.__dict__  # there was none yet
+    plan = former.plan
+    now.take_plan(None)
+    now.take_plan(former)
+    assert (now.__dict__.get("plan") is plan) == same
+
+
+def test_a_plan_of_an_array_that_has_grown_is_made_anew():
+    class OnDisk:
+        shape, dtype, ndim = (2, 8, 9), np.dtype(np.uint8), 3
+
+        def __getitem__(self, key):
+            raise AssertionError("a pixel was read")
+
+    data = OnDisk()
+    former = ImageSource("a", "a", data, "ZYX")
+    assert former.plan.n_planes == 2
+    data.shape = (3, 8, 9)
+    now = replace(former, view=(0, 4, 0, 4))
+    now.take_plan(former)
+    assert now.plan.n_planes == 3
+
 
 def test_a_request_is_what_the_session_was():
     session = Session()
@@ -107,9 +181,76 @@ def test_a_request_is_what_the_session_was():
     assert request.generation == 4
     assert (request.function, request.key) == ("segment", "k")
     assert request.arguments()["image"] is data
-    session.image = ImageSource("a", "a", data, view=(5, 5, 0, 9))
-    with pytest.raises(ImageError, match="view"):
-        segment_request(session, 4, "k")
+    # to look into it, always the plane that is shown
+    session.planes = "all"
+    looked = explain_request(session, 4, "k")
+    assert (looked.function, looked.window) == ("explain", Window((3,), (1, 20, 2, 30)))
+    session.image = None
+    with pytest.raises(ImageError, match="no image to look into"):
+        explain_request(session, 4, "k")
+
+
+@pytest.mark.parametrize(
+    "box", [None, (5, 5, 0, 9), (5, 4, 0, 9), (0, 9, 7, 7), (0, 9, 8, 7), (0, 1, 3, 4)]
+)
+@pytest.mark.parametrize("where", ["view", "area"])
+def test_a_part_that_shows_nothing_of_the_image_is_refused(where, box):
+    parts = {"view": box, "area": (0, 9, 0, 9)} if where == "view" else {"area": box}
+    session = Session(image=ImageSource("a", "a", np.zeros((30, 40)), **parts), where=where)
+    if box == (0, 1, 3, 4):
+        assert segment_request(session, 0, "k").window == Window(box=box)
+    else:
+        says = {"view": "The view shows no part", "area": "No area is drawn"}[where]
+        with pytest.raises(ImageError, match=says):
+            segment_request(session, 0, "k")
+
+
+def test_what_a_new_window_begins_with():
+    """All of the image, as it is recommended, and nothing that goes on."""
+    new = Session()
+    assert (new.model, new.normalize, new.where, new.planes) == ("nuclei", True, "whole", "all")
+    assert (new.predict, new.instances) == (PredictConfig(), InstanceConfig())
+    assert (new.engine, new.running, new.live, new.sliders) == ("stopped", False, False, "none")
+    assert new.sliders_note.startswith("Segment first")
+    assert new.card is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "predict", "sure", "blank", "words"),
+    [
+        ((8, 9), "YX", {}, 0.0, False, "{size}; a lower Foreground"),
+        ((8, 9), "YX", {}, 0.1, False, "{size}; a lower Confidence or Foreground"),
+        ((2, 8, 9), "CYX", {}, 0.0, False, "another channel; {size}; a lower Foreground"),
+        ((2, 8, 9), "ZYX", {"levels": "plane"}, 0.0, False, "{size}; a lower Foreground"),
+        (
+            (2, 8, 9),
+            "ZYX",
+            {"levels": "stack"},
+            0.0,
+            False,
+            "{size}; a lower Foreground; Brightness of each plane, under Advanced",
+        ),
+        ((8, 9), "YX", {}, 0.0, True, "image"),
+        ((2, 8, 9), "CYX", {}, 0.0, True, "channel or image"),
+    ],
+)
+def test_what_to_try_where_nothing_was_found(shape, axes, predict, sure, blank, words):
+    request = SegmentRequest(
+        ImageSource("a", "a", np.zeros(shape), axes),
+        0,
+        "k",
+        "m",
+        PredictConfig(**predict),
+        InstanceConfig(min_confidence=sure),
+        True,
+        Window(),
+    )
+    size = "“measure…” across one cell, for the Object size"
+    said = nothing_found_words(request, blank)
+    if blank:
+        assert said == f"What went in has one value throughout: choose another {words}."
+    else:
+        assert said == f"Nothing found? Try {words.format(size=size)}; or another Model."
 
 
 def test_the_session_is_evented():
@@ -203,6 +344,7 @@ def _sentences(tree: ast.AST) -> list[tuple[int, str]]:
         (5, 5, True, None, None),
         (3, 3, False, None, None),
         (4, 3, False, None, (1,)),
+        (4, 4, True, None, None),
     ],
 )
 def test_the_channel_that_is_seen_is_the_default(
@@ -215,6 +357,12 @@ def test_the_channel_that_is_seen_is_the_default(
         models=(SimpleNamespace(name="some", card=card),), model="some", normalize=normalize
     )
     assert as_seen(source, session).channels == expected
+
+
+@pytest.mark.parametrize(("n_channels", "expected"), [(3, None), (4, (1,))])
+def test_a_model_that_is_not_there_is_taken_for_one_of_three_channels(n_channels, expected):
+    source = ImageSource("a", "a", np.zeros((n_channels, 8, 9)), "CYX", seen_channel=1)
+    assert as_seen(source, Session(model="gone", normalize=False)).channels == expected
 
 
 def test_nothing_to_see_changes_nothing():

@@ -442,9 +442,10 @@ def test_opening_what_is_no_set_says_what_to_do(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda text: text[:-30], "damaged"),
-        (lambda text: b"[]", "damaged"),
-        (lambda text: b"", "damaged"),
+        (lambda text: text[:-30], r"damaged \((Expecting|Unterminated|Invalid) .*line"),
+        (lambda text: b"[]", r"damaged \(list indices must be"),
+        (lambda text: b"{}", r"damaged \('schema_version'\)"),
+        (lambda text: b"", r"damaged \(Expecting value: line 1"),
         (lambda text: text.replace(b'"active"', b'"asleep"'), "damaged.*state"),
         (lambda text: text.replace(b'"name": "Pr', b'"name": "../../Pr'), "damaged.*name"),
         (lambda text: text.replace(b'"schema_version": 1', b'"schema_version": 2'), "newer"),

@@ -526,6 +526,30 @@ def test_geojson_in_um_is_told_from_pixels(tmp_path, labels):
     assert not any("µm" in one for one in read_cells(written_in(0.5), labels.shape).notes)
 
 
+@pytest.mark.parametrize(
+    ("pixel", "end", "area", "says"),
+    [
+        (1.05, 118, None, ""),  # µm and pixels are about the same
+        (1.2, 118, None, "they reach beyond its pixels, and not beyond its size in µm"),
+        (1.2, 112, None, ""),  # hardly beyond its pixels
+        (1.2, 123, None, ""),  # nor in µm within the image
+        (0.5, 45, None, "end where the image would in µm"),
+        (0.5, 44, None, ""),  # they may be of a part of it
+        (0.5, 45, 1.04, "their areas are those that the file gives in µm²"),
+        (0.5, 45, 1.06, ""),
+    ],
+)
+def test_outlines_of_an_image_of_100_pixels_may_be_in_um(pixel, end, area, says):
+    square = end * np.array([[0, 0], [1, 0], [1, 1], [0, 1]], float)
+    one = Found(1, {}, [[square]], area_um2=area and end**2 / area)
+    try:
+        said = check_pixels_meant([one], (100, 100), pixel)
+    except LabelsError as error:
+        said = str(error)
+    assert says in said
+    assert bool(says) == bool(said)
+
+
 # --- COCO ------------------------------------------------------------------------------------
 
 
@@ -872,6 +896,12 @@ def test_axes_in_another_order(tmp_path, labels):
         path = written(tmp_path, stack, key, axes="YXZ", overwrite=True)
         read = read_cells(path, (3, *labels.shape), axes="ZYX")
         assert np.array_equal(read.labels, np.moveaxis(stack, -1, 0))
+    turned = Cells(labels, "XY")
+    assert turned.axes == "YX"
+    assert np.array_equal(turned.labels[:, :], labels.T)
+    for wrong in ("YXZ", "AB"):
+        with pytest.raises(FormatError, match=r"do not fit labels of shape"):
+            Cells(labels, wrong)
 
 
 @pytest.mark.parametrize("key", FORMATS)

@@ -395,3 +395,137 @@ def test_a_number_that_touches_all_sides_and_is_large_looks_like_background(
     assert ("label 9 covers" in look.problem) == (said == "problem")
     assert ("label 9 covers" in look.note) == (said == "note")
     assert look.background == (9 if said == "problem" else 0)
+
+
+def rim(side: int, n: int, cell: int) -> np.ndarray:
+    """So many pixels of 9 that touch all sides, and four cells in the corner opposite."""
+    labels = np.zeros((side, side), np.int64)
+    labels[[0, -1]] = labels[:, [0, -1]] = 9
+    inner = labels[1:-1, 1:-1]
+    more = np.arange(inner.size).reshape(inner.shape) < n - 4 * (side - 1)
+    inner[more] = 9
+    for i in range(4):
+        labels[-2 - cell : -2, 4 + (cell + 3) * i : 4 + (cell + 3) * i + cell] = 10 + i
+    return labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "is_background"),
+    [
+        # more than ten times the usual cell, of which it is 100 px
+        (rim(90, 1000, 10), False),
+        (rim(90, 1001, 10), True),
+        # and more than a tenth of the image
+        (rim(110, 1210, 4), False),
+        (rim(110, 1211, 4), True),
+        # or more than half of it, beside one cell
+        (np.pad(np.full((80, 63), 3), ((10, 10), (18, 19)), constant_values=9), False),
+        (np.pad(np.full((80, 62), 3), ((10, 10), (19, 19)), constant_values=9), True),
+    ],
+)
+def test_how_large_background_is(labels, is_background):
+    look = look_at(labels)
+    assert ("label 9 covers" in look.problem + look.note) == is_background
+
+
+def holed(*holes: tuple[int, int, int, int]) -> np.ndarray:
+    """255 with boxes (y, x, height, width) of 0."""
+    plane = np.full((60, 60), 255, np.uint8)
+    for y, x, height, width in holes:
+        plane[y : y + height, x : x + width] = 0
+    return plane
+
+
+THREE = ((45, 5, 10, 10), (45, 20, 10, 10), (45, 35, 10, 10))
+
+
+@pytest.mark.parametrize(
+    ("plane", "inverted"),
+    [
+        (holed(*THREE), True),
+        (holed(*THREE[:2]), False),  # so few may be anything
+        # more than half of the image lies around them
+        (holed(*THREE, (5, 5, 29, 50)), True),
+        (holed(*THREE, (5, 5, 30, 50)), False),
+    ],
+)
+def test_what_lies_around_cells_is_most_of_the_image(plane, inverted):
+    assert look_at(plane).inverted == inverted
+
+
+@pytest.mark.parametrize(("island", "inverted"), [(16, True), (17, False)])
+def test_what_lies_around_cells_is_in_one_piece_but_for_a_tenth(island, inverted):
+    plane = holed(*THREE, (5, 5, 30, 30))
+    plane[10 : 10 + island, 10 : 10 + island] = 255
+    assert look_at(plane).inverted == inverted
+
+
+@pytest.mark.parametrize(
+    ("width", "depth", "are_cells"), [(0, 0, True), (4, 10, True), (5, 9, False)]
+)
+def test_cells_fill_what_a_band_around_them_would_enclose(width, depth, are_cells):
+    """Nine tenths of it, or more: gaps between round cells do not."""
+    plane = holed(*((y, x, 20, 20) for y in (5, 35) for x in (5, 35)))
+    for y in (5, 35):
+        for x in (5, 35):
+            plane[y : y + depth, x + 8 : x + 8 + width] = 255
+    look = look_at(plane)
+    assert look.inverted
+    assert ("is all around 4 places" in look.problem) == are_cells
+    assert ("cells that touch each other" in look.problem) != are_cells
+
+
+@pytest.mark.parametrize(("missing", "are_cells"), [(0, True), (1, False)])
+def test_gaps_of_few_pixels_have_no_shape(missing, are_cells):
+    plane = holed(*((y, x, 4, 5) for y in (5, 35) for x in (5, 35)))
+    for y in (5, 35):
+        for x in (5, 35):
+            plane[y, x : x + missing] = 255
+    assert ("is all around 4 places" in look_at(plane).problem) == are_cells
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "cell", "is_cell"),
+    [
+        (3, 54, 10, True),
+        (3, 56, 10, False),  # a band
+        (16, 10, 4, True),
+        (7, 23, 4, False),  # more than ten times as large as the others
+    ],
+)
+def test_the_greatest_number_of_a_type_is_no_cell_by_its_shape(height, width, cell, is_cell):
+    labels = np.zeros((60, 80), np.uint8)
+    for i in range(4):
+        labels[5 : 5 + cell, 15 * i : 15 * i + cell] = i + 1
+    labels[30 : 30 + height, 5 : 5 + width] = 255
+    look = look_at(labels)
+    assert ("label 255 stands far above the next number, 4" in look.note) == is_cell
+    assert ("label 255, far above the next number, 4" in look.problem) != is_cell
+
+
+@pytest.mark.parametrize(("gap", "apart"), [(9, ()), (10, ()), (11, (4,))])
+def test_cells_lie_apart_that_are_further_from_each_other_than_they_are_large(gap, apart):
+    labels = np.zeros((60, 80), np.int64)
+    for i in range(4):
+        labels[5:15, 20 * i : 20 * i + 10] = i + 1
+    labels[15 + gap : 25 + gap, 60:70] = 4
+    assert look_at(labels).apart == apart
+
+
+@pytest.mark.parametrize(("n", "apart"), [(49, ()), (50, (1,))])
+def test_so_many_pieces_are_no_cell_however_near_they_lie(n, apart):
+    labels = np.zeros((40, 40), np.int64)
+    for i in range(n):
+        y, x = divmod(i, 10)
+        labels[3 * y : 3 * y + 2, 3 * x : 3 * x + 2] = 1
+    for i in range(3):
+        labels[30:32, 10 * i : 10 * i + 2] = 2 + i
+    assert look_at(labels).apart == apart
+
+
+@pytest.mark.parametrize(("most", "seen"), [(1600, True), (1599, False)])
+def test_of_a_huge_plane_not_every_row_is_looked_at(most, seen, monkeypatch):
+    labels = np.zeros((40, 40), np.int64)
+    labels[1::4, 1::4] = 1
+    monkeypatch.setattr("napari_sa2net.data.labels.LOOKED_AT", most)
+    assert bool(look_at(labels).problem) == seen

@@ -395,3 +395,42 @@ def test_cells_of_a_large_plane_are_deleted_once_wherever_they_lie() -> None:
     assert np.unique(labels).tolist() == [0, 2]
     corrections.revert(step)
     np.testing.assert_array_equal(labels, before)
+
+
+@pytest.mark.parametrize(("gap", "joined"), [(1, True), (3, True), (4, False)])
+def test_gaps_of_three_pixels_are_filled_where_cells_are_joined(gap, joined):
+    labels = np.zeros((30, 40), np.int32)
+    labels[10:20, 5:15] = 1
+    labels[10:20, 15 + gap : 27 + gap] = 2
+    done(labels, lambda corrections: merge(corrections, labels=[1, 2]))
+    assert ndimage.label(labels)[1] == (1 if joined else 2)
+    assert set(np.unique(labels)) == {0, 2}
+
+
+@pytest.mark.parametrize(
+    ("n", "words"),
+    [(1, "cell 1"), (2, "cells 1 and 2"), (4, "cells 1, 2, 3 and 4"), (5, "5 cells")],
+)
+def test_a_few_cells_are_named_and_more_are_counted(n, words):
+    labels = np.arange(1, 7).repeat(4)[None].repeat(5, 0).astype(np.int32)
+    step = delete(Corrections(labels), list(range(1, n + 1)))
+    assert step.words == f"deletion of {words}"
+
+
+@pytest.mark.parametrize(("rows", "says_something"), [(20, True), (21, False)])
+def test_a_deleted_object_of_more_than_four_cells_says_nothing_of_its_place(
+    rows, says_something
+):
+    labels = np.zeros((60, 90), np.int32)
+    for i in range(5):
+        labels[45:55, 15 * i : 15 * i + 10] = i + 1
+    labels[5 : 5 + rows, 5:25] = 9  # the others are of 100 px
+    corrections = done(labels, lambda corrections: delete(corrections, [9]))
+    assert edits.reviewed_mask(corrections)[10, 10] == says_something
+
+
+@pytest.mark.parametrize("line", [[(17, 25), (0, 25)], [(10, 25), (20, 25)]])
+def test_a_line_that_begins_within_a_cell_is_lengthened_at_its_beginning_too(blob, line):
+    done(blob, lambda c: split(c, line))
+    assert (blob == 8).sum() + (blob == 7).sum() == 800
+    assert min((blob == 8).sum(), (blob == 7).sum()) > 350

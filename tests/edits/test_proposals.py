@@ -200,3 +200,11 @@ def test_changes_are_said_in_words() -> None:
         True,
     ]
     assert Changed((), (), (1,))
+
+
+@pytest.mark.parametrize(("columns", "changes"), [(17, False), (16, True)])
+def test_a_difference_of_a_sixth_is_no_change(columns: int, changes: bool) -> None:
+    """17 of 20 columns are 0.85 of both together."""
+    old = plane(l1=(5, 25, 5, 25))
+    patch = proposed(old, plane(l7=(5, 25, 5, 5 + columns)), NOTHING, (0, 0))
+    assert bool(patch) == changes

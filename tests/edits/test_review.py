@@ -213,3 +213,36 @@ def test_doubts_and_missed_cells_of_a_plane_add_up():
     assert expected_wrong(none, sharp, diameter=14) == pytest.approx(6, abs=0.5)
     assert expected_wrong(none, np.zeros_like(sharp)) == 0
     assert expected_wrong(none, np.full_like(sharp, np.nan)) == 0
+
+
+def disk(radius: float = 15, side: int = 60) -> np.ndarray:
+    y, x = np.indices((side, side)) - side // 2
+    return (np.hypot(y, x) <= radius).astype(np.int32)
+
+
+def test_a_round_cell_of_which_nothing_else_is_known_is_seldom_wrong():
+    """About once in seventy times: with the blur of an ordinary one."""
+    assert expected_wrong(disk(), None) == pytest.approx(1 / 70, rel=0.1)
+
+
+@pytest.mark.parametrize(("away", "doubtful"), [(3, True), (4, False)])
+def test_the_boundary_is_looked_at_three_pixels_wide(away, doubtful):
+    labels = disk()
+    sure = labels.astype(np.float32)
+    near = ndimage.binary_dilation(labels, np.ones((3, 3)), iterations=away)
+    ring = near & ~ndimage.binary_dilation(labels, np.ones((3, 3)), iterations=away - 1)
+    blurred = np.where(ring, np.float32(0.5), sure)
+    plain, other = (
+        ReviewQueue(Corrections(labels), foreground=one).score_all().doubt(1)
+        for one in (sure, blurred)
+    )
+    assert (other.score > plain.score + 1e-3) == doubtful
+
+
+@pytest.mark.parametrize(("n", "said"), [(4, False), (5, True)])
+def test_from_five_cells_on_one_of_another_size_is_odd(n, said):
+    labels = np.zeros((60, 60 * n), np.int32)
+    for i in range(n):
+        labels[:, 60 * i : 60 * i + 60] = (i + 1) * disk(8 if i else 20)
+    queue = ReviewQueue(Corrections(labels)).score_all()
+    assert ("unusually large" in queue.doubt(1).reasons) == said

@@ -429,3 +429,128 @@ def test_a_cell_that_is_like_the_outline_already_stays(radius, stays) -> None:
     with pytest.raises(EditError, match="goes on in no plane"):
         edits.carried(corrections, step, 0, look_at(image))
     np.testing.assert_array_equal(labels[1], before)
+
+
+def shown(*planes: np.ndarray) -> np.ndarray:
+    """An image in which the cells of these planes shine."""
+    noise = np.random.default_rng(1).normal(0, 0.02, (len(planes), *planes[0].shape))
+    return (1 + noise + np.stack([plane > 0 for plane in planes])).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("below", "linked", "same"),
+    [
+        ([(2, 20, 20, 6), (3, 20, 74, 6)], False, True),  # cells have one number here
+        ([(12, 20, 20, 6), (13, 20, 74, 6)], True, False),
+        ([(2, 20, 20, 6), (3, 50, 74, 6)], True, False),  # no more than half of them have
+        ([], True, True),  # nothing tells: as it is said to be
+        ([], False, False),
+    ],
+)
+def test_a_new_cell_has_one_number_where_others_have(below, linked, same) -> None:
+    new = disks((1, 45, 45, 12))
+    labels = np.stack([disks((2, 20, 20, 6), (3, 20, 74, 6)), disks(*below)])
+    image = shown(*(np.maximum(plane, new) for plane in labels))
+    corrections = Corrections(labels)
+    step = edits.redraw_mask(corrections, new == 1, (0, 0), (0,))
+    carry(corrections, step, image, linked=linked)
+    (one,), (other,) = (np.unique(plane[new == 1]) for plane in labels)
+    assert 0 not in (one, other)
+    assert (one == other) == same
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "names"),
+    [
+        (8, 9, {9}),  # the larger keeps its number
+        (4, 3, {4}),
+        (8, 4, {4}),  # one is linked: it is the same cell
+        (3, 9, {4}),
+        (8, 0, None),  # nothing to join it with, and another cell by its number
+        (0, 4, None),  # right as it is
+        (3, 0, {4}),  # joined there already, under a number that is no more
+    ],
+)
+def test_joined_cells_are_called_as_they_are_linked(one, other, names) -> None:
+    def two(first: int, second: int) -> np.ndarray:
+        return bar(first, 10, 20) + bar(second, 20, 32)
+
+    labels = np.stack([two(3, 4), two(one, other)])
+    if names == {4} and not other:
+        labels[1] = bar(3, 10, 21)
+    corrections = Corrections(labels)
+    step = edits.merge(corrections, labels=[3, 4], index=(0,))
+    if names is None:
+        corrections.apply(step)
+        with pytest.raises(EditError, match="goes on in no plane"):
+            edits.carried(corrections, step, 0)
+        return
+    carry(corrections, step, None)
+    assert set(labels[0][labels[0] > 0]) == {4}
+    assert set(labels[1][labels[1] > 0]) == names
+
+
+@pytest.mark.parametrize(
+    ("x", "reviewed", "left"),
+    [(56, False, 0), (56, True, 6), (62, False, 6), (70, False, 6)],
+)
+def test_pieces_of_a_drawn_cell_give_way_on_the_next_plane_too(x, reviewed, left) -> None:
+    """Those that lie in it for the most part, and nobody has reviewed."""
+    whole = disks((5, 32, 48, 14))
+    piece = disks((6, 32, x, 5))
+    core = disks((5, 32, 42, 8))
+    labels = np.stack([core, np.where(piece > 0, piece, core)])
+    corrections = Corrections(labels)
+    if reviewed:
+        corrections.apply(edits.accept(corrections, [6], (1,)))
+    step = edits.redraw_mask(corrections, whole == 5, (0, 0), (0,), 5, "unreviewed")
+    carry(corrections, step, shown(whole, whole))
+    assert np.unique(labels[1]).tolist() == ([0, 5, 6] if left else [0, 5])
+    if left:
+        np.testing.assert_array_equal(labels[1] == 6, piece == 6)
+    assert iou(labels[1] == 5, (whole > 0) & (labels[1] != 6)) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("x", "radius", "clear", "drawn"),
+    [
+        (64, 10, True, True),
+        (50, 10, True, False),  # half of it is gone
+        (48, 5, False, True),  # an eighth of the outline
+        (48, 6, False, False),  # a sixth
+    ],
+)
+def test_a_new_cell_goes_on_where_other_cells_leave_room_for_it(
+    x, radius, clear, drawn
+) -> None:
+    new, other = disks((1, 32, 48, 14)), disks((9, 32, x, radius))
+    image = shown(new, new)
+    if not clear:  # no level is that of the outline
+        texture = np.random.default_rng(3).normal(0, 1, new.shape)
+        image = np.stack([ndimage.gaussian_filter(texture, 1.5)] * 2).astype(np.float32)
+    labels = np.stack([new * 0, other])
+    corrections = Corrections(labels)
+    step = edits.redraw_mask(corrections, new == 1, (0, 0), (0,))
+    if drawn:
+        carry(corrections, step, image)
+        assert iou((labels[1] > 0) & (labels[1] != 9), (new > 0) & (other == 0)) > 0.85
+    else:
+        corrections.apply(step)
+        with pytest.raises(EditError, match="goes on in no plane"):
+            edits.carried(corrections, step, 0, look_at(image))
+    np.testing.assert_array_equal(labels[1] == 9, other == 9)
+
+
+def test_a_cell_that_was_erased_is_erased_where_it_goes_on() -> None:
+    labels = np.stack([bar(7, 10, 30) + bar(8, 40, 50)] * 2)
+    corrections = Corrections(labels)
+    where = np.nonzero(labels[0] == 7)
+    at = (np.zeros(where[0].size, int), *where)
+    labels[0][where] = 0
+    step = edits.stroke(corrections, [(at, np.full(where[0].size, 7), 0)])
+    history = History(corrections)
+    history.record(step)
+    both = edits.carried(corrections, step, 0)
+    history.undo()
+    history.do(both)
+    np.testing.assert_array_equal(labels, np.stack([bar(8, 40, 50)] * 2))

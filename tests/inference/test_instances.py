@@ -527,3 +527,21 @@ def test_where_nothing_is_seen_there_is_no_object(shape, border) -> None:
     assert labels.shape == shape
     assert not labels.any()
     assert not label_objects(p, THREE, config.model_copy(update={"min_size": 0})).any()
+
+
+@pytest.mark.parametrize("side", [(0, 1), (0, -1), (1, 0), (-1, 0)])
+@pytest.mark.parametrize(("diagonal", "is_steeper"), [(1.4, False), (1.43, True)])
+def test_a_pixel_climbs_where_it_is_steepest(side, diagonal, is_steeper) -> None:
+    """A diagonal neighbour is further away."""
+    (dy, dx) = side
+    corner = (1 - (dy or 1), 1 - (dx or 1))
+    heights = {(1, 1): 0.0, (1 + dy, 1 + dx): 1.0, corner: diagonal}
+    pixels = np.array(sorted(3 * y + x for y, x in heights))
+    field = np.zeros((3, 3))
+    for at, height in heights.items():
+        field[at] = height
+    basins = Basins((3, 3), pixels, field.ravel()[pixels])
+    basin = dict(zip(pixels.tolist(), basins.basin.tolist(), strict=True))
+    straight = basin[3 * (1 + dy) + 1 + dx]
+    assert straight != basin[3 * corner[0] + corner[1]]
+    assert (basin[4] != straight) == is_steeper

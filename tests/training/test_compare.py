@@ -21,6 +21,7 @@ from napari_sa2net.training.compare import (
     Interval,
     Score,
     Tally,
+    _interval,
     _nearness,
     change,
     drawn_dice,
@@ -470,3 +471,92 @@ def test_what_was_forgotten_speaks_against_a_child(part, worse, words):
 )
 def test_advice_is_of_what_stands_in_the_way(made, words):
     assert words in judge(made).advice
+
+
+def told(gain=0.0, chance=0.5, dice=0.0, dice_chance=0.5, before=0.5, n=40, low=-1.0) -> Change:
+    """Two models of which all is known but the images."""
+    return Change(
+        difference=gain,
+        low=low,
+        chance=chance,
+        before=Score(before, 0.5, 0.8, n),
+        after=Score(before + gain, 0.5, 0.8 + dice, n),
+        dice=Interval(dice, chance=dice_chance),
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "better", "words"),
+    [
+        (told(0.1, 0.9), True, "Better on corrections you held back: AP 0.50 → 0.60"),
+        (told(0.1, 0.89), False, "Better on corrections you held back, but within what chance"),
+        (told(-0.1, 0.1), False, "Worse on corrections you held back: AP 0.50 → 0.40"),
+        (told(-0.1, 0.11), False, "Worse on corrections you held back, but within what chance"),
+        (told(0.004, 0.6), False, "No better on corrections you held back"),
+        (
+            told(0.006, 0.6),
+            False,
+            "Better on corrections you held back, but within what chance",
+        ),
+        # few cells say little: the area does as well, where it changed by more than 0.02
+        (
+            told(0.1, 0.6, 0.021, 0.9),
+            True,
+            "area is covered better beyond it: Dice 0.80 → 0.82",
+        ),
+        (told(0.1, 0.6, 0.02, 0.9), False, "within what chance explains"),
+        (told(0.1, 0.6, 0.021, 0.89), False, "within what chance explains"),
+        (told(0.1, 0.9, -0.021, 0.1), False, "but the area is covered worse: Dice 0.80 → 0.78"),
+        (told(0.1, 0.9, -0.02, 0.1), True, "Better on corrections you held back: AP"),
+        (told(0.1, 0.9, -0.021, 0.11), True, "Better on corrections you held back: AP"),
+    ],
+)
+def test_what_is_sure_and_what_chance_explains(change, better, words):
+    verdict = judge(change)
+    assert verdict.better == better
+    assert words in verdict.text
+
+
+@pytest.mark.parametrize(
+    ("part", "better", "words"),
+    [
+        (told(-0.021, 0.1), False, "but worse on the reference set: a AP 0.50 → 0.48."),
+        (told(-0.02, 0.1), True, "unchanged on the reference set."),
+        (told(-0.021, 0.11), True, "unchanged on the reference set."),
+        (told(0.021, 0.9, low=0.001), True, "better on the reference set: a AP 0.50 → 0.52."),
+        (told(0.021, 0.9, low=0.0), True, "unchanged on the reference set."),
+        (told(0.02, 0.9, low=0.001), True, "unchanged on the reference set."),
+    ],
+)
+def test_what_is_no_change_of_the_reference_set(part, better, words):
+    verdict = judge(told(0.1, 0.9), {"a": part})
+    assert verdict.better == better
+    assert verdict.text.endswith(words)
+
+
+@pytest.mark.parametrize(
+    ("before", "n", "words"),
+    [
+        (0.9, 40, "finds almost all of these cells"),
+        (0.89, 29, "With 29 cells held back, little can be told from chance"),
+        (0.89, 30, "a longer time can help, too"),
+    ],
+)
+def test_advice_where_little_is_to_be_learned_or_told(before, n, words):
+    assert words in judge(told(0.0, before=before, n=n)).advice
+
+
+@pytest.mark.parametrize(("chance", "better"), [(0.1, False), (0.11, True)])
+def test_better_on_one_part_is_not_better_where_another_is_surely_worse(chance, better):
+    reference = {"a": told(0.1, 0.99, low=0.01), "b": told(-0.01, chance)}
+    reference = {name: replace(part, high=0.2) for name, part in reference.items()}
+    assert verdict_on("one", "two", None, reference).better == better
+
+
+def test_an_interval_holds_nineteen_of_twenty_draws():
+    interval = _interval(np.arange(1001) / 1000 - 0.25)
+    assert (interval.low, interval.high) == pytest.approx((-0.225, 0.725))
+    assert interval.difference == pytest.approx(0.25)
+    # a draw counts half, however sums of other orders differ in their last digits
+    assert interval.chance == pytest.approx(750.5 / 1001)
+    assert _interval(np.full(10, 1e-12)).chance == 0.5

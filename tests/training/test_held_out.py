@@ -13,6 +13,7 @@ from napari_sa2net.training.dataset import Example
 from napari_sa2net.training.held_out import (
     _take,
     _window,
+    certain_pixels,
     focus,
     is_one_group,
     make_view,
@@ -246,3 +247,42 @@ def test_what_lies_far_off_reviewed_places_is_left_out():
         np.testing.assert_array_equal(one.labels, one.image[2])
         assert one.counts.sum() == 400
         np.testing.assert_allclose(one.centres, [[194.5 - top, 244.5 - left]])
+
+
+@pytest.mark.parametrize(("side", "away"), [(10, 2), (40, 6)])
+def test_background_is_certain_close_to_a_cell_that_was_reviewed(side, away):
+    """Within two pixels, or 0.15 of a diameter where that is more."""
+    labels = np.zeros((100, 100), np.int32)
+    labels[30 : 30 + side, 30 : 30 + side] = 1
+    counts = np.zeros(labels.shape, bool)
+    counts[20 : 40 + side, 20 : 40 + side] = True
+    certain = certain_pixels(labels, counts, float(side))
+    middle = 30 + side // 2
+    assert certain[middle, 20:30].tolist() == [False] * (10 - away) + [True] * away
+
+
+@pytest.mark.parametrize(("n", "enough"), [(3, False), (4, True)])
+def test_of_one_image_with_four_cells_one_can_be_held_back(n, enough):
+    labels = np.zeros((40, 30 * n), np.int32)
+    for i in range(n):
+        labels[10:26, 30 * i + 5 : 30 * i + 21] = i + 1
+    item = TrainingItem("a", Path(), Path())
+    image = np.zeros((3, *labels.shape), np.float32)
+    one = focus(Example(item, image, labels, None, 16.0, np.zeros((0, 2))), 24)
+    if enough:
+        split = split_examples([one], 0.25, 0)
+        assert [len(e[0].centres) for e in (split.training, split.held_out)] == [2, 1]
+    else:
+        with pytest.raises(TrainingDataError, match=r"Only 3 cell\(s\) .* 4 are needed"):
+            split_examples([one], 0.25, 0)
+
+
+def test_context_around_what_was_reviewed_is_that_of_a_crop():
+    labels = np.zeros((400, 400), np.int32)
+    labels[195:205, 195:205] = 1
+    item = TrainingItem("a", Path(), Path())
+    image = np.zeros((3, 400, 400), np.float32)
+    counts = labels > 0
+    one = focus(Example(item, image, labels, counts, 24.0, np.zeros((0, 2))), 10.0)
+    diameter = one.diameter  # of the cell, in pixels of the image
+    assert (one.labels.shape[0] - 10) / 2 == pytest.approx(128 * diameter / 10, abs=1)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import binary_dilation
 
 from napari_sa2net.config import LiveConfig, PredictConfig
@@ -20,7 +21,7 @@ from napari_sa2net.metrics import pool, score_image
 from napari_sa2net.models import load_model
 from napari_sa2net.training import live
 from napari_sa2net.training.compare import HeldBack
-from napari_sa2net.training.live import FEW, FEWEST, LivePlane, Reviewed, score, without
+from napari_sa2net.training.live import LivePlane, Reviewed, score, without
 
 SIDE, LEFT = 256, 128
 PREDICT = PredictConfig(device="cpu", precision="float32", rescale=False)
@@ -272,7 +273,7 @@ def test_the_decoder_has_all_of_the_time_where_no_clicks_can_follow(
     first, *cells = np.unique(truth)[1:].tolist()
     held = HeldBack((0, 0), np.ones((2, 2), bool))
     place = HeldBack((0, 0), np.ones((2, 2), bool), is_cell=False)
-    for n, judged in ((FEW, [held]), (FEW - 1, [held]), (FEW, [place])):
+    for n, judged in ((8, [held]), (7, [held]), (8, [place])):
         labels = np.where(np.isin(truth, [first, *cells[: n - 1]]), truth, 0)
         labels[:2, :2] = 0
         with pytest.raises(Cancelled):
@@ -329,7 +330,7 @@ def test_a_slow_machine_takes_fewer_steps(plane: LivePlane, unusual: Any) -> Non
     config = LiveConfig(steps=50, seconds=1e-6)
     reviewed = Reviewed(truth, left_half(truth))
     plane.learn(reviewed, config, on_step=lambda i, _: steps.append(i))
-    assert steps == list(range(FEWEST + 1))
+    assert steps == list(range(6))
 
 
 def test_nothing_reviewed_and_cancelled(plane: LivePlane, unusual: Any) -> None:
@@ -470,3 +471,38 @@ def test_the_rate_rises_over_a_tenth_and_falls_to_nothing() -> None:
     assert shares[-1] == pytest.approx(0)
     assert shares == [*sorted(shares[:10]), *sorted(shares[10:], reverse=True)]
     assert live._share(0.55) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("covered", "is_cell", "right"),
+    [
+        (49, False, 1.0),  # less than half of a place without cells
+        (50, False, 0.0),
+        (80, True, 1.0),
+        (79, True, 0.79 / 0.8),
+        (100, True, 1.0),
+        (0, True, 0.0),
+    ],
+)
+def test_what_is_right_of_what_is_held_back(covered: int, is_cell: bool, right: float) -> None:
+    labels = np.zeros((20, 20), np.int32)
+    labels[5:15, 5:15].flat[:covered] = 0
+    inner = np.zeros(100, np.int32)
+    inner[:covered] = 4
+    labels[5:15, 5:15] = inner.reshape(10, 10)
+    held = HeldBack((5, 5), np.ones((10, 10), bool), is_cell)
+    assert score(labels, [held]) == pytest.approx(right)
+
+
+def test_of_several_objects_under_a_cell_the_best_counts() -> None:
+    labels = np.zeros((20, 20), np.int32)
+    labels[5:15, 5:12], labels[5:15, 12:15] = 7, 2
+    cell = HeldBack((5, 5), np.ones((10, 10), bool))
+    assert score(labels, [cell]) == pytest.approx(0.7 / 0.8)
+
+
+def test_large_values_are_kept_as_they_are() -> None:
+    """In half the memory, where that holds them."""
+    small, large = torch.tensor([1.0, -6e4]), torch.tensor([1.0, -7e4])
+    assert live._halved(small).dtype == torch.float16
+    assert live._halved(large) is large

@@ -14,8 +14,6 @@ from napari_sa2net.data.training_set import TrainingItem
 from napari_sa2net.models import read_card
 from napari_sa2net.training.dataset import Example
 from napari_sa2net.training.replay import (
-    N_REPLAY,
-    SIDE,
     MixedCrops,
     agreement,
     as_fluorescence,
@@ -28,8 +26,8 @@ def test_synthetic_cells_are_of_the_networks_size_sparse_and_crowded(tiny_model:
     card = read_card(tiny_model)
     assert card is not None
     examples = replay_examples(card, 8.0, seed=1)
-    assert len(examples) == N_REPLAY
-    side = SIDE * 8
+    assert len(examples) == 16
+    side = 10 * 8
     covered = []
     for i, example in enumerate(examples):
         assert example.image.shape == (3, side, side)

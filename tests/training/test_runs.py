@@ -157,11 +157,15 @@ def test_what_was_asked_and_cannot_be_read_says_what_to_do(content: str) -> None
 def test_settings_of_before_are_read(home: Path) -> None:
     run = begun("a")
     said = json.loads((run / ASKED).read_bytes())
-    for later in ("commit_ids", "places", "caveats", "axes", "channels", "image_diameters"):
-        del said[later]
+    later = ("commit_ids", "places", "caveats", "axes", "channels", "image_diameters")
+    for name in (*later, "schedule", "promote", "registered", "command"):
+        del said[name]
     (run / ASKED).write_text(json.dumps(said))
     asked = read_asked(run)
     assert (asked.commit_ids, asked.caveats, asked.axes) == ({}, (), None)
+    assert (asked.places, asked.channels, asked.schedule) == ({}, None, ())
+    # it ends among the user's models, offered if it is better
+    assert (asked.registered, asked.promote, asked.command) == (True, None, "")
 
 
 def test_a_state_comes_back_or_says_why_not(tmp_path: Path) -> None:

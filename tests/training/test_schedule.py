@@ -5,14 +5,7 @@ import pytest
 
 from napari_sa2net.config import TrainConfig
 from napari_sa2net.nn import SA2Net
-from napari_sa2net.training.schedule import (
-    GAMMA_STEP,
-    GAMMA_TRAVEL,
-    LAST_RATE,
-    Schedule,
-    gamma_peak,
-    steps_within,
-)
+from napari_sa2net.training.schedule import Schedule, gamma_peak, steps_within
 from napari_sa2net.training.train import SegmentationModule
 
 
@@ -35,7 +28,7 @@ def test_rate_rises_then_falls_to_a_hundredth():
     assert rates.argmax() == pytest.approx(10, abs=1)
     assert rates.max() == pytest.approx(1, abs=0.01)
     assert (np.diff(rates[11:]) < 0).all()
-    assert schedule.rate(100) == pytest.approx(LAST_RATE)
+    assert schedule.rate(100) == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 19, 21])
@@ -57,8 +50,8 @@ def test_the_first_steps_are_small_however_few_there_are(steps, warmup):
 
 
 def test_few_steps_do_not_move_an_exponent_far():
-    assert gamma_peak(1) == gamma_peak(12, mean_share=0.5) == GAMMA_STEP
-    assert gamma_peak(4000) == GAMMA_TRAVEL / 4000
+    assert gamma_peak(1) == gamma_peak(12, mean_share=0.5) == 0.2
+    assert gamma_peak(4000) == 4 / 4000
 
 
 def test_a_new_plan_goes_on_from_the_same_progress():
@@ -92,3 +85,9 @@ def test_steps_fit_the_time_and_scoring_takes_a_third_at_most():
     assert steps == 40
     assert steps_within(0.1, 5, 5, 8) == (1, 1)
     assert steps_within(0.1, 5, 5, 8, fewest=12) == (12, 1)
+
+
+def test_rates_as_shares_of_the_peak():
+    long = Schedule(1000, 1)
+    assert [long.rate(step) for step in (0, 4)] == pytest.approx([0.1, 0.5], rel=1e-3)
+    assert long.rate(1000) == pytest.approx(0.01)

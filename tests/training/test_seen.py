@@ -155,7 +155,16 @@ def test_models_see_images_as_they_would_segment_them(tmp_path):
 
 @pytest.mark.parametrize(
     ("found", "left", "size"),
-    [(20, 24, 20), (9, 24, 24), (60, 24, 24), (20, None, 20), (None, 24, 24), (None, None, 30)],
+    [
+        (20, 24, 20),
+        (12, 24, 12),  # half as large, or twice
+        (11.9, 24, 24),
+        (48, 24, 48),
+        (48.1, 24, 24),
+        (20, None, 20),
+        (None, 24, 24),
+        (None, None, 30),
+    ],
 )
 def test_an_estimated_size_that_was_far_off_is_not_learned_with(tmp_path, found, left, size):
     item = TrainingItem("a", tmp_path, tmp_path, seen=Seen(diameter=found))

@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 from datetime import timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -27,6 +28,7 @@ from napari_sa2net.errors import (
 )
 from napari_sa2net.metrics import pool
 from napari_sa2net.models import load_model
+from napari_sa2net.nn import network_config
 from napari_sa2net.training.dataset import (
     CropDataset,
     ValidationDataset,
@@ -41,6 +43,7 @@ from napari_sa2net.training.train import (
     TUNED,
     SegmentationModule,
     _check_goes_on,
+    _Watch,
     start_network,
     train_folder,
 )
@@ -312,6 +315,138 @@ def test_what_a_base_has_may_be_said_where_a_run_goes_on(tiny_model, tmp_path):
     _check_goes_on(on, {})
     with pytest.raises(SettingsError, match="--base-channels was 4 and is 8"):
         _check_goes_on(on.model_copy(update={"base_channels": 8}), {})
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "n_outputs", "channels", "se"),
+    [
+        ({}, "sa2net", 4, 16, False),
+        ({"distance": False, "base_channels": 4}, "sa2net", 3, 4, False),
+        ({"network": "focal_unet", "base_channels": 4}, "focal_unet", 4, 4, True),
+        (
+            {"network": "focal_unet", "base_channels": 4, "squeeze_excitation": False},
+            "focal_unet",
+            4,
+            4,
+            False,
+        ),
+    ],
+)
+def test_a_network_is_what_is_recommended_where_nothing_is_said(
+    said, kind, n_outputs, channels, se
+):
+    net, parent = start_network(TrainConfig(**said))
+    shape = network_config(net)
+    assert parent is None
+    assert (shape.kind, shape.n_classes, shape.base_channels) == (kind, n_outputs, channels)
+    assert shape.se == (se,) * 4
+    for head in (net.outc1, net.outc2, net.outc3, net.outc4):
+        shares = head.bias[:3].detach().softmax(0).tolist()
+        assert shares == pytest.approx([0.8, 0.15, 0.05])  # most pixels are background
+
+
+@pytest.mark.parametrize(
+    ("began", "said", "words"),
+    [
+        # an older version wrote down what nobody had said
+        ({"network": "sa2net", "base_channels": 16}, {}, None),
+        ({"network": "sa2net", "base_channels": 8}, {}, "--base-channels was 8 and is 16"),
+        ({"network": "sa2net"}, {"network": "focal_unet"}, "--network was sa2net and is focal"),
+        ({"steps": 9, "workers": 3, "device": "cuda", "validate_every": 7}, {}, None),
+        ({"seed": 5, "crop": 64}, {"seed": 5, "crop": 96}, "--crop was 64 and is 96. Give"),
+        ({"gone": 5}, {}, None),
+    ],
+)
+def test_a_run_goes_on_with_the_settings_that_it_began_with(began, said, words, tmp_path):
+    (tmp_path / "settings.json").write_text(json.dumps(began))
+    config = TrainConfig(resume=tmp_path, **said)
+    if words is None:
+        _check_goes_on(config, {})
+    else:
+        with pytest.raises(SettingsError, match=words):
+            _check_goes_on(config, {})
+
+
+@pytest.mark.parametrize(
+    ("began", "now", "words"),
+    [
+        ({"axes": "CYX", "channels": [0, 2]}, {"axes": "CYX", "channels": [0, 2]}, None),
+        ({"axes": "CYX"}, {}, "began with --axes CYX: give the same"),
+        ({"channels": [0, 2]}, {"channels": [2, 0]}, "began with --channels 0,2: give"),
+        ({}, {"channels": [1]}, "began without --channels: leave it out"),
+        ({}, {"axes": "CYX"}, "began without --axes: leave it out"),
+    ],
+)
+def test_a_run_goes_on_with_images_as_it_began_to_read_them(began, now, words, tmp_path):
+    config = TrainConfig(resume=tmp_path)
+    _check_goes_on(config, now)  # there is no word of what it began with
+    (tmp_path / "settings.json").write_text(json.dumps(began))
+    _check_goes_on(TrainConfig(), now)  # begins anew
+    if words is None:
+        _check_goes_on(config, now)
+    else:
+        with pytest.raises(SettingsError, match=words):
+            _check_goes_on(config, now)
+
+
+def test_matrices_alone_shrink_and_the_rate_warms_up():
+    config = SMALL.model_copy(update={"weight_decay": 0.03, "steps": 40, "warmup": 0.5})
+    module = SegmentationModule(start_network(config)[0], config)
+    made = module.configure_optimizers()
+    decays, plain = made["optimizer"].param_groups
+    assert (decays["weight_decay"], plain["weight_decay"]) == (0.03, 0)
+    assert min(p.ndim for p in decays["params"]) > 1 >= max(p.ndim for p in plain["params"])
+    n = sum(1 for _ in module.net.parameters())
+    assert len(decays["params"]) + len(plain["params"]) == n
+    schedule = made["lr_scheduler"]
+    assert schedule["interval"] == "step"
+    rates = [schedule["scheduler"].lr_lambdas[0](step) for step in range(40)]
+    assert rates[0] < rates[10] < rates[20] == pytest.approx(1, abs=0.06)
+    assert decays["lr"] == pytest.approx(config.learning_rate * rates[0])
+
+
+def test_what_was_found_best_is_told_and_of_equals_the_first(monkeypatch):
+    module = SegmentationModule(start_network(SMALL)[0], SMALL)
+    said = {}
+    monkeypatch.setattr(module, "log", lambda name, value, **_: said.update({name: value}))
+    # of ap50 and mean_ap, with the first settings that are tried; the others find nothing
+    found = [(0.5, 0.5), (0.9, 0.2), (0.4, 0.7), (0.1, 0.9), *[(0.0, 0.0)] * 17]
+    pooled = iter([{"ap50": a, "mean_ap": b, "dice": 0.8} for a, b in found])
+    monkeypatch.setattr("napari_sa2net.training.train.pool", lambda _: next(pooled))
+    module._validated = [(1.0, [None] * len(found)), (2.0, [None] * len(found))]
+    module.on_validation_epoch_end()
+    assert said["val_loss"] == 1.5
+    assert said["val_score"] == pytest.approx(0.55)
+    assert (said["val_ap50"], said["val_mean_ap"], said["val_dice"]) == (0.9, 0.2, 0.8)
+    assert (said["val_foreground"], said["val_min_confidence"]) == (0.5, 0.85)
+
+
+def test_a_step_is_told_and_a_run_is_stopped_between_two(monkeypatch):
+    told, stop = [], []
+    watch = _Watch(9, lambda *step: told.append(step), lambda: bool(stop))
+    strategy = SimpleNamespace(
+        reduce=lambda value: value, reduce_boolean_decision=lambda asked, all: asked
+    )
+    trainer = SimpleNamespace(
+        strategy=strategy,
+        global_step=3,
+        should_stop=False,
+        callback_metrics={"val_dice": 0.5, "train_loss": 1.0},
+    )
+    watch.on_train_batch_end(trainer, None, {"loss": torch.tensor(0.1239)})
+    assert told == [(3, 9, "training, loss 0.124")]
+    assert not watch.stopped
+    assert not trainer.should_stop
+    stop.append(1)
+    watch.on_train_batch_end(trainer, None, {"loss": torch.tensor(0.1)})
+    assert watch.stopped
+    assert trainer.should_stop
+    for bad in (torch.nan, torch.inf):
+        with pytest.raises(TrainingError, match=r"at step 3\. Lower the learning rate"):
+            watch.on_train_batch_end(trainer, None, {"loss": torch.tensor(bad)})
+    checkpoint = {}
+    watch.on_save_checkpoint(trainer, None, checkpoint)
+    assert checkpoint["validation"] == {"dice": 0.5}
 
 
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(folder, tmp_path):

@@ -17,9 +17,7 @@ from napari_sa2net.training.compare import LossPoint, Notice, RoundPoint, tally
 from napari_sa2net.training.material import HELD_OUT
 from napari_sa2net.training.schedule import Schedule
 from napari_sa2net.training.tuning import (
-    CLIP,
     DECODER,
-    SLOWER,
     Record,
     Rounds,
     Scorer,
@@ -94,10 +92,10 @@ def test_the_decoder_learns_first_and_the_rate_follows_the_schedule() -> None:
             [5e-4 * module.schedule.rate(step), 1e-3 * module.schedule.rate(step)]
         )
     assert all_learn == [False] * 3 + [True] * 7
-    module.slower = SLOWER
+    module.slower = 0.3
     module._prepare(module._adam[0])
     assert max(group["lr"] for group in module._adam[0].param_groups) == pytest.approx(
-        1e-3 * SLOWER * module.schedule.rate(9)
+        1e-3 * 0.3 * module.schedule.rate(9)
     )
 
 
@@ -136,7 +134,7 @@ def test_steep_losses_take_no_longer_steps() -> None:
     module = module_of()
     stepped(module, [100.0, 100.0])
     norms = torch.stack([p.grad.norm() for p in module.net.parameters() if p.grad is not None])
-    assert float(norms.norm()) == pytest.approx(CLIP, rel=1e-3)
+    assert float(norms.norm()) == pytest.approx(5, rel=1e-3)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -160,12 +158,12 @@ def test_back_to_good_weights_slower_and_not_back_in_time() -> None:
     module.average.update(module.net)
     module.done = 5
     module.roll_back()
-    assert (module.done, module.slower, module.rollbacks) == (5, SLOWER, 1)
+    assert (module.done, module.slower, module.rollbacks) == (5, 0.3, 1)
     assert module.average.n == good["averaged"]
     for name, value in module.net.state_dict().items():
         assert torch.equal(value, good["net"][name])
     module.roll_back()
-    assert (module.slower, module.rollbacks) == (pytest.approx(SLOWER**2), 2)
+    assert (module.slower, module.rollbacks) == (pytest.approx(0.09), 2)
 
 
 def test_a_state_is_all_that_the_next_step_depends_on() -> None:
@@ -389,3 +387,65 @@ def test_learning_is_as_precise_as_it_has_to_be(
 ) -> None:
     monkeypatch.setattr(tuning, "fast_dtype", lambda _: gpu)
     assert tuning.working_dtype(torch.device("cpu"), precision) is wanted
+
+
+@pytest.mark.parametrize(("learn", "steps"), [("everything", 1), ("attention", 12)])
+def test_some_steps_are_taken_where_the_time_is_over_before_the_first(
+    monkeypatch: pytest.MonkeyPatch, learn: Any, steps: int
+) -> None:
+    """Exponents are learned by few steps, but not by one."""
+    run = Run(monkeypatch, total=100, rounds=2, limit=0.5)
+    run.module.tuning = FineTuneConfig(learn=learn)
+    while not run.trainer.should_stop:
+        run.step()
+    assert run.module.done == steps
+
+
+@pytest.mark.parametrize(
+    ("trust", "distillation", "asked"),
+    [(0.5, 2.0, (1, 2, 3)), (0.0, 2.0, (2,)), (0.5, 0.0, ())],
+)
+def test_the_parents_answers_are_kept_of_replay_and_where_nobody_has_looked(
+    monkeypatch: pytest.MonkeyPatch, trust: float, distillation: float, asked: Any
+) -> None:
+    """By the share of the crops, so that replay weighs alike in every batch."""
+    weights: list[Any] = []
+
+    def kept(student: Any, teacher: Any, heads: Any, where: Any, confidence: float) -> Any:
+        assert len(student[0]) == len(teacher[0]) == len(where)
+        weights.append(where)
+        return torch.tensor(3.0)
+
+    monkeypatch.setattr(tuning, "answers_kept", kept)
+    monkeypatch.setattr(tuning, "deep_supervision_loss", lambda *_: torch.tensor(10.0))
+    module = module_of(distillation=distillation)
+    module.trust = trust
+    mask = torch.ones(4, 32, 32, dtype=torch.bool)
+    mask[1, :16] = False  # half of it is reviewed, all of the first, nothing of the others
+    mask[2:] = False
+    batch = {
+        "image": torch.zeros(4, 1, 32, 32),
+        "replay": torch.tensor([False, False, True, False]),
+        "mask": mask,
+        "certain": mask,
+        "target": torch.zeros(4, 32, 32, dtype=torch.long),
+        "distance": torch.zeros(4, 32, 32),
+    }
+    loss = float(module.loss_of(batch))
+    assert loss == pytest.approx(10 + distillation * 3 * len(asked) / 4)
+    whole = {2: 1.0, 3: trust}
+    for where in weights:
+        for i, one in zip(asked, where, strict=True):
+            wanted = torch.full((32, 32), whole.get(i, trust))
+            if i == 1:
+                wanted[16:] = 0
+            torch.testing.assert_close(one, wanted)
+    assert len(weights) == bool(asked)
+
+
+def test_crops_and_losses_are_those_of_the_settings() -> None:
+    config = FineTuneConfig(batch_size=3, crop=96, seed=5, loss="unified_focal")
+    made = tuning.as_training(config, 17.0)
+    assert (made.batch_size, made.crop, made.seed, made.diameter) == (3, 96, 5, 17)
+    assert (made.augmentation, made.loss) == ("plain", config.loss)
+    assert made.head_weights == config.head_weights

@@ -631,8 +631,6 @@ STAGE, CHANGE, WHAT_IF, CELL = "stage", "change", "what_if", "cell"
 """Layers of the page that are no attention maps; those go by the map's name."""
 PREVIEW, DIFFERENCE = "learn_preview", "learn_difference"
 """Layers of the Learn page: cells as the child sees them, and where it differs."""
-STRIDES = (8, 4, 2, 1)
-"""Of the decoder's stages, from the coarsest on."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_sa2net.files import write_atomically
-from napari_sa2net.interpret.maps import ADDED, REMOVED, palette
+from napari_sa2net.interpret.maps import ADDED, REMOVED, STRIDES, palette
 from napari_sa2net.interpret.refinement import stage_change
 from napari_sa2net.words import counted
 
@@ -238,7 +238,6 @@ def save_picture(
     return write_atomically(path, content.getvalue())
 
 
-STRIDES = (8, 4, 2, 1)
 NAMES = {8: "1/8", 4: "1/4", 2: "1/2", 1: "full"}
 #: Scale i of the encoder has this stride.
 SCALE_OF = {8: 4, 4: 3, 2: 2, 1: 1}

@@ -313,7 +313,7 @@ def parse_manifest(text: bytes, path: Path) -> Manifest:
         if isinstance(error, CorrectionsError):
             raise
         raise CorrectionsError(
-            f"{path} is damaged ({_first_line(error)}). Images, labels and masks beside it are "
+            f"{path} is damaged ({_said_by(error)}). Images, labels and masks beside it are "
             f"untouched. {_way_out(path)}"
         ) from error
     ids = [record.id for record in manifest.commits]
@@ -389,11 +389,11 @@ def _missing(folder: Path) -> CorrectionsError:
     )
 
 
-def _first_line(error: Exception) -> str:
+def _said_by(error: Exception) -> str:
     if isinstance(error, pydantic.ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return str(error)
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,9 @@ from napari_sa2net.interpret.attention import (
     to_image,
     wide_bytes,
 )
-from napari_sa2net.interpret.maps import AttentionMap, place
+from napari_sa2net.interpret.maps import STRIDES, AttentionMap, place
 from napari_sa2net.interpret.objects import Profiles, all_profiles, gate_columns, mean_gates
-from napari_sa2net.interpret.refinement import STRIDES, refinement_table, stage_change
+from napari_sa2net.interpret.refinement import refinement_table, stage_change
 from napari_sa2net.measure import object_table
 from napari_sa2net.models import Model, load_model
 from napari_sa2net.quantities import DEFAULT

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+#: Strides of the heads, in the order the decoder computes them.
+STRIDES = (8, 4, 2, 1)
 #: Share of the pixels within the contrast range of an unbounded map (%).
 PERCENTILE = 99.8
 #: Pixels that the range is measured on, at most.

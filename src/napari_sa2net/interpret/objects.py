@@ -13,8 +13,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_sa2net.errors import SettingsError
-from napari_sa2net.interpret.maps import AttentionMap, CellInspection, StageStep, sample_grid
-from napari_sa2net.interpret.refinement import STRIDES, check_labels, follow_objects
+from napari_sa2net.interpret.maps import (
+    STRIDES,
+    AttentionMap,
+    CellInspection,
+    StageStep,
+    sample_grid,
+)
+from napari_sa2net.interpret.refinement import check_labels, follow_objects
 from napari_sa2net.metrics import distinct
 
 # --------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from napari_sa2net.errors import SettingsError
-from napari_sa2net.interpret.maps import Changes
+from napari_sa2net.interpret.maps import STRIDES, Changes
 from napari_sa2net.metrics import Overlaps, overlap_table
 
 # --------------------------------------------------------------------------------------------
@@ -193,8 +193,6 @@ def check_labels(
     return arrays
 
 
-#: Strides of the heads, in the order the decoder computes them.
-STRIDES = (8, 4, 2, 1)
 #: Stages that have one before them.
 LATER = STRIDES[1:]
 #: How a stage is called in words.

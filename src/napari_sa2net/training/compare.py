@@ -184,7 +184,7 @@ class Interval:
     @property
     def fell(self) -> bool:
         """Lower by more than nothing, and beyond what chance explains."""
-        return self.difference < -TOLERANCE and self.chance <= 1 - SURE
+        return self.difference < -TOLERANCE and 1 - self.chance >= SURE
 
     @property
     def rose(self) -> bool:
@@ -381,7 +381,7 @@ def judge(held_out: Change, reference: Mapping[str, Change] | None = None) -> Ve
     better = gain > 0 and held_out.chance >= SURE
     if better:
         text = f"Better {there}: {numbers}"
-    elif gain < 0 and held_out.chance <= 1 - SURE:
+    elif gain < 0 and 1 - held_out.chance >= SURE:
         text = f"Worse {there}: {numbers}"
     elif gain > 0 and held_out.dice.rose:
         better = True
@@ -599,7 +599,7 @@ def verdict_on(
         text = f"{second if gained else first} is better on {_list(gained or lost)}"
     else:
         text = "No difference beyond chance"
-    better = bool(gained) and not lost and all(p.chance >= 1 - SURE for p in reference.values())
+    better = bool(gained) and not lost and all(1 - p.chance < SURE for p in reference.values())
     return Verdict(better, f"{text} (reference set of synthetic cells).")
 
 

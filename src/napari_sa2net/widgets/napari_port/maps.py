@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from psygnal import Signal
 from qtpy.QtCore import QTimer
 
-from napari_sa2net.app.session import CELL, PREVIEW, STAGE, STRIDES, Overlay, Patch
+from napari_sa2net.app.session import CELL, PREVIEW, STAGE, Overlay, Patch
 from napari_sa2net.engine.messages import AttentionMap
-from napari_sa2net.interpret.maps import ADDED, REMOVED, palette
+from napari_sa2net.interpret.maps import ADDED, REMOVED, STRIDES, palette
 from napari_sa2net.widgets.napari_port.results import (
     METADATA_KEY,
     keep_selection,

@@ -13,9 +13,9 @@ from qtpy.QtWidgets import QAbstractButton, QGridLayout, QLabel, QSizePolicy, QS
 from superqt.utils import signals_blocked
 
 from napari_sa2net.app.see_why import STAGE_WORDS, map_help, map_symbol, map_title
-from napari_sa2net.app.session import STRIDES
 from napari_sa2net.config import NetworkKind
 from napari_sa2net.engine.messages import AttentionMap
+from napari_sa2net.interpret.maps import STRIDES
 from napari_sa2net.widgets.controls import hbox, muted, text_label, vbox
 from napari_sa2net.widgets.napari_port.maps import STAGE_COLORS, colored
 from napari_sa2net.widgets.theme import ACCENT

@@ -22,10 +22,10 @@ from qtpy.QtWidgets import (
 from superqt.utils import signals_blocked
 
 from napari_sa2net.app.see_why import STAGE_WORDS, history_words
-from napari_sa2net.app.session import STRIDES, KeptVariant, WhatIfSettings
+from napari_sa2net.app.session import KeptVariant, WhatIfSettings
 from napari_sa2net.config import GAMMA_MOST, NetworkConfig
 from napari_sa2net.engine.messages import CellInspection, Exponents
-from napari_sa2net.interpret.maps import ADDED, REMOVED
+from napari_sa2net.interpret.maps import ADDED, REMOVED, STRIDES
 from napari_sa2net.widgets.controls import (
     Form,
     NameRow,
