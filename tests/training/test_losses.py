@@ -138,7 +138,7 @@ def test_weights_reach_classes_and_distance_of_each_head(settings):
     both = deep_supervision_loss(
         loss, [head, head], (1.0, 0.5), target, None, distance, pixel_weights=weights
     )
-    expected = loss(logits, target, None, weights) + DISTANCE_SHARE * distance_loss(
+    expected = loss(logits, target, None, weights) + 3.0 * distance_loss(
         head[:, 3], distance, None, weights
     )
     torch.testing.assert_close(both, expected)
