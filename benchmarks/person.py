@@ -108,6 +108,7 @@ SET_UP_BELOW, SET_UP_FROM, OTHER_SIZE = 0.75, 10, 1.2
 #: Where the sliders are let go, one after the other.
 CONFIDENCES = (0.0, 0.5, 0.7, 0.8, 0.85, 0.95)
 FOREGROUNDS = (0.2, 0.3, 0.45, 0.6, 0.75, 0.85)
+SPLITS = (0.15, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85)
 #: Tools that are better when clicks have learned of more cells.
 CLICKS = ("click to add", "click to grow", "click to cut")
 #: A person believes in a tool at first as after so many (successes, failures).
@@ -116,7 +117,7 @@ BELIEF = (4.0, 1.0)
 SETTINGS = (
     *(GOAL, RIGHT, PASSES, CANVAS, LEAST, MOST, HAND, IN_THE_WAY, MOST_AT_ONCE, BELIEF),
     *(REVIEWED_FROM, REVIEWED_WHILE, SET_UP_BELOW, SET_UP_FROM, OTHER_SIZE),
-    *(CONFIDENCES, FOREGROUNDS),
+    *(CONFIDENCES, FOREGROUNDS, SPLITS),
 )
 
 Point = tuple[float, float]
@@ -580,6 +581,13 @@ class Person:
         ]
         larger = sum(sizes[1][n] > sizes[0][t] for t, n in pairs)
         self._slide("foreground", FOREGROUNDS, 2 * larger > len(pairs))
+        # more merged than cut into pieces: up; else down
+        wrong_now = [
+            self.seen.fault(t)[0] for t in self.seen.area_truth if t not in self.seen.match
+        ]
+        merged, split = wrong_now.count("merged"), wrong_now.count("split")
+        if max(merged, split) >= SET_UP_FROM:
+            self._slide("split", SPLITS, merged > split)
 
     def _slide(self, setting: str, values: Sequence[float], up: bool) -> None:
         """Move a slider on and on, as long as more cells come right."""

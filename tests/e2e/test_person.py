@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from skimage.filters import gaussian
 
 from napari_sa2net.data import synthetic_nuclei
 from napari_sa2net.metrics import evaluate
@@ -114,6 +115,27 @@ def test_size_and_foreground_are_set_where_much_is_wrong(person: Any, tmp_path: 
     other = person.Person(desk, truth)
     other._set_up()
     assert not other.ledger.acts
+    desk.close()
+
+
+def test_split_is_raised_where_many_cells_are_merged(
+    person: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = person.Desk(tmp_path)
+    at = [(y, x + d) for y in (12, 36, 60, 84) for x in (12, 42, 72) for d in (0, 12)]
+    truth = discs(at, 7)
+    desk.open("picture", (20 + 160 * gaussian(truth > 0, 1)).astype(np.uint8))
+    desk.set_size(14.0)
+    desk.set_slider("split", 0.02)
+    someone = person.Person(desk, truth)
+    faults = [someone.seen.fault(t)[0] for t in someone.seen.area_truth]
+    assert faults.count("merged") >= person.SET_UP_FROM
+    before = someone.seen.f1
+    monkeypatch.setattr(person, "SPLITS", (0.01, 0.5, 0.8))
+    monkeypatch.setattr(person, "OTHER_SIZE", 10)  # merged ones are larger; no size mends that
+    someone._set_up()
+    assert desk.slider("split") == 0.5
+    assert someone.seen.f1 > max(before, person.GOAL)
     desk.close()
 
 
