@@ -29,6 +29,7 @@ from napari_sa2net.errors import (
 from napari_sa2net.metrics import pool
 from napari_sa2net.models import load_model
 from napari_sa2net.nn import network_config
+from napari_sa2net.training import train
 from napari_sa2net.training.dataset import (
     CropDataset,
     ValidationDataset,
@@ -135,6 +136,22 @@ def test_two_processes_share_batches_and_scores(folder, tmp_path):
     at = TRIED.index(tuple(getattr(result.card.instance, field) for field in TUNED))
     alone = pool([one[at] for one in scores])
     np.testing.assert_allclose(found["dice"], alone["dice"], atol=1e-3)
+
+
+def test_who_trains_along_looks_at_the_places_that_the_first_found(
+    folder, tmp_path, monkeypatch
+):
+    train_folder(folder, "parent", SMALL.model_copy(update={"steps": 1}))
+    config = SMALL.model_copy(update={"base": "parent", "hard_share": 1.0})
+    items, _ = split_items(load_training_folder(folder), 0.25, config.seed)
+    examples = [load_example(item, InputConfig(), config.diameter) for item in items]
+    rest = (examples, config, torch.device("cpu"), tmp_path, None, None)
+    found = train._with_hard(Place(), *rest)
+    monkeypatch.setattr(train, "load_model", lambda *_: pytest.fail("looked again"))
+    along = train._with_hard(Place(1, 2), *rest)
+    for one, other in zip(found, along, strict=True):
+        assert len(one.hard)
+        np.testing.assert_array_equal(one.hard, other.hard)
 
 
 def test_each_crop_comes_once(folder):

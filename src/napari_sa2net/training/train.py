@@ -418,7 +418,7 @@ def train_with(
         write_atomically(run / SETTINGS, json.dumps(kept, indent=1).encode())
 
     if config.hard_share:
-        examples = _with_hard(examples, config, device, run, on_progress, cancelled)
+        examples = _with_hard(place, examples, config, device, run, on_progress, cancelled)
 
     best = ModelCheckpoint(
         dirpath=run,
@@ -566,6 +566,7 @@ def _load(
 
 
 def _with_hard(
+    place: Place,
     examples: list[Example],
     config: TrainConfig,
     device: torch.device,
@@ -575,7 +576,8 @@ def _with_hard(
 ) -> list[Example]:
     """Examples with the places that the model gets wrong that training starts from.
 
-    They are kept beside the run, so that one that goes on looks at the same.
+    They are kept beside the run, so that one that goes on, and processes that train along,
+    look at the same.
 
     Raises
     ------
@@ -585,9 +587,11 @@ def _with_hard(
     """
     path = run / HARD
     assert config.base is not None
-    if not path.is_file() or config.resume is None:
+    if not path.is_file() or (place.is_first and config.resume is None):
         base = load_model(config.base)
         net = base.net.eval().to(device)
+        dtype = fast_dtype(device)
+        low = dtype != torch.float32 and config.precision != "float32"
         found = {}
         for i, example in enumerate(examples):
             if cancelled and cancelled():
@@ -595,7 +599,7 @@ def _with_hard(
             scale = config.diameter / example.diameter
             part, start = middle_part(example, scale, HARD_SIDE)
             image = torch.from_numpy(part.image)[None].to(device)
-            with torch.no_grad(), torch.autocast(device.type, fast_dtype(device)):
+            with torch.no_grad(), torch.autocast(device.type, dtype, enabled=low):
                 logits = net(_channels_last(image))
             classes = base.card.classes
             values = activate(logits.float(), n_classes(classes))[0].cpu().numpy()
