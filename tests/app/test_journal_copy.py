@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_sa2net.app import correct
+from napari_sa2net.app import link
 from napari_sa2net.app.edit_session import find_offers, labels_before, restored_session
 from napari_sa2net.data import journal, journal_store
 from napari_sa2net.data.journal import list_journals
@@ -206,7 +206,7 @@ def test_closed_in_the_midst_it_waits_as_long_as_blocks_are_copied(
 def test_a_window_closes_while_the_copy_goes_on(
     desks: Any, slow: SlowCopy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(correct, "CLOSE_S", 0.05)
+    monkeypatch.setattr(link, "CLOSE_S", 0.05)
     labels = grid()
     desk = desks(labels)
     assert desk.controller.delete(point=cell(7, 0))
@@ -215,7 +215,7 @@ def test_a_window_closes_while_the_copy_goes_on(
     assert one.durable == -1  # not one block is copied
     slow.leave.release(8)
     for thread in threading.enumerate():
-        if thread.name == correct.CLOSING:
+        if thread.name == link.CLOSING:
             thread.join(30)
     (offer,) = find_offers(one.image.fingerprint, desk.image.name)
     assert offer.is_whole

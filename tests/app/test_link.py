@@ -316,6 +316,19 @@ def test_what_waits_at_the_end_is_done_unless_cancelled(line: Line, cancel: bool
         one.run(lambda: None, told.append, told.append)
 
 
+def test_a_slow_disk_does_not_hold_a_window_that_closes(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "CLOSE_S", 0.05)
+    one = Background(line.link, "test")
+    go, written = threading.Event(), threading.Event()
+    one.run(lambda: (go.wait(30), written.set()), pytest.fail, pytest.fail)
+    one.close(wait=True, cancel=False)
+    assert not written.is_set()
+    go.set()
+    assert written.wait(30)
+
+
 def test_nothing_is_told_when_the_link_is_closed(line: Line, background: Background) -> None:
     told: list[Any] = []
     line.link.close()

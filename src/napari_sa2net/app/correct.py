@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from threading import Thread
 from typing import Any, ClassVar
 
 import numpy as np
@@ -43,7 +42,7 @@ from napari_sa2net.app.edit_session import (
 )
 from napari_sa2net.app.keep import CorrectFiles, WhatToKeep, default_folder
 from napari_sa2net.app.keeping import CorrectKeeping
-from napari_sa2net.app.link import EngineLink
+from napari_sa2net.app.link import EngineLink, wait_a_while
 from napari_sa2net.app.planes import Carried, CorrectCarry, CorrectReview, Review
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.data.journal import Journal, lost_words
@@ -52,10 +51,6 @@ from napari_sa2net.edits import Corrections, Step
 from napari_sa2net.errors import EditConflictError, EditError, SA2NetError
 
 logger = logging.getLogger(__name__)
-
-#: s; a window that closes waits so long for what is being written
-CLOSE_S = 3.0
-CLOSING = "closing corrections"  # name of the thread that does it
 
 # --------------------------------------------------------------------------------------------
 # What the Correct page shows, as evented state.
@@ -656,7 +651,5 @@ def _let_go(
                 errors.append(error)
         then()
 
-    closing = Thread(target=close, name=CLOSING, daemon=True)
-    closing.start()
-    closing.join(CLOSE_S)
+    wait_a_while(close)
     return errors[:]

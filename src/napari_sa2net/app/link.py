@@ -365,9 +365,29 @@ class Background:
         return future
 
     def close(self, wait: bool = False, cancel: bool = True) -> None:
-        """Finish what is being done, and what waits unless ``cancel``; tell nothing more."""
+        """Finish what is being done, and what waits unless ``cancel``; tell nothing more.
+
+        ``wait`` for it, as `wait_a_while` does.
+        """
         self.closed = True
-        self._worker.shutdown(wait=wait, cancel_futures=cancel)
+        self._worker.shutdown(wait=False, cancel_futures=cancel)
+        if wait:
+            wait_a_while(self._worker.shutdown)
+
+
+#: s; a window that closes waits so long for what is being written
+CLOSE_S = 3.0
+CLOSING = "sa2net-closing"  # name of the thread that does it
+
+
+def wait_a_while(close: Callable[[], Any]) -> None:
+    """Close something that may be slow, as a disk is, and wait for it some seconds at most.
+
+    What takes longer goes on behind the window that closes.
+    """
+    closing = threading.Thread(target=close, name=CLOSING, daemon=True)
+    closing.start()
+    closing.join(CLOSE_S)
 
 
 # --------------------------------------------------------------------------------------------
