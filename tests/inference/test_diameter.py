@@ -321,9 +321,34 @@ def found(scale: float, diameter: float, share: float = 0.2, confidence: float =
         ),
         ({1.0: found(1, 12, 0.4), 2.0: None}, [1.0, 2.0], 24),
         # nothing at the first scale: others are tried
-        ({1.0: None, 2.0: found(2, 9)}, [1.0, 2.0], 9),
+        ({1.0: None, 2.0: found(2, 10.5)}, [1.0, 2.0], 10.5),
+        ({1.0: None, 2.0: found(2, 9), 8 / 3: found(8 / 3, 8.5)}, [1.0, 2.0, 8 / 3], 8.5),
         ({1.0: None, 2.0: None, 0.5: found(0.5, 60)}, [1.0, 2.0, 0.5], 60),
         ({1.0: None, 2.0: None, 0.5: None}, [1.0, 2.0, 0.5], None),
+        # tiny cells that run together in an image made smaller ...
+        (
+            {
+                1.0: found(1, 48, confidence=0.75),
+                0.5: None,
+                2.0: found(2, 8, confidence=0.7),
+                3.0: found(3, 7.5, confidence=0.76),
+            },
+            [1.0, 0.5, 2.0, 3.0],
+            7.5,
+        ),
+        # ... are believed where the network is surer of them
+        (
+            {
+                1.0: found(1, 48, confidence=0.77),
+                0.5: None,
+                2.0: found(2, 8, confidence=0.7),
+                3.0: found(3, 7.5, confidence=0.76),
+            },
+            [1.0, 0.5, 2.0, 3.0],
+            24,
+        ),
+        # cells smaller than can be looked at are as good as those that just can
+        ({1.0: found(1, 3), 5.0: found(5, 3.5)}, [1.0, 5.0], 3.5),
         # enlarged more than 2.5 times and not sure: compared with twice
         ({1.0: found(1, 8), 3.0: found(3, 8, confidence=0.75)}, [1.0, 3.0], 8),
         (

@@ -29,14 +29,14 @@ from napari_sa2net.inference.tiling import (
 RIM = 2
 #: Positions per axis among which the crops with most contrast are chosen.
 POSITIONS = 3
-#: Passes at most.
+#: Passes at most from one scale.
 MAX_PASSES = 3
 #: Much enlarged cells that are less certain than this are not believed at once ...
 CERTAIN = 0.75
 #: ... and must be more certain by this than those at a scale that costs far less.
 WORTH = 0.03
-#: Scales tried when nothing is found at the first.
-OTHER_SCALES = (2.0, 0.5)
+#: Where the first scale leads nowhere, so many times larger is tried, and smaller.
+ENLARGED = 2.0
 #: Fewer objects than this say nothing of the typical one.
 MIN_OBJECTS = 3
 #: A size that is no further than by this factor from those learned from is one of them.
@@ -117,17 +117,19 @@ def estimate_diameter(
     # cells of the wrong size are doubtful, and tell their size all the same
     config = config.model_copy(update={"min_confidence": 0.0})
 
-    begun = 0
+    looked: dict[float, Found | None] = {}
 
     def look(scale: float) -> Found | None:
-        nonlocal begun
-        before, begun = min(begun, MAX_PASSES - 1) * N_CROPS, begun + 1
+        if scale in looked:
+            return looked[scale]
+        before = min(len(looked), MAX_PASSES - 1) * N_CROPS
 
         def seen(done: int, n: int) -> None:
             if on_crop:
                 on_crop(before + round(done / n * N_CROPS), MAX_PASSES * N_CROPS)
 
-        return _measure(predictor, plan, planes, scale, config, cancelled, seen)
+        looked[scale] = _measure(predictor, plan, planes, scale, config, cancelled, seen)
+        return looked[scale]
 
     learned = predictor.card.image_diameters
     if learned is None:
@@ -146,23 +148,43 @@ def _search(
     """Look at one scale after the other, from this one on, until what is found agrees."""
     first = scale
     passes: list[Found] = []
-    for _ in range(MAX_PASSES):
-        found = look(scale)
-        if found is None:
-            break
-        wanted = trained / found.diameter
-        passes.append(found)
-        if agree(wanted, scale):
-            return _believed(passes, found.diameter, found, trained, look, first)
-        scale = _scale(wanted)
+    at = _follow(look, trained, first, passes)
+    if at is None:
+        # Cells that are far smaller run together into a few large ones, which are gone in an
+        # image made smaller: again, from an enlarged one.
+        others: list[Found] = []
+        again = _follow(look, trained, _scale(ENLARGED * first), others)
+        if again and again.confidence > max((one.confidence for one in passes), default=0.0):
+            at = again
+        if at is again or not passes:
+            passes += others
+    if at is not None:
+        return _believed(passes, at.diameter, at, trained, look, first)
     if passes:
         # No agreement: the scale at which most was found, rather than wherever it drifted.
         most = max(passes, key=lambda one: (one.share, one.diameter))
         return _believed(passes, trained / most.scale, most, trained, look, first)
-    for factor in OTHER_SCALES:
-        found = look(_scale(factor * first))
-        if found is not None:
-            return found.diameter
+    found = look(_scale(first / ENLARGED))
+    return None if found is None else found.diameter
+
+
+def _follow(
+    look: Callable[[float], Found | None],
+    trained: float,
+    scale: float,
+    passes: list[Found],
+) -> Found | None:
+    """Look where the last pass points to, until it points to itself; each goes to passes."""
+    for _ in range(MAX_PASSES):
+        found = look(scale)
+        if found is None:
+            return None
+        passes.append(found)
+        # no scale is larger than the largest: cells that want a little more are at home there
+        wanted = min(trained / found.diameter, LARGEST_SCALE)
+        if agree(wanted, scale):
+            return found
+        scale = _scale(wanted)
     return None
 
 
@@ -182,7 +204,7 @@ def _believed(
     if at.scale <= max(LARGE_SCALE, first) or at.confidence >= CERTAIN:
         return diameter
     moderate = [one for one in passes if one.scale <= LARGE_SCALE]
-    between = look(OTHER_SCALES[0])
+    between = look(ENLARGED)
     if between is not None:
         moderate.append(between)
     best = max(moderate, key=lambda one: one.confidence, default=at)
