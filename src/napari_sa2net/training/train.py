@@ -50,6 +50,7 @@ from napari_sa2net.inference.devices import fast_dtype, memory_kept, resolve_dev
 from napari_sa2net.inference.instances import (
     confidences,
     foreground_probability,
+    label_at_splits,
     label_objects,
 )
 from napari_sa2net.metrics import ImageScore, pool, score_image
@@ -216,13 +217,14 @@ class SegmentationModule(pl.LightningModule):
         counts = batch["mask"][0].cpu().numpy()
         truth = batch["labels"][0].cpu().numpy() * counts
         scores = []
-        for value, split in product(FOREGROUNDS, SPLITS):
-            config = InstanceConfig(foreground=value, split=split)
-            labels = label_objects(probability, self.outputs, config)
-            sure = confidences(labels, foreground_probability(probability, self.outputs))
-            for least in CONFIDENCES:
-                kept = np.where(sure[labels] >= least, labels, 0)
-                scores.append(score_image(kept * counts, truth))
+        foreground = foreground_probability(probability, self.outputs)
+        for value in FOREGROUNDS:
+            config = InstanceConfig(foreground=value)
+            for labels in label_at_splits(probability, self.outputs, config, SPLITS):
+                sure = confidences(labels, foreground)
+                for least in CONFIDENCES:
+                    kept = np.where(sure[labels] >= least, labels, 0)
+                    scores.append(score_image(kept * counts, truth))
         self._validated.append((loss, scores))
 
     def on_validation_epoch_end(self) -> None:
