@@ -593,6 +593,15 @@ def test_in_a_large_image_it_looks_in_the_middle(flawed, hard, tmp_path, monkeyp
     assert n
 
 
+def test_a_large_image_is_searched_in_pieces(folder, hard):
+    item = load_training_folder(folder)[0]
+    one = load_example(item, InputConfig(), hard.diameter)
+    config = hard.model_copy(update={"diameter": 8 * one.diameter})  # 768 x 896 of the network
+    asked = []
+    train._with_hard([one], config, None, lambda: asked.append(1))
+    assert len(asked) == 2
+
+
 def test_its_base_is_judged_with_its_own_settings(folder, hard, tiny_model, tmp_path):
     model = load_model(tiny_model)
     card = model.card.model_copy(update={"instance": InstanceConfig(min_size=5000)})
