@@ -629,7 +629,7 @@ def _hard_of(
 
 def _keep_hard(examples: list[Example], path: Path, of: dict[str, Any]) -> None:
     """For who goes on, and for processes that train along: all look at the same."""
-    places = {str(i): one.hard for i, one in enumerate(examples)}
+    places: dict[str, Any] = {str(i): one.hard for i, one in enumerate(examples)}
     write_atomically(path, lambda file: np.savez(file, of=json.dumps(of), **places))
 
 
