@@ -409,8 +409,8 @@ class TrainConfig(LossConfig):
         ge=0,
         le=100,
         title="Touching weight",
-        description="So much more a pixel counts that is near two objects at once; it keeps "
-        "touching objects apart",
+        description="So much more a pixel counts that is near two objects at once, in "
+        "cross-entropy and distance, not in Dice; it keeps touching objects apart",
     )
     hard_share: float = Field(
         0.0,
@@ -418,7 +418,8 @@ class TrainConfig(LossConfig):
         le=1,
         title="Share of hard places",
         description="Of the crops that look at an object, those that look at one which the "
-        "model that training starts from misses, merges or makes up",
+        "model that training starts from misses, merges or makes up, in images that have "
+        "such; of large ones the middle is searched",
     )
     validate_every: int = Field(250, ge=1, title="Validate every", description="steps")
     validation_fraction: float = Field(

@@ -444,7 +444,7 @@ def test_opening_what_is_no_set_says_what_to_do(tmp_path):
     [
         (lambda text: text[:-30], r"damaged \((Expecting|Unterminated|Invalid) .*line"),
         (lambda text: b"[]", r"damaged \(list indices must be"),
-        (lambda text: b"{}", r"damaged \('schema_version'\)"),
+        (lambda text: b"{}", r"damaged \(schema_version is missing\)"),
         (lambda text: b"", r"damaged \(Expecting value: line 1"),
         (lambda text: text.replace(b'"active"', b'"asleep"'), "damaged.*state"),
         (lambda text: text.replace(b'"name": "Pr', b'"name": "../../Pr'), "damaged.*name"),

@@ -139,6 +139,42 @@ def test_split_is_raised_where_many_cells_are_merged(
     desk.close()
 
 
+def in_pieces(truth: Any) -> Any:
+    """Cells 1 to 12, each cut into three."""
+    thirds = np.indices(truth.shape)[1] // 4 % 3
+    return np.where((truth > 0) & (truth <= 12), 3 * truth + 100 + thirds, truth)
+
+
+def merged(truth: Any, n: int) -> Any:
+    """So many cells under one number, and four that are missed."""
+    found = np.where(truth > 21, 0, truth)
+    return np.where((truth > 0) & (truth <= n), 100, found)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "moved"),
+    [
+        (in_pieces, [("split", False)]),
+        (lambda truth: merged(truth, 9), []),
+        (lambda truth: merged(truth, 10), [("split", True)]),
+    ],
+)
+def test_split_is_moved_where_ten_cells_ask_for_it(
+    person: Any, desk: Any, monkeypatch: pytest.MonkeyPatch, spoil: Any, moved: Any
+) -> None:
+    truth = discs([(y, x) for y in range(10, 96, 19) for x in range(10, 96, 19)], 6)
+    desk.open("picture", image_of(truth))
+    desk.show(spoil(truth))
+    desk.segmented = True
+    slid: list[Any] = []
+    monkeypatch.setattr(person, "OTHER_SIZE", 10)
+    monkeypatch.setattr(
+        person.Person, "_slide", lambda self, setting, values, up: slid.append((setting, up))
+    )
+    person.Person(desk, truth)._set_up()
+    assert [one for one in slid if one[0] == "split"] == moved
+
+
 def drop_in(truth: Any) -> Any:
     labels = truth.copy()
     labels[40:50, 5:15] = 77

@@ -15,6 +15,7 @@ from napari_sa2net.inference.instances import (
     PlaneLinker,
     fill_holes,
     inner_distance,
+    label_at_splits,
     label_objects,
     relabel_raster,
 )
@@ -183,6 +184,17 @@ def test_a_pixel_at_the_threshold_belongs_to_the_cell():
     p = np.full((1, 4, 4), 0.5, np.float32)
     labels = label_objects(p, ONE, InstanceConfig(foreground=0.5, min_size=0))
     assert (labels == 1).all()
+
+
+@pytest.mark.parametrize("settings", [{}, {"min_confidence": 0.9, "fill_holes": False}])
+def test_several_splits_at_once_are_as_each_alone(settings):
+    p = probabilities(many(), contact=0.6)
+    splits = (0.5, 0, 0.2, 1, 0.5)
+    alone = [label_objects(p, THREE, InstanceConfig(split=s, **settings)) for s in splits]
+    at_once = label_at_splits(p, THREE, InstanceConfig(**settings), splits)
+    for one, other in zip(alone, at_once, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len({int(one.max()) for one in alone}) == 3
 
 
 def test_min_size_drops_smaller_areas_only():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -123,7 +124,7 @@ def test_what_counts_and_what_is_certain(tmp_path, counts, certain, mask, sure, 
 
     one = example(tmp_path, (64, 64), counts=columns(counts), certain=columns(certain))
     as_it_is = dataset.Warp(1.0, 0.0, False, (31.5, 31.5))
-    monkeypatch.setattr(dataset, "random_warp", lambda *args: as_it_is)
+    monkeypatch.setattr(dataset, "random_warp", lambda *_, **__: as_it_is)
     crop = CropDataset([one], TrainConfig(crop=64, diameter=30), 1)[0]
     for name, expected in (("mask", mask), ("certain", sure)):
         inner = crop[name][2:-2, 2:-2].numpy()
@@ -293,6 +294,28 @@ def test_where_nothing_is_hard_any_object_will_do():
     assert draws[0] == draws[1]
 
 
+def test_where_no_object_is_labelled_what_is_hard_is_looked_at():
+    rng = np.random.default_rng(1)
+    hard = np.array([[500.0, 300.0]])
+    warps = [
+        random_warp(rng, (1000, 1000), 64, 1.0, np.zeros((0, 2)), hard, 0.6) for _ in range(400)
+    ]
+    near = [np.abs(np.array(w.centre) - hard[0]).max() <= 0.5 * 32 / w.scale for w in warps]
+    assert np.mean(near) == pytest.approx(0.6 * 0.7, abs=0.05)
+
+
+def test_crops_look_at_what_is_hard_in_their_image(tmp_path):
+    labels = np.zeros((400, 400), np.int32)
+    labels[348:353, 348:353] = 1
+    one = example(tmp_path, (400, 400), labels=labels, hard=np.array([[350.0, 350.0]]))
+    one = replace(one, centres=np.array([[50.0, 50.0]]))
+    for share, expected in ((0.0, 0.0), (1.0, 0.7)):
+        config = TrainConfig(crop=32, diameter=30, hard_share=share, augmentation="plain")
+        crops = CropDataset([one], config, 60)
+        seen = [bool(crops[i]["target"].any()) for i in range(60)]
+        assert np.mean(seen) == pytest.approx(expected, abs=0.12)
+
+
 def test_between_objects_is_within_four_pixels_of_two():
     labels = np.zeros((20, 40), np.int32)
     labels[5:15, 4:10] = 1
@@ -311,7 +334,7 @@ def test_pixels_between_objects_weigh_more(tmp_path, monkeypatch):
     labels = np.repeat([[1] * 32 + [2] * 32], 64, axis=0).astype(np.int32)
     one = example(tmp_path, (64, 64), labels=labels)
     as_it_is = dataset.Warp(1.0, 0.0, False, (31.5, 31.5))
-    monkeypatch.setattr(dataset, "random_warp", lambda *args: as_it_is)
+    monkeypatch.setattr(dataset, "random_warp", lambda *_, **__: as_it_is)
     for more, expected in ((0.0, {1.0}), (2.5, {1.0, 3.5})):
         config = TrainConfig(crop=64, diameter=30, touching_weight=more)
         weight = CropDataset([one], config, 1)[0]["weight"]
@@ -329,9 +352,12 @@ def test_a_share_of_the_crops_is_augmented_widely(
     tmp_path, monkeypatch, chosen, share, expected
 ):
     seen = []
-    monkeypatch.setattr(
-        dataset, "vary_intensity", lambda *args: seen.append(args[3]) or args[0]
-    )
+
+    def vary(image, rng, colour, wide=False):
+        seen.append(wide)
+        return image
+
+    monkeypatch.setattr(dataset, "vary_intensity", vary)
     config = TrainConfig(crop=32, diameter=30, augmentation=chosen, wide_share=share)
     crops = CropDataset([example(tmp_path, kind="a")], config, 200)
     for i in range(200):

@@ -486,7 +486,6 @@ def test_the_rate_rises_over_a_tenth_and_falls_to_nothing() -> None:
 )
 def test_what_is_right_of_what_is_held_back(covered: int, is_cell: bool, right: float) -> None:
     labels = np.zeros((20, 20), np.int32)
-    labels[5:15, 5:15].flat[:covered] = 0
     inner = np.zeros(100, np.int32)
     inner[:covered] = 4
     labels[5:15, 5:15] = inner.reshape(10, 10)

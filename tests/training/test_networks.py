@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from napari_sa2net.config import TrainConfig, UnifiedFocalConfig
 from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.data.training_set import TrainingItem
-from napari_sa2net.errors import SettingsError, TrainingDataError
+from napari_sa2net.errors import ModelNotFoundError, SettingsError, TrainingDataError
 from napari_sa2net.models import load_model
 from napari_sa2net.nn import FocalUNet, SA2Net
 from napari_sa2net.training.dataset import Example
@@ -129,6 +130,24 @@ def test_what_a_card_says_of_the_network_beside_a_base_is_what_was_made(
     assert two.card.network == one.card.network
     for a, b in zip(one.net.parameters(), two.net.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_training_is_repeated_from_the_very_base(folder, tmp_path) -> None:
+    train_folder(folder, "base", SMALL)
+    train_folder(folder, "first", SMALL.model_copy(update={"base": "base", "steps": 1}))
+    card = load_model("first").card
+    moved = shutil.move(load_model("base").path, tmp_path / "moved.safetensors")
+    # another of its name
+    train_folder(folder, "base", SMALL.model_copy(update={"seed": 1}))
+    with pytest.raises(ModelNotFoundError, match=r"not among your models.* with --base"):
+        repeat_from_card(card, folder, "again")
+    with pytest.raises(ModelNotFoundError, match="is not the parent"):
+        repeat_from_card(card, folder, "again", base="base")
+    again = repeat_from_card(card, folder, "again", base=str(moved))
+    assert again.card.parent == card.parent
+    # a base that was a file is found where it was
+    third = repeat_from_card(again.card, folder, "third")
+    assert third.card.parent == card.parent
 
 
 def test_only_tissue_is_shown_as_fluorescence() -> None:

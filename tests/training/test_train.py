@@ -11,11 +11,12 @@ import psutil
 import pytest
 import tifffile
 import torch
+from scipy import ndimage
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
 from napari_sa2net import segment
-from napari_sa2net.config import CLASSES, OUTPUTS, InputConfig, TrainConfig
+from napari_sa2net.config import CLASSES, OUTPUTS, InputConfig, InstanceConfig, TrainConfig
 from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.data.training_set import load_training_folder, split_items
 from napari_sa2net.errors import (
@@ -28,6 +29,7 @@ from napari_sa2net.errors import (
 )
 from napari_sa2net.metrics import pool
 from napari_sa2net.models import load_model
+from napari_sa2net.models.file import save_model
 from napari_sa2net.nn import network_config
 from napari_sa2net.training import train
 from napari_sa2net.training.dataset import (
@@ -136,22 +138,6 @@ def test_two_processes_share_batches_and_scores(folder, tmp_path):
     at = TRIED.index(tuple(getattr(result.card.instance, field) for field in TUNED))
     alone = pool([one[at] for one in scores])
     np.testing.assert_allclose(found["dice"], alone["dice"], atol=1e-3)
-
-
-def test_who_trains_along_looks_at_the_places_that_the_first_found(
-    folder, tmp_path, monkeypatch
-):
-    train_folder(folder, "parent", SMALL.model_copy(update={"steps": 1}))
-    config = SMALL.model_copy(update={"base": "parent", "hard_share": 1.0})
-    items, _ = split_items(load_training_folder(folder), 0.25, config.seed)
-    examples = [load_example(item, InputConfig(), config.diameter) for item in items]
-    rest = (examples, config, torch.device("cpu"), tmp_path, None, None)
-    found = train._with_hard(Place(), *rest)
-    monkeypatch.setattr(train, "load_model", lambda *_: pytest.fail("looked again"))
-    along = train._with_hard(Place(1, 2), *rest)
-    for one, other in zip(found, along, strict=True):
-        assert len(one.hard)
-        np.testing.assert_array_equal(one.hard, other.hard)
 
 
 def test_each_crop_comes_once(folder):
@@ -372,6 +358,10 @@ def test_a_network_is_what_is_recommended_where_nothing_is_said(
         ({"steps": 9, "workers": 3, "device": "cuda", "validate_every": 7}, {}, None),
         ({"seed": 5, "crop": 64}, {"seed": 5, "crop": 96}, "--crop was 64 and is 96. Give"),
         ({"gone": 5}, {}, None),
+        # begun before there were these
+        ({"seed": 0}, {"touching_weight": 5.0}, "--touching-weight was 0.0 and is 5.0"),
+        ({"seed": 0}, {"hard_share": 1.0}, "--hard-share was 0.0 and is 1.0"),
+        ({}, {"touching_weight": 5.0}, None),
     ],
 )
 def test_a_run_goes_on_with_the_settings_that_it_began_with(began, said, words, tmp_path):
@@ -427,7 +417,7 @@ def test_what_was_found_best_is_told_and_of_equals_the_first(monkeypatch):
     said = {}
     monkeypatch.setattr(module, "log", lambda name, value, **_: said.update({name: value}))
     # of ap50 and mean_ap, with the first settings that are tried; the others find nothing
-    found = [(0.5, 0.5), (0.9, 0.2), (0.4, 0.7), (0.1, 0.9), *[(0.0, 0.0)] * 17]
+    found = [(0.5, 0.5), (0.9, 0.2), (0.4, 0.7), (0.1, 0.9), *[(0.0, 0.0)] * (len(TRIED) - 4)]
     pooled = iter([{"ap50": a, "mean_ap": b, "dice": 0.8} for a, b in found])
     monkeypatch.setattr("napari_sa2net.training.train.pool", lambda _: next(pooled))
     module._validated = [(1.0, [None] * len(found)), (2.0, [None] * len(found))]
@@ -435,7 +425,7 @@ def test_what_was_found_best_is_told_and_of_equals_the_first(monkeypatch):
     assert said["val_loss"] == 1.5
     assert said["val_score"] == pytest.approx(0.55)
     assert (said["val_ap50"], said["val_mean_ap"], said["val_dice"]) == (0.9, 0.2, 0.8)
-    assert (said["val_foreground"], said["val_min_confidence"]) == (0.5, 0.85)
+    assert [said[f"val_{name}"] for name in TUNED] == [0.5, 0.5, 0.85]
 
 
 def test_a_step_is_told_and_a_run_is_stopped_between_two(monkeypatch):
@@ -524,59 +514,188 @@ def test_a_run_that_ends_between_validations_goes_on_where_it_was(
 def test_training_can_start_from_a_model(folder, tmp_path):
     config = SMALL.model_copy(update={"steps": 2})
     parent = train_folder(folder, "parent", config)
-    child = train_folder(
-        folder, "child", config.model_copy(update={"base": "parent", "learning_rate": 1e-9})
-    )
+    more = {"hard_share": 0.5, "touching_weight": 2.0, "wide_share": 0.5}
+    config = config.model_copy(update={"base": "parent", "learning_rate": 1e-9, **more})
+    child = train_folder(folder, "child", config)
     assert child.card.parent is not None
     assert child.card.parent.startswith("parent ")
     a, b = (load_model(r.path).net.outc4.weight for r in (parent, child))
     torch.testing.assert_close(a, b, atol=1e-3, rtol=0)
 
 
-def test_training_can_look_at_what_its_base_gets_wrong(folder, tmp_path):
-    train_folder(folder, "parent", SMALL.model_copy(update={"steps": 1}))
-    config = SMALL.model_copy(update={"steps": 4, "base": "parent", "hard_share": 1.0})
-    run, said = tmp_path / "run", []
+@pytest.fixture
+def hard(tiny_model):
+    """Settings of a training that looks at what a model that finds the cells gets wrong."""
+    return SMALL.model_copy(update={"base": str(tiny_model), "hard_share": 1.0})
 
-    def cancel_while(words):
-        def progress(*args):
-            said.append(args)
 
+@pytest.fixture
+def flawed(folder, tmp_path):
+    """The folder, but one cell of each image has no label, and one label no cell."""
+    directory = tmp_path / "flawed"
+    shutil.copytree(folder, directory)
+    for path in (directory / "labels").iterdir():
+        labels = tifffile.imread(path)
+        labels[labels == 3] = 0
+        ground = np.argwhere(ndimage.minimum_filter(labels == 0, 9, mode="constant"))
+        y, x = ground[len(ground) // 2]
+        labels[y - 3 : y + 4, x - 3 : x + 4] = 99
+        tifffile.imwrite(path, labels)
+    return directory
+
+
+def until_crops(directory, config, run, place=None, **how):
+    """A training up to its first step; gives the examples that crops are cut from."""
+    seen = []
+
+    def stop(examples, *_):
+        seen.extend(examples)
+        raise Cancelled
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "CropDataset", stop)
         with pytest.raises(Cancelled):
-            train_folder(
-                folder,
-                "child",
-                config,
-                run,
-                on_progress=progress,
-                cancelled=lambda: words in said[-1][2],
-            )
+            train.train_with(place or Place(), directory, "child", config, run, **how)
+    return seen
 
-    cancel_while("reading")
-    assert not (run / "hard.npz").exists()
-    cancel_while("training")
-    training, _ = split_items(
-        load_training_folder(folder), config.validation_fraction, config.seed
-    )
-    looked = [one for one in said if "gets wrong" in one[2]]
-    assert looked[-1][:2] == (len(training), len(training))
-    with np.load(run / "hard.npz") as kept:
-        places = [kept[str(i)] for i in range(len(training))]
-    # one step teaches nothing: all cells are missed, and each place is one's middle
-    for item, found in zip(training, places, strict=True):
-        example = load_example(item, InputConfig(), config.diameter)
-        away = np.linalg.norm(found[:, None] - example.centres[None], axis=2)
-        assert (away.min(axis=0) < 1.5).all()
 
-    # a run that goes on looks at the same places, and at the same images
-    last = len(said)
-    on = config.model_copy(update={"resume": run})
-    train_folder(folder, "child", on, run, on_progress=lambda *a: said.append(a))
-    assert not any("gets wrong" in one[2] for one in said[last:])
-    np.savez(run / "hard.npz", **{"0": places[0]})
-    more = on.model_copy(update={"steps": 5})
-    with pytest.raises(SettingsError, match="began with 1 images"):
-        train_folder(folder, "other", more, run)
+def places(examples):
+    return {one.item.name: one.hard.tolist() for one in examples}
+
+
+def makes_a_step(run):
+    torch.save({"global_step": 1}, run / "last.ckpt")
+
+
+def test_training_looks_at_what_its_base_gets_wrong(folder, flawed, hard, tmp_path):
+    said = []
+    crops = until_crops(flawed, hard, tmp_path, on_progress=lambda *a: said.append(a))
+    looked = [one[:2] for one in said if "gets wrong" in one[2]]
+    assert looked == [(i + 1, len(crops)) for i in range(len(crops))]
+    for one in crops:
+        whole = tifffile.imread(folder / "labels" / f"{one.item.name}.tif")
+        for place in (one.centres[-1], ndimage.center_of_mass(whole == 3)):
+            assert np.linalg.norm(one.hard - place, axis=1).min() < 1
+        assert len(one.hard) <= 3
+
+
+def test_in_a_large_image_it_looks_in_the_middle(flawed, hard, tmp_path, monkeypatch):
+    everywhere = until_crops(flawed, hard, tmp_path)
+    monkeypatch.setattr(train, "HARD_SIDE", 64)
+    middle = until_crops(flawed, hard, tmp_path)
+    n = 0
+    for one, other in zip(everywhere, middle, strict=True):
+        half = np.divide(one.labels.shape, 2)
+        assert (np.abs(other.hard - half) <= 32 * one.diameter / hard.diameter + 1).all()
+        for place in one.hard[(np.abs(one.hard - half) < 24).all(1)]:
+            assert np.linalg.norm(other.hard - place, axis=1).min() < 1
+            n += 1
+    assert n
+
+
+def test_a_large_image_is_searched_in_pieces(folder, hard):
+    item = load_training_folder(folder)[0]
+    one = load_example(item, InputConfig(), hard.diameter)
+    config = hard.model_copy(update={"diameter": 8 * one.diameter})  # 768 x 896 of the network
+    asked = []
+    train._with_hard([one], config, None, lambda: asked.append(1))
+    assert len(asked) == 2
+
+
+def test_its_base_is_judged_with_its_own_settings(folder, hard, tiny_model, tmp_path):
+    model = load_model(tiny_model)
+    card = model.card.model_copy(update={"instance": InstanceConfig(min_size=5000)})
+    strict = save_model(tmp_path / "strict.safetensors", model.net, card)
+    config = hard.model_copy(update={"base": str(strict)})
+    for one in until_crops(folder, config, tmp_path / "run"):
+        np.testing.assert_allclose(one.hard, one.centres)  # nothing is so large: all missed
+
+
+def test_who_goes_on_and_who_trains_along_look_at_the_same(
+    folder, flawed, hard, tmp_path, monkeypatch
+):
+    run, out = tmp_path / "run", tmp_path / "out"
+    until_crops(folder, hard, out)  # what another run left there
+    began = places(until_crops(flawed, hard, run))
+    makes_a_step(run)
+    makes_a_step(out)
+    on = hard.model_copy(update={"resume": run})
+    monkeypatch.setattr(train, "_with_hard", lambda *_: pytest.fail("looked again"))
+    assert places(until_crops(flawed, hard, run, Place(1, 2))) == began
+    assert places(until_crops(flawed, on, run)) == began
+    assert (run / "last.ckpt").is_file()
+    assert places(until_crops(flawed, on, out)) == began
+    assert places(until_crops(flawed, on, out, Place(1, 2))) == began
+    assert not (out / "last.ckpt").exists()
+
+
+def test_places_of_something_else_are_refused(folder, flawed, hard, other_model, tmp_path):
+    run, base = tmp_path / "run", tmp_path / "base.safetensors"
+    shutil.copy(hard.base, base)
+    hard = hard.model_copy(update={"base": str(base)})
+    until_crops(flawed, hard, run)
+    makes_a_step(run)
+    on = hard.model_copy(update={"resume": run})
+    others = tmp_path / "others"
+    shutil.copytree(flawed, others)
+    for path in [*others.glob("*/*.tif")]:
+        path.rename(path.with_stem(f"other {path.stem}"))
+    with pytest.raises(SettingsError, match="began with another set of images"):
+        train_folder(others, "child", on, run)
+    shutil.copy(other_model, base)
+    with pytest.raises(SettingsError, match="began with another base"):
+        train_folder(flawed, "child", on, run)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b"x", lambda b: b[:200] + b[300:]])
+def test_damaged_places_are_looked_for_anew(flawed, hard, tmp_path, damage):
+    began = places(until_crops(flawed, hard, tmp_path))
+    makes_a_step(tmp_path)
+    on = hard.model_copy(update={"resume": tmp_path})
+    kept = tmp_path / "hard.npz"
+    kept.write_bytes(damage(kept.read_bytes()))
+    with pytest.raises(SettingsError, match=r"hard\.npz is damaged .* Delete it"):
+        train_folder(flawed, "child", on, tmp_path)
+    kept.unlink()
+    assert places(until_crops(flawed, on, tmp_path)) == began
+
+
+def test_a_run_that_begins_anew_takes_nothing_from_one_before(folder, flawed, hard, tmp_path):
+    said = []
+    before = until_crops(folder, hard, tmp_path)
+    makes_a_step(tmp_path)
+    left = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+    anew = hard.model_copy(update={"seed": 9})
+    with pytest.raises(Cancelled):
+        train_folder(
+            flawed,
+            "child",
+            anew,
+            tmp_path,
+            on_progress=lambda *a: said.append(a),
+            cancelled=lambda: "gets wrong" in said[-1][2],
+        )
+    # as long as it looks for places, the one before can go on
+    assert {name: (tmp_path / name).read_bytes() for name in left} == left
+    assert places(until_crops(flawed, anew, tmp_path)) != places(before)
+    assert not (tmp_path / "last.ckpt").exists()
+    assert json.loads((tmp_path / "settings.json").read_text())["seed"] == 9
+
+
+def test_the_weight_of_pixels_reaches_the_loss():
+    config = SMALL.model_copy(update={"touching_weight": 4.0})
+    module = SegmentationModule(start_network(config)[0].eval(), config)
+    batch = {
+        "image": torch.rand(1, 3, 32, 32),
+        "target": torch.randint(0, 3, (1, 32, 32)),
+        "distance": torch.rand(1, 32, 32),
+        "mask": torch.ones(1, 32, 32, dtype=torch.bool),
+    }
+    ones = torch.ones(1, 32, 32)
+    some = torch.where(batch["target"] == 2, 5.0, 1.0)
+    with torch.no_grad():
+        plain, weighed = (float(module.loss_of({**batch, "weight": w})) for w in (ones, some))
+    assert abs(plain - weighed) > 0.01
 
 
 def test_the_saved_statistics_are_those_of_the_saved_weights(folder, tmp_path):
@@ -625,7 +744,7 @@ def test_names_and_settings_are_checked_before_the_work(folder, tmp_path):
         train_folder(folder, "taken", config)
     with pytest.raises(SettingsError, match=r"last\.ckpt"):
         train_folder(folder, "x", config.model_copy(update={"resume": tmp_path}))
-    with pytest.raises(SettingsError, match="--base"):
+    with pytest.raises(SettingsError, match="--full --base MODEL"):
         train_folder(folder, "x", config.model_copy(update={"hard_share": 0.5}))
     with pytest.raises(TrainingDataError, match="kind weights"):
         train_folder(folder, "y", config.model_copy(update={"kind_weights": {"": 0.0}}))
@@ -692,14 +811,16 @@ def small_disk(n_bytes):
 
 def test_a_full_disk_costs_no_checkpoint(folder, tmp_path):
     run = tmp_path / "run"
-    run.mkdir()
-    (run / "last.ckpt").write_bytes(b"of before")
+    with pytest.raises(Cancelled):
+        train_folder(folder, "full", SMALL, run, cancelled=lambda: True)
+    before = (run / "last.ckpt").read_bytes()
+    on = SMALL.model_copy(update={"resume": run})
     with (
         small_disk(20_000),
-        pytest.raises(OutputError, match=r"best\.ckpt' cannot be written.*disk is not full"),
+        pytest.raises(OutputError, match=r"last\.ckpt' cannot be written.*disk is not full"),
     ):
-        train_folder(folder, "full", SMALL, out=run)
-    assert (run / "last.ckpt").read_bytes() == b"of before"
+        train_folder(folder, "full", on, out=run)
+    assert (run / "last.ckpt").read_bytes() == before
     assert not list(run.glob(".part*"))
 
 

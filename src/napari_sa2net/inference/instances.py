@@ -8,7 +8,7 @@ says. A foreground component keeps at least one object, so that small ones are n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -305,15 +305,35 @@ def label_objects(
     SettingsError
         If the classes are unknown or do not fit the array.
     """
+    (labels,) = label_at_splits(probability, classes, config, (config.split,))
+    return labels
+
+
+def label_at_splits(
+    probability: NDArray[np.floating[Any]],
+    classes: Sequence[str],
+    config: InstanceConfig,
+    splits: Sequence[float],
+) -> Iterator[Labels]:
+    """As `label_objects`, with each of several splits; most of the work is done once."""
     probability = np.asarray(probability)
     foreground = foreground_probability(probability, classes)
     with np.errstate(invalid="ignore"):
         mask = foreground >= config.foreground
-    if config.split == 0:
-        labels = ndimage.label(mask, structure=_EIGHT, output=np.int32)[0]
-    else:
-        labels = _split(mask, probability, foreground, list(classes), config.split)
-    return _clean(labels, foreground, config)
+    pixels = np.flatnonzero(mask)
+    basins = None
+    if pixels.size and any(splits):
+        landscape = _landscape(mask, pixels, probability, foreground, list(classes))
+        basins = Basins((mask.shape[0], mask.shape[1]), pixels, landscape)
+    middle = DEPTH_WITH_DISTANCE if DISTANCE in classes else DEPTH
+    for split in splits:
+        if split == 0 or basins is None:
+            labels = ndimage.label(mask, structure=_EIGHT, output=np.int32)[0]
+        else:
+            group = basins.merged(cut_depth(split, middle), SMALLEST_PART)
+            labels = np.zeros(mask.shape, np.int32)
+            labels.ravel()[pixels] = (group + 1).astype(np.int32)[basins.basin]
+        yield _clean(labels, foreground, config)
 
 
 def foreground_probability(
@@ -356,26 +376,6 @@ def cut_depth(split: float, middle: float = DEPTH) -> float:
         The depth at split = 0.5.
     """
     return max(middle * ((1 - split) / split) ** DEPTH_POWER, DEPTH_MIN)
-
-
-def _split(
-    mask: NDArray[np.bool_],
-    probability: NDArray[np.floating[Any]],
-    foreground: NDArray[np.floating[Any]],
-    names: list[str],
-    split: float,
-) -> Labels:
-    """Label the foreground, cut along passes as deep as the split setting asks for."""
-    height, width = mask.shape
-    labels = np.zeros((height, width), np.int32)
-    pixels = np.flatnonzero(mask)
-    if pixels.size:
-        landscape = _landscape(mask, pixels, probability, foreground, names)
-        basins = Basins((height, width), pixels, landscape)
-        depth = cut_depth(split, DEPTH_WITH_DISTANCE if DISTANCE in names else DEPTH)
-        group = basins.merged(depth, SMALLEST_PART)
-        labels.ravel()[pixels] = (group + 1).astype(np.int32)[basins.basin]
-    return labels
 
 
 def _landscape(

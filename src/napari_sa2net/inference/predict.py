@@ -24,7 +24,15 @@ from napari_sa2net.inference.devices import (
     resolve_device,
 )
 from napari_sa2net.inference.stages import AS_TRAINED, Change, Memo, Part, See
-from napari_sa2net.inference.tiling import STRIDE, Axis, ScaledPlane, Seams, Tile, plan_tiles
+from napari_sa2net.inference.tiling import (
+    STRIDE,
+    Axis,
+    Plane,
+    ScaledPlane,
+    Seams,
+    Tile,
+    plan_tiles,
+)
 from napari_sa2net.models.file import Model
 from napari_sa2net.nn import (
     activate,
@@ -264,7 +272,7 @@ class Predictor:
         """What runs the network where nothing of it is looked at or changed."""
         return "torch" if self._library is None else self._library.name
 
-    def scaled(self, plan: ImagePlan, index: tuple[int, ...], scale: float) -> ScaledPlane:
+    def scaled(self, plan: Plane, index: tuple[int, ...], scale: float) -> ScaledPlane:
         """The plane as this model's network sees it."""
         return ScaledPlane(plan, index, scale, self.input.resize_to, self.input.antialias)
 
@@ -286,7 +294,7 @@ class Predictor:
 
     def predict_plane(
         self,
-        plan: ImagePlan,
+        plan: Plane,
         index: tuple[int, ...] = (),
         scale: float = 1.0,
         *,
@@ -300,7 +308,7 @@ class Predictor:
 
         Parameters
         ----------
-        plan : ImagePlan
+        plan : ImagePlan, or another `tiling.Plane`
         index : tuple of int
             Which plane of the stack.
         scale : float

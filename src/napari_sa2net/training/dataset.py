@@ -234,8 +234,10 @@ def random_warp(
     """A warp that shows a random part of an image of `shape` at about `scale`.
 
     Most crops look at one of `places`, (n, 2) centres of objects, so that few are empty; the
-    given share of these at one of `hard`, (n, 2), if there are any.
+    given share of these at one of `hard`, (n, 2), if there are any, also where no object is.
     """
+    places = np.zeros((0, 2)) if places is None else places
+    hard = np.zeros((0, 2)) if hard is None or not hard_share else hard
     octaves = FAR_OCTAVES if rng.random() < FAR_SHARE else NEAR_OCTAVES
     scale *= 2.0 ** rng.uniform(-octaves, octaves)
     half = crop / scale / 2
@@ -245,15 +247,16 @@ def random_warp(
         else (n - 1) / 2 + rng.uniform(-0.1, 0.1) * n
         for n in shape
     ]
-    if places is not None and len(places) and rng.random() < OBJECT_SHARE:
+    if len(places) + len(hard) and rng.random() < OBJECT_SHARE:
         off = OFF
-        if hard is not None and len(hard) and hard_share and rng.random() < hard_share:
+        if len(hard) and rng.random() < hard_share:
             places, off = hard, OFF_HARD
-        place = places[int(rng.integers(len(places)))] + rng.uniform(-off, off, 2) * half
-        centre = [
-            float(np.clip(p, half, n - half)) if n > 2 * half else c
-            for p, n, c in zip(place, shape, centre, strict=True)
-        ]
+        if len(places):
+            place = places[int(rng.integers(len(places)))] + rng.uniform(-off, off, 2) * half
+            centre = [
+                float(np.clip(p, half, n - half)) if n > 2 * half else c
+                for p, n, c in zip(place, shape, centre, strict=True)
+            ]
     # Right angles keep the pixels as they are; free angles show what they do not.
     right = rng.random() < 0.5
     angle = math.pi / 2 * int(rng.integers(4)) if right else rng.uniform(0, 2 * math.pi)

@@ -417,12 +417,15 @@ def repeat_from_card(
         ) from error
     if full:
         if config.base is not None:
+            # What has that name now may be another, such as the child.
+            named = None if is_model_name(config.base) else config.base
+            parent = find_parent(card, base or named)
             # cards of 0.1.0 say of these what was not done where there was a base
             was = {
                 "network": card.network.kind,
                 "base_channels": card.network.base_channels,
                 "squeeze_excitation": None,
-                "base": base or config.base,
+                "base": str(parent.path),
             }
             config = config.model_copy(update=was)
         run = None if out is None else Path(out)

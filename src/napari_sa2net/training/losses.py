@@ -114,8 +114,9 @@ class UnifiedFocalLoss(nn.Module):
             Pixels that count; the others have no say, whatever their logits and target.
             None at all gives 0 with a gradient of 0.
         pixel_weights : (B, H, W), optional
-            What `penalty` gives for this target and mask, to compute it once for several
-            heads.
+            Of each pixel's errors, in place of what `penalty` gives for this target and mask
+            (`deep_supervision_loss` multiplies it in). The focal part is a mean over pixels,
+            not over weights, as with the penalty: where they are large, so is the loss.
 
         Returns
         -------

@@ -7,6 +7,7 @@ import logging
 import math
 import shlex
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from datetime import timedelta
 from itertools import product
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import lightning.pytorch as pl
 import numpy as np
@@ -31,10 +33,10 @@ from napari_sa2net.config import (
     InputConfig,
     InstanceConfig,
     NetworkConfig,
+    PredictConfig,
     Progress,
     TrainConfig,
     is_taught,
-    n_classes,
 )
 from napari_sa2net.data.axes import Channels, channel_choice
 from napari_sa2net.data.training_set import load_training_folder, split_items
@@ -50,8 +52,10 @@ from napari_sa2net.inference.devices import fast_dtype, memory_kept, resolve_dev
 from napari_sa2net.inference.instances import (
     confidences,
     foreground_probability,
+    label_at_splits,
     label_objects,
 )
+from napari_sa2net.inference.predict import Predictor
 from napari_sa2net.metrics import ImageScore, pool, score_image
 from napari_sa2net.models.card import ModelCard
 from napari_sa2net.models.file import Model, load_model, save_model
@@ -64,8 +68,10 @@ from napari_sa2net.models.registry import (
 from napari_sa2net.nn import Network, activate, make_network, network_config, widened
 from napari_sa2net.provenance import versions
 from napari_sa2net.training.dataset import (
+    VALIDATION_SIDE,
     CropDataset,
     Example,
+    InMemory,
     ValidationDataset,
     evenly,
     image_diameters,
@@ -216,13 +222,14 @@ class SegmentationModule(pl.LightningModule):
         counts = batch["mask"][0].cpu().numpy()
         truth = batch["labels"][0].cpu().numpy() * counts
         scores = []
-        for value, split in product(FOREGROUNDS, SPLITS):
-            config = InstanceConfig(foreground=value, split=split)
-            labels = label_objects(probability, self.outputs, config)
-            sure = confidences(labels, foreground_probability(probability, self.outputs))
-            for least in CONFIDENCES:
-                kept = np.where(sure[labels] >= least, labels, 0)
-                scores.append(score_image(kept * counts, truth))
+        foreground = foreground_probability(probability, self.outputs)
+        for value in FOREGROUNDS:
+            config = InstanceConfig(foreground=value)
+            for labels in label_at_splits(probability, self.outputs, config, SPLITS):
+                sure = confidences(labels, foreground)
+                for least in CONFIDENCES:
+                    kept = np.where(sure[labels] >= least, labels, 0)
+                    scores.append(score_image(kept * counts, truth))
         self._validated.append((loss, scores))
 
     def on_validation_epoch_end(self) -> None:
@@ -388,8 +395,8 @@ def train_with(
     check_devices(config.devices, device, config.batch_size)
     if config.hard_share and config.base is None:
         raise SettingsError(
-            "--hard-share is about what a model gets wrong: give that model as --base, or "
-            "leave --hard-share out."
+            "--hard-share is about what a model gets wrong: give that model with --full --base "
+            "MODEL, or leave --hard-share out."
         )
     examples = _load(items, input_config, config, on_progress, "reading images")
     validation = _load(
@@ -414,11 +421,22 @@ def train_with(
     if place.is_first:
         with _writing_to(run):
             run.mkdir(parents=True, exist_ok=True)
+    hard_of: dict[str, Any] = {}
+    if config.hard_share:
+        hard_of = _hard_of(examples, config, parent)
+        beside = last.parent if last and place.is_first else run
+        if place.is_first and (last is None or not (beside / HARD).is_file()):
+            examples = _with_hard(examples, config, on_progress, cancelled)
+        else:
+            examples = _with_kept_hard(examples, beside / HARD, hard_of)
+    if place.is_first:
+        if last is None or not run.samefile(last.parent):
+            with _writing_to(run):  # another run's is not what these settings are of
+                (run / "last.ckpt").unlink(missing_ok=True)
+        if hard_of:
+            _keep_hard(examples, run / HARD, hard_of)
         kept = {**settings, **read_as}
         write_atomically(run / SETTINGS, json.dumps(kept, indent=1).encode())
-
-    if config.hard_share:
-        examples = _with_hard(place, examples, config, device, run, on_progress, cancelled)
 
     best = ModelCheckpoint(
         dirpath=run,
@@ -566,56 +584,78 @@ def _load(
 
 
 def _with_hard(
-    place: Place,
     examples: list[Example],
     config: TrainConfig,
-    device: torch.device,
-    run: Path,
     on_progress: Progress | None,
     cancelled: Callable[[], bool] | None,
 ) -> list[Example]:
     """Examples with the places that the model gets wrong that training starts from.
 
-    They are kept beside the run, so that one that goes on, and processes that train along,
-    look at the same.
+    It is judged as it would segment them, at the object size of the training.
+
+    Raises
+    ------
+    Cancelled
+    """
+    assert config.base is not None
+    base = load_model(config.base)
+    predict = PredictConfig(
+        device=config.device, precision=config.precision, tile=VALIDATION_SIDE
+    )
+    predictor = Predictor(base, predict, InputConfig())
+    found = []
+    for example in examples:
+        scale = config.diameter / example.diameter
+        part, start = middle_part(example, 1.0, math.ceil(HARD_SIDE / scale))
+        values = predictor.predict_plane(InMemory(part.image), scale=scale, cancelled=cancelled)
+        labels = label_objects(values, base.card.classes, base.card.instance)
+        wrong = wrong_places(labels, part.labels, part.counts)
+        found.append(replace(example, hard=wrong + np.asarray(start)))
+        if on_progress:
+            on_progress(len(found), len(examples), "looking for what the model gets wrong")
+    return found
+
+
+def _hard_of(
+    examples: list[Example], config: TrainConfig, parent: str | None
+) -> dict[str, Any]:
+    """What hard places depend on, as JSON has it."""
+    return {
+        "base": (parent or "").rpartition(" ")[2],
+        "diameter": config.diameter,
+        "set of images": [[one.item.name, *one.labels.shape] for one in examples],
+    }
+
+
+def _keep_hard(examples: list[Example], path: Path, of: dict[str, Any]) -> None:
+    """For who goes on, and for processes that train along: all look at the same."""
+    places: dict[str, Any] = {str(i): one.hard for i, one in enumerate(examples)}
+    write_atomically(path, lambda file: np.savez(file, of=json.dumps(of), **places))
+
+
+def _with_kept_hard(examples: list[Example], path: Path, of: dict[str, Any]) -> list[Example]:
+    """Examples with the places that `_keep_hard` kept.
 
     Raises
     ------
     SettingsError
-        If a run goes on with other images.
-    Cancelled
+        If they are of something else, or damaged.
     """
-    path = run / HARD
-    assert config.base is not None
-    if not path.is_file() or (place.is_first and config.resume is None):
-        base = load_model(config.base)
-        net = base.net.eval().to(device)
-        dtype = fast_dtype(device)
-        low = dtype != torch.float32 and config.precision != "float32"
-        found = {}
-        for i, example in enumerate(examples):
-            if cancelled and cancelled():
-                raise Cancelled("Training was cancelled before its first step.")
-            scale = config.diameter / example.diameter
-            part, start = middle_part(example, scale, HARD_SIDE)
-            image = torch.from_numpy(part.image)[None].to(device)
-            with torch.no_grad(), torch.autocast(device.type, dtype, enabled=low):
-                logits = net(_channels_last(image))
-            classes = base.card.classes
-            values = activate(logits.float(), n_classes(classes))[0].cpu().numpy()
-            labels = label_objects(values, classes, base.card.instance)
-            wrong = wrong_places(labels, part.labels, part.counts)
-            found[str(i)] = (wrong + np.asarray(start) + 0.5) / scale - 0.5
-            if on_progress:
-                on_progress(i + 1, len(examples), "looking for what the model gets wrong")
-        write_atomically(path, lambda file: np.savez(file, **found))
-    with np.load(path) as kept:
-        if len(kept.files) != len(examples):
+    try:
+        with np.load(path) as kept:
+            began = json.loads(str(kept["of"]))
+            places = [kept[name] for name in kept.files if name != "of"]
+    except (OSError, EOFError, KeyError, ValueError, BadZipFile, zlib.error) as error:
+        raise SettingsError(
+            f"{path} is damaged ({error}). Delete it: its places are looked for once more."
+        ) from error
+    for what, now in of.items():
+        if began.get(what) != now:
             raise SettingsError(
-                f"That run began with {len(kept.files)} images to learn from, and there are "
-                f"{len(examples)} now. Give the same images, or begin anew without --resume."
+                f"That run began with another {what}. Give the same, or begin anew without "
+                "--resume."
             )
-        return [replace(one, hard=kept[str(i)]) for i, one in enumerate(examples)]
+    return [replace(one, hard=hard) for one, hard in zip(examples, places, strict=True)]
 
 
 def start_network(config: TrainConfig) -> tuple[Network, str | None]:
@@ -748,6 +788,8 @@ def _check_goes_on(config: TrainConfig, read_as: dict[str, Any]) -> None:
             )
     unsaid = _unsaid(config)
     changed = []
+    # A run of before there was a setting did what is its default.
+    began = began and {**TrainConfig().model_dump(mode="json"), **began}
     for name, said in config.model_dump(mode="json").items():
         if name not in began or name in _MAY_CHANGE:
             continue
