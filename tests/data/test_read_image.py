@@ -450,6 +450,18 @@ def test_pixel_sizes_that_no_microscope_has(tmp_path, unit, size, expected) -> N
         assert any("no pixel size" in note for note in image.notes) == noted, name
 
 
+def test_a_size_of_zero_says_nothing(tmp_path) -> None:
+    axes = [{"name": a, "type": "space", "unit": "micrometer"} for a in "yx"]
+    steps = [{"type": "scale", "scale": [0, 0]}]
+    group = zarr.open_group(str(tmp_path / "a.zarr"), zarr_format=2)
+    group.create_array("0", data=_ramp(9, 9))
+    group.attrs["multiscales"] = [
+        {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": steps}]}
+    ]
+    image = read_image(tmp_path / "a.zarr")
+    assert (image.scale_um, image.notes) == ({}, ())
+
+
 # --- OME-Zarr --------------------------------------------------------------------------
 
 AXES = [
