@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import signal
 
 import numpy as np
 import pytest
 import tifffile
 
+from napari_sa2net.cli.train import ctrl_c
 from napari_sa2net.data import write_cells
 from napari_sa2net.data.samples import synthetic_nuclei
 from napari_sa2net.errors import Paused
@@ -222,3 +224,17 @@ def test_masks_of_other_programs_are_learned_from(
     one, two = load_model("plain"), load_model("other")
     for (name, a), b in zip(one.net.named_parameters(), two.net.parameters(), strict=True):
         assert (a == b).all(), name
+
+
+def test_the_first_ctrl_c_asks_and_the_second_interrupts():
+    """After the training each of them interrupts, as before."""
+    before = signal.getsignal(signal.SIGINT)
+    with ctrl_c() as pressed:
+        assert not pressed()
+        signal.raise_signal(signal.SIGINT)
+        assert pressed()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with ctrl_c() as pressed:
+        assert not pressed()
+    assert signal.getsignal(signal.SIGINT) is before

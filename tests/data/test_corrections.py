@@ -166,6 +166,16 @@ def test_what_cannot_be_kept_is_refused_in_words(training_set, changes, words):
     assert training_set.commits(*ALL) == []
 
 
+@pytest.mark.parametrize("name", ["x" * 500, "é" * 300, "x" * 110, "細胞" * 18])
+def test_files_keep_as_much_of_a_long_name_as_an_encrypted_folder_takes(name):
+    """143 bytes, of which place and number take some."""
+    stem = file_stem(name, (12, 345), "0123456789ab")
+    assert len(f"{stem}.tif".encode()) <= 143
+    kept = stem.removesuffix("_12-345_01234567")
+    assert name.startswith(kept)
+    assert len(kept.encode()) > 100
+
+
 @pytest.mark.parametrize(
     "name", ["", "...", "a/b\\c:d*?", "CON", "x" * 500, "é" * 300, "\ud800"]
 )

@@ -24,7 +24,7 @@ from shapely.geometry import Point, shape
 from napari_sa2net.cli.options import FormatName
 from napari_sa2net.data import read_cells, read_image, write_cells
 from napari_sa2net.data.formats import FORMATS, cells_of_layer, format_of, save_with_image
-from napari_sa2net.data.label_files import label_files, outlined_shape
+from napari_sa2net.data.label_files import is_other_format, label_files, outlined_shape
 from napari_sa2net.data.outlines import (
     Cells,
     Found,
@@ -927,3 +927,10 @@ def test_an_image_without_a_cell(tmp_path, key):
     path = written(tmp_path, np.zeros((20, 30), np.int32), key)
     if key != "csv":
         assert not read_cells(path, (20, 30)).labels.any()
+
+
+def test_a_folder_that_is_a_zarr_by_its_name_alone_holds_no_cells(tmp_path) -> None:
+    (tmp_path / "empty.zarr").mkdir()
+    (tmp_path / "file.zarr").write_text("")
+    for name in ("empty.zarr", "file.zarr", "gone.zarr"):
+        assert not is_other_format(tmp_path / name)

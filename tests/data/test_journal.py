@@ -483,6 +483,24 @@ def test_a_full_disk_keeps_the_steps_until_there_is_room(journal, monkeypatch):
     journal.discard()
 
 
+def test_who_closes_a_journal_on_a_full_disk_does_not_wait_for_room(journal, monkeypatch):
+    journal.append(b"first")
+    assert journal.wait()
+    tried = []
+
+    def full(*_):
+        tried.append(1)
+        raise OSError("disk is full")
+
+    monkeypatch.setattr(journal_store, "transaction", full)
+    journal.append(b"second")
+    with pytest.raises(OutputError, match="disk is full"):
+        journal.wait()
+    with pytest.raises(OutputError, match="disk is full"):
+        journal.close()
+    assert len(tried) == 2, "once more, and not for ever"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits of files")
 def test_a_file_that_may_not_grow_keeps_the_steps(own_home):
     code = (

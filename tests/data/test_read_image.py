@@ -235,15 +235,26 @@ def test_white_that_is_0_is_noted(tmp_path) -> None:
 
 
 def test_colours_of_a_table_that_are_no_brightness_are_noted(tmp_path) -> None:
+    """How bright a colour is seen: green more than red, and red more than blue."""
     array = _ramp(20, 30, dtype=np.uint8)
     ramp = np.arange(256, dtype=np.uint16) * 257
     nothing = np.zeros_like(ramp)
     drawn = np.random.default_rng(0).integers(0, 65535, (3, 256)).astype(np.uint16)
+
+    def through(*colours: str) -> list[np.ndarray]:
+        """From black through these to white."""
+        stops = np.linspace(0, 255, len(colours) + 2)
+        each = [[0, *(part in colour for colour in colours), 1] for part in "rgb"]
+        return [65535 * np.interp(np.arange(256), stops, one) for one in each]
+
     tables = {
         "grey": [ramp] * 3,
         "green": [nothing, ramp, nothing],
         "inverted": [ramp[::-1]] * 3,
+        "ever brighter": through("b", "r", "rb", "g", "gb", "rg"),
         "drawn": drawn,
+        "red after green": through("g", "r"),
+        "blue after red": through("r", "b"),
     }
     for name, table in tables.items():
         path = tmp_path / f"{name}.tif"
@@ -252,7 +263,7 @@ def test_colours_of_a_table_that_are_no_brightness_are_noted(tmp_path) -> None:
         image = read_image(path)
         np.testing.assert_array_equal(image.array, array)
         assert ["come from a table" in note for note in image.notes] == [True] * (
-            name == "drawn"
+            name in ("drawn", "red after green", "blue after red")
         )
 
 
@@ -437,6 +448,18 @@ def test_pixel_sizes_that_no_microscope_has(tmp_path, unit, size, expected) -> N
         assert image.pixel_size_um == wanted, name
         assert (image.scale_um == {}) == (expected is None), name
         assert any("no pixel size" in note for note in image.notes) == noted, name
+
+
+def test_a_size_of_zero_says_nothing(tmp_path) -> None:
+    axes = [{"name": a, "type": "space", "unit": "micrometer"} for a in "yx"]
+    steps = [{"type": "scale", "scale": [0, 0]}]
+    group = zarr.open_group(str(tmp_path / "a.zarr"), zarr_format=2)
+    group.create_array("0", data=_ramp(9, 9))
+    group.attrs["multiscales"] = [
+        {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": steps}]}
+    ]
+    image = read_image(tmp_path / "a.zarr")
+    assert (image.scale_um, image.notes) == ({}, ())
 
 
 # --- OME-Zarr --------------------------------------------------------------------------

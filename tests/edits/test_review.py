@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from napari_sa2net import edits
-from napari_sa2net.edits import Corrections, History, ReviewQueue
+from napari_sa2net.edits import Corrections, History, ReviewQueue, review
 from napari_sa2net.edits.review import expected_wrong
 from napari_sa2net.errors import EditError
 
@@ -213,6 +213,21 @@ def test_doubts_and_missed_cells_of_a_plane_add_up():
     assert expected_wrong(none, sharp, diameter=14) == pytest.approx(6, abs=0.5)
     assert expected_wrong(none, np.zeros_like(sharp)) == 0
     assert expected_wrong(none, np.full_like(sharp, np.nan)) == 0
+
+
+@pytest.mark.parametrize(("n", "looked_at"), [(1999, 1999), (4000, 1000)])
+def test_of_very_many_cells_some_tell_how_doubtful_all_are(monkeypatch, n, looked_at):
+    """Else a plane of a whole slide keeps a person waiting."""
+    seen = []
+
+    def doubt(label, *_):
+        seen.append(label)
+        return edits.Doubt(label, 0.25, (), cut=False)
+
+    monkeypatch.setattr(review, "doubt", doubt)
+    labels = np.repeat(np.arange(1, n + 1, dtype=np.int32)[None], 3, axis=0)
+    assert expected_wrong(labels, None) == pytest.approx(n / 4)
+    assert len(set(seen)) == looked_at
 
 
 def disk(radius: float = 15, side: int = 60) -> np.ndarray:

@@ -8,7 +8,12 @@ from scipy import ndimage
 
 from napari_sa2net import edits
 from napari_sa2net.edits import Corrections, History, ReviewedMask, outlines, reviewed_mask
-from napari_sa2net.edits.shapes import inside_polygon, polygon_mask, squared_distance
+from napari_sa2net.edits.shapes import (
+    inside_polygon,
+    line_pixels,
+    polygon_mask,
+    squared_distance,
+)
 from napari_sa2net.errors import EditError, NothingToEditError
 
 
@@ -298,3 +303,10 @@ def test_the_mask_of_a_polygon_holds_the_centres_inside(seed: int) -> None:
     expected = inside_polygon(points, y, x).reshape(34, 36)
     assert 0 < expected.mean() < 1
     np.testing.assert_array_equal(polygon_mask(points, box), expected)
+
+
+def test_a_line_of_one_point_is_its_pixel():
+    """Else a click with a tool that draws lines does nothing."""
+    for points, pixels in (([(3, 4)], [(3, 4)]), ([(3, 4), (3, 6)], [(3, 4), (3, 5), (3, 6)])):
+        rows, cols = line_pixels(np.array(points, float), (9, 9))
+        assert list(zip(rows.tolist(), cols.tolist(), strict=True)) == pixels

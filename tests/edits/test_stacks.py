@@ -411,6 +411,34 @@ def test_a_drawn_cell_goes_on_where_it_is_half_as_bright(bright, goes_on) -> Non
         edits.carried(corrections, step, 0, look_at(image))
 
 
+@pytest.mark.parametrize(
+    ("rim", "halo", "bright", "goes_on"),
+    [
+        (0.4, 0.0, 0.6, True),
+        (0.4, 0.0, 0.5, False),  # brighter than its rim was, but not its middle
+        (1.0, -0.7, 0.6, True),  # against what is around it, not against its halo
+        (1.0, -0.7, 0.4, False),
+    ],
+)
+def test_how_bright_a_cell_is_is_seen_in_its_middle_and_beyond_its_halo(
+    rim, halo, bright, goes_on
+) -> None:
+    plane, inner, outer = (disks((1, 32, 48, radius)) for radius in (14, 12, 17))
+    noise = np.random.default_rng(1).normal(0, 0.02, (2, *plane.shape))
+    drawn = rim * plane + (1 - rim) * inner + halo * (outer - plane)
+    image = (1 + noise + np.stack([drawn, bright * plane])).astype(np.float32)
+    labels = np.zeros((2, *plane.shape), np.int32)
+    corrections = Corrections(labels)
+    step = edits.redraw_mask(corrections, plane == 1, (0, 0), (0,))
+    if goes_on:
+        carry(corrections, step, image)
+        assert iou(labels[1] > 0, plane > 0) > 0.9
+        return
+    corrections.apply(step)
+    with pytest.raises(EditError, match="goes on in no plane"):
+        edits.carried(corrections, step, 0, look_at(image))
+
+
 @pytest.mark.parametrize(("radius", "stays"), [(14, True), (13, True), (12, False), (8, False)])
 def test_a_cell_that_is_like_the_outline_already_stays(radius, stays) -> None:
     """On the next plane the image shows a disk of radius 14: 13 is 0.86 of it, 12 0.73."""

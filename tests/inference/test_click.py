@@ -70,6 +70,9 @@ def test_smoothing_moves_nothing(diameter: float) -> None:
     window = ClickWindow((160.0, 158.0), diameter, (320, 320))
     cut = window.cut(torch.tensor(spot[None], dtype=torch.float32))[0].numpy()
     np.testing.assert_allclose(ndimage.center_of_mass(cut), window.inside(place), atol=0.02)
+    # nor does the way back
+    back = window.back(torch.from_numpy(cut)).clip(0)
+    np.testing.assert_allclose(ndimage.center_of_mass(back), place, atol=0.02 * window.step)
 
 
 def test_beyond_the_image_there_is_nothing() -> None:

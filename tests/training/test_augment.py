@@ -208,6 +208,19 @@ def test_stained_nuclei_become_bright_and_grey_ones_stained():
     assert (made[0] != made[2]).any()
 
 
+def test_every_third_stain_is_brown():
+    """Of nuclei that are made, and of a counterstain that is mixed anew."""
+    rng = np.random.default_rng(0)
+    cells = torch.zeros(3, 6, 6)
+    cells[:, 2:4, 2:4] = 1
+    made = [as_stained(cells, rng)[:, 2:4, 2:4].mean((1, 2)) for _ in range(200)]
+    eosin = STAINS[1].neg().exp()[:, None, None]
+    mixed = [-restain(eosin, rng).log()[:, 0, 0] for _ in range(200)]
+    assert np.mean([bool(one[2] < one[0]) for one in made]) == pytest.approx(0.35, abs=0.08)
+    brown = [bool(one[2] > 0.3 * one[1]) for one in mixed]
+    assert np.mean(brown) == pytest.approx(0.35, abs=0.08)
+
+
 def test_jpeg_loses_more_the_lower_its_quality():
     image = torch.from_numpy(np.random.default_rng(0).random((3, 32, 32)).astype(np.float32))
     lost = [float((as_jpeg(image, q) - image).abs().mean()) for q in (95, 60, 20)]

@@ -16,6 +16,7 @@ from napari_sa2net.inference.click import SIDE as SIDE_OF_WINDOW
 from napari_sa2net.training import click
 from napari_sa2net.training.click import (
     ClickExample,
+    both_losses,
     click_loss,
     examples_in,
     learned_clicks,
@@ -256,6 +257,46 @@ def test_places_without_a_cell_teach_what_is_none() -> None:
         return net(torch.stack([look.given()[0] for look in looks if look is not None]))[1]
 
     assert scores(wanted).min() > scores(empty).max()
+
+
+def test_a_lesson_is_as_long_as_it_was_when_it_was_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Thirty steps of twelve clicks; of empty places, where some are known, two of five."""
+    monkeypatch.undo()
+    taken: list[bool] = []
+    monkeypatch.setattr(ClickExample, "look", lambda one, _: taken.append(one.is_empty))
+    steps: set[int] = set()
+    one = example(0)
+    learned_clicks([one], lambda _, all_of_them: steps.add(all_of_them))
+    assert steps == {30}
+    assert taken == [False] * 30 * 12
+    taken.clear()
+    learned_clicks([one, replace(one, is_empty=True)])
+    assert np.mean(taken) == pytest.approx(0.4, abs=0.08)
+
+
+@pytest.mark.parametrize(("empty", "rate"), [(False, 3e-3), (True, 2e-3)])
+def test_a_lesson_begins_slowly_and_is_slower_where_nothing_is_learned_too(
+    empty: bool, rate: float
+) -> None:
+    """In a first step a weight goes a fifth of the way that it may go later."""
+    one = example(0)
+    some = [one, replace(one, is_empty=True)] if empty else [one]
+    before, net = click_network(), learned_clicks(some, steps=1)
+    assert net is not None
+    pairs = zip(net.parameters(), before.parameters(), strict=True)
+    furthest = max(float((new - old).detach().abs().max()) for new, old in pairs)
+    assert furthest == pytest.approx(rate / 5, rel=0.05)
+
+
+def test_scores_weigh_half_of_what_is_marked() -> None:
+    logits, truth, counts = torch.zeros(2, 4, 4), torch.zeros(2, 4, 4), torch.ones(2, 4, 4)
+    scores = torch.zeros(2)  # whatever was hit, unsure: log 2
+    assert float(both_losses(scores, logits, truth, counts)) == pytest.approx(np.log(2) / 2)
+    truth[1, :2] = 1  # of the first nothing is to be marked, and it is not asked what was
+    expected = np.log(2) / 2 + float(click_loss(logits[1:], truth[1:], counts[1:]))
+    assert float(both_losses(scores, logits, truth, counts)) == pytest.approx(expected)
 
 
 def test_scores_are_taught_what_was_hit() -> None:

@@ -146,6 +146,7 @@ def test_from_corrections_to_a_child_with_its_story(corrections, tiny_model):
     assert kinds.count(LossPoint) == 4
     assert kinds.count(RoundPoint) == 2
     assert events[0].parent == tuned.before
+    assert events[0].seconds == 0, "of steps that are told no speed is measured"
     assert [number for number, _ in shown] == [1, 2]
     assert shown[0][1].net.outc4.weight.shape == tuned.model.net.outc4.weight.shape
     best = [event for event in events if isinstance(event, RoundPoint) and event.best][-1]

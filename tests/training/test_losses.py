@@ -170,3 +170,9 @@ def test_answers_are_kept_where_the_teacher_is_sure():
     assert float(kept) == pytest.approx(expected, rel=1e-5)
     # with a low bar the other pixel counts, too
     assert float(answers_kept([student], [teacher], [1.0], where, 0.1)) > expected
+    # a distance beside the classes: how far it is off, either way
+    half, more = torch.tensor([[[[0.0, 9.0]]]]), torch.tensor([[[[np.log(3.0), -9.0]]]])
+    for own, true in ((half, more), (more, half)):
+        one, other = torch.cat([student, own], 1), torch.cat([teacher, true], 1)
+        kept = answers_kept([one], [other], [1.0], where, 0.9)
+        assert float(kept) == pytest.approx(expected + 0.5 * (3 / 4 - 1 / 2), rel=1e-5)

@@ -496,7 +496,7 @@ class CorrectEngine:
 
     def job_cancelled(self, call: p.Call) -> None:
         """A slider's question took the place of ours: ask again."""
-        if call.kind == "level" and call.key in self._asked:
+        if call.key in self._asked:
             self._ask_level(call.key)
 
     def _ask_level(self, key: str) -> None:

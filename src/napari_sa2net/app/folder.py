@@ -462,8 +462,7 @@ class FolderController:
                 # pressed again, the one after the shown one
                 at = worth.index(current) + 1 if current in worth else 0
                 self.open(worth[at % len(worth)])
-                return
-            if not any(image.wrong is not None for image in images):
+            elif not any(image.wrong is not None for image in images):
                 self.fail_words(
                     "Nothing is known of these images yet: press “Segment all” first."
                 )

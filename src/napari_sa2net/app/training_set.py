@@ -339,14 +339,13 @@ def _of_commits(folder: Path, share: float) -> SetSummary:
     n_cells = sum(record.n_reviewed for record in records)
     units = Counter(_unit(record) for record in records if record.n_reviewed)
     marked = any(record.split == "val" for record in records)
-    most = max(record.n_reviewed for record in records)
     problem = ""
     if not n_cells:
         problem = (
             "No cell of these images has been reviewed. Accept or correct some on the Correct "
             "page, and keep them again."
         )
-    elif len(records) == 1 and most < FEWEST:
+    elif len(records) == 1 and n_cells < FEWEST:
         problem = (
             f"One image with {counted(n_cells, 'reviewed cell')} is too little: review "
             f"{FEWEST} or more, or keep a second image, so that some can be held back to judge "

@@ -126,8 +126,6 @@ def zarr_labels(path: Path) -> list[str]:
 
 def is_label_image(path: Path) -> bool:
     """Whether an OME-Zarr holds labels, and no image beside them."""
-    if not is_zarr(path):
-        return False
     import zarr
 
     try:
