@@ -288,7 +288,9 @@ def main() -> None:
 
     if tissues := tissue():
         dice = [pool([f.score])["dice"] for f in look(model, tissues)]
-        print(f"\nH&E tissue, {len(dice)} images: mean Dice of the foreground {np.mean(dice):.3f}")
+        print(
+            f"\nH&E tissue, {len(dice)} images: mean Dice of the foreground {np.mean(dice):.3f}"
+        )
 
     print("\nThe test images changed: F1 at IoU 0.5, and its fall")
     before = pool([f.score for f in shipped])["f1"]

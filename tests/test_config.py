@@ -36,7 +36,7 @@ InputConfig:
 InstanceConfig:
   foreground = 0.5; >=0.02 <=0.98
   split = 0.5; >=0 <=1
-  min_size = 20; >=0
+  min_size = 10; >=0
   min_confidence = 0.0; >=0 <=1
   fill_holes = True
   remove_border = False

@@ -140,7 +140,7 @@ class InstanceConfig(Settings):
         description="How readily touching cells are cut apart; 0 never, 1 at every hint",
     )
     min_size: int = Field(
-        20,
+        10,
         ge=0,
         title="Smallest (px²)",
         description="Objects with a smaller area are dropped",

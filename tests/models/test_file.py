@@ -136,6 +136,13 @@ def test_sizes_learned_from_travel_in_the_card(tmp_path: Path, net: SA2Net) -> N
     assert ModelCard.from_json(json.dumps(plain)).image_diameters is None
 
 
+def test_what_no_model_is_tuned_for_is_the_default_whatever_an_older_card_says() -> None:
+    older = json.loads(make_card().to_json())
+    older["instance"] |= {"link_planes": False, "min_size": 20, "split": 0.43}
+    read = ModelCard.from_json(json.dumps(older)).instance
+    assert read == InstanceConfig(split=0.43)
+
+
 def test_a_least_confidence_travels_in_the_card(tmp_path: Path, net: SA2Net) -> None:
     """As sizes: earlier versions read cards without one."""
     doubting = make_card(instance=InstanceConfig(min_confidence=0.9), image_diameters=(13, 40))

@@ -41,6 +41,8 @@ ENLARGED = 2.0
 MIN_OBJECTS = 3
 #: A size that is no further than by this factor from those learned from is one of them.
 NEAR = 2.0
+#: Objects of fewer network pixels (px²) are none, whatever their size in the image.
+SMALLEST = 20
 #: Objects below this share of the area that half of the foreground reaches are specks.
 SPECK = 0.15
 
@@ -115,7 +117,7 @@ def estimate_diameter(
         return None
     config = instances or predictor.card.instance
     # cells of the wrong size are doubtful, and tell their size all the same
-    config = config.model_copy(update={"min_confidence": 0.0})
+    config = config.model_copy(update={"min_confidence": 0.0, "min_size": SMALLEST})
 
     looked: dict[float, Found | None] = {}
 

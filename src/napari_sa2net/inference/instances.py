@@ -269,8 +269,6 @@ DISTANCE_WEIGHT = 0.2
 DISTANCE_WEIGHT_BINARY = 0.6
 #: The depth where the network gives the distance to the edge itself.
 DEPTH_WITH_DISTANCE = 0.25
-#: Smoothing (px) of the distance that the network gives.
-DISTANCE_SIGMA = 0.5
 #: Pixels added to the distance before the logarithm, against steps on a coarse grid.
 DISTANCE_OFFSET = 1.0
 #: Parts smaller than this (px²) are not cut off.
@@ -391,9 +389,9 @@ def _landscape(
     whatever their size.
     """
     if DISTANCE in names:
-        seen = np.nan_to_num(probability[names.index(DISTANCE)])
-        smooth: Floats = ndimage.gaussian_filter(seen, DISTANCE_SIGMA).ravel()[pixels]
-        return smooth
+        # As it is: smoothing would fill the passes between cells of a few pixels.
+        seen: Floats = np.nan_to_num(probability[names.index(DISTANCE)]).ravel()[pixels]
+        return seen
     distance = np.log(inner_distance(mask, pixels) + DISTANCE_OFFSET)
     if "boundary" in names:
         interior = np.nan_to_num(probability[names.index("interior")].ravel()[pixels])

@@ -84,10 +84,11 @@ class ModelCard(Settings):
 
     @field_validator("instance")
     @classmethod
-    def _planes_are_of_the_image(cls, value: InstanceConfig) -> InstanceConfig:
-        """A model says nothing of linking planes, also where an older card seems to."""
-        linked = InstanceConfig.model_fields["link_planes"].default
-        return value.model_copy(update={"link_planes": linked})
+    def _of_the_image_alone(cls, value: InstanceConfig) -> InstanceConfig:
+        """What no model is tuned for is the default, also where an older card tells it."""
+        fields = InstanceConfig.model_fields
+        unsaid = {name: fields[name].default for name in ("link_planes", "min_size")}
+        return value.model_copy(update=unsaid)
 
     @property
     def expected_diameter(self) -> float | None:
