@@ -604,11 +604,11 @@ def test_a_large_image_is_searched_in_pieces(folder, hard):
 
 def test_its_base_is_judged_with_its_own_settings(folder, hard, tiny_model, tmp_path):
     model = load_model(tiny_model)
-    card = model.card.model_copy(update={"instance": InstanceConfig(min_size=5000)})
+    card = model.card.model_copy(update={"instance": InstanceConfig(min_confidence=1)})
     strict = save_model(tmp_path / "strict.safetensors", model.net, card)
     config = hard.model_copy(update={"base": str(strict)})
     for one in until_crops(folder, config, tmp_path / "run"):
-        np.testing.assert_allclose(one.hard, one.centres)  # nothing is so large: all missed
+        np.testing.assert_allclose(one.hard, one.centres)  # of none it is so sure: all missed
 
 
 def test_who_goes_on_and_who_trains_along_look_at_the_same(
