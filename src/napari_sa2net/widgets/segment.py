@@ -250,7 +250,7 @@ class ResultSection(QWidget):
         )
         self.reset = link_button(
             "Reset",
-            "Foreground, Split, Smallest and Confidence as they were tuned for this model",
+            "Foreground, Split and Confidence as they were tuned for this model, and Smallest",
         )
         self.note = muted()
         self.back = link_button(
