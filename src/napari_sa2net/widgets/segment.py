@@ -250,7 +250,7 @@ class ResultSection(QWidget):
         )
         self.reset = link_button(
             "Reset",
-            "Foreground, Split and Confidence as they were tuned for this model, and Smallest",
+            "Foreground, Split and Confidence as tuned for this model, Smallest as at first",
         )
         self.note = muted()
         self.back = link_button(
