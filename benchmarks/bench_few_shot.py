@@ -31,7 +31,7 @@ import numpy as np
 from benchmarks.bench_accuracy import DATA, MODEL
 from benchmarks.loop_person import Picture, correct
 from benchmarks.study_click import rows
-from benchmarks.tables import show
+from benchmarks.tables import program, show
 
 import napari_sa2net as sa2net
 from napari_sa2net.config import FineTuneConfig
@@ -184,7 +184,7 @@ def main() -> None:
         return
     parent = sa2net.load_model(os.environ.get("SA2NET_BENCH_MODEL", MODEL))
     print(f"model {parent.name}, {asked.steps} steps, sources of {folder}", flush=True)
-    about = [parent.sha256, asked.steps, folder]
+    about = [program(), parent.sha256, asked.steps, folder]
     done: dict[tuple[str, int, int], Child] = {}
     if asked.log and asked.log.is_file():
         for line in asked.log.read_text().splitlines():

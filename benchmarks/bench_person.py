@@ -48,7 +48,7 @@ from benchmarks.person import (
     M,
     Person,
 )
-from benchmarks.tables import show
+from benchmarks.tables import program, show
 from benchmarks.training_data import DATA
 
 from napari_sa2net.app.live import LiveController
@@ -351,7 +351,8 @@ class Rows:
 def measure_key(model: str) -> str:
     """Rows of another key were measured otherwise."""
     times = (WAVE_S, LESSON_S)
-    how = [VERSION, PRICES, SETTINGS, LEARN_AFTER, STEPS, times, load_model(model).sha256]
+    is_of = [program(), load_model(model).sha256]
+    how = [VERSION, PRICES, SETTINGS, LEARN_AFTER, STEPS, times, is_of]
     return hashlib.sha256(json.dumps(how).encode()).hexdigest()[:12]
 
 
