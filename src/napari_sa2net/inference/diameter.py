@@ -96,7 +96,7 @@ def estimate_diameter(
     planes : sequence of tuple of int
         The planes to look at: indices of the stack.
     instances : InstanceConfig, optional
-        How objects are made; the model's own if not given.
+        How objects are made; the model's own if not given. Small and doubtful ones count.
     cancelled : callable -> bool, optional
         Asked before every crop.
     on_crop : callable (done, total), optional
@@ -117,9 +117,11 @@ def estimate_diameter(
         return None
     config = instances or predictor.card.instance
     # cells of the wrong size are doubtful, and tell their size all the same
-    config = config.model_copy(update={"min_confidence": 0.0, "min_size": SMALLEST})
+    smallest = min(SMALLEST, round(trained**2 / 4))
+    config = config.model_copy(update={"min_confidence": 0.0, "min_size": smallest})
 
     looked: dict[float, Found | None] = {}
+    told = 0
 
     def look(scale: float) -> Found | None:
         if scale in looked:
@@ -127,8 +129,10 @@ def estimate_diameter(
         before = min(len(looked), MAX_PASSES - 1) * N_CROPS
 
         def seen(done: int, n: int) -> None:
+            nonlocal told
+            told = max(told, before + round(done / n * N_CROPS))
             if on_crop:
-                on_crop(before + round(done / n * N_CROPS), MAX_PASSES * N_CROPS)
+                on_crop(told, MAX_PASSES * N_CROPS)
 
         looked[scale] = _measure(predictor, plan, planes, scale, config, cancelled, seen)
         return looked[scale]

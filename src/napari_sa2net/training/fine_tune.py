@@ -418,7 +418,7 @@ def repeat_from_card(
     if full:
         if config.base is not None:
             # What has that name now may be another, such as the child.
-            named = None if is_model_name(config.base) else config.base
+            named = config.base if Path(config.base).expanduser().is_file() else None
             parent = find_parent(card, base or named)
             # cards of 0.1.0 say of these what was not done where there was a base
             was = {

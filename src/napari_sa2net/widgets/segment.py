@@ -250,7 +250,7 @@ class ResultSection(QWidget):
         )
         self.reset = link_button(
             "Reset",
-            "Foreground, Split and Confidence as tuned for this model, Smallest as at first",
+            "Foreground, Split and Confidence as tuned for this model, Smallest at its default",
         )
         self.note = muted()
         self.back = link_button(

@@ -74,8 +74,8 @@ def score_images(
         cancelled()
         plane = InMemory(example.image)
         scale = network_scale(example.diameter, diameter, plane.spatial)
-        probability = predictor.predict_plane(plane, scale=scale)  # type: ignore[arg-type]
-        labels = label_objects(probability, CLASSES, InstanceConfig())
+        probability = predictor.predict_plane(plane, scale=scale)
+        labels = label_objects(probability, CLASSES, InstanceConfig(min_size=20))
         truth = example.labels
         if example.counts is not None:
             labels, truth = labels * example.counts, truth * example.counts
