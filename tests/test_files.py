@@ -134,6 +134,24 @@ def test_a_folder_that_is_gone_stays_gone_where_it_is_to(tmp_path):
     with pytest.raises(OutputError):
         write_atomically(tmp_path / "gone" / "a", b"", make_folder=False)
     assert not (tmp_path / "gone").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError):
+        write_atomically(tmp_path / "file" / "a", b"", make_folder=False)
+
+
+def test_an_interrupt_as_the_file_is_made_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Path.open
+
+    def interrupted(path: Path, *mode: str) -> None:
+        made(path, *mode).close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "open", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "a", b"one")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such rights")

@@ -6,9 +6,8 @@ import errno
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
@@ -144,26 +143,26 @@ def write_atomically(
             raise ValueError("zero byte in the name")
         if make_folder:
             path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
     except (OSError, ValueError) as error:
         raise cannot_write(path, error) from error
-    temporary = Path(name)
+    # named before it is there, so that an interrupt at any moment leaves none behind
+    temporary = path.parent / f"{TEMPORARY_PREFIX}{uuid4().hex}"
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             if callable(content):
                 content(file)
             else:
                 file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
         if durable:
             sync_folder(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it is in its place, or never was
+            temporary.unlink()
     return path
 
 
@@ -242,13 +241,6 @@ def is_there(path: Path, besides: str) -> bool:
     if any(one.name != besides for one in folder.iterdir()):
         raise SettingsError(f"{folder} holds other files. Choose an empty or a new folder.")
     return False
-
-
-def _umask() -> int:
-    # There is no way to ask for it without setting it.
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 # --------------------------------------------------------------------------------------------

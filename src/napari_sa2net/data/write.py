@@ -6,12 +6,12 @@ import json
 import math
 import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -524,10 +524,10 @@ def write_folder(folder: str | Path, write: Callable[[Path], None]) -> Path:
         If it cannot be written; what was there is then as it was.
     """
     target = Path(folder).expanduser()
-    temporary: Path | None = None
+    # named before it is there, so that an interrupt at any moment leaves none behind
+    temporary = target.parent / f"{TEMPORARY_PREFIX}{uuid4().hex}"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=target.parent))
+        temporary.mkdir(parents=True)
         write(temporary / "new")
         if target.exists():
             # Two steps, since a folder cannot replace another; the old one goes last.
@@ -536,8 +536,7 @@ def write_folder(folder: str | Path, write: Callable[[Path], None]) -> Path:
     except OSError as error:
         raise cannot_write(target, error) from error
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 
