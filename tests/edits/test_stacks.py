@@ -392,6 +392,20 @@ def test_a_cut_goes_on_where_enough_of_both_parts_is_in_the_cell(ends, cut) -> N
     assert (labels[0][same] == labels[1][same]).mean() > 0.9
 
 
+def assert_goes_on(plane: np.ndarray, image: np.ndarray, least: float | None) -> None:
+    """A cell drawn on the first plane is on the next as it was, or, where None, on none."""
+    labels = np.zeros((2, *plane.shape), np.int32)
+    corrections = Corrections(labels)
+    step = edits.redraw_mask(corrections, plane == 1, (0, 0), (0,))
+    if least is not None:
+        carry(corrections, step, image)
+        assert iou(labels[1] > 0, plane > 0) > least
+        return
+    corrections.apply(step)
+    with pytest.raises(EditError, match="goes on in no plane"):
+        edits.carried(corrections, step, 0, look_at(image))
+
+
 @pytest.mark.parametrize(
     ("bright", "goes_on"), [(1.0, True), (0.6, True), (0.4, False), (-1.0, False)]
 )
@@ -399,16 +413,7 @@ def test_a_drawn_cell_goes_on_where_it_is_half_as_bright(bright, goes_on) -> Non
     plane = disks((1, 32, 48, 14))
     noise = np.random.default_rng(1).normal(0, 0.02, (2, *plane.shape))
     image = (5 + noise + np.stack([plane, bright * plane])).astype(np.float32)
-    labels = np.zeros((2, *plane.shape), np.int32)
-    corrections = Corrections(labels)
-    step = edits.redraw_mask(corrections, plane == 1, (0, 0), (0,))
-    if goes_on:
-        carry(corrections, step, image)
-        assert iou(labels[1] > 0, plane > 0) > 0.85
-        return
-    corrections.apply(step)
-    with pytest.raises(EditError, match="goes on in no plane"):
-        edits.carried(corrections, step, 0, look_at(image))
+    assert_goes_on(plane, image, 0.85 if goes_on else None)
 
 
 @pytest.mark.parametrize(
@@ -427,16 +432,7 @@ def test_how_bright_a_cell_is_is_seen_in_its_middle_and_beyond_its_halo(
     noise = np.random.default_rng(1).normal(0, 0.02, (2, *plane.shape))
     drawn = rim * plane + (1 - rim) * inner + halo * (outer - plane)
     image = (1 + noise + np.stack([drawn, bright * plane])).astype(np.float32)
-    labels = np.zeros((2, *plane.shape), np.int32)
-    corrections = Corrections(labels)
-    step = edits.redraw_mask(corrections, plane == 1, (0, 0), (0,))
-    if goes_on:
-        carry(corrections, step, image)
-        assert iou(labels[1] > 0, plane > 0) > 0.9
-        return
-    corrections.apply(step)
-    with pytest.raises(EditError, match="goes on in no plane"):
-        edits.carried(corrections, step, 0, look_at(image))
+    assert_goes_on(plane, image, 0.9 if goes_on else None)
 
 
 @pytest.mark.parametrize(("radius", "stays"), [(14, True), (13, True), (12, False), (8, False)])

@@ -75,6 +75,7 @@ def score_images(
         plane = InMemory(example.image)
         scale = network_scale(example.diameter, diameter, plane.spatial)
         probability = predictor.predict_plane(plane, scale=scale)
+        # a fixed least size, so that a study that goes on scores as it began
         labels = label_objects(probability, CLASSES, InstanceConfig(min_size=20))
         truth = example.labels
         if example.counts is not None:
