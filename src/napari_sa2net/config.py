@@ -218,6 +218,13 @@ class PredictConfig(Settings):
         title="Contrast limits",
         description="Values that become black and white, instead of measured ones",
     )
+    dab: Literal["auto", "keep", "remove"] = Field(
+        "auto",
+        title="Brown stain (DAB)",
+        description="Of immunohistochemistry in colour: keep it, or remove it so that nuclei "
+        "under brown membranes and cytoplasm are seen; auto: removed where more cells are seen "
+        "without it",
+    )
     augment: bool = Field(
         False,
         title="Average flips",
@@ -248,6 +255,7 @@ class PredictSettings(TypedDict, total=False):
     tile: int | None
     levels: LevelsOf
     contrast: tuple[float, float] | None
+    dab: Literal["auto", "keep", "remove"]
     augment: bool
     tissue: bool
 

@@ -293,7 +293,7 @@ def levels_of(
 
 def _planned(image: ImageSource, channels: tuple[int, ...] | None, seen: Seen) -> ImagePlan:
     predict = seen.predicted
-    return plan_as_input(
+    plan = plan_as_input(
         image.data,
         image.axes,
         channels,
@@ -304,6 +304,7 @@ def _planned(image: ImageSource, channels: tuple[int, ...] | None, seen: Seen) -
         levels=predict.levels,
         contrast=predict.contrast if seen.normalize else None,
     )
+    return plan.without_dab() if predict.dab == "remove" else plan
 
 
 def provenance_of(seen: Seen | None, kept: KeptPlace | None) -> dict[str, Any]:

@@ -82,6 +82,8 @@ class ResultState:
         The engine keeps its probabilities, and they belong to the image as it is.
     diameter
         Size of the cells (px) that set the scale; None where nothing was rescaled.
+    removes_dab
+        The image was seen without its brown stain.
     replaces
         Key of the image's former result if no person has edited it: its layer takes the new
         labels. None: the labels go to a new layer.
@@ -104,6 +106,7 @@ class ResultState:
     edited: bool = False
     kept: bool = True
     diameter: float | None = None
+    removes_dab: bool = False
     replaces: str | None = None
     adds_to: str | None = None
     looks_into: str | None = None
@@ -243,12 +246,18 @@ class Results:
 KEPT_BY_CHOICE = ("remove_border", "fill_holes", "link_planes")
 
 
+def was_removed(result: p.SegmentResult) -> bool:
+    """Whether an image was seen without its brown stain."""
+    settings: dict[str, Any] = result.provenance.get("settings") or {}
+    return (settings.get("predict") or {}).get("dab") == "remove"
+
+
 def _read_as(request: SegmentRequest) -> tuple[Any, ...]:
-    """What the size that a search finds depends on."""
+    """What size and stain that are looked for depend on."""
     source = request.source
     return (
         *(request.model, request.generation, request.normalize),
-        *(source.axes, source.channels),
+        *(source.axes, source.channels, request.predict.dab),
     )
 
 
@@ -604,7 +613,7 @@ class SegmentController:
                 self._results.go_on(state)
 
     def at_known_size(self, request: R) -> R:
-        """The request with the size of the cells that the last result of the image found.
+        """The request with what the last result of the image has found of cells and stain.
 
         As it is where a size is chosen, or where model or channels are others since.
         """
@@ -614,8 +623,10 @@ class SegmentController:
             return request
         if _read_as(request) != _read_as(former.request):
             return request
-        found = predict.model_copy(update={"diameter": former.diameter})
-        return replace(request, predict=found)
+        found = {"diameter": former.diameter}
+        if former.removes_dab:
+            found["dab"] = "remove"
+        return replace(request, predict=predict.model_copy(update=found))
 
     def accept(
         self, request: SegmentRequest, result: p.SegmentResult, kept: bool = True
@@ -657,6 +668,7 @@ class SegmentController:
             edited=looks_into is not None,
             kept=kept,
             diameter=result.diameter,
+            removes_dab=was_removed(result),
             replaces=replaces,
             adds_to=adds_to,
             looks_into=looks_into,

@@ -1,4 +1,4 @@
-"""Levels: which pixel values become 0 and 1 to a network, by a sample of the image."""
+"""Pixel values as a network sees them: levels by a sample of the image, and stains."""
 
 from __future__ import annotations
 
@@ -328,3 +328,64 @@ def _float32_is_enough(dtype: np.dtype[Any], low: float, high: float) -> bool:
         return True
     safe = max(abs(low), abs(high)) < 1e30 and high - low > 1e-30
     return dtype.kind == "f" and dtype.itemsize == 4 and safe
+
+
+# --------------------------------------------------------------------------------------------
+# Brown of immunohistochemistry (3,3'-diaminobenzidine, DAB), beside the blue of nuclei.
+
+#: From this share of brown pixels on an image may be immunohistochemistry.
+BROWN_FROM = 0.02
+#: A pixel is stained from this optical density of its three colours together, and brown where
+#: it takes away so many times more blue than green, and more green than red.
+STAINED, BLUE_TO_GREEN, GREEN_TO_RED = 0.3, 1.1, 1.2
+
+
+def brown_share(colours: NDArray[Any]) -> float:
+    """Share of pixels that are as brown as DAB.
+
+    Parameters
+    ----------
+    colours : array, shape (3, ...)
+        Red, green and blue, as `remove_dab` takes them.
+    """
+    light = np.nan_to_num(_light(colours), nan=1.0)
+    red, green, blue = -np.log10(np.clip(light, 1 / 255, 1))
+    brown = (red + green + blue > STAINED) & (blue > BLUE_TO_GREEN * green)
+    brown &= green > GREEN_TO_RED * red
+    return float(brown.mean())
+
+
+def remove_dab(colours: NDArray[Any]) -> NDArray[Any]:
+    """What is seen without DAB: stains are separated, and the others mixed again.
+
+    Parameters
+    ----------
+    colours : array, shape (3, ...)
+        Red, green and blue: unsigned integers, or floats from 0 to 1. Unstained is white.
+
+    Returns
+    -------
+    array of the same shape and dtype
+
+    Notes
+    -----
+    The colours of haematoxylin, eosin and DAB are those of Ruifrok and Johnston (Anal. Quant.
+    Cytol. Histol. 23:291, 2001), as `skimage.color.rgb2hed` has them.
+    """
+    from skimage.color import hed2rgb, rgb2hed
+
+    stains = rgb2hed(np.moveaxis(_light(colours), 0, -1))
+    stains[..., 2] = 0
+    light = np.moveaxis(hed2rgb(stains), -1, 0)
+    if colours.dtype.kind == "f":
+        return light.astype(colours.dtype)
+    white = np.iinfo(colours.dtype).max
+    return np.rint(np.clip(light, 0, 1) * white).astype(colours.dtype)
+
+
+def _light(colours: NDArray[Any]) -> NDArray[np.float32]:
+    """Share of the light that comes through, 0 … 1."""
+    light = colours.astype(np.float32)
+    if colours.dtype.kind != "f":
+        light /= np.iinfo(colours.dtype).max
+    return np.clip(light, 0, 1)

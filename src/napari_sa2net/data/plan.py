@@ -25,14 +25,17 @@ from napari_sa2net.data.axes import (
     resolve_axes,
 )
 from napari_sa2net.data.levels import (
+    BROWN_FROM,
     Levels,
     Window,
     apply_levels,
+    brown_share,
     contrast_of,
     fixed_levels,
     is_flat,
     measure_levels,
     read_sample,
+    remove_dab,
     sample_windows,
     spread_indices,
     unit_levels,
@@ -305,6 +308,8 @@ class ImagePlan(BlockReader):
         There is no pixel.
     contrast : (low, high) or None
         Values that were chosen to become 0 and 1.
+    removes_dab : bool
+        The network sees it without the brown of immunohistochemistry.
     levels_along : str
         Stack axes along which every index has levels of its own; empty: all have the same.
     origin : dict of str to int
@@ -325,6 +330,7 @@ class ImagePlan(BlockReader):
         contrast: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(array, axes.names)
+        self.removes_dab = False
         self.shape: tuple[int, ...] = tuple(int(n) for n in array.shape)
         self.dtype = np.dtype(array.dtype)
         self.is_rgb = axes.rgb
@@ -414,6 +420,46 @@ class ImagePlan(BlockReader):
         made.spatial = (sizes["Y"], sizes["X"])
         made.is_empty = 0 in made.shape
         return made
+
+    def without_dab(self) -> ImagePlan:
+        """The same, seen without the brown of immunohistochemistry.
+
+        Raises
+        ------
+        SettingsError
+            The image has no colours, or none in which stains can be told apart.
+        """
+        if not self.tells_stains:
+            raise SettingsError(
+                "The brown stain can be removed from images in colour (red, green and blue of "
+                "8 or 16 bits, or from 0 to 1), and this is none. Leave it as it is (in the "
+                "shell --dab keep)."
+            )
+        if self.removes_dab:
+            return self
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__, removes_dab=True, _levels={})
+        for known in ("measured", "_typical_contrast"):
+            made.__dict__.pop(known, None)
+        if self._whole is not None:
+            made._whole = self._whole.without_dab()
+            made.measured = made._whole.measured
+        return made
+
+    @property
+    def tells_stains(self) -> bool:
+        """Whether it has colours whose stains can be told apart."""
+        return self.is_rgb and self.channels == (0, 1, 2) and self.dtype.kind in "uf"
+
+    @cached_property
+    def has_dab(self) -> bool:
+        """Whether a sample of the whole image has the brown of immunohistochemistry."""
+        if self._whole is not None:
+            return self._whole.has_dab
+        if not self.tells_stains or self.is_empty:
+            return False
+        colours = np.stack(self._sample(list(self.indices()), 1)[0])
+        return brown_share(colours) >= BROWN_FROM
 
     @property
     def whole(self) -> ImagePlan:
@@ -628,6 +674,8 @@ class ImagePlan(BlockReader):
             The window lies outside the image, or the pixels could not be loaded.
         """
         values = self.read_raw(index, y0, y1, x0, x1)
+        if self.removes_dab:
+            values = remove_dab(values)
         return mix_channels(apply_levels(values, self.measured_of(index)), self._mapping)
 
     def read_raw(
@@ -705,23 +753,31 @@ class ImagePlan(BlockReader):
 
     def _measure(self, planes: Sequence[tuple[int, ...]]) -> Levels:
         """Levels over planes of the stack."""
-
-        def read(window: Window) -> NDArray[Any]:
-            return self.read_raw(
-                planes[window.plane], window.y0, window.y1, window.x0, window.x1
-            )
-
         for effort in (1, 16):
-            windows, complete = sample_windows(
-                len(planes), *self.spatial, self.chunk, not self.is_lazy, effort
-            )
-            samples = read_sample(windows, read, effort)
+            samples, complete = self._sample(planes, effort)
+            if self.removes_dab:
+                samples = list(remove_dab(np.stack(samples)))
             # A flat sample of a larger image may just be its empty background.
             if complete or not all(is_flat(sample) for sample in samples):
                 break
         else:
             complete = not self.is_lazy and self._is_flat_throughout(planes)
         return measure_levels(samples, self.model_input, self.normalize, complete)
+
+    def _sample(
+        self, planes: Sequence[tuple[int, ...]], effort: int
+    ) -> tuple[list[NDArray[Any]], bool]:
+        """Windows of planes of the stack, as they are, and whether these are all of them."""
+
+        def read(window: Window) -> NDArray[Any]:
+            return self.read_raw(
+                planes[window.plane], window.y0, window.y1, window.x0, window.x1
+            )
+
+        windows, complete = sample_windows(
+            len(planes), *self.spatial, self.chunk, not self.is_lazy, effort
+        )
+        return read_sample(windows, read, effort), complete
 
     def _is_flat_throughout(self, planes: Iterable[tuple[int, ...]]) -> bool:
         """Whether each chosen channel has one finite value at most, over these planes."""

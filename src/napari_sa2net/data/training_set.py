@@ -727,6 +727,8 @@ def plan_file(
         in_channels,
         measure=False,
     )
+    if item.seen is not None and item.seen.predicted.dab == "remove":
+        plan = plan.without_dab()
     if measure:
         take_levels(plan, item)
     return plan

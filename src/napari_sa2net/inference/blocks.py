@@ -44,9 +44,9 @@ from napari_sa2net.inference.segment import (
     Prediction,
     Segmentation,
     Tissue,
-    choose_scale,
     fill_background,
     find_tissue,
+    look_first,
     plan_for,
     tissue_step,
 )
@@ -231,6 +231,8 @@ class SharedImage:
                 f"{job.path} was begun otherwise: {difference(self.decided['asked'], asked)}. "
                 f"Give the same to all that share it, or delete {self.folder} to begin anew."
             )
+        if self.decided.get("dab") == "removed":
+            self.plan = self.plan.without_dab()
         levels = self.decided["levels"]
         if levels is not None:
             arrays: dict[str, Any] = {
@@ -274,17 +276,13 @@ class SharedImage:
         decided: dict[str, Any] = {
             "empty": empty,
             "levels": None,
+            "dab": "kept",
             "diameter": None,
             "scale": 1.0,
         }
-        if not plan.is_empty:
-            kept = asdict(plan.measured)
-            decided["levels"] = {
-                k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in kept.items()
-            }
         if not empty:
             predictor = self._predictor = self._made()
-            decided["diameter"], decided["scale"] = choose_scale(
+            plan, decided["diameter"], decided["scale"] = look_first(
                 predictor,
                 plan,
                 self._settings.instances,
@@ -293,6 +291,13 @@ class SharedImage:
             # after the search, since that makes tiles smaller where memory is short
             used = {"used": predictor.used, "engine": predictor.engine}
             decided |= {"tile": predictor.tile, **used}
+        if plan.removes_dab:
+            decided["dab"] = "removed"
+        if not plan.is_empty:
+            kept = asdict(plan.measured)
+            decided["levels"] = {
+                k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in kept.items()
+            }
         return decided
 
     def _tissue(self, index: tuple[int, ...]) -> Wanted | None:

@@ -1,4 +1,4 @@
-"""Typical object diameter of an image, from a few crops run at scales that agree with it."""
+"""What a few crops tell of an image: the diameter of its typical object, and what is seen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from scipy import ndimage
 from napari_sa2net.config import CancelCallback, InstanceConfig
 from napari_sa2net.data.plan import ImagePlan
 from napari_sa2net.errors import Cancelled
-from napari_sa2net.inference.instances import foreground_probability, label_objects
+from napari_sa2net.inference.instances import (
+    confidences,
+    foreground_probability,
+    label_objects,
+)
 from napari_sa2net.inference.predict import Predictor
 from napari_sa2net.inference.tiling import (
     CROP,
@@ -265,6 +269,46 @@ def _overlap(
     rim = ndimage.binary_dilation(cells, iterations=RIM) & ~cells
     inside = float(foreground[cells].sum())
     return inside, float(cells.sum()) + float(foreground[rim].sum())
+
+
+def cells_seen(
+    predictor: Predictor,
+    plan: ImagePlan,
+    planes: Sequence[tuple[int, ...]],
+    scale: float,
+    instances: InstanceConfig | None = None,
+    cancelled: CancelCallback | None = None,
+) -> float:
+    """How many cells a plan shows, each counting as much as the network is sure of it.
+
+    Parameters
+    ----------
+    planes : sequence of tuple of int
+        The planes to look at, through a few crops.
+    scale : float
+        Network pixels per image pixel.
+
+    Returns
+    -------
+    float
+        Sum of the confidences of the cells that are kept, per pixel of the image.
+
+    Raises
+    ------
+    Cancelled
+    """
+    config = instances or predictor.card.instance
+    total, looked_at = 0.0, 0
+    for plane, window in crops([ScaledPlane(plan, index, scale) for index in planes]):
+        if cancelled and cancelled():
+            raise Cancelled("Cancelled; nothing was changed.")
+        values = plane.read(window.y0, window.y1, window.x0, window.x1)
+        probability = predictor.probabilities(values)
+        labels = label_objects(probability, predictor.card.classes, config)
+        foreground = foreground_probability(probability, predictor.card.classes)
+        total += float(confidences(labels, foreground)[1:].sum())
+        looked_at += labels.size
+    return total * scale**2 / looked_at
 
 
 def crops(planes: Sequence[ScaledPlane]) -> list[tuple[ScaledPlane, Window]]:

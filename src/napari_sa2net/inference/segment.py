@@ -24,7 +24,7 @@ from napari_sa2net.data.axes import axis_noun
 from napari_sa2net.data.levels import spread_indices
 from napari_sa2net.data.plan import ImagePlan, plan_as_input
 from napari_sa2net.errors import Cancelled, SettingsError
-from napari_sa2net.inference.diameter import estimate_diameter
+from napari_sa2net.inference.diameter import cells_seen, estimate_diameter
 from napari_sa2net.inference.planes import MEASURING, SEPARATING, label_stack, measure_objects
 from napari_sa2net.inference.predict import FINDING_SIZE, SEGMENTING, Predictor
 from napari_sa2net.inference.tiling import (
@@ -148,12 +148,15 @@ class Prediction:
     def record(self, instances: InstanceConfig, **image: Any) -> dict[str, Any]:
         """Provenance of labels; ``image``: more of how the image went in."""
         size = self.pixel_size_um
+        config = self.config
+        if self.plan.removes_dab:
+            config = config.model_copy(update={"dab": "remove"})
         return provenance(
             self.model.name,
             self.model.sha256,
             {
                 **self.plan.settings(**image),
-                "predict": self.config,
+                "predict": config,
                 "instances": instances,
             },
             None if size is None else np.asarray(size, float).tolist(),
@@ -187,39 +190,80 @@ def plan_for(
         normalize,
         model.card.input,
         model.card.network.in_channels,
-        measure,
+        measure and predict.dab != "remove",
         levels=predict.levels,
         contrast=predict.contrast,
     )
+    if predict.dab == "remove":
+        plan = plan.without_dab()
+        if measure:
+            _ = plan.measured
     if axes is None and (notice := plan.notice(guessed=guessed)):
         warnings.warn(notice, stacklevel=3)
     return plan
 
 
-def choose_scale(
+def look_first(
     predictor: Predictor,
     plan: ImagePlan,
     instances: InstanceConfig | None = None,
     cancelled: CancelCallback | None = None,
     progress: Progress | None = None,
-) -> tuple[float | None, float]:
-    """Object diameter (image px, None where nothing is rescaled) and network scale."""
+) -> tuple[ImagePlan, float | None, float]:
+    """What has to be known of an image before its cells are looked for.
+
+    An image that may be immunohistochemistry is looked at as it is and without its brown
+    stain. Under brown membranes and cytoplasm more nuclei are seen without it, and fewer where
+    nuclei themselves are brown; so the way in which more is seen is taken.
+
+    Returns
+    -------
+    plan : ImagePlan
+        Without the brown stain, if less is seen with it.
+    diameter : float or None
+        Of the typical object (image px); None where nothing is rescaled.
+    scale : float
+        Network pixels per image pixel.
+
+    Raises
+    ------
+    Cancelled
+    """
     trained, config = predictor.card.diameter, predictor.config
     if not config.rescale or not trained or predictor.input.resize_to:
-        return None, 1.0
-    diameter = config.diameter
-    if diameter is None and not (plan.is_empty or plan.constant):
-        planes = spread_indices(plan.stack_shape, N_PLANES)
-        diameter = estimate_diameter(
-            predictor,
-            plan,
-            planes,
-            instances=instances,
-            cancelled=cancelled,
-            on_crop=progress and (lambda i, n: progress(i, n, FINDING_SIZE)),
-        )
-    expected = diameter or predictor.card.expected_diameter
-    return diameter, network_scale(expected, trained, plan.spatial)
+        return plan, None, 1.0
+    planes = spread_indices(plan.stack_shape, N_PLANES)
+    ways = [plan]
+    if config.dab == "auto" and not plan.removes_dab and plan.has_dab:
+        ways.append(plan.without_dab())
+
+    def sized(way: int) -> tuple[ImagePlan, float | None, float]:
+        one, diameter = ways[way], config.diameter
+        if diameter is None and not (one.is_empty or one.constant):
+
+            def on_crop(i: int, n: int) -> None:
+                if progress:
+                    progress(way * n + i, len(ways) * n, FINDING_SIZE)
+
+            diameter = estimate_diameter(
+                predictor,
+                one,
+                planes,
+                instances=instances,
+                cancelled=cancelled,
+                on_crop=on_crop,
+            )
+        expected = diameter or predictor.card.expected_diameter
+        return one, diameter, network_scale(expected, trained, plan.spatial)
+
+    found = [sized(way) for way in range(len(ways))]
+    if len(found) == 1:
+        return found[0]
+    seen = [
+        cells_seen(predictor, one, planes, scale, instances, cancelled)
+        for one, _, scale in found
+    ]
+    return found[1] if seen[1] > seen[0] else found[0]
 
 
 def predict_image(
@@ -257,9 +301,10 @@ def predict_image(
     config = predictor.config
     # A view is segmented as it would be within the whole image: with its object size, and
     # with context around it.
-    diameter, scale = choose_scale(
-        predictor, plan.whole if plan.boxed else plan, instances, cancelled, progress
-    )
+    whole = plan.whole if plan.boxed else plan
+    known, diameter, scale = look_first(predictor, whole, instances, cancelled, progress)
+    if known.removes_dab:
+        plan = plan.without_dab()
     read = with_context(predictor, plan, scale)
     out = allocate((*read.stack_shape, predictor.n_classes, *read.spatial), np.float32)
     n_tiles = 0

@@ -23,9 +23,9 @@ from napari_sa2net.data.plan import Box, ImagePlan
 from napari_sa2net.errors import AxesError
 from napari_sa2net.inference.predict import SEGMENTING, Predictor
 from napari_sa2net.inference.segment import (
-    choose_scale,
     cropped,
     fill_background,
+    look_first,
     plan_for,
     refuse_tissue,
     split_settings,
@@ -387,7 +387,8 @@ def attention(
             "Pass one plane of it, or spell the axes if one of them is channels."
         )
     predictor = Predictor(loaded, predict, input_config=plan.model_input)
-    _, scale = choose_scale(predictor, plan, loaded.card.instance, cancelled, progress)
+    instances = loaded.card.instance
+    plan, _, scale = look_first(predictor, plan, instances, cancelled, progress)
     return attention_maps(
         loaded,
         plan,

@@ -26,9 +26,9 @@ from napari_sa2net.inference.planes import label_in_blocks, plane_of
 from napari_sa2net.inference.predict import SEGMENTING, Predictor
 from napari_sa2net.inference.segment import (
     Prediction,
-    choose_scale,
     cropped,
     fill_background,
+    look_first,
     plan_for,
     refuse_tissue,
     seams_of,
@@ -336,7 +336,7 @@ def look_inside(
     """
     check_plane(plan, index)
     check_size(plan.part(index, box).spatial)
-    diameter, scale = choose_scale(predictor, plan, instances, cancelled, progress)
+    plan, diameter, scale = look_first(predictor, plan, instances, cancelled, progress)
     made = explain_plane(
         predictor,
         plan,

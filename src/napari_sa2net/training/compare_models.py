@@ -328,6 +328,8 @@ def _labels(
         card = model.card
         plan = plan_item(task.image, card.input, card.network.in_channels)
         size["rescale"] = not is_unscaled(task.image)
+        if task.image.seen is not None:
+            size["dab"] = "keep"  # the plan shows it as it was seen
     else:
         plan = plan_for(model, task.image)
     if plan.model_input not in predictors:

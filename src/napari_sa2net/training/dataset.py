@@ -190,6 +190,9 @@ STAINS = torch.nn.functional.normalize(
 #: Share of stained crops whose stains are separated and mixed anew, and of those the share
 #: whose counterstain turns towards DAB's brown.
 RESTAIN_SHARE, BROWN_SHARE = 0.6, 0.35
+#: Share of stained crops that are shown as immunohistochemistry, with wide augmentation; and of
+#: those the shares in which membranes, and cytoplasm, are brown: in the others nuclei are.
+IMMUNO_SHARE, MEMBRANES, CYTOPLASM = 0.35, 0.35, 0.3
 
 
 @dataclass(frozen=True)
@@ -347,6 +350,7 @@ class Wide:
     counted: float = 0.15
     jpeg: float = 0.15
     packed: float = 0.25
+    out_of_focus: float = 0.25
 
 
 WIDE = Wide()
@@ -468,6 +472,23 @@ def pack(first: Crop, second: Crop) -> Crop:
     return Crop(image, labels, grade, deepest)
 
 
+def out_of_focus(image: Tensor, other: Tensor, rng: np.random.Generator) -> Tensor:
+    """Put the glow of cells above and below the plane over it, as in thick tissue.
+
+    Parameters
+    ----------
+    image, other : (C, H, W) float32, about 0 … 1
+        Fluorescence: cells in focus, and those that will glow.
+    """
+    sigma = float(np.exp(rng.uniform(np.log(5), np.log(12))))
+    size = 2 * math.ceil(2.5 * sigma) + 1
+    glow = gaussian_blur2d(other[None], (size, size), (sigma, sigma))[0]
+    glow = glow / glow.amax().clamp(min=0.05)
+    image = rng.uniform(0.3, 1.0) * image + rng.uniform(0.2, 1.0) * glow
+    low, high = torch.quantile(image[:, ::4, ::4], torch.tensor([0.005, 0.998])).tolist()
+    return (image - low) / max(high - low, 0.05)
+
+
 def restain(image: Tensor, rng: np.random.Generator) -> Tensor:
     """Separate the stains of tissue, vary how strong and what colour each is, mix them anew.
 
@@ -489,6 +510,63 @@ def restain(image: Tensor, rng: np.random.Generator) -> Tensor:
         colours[1] = (1 - brown) * colours[1] + brown * colours[2]
     colours = torch.nn.functional.normalize(colours, dim=1)
     return torch.einsum("shw,sc->chw", amounts * strength, colours).neg().exp().clamp(max=1.5)
+
+
+def immunostain(image: Tensor, labels: Tensor, rng: np.random.Generator) -> Tensor:
+    """Show stained nuclei as immunohistochemistry: membranes, cytoplasm or nuclei are brown.
+
+    Parameters
+    ----------
+    image : (3, H, W) float32
+        Red, green, blue; unstained background is about 1.
+    labels : (H, W) integers
+        The nuclei; without any, nothing is changed.
+
+    Returns
+    -------
+    (3, H, W) float32
+    """
+    numbers = labels.numpy()
+    areas = np.bincount(numbers.ravel())[1:]
+    if not areas.any():
+        return image
+    typical = 2 * math.sqrt(float(np.median(areas[areas > 0])) / math.pi)
+    density = -image.clamp(0.02, 1.2).log()
+    amounts = torch.einsum("chw,cs->shw", density, torch.linalg.inv(STAINS)).clamp(min=0)
+    size = numbers.shape
+    grains = _blurred(torch.from_numpy(rng.standard_normal(size, dtype=np.float32)), 1.2)
+    grains = (
+        rng.uniform(0.5, 2.0) * grains + _field(rng, size, int(rng.integers(4, 24)))
+    ).exp()
+    # the antigen is found in some regions, not in all of the tissue
+    where = _field(rng, size, int(rng.integers(2, 7))) > rng.uniform(-0.6, 0.3)
+    region = _blurred(where.float(), 1.5)
+    kind = rng.random()
+    if kind < MEMBRANES:
+        out = ndimage.distance_transform_edt(numbers == 0) / typical
+        at, wide = rng.uniform(0.02, 0.35), rng.uniform(0.06, 0.2)
+        band = np.exp(-(((out - at) / wide) ** 2)) * (out > 0)
+        band += rng.uniform(0, 0.4) * (out < at)  # above and below the nucleus, too
+        brown = torch.from_numpy(band.astype(np.float32)) * region
+    elif kind < MEMBRANES + CYTOPLASM:
+        nuclei = (labels > 0).float()
+        brown = region * (1 - rng.uniform(0.5, 0.95) * nuclei)
+    else:
+        chosen = rng.random(len(areas) + 1) < rng.uniform(0.2, 1.0)
+        chosen[0] = False
+        brown = torch.from_numpy(chosen[numbers].astype(np.float32))
+        amounts[0] *= 1 - rng.uniform(0.0, 0.8) * brown
+        brown = brown + rng.uniform(0, 0.15) * region
+    amounts[1] *= rng.uniform(0, 0.6)
+    amounts[2] = _blurred(brown, float(rng.uniform(0.5, 1.5))) * grains * rng.uniform(0.3, 2.2)
+    colours = STAINS + torch.tensor(rng.normal(0, 0.05, (3, 3)), dtype=image.dtype)
+    colours = torch.nn.functional.normalize(colours, dim=1)
+    return torch.einsum("shw,sc->chw", amounts, colours).neg().exp()
+
+
+def _blurred(plane: Tensor, sigma: float) -> Tensor:
+    """A plane (H, W), a little blurred."""
+    return gaussian_blur2d(plane[None, None], (7, 7), (sigma, sigma))[0, 0]
 
 
 def _power(image: Tensor, exponent: Tensor) -> Tensor:
@@ -670,6 +748,12 @@ class CropDataset(Dataset[dict[str, Tensor]]):
         # Fluorescence adds up; what absorbs or is grown on glass does not lie on top of itself.
         if wide and example.is_dark and rng.random() < WIDE.packed:
             crop = pack(crop, self._cut(example, rng))
+        if wide and example.is_dark and rng.random() < WIDE.out_of_focus:
+            glow = self._cut(example, rng).image
+            crop = replace(crop, image=out_of_focus(crop.image, glow, rng))
+        immuno = self.config.augmentation == "wide" and example.is_colour
+        if immuno and rng.random() < IMMUNO_SHARE:
+            crop = replace(crop, image=immunostain(crop.image, crop.labels, rng))
         labels = crop.labels.numpy()
         return {
             "image": vary_intensity(crop.image, rng, example.is_colour, wide),

@@ -32,7 +32,7 @@ from napari_sa2net.edits import Patch, proposed
 from napari_sa2net.errors import Cancelled, SettingsError, TrainingDataError
 from napari_sa2net.inference.click import objects_everywhere, seen_at
 from napari_sa2net.inference.predict import Predictor, whole_plane
-from napari_sa2net.inference.segment import Prediction, choose_scale, predict_image
+from napari_sa2net.inference.segment import Prediction, look_first, predict_image
 from napari_sa2net.inference.stages import encoded
 from napari_sa2net.metrics import typical_diameter
 from napari_sa2net.models.file import Model
@@ -166,13 +166,12 @@ class LivePlane:
                 f"corrections teach models with {', '.join(CLASSES)}, such as 'nuclei'."
             )
         self.base, self.predictor, self.index = base, predictor, index
-        self.plan = plan.whole
         self.instances = instances or base.card.instance
         self.device, self.dtype = predictor.device, predictor.dtype
         # float16 would need scaled gradients
         self._is_low = self.dtype == torch.bfloat16
-        self.diameter, scale = choose_scale(
-            predictor, self.plan, self.instances, cancelled, progress
+        self.plan, self.diameter, scale = look_first(
+            predictor, plan.whole, self.instances, cancelled, progress
         )
         self.plane = predictor.scaled(self.plan, index, scale)
         self._as_base: tuple[Box, NDArray[np.integer]] | None = None
@@ -290,7 +289,7 @@ class LivePlane:
     ) -> Prediction:
         """The box as another model sees it, at the scale of the base model."""
         predictor = self.predictor
-        known = predictor.config.model_copy(update={"diameter": self.diameter})
+        known = predictor.config.model_copy(update={"diameter": self.diameter, "dab": "keep"})
         if model is not self.base:
             predictor = Predictor(model, known, input_config=predictor.input)
         former, predictor.config = predictor.config, known

@@ -349,6 +349,11 @@ class ResultSection(QWidget):
         self.valueChanged.emit()
 
 
+STAIN_TIP = tip_of(PredictConfig, "dab")
+#: Choices, and what is said of the first where it took the brown away.
+STAINS = (("auto", "automatic"), ("keep", "keep"), ("remove", "remove"))
+REMOVED = "automatic: removed"
+
 MEASURE_HINT = "Drag a line across one cell in the image. Esc cancels."
 AREA_HINT = "Drag a rectangle over the image, then press Segment."
 OPEN_FOLDER = "Open a folder of images…"
@@ -389,6 +394,8 @@ class SegmentPage(PageWidget):
         self.image_row = self._choice.row
         self.model_row = ModelRow()
         self.size_row = SizeRow()
+        self.stain = QComboBox()
+        offer(self.stain, STAINS, "auto")
         self.region_row = RegionRow()
         self.advanced = AdvancedSection()
         self.hint = QFrame()
@@ -412,6 +419,8 @@ class SegmentPage(PageWidget):
         form.add("Model", self.model_row, "The trained network that finds the cells")
         form.add("Object size", self.size_row, SIZE_TIP)
         form.add_wide(self.size_row.note)
+        form.add("Brown stain", self.stain, STAIN_TIP)
+        self._form = form
         form.add("Where", self.region_row, "How much of the image is segmented", top=True)
         vbox(
             form, self.hint, self.advanced, self.button, self.progress, on=self.work, spacing=8
@@ -451,6 +460,7 @@ class SegmentPage(PageWidget):
         self.model_row.valueChanged.connect(self.controller.choose_model)
         self.size_row.valueChanged.connect(self._size_changed)
         self.size_row.measureToggled.connect(self._measure)
+        self.stain.activated.connect(self._stain_chosen)
         self.region_row.valueChanged.connect(self._region_changed)
         self.region_row.linkChanged.connect(self._instances_changed)
         self.advanced.predictChanged.connect(self._predict_changed)
@@ -561,6 +571,9 @@ class SegmentPage(PageWidget):
     def _region_changed(self) -> None:
         self._workspace.set_region(self.region_row.where(), self.region_row.planes())
 
+    def _stain_chosen(self, _: int) -> None:
+        self.controller.set_predict(_with(self.session.predict, dab=self.stain.currentData()))
+
     def _predict_changed(self) -> None:
         self.controller.set_predict(self.advanced.predict(self.session.predict))
 
@@ -591,9 +604,15 @@ class SegmentPage(PageWidget):
         if self.session.predict.diameter is None:
             unsure = state.size_unsure(result.objects)
             self.size_row.set_estimate(result.diameter, unsure=unsure)
+        self._show_removed(state.removes_dab)
         area = result.summary.median_area_px
         if math.isfinite(area) and area > 0:
             self.result.set_typical_area(area)
+
+    def _show_removed(self, removed: bool) -> None:
+        """Say what became of the brown stain where nobody has chosen."""
+        auto = removed and self.session.predict.dab == "auto"
+        self.stain.setItemText(0, REMOVED if auto else STAINS[0][1])
 
     def _show_models(self) -> None:
         self.model_row.set_models(self.session.models, self.session.model)
@@ -613,6 +632,7 @@ class SegmentPage(PageWidget):
         if shown != self._axes_shown:
             if shown[:1] != self._axes_shown[:1]:
                 self.size_row.set_estimate(None)
+                self._show_removed(False)
             self._axes_shown = shown
             self._show_axes(source)
         self._show_image_line()
@@ -623,15 +643,17 @@ class SegmentPage(PageWidget):
         names: list[str] = []
         chosen: tuple[int, ...] = ()
         stack: tuple[str, tuple[int, ...]] = ("", ())
-        grey = False
+        grey = colours = False
         with suppress(SA2NetError):  # the preview line says what is wrong
             plan = source_plan(source)
             stack, grey = (plan.stack_axes, plan.stack_shape), not plan.is_rgb
             names, chosen = _channel_names(plan), plan.channels
+            colours = plan.tells_stains
         self.details.set_channels(names, chosen)
         self.details.misread.set_image(source)
         self.region_row.set_stack(*stack)
         self.advanced.set_levels(bool(stack[0]), grey)
+        self._form.set_row_visible(self.stain, colours)
         self._show_settings()
 
     def _show_image_line(self) -> None:
@@ -640,6 +662,7 @@ class SegmentPage(PageWidget):
     def _show_settings(self) -> None:
         session = self.session
         self.size_row.setValue(session.predict.diameter)
+        self.stain.setCurrentIndex(self.stain.findData(session.predict.dab))
         self.result.setValue(session.instances)
         self.result.set_tuned(self.controller.tuned == session.instances)
         self.region_row.link.setChecked(session.instances.link_planes)
