@@ -50,6 +50,7 @@ PredictConfig:
   engine = 'auto'
   tile = None; >=64 <=16384 %16
   levels = 'auto'
+  dab = 'auto'
   contrast = None
   augment = False
   tissue = False

@@ -8,6 +8,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import pytest
+import tifffile
 
 from napari_sa2net.app.cells import CellSource
 from napari_sa2net.app.edit_session import restored_session
@@ -123,6 +124,30 @@ def test_learning_sees_what_segmenting_saw(
     np.testing.assert_allclose(example.image, seen, atol=1e-6)
     assert (example.labels > 0).sum() == (LABELS > 0).sum()
     assert example.diameter == (31 if told else pytest.approx(20, abs=3))
+
+
+@pytest.mark.parametrize("removed", [True, False])
+def test_learning_sees_no_brown_stain_where_segmenting_saw_none(
+    desks: Any, removed: bool
+) -> None:
+    brown = np.full((*SIDE, 3), (150, 100, 60), np.uint8)
+    brown[LABELS > 0] = (90, 80, 130)
+    plan = plan_as_input(brown, "YXC", None, True, InputConfig(), 3)
+    plan = plan.without_dab() if removed else plan
+    predict = PredictConfig(diameter=31, dab="remove" if removed else "auto")
+    made = provenance(
+        "tiny", "ab", {**plan.settings(), "predict": predict}, diameter=31.0, scale=24 / 31
+    )
+    desk = desk_of(desks, brown, "YXC", None, made=made)
+    (record,) = desk.keep()
+    (item,) = load_training_folder(desk.state.folder)
+    example = load_example(item, InputConfig(), 24)
+    np.testing.assert_allclose(
+        example.image, plan.read((), 0, *SIDE[:1], 0, SIDE[1]), atol=1e-6
+    )
+    # the picture that is kept is the image as it is
+    np.testing.assert_array_equal(tifffile.imread(item.image), brown)
+    assert record.source.name == "two dyes"
 
 
 def test_a_crop_is_as_bright_as_the_whole(desks: Any) -> None:

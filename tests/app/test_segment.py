@@ -290,10 +290,22 @@ def test_the_size_that_was_found_is_used_again_for_the_same_look(desk: Desk) -> 
         {"source": replace(desk.source, channels=(0,))},
         {"source": replace(desk.source, key="b")},
         {"predict": PredictConfig(rescale=False)},
+        {"predict": PredictConfig(dab="keep")},
     ):
         assert desk.page.at_known_size(desk.request("x", **more)).predict.diameter is None
     chosen = desk.request("x", predict=PredictConfig(diameter=30))
     assert desk.page.at_known_size(chosen).predict.diameter == 30
+
+
+def test_a_brown_stain_that_was_removed_stays_so_for_the_same_look(desk: Desk) -> None:
+    made = {"settings": {"predict": {"dab": "remove"}}}
+    assert desk.page.accept(desk.request("one"), desk.result("one", provenance=made))
+    assert desk.page.results()["one"].removes_dab
+    assert desk.page.at_known_size(desk.request("x")).predict.dab == "remove"
+    keep = desk.request("x", predict=PredictConfig(dab="keep"))
+    assert desk.page.at_known_size(keep).predict.dab == "keep"
+    assert not desk.take("two").removes_dab
+    assert desk.page.at_known_size(desk.request("x")).predict.dab == "auto"
 
 
 def test_edited_cells_are_measured_and_other_errors_are_said(desk: Desk) -> None:

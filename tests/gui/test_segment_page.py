@@ -421,6 +421,40 @@ def test_two_planes_may_be_channels_unless_somebody_told(
     assert page.details.line.text().replace("\u00a0", " ") == "160 × 200 · 1 channel"
 
 
+def test_what_becomes_of_a_brown_stain_is_chosen_for_images_in_colour(
+    open_dock: OpenDock, qtbot: QtBot
+) -> None:
+    dock = open_dock()
+    viewer, page, session = parts(dock)
+    image, _ = nuclei()
+    viewer.add_image(image, name="grey")
+    assert page.stain.isHidden()
+    colours = np.full((96, 96, 3), (150, 100, 60), np.uint8)
+    viewer.add_image(colours, name="brown", rgb=True)
+    assert not page.stain.isHidden()
+    assert [page.stain.itemText(i) for i in range(3)] == ["automatic", "keep", "remove"]
+    assert session.predict.dab == page.stain.currentData() == "auto"
+    page.stain.setCurrentIndex(2)
+    page.stain.activated.emit(2)
+    assert session.predict.dab == "remove"
+    page.advanced.augment.click()
+    assert (session.predict.dab, session.predict.augment) == ("remove", True)
+    page.advanced.augment.click()
+    page.size_row.spin.setValue(20)
+    run(qtbot, page)
+    assert session.error is None
+    made = results(viewer)[-1].metadata["napari-sa2net"]
+    assert made["settings"]["predict"]["dab"] == "remove"
+    # of a choice nothing is said; where nobody has chosen, what became of it
+    assert page.stain.itemText(0) == "automatic"
+    page.stain.setCurrentIndex(0)
+    page.stain.activated.emit(0)
+    page._show_removed(True)
+    assert page.stain.currentText() == "automatic: removed"
+    viewer.layers.selection.active = viewer.layers["grey"]
+    assert page.stain.itemText(0) == "automatic"
+
+
 def test_channels_last_are_split_on_demand(open_dock: OpenDock, qtbot: QtBot) -> None:
     dock = open_dock()
     viewer, page, _ = parts(dock)

@@ -26,7 +26,7 @@ from napari_sa2net.errors import (
     SettingsError,
 )
 from napari_sa2net.inference.predict import Predictor
-from napari_sa2net.inference.segment import choose_scale, segment, split_settings
+from napari_sa2net.inference.segment import look_first, segment, split_settings
 from napari_sa2net.interpret.attention import attention
 from napari_sa2net.interpret.explain import explain
 from napari_sa2net.measure import object_table
@@ -329,4 +329,4 @@ def test_where_nothing_is_found_it_looks_at_a_size_that_it_learned_from(tiny_mod
         card = model.card.model_copy(update={"diameter": trained, "image_diameters": learned})
         predictor = Predictor(replace(model, card=card))
         # no size is told that nobody has found
-        assert choose_scale(predictor, plan_image(image)) == (None, scale)
+        assert look_first(predictor, plan_image(image))[1:] == (None, scale)

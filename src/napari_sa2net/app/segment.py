@@ -623,7 +623,7 @@ class SegmentController:
             return request
         if _read_as(request) != _read_as(former.request):
             return request
-        found = {"diameter": former.diameter}
+        found: dict[str, Any] = {"diameter": former.diameter}
         if former.removes_dab:
             found["dab"] = "remove"
         return replace(request, predict=predict.model_copy(update=found))

@@ -334,7 +334,7 @@ def _float32_is_enough(dtype: np.dtype[Any], low: float, high: float) -> bool:
 # Brown of immunohistochemistry (3,3'-diaminobenzidine, DAB), beside the blue of nuclei.
 
 #: From this share of brown pixels on an image may be immunohistochemistry.
-BROWN_FROM = 0.02
+BROWN_FROM = 0.005
 #: A pixel is stained from this optical density of its three colours together, and brown where
 #: it takes away so many times more blue than green, and more green than red.
 STAINED, BLUE_TO_GREEN, GREEN_TO_RED = 0.3, 1.1, 1.2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -259,11 +260,15 @@ def look_first(
     found = [sized(way) for way in range(len(ways))]
     if len(found) == 1:
         return found[0]
-    seen = [
-        cells_seen(predictor, one, planes, scale, instances, cancelled)
-        for one, _, scale in found
-    ]
-    return found[1] if seen[1] > seen[0] else found[0]
+    # At the sizes of both: at a small one alone, grains of the stain would pass for cells.
+    scales = {scale for _, _, scale in found}
+    with_dab, without = (
+        math.prod(
+            cells_seen(predictor, one, planes, scale, instances, cancelled) for scale in scales
+        )
+        for one, _, _ in found
+    )
+    return found[1] if without > with_dab else found[0]
 
 
 def predict_image(
