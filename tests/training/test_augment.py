@@ -1,22 +1,16 @@
 """Image and labels stay together under every warp."""
 
 import math
-from dataclasses import asdict, fields
+from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
 
-from napari_sa2net.config import TrainConfig
-from napari_sa2net.data.training_set import TrainingItem
 from napari_sa2net.training import dataset
 from napari_sa2net.training.dataset import (
     STAINS,
-    WIDE,
     Crop,
-    CropDataset,
-    Example,
     Warp,
     Wide,
     as_fluorescence,
@@ -25,9 +19,7 @@ from napari_sa2net.training.dataset import (
     degrade,
     depths,
     distance_target,
-    immunostain,
     median_diameter,
-    out_of_focus,
     pack,
     random_warp,
     restain,
@@ -215,120 +207,6 @@ def test_stained_nuclei_become_bright_and_grey_ones_stained():
     assert (made[0] != made[2]).any()
 
 
-def test_every_third_stain_is_brown():
-    """Of nuclei that are made, and of a counterstain that is mixed anew."""
-    rng = np.random.default_rng(0)
-    cells = torch.zeros(3, 6, 6)
-    cells[:, 2:4, 2:4] = 1
-    made = [as_stained(cells, rng)[:, 2:4, 2:4].mean((1, 2)) for _ in range(200)]
-    eosin = STAINS[1].neg().exp()[:, None, None]
-    mixed = [-restain(eosin, rng).log()[:, 0, 0] for _ in range(200)]
-    assert np.mean([bool(one[2] < one[0]) for one in made]) == pytest.approx(0.35, abs=0.08)
-    brown = [bool(one[2] > 0.3 * one[1]) for one in mixed]
-    assert np.mean(brown) == pytest.approx(0.35, abs=0.08)
-
-
-def nuclei_in_tissue():
-    """Nine nuclei in haematoxylin, as an image (3, 96, 96) and labels."""
-    labels = torch.zeros(96, 96, dtype=torch.int32)
-    for n in range(9):
-        y, x = divmod(n, 3)
-        labels[8 + 32 * y : 24 + 32 * y, 8 + 32 * x : 24 + 32 * x] = n + 1
-    amount = 0.8 * (labels > 0).float()
-    return torch.einsum("hw,c->chw", amount, STAINS[0]).neg().exp(), labels
-
-
-def test_brown_is_put_on_membranes_cytoplasm_or_nuclei(monkeypatch):
-    image, labels = nuclei_in_tissue()
-    inside = labels > 0
-    away_from_them = torch.from_numpy(ndimage.distance_transform_edt(~inside.numpy()))
-    near, far = ~inside & (away_from_them < 5), away_from_them > 9
-    kinds = {"membranes": (1.0, 0.0), "cytoplasm": (0.0, 1.0), "nuclei": (0.0, 0.0)}
-    for kind, shares in kinds.items():
-        for name, share in zip(("MEMBRANES", "CYTOPLASM"), shares, strict=True):
-            monkeypatch.setattr(dataset, name, share)
-        brown = torch.zeros(96, 96)
-        for seed in range(30):
-            out = immunostain(image, labels, np.random.default_rng(seed))
-            assert out.shape == image.shape
-            assert torch.isfinite(out).all()
-            red, _, blue = out
-            brown += (red - blue).clamp(min=0)
-        on, beside, away = (float(brown[part].mean()) for part in (inside, near, far))
-        if kind == "membranes":
-            assert beside > 2 * away
-        elif kind == "cytoplasm":
-            assert min(beside, away) > 2 * on
-        else:
-            assert on > 2 * max(beside, away)
-
-
-def test_the_antigen_is_in_some_nuclei_and_others_stay_blue(monkeypatch):
-    monkeypatch.setattr(dataset, "MEMBRANES", 0.0)
-    monkeypatch.setattr(dataset, "CYTOPLASM", 0.0)
-    image, labels = nuclei_in_tissue()
-    counts = set()
-    for seed in range(20):
-        red, _, blue = immunostain(image, labels, np.random.default_rng(seed))
-        counts.add(sum(bool((red - blue)[labels == n].mean() > 0) for n in range(1, 10)))
-    assert min(counts) < 4 < max(counts)
-
-
-def test_without_nuclei_nothing_is_stained():
-    image = torch.rand(3, 32, 32)
-    none = torch.zeros(32, 32, dtype=torch.int32)
-    assert immunostain(image, none, np.random.default_rng(0)) is image
-
-
-def test_cells_out_of_focus_glow_between_the_others_and_leave_them_sharp():
-    sharp = torch.zeros(1, 96, 96)
-    sharp[:, 20:40, 20:40] = 1
-    other = torch.zeros(1, 96, 96)
-    other[:, 60:80, 60:80] = 1
-    for seed in range(10):
-        out = out_of_focus(sharp, other, np.random.default_rng(seed))[0]
-        assert -0.1 < float(out.min()) < 0.1
-        assert 0.9 < float(out.max()) < 1.5
-        assert out[70, 70] > out[20, 80] + 0.1, "it glows"
-        assert out[30, 38] - out[30, 42] > 0.15, "the edge in focus stays one"
-        steps = out[50:90, 70].diff().abs().max()
-        assert steps < 0.1, "the other's edge is gone"
-
-
-@pytest.mark.parametrize(
-    ("colour", "augmentation", "wide_share", "seen"),
-    [
-        (True, "wide", 1.0, {"immunostain"}),
-        (True, "wide", 0.0, {"immunostain"}),
-        (True, "plain", 1.0, set()),
-        (False, "wide", 1.0, {"out_of_focus"}),
-        (False, "wide", 0.0, set()),
-        (False, "plain", 1.0, set()),
-    ],
-)
-def test_which_crops_are_immunostained_or_out_of_focus(
-    monkeypatch, tmp_path, colour, augmentation, wide_share, seen
-):
-    image, labels = nuclei_in_tissue()
-    if not colour:
-        image = (labels > 0).float().expand(3, -1, -1)
-    item = TrainingItem("a", tmp_path, tmp_path)
-    centres = np.array(ndimage.center_of_mass(labels > 0, labels, range(1, 10)))
-    example = Example(item, image.numpy(), labels.numpy(), None, 16.0, centres)
-    called = set()
-
-    def spy(name):
-        return lambda image, *_: called.add(name) or image
-
-    for name in ("immunostain", "out_of_focus"):
-        monkeypatch.setattr(dataset, name, spy(name))
-    config = TrainConfig(crop=32, diameter=16, augmentation=augmentation, wide_share=wide_share)
-    crops = CropDataset([example], config, 40)
-    for i in range(40):
-        crops[i]
-    assert called == seen
-
-
 def test_jpeg_loses_more_the_lower_its_quality():
     image = torch.from_numpy(np.random.default_rng(0).random((3, 32, 32)).astype(np.float32))
     lost = [float((as_jpeg(image, q) - image).abs().mean()) for q in (95, 60, 20)]
@@ -339,19 +217,3 @@ def test_jpeg_loses_more_the_lower_its_quality():
     smooth = torch.linspace(-0.5, 1.5, 32).expand(3, 32, 32)
     back = as_jpeg(smooth, 95)
     torch.testing.assert_close(back, smooth.clamp(0, 1), atol=0.06, rtol=0)
-
-
-def test_wide_variation_is_as_likely_as_when_the_bundled_models_were_trained():
-    assert asdict(WIDE) == {
-        "turned": 0.15,
-        "inverted": 0.08,
-        "channels": 0.1,
-        "blurred": 0.15,
-        "coarse": 0.15,
-        "shaded": 0.25,
-        "noisy": 0.3,
-        "counted": 0.15,
-        "jpeg": 0.15,
-        "packed": 0.25,
-        "out_of_focus": 0.25,
-    }
