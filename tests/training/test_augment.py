@@ -1,7 +1,7 @@
 """Image and labels stay together under every warp."""
 
 import math
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ import torch
 from napari_sa2net.training import dataset
 from napari_sa2net.training.dataset import (
     STAINS,
+    WIDE,
     Crop,
     Warp,
     Wide,
@@ -207,6 +208,19 @@ def test_stained_nuclei_become_bright_and_grey_ones_stained():
     assert (made[0] != made[2]).any()
 
 
+def test_every_third_stain_is_brown():
+    """Of nuclei that are made, and of a counterstain that is mixed anew."""
+    rng = np.random.default_rng(0)
+    cells = torch.zeros(3, 6, 6)
+    cells[:, 2:4, 2:4] = 1
+    made = [as_stained(cells, rng)[:, 2:4, 2:4].mean((1, 2)) for _ in range(200)]
+    eosin = STAINS[1].neg().exp()[:, None, None]
+    mixed = [-restain(eosin, rng).log()[:, 0, 0] for _ in range(200)]
+    assert np.mean([bool(one[2] < one[0]) for one in made]) == pytest.approx(0.35, abs=0.08)
+    brown = [bool(one[2] > 0.3 * one[1]) for one in mixed]
+    assert np.mean(brown) == pytest.approx(0.35, abs=0.08)
+
+
 def test_jpeg_loses_more_the_lower_its_quality():
     image = torch.from_numpy(np.random.default_rng(0).random((3, 32, 32)).astype(np.float32))
     lost = [float((as_jpeg(image, q) - image).abs().mean()) for q in (95, 60, 20)]
@@ -217,3 +231,18 @@ def test_jpeg_loses_more_the_lower_its_quality():
     smooth = torch.linspace(-0.5, 1.5, 32).expand(3, 32, 32)
     back = as_jpeg(smooth, 95)
     torch.testing.assert_close(back, smooth.clamp(0, 1), atol=0.06, rtol=0)
+
+
+def test_wide_variation_is_as_likely_as_when_the_bundled_models_were_trained():
+    assert asdict(WIDE) == {
+        "turned": 0.15,
+        "inverted": 0.08,
+        "channels": 0.1,
+        "blurred": 0.15,
+        "coarse": 0.15,
+        "shaded": 0.25,
+        "noisy": 0.3,
+        "counted": 0.15,
+        "jpeg": 0.15,
+        "packed": 0.25,
+    }

@@ -33,7 +33,7 @@ from napari_sa2net.data.training_set import (
 )
 from napari_sa2net.errors import SA2NetError, TrainingDataError
 from napari_sa2net.inference.tiling import ScaledPlane
-from napari_sa2net.metrics import typical_diameter
+from napari_sa2net.metrics import overlap_table, typical_diameter
 
 # --------------------------------------------------------------------------------------------
 # From labelled objects to the classes a network learns: background, interior, boundary.
@@ -85,6 +85,20 @@ def class_targets(labels: NDArray[np.integer]) -> NDArray[np.uint8]:
         deepest = ndimage.maximum(depth, labels, index=np.arange(areas.size))
         target[thin & (depth >= np.asarray(deepest)[labels])] = 1
     return target
+
+
+#: Within this many pixels of two objects at once is between touching ones.
+TOUCHING_REACH = 4
+
+
+def between_objects(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Pixels (H, W) that have two objects within `TOUCHING_REACH`, along rows and columns."""
+    labels = np.ascontiguousarray(labels, dtype=np.int32)
+    side = 2 * TOUCHING_REACH + 1
+    far = np.where(labels > 0, labels, np.iinfo(np.int32).max)
+    lowest = ndimage.minimum_filter(far, size=side, mode="nearest")
+    highest = ndimage.maximum_filter(labels, size=side, mode="nearest")
+    return (highest > 0) & (lowest != highest)
 
 
 def edge_distance(labels: NDArray[np.integer]) -> NDArray[np.float32]:
@@ -166,6 +180,8 @@ def median_diameter(labels: NDArray[np.integer]) -> float | None:
 NEAR_OCTAVES, FAR_OCTAVES, FAR_SHARE = 0.5, 1.2, 0.2
 #: Share of crops that look at an object rather than anywhere.
 OBJECT_SHARE = 0.7
+#: How far (half crops) the crop's middle may be from the object; from one that is hard.
+OFF, OFF_HARD = 0.7, 0.5
 #: Colour of haematoxylin, eosin and DAB as unit optical densities in red, green and blue
 #: (Ruifrok and Johnston 2001, Anal. Quant. Cytol. Histol. 23:291).
 STAINS = torch.nn.functional.normalize(
@@ -212,11 +228,16 @@ def random_warp(
     crop: int,
     scale: float,
     places: NDArray[np.floating] | None = None,
+    hard: NDArray[np.floating] | None = None,
+    hard_share: float = 0.0,
 ) -> Warp:
     """A warp that shows a random part of an image of `shape` at about `scale`.
 
-    Most crops look at one of `places`, (n, 2) centres of objects, so that few are empty.
+    Most crops look at one of `places`, (n, 2) centres of objects, so that few are empty; the
+    given share of these at one of `hard`, (n, 2), if there are any, also where no object is.
     """
+    places = np.zeros((0, 2)) if places is None else places
+    hard = np.zeros((0, 2)) if hard is None or not hard_share else hard
     octaves = FAR_OCTAVES if rng.random() < FAR_SHARE else NEAR_OCTAVES
     scale *= 2.0 ** rng.uniform(-octaves, octaves)
     half = crop / scale / 2
@@ -226,12 +247,16 @@ def random_warp(
         else (n - 1) / 2 + rng.uniform(-0.1, 0.1) * n
         for n in shape
     ]
-    if places is not None and len(places) and rng.random() < OBJECT_SHARE:
-        place = places[int(rng.integers(len(places)))] + rng.uniform(-0.7, 0.7, 2) * half
-        centre = [
-            float(np.clip(p, half, n - half)) if n > 2 * half else c
-            for p, n, c in zip(place, shape, centre, strict=True)
-        ]
+    if len(places) + len(hard) and rng.random() < OBJECT_SHARE:
+        off = OFF
+        if len(hard) and rng.random() < hard_share:
+            places, off = hard, OFF_HARD
+        if len(places):
+            place = places[int(rng.integers(len(places)))] + rng.uniform(-off, off, 2) * half
+            centre = [
+                float(np.clip(p, half, n - half)) if n > 2 * half else c
+                for p, n, c in zip(place, shape, centre, strict=True)
+            ]
     # Right angles keep the pixels as they are; free angles show what they do not.
     right = rng.random() < 0.5
     angle = math.pi / 2 * int(rng.integers(4)) if right else rng.uniform(0, 2 * math.pi)
@@ -501,6 +526,8 @@ class Example:
         What may be wrong with the labels.
     unchosen : str
         Which of several channels was read, where nobody has chosen.
+    hard : (n, 2) float or None
+        Places (y, x) that a network gets wrong.
     """
 
     item: TrainingItem
@@ -512,6 +539,7 @@ class Example:
     certain: NDArray[np.bool_] | None = None
     note: str = ""
     unchosen: str = ""
+    hard: NDArray[np.floating] | None = None
 
     @cached_property
     def depths(self) -> NDArray[np.float32]:
@@ -637,7 +665,8 @@ class CropDataset(Dataset[dict[str, Tensor]]):
         )
         example = self.examples[min(int(pick), len(self.examples) - 1)]
         crop = self._cut(example, rng)
-        wide = self.config.augmentation == "wide"
+        share = self.config.wide_share
+        wide = self.config.augmentation == "wide" and (share == 1 or rng.random() < share)
         # Fluorescence adds up; what absorbs or is grown on glass does not lie on top of itself.
         if wide and example.is_dark and rng.random() < WIDE.packed:
             crop = pack(crop, self._cut(example, rng))
@@ -648,13 +677,29 @@ class CropDataset(Dataset[dict[str, Tensor]]):
             "distance": torch.from_numpy(distance_target(labels, crop.deepest)),
             "mask": crop.grade > 0.5,
             "certain": crop.grade > 1.5,
+            "weight": torch.from_numpy(self._weights(labels)),
         }
+
+    def _weights(self, labels: NDArray[np.int32]) -> NDArray[np.float32]:
+        """How much each pixel counts in the loss."""
+        more = np.float32(self.config.touching_weight)
+        if more == 0:
+            return np.ones(labels.shape, np.float32)
+        return 1 + more * between_objects(labels)
 
     def _cut(self, example: Example, rng: np.random.Generator) -> Crop:
         """A crop of an example, as it is in the image."""
         shape = (example.labels.shape[0], example.labels.shape[1])
         scale = self.config.diameter / example.diameter
-        warp = random_warp(rng, shape, self.config.crop, scale, example.centres)
+        warp = random_warp(
+            rng,
+            shape,
+            self.config.crop,
+            scale,
+            example.centres,
+            example.hard,
+            self.config.hard_share,
+        )
         image, labels, grade = warp_pair(
             to_tensor(example.image),
             to_tensor(example.labels),
@@ -714,12 +759,7 @@ class ValidationDataset(Dataset[dict[str, Tensor]]):
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         example = self.examples[i]
         scale = self.config.diameter / example.diameter
-        part = scaled_part(
-            example,
-            scale,
-            VALIDATION_SIDE,
-            lambda shape: tuple(max(0, (n - VALIDATION_SIDE) // 2) for n in shape),
-        )
+        part, _ = middle_part(example, scale, VALIDATION_SIDE)
         labels = part.labels
         mask = np.ones(labels.shape, bool) if part.counts is None else part.counts
         return {
@@ -752,6 +792,49 @@ def scaled_part(
         certain=None if example.certain is None else example.certain[at],
         centres=np.zeros((0, 2)),
     )
+
+
+def middle_part(example: Example, scale: float, side: int) -> tuple[Example, tuple[int, ...]]:
+    """The middle square of an example at another scale, and where in the whole it starts."""
+    at: list[tuple[int, ...]] = []
+
+    def start(shape: tuple[int, int]) -> tuple[int, ...]:
+        at.append(tuple(max(0, (n - side) // 2) for n in shape))
+        return at[0]
+
+    return scaled_part(example, scale, side, start), at[0]
+
+
+def wrong_places(
+    labels: NDArray[np.integer],
+    truth: NDArray[np.integer],
+    counts: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float64]:
+    """Middles of the objects of either side that no object of the other is.
+
+    Parameters
+    ----------
+    labels, truth : (H, W) integer
+    counts : (H, W) bool, optional
+        Pixels whose truth is known; objects in the middle of others are left out.
+
+    Returns
+    -------
+    (n, 2) float
+        Positions (y, x): missed and merged ones of the truth, then those that are none.
+    """
+    table = overlap_table(truth, labels)
+    same = table.of(table.iou > 0.5)
+    missed = np.setdiff1d(table.before, table.before[same.i])
+    made_up = np.setdiff1d(table.after, table.after[same.j])
+    places = [
+        np.asarray(ndimage.center_of_mass(one > 0, one, some), float).reshape(-1, 2)
+        for one, some in ((truth, missed), (labels, made_up))
+    ]
+    found = np.concatenate(places)
+    if counts is not None and len(found):
+        found = found[counts[tuple(np.rint(found).astype(np.intp).T)]]
+    return found
 
 
 class InMemory:
