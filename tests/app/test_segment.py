@@ -290,7 +290,6 @@ def test_the_size_that_was_found_is_used_again_for_the_same_look(desk: Desk) -> 
         {"source": replace(desk.source, channels=(0,))},
         {"source": replace(desk.source, key="b")},
         {"predict": PredictConfig(rescale=False)},
-        {"predict": PredictConfig(dab="keep")},
     ):
         assert desk.page.at_known_size(desk.request("x", **more)).predict.diameter is None
     chosen = desk.request("x", predict=PredictConfig(diameter=30))
@@ -300,12 +299,25 @@ def test_the_size_that_was_found_is_used_again_for_the_same_look(desk: Desk) -> 
 def test_a_brown_stain_that_was_removed_stays_so_for_the_same_look(desk: Desk) -> None:
     made = {"settings": {"predict": {"dab": "remove"}}}
     assert desk.page.accept(desk.request("one"), desk.result("one", provenance=made))
-    assert desk.page.results()["one"].removes_dab
-    assert desk.page.at_known_size(desk.request("x")).predict.dab == "remove"
+    assert desk.page.results()["one"].dab == "remove"
+    known = desk.page.at_known_size(desk.request("x"))
+    assert (known.predict.diameter, known.predict.dab) == (12, "remove")
+    again = desk.page.at_known_size(known)  # what was known at once is known again
+    assert again.predict == known.predict
+    # cells of another look have another size
     keep = desk.request("x", predict=PredictConfig(dab="keep"))
-    assert desk.page.at_known_size(keep).predict.dab == "keep"
-    assert not desk.take("two").removes_dab
-    assert desk.page.at_known_size(desk.request("x")).predict.dab == "auto"
+    assert desk.page.at_known_size(keep) is keep
+    assert desk.take("two").dab == "keep"
+    known = desk.page.at_known_size(desk.request("x"))
+    assert (known.predict.diameter, known.predict.dab) == (12, "keep")
+
+
+def test_a_stain_that_was_removed_elsewhere_is_none_of_a_grey_image(desk: Desk) -> None:
+    chosen = desk.request("x", predict=PredictConfig(dab="remove"))
+    assert chosen.arguments()["predict"].dab == "auto"
+    colours = ImageSource("b", "b", np.zeros((*SHAPE, 3), np.uint8), "YXC")
+    chosen = desk.request("x", predict=PredictConfig(dab="remove"), source=colours)
+    assert chosen.arguments()["predict"].dab == "remove"
 
 
 def test_edited_cells_are_measured_and_other_errors_are_said(desk: Desk) -> None:

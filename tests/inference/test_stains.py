@@ -196,7 +196,7 @@ def test_in_blocks(tmp_path) -> None:
 
 def test_where_nothing_can_be_removed(tiny_model) -> None:
     grey = np.random.default_rng(0).random((64, 64)).astype(np.float32)
-    with pytest.raises(SettingsError, match="--dab keep"):
+    with pytest.raises(SettingsError, match="leave out --dab"):
         segment(grey, tiny_model, diameter=18.0, dab="remove")
     assert segment(grey, tiny_model, diameter=18.0, dab="auto").labels.shape == (64, 64)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from psygnal import Signal
 
@@ -27,6 +27,7 @@ from napari_sa2net.app.session import (
     TableUpdate,
     Where,
     as_seen,
+    dab_of,
     device_line,
     image_line,
     nothing_found_words,
@@ -82,8 +83,8 @@ class ResultState:
         The engine keeps its probabilities, and they belong to the image as it is.
     diameter
         Size of the cells (px) that set the scale; None where nothing was rescaled.
-    removes_dab
-        The image was seen without its brown stain.
+    dab
+        What became of the brown stain of the image.
     replaces
         Key of the image's former result if no person has edited it: its layer takes the new
         labels. None: the labels go to a new layer.
@@ -106,7 +107,7 @@ class ResultState:
     edited: bool = False
     kept: bool = True
     diameter: float | None = None
-    removes_dab: bool = False
+    dab: Literal["keep", "remove"] = "keep"
     replaces: str | None = None
     adds_to: str | None = None
     looks_into: str | None = None
@@ -246,18 +247,12 @@ class Results:
 KEPT_BY_CHOICE = ("remove_border", "fill_holes", "link_planes")
 
 
-def was_removed(result: p.SegmentResult) -> bool:
-    """Whether an image was seen without its brown stain."""
-    settings: dict[str, Any] = result.provenance.get("settings") or {}
-    return (settings.get("predict") or {}).get("dab") == "remove"
-
-
 def _read_as(request: SegmentRequest) -> tuple[Any, ...]:
-    """What size and stain that are looked for depend on."""
+    """What the size that a search finds depends on."""
     source = request.source
     return (
         *(request.model, request.generation, request.normalize),
-        *(source.axes, source.channels, request.predict.dab),
+        *(source.axes, source.channels),
     )
 
 
@@ -623,9 +618,9 @@ class SegmentController:
             return request
         if _read_as(request) != _read_as(former.request):
             return request
-        found: dict[str, Any] = {"diameter": former.diameter}
-        if former.removes_dab:
-            found["dab"] = "remove"
+        if predict.dab not in ("auto", former.dab):
+            return request
+        found = {"diameter": former.diameter, "dab": former.dab}
         return replace(request, predict=predict.model_copy(update=found))
 
     def accept(
@@ -668,7 +663,7 @@ class SegmentController:
             edited=looks_into is not None,
             kept=kept,
             diameter=result.diameter,
-            removes_dab=was_removed(result),
+            dab=dab_of(result.provenance),
             replaces=replaces,
             adds_to=adds_to,
             looks_into=looks_into,

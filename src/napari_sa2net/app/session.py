@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -368,6 +369,9 @@ class SegmentRequest:
         source, predict = self.source, self.predict
         if source.contrast is not None and self.normalize:
             predict = predict.model_copy(update={"contrast": source.contrast})
+        if predict.dab == "remove" and not source.plan.tells_stains:
+            # chosen for another image; the page shows no choice for this one
+            predict = predict.model_copy(update={"dab": "auto"})
         return {
             "image": source.data,
             "model": self.model,
@@ -410,6 +414,13 @@ class ExplainRequest(SegmentRequest):
         """Not a result of more or other than this: another model, a stack for its planes."""
         part = isinstance(former, ExplainRequest) or former.window == self.window
         return part and former.model == self.model
+
+
+def dab_of(provenance: Mapping[str, Any]) -> Literal["keep", "remove"]:
+    """What became of the brown stain in the image of a result."""
+    settings: Mapping[str, Any] = provenance.get("settings") or {}
+    removed = (settings.get("predict") or {}).get("dab") == "remove"
+    return "remove" if removed else "keep"
 
 
 def as_seen(source: ImageSource, session: Session) -> ImageSource:

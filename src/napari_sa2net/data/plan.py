@@ -432,8 +432,8 @@ class ImagePlan(BlockReader):
         if not self.tells_stains:
             raise SettingsError(
                 "The brown stain can be removed from images in colour (red, green and blue of "
-                "8 or 16 bits, or from 0 to 1), and this is none. Leave it as it is (in the "
-                "shell --dab keep)."
+                "8 or 16 bits, or from 0 to 1), and this is none. Set it to automatic (in the "
+                "shell leave out --dab)."
             )
         if self.removes_dab:
             return self

@@ -604,7 +604,7 @@ class SegmentPage(PageWidget):
         if self.session.predict.diameter is None:
             unsure = state.size_unsure(result.objects)
             self.size_row.set_estimate(result.diameter, unsure=unsure)
-        self._show_removed(state.removes_dab)
+        self._show_removed(state.dab == "remove")
         area = result.summary.median_area_px
         if math.isfinite(area) and area > 0:
             self.result.set_typical_area(area)
