@@ -564,6 +564,30 @@ def test_box_is_segmented_with_its_settings_and_put_in_place(desks: Any) -> None
     np.testing.assert_array_equal(labels3[0], disks())
 
 
+@pytest.mark.parametrize(
+    ("made", "chosen", "asked"),
+    [
+        ({}, "auto", "auto"),
+        ({"settings": {"predict": {"dab": "auto"}}}, "auto", "keep"),
+        ({"settings": {"predict": {"dab": "remove"}}}, "auto", "remove"),
+        ({"settings": {"predict": {"dab": "remove"}}}, "keep", "keep"),
+    ],
+)
+def test_a_box_is_seen_with_the_stain_of_the_cells_around_it(
+    desks: Any, made: dict[str, Any], chosen: Any, asked: str
+) -> None:
+    labels = disks()
+    desk = desks(labels)
+    image = ImageSource("img", "ihc", np.zeros((*labels.shape, 3), np.uint8), "YXC")
+    desk.controller.set_cells(
+        CellSource("cells", "my cells", labels, (), image, (0, 0), made=made)
+    )
+    session = desk.link.session
+    session.predict = session.predict.model_copy(update={"dab": chosen})
+    desk.controller.segment_box([(4, 5), (4, 80), (40, 80), (40, 5)], InstanceConfig(), 12.0)
+    assert desk.client.requests[-1].arguments["predict"].dab == asked
+
+
 def test_review_order_and_view(desks: Any) -> None:
     labels = disks()
     labels[40:43, 100:112] = 5
