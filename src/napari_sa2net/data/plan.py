@@ -186,6 +186,8 @@ FEW_PLANES = 9
 LEAST_CONTRAST = 0.25
 #: A plane of a stack that is no wider is more likely a misread axis ...
 FEW_PIXELS = 4
+#: Of the pixels that are sampled so many are looked at for brown: one of these.
+EVERY = 4
 #: So few planes of a stack of which nobody has said that it is one may be channels.
 FEW_CHANNELS = 4
 #: ... and so is one up to this width that is this many times longer, as the stack is.
@@ -331,6 +333,8 @@ class ImagePlan(BlockReader):
     ) -> None:
         super().__init__(array, axes.names)
         self.removes_dab = False
+        #: share of what is sampled first, so that pixels need not be loaded again for it
+        self._brown: float | None = None
         self.shape: tuple[int, ...] = tuple(int(n) for n in array.shape)
         self.dtype = np.dtype(array.dtype)
         self.is_rgb = axes.rgb
@@ -458,8 +462,12 @@ class ImagePlan(BlockReader):
             return self._whole.has_dab
         if not self.tells_stains or self.is_empty:
             return False
-        colours = np.stack(self._sample(list(self.indices()), 1)[0])
-        return brown_share(colours) >= BROWN_FROM
+        if self._brown is None:  # levels that were given were not measured
+            self._look_for_brown(self._sample(list(self.indices()), 1)[0])
+        return self._brown is not None and self._brown >= BROWN_FROM
+
+    def _look_for_brown(self, samples: Sequence[NDArray[Any]]) -> None:
+        self._brown = brown_share(np.stack(samples)[:, ::EVERY])
 
     @property
     def whole(self) -> ImagePlan:
@@ -755,6 +763,8 @@ class ImagePlan(BlockReader):
         """Levels over planes of the stack."""
         for effort in (1, 16):
             samples, complete = self._sample(planes, effort)
+            if self._brown is None and self.tells_stains:
+                self._look_for_brown(samples)
             if self.removes_dab:
                 samples = list(remove_dab(np.stack(samples)))
             # A flat sample of a larger image may just be its empty background.
