@@ -225,6 +225,12 @@ class PredictConfig(Settings):
         "under brown membranes and cytoplasm are seen; auto: removed where more cells are seen "
         "without it",
     )
+    adapt: bool = Field(
+        True,
+        title="Adapt to the image",
+        description="Normalise the encoder's features by what this image shows, not by the "
+        "images of the training: better on other stains and microscopes",
+    )
     augment: bool = Field(
         False,
         title="Average flips",
@@ -256,6 +262,7 @@ class PredictSettings(TypedDict, total=False):
     levels: LevelsOf
     contrast: tuple[float, float] | None
     dab: Literal["auto", "keep", "remove"]
+    adapt: bool
     augment: bool
     tissue: bool
 

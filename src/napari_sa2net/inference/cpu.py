@@ -190,10 +190,7 @@ class FastSA2Net(Staged):
         self.dtype = dtype
         self.gamma = there(net.gamma, net.gates)
         self.scales = net.bottleneck.scales
-        self._inc = FusedConv(net.inc.conv, net.inc.norm, dtype=torch.float32)
-        self._downs = [
-            [self._conv_norm(c) for c in getattr(net, f"down{i}").nConvs] for i in (1, 2, 3, 4)
-        ]
+        self._set_encoder(net)
         self._sides = [self._conv(getattr(net, f"side_conv{i}")) for i in (2, 3, 4, 5)]
         block = net.bottleneck
         self._local = [self._gated(block.get_submodule(f"gcn{i}")) for i in (1, 2, 3, 4)]  # type: ignore[arg-type]
@@ -207,6 +204,19 @@ class FastSA2Net(Staged):
         ]
         heads = {8: net.outc1, 4: net.outc2, 2: net.outc3, 1: net.outc4}
         self._heads = {s: FusedConv(conv, dtype=torch.float32) for s, conv in heads.items()}
+
+    def _set_encoder(self, net: SA2Net) -> None:
+        self._inc = FusedConv(net.inc.conv, net.inc.norm, dtype=torch.float32)
+        self._downs = [
+            [self._conv_norm(c) for c in getattr(net, f"down{i}").nConvs] for i in (1, 2, 3, 4)
+        ]
+
+    def with_encoder(self, net: Network) -> FastSA2Net:
+        """The same with the encoder of another network; all else is shared."""
+        assert isinstance(net, SA2Net)
+        own = copy.copy(self)
+        own._set_encoder(net)
+        return own
 
     # --- the stages ------------------------------------------------------------------------
 

@@ -237,11 +237,12 @@ def _measure(
     sizes, looked_at = [], 0
     certain = around = 0.0
     windows = crops([ScaledPlane(plan, index, scale) for index in planes])
-    for done, (plane, window) in enumerate(windows):
+    shown = _read(windows)
+    predictor = predictor.adapted(shown)
+    for done, ((plane, window), values) in enumerate(zip(windows, shown, strict=True)):
         seen(done, len(windows))
         if cancelled and cancelled():
             raise Cancelled("Cancelled; nothing was changed.")
-        values = plane.read(window.y0, window.y1, window.x0, window.x1)
         probability = predictor.probabilities(values)
         labels = label_objects(probability, predictor.card.classes, config)
         inside, near = _overlap(labels > 0, probability, predictor.card.classes)
@@ -299,16 +300,30 @@ def cells_seen(
     """
     config = instances or predictor.card.instance
     total, looked_at = 0.0, 0
-    for plane, window in crops([ScaledPlane(plan, index, scale) for index in planes]):
+    shown = _read(crops([ScaledPlane(plan, index, scale) for index in planes]))
+    predictor = predictor.adapted(shown)
+    for values in shown:
         if cancelled and cancelled():
             raise Cancelled("Cancelled; nothing was changed.")
-        values = plane.read(window.y0, window.y1, window.x0, window.x1)
         probability = predictor.probabilities(values)
         labels = label_objects(probability, predictor.card.classes, config)
         foreground = foreground_probability(probability, predictor.card.classes)
         total += float(confidences(labels, foreground)[1:].sum())
         looked_at += labels.size
     return total * scale**2 / looked_at
+
+
+def adapted_at(
+    predictor: Predictor, plan: ImagePlan, planes: Sequence[tuple[int, ...]], scale: float
+) -> Predictor:
+    """A predictor that is adapted to an image, by a few crops (`Predictor.adapted`)."""
+    if plan.is_empty or plan.constant:
+        return predictor
+    return predictor.adapted(_read(crops([ScaledPlane(plan, i, scale) for i in planes])))
+
+
+def _read(windows: Sequence[tuple[ScaledPlane, Window]]) -> list[NDArray[np.float32]]:
+    return [plane.read(w.y0, w.y1, w.x0, w.x1) for plane, w in windows]
 
 
 def crops(planes: Sequence[ScaledPlane]) -> list[tuple[ScaledPlane, Window]]:

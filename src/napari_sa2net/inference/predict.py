@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,6 +38,7 @@ from napari_sa2net.inference.tiling import (
 from napari_sa2net.models.file import Model
 from napari_sa2net.nn import (
     activate,
+    adapted_to,
     fixed_statistics,
     pad_to_stride,
     pooled_statistics,
@@ -261,6 +264,28 @@ class Predictor:
         self._library = Library(model, engine) if by_library else None
         self._net = optimised(model.net, self.device, self.dtype)
         self._coarse = COARSE_SIDE
+
+    def adapted(self, windows: Sequence[NDArray[np.float32]]) -> Predictor:
+        """A predictor whose encoder is normalised by what an image shows.
+
+        Parameters
+        ----------
+        windows : sequence of float32 (in_channels, h, w)
+            Of the image, ready for the network and of one size.
+
+        Returns
+        -------
+        Predictor
+            With a model of its own; this one, where `PredictConfig.adapt` is off, the model
+            is adapted already, or a library runs it as it was exported.
+        """
+        if not self.config.adapt or self.model.is_adapted or self._library or not windows:
+            return self
+        own = copy.copy(self)
+        net = adapted_to(self.model.net, torch.cat([self._batch(one) for one in windows]))
+        own.model = replace(self.model, net=net, is_adapted=True)
+        own._net = self._net.with_encoder(net)
+        return own
 
     @property
     def used(self) -> tuple[str, str]:

@@ -25,7 +25,7 @@ from napari_sa2net.data.axes import axis_noun
 from napari_sa2net.data.levels import spread_indices
 from napari_sa2net.data.plan import ImagePlan, plan_as_input
 from napari_sa2net.errors import Cancelled, SettingsError
-from napari_sa2net.inference.diameter import cells_seen, estimate_diameter
+from napari_sa2net.inference.diameter import adapted_at, cells_seen, estimate_diameter
 from napari_sa2net.inference.planes import MEASURING, SEPARATING, label_stack, measure_objects
 from napari_sa2net.inference.predict import FINDING_SIZE, SEGMENTING, Predictor
 from napari_sa2net.inference.tiling import (
@@ -210,7 +210,7 @@ def look_first(
     instances: InstanceConfig | None = None,
     cancelled: CancelCallback | None = None,
     progress: Progress | None = None,
-) -> tuple[ImagePlan, float | None, float]:
+) -> tuple[Predictor, ImagePlan, float | None, float]:
     """What has to be known of an image before its cells are looked for.
 
     An image that may be immunohistochemistry is looked at as it is and without its brown
@@ -219,6 +219,8 @@ def look_first(
 
     Returns
     -------
+    predictor : Predictor
+        Adapted to the image.
     plan : ImagePlan
         Without the brown stain, if less is seen with it.
     diameter : float or None
@@ -232,7 +234,7 @@ def look_first(
     """
     trained, config = predictor.card.diameter, predictor.config
     if not config.rescale or not trained or predictor.input.resize_to:
-        return plan, None, 1.0
+        return predictor, plan, None, 1.0
     planes = spread_indices(plan.stack_shape, N_PLANES)
     ways = [plan]
     if config.dab == "auto" and not plan.removes_dab and plan.has_dab:
@@ -258,17 +260,19 @@ def look_first(
         return one, diameter, network_scale(expected, trained, plan.spatial)
 
     found = [sized(way) for way in range(len(ways))]
-    if len(found) == 1:
-        return found[0]
-    # At the sizes of both: at a small one alone, grains of the stain would pass for cells.
-    scales = {scale for _, _, scale in found}
-    with_dab, without = (
-        math.prod(
-            cells_seen(predictor, one, planes, scale, instances, cancelled) for scale in scales
+    plan, diameter, scale = found[0]
+    if len(found) > 1:
+        # At the sizes of both: at a small one alone, grains of the stain would pass for cells.
+        scales = {scale for _, _, scale in found}
+        with_dab, without = (
+            math.prod(
+                cells_seen(predictor, one, planes, s, instances, cancelled) for s in scales
+            )
+            for one, _, _ in found
         )
-        for one, _, _ in found
-    )
-    return found[1] if without > with_dab else found[0]
+        if without > with_dab:
+            plan, diameter, scale = found[1]
+    return adapted_at(predictor, plan, planes, scale), plan, diameter, scale
 
 
 def predict_image(
@@ -307,7 +311,9 @@ def predict_image(
     # A view is segmented as it would be within the whole image: with its object size, and
     # with context around it.
     whole = plan.whole if plan.boxed else plan
-    known, diameter, scale = look_first(predictor, whole, instances, cancelled, progress)
+    predictor, known, diameter, scale = look_first(
+        predictor, whole, instances, cancelled, progress
+    )
     if known.removes_dab:
         plan = plan.without_dab()
     read = with_context(predictor, plan, scale)
@@ -349,7 +355,7 @@ def predict_image(
     return Prediction(
         plan,
         cropped(out, read, plan),
-        model,
+        predictor.model,
         config,
         diameter,
         scale,

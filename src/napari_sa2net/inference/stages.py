@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from napari_sa2net.nn import FocalGate, FocalSE, FocalUNet, Network, SA2Net
+from napari_sa2net.nn import FocalGate, FocalSE, FocalUNet, Network, SA2Net, with_encoder
 from napari_sa2net.nn.blocks import AttentionGate, LocalScaleAttention, resize
 
 #: A part of a window: rows y0…y1-1, columns x0…x1-1, multiples of 16.
@@ -133,6 +133,10 @@ class Staged:
 
     def _precision(self, x: Tensor) -> AbstractContextManager[Any]:
         return nullcontext()
+
+    def with_encoder(self, net: Network) -> Staged:
+        """The same with the encoder of another network; all else is shared."""
+        raise NotImplementedError
 
     def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """The four scales and the deepest feature."""
@@ -394,6 +398,11 @@ class _Plain(Staged):
         self._ups: tuple[Any, ...] = (net.up4, net.up3, net.up2, net.up1)
         self._heads = {8: net.outc1, 4: net.outc2, 2: net.outc3, 1: net.outc4}
         self._dtype = dtype
+
+    def with_encoder(self, net: Network) -> Staged:
+        """The same with the encoder of another network; all else is shared."""
+        own = with_encoder(self.net, net).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return plain_stages(own, self._dtype)
 
     def _precision(self, x: Tensor) -> torch.autocast:
         return torch.autocast(x.device.type, self._dtype, enabled=self._dtype != torch.float32)

@@ -388,9 +388,9 @@ def attention(
         )
     predictor = Predictor(loaded, predict, input_config=plan.model_input)
     instances = loaded.card.instance
-    plan, _, scale = look_first(predictor, plan, instances, cancelled, progress)
+    predictor, plan, _, scale = look_first(predictor, plan, instances, cancelled, progress)
     return attention_maps(
-        loaded,
+        predictor.model,
         plan,
         scale,
         config=predict,

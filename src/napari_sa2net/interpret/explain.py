@@ -336,7 +336,9 @@ def look_inside(
     """
     check_plane(plan, index)
     check_size(plan.part(index, box).spatial)
-    plan, diameter, scale = look_first(predictor, plan, instances, cancelled, progress)
+    predictor, plan, diameter, scale = look_first(
+        predictor, plan, instances, cancelled, progress
+    )
     made = explain_plane(
         predictor,
         plan,

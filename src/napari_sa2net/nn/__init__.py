@@ -12,8 +12,10 @@ from napari_sa2net.nn.base import (
     STRIDE,
     SegmentationNet,
     activate,
+    adapted_to,
     capture_attention,
     pad_to_stride,
+    with_encoder,
 )
 from napari_sa2net.nn.focal import (
     FocalExponent,
@@ -181,6 +183,7 @@ __all__ = [
     "SA2Net",
     "SegmentationNet",
     "activate",
+    "adapted_to",
     "capture_attention",
     "fixed_statistics",
     "make_network",
@@ -190,5 +193,6 @@ __all__ = [
     "pooled_statistics",
     "pools_globally",
     "widened",
+    "with_encoder",
     "without_idle_modules",
 ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,11 @@ STRIDE = 16
 #: Channels of the skips 4, 3, 2, 1 in units of the base channels.
 SKIP_WIDTHS = (8, 4, 2, 1)
 
+#: Statistics of training weigh as much as so many positions of an image (`adapted_to`).
+TRAINED_WEIGHT = 256
+
 T = TypeVar("T")
+N = TypeVar("N", bound="SegmentationNet")
 
 
 class SegmentationNet(nn.Module):
@@ -49,6 +54,8 @@ class SegmentationNet(nn.Module):
         If a size is below 1 or a sequence does not have four good values.
     """
 
+    #: Modules from the image to the deepest feature, one after the other.
+    encoder: ClassVar[tuple[str, ...]]
     #: Stages of the decoder, each network's own.
     up4: Any
     up3: Any
@@ -173,6 +180,78 @@ class SegmentationNet(nn.Module):
         logits = self.heads(self.features(pad_to_stride(x)), deep_supervision)
         cropped = [y[..., :height, :width] for y in logits]
         return cropped if deep_supervision else cropped[0]
+
+
+def with_encoder(net: N, of: SegmentationNet) -> N:
+    """A network with a copy of another one's encoder; it shares all else with the first."""
+    own = copy.copy(net)
+    own._modules = dict(net._modules)
+    at = next(net.parameters())
+    for name in net.encoder:
+        own._modules[name] = copy.deepcopy(of._modules[name]).to(at.device)  # type: ignore[union-attr]
+    return own
+
+
+@torch.no_grad()
+def adapted_to(net: N, x: Tensor) -> N:
+    """A network whose encoder is normalised by the statistics of an image.
+
+    Another stain, microscope or camera shifts what the encoder's convolutions give; with the
+    means and variances of training, layers after them see what they have never seen.
+
+    Parameters
+    ----------
+    net : SegmentationNet
+        In evaluation; left as it is, and shares all but its encoder with what is returned.
+    x : Tensor (B, in_channels, H, W)
+        Windows of the image, on any device; sides are multiples of `STRIDE`.
+
+    Returns
+    -------
+    SegmentationNet
+        On the device of `net`. Statistics of few positions count little: small images keep more
+        of those of training.
+
+    Notes
+    -----
+    Adaptive batch normalisation (Li et al., Pattern Recognition 80 (2018) 109), with the
+    weight of the training's statistics as of Schneider et al. (NeurIPS 2020). That it is the
+    encoder alone was chosen by measurement (docs/models.md).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from napari_sa2net.nn import SA2Net, adapted_to
+    >>> net = SA2Net(base_channels=8).eval()
+    >>> own = adapted_to(net, torch.rand(1, 3, 64, 64))
+    >>> own.up1 is net.up1, own.down1 is net.down1
+    (True, False)
+    """
+    own = with_encoder(net, net)
+
+    def take(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, nn.BatchNorm2d)
+        mean, variance = norm.running_mean, norm.running_var
+        assert mean is not None
+        assert variance is not None
+        values = inputs[0].float()
+        share = 1 / (1 + TRAINED_WEIGHT * values.shape[1] / values.numel())
+        new, own_mean = torch.var_mean(values, (0, 2, 3), correction=0)
+        between = share * (1 - share) * (own_mean - mean) ** 2
+        variance.lerp_(new, share).add_(between)
+        mean.lerp_(own_mean, share)
+
+    handles = [
+        norm.register_forward_pre_hook(take)
+        for name in net.encoder
+        for norm in getattr(own, name).modules()
+        if isinstance(norm, nn.BatchNorm2d)
+    ]
+    for name in net.encoder:
+        x = getattr(own, name).to(x.device)(x)
+    for handle in handles:
+        handle.remove()
+    return with_encoder(net, own)
 
 
 def _four(name: str, values: Sequence[T]) -> tuple[T, ...]:

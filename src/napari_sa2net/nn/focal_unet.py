@@ -75,6 +75,8 @@ class FocalUNet(SegmentationNet):
     one.
     """
 
+    encoder = ("inc", "inc2", "down1", "down2", "down3", "down4")
+
     def __init__(
         self,
         in_channels: int = 3,

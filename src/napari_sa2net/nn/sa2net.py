@@ -46,6 +46,8 @@ class SA2Net(SegmentationNet):
     (where figure and code differ, the code).
     """
 
+    encoder = ("inc", "down1", "down2", "down3", "down4")
+
     def __init__(
         self,
         in_channels: int = 3,

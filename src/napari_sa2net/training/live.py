@@ -165,17 +165,18 @@ class LivePlane:
                 f"Model {base.name!r} has the classes {', '.join(base.card.classes)}; "
                 f"corrections teach models with {', '.join(CLASSES)}, such as 'nuclei'."
             )
-        self.base, self.predictor, self.index = base, predictor, index
+        self.index = index
         self.instances = instances or base.card.instance
         self.device, self.dtype = predictor.device, predictor.dtype
         # float16 would need scaled gradients
         self._is_low = self.dtype == torch.bfloat16
-        self.plan, self.diameter, scale = look_first(
+        predictor, self.plan, self.diameter, scale = look_first(
             predictor, plan.whole, self.instances, cancelled, progress
         )
+        self.base, self.predictor = predictor.model, predictor
         self.plane = predictor.scaled(self.plan, index, scale)
         self._as_base: tuple[Box, NDArray[np.integer]] | None = None
-        self._net: Network = copy.deepcopy(base.net).to(self.device).eval()
+        self._net: Network = copy.deepcopy(self.base.net).to(self.device).eval()
         self._net.requires_grad_(False)
         self._kept: OrderedDict[tuple[int, int, int, int], _Window] = OrderedDict()
         self._statistics: dict[int, dict[str, Tensor]] = {}
