@@ -180,6 +180,8 @@ class Cache:
         self.before_predictor: list[Callable[[], None]] = []
         self._models: OrderedDict[tuple[Any, ...], Model] = OrderedDict()
         self._predictors: OrderedDict[tuple[Any, ...], Predictor] = OrderedDict()
+        #: a predictor, and the same as adapted to an image: the last one
+        self._adapted: tuple[Predictor, Predictor] | None = None
 
     def cancelled(self, job: int) -> Callable[[], bool]:
         """Asks whether a job shall stop."""
@@ -281,13 +283,21 @@ class Cache:
         same = config.model_copy(
             update={"diameter": None, "rescale": True, "levels": "auto", "contrast": None}
         )
-        key = (id(model), same, expects)
+        base = model.base or model
+        key = (id(base), same, expects)
         if key not in self._predictors:
             # One network on the device at a time: its memory is scarce.
             self._predictors.clear()
+            self._adapted = None
             for drop in self.before_predictor:
                 drop()
-            self._predictors[key] = Predictor(model, config, input_config=expects)
+            self._predictors[key] = Predictor(base, config, input_config=expects)
         predictor = self._predictors[key]
+        if model is not base:
+            former, adapted = self._adapted or (None, None)
+            if adapted is None or former is not predictor or adapted.model is not model:
+                adapted = predictor.with_encoder(model)
+                self._adapted = predictor, adapted
+            predictor = adapted
         predictor.config = config
         return predictor

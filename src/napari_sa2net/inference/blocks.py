@@ -39,6 +39,7 @@ from napari_sa2net.inference.planes import (
     label_stack,
     parts_of,
 )
+from napari_sa2net.inference.diameter import adapted_at
 from napari_sa2net.inference.predict import HALO, Predictor, Wanted, is_wanted
 from napari_sa2net.inference.segment import (
     Prediction,
@@ -281,13 +282,14 @@ class SharedImage:
             "scale": 1.0,
         }
         if not empty:
-            predictor = self._predictor = self._made()
-            plan, decided["diameter"], decided["scale"] = look_first(
+            predictor = self._made()
+            predictor, plan, decided["diameter"], decided["scale"] = look_first(
                 predictor,
                 plan,
                 self._settings.instances,
                 progress=news.step if news else None,
             )
+            self._predictor = predictor
             # after the search, since that makes tiles smaller where memory is short
             used = {"used": predictor.used, "engine": predictor.engine}
             decided |= {"tile": predictor.tile, **used}
@@ -319,7 +321,7 @@ class SharedImage:
     def predictor(self) -> Predictor:
         """The model, ready to run as it was decided."""
         if self._predictor is None:
-            self._predictor = self._made()
+            self._predictor = adapted_at(self._made(), self.plan, self.decided["scale"])
         device, precision = self._predictor.used
         if precision != (begun := self.decided["used"][1]):
             raise SettingsError(

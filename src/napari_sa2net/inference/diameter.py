@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_sa2net.config import CancelCallback, InstanceConfig
+from napari_sa2net.data.levels import spread_indices
 from napari_sa2net.data.plan import ImagePlan
 from napari_sa2net.errors import Cancelled
 from napari_sa2net.inference.instances import (
@@ -24,6 +25,7 @@ from napari_sa2net.inference.tiling import (
     LARGEST_SCALE,
     MIN_SCALE,
     N_CROPS,
+    N_PLANES,
     ScaledPlane,
     Window,
     agree,
@@ -313,12 +315,11 @@ def cells_seen(
     return total * scale**2 / looked_at
 
 
-def adapted_at(
-    predictor: Predictor, plan: ImagePlan, planes: Sequence[tuple[int, ...]], scale: float
-) -> Predictor:
-    """A predictor that is adapted to an image, by a few crops (`Predictor.adapted`)."""
-    if plan.is_empty or plan.constant:
+def adapted_at(predictor: Predictor, plan: ImagePlan, scale: float) -> Predictor:
+    """A predictor that is adapted to an image, by a few crops of it (`Predictor.adapted`)."""
+    if not predictor.adapts or plan.is_empty or plan.constant:
         return predictor
+    planes = spread_indices(plan.stack_shape, N_PLANES)
     return predictor.adapted(_read(crops([ScaledPlane(plan, i, scale) for i in planes])))
 
 

@@ -265,6 +265,17 @@ class Predictor:
         self._net = optimised(model.net, self.device, self.dtype)
         self._coarse = COARSE_SIDE
 
+    @property
+    def adapts(self) -> bool:
+        """Whether it can be adapted to an image, and is not yet.
+
+        Not a model that is given images as they are, without finding their size, nor one that
+        a library runs as it was exported.
+        """
+        config = self.config
+        sized = config.rescale and self.card.diameter and not self.input.resize_to
+        return bool(config.adapt and sized and not (self.model.base or self._library))
+
     def adapted(self, windows: Sequence[NDArray[np.float32]]) -> Predictor:
         """A predictor whose encoder is normalised by what an image shows.
 
@@ -276,15 +287,17 @@ class Predictor:
         Returns
         -------
         Predictor
-            With a model of its own; this one, where `PredictConfig.adapt` is off, the model
-            is adapted already, or a library runs it as it was exported.
+            With a model of its own; this one if it does not adapt, see `adapts`.
         """
-        if not self.config.adapt or self.model.is_adapted or self._library or not windows:
+        if not self.adapts:
             return self
-        own = copy.copy(self)
         net = adapted_to(self.model.net, torch.cat([self._batch(one) for one in windows]))
-        own.model = replace(self.model, net=net, is_adapted=True)
-        own._net = self._net.with_encoder(net)
+        return self.with_encoder(replace(self.model, net=net, base=self.model))
+
+    def with_encoder(self, model: Model) -> Predictor:
+        """The same for a model that differs in its encoder; all else is shared."""
+        own = copy.copy(self)
+        own.model, own._net = model, self._net.with_encoder(model.net)
         return own
 
     @property

@@ -272,7 +272,7 @@ def look_first(
         )
         if without > with_dab:
             plan, diameter, scale = found[1]
-    return adapted_at(predictor, plan, planes, scale), plan, diameter, scale
+    return adapted_at(predictor, plan, scale), plan, diameter, scale
 
 
 def predict_image(

@@ -53,15 +53,15 @@ class Model:
         File it was read from; None for a network made in memory.
     sha256 : str
         Of the file, hexadecimal; empty for a network made in memory.
-    is_adapted : bool
-        The encoder has the statistics of an image (`Predictor.adapted`).
+    base : Model, optional
+        What it was, where the encoder has the statistics of an image (`Predictor.adapted`).
     """
 
     net: Network
     card: ModelCard
     path: Path | None = None
     sha256: str = ""
-    is_adapted: bool = False
+    base: Model | None = None
 
     @property
     def name(self) -> str:
