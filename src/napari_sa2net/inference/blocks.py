@@ -32,6 +32,7 @@ from napari_sa2net.errors import OutOfMemoryError, OutputError, SettingsError
 from napari_sa2net.files import write_atomically, write_once
 from napari_sa2net.inference.batch import BatchSettings, News, channels_of, segment_image
 from napari_sa2net.inference.devices import is_out_of_memory
+from napari_sa2net.inference.diameter import adapted_at
 from napari_sa2net.inference.planes import (
     MEASURING,
     SEPARATING,
@@ -39,7 +40,6 @@ from napari_sa2net.inference.planes import (
     label_stack,
     parts_of,
 )
-from napari_sa2net.inference.diameter import adapted_at
 from napari_sa2net.inference.predict import HALO, Predictor, Wanted, is_wanted
 from napari_sa2net.inference.segment import (
     Prediction,
