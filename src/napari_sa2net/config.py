@@ -225,11 +225,11 @@ class PredictConfig(Settings):
         "under brown membranes and cytoplasm are seen; auto: removed where more cells are seen "
         "without it",
     )
-    adapt: bool = Field(
-        True,
+    adapt: Literal["auto", "on", "off"] = Field(
+        "auto",
         title="Adapt to the image",
-        description="Normalise the encoder's features by what this image shows, not by the "
-        "images of the training: better on other stains and microscopes",
+        description="Normalise what the encoder sees by this image, and less by the images of "
+        "the training: for other stains and microscopes; auto: where more cells are seen so",
     )
     augment: bool = Field(
         False,
@@ -262,7 +262,7 @@ class PredictSettings(TypedDict, total=False):
     levels: LevelsOf
     contrast: tuple[float, float] | None
     dab: Literal["auto", "keep", "remove"]
-    adapt: bool
+    adapt: Literal["auto", "on", "off"]
     augment: bool
     tissue: bool
 

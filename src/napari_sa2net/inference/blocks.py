@@ -32,7 +32,6 @@ from napari_sa2net.errors import OutOfMemoryError, OutputError, SettingsError
 from napari_sa2net.files import write_atomically, write_once
 from napari_sa2net.inference.batch import BatchSettings, News, channels_of, segment_image
 from napari_sa2net.inference.devices import is_out_of_memory
-from napari_sa2net.inference.diameter import adapted_at
 from napari_sa2net.inference.planes import (
     MEASURING,
     SEPARATING,
@@ -321,7 +320,7 @@ class SharedImage:
     def predictor(self) -> Predictor:
         """The model, ready to run as it was decided."""
         if self._predictor is None:
-            self._predictor = adapted_at(self._made(), self.plan, self.decided["scale"])
+            self._predictor = self._made()
         device, precision = self._predictor.used
         if precision != (begun := self.decided["used"][1]):
             raise SettingsError(

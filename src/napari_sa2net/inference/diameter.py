@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_sa2net.config import CancelCallback, InstanceConfig
-from napari_sa2net.data.levels import spread_indices
 from napari_sa2net.data.plan import ImagePlan
 from napari_sa2net.errors import Cancelled
 from napari_sa2net.inference.instances import (
@@ -25,7 +24,6 @@ from napari_sa2net.inference.tiling import (
     LARGEST_SCALE,
     MIN_SCALE,
     N_CROPS,
-    N_PLANES,
     ScaledPlane,
     Window,
     agree,
@@ -49,6 +47,9 @@ MIN_OBJECTS = 3
 NEAR = 2.0
 #: Objects of fewer network pixels (px²) are none, whatever their size in the image.
 SMALLEST = 20
+#: A model is adapted to an image where it then sees so many times more, by so much of each
+#: crop (network px).
+MORE, MIDDLE = 1.1, 256
 #: Objects below this share of the area that half of the foreground reaches are specks.
 SPECK = 0.15
 
@@ -239,12 +240,11 @@ def _measure(
     sizes, looked_at = [], 0
     certain = around = 0.0
     windows = crops([ScaledPlane(plan, index, scale) for index in planes])
-    shown = _read(windows)
-    predictor = predictor.adapted(shown)
-    for done, ((plane, window), values) in enumerate(zip(windows, shown, strict=True)):
+    for done, (plane, window) in enumerate(windows):
         seen(done, len(windows))
         if cancelled and cancelled():
             raise Cancelled("Cancelled; nothing was changed.")
+        values = plane.read(window.y0, window.y1, window.x0, window.x1)
         probability = predictor.probabilities(values)
         labels = label_objects(probability, predictor.card.classes, config)
         inside, near = _overlap(labels > 0, probability, predictor.card.classes)
@@ -300,10 +300,59 @@ def cells_seen(
     ------
     Cancelled
     """
+    shown = _shown(plan, planes, scale, CROP)
+    seen = _seen_in(predictor, shown, instances, cancelled)
+    return seen * scale**2 / sum(values[0].size for values in shown)
+
+
+def adapted_to_image(
+    predictor: Predictor,
+    plan: ImagePlan,
+    planes: Sequence[tuple[int, ...]],
+    scale: float,
+    instances: InstanceConfig | None = None,
+    cancelled: CancelCallback | None = None,
+) -> Predictor:
+    """A predictor that is adapted to an image, by the middles of a few crops.
+
+    Where `PredictConfig.adapt` is auto, the predictor itself unless the adapted one sees
+    `MORE` times as many cells there (as `cells_seen` counts them): where an image is like
+    those of the training, adapting to so few pixels does rather harm.
+
+    Raises
+    ------
+    Cancelled
+    """
+    if not predictor.adapts or plan.is_empty or plan.constant:
+        return predictor
+    shown = _shown(plan, planes, scale, MIDDLE)
+    adapted = predictor.adapted(shown)
+    if predictor.config.adapt == "on":
+        return adapted
+    before, after = (_seen_in(one, shown, instances, cancelled) for one in (predictor, adapted))
+    return adapted if after > MORE * before else predictor
+
+
+def _shown(
+    plan: ImagePlan, planes: Sequence[tuple[int, ...]], scale: float, side: int
+) -> list[NDArray[np.float32]]:
+    """What the network is given of the middles of the crops, of this side at most."""
+    shown = []
+    for plane, w in crops([ScaledPlane(plan, index, scale) for index in planes]):
+        top, left = (max(0, n - side) // 2 for n in (w.y1 - w.y0, w.x1 - w.x0))
+        shown.append(plane.read(w.y0 + top, w.y1 - top, w.x0 + left, w.x1 - left))
+    return shown
+
+
+def _seen_in(
+    predictor: Predictor,
+    shown: Sequence[NDArray[np.float32]],
+    instances: InstanceConfig | None,
+    cancelled: CancelCallback | None,
+) -> float:
+    """Sum of the confidences of the cells that are kept."""
     config = instances or predictor.card.instance
-    total, looked_at = 0.0, 0
-    shown = _read(crops([ScaledPlane(plan, index, scale) for index in planes]))
-    predictor = predictor.adapted(shown)
+    total = 0.0
     for values in shown:
         if cancelled and cancelled():
             raise Cancelled("Cancelled; nothing was changed.")
@@ -311,20 +360,7 @@ def cells_seen(
         labels = label_objects(probability, predictor.card.classes, config)
         foreground = foreground_probability(probability, predictor.card.classes)
         total += float(confidences(labels, foreground)[1:].sum())
-        looked_at += labels.size
-    return total * scale**2 / looked_at
-
-
-def adapted_at(predictor: Predictor, plan: ImagePlan, scale: float) -> Predictor:
-    """A predictor that is adapted to an image, by a few crops of it (`Predictor.adapted`)."""
-    if not predictor.adapts or plan.is_empty or plan.constant:
-        return predictor
-    planes = spread_indices(plan.stack_shape, N_PLANES)
-    return predictor.adapted(_read(crops([ScaledPlane(plan, i, scale) for i in planes])))
-
-
-def _read(windows: Sequence[tuple[ScaledPlane, Window]]) -> list[NDArray[np.float32]]:
-    return [plane.read(w.y0, w.y1, w.x0, w.x1) for plane, w in windows]
+    return total
 
 
 def crops(planes: Sequence[ScaledPlane]) -> list[tuple[ScaledPlane, Window]]:

@@ -274,7 +274,7 @@ class Predictor:
         """
         config = self.config
         sized = config.rescale and self.card.diameter and not self.input.resize_to
-        return bool(config.adapt and sized and not (self.model.base or self._library))
+        return bool(config.adapt != "off" and sized and not (self.model.base or self._library))
 
     def adapted(self, windows: Sequence[NDArray[np.float32]]) -> Predictor:
         """A predictor whose encoder is normalised by what an image shows.

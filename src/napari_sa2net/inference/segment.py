@@ -25,7 +25,11 @@ from napari_sa2net.data.axes import axis_noun
 from napari_sa2net.data.levels import spread_indices
 from napari_sa2net.data.plan import ImagePlan, plan_as_input
 from napari_sa2net.errors import Cancelled, SettingsError
-from napari_sa2net.inference.diameter import adapted_at, cells_seen, estimate_diameter
+from napari_sa2net.inference.diameter import (
+    adapted_to_image,
+    cells_seen,
+    estimate_diameter,
+)
 from napari_sa2net.inference.planes import MEASURING, SEPARATING, label_stack, measure_objects
 from napari_sa2net.inference.predict import FINDING_SIZE, SEGMENTING, Predictor
 from napari_sa2net.inference.tiling import (
@@ -260,7 +264,7 @@ def look_first(
         return one, diameter, network_scale(expected, trained, plan.spatial)
 
     found = [sized(way) for way in range(len(ways))]
-    plan, diameter, scale = found[0]
+    way = 0
     if len(found) > 1:
         # At the sizes of both: at a small one alone, grains of the stain would pass for cells.
         scales = {scale for _, _, scale in found}
@@ -270,9 +274,10 @@ def look_first(
             )
             for one, _, _ in found
         )
-        if without > with_dab:
-            plan, diameter, scale = found[1]
-    return adapted_at(predictor, plan, scale), plan, diameter, scale
+        way = int(without > with_dab)
+    plan, diameter, scale = found[way]
+    predictor = adapted_to_image(predictor, plan, planes, scale, instances, cancelled)
+    return predictor, plan, diameter, scale
 
 
 def predict_image(

@@ -19,8 +19,8 @@ STRIDE = 16
 #: Channels of the skips 4, 3, 2, 1 in units of the base channels.
 SKIP_WIDTHS = (8, 4, 2, 1)
 
-#: Statistics of training weigh as much as so many positions of an image (`adapted_to`).
-TRAINED_WEIGHT = 256
+#: How far an image's statistics stand in for those of training (`adapted_to`).
+ADAPTED = 0.75
 
 T = TypeVar("T")
 N = TypeVar("N", bound="SegmentationNet")
@@ -209,8 +209,7 @@ def adapted_to(net: N, x: Tensor) -> N:
     Returns
     -------
     SegmentationNet
-        On the device of `net`. Statistics of few positions count little: small images keep more
-        of those of training.
+        On the device of `net`.
 
     Notes
     -----
@@ -235,11 +234,10 @@ def adapted_to(net: N, x: Tensor) -> N:
         assert mean is not None
         assert variance is not None
         values = inputs[0].float()
-        share = 1 / (1 + TRAINED_WEIGHT * values.shape[1] / values.numel())
         new, own_mean = torch.var_mean(values, (0, 2, 3), correction=0)
-        between = share * (1 - share) * (own_mean - mean) ** 2
-        variance.lerp_(new, share).add_(between)
-        mean.lerp_(own_mean, share)
+        # of what training and the image together would show
+        variance.lerp_(new, ADAPTED).add_(ADAPTED * (1 - ADAPTED) * (own_mean - mean) ** 2)
+        mean.lerp_(own_mean, ADAPTED)
 
     handles = [
         norm.register_forward_pre_hook(take)
