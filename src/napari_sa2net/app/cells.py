@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from napari_sa2net import edits
 from napari_sa2net.app.link import EngineLink
-from napari_sa2net.app.session import ErrorInfo, SegmentRequest, as_seen, dab_of
+from napari_sa2net.app.session import ErrorInfo, SegmentRequest, as_seen, decided_in
 from napari_sa2net.config import InstanceConfig
 from napari_sa2net.data.axes import axis_noun, index_words
 from napari_sa2net.data.labels import IN_PYTHON, NUMBER_THEM, Look, look_at, numbered
@@ -451,9 +451,11 @@ class CorrectEngine:
         predict = session.predict
         if diameter is not None:
             predict = predict.model_copy(update={"diameter": diameter})
-        if source.made and predict.dab == "auto":
+        if source.made:
             # as where the cells around it were found
-            predict = predict.model_copy(update={"dab": dab_of(source.made)})
+            decided = decided_in(source.made).items()
+            auto = {name: way for name, way in decided if getattr(predict, name) == "auto"}
+            predict = predict.model_copy(update=auto)
         index = source.image_index(source.plane) or None
         return {
             "source": image,

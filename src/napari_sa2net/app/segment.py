@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import threading
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 from psygnal import Signal
 
@@ -27,7 +27,7 @@ from napari_sa2net.app.session import (
     TableUpdate,
     Where,
     as_seen,
-    dab_of,
+    decided_in,
     device_line,
     image_line,
     nothing_found_words,
@@ -83,8 +83,8 @@ class ResultState:
         The engine keeps its probabilities, and they belong to the image as it is.
     diameter
         Size of the cells (px) that set the scale; None where nothing was rescaled.
-    dab
-        What became of the brown stain of the image.
+    decided
+        What was left to the program, see `decided_in`.
     replaces
         Key of the image's former result if no person has edited it: its layer takes the new
         labels. None: the labels go to a new layer.
@@ -107,7 +107,7 @@ class ResultState:
     edited: bool = False
     kept: bool = True
     diameter: float | None = None
-    dab: Literal["keep", "remove"] = "keep"
+    decided: Mapping[str, str] = field(default_factory=lambda: decided_in({}))
     replaces: str | None = None
     adds_to: str | None = None
     looks_into: str | None = None
@@ -618,9 +618,11 @@ class SegmentController:
             return request
         if _read_as(request) != _read_as(former.request):
             return request
-        if predict.dab not in ("auto", former.dab):
+        if any(
+            getattr(predict, name) not in ("auto", way) for name, way in former.decided.items()
+        ):
             return request
-        found = {"diameter": former.diameter, "dab": former.dab}
+        found = {"diameter": former.diameter, **former.decided}
         return replace(request, predict=predict.model_copy(update=found))
 
     def accept(
@@ -663,7 +665,7 @@ class SegmentController:
             edited=looks_into is not None,
             kept=kept,
             diameter=result.diameter,
-            dab=dab_of(result.provenance),
+            decided=decided_in(result.provenance),
             replaces=replaces,
             adds_to=adds_to,
             looks_into=looks_into,

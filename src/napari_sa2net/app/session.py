@@ -416,11 +416,17 @@ class ExplainRequest(SegmentRequest):
         return part and former.model == self.model
 
 
-def dab_of(provenance: Mapping[str, Any]) -> Literal["keep", "remove"]:
-    """What became of the brown stain in the image of a result."""
+def decided_in(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """What was decided for a result: of the brown stain, and whether the model was adapted.
+
+    Fields of `PredictConfig`, as they are where nothing is left to decide.
+    """
     settings: Mapping[str, Any] = provenance.get("settings") or {}
-    removed = (settings.get("predict") or {}).get("dab") == "remove"
-    return "remove" if removed else "keep"
+    predict = settings.get("predict") or {}
+    return {
+        "dab": "remove" if predict.get("dab") == "remove" else "keep",
+        "adapt": "on" if predict.get("adapt") == "on" else "off",
+    }
 
 
 def as_seen(source: ImageSource, session: Session) -> ImageSource:

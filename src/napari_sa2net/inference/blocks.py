@@ -26,12 +26,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_sa2net.data.levels import Levels
+from napari_sa2net.data.levels import Levels, spread_indices
 from napari_sa2net.data.results import Job, ResultFolder, fingerprint
 from napari_sa2net.errors import OutOfMemoryError, OutputError, SettingsError
 from napari_sa2net.files import write_atomically, write_once
 from napari_sa2net.inference.batch import BatchSettings, News, channels_of, segment_image
 from napari_sa2net.inference.devices import is_out_of_memory
+from napari_sa2net.inference.diameter import adapted_to_image
 from napari_sa2net.inference.planes import (
     MEASURING,
     SEPARATING,
@@ -50,10 +51,11 @@ from napari_sa2net.inference.segment import (
     plan_for,
     tissue_step,
 )
-from napari_sa2net.inference.tiling import ScaledPlane, Tile, plan_tiles
+from napari_sa2net.inference.tiling import N_PLANES, ScaledPlane, Tile, plan_tiles
 from napari_sa2net.provenance import versions
 
 if TYPE_CHECKING:
+    from napari_sa2net.config import PredictConfig
     from napari_sa2net.data import ImageFile, ImagePlan
     from napari_sa2net.models import Model
 
@@ -292,6 +294,7 @@ class SharedImage:
             # after the search, since that makes tiles smaller where memory is short
             used = {"used": predictor.used, "engine": predictor.engine}
             decided |= {"tile": predictor.tile, **used}
+            decided["adapted"] = predictor.model.base is not None
         if plan.removes_dab:
             decided["dab"] = "removed"
         if not plan.is_empty:
@@ -313,6 +316,15 @@ class SharedImage:
             write_once(path, content.getvalue())
         return Tissue(np.load(path), tissue_step(self.plan.spatial)).touches
 
+    @property
+    def _config(self) -> PredictConfig:
+        """The settings, as it was decided."""
+        config = self._settings.predict
+        if config.adapt != "auto":
+            return config
+        adapt = "on" if self.decided.get("adapted") else "off"
+        return config.model_copy(update={"adapt": adapt})
+
     def _made(self) -> Predictor:
         return Predictor(self._model, self._settings.predict, self.plan.model_input)
 
@@ -321,6 +333,12 @@ class SharedImage:
         """The model, ready to run as it was decided."""
         if self._predictor is None:
             self._predictor = self._made()
+            if self.decided.get("adapted"):
+                self._predictor.config = self._config
+                planes = spread_indices(self.plan.stack_shape, N_PLANES)
+                self._predictor = adapted_to_image(
+                    self._predictor, self.plan, planes, self.decided["scale"]
+                )
         device, precision = self._predictor.used
         if precision != (begun := self.decided["used"][1]):
             raise SettingsError(
@@ -467,7 +485,7 @@ class SharedImage:
             self.plan,
             probability,
             self._model,
-            settings.predict,
+            self._config,
             self.decided["diameter"],
             self.decided["scale"],
             sum(len(block.tiles) for block in self.blocks),

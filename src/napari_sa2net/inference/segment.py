@@ -154,8 +154,10 @@ class Prediction:
         """Provenance of labels; ``image``: more of how the image went in."""
         size = self.pixel_size_um
         config = self.config
-        if self.plan.removes_dab:
-            config = config.model_copy(update={"dab": "remove"})
+        found = {"dab": "remove"} if self.plan.removes_dab else {}
+        if config.adapt == "auto":
+            found["adapt"] = "on" if self.model.base else "off"
+        config = config.model_copy(update=found)
         return provenance(
             self.model.name,
             self.model.sha256,

@@ -290,7 +290,9 @@ class LivePlane:
     ) -> Prediction:
         """The box as another model sees it, at the scale of the base model."""
         predictor = self.predictor
-        known = predictor.config.model_copy(update={"diameter": self.diameter, "dab": "keep"})
+        known = predictor.config.model_copy(
+            update={"diameter": self.diameter, "dab": "keep", "adapt": "off"}
+        )
         if model is not self.base:
             predictor = Predictor(model, known, input_config=predictor.input)
         former, predictor.config = predictor.config, known

@@ -95,6 +95,9 @@ class AdvancedSection(QWidget):
             ("Precision", self.precision, tip_of(PredictConfig, "precision")),
         ):
             self.form.add(title, combo, tip)
+        self.adapt = QComboBox()
+        offer(self.adapt, [("auto", "automatic"), ("on", "always"), ("off", "never")], "auto")
+        self.form.add("Adapt", self.adapt, tip_of(PredictConfig, "adapt"))
         self.augment = self._box("average flips (slower)", PredictConfig, "augment")
         self.normalize_box = check_box("adjust brightness", NORMALIZE_TIP, checked=True)
         self.form.add_wide(self.normalize_box)
@@ -106,7 +109,7 @@ class AdvancedSection(QWidget):
         vbox(self.fold, self.form, on=self)
         self.levels.activated.connect(self._levels_chosen)
         self.normalize_box.toggled.connect(self.levels.setEnabled)
-        for combo in (self.device, self.tile, self.precision):
+        for combo in (self.device, self.tile, self.precision, self.adapt):
             combo.activated.connect(lambda _: self.predictChanged.emit())
         self.augment.clicked.connect(lambda _: self.predictChanged.emit())
         self.normalize_box.clicked.connect(lambda _: self.normalizeChanged.emit())
@@ -147,6 +150,7 @@ class AdvancedSection(QWidget):
             device=self.device.currentData(),
             tile=self.tile.currentData(),
             precision=self.precision.currentData(),
+            adapt=self.adapt.currentData(),
             augment=self.augment.isChecked(),
             levels=self.levels.currentData() if self._offers(base.levels) else base.levels,
         )
@@ -179,10 +183,15 @@ class AdvancedSection(QWidget):
             self.tile.addItem(f"{predict.tile} px", predict.tile)
         self.tile.setCurrentIndex(self.tile.findData(predict.tile))
         self.precision.setCurrentIndex(self.precision.findData(predict.precision))
+        self.adapt.setCurrentIndex(self.adapt.findData(predict.adapt))
         self.augment.setChecked(predict.augment)
         self.drop_border.setChecked(instances.remove_border)
         self.fill_holes.setChecked(instances.fill_holes)
         self.normalize_box.setChecked(normalize)
+
+    def show_adapted(self, adapted: bool) -> None:
+        """Say what was decided where nobody has chosen."""
+        self.adapt.setItemText(0, "automatic: adapted" if adapted else "automatic")
 
     def _offers(self, levels: str) -> bool:
         """Whether there is this choice now, and a row to choose it from."""
@@ -604,7 +613,8 @@ class SegmentPage(PageWidget):
         if self.session.predict.diameter is None:
             unsure = state.size_unsure(result.objects)
             self.size_row.set_estimate(result.diameter, unsure=unsure)
-        self._show_removed(state.dab == "remove")
+        self._show_removed(state.decided["dab"] == "remove")
+        self.advanced.show_adapted(state.decided["adapt"] == "on")
         area = result.summary.median_area_px
         if math.isfinite(area) and area > 0:
             self.result.set_typical_area(area)
