@@ -52,6 +52,7 @@ PredictConfig:
   levels = 'auto'
   dab = 'auto'
   contrast = None
+  adapt = 'auto'
   augment = False
   tissue = False
 UnifiedFocalConfig:

@@ -585,7 +585,29 @@ def test_a_box_is_seen_with_the_stain_of_the_cells_around_it(
     session = desk.link.session
     session.predict = session.predict.model_copy(update={"dab": chosen})
     desk.controller.segment_box([(4, 5), (4, 80), (40, 80), (40, 5)], InstanceConfig(), 12.0)
-    assert desk.client.requests[-1].arguments["predict"].dab == asked
+    predict = desk.client.requests[-1].arguments["predict"]
+    assert predict.dab == asked
+    assert predict.adapt == ("off" if made else "auto")
+
+
+@pytest.mark.parametrize(
+    ("was", "chosen", "asked"),
+    [("on", "auto", "on"), ("off", "auto", "off"), ("on", "off", "off"), ("off", "on", "on")],
+)
+def test_a_box_is_seen_by_the_model_as_adapted_as_around_it(
+    desks: Any, was: str, chosen: Any, asked: str
+) -> None:
+    labels = disks()
+    desk = desks(labels)
+    image = ImageSource("img", "img", np.zeros(labels.shape, np.uint8), "YX")
+    made = {"settings": {"predict": {"adapt": was}}}
+    desk.controller.set_cells(
+        CellSource("cells", "my cells", labels, (), image, (0, 0), made=made)
+    )
+    session = desk.link.session
+    session.predict = session.predict.model_copy(update={"adapt": chosen})
+    desk.controller.segment_box([(4, 5), (4, 80), (40, 80), (40, 5)], InstanceConfig(), 12.0)
+    assert desk.client.requests[-1].arguments["predict"].adapt == asked
 
 
 def test_review_order_and_view(desks: Any) -> None:

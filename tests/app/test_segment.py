@@ -299,7 +299,7 @@ def test_the_size_that_was_found_is_used_again_for_the_same_look(desk: Desk) -> 
 def test_a_brown_stain_that_was_removed_stays_so_for_the_same_look(desk: Desk) -> None:
     made = {"settings": {"predict": {"dab": "remove"}}}
     assert desk.page.accept(desk.request("one"), desk.result("one", provenance=made))
-    assert desk.page.results()["one"].dab == "remove"
+    assert desk.page.results()["one"].decided == {"dab": "remove", "adapt": "off"}
     known = desk.page.at_known_size(desk.request("x"))
     assert (known.predict.diameter, known.predict.dab) == (12, "remove")
     again = desk.page.at_known_size(known)  # what was known at once is known again
@@ -307,9 +307,26 @@ def test_a_brown_stain_that_was_removed_stays_so_for_the_same_look(desk: Desk) -
     # cells of another look have another size
     keep = desk.request("x", predict=PredictConfig(dab="keep"))
     assert desk.page.at_known_size(keep) is keep
-    assert desk.take("two").dab == "keep"
+    assert desk.take("two").decided["dab"] == "keep"
     known = desk.page.at_known_size(desk.request("x"))
     assert (known.predict.diameter, known.predict.dab) == (12, "keep")
+
+
+@pytest.mark.parametrize(
+    ("was", "chosen", "asked"),
+    [("on", "auto", "on"), ("off", "auto", "off"), ("on", "on", "on"), ("on", "off", None)],
+)
+def test_a_model_that_was_adapted_is_so_for_the_same_look(
+    desk: Desk, was: Any, chosen: Any, asked: str | None
+) -> None:
+    made = {"settings": {"predict": {"adapt": was}}}
+    assert desk.page.accept(desk.request("one"), desk.result("one", provenance=made))
+    request = desk.request("x", predict=PredictConfig(adapt=chosen))
+    known = desk.page.at_known_size(request)
+    if asked is None:
+        assert known is request
+    else:
+        assert (known.predict.diameter, known.predict.adapt) == (12, asked)
 
 
 def test_a_stain_that_was_removed_elsewhere_is_none_of_a_grey_image(desk: Desk) -> None:

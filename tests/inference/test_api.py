@@ -329,4 +329,4 @@ def test_where_nothing_is_found_it_looks_at_a_size_that_it_learned_from(tiny_mod
         card = model.card.model_copy(update={"diameter": trained, "image_diameters": learned})
         predictor = Predictor(replace(model, card=card))
         # no size is told that nobody has found
-        assert look_first(predictor, plan_image(image))[1:] == (None, scale)
+        assert look_first(predictor, plan_image(image))[2:] == (None, scale)

@@ -135,7 +135,7 @@ def test_the_search_for_size_goes_on_where_it_looks_twice() -> None:
     image, _ = tissue("cytoplasm")
     told: list[tuple[int, int]] = []
     predictor = Predictor(load_model("nuclei"))
-    plan, diameter, scale = look_first(
+    _, plan, diameter, scale = look_first(
         predictor, plan_image(image), progress=lambda i, n, _: told.append((i, n))
     )
     assert plan.removes_dab
@@ -153,7 +153,7 @@ def test_a_box_is_seen_as_in_the_whole_image() -> None:
     model = load_model("nuclei")
     predictor = Predictor(model, PredictConfig(diameter=22))
     whole = plan_image(image)
-    plan, _, _ = look_first(predictor, whole)
+    _, plan, _, _ = look_first(predictor, whole)
     assert plan.removes_dab
     made = predict_image(model, whole.part(box=(0, 256, 190, 256)), predictor=predictor)
     assert made.plan.removes_dab
