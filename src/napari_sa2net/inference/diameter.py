@@ -278,6 +278,7 @@ def cells_seen(
     scale: float,
     instances: InstanceConfig | None = None,
     cancelled: CancelCallback | None = None,
+    on_crop: Callable[[int, int], None] | None = None,
 ) -> float:
     """How many cells a plan shows, each counting as much as the network is sure of it.
 
@@ -287,6 +288,8 @@ def cells_seen(
         The planes to look at, through a few crops.
     scale : float
         Network pixels per image pixel.
+    on_crop : callable (done, total), optional
+        Before every crop.
 
     Returns
     -------
@@ -299,7 +302,10 @@ def cells_seen(
     """
     config = instances or predictor.card.instance
     total, looked_at = 0.0, 0
-    for plane, window in crops([ScaledPlane(plan, index, scale) for index in planes]):
+    windows = crops([ScaledPlane(plan, index, scale) for index in planes])
+    for done, (plane, window) in enumerate(windows):
+        if on_crop:
+            on_crop(round(done / len(windows) * N_CROPS), N_CROPS)
         if cancelled and cancelled():
             raise Cancelled("Cancelled; nothing was changed.")
         values = plane.read(window.y0, window.y1, window.x0, window.x1)

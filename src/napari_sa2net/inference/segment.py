@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -27,7 +27,12 @@ from napari_sa2net.data.plan import ImagePlan, plan_as_input
 from napari_sa2net.errors import Cancelled, SettingsError
 from napari_sa2net.inference.diameter import cells_seen, estimate_diameter
 from napari_sa2net.inference.planes import MEASURING, SEPARATING, label_stack, measure_objects
-from napari_sa2net.inference.predict import FINDING_SIZE, SEGMENTING, Predictor
+from napari_sa2net.inference.predict import (
+    ASKING_STAIN,
+    FINDING_SIZE,
+    SEGMENTING,
+    Predictor,
+)
 from napari_sa2net.inference.tiling import (
     N_PLANES,
     PlaneOf,
@@ -149,9 +154,9 @@ class Prediction:
     def record(self, instances: InstanceConfig, **image: Any) -> dict[str, Any]:
         """Provenance of labels; ``image``: more of how the image went in."""
         size = self.pixel_size_um
-        config = self.config
-        if self.plan.removes_dab:
-            config = config.model_copy(update={"dab": "remove"})
+        # what was decided: who sees it again with another size might decide otherwise
+        dab = "remove" if self.plan.removes_dab else "keep"
+        config = self.config.model_copy(update={"dab": dab})
         return provenance(
             self.model.name,
             self.model.sha256,
@@ -231,28 +236,28 @@ def look_first(
     Cancelled
     """
     trained, config = predictor.card.diameter, predictor.config
-    if not config.rescale or not trained or predictor.input.resize_to:
+    if not trained or predictor.input.resize_to:
         return plan, None, 1.0
     planes = spread_indices(plan.stack_shape, N_PLANES)
     ways = [plan]
     if config.dab == "auto" and not plan.removes_dab and plan.has_dab:
         ways.append(plan.without_dab())
 
+    def step(what: str, part: int, parts: int) -> Callable[[int, int], None]:
+        return lambda i, n: progress and progress(part * n + i, parts * n, what)
+
     def sized(way: int) -> tuple[ImagePlan, float | None, float]:
         one, diameter = ways[way], config.diameter
+        if not config.rescale:
+            return one, None, 1.0
         if diameter is None and not (one.is_empty or one.constant):
-
-            def on_crop(i: int, n: int) -> None:
-                if progress:
-                    progress(way * n + i, len(ways) * n, FINDING_SIZE)
-
             diameter = estimate_diameter(
                 predictor,
                 one,
                 planes,
                 instances=instances,
                 cancelled=cancelled,
-                on_crop=on_crop,
+                on_crop=step(FINDING_SIZE, way, len(ways)),
             )
         expected = diameter or predictor.card.expected_diameter
         return one, diameter, network_scale(expected, trained, plan.spatial)
@@ -261,13 +266,13 @@ def look_first(
     if len(found) == 1:
         return found[0]
     # At the sizes of both: at a small one alone, grains of the stain would pass for cells.
-    scales = {scale for _, _, scale in found}
-    with_dab, without = (
-        math.prod(
-            cells_seen(predictor, one, planes, scale, instances, cancelled) for scale in scales
-        )
-        for one, _, _ in found
-    )
+    scales = dict.fromkeys(scale for _, _, scale in found)
+    looks = [(one, scale) for one, _, _ in found for scale in scales]
+    seen = []
+    for part, (one, scale) in enumerate(looks):
+        told = step(ASKING_STAIN, part, len(looks))
+        seen.append(cells_seen(predictor, one, planes, scale, instances, cancelled, told))
+    with_dab, without = math.prod(seen[: len(scales)]), math.prod(seen[len(scales) :])
     return found[1] if without > with_dab else found[0]
 
 
@@ -658,5 +663,5 @@ def segment(
     objects = made.table(labels, groups=groups) if table else empty_table(plan.stack_axes)
     record = made.record(instances)
     return Segmentation(
-        labels, made.probability, objects, made.diameter, record, plan, made.n_tiles
+        labels, made.probability, objects, made.diameter, record, made.plan, made.n_tiles
     )
