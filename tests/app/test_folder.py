@@ -537,6 +537,12 @@ def test_settings_are_those_of_the_page_and_of_the_shown_image(pages, tmp_path):
     assert page.folder.segmenting.settings_words() == "tiny · cells of 18 px · channel 1"
     page.segment.set_image(ImageSource("other", "other", np.zeros((9, 9)), channels=(3,)))
     assert page.folder.segmenting.settings().channels is None
+    # a stain, of which the page shows no choice for a grey image
+    page.segment.set_predict(PredictConfig(dab="remove"))
+    page.segment.set_image(ImageSource("grey", "grey", np.zeros((9, 9))))
+    assert page.folder.segmenting.settings().predict.dab == "auto"
+    page.segment.set_image(ImageSource("rgb", "rgb", np.zeros((9, 9, 3), np.uint8), "YXC"))
+    assert page.folder.segmenting.settings().predict.dab == "remove"
 
 
 def test_the_order_of_doubt_ends_with_what_a_person_has_seen(pages):

@@ -189,6 +189,12 @@ def test_cells_that_nobody_segmented_follow_the_page(desks: Any) -> None:
     assert example.diameter == 24  # as it is: no network pixel is another size
 
 
+def test_a_stain_that_was_removed_elsewhere_is_none_of_drawn_cells(desks: Any) -> None:
+    desk = desk_of(desks, CELLS, "YX", None)
+    desk.link.session.predict = PredictConfig(dab="remove")
+    np.testing.assert_allclose(learned(desk).image, expected(CELLS, "YX", None)[0], atol=1e-6)
+
+
 def test_levels_of_another_image_are_not_taken(desks: Any) -> None:
     _, made = expected(CHANNELS, "CYX", (2, 1))
     desk = desk_of(desks, CELLS, "YX", None, made=made)

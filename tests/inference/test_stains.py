@@ -58,9 +58,9 @@ def test_without_dab_the_other_stains_are_left(dtype) -> None:
         return first(scaled.astype(dtype) if white == 1 else np.rint(scaled).astype(dtype))
 
     for blue, pink in ((0.0, 0.0), (0.1, 0.0), (0.05, 0.05)):
-        without = remove_dab(seen([blue, pink, 0.15]))
-        assert without.dtype == dtype
         white = 1 if dtype is np.float32 else np.iinfo(dtype).max
+        without = remove_dab(seen([blue, pink, 0.15]), white)
+        assert without.dtype == dtype
         off = np.abs(without / white - seen([blue, pink, 0.0]) / white)
         assert off.max() < 0.02
 
@@ -68,11 +68,11 @@ def test_without_dab_the_other_stains_are_left(dtype) -> None:
 def test_brown_is_told_from_blue_pink_yellow_and_grey() -> None:
     for stains, share in (([0.1, 0, 0], 0), ([0, 0.1, 0], 0), ([0, 0, 0.1], 1)):
         light = np.rint(hed2rgb(np.full((4, 4, 3), stains)) * 255).astype(np.uint8)
-        assert brown_share(first(light)) == share
+        assert brown_share(first(light), 255) == share
     for colour in ([90, 90, 90], [250, 240, 190], [255, 255, 255], [0, 0, 0]):
-        assert brown_share(first(np.full((4, 4, 3), colour, np.uint8))) == 0
+        assert brown_share(first(np.full((4, 4, 3), colour, np.uint8)), 255) == 0
     empty = np.full((3, 4, 4), np.nan, np.float32)
-    assert brown_share(empty) == 0
+    assert brown_share(empty, 1) == 0
 
 
 def test_only_what_has_colours_has_brown() -> None:
@@ -87,7 +87,8 @@ def test_only_what_has_colours_has_brown() -> None:
 
 def test_a_plan_without_dab_is_that_of_the_image_without_it() -> None:
     image, _ = tissue("cytoplasm", (96, 128))
-    plan, other = plan_image(image), plan_image(np.moveaxis(remove_dab(first(image)), 0, -1))
+    other = plan_image(np.moveaxis(remove_dab(first(image), 255), 0, -1))
+    plan = plan_image(image)
     before = plan.read((), 0, 96, 0, 128)
     without = plan.without_dab()
     assert without.removes_dab
@@ -125,7 +126,7 @@ def test_the_brown_goes_where_more_is_seen_without_it(brown) -> None:
     took = found["auto"].provenance["settings"]["predict"]["dab"]
     best = "remove" if brown == "cytoplasm" else "keep"
     np.testing.assert_array_equal(found["auto"].labels, found[best].labels)
-    assert took == ("remove" if brown == "cytoplasm" else "auto")
+    assert took == best
     assert n["auto"] > 0.7 * labels.max()
     if brown == "cytoplasm":
         assert n["remove"] > 1.3 * n["keep"]
@@ -133,17 +134,25 @@ def test_the_brown_goes_where_more_is_seen_without_it(brown) -> None:
 
 def test_the_search_for_size_goes_on_where_it_looks_twice() -> None:
     image, _ = tissue("cytoplasm")
-    told: list[tuple[int, int]] = []
+    told: list[tuple[int, int, str]] = []
     predictor = Predictor(load_model("nuclei"))
     _, plan, diameter, scale = look_first(
-        predictor, plan_image(image), progress=lambda i, n, _: told.append((i, n))
+        predictor, plan_image(image), progress=lambda *one: told.append(one)
     )
     assert plan.removes_dab
     assert diameter == pytest.approx(22, rel=0.25)
     assert scale == pytest.approx(28 / diameter)
-    assert [i for i, _ in told] == sorted(i for i, _ in told)
-    assert len({n for _, n in told}) == 1
-    assert told[-1][0] <= told[-1][1]
+    words = list(dict.fromkeys(what for *_, what in told))
+    assert words == [
+        "finding the size of the cells",
+        "looking with and without the brown stain",
+    ]
+    for what in words:
+        stage = [(i, n) for i, n, said in told if said == what]
+        assert [i for i, _ in stage] == sorted(i for i, _ in stage)
+        assert len({n for _, n in stage}) == 1
+        assert stage[0][0] == 0
+        assert stage[-1][0] <= stage[-1][1]
 
 
 def test_a_box_is_seen_as_in_the_whole_image() -> None:
@@ -206,5 +215,58 @@ def test_values_that_go_in_as_they_are_know_the_stain_too() -> None:
     light = image.astype(np.float32) / 255
     plan = plan_image(light, normalize=False, model_input=InputConfig()).without_dab()
     seen = plan.read((), 0, 64, 0, 64)
-    np.testing.assert_allclose(seen, remove_dab(first(light)), atol=1e-6)
+    np.testing.assert_allclose(seen, remove_dab(first(light), 1), atol=1e-6)
     assert torch.isfinite(torch.from_numpy(seen)).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "white"),
+    [
+        (np.float32, 255),
+        (np.float64, 1.04),
+        (np.uint16, 255),
+        (np.uint16, 4095),
+        (np.int64, 255),
+        (np.uint32, 65535),
+    ],
+)
+def test_white_is_as_bright_as_the_values_are(dtype, white) -> None:
+    image, _ = tissue("cytoplasm", (96, 96))
+    light = image / 255 * white
+    plan = plan_image(
+        (light if dtype in (np.float32, np.float64) else np.rint(light)).astype(dtype)
+    )
+    assert plan.has_dab
+    of_bytes = plan_image(image).without_dab().read((), 0, 96, 0, 96)
+    without = plan.without_dab().read((), 0, 96, 0, 96)
+    assert np.abs(without - of_bytes).mean() < 0.02
+    # a part of it that is dark is of the same white
+    part = plan.part(box=(20, 60, 20, 60)).without_dab()
+    np.testing.assert_array_equal(part.read((), 0, 40, 0, 40), without[:, 20:60, 20:60])
+
+
+def test_an_image_as_large_as_it_is_is_asked_too() -> None:
+    image = ndimage.zoom(tissue("cytoplasm")[0], (28 / 22, 28 / 22, 1), order=1)
+    made = segment(image, model="nuclei", rescale=False, table=False)
+    assert made.provenance["settings"]["predict"]["dab"] == "remove"
+    assert made.plan.removes_dab
+    assert made.diameter is None
+
+
+def test_the_levels_without_the_stain_are_measured_once() -> None:
+    class Counted:
+        def __init__(self, image: np.ndarray) -> None:
+            self.image, self.shape, self.dtype = image, image.shape, image.dtype
+            self.n = 0
+
+        def __getitem__(self, key) -> np.ndarray:
+            self.n += self.image[key].size
+            return self.image[key]
+
+    lazy = Counted(tissue("cytoplasm", (96, 96))[0])
+    plan = plan_image(lazy)
+    assert plan.has_dab
+    for box in ((0, 50, 0, 50), (40, 90, 40, 90)):
+        assert plan.part(box=box).without_dab().box == box
+    _ = plan.without_dab().levels
+    assert lazy.n == 2 * lazy.image.size

@@ -27,7 +27,7 @@ from napari_sa2net.app.keep import (
     what_to_keep,
 )
 from napari_sa2net.app.planes import Corrector
-from napari_sa2net.app.session import ErrorInfo, ImageSource, as_seen
+from napari_sa2net.app.session import ErrorInfo, ImageSource, as_seen, for_image
 from napari_sa2net.config import InputConfig
 from napari_sa2net.data.commit import CommitRecord
 from napari_sa2net.data.journal import discard_journal
@@ -208,7 +208,7 @@ class CorrectKeeping:
     def _page(self, image: ImageSource | None) -> dict[str, Any]:
         """How the image would go in now, as a result's provenance says it."""
         session = self._controller.link.session
-        predict = session.predict
+        predict = for_image(session.predict, image)
         channels: tuple[int, ...] | None = None
         if image is not None:
             channels = as_seen(image, session).channels

@@ -20,7 +20,7 @@ from napari_sa2net.app.folder_files import (
     remember_output,
 )
 from napari_sa2net.app.link import Background, EngineLink, TimeLeft
-from napari_sa2net.app.session import ErrorInfo, JobProgress
+from napari_sa2net.app.session import ErrorInfo, JobProgress, for_image
 from napari_sa2net.data.results import Job, refuse_inputs_as_outputs
 from napari_sa2net.edits.review import expected_wrong
 from napari_sa2net.engine import messages as p
@@ -113,8 +113,9 @@ class SegmentAll:
     def settings(self) -> BatchSettings:
         """What all images are segmented with: as the Segment page is set now."""
         session = self.link.session
-        predict, axes, channels = session.predict, None, None
+        axes, channels = None, None
         source, state = session.image, self.state
+        predict = for_image(session.predict, source)
         current = state.images[state.current] if state.current >= 0 else None
         if source is not None and current is not None and source.path == str(current.path):
             if source.contrast is not None and session.normalize:

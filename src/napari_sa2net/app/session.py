@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -369,16 +370,13 @@ class SegmentRequest:
         source, predict = self.source, self.predict
         if source.contrast is not None and self.normalize:
             predict = predict.model_copy(update={"contrast": source.contrast})
-        if predict.dab == "remove" and not source.plan.tells_stains:
-            # chosen for another image; the page shows no choice for this one
-            predict = predict.model_copy(update={"dab": "auto"})
         return {
             "image": source.data,
             "model": self.model,
             "axes": source.axes,
             "channels": source.channels,
             "normalize": self.normalize,
-            "predict": predict,
+            "predict": for_image(predict, source),
             "instances": self.instances,
             "pixel_size_um": source.pixel_size_um,
             "z_step_um": source.z_step_um,
@@ -414,6 +412,16 @@ class ExplainRequest(SegmentRequest):
         """Not a result of more or other than this: another model, a stack for its planes."""
         part = isinstance(former, ExplainRequest) or former.window == self.window
         return part and former.model == self.model
+
+
+def for_image(predict: PredictConfig, source: ImageSource | None) -> PredictConfig:
+    """Without what was chosen for another image, and of which the page shows no choice here."""
+    if predict.dab != "remove" or source is None:
+        return predict
+    with suppress(SA2NetError):  # whoever reads the image says what is wrong
+        if source.plan.tells_stains:
+            return predict
+    return predict.model_copy(update={"dab": "auto"})
 
 
 def decided_in(provenance: Mapping[str, Any]) -> dict[str, str]:

@@ -338,30 +338,43 @@ BROWN_FROM = 0.005
 #: A pixel is stained from this optical density of its three colours together, and brown where
 #: it takes away so many times more blue than green, and more green than red.
 STAINED, BLUE_TO_GREEN, GREEN_TO_RED = 0.3, 1.1, 1.2
+#: What may be white where the type does not tell: cameras and files have so many bits; and
+#: how far values may be over it, as smooth resizing leaves them.
+WHITES, OVER = (1, 255, 1023, 4095, 16383, 65535), 1.1
 
 
-def brown_share(colours: NDArray[Any]) -> float:
+def white_of(colours: NDArray[Any]) -> float:
+    """Value of unstained glass: 255 in 8 bits, else by the largest value that there is."""
+    if colours.dtype == np.uint8:
+        return 255.0
+    most = float(np.max(colours, initial=0, where=np.isfinite(colours)))
+    return next((float(white) for white in WHITES if most <= OVER * white), most)
+
+
+def brown_share(colours: NDArray[Any], white: float) -> float:
     """Share of pixels that are as brown as DAB.
 
     Parameters
     ----------
-    colours : array, shape (3, ...)
-        Red, green and blue, as `remove_dab` takes them.
+    colours, white
+        As `remove_dab` takes them.
     """
-    light = np.nan_to_num(_light(colours), nan=1.0)
+    light = np.nan_to_num(_light(colours, white), nan=1.0)
     red, green, blue = -np.log10(np.clip(light, 1 / 255, 1))
     brown = (red + green + blue > STAINED) & (blue > BLUE_TO_GREEN * green)
     brown &= green > GREEN_TO_RED * red
     return float(brown.mean())
 
 
-def remove_dab(colours: NDArray[Any]) -> NDArray[Any]:
+def remove_dab(colours: NDArray[Any], white: float) -> NDArray[Any]:
     """What is seen without DAB: stains are separated, and the others mixed again.
 
     Parameters
     ----------
     colours : array, shape (3, ...)
-        Red, green and blue: unsigned integers, or floats from 0 to 1. Unstained is white.
+        Red, green and blue.
+    white : float
+        Value of what is not stained; 0 is black.
 
     Returns
     -------
@@ -374,18 +387,14 @@ def remove_dab(colours: NDArray[Any]) -> NDArray[Any]:
     """
     from skimage.color import hed2rgb, rgb2hed
 
-    stains = rgb2hed(np.moveaxis(_light(colours), 0, -1))
+    stains = rgb2hed(np.moveaxis(_light(colours, white), 0, -1))
     stains[..., 2] = 0
-    light = np.moveaxis(hed2rgb(stains), -1, 0)
+    without = np.moveaxis(hed2rgb(stains), -1, 0) * white
     if colours.dtype.kind == "f":
-        return light.astype(colours.dtype)
-    white = np.iinfo(colours.dtype).max
-    return np.rint(np.clip(light, 0, 1) * white).astype(colours.dtype)
+        return without.astype(colours.dtype)
+    return np.rint(np.clip(without, 0, white)).astype(colours.dtype)
 
 
-def _light(colours: NDArray[Any]) -> NDArray[np.float32]:
+def _light(colours: NDArray[Any], white: float) -> NDArray[np.float32]:
     """Share of the light that comes through, 0 … 1."""
-    light = colours.astype(np.float32)
-    if colours.dtype.kind != "f":
-        light /= np.iinfo(colours.dtype).max
-    return np.clip(light, 0, 1)
+    return np.clip(colours.astype(np.float32) / np.float32(white), 0, 1)

@@ -39,6 +39,7 @@ from napari_sa2net.data.levels import (
     sample_windows,
     spread_indices,
     unit_levels,
+    white_of,
     with_contrast,
 )
 from napari_sa2net.errors import ChannelError, ImageError, SettingsError
@@ -333,8 +334,7 @@ class ImagePlan(BlockReader):
     ) -> None:
         super().__init__(array, axes.names)
         self.removes_dab = False
-        #: share of what is sampled first, so that pixels need not be loaded again for it
-        self._brown: float | None = None
+        self._without_dab: ImagePlan | None = None
         self.shape: tuple[int, ...] = tuple(int(n) for n in array.shape)
         self.dtype = np.dtype(array.dtype)
         self.is_rgb = axes.rgb
@@ -419,6 +419,7 @@ class ImagePlan(BlockReader):
         _ = self.measured
         made = object.__new__(type(self))
         made.__dict__.update(self.__dict__, _whole=self, origin=origin, boxed=box is not None)
+        made._without_dab = None
         made.shape = tuple(sizes[name] for name in self.axes)
         made.stack_shape = tuple(sizes[name] for name in self.stack_axes)
         made.spatial = (sizes["Y"], sizes["X"])
@@ -435,12 +436,14 @@ class ImagePlan(BlockReader):
         """
         if not self.tells_stains:
             raise SettingsError(
-                "The brown stain can be removed from images in colour (red, green and blue of "
-                "8 or 16 bits, or from 0 to 1), and this is none. Set it to automatic (in the "
-                "shell leave out --dab)."
+                "The brown stain can be removed from images in colour whose red, green and "
+                "blue are all used, and this is none. Set it to automatic (in the shell leave "
+                "out --dab)."
             )
         if self.removes_dab:
             return self
+        if self._without_dab is not None:
+            return self._without_dab
         made = object.__new__(type(self))
         made.__dict__.update(self.__dict__, removes_dab=True, _levels={})
         for known in ("measured", "_typical_contrast"):
@@ -448,26 +451,28 @@ class ImagePlan(BlockReader):
         if self._whole is not None:
             made._whole = self._whole.without_dab()
             made.measured = made._whole.measured
+        self._without_dab = made  # its levels are measured once, whoever asks
         return made
 
     @property
     def tells_stains(self) -> bool:
         """Whether it has colours whose stains can be told apart."""
-        return self.is_rgb and self.channels == (0, 1, 2) and self.dtype.kind in "uf"
+        return self.is_rgb and self.channels == (0, 1, 2) and self.dtype.kind in "iuf"
 
     @cached_property
     def has_dab(self) -> bool:
         """Whether a sample of the whole image has the brown of immunohistochemistry."""
         if self._whole is not None:
             return self._whole.has_dab
-        if not self.tells_stains or self.is_empty:
-            return False
-        if self._brown is None:  # levels that were given were not measured
-            self._look_for_brown(self._sample(list(self.indices()), 1)[0])
-        return self._brown is not None and self._brown >= BROWN_FROM
+        return self.tells_stains and not self.is_empty and self._stains[1] >= BROWN_FROM
 
-    def _look_for_brown(self, samples: Sequence[NDArray[Any]]) -> None:
-        self._brown = brown_share(np.stack(samples)[:, ::EVERY])
+    @cached_property
+    def _stains(self) -> tuple[float, float]:
+        """Value of white, and share of brown; of the whole image."""
+        if self._whole is not None:
+            return self._whole._stains
+        # mostly `_measure` has; levels that were given were not measured
+        return _stains_of(self._sample(list(self.indices()), 1)[0])
 
     @property
     def whole(self) -> ImagePlan:
@@ -682,8 +687,8 @@ class ImagePlan(BlockReader):
             The window lies outside the image, or the pixels could not be loaded.
         """
         values = self.read_raw(index, y0, y1, x0, x1)
-        if self.removes_dab:
-            values = remove_dab(values)
+        if self.removes_dab and values.size:
+            values = remove_dab(values, self._stains[0])
         return mix_channels(apply_levels(values, self.measured_of(index)), self._mapping)
 
     def read_raw(
@@ -761,12 +766,14 @@ class ImagePlan(BlockReader):
 
     def _measure(self, planes: Sequence[tuple[int, ...]]) -> Levels:
         """Levels over planes of the stack."""
+        looks = self.tells_stains and len(planes) == self.n_planes
+        looks = looks and "_stains" not in self.__dict__
         for effort in (1, 16):
             samples, complete = self._sample(planes, effort)
-            if self._brown is None and self.tells_stains:
-                self._look_for_brown(samples)
+            if looks:
+                self._stains = _stains_of(samples)  # so that pixels are not loaded again
             if self.removes_dab:
-                samples = list(remove_dab(np.stack(samples)))
+                samples = list(remove_dab(np.stack(samples), self._stains[0]))
             # A flat sample of a larger image may just be its empty background.
             if complete or not all(is_flat(sample) for sample in samples):
                 break
@@ -803,6 +810,13 @@ class ImagePlan(BlockReader):
                 if len({value for value in values if np.isfinite(value)}) > 1:
                     return False
         return True
+
+
+def _stains_of(samples: Sequence[NDArray[Any]]) -> tuple[float, float]:
+    """Value of white, and share of brown."""
+    colours = np.stack(samples)
+    white = white_of(colours)
+    return white, brown_share(colours[:, ::EVERY], white)
 
 
 def _as_array(image: Any) -> Any:

@@ -281,6 +281,7 @@ def cells_seen(
     scale: float,
     instances: InstanceConfig | None = None,
     cancelled: CancelCallback | None = None,
+    on_crop: Callable[[int, int], None] | None = None,
 ) -> float:
     """How many cells a plan shows, each counting as much as the network is sure of it.
 
@@ -290,6 +291,8 @@ def cells_seen(
         The planes to look at, through a few crops.
     scale : float
         Network pixels per image pixel.
+    on_crop : callable (done, total), optional
+        Before every crop.
 
     Returns
     -------
@@ -301,7 +304,7 @@ def cells_seen(
     Cancelled
     """
     shown = _shown(plan, planes, scale, CROP)
-    seen = _seen_in(predictor, shown, instances, cancelled)
+    seen = _seen_in(predictor, shown, instances, cancelled, on_crop)
     return seen * scale**2 / sum(values[0].size for values in shown)
 
 
@@ -312,6 +315,7 @@ def adapted_to_image(
     scale: float,
     instances: InstanceConfig | None = None,
     cancelled: CancelCallback | None = None,
+    on_crop: Callable[[int, int], None] | None = None,
 ) -> Predictor:
     """A predictor that is adapted to an image, by the middles of a few crops.
 
@@ -329,7 +333,12 @@ def adapted_to_image(
     adapted = predictor.adapted(shown)
     if predictor.config.adapt == "on":
         return adapted
-    before, after = (_seen_in(one, shown, instances, cancelled) for one in (predictor, adapted))
+
+    def told(part: int) -> Callable[[int, int], None]:
+        return lambda done, n: on_crop and on_crop(part * n + done, 2 * n)
+
+    before = _seen_in(predictor, shown, instances, cancelled, told(0))
+    after = _seen_in(adapted, shown, instances, cancelled, told(1))
     return adapted if after > MORE * before else predictor
 
 
@@ -349,11 +358,14 @@ def _seen_in(
     shown: Sequence[NDArray[np.float32]],
     instances: InstanceConfig | None,
     cancelled: CancelCallback | None,
+    on_crop: Callable[[int, int], None] | None,
 ) -> float:
     """Sum of the confidences of the cells that are kept."""
     config = instances or predictor.card.instance
     total = 0.0
-    for values in shown:
+    for done, values in enumerate(shown):
+        if on_crop:
+            on_crop(round(done / len(shown) * N_CROPS), N_CROPS)
         if cancelled and cancelled():
             raise Cancelled("Cancelled; nothing was changed.")
         probability = predictor.probabilities(values)

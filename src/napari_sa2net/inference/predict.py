@@ -207,6 +207,8 @@ def is_wanted(tile: Tile, plane: ScaledPlane, wanted: Wanted | None) -> bool:
 
 #: What goes on, as a person reads it.
 FINDING_SIZE = "finding the size of the cells"
+ASKING_STAIN = "looking with and without the brown stain"
+ADAPTING = "looking whether the model has to be adapted"
 SEGMENTING = "segmenting"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -31,7 +31,13 @@ from napari_sa2net.inference.diameter import (
     estimate_diameter,
 )
 from napari_sa2net.inference.planes import MEASURING, SEPARATING, label_stack, measure_objects
-from napari_sa2net.inference.predict import FINDING_SIZE, SEGMENTING, Predictor
+from napari_sa2net.inference.predict import (
+    ADAPTING,
+    ASKING_STAIN,
+    FINDING_SIZE,
+    SEGMENTING,
+    Predictor,
+)
 from napari_sa2net.inference.tiling import (
     N_PLANES,
     PlaneOf,
@@ -153,11 +159,11 @@ class Prediction:
     def record(self, instances: InstanceConfig, **image: Any) -> dict[str, Any]:
         """Provenance of labels; ``image``: more of how the image went in."""
         size = self.pixel_size_um
-        config = self.config
-        found = {"dab": "remove"} if self.plan.removes_dab else {}
-        if config.adapt == "auto":
+        # what was decided: who sees it again with another size might decide otherwise
+        found = {"dab": "remove" if self.plan.removes_dab else "keep"}
+        if self.config.adapt == "auto":
             found["adapt"] = "on" if self.model.base else "off"
-        config = config.model_copy(update=found)
+        config = self.config.model_copy(update=found)
         return provenance(
             self.model.name,
             self.model.sha256,
@@ -239,28 +245,28 @@ def look_first(
     Cancelled
     """
     trained, config = predictor.card.diameter, predictor.config
-    if not config.rescale or not trained or predictor.input.resize_to:
+    if not trained or predictor.input.resize_to:
         return predictor, plan, None, 1.0
     planes = spread_indices(plan.stack_shape, N_PLANES)
     ways = [plan]
     if config.dab == "auto" and not plan.removes_dab and plan.has_dab:
         ways.append(plan.without_dab())
 
+    def step(what: str, part: int, parts: int) -> Callable[[int, int], None]:
+        return lambda i, n: progress and progress(part * n + i, parts * n, what)
+
     def sized(way: int) -> tuple[ImagePlan, float | None, float]:
         one, diameter = ways[way], config.diameter
+        if not config.rescale:
+            return one, None, 1.0
         if diameter is None and not (one.is_empty or one.constant):
-
-            def on_crop(i: int, n: int) -> None:
-                if progress:
-                    progress(way * n + i, len(ways) * n, FINDING_SIZE)
-
             diameter = estimate_diameter(
                 predictor,
                 one,
                 planes,
                 instances=instances,
                 cancelled=cancelled,
-                on_crop=on_crop,
+                on_crop=step(FINDING_SIZE, way, len(ways)),
             )
         expected = diameter or predictor.card.expected_diameter
         return one, diameter, network_scale(expected, trained, plan.spatial)
@@ -269,16 +275,17 @@ def look_first(
     way = 0
     if len(found) > 1:
         # At the sizes of both: at a small one alone, grains of the stain would pass for cells.
-        scales = {scale for _, _, scale in found}
-        with_dab, without = (
-            math.prod(
-                cells_seen(predictor, one, planes, s, instances, cancelled) for s in scales
-            )
-            for one, _, _ in found
-        )
+        scales = dict.fromkeys(scale for _, _, scale in found)
+        looks = [(one, scale) for one, _, _ in found for scale in scales]
+        seen = []
+        for part, (one, scale) in enumerate(looks):
+            told = step(ASKING_STAIN, part, len(looks))
+            seen.append(cells_seen(predictor, one, planes, scale, instances, cancelled, told))
+        with_dab, without = math.prod(seen[: len(scales)]), math.prod(seen[len(scales) :])
         way = int(without > with_dab)
     plan, diameter, scale = found[way]
-    predictor = adapted_to_image(predictor, plan, planes, scale, instances, cancelled)
+    told = step(ADAPTING, 0, 1)
+    predictor = adapted_to_image(predictor, plan, planes, scale, instances, cancelled, told)
     return predictor, plan, diameter, scale
 
 
@@ -671,5 +678,5 @@ def segment(
     objects = made.table(labels, groups=groups) if table else empty_table(plan.stack_axes)
     record = made.record(instances)
     return Segmentation(
-        labels, made.probability, objects, made.diameter, record, plan, made.n_tiles
+        labels, made.probability, objects, made.diameter, record, made.plan, made.n_tiles
     )
