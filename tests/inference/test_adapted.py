@@ -108,21 +108,25 @@ def test_a_predictor_runs_what_its_model_is(kind, precision) -> None:
 
 
 @pytest.mark.parametrize(
-    ("adapt", "after", "is_adapted"),
+    ("adapt", "before", "after", "is_adapted"),
     [
-        ("auto", 10.9, False),
-        ("auto", 11.1, True),
-        ("on", 1.0, True),
-        ("off", 99.0, False),
+        ("auto", 40.0, 43.9, False),
+        ("auto", 40.0, 44.1, True),
+        ("auto", 10.0, 12.9, False),  # a cell or two: chance
+        ("auto", 10.0, 13.1, True),
+        ("auto", 0.0, 0.0, False),
+        ("on", 10.0, 1.0, True),
+        ("off", 10.0, 99.0, False),
     ],
 )
 def test_it_is_adapted_where_more_is_seen(
-    tiny_model, monkeypatch, adapt, after, is_adapted
+    tiny_model, monkeypatch, adapt, before, after, is_adapted
 ) -> None:
     predictor = Predictor(sized(tiny_model), PredictConfig(adapt=adapt, diameter=18))
     image, _ = synthetic_nuclei(shape=(96, 128), n=8, diameter=18, seed=1)
-    seen = lambda one, *_: 10.0 if one is predictor else after  # noqa: E731
-    monkeypatch.setattr(diameter, "_seen_in", seen)
+    monkeypatch.setattr(
+        diameter, "_seen_in", lambda one, *_: before if one is predictor else after
+    )
     own, *_ = look_first(predictor, plan_image(image))
     assert (own is not predictor) == is_adapted == (own.model.base is not None)
     made = predict_image(predictor.model, plan_image(image), predictor=predictor)

@@ -146,6 +146,7 @@ def test_the_search_for_size_goes_on_where_it_looks_twice() -> None:
     assert words == [
         "finding the size of the cells",
         "looking with and without the brown stain",
+        "looking whether the model has to be adapted",
     ]
     for what in words:
         stage = [(i, n) for i, n, said in told if said == what]

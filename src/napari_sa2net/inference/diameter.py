@@ -47,9 +47,9 @@ MIN_OBJECTS = 3
 NEAR = 2.0
 #: Objects of fewer network pixels (px²) are none, whatever their size in the image.
 SMALLEST = 20
-#: A model is adapted to an image where it then sees so many times more, by so much of each
-#: crop (network px).
-MORE, MIDDLE = 1.1, 256
+#: A model is adapted to an image where it then sees so many times more cells, and so many
+#: more, in so much of each crop (network px).
+MORE, FEW_MORE, MIDDLE = 1.1, 3.0, 256
 #: Objects below this share of the area that half of the foreground reaches are specks.
 SPECK = 0.15
 
@@ -320,8 +320,8 @@ def adapted_to_image(
     """A predictor that is adapted to an image, by the middles of a few crops.
 
     Where `PredictConfig.adapt` is auto, the predictor itself unless the adapted one sees
-    `MORE` times as many cells there (as `cells_seen` counts them): where an image is like
-    those of the training, adapting to so few pixels does rather harm.
+    clearly more cells there (`MORE` and `FEW_MORE`, as `cells_seen` counts them): where an
+    image is like those of the training, adapting to so few pixels does rather harm.
 
     Raises
     ------
@@ -339,7 +339,7 @@ def adapted_to_image(
 
     before = _seen_in(predictor, shown, instances, cancelled, told(0))
     after = _seen_in(adapted, shown, instances, cancelled, told(1))
-    return adapted if after > MORE * before else predictor
+    return adapted if after > max(MORE * before, before + FEW_MORE) else predictor
 
 
 def _shown(
