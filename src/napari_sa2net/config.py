@@ -229,7 +229,8 @@ class PredictConfig(Settings):
         "auto",
         title="Adapt to the image",
         description="Normalise what the encoder sees by this image, and less by the images of "
-        "the training: for other stains and microscopes; auto: where more cells are seen so",
+        "the training: for other stains and microscopes; auto: images in colour, where more "
+        "cells are seen so",
     )
     augment: bool = Field(
         False,

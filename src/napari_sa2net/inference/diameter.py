@@ -319,19 +319,21 @@ def adapted_to_image(
 ) -> Predictor:
     """A predictor that is adapted to an image, by the middles of a few crops.
 
-    Where `PredictConfig.adapt` is auto, the predictor itself unless the adapted one sees
-    clearly more cells there (`MORE` and `FEW_MORE`, as `cells_seen` counts them): where an
-    image is like those of the training, adapting to so few pixels does rather harm.
+    Where `PredictConfig.adapt` is auto, the predictor itself unless the image is in colour, so
+    that its stains may be others, and the adapted one sees clearly more cells there (`MORE`
+    and `FEW_MORE`, as `cells_seen` counts them): where an image is like those of the training,
+    adapting to so few pixels does rather harm.
 
     Raises
     ------
     Cancelled
     """
-    if not predictor.adapts or plan.is_empty or plan.constant:
+    is_asked = predictor.config.adapt == "auto"
+    if not predictor.adapts or plan.is_empty or plan.constant or (is_asked and not plan.is_rgb):
         return predictor
     shown = _shown(plan, planes, scale, MIDDLE)
     adapted = predictor.adapted(shown)
-    if predictor.config.adapt == "on":
+    if not is_asked:
         return adapted
 
     def told(part: int) -> Callable[[int, int], None]:
