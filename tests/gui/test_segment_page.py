@@ -440,6 +440,11 @@ def test_what_becomes_of_a_brown_stain_is_chosen_for_images_in_colour(
     page.advanced.augment.click()
     assert (session.predict.dab, session.predict.augment) == ("remove", True)
     page.advanced.augment.click()
+    adapt = page.advanced.adapt
+    assert [adapt.itemText(i) for i in range(3)] == ["automatic", "always", "never"]
+    adapt.setCurrentIndex(1)
+    adapt.activated.emit(1)
+    assert (session.predict.dab, session.predict.adapt) == ("remove", "on")
     page.size_row.spin.setValue(20)
     run(qtbot, page)
     assert session.error is None

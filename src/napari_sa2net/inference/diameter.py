@@ -329,7 +329,12 @@ def adapted_to_image(
     Cancelled
     """
     is_asked = predictor.config.adapt == "auto"
-    if not predictor.adapts or plan.is_empty or plan.constant or (is_asked and not plan.is_rgb):
+    if (
+        not predictor.adapts
+        or plan.is_empty
+        or plan.constant
+        or (is_asked and not plan.tells_stains)
+    ):
         return predictor
     shown = _shown(plan, planes, scale, MIDDLE)
     adapted = predictor.adapted(shown)
