@@ -187,7 +187,7 @@ def test_a_step_of_which_an_array_does_not_fit(name, change):
 
 
 def test_a_line_is_lengthened_past_the_hook_at_its_end():
-    """A stroke that ends inside the cell goes straight on, and one of one point cuts nothing."""
+    """A stroke that ends in the cell goes straight on, and one of one point cuts nothing."""
     labels = np.zeros((40, 40), np.int32)
     labels[5:35, 5:35] = 1
     corrections = Corrections(labels)
