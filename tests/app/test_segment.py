@@ -197,6 +197,17 @@ def test_sliders_ask_for_one_at_a_time_and_for_the_table_at_rest(desk: Desk) -> 
     assert len(desk.asked("derive")) == 3
 
 
+def test_a_table_is_asked_for_as_soon_as_labels_come_where_sliders_rest(desk: Desk) -> None:
+    desk.take("one")
+    desk.page.set_instances(InstanceConfig(foreground=0.3))
+    (first,) = desk.asked("derive")
+    desk.rest()
+    assert len(desk.asked("derive")) == 1  # one at a time
+    desk.client.on_event(first.done(desk.result("one", 5)))
+    second = desk.asked("derive")[-1]
+    assert second.arguments == {"instances": desk.session.instances, "table": True}
+
+
 def test_a_slider_that_moved_while_the_network_ran_is_derived(desk: Desk) -> None:
     request = desk.request("one")
     desk.page.set_instances(InstanceConfig(foreground=0.3))
