@@ -21,6 +21,9 @@ from napari_sa2net.app.models import (
 from napari_sa2net.app.segment import SegmentController
 from napari_sa2net.app.session import Session
 from napari_sa2net.config import InputConfig, NetworkConfig
+from napari_sa2net.data import synthetic_nuclei
+from napari_sa2net.data.commit import MANIFEST, Commit
+from napari_sa2net.data.corrections import TrainingSet
 from napari_sa2net.engine import messages as p
 from napari_sa2net.models.card import ModelCard
 from napari_sa2net.models.registry import ModelEntry, add_file, find_model
@@ -266,6 +269,23 @@ def test_a_folder_of_images_is_there_to_compare_on(page: Any, tmp_path: Path) ->
     page.models.choose_other("nuclei")
     page.models.compare()
     assert page.client.requests[-1].arguments["training_set"] == str(tmp_path / "set")
+
+
+def test_corrections_are_there_where_one_is_active(page: Any, tmp_path: Path) -> None:
+    training_set = TrainingSet.open(tmp_path / "set", create=True)
+    page.models.set_folder(training_set.path)
+    assert not page.state.has_corrections
+    image, labels = synthetic_nuclei((40, 56), 4, 12, 0)
+    record = training_set.commit(Commit(image, labels, source="one"))
+    page.models.set_folder(training_set.path)
+    assert page.state.has_corrections
+    training_set.remove(record.id)
+    page.models.set_folder(training_set.path)
+    assert not page.state.has_corrections
+    # what is wrong with it is said when models are compared
+    (training_set.path / MANIFEST).write_bytes(b"{")
+    page.models.set_folder(training_set.path)
+    assert page.state.has_corrections
 
 
 def test_who_looks_at_a_model_goes_on_with_it(page: Any) -> None:
