@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
+import pkgutil
 import re
 import subprocess
 import sys
@@ -149,3 +150,57 @@ def test_manifest_is_valid_and_its_names_lead_somewhere():
     for command in commands:
         module, _, name = str(command.python_name).partition(":")
         assert callable(getattr(importlib.import_module(module), name)), command.python_name
+
+
+#: Settings and flags with a number or a yes where nothing is said, wherever they occur.
+GIVEN = """
+    as_published asymmetric axes_told balanced base_channels batch_size begin blurred
+    by_person chance channels chunk clip coarse copy counted cross_validated current
+    delta dice_share effort epochs fewest figure filled force fraction gamma gated grace
+    in_channels is_cell is_whole jpeg keep_reviewed largest learning_rate limit_bytes
+    linked make_folder max_bytes max_results mean_share measure middle mode most n
+    n_classes noisy normalize ok opening packed patience radius ran reach restarting
+    safe scale shaded side squared squared_dice stage there threads threshold turned
+    visible wake wants_preview weight z_step zoom
+""".split()
+#: Those that are given in one place, and nothing (0, no) in another.
+GIVEN_SOMEWHERE = """
+    antialias aside cancel diameter first in_use inverted kept measured n_channels
+    n_planes seconds sizes step steps stride table timeout wait
+""".split()
+
+
+def test_what_is_not_said_is_nothing_but_for_a_few():
+    """A flag is off and a number 0, of functions and of records of any kind."""
+    given, nothing = set(), set()
+    for module in modules_but_widgets():
+        own = [one for one in vars(module).values() if one_of(one, module)]
+        own += [f for one in own if inspect.isclass(one) for f in functions_of(one)]
+        for one in own:
+            if inspect.isclass(one):
+                continue
+            for parameter in inspect.signature(one).parameters.values():
+                default = parameter.default
+                if isinstance(default, (bool, int, float)):
+                    (given if default else nothing).add(parameter.name)
+    assert given - nothing == set(GIVEN)
+    assert given & nothing == set(GIVEN_SOMEWHERE)
+
+
+def modules_but_widgets():
+    for found in pkgutil.walk_packages(napari_sa2net.__path__, "napari_sa2net."):
+        if "widgets" not in found.name and not found.name.endswith("__main__"):
+            yield importlib.import_module(found.name)
+
+
+def one_of(what, module):
+    return (
+        inspect.isfunction(what) or inspect.isclass(what)
+    ) and what.__module__ == module.__name__
+
+
+def functions_of(kind):
+    for what in vars(kind).values():
+        function = getattr(what, "__func__", what)
+        if inspect.isfunction(function):
+            yield function

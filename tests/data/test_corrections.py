@@ -153,8 +153,9 @@ def test_every_kind_of_image_comes_back_as_it_was(training_set, image, axes, kep
         ({"reviewed": np.ones((2, 2), bool)}, "same height and width"),
         ({"image": np.zeros((3, 40, 56))}, "one plane"),
         ({"image": np.zeros((40, 56), complex)}, "real numbers"),
-        ({"box": (0, 10, 0, 10)}, "box"),
-        ({"pixel_size_um": float("nan")}, "pixel size"),
+        ({"box": (0, 40, 0, 10)}, "box"),
+        ({"box": (0, 10, 0, 56)}, "box"),
+        *(({"pixel_size_um": size}, f"{size} µm") for size in (0.0, -0.5, np.nan, np.inf)),
         ({"image": np.full((40, 56), np.nan)}, "no number in it"),
     ],
 )

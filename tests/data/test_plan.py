@@ -450,3 +450,20 @@ def test_a_part_is_what_the_view_shows_of_the_image(box, origin, size):
     (y, x), (height, width) = origin, size
     seen = part.read_raw((), 0, height, 0, width)[0]
     assert np.array_equal(seen, image[y : y + height, x : x + width])
+
+
+def test_what_an_image_was_read_as_says_its_levels():
+    """Of the whole image, or of each time point that was looked at so far."""
+    image = np.random.default_rng(0).random((3, 40, 50)).astype(np.float32)
+    whole = plan_image(image, "TYX", levels="stack")
+    said = whole.settings(measured=True, layer="a")["image"]
+    assert said["levels"] == whole.levels.tolist()
+    assert (said["axes"], said["shape"], said["layer"]) == ("TYX", [3, 40, 50], "a")
+    assert "levels_along" not in said
+    each = plan_image(image, "TYX")
+    each.measured_of((2,))
+    said = each.settings(measured=True)["image"]
+    assert said["levels_along"] == "T"
+    assert set(said["levels"]) == {"2"}
+    for plan in (whole, each):
+        assert not {"levels", "levels_along"} & set(plan.settings(measured=False)["image"])
