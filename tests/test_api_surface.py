@@ -162,12 +162,12 @@ GIVEN = """
     n_classes noisy normalize ok opening packed patience radius ran reach restarting
     safe scale shaded side squared squared_dice stage there threads threshold turned
     visible wake wants_preview weight z_step zoom
-""".split()
+"""
 #: Those that are given in one place, and nothing (0, no) in another.
 GIVEN_SOMEWHERE = """
     antialias aside cancel diameter first in_use inverted kept measured n_channels
     n_planes seconds sizes step steps stride table timeout wait
-""".split()
+"""
 
 
 def test_what_is_not_said_is_nothing_but_for_a_few():
@@ -183,8 +183,8 @@ def test_what_is_not_said_is_nothing_but_for_a_few():
                 default = parameter.default
                 if isinstance(default, (bool, int, float)):
                     (given if default else nothing).add(parameter.name)
-    assert given - nothing == set(GIVEN)
-    assert given & nothing == set(GIVEN_SOMEWHERE)
+    assert given - nothing == set(GIVEN.split())
+    assert given & nothing == set(GIVEN_SOMEWHERE.split())
 
 
 def modules_but_widgets():

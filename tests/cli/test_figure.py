@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
 from matplotlib.text import Text
 
 from napari_sa2net.cli.figure import (
@@ -202,6 +203,21 @@ def test_large_images_are_drawn_as_coarse_as_they_are_seen(shape):
     # half of the image is the object, at the place where it is
     shares = panel(figure, "mask = result").images[0].get_array().mean(axis=0)
     assert np.flatnonzero(np.diff(shares)) == pytest.approx(shape[1] / step / 2, abs=2)
+
+
+@pytest.mark.parametrize(("dtype", "top"), [(np.uint8, 255), (np.uint16, 900), (float, 0.02)])
+def test_colours_of_any_depth_are_shown_with_outlines(dtype, top):
+    rng = np.random.default_rng(0)
+    image = (rng.random((48, 64, 3)) * top).astype(dtype)
+    axes = panel(draw(shown(("global_query",), image=image)), "image and result")
+    seen = axes.images[0].get_array()
+    if dtype == np.uint8:
+        np.testing.assert_array_equal(seen, image)
+    else:
+        assert (seen.min(), seen.max()) == (0, 1)
+        between = np.corrcoef(seen.ravel(), image.ravel())[0, 1]
+        assert between > 0.99
+    assert any(isinstance(artist, PathPatch) for artist in axes.get_children())
 
 
 def test_outlines_run_between_pixels():

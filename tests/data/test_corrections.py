@@ -550,8 +550,16 @@ def test_what_a_crash_left_is_cleared_away(training_set):
     done = {"ids": [record.id], "files": [f"images/{record.name}.tif"]}
     (root / ".pending-1.json").write_text(json.dumps(done))
     (root / ".pending-2.json").write_text("{")
+    left = {path.name: path.read_bytes() for path in root.glob(".pending-*.json")}
     TrainingSet.open(root)
     assert files_of(training_set) == before
+    assert sorted(p.name for p in root.iterdir() if p.name.startswith(".")) == [".lock"]
+    # another window that broke off meanwhile, before the next change of this one
+    for name, content in left.items():
+        (root / name).write_bytes(content)
+    (root / "images" / "half_00000000.tif").write_bytes(b"half")
+    training_set.remove(record.id)
+    assert files_of(training_set) == {f"trash/{name}" for name in before}
     assert sorted(p.name for p in root.iterdir() if p.name.startswith(".")) == [".lock"]
 
 
