@@ -15,6 +15,7 @@ from napari_sa2net.errors import (
     CheckpointPathError,
     ModelExistsError,
     ModelNotFoundError,
+    Paused,
     SettingsError,
     TrainingDataError,
     TrainingError,
@@ -31,7 +32,15 @@ from napari_sa2net.training.fine_tune import (
     resume_fine_tuning,
 )
 from napari_sa2net.training.material import ONE_GROUP, Material, prepare
-from napari_sa2net.training.runs import Asked, runs_dir, write_asked, write_state
+from napari_sa2net.training.run import Stopped
+from napari_sa2net.training.runs import (
+    STATE,
+    Asked,
+    read_state,
+    runs_dir,
+    write_asked,
+    write_state,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -235,3 +244,24 @@ def test_out_of_memory_is_told_from_other_errors(error, words):
 
     with pytest.raises(Exception, match=words):
         run_module.TuningRun._careful(SimpleNamespace(), score)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("end", "error", "words"),
+    [
+        (Stopped(), Cancelled, "before the first step; nothing was changed"),
+        (Paused(), Paused, r"paused before the first step\. Go on with the run"),
+    ],
+)
+def test_before_the_first_step_a_run_leaves_nothing_or_begins_anew(tmp_path, end, error, words):
+    def begin(_: Any) -> None:
+        raise end
+
+    run = tmp_path / "run"
+    write_state(run, {"begun": True})
+    work = SimpleNamespace(run=run, begin=begin)
+    with pytest.raises(error, match=words):
+        fine_tune_module._from_the_start(work, None)  # type: ignore[arg-type]
+    assert (run / STATE).exists() == (error is Paused)
+    if error is Paused:
+        assert read_state(run)["begun"] is False
