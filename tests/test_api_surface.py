@@ -204,3 +204,24 @@ def functions_of(kind):
         function = getattr(what, "__func__", what)
         if inspect.isfunction(function):
             yield function
+
+
+@pytest.mark.parametrize(
+    ("module", "version"),
+    [
+        ("app.segment", 1),
+        ("data.commit", 1),
+        ("data.formats", 1),
+        ("data.journal_store", 2),
+        ("data.results", 1),
+        ("edits.step", 2),
+        ("evaluation", 1),
+        ("experiments.focal_study.run", 1),
+        ("models.card", 1),
+        ("provenance", 1),
+        ("training.runs", 1),
+    ],
+)
+def test_what_lies_on_disk_has_a_version(module, version):
+    """Who raises one has to read what was written before, and says so here."""
+    assert importlib.import_module(f"napari_sa2net.{module}").SCHEMA_VERSION == version
