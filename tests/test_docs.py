@@ -162,6 +162,8 @@ def said(value: object) -> str:
          lambda m: [m.SE_REDUCTION, m.SE_MIN_HIDDEN]),
         ("focal", "over the seeds is below {:g}**", "experiments.focal_study.plan",
          lambda m: [m.THRESHOLD]),
+        ("focal", "or a seeded fifth held out", "experiments.focal_study.plan",
+         lambda m: [m.TEST_FRACTION == 1 / 5]),
         ("focal", "| `cpu` | {0} | {1} to train on, {1} to measure on | {2} | {3} | {4}"
          " | {5} px |",
          "experiments.focal_study.plan", lambda m: preset(m, "cpu")),
