@@ -224,4 +224,4 @@ def functions_of(kind):
 )
 def test_what_lies_on_disk_has_a_version(module, version):
     """Who raises one has to read what was written before, and says so here."""
-    assert importlib.import_module(f"napari_sa2net.{module}").SCHEMA_VERSION == version
+    assert version == importlib.import_module(f"napari_sa2net.{module}").SCHEMA_VERSION
