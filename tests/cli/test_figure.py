@@ -277,6 +277,10 @@ def test_a_picture_of_a_result_has_image_outlines_and_maps(tmp_path, monkeypatch
             assert image.min() <= low < high < image[0, 0]
     edges = second.images[1].get_array()
     np.testing.assert_array_equal(edges[..., 3] > 0, outline(labels))
+    # yellow on grey, green on stains, which are red and blue
+    line = edges[outline(labels)][0]
+    assert line[1] > 0.75
+    assert (line[0] > 0.9, line[2] > 0.5, line[3]) == (not colour, False, 1)
     assert len(first.images) == len(third.images) == 1
     low, high = third.images[0].get_clim()
     assert (low, high) == pytest.approx((0.005, 0.995), abs=1e-3)

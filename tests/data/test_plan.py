@@ -13,6 +13,7 @@ import zarr
 
 from napari_sa2net.data import plan as plan_module
 from napari_sa2net.data import plan_image
+from napari_sa2net.data.levels import contrast_of
 from napari_sa2net.errors import ImageError
 
 
@@ -467,3 +468,14 @@ def test_what_an_image_was_read_as_says_its_levels():
     assert set(said["levels"]) == {"2"}
     for plan in (whole, each):
         assert not {"levels", "levels_along"} & set(plan.settings(measured=False)["image"])
+
+
+@pytest.mark.parametrize(("share", "kept"), [(1.0, 1.0), (0.3, 0.3), (0.2, 0.25), (0.01, 0.25)])
+def test_a_dim_time_point_keeps_a_quarter_of_the_usual_contrast(share, kept):
+    """So that the noise of an empty one stays noise."""
+    ramp = np.linspace(0, 1, 2500, dtype=np.float32).reshape(50, 50)
+    plan = plan_image(100 + 80 * np.stack([ramp] * 4 + [ramp * share]), "TYX")
+    usual = contrast_of(plan.measured_of((0,)))
+    assert usual == pytest.approx(80, rel=0.05)
+    assert contrast_of(plan.measured_of((4,))) == pytest.approx(kept * usual, rel=0.01)
+    assert plan.measured_of((4,)).low[0] == pytest.approx(100, abs=1)
