@@ -330,3 +330,29 @@ def test_where_nothing_is_found_it_looks_at_a_size_that_it_learned_from(tiny_mod
         predictor = Predictor(replace(model, card=card))
         # no size is told that nobody has found
         assert look_first(predictor, plan_image(image))[1:] == (None, scale)
+
+
+@pytest.mark.parametrize(
+    ("function", "shape", "more"),
+    [
+        (segment, (2, 60, 60), {"axes": "ZYX", "min_confidence": 0.5}),
+        (segment, (60, 60), {"table": False}),
+        (attention, (60, 60), {}),
+        (explain, (60, 60), {}),
+    ],
+)
+def test_cancelled_at_any_question_it_ends_there(model, function, shape, more) -> None:
+    image, asked = image_of(shape), [0]
+
+    def cancelled_at(number: float) -> bool:
+        asked[0] += 1
+        return asked[0] > number
+
+    function(image, model=model, cancelled=lambda: cancelled_at(np.inf), **more)
+    n = asked[0]
+    assert n >= 1
+    for number in sorted({*range(min(n, 5)), *range(max(0, n - 5), n)}):
+        asked[0] = 0
+        with pytest.raises(Cancelled):
+            function(image, model=model, cancelled=lambda at=number: cancelled_at(at), **more)
+        assert asked[0] == number + 1
