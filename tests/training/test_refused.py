@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -265,3 +266,40 @@ def test_before_the_first_step_a_run_leaves_nothing_or_begins_anew(tmp_path, end
     assert (run / STATE).exists() == (error is Paused)
     if error is Paused:
         assert read_state(run)["begun"] is False
+
+
+@pytest.mark.parametrize(
+    ("best", "weights", "all_better", "own_better", "is_tried"),
+    [
+        ("best", "w", False, True, True),  # what was forgotten alone speaks against it
+        ("best", "w", True, True, False),
+        ("best", "w", False, False, False),
+        (None, "w", False, True, False),
+        ("best", None, False, True, False),
+    ],
+)
+def test_weights_are_taken_back_where_that_alone_may_help(
+    monkeypatch, best, weights, all_better, own_better, is_tried
+):
+    class Tried(Exception):
+        pass
+
+    def network() -> Any:
+        raise Tried
+
+    monkeypatch.setattr(run_module, "changes", lambda *_: ("held out", "parts"))
+    monkeypatch.setattr(
+        run_module,
+        "judge",
+        lambda _, parts=None: SimpleNamespace(
+            better=own_better if parts is None else all_better
+        ),
+    )
+    run = SimpleNamespace(
+        record=SimpleNamespace(best=best, weights=weights, parent="parent"),
+        asked=SimpleNamespace(name="child"),
+        parent=SimpleNamespace(card=SimpleNamespace(name="nuclei")),
+        _network=network,
+    )
+    with pytest.raises(Tried) if is_tried else nullcontext():
+        run_module.TuningRun._take_back(run)  # type: ignore[arg-type]
