@@ -203,3 +203,14 @@ def preset(plan: object, name: str) -> list[object]:
     """Columns of the table of presets."""
     one = plan.PRESETS[name]  # type: ignore[attr-defined]
     return [one.base_channels, one.images, one.seeds, one.steps, one.batch_size, one.crop]
+
+
+def test_figures_that_were_published_stand_in_the_docs():
+    from napari_sa2net.experiments.reproduce.recipes import RECIPES
+
+    text = (ROOT / "docs" / "reproduce.md").read_text(encoding="utf-8")
+    for recipe in RECIPES.values():
+        for one in recipe.figures:
+            sd = "" if one.dice_sd is None else f" ± {one.dice_sd:g}"
+            both = f"{one.dice:.2f}{sd} / {one.iou:.2f}"
+            assert both in text, (recipe, one)
