@@ -9,6 +9,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
@@ -163,16 +164,17 @@ GIVEN = """
     safe scale shaded side squared squared_dice stage there threads threshold turned
     visible wake wants_preview weight z_step zoom
 """
-#: Those that are given in one place, and nothing (0, no) in another.
+#: Those that are given in so many places, and nothing (0, no) in others.
 GIVEN_SOMEWHERE = """
-    antialias aside cancel diameter first in_use inverted kept measured n_channels
-    n_planes seconds sizes step steps stride table timeout wait
+    antialias:1 aside:2 cancel:1 diameter:1 first:1 in_use:1 inverted:1 kept:3
+    measured:1 n_channels:2 n_planes:2 seconds:4 sizes:1 step:3 steps:1 stride:2 table:1
+    timeout:2 wait:1
 """
 
 
 def test_what_is_not_said_is_nothing_but_for_a_few():
     """A flag is off and a number 0, of functions and of records of any kind."""
-    given, nothing = set(), set()
+    given, nothing = Counter(), Counter()
     for module in modules_but_widgets():
         own = [one for one in vars(module).values() if one_of(one, module)]
         own += [f for one in own if inspect.isclass(one) for f in functions_of(one)]
@@ -182,9 +184,10 @@ def test_what_is_not_said_is_nothing_but_for_a_few():
             for parameter in inspect.signature(one).parameters.values():
                 default = parameter.default
                 if isinstance(default, (bool, int, float)):
-                    (given if default else nothing).add(parameter.name)
-    assert given - nothing == set(GIVEN.split())
-    assert given & nothing == set(GIVEN_SOMEWHERE.split())
+                    (given if default else nothing)[parameter.name] += 1
+    assert given.keys() - nothing.keys() == set(GIVEN.split())
+    both = {f"{name}:{given[name]}" for name in given.keys() & nothing.keys()}
+    assert both == set(GIVEN_SOMEWHERE.split())
 
 
 def modules_but_widgets():

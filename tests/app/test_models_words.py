@@ -12,6 +12,7 @@ import pytest
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.models import (
     ModelsController,
+    _made_with,
     detail_rows,
     file_words,
     hint_words,
@@ -302,3 +303,18 @@ def test_who_looks_at_a_model_goes_on_with_it(page: Any) -> None:
     page.models.rename("tiny", "tiny")  # nor renamed
     assert page.state.busy == ""
     assert page.state.error is None
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ({"steps": 1, "seed": 3}, ["1 step", "seed 3"]),
+        ({"steps": 240, "settings": {"seed": 4}}, ["240 steps", "seed 4"]),
+        ({"seed": 0, "settings": {"seed": 4}}, ["seed 0"]),
+        ({"settings": None}, []),
+        ({}, []),
+    ],
+)
+def test_what_a_training_was_made_with(training: dict[str, Any], words: list[str]) -> None:
+    made = _made_with(training)
+    assert [word for word in made.split(" · ") if word] == words

@@ -479,3 +479,16 @@ def test_a_dim_time_point_keeps_a_quarter_of_the_usual_contrast(share, kept):
     assert usual == pytest.approx(80, rel=0.05)
     assert contrast_of(plan.measured_of((4,))) == pytest.approx(kept * usual, rel=0.01)
     assert plan.measured_of((4,)).low[0] == pytest.approx(100, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "instead"),
+    [
+        ((3, 20, 30), "ZYX", "CYX"),
+        ((2, 3, 20, 30), "TZYX", "TCYX"),
+        ((20, 30, 3), "YXZ", "YXC"),
+    ],
+)
+def test_where_planes_may_be_channels_that_is_said(shape, axes, instead):
+    with pytest.raises(ImageError, match=f"if those are channels, give axes {instead} "):
+        plan_image(np.zeros(shape, np.uint8), axes, channels=1)
