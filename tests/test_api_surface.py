@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
+import pkgutil
 import re
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
@@ -149,3 +151,80 @@ def test_manifest_is_valid_and_its_names_lead_somewhere():
     for command in commands:
         module, _, name = str(command.python_name).partition(":")
         assert callable(getattr(importlib.import_module(module), name)), command.python_name
+
+
+#: Settings and flags with a number or a yes where nothing is said, wherever they occur.
+GIVEN = """
+    as_published asymmetric axes_told balanced base_channels batch_size begin blurred
+    by_person chance channels chunk clip coarse copy counted cross_validated current
+    delta dice_share effort epochs fewest figure filled force fraction gamma gated grace
+    in_channels is_cell is_whole jpeg keep_reviewed largest learning_rate limit_bytes
+    linked make_folder max_bytes max_results mean_share measure middle mode most n
+    n_classes noisy normalize ok opening packed patience radius ran reach restarting
+    safe scale shaded side squared squared_dice stage there threads threshold turned
+    visible wake wants_preview weight z_step zoom
+"""
+#: Those that are given in so many places, and nothing (0, no) in others.
+GIVEN_SOMEWHERE = """
+    antialias:1 aside:2 cancel:1 diameter:1 first:1 in_use:1 inverted:1 kept:3
+    measured:1 n_channels:2 n_planes:2 seconds:4 sizes:1 step:3 steps:1 stride:2 table:1
+    timeout:2 wait:1
+"""
+
+
+def test_what_is_not_said_is_nothing_but_for_a_few():
+    """A flag is off and a number 0, of functions and of records of any kind."""
+    given, nothing = Counter(), Counter()
+    for module in modules_but_widgets():
+        own = [one for one in vars(module).values() if one_of(one, module)]
+        own += [f for one in own if inspect.isclass(one) for f in functions_of(one)]
+        for one in own:
+            if inspect.isclass(one):
+                continue
+            for parameter in inspect.signature(one).parameters.values():
+                default = parameter.default
+                if isinstance(default, (bool, int, float)):
+                    (given if default else nothing)[parameter.name] += 1
+    assert given.keys() - nothing.keys() == set(GIVEN.split())
+    both = {f"{name}:{given[name]}" for name in given.keys() & nothing.keys()}
+    assert both == set(GIVEN_SOMEWHERE.split())
+
+
+def modules_but_widgets():
+    for found in pkgutil.walk_packages(napari_sa2net.__path__, "napari_sa2net."):
+        if "widgets" not in found.name and not found.name.endswith("__main__"):
+            yield importlib.import_module(found.name)
+
+
+def one_of(what, module):
+    return (
+        inspect.isfunction(what) or inspect.isclass(what)
+    ) and what.__module__ == module.__name__
+
+
+def functions_of(kind):
+    for what in vars(kind).values():
+        function = getattr(what, "__func__", what)
+        if inspect.isfunction(function):
+            yield function
+
+
+@pytest.mark.parametrize(
+    ("module", "version"),
+    [
+        ("app.segment", 1),
+        ("data.commit", 1),
+        ("data.formats", 1),
+        ("data.journal_store", 2),
+        ("data.results", 1),
+        ("edits.step", 2),
+        ("evaluation", 1),
+        ("experiments.focal_study.run", 1),
+        ("models.card", 1),
+        ("provenance", 1),
+        ("training.runs", 1),
+    ],
+)
+def test_what_lies_on_disk_has_a_version(module, version):
+    """Who raises one has to read what was written before, and says so here."""
+    assert version == importlib.import_module(f"napari_sa2net.{module}").SCHEMA_VERSION

@@ -181,3 +181,14 @@ def test_every_setting_is_written_down() -> None:
         written.setdefault(kind, set()).add(name)
     for kind, names in written.items():
         assert names == set(getattr(config, kind).model_fields) - {"unified_focal"}
+
+
+def test_where_attention_alone_learns_what_is_not_said_is_for_seconds():
+    quick, usual = config.FineTuneConfig(learn="attention"), config.FineTuneConfig()
+    assert (quick.minutes, quick.rounds, quick.replay) == (0.25, 2, 0)
+    assert (quick.crop, quick.max_scored) == (128, 4)
+    assert usual.max_scored > 4
+    said = config.FineTuneConfig(learn="attention", minutes=3, max_scored=9)
+    assert (said.minutes, said.rounds, said.max_scored) == (3, 2, 9)
+    # as it goes into a card and comes back
+    assert config.FineTuneConfig.model_validate(said.model_dump()) == said

@@ -676,6 +676,16 @@ def test_a_what_if_is_kept_chosen_and_taken_back(kept_desk):
     assert desk.session.model == "nuclei", "what a person chose since stays chosen"
 
 
+def test_without_a_what_if_there_is_nothing_to_keep(kept_desk):
+    desk = kept_desk
+    desk.explain.set_what_if(WhatIfSettings())
+    keep(desk)
+    assert find_model("sharper") is None
+    assert (desk.why.variant, desk.why.keep_problem) == (None, "")
+    desk.session.image = None
+    keep(desk)  # nothing is explained
+
+
 def test_a_second_click_is_the_same_one(kept_desk):
     desk = kept_desk
     desk.explain.keep_what_if("sharper")

@@ -27,14 +27,18 @@ from napari_sa2net.app.folder_files import (
     Corrected,
     FolderImage,
     OpenedImage,
+    corrected_file,
     list_folder,
+    look_at,
     output_of,
+    read_opened,
 )
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.segment import SegmentController
 from napari_sa2net.app.session import ErrorInfo, ImageSource, JobProgress, Session
 from napari_sa2net.config import PredictConfig
 from napari_sa2net.data import read_image, synthetic_nuclei
+from napari_sa2net.data.io import ImageFile
 from napari_sa2net.data.results import CORRECTED
 from napari_sa2net.engine import messages as p
 from napari_sa2net.errors import ImageFileError
@@ -867,3 +871,84 @@ def test_from_one_to_the_next_that_is_most_worth_it(pages, images):
         assert page.state.opening == -1
     page.settle()
     assert len(page.opened) == opened
+
+
+@pytest.mark.parametrize(
+    ("known", "model", "doubt", "words"),
+    [
+        ({}, "", True, "not segmented"),
+        ({"what": "running"}, "", True, "segmenting…"),
+        ({"what": "failed", "why": "no room", "n_cells": 3}, "", True, "failed: no room"),
+        ({"what": "kept"}, "", True, "kept"),
+        ({"what": "segmented", "n_cells": 1, "wrong": 0.4}, "", False, "1 cell"),
+        (
+            {"what": "segmented", "n_cells": 5, "wrong": 1.6},
+            *("", True, "5 cells · about 2 wrong or missed"),
+        ),
+        ({"what": "segmented", "n_cells": 0}, "", True, "0 cells"),
+        ({"what": "corrected", "n_cells": 2, "wrong": 1.0}, "", True, "2 cells · corrected"),
+        ({"what": "kept", "n_cells": 2, "wrong": 1.0}, "", True, "2 cells · kept"),
+        ({"what": "segmented", "n_cells": 2, "model": "one"}, "one", True, "2 cells"),
+        ({"what": "segmented", "n_cells": 2, "model": "one"}, "", True, "2 cells"),
+        ({"what": "segmented", "n_cells": 2}, "one", True, "2 cells"),
+        (
+            {"what": "segmented", "n_cells": 2, "model": "one"},
+            *("two", True, "2 cells · by one"),
+        ),
+    ],
+)
+def test_what_is_known_of_an_image_in_words(known, model, doubt, words):
+    assert FolderImage("a", Path("a.tif"), **known).words(model, doubt) == words
+
+
+@pytest.mark.parametrize(
+    ("values", "limits"),
+    [
+        (np.arange(1001.0).reshape(7, 143), (1.0, 999.0)),
+        (np.stack([np.full((5, 5), 9.0), np.arange(25.0).reshape(5, 5)]), (0.0, 24.0)),
+        (np.full((4, 4), 3, np.uint8), (3.0, 4.0)),
+        (np.array([[np.nan, 1.0], [2.0, 1.0]]), (1.0, 2.0)),
+        (np.zeros((0, 4)), (0.0, 1.0)),
+    ],
+)
+def test_what_is_shown_black_and_white(pages, tmp_path, values, limits):
+    """All but a thousandth on either side, of the middle plane."""
+    np.save(tmp_path / "a.npy", values)
+    opened = read_opened(0, FolderImage("a", tmp_path / "a.npy"), tmp_path / RESULTS)
+    assert opened.limits == pytest.approx(limits, abs=0.1)
+    assert not opened.rgb
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5])
+def test_channels_that_are_no_colours_come_first(pages, tmp_path, monkeypatch, n):
+    values = np.random.default_rng(0).random((6, 7, n))
+    file = ImageFile(values, "YXC", None, "a", (), tmp_path / "a", {}, ())
+    monkeypatch.setattr("napari_sa2net.app.folder_files.read_image", lambda _: file)
+    opened = read_opened(0, FolderImage("a", tmp_path / "a.npy"), tmp_path / RESULTS)
+    assert opened.rgb == (n in (3, 4))
+    assert opened.axes == ("YXC" if opened.rgb else "CYX")
+    assert opened.data.shape == ((6, 7, n) if opened.rgb else (n, 6, 7))
+    assert opened.data.flat[-1] == values.flat[-1]
+
+
+@pytest.mark.parametrize("left", ["nothing", "another size", "no image"])
+def test_results_that_cannot_be_shown_are_left_out(pages, tmp_path, left):
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).random((30, 40)))
+    image, output = FolderImage("a", tmp_path / "a.npy"), tmp_path / RESULTS
+    path = corrected_file(output, "a")
+    path.parent.mkdir(parents=True)
+    labels = np.zeros((30, 41 if left == "another size" else 40), np.uint16)
+    labels[2:9, 2:9], labels[20:22, 20:22] = 3, 9
+    tifffile.imwrite(path, labels)
+    (seen,) = look_at([image], output, tmp_path / "none")
+    assert (seen.what, seen.n_cells) == ("corrected", 2)
+    if left == "nothing":
+        assert (read_opened(0, image, output).labels == labels).all()
+        return
+    if left == "no image":
+        path.write_bytes(b"II*\0 none")
+        (seen,) = look_at([image], output, tmp_path / "none")
+        assert (seen.what, seen.n_cells) == ("corrected", None)
+    opened = read_opened(0, image, output)
+    assert opened.labels is None
+    assert not opened.corrected

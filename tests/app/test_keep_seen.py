@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_sa2net.app.cells import CellSource
+from napari_sa2net.app.cells import CellSource, KeptPlace
 from napari_sa2net.app.edit_session import restored_session
+from napari_sa2net.app.keep import how_seen
 from napari_sa2net.app.session import ImageSource
 from napari_sa2net.app.training_set import read_kept, thumbnail
 from napari_sa2net.config import InputConfig, PredictConfig
@@ -308,3 +309,28 @@ def test_cells_that_nobody_segmented_follow_what_is_displayed(desks: Any) -> Non
     desk.controller.set_cells(replace(desk.source, image=shown))
     seen, _ = expected(CHANNELS, "CYX", (1,), contrast=(200.0, 700.0))
     np.testing.assert_allclose(learned(desk).image, seen, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "kept", "channels"),
+    [
+        ((3, 20, 30), "CYX", (1,), (1,)),
+        ((3, 20, 30), "CYX", (2, 0), (2, 0)),
+        ((3, 20, 30), "CYX", (), (0, 1, 2)),
+        ((20, 30, 3), "YXC", (), (0, 1, 2)),
+        ((20, 30, 4), "YXC", (), (0, 1, 2)),
+        ((20, 30), "YX", (), (0,)),
+    ],
+)
+def test_an_image_of_a_training_set_goes_in_as_its_commit_says(
+    shape, axes, kept, channels
+) -> None:
+    """Whatever the page is set to."""
+    pixels = np.random.default_rng(0).integers(0, 99, shape).astype(np.uint8)
+    image = ImageSource("i", "image", pixels, axes, channels=(0,))
+    place = KeptPlace("a", "", "", (), None, None, "", "", "", channels=kept)
+    labels = np.zeros((20, 30), np.int32)
+    cells = CellSource("cells", "cells", labels, image=image, corner=(0, 0), kept=place)
+    plan, seen = how_seen(cells, image, {})
+    assert plan.channels == channels
+    assert seen is None

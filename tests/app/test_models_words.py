@@ -12,6 +12,7 @@ import pytest
 from napari_sa2net.app.link import EngineLink
 from napari_sa2net.app.models import (
     ModelsController,
+    _made_with,
     detail_rows,
     file_words,
     hint_words,
@@ -21,6 +22,9 @@ from napari_sa2net.app.models import (
 from napari_sa2net.app.segment import SegmentController
 from napari_sa2net.app.session import Session
 from napari_sa2net.config import InputConfig, NetworkConfig
+from napari_sa2net.data import synthetic_nuclei
+from napari_sa2net.data.commit import MANIFEST, Commit
+from napari_sa2net.data.corrections import TrainingSet
 from napari_sa2net.engine import messages as p
 from napari_sa2net.models.card import ModelCard
 from napari_sa2net.models.registry import ModelEntry, add_file, find_model
@@ -268,6 +272,23 @@ def test_a_folder_of_images_is_there_to_compare_on(page: Any, tmp_path: Path) ->
     assert page.client.requests[-1].arguments["training_set"] == str(tmp_path / "set")
 
 
+def test_corrections_are_there_where_one_is_active(page: Any, tmp_path: Path) -> None:
+    training_set = TrainingSet.open(tmp_path / "set", create=True)
+    page.models.set_folder(training_set.path)
+    assert not page.state.has_corrections
+    image, labels = synthetic_nuclei((40, 56), 4, 12, 0)
+    record = training_set.commit(Commit(image, labels, source="one"))
+    page.models.set_folder(training_set.path)
+    assert page.state.has_corrections
+    training_set.remove(record.id)
+    page.models.set_folder(training_set.path)
+    assert not page.state.has_corrections
+    # what is wrong with it is said when models are compared
+    (training_set.path / MANIFEST).write_bytes(b"{")
+    page.models.set_folder(training_set.path)
+    assert page.state.has_corrections
+
+
 def test_who_looks_at_a_model_goes_on_with_it(page: Any) -> None:
     page.models.choose("tiny")
     assert page.state.chosen == "tiny"
@@ -282,3 +303,18 @@ def test_who_looks_at_a_model_goes_on_with_it(page: Any) -> None:
     page.models.rename("tiny", "tiny")  # nor renamed
     assert page.state.busy == ""
     assert page.state.error is None
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ({"steps": 1, "seed": 3}, ["1 step", "seed 3"]),
+        ({"steps": 240, "settings": {"seed": 4}}, ["240 steps", "seed 4"]),
+        ({"seed": 0, "settings": {"seed": 4}}, ["seed 0"]),
+        ({"settings": None}, []),
+        ({}, []),
+    ],
+)
+def test_what_a_training_was_made_with(training: dict[str, Any], words: list[str]) -> None:
+    made = _made_with(training)
+    assert [word for word in made.split(" · ") if word] == words

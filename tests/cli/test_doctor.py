@@ -137,6 +137,16 @@ def test_the_window_system(monkeypatch, code, out, err, display, wanted):
     assert bool(check.advice) == bool(advice)
 
 
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+def test_other_systems_have_their_display_without_a_word(monkeypatch, system):
+    run = SimpleNamespace(returncode=1, stdout="", stderr="lost\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: run)
+    monkeypatch.setattr(sys, "platform", system)
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    assert doctor._qt().found == "lost"
+
+
 @pytest.mark.parametrize(
     ("objects", "seconds", "status", "advice"),
     [(5, 1.0, OK, ""), (5, 4.0, NOTE, "GPU"), (0, 1.0, PROBLEM, "import it again")],

@@ -6,7 +6,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
 from matplotlib.text import Text
 
 from napari_sa2net.cli.figure import (
@@ -21,7 +23,7 @@ from napari_sa2net.cli.figure import (
 )
 from napari_sa2net.data import synthetic_nuclei
 from napari_sa2net.data.write import render
-from napari_sa2net.interpret.maps import place
+from napari_sa2net.interpret.maps import ADDED, REMOVED, place
 from napari_sa2net.interpret.refinement import refinement_table
 from napari_sa2net.nn import ATTENTION_NAMES
 
@@ -204,6 +206,21 @@ def test_large_images_are_drawn_as_coarse_as_they_are_seen(shape):
     assert np.flatnonzero(np.diff(shares)) == pytest.approx(shape[1] / step / 2, abs=2)
 
 
+@pytest.mark.parametrize(("dtype", "top"), [(np.uint8, 255), (np.uint16, 900), (float, 0.02)])
+def test_colours_of_any_depth_are_shown_with_outlines(dtype, top):
+    rng = np.random.default_rng(0)
+    image = (rng.random((48, 64, 3)) * top).astype(dtype)
+    axes = panel(draw(shown(("global_query",), image=image)), "image and result")
+    seen = axes.images[0].get_array()
+    if dtype == np.uint8:
+        np.testing.assert_array_equal(seen, image)
+    else:
+        assert (seen.min(), seen.max()) == (0, 1)
+        between = np.corrcoef(seen.ravel(), image.ravel())[0, 1]
+        assert between > 0.99
+    assert any(isinstance(artist, PathPatch) for artist in axes.get_children())
+
+
 def test_outlines_run_between_pixels():
     labels = np.zeros((5, 6), int)
     labels[1:3, 1:4] = 1
@@ -260,6 +277,118 @@ def test_a_picture_of_a_result_has_image_outlines_and_maps(tmp_path, monkeypatch
             assert image.min() <= low < high < image[0, 0]
     edges = second.images[1].get_array()
     np.testing.assert_array_equal(edges[..., 3] > 0, outline(labels))
+    # yellow on grey, green on stains, which are red and blue
+    line = edges[outline(labels)][0]
+    assert line[1] > 0.75
+    assert (line[0] > 0.9, line[2] > 0.5, line[3]) == (not colour, False, 1)
     assert len(first.images) == len(third.images) == 1
     low, high = third.images[0].get_clim()
     assert (low, high) == pytest.approx((0.005, 0.995), abs=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (10, 64), (64, 10)])
+def test_panels_stand_in_rows_and_columns_and_meet_nothing(shape):
+    """On the page, as wide and high as their image, below the name of their stage."""
+    given = shown()
+    labels = np.resize(given.labels, shape)
+    given = replace(
+        given, image=labels * 9.0, labels=labels, stages=dict.fromkeys((8, 4, 2, 1), labels)
+    )
+    figure = draw(given)
+    wide, high = figure.get_size_inches()
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    boxes = np.array([axes.get_position(original=True).extents for axes in panels])
+    assert (boxes > 0).all()
+    assert (boxes < 1).all()
+    boxes *= [wide, high, wide, high]
+    rows = np.unique(boxes[:, 1].round(6))
+    columns = np.unique(boxes[:, 0].round(6))
+    assert len(rows) * len(columns) == len(panels) == 20
+    width, height = (boxes[:, 2:] - boxes[:, :2]).T
+    assert np.ptp(width) < 1e-6
+    assert np.ptp(height) < 1e-6
+    ratio = float(np.clip(shape[0] / shape[1], 0.4, 2.5))
+    assert height[0] / width[0] == pytest.approx(ratio)
+    # room for a title above each, and for a colour bar beside it
+    assert (np.diff(rows) - height[0] > 0.1).all()
+    assert (np.diff(columns) - width[0] > 0.2).all()
+    assert len({round(gap, 6) for gap in np.diff(columns)[1:]}) == 1
+    assert high - boxes[:, 3].max() > 0.4
+    heads = [one for one in figure.texts if one.get_text() in STAGES_IN_WORDS]
+    assert [one.get_text() for one in heads] == STAGES_IN_WORDS
+    for head, left in zip(heads, columns[1:], strict=True):
+        x, y = head.get_position()
+        assert x * wide == pytest.approx(left + width[0] / 2)
+        assert boxes[:, 3].max() < y * high < high
+    for axes in panels:
+        assert axes.get_xlim() == (-0.5, shape[1] - 0.5)
+        assert axes.get_ylim() == (shape[0] - 0.5, -0.5)
+    named = [axes.get_ylabel() for axes in panels if axes.get_ylabel()]
+    assert named == ["boundary", "detail", "scales", "nearby"]
+
+
+STAGES_IN_WORDS = ["stage 1/8", "stage 1/4", "stage 1/2", "full size"]
+
+
+def lines_of(axes):
+    return [one for one in axes.get_children() if isinstance(one, PathPatch)]
+
+
+@pytest.mark.parametrize("bright", [True, False])
+def test_outlines_are_seen_on_what_lies_below_them(bright):
+    given = shown()
+    image = np.where(given.labels > 0, 9.0, 1.0) if bright else 9.0 - given.labels
+    figure = draw(replace(given, image=image))
+    on_image, black, white = ("#f0e442" if bright else "#000000"), "#000000", "#ffffff"
+    for title, colour, n in (
+        ("image and result", on_image, 1),
+        ("mask at 1/8", on_image, 1),
+        ("mask = result", on_image, 1),
+        ("detail 1/4", white, 1),  # a dark map
+        ("scale 2", black, 1),  # one that is white at 0
+        ("boundary moved (px)", None, 0),
+    ):
+        lines = lines_of(panel(figure, title))
+        assert [to_hex(one.get_edgecolor()) for one in lines] == [colour] * n, title
+        assert all(not one.get_fill() for one in lines)
+
+
+def test_what_a_stage_added_and_removed_is_coloured():
+    stages = {stride: np.zeros((12, 12), np.int32) for stride in (8, 4, 2, 1)}
+    stages[8][2:6, 2:6] = 1
+    stages[4][2:6, 3:7] = 1  # moved by one
+    stages[2][2:6, 3:7] = 1
+    given = replace(shown(["aua_1"]), image=np.ones((12, 12)), labels=stages[2], stages=stages)
+    figure = draw(given)
+    assert len(panel(figure, "mask at 1/8").images) == 1  # nothing was before it
+    over = panel(figure, "mask at 1/4").images[1].get_array()
+    seen = {
+        name: np.argwhere(np.isclose(over, to_rgba(colour)).all(-1)).tolist()
+        for name, colour in (("added", ADDED), ("removed", REMOVED))
+    }
+    assert seen["added"] == [[y, 6] for y in range(2, 6)]
+    assert seen["removed"] == [[y, 2] for y in range(2, 6)]
+    assert not panel(figure, "mask at 1/2").images[1].get_array().any()
+    gone = panel(figure, "mask = result").images[1].get_array()
+    assert np.isclose(gone, to_rgba(REMOVED)).all(-1).sum() == 16
+    (legend,) = figure.legends
+    keys = [one.get_text() for one in legend.get_texts()]
+    assert keys == ["added since the stage before", "removed"]
+    colours = [to_rgba(one.get_facecolor()) for one in legend.get_patches()]
+    assert colours == [to_rgba(ADDED), to_rgba(REMOVED)]
+
+
+@pytest.mark.parametrize(
+    ("size", "words", "pixels"), [(None, "10 px", 10), (0.4, "5 µm", 12.5)]
+)
+def test_a_scale_bar_is_as_long_as_it_says(size, words, pixels):
+    axes = panel(draw(shown(["aua_1"], pixel_size_um=size)), "image and result")
+    for line in axes.lines:
+        (left, right), (one, other) = line.get_data()
+        assert right - left == pytest.approx(pixels)
+        assert one == other == pytest.approx(0.95 * 48 - 0.5)
+        assert right == pytest.approx(0.95 * 64 - 0.5)
+    assert [one.get_color() for one in axes.lines] == ["black", "white"]
+    (text,) = axes.texts
+    assert text.get_text() == words
+    assert text.xy == pytest.approx((0.95 * 64 - 0.5 - pixels / 2, 0.95 * 48 - 0.5))

@@ -21,9 +21,12 @@ from napari_sa2net.data import read_image, synthetic_nuclei
 from napari_sa2net.data.commit import (
     MANIFEST,
     Commit,
+    Manifest,
     Seen,
     checked_commit,
     file_stem,
+    find_record,
+    locate,
     pick_channels,
 )
 from napari_sa2net.data.corrections import TrainingSet, import_into, with_former
@@ -153,8 +156,9 @@ def test_every_kind_of_image_comes_back_as_it_was(training_set, image, axes, kep
         ({"reviewed": np.ones((2, 2), bool)}, "same height and width"),
         ({"image": np.zeros((3, 40, 56))}, "one plane"),
         ({"image": np.zeros((40, 56), complex)}, "real numbers"),
-        ({"box": (0, 10, 0, 10)}, "box"),
-        ({"pixel_size_um": float("nan")}, "pixel size"),
+        ({"box": (0, 40, 0, 10)}, "box"),
+        ({"box": (0, 10, 0, 56)}, "box"),
+        *(({"pixel_size_um": size}, f"{size} µm") for size in (0.0, -0.5, np.nan, np.inf)),
         ({"image": np.full((40, 56), np.nan)}, "no number in it"),
     ],
 )
@@ -289,8 +293,17 @@ def test_ids_may_be_shortened_as_long_as_they_are_clear(training_set):
     records = [training_set.commit(a_commit(seed)) for seed in range(2)]
     assert training_set.find(records[0].name).id == records[0].id
     for nothing in ("", "zzz"):
-        with pytest.raises(CommitNotFoundError):
+        with pytest.raises(CommitNotFoundError, match="corrections list DIR --all"):
             training_set.find(nothing)
+    one, other = (
+        record.model_copy(update={"id": f"ab{i}", "name": f"n{i}"})
+        for i, record in enumerate(records)
+    )
+    clash = Manifest(commits=(one, other.model_copy(update={"name": "ab"})))
+    for said, found in (("ab0", "ab0"), ("ab1", "ab1"), ("n0", "ab0"), ("ab", "ab1")):
+        assert find_record(clash, said).id == found
+    with pytest.raises(CommitNotFoundError, match="Several commits begin with 'ab'; give more"):
+        find_record(Manifest(commits=(one, other)), "ab")
 
 
 @pytest.mark.parametrize(
@@ -477,6 +490,34 @@ def test_a_damaged_or_newer_manifest_is_never_written_over(training_set, change,
     assert path.read_bytes() == damaged
 
 
+@pytest.mark.parametrize("twice", ["id", "name"])
+def test_a_manifest_that_lists_a_commit_twice_is_refused(training_set, twice):
+    """Names are files, and some systems do not tell A from a."""
+    for seed in range(2):
+        training_set.commit(a_commit(seed))
+    path = training_set.path / MANIFEST
+    content = json.loads(path.read_bytes())
+    first, second = content["commits"]
+    second[twice] = first[twice] if twice == "id" else first[twice].upper()
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(CorrectionsError, match="lists a commit twice"):
+        TrainingSet.open(training_set.path)
+
+
+def test_what_is_gone_is_told_from_a_file_that_is(training_set):
+    record = training_set.commit(a_commit())
+    with pytest.raises(CorrectionsError, match="is active already"):
+        training_set.restore(record.id)
+    (training_set.path / "labels" / f"{record.name}.tif").unlink()
+    with pytest.raises(CommitNotFoundError, match=r"labels/.* is gone\. Bring"):
+        training_set.load(record.id)
+    shutil.rmtree(training_set.path)
+    with pytest.raises(CorrectionsError) as caught:
+        locate(training_set.path, record, "labels")
+    assert "Bring the file back" not in str(caught.value)
+    assert str(training_set.path) in str(caught.value)
+
+
 def test_entries_of_others_stay_in_the_manifest(training_set):
     training_set.commit(a_commit())
     path = training_set.path / MANIFEST
@@ -549,8 +590,16 @@ def test_what_a_crash_left_is_cleared_away(training_set):
     done = {"ids": [record.id], "files": [f"images/{record.name}.tif"]}
     (root / ".pending-1.json").write_text(json.dumps(done))
     (root / ".pending-2.json").write_text("{")
+    left = {path.name: path.read_bytes() for path in root.glob(".pending-*.json")}
     TrainingSet.open(root)
     assert files_of(training_set) == before
+    assert sorted(p.name for p in root.iterdir() if p.name.startswith(".")) == [".lock"]
+    # another window that broke off meanwhile, before the next change of this one
+    for name, content in left.items():
+        (root / name).write_bytes(content)
+    (root / "images" / "half_00000000.tif").write_bytes(b"half")
+    training_set.remove(record.id)
+    assert files_of(training_set) == {f"trash/{name}" for name in before}
     assert sorted(p.name for p in root.iterdir() if p.name.startswith(".")) == [".lock"]
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
+from typing import Any
 
 import dask.array as da
 import numpy as np
 import pytest
 import zarr
 
+from napari_sa2net.data import plan as plan_module
 from napari_sa2net.data import plan_image
+from napari_sa2net.data.levels import contrast_of
 from napari_sa2net.errors import ImageError
 
 
@@ -349,3 +353,142 @@ def test_axes_with_channels_or_in_another_order_are_meant() -> None:
     for shape, axes in (((20, 30, 4), "ZXY"), ((3, 20, 30, 4), "CZYX"), ((30, 4), "YX")):
         plan = plan_image(np.zeros(shape, np.uint8), axes, measure=False)
         assert plan.likely_channels(guessed=True) is None
+
+
+class Chunked:
+    """An array in chunks that notes what is loaded of it."""
+
+    def __init__(self, values: np.ndarray, chunks: tuple[Any, ...]) -> None:
+        self.values, self.chunks = values, chunks
+        self.shape, self.dtype = values.shape, values.dtype
+        self.loaded: list[tuple[Any, ...]] = []
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        self.loaded.append(tuple(k if isinstance(k, int) else (k.start, k.stop) for k in key))
+        return self.values[key]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "n_bytes", "reads"),
+    [
+        (99, 1000, 3),  # one chunk of 100 pixels, and its two neighbours below and beside
+        (99, 100, 6),  # room for one: each window loads its chunks
+        (100, 1000, 5),  # no large chunks: what is asked for is loaded
+        (99, 99, 5),  # larger than what may be kept
+    ],
+)
+def test_large_chunks_are_loaded_once_as_long_as_there_is_room(
+    monkeypatch, pixels, n_bytes, reads
+):
+    monkeypatch.setattr(plan_module, "LARGE_CHUNK", pixels)
+    monkeypatch.setattr(plan_module, "MAX_KEPT", n_bytes)
+    values = np.random.default_rng(0).integers(0, 255, (25, 23)).astype(np.uint8)
+    image = Chunked(values, (10, (10, 10, 3)))
+    reader = plan_module.BlockReader(image, "YX")
+    assert reader.chunk == (10, 10)
+    for y, x in ((0, 0), (0, 0), (5, 0), (0, 5), (5, 0)):
+        got = reader.read_block({"Y": slice(y, y + 8), "X": slice(x, x + 8)})
+        assert np.array_equal(got[0], values[y : y + 8, x : x + 8])
+    assert len(image.loaded) == reads
+    again = pickle.loads(pickle.dumps(reader))
+    last = again.read_block({"Y": slice(18, 25), "X": slice(19, 23)})
+    assert np.array_equal(last[0], values[18:25, 19:23])
+
+
+@pytest.mark.parametrize(
+    ("chunks", "shape", "sizes"),
+    [
+        ((10, 20), (30, 30), (10, 20)),
+        (((4, 6, 1), (7,)), (11, 7), (6, 7)),
+        (((), (7,)), (0, 7), (1, 7)),
+        ((0, 7), (0, 7), (1, 7)),
+        ((10,), (30, 30), None),
+        ("auto", (30, 30), None),
+        (None, (30, 30), None),
+    ],
+)
+def test_chunks_as_an_array_tells_them(chunks, shape, sizes):
+    assert plan_module.chunk_sizes(Chunked(np.zeros(shape), chunks)) == sizes
+    assert plan_module.chunk_sizes(np.zeros(shape)) is None
+
+
+def test_an_array_that_slices_otherwise_is_refused():
+    class Matrix:
+        shape, dtype = (2, 6, 7), np.dtype(np.uint8)
+
+        def __getitem__(self, key: Any) -> np.ndarray:
+            return np.zeros((1, 6, 7), np.uint8)
+
+    with pytest.raises(ImageError, match="Slicing this Matrix gave 3 axes instead of 2"):
+        plan_module.BlockReader(Matrix(), "ZYX").read_block(
+            {"Z": 0, "Y": slice(0, 6), "X": slice(0, 7)}
+        )
+
+
+@pytest.mark.parametrize(
+    ("box", "origin", "size"),
+    [
+        ((0, 20, 0, 30), (0, 0), (20, 30)),
+        ((-5, 8, -3, 9), (0, 0), (8, 9)),
+        ((15, 40, 22, 31), (15, 22), (5, 8)),
+        ((19, 20, 29, 30), (19, 29), (1, 1)),
+        ((20, 25, 0, 5), None, None),
+        ((0, 5, 30, 35), None, None),
+        ((-5, 0, 0, 5), None, None),
+        ((0, 5, -5, 0), None, None),
+    ],
+)
+def test_a_part_is_what_the_view_shows_of_the_image(box, origin, size):
+    image = np.arange(600, dtype=np.float32).reshape(20, 30)
+    plan = plan_image(image)
+    if origin is None:
+        with pytest.raises(ImageError, match="shows no part of this image"):
+            plan.part(box=box)
+        return
+    part = plan.part(box=box)
+    assert (part.origin["Y"], part.origin["X"]) == origin
+    assert part.spatial == part.shape == size
+    (y, x), (height, width) = origin, size
+    seen = part.read_raw((), 0, height, 0, width)[0]
+    assert np.array_equal(seen, image[y : y + height, x : x + width])
+
+
+def test_what_an_image_was_read_as_says_its_levels():
+    """Of the whole image, or of each time point that was looked at so far."""
+    image = np.random.default_rng(0).random((3, 40, 50)).astype(np.float32)
+    whole = plan_image(image, "TYX", levels="stack")
+    said = whole.settings(measured=True, layer="a")["image"]
+    assert said["levels"] == whole.levels.tolist()
+    assert (said["axes"], said["shape"], said["layer"]) == ("TYX", [3, 40, 50], "a")
+    assert "levels_along" not in said
+    each = plan_image(image, "TYX")
+    each.measured_of((2,))
+    said = each.settings(measured=True)["image"]
+    assert said["levels_along"] == "T"
+    assert set(said["levels"]) == {"2"}
+    for plan in (whole, each):
+        assert not {"levels", "levels_along"} & set(plan.settings(measured=False)["image"])
+
+
+@pytest.mark.parametrize(("share", "kept"), [(1.0, 1.0), (0.3, 0.3), (0.2, 0.25), (0.01, 0.25)])
+def test_a_dim_time_point_keeps_a_quarter_of_the_usual_contrast(share, kept):
+    """So that the noise of an empty one stays noise."""
+    ramp = np.linspace(0, 1, 2500, dtype=np.float32).reshape(50, 50)
+    plan = plan_image(100 + 80 * np.stack([ramp] * 4 + [ramp * share]), "TYX")
+    usual = contrast_of(plan.measured_of((0,)))
+    assert usual == pytest.approx(80, rel=0.05)
+    assert contrast_of(plan.measured_of((4,))) == pytest.approx(kept * usual, rel=0.01)
+    assert plan.measured_of((4,)).low[0] == pytest.approx(100, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "instead"),
+    [
+        ((3, 20, 30), "ZYX", "CYX"),
+        ((2, 3, 20, 30), "TZYX", "TCYX"),
+        ((20, 30, 3), "YXZ", "YXC"),
+    ],
+)
+def test_where_planes_may_be_channels_that_is_said(shape, axes, instead):
+    with pytest.raises(ImageError, match=f"if those are channels, give axes {instead} "):
+        plan_image(np.zeros(shape, np.uint8), axes, channels=1)

@@ -36,6 +36,7 @@ def test_the_set_shows_what_its_names_say(images):
 
 def test_one_kind_is_the_same_as_in_the_whole_set(images):
     other = next(reference_images("stained"))
+    assert other.kind == "stained"
     one = next(one for one in images if one.name == other.name)
     assert (one.image == other.image).all()
     assert (one.labels == other.labels).all()

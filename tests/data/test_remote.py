@@ -14,6 +14,7 @@ import tifffile
 import zarr
 
 from napari_sa2net.cli import run
+from napari_sa2net.data import io as io_module
 from napari_sa2net.data import read_image, synthetic_nuclei
 from napari_sa2net.data.listing import list_images
 from napari_sa2net.errors import ImageFileError
@@ -172,3 +173,14 @@ def test_s3(image, monkeypatch, tmp_path):
             read_image("s3://bucket/nothing.zarr")
     finally:
         server.stop()
+
+
+def test_what_a_network_sends_in_pieces_is_said(monkeypatch):
+    class Broken:
+        @property
+        def attrs(self):
+            raise RuntimeError("half of a chunk")
+
+    monkeypatch.setattr(io_module, "open_remote", lambda _: Broken())
+    with pytest.raises(ImageFileError, match=r"https://a.org/b.zarr cannot be read \(half"):
+        read_image("https://a.org/b.zarr")

@@ -261,3 +261,13 @@ def test_from_five_cells_on_one_of_another_size_is_odd(n, said):
         labels[:, 60 * i : 60 * i + 60] = (i + 1) * disk(8 if i else 20)
     queue = ReviewQueue(Corrections(labels)).score_all()
     assert ("unusually large" in queue.doubt(1).reasons) == said
+
+
+def test_a_giant_that_is_nothing_but_thin_lines_is_looked_at_whole():
+    """Of a giant every second pixel would be looked at, and of this one none is there."""
+    labels = np.zeros((700, 700), np.int32)
+    labels[1, 1:600] = labels[1:600, 1] = 5
+    labels[650:660, 650:660] = 6
+    queue = queue_of(labels, (labels > 0).astype(np.float32))
+    assert queue.order[0] == 5
+    assert "irregular shape" in queue.doubt(5).reasons

@@ -310,3 +310,22 @@ def test_a_line_of_one_point_is_its_pixel():
     for points, pixels in (([(3, 4)], [(3, 4)]), ([(3, 4), (3, 6)], [(3, 4), (3, 5), (3, 6)])):
         rows, cols = line_pixels(np.array(points, float), (9, 9))
         assert list(zip(rows.tolist(), cols.tolist(), strict=True)) == pixels
+
+
+@pytest.mark.parametrize("tight", [False, True])
+def test_a_line_has_all_pixels_that_it_runs_over_to_the_edges(tight):
+    shape = (7, 9)
+    around = np.array([(0, 0), (0, 8), (6, 8), (6, 0), (0, 0)], float)
+    seen = np.zeros(shape, int)
+    np.add.at(seen, line_pixels(around, shape, tight), 1)
+    edge = np.ones(shape, bool)
+    edge[1:-1, 1:-1] = False
+    assert np.array_equal(seen > 0, edge)
+    for start, stop in (((-3, -3), (10, 10)), ((3, -5), (3, 20)), ((-5, 4), (20, 4))):
+        rows, cols = line_pixels(np.array([start, stop], float), shape, tight)
+        steps = np.abs(np.diff(rows)) + np.abs(np.diff(cols))
+        assert steps.max() == (1 if tight or start[0] == stop[0] or start[1] == stop[1] else 2)
+        assert {int(rows[0]), int(rows[-1])} <= {0, 3, 6}
+        assert rows.min() >= 0
+        assert cols.min() >= 0
+        assert len(rows) >= 7

@@ -184,3 +184,27 @@ def test_labels_that_are_none():
         for make in (edits.delete, edits.smooth, edits.accept, edits.unaccept):
             with pytest.raises(EditError):
                 make(corrections, labels)
+
+
+@pytest.mark.parametrize(
+    ("lost", "box"),
+    [
+        ((slice(5, 6), slice(5, 10)), (6, 10, 5, 10)),
+        ((slice(9, 10), slice(5, 10)), (5, 9, 5, 10)),
+        ((slice(5, 10), slice(5, 6)), (5, 10, 6, 10)),
+        ((slice(5, 10), slice(9, 10)), (5, 10, 5, 9)),
+        ((slice(6, 9), slice(6, 9)), (5, 10, 5, 10)),
+    ],
+)
+def test_a_box_is_tight_whatever_edge_was_lost(lost, box):
+    labels = np.zeros((20, 20), np.int32)
+    labels[5:10, 5:10] = 3
+    corrections = Corrections(labels)
+    plane = corrections.plane()
+    mask = np.zeros(labels.shape, bool)
+    mask[5:10, 5:10] = True
+    mask[lost] = False
+    corrections.apply(edits.redraw_mask(corrections, mask, label=3))
+    assert plane.box(3) == box
+    assert plane.area(3) == mask.sum()
+    assert plane.centre(3) == pytest.approx(np.argwhere(mask).mean(0))

@@ -8,6 +8,7 @@ import os
 import shutil
 from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 
 import dask.array as da
 import numpy as np
@@ -185,3 +186,14 @@ def test_more_than_there_is_is_refused_without_a_crash(tmp_path):
     with pytest.raises(EngineError, match="no room"):
         save(huge, [str(tmp_path)])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("free", "is_room"), [(800, True), (799, False)])
+def test_an_array_goes_where_its_bytes_have_room(tmp_path, monkeypatch, free, is_room):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    array = np.arange(100.0)
+    if is_room:
+        np.testing.assert_array_equal(load(str(save(array, [str(tmp_path)]))), array)
+    else:
+        with pytest.raises(EngineError, match="no room"):
+            save(array, [str(tmp_path)])

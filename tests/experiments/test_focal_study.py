@@ -7,6 +7,8 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +32,7 @@ from napari_sa2net.experiments.focal_study.plan import (
     keep,
     modules_of,
     settings_of,
+    title_of,
 )
 from napari_sa2net.experiments.focal_study.report import conclusion, summarise, t_interval
 from napari_sa2net.experiments.focal_study.run import focal_study
@@ -220,6 +223,27 @@ def test_a_removed_module_is_one_with_exponent_zero(kind: str) -> None:
     learned = build(settings, 3, names, learnable=True).eval()
     with torch.inference_mode():
         torch.testing.assert_close(as_trained(learned)(x), whole(x), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "titles"),
+    [("sa2net", "ψ4 ψ3 ψ2 ψ1"), ("focal_unet", "gate 4 gate 3 gate 2 gate 1")],
+)
+def test_modules_have_names_for_people(kind, titles) -> None:
+    named = " ".join(title_of(name) for name in modules_of(kind))
+    assert named == f"{titles} SE 4 SE 3 SE 2 SE 1"
+
+
+@pytest.mark.parametrize(("kind", "waits"), [("cpu", 0), ("cuda", 2), ("mps", 2)])
+def test_a_run_is_timed_from_when_nothing_else_runs_until_it_is_done(
+    monkeypatch, kind, waits
+) -> None:
+    order: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: order.append("cuda"))
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: order.append("mps"))
+    device: Any = SimpleNamespace(type=kind)
+    assert scoring._seconds(lambda _: order.append("net"), torch.zeros(1), device) >= 0
+    assert order == [*[kind] * (waits // 2), "net", *[kind] * (waits // 2)]
 
 
 def test_variants_of_a_seed_begin_equal_and_leave_the_generator_alone() -> None:

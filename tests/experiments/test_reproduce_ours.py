@@ -101,6 +101,7 @@ def test_wide_augmentation_cuts_out_another_place_of_each_image() -> None:
     assert len(corners) > 4
     for one, own in zip(cut, where, strict=True):
         torch.testing.assert_close(own.float(), 64 * 64 * one[0] + 64 * one[1])
+    assert torch.equal(vary(3 * image - 1, places, 0)[0], (3 * cut - 1).clamp(0, 1))
 
 
 # --- scoring -------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import zarr
 
-from napari_sa2net.config import InstanceConfig
+from napari_sa2net.config import InputConfig, InstanceConfig, PredictConfig
 from napari_sa2net.data import plan_image
 from napari_sa2net.errors import (
     AxesError,
@@ -330,3 +330,53 @@ def test_where_nothing_is_found_it_looks_at_a_size_that_it_learned_from(tiny_mod
         predictor = Predictor(replace(model, card=card))
         # no size is told that nobody has found
         assert look_first(predictor, plan_image(image))[2:] == (None, scale)
+
+
+@pytest.mark.parametrize(
+    ("function", "shape", "more"),
+    [
+        (segment, (2, 60, 60), {"axes": "ZYX", "min_confidence": 0.5}),
+        (segment, (60, 60), {"table": False}),
+        (attention, (60, 60), {}),
+        (explain, (60, 60), {}),
+    ],
+)
+def test_cancelled_at_any_question_it_ends_there(model, function, shape, more) -> None:
+    image, asked = image_of(shape), [0]
+
+    def cancelled_at(number: float) -> bool:
+        asked[0] += 1
+        return asked[0] > number
+
+    function(image, model=model, cancelled=lambda: cancelled_at(np.inf), **more)
+    n = asked[0]
+    assert n >= 1
+    for number in sorted({*range(min(n, 5)), *range(max(0, n - 5), n)}):
+        asked[0] = 0
+        with pytest.raises(Cancelled):
+            function(image, model=model, cancelled=lambda at=number: cancelled_at(at), **more)
+        assert asked[0] == number + 1
+
+
+@pytest.mark.parametrize(
+    ("config", "trained", "input_config"),
+    [
+        ({"rescale": False}, 20.0, {}),
+        ({"rescale": False, "diameter": 9.0}, 20.0, {}),
+        ({}, None, {}),
+        ({"diameter": 9.0}, None, {}),
+        ({}, 20.0, {"resize_to": 64}),
+    ],
+)
+def test_no_size_is_looked_for_where_nothing_is_rescaled(
+    make_model, config, trained, input_config
+) -> None:
+    made = make_model(input=InputConfig(**input_config))
+    made = replace(made, card=made.card.model_copy(update={"diameter": trained}))
+    plan = plan_image(image_of((60, 60)))
+
+    def cancelled() -> bool:
+        raise AssertionError("the network was run")
+
+    predictor = Predictor(made, PredictConfig(device="cpu", **config))
+    assert look_first(predictor, plan, cancelled=cancelled)[1:] == (plan, None, 1.0)

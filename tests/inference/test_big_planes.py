@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -231,3 +232,37 @@ def test_parts_of_a_stack_that_were_labelled_before_give_the_same(
 
     again = big_planes.label_stack(plan, probability, CLASSES, config, labelled=labelled)
     np.testing.assert_array_equal(again, whole)
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("link", [False, True])
+def test_labelling_ends_wherever_it_is_cancelled(
+    large: bool, link: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probability = stack(SURE)
+    plan = plan_image(np.zeros((3, 40, 120), np.uint8), "ZYX")
+    config = InstanceConfig(min_confidence=0.9, link_planes=link)
+    if large:
+        monkeypatch.setattr(big_planes, "LARGE", 40 * 120 - 1)
+        monkeypatch.setattr(big_planes, "BLOCK", 50)
+        monkeypatch.setattr(big_planes, "OVERLAP", 40)
+    asked = 0
+
+    def cancelled_at(number: float) -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > number
+
+    big_planes.label_stack(
+        plan, probability, CLASSES, config, cancelled=lambda: cancelled_at(np.inf)
+    )
+    n, told = asked, []
+    assert n >= 3
+    for number in range(n):
+        asked = 0
+        with pytest.raises(Cancelled, match="nothing was changed"):
+            big_planes.label_stack(
+                plan, probability, CLASSES, config, cancelled=partial(cancelled_at, number)
+            )
+        told.append(asked)
+    assert told == [number + 1 for number in range(n)]  # at once, and not at the next question

@@ -557,3 +557,26 @@ def test_a_pixel_climbs_where_it_is_steepest(side, diagonal, is_steeper) -> None
     straight = basin[3 * (1 + dy) + 1 + dx]
     assert straight != basin[3 * corner[0] + corner[1]]
     assert (basin[4] != straight) == is_steeper
+
+
+@pytest.mark.parametrize("split", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize("classes", [THREE, TWO])
+def test_an_image_that_is_turned_has_the_same_cells(classes, split) -> None:
+    """No direction is looked at more than another, and no cell is a special one."""
+    rng = np.random.default_rng(5)
+    config = InstanceConfig(split=split, min_size=0)
+    for _ in range(4):
+        noise = ndimage.gaussian_filter(rng.normal(size=(len(classes), 34, 41)), (0, 2, 2))
+        probability = np.exp(9 * noise)
+        probability = (probability / probability.sum(0)).astype(np.float32)
+        labels = label_objects(probability, classes, config)
+        assert labels.max() > 1
+        for turns in range(4):
+            for across in (False, True):
+                seen = np.rot90(probability, turns, (1, 2))
+                seen = seen[:, :, ::-1] if across else seen
+                found = label_objects(seen, classes, config)
+                found = found[:, ::-1] if across else found
+                found = np.rot90(found, -turns)
+                pairs = np.unique(np.stack([labels.ravel(), found.ravel()]), axis=1)
+                assert pairs.shape[1] == labels.max() + 1 == found.max() + 1

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_sa2net.errors import SettingsError
-from napari_sa2net.inference.tiling import network_scale, plan_tiles, split_axis
+from napari_sa2net.inference.predict import kept_range
+from napari_sa2net.inference.tiling import (
+    MAX_SCALE,
+    MIN_SCALE,
+    Axis,
+    network_scale,
+    plan_tiles,
+    split_axis,
+)
 
 
 @given(length=st.integers(1, 5000), halo=st.integers(0, 8), core=st.integers(1, 40))
@@ -83,3 +91,19 @@ def test_impossible_tiles(tile: int, halo: int) -> None:
 )
 def test_the_scale_that_brings_cells_to_size(diameter, trained, spatial, scale) -> None:
     assert network_scale(diameter, trained, spatial) == pytest.approx(scale)
+
+
+@pytest.mark.parametrize("scale", [MIN_SCALE, 0.37, 1.0, 2.6, MAX_SCALE])
+def test_what_is_kept_of_a_tile_holds_all_that_its_pixels_are_made_of(scale: float) -> None:
+    axis = Axis(256, round(256 * scale), scale)
+    for start, stop in ((0, 64), (64, 128), (128, 256)):
+        low, high = kept_range(axis, 0, start, stop, 256)
+        assert low % 16 == high % 16 == 0
+        assert max(0, start - 16) <= low <= start < stop <= high <= min(256, stop + 16)
+        centres = (np.arange(axis.n_out) + 0.5) / scale
+        own = np.flatnonzero((centres >= start) & (centres < stop))
+        first, last = axis.needs(int(own[0]), int(own[-1]) + 1)
+        assert (low <= first < last <= high) or axis.is_identity
+    # within what was read, and counted from there
+    assert kept_range(axis, 32, 64, 96, 112) == ((32, 64) if scale == 1 else (16, 80))
+    assert kept_range(axis, 64, 64, 96, 96) == (0, 32)

@@ -101,3 +101,14 @@ def test_no_hooks_are_left_and_cancelling(make_model, nuclei: np.ndarray) -> Non
 def test_stacks_are_refused(make_model) -> None:
     with pytest.raises(AxesError, match="one plane"):
         attention(np.zeros((4, 30, 30)), model=make_model())
+
+
+def test_maps_without_settings_are_those_of_the_defaults(make_model) -> None:
+    """Whatever precision and flips are asked for: maps are exact."""
+    plan = plan_image(np.random.default_rng(0).random((40, 50), np.float32))
+    model = make_model()
+    plain = attention_maps(model, plan)
+    config = PredictConfig(precision="auto", augment=True)
+    for other in (attention_maps(model, plan, config=config), attention_maps(model, plan, 1.0)):
+        for name, values in plain.native.items():
+            np.testing.assert_array_equal(values, other.native[name])

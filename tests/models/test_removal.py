@@ -9,6 +9,7 @@ from napari_sa2net.models import (
     demote_model,
     find_model,
     list_models,
+    promote_model,
     remove_model,
     rename_model,
     restore_model,
@@ -44,6 +45,20 @@ def test_removed_and_put_back_where_it_was(tiny_model):
     assert restore_model(poor).aside
     assert own() == ["cells", "poor"]
     assert removed_models() == []
+
+
+def test_what_a_change_gives_back_is_what_is_listed(tiny_model):
+    def listed(name):
+        (entry,) = (one for one in list_models(aside=True) if one.name == name)
+        return entry
+
+    assert add_file(tiny_model, "cells") == listed("cells")
+    assert rename_model("cells", "nuclei of mine") == listed("nuclei of mine")
+    assert demote_model("nuclei of mine") == listed("nuclei of mine")
+    assert promote_model("nuclei of mine") == listed("nuclei of mine")
+    remove_model("nuclei of mine")
+    assert restore_model("nuclei of mine", "cells") == listed("cells")
+    assert not listed("cells").bundled
 
 
 def test_of_several_with_one_name_the_last_one_comes_back(tiny_model, tmp_path):

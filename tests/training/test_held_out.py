@@ -1,5 +1,6 @@
 """What is held back: groups, images, or a part of the one image."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -120,6 +121,26 @@ def test_a_view_shows_the_part_with_most_reviewed_cells():
     assert view.image.shape == (3, 96, 96)
     assert view.labels.shape == view.counts.shape == (96, 96)
     assert view.counts.sum() > 0.9 * counts.sum()
+
+
+@pytest.mark.parametrize("counted", [True, False])
+@pytest.mark.parametrize("sure", [True, False])
+def test_of_a_view_count_the_pixels_whose_label_is_certain(counted, sure):
+    labels = np.zeros((20, 30), np.int32)
+    labels[5:15, 5:15] = 1
+    columns = np.indices(labels.shape)[1]
+    counts, certain = columns < 20, columns % 2 == 0
+    item = TrainingItem("x", Path(), Path())
+    pixels = np.zeros((3, 20, 30), np.float32)
+    example = Example(
+        item, pixels, labels, counts if counted else None, 11.0, np.array([[9.5, 9.5]])
+    )
+    example = replace(example, certain=certain if sure else None)
+    view = make_view(example, 11.0)
+    if not counted:
+        assert view.counts is None
+    else:
+        np.testing.assert_array_equal(view.counts, counts & certain if sure else counts)
 
 
 def test_all_held_back_is_said():

@@ -66,6 +66,9 @@ def test_what_nobody_has_reviewed_gets_better(unusual: Any) -> None:
     counts = left_half(truth)
     before = predicted(plane, model, known)
     child = plane.learn(Reviewed(truth * counts, counts), LiveConfig(steps=30, seconds=1e6))
+    # it is as any model is that is there to predict with
+    assert not child.net.training
+    assert not any(one.requires_grad for one in child.net.parameters())
     right = np.s_[:, LEFT:]
     after = predicted(plane, child, known)
     assert ap50(after[right], truth[right]) > ap50(before[right], truth[right]) + 0.3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -463,10 +464,8 @@ def _families(entries: Sequence[ModelEntry]) -> dict[str, Family]:
     """Parents and children among the entries; a file that is gone has none."""
     names: dict[str, str] = {}
     for entry in entries:
-        try:
+        with suppress(CheckpointError):
             names.setdefault(file_sha256(entry.path), entry.name)
-        except CheckpointError:
-            continue
     parents: dict[str, tuple[str, bool]] = {}
     for entry in entries:
         said, sha256 = parent_named(entry.card)

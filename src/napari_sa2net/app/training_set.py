@@ -452,10 +452,8 @@ def thumbnails(summary: SetSummary) -> Iterator[tuple[str, NDArray[np.uint8]]]:
         item = by_key.get(shown.key)
         if item is None:
             continue
-        try:
+        with suppress(SA2NetError, OSError, ValueError):
             yield shown.key, thumbnail(item)
-        except (SA2NetError, OSError, ValueError):
-            continue
 
 
 def thumbnail(item: TrainingItem) -> NDArray[np.uint8]:

@@ -67,8 +67,8 @@ def _company(field: Any) -> dict[str, Any]:
 
 
 def _default(field: Any) -> str:
-    value = field.get_default(call_default_factory=True)
-    if value is None or isinstance(value, Settings) or value == {}:
+    value = field.get_default()  # None of what is made anew, too
+    if value is None:
         return ""
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 

@@ -404,22 +404,22 @@ class _Pieces:
         self.apart = [int(self.values[at]) for at in sorted(far)]
 
     def _background(self, plane: NDArray[Any], areas: NDArray[Any]) -> tuple[int, float, bool]:
-        """It touches all sides, and is far larger than cells are."""
-        if not self.values.size or min(plane.shape) < 3:
-            return 0, 0.0, False
-        edges = (plane[0], plane[-1], plane[:, 0], plane[:, -1])
-        around = set.intersection(*(set(np.unique(edge)) for edge in edges)) - {0}
-        candidates = [at for at, value in enumerate(self.values) if value in around]
-        if not candidates:
-            return 0, 0.0, False
-        at = max(candidates, key=lambda i: areas[i])
-        others = np.delete(areas, at)
-        share = float(areas[at] / plane.size)
-        if not others.size or not (
-            share > 0.5 or (share > 0.1 and areas[at] > LARGE * np.median(others))
-        ):
-            return 0, 0.0, False
-        return int(self.values[at]), share, 1 - areas.sum() / plane.size < FEW_ZEROS
+        """It touches all sides, and is far larger than cells are; 0 for none."""
+        candidates = []
+        if min(plane.shape) >= 3:
+            edges = (plane[0], plane[-1], plane[:, 0], plane[:, -1])
+            around = set.intersection(*(set(np.unique(edge)) for edge in edges)) - {0}
+            candidates = [at for at, value in enumerate(self.values) if value in around]
+        at = max(candidates, key=lambda i: areas[i], default=None)
+        if at is not None:
+            others = np.delete(areas, at)
+            share = float(areas[at] / plane.size)
+            few_zeros = 1 - areas.sum() / plane.size < FEW_ZEROS
+            if others.size and (
+                share > 0.5 or (share > 0.1 and areas[at] > LARGE * np.median(others))
+            ):
+                return int(self.values[at]), share, few_zeros
+        return 0, 0.0, False
 
     def _holes(self, plane: NDArray[Any], areas: NDArray[Any]) -> tuple[int, bool]:
         """How many there are; whether they have the shape of cells, and not of gaps."""

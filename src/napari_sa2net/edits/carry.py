@@ -528,7 +528,7 @@ class _Seen:
             return None
         image = scipy.ndimage.gaussian_filter(np.asarray(pixels, np.float32), 1.0)
         own, taken = drawn.within(box), others(box)
-        core = scipy.ndimage.binary_erosion(own, _EIGHT, iterations=max(1, reach // 2))
+        core = scipy.ndimage.binary_erosion(own, _EIGHT, iterations=reach // 2)
         near = scipy.ndimage.binary_dilation(own, _EIGHT, iterations=2)
         far = scipy.ndimage.binary_dilation(near, _EIGHT, iterations=reach)
         ring = image[far & ~near & ~taken]

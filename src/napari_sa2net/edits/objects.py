@@ -298,7 +298,7 @@ def _cut(mask: NDArray[np.bool_], line: Points, lengthened: bool) -> NDArray[np.
         return None
     whole, n_whole = scipy.ndimage.label(mask, _EIGHT)
     parts, n = scipy.ndimage.label(mask & ~on, _EIGHT)
-    size = np.bincount(parts.ravel(), minlength=n + 1)
+    size = np.bincount(parts.ravel())
     of_whole = np.zeros(n + 1, np.int64)
     of_whole[parts[mask & ~on]] = whole[mask & ~on]
     crossed = np.zeros(n_whole + 1, bool)

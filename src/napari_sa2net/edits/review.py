@@ -130,7 +130,7 @@ def doubt(
     box = grown(place, BAND, plane.shape)
     window = read(box)
     every = int(np.ceil(np.sqrt(window.size / _MOST_PIXELS)))
-    if every > 1 and (window[::every, ::every] == label).any():
+    if (window[::every, ::every] == label).any():
         window = window[::every, ::every]  # of a giant, some of its pixels tell enough
     else:
         every = 1

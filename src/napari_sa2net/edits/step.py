@@ -475,7 +475,8 @@ def _read(meta: dict[str, Any], arrays: dict[str, Any]) -> Step:
     if any((p.lengths < 1).any() or not p for p in patches):
         raise ValueError("a run of no pixels")
     marks = [Marks(index, *part) for index, part in _parts(meta["marks"], arrays["marks"], 3)]
-    if any(((m.after < 0) | (m.after >= len(STATUS)) | (m.before < 0)).any() for m in marks):
+    states = [state for m in marks for state in (m.before, m.after)]
+    if any(((state < 0) | (state >= len(STATUS))).any() for state in states):
         raise ValueError("an unknown review status")
     regions = []
     runs, corners = arrays["regions"], arrays["polygons"]

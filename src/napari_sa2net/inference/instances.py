@@ -257,8 +257,6 @@ Labels = NDArray[np.int32]
 
 #: Depth of a pass, in landscape units, that cuts at split = 0.5; infinite at 0.
 DEPTH = 0.3
-#: Exponent of ((1 - split) / split) in the depth.
-DEPTH_POWER = 1.0
 #: Depth at split = 1: shallower passes are rounding noise.
 DEPTH_MIN = 0.01
 #: Added to interior + boundary before dividing, where both are next to nothing.
@@ -373,7 +371,7 @@ def cut_depth(split: float, middle: float = DEPTH) -> float:
     middle : float
         The depth at split = 0.5.
     """
-    return max(middle * ((1 - split) / split) ** DEPTH_POWER, DEPTH_MIN)
+    return max(middle * (1 - split) / split, DEPTH_MIN)
 
 
 def _landscape(

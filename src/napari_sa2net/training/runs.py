@@ -129,13 +129,11 @@ def unfinished_runs() -> list[UnfinishedRun]:
         return []
     found = []
     for run in folders:
-        try:
+        with suppress(SA2NetError, OSError):
             asked = read_asked(run)
             # One that ended between the child's birth and its own tidying up is finished.
             if not _is_busy(run) and find_model(asked.name) is None:
                 found.append(UnfinishedRun(run, asked, (run / STATE).stat().st_mtime))
-        except (SA2NetError, OSError):
-            continue
     return sorted(found, key=lambda one: -one.time)
 
 

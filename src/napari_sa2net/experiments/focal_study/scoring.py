@@ -186,14 +186,16 @@ def time_variants(
 
 
 def _seconds(net: Network, batch: torch.Tensor, device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        elif device.type == "mps":
+            torch.mps.synchronize()
+
+    wait()
     start = time.perf_counter()
     net(batch)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+    wait()
     return time.perf_counter() - start
 
 
