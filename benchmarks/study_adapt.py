@@ -1,11 +1,11 @@
 """Where is a model better adapted to an image, and does *auto* choose rightly?
 
 Looked at are validation images of dsb2018 and more/ as they are; the same as other stains,
-microscopes and cameras would show them (`study_click.widely`, one draw); and H&E tissue, of
-which the foreground is known. Each is segmented by the model as it is, adapted, and as *auto*
-chooses, at the object size that the model finds.
+microscopes and cameras would show them (`study_click.widely`, one draw); and with --tissue H&E
+tissue, of which the foreground is known. Each is segmented by the model as it is, adapted, and
+as *auto* chooses, at the object size that the model finds.
 
-    python -m benchmarks.study_adapt [--model nuclei]
+    python -m benchmarks.study_adapt [--model nuclei] [--tissue]
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SIDE = 640
 WAYS = ("off", "on", "auto")
 
 
-def pictures() -> Iterator[tuple[str, str, NDArray[np.uint8], NDArray[np.int32]]]:
+def pictures(tissue: bool) -> Iterator[tuple[str, str, NDArray[np.uint8], NDArray[np.int32]]]:
     """Group, kind, image and truth."""
     rows = [row for row in training_data.nuclei() if row[0] == "val"]
     for number, (*_, image_path, labels_path) in enumerate(rows):
@@ -39,7 +39,7 @@ def pictures() -> Iterator[tuple[str, str, NDArray[np.uint8], NDArray[np.int32]]
         yield "validation", colour, image, truth.astype(np.int32)
         other = widely(image, truth.astype(np.int32), np.random.default_rng(number))
         yield "shown otherwise", colour, *other
-    for picture in bench_accuracy.tissue():
+    for picture in bench_accuracy.tissue() if tissue else ():
         yield "H&E tissue", "in colour", picture.image, picture.truth
 
 
@@ -47,10 +47,12 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="nuclei")
-    model = sa2net.load_model(parser.parse_args().model)
+    parser.add_argument("--tissue", action="store_true")
+    asked = parser.parse_args()
+    model = sa2net.load_model(asked.model)
     scores = defaultdict(list)
     adapted: dict[tuple[str, str], int] = defaultdict(int)
-    for group, kind, image, truth in pictures():
+    for group, kind, image, truth in pictures(asked.tissue):
         for way in WAYS:
             made = sa2net.segment(image, model=model, table=False, dab="keep", adapt=way)
             scores[group, kind, way].append(score_image(np.asarray(made.labels), truth))
