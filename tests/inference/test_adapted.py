@@ -19,7 +19,7 @@ from napari_sa2net.data import synthetic_nuclei
 from napari_sa2net.data.plan import plan_image
 from napari_sa2net.engine.cache import Cache
 from napari_sa2net.experiments.focal_study.scoring import card_of
-from napari_sa2net.inference import diameter
+from napari_sa2net.inference import diameter, tiling
 from napari_sa2net.inference.predict import Predictor
 from napari_sa2net.inference.segment import look_first, predict_image, segment
 from napari_sa2net.interpret.attention import attention
@@ -185,8 +185,9 @@ def test_what_looks_inside_and_learns_sees_the_same(brown) -> None:
         plan_image(brown).without_dab(),
         (),
     )
-    assert plane.base.base is not None
-    made = plane._predicted(plane.base, (0, 160, 0, 200), None, None)
+    # what it learned is judged beside what a person sees, but it learns as what is kept does
+    assert plane.predictor.model.base is plane.base
+    made = plane._predicted(plane.predictor.model, (0, 160, 0, 200), None, None)
     np.testing.assert_array_equal(np.asarray(made.probability), cells.probability)
 
 
@@ -213,7 +214,8 @@ def test_in_blocks(brown, tmp_path) -> None:
     np.testing.assert_array_equal(out, one)
 
 
-def test_the_engine_keeps_what_was_adapted(tiny_model) -> None:
+def test_the_engine_keeps_what_was_adapted(tiny_model, monkeypatch) -> None:
+    monkeypatch.setattr(tiling, "MEMORY_LIMIT", tiling.MEMORY_LIMIT)  # the cache sets it
     model = sized(tiny_model)
     cache = Cache(None)  # type: ignore[arg-type]
     config = PredictConfig()

@@ -114,6 +114,7 @@ def test_a_wave_leaves_what_is_reviewed_and_says_how_it_learned(
     assert live["settings"]["steps"] == 8
     assert (live["cells"], live["held_back"]) == (wave.n_learned, 1)
     assert wave.provenance["settings"]["predict"]["rescale"] is False
+    assert wave.provenance["settings"]["predict"]["adapt"] == "off"  # as it was decided
     assert "learning from cells" in said
     again = plane.wave(
         labels, counts, stays, judged=judged, config=LiveConfig(steps=8, seconds=1e6)

@@ -173,7 +173,9 @@ class LivePlane:
         predictor, self.plan, self.diameter, scale = look_first(
             predictor, plan.whole, self.instances, cancelled, progress
         )
-        self.base, self.predictor = predictor.model, predictor
+        self.predictor = predictor
+        # as trained, like what is kept: from an adapted encoder less was learned
+        self.base = predictor.model.base or predictor.model
         self.plane = predictor.scaled(self.plan, index, scale)
         self._as_base: tuple[Box, NDArray[np.integer]] | None = None
         self._net: Network = copy.deepcopy(self.base.net).to(self.device).eval()
@@ -269,7 +271,10 @@ class LivePlane:
             "before": None if math.isnan(before) else round(before, 4),
             "after": None if math.isnan(after) else round(after, 4),
         }
-        record = replace(made, model=self.base, **units).record(self.instances)
+        as_made = made.config.model_copy(update={"adapt": "auto"})
+        record = replace(made, model=self.predictor.model, config=as_made, **units).record(
+            self.instances
+        )
         return Wave(
             proposed(labels, new, stays, corner, self.plan.spatial),
             model,
@@ -293,7 +298,7 @@ class LivePlane:
         known = predictor.config.model_copy(
             update={"diameter": self.diameter, "dab": "keep", "adapt": "off"}
         )
-        if model is not self.base:
+        if model is not predictor.model:
             predictor = Predictor(model, known, input_config=predictor.input)
         former, predictor.config = predictor.config, known
         try:
@@ -360,7 +365,7 @@ class LivePlane:
         self, box: Box, progress: Progress | None, cancelled: CancelCallback | None
     ) -> NDArray[np.integer]:
         if self._as_base is None or self._as_base[0] != box:
-            made = self._predicted(self.base, box, progress, cancelled)
+            made = self._predicted(self.predictor.model, box, progress, cancelled)
             self._as_base = (box, _flat(made.labels(self.instances, cancelled)))
         return self._as_base[1]
 
