@@ -226,6 +226,9 @@ def test_the_engine_keeps_what_was_adapted(tiny_model, monkeypatch) -> None:
     assert first.model is adapted[0]
     assert cache.predictor(adapted[0], config, model.card.input) is first
     assert cache.predictor(model, config, model.card.input) is predictor
+    decided = PredictConfig(adapt="on", dab="keep", diameter=20)
+    assert cache.predictor(model, decided, model.card.input) is predictor
+    assert predictor.config == decided
     second = cache.predictor(adapted[1], config, model.card.input)
     assert second.model is adapted[1]
     assert not np.allclose(first.probabilities(x), second.probabilities(x))

@@ -280,9 +280,8 @@ class Cache:
             # Of cells that another engine made elsewhere; what looks inside runs on PyTorch.
             config = config.model_copy(update={"engine": "auto"})
         # What the predictor does not look at, or is told anew.
-        same = config.model_copy(
-            update={"diameter": None, "rescale": True, "levels": "auto", "contrast": None}
-        )
+        told = {"diameter": None, "rescale": True, "levels": "auto", "contrast": None}
+        same = config.model_copy(update={**told, "dab": "auto", "adapt": "auto"})
         base = model.base or model
         key = (id(base), same, expects)
         if key not in self._predictors:
