@@ -12,7 +12,7 @@ from skimage.color import hed2rgb
 from napari_sa2net.cli import run
 from napari_sa2net.config import InputConfig, PredictConfig
 from napari_sa2net.data import synthetic_nuclei
-from napari_sa2net.data.levels import brown_share, remove_dab
+from napari_sa2net.data.levels import brown_share, remove_dab, white_of
 from napari_sa2net.data.plan import plan_image
 from napari_sa2net.errors import SettingsError
 from napari_sa2net.inference.predict import Predictor
@@ -271,3 +271,8 @@ def test_the_levels_without_the_stain_are_measured_once() -> None:
         assert plan.part(box=box).without_dab().box == box
     _ = plan.without_dab().levels
     assert lazy.n == 2 * lazy.image.size
+
+
+def test_values_that_float32_does_not_hold_have_a_white_too() -> None:
+    huge = np.full((3, 4, 4), 3.4028235677973366e38)
+    assert brown_share(huge, white_of(huge)) == 0

@@ -397,4 +397,6 @@ def remove_dab(colours: NDArray[Any], white: float) -> NDArray[Any]:
 
 def _light(colours: NDArray[Any], white: float) -> NDArray[np.float32]:
     """Share of the light that comes through, 0 … 1."""
-    return np.clip(colours.astype(np.float32) / np.float32(white), 0, 1)
+    # values of float64 may be more than float32 holds
+    wide = np.float64 if colours.dtype == np.float64 else np.float32
+    return np.clip(colours.astype(wide) / wide(white), 0, 1).astype(np.float32)
